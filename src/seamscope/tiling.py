@@ -1,0 +1,498 @@
+"""Where the tiles lie: pure integers.
+
+Knows tiles, halos, cores, periods and output scales. Does not know arrays, images or networks.
+
+One axis, drawn for a tile of 16, a halo of 4 and a period of 4, hence a stride of 8::
+
+    image     0       8       16      24      32    37
+    core      [   0   |   1   |   2   |   3   |  4 )       a regular grid, one stride apart
+    tile 0    [========-------)                            starts with the image
+    tile 1        [---=========---)                        its core, and a halo on either side
+    tile 4                            [--------====::)     moved back to the end, still aligned
+
+Rules, all checked by property tests:
+
+* cores partition the image exactly; their borders are multiples of the stride, hence of the
+  period, so that output windows are ``n * f^l`` wide (Rumberger et al. 2021, corollary 4) and a
+  chunked store with chunks of one stride is never written by two tiles;
+* tile starts and sizes are multiples of the period, counted from the first pixel the untiled
+  network would read;
+* a tile reaches at least one halo beyond its core, except at the image's own border, where the
+  tile ends with the image so that the network meets that border as it would in one untiled run;
+* padding happens at the image's border only: where the size is no multiple of the period, where
+  the image is smaller than a network of fixed size asks, or where convolutions are *valid*.
+
+Why cores and not tiles form the regular grid: moving the cut to multiples of the stride costs
+less than one period of halo, and gives chunk-aligned writes, windows on the period's grid, and
+one sentence to explain it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import TypeAlias
+
+from seamscope.errors import SettingsError
+
+PerAxis: TypeAlias = "int | Sequence[int]"
+Sides: TypeAlias = tuple[int, int]
+Slices: TypeAlias = tuple[slice, ...]
+
+AXIS_NAMES = "zyx"
+
+
+def _ceil(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _floor(value: int, step: int) -> int:
+    return value // step * step
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """What a network demands of the position and size of its input, along one axis.
+
+    Parameters
+    ----------
+    period
+        Smallest shift, in pixels, under which the prediction shifts along (``f^l``).
+    step, offset
+        Input sizes the network accepts are ``offset + k * step`` pixels.
+    crop
+        Pixels of input at either side for which the network gives no output (*valid*
+        convolutions), in input pixels.
+    scale
+        Output pixels per input pixel.
+    fixed
+        The only accepted size, for networks saved with a fixed shape.
+    """
+
+    period: int = 1
+    step: int = 1
+    offset: int = 0
+    crop: Sides = (0, 0)
+    scale: Fraction = Fraction(1)
+    fixed: int | None = None
+
+    @property
+    def pitch(self) -> int:
+        """Tile starts and strides are multiples of this: whole periods, whole output pixels."""
+        return math.lcm(self.period, self.scale.denominator)
+
+    @property
+    def increment(self) -> int:
+        """Tile sizes differ by multiples of this: whole periods, and accepted by the network."""
+        return math.lcm(self.pitch, self.step)
+
+    def size_at_least(self, size: int) -> int:
+        """Smallest tile size that is not below `size`."""
+        if self.fixed is not None:
+            return self.fixed
+        residue = self.offset % self.increment
+        wanted = max(size, sum(self.crop) + 1)
+        return residue + _ceil(wanted - residue, self.increment)
+
+    def size_at_most(self, size: int) -> int:
+        """Largest tile size that is not above `size`; 0 when there is none."""
+        if self.fixed is not None:
+            return self.fixed if self.fixed <= size else 0
+        residue = self.offset % self.increment
+        found = residue + _floor(size - residue, self.increment)
+        return found if found > sum(self.crop) else 0
+
+    def accepts(self, size: int) -> bool:
+        """Whether a tile may have this size."""
+        return size > 0 and self.size_at_most(size) == size
+
+    def smallest_tile(self, halo: Sides, overlap: int = 0) -> int:
+        """Smallest tile that keeps at least one period besides its halo (or `overlap`)."""
+        lost = max(overlap, _ceil(halo[0], self.pitch) + halo[1])
+        return self.size_at_least(sum(self.crop) + lost + self.pitch)
+
+
+@dataclass(frozen=True)
+class AxisTile:
+    """One tile along one axis.
+
+    Attributes
+    ----------
+    start, stop
+        What the network reads, in input pixels; where this leaves the image, it is padded.
+    core
+        What the tile contributes, in output pixels of the whole result.
+    trusted
+        Where the tile may be believed: one halo or more from its inner borders; output pixels.
+    origin
+        Output pixel of the whole result at which the tile's prediction begins.
+    """
+
+    start: int
+    stop: int
+    core: Sides
+    trusted: Sides
+    origin: int
+
+
+@dataclass(frozen=True)
+class AxisTiling:
+    """The tiles along one axis; a sequence of `AxisTile`.
+
+    Parameters
+    ----------
+    size
+        Pixels of the image.
+    tile, halo, overlap
+        In input pixels. `halo` is ``(before, after)``, without the network's own crop; `overlap`
+        is what neighbouring tiles' predictions share at least.
+    lattice
+        The network's demands.
+    """
+
+    size: int
+    tile: int
+    halo: Sides = (0, 0)
+    overlap: int = 0
+    lattice: Lattice = Lattice()
+
+    @property
+    def output_size(self) -> int:
+        """Pixels of the whole result."""
+        return math.ceil(self.size * self.lattice.scale)
+
+    @property
+    def kept(self) -> int:
+        """Extent of one tile's prediction, in input pixels."""
+        return self.tile - sum(self.lattice.crop)
+
+    @property
+    def single(self) -> bool:
+        """Whether one tile covers the whole axis, so that no inner border and no halo exist."""
+        return self.kept >= self.size
+
+    @cached_property
+    def stride(self) -> int:
+        """Distance between neighbouring cores, in input pixels."""
+        if self.single:
+            return self.kept
+        before, after = self.halo
+        shared = max(self.overlap, _ceil(before, self.lattice.pitch) + after)
+        return _floor(self.kept - shared, self.lattice.pitch)
+
+    @cached_property
+    def lead(self) -> int:
+        """Input pixels from a tile's kept start to its core, inside the image."""
+        before, after = self.halo
+        centred = (self.kept - self.stride + before - after) // 2
+        return max(_floor(centred, self.lattice.pitch), _ceil(before, self.lattice.pitch))
+
+    @cached_property
+    def padded(self) -> int:
+        """Extent the tiles cover from 0, in input pixels: the image, rounded up to the grid."""
+        return self.kept + max(0, _ceil(self.size - self.kept, self.lattice.pitch))
+
+    @cached_property
+    def _first(self) -> int:
+        # Leading cores whose tiles would all start at 0 are one core.
+        return 0 if self.single else self.lead // self.stride
+
+    def __len__(self) -> int:
+        """Tiles along the axis."""
+        if self.single:
+            return 1
+        return -(-(self.padded - self.kept + self.lead) // self.stride) - self._first + 1
+
+    @cached_property
+    def _tiles(self) -> tuple[AxisTile, ...]:
+        return tuple(self._tile(i) for i in range(len(self)))
+
+    def _tile(self, index: int) -> AxisTile:
+        number = index + self._first
+        last = index == len(self) - 1
+        begin = number * self.stride if index else 0
+        end = self.size if last else (number + 1) * self.stride
+        kept = 0 if not index else min(number * self.stride - self.lead, self.padded - self.kept)
+        believed = (
+            0 if not index else kept + self.halo[0],
+            self.size if last else kept + self.kept - self.halo[1],
+        )
+        return AxisTile(
+            start=kept - self.lattice.crop[0],
+            stop=kept + self.kept + self.lattice.crop[1],
+            core=self._output(begin, end),
+            trusted=self._output(*believed),
+            origin=int(kept * self.lattice.scale),
+        )
+
+    def _output(self, low: int, high: int) -> Sides:
+        """Output pixels wholly inside an input interval; the last one is cut by the image's end."""
+        scale = self.lattice.scale
+        stop = self.output_size if high >= self.size else math.floor(high * scale)
+        return math.ceil(low * scale), stop
+
+    def __getitem__(self, index: int) -> AxisTile:
+        return self._tiles[index]
+
+    def __iter__(self) -> Iterator[AxisTile]:
+        return iter(self._tiles)
+
+    def touching(self, region: Sides, *, trusted: bool = False) -> range:
+        """Indices of the tiles whose core (or trusted part) meets an output interval."""
+        low, high = region
+        spans = (tile.trusted if trusted else tile.core for tile in self)
+        hits = [i for i, (start, stop) in enumerate(spans) if start < high and low < stop]
+        return range(hits[0], hits[-1] + 1) if hits else range(0)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile.
+
+    Attributes
+    ----------
+    index
+        Position in the grid, one number per axis.
+    read
+        Part of the image the network sees; always inside the image.
+    pad
+        Pixels missing there ``(before, after)``, to be filled at the image's border.
+    core
+        Part of the result this tile is responsible for, in output pixels.
+    trusted
+        Part of the result in which this tile may be believed; contains `core`.
+    origin
+        Output pixel at which the tile's prediction begins.
+    """
+
+    index: tuple[int, ...]
+    read: Slices
+    pad: tuple[Sides, ...]
+    core: Slices
+    trusted: Slices
+    origin: tuple[int, ...]
+
+    @property
+    def crop(self) -> Slices:
+        """Where `core` lies in the tile's own prediction."""
+        return self.within(self.core)
+
+    def within(self, region: Slices) -> Slices:
+        """Where a region of the result lies in the tile's own prediction."""
+        return tuple(
+            slice(part.start - origin, part.stop - origin)
+            for part, origin in zip(region, self.origin, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """All tiles of an image: sized, indexable, iterable in row-major order.
+
+    Examples
+    --------
+    >>> grid = TileGrid.regular((37,), tile=16, halo=4, lattice=Lattice(period=4, step=4))
+    >>> [(t.read[0].start, t.read[0].stop, t.core[0].start, t.core[0].stop) for t in grid]
+    [(0, 16, 0, 8), (4, 20, 8, 16), (12, 28, 16, 24), (20, 36, 24, 32), (24, 37, 32, 37)]
+    """
+
+    axes: tuple[AxisTiling, ...]
+
+    @classmethod
+    def regular(
+        cls,
+        shape: Sequence[int],
+        tile: PerAxis,
+        halo: int | Sequence[int | Sides] = 0,
+        overlap: PerAxis | None = None,
+        lattice: Lattice | Sequence[Lattice] = Lattice(),
+    ) -> TileGrid:
+        """Lay tiles over an image of `shape` (spatial axes only, ``zyx`` order).
+
+        Parameters
+        ----------
+        shape
+            Pixels of the image along each axis.
+        tile
+            Input pixels of a tile.
+        halo
+            Distrusted pixels at a tile's inner borders: one number, one per axis, or
+            ``(before, after)`` per axis.
+        overlap
+            Pixels that neighbouring tiles share at least; by default what the halo needs.
+        lattice
+            What the network demands, for all axes or for each.
+
+        Raises
+        ------
+        SettingsError
+            Where a value contradicts the network or another value.
+        """
+        ndim = len(shape)
+        lattices = [lattice] * ndim if isinstance(lattice, Lattice) else list(lattice)
+        tiles = per_axis(tile, ndim, "tile")
+        overlaps = per_axis(0 if overlap is None else overlap, ndim, "overlap")
+        halos = halo_sides(halo, ndim)
+        names = axis_names(ndim)
+        for values in zip(names, shape, tiles, halos, overlaps, lattices, strict=True):
+            _check_axis(*values)
+        return cls(tuple(map(AxisTiling, shape, tiles, halos, overlaps, lattices)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Tiles along each axis."""
+        return tuple(len(axis) for axis in self.axes)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Pixels of the image."""
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Pixels of the whole result."""
+        return tuple(axis.output_size for axis in self.axes)
+
+    @property
+    def tile_shape(self) -> tuple[int, ...]:
+        """Input pixels of one tile."""
+        return tuple(axis.tile for axis in self.axes)
+
+    @property
+    def prediction_shape(self) -> tuple[int, ...]:
+        """Output pixels of one tile."""
+        return tuple(int(axis.kept * axis.lattice.scale) for axis in self.axes)
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Input pixels between neighbouring cores."""
+        return tuple(axis.stride for axis in self.axes)
+
+    @property
+    def halo(self) -> tuple[Sides, ...]:
+        """Distrusted input pixels ``(before, after)`` along each axis."""
+        return tuple(axis.halo for axis in self.axes)
+
+    @property
+    def overlap(self) -> tuple[int, ...]:
+        """Input pixels that neighbouring tiles' predictions share (in the image's interior)."""
+        return tuple(axis.kept - axis.stride for axis in self.axes)
+
+    @property
+    def redundancy(self) -> float:
+        """Pixels the network computes for each pixel kept; 1 is the untiled run."""
+        return len(self) * math.prod(self.tile_shape) / math.prod(self.image_shape)
+
+    def __len__(self) -> int:
+        return math.prod(self.shape)
+
+    def __getitem__(self, index: int | tuple[int, ...]) -> Tile:
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"tile {index} of {len(self)}")
+            index = self._unravel(index % len(self))
+        return self._tile(index)
+
+    def __iter__(self) -> Iterator[Tile]:
+        return map(self._tile, itertools.product(*map(range, self.shape)))
+
+    def touching(self, area: Slices, *, trusted: bool = False) -> list[Tile]:
+        """Tiles whose core (or trusted part) meets an area of the result, in row-major order."""
+        ranges = (
+            axis.touching((part.start, part.stop), trusted=trusted)
+            for axis, part in zip(self.axes, area, strict=True)
+        )
+        return [self._tile(index) for index in itertools.product(*ranges)]
+
+    def _unravel(self, number: int) -> tuple[int, ...]:
+        index = []
+        for count in reversed(self.shape):
+            number, remainder = divmod(number, count)
+            index.append(remainder)
+        return tuple(reversed(index))
+
+    def _tile(self, index: tuple[int, ...]) -> Tile:
+        parts = [axis[i] for axis, i in zip(self.axes, index, strict=True)]
+        sizes = self.image_shape
+        read = tuple(
+            slice(max(p.start, 0), min(p.stop, n)) for p, n in zip(parts, sizes, strict=True)
+        )
+        pad = tuple(
+            (max(-p.start, 0), max(p.stop - n, 0)) for p, n in zip(parts, sizes, strict=True)
+        )
+        return Tile(
+            index=tuple(index),
+            read=read,
+            pad=pad,
+            core=tuple(slice(*p.core) for p in parts),
+            trusted=tuple(slice(*p.trusted) for p in parts),
+            origin=tuple(p.origin for p in parts),
+        )
+
+
+def axis_names(ndim: int) -> str:
+    """Names of the spatial axes: ``"yx"`` or ``"zyx"``."""
+    if not 1 <= ndim <= 3:
+        raise SettingsError(f"{ndim} spatial axes: tiles are cut along 1 to 3 (x, yx or zyx).")
+    return AXIS_NAMES[-ndim:]
+
+
+def per_axis(value: PerAxis, ndim: int, what: str) -> tuple[int, ...]:
+    """One number for all axes, or one for each, as one for each."""
+    values = (value,) * ndim if isinstance(value, int) else tuple(value)
+    if len(values) != ndim:
+        raise SettingsError(
+            f"{what} {values} has {len(values)} numbers for {ndim} spatial axes: "
+            f"give one number, or one for each of {', '.join(axis_names(ndim))}."
+        )
+    return values
+
+
+def halo_sides(halo: int | Sequence[int | Sides], ndim: int) -> tuple[Sides, ...]:
+    """A halo in any of its spellings as ``(before, after)`` per axis."""
+    given = [halo] * ndim if isinstance(halo, int) else list(halo)
+    if len(given) != ndim:
+        raise SettingsError(
+            f"halo {halo} has {len(given)} entries for {ndim} spatial axes: "
+            "give one number, one per axis, or (before, after) per axis."
+        )
+    return tuple((h, h) if isinstance(h, int) else (h[0], h[1]) for h in given)
+
+
+def _check_axis(
+    name: str, size: int, tile: int, halo: Sides, overlap: int, lattice: Lattice
+) -> None:
+    if size < 1:
+        raise SettingsError(f"The image has {size} pixels along {name}: it is empty.")
+    if min(*halo, overlap) < 0:
+        raise SettingsError(
+            f"halo {halo} and overlap {overlap} along {name} must not be negative: use 0 or more."
+        )
+    if not lattice.accepts(tile):
+        raise SettingsError(_unacceptable(name, tile, lattice))
+    smallest = lattice.smallest_tile(halo, overlap)
+    single = tile - sum(lattice.crop) >= size
+    if tile < smallest and not single:
+        before, after = halo
+        largest = max(0, (tile - sum(lattice.crop) - lattice.pitch) // 2)
+        raise SettingsError(
+            f"Tile {tile} along {name} leaves nothing between its halos of {before} and {after}"
+            f"{f' (overlap {overlap})' if overlap > before + after else ''}: it must keep at "
+            f"least one period ({lattice.pitch}). Use a tile of {smallest} or more, or a halo of "
+            f"at most {_floor(largest, lattice.pitch)}."
+        )
+
+
+def _unacceptable(name: str, tile: int, lattice: Lattice) -> str:
+    if lattice.fixed is not None:
+        return f"Tile {tile} along {name}: this network was saved for {lattice.fixed} only; use it."
+    below, above = lattice.size_at_most(tile), lattice.size_at_least(tile)
+    rule = f"multiples of {lattice.increment}"
+    if residue := lattice.offset % lattice.increment:
+        rule += f" plus {residue}"
+    nearest = f"{below} or {above}" if below else f"{above}"
+    return f"Tile {tile} along {name} is not a size this network takes ({rule}): use {nearest}."
