@@ -1,0 +1,47 @@
+"""Shared by all tests: a process that touches nobody's settings, and the real networks and images.
+
+The real ones were made by others and are not part of this repository; tests that use them take
+their place as an argument and are skipped where they are absent.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Before anything imports Qt or napari: one binding for all, and napari's settings kept in memory,
+# so that tests neither read nor change the user's. PyQt6 unless QT_API names another.
+os.environ.setdefault("QT_API", "pyqt6")
+os.environ.setdefault("PYTEST_QT_API", os.environ["QT_API"])
+os.environ["NAPARI_CONFIG"] = ""
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Machines that are shared make every deadline a matter of luck. CI repeats the same examples, so
+# that a change is judged by what it changed; at home each run looks at new ones.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def _real(kind: str) -> Path:
+    """Where the real models or images are; skips the test where they are not."""
+    folder = Path(os.environ.get("SEAMSCOPE_REAL", ROOT.parent / "shared" / "real")) / kind
+    if not folder.is_dir():
+        pytest.skip(f"no real {kind} at {folder}: name their folder with SEAMSCOPE_REAL")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_models() -> Path:
+    """Folder of the real networks, one folder each (its README tells what they are)."""
+    return _real("models")
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """Folder of the real images."""
+    return _real("images")
