@@ -109,6 +109,7 @@ class Environment:
 class Installed:
     environment: Environment
     expected_at: Path
+    source: Path
     answers: dict[str, Any]
 
 
@@ -178,8 +179,9 @@ def installed(
     way: Callable[[Environment, pytest.FixtureRequest], Path] = request.param
     environment = Environment.create(tmp_path_factory.mktemp("environment"))
     expected_at = way(environment, request).resolve()
+    source = ROOT / "src" if environment.folder.resolve() in expected_at.parents else expected_at
     answers = json.loads(environment.python("-c", QUESTIONS).stdout)
-    return Installed(environment, expected_at, answers)
+    return Installed(environment, expected_at, source, answers)
 
 
 def package_files(source: Path) -> dict[str, int]:
@@ -214,8 +216,9 @@ def test_every_command_of_the_manifest_can_be_imported(installed: Installed) -> 
 
 
 def test_every_resource_is_found(installed: Installed) -> None:
-    assert installed.answers["resources"] == resource_files(installed.expected_at)
-    assert resource_files(installed.expected_at)
+    expected = resource_files(installed.source)
+    assert expected
+    assert installed.answers["resources"] == expected
 
 
 def test_the_command_tells_its_version(installed: Installed) -> None:
