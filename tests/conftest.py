@@ -1,4 +1,4 @@
-"""Shared by all tests: a process that touches nobody's settings, and the real networks and images.
+"""Shared by all tests: nobody's settings touched, no widget left, the real networks and images.
 
 The real ones were made by others and are not part of this repository; tests that use them take
 their place as an argument and are skipped where they are absent.
@@ -6,8 +6,12 @@ their place as an argument and are skipped where they are absent.
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -45,3 +49,34 @@ def real_models() -> Path:
 def real_images() -> Path:
     """Folder of the real images."""
     return _real("images")
+
+
+def _own_widgets() -> set[Any]:
+    """Every living widget whose class is Seamscope's; empty as long as no test has loaded Qt."""
+    qt = sys.modules.get("qtpy.QtWidgets")
+    if qt is None or qt.QApplication.instance() is None:
+        return set()
+    return {w for w in qt.QApplication.allWidgets() if type(w).__module__.startswith("seamscope.")}
+
+
+def _release_widgets() -> None:
+    """Let Qt and Python delete what they already may."""
+    from qtpy.QtCore import QCoreApplication, QEvent
+
+    gc.collect()
+    QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
+    QCoreApplication.processEvents()
+
+
+@pytest.fixture(autouse=True)
+def no_widget_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Set up first, so torn down last: after viewers are closed, none of our docks may live on."""
+    before = _own_widgets()
+    yield
+    report = getattr(request.node, "rep_call", None)
+    if report is not None and report.failed:
+        return  # the traceback keeps them alive, and the failure is news enough
+    if _own_widgets() - before:
+        _release_widgets()
+    leaked = [type(widget).__qualname__ for widget in _own_widgets() - before]
+    assert not leaked, f"widgets outlived their test: {leaked}"
