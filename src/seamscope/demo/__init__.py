@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from seamscope.demo.tissue import tissue
+from seamscope.demo.tissue import tissue as draw_tissue
 from seamscope.errors import ImageError, ModelError
 
 if TYPE_CHECKING:  # torch takes a second to import, and a picture does not need it
@@ -35,7 +35,6 @@ __all__ = [
     "Recipe",
     "build",
     "sample_image",
-    "tissue",
     "weights_file",
     "zscore",
 ]
@@ -149,7 +148,7 @@ def build(name: str) -> nn.Module:
 @cache
 def _sample(name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     shape, seed = SAMPLES[name]
-    return tissue(shape, seed)
+    return draw_tissue(shape, seed)
 
 
 def sample_image(name: str = "tissue2d") -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

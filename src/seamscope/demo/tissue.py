@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from seamscope.errors import SettingsError
+
 Field = NDArray[np.float32]
 
 FOREGROUND, BOUNDARY, EXTRACELLULAR, BACKGROUND = range(4)
@@ -59,11 +61,14 @@ def tissue(shape: tuple[int, ...], seed: int) -> tuple[NDArray[np.uint8], NDArra
 
     Raises
     ------
-    ValueError
+    SettingsError
         If the shape has not two or three axes.
     """
     if len(shape) not in (2, 3):
-        raise ValueError(f"Shape {shape} has {len(shape)} axes; tissue is drawn in 2D or 3D.")
+        raise SettingsError(
+            f"Shape {shape} has {len(shape)} axes, but tissue is drawn in two or three. "
+            "Ask for (y, x) or (z, y, x)."
+        )
     rng = np.random.default_rng(seed)
     scale = _SCALE_2D if len(shape) == 2 else _SCALE_3D
     anatomy = _grow(shape, scale, rng)
@@ -82,7 +87,7 @@ class _Scale:
 
 
 _SCALE_2D = _Scale(cell=88.0, membrane=2.7, organelle=0.9, crowd=24.0)
-_SCALE_3D = _Scale(cell=44.0, membrane=1.6, organelle=0.5, crowd=34.0)
+_SCALE_3D = _Scale(cell=44.0, membrane=1.6, organelle=0.62, crowd=44.0)
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,7 @@ def _grow(shape: tuple[int, ...], scale: _Scale, rng: np.random.Generator) -> _A
     cell, depth, facing = _depth(points, centres, radii, kind, scale)
 
     width = scale.membrane * np.exp(np.float32(0.38) * _smooth(shape, scale.cell * 0.7, rng))
+    width = np.maximum(width, np.float32(1.7))  # thinner, and a pixel could step across
     gap = scale.membrane * np.float32(1.5) * (_smooth(shape, scale.cell * 0.6, rng) - 0.75)
     depth = depth - np.clip(gap, 0, None) - np.float32(0.25)  # cells part here and there
     own = kind[cell]

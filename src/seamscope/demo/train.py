@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,20 +32,19 @@ _FIRST_HELD_OUT = 10_000  # seeds from here on are never trained on
 _CLASS_WEIGHTS = (1.0, 2.0, 1.5, 1.0)  # membranes are thin
 
 
-def train(name: str) -> UNet:
+def train(recipe: Recipe) -> UNet:
     """Train one demo model from nothing, deterministically.
 
     Parameters
     ----------
-    name
-        One of `NAMES`.
+    recipe
+        Usually one of `RECIPES`.
 
     Returns
     -------
     UNet
         In evaluation mode.
     """
-    recipe = RECIPES[name]
     torch.manual_seed(7)
     network = recipe.network()
     layout = torch.channels_last if recipe.spatial_axes == 2 else torch.channels_last_3d
@@ -148,10 +147,10 @@ def main() -> int:
     for name in [asked.only] if asked.only else NAMES:
         begun = time.perf_counter()
         print(name, flush=True)
-        network = train(name)
+        network = train(RECIPES[name])
         target = Path(str(weights_file(name)))
         target.parent.mkdir(parents=True, exist_ok=True)
-        save_file(network.state_dict(), target)
+        target.write_bytes(save(network.state_dict()))
         scores = zip(CHANNEL_NAMES, evaluate(network, RECIPES[name]), strict=True)
         judged = "  ".join(f"{channel} {score:.3f}" for channel, score in scores)
         print(f"  {time.perf_counter() - begun:.0f} s, held-out Dice: {judged}", flush=True)
