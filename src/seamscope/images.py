@@ -15,6 +15,8 @@ What a file is, is told by its first bytes, never by its name: microscopes and c
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import os
 import weakref
@@ -451,39 +453,72 @@ _TIFF_AXES = {"T": "t", "C": "c", "S": "c", "Z": "z", "Y": "y", "X": "x"}
 def _open_tiff(path: Path) -> Image:
     import tifffile
 
-    tif = tifffile.TiffFile(path)
-    try:
-        series = tif.series[0]
-        if math.prod(series.shape) == 0 or series.dtype is None:
-            raise ImageError(f"{path} has no pixels. Save it again.")
-        _check_length(series, path)
-        letters = "".join(_TIFF_AXES.get(letter, "?") for letter in series.axes)
-        axes = letters if are_axes(letters) else None
-        scale, units = _tiff_scale(tif, letters)
-        data = _tiff_data(tif, series, path)
-        if isinstance(data, np.memmap):
+    with _listening(tifffile.logger()) as heard:
+        tif = tifffile.TiffFile(path)
+        try:
+            return _first_series(tif, path, heard)
+        except BaseException:
             tif.close()
-        return _image(
-            data,
-            name=path.name.split(".")[0],
-            source=path,
-            axes=axes,
-            scale=scale,
-            units=units,
-            notes=_tiff_notes(tif, path),
-        )
-    except BaseException:
-        tif.close()
-        raise
+            raise
 
 
-def _tiff_notes(tif: Any, path: Path) -> tuple[str, ...]:
-    if len(tif.series) == 1:
-        return ()
-    return (
-        f"{path.name} holds {len(tif.series)} images; the first, {times(tif.series[0].shape)} "
-        "pixels, is the one opened. Save the one you want by itself if it is another.",
+def _first_series(tif: Any, path: Path, heard: list[str]) -> Image:
+    series = tif.series[0]
+    _check_not_cut(heard, path)
+    if math.prod(series.shape) == 0 or series.dtype is None:
+        raise ImageError(f"{path} has no pixels. Save it again.")
+    _check_length(series, path)
+    letters = "".join(_TIFF_AXES.get(letter, "?") for letter in series.axes)
+    scale, units = _tiff_scale(tif, letters)
+    notes = *_tiff_notes(tif, path), *(f"About {path.name}: {said}" for said in heard)
+    return _image(
+        _tiff_data(tif, series, path),
+        name=path.name.split(".")[0],
+        source=path,
+        axes=letters if are_axes(letters) else None,
+        scale=scale,
+        units=units,
+        notes=notes,
     )
+
+
+@contextlib.contextmanager
+def _listening(logger: logging.Logger) -> Iterator[list[str]]:
+    """Collect what a library only logs, for it tells of damage that it works around in silence."""
+    heard: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(handler)
+
+
+def _check_not_cut(heard: Sequence[str], path: Path) -> None:
+    """Refuse a file whose pages or descriptions point beyond its end."""
+    for said in heard:
+        if "invalid page offset" in said or "invalid value offset" in said:
+            raise ImageError(
+                f"{path} is cut short or damaged: parts that it announces are missing ({said}). "
+                "Copy it again."
+            )
+
+
+def _tiff_notes(tif: Any, path: Path) -> Iterator[str]:
+    first = tif.series[0]
+    if len(tif.series) > 1:
+        yield (
+            f"{path.name} holds {len(tif.series)} images; the first, {times(first.shape)} "
+            "pixels, is the one opened. Save the one you want by itself if it is another."
+        )
+    # looking at every page takes long, and pixels in one piece are all there
+    missing = 0 if first.dataoffset is not None else sum(page is None for page in first.pages)
+    if missing:
+        yield (
+            f"{path.name} lacks {missing} of its {len(first.pages)} planes, which are read as "
+            "zeros. If it is one of several files, keep them together."
+        )
 
 
 def _check_length(series: Any, path: Path) -> None:
@@ -518,6 +553,7 @@ def _tiff_data(tif: Any, series: Any, path: Path) -> Any:
     page = series.keyframe
     if series.dataoffset is not None and page.bitspersample == 8 * series.dtype.itemsize:
         dtype = series.dtype.newbyteorder(tif.byteorder)
+        tif.close()
         return np.memmap(path, dtype, "r", series.dataoffset, series.shape)
     store = series.aszarr(level=0)
     data = zarr.open(store, mode="r")

@@ -513,7 +513,7 @@ def file_of(array: Any) -> Path | None:
     """Return where the pixels of a zarr array or a memory map lie on disk, None if nowhere."""
     root = getattr(getattr(array, "store", None), "root", None)
     if isinstance(root, Path):
-        return root / array.path
+        return root / str(array.path)
     name = getattr(array, "filename", None)
     return Path(name) if isinstance(name, str | os.PathLike) else None
 
