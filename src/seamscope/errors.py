@@ -6,7 +6,7 @@
     ├── SettingsError              what was asked for cannot be done (tile, halo, axes, area ...)
     ├── ImageError                 an image cannot be read, or does not fit the network
     ├── ModelError                 a model cannot be loaded or does not behave as a network must
-    │   └── TrustRequired          loading would run somebody's code; lists what would run
+    │   └── TrustError             loading would run somebody's code; lists what would run
     └── OutputError                the result cannot be written (disk full, exists, wrong shape)
 
 Drivers (command line, docks) show ``str(error)`` and nothing else; anything that is not a
@@ -32,7 +32,7 @@ class ModelError(SeamscopeError):
     """The model cannot be loaded, or does not behave as a network must."""
 
 
-class TrustRequired(ModelError):
+class TrustError(ModelError):
     """Loading would execute code that came with the file.
 
     Attributes

@@ -1,0 +1,269 @@
+"""One face for every network.
+
+Knows how to run a network on numpy tiles on a device, and what was measured of it. Does not know
+tiles' positions, images, or how it was loaded (see `seamscope.loaders`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from seamscope.errors import ModelError, SettingsError
+from seamscope.probe import Facts, Hints, probe
+from seamscope.receptive_field import Reach, measure_reach
+from seamscope.tiling import Sides, axis_names
+
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+Array: TypeAlias = npt.NDArray[Any]
+
+_PRECISIONS: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(eq=False)
+class Model:
+    """A network in evaluation mode.
+
+    Attributes
+    ----------
+    module
+        The network: an `nn.Module`, a script module, or what behaves like one.
+    name
+        What to call it in front of a person.
+    spec
+        The string that loads it again; None for a module that was handed over.
+    hints
+        What its file or the user says, where that need not be measured.
+    channel_names, channel_colors
+        Of the prediction, where known; colours as ``"#rrggbb"``.
+    normalize
+        How its images are to be normalized, where known.
+
+    Notes
+    -----
+    `facts` and `reach` are measured when first asked for, in seconds, on the CPU and with the
+    plain network, and then kept.
+    """
+
+    module: nn.Module
+    name: str
+    spec: str | None = None
+    hints: Hints = field(default_factory=Hints)
+    channel_names: tuple[str, ...] = ()
+    channel_colors: tuple[str, ...] = ()
+    normalize: str | None = None
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Axes, channels, period, sizes, crop and scale, as measured."""
+        with self._on_cpu():
+            return probe(self._forward, self._complete_hints())
+
+    @cached_property
+    def reach(self) -> Reach:
+        """Theoretical reach for tiles on the period's grid, as measured."""
+        facts = self.facts
+        with self._on_cpu():
+            return measure_reach(self._forward, facts.in_channels, facts.lattice, facts.narrow)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the network's weights and buffers, the same wherever it is loaded from."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            values = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+            digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the predicted channels."""
+        count = self.facts.out_channels
+        if len(self.channel_names) == count:
+            return self.channel_names
+        return tuple(f"channel {i}" for i in range(count)) if count > 1 else (self.name,)
+
+    def describe(self) -> str:
+        """One sentence on what halo this network needs, or why none helps."""
+        return describe(self.facts, self.reach)
+
+    def runner(self, device: str = "cpu", precision: Precision = "float32") -> Runner:
+        """Prepare the network to run on a device."""
+        return Runner(self, device, precision)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+        return single_tensor(self.module(x))
+
+    def _complete_hints(self) -> Hints:
+        if self.hints.weights:
+            return self.hints
+        weights = tuple(tuple(p.shape) for p in self.module.parameters())
+        return Hints(self.hints.spatial_axes, self.hints.in_channels, self.hints.shape, weights)
+
+    @contextlib.contextmanager
+    def _on_cpu(self) -> Iterator[None]:
+        """Probing is done on the CPU: GPU convolutions may let NaN leak between neighbours."""
+        tensor = next(self.module.parameters(), None)
+        home = tensor.device if tensor is not None else torch.device("cpu")
+        self.module.to("cpu")
+        try:
+            yield
+        finally:
+            self.module.to(home)
+
+
+class Runner:
+    """A network on a device: batches of tiles in, batches of predictions out.
+
+    Parameters
+    ----------
+    model
+        The network; its module is moved to `device` and stays there.
+    device
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    precision
+        Floating point type of the computation; inputs and outputs stay float32.
+    """
+
+    def __init__(self, model: Model, device: str, precision: Precision) -> None:
+        self.device = torch.device(device)
+        self._autocast = precision != "float32"
+        self._dtype = _PRECISIONS[precision]
+        self.module = model.module.to(self.device)
+        self.run: Callable[[torch.Tensor], torch.Tensor] = model._forward
+
+    def __call__(self, batch: Array) -> Array:
+        """Predict ``(N, C, *spatial)`` float32; returns ``(N, C', *spatial')`` float32."""
+        # inference_mode is entered here and left here: it must never be held across a yield
+        with torch.inference_mode(), self._precision():
+            x = torch.from_numpy(batch).to(self.device)
+            y = self.run(x).float()
+        return y.cpu().numpy()
+
+    def example(self, batch: Array) -> torch.Tensor:
+        """Bring a batch to where the network is."""
+        return torch.from_numpy(batch).to(self.device)
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished, for timing."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if not self._autocast:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self._dtype)
+
+
+def single_tensor(output: Any) -> torch.Tensor:
+    """Return the one tensor a network gives, also where it is wrapped; else say what it gives."""
+    if isinstance(output, torch.Tensor):
+        return output
+    if isinstance(output, (tuple, list)) and len(output) == 1:
+        return single_tensor(output[0])
+    if isinstance(output, dict) and len(output) == 1:
+        return single_tensor(next(iter(output.values())))
+    kind = type(output).__name__
+    size = f" of {len(output)}" if hasattr(output, "__len__") else ""
+    raise ModelError(
+        f"The network returns a {kind}{size} and not one image: wrap it in a module that returns "
+        "the output you want."
+    )
+
+
+def describe(facts: Facts, reach: Reach) -> str:
+    """Say in one sentence what halo a network needs, or why none helps."""
+    grid = _numbers(facts.period)
+    steps = f" on multiples of {grid}" if set(facts.period) != {1} else ""
+    if reach.halo is not None:
+        return f"Seamless with halo {_halo(reach.halo)}{steps}."
+    if facts.statistics:
+        layers = f"{len(facts.statistics)} normalization layers use each tile's own statistics"
+        if reach.convolutional is not None:
+            return (
+                f"No halo will help: {layers}. The convolutions alone reach "
+                f"{_halo(reach.convolutional)} pixels{steps}."
+            )
+        return f"No halo will help: {layers}, and further operations see the whole tile."
+    return (
+        "No halo will help: the network sees the whole tile (attention, global pooling or the "
+        "like)."
+    )
+
+
+def _numbers(values: tuple[int, ...]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else " x ".join(map(str, values))
+
+
+def _halo(sides: tuple[Sides, ...]) -> str:
+    if all(a == b for a, b in sides):
+        return _numbers(tuple(a for a, _ in sides))
+    if len(set(sides)) == 1:
+        return f"{sides[0][0]} before and {sides[0][1]} after"
+    names = axis_names(len(sides))
+    return ", ".join(f"{n} {a}/{b}" for n, (a, b) in zip(names, sides, strict=True))
+
+
+def best_device() -> str:
+    """Return the fastest device this machine has: ``"cuda"``, ``"mps"`` or ``"cpu"``."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(device: str) -> str:
+    """Resolve ``"auto"``; refuse a device this machine does not have.
+
+    Raises
+    ------
+    SettingsError
+        Naming the devices there are.
+    """
+    if device == "auto":
+        return best_device()
+    try:
+        kind = torch.device(device)
+        torch.empty(1, device=kind)
+    except Exception as error:
+        present = ["cpu"]
+        present += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        present += ["mps"] if torch.backends.mps.is_available() else []
+        raise SettingsError(
+            f"Device {device!r} cannot be used on this machine: choose auto or one of "
+            f"{', '.join(present)}."
+        ) from error
+    return str(kind)
+
+
+def as_model(network: Any) -> Model:
+    """Wrap a module in hand; a `Model` is returned as it is.
+
+    A module in training mode is copied before it is set to evaluation, so that yours is untouched.
+    """
+    if isinstance(network, Model):
+        return network
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            f"{type(network).__name__} is no network: give a torch.nn.Module, or load one with "
+            "seamscope.load_model."
+        )
+    if network.training:
+        network = copy.deepcopy(network)
+    return Model(network.eval(), type(network).__name__)
+
+
+__all__ = ["Model", "Precision", "Runner", "as_model", "best_device", "check_device", "describe"]
