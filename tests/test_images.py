@@ -333,12 +333,12 @@ def test_naming_axes_keeps_units(tmp_path: Path) -> None:
 # Reading
 # --------------------------------------------------------------------------------------------------
 
-regions = st.tuples(*[st.tuples(st.integers(0, 39), st.integers(1, 40)) for _ in range(3)])
+regions = st.tuples(*[st.tuples(st.integers(0, 11), st.integers(1, 12)) for _ in range(3)])
 
 
 @given(
-    st.tuples(*[st.integers(1, 40)] * 3),
-    st.tuples(*[st.integers(1, 17)] * 3),
+    st.tuples(*[st.integers(1, 12)] * 3),
+    st.tuples(*[st.integers(3, 7)] * 3),
     st.lists(regions, min_size=1, max_size=6),
     st.booleans(),
 )

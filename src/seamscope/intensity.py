@@ -300,10 +300,16 @@ class _NotFinite:
 
 def _of_moments(stream: _Stream) -> Intensity:
     count = [0] * stream.channels
+    # everything is taken relative to a channel's first pixel: a constant channel then has a spread
+    # of exactly 0, and a large offset costs no digits
+    shift = [0.0] * stream.channels
     mean = [0.0] * stream.channels
     squares = [0.0] * stream.channels  # sum of squared differences to the mean, "M2"
     for c, piece in stream.pieces():
         values = piece.astype(np.float64)
+        if not count[c]:
+            shift[c] = float(values[0])
+        values -= shift[c]
         piece_mean = float(values.mean())
         values -= piece_mean
         delta, total = piece_mean - mean[c], count[c] + values.size
@@ -311,7 +317,8 @@ def _of_moments(stream: _Stream) -> Intensity:
         mean[c] += delta * values.size / total
         count[c] = total
     spread = (math.sqrt(m2 / n) for m2, n in zip(squares, count, strict=True))
-    return Intensity("zscore", tuple(mean), tuple(map(_divisor, spread)))
+    offset = tuple(s + m for s, m in zip(shift, mean, strict=True))
+    return Intensity("zscore", offset, tuple(map(_divisor, spread)))
 
 
 def _of_extremes(stream: _Stream) -> Intensity:

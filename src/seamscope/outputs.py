@@ -262,18 +262,22 @@ class _Reordered:
         self.dtype = np.dtype(stored.dtype)
         self.ndim = len(self.shape)
 
-    def __setitem__(self, index: tuple[slice, ...], block: np.ndarray) -> None:
-        self._stored[tuple(index[i] for i in self._order)] = block.transpose(self._order)
+    def __setitem__(self, index: Any, block: np.ndarray) -> None:
+        full = self._full(index)
+        self._stored[tuple(full[i] for i in self._order)] = block.transpose(self._order)
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        full = np.index_exp[index]
-        if Ellipsis in full:
-            at = full.index(Ellipsis)
-            full = full[:at] + (slice(None),) * (self.ndim - len(full) + 1) + full[at + 1 :]
-        full += (slice(None),) * (self.ndim - len(full))
-        kept = tuple(slice(i, i + 1) if isinstance(i, int | np.integer) else i for i in full)
+        full = self._full(index)
+        kept = tuple(i if isinstance(i, slice) else slice(i, i + 1) for i in full)
         block = np.asarray(self._stored[tuple(kept[i] for i in self._order)]).transpose(self._back)
-        return block[tuple(0 if isinstance(i, int | np.integer) else slice(None) for i in full)]
+        return block[tuple(slice(None) if isinstance(i, slice) else 0 for i in full)]
+
+    def _full(self, index: Any) -> tuple[Any, ...]:
+        """Return one entry for each axis, as numpy understands fewer of them or ``...``."""
+        given: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
+        at = given.index(Ellipsis) if Ellipsis in given else len(given)
+        rest = given[at + 1 :]
+        return given[:at] + (slice(None),) * (self.ndim - at - len(rest)) + rest
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[...], dtype=dtype)
