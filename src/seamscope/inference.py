@@ -20,7 +20,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -38,7 +38,7 @@ from seamscope.loaders import load_model
 from seamscope.model import Model, Runner
 from seamscope.plan import Plan, Settings, resolve
 from seamscope.stitching import Array, canvas
-from seamscope.tiling import Lattice, Slices, Tile
+from seamscope.tiling import AxisTiling, Lattice, Slices, Tile
 
 Watcher: TypeAlias = Callable[[Plan, tuple[int, ...], Tile, Array], None]
 Cancelled: TypeAlias = Callable[[], bool]
@@ -206,7 +206,7 @@ def open_output(
 
 def record(plan: Plan, model: Model, image: Image) -> dict[str, Any]:
     """What a result should know about how it was made, as plain values."""
-    told = {
+    told: dict[str, Any] = {
         "plan": plan.to_json(),
         "model": {
             "name": model.name,
@@ -353,7 +353,7 @@ def predict_tiles(
     *,
     first: Sequence[float] | None = None,
     cancelled: Cancelled = lambda: False,
-) -> Iterator[tuple[tuple[int, ...], Tile, Array]]:
+) -> Generator[tuple[tuple[int, ...], Tile, Array], None, None]:
     """Predict all tiles of a plan: yields ``(frame, tile, prediction (C, *spatial))``."""
     batches = _batched(_jobs(plan, first), plan.settings.batch)
     for jobs, batch in reader.ahead(batches):
@@ -441,8 +441,8 @@ def _smaller(plan: Plan, model: Model, image: Image, trouble: _OutOfMemory) -> t
     tile = _half(plan)
     if tile is None:
         raise SettingsError(
-            f"Memory ran out with the smallest tile this halo allows ({_times(plan.grid.tile_shape)}"
-            "): free memory, use a smaller halo, or another device."
+            "Memory ran out with the smallest tile this halo allows "
+            f"({_times(plan.grid.tile_shape)}): free memory, use a smaller halo, or another device."
         ) from trouble
     reason = (
         f"Memory ran out: tiles are reduced from {_times(plan.grid.tile_shape)} to {_times(tile)}, "
@@ -455,17 +455,16 @@ def _smaller(plan: Plan, model: Model, image: Image, trouble: _OutOfMemory) -> t
 def _half(plan: Plan) -> tuple[int, ...] | None:
     """Next smaller valid tile; None where there is none."""
     shrink = 0.5 ** (1 / len(plan.grid.axes))
-    tile = tuple(
-        max(
-            axis.lattice.size_at_most(int(axis.tile * shrink)),
-            axis.lattice.smallest_tile(axis.halo),
-        )
-        if axis.lattice.fixed is None
-        else axis.tile
-        for axis in plan.grid.axes
-    )
+    tile = tuple(_shrunk(axis, shrink) for axis in plan.grid.axes)
     tile = tuple(map(min, tile, plan.grid.tile_shape))
     return tile if tile != plan.grid.tile_shape else None
+
+
+def _shrunk(axis: AxisTiling, factor: float) -> int:
+    if axis.lattice.fixed is not None:
+        return axis.tile
+    smaller = axis.lattice.size_at_most(int(axis.tile * factor))
+    return max(smaller, axis.lattice.smallest_tile(axis.halo))
 
 
 # -- reading
@@ -482,10 +481,10 @@ class _Reader:
         kept = [a for a in layout.axes if a not in layout.frames]
         if plan.settings.channel is not None and layout.channel:
             kept.remove(layout.channel)
-        self._has_channels = layout.channel is not None and layout.channel in kept
-        order = ([layout.channel] if self._has_channels else []) + list(layout.spatial)
-        self._order = tuple(kept.index(letter) for letter in order)
-        self._channels = layout.sizes(layout.channel, image.shape)[0] if self._has_channels else 1
+        channel = layout.channel if layout.channel in kept else None
+        self._has_channels = channel is not None
+        self._order = tuple(kept.index(letter) for letter in (channel or "") + layout.spatial)
+        self._channels = layout.sizes(channel, image.shape)[0] if channel else 1
         self._in_memory = type(image.data) is np.ndarray
 
     def ahead(self, batches: Iterator[list[_Job]]) -> Iterator[tuple[list[_Job], Array]]:
@@ -593,7 +592,8 @@ def _mirror(index: npt.NDArray[np.int_], size: int) -> npt.NDArray[np.int_]:
     if size == 1:
         return np.zeros_like(index)
     folded = np.abs(index) % (2 * size - 2)
-    return np.minimum(folded, 2 * size - 2 - folded)
+    mirrored: npt.NDArray[np.int_] = np.minimum(folded, 2 * size - 2 - folded)
+    return mirrored
 
 
 def _intensity(
@@ -667,7 +667,7 @@ def _accelerate(plan: Plan, model: Model, runner: Runner, reader: _Reader) -> st
     known: dict[str, Any] = model.__dict__.setdefault("_fastest", {})
     if plan.settings.device not in known:
         batch = reader.read([next(iter(_jobs(plan, None)))])
-        example = runner.example(np.ascontiguousarray(batch[..., *_trial_part(plan)]))
+        example = runner.example(np.ascontiguousarray(batch[:, :, *_trial_part(plan)]))
         try:
             with torch.inference_mode():
                 known[plan.settings.device] = choose(model.module, example, repeats=1)
@@ -740,9 +740,9 @@ def as_labels(prediction: Array, threshold: float = 0.5) -> npt.NDArray[np.uint8
     The number of the largest channel, the lower one of equals; for a single channel 1 where it is
     above `threshold`, else 0.
     """
-    if prediction.shape[0] == 1:
-        return (prediction[0] > threshold).astype(np.uint8)
-    return prediction.argmax(0).astype(np.uint8)
+    single = prediction.shape[0] == 1
+    labels = prediction[0] > threshold if single else prediction.argmax(0)
+    return np.asarray(labels, np.uint8)
 
 
 def _times(shape: Sequence[int]) -> str:
