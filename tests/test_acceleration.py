@@ -16,7 +16,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from seamscope import acceleration
-from seamscope.acceleration import TOLERANCE, choose, fused, variants
+from seamscope.acceleration import TOLERANCE, choose, variants
+from seamscope.fusion import fused
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
 
@@ -117,7 +118,7 @@ def deviation(output: torch.Tensor, network: nn.Module, batch: torch.Tensor) -> 
 
 
 def fused_run(network: nn.Module, axes=2) -> Callable[[torch.Tensor], torch.Tensor]:
-    return acceleration._in_channels_last(fused(network), axes + 2)
+    return acceleration._trimmed(network, axes + 2)
 
 
 def kinds(network: nn.Module) -> list[str]:
@@ -248,18 +249,18 @@ def test_what_people_write_in_forward_is_fused_without_changing_the_output(forwa
 
 def test_the_batch_statistics_of_a_norm_without_running_ones_are_kept():
     network = nn.Sequential(conv(1), nn.BatchNorm2d(8, track_running_stats=False)).eval()
-    assert kinds(network) == ["_PackedConvolution", "BatchNorm2d"]
+    assert kinds(network) == ["PackedConvolution", "BatchNorm2d"]
     example = tile(batch=2)
     assert deviation(fused_run(network)(example), network, example) < TOLERANCE
 
 
 def test_what_can_be_fused_is_fused():
     assert kinds(lived_in(UNet(features=(8, 16)))) == [
-        *["_PackedConvolution"] * 2,
+        *["PackedConvolution"] * 2,
         "MaxPool2d",
-        *["_PackedConvolution"] * 2,
-        "_TransposedConvolution",
-        *["_PackedConvolution"] * 3,
+        *["PackedConvolution"] * 2,
+        "Convolution",
+        *["PackedConvolution"] * 3,
     ]
 
 
@@ -410,7 +411,7 @@ def test_torchscript_is_fused_like_the_network_it_came_from(how, norm):
         for example in (tile(size=32), tile(size=48, batch=2)):
             assert deviation(run(example), network, example) < TOLERANCE, name
     assert {"plain", "fused", "frozen"} <= set(tried)
-    assert "_PackedConvolution" in kinds(script)
+    assert "PackedConvolution" in kinds(script)
     assert choose(script, tile()).trial[0].name == "plain"
 
 
@@ -426,7 +427,7 @@ def test_an_exported_program_is_fused():
     network = lived_in(UNet(features=(8, 16)))
     sizes = {2: torch.export.Dim("rows", min=4) * 2, 3: torch.export.Dim("columns", min=4) * 2}
     program = torch.export.export(network, (tile(),), dynamic_shapes=(sizes,))
-    assert "_PackedConvolution" in kinds(program.module())
+    assert "PackedConvolution" in kinds(program.module())
     run = fused_run(program.module())
     for example in (tile(size=32), tile(size=48)):
         assert deviation(run(example), network, example) < TOLERANCE
