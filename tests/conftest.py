@@ -22,6 +22,9 @@ os.environ.setdefault("QT_API", "pyqt6")
 os.environ.setdefault("PYTEST_QT_API", os.environ["QT_API"])
 os.environ["NAPARI_CONFIG"] = ""
 
+# Test networks are so small that a second thread only waits, the longer the busier the machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Machines that are shared make every deadline a matter of luck. CI repeats the same examples, so

@@ -150,6 +150,7 @@ class _Prober:
         self._random = torch.Generator().manual_seed(0)
         self._shapes: dict[tuple[int, ...], tuple[int, ...] | None] = {}
         self._error = ""
+        self._no_image = ""
         self._any_channels = False
 
     def facts(self) -> Facts:
@@ -184,10 +185,10 @@ class _Prober:
                 if len(found) == axes + 2 and found[0] == batch:
                     self._check_any_channels(channels, shape)
                     return channels, shape
-                self._error = f"for an input of shape {(batch, channels, *shape)} it gives {found}"
+                self._no_image = f"for an input of {(batch, channels, *shape)} it gives {found}"
         raise ModelError(
             "The network runs on no input that was tried (1 to 8 channels, 2 or 3 spatial axes, "
-            f"usual sizes); the last answer: {self._error}. It must map (N, C, [Z,] Y, X) to an "
+            f"usual sizes); its answer: {self._no_image or self._error}. It must map (N, C, [Z,] Y, X) to an "
             "image (N, C', [Z',] Y', X'). Say spatial_axes and channels if they are unusual."
         )
 
