@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,7 @@ def test_file_opens_with_its_axes_and_sizes(
     assert (image.shape, image.axes, image.units) == (shape, axes, units)
     assert image.scale == pytest.approx(scale, rel=1e-6)
     assert image.dtype == data.dtype
+    assert whole(image).dtype.isnative  # torch takes no other
     np.testing.assert_array_equal(whole(image), data)
     # and through the path that the image carries for workers
     again = open_image(image.source)
@@ -355,6 +357,31 @@ def test_chunked_reading_equals_plain_reading(
         np.testing.assert_array_equal(image.read(index), data[index])
 
 
+def test_neighbouring_regions_are_not_taken_from_what_is_kept() -> None:
+    data = pixels((64, 64))
+    image = open_image(Counting(data, (16, 16)))
+    for y in range(48):
+        for index in ((slice(y, y + 16), slice(3, 9)), (slice(3, 9), slice(y, y + 16))):
+            np.testing.assert_array_equal(image.read(index), data[index])
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        (slice(3, 60, 2), slice(5, 9)),
+        (slice(-20, -3), slice(None)),
+        (-1, slice(0, 5)),
+        (slice(9, 3), slice(0, 5)),
+        (7,),
+        (3, 4),
+    ],
+)
+def test_any_other_way_of_indexing_is_left_to_the_array(index: Any) -> None:
+    data = pixels((64, 64))
+    image = open_image(zarr.create_array({}, data=data, chunks=(16, 16)))
+    np.testing.assert_array_equal(image.read(index), data[index])
+
+
 class Counting:
     """An array stored in chunks, which counts how often each is decoded."""
 
@@ -459,6 +486,19 @@ def test_opening_reads_no_pixels(tmp_path: Path) -> None:
     assert image.read((7, slice(32760, 32768), slice(32760, 32768))).sum() == 0
 
 
+def test_uncompressed_pages_are_not_read_as_a_whole(tmp_path: Path) -> None:
+    """A tile of a page of 900 MB (a hole) costs no more memory than the tile."""
+    path = tmp_path / "hole.tif"
+    tifffile.memmap(path, shape=(30000, 30000), dtype=np.uint8).flush()
+    image = open_image(path)
+    tracemalloc.start()
+    try:
+        assert not image.read((slice(20000, 20256), slice(20000, 20256))).any()
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+
+
 def test_no_file_stays_open(tmp_path: Path) -> None:
     """Warnings are errors: an unclosed file would fail here when it is collected."""
     compressed(tmp_path / "a.tif", pixels((40, 50)))
@@ -488,6 +528,13 @@ def test_truncated_file(
     cut(path, part)
     with pytest.raises(ImageError, match=r"cut\.dat"):
         whole(open_image(path))
+
+
+def test_truncated_file_is_known_before_anything_is_read(tmp_path: Path) -> None:
+    compressed(tmp_path / "a.tif", pixels((400, 500)))
+    cut(tmp_path / "a.tif", 0.6)
+    with pytest.raises(ImageError, match=r"cut short: its pixels end at byte \d+, .* only \d+"):
+        open_image(tmp_path / "a.tif")
 
 
 def test_damage_inside_a_file(tmp_path: Path) -> None:

@@ -410,7 +410,10 @@ def test_the_image_itself_is_never_overwritten(ending: str, tmp_path: Path) -> N
     linked = tmp_path / f"link{ending}"
     linked.symlink_to(path)
     targets: list[Any] = [path, linked, tmp_path / "." / path.name]
-    for target in [*targets, *([path / "inner.zarr"] if ending == ".zarr" else [])]:
+    for target in [
+        *targets,
+        *([path / "inner.zarr", linked / "inner.zarr"] if ending == ".zarr" else []),
+    ]:
         with pytest.raises(OutputError, match="overwrite the image that is read"):
             create_output(target, (40, 50), "u1", **YX, overwrite=True, source=image)
     np.testing.assert_array_equal(whole(open_image(path)), values((40, 50), "uint8"))
