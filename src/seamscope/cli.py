@@ -21,7 +21,6 @@ import shutil
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -41,12 +40,11 @@ from seamscope.errors import (
     SettingsError,
     TrustError,
 )
+from seamscope.progress import Display, duration, open_display
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from seamscope.images import Image, Output
-    from seamscope.inference import Event, TileDone
+    from seamscope.inference import Event
     from seamscope.model import Model
     from seamscope.plan import Plan
 
@@ -75,10 +73,6 @@ _EXIT_CODES = """Exit codes:
 70   a bug of Seamscope: --debug shows where
 
 130  stopped by Ctrl-C: what was done is kept and marked as unfinished"""
-
-# Seconds between two lines of progress where there is no terminal to draw a bar on.
-_LINE_EVERY = 10.0
-
 
 # ------------------------------------------------------------------------------------ vocabulary
 #
@@ -242,8 +236,9 @@ def _seamscope(
     pass
 
 
-def _option(*names: str, panel: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=panel, help=help, **more)
+def _option(panel: str, help: str, metavar: str | None = None, parser: Any = None) -> Any:
+    """Describe an option that is named like its parameter."""
+    return typer.Option(rich_help_panel=panel, help=help, metavar=metavar, parser=parser)
 
 
 ModelName = Annotated[
@@ -274,7 +269,6 @@ def predict(
         str,
         typer.Argument(
             metavar="IMAGE",
-            show_default=False,
             help="TIFF, PNG, JPEG, npy, zarr or OME-Zarr; or demo:tissue2d, demo:tissue3d.",
         ),
     ],
@@ -283,144 +277,99 @@ def predict(
         str,
         typer.Argument(
             metavar="OUT",
-            show_default=False,
             help="Its ending says what to write: .ome.zarr, .zarr, .tif, .ome.tif, .npy, .png.",
         ),
     ],
     tile: Annotated[
         Any,
         _option(
-            "--tile",
-            panel="Tiles",
-            parser=_tile,
-            metavar="auto|N|N,N",
-            help="Pixels of a tile; auto takes the least computation that fits the memory.",
+            "Tiles",
+            "Pixels of a tile; auto takes the least computation that fits the memory.",
+            "auto|N|N,N",
+            _tile,
         ),
     ] = "auto",
     halo: Annotated[
         Any,
         _option(
-            "--halo",
-            panel="Tiles",
-            parser=_halo,
-            metavar="auto|N|N,N|B/A,B/A",
-            help="Pixels not believed at inner borders; auto is the network's measured reach.",
+            "Tiles",
+            "Pixels not believed at inner borders (B before and A after); auto is the network's "
+            "reach as measured.",
+            "auto|N|N,N|B/A,B/A",
+            _halo,
         ),
     ] = "auto",
     overlap: Annotated[
         Any,
         _option(
-            "--overlap",
-            panel="Tiles",
-            parser=_sizes,
-            metavar="N|N,N",
-            show_default=False,
-            help="Pixels that neighbours share at least; twice the halo if not given.",
+            "Tiles",
+            "Pixels that neighbours share at least; by default what halo and blend need.",
+            "N|N,N",
+            _sizes,
         ),
     ] = None,
-    blend: Annotated[
-        Blend, _option("--blend", panel="Tiles", help="How neighbours are joined.")
-    ] = Blend.crop,
+    blend: Annotated[Blend, _option("Tiles", "How neighbours are joined.")] = Blend.crop,
     border: Annotated[
-        Border,
-        _option(
-            "--border", panel="Tiles", help="How the image goes on beyond its end, where it must."
-        ),
+        Border, _option("Tiles", "How the image goes on beyond its end, where it must.")
     ] = Border.reflect,
     normalize: Annotated[
         Normalize,
-        _option(
-            "--normalize",
-            panel="Image",
-            help="Intensities over the whole image; auto is what the model asks for, else none.",
-        ),
+        _option("Image", "Of the whole image's intensities; auto is what the model asks for."),
     ] = Normalize.auto,
     percentiles: Annotated[
-        Any,
-        _option(
-            "--percentiles",
-            panel="Image",
-            parser=_percentiles,
-            metavar="LOW,HIGH",
-            help="For --normalize percentile.",
-        ),
+        Any, _option("Image", "For --normalize percentile.", "LOW,HIGH", _percentiles)
     ] = "1,99.8",
     area: Annotated[
         Any,
         _option(
-            "--area",
-            panel="Image",
-            parser=_area,
-            metavar="y=0:512,x=100:300",
-            show_default=False,
-            help="Predict this part alone, in pixels; other axes too, as in t=3 or z=10:20.",
+            "Image",
+            "Predict this part alone, in pixels; other axes too: t=3, z=10:20.",
+            "y=0:512,x=100:300",
+            _area,
         ),
     ] = None,
     axes: Annotated[
         str | None,
         _option(
-            "--axes",
-            panel="Image",
-            metavar="tczyx",
-            show_default=False,
-            help="A letter for each of the image's axes, where its file does not say or is wrong.",
+            "Image",
+            "A letter for each of the image's axes, where its file does not say or is wrong.",
+            "tczyx",
         ),
     ] = None,
-    channel: Annotated[
-        int | None,
-        _option("--channel", panel="Image", show_default=False, help="Use this one, from 0."),
-    ] = None,
+    channel: Annotated[int | None, _option("Image", "Use this one, from 0.", "N")] = None,
     channel_axis: Annotated[
-        str,
-        _option("--channel-axis", panel="Image", help="Axis that becomes the network's channels."),
+        str, _option("Image", "Axis that becomes the network's channels.", "AXIS")
     ] = "c",
     fill_nan: Annotated[
         float | None,
-        _option(
-            "--fill-nan",
-            panel="Image",
-            metavar="VALUE",
-            show_default=False,
-            help="Use this for pixels that are not finite, instead of refusing the image.",
-        ),
+        _option("Image", "Use this for pixels that are not finite; else refused.", "VALUE"),
     ] = None,
     result: Annotated[
-        Result,
-        _option("--result", panel="Result", help="What the network gives, or class numbers."),
+        Result, _option("Result", "What the network gives, or the number of the class.")
     ] = Result.probabilities,
-    threshold: Annotated[
-        float, _option("--threshold", panel="Result", help="For labels of a single channel.")
-    ] = 0.5,
+    threshold: Annotated[float, _option("Result", "For labels of a single channel.")] = 0.5,
     overwrite: Annotated[
-        bool, _option("--overwrite", panel="Result", help="Replace OUT if it exists.")
+        bool,
+        typer.Option("--overwrite", rich_help_panel="Result", help="Replace OUT if it exists."),
     ] = False,
-    batch: Annotated[
-        int, _option("--batch", panel="Computation", min=1, help="Tiles per forward pass.")
-    ] = 1,
+    batch: Annotated[int, _option("Computation", "Tiles per forward pass.", "N")] = 1,
     device: Annotated[
-        str, _option("--device", panel="Computation", help="auto, cpu, cuda, cuda:1 or mps.")
+        str, _option("Computation", "auto, cpu, cuda, cuda:1 or mps.", "DEVICE")
     ] = "auto",
     precision: Annotated[
-        Precision, _option("--precision", panel="Computation", help="Type of the computation.")
+        Precision, _option("Computation", "Floating point type of the computation.")
     ] = Precision.float32,
     memory: Annotated[
         Any,
         _option(
-            "--memory",
-            panel="Computation",
-            parser=_memory,
-            metavar="4GB",
-            show_default=False,
-            help="What one batch may use; a share of what is free if not given.",
+            "Computation",
+            "What one batch may use; by default a share of what is free.",
+            "4GB",
+            _memory,
         ),
     ] = None,
     accelerate: Annotated[
-        bool,
-        _option(
-            "--accelerate/--no-accelerate",
-            panel="Computation",
-            help="Try faster equivalents of the network on the first tile.",
-        ),
+        bool, _option("Computation", "Try faster equivalents of the network on the first tile.")
     ] = True,
     trust: Trust = False,
     dry_run: Annotated[
@@ -437,7 +386,7 @@ def predict(
 
     keep_freed_memory()  # before torch starts threads
     report = _Report(json_file, quiet, forbidden=(image, model, out))
-    with _display(quiet) as display:
+    with open_display(quiet) as display:
         display.phase("Loading")
         from seamscope.loaders import load_model
         from seamscope.plan import Settings, resolve
@@ -527,7 +476,7 @@ class _Run:
         self.finished = False
         self.figures: dict[str, Any] = {}
 
-    def carry_out(self, overwrite: bool, display: _Display) -> None:
+    def carry_out(self, overwrite: bool, display: Display) -> None:
         """Predict all tiles; Ctrl-C ends it after the tile at hand."""
         from seamscope.inference import open_output
 
@@ -541,7 +490,7 @@ class _Run:
             if not self.finished and not self.done:
                 self._leave(output, display)
 
-    def _drain(self, output: Output, display: _Display, interrupts: _Interrupts) -> None:
+    def _drain(self, output: Output, display: Display, interrupts: _Interrupts) -> None:
         from seamscope.inference import run
 
         events: Any = run(  # a generator, to be closed
@@ -556,7 +505,7 @@ class _Run:
             for event in events:
                 self._note(event, display, interrupts)
 
-    def _note(self, event: Event, display: _Display, interrupts: _Interrupts) -> None:
+    def _note(self, event: Event, display: Display, interrupts: _Interrupts) -> None:
         from seamscope.inference import Finished, Preparing, Reduced, Started, TileDone
 
         match event:
@@ -577,10 +526,10 @@ class _Run:
                 self.finished = True
                 self.figures = event.figures
 
-    def _leave(self, output: Output, display: _Display) -> None:
+    def _leave(self, output: Output, display: Display) -> None:
         """Keep an unfinished result that holds something; an empty one is of no use."""
         if self.done:
-            display.note(self.outcome(), always=True)
+            display.tell(self.outcome())
             return
         with contextlib.suppress(OutputError):
             output.discard()
@@ -609,7 +558,7 @@ class _Run:
             seconds = self.figures["seconds"]
             return (
                 f"{self.out}: {_shape(self.plan.out_shape, self.plan.out_axes)}, {self.total} "
-                f"tile{'s' * (self.total != 1)} in {_duration(seconds)}."
+                f"tile{'s' * (self.total != 1)} in {duration(seconds)}."
             )
         if not self.done:
             return "Stopped before the first tile: nothing was written."
@@ -630,7 +579,7 @@ class _Interrupts:
         Whether tiles are being written, so that an end at once would tear one.
     """
 
-    def __init__(self, display: _Display) -> None:
+    def __init__(self, display: Display) -> None:
         self.asked = False
         self.gently = False
         self._display = display
@@ -670,132 +619,7 @@ def _expected_seconds(run: _Run) -> float | None:
     return seconds * run.total
 
 
-# ----------------------------------------------------------------------------------- what is seen
-
-
-class _Display:
-    """What a person sees of a run: here nothing, except what is said always."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def phase(self, what: str) -> None:
-        """Something that takes time begins."""
-
-    def part(self, done: float) -> None:
-        """So much of the phase is done, 0 to 1."""
-
-    def start(self, total: int) -> None:
-        """The first tile is about to be predicted."""
-
-    def tile(self, event: TileDone) -> None:
-        """A tile was predicted."""
-
-    def stopping(self) -> None:
-        """An end was asked for. Called by a signal handler, so that nothing may be printed."""
-
-    def note(self, sentence: str, *, always: bool = False) -> None:
-        """Say something."""
-        if always:
-            _say(sentence)
-
-
-class _Lines(_Display):
-    """A line now and then, for files and logs."""
-
-    def __init__(self) -> None:
-        self._said = time.monotonic()
-
-    def phase(self, what: str) -> None:
-        _say(f"{what} ...")
-
-    def start(self, total: int) -> None:
-        self._said = time.monotonic()
-        _say(f"Predicting {total} tile{'s' * (total != 1)} ...")
-
-    def tile(self, event: TileDone) -> None:
-        now = time.monotonic()
-        if now - self._said >= _LINE_EVERY and event.done < event.total:
-            self._said = now
-            _say(f"{event.done} of {event.total} tiles, {_rate(event)}, {_left(event)}")
-
-    def note(self, sentence: str, *, always: bool = False) -> None:
-        _say(sentence if always else f"Note: {sentence}")
-
-
-class _Bar(_Display):
-    """A bar with rate and time left, for terminals."""
-
-    def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
-
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[told]}"),
-            console=console,
-            refresh_per_second=5,
-            transient=True,
-        )
-        self._task = self._progress.add_task("", total=None, told="")
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def phase(self, what: str) -> None:
-        self._progress.reset(self._task, total=None, description=what, told="")
-
-    def part(self, done: float) -> None:
-        self._progress.update(self._task, total=1.0, completed=done)
-
-    def start(self, total: int) -> None:
-        self._progress.reset(self._task, total=total, description="Predicting", told="")
-
-    def tile(self, event: TileDone) -> None:
-        told = f"{event.done}/{event.total} tiles, {_rate(event)}, {_left(event)}"
-        self._progress.update(self._task, completed=event.done, told=told)
-
-    def stopping(self) -> None:
-        told = "after this tile (Ctrl-C again: at once)"
-        self._progress.update(self._task, description="Stopping", told=told)
-
-    def note(self, sentence: str, *, always: bool = False) -> None:
-        text = sentence if always else f"Note: {sentence}"
-        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _display(quiet: bool) -> _Display:
-    if quiet:
-        return _Display()
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    return _Bar(console) if console.is_terminal else _Lines()
-
-
-def _rate(event: TileDone) -> str:
-    rate = event.done / max(event.seconds, 1e-9)
-    return f"{rate:.1f} tiles/s" if rate >= 1 else f"{1 / rate:.1f} s/tile"
-
-
-def _left(event: TileDone) -> str:
-    return f"{_duration(event.seconds_left)} left"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
+# ---------------------------------------------------------------------------------------- answers
 
 
 def _amount(size: float) -> str:
@@ -881,7 +705,7 @@ def _plan_text(run: _Run, seconds: float | None) -> str:
         ("device", f"{settings.device}, {settings.precision}, batch {settings.batch}"),
         ("memory", f"about {_amount(plan.bytes_per_tile)} for a forward pass"),
         ("time", "unknown: the tile did not fit in memory" if seconds is None
-                 else f"about {_duration(seconds)} or less, from one tile"),
+                 else f"about {duration(seconds)} or less, from one tile"),
     ]  # fmt: skip
     return _columns(rows)
 
@@ -903,7 +727,7 @@ def info(
 ) -> None:
     """Show what was measured of MODEL: axes, period, reach, and the tiles that suit it."""
     report = _Report(json_file, forbidden=(model,))
-    with _display(quiet=json_file == "-" or not sys.stderr.isatty()) as display:
+    with open_display(quiet=json_file == "-" or not sys.stderr.isatty()) as display:
         display.phase("Loading")
         from seamscope.loaders import load_model
 
