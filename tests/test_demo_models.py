@@ -130,6 +130,7 @@ def test_weights_are_small():
         assert len(demo.weights_file(name).read_bytes()) < 2_000_000
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # still a format
 @pytest.mark.parametrize("name", demo.NAMES)
 def test_output_is_probabilities_however_the_model_is_carried(name):
     network = demo.build(name)
