@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import operator
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -431,56 +429,3 @@ def test_an_exported_program_is_fused():
     run = fused_run(program.module())
     for example in (tile(size=32), tile(size=48)):
         assert deviation(run(example), network, example) < TOLERANCE
-
-
-# ------------------------------------------------------------------------------- kept memory
-
-
-KEEP = """
-import numpy, psutil, sys
-from concurrent.futures import ThreadPoolExecutor
-from seamscope.process_memory import keep_freed_memory, release_freed_memory
-
-process = psutil.Process()
-
-def faults_of_a_layer():
-    b"x" * 40_000_000
-    before = faults()
-    for _ in range(10):
-        b"x" * 40_000_000
-    return faults() - before
-
-def faults():
-    return int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[7])
-
-def resident():
-    return process.memory_info().rss / 1e6
-
-mapped = faults_of_a_layer()
-if not keep_freed_memory():
-    sys.exit(77)
-kept = faults_of_a_layer()
-with ThreadPoolExecutor(1) as pool:
-    in_thread = pool.submit(faults_of_a_layer).result()
-before = resident()
-sizes = numpy.random.default_rng(0).integers(1, 30, 300) * 1_000_000
-for size in sizes:
-    b"x" * int(size)
-grown = resident() - before
-release_freed_memory()
-print(mapped, kept, in_thread, grown, resident() - before)
-"""
-
-
-def test_kept_memory_is_reused_by_all_threads_and_stays_bounded():
-    result = subprocess.run(
-        [sys.executable, "-c", KEEP], capture_output=True, text=True, check=False
-    )
-    if result.returncode == 77:
-        pytest.skip("the C library is not glibc")
-    mapped, kept, in_thread, grown, left = map(float, result.stdout.split())
-    assert mapped > 50_000  # 10 x 40 MB in pages of 4 kB
-    assert kept < 2_000
-    assert in_thread < 10_000
-    assert grown < 40  # MB: the largest block, not the sum
-    assert left < 10
