@@ -602,6 +602,26 @@ def test_png_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_full_disk_does_not_cost_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = create_output(tmp_path / "a.npy", (40, 50), "u1", **PLAIN)
+
+    def full(path: Path, content: str, **how: Any) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "write_text", full)
+        with pytest.raises(OutputError, match="full"):
+            output.finish({"model": "lost"})
+    assert {p.name for p in tmp_path.iterdir()} == {"a.npy", "a.npy.json"}
+    assert read_record(tmp_path / "a.npy") == output.record
+    assert output.record["finished"] is False
+    output.finish({"model": "kept"})
+    assert read_record(tmp_path / "a.npy") == output.record
+
+
 def test_folder_that_vanished(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     output = create_output(tmp_path / "gone" / "a.npy", (40, 50), "u1", **PLAIN)

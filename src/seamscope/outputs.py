@@ -97,6 +97,7 @@ class Output:
     def __init__(self, array: Any, path: Path | None, record: dict[str, Any]) -> None:
         self.array = array
         self.path = None if path is None else str(path)
+        self._file = path
         self.record = record
         self._open = True
         # zarr-python loses data when two threads write into one chunk; networks take far longer
@@ -134,10 +135,15 @@ class Output:
         """
         fixed = {name: self.record[name] for name in ("axes", "scale", "units")}
         told = _jsonable(metadata or {})
-        self.record = {**self.record, **told, **fixed, "finished": True}
-        with self._lock, self._telling():
-            self._flush()
-            self._save_record()
+        unfinished = self.record
+        self.record = {**unfinished, **told, **fixed, "finished": True}
+        try:
+            with self._lock, self._telling():
+                self._flush()
+                self._save_record()
+        except OutputError:
+            self.record = unfinished
+            raise
         self._open = False
 
     def close(self) -> None:
@@ -151,7 +157,8 @@ class Output:
         """Remove everything that was written."""
         self._open = False
         with self._lock, self._telling():
-            self._remove()
+            if self._file is not None:
+                _remove(self._file)
 
     def __enter__(self) -> Self:
         return self
@@ -187,10 +194,9 @@ class Output:
         """Bring everything to where it lasts."""
 
     def _save_record(self) -> None:
-        """Store `record` next to the pixels."""
-
-    def _remove(self) -> None:
-        """Delete what was created."""
+        """Store `record` with the pixels, of files beside them."""
+        if self._file is not None:
+            _write_sidecar(self._file, self.record)
 
 
 class _ZarrOutput(Output):
@@ -204,9 +210,6 @@ class _ZarrOutput(Output):
     def _save_record(self) -> None:
         self._node.attrs["seamscope"] = self.record
 
-    def _remove(self) -> None:
-        _remove(Path(str(self.path)))
-
 
 class _MappedOutput(Output):
     """A file mapped into memory, its record beside it."""
@@ -219,15 +222,13 @@ class _MappedOutput(Output):
     def _flush(self) -> None:
         self._mapped.flush()
 
-    def _save_record(self) -> None:
-        _write_sidecar(Path(str(self.path)), self.record)
-
-    def _remove(self) -> None:
-        _remove(Path(str(self.path)))
-
 
 class _PngOutput(Output):
     """Labels kept in memory until the end, since a PNG can only be written as a whole."""
+
+    def __init__(self, array: Any, path: Path, record: dict[str, Any]) -> None:
+        super().__init__(array, path, record)
+        self._png = path
 
     def _telling(self) -> contextlib.AbstractContextManager[None]:
         return _telling(self.path, "Nothing was written.")
@@ -236,19 +237,12 @@ class _PngOutput(Output):
         import imagecodecs
 
         encoded = imagecodecs.png_encode(self.array)
-        path = Path(str(self.path))
         try:
-            path.write_bytes(encoded)
+            self._png.write_bytes(encoded)
             self._save_record()
         except OSError:
-            _remove(path)
+            _remove(self._png)
             raise
-
-    def _save_record(self) -> None:
-        _write_sidecar(Path(str(self.path)), self.record)
-
-    def _remove(self) -> None:
-        _remove(Path(str(self.path)))
 
 
 class _Reordered:
@@ -557,7 +551,15 @@ def _remove(path: Path) -> None:
 
 def _write_sidecar(path: Path, record: Mapping[str, Any]) -> None:
     text = json.dumps({"seamscope": record}, indent=1, ensure_ascii=False)
-    _sidecar(path).write_text(text + "\n", encoding="utf-8")
+    whole = _sidecar(path)
+    part = whole.with_name(f".{whole.name}.part")
+    try:
+        # a disk that is full must not cost the record that is there
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(whole)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
