@@ -1,0 +1,34 @@
+"""What Seamscope puts into napari's window.
+
+Knows which names live in which module, and imports none of them before it is asked for: napari
+reads this package when it starts, and torch takes seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "PredictionDock": "prediction",
+    "show_demo": "demo",
+    "tissue_2d": "samples",
+    "tissue_3d": "samples",
+}
+
+__all__ = ["PredictionDock", "show_demo", "tissue_2d", "tissue_3d"]
+
+if TYPE_CHECKING:
+    from seamscope.docks.demo import show_demo
+    from seamscope.docks.prediction import PredictionDock
+    from seamscope.docks.samples import tissue_2d, tissue_3d
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"seamscope.docks.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'seamscope.docks' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,141 @@
+"""The demo: napari with an image, a network and its tiles ready, one press of Run from the result.
+
+Knows the dock's controls, and how to wait in Qt. Does not know how a display is found (see
+`seamscope.cli`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_MODEL, _IMAGE, _TILE = "demo:batchnorm", "tissue2d", 256
+_FIGURES = ("tiles", "redundancy", "seconds", "tiles_per_second", "network", "device")
+_PATIENCE = 600.0  # seconds
+_SIZE = (1500, 920)
+_ZOOM_OUT = 0.97  # a little margin around the image
+
+
+def show_demo(headless: bool = False, screenshot: Path | None = None) -> dict[str, Any]:
+    """Open napari with the sample image, the demo network and the tile grid.
+
+    Parameters
+    ----------
+    headless
+        Press Run, wait for the end and return, instead of leaving the window to its user.
+    screenshot
+        Where to save a picture of the window; with `headless`, of the finished prediction.
+
+    Returns
+    -------
+    dict
+        Figures of the run, Dice of each channel against the sample's own labels, and where the
+        screenshot is; empty without `headless`.
+
+    Raises
+    ------
+    SeamscopeError
+        When the prediction fails.
+    """
+    import napari
+
+    viewer, dock = open_demo()
+    try:
+        if not headless:
+            _save(viewer, screenshot)
+            napari.run()
+            return {}
+        return _predict(viewer, dock, screenshot)
+    finally:
+        if headless:
+            viewer.close()
+
+
+def open_demo() -> tuple[Any, Any]:
+    """Viewer and dock, ready for Run."""
+    import napari
+
+    from seamscope.docks.prediction import PredictionDock
+    from seamscope.docks.samples import tissue_2d
+
+    viewer = napari.Viewer(title="Seamscope")
+    viewer.window.resize(*_SIZE)
+    for data, look, _ in tissue_2d():
+        viewer.add_image(data, **look)
+    dock = PredictionDock(viewer)
+    viewer.window.add_dock_widget(dock, name="Tiled prediction", area="right")
+    dock.set_model(_MODEL)
+    wait_until(lambda: dock.plan is not None or bool(dock.problem))
+    dock.tile.set_value(_TILE)
+    viewer.reset_view()
+    viewer.camera.zoom *= _ZOOM_OUT
+    return viewer, dock
+
+
+def wait_until(true: Callable[[], bool], patience: float = _PATIENCE) -> None:
+    """Let the window work until something is true.
+
+    Raises
+    ------
+    TimeoutError
+        When it never is.
+    """
+    from qtpy.QtWidgets import QApplication
+
+    end = time.monotonic() + patience
+    while not true():
+        if time.monotonic() > end:
+            raise TimeoutError(f"The demo took more than {patience:.0f} s.")
+        QApplication.processEvents()
+        time.sleep(0.01)
+
+
+def _predict(viewer: Any, dock: Any, screenshot: Path | None) -> dict[str, Any]:
+    from seamscope.errors import SeamscopeError
+
+    wait_until(lambda: dock.settled)
+    dock.run_button.click()
+    wait_until(lambda: not dock.busy)
+    if dock.problem:
+        raise SeamscopeError(dock.problem)
+    record = dock.results.layers[0].metadata["seamscope"]
+    plan, run = record["plan"], record["figures"]
+    figures: dict[str, Any] = {
+        "model": record["model"]["spec"],
+        "tile": " x ".join(map(str, plan["tile"])),
+        "halo": plan["halo"][0][0],
+        **{name: run[name] for name in _FIGURES},
+    }
+    return figures | _dice(dock.results.array) | _save(viewer, screenshot)
+
+
+def _dice(probabilities: Any) -> dict[str, float]:
+    """Overlap of the most probable class with the sample's own labels."""
+    from seamscope.demo import CHANNEL_NAMES, sample_image
+
+    found, true = np.asarray(probabilities).argmax(0), sample_image(_IMAGE)[1]
+    return {
+        f"dice_{name}": round(2 * float(((found == i) & (true == i)).sum()) / float(sizes), 3)
+        for i, name in enumerate(CHANNEL_NAMES)
+        if (sizes := (found == i).sum() + (true == i).sum())
+    }
+
+
+def _save(viewer: Any, path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    import imageio.v3
+
+    wait_until(_pause(0.3))
+    picture = viewer.screenshot(canvas_only=False, flash=False)
+    imageio.v3.imwrite(path, picture[..., :3])
+    return {"screenshot": str(path)}
+
+
+def _pause(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end

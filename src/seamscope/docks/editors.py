@@ -1,0 +1,223 @@
+"""Small editors, each of one value: `value`, `set_value`, `value_changed`.
+
+Knows widgets. Does not know networks, layers or what the values are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QGridLayout,
+    QHBoxLayout,
+    QLabel,
+    QSizePolicy,
+    QSlider,
+    QSpinBox,
+    QWidget,
+)
+
+Auto = Literal["auto"]
+
+
+class Choice(QComboBox):
+    """One of several values, each with a text for people."""
+
+    value_changed = Signal()
+
+    def __init__(self, options: Sequence[tuple[str, Any]] = (), tooltip: str = "") -> None:
+        super().__init__()
+        self.setToolTip(tooltip)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.set_options(options)
+        self.currentIndexChanged.connect(self._tell)
+
+    def set_options(self, options: Sequence[tuple[str, Any]]) -> None:
+        """Replace what can be chosen; the value stays where it still can be."""
+        value = self.value()
+        with QSignalBlocker(self):
+            self.clear()
+            for text, data in options:
+                self.addItem(text, data)
+            self.setCurrentIndex(max(self._index(value), 0))
+
+    def value(self) -> Any:
+        """What is chosen."""
+        return self.currentData()
+
+    def set_value(self, value: Any) -> None:
+        """Choose a value; one that is not offered is ignored."""
+        index = self._index(value)
+        if index >= 0:
+            self.setCurrentIndex(index)
+
+    def _index(self, value: Any) -> int:
+        return next((i for i in range(self.count()) if self.itemData(i) == value), -1)
+
+    def _tell(self) -> None:
+        self.value_changed.emit()
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Numbers an editor of pixels offers: ``low, low + step, ...`` up to `high`."""
+
+    name: str
+    axes: tuple[int, ...]
+    low: int = 0
+    high: int = 1024
+    step: int = 1
+
+    def nearest(self, value: int) -> int:
+        """Closest number offered."""
+        count = round((min(max(value, self.low), self.high) - self.low) / self.step)
+        number = self.low + count * self.step
+        return number if number <= self.high else number - self.step
+
+    @property
+    def count(self) -> int:
+        """How many numbers are offered, less one."""
+        return max((self.high - self.low) // self.step, 0)
+
+
+class _Row(QWidget):
+    """A slider and a number that always agree."""
+
+    value_changed = Signal()
+
+    def __init__(self, tooltip: str) -> None:
+        super().__init__()
+        self._steps = Steps("", ())
+        self.label = QLabel()
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.number = QSpinBox()
+        self.number.setKeyboardTracking(False)
+        self.number.setSuffix(" px")
+        self.number.setMinimumWidth(84)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        for widget in (self.label, self.slider, self.number):
+            widget.setToolTip(tooltip)
+            layout.addWidget(widget)
+        layout.setStretch(1, 1)
+        self.slider.valueChanged.connect(self._slid)
+        self.number.valueChanged.connect(self._typed)
+
+    def set_steps(self, steps: Steps) -> None:
+        """Offer other numbers; the value moves to the nearest."""
+        value = self.number.value()
+        self._steps = steps
+        self.label.setText(steps.name)
+        self.label.setVisible(bool(steps.name))
+        with QSignalBlocker(self.slider), QSignalBlocker(self.number):
+            self.slider.setRange(0, steps.count)
+            self.slider.setPageStep(max(steps.count // 10, 1))
+            self.number.setRange(steps.low, max(steps.high, steps.low))
+            self.number.setSingleStep(steps.step)
+        self.show_value(value)
+
+    def show_value(self, value: int) -> None:
+        """Show a number without telling."""
+        with QSignalBlocker(self.slider), QSignalBlocker(self.number):
+            self.number.setValue(value)
+            self.slider.setValue((self.number.value() - self._steps.low) // self._steps.step)
+
+    def _slid(self, index: int) -> None:
+        self.show_value(self._steps.low + index * self._steps.step)
+        self.value_changed.emit()
+
+    def _typed(self, value: int) -> None:
+        self.show_value(self._steps.nearest(value))
+        self.value_changed.emit()
+
+
+class PixelsEditor(QWidget):
+    """Pixels along the axes, or Auto: a slider and a number for each group of axes.
+
+    While Auto is on, the sliders show what Auto has chosen; whoever moves one has taken over.
+    """
+
+    value_changed = Signal()
+
+    def __init__(self, tooltip: str, auto_tooltip: str) -> None:
+        super().__init__()
+        self.auto = QCheckBox("Auto")
+        self.auto.setChecked(True)
+        self.auto.setToolTip(auto_tooltip)
+        self._tooltip = tooltip
+        self._rows: list[_Row] = []
+        self._steps: tuple[Steps, ...] = ()
+        self._layout = QGridLayout(self)
+        self._layout.setContentsMargins(0, 0, 0, 0)
+        self._layout.setVerticalSpacing(2)
+        self._layout.setColumnStretch(0, 1)
+        self._layout.addWidget(self.auto, 0, 1, Qt.AlignmentFlag.AlignTop)
+        self.set_steps([Steps("", (0, 1), 0, 1024, 1)])
+        self.auto.toggled.connect(self._tell)
+
+    @property
+    def rows(self) -> list[_Row]:
+        """Slider and number of each group of axes."""
+        return self._rows[: len(self._steps)]
+
+    def set_steps(self, steps: Sequence[Steps]) -> None:
+        """Offer other numbers, one row for each `Steps`."""
+        if tuple(steps) == self._steps:
+            return
+        self._steps = tuple(steps)
+        while len(self._rows) < len(steps):
+            row = _Row(self._tooltip)
+            row.value_changed.connect(self._moved)
+            self._layout.addWidget(row, len(self._rows), 0)
+            self._rows.append(row)
+        for i, row in enumerate(self._rows):
+            row.setVisible(i < len(steps))
+        for row, each in zip(self._rows, steps, strict=False):
+            row.set_steps(each)
+
+    def value(self) -> Auto | tuple[int, ...]:
+        """``"auto"``, or pixels for each axis."""
+        return "auto" if self.auto.isChecked() else self.shown()
+
+    def shown(self) -> tuple[int, ...]:
+        """Pixels for each axis as the numbers show them."""
+        pairs = [
+            (axis, row.number.value())
+            for row, steps in zip(self.rows, self._steps, strict=True)
+            for axis in steps.axes
+        ]
+        return tuple(value for _, value in sorted(pairs))
+
+    def set_value(self, value: Auto | int | Sequence[int]) -> None:
+        """Choose Auto, one number, or one for each axis."""
+        before = self.value()
+        with QSignalBlocker(self.auto):
+            self.auto.setChecked(isinstance(value, str))
+        if not isinstance(value, str):
+            self._show(value)
+        if self.value() != before:
+            self.value_changed.emit()
+
+    def show_auto(self, value: Sequence[int]) -> None:
+        """Show what Auto has chosen, without telling."""
+        if self.auto.isChecked():
+            self._show(value)
+
+    def _show(self, value: int | Sequence[int]) -> None:
+        for row, steps in zip(self.rows, self._steps, strict=True):
+            own = [value] if isinstance(value, int) else [value[axis] for axis in steps.axes]
+            row.show_value(max(own))
+
+    def _moved(self) -> None:
+        with QSignalBlocker(self.auto):
+            self.auto.setChecked(False)
+        self.value_changed.emit()
+
+    def _tell(self) -> None:
+        self.value_changed.emit()

@@ -1,0 +1,164 @@
+"""One bridge between threads: work goes on beside the window, its news arrive in the window.
+
+Knows threads, Qt's timers and napari's workers. Does not know networks, layers or widgets.
+
+::
+
+    window's thread                         worker's thread
+    Job(name, work)     --- starts --->     work(reporter)
+    told(messages)      <-- mailbox ---     reporter.tell(message)      ten times a second, at most
+    cancel()            --- flag ----->     reporter.cancelled()
+    ended(outcome)      <-- signal ----     returns or raises
+
+Qt's own queue between threads has no bound and would grow whenever a network is faster than a
+window; a mailbox that is emptied by a timer does not, as long as messages are small: slices and
+numbers, never arrays.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from napari.qt.threading import FunctionWorker, create_worker
+from qtpy.QtCore import QObject, QTimer, Signal
+
+_MAILBOX_MS = 50
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: with a value, or with an error."""
+
+    value: Any = None
+    error: Exception | None = None
+
+
+@dataclass(eq=False)
+class Reporter:
+    """What a job's work holds: a way to tell, and a question to ask.
+
+    It outlives its `Job`: when a window is closed the worker still runs for a moment.
+    """
+
+    mailbox: deque[Any] = field(default_factory=deque)
+    stop: threading.Event = field(default_factory=threading.Event)
+    quitting: Callable[[], bool] = bool
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def tell(self, message: Any) -> None:
+        """Leave a message for the window; returns at once."""
+        self.mailbox.append(message)
+
+    def cancelled(self) -> bool:
+        """Whether the work should stop: asked for in the dock, or because napari quits."""
+        return self.stop.is_set() or self.quitting()
+
+
+class _Task:
+    """Work with a name that napari can show where it asks whether to quit all the same."""
+
+    def __init__(self, name: str, work: Callable[[Reporter], Any], reporter: Reporter) -> None:
+        self._name, self._work, self._reporter = name, work, reporter
+
+    def __call__(self) -> None:
+        try:
+            self._reporter.outcome = Outcome(self._work(self._reporter))
+        except Exception as error:
+            self._reporter.outcome = Outcome(error=error)
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+class _Worker(FunctionWorker):
+    """A worker that leaves Python's warnings alone.
+
+    superqt's replaces `warnings.showwarning` of the whole process while it runs; where two workers
+    overlap, a deleted one stays in charge, and the next warning anywhere raises.
+    """
+
+    def run(self) -> None:
+        """Called by Qt in the worker's thread; a task catches its own exceptions."""
+        self.started.emit()
+        self._running = True
+        self.work()
+        self._running = False
+        self.finished.emit()
+        self._finished.emit(self)
+
+
+class Job(QObject):
+    """Work in a thread of its own.
+
+    Parameters
+    ----------
+    name
+        What is done, for people.
+    work
+        Called with a `Reporter`; its value or exception becomes the `Outcome`.
+    parent
+        When this is destroyed, so is the job, and its work is asked to stop.
+    """
+
+    told = Signal(list)
+    ended = Signal(object)
+
+    def __init__(self, name: str, work: Callable[[Reporter], Any], parent: QObject) -> None:
+        super().__init__(parent)
+        self._reporter = Reporter()
+        self.destroyed.connect(self._reporter.stop.set)
+        self._timer = QTimer(self)
+        self._timer.setInterval(_MAILBOX_MS)
+        self._timer.timeout.connect(self._deliver)
+        self._worker = create_worker(_Task(name, work, self._reporter), _worker_class=_Worker)
+        self._reporter.quitting = _Quitting(self._worker)
+        self._worker.finished.connect(self._end)
+        self.running = False
+
+    def start(self) -> None:
+        """Begin."""
+        self.running = True
+        self._timer.start()
+        self._worker.start()
+
+    def cancel(self) -> None:
+        """Ask the work to stop; `ended` still comes, when it has."""
+        self._reporter.stop.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._reporter.stop.is_set()
+
+    def abandon(self) -> None:
+        """Ask the work to stop, and hear nothing more of it."""
+        self.cancel()
+        self._timer.stop()
+        self.blockSignals(True)
+
+    def _deliver(self) -> None:
+        mailbox = self._reporter.mailbox
+        messages = [mailbox.popleft() for _ in range(len(mailbox))]
+        if messages:
+            self.told.emit(messages)
+
+    def _end(self) -> None:
+        self._timer.stop()
+        self._deliver()
+        self.running = False
+        self.ended.emit(self._reporter.outcome)
+        self.deleteLater()
+
+
+class _Quitting:
+    """Whether napari has asked a worker to stop, as it does when it quits."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+
+    def __call__(self) -> bool:
+        return bool(self._worker.abort_requested)

@@ -1,0 +1,230 @@
+"""napari's layers and the engine's images: which is which, and where each lies.
+
+Knows layers' data, axis names, transforms and shapes drawn in them. Does not know plans, networks
+or widgets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Image as ImageLayer
+from napari.layers import Layer, Shapes
+from napari.utils.transforms import Affine
+
+from seamscope.dimensions import AXES, are_axes
+from seamscope.errors import ImageError, SeamscopeError, SettingsError
+from seamscope.images import Image, open_image
+
+Area = dict[str, tuple[int, int]]
+
+_LONG_NAMES = {"time": "t", "channel": "c", "channels": "c", "depth": "z"}
+
+
+# -- a layer as an image
+
+
+def pixels(layer: ImageLayer) -> Any:
+    """What the layer's full resolution is read from."""
+    return layer.data[0] if layer.multiscale else layer.data
+
+
+def axes_of(layer: ImageLayer) -> str | None:
+    """Letters of the layer's array, the colour axis included; None where nothing tells them.
+
+    Taken from the layer's axis names where these are real ones, else from the file it came from.
+    Pictures and RGB pictures need no names.
+    """
+    named = _named_axes(layer) or ("yx" if layer.ndim == 2 else None)
+    if named is not None:
+        return named + "c" * bool(layer.rgb)
+    return _axes_in_file(layer)
+
+
+def _named_axes(layer: ImageLayer) -> str | None:
+    names = [str(name).strip().lower() for name in layer.axis_labels]
+    letters = [_LONG_NAMES.get(name, name) for name in names]
+    real = all(len(letter) == 1 and letter in AXES for letter in letters)
+    return "".join(letters) if real and are_axes("".join(letters)) else None
+
+
+def _axes_in_file(layer: ImageLayer) -> str | None:
+    path = layer.source.path
+    if not path or not Path(path).exists():
+        return None
+    try:
+        image = open_image(path)
+    except SeamscopeError:
+        return None
+    return image.axes if image.shape == tuple(pixels(layer).shape) else None
+
+
+def image_of(layer: ImageLayer, axes: str | None = None) -> Image:
+    """The image that a layer shows, its full resolution, with the layer's pixel size.
+
+    Parameters
+    ----------
+    layer
+        Its pixels are not read.
+    axes
+        One letter for each axis of its array; None for what `axes_of` finds.
+
+    Raises
+    ------
+    SettingsError
+        When `axes` does not fit.
+    ImageError
+        When the layer holds no numbers.
+    """
+    image = open_image(pixels(layer), axes=axes or axes_of(layer))
+    count = image.ndim - layer.ndim  # the colour axis has no place in the layer's transform
+    return dataclasses.replace(
+        image,
+        name=layer.name,
+        scale=(*map(float, layer.scale), *(1.0,) * count),
+        units=(*map(str, layer.units), *("",) * count),
+    )
+
+
+def letters_of(layer: ImageLayer, image: Image) -> str:
+    """Letters of the layer's own dimensions, without the colour axis; ``?`` where unknown."""
+    axes = image.axes or ("zyx"[-image.ndim :] if image.ndim <= 3 else "?" * image.ndim)
+    return axes[: layer.ndim]
+
+
+# -- where a layer lies
+
+
+def place_like(
+    layer: Layer, first: int, size: Sequence[float], offset: Sequence[float]
+) -> dict[str, Any]:
+    """Arguments for a new layer that lies on another, from its dimension `first` on.
+
+    Parameters
+    ----------
+    layer
+        The layer to lie on.
+    first
+        Its leading dimensions to leave out.
+    size
+        Pixel size of the new layer in pixels of the other, for each dimension kept.
+    offset
+        Centre of the new layer's first pixel in pixels of the other.
+    """
+    full = np.concatenate([np.zeros(first), np.asarray(offset, float)])
+    turned = Affine(
+        scale=layer.scale, translate=layer.translate, rotate=layer.rotate, shear=layer.shear
+    )
+    origin = np.asarray(turned(full))
+    place: dict[str, Any] = {
+        "scale": np.asarray(layer.scale)[first:] * np.asarray(size, float),
+        "translate": origin[first:],
+        "units": tuple(layer.units)[first:],
+        "axis_labels": tuple(layer.axis_labels)[first:],
+    }
+    kept = layer.ndim - first
+    for name, matrix in (("rotate", layer.rotate), ("affine", layer.affine.affine_matrix)):
+        part = np.asarray(matrix)[first:, first:]
+        if part.shape[0] >= kept and not np.allclose(part, np.eye(len(part))):
+            place[name] = part
+    if np.any(layer.shear) and first == 0:
+        place["shear"] = layer.shear
+    return place
+
+
+# -- part of a layer
+
+
+def shown_point(layer: Layer, viewer: Any) -> npt.NDArray[np.float64]:
+    """Centre of the view and the current slice, in pixels of the layer."""
+    point = np.array(viewer.dims.point, float)
+    shown = list(viewer.dims.displayed)
+    point[shown] = np.asarray(viewer.camera.center, float)[-len(shown) :]
+    return np.asarray(layer.world_to_data(point), float)
+
+
+def shown_dims(layer: Layer, viewer: Any) -> tuple[int, ...]:
+    """The layer's dimensions that lie in the plane of the view (the last two in 3D)."""
+    missing = viewer.dims.ndim - layer.ndim
+    return tuple(d - missing for d in viewer.dims.displayed if d >= missing)[-2:]
+
+
+def area_in_view(layer: ImageLayer, letters: str, viewer: Any) -> Area:
+    """Pixels that are seen: what the view shows of the displayed axes, the slice of all others.
+
+    Raises
+    ------
+    SettingsError
+        When nothing of the layer is in view.
+    """
+    corners = np.asarray(layer.corner_pixels, float)
+    if layer.multiscale:
+        corners = corners * np.asarray(layer.downsample_factors)[layer.data_level]
+    point = shown_point(layer, viewer)
+    shown = shown_dims(layer, viewer)
+    area: Area = {}
+    for dim, letter in enumerate(letters):
+        size = pixels(layer).shape[dim]
+        low, high = (corners[0, dim], corners[1, dim]) if dim in shown else (point[dim],) * 2
+        area[letter] = _within(low, high + (dim not in shown), size)
+        if area[letter][0] >= area[letter][1]:
+            raise SettingsError(
+                f"Nothing of {layer.name} is in view along {letter}: move the view over the image."
+            )
+    area.pop("c", None)
+    return area
+
+
+def area_of_shape(shapes: Shapes | None, layer: ImageLayer, letters: str) -> Area:
+    """Pixels inside the selected shape's box, of a shape drawn in the plane of the view.
+
+    Raises
+    ------
+    SettingsError
+        When there is no shape, or it lies beside the image.
+    """
+    if shapes is None or shapes.nshapes == 0:
+        raise SettingsError("No rectangle is drawn: draw one in a shapes layer, over the image.")
+    index = min(shapes.selected_data, default=shapes.nshapes - 1)
+    corners = np.array([shapes.data_to_world(vertex) for vertex in shapes.data[index]])
+    own = np.array([layer.world_to_data(_padded(corner, layer.ndim)) for corner in corners])
+    area: Area = {}
+    drawn = max(layer.ndim - corners.shape[1], 0)
+    for dim, letter in enumerate(letters):
+        low, high = own[:, dim].min(), own[:, dim].max()
+        if dim < drawn or letter == "c" or high - low < 1e-6:
+            continue  # not drawn along this axis: all of it
+        size = pixels(layer).shape[dim]
+        # pixel centres have whole numbers: a pixel belongs to the box that holds its centre
+        area[letter] = _within(np.ceil(low), np.floor(high) + 1, size)
+        if area[letter][0] >= area[letter][1]:
+            raise SettingsError(f"The drawn rectangle lies beside {layer.name}: draw it over it.")
+    return area
+
+
+def _within(low: float, high: float, size: int) -> tuple[int, int]:
+    start = int(np.clip(np.floor(low), 0, size))
+    return start, int(np.clip(np.ceil(high), 0, size))
+
+
+def _padded(point: npt.NDArray[np.float64], ndim: int) -> npt.NDArray[np.float64]:
+    return np.concatenate([np.zeros(max(ndim - len(point), 0)), point])
+
+
+def drawn_shapes(viewer: Any) -> Shapes | None:
+    """The shapes layer a region is taken from: the selected one, else the topmost of the user's."""
+    own = [x for x in viewer.layers if isinstance(x, Shapes) and "seamscope" not in x.metadata]
+    chosen = [x for x in own if x in viewer.layers.selection]
+    return next(iter([*chosen, *reversed(own)]), None)
+
+
+def check_image(layer: Any) -> ImageLayer:
+    """Refuse what is no image layer."""
+    if not isinstance(layer, ImageLayer):
+        raise ImageError("There is no image layer: open an image, or File > Open Sample.")
+    return layer

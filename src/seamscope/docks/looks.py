@@ -1,0 +1,137 @@
+"""How the docks talk: labels, boxes in the colours of good, careful and wrong, numbers in words.
+
+Knows rich text and units. Does not know what is being told.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QSizePolicy, QWidget
+
+from seamscope.plan import Plan
+
+Kind = Literal["good", "warning", "error"]
+
+# background and text: readable on napari's dark and light theme, and for the colour-blind
+_BOXES: dict[Kind, tuple[str, str]] = {
+    "good": ("#1d5c45", "#ffffff"),
+    "warning": ("#6b5312", "#ffffff"),
+    "error": ("#8f1d2c", "#ffffff"),
+}
+_OPTION = re.compile(r" \(--[^)]*\)")  # what the command line calls a control
+
+
+def text_label() -> QLabel:
+    """A label for sentences: wraps, and can be copied from."""
+    label = QLabel()
+    label.setWordWrap(True)
+    label.setTextFormat(Qt.TextFormat.RichText)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+    return label
+
+
+def plain(text: str) -> str:
+    """Text as rich text shows it literally."""
+    return html.escape(text, quote=False)
+
+
+def boxed(sentence: str, kind: Kind) -> str:
+    """A sentence in a coloured box."""
+    back, front = _BOXES[kind]
+    return (
+        f'<table width="100%" cellpadding="5" style="margin-top: 4px"><tr>'
+        f'<td bgcolor="{back}" style="color: {front}">{plain(sentence)}</td></tr></table>'
+    )
+
+
+def in_dock(error: Exception) -> str:
+    """An error's sentence without the command line's names for the controls."""
+    return _OPTION.sub("", str(error))
+
+
+def legend(first: QWidget, entries: Sequence[tuple[str, str]]) -> QWidget:
+    """A widget, and beside it names in their colours."""
+    whole = QWidget()
+    row = QHBoxLayout(whole)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.addWidget(first)
+    row.addStretch(1)
+    told = (f'<span style="color: {color}">&#9632;</span> {name}' for name, color in entries)
+    row.addWidget(QLabel("&nbsp; ".join(told)))
+    return whole
+
+
+def set_row(form: QFormLayout, field: QWidget, shown: bool) -> None:
+    """Show or hide one row of a form."""
+    field.setVisible(shown)
+    label = form.labelForField(field)
+    if label is not None:
+        label.setVisible(shown)
+
+
+def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
+    """What a plan costs, in plain numbers."""
+    grid = plan.grid
+    count = plan.tiles * plan.frames
+    frames = f" ({plan.tiles} in each of {plan.frames} images)" if plan.frames > 1 else ""
+    halo = " / ".join(map(str, _short([max(sides) for sides in grid.halo])))
+    rows = [
+        ("Tiles", f"<b>{count:,}</b> of {times(grid.tile_shape)} px{frames}"),
+        ("Core", f"{times(grid.stride)} px, halo {halo}, overlap {times(grid.overlap)}"),
+        ("Period", times(plan.facts.period)),
+        ("Redundant", f"{100 * (plan.redundancy - 1):.0f} % more pixels computed than kept"),
+        ("Memory", f"about {amount(plan.bytes_per_tile)} for each {_batch(plan)}"),
+        ("Time", _expected(plan, seconds, timing)),
+    ]
+    cells = "".join(
+        f'<tr><td style="padding-right: 10px">{name}</td><td>{text}</td></tr>'
+        for name, text in rows
+    )
+    return f"<table>{cells}</table>"
+
+
+def _batch(plan: Plan) -> str:
+    batch = plan.settings.batch
+    return "tile" if batch == 1 else f"batch of {batch} tiles"
+
+
+def _expected(plan: Plan, seconds: float | None, timing: bool) -> str:
+    if seconds is not None:
+        return f"about {duration(seconds)} on {plan.settings.device}"
+    return "timing one tile …" if timing else "known after one tile"
+
+
+def _short(values: Sequence[Any]) -> Sequence[Any]:
+    return values[:1] if len(set(values)) == 1 else values
+
+
+def times(values: Sequence[Any]) -> str:
+    """Sizes along the axes: 256 × 320."""
+    return " × ".join(map(str, values))
+
+
+def amount(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people, no more exact than an estimate can be."""
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 90:
+        return f"{math.ceil(seconds):.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

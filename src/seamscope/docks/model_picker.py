@@ -1,0 +1,220 @@
+"""Which network: demo networks, recent ones, a file, or a typed factory; and whether to trust it.
+
+Knows model strings, what was used lately, and how to ask. Does not load anything.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from qtpy.QtCore import QSettings, QSignalBlocker, Qt, Signal
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+_MOST_RECENT = 8
+_DEMOS = {
+    "demo:batchnorm": "Demo: tissue, BatchNorm (seamless)",
+    "demo:instancenorm": "Demo: tissue, InstanceNorm (shows seams)",
+    "demo:batchnorm3d": "Demo: tissue 3D, BatchNorm",
+    "demo:instancenorm3d": "Demo: tissue 3D, InstanceNorm",
+}
+_HINT = "choose, drop a file, or type package.module:function@weights"
+_HELP = (
+    "The network: a demo, a TorchScript file, or a Python factory and its weights:\n"
+    "    cells.pt\n"
+    "    unet.py:UNet(depth=3)@weights.safetensors\n"
+    "    monai.networks.nets:BasicUNet(spatial_dims=2)@weights.pth\n"
+    "Files can be dropped anywhere on this dock."
+)
+_FILES = "Networks (*.pt *.pth *.ckpt *.safetensors *.ts *.torchscript *.py);;All files (*)"
+
+
+def recent_models() -> list[str]:
+    """Model strings used lately, the latest first."""
+    found = _settings().value("models/recent", [])
+    return [found] if isinstance(found, str) else [str(each) for each in found or ()]
+
+
+def remember_model(spec: str) -> None:
+    """Put a model string on top of the recent ones; demo networks are offered anyway."""
+    if spec.startswith("demo:"):
+        return
+    others = [each for each in recent_models() if each != spec]
+    _settings().setValue("models/recent", [spec, *others][:_MOST_RECENT])
+
+
+def _settings() -> QSettings:
+    # a file of our own: it outlives napari's resets, and tests can put it elsewhere
+    return QSettings(
+        QSettings.Format.IniFormat, QSettings.Scope.UserScope, "seamscope", "seamscope"
+    )
+
+
+def friendly(spec: str) -> str:
+    """What to call a model string in a list."""
+    return _DEMOS.get(spec, spec)
+
+
+class ModelPicker(QWidget):
+    """Editor of a model string, and the question whether its code may run.
+
+    Signals
+    -------
+    asked : (str, bool)
+        Load this network; whether its code may run.
+    """
+
+    asked = Signal(str, bool)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.box = _spec_box()
+        self.browse = QToolButton()
+        self.browse.setText("…")
+        self.browse.setToolTip("Choose a file")
+        self.consent = ConsentPanel()
+        line = QHBoxLayout()
+        line.setSpacing(4)
+        line.addWidget(self.box, 1)
+        line.addWidget(self.browse)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(line)
+        layout.addWidget(self.consent)
+        self._spec = ""
+        self.refill()
+        self.box.activated.connect(self._activated)
+        self.box.lineEdit().returnPressed.connect(self._entered)
+        self.browse.clicked.connect(self._browse)
+        self.consent.answered.connect(self._answered)
+
+    def value(self) -> str:
+        """Model string that was asked for last; empty for none."""
+        return self._spec
+
+    def set_value(self, spec: str) -> None:
+        """Ask for a network, as if it had been typed."""
+        self.show_value(spec)
+        self.consent.hide()
+        if spec:
+            self.asked.emit(spec, False)
+
+    def show_value(self, spec: str) -> None:
+        """Show a model string without asking for it."""
+        self._spec = spec
+        with QSignalBlocker(self.box):
+            index = self.box.findData(spec)
+            self.box.setCurrentIndex(index)
+            self.box.setEditText(friendly(spec))
+        self.box.setToolTip(f"{spec}\n\n{_HELP}" if spec else _HELP)
+        self.box.lineEdit().setCursorPosition(0)
+
+    def refill(self) -> None:
+        """Offer demo networks and recent ones."""
+        recent = recent_models()
+        with QSignalBlocker(self.box):
+            self.box.clear()
+            for spec in [*recent, *_DEMOS]:
+                self.box.addItem(friendly(spec), spec)
+                self.box.setItemData(self.box.count() - 1, spec, Qt.ItemDataRole.ToolTipRole)
+            if recent:
+                self.box.insertSeparator(len(recent))
+        self.show_value(self._spec)
+
+    def ask_consent(self, spec: str, would_run: Sequence[str]) -> None:
+        """Ask whether code may run, naming what would."""
+        self.consent.ask(spec, would_run)
+
+    def _activated(self, index: int) -> None:
+        spec = self.box.itemData(index)
+        if spec:
+            self.set_value(str(spec))
+
+    def _entered(self) -> None:
+        text = self.box.currentText().strip()
+        index = self.box.findText(text)
+        self.set_value(str(self.box.itemData(index)) if index >= 0 else text)
+
+    def _browse(self) -> None:
+        start = str(Path(self._spec.rpartition("@")[2]).parent) if self._spec else ""
+        name, _ = QFileDialog.getOpenFileName(self, "Choose a network", start, _FILES)
+        if name:
+            self.set_value(name)
+
+    def _answered(self, yes: bool) -> None:
+        self.consent.hide()
+        if yes:
+            self.asked.emit(self._spec, True)
+
+
+def _spec_box() -> QComboBox:
+    box = QComboBox()
+    box.setEditable(True)
+    box.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+    box.setCompleter(None)
+    box.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+    box.lineEdit().setPlaceholderText(_HINT)
+    box.lineEdit().setAcceptDrops(False)  # a dropped file is for the dock, not its text for here
+    return box
+
+
+class ConsentPanel(QFrame):
+    """The question whether somebody's code may run.
+
+    Signals
+    -------
+    answered : bool
+        Whether it may.
+    """
+
+    answered = Signal(bool)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("seamscope_consent")
+        self.setStyleSheet("#seamscope_consent { border: 1px solid #e3b617; border-radius: 4px; }")
+        self.text = QLabel()
+        self.text.setWordWrap(True)
+        self.text.setTextFormat(Qt.TextFormat.RichText)
+        self.yes = QPushButton("Run it, I trust this file")
+        self.no = QPushButton("Do not load")
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.yes)
+        buttons.addWidget(self.no)
+        layout = QVBoxLayout(self)
+        layout.addWidget(self.text)
+        layout.addLayout(buttons)
+        self.yes.clicked.connect(self._say_yes)
+        self.no.clicked.connect(self._say_no)
+        self.hide()
+
+    def ask(self, spec: str, would_run: Sequence[str]) -> None:
+        """Show the question."""
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in would_run)
+        self.text.setText(
+            f"<b>Loading {html.escape(_short(spec))} would run code:</b><ul>{lines}</ul>"
+            "It can do whatever you can. Run it only if you trust where it comes from."
+        )
+        self.show()
+
+    def _say_yes(self) -> None:
+        self.answered.emit(True)
+
+    def _say_no(self) -> None:
+        self.answered.emit(False)
+
+
+def _short(spec: str) -> str:
+    return spec if len(spec) < 60 else f"…{spec[-58:]}"

@@ -1,0 +1,179 @@
+"""Everything that is seldom changed: where, on what, and how.
+
+Knows the settings that need no picture. Does not know tiles, networks or layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QDoubleSpinBox,
+    QFormLayout,
+    QLabel,
+    QSizePolicy,
+    QSpinBox,
+    QWidget,
+)
+
+from seamscope.docks.editors import Choice
+from seamscope.docks.looks import set_row
+
+_GB = 10**9
+
+_TIPS = {
+    "Region": "What is predicted. Current view: what you see, on the slice you see. "
+    "A region's result equals the same part of the whole result.",
+    "Result": "Probabilities: what the network gives. Labels: the number of the largest channel; "
+    "for a single channel, whether it is above the threshold.",
+    "Threshold": "Labels of a network with one channel are 1 above this.",
+    "Channel": "The one channel that is used, of an image with several.",
+    "Normalize": "Of intensities, over the whole image at once and never tile by tile. "
+    "Auto: what the network asks for.",
+    "Border": "How the image goes on beyond its border, where the network needs it to.",
+    "Replace NaN by": "Images with values that are not finite are refused, unless these are "
+    "replaced.",
+    "Device": "Where the network runs. Auto: the fastest there is.",
+    "Precision": "Floating point type of the computation. Less than float32 is faster on GPUs, "
+    "and not exact.",
+    "Batch": "Tiles in one pass of the network. On a CPU, 1 is fastest.",
+    "Accelerate": "Try equal but faster ways to run the network on the first tile, and use the "
+    "fastest whose output is the same.",
+    "Memory": "What one batch may use, and so how large Auto makes tiles. Auto: a share of what "
+    "is free.",
+}
+
+
+def devices() -> list[tuple[str, str]]:
+    """Devices of this machine, for people and for settings."""
+    found = [("Auto", "auto"), ("CPU", "cpu")]
+    for i in range(torch.cuda.device_count()):
+        found.append((f"GPU {i}: {torch.cuda.get_device_name(i)}", f"cuda:{i}"))
+    if torch.backends.mps.is_available():
+        found.append(("Apple GPU", "mps"))
+    return found
+
+
+class Options(QWidget):
+    """Editor of the settings that are folded away."""
+
+    value_changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.region = Choice(
+            [("Whole image", "image"), ("Current view", "view"), ("Drawn rectangle", "shape")]
+        )
+        self.result = Choice([("Probabilities", "probabilities"), ("Labels", "labels")])
+        self.threshold = _decimal(0.5, 0.05)
+        self.channel = Choice([("All", None)])
+        self.normalize = Choice(
+            [
+                ("Auto", "auto"),
+                ("None", "none"),
+                ("Z-score", "zscore"),
+                ("Minimum to maximum", "minmax"),
+                ("Percentiles 1 to 99.8", "percentile"),
+            ]
+        )
+        self.border = Choice([("Reflected", "reflect"), ("Zeros", "zeros")])
+        self.replace_nan = QCheckBox("NaN by 0")
+        self.device = Choice(devices())
+        self.precision = Choice([(p, p) for p in ("float32", "bfloat16", "float16")])
+        self.batch = QSpinBox()
+        self.batch.setRange(1, 256)
+        self.batch.setKeyboardTracking(False)
+        self.accelerate = QCheckBox("the network, where equal")
+        self.accelerate.setChecked(True)
+        self.memory = QDoubleSpinBox()
+        self.memory.setRange(0, 4096)
+        self.memory.setSingleStep(0.5)
+        self.memory.setSuffix(" GB")
+        self.memory.setSpecialValueText("Auto")
+        self.memory.setKeyboardTracking(False)
+        self._lay_out()
+        self._connect()
+
+    def values(self) -> dict[str, Any]:
+        """Arguments of `seamscope.plan.Settings`."""
+        return {
+            "result": self.result.value(),
+            "threshold": self.threshold.value(),
+            "channel": self.channel.value(),
+            "normalize": self.normalize.value(),
+            "border": self.border.value(),
+            "fill_nan": 0.0 if self.replace_nan.isChecked() else None,
+            "device": self.device.value(),
+            "precision": self.precision.value(),
+            "batch": self.batch.value(),
+            "accelerate": self.accelerate.isChecked(),
+            "memory": int(self.memory.value() * _GB) or None,
+        }
+
+    def set_channels(self, count: int) -> None:
+        """Offer the channels of an image; 0 or 1 for one that has no choice."""
+        each: Sequence[tuple[str, Any]] = [(f"{i}", i) for i in range(count)]
+        self.channel.set_options([("All", None), *each])
+        set_row(self._form, self.channel, count > 1)
+
+    def set_floating(self, floating: bool) -> None:
+        """Whether the image can hold NaN."""
+        set_row(self._form, self.replace_nan, floating)
+
+    def show_threshold(self, shown: bool) -> None:
+        """Whether the threshold means anything."""
+        set_row(self._form, self.threshold, shown)
+
+    def _lay_out(self) -> None:
+        self._form = QFormLayout(self)
+        self._form.setContentsMargins(0, 0, 0, 0)
+        self._form.setVerticalSpacing(4)
+        self._form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        rows = {
+            "Region": self.region,
+            "Result": self.result,
+            "Threshold": self.threshold,
+            "Channel": self.channel,
+            "Normalize": self.normalize,
+            "Border": self.border,
+            "Replace NaN by": self.replace_nan,
+            "Device": self.device,
+            "Precision": self.precision,
+            "Batch": self.batch,
+            "Accelerate": self.accelerate,
+            "Memory": self.memory,
+        }
+        for name, widget in rows.items():
+            widget.setToolTip(_TIPS[name])
+            widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+            label = QLabel("Replace" if name == "Replace NaN by" else name)
+            label.setToolTip(_TIPS[name])
+            self._form.addRow(label, widget)
+        self.set_channels(0)
+        self.set_floating(False)
+        self.show_threshold(False)
+
+    def _connect(self) -> None:
+        choices = (self.region, self.result, self.channel, self.normalize, self.border)
+        for choice in (*choices, self.device, self.precision):
+            choice.value_changed.connect(self._tell)
+        for number in (self.threshold, self.batch, self.memory):
+            number.valueChanged.connect(self._tell)
+        for box in (self.replace_nan, self.accelerate):
+            box.toggled.connect(self._tell)
+
+    def _tell(self) -> None:
+        self.value_changed.emit()
+
+
+def _decimal(value: float, step: float) -> QDoubleSpinBox:
+    box = QDoubleSpinBox()
+    box.setRange(-1e6, 1e6)
+    box.setSingleStep(step)
+    box.setValue(value)
+    box.setKeyboardTracking(False)
+    return box

@@ -1,0 +1,290 @@
+"""The tile grid, drawn.
+
+Knows how tiles look: the lines they share, colours and widths on the screen. Does not know why
+tiles lie where they lie.
+
+A grid is separable: all windows of a column share their left and right edges, and together the
+windows of all columns make each edge one line across the image. So the outlines of ten thousand
+windows are a few hundred lines, and a few hundred lines are one path that runs to and fro and
+turns on the outline of the first and last windows. Six shapes in all, however many tiles: edges
+of windows and of cores, each in two directions, and one tile shown by itself, its window and its
+core, because nobody can make out a tile among overlapping ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Image as ImageLayer
+from napari.layers import Shapes
+
+from seamscope.docks.layers import place_like, shown_dims, shown_point
+from seamscope.plan import Plan
+from seamscope.tiling import AxisTile, AxisTiling
+
+CORE, WINDOW = "#ffd23f", "#35c4f0"
+"""Colours of cores and windows, told apart also without seeing colours well."""
+
+_CORE_PIXELS, _WINDOW_PIXELS = 1.6, 0.9  # widths on the screen
+_EDGES = [WINDOW, WINDOW, CORE, CORE, WINDOW, CORE]
+_FACES = ["transparent"] * 4 + [WINDOW + "30", CORE + "40"]
+_TYPES = ["path"] * 4 + ["rectangle"] * 2
+_CLOSEST = 5.0  # edges of windows are left out where cores are fewer screen pixels apart than this
+
+Sides = tuple[float, float]
+Vertices = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Where the edges of tiles cut one axis, in pixels of the image.
+
+    Attributes
+    ----------
+    cores, windows
+        Positions of edges, ascending, no two alike.
+    core, window
+        The tile that is shown by itself.
+    """
+
+    cores: tuple[float, ...]
+    windows: tuple[float, ...]
+    core: Sides
+    window: Sides
+
+    @classmethod
+    def of(cls, axis: AxisTiling, area: slice, blends: bool, point: float) -> Lines:
+        """Edges of the tiles that make an area of the result."""
+        scale = float(axis.lattice.scale)
+        touched = axis.touching((area.start, area.stop), trusted=blends)
+        tiles = [axis[i] for i in touched]
+        cores = [(t.core[0] / scale, t.core[1] / scale) for t in tiles]
+        number = _nearest(cores, point)
+        return cls(
+            cores=_positions(cores),
+            windows=_positions([_window(tile, axis) for tile in tiles]),
+            core=cores[number],
+            window=_window(tiles[number], axis),
+        )
+
+    @classmethod
+    def whole(cls, size: int) -> Lines:
+        """Of an axis that is not tiled."""
+        sides = (0.0, float(size))
+        return cls(sides, sides, sides, sides)
+
+
+def _window(tile: AxisTile, axis: AxisTiling) -> Sides:
+    """What is read: the image as far as the tile reaches, and beyond only where that is needed."""
+    low = tile.start if axis.lattice.crop[0] else max(tile.start, 0)
+    return float(low), float(tile.stop if axis.lattice.crop[1] else min(tile.stop, axis.size))
+
+
+def _positions(sides: Sequence[Sides]) -> tuple[float, ...]:
+    return tuple(sorted({edge for pair in sides for edge in pair}))
+
+
+def _nearest(cores: Sequence[Sides], point: float) -> int:
+    distances = [max(low - point, point - high, 0.0) for low, high in cores]
+    return int(np.argmin(distances))
+
+
+class TilePreview:
+    """Shapes layer of a plan's tiles, in the plane of the view.
+
+    Parameters
+    ----------
+    viewer
+        The layer is added to it when first shown, and only its data are replaced from then on:
+        napari crashes where shapes layers come and go.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._layer: Shapes | None = None
+        self._of: tuple[ImageLayer, Plan] | None = None
+        viewer.camera.events.zoom.connect(self._redraw)
+        viewer.dims.events.current_step.connect(self._redraw)
+        viewer.dims.events.order.connect(self._redraw)
+        viewer.dims.events.ndisplay.connect(self._redraw)
+        viewer.layers.events.removed.connect(self._forget)
+
+    @property
+    def layer(self) -> Shapes | None:
+        """The layer, where there is one."""
+        return self._layer
+
+    def show(self, layer: ImageLayer, plan: Plan) -> None:
+        """Draw the tiles of a plan over the image layer it was made for."""
+        self._of = (layer, plan)
+        shapes = self._shapes()
+        if self._layer is None or self._layer.ndim != layer.ndim:
+            self._add(layer, shapes)
+        else:
+            self._replace(layer, shapes)
+
+    def hide(self) -> None:
+        """Show nothing, until `show`."""
+        self._of = None
+        if self._layer is not None:
+            self._layer.visible = False
+
+    def raise_to_top(self) -> None:
+        """Keep the grid above the results."""
+        layers = self._viewer.layers
+        if self._layer is not None and self._layer in layers:
+            layers.move(layers.index(self._layer), len(layers))
+
+    def close(self) -> None:
+        """Take the layer away, and follow the viewer no longer."""
+        viewer, layer = self._viewer, self._layer
+        viewer.camera.events.zoom.disconnect(self._redraw)
+        viewer.dims.events.disconnect(self._redraw)
+        viewer.layers.events.removed.disconnect(self._forget)
+        self._of = self._layer = None
+        if layer is not None and layer in viewer.layers:
+            viewer.layers.remove(layer)
+
+    def _add(self, layer: ImageLayer, shapes: list[Vertices]) -> None:
+        self._remove()
+        chosen = set(self._viewer.layers.selection)
+        self._layer = self._viewer.add_shapes(
+            shapes,
+            shape_type=_TYPES,
+            edge_width=self._widths(layer),
+            edge_color=_EDGES,
+            face_color=_FACES,
+            opacity=0.9,
+            name=_name(layer),
+            metadata={"seamscope": {"preview": True}},
+            **_place(layer),
+        )
+        self._layer.editable = False
+        self._viewer.layers.selection = chosen & set(self._viewer.layers)
+
+    def _remove(self) -> None:
+        old, self._layer = self._layer, None
+        if old is not None and old in self._viewer.layers:
+            self._viewer.layers.remove(old)
+
+    def _replace(self, layer: ImageLayer, shapes: list[Vertices]) -> None:
+        shown = self._layer
+        assert shown is not None
+        for name, value in _place(layer).items():
+            if not _same(getattr(shown, name), value):
+                setattr(shown, name, value)
+        shown.name = _name(layer) if shown.name != _name(layer) else shown.name
+        self._draw(shown, layer, shapes)
+        shown.visible = True
+
+    def _draw(self, shown: Shapes, layer: ImageLayer, shapes: list[Vertices]) -> None:
+        # a thumbnail of all lines takes longer than everything else
+        with shown.block_thumbnail_update():
+            shown.edge_width = self._widths(layer)
+            shown.data = list(zip(shapes, _TYPES, strict=True))
+
+    def _redraw(self, event: Any = None) -> None:
+        if self._of is None or self._layer is None or not self._layer.visible:
+            return
+        layer, _ = self._of
+        if layer in self._viewer.layers:
+            self._draw(self._layer, layer, self._shapes())
+
+    def _forget(self, event: Any) -> None:
+        if event.value is self._layer:
+            self._layer = None
+
+    def _shapes(self) -> list[Vertices]:
+        assert self._of is not None
+        layer, plan = self._of
+        point = shown_point(layer, self._viewer)
+        dims = shown_dims(layer, self._viewer)
+        if len(dims) < 2:
+            dims = (layer.ndim - 2, layer.ndim - 1)
+        across = [self._lines(dim, plan, float(point[dim])) for dim in dims]
+        plane = _Plane(np.round(point), dims)
+        sparse = [self._thinned(lines, layer, dim) for lines, dim in zip(across, dims, strict=True)]
+        return [
+            *plane.snakes([lines.windows for lines in sparse]),
+            *plane.snakes([lines.cores for lines in across]),
+            plane.box([lines.window for lines in across]),
+            plane.box([lines.core for lines in across]),
+        ]
+
+    def _lines(self, dim: int, plan: Plan, point: float) -> Lines:
+        letter = plan.layout.axes[dim]
+        if letter not in plan.layout.spatial:
+            return Lines.whole(plan.image_shape[dim])
+        number = plan.layout.spatial.index(letter)
+        axis, area = plan.grid.axes[number], plan.area[number]
+        return Lines.of(axis, area, plan.blends, point)
+
+    def _thinned(self, lines: Lines, layer: ImageLayer, dim: int) -> Lines:
+        """Without the windows' inner edges where they would be one solid colour."""
+        apart = (lines.cores[-1] - lines.cores[0]) / max(len(lines.cores) - 1, 1)
+        if apart * float(layer.scale[dim]) * self._viewer.camera.zoom >= _CLOSEST:
+            return lines
+        ends = (lines.windows[0], lines.windows[-1])
+        return Lines(lines.cores, ends, lines.core, lines.window)
+
+    def _widths(self, layer: ImageLayer) -> list[float]:
+        dims = list(shown_dims(layer, self._viewer))
+        size = float(np.mean(np.abs(np.asarray(layer.scale)[dims]))) * self._viewer.camera.zoom
+        core, window = _CORE_PIXELS / size, _WINDOW_PIXELS / size
+        return [window] * 2 + [core] * 2 + [1.6 * core] * 2
+
+
+class _Plane:
+    """The plane of the view: two dimensions of the layer, at the current slice of all others."""
+
+    def __init__(self, point: Vertices, dims: tuple[int, ...]) -> None:
+        self._point, self._dims = point, dims
+
+    def snakes(self, edges: Sequence[Sequence[float]]) -> list[Vertices]:
+        """One path along all edges that cut the second dimension, one along those of the first."""
+        first, second = edges
+        down = [
+            (end, position)
+            for i, position in enumerate(second)
+            for end in _to_and_fro(i, first[0], first[-1])
+        ]
+        along = [
+            (position, end)
+            for i, position in enumerate(first)
+            for end in _to_and_fro(i, second[0], second[-1])
+        ]
+        return [self._placed(down), self._placed(along)]
+
+    def box(self, sides: Sequence[Sides]) -> Vertices:
+        """Corners of a rectangle."""
+        (top, bottom), (left, right) = sides
+        return self._placed([(top, left), (top, right), (bottom, right), (bottom, left)])
+
+    def _placed(self, points: Sequence[tuple[float, float]]) -> Vertices:
+        vertices = np.tile(self._point, (len(points), 1))
+        # napari's pixels have their centres at whole numbers
+        vertices[:, list(self._dims)] = np.asarray(points, float) - 0.5
+        return vertices
+
+
+def _to_and_fro(number: int, low: float, high: float) -> tuple[float, float]:
+    return (low, high) if number % 2 == 0 else (high, low)
+
+
+def _name(layer: ImageLayer) -> str:
+    return f"tiles: {layer.name}"
+
+
+def _place(layer: ImageLayer) -> dict[str, Any]:
+    return place_like(layer, 0, (1,) * layer.ndim, (0,) * layer.ndim)
+
+
+def _same(own: Any, wanted: Any) -> bool:
+    own = getattr(own, "affine_matrix", own)
+    if isinstance(wanted, tuple):
+        return tuple(own) == wanted
+    return np.shape(own) == np.shape(wanted) and bool(np.allclose(own, wanted))

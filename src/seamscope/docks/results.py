@@ -1,0 +1,262 @@
+"""How a prediction looks in napari: layers that fill while it is made.
+
+Knows colours, names, contrast and when to draw again. Does not know threads or controls.
+
+A result with a few channels is one layer for each, added up in the channels' own colours; labels
+are one labels layer. All are views of the one array the engine writes into, so that nothing is
+copied and drawing again is all that it takes to see more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Image as ImageLayer
+from napari.layers import Layer
+from napari.utils import Colormap, DirectLabelColormap
+
+from seamscope.docks.layers import place_like
+from seamscope.images import Image, Output
+from seamscope.model import Model
+from seamscope.plan import Plan
+
+_MOST_LAYERS = 8
+_COLORS = ("#66c2a5", "#fc8d62", "#8da0cb", "#e78ac3", "#a6d854", "#ffd92f", "#e5c494", "#b3b3b3")
+_NOT_YET = 255
+_LEAST_PAUSE = 0.1  # seconds between two drawings
+_SHARE = 0.2  # of the window's time that may go into drawing
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that belongs to one prediction."""
+
+    layer: ImageLayer
+    image: Image
+    model: Model
+    plan: Plan
+    output: Output
+
+    @property
+    def title(self) -> str:
+        """Name of its result."""
+        tile = " × ".join(map(str, _shortest(self.plan.grid.tile_shape)))
+        return f"{self.layer.name} · {self.model.name} · tile {tile}"
+
+
+def _shortest(values: Sequence[int]) -> Sequence[int]:
+    return values[:1] if len(set(values)) == 1 else values
+
+
+class ResultLayers:
+    """The layers of one run.
+
+    Parameters
+    ----------
+    viewer
+        They are added to it, on top.
+    run
+        Its output's array is shown; nothing is copied.
+    """
+
+    def __init__(self, viewer: Any, run: Run) -> None:
+        self._run = run
+        self._viewer = viewer
+        self._array = run.output.array
+        self._labels = run.plan.settings.result == "labels"
+        self._contrast_known = self._labels
+        self._next = 0.0
+        self._dirty = False
+        if self._labels and _classes(run.plan) > 1:
+            self._array.fill(_NOT_YET)  # class 0 is a class like all others
+        self.layers: list[Layer] = list(self._add())
+        self.tell({"finished": False})
+
+    @property
+    def array(self) -> Any:
+        """The result, in the plan's order of axes."""
+        return self._array
+
+    @property
+    def present(self) -> bool:
+        """Whether any of the layers is still in the viewer."""
+        return any(layer in self._viewer.layers for layer in self.layers)
+
+    def tell(self, more: dict[str, Any]) -> None:
+        """Add to what the layers' metadata say."""
+        for layer in self.layers:
+            record = {**self._run.output.record, **more}
+            layer.metadata["seamscope"] = {**layer.metadata.get("seamscope", {}), **record}
+
+    def mark(self, region: tuple[slice, ...]) -> None:
+        """Note that a region is final."""
+        if not region:
+            return
+        self._dirty = True
+        if not self._contrast_known:
+            self._contrast_known = True
+            self._set_contrast(self._array[region])
+
+    def draw_when_due(self) -> bool:
+        """Draw what is new if the last time is long enough ago; whether nothing is left to draw."""
+        if self._dirty and time.perf_counter() >= self._next:
+            self.draw()
+        return not self._dirty
+
+    def draw(self, thumbnail: bool = False) -> None:
+        """Show what is new, and rest for as long as it deserves."""
+        self._dirty = False
+        begin = time.perf_counter()
+        for layer in self.layers:
+            if layer in self._viewer.layers:
+                layer.refresh(extent=False, thumbnail=thumbnail)
+        took = time.perf_counter() - begin
+        self._next = time.perf_counter() + max(_LEAST_PAUSE, took / _SHARE - took)
+
+    def finish(self) -> None:
+        """Draw everything, thumbnails too, with contrast limits that fit."""
+        if not self._labels:
+            self._set_contrast(_sample(self._array))
+        self.draw(thumbnail=True)
+
+    def _set_contrast(self, values: Array) -> None:
+        """Probabilities are shown from 0 to 1, all else by its range."""
+        finite = values[np.isfinite(values)]
+        if finite.size == 0:
+            return
+        low, high = float(finite.min()), float(finite.max())
+        limits = (0.0, 1.0) if low > -1e-3 and high < 1.001 else (low, high)
+        for layer in self.layers:
+            layer.contrast_limits_range = limits
+            layer.contrast_limits = limits
+
+    # -- making the layers
+
+    def _add(self) -> list[Layer]:
+        if self._labels:
+            return [self._add_labels()]
+        count = self._run.plan.out_channels
+        if 1 < count <= _MOST_LAYERS:
+            return [self._add_channel(i) for i in reversed(range(count))]
+        return [self._add_image(None, self._run.title, "magma")]
+
+    def _add_channel(self, index: int) -> Layer:
+        model = self._run.model
+        name = model.channels[index]
+        colors = model.channel_colors
+        color = colors[index] if len(colors) > index else _COLORS[index % len(_COLORS)]
+        colormap = Colormap(["black", color], name=f"{name} {color}")
+        return self._add_image(index, f"{name} · {self._run.title}", colormap)
+
+    def _add_image(self, channel: int | None, name: str, colormap: Any) -> Layer:
+        array, place = _placed(self._array, self._run, channel)
+        return self._viewer.add_image(
+            array,
+            name=name,
+            colormap=colormap,
+            blending="additive",
+            contrast_limits=(0.0, 1.0),
+            metadata=self._metadata(channel),
+            **place,
+        )
+
+    def _add_labels(self) -> Layer:
+        array, place = _placed(self._array, self._run, None)
+        look: dict[str, Any] = {}
+        if _classes(self._run.plan) > 1:
+            look = {"colormap": self._class_colors(), "features": self._class_names()}
+        name = f"labels · {self._run.title}"
+        return self._viewer.add_labels(
+            array, name=name, metadata=self._metadata(None), opacity=0.6, **look, **place
+        )
+
+    def _class_colors(self) -> DirectLabelColormap:
+        known = self._run.model.channel_colors
+        count = _classes(self._run.plan)
+        colors = known if len(known) == count else [_COLORS[i % 8] for i in range(count)]
+        each: dict[int | None, str] = {**dict(enumerate(colors)), None: "transparent"}
+        return DirectLabelColormap(color_dict=each)
+
+    def _class_names(self) -> dict[str, list[Any]]:
+        names = self._run.model.channels
+        return {
+            "index": [*range(len(names)), _NOT_YET],
+            "class": [*names, "not predicted"],
+        }
+
+    def _metadata(self, channel: int | None) -> dict[str, Any]:
+        told: dict[str, Any] = {"axes": self._run.plan.out_axes}
+        if channel is not None:
+            told["channel"] = self._run.model.channels[channel]
+        return {"seamscope": told}
+
+
+def _classes(plan: Plan) -> int:
+    return plan.facts.out_channels
+
+
+def _sample(array: Array) -> Array:
+    """A million values from everywhere."""
+    step = max(1, round((array.size / 1e6) ** (1 / array.ndim)))
+    return array[(slice(None, None, step),) * array.ndim]
+
+
+def _placed(array: Array, run: Run, channel: int | None) -> tuple[Array, dict[str, Any]]:
+    """A view of a result with the dimensions of its image's layer, and where it lies.
+
+    The result's own axes are in the engine's order; a layer's may be in any other, and have a
+    channel axis between them, along which the result is the same everywhere.
+    """
+    axes = run.plan.out_axes
+    if channel is not None:
+        array = array[(slice(None),) * axes.index("c") + (channel,)]
+        axes = axes.replace("c", "")
+    lead = "c" if "c" in axes and run.plan.out_channels > 1 else ""
+    letters = run.plan.layout.axes[: run.layer.ndim]
+    first = min(letters.index(a) for a in axes if a in letters and a != lead)
+    shown = letters[first:]
+    order = [axes.index(a) for a in lead + shown if a in axes]
+    view = array.transpose(order)
+    for dim, letter in enumerate(shown, start=len(lead)):
+        if letter not in axes:
+            count = run.image.shape[run.plan.layout.axes.index(letter)]
+            view = _repeated(view, dim, count)
+    size, offset = zip(*(_grain(letter, run.plan) for letter in shown), strict=True)
+    place = place_like(run.layer, first, size, offset)
+    return view, _with_leading(place, len(lead))
+
+
+def _repeated(array: Array, dim: int, count: int) -> Array:
+    expanded = np.expand_dims(array, dim)
+    return np.broadcast_to(expanded, (*array.shape[:dim], count, *array.shape[dim:]))
+
+
+def _grain(letter: str, plan: Plan) -> tuple[float, float]:
+    """Size of a result's pixel and centre of its first one, in pixels of the image."""
+    layout = plan.layout
+    if letter in layout.spatial:
+        number = layout.spatial.index(letter)
+        scale = float(plan.facts.scale[number])
+        return 1 / scale, (plan.area[number].start + 0.5) / scale - 0.5
+    if letter in layout.frames:
+        return 1.0, float(plan.frame_ranges[layout.frames.index(letter)][0])
+    return 1.0, 0.0
+
+
+def _with_leading(place: dict[str, Any], count: int) -> dict[str, Any]:
+    """The same for a layer with one more dimension in front: its channels."""
+    if not count:
+        return place
+    return {
+        "scale": np.concatenate([[1.0], place["scale"]]),
+        "translate": np.concatenate([[0.0], place["translate"]]),
+        "units": ("pixel", *place["units"]),
+        "axis_labels": ("c", *place["axis_labels"]),
+    }
