@@ -6,18 +6,18 @@ import copy
 import operator
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+import tifffile
 import torch
 import torch.nn.functional as F  # noqa: N812
+from safetensors.torch import load_file
 from torch import nn
 
-from seamscope import acceleration
+import real_networks
+from seamscope import acceleration, demo
 from seamscope.acceleration import TOLERANCE, choose, variants
 from seamscope.fusion import fused
-
-REAL = Path(__file__).parents[2] / "shared" / "real"
 
 
 @pytest.fixture(autouse=True)
@@ -429,3 +429,35 @@ def test_an_exported_program_is_fused():
     run = fused_run(program.module())
     for example in (tile(size=32), tile(size=48)):
         assert deviation(run(example), network, example) < TOLERANCE
+
+
+# ------------------------------------------------------------------------- networks that are used
+
+
+@pytest.mark.parametrize("name", ["batchnorm", "instancenorm", "batchnorm3d", "instancenorm3d"])
+def test_the_demo_networks_are_fused(name):
+    network = demo.build(name).eval()
+    axes = demo.RECIPES[name].spatial_axes
+    example = tile(axes=axes, size=64 if axes == 2 else 24)
+    assert deviation(fused_run(network, axes)(example), network, example) < TOLERANCE
+    known = {"PackedConvolution", "Convolution", "TileNorm", "MaxPool2d", "MaxPool3d"}
+    assert set(kinds(network)) <= known | {"Softmax", "Upsample"}
+
+
+@pytest.mark.parametrize("name", ["nuclei_broad", "covid_instancenorm", "nuclei_batchnorm"])
+def test_real_networks_on_a_real_image_are_fused_and_trimmed(real_models, real_images, name):
+    folder = {"covid_instancenorm": "unet2d_covid_if_instancenorm"}.get(name, f"unet2d_{name}")
+    network = getattr(real_networks, name)().eval()
+    network.load_state_dict(load_file(next((real_models / folder).glob("*.safetensors"))))
+    image = torch.from_numpy(tifffile.imread(real_images / "nuclei_2d.tif").astype("float32"))
+    low, unit = image.mean(), image.std()
+    if name == "nuclei_batchnorm":
+        low, unit = image.min(), image.max() - image.min()
+    example = ((image - low) / unit)[None, None, :256, 128:384].contiguous()
+    run = fused_run(network)
+    whole = run(example)
+    # one of these is itself off by 6e-5, since its last sigmoid is steep
+    own = deviation(acceleration._plain(network)(example), network, example)
+    assert deviation(whole, network, example) < max(TOLERANCE, 2 * own)
+    keep = (slice(101, 170), slice(0, 91))
+    assert torch.equal(run(example, keep), whole[:, :, *keep])
