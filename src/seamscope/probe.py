@@ -186,10 +186,11 @@ class _Prober:
                     self._check_any_channels(channels, shape)
                     return channels, shape
                 self._no_image = f"for an input of {(batch, channels, *shape)} it gives {found}"
+        answer = self._no_image or self._error
         raise ModelError(
             "The network runs on no input that was tried (1 to 8 channels, 2 or 3 spatial axes, "
-            f"usual sizes); its answer: {self._no_image or self._error}. It must map (N, C, [Z,] Y, X) to an "
-            "image (N, C', [Z',] Y', X'). Say spatial_axes and channels if they are unusual."
+            f"usual sizes); its answer: {answer}. It must map (N, C, [Z,] Y, X) to an image "
+            "(N, C', [Z',] Y', X'). Say spatial_axes and channels if they are unusual."
         )
 
     def _candidates(self) -> Iterator[tuple[int, int, int]]:
