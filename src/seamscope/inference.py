@@ -30,12 +30,12 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from seamscope.acceleration import choose
+from seamscope.acceleration import Run, choose
 from seamscope.errors import ImageError, ModelError, SeamscopeError, SettingsError
 from seamscope.images import Image, Output, create_output, open_image
 from seamscope.intensity import Intensity, measure_intensity
 from seamscope.loaders import load_model
-from seamscope.model import Model, Runner
+from seamscope.model import Model, Runner, Speed
 from seamscope.plan import Plan, Settings, resolve
 from seamscope.stitching import Array, canvas
 from seamscope.tiling import AxisTiling, Lattice, Slices, Tile
@@ -178,12 +178,83 @@ def predict(
         opened = opened.with_axes(axes)
     network = load_model(model, trust=trust)
     wanted = dataclasses.replace(settings or Settings(), **asked)
-    plan = resolve(wanted, network, opened)
+    plan = prepare(wanted, network, opened)
     with open_output(plan, opened, network, out, overwrite=overwrite) as output:
         for event in run(plan, network, opened, output):
             if on_event is not None:
                 on_event(event)
         return output.array
+
+
+def prepare(settings: Settings, model: Model, image: Image) -> Plan:
+    """Resolve settings; where the tile is ``"auto"`` and the run long, by measured speeds.
+
+    Parameters
+    ----------
+    settings, model, image
+        As for `seamscope.plan.resolve`.
+
+    Notes
+    -----
+    Trials take a few percent of the time the run is expected to take, and are remembered in
+    `Model.choices` and `Model.speeds`.
+    """
+    plan = resolve(settings, model, image)
+    if settings.tile != "auto" or not _worth_a_trial(plan):
+        return plan
+    tune(plan, model, image)
+    return resolve(settings, model, image)
+
+
+def tune(plan: Plan, model: Model, image: Image) -> None:
+    """Find the fastest equivalent of the network, and how its speed depends on the tile's size.
+
+    Larger tiles waste less halo, but may fall out of the caches of the processor; which matters
+    more is measured, on tiles of growing size, while that costs less than a twentieth of the run.
+    """
+    reader = _Reader(plan, image, Intensity("none"))
+    runner = model.runner(plan.settings.device, plan.settings.precision)
+    _accelerate(plan, model, runner, reader)
+    if plan.settings.device in model.speeds:
+        return
+    job = next(iter(_jobs(plan, None)))
+    whole = reader.read([job])
+    expected, spent = math.inf, 0.0
+    seconds: dict[int, float] = {}
+    for shape in _trial_shapes(plan):
+        tile = np.ascontiguousarray(whole[:, :, *(slice(0, n) for n in shape)])
+        taken = _seconds_of(runner, tile)
+        seconds[math.prod(shape)] = taken / math.prod(shape)
+        spent += 2 * taken
+        expected = min(expected, min(seconds.values()) * _pixels_to_compute(plan))
+        if spent + 2 * taken * _GROWTH ** len(shape) > expected / 20:
+            break
+    model.speeds[plan.settings.device] = Speed(tuple(sorted(seconds.items())))
+
+
+_GROWTH = 1.6  # from one trial tile's side to the next's
+
+
+def _trial_shapes(plan: Plan) -> Iterator[tuple[int, ...]]:
+    """Shapes of accepted sizes, from small to the plan's own tile."""
+    shape = tuple(part.stop for part in _trial_part(plan))
+    while True:
+        yield shape
+        if shape == plan.grid.tile_shape:
+            return
+        shape = tuple(
+            _part(axis.tile, int(n * _GROWTH), axis.lattice)
+            for axis, n in zip(plan.grid.axes, shape, strict=True)
+        )
+
+
+def _seconds_of(runner: Runner, batch: Array) -> float:
+    """Seconds of one forward pass, after one to warm up."""
+    for _ in range(2):
+        start = time.perf_counter()
+        runner(batch)
+        runner.synchronize()
+    return time.perf_counter() - start
 
 
 def open_output(
@@ -272,15 +343,12 @@ def run(
 
 
 def time_one_tile(plan: Plan, model: Model, image: Image) -> float:
-    """Seconds of one forward pass of a batch, reading included, after a warm-up."""
+    """Seconds of one forward pass, in the fastest way that is known by now."""
     reader = _Reader(plan, image, Intensity("none"))
     runner = model.runner(plan.settings.device, plan.settings.precision)
     job = next(iter(_jobs(plan, None)))
-    batch = reader.read([job])
-    runner(batch)
-    start = time.perf_counter()
-    runner(reader.read([job]))
-    return time.perf_counter() - start
+    runner.run = _known_run(plan, model) or runner.run
+    return _seconds_of(runner, reader.read([job]))
 
 
 # -- one attempt
@@ -321,7 +389,10 @@ def _attempt(
     begin = time.perf_counter()
     done = 0
     stitcher = _Stitcher(plan, output)
-    predictions = predict_tiles(plan, runner, reader, first=first, cancelled=cancelled)
+    # watchers see whole predictions, overlaps and all; stitching needs only what it keeps
+    predictions = predict_tiles(
+        plan, runner, reader, first=first, cancelled=cancelled, whole=bool(watchers)
+    )
     with contextlib.closing(predictions):
         for frame, tile, prediction in predictions:
             for watch in watchers:
@@ -353,15 +424,49 @@ def predict_tiles(
     *,
     first: Sequence[float] | None = None,
     cancelled: Cancelled = lambda: False,
+    whole: bool = True,
 ) -> Generator[tuple[tuple[int, ...], Tile, Array], None, None]:
-    """Predict all tiles of a plan: yields ``(frame, tile, prediction (C, *spatial))``."""
+    """Predict all tiles of a plan.
+
+    Yields
+    ------
+    frame, tile, prediction
+        The prediction ``(C, *spatial)`` of one tile. Unless `whole`, only what stitching keeps is
+        computed, and the tile's `origin` says where that begins.
+    """
     batches = _batched(_jobs(plan, first), plan.settings.batch)
     for jobs, batch in reader.ahead(batches):
         if cancelled():
             return
-        predictions = _forward(runner, batch, plan)
+        keep = None if whole else _needed(plan, [job.tile for job in jobs])
+        predictions = _forward(runner, batch, plan, keep)
         for job, prediction in zip(jobs, predictions, strict=True):
-            yield job.frame, job.tile, prediction
+            yield job.frame, _beginning_at(job.tile, keep), prediction
+
+
+def _needed(plan: Plan, tiles: Sequence[Tile]) -> Slices:
+    """Smallest box within predictions that holds what stitching keeps of each of these tiles."""
+    parts = [
+        tile.within(_common(tile.trusted if plan.blends else tile.core, plan.area))
+        for tile in tiles
+    ]
+    return tuple(
+        slice(min(part[axis].start for part in parts), max(part[axis].stop for part in parts))
+        for axis in range(len(plan.area))
+    )
+
+
+def _common(region: Slices, area: Slices) -> Slices:
+    return tuple(
+        slice(max(r.start, a.start), min(r.stop, a.stop)) for r, a in zip(region, area, strict=True)
+    )
+
+
+def _beginning_at(tile: Tile, keep: Slices | None) -> Tile:
+    if keep is None:
+        return tile
+    origin = tuple(o + part.start for o, part in zip(tile.origin, keep, strict=True))
+    return dataclasses.replace(tile, origin=origin)
 
 
 def _jobs(plan: Plan, first: Sequence[float] | None) -> Iterator[_Job]:
@@ -389,9 +494,9 @@ def _batched(jobs: Iterable[_Job], size: int) -> Iterator[list[_Job]]:
         yield batch
 
 
-def _forward(runner: Runner, batch: Array, plan: Plan) -> Array:
+def _forward(runner: Runner, batch: Array, plan: Plan, keep: Slices | None) -> Array:
     try:
-        predictions = runner(batch)
+        predictions = runner(batch, keep)
     except MemoryError as error:
         raise _OutOfMemory(error) from error
     except SeamscopeError:
@@ -404,9 +509,9 @@ def _forward(runner: Runner, batch: Array, plan: Plan) -> Array:
             f"({type(error).__name__}: {_last_line(error)}). Try another tile size; if it fails "
             "on all, the fault is inside the network."
         ) from error
-    expected = (batch.shape[0], plan.facts.out_channels, *plan.grid.prediction_shape)
-    if plan.facts.any_channels:
-        expected = (batch.shape[0], predictions.shape[1], *plan.grid.prediction_shape)
+    channels = predictions.shape[1] if plan.facts.any_channels else plan.facts.out_channels
+    size = plan.grid.prediction_shape if keep is None else tuple(k.stop - k.start for k in keep)
+    expected = (batch.shape[0], channels, *size)
     if predictions.shape != expected:
         raise ModelError(
             f"For a tile of shape {batch.shape} the network gave {predictions.shape} instead of "
@@ -648,36 +753,59 @@ class _ChannelView:
 # -- running
 
 
+def _pixels_to_compute(plan: Plan) -> int:
+    # the grid of the whole image decides, so that an area is computed as the whole would be
+    return len(plan.grid) * math.prod(plan.grid.tile_shape) * plan.frames
+
+
 def _worth_a_trial(plan: Plan) -> bool:
     """Whether so much is to be computed that choosing a faster way pays."""
-    trial = _TRIAL_PIXELS[plan.facts.spatial_axes]
-    # the grid of the whole image decides, so that an area is computed as the whole would be
-    pixels = len(plan.grid) * math.prod(plan.grid.tile_shape) * plan.frames
-    return (
-        plan.settings.accelerate
-        and plan.settings.precision == "float32"
-        and pixels > _WORTH_A_TRIAL * trial
-    )
+    enough = _WORTH_A_TRIAL * _TRIAL_PIXELS[plan.facts.spatial_axes]
+    exact = plan.settings.precision == "float32"
+    return plan.settings.accelerate and exact and _pixels_to_compute(plan) > enough
+
+
+def _known_run(plan: Plan, model: Model) -> Run | None:
+    known = model.choices.get(plan.settings.device)
+    return known.run if known and _worth_a_trial(plan) else None
 
 
 def _accelerate(plan: Plan, model: Model, runner: Runner, reader: _Reader) -> str:
     """Let the runner use the fastest equivalent of the network; returns its name."""
     if not _worth_a_trial(plan):
         return "plain"
-    known: dict[str, Any] = model.__dict__.setdefault("_fastest", {})
-    if plan.settings.device not in known:
+    device = plan.settings.device
+    if device not in model.choices:
         batch = reader.read([next(iter(_jobs(plan, None)))])
-        example = runner.example(np.ascontiguousarray(batch[:, :, *_trial_part(plan)]))
+        part = _trial_part(plan)
+        example = runner.example(np.ascontiguousarray(batch[:, :, *part]))
         try:
-            with torch.inference_mode():
-                known[plan.settings.device] = choose(model.module, example, repeats=1)
+            runner(batch[:, :, *part])  # warms up
+            start = time.perf_counter()
+            runner(batch[:, :, *part])
+            rate = (time.perf_counter() - start) / math.prod(example.shape[2:])
+            patience = rate * _pixels_to_compute(plan) / 10
+            model.choices[device] = choose(
+                model.module, example, keep=_inner(plan, part), patience_s=patience, repeats=2
+            )
         except Exception as error:
             if _is_memory(error):
                 raise _OutOfMemory(error) from error
             return "plain"
-    choice = known[plan.settings.device]
-    runner.run = choice.run
-    return str(choice.name)
+    runner.run = model.choices[device].run
+    return model.choices[device].name
+
+
+def _inner(plan: Plan, part: Slices) -> Slices | None:
+    """What would be kept of such a tile: all but its halo; None where that is nothing."""
+    inner = []
+    for axis, side in zip(plan.grid.axes, part, strict=True):
+        size = side.stop - sum(axis.lattice.crop)
+        low, high = axis.halo[0], size - axis.halo[1]
+        if low >= high:
+            return None
+        inner.append(slice(int(low * axis.lattice.scale), int(high * axis.lattice.scale)))
+    return tuple(inner)
 
 
 def _trial_part(plan: Plan) -> Slices:
@@ -760,7 +888,9 @@ __all__ = [
     "open_output",
     "predict",
     "predict_tiles",
+    "prepare",
     "record",
     "run",
     "time_one_tile",
+    "tune",
 ]

@@ -9,19 +9,21 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
+from seamscope.acceleration import Choice, Run
 from seamscope.errors import ModelError, SettingsError
 from seamscope.probe import Facts, Hints, probe
 from seamscope.receptive_field import Reach, measure_reach
-from seamscope.tiling import Sides, axis_names
+from seamscope.tiling import Sides, Slices, axis_names
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Array: TypeAlias = npt.NDArray[Any]
@@ -31,6 +33,24 @@ _PRECISIONS: dict[Precision, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How long a network takes for tiles of several sizes, on one device of this machine.
+
+    Attributes
+    ----------
+    seconds
+        Pairs ``(input pixels of the tile, seconds per input pixel)``, by size.
+    """
+
+    seconds: tuple[tuple[int, float], ...]
+
+    def per_pixel(self, pixels: int) -> float:
+        """Seconds per input pixel for a tile of so many pixels: interpolated in its logarithm."""
+        sizes, rates = zip(*self.seconds, strict=True)
+        return float(np.interp(np.log(pixels), np.log(sizes), rates))
 
 
 @dataclass(eq=False)
@@ -51,6 +71,9 @@ class Model:
         Of the prediction, where known; colours as ``"#rrggbb"``.
     normalize
         How its images are to be normalized, where known.
+    choices, speeds
+        What trials on this machine found, for each device: the fastest equivalent of the network,
+        and how long tiles of several sizes take (see `seamscope.inference.tune`).
 
     Notes
     -----
@@ -65,6 +88,8 @@ class Model:
     channel_names: tuple[str, ...] = ()
     channel_colors: tuple[str, ...] = ()
     normalize: str | None = None
+    choices: dict[str, Choice] = field(default_factory=dict, repr=False)
+    speeds: dict[str, Speed] = field(default_factory=dict, repr=False)
 
     @cached_property
     def facts(self) -> Facts:
@@ -105,6 +130,11 @@ class Model:
         """Prepare the network to run on a device."""
         return Runner(self, device, precision)
 
+    def run_plain(self, x: torch.Tensor, keep: Slices | None = None, /) -> torch.Tensor:
+        """Run the network itself, and cut out what is to be kept."""
+        y = self._forward(x)
+        return y if keep is None else y[:, :, *keep]
+
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         return single_tensor(self.module(x))
 
@@ -144,14 +174,18 @@ class Runner:
         self._autocast = precision != "float32"
         self._dtype = _PRECISIONS[precision]
         self.module = model.module.to(self.device)
-        self.run: Callable[[torch.Tensor], torch.Tensor] = model._forward
+        self.run: Run = model.run_plain
 
-    def __call__(self, batch: Array) -> Array:
-        """Predict ``(N, C, *spatial)`` float32; returns ``(N, C', *spatial')`` float32."""
+    def __call__(self, batch: Array, keep: Slices | None = None) -> Array:
+        """Predict ``(N, C, *spatial)`` float32; returns ``(N, C', *spatial')`` float32.
+
+        `keep` is the part of the prediction that is wanted, by default all of it; the rest need
+        not be computed.
+        """
         # inference_mode is entered here and left here: it must never be held across a yield
         with torch.inference_mode(), self._precision():
             x = torch.from_numpy(batch).to(self.device)
-            y = self.run(x).float()
+            y = self.run(x, keep).float()
         return y.cpu().numpy()
 
     def example(self, batch: Array) -> torch.Tensor:

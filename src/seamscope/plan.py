@@ -25,7 +25,7 @@ import torch
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images import Image
 from seamscope.intensity import Method
-from seamscope.model import Model, Precision, check_device
+from seamscope.model import Model, Precision, Speed, check_device
 from seamscope.probe import Facts
 from seamscope.receptive_field import Reach
 from seamscope.stitching import BLENDS, Blend
@@ -296,7 +296,7 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
     reach = model.reach if known else None
     device = check_device(settings.device)
     budget = settings.memory or available_memory(device)
-    grid = _grid(settings, facts, reach, sizes, budget)
+    grid = _grid(settings, facts, reach, sizes, budget, model.speeds.get(device))
     area, frame_ranges = _area(settings, layout, image.shape, grid)
     kind = settings.normalize
     if kind == "auto":
@@ -407,7 +407,12 @@ def _check_channels(settings: Settings, facts: Facts, image: Image, layout: Layo
 
 
 def _grid(
-    settings: Settings, facts: Facts, reach: Reach | None, sizes: tuple[int, ...], budget: int
+    settings: Settings,
+    facts: Facts,
+    reach: Reach | None,
+    sizes: tuple[int, ...],
+    budget: int,
+    speed: Speed | None,
 ) -> TileGrid:
     ndim = facts.spatial_axes
     if min(sizes) < 1:
@@ -415,7 +420,7 @@ def _grid(
     halo = _halo(settings, reach, ndim)
     overlap = None if settings.overlap is None else per_axis(settings.overlap, ndim, "overlap")
     if settings.tile == "auto":
-        tile = smallest_computation(facts, sizes, halo, overlap, settings, budget)
+        tile = _fastest(tile_candidates(facts, sizes, halo, overlap, settings, budget), speed)
     else:
         asked = per_axis(settings.tile, ndim, "tile")
         tile = tuple(map(_no_larger_than_image, asked, sizes, facts.lattice))
@@ -450,25 +455,13 @@ def _no_larger_than_image(tile: int, size: int, lattice: Lattice) -> int:
     return min(tile, whole) if lattice.accepts(tile) else tile
 
 
-def smallest_computation(
-    facts: Facts,
-    sizes: Sequence[int],
-    halo: Sequence[Sides],
-    overlap: Sequence[int] | None,
-    settings: Settings,
-    budget: int,
+def _fastest(
+    candidates: Sequence[tuple[int, tuple[int, ...]]], speed: Speed | None
 ) -> tuple[int, ...]:
-    """Tile shape with the fewest pixels to compute, within a memory budget.
-
-    For each number of tiles along an axis the smallest tile that suffices is *balanced*: nothing
-    is computed twice because the last tile had to be moved back.
-
-    Raises
-    ------
-    SettingsError
-        When even the smallest tile does not fit the budget.
-    """
-    return tile_candidates(facts, sizes, halo, overlap, settings, budget)[0]
+    """Tile shape that takes least time, by measured speeds; without them, fewest pixels."""
+    if speed is None:
+        return candidates[0][1]
+    return min(candidates, key=lambda c: c[0] * speed.per_pixel(math.prod(c[1])))[1]
 
 
 def tile_candidates(
@@ -478,8 +471,17 @@ def tile_candidates(
     overlap: Sequence[int] | None,
     settings: Settings,
     budget: int,
-) -> list[tuple[int, ...]]:
-    """Balanced tile shapes within a memory budget, fewest computed pixels first."""
+) -> list[tuple[int, tuple[int, ...]]]:
+    """Balanced tiles within a memory budget: ``(pixels to compute, shape)``, fewest pixels first.
+
+    For each number of tiles along an axis the smallest tile that suffices is taken, so that
+    nothing is computed twice because the last tile had to be moved back.
+
+    Raises
+    ------
+    SettingsError
+        When even the smallest tile does not fit the budget.
+    """
     most = budget / max(facts.bytes_per_pixel * settings.batch, 1e-9)
     overlaps = overlap or (0,) * len(sizes)
     per = [
@@ -502,7 +504,7 @@ def tile_candidates(
     ]
     # the rounder tile of two that cost the same
     found.sort(key=lambda pair: (pair[0], max(pair[1]) / min(pair[1])))
-    return [tile for _, tile in found]
+    return found
 
 
 def _balanced(
