@@ -98,7 +98,7 @@ def _predict(viewer: Any, dock: Any, screenshot: Path | None) -> dict[str, Any]:
     from seamscope.errors import SeamscopeError
 
     wait_until(lambda: dock.settled)
-    dock.run_button.click()
+    dock.panel.run.click()
     wait_until(lambda: not dock.busy)
     if dock.problem:
         raise SeamscopeError(dock.problem)

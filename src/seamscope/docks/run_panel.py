@@ -1,0 +1,268 @@
+"""Run, Cancel, and what is told while a prediction is made.
+
+Knows the engine's events, progress and how a run ends: done, stopped, or with an error. Does not
+know how a plan comes about.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from napari.utils import progress
+from napari.utils.notifications import show_error, show_warning
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout, QWidget
+
+from seamscope.docks.job import Job, Outcome
+from seamscope.docks.looks import boxed, duration, in_dock, plain, text_label
+from seamscope.docks.results import ResultLayers, Run
+from seamscope.docks.tasks import Predict
+from seamscope.errors import SeamscopeError
+from seamscope.inference import Event, Finished, Preparing, Reduced, Started, TileDone
+
+log = logging.getLogger(__name__)
+
+_DRAW_MS = 120
+
+
+def sentence(error: Exception, what: str) -> str:
+    """What to tell of an error: our own as they are; all others are ours to mend, and logged."""
+    if isinstance(error, SeamscopeError):
+        return in_dock(error)
+    if isinstance(error, MemoryError):
+        return "Memory ran out: choose a smaller region, or close other programs."
+    log.error("%s failed", what, exc_info=error)
+    told = f"{what} failed: {type(error).__name__}: {error}"
+    show_error(told)
+    return told
+
+
+@dataclass(eq=False)
+class _Running:
+    """The prediction at hand, and what shows its progress elsewhere."""
+
+    made: Run
+    layers: ResultLayers
+    bar: Any
+    job: Job
+    tiles: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+class RunPanel(QWidget):
+    """Starts one prediction at a time and tells about it.
+
+    Signals
+    -------
+    asked
+        Run was pressed.
+    ended : (Run, Outcome)
+        A prediction is over; its outcome's value is `Finished` unless it was stopped.
+    """
+
+    asked = Signal()
+    ended = Signal(object, object)
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self._running: _Running | None = None
+        self._ready = False
+        self.results: ResultLayers | None = None
+        self.problem = ""
+        self.error = text_label()
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.text = text_label()
+        self.run = QPushButton("Run")
+        self.cancel = QPushButton("Cancel")
+        self._draw_timer = QTimer(self)
+        self._draw_timer.setSingleShot(True)
+        self._draw_timer.setInterval(_DRAW_MS)
+        self._lay_out()
+        self.run.clicked.connect(self._ask)
+        self.cancel.clicked.connect(self.stop)
+        self._draw_timer.timeout.connect(self._draw)
+        viewer.layers.events.removed.connect(self._layer_removed)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a prediction is running."""
+        return self._running is not None
+
+    def set_ready(self, ready: bool) -> None:
+        """Whether Run may be pressed."""
+        self._ready = ready
+        self.run.setEnabled(ready and not self.busy)
+
+    def show_problem(self, problem: str) -> None:
+        """Show a sentence on what is wrong; empty when nothing is."""
+        self.problem = problem
+        self.error.setText(boxed(problem, "error") if problem else "")
+        self.error.setVisible(bool(problem))
+
+    def begin(self, made: Run, first: Sequence[float], turn: threading.Lock) -> None:
+        """Add the result's layers and start to fill them.
+
+        Parameters
+        ----------
+        made
+            What to predict, and its output.
+        first
+            Point in image pixels whose tiles come first.
+        turn
+            Held while the network is used.
+        """
+        layers = self.results = ResultLayers(self._viewer, made)
+        work = Predict(made.plan, made.model, made.image, made.output, tuple(first), turn)
+        job = Job(f"predicting {made.layer.name}", work, self)
+        job.told.connect(self._hear)
+        job.ended.connect(self._end)
+        self._running = _Running(made, layers, _activity(made), job)
+        self.show_problem("")
+        self.bar.setRange(0, 0)
+        self._say("Preparing …")
+        self._show_running(True)
+        job.start()
+
+    def stop(self, _: Any = None) -> None:
+        """Stop after the tile at hand; what is done stays."""
+        if self._running is not None:
+            self._running.job.cancel()
+            self.cancel.setEnabled(False)
+            self._say("Stopping after this tile …")
+
+    # -- while it runs
+
+    def _hear(self, events: Sequence[Event | float]) -> None:
+        running = self._running
+        if running is None:
+            return
+        for event in events:
+            self._hear_of(running, event)
+        self._draw()
+        # last, because napari's activity dock lets other events happen while it draws its bar
+        running.bar.update(running.tiles - running.bar.n)
+
+    def _hear_of(self, running: _Running, event: Event | float) -> None:
+        if isinstance(event, TileDone):
+            running.tiles = event.done
+            running.layers.mark(event.region)
+            self._show_progress(event, running.job.cancelled)
+        elif isinstance(event, float):
+            self._say(f"Measuring the whole image's intensities: {event:.0%}")
+        elif isinstance(event, Preparing):
+            self._say(f"{event.what[:1].upper()}{event.what[1:]} …")
+        elif isinstance(event, Started):
+            self._set_total(running, event.tiles * event.frames)
+        elif isinstance(event, Reduced):
+            self._warn(running, event)
+
+    def _set_total(self, running: _Running, total: int) -> None:
+        running.tiles = 0
+        self.bar.setRange(0, total)
+        self.bar.setValue(0)
+        running.bar.reset(total=total)
+
+    def _warn(self, running: _Running, event: Reduced) -> None:
+        running.warnings.append(event.reason)
+        self.error.setText("".join(boxed(each, "warning") for each in running.warnings))
+        self.error.show()
+        show_warning(event.reason)
+
+    def _show_progress(self, event: TileDone, stopping: bool) -> None:
+        self.bar.setMaximum(event.total)
+        self.bar.setValue(event.done)
+        if not stopping:
+            left = f", {duration(event.seconds_left)} left" if event.done > 1 else ""
+            self._say(f"{event.done} of {event.total} tiles{left}")
+
+    def _draw(self) -> None:
+        if self._running is not None and not self._running.layers.draw_when_due():
+            self._draw_timer.start()
+
+    # -- and in the end
+
+    def _end(self, outcome: Outcome) -> None:
+        running, self._running = self._running, None
+        if running is None:
+            return
+        self._draw_timer.stop()
+        self._show_running(False)
+        finished = isinstance(outcome.value, Finished)
+        running.layers.tell(
+            {
+                "finished": finished,
+                "tiles_done": running.tiles,
+                "warnings": running.warnings,
+                "figures": outcome.value.figures if isinstance(outcome.value, Finished) else {},
+            }
+        )
+        running.layers.finish()
+        self._say_end(running, outcome)
+        self._let_go()
+        self.ended.emit(running.made, outcome)
+        if outcome.error is not None:
+            self.show_problem(sentence(outcome.error, "The prediction"))
+        running.bar.close()
+
+    def _say_end(self, running: _Running, outcome: Outcome) -> None:
+        if isinstance(outcome.value, Finished):
+            self._say(_summary(outcome.value.figures))
+        elif outcome.error is None:
+            self._say(f"Stopped after {running.tiles} tiles; what is done stays.")
+        else:
+            self.text.hide()
+
+    def _show_running(self, running: bool) -> None:
+        self.run.setEnabled(self._ready and not running)
+        self.cancel.setVisible(running)
+        self.cancel.setEnabled(running)
+        self.bar.setVisible(running)
+
+    def _say(self, text: str) -> None:
+        self.text.setText(plain(text))
+        self.text.show()
+
+    def _ask(self, _: Any = None) -> None:
+        self.asked.emit()
+
+    def _layer_removed(self, event: Any) -> None:
+        running = self._running
+        if running is None:
+            self._let_go()
+        elif event.value is running.made.layer or not running.layers.present:
+            self.stop()
+
+    def _let_go(self) -> None:
+        """Keep no array whose layers are gone."""
+        if self.results is not None and not self.results.present:
+            self.results = None
+
+    def _lay_out(self) -> None:
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.run, 1)
+        buttons.addWidget(self.cancel)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(9, 2, 9, 9)
+        for part in (self.error, self.bar, self.text):
+            column.addWidget(part)
+            part.hide()
+        column.addLayout(buttons)
+        self.cancel.hide()
+
+
+def _activity(made: Run) -> Any:
+    """A bar in napari's activity dock, silent in the terminal."""
+    return progress(total=0, desc=f"Tiles of {made.layer.name}", file=io.StringIO())
+
+
+def _summary(figures: dict[str, Any]) -> str:
+    pace = figures.get("tiles_per_second")
+    each = f", {pace:.3g} tiles a second" if pace else ""
+    return f"Done: {figures['tiles']} tiles in {duration(figures['seconds'])}{each}."
