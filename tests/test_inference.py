@@ -176,6 +176,12 @@ def test_leading_axes_are_iterated_or_become_channels_by_their_names() -> None:
     assert np.array_equal(stacked, out)
 
 
+def test_identity_takes_and_gives_any_number_of_channels() -> None:
+    image = noise(50, 40, 3)
+    out = predict(image, nn.Identity(), tile=16, axes="yxc")
+    assert np.array_equal(out, image.transpose(2, 0, 1))
+
+
 def test_one_channel_of_several() -> None:
     network = deep(nn.Conv2d(1, 1, 3, padding=1))
     image = noise(30, 40, 3)

@@ -27,16 +27,33 @@ _PUBLIC = {
     "measure_intensity": "intensity",
     "open_image": "images",
     "predict": "inference",
+    "prepare": "inference",
     "resolve": "plan",
     "run": "inference",
 }
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604
+__all__ = [
+    "Image",
+    "Intensity",
+    "Model",
+    "Plan",
+    "SeamscopeError",
+    "Settings",
+    "TileGrid",
+    "__version__",
+    "load_model",
+    "measure_intensity",
+    "open_image",
+    "predict",
+    "prepare",
+    "resolve",
+    "run",
+]
 
 if TYPE_CHECKING:
     from seamscope.errors import SeamscopeError
     from seamscope.images import Image, open_image
-    from seamscope.inference import predict, run
+    from seamscope.inference import predict, prepare, run
     from seamscope.intensity import Intensity, measure_intensity
     from seamscope.loaders import load_model
     from seamscope.model import Model

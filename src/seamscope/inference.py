@@ -291,7 +291,7 @@ def record(plan: Plan, model: Model, image: Image) -> dict[str, Any]:
         colors = model.channel_colors or (None,) * plan.out_channels
         told["channels"] = [
             {"name": name} | ({"color": color.lstrip("#")} if color else {})
-            for name, color in zip(model.channels, colors, strict=True)
+            for name, color in zip(model.channels_of(plan.facts), colors, strict=True)
         ]
     return told
 
@@ -509,9 +509,8 @@ def _forward(runner: Runner, batch: Array, plan: Plan, keep: Slices | None) -> A
             f"({type(error).__name__}: {_last_line(error)}). Try another tile size; if it fails "
             "on all, the fault is inside the network."
         ) from error
-    channels = predictions.shape[1] if plan.facts.any_channels else plan.facts.out_channels
     size = plan.grid.prediction_shape if keep is None else tuple(k.stop - k.start for k in keep)
-    expected = (batch.shape[0], channels, *size)
+    expected = (batch.shape[0], plan.facts.out_channels, *size)
     if predictions.shape != expected:
         raise ModelError(
             f"For a tile of shape {batch.shape} the network gave {predictions.shape} instead of "

@@ -148,7 +148,8 @@ def _load(spec: Spec, trust: bool) -> Model:
         raise TrustError(spec.text, danger)
     model = loader.load(spec)
     model.module.eval()
-    model.module.requires_grad_(False)
+    for parameter in model.module.parameters():
+        parameter.requires_grad_(False)
     return model
 
 
@@ -338,7 +339,7 @@ def _pickled(path: Path) -> tuple[str, ...]:
     if _is_safetensors(path):
         return ()
     try:
-        torch.load(path, map_location="meta", weights_only=True)
+        _load_tensors(path, "meta")
     except pickle.UnpicklingError:
         try:
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -368,6 +369,13 @@ def _tensors(path: Path) -> Mapping[str, torch.Tensor]:
     return found
 
 
+def _load_tensors(path: Path, device: str) -> Any:
+    """Read a checkpoint without running anything."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of pickle protocols torch itself dislikes
+        return torch.load(path, map_location=device, weights_only=True)
+
+
 def _read_checkpoint(path: Path) -> Any:
     try:
         if _is_safetensors(path):
@@ -375,7 +383,9 @@ def _read_checkpoint(path: Path) -> Any:
 
             return load_file(path)
         # Whoever gets here has been asked for trust if the file needs it.
-        return torch.load(path, map_location="cpu", weights_only=not _pickled(path))
+        if _pickled(path):
+            return torch.load(path, map_location="cpu", weights_only=False)
+        return _load_tensors(path, "cpu")
     except Exception as error:
         raise ModelError(
             f"{path} cannot be read as a network's weights "

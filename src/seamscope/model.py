@@ -117,7 +117,11 @@ class Model:
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the predicted channels."""
-        count = self.facts.out_channels
+        return self.channels_of(self.facts)
+
+    def channels_of(self, facts: Facts) -> tuple[str, ...]:
+        """Names of the channels predicted under these facts (see `Facts.with_channels`)."""
+        count = facts.out_channels
         if len(self.channel_names) == count:
             return self.channel_names
         return tuple(f"channel {i}" for i in range(count)) if count > 1 else (self.name,)

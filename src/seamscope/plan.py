@@ -289,8 +289,8 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
     SettingsError, ImageError
         When settings, network and image contradict each other.
     """
-    facts = model.facts
-    layout = image_layout(settings, facts, image)
+    layout = image_layout(settings, model.facts, image)
+    facts = model.facts.with_channels(_channel_count(settings, layout, image))
     sizes = layout.sizes(layout.spatial, image.shape)
     known = "reach" in model.__dict__ or settings.halo == "auto"
     reach = model.reach if known else None
@@ -382,6 +382,13 @@ def _obvious_axes(image: Image, facts: Facts, spatial: str) -> str:
 def _example_axes(ndim: int, spatial: str, extra: str) -> str:
     letters = "".join(a for a in "tczyx" if a in spatial or a == extra)
     return letters if len(letters) == ndim else ""
+
+
+def _channel_count(settings: Settings, layout: Layout, image: Image) -> int:
+    """Channels the network will get."""
+    if layout.channel is None or settings.channel is not None:
+        return 1
+    return layout.sizes(layout.channel, image.shape)[0]
 
 
 def _check_channels(settings: Settings, facts: Facts, image: Image, layout: Layout) -> None:

@@ -13,7 +13,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
@@ -50,6 +50,8 @@ class Facts:
         Normalizations that use the tile's own statistics, in the order of the forward pass.
     any_channels
         Whether other numbers of channels are accepted too (networks without weights).
+    channels_follow
+        Whether such a network then gives as many channels as it gets.
     period_found
         False where no shift is followed (attention, absolute positions): the accepted step of
         sizes then stands in for the period.
@@ -62,7 +64,15 @@ class Facts:
     bytes_per_pixel: float
     statistics: tuple[StatisticsCall, ...] = ()
     any_channels: bool = False
+    channels_follow: bool = False
     period_found: bool = True
+
+    def with_channels(self, count: int) -> Facts:
+        """Facts for an input of so many channels, for networks that take any number."""
+        if not self.any_channels:
+            return self
+        out = count if self.channels_follow else self.out_channels
+        return replace(self, in_channels=count, out_channels=out)
 
     @property
     def spatial_axes(self) -> int:
@@ -152,6 +162,7 @@ class _Prober:
         self._error = ""
         self._no_image = ""
         self._any_channels = False
+        self._channels_follow = False
 
     def facts(self) -> Facts:
         channels, shape = self._accepted_input()
@@ -170,6 +181,7 @@ class _Prober:
             bytes_per_pixel=meter.peak / math.prod(shape),
             statistics=tuple(fixed.calls),
             any_channels=self._any_channels,
+            channels_follow=self._channels_follow,
             period_found=None not in periods,
         )
 
@@ -212,7 +224,9 @@ class _Prober:
 
     def _check_any_channels(self, channels: int, shape: tuple[int, ...]) -> None:
         if not self._hints.weights and not self._hints.in_channels:
-            self._any_channels = self._run_shape(channels + 1, shape, 1) is not None
+            more = self._run_shape(channels + 1, shape)
+            self._any_channels = more is not None
+            self._channels_follow = more is not None and more[1] == channels + 1
 
     def _run_shape(
         self, channels: int, shape: tuple[int, ...], batch: int = 1
