@@ -18,7 +18,7 @@ from seamscope.errors import ImageError, ModelError
 
 PERIOD = {2: 8, 3: 4}
 REACH = {2: 46, 3: 22}  # pixels, at tile starts on multiples of the period
-HELD_OUT = {"2d": ((512, 512), 30_004), "3d": ((48, 128, 128), 30_002)}
+HELD_OUT = {"2d": ((512, 512), 30_004), "3d": ((32, 128, 128), 30_002)}
 
 
 def probabilities(network, image):
@@ -33,15 +33,18 @@ def tile_and_crop(network, image, tile, halo):
         sorted({*range(0, n - t, t - 2 * halo), n - t})
         for n, t in zip(image.shape, tile, strict=True)
     ]
-    for start in product(*starts):
-        read = tuple(slice(s, s + t) for s, t in zip(start, tile, strict=True))
-        predicted = probabilities(network, image[read])
+    starts = list(product(*starts))
+    tiles = [image[tuple(slice(s, s + t) for s, t in zip(at, tile, strict=True))] for at in starts]
+    with torch.inference_mode():  # a few at once, for speed: torch is slow on small 3D tiles
+        batches = torch.from_numpy(np.stack(tiles)[:, None]).split(8)
+        predictions = np.concatenate([network(batch).numpy() for batch in batches])
+    for at, predicted in zip(starts, predictions, strict=True):
         inner = [
             (0 if s == 0 else halo, t if s + t == n else t - halo)
-            for s, t, n in zip(start, tile, image.shape, strict=True)
+            for s, t, n in zip(at, tile, image.shape, strict=True)
         ]
         kept = tuple(slice(a, b) for a, b in inner)
-        target = tuple(slice(s + a, s + b) for s, (a, b) in zip(start, inner, strict=True))
+        target = tuple(slice(s + a, s + b) for s, (a, b) in zip(at, inner, strict=True))
         result[(slice(None), *target)] = predicted[(slice(None), *kept)]
     assert not np.isnan(result).any()
     return result
@@ -75,8 +78,8 @@ def test_batchnorm_is_seamless_at_its_reach_and_not_below(case):
     networks, image, *_ = case
     period, reach = PERIOD[image.ndim], REACH[image.ndim]
     halo = -(-reach // period) * period
-    tile = (192, 192) if image.ndim == 2 else (48, 72, 72)
-    part = image[:384, :384] if image.ndim == 2 else image[:, :96, :96]
+    tile = (192, 192) if image.ndim == 2 else (32, 80, 80)
+    part = image[:384, :384] if image.ndim == 2 else image[:, :112, :112]
     whole = probabilities(networks["batchnorm"], part)
     tiled = tile_and_crop(networks["batchnorm"], part, tile, halo)
     assert np.abs(tiled - whole).max() < 1e-4

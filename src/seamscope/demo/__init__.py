@@ -83,25 +83,25 @@ def _planar(normalization: Normalization) -> Recipe:
     )
 
 
-def _volumetric(normalization: Normalization) -> Recipe:
+def _volumetric(normalization: Normalization, patch: tuple[int, ...], batch: int) -> Recipe:
     return Recipe(
         spatial_axes=3,
         normalization=normalization,
         features=(8, 16, 32),
-        image=(64, 160, 160),
-        images=10,
-        patch=(40, 72, 72),
-        batch=4,
-        steps=450,
-        learning_rate=8e-3,
+        image=(48, 144, 144),
+        images=24,
+        patch=patch,
+        batch=batch,
+        steps=800,
+        learning_rate=6e-3,
     )
 
 
 RECIPES = {
     "batchnorm": _planar("batch"),
     "instancenorm": _planar("instance"),
-    "batchnorm3d": _volumetric("batch"),
-    "instancenorm3d": _volumetric("instance"),
+    "batchnorm3d": _volumetric("batch", patch=(32, 56, 56), batch=4),
+    "instancenorm3d": _volumetric("instance", patch=(40, 72, 72), batch=2),
 }
 NAMES = tuple(RECIPES)
 

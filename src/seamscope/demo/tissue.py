@@ -84,10 +84,11 @@ class _Scale:
     membrane: float  # thickness of one cell's membrane
     organelle: float
     crowd: float  # organelles for each cell
+    shading: float  # uneven illumination, relative
 
 
-_SCALE_2D = _Scale(cell=88.0, membrane=2.7, organelle=0.9, crowd=24.0)
-_SCALE_3D = _Scale(cell=44.0, membrane=1.6, organelle=0.62, crowd=44.0)
+_SCALE_2D = _Scale(cell=88.0, membrane=2.7, organelle=0.9, crowd=24.0, shading=0.09)
+_SCALE_3D = _Scale(cell=44.0, membrane=1.6, organelle=0.62, crowd=44.0, shading=0.05)
 
 
 @dataclass(frozen=True)
@@ -493,7 +494,7 @@ def _expose(
     """Blur, uneven illumination and contrast, the mill's curtains, noise, eight bits."""
     shape = stained.shape
     image = ndimage.gaussian_filter(stained, 0.6)
-    image *= 1 + 0.09 * _smooth(shape, 3.0 * scale.cell, rng)
+    image *= 1 + scale.shading * _smooth(shape, 3.0 * scale.cell, rng)
     image += 4 * _smooth(shape, 1.5 * scale.cell, rng) * (image / 128)
     curtain = ndimage.gaussian_filter1d(rng.standard_normal(shape[-1]), 2.0).astype(np.float32)
     image *= 1 + 0.035 * curtain
