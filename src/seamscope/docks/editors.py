@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtCore import QObject, QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QGridLayout,
-    QHBoxLayout,
     QLabel,
     QSizePolicy,
     QSlider,
@@ -85,36 +84,41 @@ class Steps:
         return max((self.high - self.low) // self.step, 0)
 
 
-class _Row(QWidget):
+class _Row(QObject):
     """A slider and a number that always agree."""
 
     value_changed = Signal()
 
-    def __init__(self, tooltip: str) -> None:
-        super().__init__()
+    def __init__(self, tooltip: str, parent: QWidget) -> None:
+        super().__init__(parent)
         self._steps = Steps("", ())
         self.label = QLabel()
         self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setMinimumWidth(40)
         self.number = QSpinBox()
         self.number.setKeyboardTracking(False)
-        self.number.setSuffix(" px")
-        self.number.setMinimumWidth(84)
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(6)
-        for widget in (self.label, self.slider, self.number):
+        self.number.setFixedWidth(84)
+        for widget in self.widgets:
             widget.setToolTip(tooltip)
-            layout.addWidget(widget)
-        layout.setStretch(1, 1)
         self.slider.valueChanged.connect(self._slid)
         self.number.valueChanged.connect(self._typed)
+
+    @property
+    def widgets(self) -> tuple[QWidget, ...]:
+        """From left to right."""
+        return self.label, self.slider, self.number
+
+    def show(self, shown: bool) -> None:
+        """Show or hide all of it."""
+        for widget in self.widgets:
+            widget.setVisible(shown)
+        self.label.setVisible(shown and bool(self._steps.name))
 
     def set_steps(self, steps: Steps) -> None:
         """Offer other numbers; the value moves to the nearest."""
         value = self.number.value()
         self._steps = steps
         self.label.setText(steps.name)
-        self.label.setVisible(bool(steps.name))
         with QSignalBlocker(self.slider), QSignalBlocker(self.number):
             self.slider.setRange(0, steps.count)
             self.slider.setPageStep(max(steps.count // 10, 1))
@@ -156,8 +160,8 @@ class PixelsEditor(QWidget):
         self._layout = QGridLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)
         self._layout.setVerticalSpacing(2)
-        self._layout.setColumnStretch(0, 1)
-        self._layout.addWidget(self.auto, 0, 1, Qt.AlignmentFlag.AlignTop)
+        self._layout.setColumnStretch(1, 1)
+        self._layout.addWidget(self.auto, 0, 3)
         self.set_steps([Steps("", (0, 1), 0, 1024, 1)])
         self.auto.toggled.connect(self._tell)
 
@@ -172,14 +176,18 @@ class PixelsEditor(QWidget):
             return
         self._steps = tuple(steps)
         while len(self._rows) < len(steps):
-            row = _Row(self._tooltip)
-            row.value_changed.connect(self._moved)
-            self._layout.addWidget(row, len(self._rows), 0)
-            self._rows.append(row)
-        for i, row in enumerate(self._rows):
-            row.setVisible(i < len(steps))
+            self._add_row()
         for row, each in zip(self._rows, steps, strict=False):
             row.set_steps(each)
+        for i, row in enumerate(self._rows):
+            row.show(i < len(steps))
+
+    def _add_row(self) -> None:
+        row = _Row(self._tooltip, self)
+        row.value_changed.connect(self._moved)
+        for column, widget in enumerate(row.widgets):
+            self._layout.addWidget(widget, len(self._rows), column)
+        self._rows.append(row)
 
     def value(self) -> Auto | tuple[int, ...]:
         """``"auto"``, or pixels for each axis."""

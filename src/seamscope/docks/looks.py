@@ -80,13 +80,16 @@ def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
     """What a plan costs, in plain numbers."""
     grid = plan.grid
     count = plan.tiles * plan.frames
-    frames = f" ({plan.tiles} in each of {plan.frames} images)" if plan.frames > 1 else ""
-    halo = " / ".join(map(str, _short([max(sides) for sides in grid.halo])))
+    each = f", {plan.tiles} for each of {plan.frames} images" if plan.frames > 1 else ""
     rows = [
-        ("Tiles", f"<b>{count:,}</b> of {times(grid.tile_shape)} px{frames}"),
-        ("Core", f"{times(grid.stride)} px, halo {halo}, overlap {times(grid.overlap)}"),
-        ("Period", times(plan.facts.period)),
-        ("Redundant", f"{100 * (plan.redundancy - 1):.0f} % more pixels computed than kept"),
+        ("Tiles", f"<b>{count:,}</b>{each}"),
+        ("Tile", f"{times(grid.tile_shape)} px"),
+        ("Core", f"{times(grid.stride)} px"),
+        (
+            "Overlap",
+            f"{_short(grid.overlap)} px, halo {_halo(plan)}, period {_short(plan.facts.period)}",
+        ),
+        ("Computed", f"{100 * (plan.redundancy - 1):.0f} % redundant pixels"),
         ("Memory", f"about {amount(plan.bytes_per_tile)} for each {_batch(plan)}"),
         ("Time", _expected(plan, seconds, timing)),
     ]
@@ -104,12 +107,18 @@ def _batch(plan: Plan) -> str:
 
 def _expected(plan: Plan, seconds: float | None, timing: bool) -> str:
     if seconds is not None:
-        return f"about {duration(seconds)} on {plan.settings.device}"
+        about = "" if seconds < 1 else "about "
+        return f"{about}{duration(seconds)} on {plan.settings.device}"
     return "timing one tile …" if timing else "known after one tile"
 
 
-def _short(values: Sequence[Any]) -> Sequence[Any]:
-    return values[:1] if len(set(values)) == 1 else values
+def _halo(plan: Plan) -> str:
+    sides = [str(a) if a == b else f"{a}/{b}" for a, b in plan.grid.halo]
+    return _short(sides)
+
+
+def _short(values: Sequence[Any]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else times(values)
 
 
 def times(values: Sequence[Any]) -> str:

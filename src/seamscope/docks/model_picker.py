@@ -25,12 +25,12 @@ from qtpy.QtWidgets import (
 
 _MOST_RECENT = 8
 _DEMOS = {
-    "demo:batchnorm": "Demo: tissue, BatchNorm (seamless)",
-    "demo:instancenorm": "Demo: tissue, InstanceNorm (shows seams)",
-    "demo:batchnorm3d": "Demo: tissue 3D, BatchNorm",
-    "demo:instancenorm3d": "Demo: tissue 3D, InstanceNorm",
+    "demo:batchnorm": "Demo 2D BatchNorm",
+    "demo:instancenorm": "Demo 2D InstanceNorm",
+    "demo:batchnorm3d": "Demo 3D BatchNorm",
+    "demo:instancenorm3d": "Demo 3D InstanceNorm",
 }
-_HINT = "choose, drop a file, or type package.module:function@weights"
+_HINT = "choose, type, or drop a file"
 _HELP = (
     "The network: a demo, a TorchScript file, or a Python factory and its weights:\n"
     "    cells.pt\n"
@@ -70,6 +70,11 @@ def friendly(spec: str) -> str:
 class ModelPicker(QWidget):
     """Editor of a model string, and the question whether its code may run.
 
+    Attributes
+    ----------
+    consent
+        The question; to be placed where there is room for it.
+
     Signals
     -------
     asked : (str, bool)
@@ -92,7 +97,6 @@ class ModelPicker(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(line)
-        layout.addWidget(self.consent)
         self._spec = ""
         self.refill()
         self.box.activated.connect(self._activated)
@@ -120,6 +124,12 @@ class ModelPicker(QWidget):
             self.box.setEditText(friendly(spec))
         self.box.setToolTip(f"{spec}\n\n{_HELP}" if spec else _HELP)
         self.box.lineEdit().setCursorPosition(0)
+
+    def show_name(self, name: str) -> None:
+        """Show what has no model string: a network that was handed over."""
+        with QSignalBlocker(self.box):
+            self.box.setCurrentIndex(-1)
+            self.box.setEditText(name)
 
     def refill(self) -> None:
         """Offer demo networks and recent ones."""

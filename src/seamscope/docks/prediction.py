@@ -129,6 +129,8 @@ class PredictionDock(QWidget):
     def set_model(self, model: Any, trust: bool = False) -> None:
         """Load a network: a model string, an `nn.Module`, or a `Model`."""
         self.model_picker.show_value(model if isinstance(model, str) else "")
+        if not isinstance(model, str):
+            self.model_picker.show_name(f"{getattr(model, 'name', type(model).__name__)} (given)")
         self._load(model, trust)
 
     @property
@@ -159,6 +161,7 @@ class PredictionDock(QWidget):
         self.axes = _axes_line()
         self.model_picker = ModelPicker()
         self.facts = text_label()
+        self.facts.hide()
         self.tile = PixelsEditor(
             "What the network reads at once, halo included.",
             "The least computation within the memory budget.",
@@ -213,11 +216,13 @@ class PredictionDock(QWidget):
         form.addRow("Image", self.image_box.native)
         form.addRow("Axes", self.axes)
         form.addRow("Model", self.model_picker)
+        form.addRow(self.model_picker.consent)
         form.addRow(self.facts)
         form.addRow("Tile", self.tile)
         form.addRow("Halo", self.halo)
         form.addRow("Blending", self.blend)
         form.addRow("Overlap", self.overlap)
+        set_row(form, self.overlap, False)
         return form
 
     def _connect(self) -> None:
@@ -273,7 +278,7 @@ class PredictionDock(QWidget):
         self._cancel_trial()
         self.model = None
         self.model_picker.consent.hide()
-        self.facts.setText("<i>Loading and measuring the network …</i>")
+        self._tell_facts("<i>Loading and measuring the network …</i>")
         name = spec if isinstance(spec, str) else type(spec).__name__
         self._loading = self._start(f"loading {name}", Load(spec, trust), self._loaded)
         self.refresh()
@@ -281,18 +286,18 @@ class PredictionDock(QWidget):
     def _loaded(self, outcome: Outcome) -> None:
         self._loading = None
         self.model = outcome.value
-        self.facts.setText("")
+        self._tell_facts("")
         if isinstance(outcome.error, TrustError):
             self.model_picker.ask_consent(outcome.error.source, outcome.error.would_run)
         elif outcome.error is not None:
-            self.facts.setText(boxed(sentence(outcome.error, "The network"), "error"))
+            self._tell_facts(boxed(sentence(outcome.error, "The network"), "error"))
         else:
             self._network_ready(outcome.value)
         self.refresh()
 
     def _network_ready(self, model: Model) -> None:
         kind: Kind = "good" if model.reach.bounded else "warning"
-        self.facts.setText(f"{plain(str(model.facts))}{boxed(model.describe(), kind)}")
+        self._tell_facts(f"{plain(str(model.facts))}{boxed(model.describe(), kind)}")
         if model.spec is not None:
             remember_model(model.spec)
             self.model_picker.show_value(model.spec)
@@ -301,12 +306,19 @@ class PredictionDock(QWidget):
             for editor in (self.tile, self.halo, self.overlap):
                 editor.set_value("auto")
 
+    def _tell_facts(self, text: str) -> None:
+        self.facts.setText(text)
+        self.facts.setVisible(bool(text))
+
     # -- from controls to a plan, and from the plan to all that is shown
 
     def refresh(self, _: Any = None) -> None:
         """Make a plan from the controls and show it, or say why there is none."""
         self.plan = None
         problem = ""
+        if self.layer is None:
+            self._show_nothing()
+            return
         try:
             self.image = self._open_image()
             with self._quietly():
@@ -323,6 +335,15 @@ class PredictionDock(QWidget):
         self._show_plan()
         self._show_preview()
         self._plan_trial()
+
+    def _show_nothing(self) -> None:
+        """There is no image."""
+        self.image = None
+        if not self.busy:
+            self.panel.show_problem("")
+        self.panel.set_ready(False)
+        self._show_plan()
+        self._show_preview()
 
     def _open_image(self) -> Image:
         layer = check_image(self.layer)
@@ -359,9 +380,10 @@ class PredictionDock(QWidget):
 
     def _show_plan(self) -> None:
         plan, image = self.plan, self.image
+        for editor in (self.tile, self.halo, self.overlap, self.blend):
+            editor.setEnabled(self.model is not None and image is not None)
         if plan is None or image is None:
-            waiting = self.model is None and self._loading is None and not self.problem
-            self.cost.setText("Choose a network, or drop its file here." if waiting else "")
+            self.cost.setText("" if self.problem else self._next_step())
             self.notes.setText("")
             return
         self.tile.show_auto(plan.grid.tile_shape)
@@ -370,6 +392,12 @@ class PredictionDock(QWidget):
         self.cost.setText(cost_table(plan, self._estimate(plan), self._trial is not None))
         notes = [*image.notes, *plan.notes]
         self.notes.setText("".join(boxed(note, "warning") for note in notes))
+
+    def _next_step(self) -> str:
+        if self.layer is None:
+            return "Open an image, or try File > Open Sample > Seamscope."
+        waiting = self.model is None and self._loading is None
+        return "Choose a network, or drop its file here." if waiting else ""
 
     def _show_preview(self, _: Any = None) -> None:
         if self.plan is not None and self.layer is not None and self.preview.isChecked():
@@ -440,22 +468,34 @@ class PredictionDock(QWidget):
     # -- how long it would take
 
     def _estimate(self, plan: Plan) -> float | None:
-        pace = self._pace.get(self._pace_key(plan))
+        assert self.model is not None
+        measured = self._pace.get((self._pace_key(plan), plan.grid.tile_shape))
+        speed = self.model.speeds.get(plan.settings.device)
+        if measured is None and speed is not None and plan.settings.accelerate:
+            measured = speed.per_pixel(math.prod(plan.grid.tile_shape))
+        pace = measured or self._pace.get(self._pace_key(plan))
         return None if pace is None else pace * _pixels(plan)
 
     def _pace_key(self, plan: Plan) -> tuple[Any, ...]:
-        return id(self.model), plan.settings.device, plan.settings.precision
+        settings = plan.settings
+        return id(self.model), settings.device, settings.precision, settings.accelerate
+
+    def _trial_needed(self, plan: Plan) -> Any:
+        """What is to be timed; for Auto's tile how speed depends on size, for large images."""
+        auto = self.tile.auto.isChecked() and plan.image_shape
+        return self._pace_key(plan), auto
 
     def _plan_trial(self) -> None:
-        unknown = self.plan is not None and self._pace_key(self.plan) not in self._pace
+        plan = self.plan
+        unknown = plan is not None and self._trial_needed(plan) not in self._pace
         if unknown and self._trial is None and not self.busy:
             self._trial_timer.start()
 
     def _time_a_tile(self) -> None:
         if self.plan is None or self.model is None or self.image is None or self.busy:
             return
-        self._trial_key = self._pace_key(self.plan)
-        work = Time(self.plan, self.model, self.image, self._turn)
+        self._trial_key = self._trial_needed(self.plan)
+        work = Time(self.settings().but(area=None), self.model, self.image, self._turn)
         self._trial = self._start("timing one tile", work, self._timed)
         self._show_plan()
 
@@ -463,8 +503,8 @@ class PredictionDock(QWidget):
         self._trial = None
         if outcome.error is not None:  # the run will meet it too, and say it
             log.debug("no time could be estimated", exc_info=outcome.error)
-        self._pace[self._trial_key] = outcome.value
-        self._show_plan()
+        self._pace[self._trial_key] = self._pace[self._trial_key[0]] = outcome.value
+        self.refresh()
 
     def _cancel_trial(self) -> None:
         self._trial_timer.stop()
@@ -496,7 +536,7 @@ class PredictionDock(QWidget):
     def _ended(self, made: Run, outcome: Outcome) -> None:
         if isinstance(outcome.value, Finished):
             pace = outcome.value.seconds / max(_pixels(made.plan), 1)
-            self._pace[self._pace_key(made.plan)] = pace
+            self._pace[self._pace_key(made.plan), made.plan.grid.tile_shape] = pace
         self.refresh()
 
     # -- threads, layers, files

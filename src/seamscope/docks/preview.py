@@ -161,7 +161,7 @@ class TilePreview:
             opacity=0.9,
             name=_name(layer),
             metadata={"seamscope": {"preview": True}},
-            **_place(layer),
+            **self._place(layer),
         )
         self._layer.editable = False
         self._viewer.layers.selection = chosen & set(self._viewer.layers)
@@ -174,14 +174,14 @@ class TilePreview:
     def _replace(self, layer: ImageLayer, shapes: list[Vertices]) -> None:
         shown = self._layer
         assert shown is not None
-        for name, value in _place(layer).items():
-            if not _same(getattr(shown, name), value):
-                setattr(shown, name, value)
         shown.name = _name(layer) if shown.name != _name(layer) else shown.name
         self._draw(shown, layer, shapes)
         shown.visible = True
 
     def _draw(self, shown: Shapes, layer: ImageLayer, shapes: list[Vertices]) -> None:
+        for name, value in self._place(layer).items():
+            if not _same(getattr(shown, name), value):
+                setattr(shown, name, value)
         # a thumbnail of all lines takes longer than everything else
         with shown.block_thumbnail_update():
             shown.edge_width = self._widths(layer)
@@ -231,6 +231,16 @@ class TilePreview:
         ends = (lines.windows[0], lines.windows[-1])
         return Lines(lines.cores, ends, lines.core, lines.window)
 
+    def _place(self, layer: ImageLayer) -> dict[str, Any]:
+        """Where the image lies, but exactly on the current slice.
+
+        napari stops at half pixels too, and shows shapes at whole ones only.
+        """
+        point = shown_point(layer, self._viewer)
+        offset = point - np.round(point)
+        offset[list(shown_dims(layer, self._viewer))] = 0
+        return place_like(layer, 0, (1,) * layer.ndim, offset.tolist())
+
     def _widths(self, layer: ImageLayer) -> list[float]:
         dims = list(shown_dims(layer, self._viewer))
         size = float(np.mean(np.abs(np.asarray(layer.scale)[dims]))) * self._viewer.camera.zoom
@@ -277,10 +287,6 @@ def _to_and_fro(number: int, low: float, high: float) -> tuple[float, float]:
 
 def _name(layer: ImageLayer) -> str:
     return f"tiles: {layer.name}"
-
-
-def _place(layer: ImageLayer) -> dict[str, Any]:
-    return place_like(layer, 0, (1,) * layer.ndim, (0,) * layer.ndim)
 
 
 def _same(own: Any, wanted: Any) -> bool:

@@ -2,9 +2,10 @@
 
 Knows colours, names, contrast and when to draw again. Does not know threads or controls.
 
-A result with a few channels is one layer for each, added up in the channels' own colours; labels
-are one labels layer. All are views of the one array the engine writes into, so that nothing is
-copied and drawing again is all that it takes to see more.
+A result with a few channels is one layer for each, the more opaque the more probable, so that the
+image can be seen wherever nothing is predicted (yet); labels are one labels layer. All are views
+of the one array the engine writes into, so that nothing is copied and drawing again is all that it
+takes to see more.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from napari.utils import Colormap, DirectLabelColormap
+from napari.utils.colormaps import ensure_colormap
 
 from seamscope.docks.layers import place_like
 from seamscope.images import Image, Output
@@ -28,6 +30,7 @@ from seamscope.plan import Plan
 _MOST_LAYERS = 8
 _COLORS = ("#66c2a5", "#fc8d62", "#8da0cb", "#e78ac3", "#a6d854", "#ffd92f", "#e5c494", "#b3b3b3")
 _NOT_YET = 255
+_OPACITY = 0.8  # the image shines through
 _LEAST_PAUSE = 0.1  # seconds between two drawings
 _SHARE = 0.2  # of the window's time that may go into drawing
 
@@ -145,14 +148,14 @@ class ResultLayers:
         count = self._run.plan.out_channels
         if 1 < count <= _MOST_LAYERS:
             return [self._add_channel(i) for i in reversed(range(count))]
-        return [self._add_image(None, self._run.title, "magma")]
+        return [self._add_image(None, self._run.title, _faded("magma"))]
 
     def _add_channel(self, index: int) -> Layer:
         model = self._run.model
         name = model.channels[index]
         colors = model.channel_colors
         color = colors[index] if len(colors) > index else _COLORS[index % len(_COLORS)]
-        colormap = Colormap(["black", color], name=f"{name} {color}")
+        colormap = Colormap([color + "00", color], name=f"{name} {color}")
         return self._add_image(index, f"{name} · {self._run.title}", colormap)
 
     def _add_image(self, channel: int | None, name: str, colormap: Any) -> Layer:
@@ -161,7 +164,8 @@ class ResultLayers:
             array,
             name=name,
             colormap=colormap,
-            blending="additive",
+            blending="translucent_no_depth",
+            opacity=_OPACITY,
             contrast_limits=(0.0, 1.0),
             metadata=self._metadata(channel),
             **place,
@@ -196,6 +200,13 @@ class ResultLayers:
         if channel is not None:
             told["channel"] = self._run.model.channels[channel]
         return {"seamscope": told}
+
+
+def _faded(name: str) -> Colormap:
+    """A colormap of napari's that is transparent at its lower end."""
+    colors = ensure_colormap(name).map(np.linspace(0, 1, 64))
+    colors[:, 3] = np.clip(np.linspace(0, 2.5, 64), 0, 1)
+    return Colormap(colors, name=f"{name} (faded)")
 
 
 def _classes(plan: Plan) -> int:

@@ -105,6 +105,7 @@ class RunPanel(QWidget):
         self.problem = problem
         self.error.setText(boxed(problem, "error") if problem else "")
         self.error.setVisible(bool(problem))
+        self.text.setVisible(not problem and bool(self.text.text()))
 
     def begin(self, made: Run, first: Sequence[float], turn: threading.Lock) -> None:
         """Add the result's layers and start to fill them.

@@ -8,15 +8,16 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from seamscope.docks.job import Reporter
 from seamscope.images import Image, Output
-from seamscope.inference import Event, run, time_one_tile
+from seamscope.inference import Event, prepare, run, time_one_tile
 from seamscope.loaders import load_model
 from seamscope.model import Model, as_model
-from seamscope.plan import Plan, resolve
+from seamscope.plan import Plan, Settings, resolve
 
 _TRIAL_SIDE = {1: 4096, 2: 256, 3: 64}
 
@@ -38,20 +39,29 @@ class Load:
 
 @dataclass(frozen=True)
 class Time:
-    """Time the network on one tile, which need not be as large as the plan's."""
+    """Find out how fast the network is here; where Auto chooses the tile, on tiles of many sizes.
 
-    plan: Plan
+    What is measured stays with the model (`Model.speeds`); where that is not worth its time, one
+    tile is timed, which need not be as large as the plan's.
+    """
+
+    settings: Settings
     model: Model
     image: Image
     turn: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, reporter: Reporter) -> float | None:
-        """Return seconds for each input pixel; None where there was no time for it."""
-        if reporter.cancelled():
-            return None
-        plan = _small(self.plan, self.model, self.image)
-        with self.turn:
-            return time_one_tile(plan, self.model, self.image) / math.prod(plan.grid.tile_shape)
+        """Return seconds for each input pixel; None where it was stopped."""
+        with _held(self.turn, reporter) as held:
+            return self._time() if held else None
+
+    def _time(self) -> float:
+        plan = prepare(self.settings, self.model, self.image)
+        speed = self.model.speeds.get(plan.settings.device)
+        if speed is not None:
+            return speed.per_pixel(math.prod(plan.grid.tile_shape))
+        small = _small(plan, self.model, self.image)
+        return time_one_tile(small, self.model, self.image) / math.prod(small.grid.tile_shape)
 
 
 def _small(plan: Plan, model: Model, image: Image) -> Plan:
@@ -61,6 +71,19 @@ def _small(plan: Plan, model: Model, image: Image) -> Plan:
         for axis in plan.grid.axes
     )
     return resolve(plan.settings.but(tile=tile, overlap=None, batch=1, area=None), model, image)
+
+
+@contextlib.contextmanager
+def _held(turn: threading.Lock, reporter: Reporter) -> Iterator[bool]:
+    """Wait for one's turn, unless asked to stop meanwhile; whether it came."""
+    while not (held := turn.acquire(timeout=0.05)):
+        if reporter.cancelled():
+            break
+    try:
+        yield held and not reporter.cancelled()
+    finally:
+        if held:
+            turn.release()
 
 
 @dataclass(frozen=True)
@@ -76,13 +99,17 @@ class Predict:
 
     def __call__(self, reporter: Reporter) -> Event | None:
         """Return the last event: `Finished`, unless it was stopped."""
-        with self.turn, contextlib.closing(self._events(reporter)) as events:
-            last = None
+        with _held(self.turn, reporter) as held:
+            return self._drain(reporter) if held else None
+
+    def _drain(self, reporter: Reporter) -> Event | None:
+        last = None
+        with contextlib.closing(self._events(reporter)) as events:
             for last in events:
                 reporter.tell(last)
                 if reporter.cancelled():
                     break
-            return last
+        return last
 
     def _events(self, reporter: Reporter) -> Any:
         return run(
