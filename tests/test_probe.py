@@ -187,6 +187,23 @@ def test_networks_that_see_the_whole_tile_are_told(network, convolutional, calls
     assert "No halo will help" in model.describe()
 
 
+@pytest.mark.parametrize(
+    ("network", "period", "reach"),
+    [
+        # the second network's period is longer than its first slab, the first one's reach as well
+        (seq(*(C2(1, 1, 3, padding=40, dilation=40) for _ in range(9))), 1, 360),
+        (seq(nn.AvgPool2d(64), C2(1, 1, 1), nn.Upsample(scale_factor=64)), 64, 0),
+        (seq(nn.AvgPool3d(32), C3(1, 1, 3, padding=1), nn.Upsample(scale_factor=32)), 32, 32),
+    ],
+    ids=["reach 360", "period 64", "period 32 in 3D"],
+)
+def test_far_reach_and_long_periods(network, period, reach) -> None:
+    model = as_model(network)
+    assert set(model.facts.period) == {period}
+    assert model.facts.period_found
+    assert set(model.reach.halo) == {(reach, reach)}
+
+
 def test_swallowed_nan_does_not_hide_reach() -> None:
     model = as_model(SwallowsNan())
     assert model.reach.swallows_nan

@@ -157,7 +157,6 @@ class _Prober:
     def __init__(self, forward: Forward, hints: Hints) -> None:
         self._forward = forward
         self._hints = hints
-        self._random = torch.Generator().manual_seed(0)
         self._shapes: dict[tuple[int, ...], tuple[int, ...] | None] = {}
         self._error = ""
         self._no_image = ""
@@ -234,7 +233,7 @@ class _Prober:
         key = (batch, channels, *shape)
         if key not in self._shapes:
             try:
-                y = _run(self._forward, self._noise(channels, shape, batch))
+                y = _run(self._forward, torch.zeros(batch, channels, *shape))
                 self._shapes[key] = tuple(y.shape)
             except Exception as error:  # whatever somebody's network raises means "not this"
                 self._error = _first_line(error)
@@ -247,8 +246,9 @@ class _Prober:
             raise ModelError(f"The network runs on a batch of 3 but not of 1: {self._error}.")
         return found
 
-    def _noise(self, channels: int, shape: tuple[int, ...], batch: int = 1) -> torch.Tensor:
-        return torch.randn(batch, channels, *shape, generator=self._random)
+    def _noise(self, channels: int, shape: tuple[int, ...]) -> torch.Tensor:
+        random = torch.Generator().manual_seed(0)
+        return torch.randn(1, channels, *shape, generator=random)
 
     def _narrow(
         self, channels: int, shape: tuple[int, ...], lattice: tuple[Lattice, ...]

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,8 @@ _SHORTEST = {1: 512, 2: 384, 3: 160}
 _LONGEST = {1: 8192, 2: 3072, 3: 640}
 _FRAME = 32  # NaN pixels at an end: longer than the gaps of usual dilated kernels
 _LONGEST_PERIOD = 64
+_NOISE = 100.0  # standard deviation of what replaces an end, where NaN may be swallowed
+LOW, HIGH = 0, 1  # ends of a slab
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,11 @@ class _Prober:
         """Reach along all axes; None as soon as one is unbounded."""
         sides: list[Sides] = []
         for axis in range(len(self._narrow)):
-            found = self._first(axis, lambda slab: slab.reach(), self._lattices[axis].pitch)
+            found = None
+            for slab in self._slabs(axis):
+                found = slab.reach()
+                if found is not None or (slab.uses_statistics and not self._fixed):
+                    break
             if found is None:
                 return None
             depth, swallowed = found
@@ -141,26 +148,27 @@ class _Prober:
 
     def period(self, axis: int) -> int | None:
         """Smallest shift along one axis that the prediction follows; None when not found."""
-        found: int | None = self._first(axis, lambda slab: slab.period(), _LONGEST_PERIOD)
-        return found
+        for slab in self._slabs(axis):
+            found = slab.period()
+            if found is not None:
+                return found
+        # No slab was long enough to see a structure (everything is coupled): ask values alone.
+        return slab.period_by_values()
 
-    def _first(self, axis: int, question: Any, margin: int) -> Any:
-        """Answer of the shortest slab long enough to give one."""
-        for length in self._lengths(self._lattices[axis], margin):
-            meter = MemoryMeter()
+    def _slabs(self, axis: int) -> Iterator[_Slab]:
+        """Slabs of growing length, while that is worthwhile and memory suffices."""
+        for length in self._lengths(self._lattices[axis]):
             slab = _Slab(
                 self._forward, self._noise(axis, length), axis, self._lattices[axis], self._fixed
             )
+            self.uses_statistics |= slab.uses_statistics
+            yield slab
+            # Attention grows with the square of the pixels: do not let a probe fill the memory.
+            meter = MemoryMeter()
             with meter:
                 slab.run(slab.clean)
-            self.uses_statistics |= slab.uses_statistics
-            answer = question(slab)
-            if answer is not None or (slab.uses_statistics and not self._fixed):
-                return answer
-            # Attention grows with the square of the pixels: do not let a probe fill the memory.
             if meter.peak * 4 > psutil.virtual_memory().available / 4:
-                return None
-        return None
+                return
 
     def _noise(self, axis: int, length: int) -> torch.Tensor:
         shape = [*self._narrow]
@@ -168,7 +176,7 @@ class _Prober:
         random = torch.Generator().manual_seed(axis)
         return torch.randn(1, self._channels, *shape, generator=random)
 
-    def _lengths(self, lattice: Lattice, margin: int) -> Iterator[int]:
+    def _lengths(self, lattice: Lattice) -> Iterator[int]:
         if lattice.fixed is not None:
             yield lattice.fixed
             return
@@ -201,51 +209,58 @@ class _Slab:
     # -- reach
 
     def reach(self) -> tuple[Sides, bool] | None:
-        """Depth ``(before, after)``, and whether NaN was swallowed; None without a clean middle."""
+        """Depth ``(before, after)``, and whether NaN was swallowed; None when too short to tell."""
         pitch = self._lattice.pitch
         frame = -(-min(_FRAME, self._length // 4) // pitch) * pitch
-        reference = self.run(self.clean)
-        gone = self.run(self._with_ends(frame, None))
-        by_nan = self._depth(torch.isnan(gone) & ~torch.isnan(reference), frame)
-        if by_nan is None:
-            return None
-        changed = self.run(self._with_ends(frame, torch.Generator().manual_seed(7)))
-        by_change = self._depth(changed != reference, frame)
-        if by_change is None:
-            return None
-        depth = max(by_nan[0], by_change[0]), max(by_nan[1], by_change[1])
-        return depth, depth != by_nan
+        found = []
+        for end in (LOW, HIGH):
+            by_nan = self._depth(end, frame)
+            if by_nan is None:
+                return None
+            by_change = self._depth(end, frame, _NOISE)
+            if by_change is None:
+                return None
+            found.append((max(0, math.ceil(by_nan)), max(0, math.ceil(by_change))))
+        (low, low_change), (high, high_change) = found
+        swallowed = low_change > low or high_change > high
+        return (max(low, low_change), max(high, high_change)), swallowed
 
-    def _depth(self, touched: torch.Tensor, frame: int) -> Sides | None:
-        line = self._line(touched)
-        untouched = np.flatnonzero(~line)
-        if untouched.size == 0:
-            return None
-        edges = self._edges(line.size)
-        middle = untouched[np.argmin(np.abs(edges[untouched] - self._length / 2))]
-        low = np.flatnonzero(line[:middle])
-        high = np.flatnonzero(line[middle:])
-        # in input pixels: where the untouched middle begins and ends; holes count as touched
-        begin = edges[low[-1] + 1] if low.size else 0.0
-        end = edges[middle + high[0]] if high.size else float(self._length)
-        crop = self._lattice.crop
-        return (
-            max(0, math.ceil(begin - crop[0] - frame)),
-            max(0, math.ceil(self._length - frame - crop[1] - end)),
-        )
+    def _depth(self, end: int, frame: int, value: float = math.nan) -> float | None:
+        """How far beyond one end of `frame` pixels the prediction depends on it, in input pixels.
 
-    def _with_ends(
-        self, frame: int, random: torch.Generator | None, low: bool = True, high: bool = True
-    ) -> torch.Tensor:
-        """Copy of the clean input with NaN, or other and much larger noise, at its ends."""
+        The end is set to `value`, or to noise so large. Gaps of dilated kernels count as reach.
+        None where the slab is too short to tell.
+        """
+        if frame > self._length // 2:
+            return None
+        y = self.run(self._with_end(end, frame, value))
+        changed = torch.isnan(y) if math.isnan(value) else y != self._clean_prediction
+        touched = np.flatnonzero(self._line(changed))
+        edges = self._edges(y.shape[self._axis + 2])
+        if touched.size == 0:
+            return 0.0
+        if end == LOW:
+            far, last = touched[-1] == edges.size - 2, edges[touched[-1] + 1]
+            depth = last - self._lattice.crop[0] - frame
+        else:
+            far, last = touched[0] == 0, edges[touched[0]]
+            depth = self._length - self._lattice.crop[1] - frame - last
+        return None if far else float(depth)
+
+    def _with_end(self, end: int, frame: int, value: float) -> torch.Tensor:
+        """Copy of the clean input with one end NaN, or other and much larger noise."""
         x = self.clean.clone()
-        for start in [0] * low + [self._length - frame] * high:
-            end = x.narrow(self._axis + 2, start, frame)
-            if random is None:
-                end.fill_(torch.nan)
-            else:
-                end.copy_(100 * torch.randn(end.shape, generator=random))
+        part = x.narrow(self._axis + 2, 0 if end == LOW else self._length - frame, frame)
+        if math.isnan(value):
+            part.fill_(value)
+        else:
+            random = torch.Generator().manual_seed(7)
+            part.copy_(value * torch.randn(part.shape, generator=random))
         return x
+
+    @cached_property
+    def _clean_prediction(self) -> torch.Tensor:
+        return self.run(self.clean)
 
     def _line(self, touched: torch.Tensor) -> npt.NDArray[np.bool_]:
         others = tuple(d for d in range(touched.ndim) if d != self._axis + 2)
@@ -260,25 +275,32 @@ class _Slab:
 
     def period(self) -> int | None:
         """Smallest shift that moves the prediction along; None when the slab is too short."""
-        unit = self._lattice.scale.denominator
-        structure = self._structure(unit)
+        structure = self._structure()
         if structure is None:
-            # No pattern to be seen (NaN swallowed, everything coupled): ask the values alone.
-            return next((n for n in self._multiples(unit) if self._follows(n)), None)
+            return None
         return next((n for n in self._multiples(structure) if self._follows(n)), None)
+
+    def period_by_values(self) -> int | None:
+        """The same where NaN shows no structure, because it is swallowed or goes everywhere."""
+        unit = self._lattice.scale.denominator
+        return next((n for n in self._multiples(unit) if self._follows(n)), None)
 
     @staticmethod
     def _multiples(unit: int) -> Iterator[int]:
         factors = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 27, 28, 32, 36, 48, 64)
         yield from (unit * n for n in factors if unit * n <= _LONGEST_PERIOD)
 
-    def _structure(self, unit: int) -> int | None:
-        """Period of the depth to which a NaN end reaches, as the end is moved pixel by pixel."""
+    def _structure(self) -> int | None:
+        """Period of the depth to which a NaN end reaches, as the end is moved pixel by pixel.
+
+        None where the slab is too short to tell.
+        """
+        unit = self._lattice.scale.denominator
         depths: list[float] = []
         while len(depths) < 2 * _LONGEST_PERIOD:
             wanted = max(4, 2 * len(depths))
             while len(depths) < wanted:
-                depth = self._depth_behind(_FRAME + len(depths))
+                depth = self._depth(LOW, _FRAME + len(depths))
                 if depth is None:
                     return None
                 depths.append(depth)
@@ -287,16 +309,6 @@ class _Slab:
                 if depths[period:] == depths[:-period]:
                     return period
         return None
-
-    def _depth_behind(self, frame: int) -> float | None:
-        """How far beyond the NaN end of `frame` pixels the prediction is NaN, in input pixels."""
-        if frame > self._length // 2:
-            return None
-        line = self._line(torch.isnan(self.run(self._with_ends(frame, None, high=False))))
-        touched = np.flatnonzero(line)
-        if touched.size == 0 or touched[-1] == line.size - 1:
-            return None
-        return float(self._edges(line.size)[touched[-1] + 1]) - frame
 
     def _follows(self, shift: int) -> bool:
         """Whether a window shifted by so much gives the same prediction, away from its ends.
@@ -322,12 +334,16 @@ class _Slab:
         is swallowed: the middle third, to be compared with a wide tolerance.
         """
         frame = max(8, shift)
-        gone = self._line(torch.isnan(self.run(self._with_ends(frame, None))))
-        clean = np.flatnonzero(~gone)
-        if clean.size == gone.size or clean.size == 0:
-            third = gone.size // 3
-            return third, gone.size - third, ROUGHLY_SAME
-        return int(clean[0]), int(clean[-1]) + 1, SAME
+        low, high = self._depth(LOW, frame), self._depth(HIGH, frame)
+        scale = float(self._lattice.scale)
+        count = self._reference.shape[self._axis + 2]
+        if low is None or high is None or not (low or high or self._nan_shows()):
+            return count // 3, count - count // 3, ROUGHLY_SAME
+        begin = math.ceil((frame + low) * scale)
+        return begin, count - math.ceil((frame + high) * scale), SAME
+
+    def _nan_shows(self) -> bool:
+        return bool(torch.isnan(self.run(self._with_end(LOW, 8, math.nan))).any())
 
 
 class MemoryMeter(TorchDispatchMode):
