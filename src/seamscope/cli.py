@@ -61,18 +61,13 @@ class ExitCode:
 
 
 _EXIT_CODES = """Exit codes:
+0 done
+1 refused or failed: one sentence says why and what to do
+2 the command line cannot be read
+3 the model would run code: look at what, then add --trust
+70 a bug of Seamscope: --debug shows where
+130 stopped by Ctrl-C: what was done is kept and marked as unfinished"""
 
-0    done
-
-1    refused or failed: one sentence says why and what to do
-
-2    the command line cannot be read
-
-3    the model would run code: look at what, then add --trust
-
-70   a bug of Seamscope: --debug shows where
-
-130  stopped by Ctrl-C: what was done is kept and marked as unfinished"""
 
 # ------------------------------------------------------------------------------------ vocabulary
 #
@@ -424,11 +419,14 @@ def predict(
         else:
             run.carry_out(overwrite, display)
             figures = run.figures
-    report.write(
-        {**run.record(), "dry_run": dry_run, "figures": figures},
-        _plan_text(run, figures["seconds_expected"]) if dry_run else run.outcome(),
-    )
-    if not (dry_run or run.finished):
+    told = {**run.record(), "dry_run": dry_run, "figures": figures}
+    if dry_run:
+        report.write(told, _plan_text(run, figures["seconds_expected"]))
+    elif run.finished:
+        report.write(told, run.outcome())
+    else:
+        report.write(told)
+        _say(run.outcome())
         raise typer.Exit(ExitCode.INTERRUPTED)
 
 
@@ -636,7 +634,9 @@ def _shape(shape: Sequence[int], axes: str | None = None) -> str:
 
 
 def _columns(rows: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(f"{name:<12}{value}" for name, value in rows)
+    rows = list(rows)
+    width = max(len(name) for name, _ in rows) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in rows)
 
 
 class _Report:
@@ -670,9 +670,9 @@ class _Report:
                     f"--json {file} would overwrite what belongs to {name}: choose another name."
                 )
 
-    def write(self, content: Mapping[str, Any], text: str) -> None:
+    def write(self, content: Mapping[str, Any], text: str = "") -> None:
         """Give the answer."""
-        if not self._quiet:
+        if text and not self._quiet:
             typer.echo(text)
         told = json.dumps(content, indent=1, ensure_ascii=False, default=str)
         if self._to_stdout:
