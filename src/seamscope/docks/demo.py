@@ -59,6 +59,7 @@ def open_demo() -> tuple[Any, Any]:
     """Viewer and dock, ready for Run."""
     import napari
 
+    from seamscope.docks.layers import camera
     from seamscope.docks.prediction import PredictionDock
     from seamscope.docks.samples import tissue_2d
 
@@ -72,7 +73,7 @@ def open_demo() -> tuple[Any, Any]:
     wait_until(lambda: dock.plan is not None or bool(dock.problem))
     dock.tile.set_value(_TILE)
     viewer.reset_view()
-    viewer.camera.zoom *= _ZOOM_OUT
+    camera(viewer).zoom *= _ZOOM_OUT
     return viewer, dock
 
 

@@ -7,7 +7,7 @@ or widgets.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,28 @@ from seamscope.images import Image, open_image
 Area = dict[str, tuple[int, int]]
 
 _LONG_NAMES = {"time": "t", "channel": "c", "channels": "c", "depth": "z"}
+
+
+class Wires:
+    """Connections to a viewer's events, made and cut together.
+
+    A viewer outlives its docks, and goes on calling what is connected to it.
+    """
+
+    def __init__(self) -> None:
+        self._pairs: list[tuple[Any, Callable[..., None]]] = []
+
+    def connect(self, emitters: Iterable[Any], callback: Callable[..., None]) -> None:
+        """Call `callback` at each of these events."""
+        for emitter in emitters:
+            emitter.connect(callback)
+            self._pairs.append((emitter, callback))
+
+    def cut(self, *_: Any) -> None:
+        """Hear of nothing more."""
+        for emitter, callback in self._pairs:
+            emitter.disconnect(callback)
+        self._pairs.clear()
 
 
 # -- a layer as an image
@@ -140,11 +162,16 @@ def place_like(
 # -- part of a layer
 
 
+def camera(viewer: Any) -> Any:
+    """The viewer's camera, which moved in napari 0.9."""
+    return viewer.scene.camera if hasattr(viewer, "scene") else viewer.camera
+
+
 def shown_point(layer: Layer, viewer: Any) -> npt.NDArray[np.float64]:
     """Centre of the view and the current slice, in pixels of the layer."""
     point = np.array(viewer.dims.point, float)
     shown = list(viewer.dims.displayed)
-    point[shown] = np.asarray(viewer.camera.center, float)[-len(shown) :]
+    point[shown] = np.asarray(camera(viewer).center, float)[-len(shown) :]
     return np.asarray(layer.world_to_data(point), float)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from magicgui.widgets import ComboBox
 from napari.layers import Image as ImageLayer
-from qtpy.QtCore import QSignalBlocker, Qt, QTimer
+from qtpy.QtCore import QEvent, QSignalBlocker, Qt, QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
     QFormLayout,
@@ -31,9 +31,11 @@ from superqt.utils import qthrottled
 from seamscope.docks.editors import Choice, PixelsEditor, Steps
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.layers import (
+    Wires,
     area_in_view,
     area_of_shape,
     axes_of,
+    camera,
     check_image,
     drawn_shapes,
     image_of,
@@ -78,6 +80,8 @@ class PredictionDock(QWidget):
         The viewer whose layers are offered, and which gets the results.
     """
 
+    _made = False  # Qt tells of events before all is there
+
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self.viewer = napari_viewer
@@ -91,11 +95,16 @@ class PredictionDock(QWidget):
         self._budgets: dict[str, int] = {}
         self._turn = threading.Lock()  # one thread at a time uses the network
         self._preview = TilePreview(napari_viewer)
+        self._awake = False
+        self._wires = Wires()
         self._make_controls()
         self._lay_out()
         self._connect()
+        self.destroyed.connect(self._wires.cut)
+        self.destroyed.connect(self._preview.sleep)
         self.setAcceptDrops(True)
-        self._layers_changed()
+        self._made = True
+        self._wake()
 
     # -- for programs: what the controls say, and doing what they do
 
@@ -226,10 +235,6 @@ class PredictionDock(QWidget):
         return form
 
     def _connect(self) -> None:
-        layers = self.viewer.layers.events
-        for event in (layers.inserted, layers.removed, layers.reordered, layers.renamed):
-            event.connect(self._layers_changed)
-        layers.removed.connect(self._layer_removed)
         self.image_box.changed.connect(self._image_changed)
         self.axes.editingFinished.connect(self.refresh)
         self.model_picker.asked.connect(self._load)
@@ -241,8 +246,38 @@ class PredictionDock(QWidget):
         self.panel.ended.connect(self._ended)
         self._trial_timer.timeout.connect(self._time_a_tile)
         self._follow = qthrottled(self._view_moved, timeout=_FOLLOW_MS)
-        self.viewer.camera.events.connect(self._camera_moved)
-        self.viewer.dims.events.current_step.connect(self._camera_moved)
+
+    def _wake(self) -> None:
+        """Follow the viewer."""
+        viewer = self.viewer
+        layers, dims = viewer.layers.events, viewer.dims.events
+        changes = (layers.inserted, layers.removed, layers.reordered, layers.renamed)
+        self._wires.connect(changes, self._layers_changed)
+        self._wires.connect([layers.removed], self._layer_removed)
+        self._wires.connect([layers.removed], self.panel.layer_removed)
+        self._wires.connect([camera(viewer).events, dims.current_step], self._camera_moved)
+        self._awake = True
+        self._layers_changed()
+        self.refresh()
+
+    def _sleep(self) -> None:
+        """Taken out of its window: end what is going on, and leave nothing behind."""
+        self._awake = False
+        self._wires.cut()
+        self.panel.stop()
+        self._cancel_trial()
+        self._preview.sleep()
+        self._preview.remove()
+
+    def event(self, event: Any) -> bool:
+        """Notice being docked, and being closed: napari then only takes the widget out."""
+        if event.type() == QEvent.Type.ParentChange and self._made:
+            if self.parent() is None and self._awake:
+                self._sleep()
+            elif self.parent() is not None and not self._awake:
+                self._preview.wake()
+                self._wake()
+        return bool(super().event(event))
 
     # -- the image
 
@@ -314,6 +349,8 @@ class PredictionDock(QWidget):
 
     def refresh(self, _: Any = None) -> None:
         """Make a plan from the controls and show it, or say why there is none."""
+        if not self._awake:
+            return
         self.plan = None
         problem = ""
         if self.layer is None:
@@ -438,12 +475,11 @@ class PredictionDock(QWidget):
         if self.options.region.value() != "shape" or self.layer is None:
             return
         shapes = drawn_shapes(self.viewer) or self._add_region(self.layer)
-        shapes.events.data.connect(self._camera_moved)
-        shapes.events.highlight.connect(self._camera_moved)
+        self._wires.connect([shapes.events.data, shapes.events.highlight], self._camera_moved)
 
     def _add_region(self, layer: ImageLayer) -> Any:
         """Give the user a layer to draw in, the pen in hand."""
-        pixel = max(self.viewer.camera.zoom * float(layer.scale[-1]), 1e-6)
+        pixel = max(camera(self.viewer).zoom * float(layer.scale[-1]), 1e-6)
         shapes = self.viewer.add_shapes(
             ndim=layer.ndim,
             name="region",

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 
-from seamscope.docks.layers import place_like, shown_dims, shown_point
+from seamscope.docks.layers import Wires, camera, place_like, shown_dims, shown_point
 from seamscope.plan import Plan
 from seamscope.tiling import AxisTile, AxisTiling
 
@@ -107,11 +107,21 @@ class TilePreview:
         self._viewer = viewer
         self._layer: Shapes | None = None
         self._of: tuple[ImageLayer, Plan] | None = None
-        viewer.camera.events.zoom.connect(self._redraw)
-        viewer.dims.events.current_step.connect(self._redraw)
-        viewer.dims.events.order.connect(self._redraw)
-        viewer.dims.events.ndisplay.connect(self._redraw)
-        viewer.layers.events.removed.connect(self._forget)
+        self._wires = Wires()
+        self.wake()
+
+    def wake(self) -> None:
+        """Follow the viewer."""
+        viewer = self._viewer
+        dims = viewer.dims.events
+        turned = (camera(viewer).events.zoom, dims.current_step, dims.order, dims.ndisplay)
+        self._wires.connect(turned, self._redraw)
+        self._wires.connect([viewer.layers.events.removed], self._forget)
+
+    def sleep(self) -> None:
+        """Follow the viewer no longer."""
+        self._wires.cut()
+        self._of = None
 
     @property
     def layer(self) -> Shapes | None:
@@ -139,18 +149,14 @@ class TilePreview:
         if self._layer is not None and self._layer in layers:
             layers.move(layers.index(self._layer), len(layers))
 
-    def close(self) -> None:
-        """Take the layer away, and follow the viewer no longer."""
-        viewer, layer = self._viewer, self._layer
-        viewer.camera.events.zoom.disconnect(self._redraw)
-        viewer.dims.events.disconnect(self._redraw)
-        viewer.layers.events.removed.disconnect(self._forget)
-        self._of = self._layer = None
-        if layer is not None and layer in viewer.layers:
-            viewer.layers.remove(layer)
+    def remove(self) -> None:
+        """Take the layer away."""
+        old, self._layer = self._layer, None
+        if old is not None and old in self._viewer.layers:
+            self._viewer.layers.remove(old)
 
     def _add(self, layer: ImageLayer, shapes: list[Vertices]) -> None:
-        self._remove()
+        self.remove()
         chosen = set(self._viewer.layers.selection)
         self._layer = self._viewer.add_shapes(
             shapes,
@@ -165,11 +171,6 @@ class TilePreview:
         )
         self._layer.editable = False
         self._viewer.layers.selection = chosen & set(self._viewer.layers)
-
-    def _remove(self) -> None:
-        old, self._layer = self._layer, None
-        if old is not None and old in self._viewer.layers:
-            self._viewer.layers.remove(old)
 
     def _replace(self, layer: ImageLayer, shapes: list[Vertices]) -> None:
         shown = self._layer
@@ -226,7 +227,7 @@ class TilePreview:
     def _thinned(self, lines: Lines, layer: ImageLayer, dim: int) -> Lines:
         """Without the windows' inner edges where they would be one solid colour."""
         apart = (lines.cores[-1] - lines.cores[0]) / max(len(lines.cores) - 1, 1)
-        if apart * float(layer.scale[dim]) * self._viewer.camera.zoom >= _CLOSEST:
+        if apart * float(layer.scale[dim]) * camera(self._viewer).zoom >= _CLOSEST:
             return lines
         ends = (lines.windows[0], lines.windows[-1])
         return Lines(lines.cores, ends, lines.core, lines.window)
@@ -243,7 +244,7 @@ class TilePreview:
 
     def _widths(self, layer: ImageLayer) -> list[float]:
         dims = list(shown_dims(layer, self._viewer))
-        size = float(np.mean(np.abs(np.asarray(layer.scale)[dims]))) * self._viewer.camera.zoom
+        size = float(np.mean(np.abs(np.asarray(layer.scale)[dims]))) * camera(self._viewer).zoom
         core, window = _CORE_PIXELS / size, _WINDOW_PIXELS / size
         return [window] * 2 + [core] * 2 + [1.6 * core] * 2
 

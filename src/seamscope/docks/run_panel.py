@@ -88,7 +88,6 @@ class RunPanel(QWidget):
         self.run.clicked.connect(self._ask)
         self.cancel.clicked.connect(self.stop)
         self._draw_timer.timeout.connect(self._draw)
-        viewer.layers.events.removed.connect(self._layer_removed)
 
     @property
     def busy(self) -> bool:
@@ -137,6 +136,14 @@ class RunPanel(QWidget):
             self._running.job.cancel()
             self.cancel.setEnabled(False)
             self._say("Stopping after this tile …")
+
+    def layer_removed(self, event: Any) -> None:
+        """Stop a prediction whose image or result is gone."""
+        running = self._running
+        if running is None:
+            self._let_go()
+        elif event.value is running.made.layer or not running.layers.present:
+            self.stop()
 
     # -- while it runs
 
@@ -232,13 +239,6 @@ class RunPanel(QWidget):
 
     def _ask(self, _: Any = None) -> None:
         self.asked.emit()
-
-    def _layer_removed(self, event: Any) -> None:
-        running = self._running
-        if running is None:
-            self._let_go()
-        elif event.value is running.made.layer or not running.layers.present:
-            self.stop()
 
     def _let_go(self) -> None:
         """Keep no array whose layers are gone."""

@@ -1,0 +1,53 @@
+"""Small networks for the tests of docks: instant, or slow, or failing when told to."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import nn
+
+from seamscope.model import Model, as_model
+
+
+class Net(nn.Module):
+    """Two convolutions around pooling by 2: period 2, a halo of a few pixels, softmax."""
+
+    def __init__(self, ndim: int = 2, channels: int = 1, classes: int = 3, norm: bool = False):
+        super().__init__()
+        torch.manual_seed(5)
+        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[ndim]
+        self.first = convolution(channels, 4, 3, padding=1)
+        self.norm = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[ndim](4) if norm else nn.Identity()
+        self.pool = {2: nn.AvgPool2d, 3: nn.AvgPool3d}[ndim](2)
+        self.up = nn.Upsample(scale_factor=2)
+        self.last = convolution(4, classes, 3, padding=1)
+        self.delay = 0.0
+        self.calls_until_failure = -1
+        self.most_tiles = 99
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.delay)
+        if self.calls_until_failure == 0:
+            raise RuntimeError("expected all tensors to be on the same device")
+        self.calls_until_failure -= 1
+        if x.shape[0] > self.most_tiles:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        y = self.last(self.up(self.pool(self.norm(self.first(x)))))
+        return y.softmax(1) if y.shape[1] > 1 else y.sigmoid()
+
+
+def measured(**arguments) -> Model:
+    """A network with facts and reach already known."""
+    model = as_model(Net(**arguments).eval())
+    model.describe()
+    return model
+
+
+def whole(model: Model, image: np.ndarray) -> np.ndarray:
+    """Prediction ``(C, *spatial)`` of a whole image at once: what tiles must add up to."""
+    x = torch.from_numpy(np.asarray(image, np.float32))
+    x = x[None] if x.ndim == len(model.facts.lattice) + 1 else x[None, None]
+    with torch.inference_mode():
+        return model.module(x)[0].numpy()
