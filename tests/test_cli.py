@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,7 +30,7 @@ import networks
 import seamscope
 from seamscope import cli, progress
 from seamscope.images import open_image, read_record
-from seamscope.inference import TileDone
+from seamscope.inference import Preparing, TileDone
 from seamscope.intensity import Method
 from seamscope.model import Precision
 from seamscope.plan import Border, Result, Settings
@@ -48,18 +49,19 @@ from torch import nn
 open(os.path.join(os.path.dirname(__file__), "imported"), "w").close()
 
 class Prank(nn.Module):
-    def __init__(self, at=0, signals=1, seconds=0.0, hungry=False):
+    def __init__(self, at=0, signals=1, seconds=0.0, hungry=False, starving=False):
         super().__init__()
         self.conv = nn.Conv2d(1, 2, 3, padding=1)
         with torch.no_grad():
             self.conv.weight[:] = torch.linspace(-1, 1, 18).reshape(2, 1, 3, 3)
             self.conv.bias[:] = 0.25
-        self.at, self.signals, self.seconds, self.hungry = at, signals, seconds, hungry
+        self.at, self.signals, self.seconds = at, signals, seconds
+        self.hungry, self.starving = hungry, starving
         self.tiles = 0
 
     def forward(self, x):
         if tuple(x.shape[-2:]) == (44, 44):
-            if self.hungry and len(x) > 1:
+            if self.starving or self.hungry and len(x) > 1:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 80 GiB")
             self.tiles += 1
             time.sleep(self.seconds)
@@ -422,6 +424,18 @@ def test_less_memory_than_the_batch_needs_is_told_and_mended(at_home, tmp_path):
     assert_same(np.load(tmp_path / "o.npy"), np.load(tmp_path / "p.npy"))
 
 
+def test_dry_run_of_a_tile_that_fails_says_so(at_home, tmp_path):
+    args = ["image.tif", "pranks.py:Prank(hungry=True)", tmp_path / "o.zarr", "--trust"]
+    text = ok("predict", *args, "--tile", 44, "--dry-run").stdout
+    assert "12 (whole grid" in text
+    assert "time         about" in text
+    args[1] = "pranks.py:Prank(starving=True)"
+    assert (
+        "unknown, one tile failed: CUDA out of memory"
+        in ok("predict", *args, "--tile", 44, "--dry-run").stdout
+    )
+
+
 # ------------------------------------------------------------------------------------ bad inputs
 
 OUT = "OUT"  # replaced by a fresh place
@@ -582,7 +596,7 @@ def test_a_bug_is_one_sentence_and_a_traceback_on_request(at_home, tmp_path, mon
     def broken(*_: Any) -> None:
         raise ZeroDivisionError("seven by nothing")
 
-    monkeypatch.setattr("seamscope.plan.resolve", broken)
+    monkeypatch.setattr("seamscope.inference.prepare", broken)
     args = ["predict", "image.tif", UNET, tmp_path / "o.zarr", "--trust"]
     result = run(*args)
     assert result.exit_code == 70
@@ -601,7 +615,7 @@ def test_ended_before_anything_was_written(error, code, at_home, tmp_path, monke
     def ends(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("seamscope.plan.resolve", ends)
+    monkeypatch.setattr("seamscope.inference.prepare", ends)
     result = run("predict", "image.tif", UNET, tmp_path / "o.zarr", "--trust")
     assert result.exit_code == code
     assert len(sentences(result)) == 1
@@ -634,12 +648,13 @@ def test_interrupt_keeps_whole_tiles_and_marks_them(signals, kept, at_home, tmp_
 
 
 def test_interrupt_before_the_first_tile_leaves_nothing(at_home, tmp_path, monkeypatch):
-    def interrupted(*_: Any, **__: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> Iterator[Any]:
+        yield Preparing("measuring something for hours")
         signal.raise_signal(signal.SIGINT)
+        pytest.fail("it went on")
 
-    monkeypatch.setattr("seamscope.inference.measure_intensity", interrupted)
-    args = ["image.tif", UNET, tmp_path / "o.zarr", "--trust", "--normalize", "zscore"]
-    result = run("predict", *args)
+    monkeypatch.setattr("seamscope.inference.run", interrupted)
+    result = run("predict", "image.tif", UNET, tmp_path / "o.zarr", "--trust")
     assert result.exit_code == 130
     assert not list(tmp_path.iterdir())
 
@@ -659,23 +674,25 @@ def test_interrupt_from_outside(at_home, tmp_path):
     process = subprocess.Popen(
         [*command, "--no-accelerate"], stderr=subprocess.PIPE, text=True, cwd=at_home
     )
+    said = []
     try:
         for line in process.stderr:
+            said.append(line)
             if line.startswith("Predicting"):
                 break
         time.sleep(0.7)
         process.send_signal(signal.SIGINT)
         asked = time.monotonic()
-        rest = process.stderr.read()
+        said += process.stderr.readlines()
         code = process.wait(30)
         took = time.monotonic() - asked
     finally:
         process.kill()
         process.stderr.close()
-    assert code == 130, rest
+    assert code == 130, said
     assert took < 4, "the rest of the tile, and the end of a process; the run itself takes 6 s"
-    assert "Stopped after" in rest
-    assert "Traceback" not in rest
+    assert said[-1].startswith("Stopped after")
+    assert len(said) == 4, "three phases and the end"
     assert read_record(tmp_path / "o.zarr")["finished"] is False
 
 

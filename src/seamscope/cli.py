@@ -383,8 +383,9 @@ def predict(
     report = _Report(json_file, quiet, forbidden=(image, model, out))
     with open_display(quiet) as display:
         display.phase("Loading")
+        from seamscope.inference import prepare
         from seamscope.loaders import load_model
-        from seamscope.plan import Settings, resolve
+        from seamscope.plan import Settings
 
         settings = Settings(
             tile=tile,
@@ -409,19 +410,19 @@ def predict(
         pixels = _open_image(image, axes)
         network = load_model(model, trust=trust)
         display.phase("Measuring the network")
-        plan = resolve(settings, network, pixels)
+        plan = prepare(settings, network, pixels)
         for note in (*pixels.notes, *plan.notes):
             display.note(note)
         run = _Run(plan, network, pixels, out)
         if dry_run:
             display.phase("Timing one tile")
-            figures = {"seconds_expected": _expected_seconds(run)}
+            figures = _expected(run)
         else:
             run.carry_out(overwrite, display)
             figures = run.figures
     told = {**run.record(), "dry_run": dry_run, "figures": figures}
     if dry_run:
-        report.write(told, _plan_text(run, figures["seconds_expected"]))
+        report.write(told, _plan_text(run, figures))
     elif run.finished:
         report.write(told, run.outcome())
     else:
@@ -604,17 +605,17 @@ class _Interrupts:
             signal.signal(signal.SIGINT, self._before)
 
 
-def _expected_seconds(run: _Run) -> float | None:
-    """Time of the whole run from one tile; None where that tile does not fit in memory."""
+def _expected(run: _Run) -> dict[str, Any]:
+    """Time of the whole run judged by one tile, or why there is none."""
     from seamscope.inference import time_one_tile
 
     try:
         seconds = time_one_tile(run.plan, run.model, run.image)
     except SeamscopeError:
         raise
-    except (MemoryError, RuntimeError):
-        return None
-    return seconds * run.total
+    except Exception as error:  # whatever somebody's network raises, for one: too large a tile
+        return {"seconds_expected": None, "failure": _first_line(error)}
+    return {"seconds_expected": round(seconds * run.total, 3)}
 
 
 # ---------------------------------------------------------------------------------------- answers
@@ -687,8 +688,8 @@ class _Report:
                 ) from error
 
 
-def _plan_text(run: _Run, seconds: float | None) -> str:
-    plan, settings = run.plan, run.plan.settings
+def _plan_text(run: _Run, figures: Mapping[str, Any]) -> str:
+    plan, settings, seconds = run.plan, run.plan.settings, figures["seconds_expected"]
     size = math.prod(plan.out_shape) * plan.out_dtype.itemsize
     counts = _shape(plan.grid.shape)
     frames = f" in each of {plan.frames} frames" if plan.frames > 1 else ""
@@ -704,8 +705,8 @@ def _plan_text(run: _Run, seconds: float | None) -> str:
         ("intensities", settings.normalize),
         ("device", f"{settings.device}, {settings.precision}, batch {settings.batch}"),
         ("memory", f"about {_amount(plan.bytes_per_tile)} for a forward pass"),
-        ("time", "unknown: the tile did not fit in memory" if seconds is None
-                 else f"about {duration(seconds)} or less, from one tile"),
+        ("time", f"unknown, one tile failed: {figures['failure']}" if seconds is None
+                 else f"about {duration(seconds)} or less, judged by one tile"),
     ]  # fmt: skip
     return _columns(rows)
 
