@@ -60,9 +60,10 @@ class Free(nn.Module):
 
     out_channels = 1
 
-    def __init__(self) -> None:
+    def __init__(self, axes: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))  # some look here for the device
+        # some look here for the device, or for the number of axes
+        self.weight = nn.Parameter(torch.ones(1, 1, *[1] * axes))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the input."""
@@ -73,7 +74,7 @@ def network(kind: str, axes: int) -> nn.Module:
     """Build ``"free"`` or a U-Net with a norm; the same weights each time, in evaluation."""
     torch.manual_seed(0)
     if kind == "free":
-        return Free().eval()
+        return Free(axes).eval()
     unet = UNet(axes, kind)
     with torch.no_grad():
         unet.train()
