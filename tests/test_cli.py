@@ -350,6 +350,11 @@ def test_sample_images(sample, model, channels, tmp_path):
     assert shape == (channels, *[16] * len(axes))
 
 
+def test_axes_of_a_sample_can_be_renamed(at_home, tmp_path):
+    args = ["demo:tissue2d", UNET, tmp_path / "o.zarr", "--trust", "--axes", "xy", "--dry-run"]
+    assert json.loads(ok("predict", *args, "--json", "-").stdout)["plan"]["axes"] == "xy"
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_a_model_that_is_already_there_needs_no_trust(at_home, tmp_path):
     traced = torch.jit.trace(unet(at_home), torch.zeros(1, 1, 32, 32))
