@@ -234,9 +234,23 @@ def in_place_on_what_others_read(self, x):
     return self.b(x) + x
 
 
+def normalized_and_read(self, x):
+    x = self.a(x)
+    y = F.instance_norm(x)
+    return x + self.b(F.group_norm(x, 2)) * F.relu(y) + y
+
+
 @pytest.mark.parametrize(
     "forward",
-    [functional, residual, shared, read_twice, padded_to_the_skip, in_place_on_what_others_read],
+    [
+        functional,
+        normalized_and_read,
+        residual,
+        shared,
+        read_twice,
+        padded_to_the_skip,
+        in_place_on_what_others_read,
+    ],
     ids=operator.attrgetter("__name__"),
 )
 def test_what_people_write_in_forward_is_fused_without_changing_the_output(forward):
@@ -250,6 +264,12 @@ def test_the_batch_statistics_of_a_norm_without_running_ones_are_kept():
     assert kinds(network) == ["PackedConvolution", "BatchNorm2d"]
     example = tile(batch=2)
     assert deviation(fused_run(network)(example), network, example) < TOLERANCE
+
+
+def test_a_norm_in_training_is_not_folded():
+    network = nn.Sequential(conv(1), nn.BatchNorm2d(8)).eval()
+    network[1].train()
+    assert kinds(network) == ["PackedConvolution", "BatchNorm2d"]
 
 
 def test_what_can_be_fused_is_fused():
@@ -358,6 +378,18 @@ def test_nothing_is_proved_on_a_tile_that_gives_nan():
     example = tile()
     example[..., 5, 5] = torch.nan
     assert choose(lived_in(UNet()), example).name == "plain"
+
+
+def test_nan_in_the_kept_part_alone_is_refused(monkeypatch):
+    network = lived_in(UNet())
+
+    def forgets(batch, keep=None):
+        whole = acceleration._plain(network)(batch)
+        return whole if keep is None else whole[:, :, *keep] * torch.nan
+
+    offers = [("plain", None), ("forgets", lambda: forgets)]
+    monkeypatch.setattr(acceleration, "variants", lambda *given, **options: offers)
+    assert choose(network, tile()).name == "plain"
 
 
 def by_value(self, x):
