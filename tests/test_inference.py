@@ -206,6 +206,8 @@ def test_one_channel_of_several() -> None:
         ((40, 40), None, {"device": "warp"}, ["warp", "cpu"]),
         ((40, 40), None, {"blend": "melt"}, ["melt", "crop"]),
         ((40, 40), None, {"batch": 0}, ["batch 0"]),
+        ((40, 40), None, {"percentiles": (5, 5)}, ["percentiles 5 and 5"]),
+        ((40, 40), None, {"memory": -1}, ["memory -1"]),
         ((400, 400), None, {"memory": 10, "tile": "auto"}, ["smallest tile", "--memory"]),
     ],
 )
@@ -513,8 +515,37 @@ def test_fill_nan() -> None:
     image = noise(100, 90)
     image[71, 33] = np.nan
     network = deep(nn.Conv2d(1, 1, 3, padding=1))
-    got = predict(image, network, tile=32, fill_nan=0.0)
-    assert np.array_equal(got, untiled_any(network, np.nan_to_num(image))[0])
+    for value in (0.0, 2.0):
+        filled = np.nan_to_num(image, nan=value)
+        got = predict(image, network, tile=32, fill_nan=value)
+        assert np.array_equal(got, untiled_any(network, filled)[0])
+        # the whole image's statistics are those of the filled image
+        normalized = predict(image, network, tile=32, fill_nan=value, normalize="zscore")
+        assert np.array_equal(normalized, predict(filled, network, tile=32, normalize="zscore"))
+
+
+def test_channel_of_a_chunked_image(tmp_path) -> None:
+    image = noise(3, 100, 90)
+    stored = zarr.create_array(
+        tmp_path / "c.zarr", shape=image.shape, chunks=(2, 30, 30), dtype="f4"
+    )
+    stored[...] = image
+    got = predict(stored, nn.Identity(), tile=32, axes="cyx", channel=2, normalize="minmax")
+    low, high = image[2].min(), image[2].max()
+    assert np.abs(got - (image[2] - low) / (high - low + 1e-6)).max() < 1e-6
+
+
+def test_what_fails_before_the_first_tile_costs_no_file(tmp_path) -> None:
+    image = noise(60, 60)
+    predict(image, nn.Identity(), tmp_path / "o.npy", tile=16)
+    image[3, 3] = np.nan
+    for name in ("o.npy", "new.npy"):
+        with pytest.raises(ImageError):
+            predict(
+                image, nn.Identity(), tmp_path / name, tile=16, normalize="zscore", overwrite=True
+            )
+    assert np.load(tmp_path / "o.npy").shape == (60, 60)
+    assert not (tmp_path / "new.npy").exists()
 
 
 # -- auto

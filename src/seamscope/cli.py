@@ -33,7 +33,6 @@ from typer.core import TyperCommand
 
 from seamscope import __version__
 from seamscope.errors import (
-    ImageError,
     ModelError,
     OutputError,
     SeamscopeError,
@@ -383,6 +382,7 @@ def predict(
     report = _Report(json_file, quiet, forbidden=(image, model, out))
     with open_display(quiet) as display:
         display.phase("Loading")
+        from seamscope.images import open_image
         from seamscope.inference import prepare
         from seamscope.loaders import load_model
         from seamscope.plan import Settings
@@ -407,7 +407,7 @@ def predict(
             accelerate=accelerate,
             memory=memory,
         )
-        pixels = _open_image(image, axes)
+        pixels = open_image(image, axes=axes)
         network = load_model(model, trust=trust)
         display.phase("Measuring the network")
         plan = prepare(settings, network, pixels)
@@ -429,25 +429,6 @@ def predict(
         report.write(told)
         _say(run.outcome())
         raise typer.Exit(ExitCode.INTERRUPTED)
-
-
-def _open_image(name: str, axes: str | None) -> Image:
-    """Open a file, or draw a sample image."""
-    import dataclasses
-
-    from seamscope.images import open_image
-
-    if not name.startswith("demo:") or Path(name).exists():
-        return open_image(name, axes=axes)
-    from seamscope.demo import SAMPLES, sample_image
-
-    sample = name.removeprefix("demo:")
-    if sample not in SAMPLES:
-        known = ", ".join(f"demo:{each}" for each in SAMPLES)
-        raise ImageError(f"There is no sample image {name}: choose one of {known}.")
-    pixels, _ = sample_image(sample)
-    drawn = open_image(pixels, axes=axes or "zyx"[-pixels.ndim :])
-    return dataclasses.replace(drawn, name=sample)
 
 
 class _Run:

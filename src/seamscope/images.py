@@ -267,9 +267,9 @@ def open_image(source: Any, *, axes: str | None = None) -> Image:
     Parameters
     ----------
     source
-        A file (TIFF with OME or ImageJ metadata, PNG, JPEG, npy), a folder (zarr, OME-Zarr of
-        which the first image's full resolution is taken), or an array (numpy, dask, zarr, torch,
-        xarray ...), or an `Image`.
+        ``"demo:tissue2d"`` or ``"demo:tissue3d"``, a file (TIFF with OME or ImageJ metadata, PNG,
+        JPEG, npy), a folder (zarr, OME-Zarr of which the first image's full resolution is taken),
+        an array (numpy, dask, zarr, torch, xarray ...), or an `Image`.
     axes
         Overrides what the image says, see `Image.with_axes`.
 
@@ -283,11 +283,25 @@ def open_image(source: Any, *, axes: str | None = None) -> Image:
     """
     if isinstance(source, Image):
         image = source
+    elif isinstance(source, str) and source.startswith("demo:") and not Path(source).exists():
+        image = _open_sample(source)
     elif isinstance(source, str | os.PathLike):
         image = _open_path(Path(source).expanduser())
     else:
         image = _open_array(source)
     return image.with_axes(axes) if axes else image
+
+
+def _open_sample(name: str) -> Image:
+    """Draw one of the sample images."""
+    from seamscope.demo import SAMPLES, sample_image
+
+    sample = name.removeprefix("demo:")
+    if sample not in SAMPLES:
+        known = ", ".join(f"demo:{each}" for each in SAMPLES)
+        raise ImageError(f"There is no sample image {name}: choose one of {known}.")
+    pixels, _ = sample_image(sample)
+    return _image(pixels, name=sample, axes="zyx"[-pixels.ndim :])
 
 
 def _image(

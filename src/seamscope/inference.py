@@ -181,11 +181,18 @@ def predict(
     network = load_model(model, trust=trust)
     wanted = dataclasses.replace(settings or Settings(), **asked)
     plan = prepare(wanted, network, opened)
-    with open_output(plan, opened, network, out, overwrite=overwrite) as output:
+    with contextlib.ExitStack() as stack:
+        made: list[Output] = []
+
+        def output() -> Output:
+            # not before the first tile: what fails earlier costs no file, old or new
+            made.append(open_output(plan, opened, network, out, overwrite=overwrite))
+            return stack.enter_context(made[0])
+
         for event in run(plan, network, opened, output):
             if on_event is not None:
                 on_event(event)
-        return output.array
+        return made[0].array
 
 
 def open_output(
@@ -231,7 +238,7 @@ def run(
     plan: Plan,
     model: Model,
     image: Image,
-    output: Output,
+    output: Output | Callable[[], Output],
     *,
     watchers: Sequence[Watcher] = (),
     first: Sequence[float] | None = None,
@@ -245,7 +252,7 @@ def run(
     plan, model, image
         As given to and by `resolve`.
     output
-        Where the result goes, of `Plan.out_shape`.
+        Where the result goes, of `Plan.out_shape`; or what opens it, called before the first tile.
     watchers
         Called with each tile's whole prediction ``(plan, frame, tile, (C, *spatial))``, a view
         that is only good during the call.
@@ -264,9 +271,16 @@ def run(
         intensity = whole_image_intensity(plan, image, never, measuring)
     except InterruptedError:
         return
+    opened = output if isinstance(output, Output) else None
     while True:
         try:
-            yield from _attempt(plan, model, image, output, intensity, watchers, first, never)
+            attempt = yield from _prepared(plan, model, image, intensity)
+            if never():
+                return
+            if opened is None:
+                assert not isinstance(output, Output)
+                opened = output()
+            yield from attempt.carry_out(opened, watchers, first, never)
             return
         except OutOfMemory as trouble:
             plan, reason = smaller(plan, model, image, trouble)
@@ -276,54 +290,69 @@ def run(
 # -- one attempt
 
 
-def _attempt(
-    plan: Plan,
-    model: Model,
-    image: Image,
-    output: Output,
-    intensity: Intensity,
-    watchers: Sequence[Watcher],
-    first: Sequence[float] | None,
-    cancelled: Cancelled,
-) -> Iterator[Event]:
+@dataclass(frozen=True)
+class _Attempt:
+    """Everything a run needs, for as long as memory suffices."""
+
+    plan: Plan
+    runner: Runner
+    reader: TileReader
+    intensity: Intensity
+    way: str  # name of the network's equivalent that is used
+
+    def carry_out(
+        self,
+        output: Output,
+        watchers: Sequence[Watcher],
+        first: Sequence[float] | None,
+        cancelled: Cancelled,
+    ) -> Iterator[Event]:
+        plan = self.plan
+        total = plan.tiles * plan.frames
+        yield Started(plan, plan.tiles, plan.frames)
+        begin = time.perf_counter()
+        done = 0
+        stitcher = _Stitcher(plan, output)
+        # watchers see whole predictions, overlaps and all; stitching needs only what it keeps
+        predictions = predict_tiles(
+            plan, self.runner, self.reader, first=first, cancelled=cancelled, whole=bool(watchers)
+        )
+        with contextlib.closing(predictions):
+            for frame, tile, prediction in predictions:
+                for watch in watchers:
+                    watch(plan, frame, tile, prediction)
+                region = stitcher.add(frame, tile, prediction)
+                done += 1
+                yield TileDone(region, done, total, time.perf_counter() - begin)
+        if done < total:
+            return
+        stitcher.finish()
+        seconds = time.perf_counter() - begin
+        figures = self._figures(seconds, done)
+        output.finish({"plan": plan.to_json(), "figures": figures})
+        yield Finished(seconds, figures)
+
+    def _figures(self, seconds: float, tiles: int) -> dict[str, Any]:
+        return {
+            "seconds": round(seconds, 3),
+            "tiles": tiles,
+            "tiles_per_second": round(tiles / seconds, 3) if seconds else None,
+            "redundancy": round(self.plan.redundancy, 4),
+            "network": self.way,
+            "device": self.plan.settings.device,
+            "intensity": self.intensity.to_json(),
+        }
+
+
+def _prepared(
+    plan: Plan, model: Model, image: Image, intensity: Intensity
+) -> Generator[Event, None, _Attempt]:
     reader = TileReader(plan, image, intensity)
     runner = model.runner(plan.settings.device, plan.settings.precision)
     if worth_a_trial(plan):
         yield Preparing("choosing the fastest way to run the network")
     way = accelerate(plan, model, runner, reader)
-    if cancelled():
-        return
-    total = plan.tiles * plan.frames
-    yield Started(plan, plan.tiles, plan.frames)
-    begin = time.perf_counter()
-    done = 0
-    stitcher = _Stitcher(plan, output)
-    # watchers see whole predictions, overlaps and all; stitching needs only what it keeps
-    predictions = predict_tiles(
-        plan, runner, reader, first=first, cancelled=cancelled, whole=bool(watchers)
-    )
-    with contextlib.closing(predictions):
-        for frame, tile, prediction in predictions:
-            for watch in watchers:
-                watch(plan, frame, tile, prediction)
-            region = stitcher.add(frame, tile, prediction)
-            done += 1
-            yield TileDone(region, done, total, time.perf_counter() - begin)
-    if done < total:
-        return
-    stitcher.finish()
-    seconds = time.perf_counter() - begin
-    figures = {
-        "seconds": round(seconds, 3),
-        "tiles": done,
-        "tiles_per_second": round(done / seconds, 3) if seconds else None,
-        "redundancy": round(plan.redundancy, 4),
-        "network": way,
-        "device": plan.settings.device,
-        "intensity": intensity.to_json(),
-    }
-    output.finish({"plan": plan.to_json(), "figures": figures})
-    yield Finished(seconds, figures)
+    return _Attempt(plan, runner, reader, intensity, way)
 
 
 def predict_tiles(

@@ -386,6 +386,11 @@ def _read_checkpoint(path: Path) -> Any:
         if _pickled(path):
             return torch.load(path, map_location="cpu", weights_only=False)
         return _load_tensors(path, "cpu")
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ModelError(
+            f"{path} holds Python objects whose code is not here ({_first_sentence(error)}): "
+            "install the package they come from, or load only the weights with a factory."
+        ) from error
     except Exception as error:
         raise ModelError(
             f"{path} cannot be read as a network's weights "

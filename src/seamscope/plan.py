@@ -93,7 +93,7 @@ class Settings:
     channel
         The one channel to use, of an image with several.
     fill_nan
-        Value for pixels that are not finite; None refuses such images.
+        Intensity that pixels which are not finite are taken to have; None refuses such images.
     accelerate
         Whether the fastest equivalent of the network may be chosen by a trial.
     memory
@@ -127,6 +127,15 @@ class Settings:
         _one_of("normalize", self.normalize, ("auto", "none", "zscore", "minmax", "percentile"))
         if self.batch < 1:
             raise SettingsError(f"batch {self.batch}: a batch is 1 tile or more.")
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise SettingsError(
+                f"percentiles {low} and {high}: give two percentages with 0 <= low < high <= 100."
+            )
+        if self.memory is not None and self.memory <= 0:
+            raise SettingsError(f"memory {self.memory}: give a number of bytes above 0, or None.")
+        if not math.isfinite(self.threshold):
+            raise SettingsError(f"threshold {self.threshold}: give a finite number.")
 
     def but(self, **changes: Any) -> Settings:
         """Return these settings with some changed."""
@@ -168,7 +177,7 @@ class Plan:
     settings
         Without ``"auto"``.
     facts, reach
-        Of the network; `reach` is None when it was not needed.
+        Of the network.
     layout, image_shape, scale, units
         Of the image; `scale` and `units` belong to the output's axes.
     grid
@@ -185,7 +194,7 @@ class Plan:
 
     settings: Settings
     facts: Facts
-    reach: Reach | None
+    reach: Reach
     layout: Layout
     image_shape: tuple[int, ...]
     scale: tuple[float, ...]
@@ -280,7 +289,7 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
     settings
         What is asked for.
     model
-        Its `facts` are used, and its `reach` where the halo is ``"auto"`` or was measured before.
+        Its `facts` and `reach` are used, and measured if they have not been: that takes seconds.
     image
         Only its shape and axes are used.
 
@@ -292,8 +301,7 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
     layout = image_layout(settings, model.facts, image)
     facts = model.facts.with_channels(_channel_count(settings, layout, image))
     sizes = layout.sizes(layout.spatial, image.shape)
-    known = "reach" in model.__dict__ or settings.halo == "auto"
-    reach = model.reach if known else None
+    reach = model.reach
     device = check_device(settings.device)
     budget = settings.memory or available_memory(device)
     grid = _grid(settings, facts, reach, sizes, budget, model.speeds.get(device))
@@ -416,7 +424,7 @@ def _check_channels(settings: Settings, facts: Facts, image: Image, layout: Layo
 def _grid(
     settings: Settings,
     facts: Facts,
-    reach: Reach | None,
+    reach: Reach,
     sizes: tuple[int, ...],
     budget: int,
     speed: Speed | None,
@@ -436,10 +444,9 @@ def _grid(
     return TileGrid.regular(sizes, tile, halo, overlap, facts.lattice)
 
 
-def _halo(settings: Settings, reach: Reach | None, ndim: int) -> tuple[Sides, ...]:
+def _halo(settings: Settings, reach: Reach, ndim: int) -> tuple[Sides, ...]:
     if settings.halo != "auto":
         return halo_sides(settings.halo, ndim)
-    assert reach is not None
     return reach.halo or reach.convolutional or ((16, 16),) * ndim
 
 
@@ -644,7 +651,7 @@ def _tile_notes(plan: Plan, asked: Settings) -> Iterator[str]:
 
 
 def _halo_notes(plan: Plan) -> Iterator[str]:
-    if plan.reach is None or len(plan.grid) == 1:
+    if len(plan.grid) == 1:
         return
     if plan.reach.halo is None:
         if plan.facts.statistics:

@@ -197,11 +197,11 @@ class _Prober:
                     self._check_any_channels(channels, shape)
                     return channels, shape
                 self._no_image = f"for an input of {(batch, channels, *shape)} it gives {found}"
-        answer = self._no_image or self._error
+        answer = (self._no_image or self._error).rstrip(".")
         raise ModelError(
             "The network runs on no input that was tried (1 to 8 channels, 2 or 3 spatial axes, "
             f"usual sizes); its answer: {answer}. It must map (N, C, [Z,] Y, X) to an image "
-            "(N, C', [Z',] Y', X'). Say spatial_axes and channels if they are unusual."
+            "(N, C', [Z',] Y', X'); wrap it in a module that does."
         )
 
     def _candidates(self) -> Iterator[tuple[int, int, int]]:
@@ -235,6 +235,8 @@ class _Prober:
             try:
                 y = _run(self._forward, torch.zeros(batch, channels, *shape))
                 self._shapes[key] = tuple(y.shape)
+            except ModelError:  # it runs, but gives no single tensor: nor will it for other sizes
+                raise
             except Exception as error:  # whatever somebody's network raises means "not this"
                 self._error = _first_line(error)
                 self._shapes[key] = None

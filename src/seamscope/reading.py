@@ -61,7 +61,7 @@ class TileReader:
 
     def __init__(self, plan: Plan, image: Image, intensity: Intensity) -> None:
         self._plan = plan
-        self._image = image
+        self._image = image = _filled(image, plan.settings.fill_nan)
         self._intensity = intensity
         layout = plan.layout
         kept = [a for a in layout.axes if a not in layout.frames]
@@ -153,9 +153,6 @@ class TileReader:
         if self._image.dtype.kind != "f" or math.isfinite(float(target.sum(dtype=np.float64))):
             return
         bad = ~np.isfinite(target)
-        if self._plan.settings.fill_nan is not None:
-            target[bad] = self._plan.settings.fill_nan
-            return
         where = [int(i) for i in np.argwhere(bad)[0][1:]]
         at = [
             part.start - before + i
@@ -198,7 +195,7 @@ def whole_image_intensity(
     settings = plan.settings
     layout = plan.layout
     channel_axis = layout.axes.index(layout.channel) if layout.channel else None
-    source = image
+    source = image = _filled(image, settings.fill_nan)
     if settings.channel is not None and layout.channel is not None:
         source = _one_channel(image, layout.axes.index(layout.channel), settings.channel)
         channel_axis = None
@@ -212,11 +209,31 @@ def whole_image_intensity(
     )
 
 
+def _filled(image: Image, value: float | None) -> Image:
+    """View of an image with a value in place of what is not finite."""
+    if value is None or image.dtype.kind != "f":
+        return image
+    return dataclasses.replace(image, data=_FilledView(image, value), _kept=None)
+
+
+class _FilledView:
+    """Array-like: an image in which every pixel is finite, made so when it is read."""
+
+    def __init__(self, image: Image, value: float) -> None:
+        self._image, self._value = image, value
+        self.shape, self.ndim, self.dtype = image.shape, image.ndim, image.dtype
+
+    def __getitem__(self, index: tuple[Any, ...]) -> Array:
+        block = self._image.read(index)
+        return np.where(np.isfinite(block), block, block.dtype.type(self._value))
+
+
 def _one_channel(image: Image, axis: int, channel: int) -> Image:
     """View of one channel, so that only it is measured."""
     return dataclasses.replace(
         image,
         data=_ChannelView(image, axis, channel),
+        _kept=None,  # the image itself keeps what it has read
         axes=image.axes and image.axes[:axis] + image.axes[axis + 1 :],
         scale=image.scale[:axis] + image.scale[axis + 1 :],
         units=image.units[:axis] + image.units[axis + 1 :],

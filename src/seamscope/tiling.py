@@ -454,7 +454,9 @@ def per_axis(value: PerAxis, ndim: int, what: str) -> tuple[int, ...]:
 
 def halo_sides(halo: int | Sequence[int | Sides], ndim: int) -> tuple[Sides, ...]:
     """A halo in any of its spellings as ``(before, after)`` per axis."""
-    given = [halo] * ndim if isinstance(halo, int) else list(halo)
+    given = [halo] if isinstance(halo, int) else list(halo)
+    if len(given) == 1:
+        given *= ndim
     if len(given) != ndim:
         raise SettingsError(
             f"halo {halo} has {len(given)} entries for {ndim} spatial axes: "
