@@ -43,7 +43,7 @@ from seamscope.progress import Display, duration, open_display
 
 if TYPE_CHECKING:
     from seamscope.images import Image, Output
-    from seamscope.inference import Event
+    from seamscope.inference import Event, LateOutput
     from seamscope.model import Model
     from seamscope.plan import Plan
 
@@ -458,19 +458,22 @@ class _Run:
 
     def carry_out(self, overwrite: bool, display: Display) -> None:
         """Predict all tiles; Ctrl-C ends it after the tile at hand."""
-        from seamscope.inference import open_output
+        from seamscope.inference import LateOutput, open_output
 
-        target = open_output(self.plan, self.image, self.model, self.out, overwrite=overwrite)
-        with target as output, _Interrupts(display) as interrupts:
+        def opened() -> Output:
+            return open_output(self.plan, self.image, self.model, self.out, overwrite=overwrite)
+
+        with LateOutput(opened) as output, _Interrupts(display) as interrupts:
+            if not overwrite:
+                output()  # what is wrong with the place is told before anything is measured
             try:
                 self._drain(output, display, interrupts)
             except BaseException:
-                self._leave(output, display)
+                if self.done:
+                    display.tell(self.outcome())
                 raise
-            if not self.finished and not self.done:
-                self._leave(output, display)
 
-    def _drain(self, output: Output, display: Display, interrupts: _Interrupts) -> None:
+    def _drain(self, output: LateOutput, display: Display, interrupts: _Interrupts) -> None:
         from seamscope.inference import run
 
         events: Any = run(  # a generator, to be closed
@@ -505,14 +508,6 @@ class _Run:
             case Finished():
                 self.finished = True
                 self.figures = event.figures
-
-    def _leave(self, output: Output, display: Display) -> None:
-        """Keep an unfinished result that holds something; an empty one is of no use."""
-        if self.done:
-            display.tell(self.outcome())
-            return
-        with contextlib.suppress(OutputError):
-            output.discard()
 
     def record(self) -> dict[str, Any]:
         """Everything about this run, as plain values."""

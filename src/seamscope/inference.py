@@ -181,18 +181,49 @@ def predict(
     network = load_model(model, trust=trust)
     wanted = dataclasses.replace(settings or Settings(), **asked)
     plan = prepare(wanted, network, opened)
-    with contextlib.ExitStack() as stack:
-        made: list[Output] = []
-
-        def output() -> Output:
-            # not before the first tile: what fails earlier costs no file, old or new
-            made.append(open_output(plan, opened, network, out, overwrite=overwrite))
-            return stack.enter_context(made[0])
-
+    late = LateOutput(lambda: open_output(plan, opened, network, out, overwrite=overwrite))
+    with late as output:
+        if not overwrite:
+            output()  # what is wrong with the place is told before anything is measured
         for event in run(plan, network, opened, output):
             if on_event is not None:
                 on_event(event)
-        return made[0].array
+        return output().array
+
+
+class LateOutput:
+    """An output that is opened when first asked for, and leaves no empty file when a run fails.
+
+    So that replacing an old result can wait for the first tile: what fails earlier costs no file.
+
+    Parameters
+    ----------
+    open
+        Opens the output.
+    """
+
+    def __init__(self, open: Callable[[], Output]) -> None:
+        self._open = open
+        self._output: Output | None = None
+        self.used = False
+
+    def __call__(self) -> Output:
+        """Return the output, opened."""
+        if self._output is None:
+            self._output = self._open()
+        return self._output
+
+    def __enter__(self) -> LateOutput:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._output is None:
+            return
+        if self.used:
+            self._output.close()
+        else:
+            with contextlib.suppress(SeamscopeError):
+                self._output.discard()
 
 
 def open_output(
@@ -238,7 +269,7 @@ def run(
     plan: Plan,
     model: Model,
     image: Image,
-    output: Output | Callable[[], Output],
+    output: Output | LateOutput,
     *,
     watchers: Sequence[Watcher] = (),
     first: Sequence[float] | None = None,
@@ -252,7 +283,7 @@ def run(
     plan, model, image
         As given to and by `resolve`.
     output
-        Where the result goes, of `Plan.out_shape`; or what opens it, called before the first tile.
+        Where the result goes, of `Plan.out_shape`; a `LateOutput` is opened before the first tile.
     watchers
         Called with each tile's whole prediction ``(plan, frame, tile, (C, *spatial))``, a view
         that is only good during the call.
@@ -271,16 +302,16 @@ def run(
         intensity = whole_image_intensity(plan, image, never, measuring)
     except InterruptedError:
         return
-    opened = output if isinstance(output, Output) else None
     while True:
         try:
             attempt = yield from _prepared(plan, model, image, intensity)
             if never():
                 return
-            if opened is None:
-                assert not isinstance(output, Output)
-                opened = output()
-            yield from attempt.carry_out(opened, watchers, first, never)
+            target = output() if isinstance(output, LateOutput) else output
+            for event in attempt.carry_out(target, watchers, first, never):
+                if isinstance(output, LateOutput):
+                    output.used |= isinstance(event, TileDone)
+                yield event
             return
         except OutOfMemory as trouble:
             plan, reason = smaller(plan, model, image, trouble)
@@ -501,6 +532,7 @@ def as_labels(prediction: Array, threshold: float = 0.5) -> npt.NDArray[np.uint8
 __all__ = [
     "Event",
     "Finished",
+    "LateOutput",
     "Preparing",
     "Reduced",
     "Started",
