@@ -75,7 +75,7 @@ class Contender:
 def compete(
     names: list[str], case: dict[str, Any], asked: argparse.Namespace
 ) -> dict[str, Contender]:
-    """Let all predict in turn; the first turn only warms up."""
+    """Let all predict in turn; the first turn only warms up, unless it is the only one."""
     contenders = {}
     for name in names:
         contender = Contender(name, case | {"result": _result(case, name)}, _python(asked, name))
@@ -86,9 +86,9 @@ def compete(
     for turn in range(asked.repeats + 1):
         for contender in contenders.values():
             contender.predict()
-        if turn == 0:
+        if turn == 0 and asked.repeats:
             for contender in contenders.values():
-                contender.first = contender.answers.pop()  # type: ignore[attr-defined]
+                contender.answers.clear()
     for contender in contenders.values():
         contender.close()
     return contenders
@@ -108,7 +108,10 @@ def networks(asked: argparse.Namespace) -> None:
     names = ["forward", "MONAI, batch 1", "MONAI, batch 4", "torch_em", "Seamscope, plain"]
     names += ["Seamscope", "Seamscope, huge pages", "Seamscope, kept memory"]
     names += ["Seamscope, auto tile", "Seamscope, auto tile, huge pages"]
+    names = [name for name in names if not asked.contenders or name in asked.contenders]
     for title, case in (QUICK if asked.quick else CASES).items():
+        if len(case["shape"]) not in asked.axes:
+            continue
         print(f"\n{title}, tile {case['tile']}, halo {case['halo']}, {asked.threads} thread(s)")
         with tempfile.TemporaryDirectory() as folder:
             image = Path(folder) / "image.npy"
@@ -119,7 +122,7 @@ def networks(asked: argparse.Namespace) -> None:
             right = np.load(_result(full, "whole"))
             done = compete(names, full, asked)
             monai = [c.best(asked.clock) for n, c in done.items() if n.startswith("MONAI")]
-            forward = done["forward"].best(asked.clock)
+            forward = done["forward"].best(asked.clock) if "forward" in done else float("nan")
             print(
                 f"  {'':<34}{'seconds':>9}{'/ MONAI':>9}{'/ forward':>10}{'engine':>8}{'off by':>9}"
             )
@@ -212,6 +215,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--python", nargs="*", default=[], metavar="TOOL=PATH")
+    parser.add_argument("--axes", type=int, nargs="+", default=[2, 3], help="2-D, 3-D or both")
+    parser.add_argument("--contenders", nargs="*", metavar="NAME", help="these only")
     parser.add_argument("--only", choices=PARTS, help="one part")
     asked = parser.parse_args()
     for name, part in PARTS.items():
