@@ -149,8 +149,8 @@ class SeamMeter:
 
     def _compare(self, lower: tuple[int, ...], axis: int, a: Array, b: Array) -> _Pair:
         order, starts, present = self._bins(lower, axis)
-        flat = [x.reshape(x.shape[0], -1)[:, order] for x in (a, b)]
-        one, two = (x.astype(np.float32, copy=False) for x in flat)
+        flat = (x.reshape(x.shape[0], -1).astype(np.float32, copy=False) for x in (a, b))
+        one, two = (np.take(x, order, axis=1) for x in flat)
         apart = np.abs(one - two)
         first, second = self._classes(one), self._classes(two)
         channels = np.arange(max(one.shape[0], 1))[:, None]
@@ -174,12 +174,18 @@ class SeamMeter:
             product=binned(one * two),
             squares=binned(one * one + two * two),
             both=binned(mine & yours),
-            either=binned(mine.astype(np.float32) + yours),
+            either=binned(mine.view(np.uint8) + yours.view(np.uint8)),
         )
 
-    def _classes(self, flat: Array) -> Array:
-        single = flat.shape[0] == 1
-        return np.asarray(flat[0] > self._threshold if single else flat.argmax(0), int)
+    def _classes(self, flat: Array) -> npt.NDArray[np.uint8]:
+        if flat.shape[0] == 1:
+            return np.asarray(flat[0] > self._threshold, np.uint8)
+        # numpy's argmax over a short leading axis is ten times slower
+        best, which = flat[0].copy(), np.zeros(flat.shape[1], np.uint8)
+        for channel in range(1, flat.shape[0]):
+            which = np.where(flat[channel] > best, np.uint8(channel), which)
+            np.maximum(best, flat[channel], out=best)
+        return which
 
     def _bins(self, lower: tuple[int, ...], axis: int) -> tuple[Array, Array, Array]:
         """Pixels of an overlap by distance: their order, where each distance starts, which."""
