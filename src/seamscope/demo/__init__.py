@@ -87,7 +87,7 @@ def _volumetric(normalization: Normalization, patch: tuple[int, ...], batch: int
     return Recipe(
         spatial_axes=3,
         normalization=normalization,
-        features=(8, 16, 32),
+        features=(12, 24, 48),
         image=(48, 144, 144),
         images=24,
         patch=patch,
