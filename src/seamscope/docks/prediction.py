@@ -88,13 +88,14 @@ class PredictionDock(QWidget):
         self.model: Model | None = None
         self.image: Image | None = None
         self.plan: Plan | None = None
+        self._asked = Settings()
         self._loading: Job | None = None
         self._trial: Job | None = None
         self._trial_key: Any = None
         self._pace: dict[Any, float | None] = {}  # seconds for each input pixel
         self._budgets: dict[str, int] = {}
         self._turn = threading.Lock()  # one thread at a time uses the network
-        self._preview = TilePreview(napari_viewer)
+        self._preview = TilePreview(napari_viewer, self._preview_lost)
         self._awake = False
         self._wires = Wires()
         self._make_controls()
@@ -216,7 +217,7 @@ class PredictionDock(QWidget):
         whole.setContentsMargins(0, 0, 0, 0)
         whole.addWidget(scroll, 1)
         whole.addWidget(self.panel)
-        self.setMinimumWidth(330)
+        self.setMinimumWidth(350)
 
     def _make_form(self) -> QFormLayout:
         form = QFormLayout()
@@ -253,7 +254,6 @@ class PredictionDock(QWidget):
         layers, dims = viewer.layers.events, viewer.dims.events
         changes = (layers.inserted, layers.removed, layers.reordered, layers.renamed)
         self._wires.connect(changes, self._layers_changed)
-        self._wires.connect([layers.removed], self._layer_removed)
         self._wires.connect([layers.removed], self.panel.layer_removed)
         self._wires.connect([camera(viewer).events, dims.current_step], self._camera_moved)
         self._awake = True
@@ -266,8 +266,8 @@ class PredictionDock(QWidget):
         self._wires.cut()
         self.panel.stop()
         self._cancel_trial()
+        self._preview.hide()
         self._preview.sleep()
-        self._preview.remove()
 
     def event(self, event: Any) -> bool:
         """Notice being docked, and being closed: napari then only takes the widget out."""
@@ -361,7 +361,8 @@ class PredictionDock(QWidget):
             with self._quietly():
                 self._offer(self.image)
             if self.model is not None:
-                self.plan = resolve(self.settings(), self.model, self.image)
+                self._asked = self.settings()
+                self.plan = resolve(self._asked, self.model, self.image)
         except SeamscopeError as error:
             problem = in_dock(error)
         except Exception as error:
@@ -531,7 +532,7 @@ class PredictionDock(QWidget):
         if self.plan is None or self.model is None or self.image is None or self.busy:
             return
         self._trial_key = self._trial_needed(self.plan)
-        work = Time(self.settings().but(area=None), self.model, self.image, self._turn)
+        work = Time(self._asked.but(area=None), self.model, self.image, self._turn)
         self._trial = self._start("timing one tile", work, self._timed)
         self._show_plan()
 
@@ -583,9 +584,8 @@ class PredictionDock(QWidget):
         job.start()
         return job
 
-    def _layer_removed(self, event: Any) -> None:
-        if event.value is self._preview.layer:
-            self.preview.setChecked(False)
+    def _preview_lost(self) -> None:
+        self.preview.setChecked(False)
 
     def dragEnterEvent(self, event: Any) -> None:  # noqa: N802
         """Take files."""

@@ -13,7 +13,7 @@ core, because nobody can make out a tile among overlapping ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ _CORE_PIXELS, _WINDOW_PIXELS = 1.6, 0.9  # widths on the screen
 _EDGES = [WINDOW, WINDOW, CORE, CORE, WINDOW, CORE]
 _FACES = ["transparent"] * 4 + [WINDOW + "30", CORE + "40"]
 _TYPES = ["path"] * 4 + ["rectangle"] * 2
+_MARK = {"preview": True}
 _CLOSEST = 5.0  # edges of windows are left out where cores are fewer screen pixels apart than this
 
 Sides = tuple[float, float]
@@ -99,12 +100,16 @@ class TilePreview:
     Parameters
     ----------
     viewer
-        The layer is added to it when first shown, and only its data are replaced from then on:
-        napari crashes where shapes layers come and go.
+        The layer is added to it when first shown; from then on only its data are replaced, and
+        where it is not needed it is hidden: napari crashes on software OpenGL where shapes layers
+        go. (A dock that is opened again takes over the layer that one before has left.)
+    lost
+        Called when somebody else removes the layer.
     """
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Any, lost: Callable[[], None]) -> None:
         self._viewer = viewer
+        self._lost = lost
         self._layer: Shapes | None = None
         self._of: tuple[ImageLayer, Plan] | None = None
         self._wires = Wires()
@@ -118,7 +123,7 @@ class TilePreview:
         self._wires.connect(turned, self._redraw)
         self._wires.connect([viewer.layers.events.removed], self._forget)
 
-    def sleep(self) -> None:
+    def sleep(self, *_: object) -> None:
         """Follow the viewer no longer."""
         self._wires.cut()
         self._of = None
@@ -132,6 +137,7 @@ class TilePreview:
         """Draw the tiles of a plan over the image layer it was made for."""
         self._of = (layer, plan)
         shapes = self._shapes()
+        self._layer = self._layer or self._left_over()
         if self._layer is None or self._layer.ndim != layer.ndim:
             self._add(layer, shapes)
         else:
@@ -149,14 +155,17 @@ class TilePreview:
         if self._layer is not None and self._layer in layers:
             layers.move(layers.index(self._layer), len(layers))
 
-    def remove(self) -> None:
-        """Take the layer away."""
+    def _left_over(self) -> Shapes | None:
+        marked = (x for x in self._viewer.layers if x.metadata.get("seamscope") == _MARK)
+        return next((x for x in marked if isinstance(x, Shapes)), None)
+
+    def _remove(self) -> None:
         old, self._layer = self._layer, None
         if old is not None and old in self._viewer.layers:
             self._viewer.layers.remove(old)
 
     def _add(self, layer: ImageLayer, shapes: list[Vertices]) -> None:
-        self.remove()
+        self._remove()
         chosen = set(self._viewer.layers.selection)
         self._layer = self._viewer.add_shapes(
             shapes,
@@ -166,7 +175,7 @@ class TilePreview:
             face_color=_FACES,
             opacity=0.9,
             name=_name(layer),
-            metadata={"seamscope": {"preview": True}},
+            metadata={"seamscope": _MARK},
             **self._place(layer),
         )
         self._layer.editable = False
@@ -198,6 +207,7 @@ class TilePreview:
     def _forget(self, event: Any) -> None:
         if event.value is self._layer:
             self._layer = None
+            self._lost()
 
     def _shapes(self) -> list[Vertices]:
         assert self._of is not None
