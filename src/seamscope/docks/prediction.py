@@ -246,7 +246,8 @@ class PredictionDock(QWidget):
         self.panel.asked.connect(self.run)
         self.panel.ended.connect(self._ended)
         self._trial_timer.timeout.connect(self._time_a_tile)
-        self._follow = qthrottled(self._view_moved, timeout=_FOLLOW_MS)
+        # not at once: what is in view is known when it has been drawn
+        self._follow = qthrottled(self._view_moved, timeout=_FOLLOW_MS, leading=False)
 
     def _wake(self) -> None:
         """Follow the viewer."""
@@ -473,6 +474,7 @@ class PredictionDock(QWidget):
         return area_of_shape(drawn_shapes(self.viewer), layer, letters)
 
     def _region_changed(self) -> None:
+        self._follow()
         if self.options.region.value() != "shape" or self.layer is None:
             return
         shapes = drawn_shapes(self.viewer) or self._add_region(self.layer)
@@ -507,7 +509,7 @@ class PredictionDock(QWidget):
     def _estimate(self, plan: Plan) -> float | None:
         assert self.model is not None
         measured = self._pace.get((self._pace_key(plan), plan.grid.tile_shape))
-        speed = self.model.speeds.get(plan.settings.device)
+        speed = self.model.speeds.get(plan.speed_key)
         if measured is None and speed is not None and plan.settings.accelerate:
             measured = speed.per_pixel(math.prod(plan.grid.tile_shape))
         pace = measured or self._pace.get(self._pace_key(plan))
@@ -553,6 +555,8 @@ class PredictionDock(QWidget):
 
     def run(self, _: Any = None) -> None:
         """Begin the prediction, as the button does."""
+        if self.options.region.value() != "image":
+            self.refresh()
         if self.busy or self.plan is None or self.model is None or self.image is None:
             return
         layer = check_image(self.layer)

@@ -57,7 +57,7 @@ class Time:
 
     def _time(self) -> float:
         plan = prepare(self.settings, self.model, self.image)
-        speed = self.model.speeds.get(plan.settings.device)
+        speed = self.model.speeds.get(plan.speed_key)
         if speed is not None:
             return speed.per_pixel(math.prod(plan.grid.tile_shape))
         small = _small(plan, self.model, self.image)
