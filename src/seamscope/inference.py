@@ -414,20 +414,14 @@ def predict_tiles(
 
 
 def _needed(plan: Plan, tiles: Sequence[Tile]) -> Slices:
-    """Smallest box within predictions that holds what stitching keeps of each of these tiles."""
-    parts = [
-        tile.within(_common(tile.trusted if plan.blends else tile.core, plan.area))
-        for tile in tiles
-    ]
+    """Smallest box within predictions that holds what stitching keeps of each of these tiles.
+
+    Not cut to the area that is wanted: tiles of an area come out bit for bit as in the whole.
+    """
+    parts = [tile.within(tile.trusted if plan.blends else tile.core) for tile in tiles]
     return tuple(
         slice(min(part[axis].start for part in parts), max(part[axis].stop for part in parts))
         for axis in range(len(plan.area))
-    )
-
-
-def _common(region: Slices, area: Slices) -> Slices:
-    return tuple(
-        slice(max(r.start, a.start), min(r.stop, a.stop)) for r, a in zip(region, area, strict=True)
     )
 
 

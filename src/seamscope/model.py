@@ -72,8 +72,8 @@ class Model:
     normalize
         How its images are to be normalized, where known.
     choices, speeds
-        What trials on this machine found, for each device: the fastest equivalent of the network,
-        and how long tiles of several sizes take (see `seamscope.inference.tune`).
+        What trials on this machine found: for each device the fastest equivalent of the network,
+        for each device and halo how long tiles of several sizes take (`seamscope.tuning.tune`).
 
     Notes
     -----

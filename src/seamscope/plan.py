@@ -257,6 +257,11 @@ class Plan:
         return (*(1,) * len(self.frame_ranges), *channels, *spatial)
 
     @property
+    def speed_key(self) -> str:
+        """Where `Model.speeds` holds what is known of such a run's speed."""
+        return speed_key(self.settings.device, self.grid.halo)
+
+    @property
     def redundancy(self) -> float:
         """Pixels the network computes for each pixel kept; 1 is an untiled run."""
         return self.grid.redundancy
@@ -304,7 +309,9 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
     reach = model.reach
     device = check_device(settings.device)
     budget = settings.memory or available_memory(device)
-    grid = _grid(settings, facts, reach, sizes, budget, model.speeds.get(device))
+    halo = _halo(settings, reach, facts.spatial_axes)
+    speed = model.speeds.get(speed_key(device, halo))
+    grid = _grid(settings, facts, halo, sizes, budget, speed)
     area, frame_ranges = _area(settings, layout, image.shape, grid)
     kind = settings.normalize
     if kind == "auto":
@@ -331,6 +338,11 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
         bytes_per_tile=batch_bytes,
     )
     return dataclasses.replace(plan, notes=tuple(_notes(plan, settings, budget)))
+
+
+def speed_key(device: str, halo: Sequence[Sides]) -> str:
+    """Name of a measured speed: it depends on the halo, around which layers are cut short."""
+    return f"{device}, halo {list(halo)}"
 
 
 def available_memory(device: str) -> int:
@@ -424,7 +436,7 @@ def _check_channels(settings: Settings, facts: Facts, image: Image, layout: Layo
 def _grid(
     settings: Settings,
     facts: Facts,
-    reach: Reach,
+    halo: tuple[Sides, ...],
     sizes: tuple[int, ...],
     budget: int,
     speed: Speed | None,
@@ -432,7 +444,6 @@ def _grid(
     ndim = facts.spatial_axes
     if min(sizes) < 1:
         raise ImageError(f"The image is empty ({_times(sizes)}): give one with pixels.")
-    halo = _halo(settings, reach, ndim)
     overlap = None if settings.overlap is None else per_axis(settings.overlap, ndim, "overlap")
     if settings.tile == "auto":
         tile = _fastest(tile_candidates(facts, sizes, halo, overlap, settings, budget), speed)
@@ -496,7 +507,7 @@ def tile_candidates(
     SettingsError
         When even the smallest tile does not fit the budget.
     """
-    most = budget / max(facts.bytes_per_pixel * settings.batch, 1e-9)
+    most = budget / _bytes_per_pixel(facts, settings.batch)
     overlaps = overlap or (0,) * len(sizes)
     per = [
         list(_balanced(n, h, o, a, settings.blend))
@@ -543,10 +554,14 @@ def _balanced(
         tile = max(tile + lattice.increment, lattice.size_at_most(tile + tile // 64))
 
 
-def _tile_bytes(facts: Facts, tile: Sequence[int], batch: int) -> int:
-    """Estimated bytes of one forward pass, the tiles themselves included."""
+def _bytes_per_pixel(facts: Facts, batch: int) -> float:
+    """Estimated bytes of a forward pass per input pixel, the tiles themselves included."""
     own = 4 * (facts.in_channels + facts.out_channels)
-    return int((facts.bytes_per_pixel + own) * math.prod(tile) * batch)
+    return (facts.bytes_per_pixel + own) * batch
+
+
+def _tile_bytes(facts: Facts, tile: Sequence[int], batch: int) -> int:
+    return int(_bytes_per_pixel(facts, batch) * math.prod(tile))
 
 
 # -- the wanted part

@@ -25,9 +25,9 @@ from seamscope.reading import TileReader, jobs_of
 from seamscope.stitching import Array
 from seamscope.tiling import AxisTiling, Lattice, Slices
 
-# A trial of faster equivalents costs about a dozen tiles of this many pixels.
-_TRIAL_PIXELS = {1: 1 << 16, 2: 1 << 16, 3: 1 << 18}
-_WORTH_A_TRIAL = 24
+# A trial of faster equivalents costs about eight tiles of this many pixels, and saves about half.
+_TRIAL_PIXELS = {1: 1 << 16, 2: 1 << 16, 3: 1 << 17}
+_WORTH_A_TRIAL = 16
 _GROWTH = 1.6  # from one trial tile's side to the next's
 
 
@@ -60,7 +60,7 @@ def tune(plan: Plan, model: Model, image: Image) -> None:
     reader = TileReader(plan, image, Intensity("none"))
     runner = model.runner(plan.settings.device, plan.settings.precision)
     accelerate(plan, model, runner, reader)
-    if plan.settings.device in model.speeds:
+    if plan.speed_key in model.speeds:
         return
     job = next(iter(jobs_of(plan, None)))
     whole = reader.read([job])
@@ -68,13 +68,13 @@ def tune(plan: Plan, model: Model, image: Image) -> None:
     seconds: dict[int, float] = {}
     for shape in _trial_shapes(plan):
         tile = np.ascontiguousarray(whole[:, :, *(slice(0, n) for n in shape)])
-        taken = _seconds_of(runner, tile)
+        taken = _seconds_of(runner, tile, _inner(plan, tuple(slice(0, n) for n in shape)))
         seconds[math.prod(shape)] = taken / math.prod(shape)
         spent += 2 * taken
         expected = min(expected, min(seconds.values()) * _pixels_to_compute(plan))
         if spent + 2 * taken * _GROWTH ** len(shape) > expected / 20:
             break
-    model.speeds[plan.settings.device] = Speed(tuple(sorted(seconds.items())))
+    model.speeds[plan.speed_key] = Speed(tuple(sorted(seconds.items())))
 
 
 def time_one_tile(plan: Plan, model: Model, image: Image) -> float:
@@ -83,7 +83,8 @@ def time_one_tile(plan: Plan, model: Model, image: Image) -> float:
     runner = model.runner(plan.settings.device, plan.settings.precision)
     job = next(iter(jobs_of(plan, None)))
     runner.run = _known_run(plan, model) or runner.run
-    return _seconds_of(runner, reader.read([job]))
+    whole = tuple(slice(0, n) for n in plan.grid.tile_shape)
+    return _seconds_of(runner, reader.read([job]), _inner(plan, whole))
 
 
 def _trial_shapes(plan: Plan) -> Iterator[tuple[int, ...]]:
@@ -99,11 +100,11 @@ def _trial_shapes(plan: Plan) -> Iterator[tuple[int, ...]]:
         )
 
 
-def _seconds_of(runner: Runner, batch: Array) -> float:
+def _seconds_of(runner: Runner, batch: Array, keep: Slices | None = None) -> float:
     """Seconds of one forward pass, after one to warm up."""
     for _ in range(2):
         start = time.perf_counter()
-        runner(batch)
+        runner(batch, keep)
         runner.synchronize()
     return time.perf_counter() - start
 
@@ -136,7 +137,7 @@ def accelerate(plan: Plan, model: Model, runner: Runner, reader: TileReader) -> 
             rate = (time.perf_counter() - start) / math.prod(example.shape[2:])
             patience = rate * _pixels_to_compute(plan) / 10
             model.choices[device] = choose(
-                model.module, example, keep=_inner(plan, part), patience_s=patience, repeats=2
+                model.module, example, keep=_inner(plan, part), patience_s=patience, repeats=1
             )
         except Exception as error:
             if is_memory_error(error):
