@@ -110,8 +110,9 @@ def _seconds_of(runner: Runner, batch: Array, keep: Slices | None = None) -> flo
 
 
 def _pixels_to_compute(plan: Plan) -> int:
-    # the grid of the whole image decides, so that an area is computed as the whole would be
-    return len(plan.grid) * math.prod(plan.grid.tile_shape) * plan.frames
+    # the whole image decides, so that an area is computed as the whole would be
+    frames = math.prod(plan.layout.sizes(plan.layout.frames, plan.image_shape))
+    return len(plan.grid) * math.prod(plan.grid.tile_shape) * frames
 
 
 def worth_a_trial(plan: Plan) -> bool:
