@@ -25,6 +25,8 @@ from dock_networks import Net, measured, whole
 from seamscope.docks.layers import camera
 from seamscope.docks.model_picker import ModelPicker
 from seamscope.docks.prediction import PredictionDock
+from seamscope.docks.preview import Lines
+from seamscope.tiling import AxisTiling, Lattice
 
 CLASSES = measured()
 SINGLE = measured(classes=1)
@@ -379,6 +381,14 @@ def test_the_preview_shows_windows_and_cores_and_follows_the_sliders(qtbot, view
     assert not any(isinstance(x, Shapes) for x in viewer.layers)
 
 
+def test_windows_of_valid_convolutions_are_shown_where_they_leave_the_image():
+    axis = AxisTiling(50, 24, lattice=Lattice(period=2, step=2, crop=(4, 4)))
+    lines = Lines.of(axis, slice(0, 50), blends=False, point=49)
+    assert lines.windows == tuple(sorted({x for t in axis for x in (t.start, t.stop)}))
+    assert lines.windows[0] == -4
+    assert lines.core == axis[len(axis) - 1].core
+
+
 def test_the_preview_lies_on_the_current_slice_in_any_plane(qtbot, viewer, dock):
     viewer.add_image(picture(20, 64, 48), axis_labels=("z", "y", "x"), scale=(3, 1, 1))
     load(qtbot, dock, SOLID)
@@ -506,6 +516,7 @@ def test_a_removed_layer_ends_the_run(qtbot, viewer, dock, removed):
     begin(qtbot, dock)
     viewer.layers.remove("image" if removed == "image" else dock.results.layers[0])
     qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
+    assert "Stopped after" in dock.panel.text.text()  # and did not run to its end
     assert (dock.results is None) == (removed == "result")
 
 
