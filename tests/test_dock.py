@@ -265,7 +265,7 @@ def test_tile_halo_and_blending_reach_the_plan(qtbot, viewer, dock):
     viewer.add_image(picture(256, 256))
     load(qtbot, dock, CLASSES)
     assert dock.settings().tile == dock.settings().halo == "auto"
-    assert not dock.overlap.isVisibleTo(dock)
+    assert dock.settings().overlap is None
 
     tile = dock.tile.rows[0]
     tile.slider.setValue(31)  # moving it takes over from Auto
@@ -282,8 +282,11 @@ def test_tile_halo_and_blending_reach_the_plan(qtbot, viewer, dock):
     press(qtbot, dock.halo.auto)
     assert dock.plan.grid.halo[0][0] == needed == dock.halo.rows[0].number.value()
 
+    stride = dock.plan.grid.stride
+    dock.overlap.rows[0].number.setValue(40)  # also without blending: what is measured at seams
+    assert dock.plan.grid.overlap == (40, 40)
+    assert dock.plan.grid.stride < stride
     dock.blend.set_value("gaussian")
-    assert dock.overlap.isVisibleTo(dock)
     assert dock.plan.settings.blend == "gaussian"
     dock.overlap.rows[0].number.setValue(30)
     assert dock.plan.grid.overlap == (30, 30)

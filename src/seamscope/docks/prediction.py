@@ -126,7 +126,7 @@ class PredictionDock(QWidget):
         options = self.options.values()
         if options["memory"] is None:
             options["memory"] = self._budget(options["device"])
-        overlap = self.overlap.value() if self.blend.value() != "crop" else "auto"
+        overlap = self.overlap.value()
         return Settings(
             tile=self.tile.value(),
             halo=self.halo.value(),
@@ -182,8 +182,8 @@ class PredictionDock(QWidget):
         )
         self.blend = _blend_choice()
         self.overlap = PixelsEditor(
-            "Pixels that neighbouring tiles share; what exceeds both halos is blended.",
-            "Both halos, and a quarter of the tile.",
+            "Pixels that neighbouring tiles share: both halos, and what is blended.",
+            "What the halos need; for blends a quarter of the tile more.",
         )
         self.options = Options()
         self.preview = QCheckBox("Preview tiles")
@@ -232,7 +232,6 @@ class PredictionDock(QWidget):
         form.addRow("Halo", self.halo)
         form.addRow("Blending", self.blend)
         form.addRow("Overlap", self.overlap)
-        set_row(form, self.overlap, False)
         return form
 
     def _connect(self) -> None:
@@ -395,7 +394,6 @@ class PredictionDock(QWidget):
         self.options.set_floating(image.dtype.kind == "f")
         single = self.model is not None and self.model.facts.out_channels == 1
         self.options.show_threshold(single and self.options.result.value() == "labels")
-        set_row(self._form, self.overlap, self.blend.value() != "crop")
         if self.model is not None:
             self._offer_sizes(self.model, image)
 
