@@ -568,6 +568,15 @@ def test_auto_tile_keeps_to_the_memory_budget_and_wastes_nothing() -> None:
     assert plan.redundancy < 1.01  # one tile, rounded up to the period
 
 
+def test_a_short_halo_is_told_where_there_are_borders() -> None:
+    model = load_model(deep(networks.UNet(2, 2)))
+    image = open_image(np.zeros((60, 300), np.uint8))  # one tile high
+    notes = " ".join(resolve(Settings(tile=96, halo=8), model, image).notes)
+    assert "Halo 8 along x is less than the network's reach of 22" in notes
+    assert "along y" not in notes
+    assert "less than" not in " ".join(resolve(Settings(tile=96, halo=22), model, image).notes)
+
+
 def test_balanced_tiles_waste_less_than_round_ones() -> None:
     model = load_model(deep(networks.UNet(2, 2)))
     image = open_image(np.zeros((1111, 1111), np.uint8))

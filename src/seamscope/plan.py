@@ -681,8 +681,10 @@ def _halo_notes(plan: Plan) -> Iterator[str]:
         return
     short = [
         (name, own, need)
-        for name, own, need in zip(plan.layout.spatial, plan.grid.halo, needed, strict=True)
-        if own[0] < need[0] or own[1] < need[1]
+        for name, axis, own, need in zip(
+            plan.layout.spatial, plan.grid.axes, plan.grid.halo, needed, strict=True
+        )
+        if not axis.single and (own[0] < need[0] or own[1] < need[1])
     ]
     for name, own, need in short[:1]:
         yield (

@@ -17,6 +17,7 @@ numbers, never arrays.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -83,12 +84,18 @@ class _Worker(FunctionWorker):
 
     def run(self) -> None:
         """Called by Qt in the worker's thread; a task catches its own exceptions."""
-        self.started.emit()
+        self._say("started")
         self._running = True
         self.work()
         self._running = False
-        self.finished.emit()
-        self._finished.emit(self)
+        self._say("finished")
+        self._say("_finished", self)
+
+    def _say(self, signal: str, *values: Any) -> None:
+        # When napari quits, Qt may delete the signals while the work still runs; an exception here
+        # would abort the whole process.
+        with contextlib.suppress(RuntimeError):
+            getattr(self, signal).emit(*values)
 
 
 class Job(QObject):
