@@ -84,11 +84,17 @@ class _Scale:
     membrane: float  # thickness of one cell's membrane
     organelle: float
     crowd: float  # organelles for each cell
+    tone: float  # spread of the cells' own greys
+    weave: float  # contrast of the extracellular fibres
     shading: float  # uneven illumination, relative
 
 
-_SCALE_2D = _Scale(cell=88.0, membrane=2.7, organelle=0.9, crowd=24.0, shading=0.09)
-_SCALE_3D = _Scale(cell=44.0, membrane=1.6, organelle=0.62, crowd=44.0, shading=0.05)
+_SCALE_2D = _Scale(
+    cell=88.0, membrane=2.7, organelle=0.9, crowd=24.0, tone=13.0, weave=1.0, shading=0.09
+)
+_SCALE_3D = _Scale(
+    cell=44.0, membrane=1.6, organelle=0.62, crowd=44.0, tone=9.0, weave=1.8, shading=0.05
+)
 
 
 @dataclass(frozen=True)
@@ -333,7 +339,7 @@ def _cytoplasm(
 ) -> Field:
     """Granular plasma, different from cell to cell, with winding reticulum."""
     shape = anatomy.labels.shape
-    tone = rng.normal(126, 13, anatomy.cells).astype(np.float32)
+    tone = rng.normal(126, scale.tone, anatomy.cells).astype(np.float32)
     rough = rng.uniform(0.5, 1.4, anatomy.cells).astype(np.float32)
     image: Field = tone[anatomy.cell] + rough[anatomy.cell] * (7 * fine + 6 * coarse)
     sheet = np.abs(_smooth(shape, 11 * scale.organelle + 2, rng))
@@ -475,10 +481,10 @@ def _draw_outside(
     """Bright matrix with faint fibres between the cells; nothing around the tissue."""
     shape = image.shape
     threads = np.abs(_smooth(shape, 6 * scale.organelle + 1.5, rng))
-    dense = _step(_smooth(shape, 0.6 * scale.cell, rng) + 0.3, 1.5)
+    dense = _step(_smooth(shape, 0.6 * scale.cell, rng) + 0.3 * scale.weave, 1.5)
     matrix = 170 + 5 * fine + 6 * coarse + 12 * _smooth(shape, 0.9 * scale.cell, rng)
-    _blend(matrix, 205, 0.5 * dense * _step(0.16 - threads, 0.3))
-    _blend(matrix, 118, 0.35 * dense * _step(threads - 1.4, 0.8))
+    _blend(matrix, 205, 0.5 * scale.weave * dense * _step(0.16 - threads, 0.3))
+    _blend(matrix, 118, 0.35 * scale.weave * dense * _step(threads - 1.4, 0.8))
     outside = anatomy.labels == EXTRACELLULAR
     image[outside] = matrix[outside]
     nothing = anatomy.labels == BACKGROUND

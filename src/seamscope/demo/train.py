@@ -124,7 +124,7 @@ def _patch(
     flips = tuple(slice(None, None, int(rng.choice([-1, 1]))) for _ in size)
     turn = (*range(len(size) - 2), *(rng.permutation(2) + len(size) - 2))
     patch = image[window][flips].transpose(turn)
-    patch = patch * np.float32(rng.normal(1, 0.07)) + np.float32(rng.normal(0, 0.07))
+    patch = patch * np.float32(rng.normal(1, 0.1)) + np.float32(rng.normal(0, 0.1))
     patch += np.float32(rng.uniform(0, 0.12)) * rng.standard_normal(patch.shape, dtype=np.float32)
     return patch, labels[window][flips].transpose(turn)
 
