@@ -96,8 +96,11 @@ def test_instancenorm_shows_squares_at_small_tiles(case):
     before, after = dice(whole["instancenorm"].argmax(0), labels), dice(tiled.argmax(0), labels)
     assert before.mean() - after.mean() > 0.05
     assert before[0] - after[0] > 0.02
+    # Its twin at the same tiles has only the edge effects of a halo shorter than its reach (up to
+    # 0.07 of one class in 3D): far less, in every class.
     steady = tile_and_crop(networks["batchnorm"], image, tile, halo)
-    assert (1 - dice(steady.argmax(0), whole["batchnorm"].argmax(0))).max() < 0.05
+    edges = 1 - dice(steady.argmax(0), whole["batchnorm"].argmax(0))
+    assert (4 * edges < 1 - kept).all()
 
 
 @pytest.mark.parametrize("axes", [2, 3])
