@@ -29,6 +29,8 @@ from torch import nn
 import networks
 import seamscope
 from seamscope import cli, progress
+from seamscope.cli import demo, options, predict, work
+from seamscope.cli.command import ExitCode
 from seamscope.images import open_image, read_record
 from seamscope.inference import Preparing, TileDone
 from seamscope.intensity import Method
@@ -181,7 +183,7 @@ def test_version_from_the_module():
 
 def test_exit_codes_are_documented():
     told = ok("predict", "--help").stdout
-    codes = {value for name, value in vars(cli.ExitCode).items() if name.isupper()}
+    codes = {value for name, value in vars(ExitCode).items() if name.isupper()}
     listed = told[told.index("Exit codes") :].splitlines()[1:]
     assert {int(line.split()[0]) for line in listed if line.strip()} == codes
 
@@ -192,11 +194,11 @@ def test_exit_codes_are_documented():
 @pytest.mark.parametrize(
     ("here", "engine"),
     [
-        (cli.Blend, BLENDS),
-        (cli.Precision, get_args(Precision)),
-        (cli.Normalize, ("auto", *get_args(Method))),
-        (cli.Result, get_args(Result)),
-        (cli.Border, get_args(Border)),
+        (options.Blend, BLENDS),
+        (options.Precision, get_args(Precision)),
+        (options.Normalize, ("auto", *get_args(Method))),
+        (options.Result, get_args(Result)),
+        (options.Border, get_args(Border)),
     ],
 )
 def test_choices_are_the_engines(here, engine):
@@ -204,16 +206,16 @@ def test_choices_are_the_engines(here, engine):
 
 
 def test_every_setting_is_an_option_with_the_same_default():
-    options = inspect.signature(cli.predict).parameters
+    asked = inspect.signature(predict.predict).parameters
     for field in dataclasses.fields(Settings):
-        default = options[field.name].default
+        default = asked[field.name].default
         if field.name == "percentiles":
-            default = cli._percentiles(default)
+            default = options.percentages(default)
         assert default == field.default, field.name
 
 
 def test_every_option_reaches_its_setting(at_home, tmp_path):
-    options = {
+    given = {
         "--tile": ("44,40", "tile", [44, 40]),
         "--halo": ("8/9,10", "halo", [[8, 9], [10, 10]]),
         "--overlap": ("20,22", "overlap", [20, 22]),
@@ -232,17 +234,17 @@ def test_every_option_reaches_its_setting(at_home, tmp_path):
         "--fill-nan": ("-7", "fill_nan", -7.0),
         "--memory": ("1.5GB", "memory", 1_500_000_000),
     }
-    asked = [part for option, (text, *_) in options.items() for part in (option, text)]
+    asked = [part for option, (text, *_) in given.items() for part in (option, text)]
     place = ["rgb.npy", UNET, tmp_path / "o.zarr", "--trust", "--axes", "cyx"]
     result = ok("predict", *place, *asked, "--no-accelerate", "--dry-run", "--json", "-")
     plan = json.loads(result.stdout)["plan"]
-    assert {name: plan[name] for _, name, _ in options.values()} == {
-        name: value for _, name, value in options.values()
+    assert {name: plan[name] for _, name, _ in given.values()} == {
+        name: value for _, name, value in given.values()
     }
     assert plan["accelerate"] is False
     assert plan["axes"] == "cyx"
     unasked = {field.name for field in dataclasses.fields(Settings)} - {"accelerate"}
-    assert unasked == {name for _, name, _ in options.values()}
+    assert unasked == {name for _, name, _ in given.values()}
 
 
 @pytest.mark.parametrize(
@@ -250,7 +252,7 @@ def test_every_option_reaches_its_setting(at_home, tmp_path):
     [("4GB", 4e9), ("500 mb", 5e8), ("2GiB", 2**31), ("1e6", 1e6), ("16K", 16e3), ("1T", 1e12)],
 )
 def test_amounts_of_memory(text, size):
-    assert cli._memory(text) == size
+    assert options.bytes_of(text) == size
 
 
 @pytest.mark.parametrize(
@@ -825,7 +827,7 @@ def test_demo_looks_at_the_place_of_its_screenshot_first(place, shown):
 
 
 def test_demo_without_napari(shown, monkeypatch):
-    found = cli.importlib.util.find_spec
+    found = demo.importlib.util.find_spec
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda n, *a: None if n == "napari" else found(n, *a)
     )
@@ -926,3 +928,44 @@ def test_a_terminal_gets_the_bar(monkeypatch):
     monkeypatch.setattr("rich.console.Console", lambda stderr: console)
     assert isinstance(progress.open_display(), progress._Bar)
     assert type(progress.open_display(quiet=True)) is progress.Display
+
+
+def test_parts_of_long_work_are_counted(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    lines = progress._Lines()
+    lines.phase("Measuring seams")
+    for done in range(1, 101):
+        now[0] += 0.25
+        lines.count(done, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "Measuring seams ...",
+        "40 of 100, 15 s left",
+        "80 of 100, 5.0 s left",
+    ]
+    console = fake_terminal()
+    with progress._Bar(console) as bar:
+        bar.phase("Measuring seams")
+        now[0] += 30
+        bar.count(3, 9)
+        bar._progress.refresh()
+    assert "3 of 9, 1:00 min left" in console.file.getvalue()
+
+
+def test_interrupted_work_ends_at_its_next_step():
+    before = signal.getsignal(signal.SIGINT)
+    with work.long_work(progress.Display()) as told:
+        told.progress(1, 9)
+        assert not told.cancelled()
+        signal.raise_signal(signal.SIGINT)
+        assert told.cancelled()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_interrupt_before_anything_asks_ends_at_once():
+    with work.long_work(progress.Display()) as told:
+        told.phase("Loading")
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)

@@ -35,6 +35,9 @@ class Display:
     def part(self, done: float) -> None:
         """So much of the phase is done, 0 to 1."""
 
+    def count(self, done: int, total: int) -> None:
+        """So many parts of the phase are done, of so many."""
+
     def start(self, total: int) -> None:
         """The first of so many tiles is about to be predicted."""
 
@@ -56,10 +59,17 @@ class _Lines(Display):
     """A line now and then, for files and logs."""
 
     def __init__(self) -> None:
-        self._last = 0.0
+        self._last = self._begin = 0.0
 
     def phase(self, what: str) -> None:
+        self._last = self._begin = time.monotonic()
         self.tell(f"{what} ...")
+
+    def count(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= LINE_EVERY and done < total:
+            self._last = now
+            self.tell(counted(done, total, now - self._begin))
 
     def start(self, total: int) -> None:
         self._last = time.monotonic()
@@ -91,6 +101,7 @@ class _Bar(Display):
             transient=True,
         )
         self._task = self._progress.add_task("", total=None, told="")
+        self._begin = time.monotonic()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -100,10 +111,15 @@ class _Bar(Display):
         self._progress.stop()
 
     def phase(self, what: str) -> None:
+        self._begin = time.monotonic()
         self._progress.reset(self._task, total=None, description=what, told="")
 
     def part(self, done: float) -> None:
         self._progress.update(self._task, total=1.0, completed=done)
+
+    def count(self, done: int, total: int) -> None:
+        text = counted(done, total, time.monotonic() - self._begin)
+        self._progress.update(self._task, total=total, completed=done, told=text)
 
     def start(self, total: int) -> None:
         self._progress.reset(self._task, total=total, description="Predicting", told="")
@@ -141,6 +157,12 @@ def told(event: TileDone) -> str:
     return f"{event.done} of {event.total} tiles, {speed}, {duration(event.seconds_left)} left"
 
 
+def counted(done: int, total: int, seconds: float) -> str:
+    """Parts done since so many seconds, and time left, in a few words."""
+    left = f", {duration(seconds / done * (total - done))} left" if done else ""
+    return f"{done} of {total}{left}"
+
+
 def duration(seconds: float) -> str:
     """Write a time for people, as in ``8.1 s``, ``2:05 min``, ``1:02:05 h``."""
     if seconds < 59.5:
@@ -150,4 +172,4 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
 
 
-__all__ = ["Display", "duration", "open_display", "told"]
+__all__ = ["Display", "counted", "duration", "open_display", "told"]

@@ -1,0 +1,54 @@
+"""The command ``seamscope``.
+
+Knows which commands there are. Each module owns one command or one family of them; what they share
+is told once:
+
+==========  ======================================================================================
+`command`   how a function becomes a command; failures as sentences and exit codes
+`options`   the vocabulary: every option that more than one command takes
+`work`      progress of long work, and Ctrl-C
+`answer`    text for people, JSON for programs, and where they may be written
+==========  ======================================================================================
+
+Standard output carries what was asked for (a plan, a model's facts, JSON), standard error all that
+is said on the way (progress, notes, errors), so that either can be piped by itself.
+
+Nothing heavy is imported before a command needs it: ``--help`` and ``--version`` answer at once.
+
+A new command is one file and one line below. The file, here ``cli/count.py``::
+
+    @command
+    def count(
+        image: ImageName, model: ModelName, *, pixels: ImageOptions, loading: ModelOptions,
+        json_file: Json = None, quiet: Quiet = False, debug: Debug = False,
+    ) -> None:
+        '''Count what MODEL finds in IMAGE.'''
+        answer = Answer(json_file, quiet, forbidden=(image, model))
+        with open_display(answer.quiet) as display, long_work(display) as work:
+            work.phase("Counting")
+            from seamscope.counting import count_objects
+
+            found = count_objects(
+                pixels.open(image), loading.load(model), settings_of(pixels),
+                on_progress=work.progress, cancelled=work.cancelled,
+            )
+        answer.write(found.to_json(), f"{found.objects} objects.")
+"""
+
+# ruff: noqa: F401, I001  (importing a command registers it; the order is that of --help)
+
+from __future__ import annotations
+
+from seamscope.cli.command import app
+
+from seamscope.cli import predict
+from seamscope.cli import info
+from seamscope.cli import demo
+
+
+def main() -> None:
+    """Run the command ``seamscope``."""
+    app(prog_name="seamscope")
+
+
+__all__ = ["app", "main"]

@@ -1,0 +1,288 @@
+"""The vocabulary of the command line: one definition of each option, however many commands take it.
+
+Knows how values are written in a shell, and which options belong together. Does not know what is
+done with them.
+
+Single options are annotated types (``tile: Tile = "auto"``), groups are dataclasses
+(``grid: GridOptions``) which `seamscope.cli.command.command` unfolds. `settings_of` makes the
+engine's `Settings` of both.
+
+Choices are written out here, since importing them from the engine would import torch; a test
+compares them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from seamscope.images import Image
+    from seamscope.model import Model
+    from seamscope.plan import Settings
+
+Blend = StrEnum("Blend", ["crop", "linear", "gaussian", "distance"])
+Precision = StrEnum("Precision", ["float32", "bfloat16", "float16"])
+Normalize = StrEnum("Normalize", ["auto", "zscore", "minmax", "percentile", "none"])
+Result = StrEnum("Result", ["probabilities", "labels"])
+Border = StrEnum("Border", ["reflect", "zeros"])
+
+
+# -- how values are written
+
+
+def _bad(text: str, rule: str) -> NoReturn:
+    raise typer.BadParameter(f"{text!r}: {rule}")
+
+
+def sizes(text: str) -> int | tuple[int, ...]:
+    """Read ``N`` or ``N,N``."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        _bad(text, "write one whole number, or one for each axis as in 64,256,256.")
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def tile_size(text: str) -> str | int | tuple[int, ...]:
+    """Read ``auto``, ``N`` or ``N,N``."""
+    return "auto" if text == "auto" else sizes(text)
+
+
+def halo_sides(text: str) -> Any:
+    """Read ``auto``, ``N``, ``N,N`` or ``B/A,B/A``."""
+    if text == "auto":
+        return "auto"
+    try:
+        sides = tuple(_sides(part) for part in text.split(","))
+    except ValueError:
+        _bad(text, "write auto, one whole number, or N or BEFORE/AFTER for each axis (44/46,46).")
+    return sides[0] if len(sides) == 1 and isinstance(sides[0], int) else sides
+
+
+def _sides(text: str) -> int | tuple[int, int]:
+    before, slash, after = text.partition("/")
+    return (int(before), int(after)) if slash else int(before)
+
+
+def percentages(text: str) -> tuple[float, float]:
+    """Read ``LOW,HIGH``."""
+    with contextlib.suppress(ValueError):
+        low, high = (float(part) for part in text.split(","))
+        if 0 <= low < high <= 100:
+            return low, high
+    _bad(text, "write two percentages with 0 <= low < high <= 100, as in 1,99.8.")
+
+
+def ranges(text: str) -> dict[str, tuple[int, int]]:
+    """Read ``y=0:512,x=100:300,t=3``."""
+    return dict(_range(part, text) for part in text.split(","))
+
+
+def _range(part: str, text: str) -> tuple[str, tuple[int, int]]:
+    match = re.fullmatch(r"\s*([tczyx])=(\d+)(?::(\d+))?\s*", part)
+    if match is None:
+        _bad(text, "write AXIS=START:STOP in pixels, or AXIS=INDEX, as in y=0:512,x=100:300,t=3.")
+    axis, start, stop = match.groups()
+    return axis, (int(start), int(start) + 1 if stop is None else int(stop))
+
+
+def bytes_of(text: str) -> int:
+    """Read ``4GB``, ``500 MiB``, ``4e9``; returns bytes."""
+    match = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    with contextlib.suppress(ValueError):
+        if match:
+            base = 1024 if match[3] else 1000
+            size = int(float(match[1]) * base ** " kmgt".index(match[2] or " "))
+            if size > 0:
+                return size
+    _bad(text, "write an amount of memory, as in 4GB or 500MB.")
+
+
+def option(panel: str, help: str, metavar: str | None = None, parser: Any = None) -> Any:
+    """Describe an option that is named like its parameter."""
+    return typer.Option(rich_help_panel=panel, help=help, metavar=metavar, parser=parser)
+
+
+# -- what is read
+
+
+ImageName = Annotated[
+    str,
+    typer.Argument(
+        metavar="IMAGE",
+        show_default=False,
+        help="TIFF, PNG, JPEG, npy, zarr or OME-Zarr; or demo:tissue2d, demo:tissue3d.",
+    ),
+]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        show_default=False,
+        help="demo:batchnorm, demo:instancenorm (and ...3d); a TorchScript file; or a Python "
+        "factory and its weights, unet.py:UNet(depth=3)@weights.safetensors.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a model is loaded."""
+
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Let code that comes with the model run.")
+    ] = False
+
+    def load(self, name: str) -> Model:
+        """Load the model of this name."""
+        from seamscope.loaders import load_model
+
+        return load_model(name, trust=self.trust)
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """What of an image is used, and how its intensities are normalized."""
+
+    normalize: Annotated[
+        Normalize,
+        option("Image", "Of the whole image's intensities; auto is what the model asks for."),
+    ] = Normalize.auto
+    percentiles: Annotated[
+        Any, option("Image", "For --normalize percentile.", "LOW,HIGH", percentages)
+    ] = "1,99.8"
+    area: Annotated[
+        Any,
+        option(
+            "Image",
+            "Predict this part alone, in pixels; other axes too: t=3, z=10:20.",
+            "y=0:512,x=100:300",
+            ranges,
+        ),
+    ] = None
+    axes: Annotated[
+        str | None,
+        option(
+            "Image",
+            "A letter for each of the image's axes, where its file does not say or is wrong.",
+            "tczyx",
+        ),
+    ] = None
+    channel: Annotated[int | None, option("Image", "Use this one, from 0.", "N")] = None
+    channel_axis: Annotated[
+        str, option("Image", "Axis that becomes the network's channels.", "AXIS")
+    ] = "c"
+    fill_nan: Annotated[
+        float | None,
+        option("Image", "Use this for pixels that are not finite; else refused.", "VALUE"),
+    ] = None
+
+    def open(self, name: str) -> Image:
+        """Open the image of this name."""
+        from seamscope.images import open_image
+
+        return open_image(name, axes=self.axes)
+
+
+# -- how it is computed
+
+
+Tile = Annotated[
+    Any,
+    option(
+        "Tiles",
+        "Pixels of a tile; auto takes the least computation that fits the memory.",
+        "auto|N|N,N",
+        tile_size,
+    ),
+]
+BlendChoice = Annotated[Blend, option("Tiles", "How neighbours are joined.")]
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """How tiles lie, their size apart."""
+
+    halo: Annotated[
+        Any,
+        option(
+            "Tiles",
+            "Pixels not believed at inner borders (B before and A after); auto is the network's "
+            "reach as measured.",
+            "auto|N|N,N|B/A,B/A",
+            halo_sides,
+        ),
+    ] = "auto"
+    overlap: Annotated[
+        Any,
+        option(
+            "Tiles",
+            "Pixels that neighbours share at least; by default what halo and blend need.",
+            "N|N,N",
+            sizes,
+        ),
+    ] = None
+    border: Annotated[
+        Border, option("Tiles", "How the image goes on beyond its end, where it must.")
+    ] = Border.reflect
+
+
+@dataclass(frozen=True)
+class ComputationOptions:
+    """On what the network runs, and how."""
+
+    batch: Annotated[int, option("Computation", "Tiles per forward pass.", "N")] = 1
+    device: Annotated[str, option("Computation", "auto, cpu, cuda, cuda:1 or mps.", "DEVICE")] = (
+        "auto"
+    )
+    precision: Annotated[
+        Precision, option("Computation", "Floating point type of the computation.")
+    ] = Precision.float32
+    memory: Annotated[
+        Any,
+        option(
+            "Computation",
+            "What one batch may use; by default a share of what is free.",
+            "4GB",
+            bytes_of,
+        ),
+    ] = None
+    accelerate: Annotated[
+        bool, option("Computation", "Try faster equivalents of the network on the first tile.")
+    ] = True
+
+
+def settings_of(*groups: Any, **single: Any) -> Settings:
+    """Make settings of groups of options and of single ones; what is no setting is left out."""
+    from seamscope.plan import Settings
+
+    given = {name: value for group in groups for name, value in vars(group).items()} | single
+    known = {field.name for field in dataclasses.fields(Settings)}
+    plain = {name: v.value if isinstance(v, Enum) else v for name, v in given.items()}
+    return Settings(**{name: value for name, value in plain.items() if name in known})
+
+
+# -- what is answered
+
+
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json", metavar="FILE", help="Write everything as JSON (- for standard output)."
+    ),
+]
+ReportFile = Annotated[
+    str | None,
+    typer.Option("--report", metavar="FILE.html", help="Write a page with figures."),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say nothing unless something is wrong.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

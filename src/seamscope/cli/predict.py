@@ -1,0 +1,268 @@
+"""``seamscope predict``: an image, tile by tile, into a file.
+
+Knows what is said before, during and after a prediction. Does not know how anything is computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seamscope import __version__
+from seamscope.cli.answer import Answer, amount, columns, shape_text, sides_text
+from seamscope.cli.command import ExitCode, command, first_line, say
+from seamscope.cli.options import (
+    Blend,
+    BlendChoice,
+    ComputationOptions,
+    Debug,
+    GridOptions,
+    ImageName,
+    ImageOptions,
+    Json,
+    ModelName,
+    ModelOptions,
+    Quiet,
+    Result,
+    Tile,
+    option,
+    settings_of,
+)
+from seamscope.cli.work import Interrupts
+from seamscope.errors import SeamscopeError
+from seamscope.progress import Display, duration, open_display
+
+if TYPE_CHECKING:
+    from seamscope.images import Image, Output
+    from seamscope.inference import Event, LateOutput
+    from seamscope.model import Model
+    from seamscope.plan import Plan
+
+
+@command
+def predict(
+    image: ImageName,
+    model: ModelName,
+    out: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT",
+            show_default=False,
+            help="Its ending says what to write: .ome.zarr, .zarr, .tif, .ome.tif, .npy, .png.",
+        ),
+    ],
+    *,
+    tile: Tile = "auto",
+    grid: GridOptions,
+    blend: BlendChoice = Blend.crop,
+    pixels: ImageOptions,
+    result: Annotated[
+        Result, option("Result", "What the network gives, or the number of the class.")
+    ] = Result.probabilities,
+    threshold: Annotated[float, option("Result", "For labels of a single channel.")] = 0.5,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", rich_help_panel="Result", help="Replace OUT if it exists."),
+    ] = False,
+    computation: ComputationOptions,
+    loading: ModelOptions,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and what it costs, and stop.")
+    ] = False,
+    json_file: Json = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Predict IMAGE with MODEL tile by tile, and write the result to OUT."""
+    from seamscope.process_memory import keep_freed_memory
+
+    keep_freed_memory()  # before torch starts threads
+    answer = Answer(json_file, quiet, forbidden=(image, model, out))
+    with open_display(quiet) as display:
+        display.phase("Loading")
+        from seamscope.inference import prepare
+
+        settings = settings_of(
+            grid,
+            pixels,
+            computation,
+            tile=tile,
+            blend=blend,
+            result=result,
+            threshold=threshold,
+        )
+        opened = pixels.open(image)
+        network = loading.load(model)
+        display.phase("Measuring the network")
+        plan = prepare(settings, network, opened)
+        for note in (*opened.notes, *plan.notes):
+            display.note(note)
+        run = _Run(plan, network, opened, out)
+        if dry_run:
+            display.phase("Timing one tile")
+            figures = _expected(run)
+        else:
+            run.carry_out(overwrite, display)
+            figures = run.figures
+    told = {**run.record(), "dry_run": dry_run, "figures": figures}
+    if dry_run:
+        answer.write(told, _plan_text(run, figures))
+    elif run.finished:
+        answer.write(told, run.outcome())
+    else:
+        answer.write(told)
+        say(run.outcome())
+        raise typer.Exit(ExitCode.INTERRUPTED)
+
+
+class _Run:
+    """One prediction, from its plan to what is said about it.
+
+    Attributes
+    ----------
+    plan
+        As it is now: running out of memory changes it.
+    done, total
+        Tiles.
+    finished
+        Whether the result is whole.
+    figures
+        Of a finished run.
+    """
+
+    def __init__(self, plan: Plan, model: Model, image: Image, out: str) -> None:
+        self.plan = plan
+        self.model = model
+        self.image = image
+        self.out = out
+        self.done = 0
+        self.total = plan.tiles * plan.frames
+        self.finished = False
+        self.figures: dict[str, Any] = {}
+
+    def carry_out(self, overwrite: bool, display: Display) -> None:
+        """Predict all tiles; Ctrl-C ends it after the tile at hand."""
+        from seamscope.inference import LateOutput, open_output
+
+        def opened() -> Output:
+            return open_output(self.plan, self.image, self.model, self.out, overwrite=overwrite)
+
+        with LateOutput(opened) as output, Interrupts(display) as interrupts:
+            if not overwrite:
+                output()  # what is wrong with the place is told before anything is measured
+            try:
+                self._drain(output, display, interrupts)
+            except BaseException:
+                if self.done:
+                    display.tell(self.outcome())
+                raise
+
+    def _drain(self, output: LateOutput, display: Display, interrupts: Interrupts) -> None:
+        from seamscope.inference import run
+
+        events: Any = run(  # a generator, to be closed
+            self.plan,
+            self.model,
+            self.image,
+            output,
+            cancelled=lambda: interrupts.asked,
+            measuring=display.part,
+        )
+        with contextlib.closing(events):
+            for event in events:
+                self._note(event, display, interrupts)
+
+    def _note(self, event: Event, display: Display, interrupts: Interrupts) -> None:
+        from seamscope.inference import Finished, Preparing, Reduced, Started, TileDone
+
+        match event:
+            case TileDone():
+                self.done = event.done
+                display.tile(event)
+            case Preparing():
+                display.phase(event.what.capitalize())
+            case Started():
+                interrupts.gently = True
+                self.total = event.tiles * event.frames
+                display.start(self.total)
+            case Reduced():
+                interrupts.gently = False
+                self.plan = event.plan
+                display.note(event.reason)
+            case Finished():
+                self.finished = True
+                self.figures = event.figures
+
+    def record(self) -> dict[str, Any]:
+        """Everything about this run, as plain values."""
+        from seamscope.inference import record
+
+        plan = self.plan
+        return {
+            "seamscope": __version__,
+            "finished": self.finished,
+            "tiles_done": self.done,
+            "output": {
+                "path": self.out,
+                "axes": plan.out_axes,
+                "shape": list(plan.out_shape),
+                "dtype": str(plan.out_dtype),
+            },
+            **record(plan, self.model, self.image),
+        }
+
+    def outcome(self) -> str:
+        """One sentence on what became of it."""
+        if self.finished:
+            seconds = self.figures["seconds"]
+            return (
+                f"{self.out}: {shape_text(self.plan.out_shape, self.plan.out_axes)}, {self.total} "
+                f"tile{'s' * (self.total != 1)} in {duration(seconds)}."
+            )
+        if not self.done:
+            return "Stopped before the first tile: nothing was written."
+        return (
+            f"Stopped after {self.done} of {self.total} tiles: {self.out} holds what was done and "
+            "is marked as unfinished."
+        )
+
+
+def _expected(run: _Run) -> dict[str, Any]:
+    """Time of the whole run judged by one tile, or why there is none."""
+    from seamscope.inference import time_one_tile
+
+    try:
+        seconds = time_one_tile(run.plan, run.model, run.image)
+    except SeamscopeError:
+        raise
+    except Exception as error:  # whatever somebody's network raises, for one: too large a tile
+        return {"seconds_expected": None, "failure": first_line(error)}
+    return {"seconds_expected": round(seconds * run.total, 3)}
+
+
+def _plan_text(run: _Run, figures: Mapping[str, Any]) -> str:
+    plan, settings, seconds = run.plan, run.plan.settings, figures["seconds_expected"]
+    size = math.prod(plan.out_shape) * plan.out_dtype.itemsize
+    counts = shape_text(plan.grid.shape)
+    frames = f" in each of {plan.frames} frames" if plan.frames > 1 else ""
+    halo = "" if len(plan.grid) == 1 else f", halo {sides_text(plan.grid.halo)}, {settings.blend}"
+    rows = [
+        ("image", f"{run.image.name}, {shape_text(plan.image_shape, plan.layout.axes)}"),
+        ("model", f"{run.model.name}: {plan.facts}"),
+        ("result", f"{run.out}, {shape_text(plan.out_shape, plan.out_axes)}, {plan.out_dtype}, "
+                   f"{amount(size)} uncompressed"),
+        ("tile", f"{shape_text(plan.grid.tile_shape)}, stride {shape_text(plan.grid.stride)}"
+                 f"{halo}"),
+        ("tiles", f"{plan.tiles}{frames} (whole grid {counts})"),
+        ("computed", f"{plan.redundancy:.2f} pixels for each one kept"),
+        ("intensities", settings.normalize),
+        ("device", f"{settings.device}, {settings.precision}, batch {settings.batch}"),
+        ("memory", f"about {amount(plan.bytes_per_tile)} for a forward pass"),
+        ("time", f"unknown, one tile failed: {figures['failure']}" if seconds is None
+                 else f"about {duration(seconds)} or less, judged by one tile"),
+    ]  # fmt: skip
+    return columns(rows)

@@ -1,0 +1,87 @@
+"""Long work at a command line: how far it is, and how it is stopped.
+
+Knows signals and displays. Does not know what is computed: functions of the engine take
+``on_progress(done, total)`` and ``cancelled() -> bool``, and raise `InterruptedError` once they
+have stopped, which a command answers by "Stopped." and exit code 130::
+
+    with open_display(quiet) as display, long_work(display) as work:
+        work.phase("Measuring seams")
+        report = measure_seams(..., on_progress=work.progress, cancelled=work.cancelled)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from seamscope.progress import Display
+
+
+class Interrupts:
+    """Ctrl-C asks for an end after the tile at hand; a second one, or before tiles, ends at once.
+
+    Attributes
+    ----------
+    asked
+        Whether an end was asked for.
+    gently
+        Whether tiles are being written, so that an end at once would tear one.
+    """
+
+    def __init__(self, display: Display) -> None:
+        self.asked = False
+        self.gently = False
+        self._display = display
+        self._before: Any = None
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.asked or not self.gently:
+            raise KeyboardInterrupt
+        self.asked = True
+        self._display.stopping()
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+
+class Work:
+    """What a long function of the engine is given, so that it is seen and can be stopped."""
+
+    def __init__(self, display: Display, interrupts: Interrupts) -> None:
+        self._display = display
+        self._interrupts = interrupts
+
+    def phase(self, what: str) -> None:
+        """Something that takes time begins."""
+        self._display.phase(what)
+
+    def progress(self, done: int, total: int) -> None:
+        """So many parts of the phase are done."""
+        self._interrupts.gently = True  # from here on somebody asks whether to stop
+        self._display.count(done, total)
+
+    def cancelled(self) -> bool:
+        """Whether an end was asked for."""
+        return self._interrupts.asked
+
+
+@contextlib.contextmanager
+def long_work(display: Display) -> Iterator[Work]:
+    """Give what long work is told by; Ctrl-C stops it at its next step, a second one at once."""
+    with Interrupts(display) as interrupts:
+        yield Work(display, interrupts)
