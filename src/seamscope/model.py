@@ -22,7 +22,7 @@ from torch import nn
 from seamscope.acceleration import Choice, Run
 from seamscope.errors import ModelError, SettingsError
 from seamscope.probe import Facts, Hints, probe
-from seamscope.receptive_field import Reach, measure_reach
+from seamscope.receptive_field import PhaseFields, Reach, measure_fields, measure_reach
 from seamscope.tiling import Sides, Slices, axis_names
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
@@ -103,6 +103,19 @@ class Model:
         facts = self.facts
         with self._on_cpu():
             return measure_reach(self._forward, facts.in_channels, facts.lattice, facts.narrow)
+
+    @cached_property
+    def fields(self) -> tuple[PhaseFields, ...] | None:
+        """Receptive field of an output pixel by phase, along each axis, as measured.
+
+        With the tile's statistics held fixed where the network uses them; None where even then it
+        sees the whole tile.
+        """
+        facts, reach = self.facts, self.reach
+        with self._on_cpu():
+            return measure_fields(
+                self._forward, facts.in_channels, facts.lattice, facts.narrow, reach
+            )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -244,6 +257,11 @@ def describe(facts: Facts, reach: Reach) -> str:
                 f"{_halo(reach.convolutional)} pixels{steps}."
             )
         return f"No halo will help: {layers}, and further operations see the whole tile."
+    if reach.depends_on_size:
+        return (
+            "No halo will help: what the network predicts changes with the size of its tile "
+            "(adaptive pooling, upsampling with aligned corners or the like)."
+        )
     return (
         "No halo will help: the network sees the whole tile (attention, global pooling or the "
         "like)."

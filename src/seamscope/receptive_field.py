@@ -10,7 +10,13 @@ what lies beyond the tile between the ends, and the depth to which they go is th
 needs when its tiles start on its grid. Operations that swallow NaN (``where``, comparisons) would
 hide reach, so the ends are also replaced by other, large values, and any change at all counts.
 A network that takes statistics from its tile sees the whole slab; it is probed once more with its
-statistics held fixed, which gives the reach of its convolutions alone.
+statistics held fixed, which gives the reach of its convolutions alone. A shorter slab must then
+predict the same beyond that reach: adaptive pooling and upsampling with aligned corners look local
+in one slab, but what they compute depends on its size.
+
+*Receptive field.* An end is made longer pixel by pixel over one period: each phase of the output
+turns NaN exactly once, where the end meets its receptive field. Only lengths between which
+something turns NaN are tried, about a dozen forwards instead of one for each pixel.
 
 *Period* (periodic-t shift equivariance, Rumberger et al. 2021, definition 2). Where the NaN end is
 moved pixel by pixel, the depth follows a pattern, and the pattern's period is that of the
@@ -24,7 +30,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +56,13 @@ _LONGEST_PERIOD = 64
 _NOISE = 100.0  # standard deviation of what replaces an end, where NaN may be swallowed
 LOW, HIGH = 0, 1  # ends of a slab
 
+PhaseFields: TypeAlias = tuple[Sides, ...]
+"""Input pixels ``(before, after)`` that output pixel ``i`` sees beyond those it covers itself.
+
+Entry ``p`` is for all ``i`` that are ``p`` modulo the number of entries, counted from the first
+output pixel of a tile on the grid: one period, in output pixels.
+"""
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -64,11 +77,15 @@ class Reach:
         (attention, global pooling).
     swallows_nan
         Whether the NaN probe alone would have found less.
+    depends_on_size
+        Whether no halo helps though far pixels do not matter: the prediction changes with the
+        size of the tile (adaptive pooling, upsampling with aligned corners, absolute positions).
     """
 
     halo: tuple[Sides, ...] | None
     convolutional: tuple[Sides, ...] | None
     swallows_nan: bool = False
+    depends_on_size: bool = False
 
     @property
     def bounded(self) -> bool:
@@ -96,9 +113,43 @@ def measure_reach(
     plain = _Prober(forward, channels, lattices, narrow)
     halo = plain.reach()
     if halo is not None or not plain.uses_statistics:
-        return Reach(halo, halo, plain.swallowed)
+        return Reach(halo, halo, plain.swallowed, plain.depends_on_size)
     steady = _Prober(forward, channels, lattices, narrow, fixed=True)
-    return Reach(None, steady.reach(), steady.swallowed)
+    return Reach(None, steady.reach(), steady.swallowed, steady.depends_on_size)
+
+
+def measure_fields(
+    forward: Forward,
+    channels: int,
+    lattices: Sequence[Lattice],
+    narrow: Sequence[int],
+    reach: Reach,
+) -> tuple[PhaseFields, ...] | None:
+    """Measure the theoretical receptive field of an output pixel at each phase.
+
+    Parameters
+    ----------
+    forward, channels, lattices, narrow
+        As for `measure_reach`.
+    reach
+        What that found. Where only the convolutions are bounded, statistics are held fixed.
+
+    Returns
+    -------
+    tuple or None
+        For each axis the fields of all phases; None where the network sees everything.
+    """
+    if reach.convolutional is None:
+        return None
+    prober = _Prober(forward, channels, lattices, narrow, fixed=not reach.bounded)
+    fields = [prober.fields(axis, reach.swallows_nan) for axis in range(len(narrow))]
+    known = tuple(field for field in fields if field is not None)
+    return known if len(known) == len(fields) else None
+
+
+def worst(fields: PhaseFields) -> Sides:
+    """Receptive field ``(before, after)`` at the worst phase, for either side by itself."""
+    return max(0, *(before for before, _ in fields)), max(0, *(after for _, after in fields))
 
 
 def measure_period(
@@ -129,22 +180,36 @@ class _Prober:
         self._fixed = fixed
         self.swallowed = False
         self.uses_statistics = False
+        self.depends_on_size = False
 
     def reach(self) -> tuple[Sides, ...] | None:
         """Reach along all axes; None as soon as one is unbounded."""
         sides: list[Sides] = []
         for axis in range(len(self._narrow)):
-            found = None
-            for slab in self._slabs(axis):
-                found = slab.reach()
-                if found is not None or (slab.uses_statistics and not self._fixed):
-                    break
-            if found is None:
+            depth = self._reach(axis)
+            if depth is None:
                 return None
-            depth, swallowed = found
-            self.swallowed |= swallowed
             sides.append(depth)
         return tuple(sides)
+
+    def _reach(self, axis: int) -> Sides | None:
+        for slab in self._slabs(axis):
+            found = slab.reach()
+            if found is not None:
+                depth, swallowed = found
+                same = slab.same_when_shorter(depth)
+                if same is not None:
+                    self.swallowed |= swallowed
+                    self.depends_on_size |= not same
+                    return depth if same else None
+            if slab.uses_statistics and not self._fixed:
+                return None
+        return None
+
+    def fields(self, axis: int, swallowed: bool) -> PhaseFields | None:
+        """Receptive fields along one axis, by phase; None when unbounded."""
+        found = (slab.fields(swallowed) for slab in self._slabs(axis))
+        return next((fields for fields in found if fields is not None), None)
 
     def period(self, axis: int) -> int | None:
         """Smallest shift along one axis that the prediction follows; None when not found."""
@@ -224,6 +289,91 @@ class _Slab:
         (low, low_change), (high, high_change) = found
         swallowed = low_change > low or high_change > high
         return (max(low, low_change), max(high, high_change)), swallowed
+
+    def same_when_shorter(self, halo: Sides) -> bool | None:
+        """Whether a shorter slab on the grid predicts the same beyond this halo.
+
+        None where that leaves nothing to compare. A network of one size cannot be asked.
+        """
+        lattice, axis = self._lattice, self._axis + 2
+        if lattice.fixed is not None:
+            return True
+        start = -(-self._length // (8 * lattice.pitch)) * lattice.pitch
+        size = lattice.size_at_most(self._length - 2 * start)
+        low, high = math.ceil(halo[0] * lattice.scale), math.ceil(halo[1] * lattice.scale)
+        count = int((size - sum(lattice.crop)) * lattice.scale) - low - high
+        if size == 0 or count < lattice.pitch * lattice.scale:
+            return None
+        part = self.run(self.clean.narrow(axis, start, size)).narrow(axis, low, count)
+        moved = int(start * lattice.scale) + low
+        return self._agree(part, self._clean_prediction.narrow(axis, moved, count), SAME)
+
+    def _agree(self, a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
+        spread = float(self._reference.std()) or 1.0
+        return float((a - b).abs().max()) < tolerance * spread
+
+    # -- receptive field
+
+    def fields(self, swallowed: bool) -> PhaseFields | None:
+        """Receptive field of an output pixel at each phase; None when too short to tell."""
+        low, high = self._meets(LOW, swallowed), self._meets(HIGH, swallowed)
+        if low is None or high is None:
+            return None
+        phases = range(int(self._lattice.pitch * self._lattice.scale))
+        return tuple((low.get(p, 0), high.get(p, 0)) for p in phases)
+
+    def _meets(self, end: int, swallowed: bool) -> dict[int, int] | None:
+        """How far the receptive field goes towards one end, for each phase that sees anything."""
+        pitch = self._lattice.pitch
+        first = -(-min(_FRAME, self._length // 4) // pitch) * pitch
+        if first + pitch > self._length // 2:
+            return None
+        touched = {n: self._touched(end, n, swallowed) for n in (first, first + pitch)}
+        far = -1 if end == LOW else 0
+        if touched[first + pitch].size and touched[first + pitch][far]:
+            return None
+        found: dict[int, int] = {}
+        for frame, outputs in self._newly_touched(end, (first, first + pitch), touched, swallowed):
+            for output in outputs:
+                found[output % int(pitch * self._lattice.scale)] = self._extent(end, frame, output)
+        return found
+
+    def _touched(self, end: int, frame: int, swallowed: bool) -> npt.NDArray[np.bool_]:
+        """Outputs that depend on an end of so many pixels."""
+        by_nan = self._line(torch.isnan(self.run(self._with_end(end, frame, math.nan))))
+        if not swallowed:
+            return by_nan
+        changed = self.run(self._with_end(end, frame, _NOISE)) != self._clean_prediction
+        return by_nan | self._line(changed)
+
+    def _newly_touched(
+        self,
+        end: int,
+        frames: Sides,
+        touched: dict[int, npt.NDArray[np.bool_]],
+        swallowed: bool,
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Ends, and the outputs that one more pixel touches; halving where nothing changes."""
+        few, many = frames
+        new = touched[many] & ~touched[few]
+        if not new.any():
+            return
+        if many - few == 1:
+            yield few, [int(i) for i in np.flatnonzero(new)]
+            return
+        middle = (few + many) // 2
+        touched[middle] = self._touched(end, middle, swallowed)
+        yield from self._newly_touched(end, (few, middle), touched, swallowed)
+        yield from self._newly_touched(end, (middle, many), touched, swallowed)
+
+    def _extent(self, end: int, frame: int, output: int) -> int:
+        """Pixels from those an output covers to the last it sees, `frame` pixels from the end."""
+        scale, before = self._lattice.scale, self._lattice.crop[0]
+        if end == LOW:
+            return math.floor(output / scale) + before - frame
+        return self._length - frame - math.ceil((output + 1) / scale) - before
+
+    # -- what an end touches
 
     def _depth(self, end: int, frame: int, value: float = math.nan) -> float | None:
         """How far beyond one end of `frame` pixels the prediction depends on it, in input pixels.
@@ -324,8 +474,7 @@ class _Slab:
             return False
         here = self._reference.narrow(self._axis + 2, begin + moved, end - begin - moved)
         there = shifted.narrow(self._axis + 2, begin, end - begin - moved)
-        spread = float(self._reference.std()) or 1.0
-        return float((here - there).abs().max()) < tolerance * spread
+        return self._agree(here, there, tolerance)
 
     def _inside(self, shift: int) -> tuple[int, int, float]:
         """Outputs that see neither the slab's ends nor `shift` pixels before its far end.
