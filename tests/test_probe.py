@@ -172,7 +172,7 @@ def test_known_by_hand(network, period, halo, crop, scale) -> None:
         (networks.UNet(2, 2, norm="instance"), 22, 10),
         (networks.UNet(2, 2, norm="group"), 22, 10),
         (networks.UNet(3, 2, features=2, norm="instance"), 22, 10),
-        (SqueezeExcite(), None, 0),
+        (SqueezeExcite(), 2, 1),  # its mean over space can be held fixed too
         (Attention(), None, 0),
     ],
     ids=["instance", "group", "instance 3D", "squeeze-excite", "attention"],
