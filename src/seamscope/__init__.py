@@ -20,11 +20,13 @@ _PUBLIC = {
     "Intensity": "intensity",
     "Model": "model",
     "Plan": "plan",
+    "SeamReport": "seam_report",
     "SeamscopeError": "errors",
     "Settings": "plan",
     "TileGrid": "tiling",
     "load_model": "loaders",
     "measure_intensity": "intensity",
+    "measure_seams": "measure",
     "open_image": "images",
     "predict": "inference",
     "prepare": "inference",
@@ -37,12 +39,14 @@ __all__ = [
     "Intensity",
     "Model",
     "Plan",
+    "SeamReport",
     "SeamscopeError",
     "Settings",
     "TileGrid",
     "__version__",
     "load_model",
     "measure_intensity",
+    "measure_seams",
     "open_image",
     "predict",
     "prepare",
@@ -56,8 +60,10 @@ if TYPE_CHECKING:
     from seamscope.inference import predict, prepare, run
     from seamscope.intensity import Intensity, measure_intensity
     from seamscope.loaders import load_model
+    from seamscope.measure import measure_seams
     from seamscope.model import Model
     from seamscope.plan import Plan, Settings, resolve
+    from seamscope.seam_report import SeamReport
     from seamscope.tiling import TileGrid
 
 

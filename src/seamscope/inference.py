@@ -34,6 +34,8 @@ from seamscope.loaders import load_model
 from seamscope.model import Model, Runner
 from seamscope.plan import Plan, Settings
 from seamscope.reading import Cancelled, Job, TileReader, jobs_of, whole_image_intensity
+from seamscope.seam_report import SAMPLED_SHARE, SeamReport, sampled_tiles
+from seamscope.seams import SeamMeter
 from seamscope.stitching import Array, canvas
 from seamscope.tiling import Slices, Tile
 from seamscope.tuning import (
@@ -48,6 +50,7 @@ from seamscope.tuning import (
 )
 
 Watcher: TypeAlias = Callable[[Plan, tuple[int, ...], Tile, Array], None]
+MakeMeter: TypeAlias = Callable[[Plan], SeamMeter]
 
 
 # -- events
@@ -112,10 +115,13 @@ class Finished:
         From the first tile's start.
     figures
         What belongs into a record of the run.
+    seams
+        How neighbouring tiles disagreed; None where nothing was measured.
     """
 
     seconds: float
     figures: dict[str, Any] = field(default_factory=dict)
+    seams: SeamReport | None = field(default=None, repr=False)
 
 
 Event: TypeAlias = Preparing | Started | TileDone | Reduced | Finished
@@ -269,9 +275,10 @@ def run(
     plan: Plan,
     model: Model,
     image: Image,
-    output: Output | LateOutput,
+    output: Output | LateOutput | None,
     *,
     watchers: Sequence[Watcher] = (),
+    meter: MakeMeter = SeamMeter.of,
     first: Sequence[float] | None = None,
     cancelled: Cancelled | None = None,
     measuring: Callable[[float], None] | None = None,
@@ -284,9 +291,13 @@ def run(
         As given to and by `resolve`.
     output
         Where the result goes, of `Plan.out_shape`; a `LateOutput` is opened before the first tile.
+        None: nothing is stitched, the run is only watched and measured.
     watchers
         Called with each tile's whole prediction ``(plan, frame, tile, (C, *spatial))``, a view
         that is only good during the call.
+    meter
+        Makes the meter for the overlaps that `Settings.seams` asks to measure. Called again when
+        memory ran out and the run starts again.
     first
         Spatial point in image pixels; nearest tiles are predicted first, where tiles are cropped
         (blends need their order).
@@ -308,7 +319,7 @@ def run(
             if never():
                 return
             target = output() if isinstance(output, LateOutput) else output
-            for event in attempt.carry_out(target, watchers, first, never):
+            for event in attempt.carry_out(target, watchers, meter(plan), first, never):
                 if isinstance(output, LateOutput):
                     output.used |= isinstance(event, TileDone)
                 yield event
@@ -326,6 +337,7 @@ class _Attempt:
     """Everything a run needs, for as long as memory suffices."""
 
     plan: Plan
+    model: Model
     runner: Runner
     reader: TileReader
     intensity: Intensity
@@ -333,8 +345,9 @@ class _Attempt:
 
     def carry_out(
         self,
-        output: Output,
+        output: Output | None,
         watchers: Sequence[Watcher],
+        meter: SeamMeter,
         first: Sequence[float] | None,
         cancelled: Cancelled,
     ) -> Iterator[Event]:
@@ -343,28 +356,36 @@ class _Attempt:
         yield Started(plan, plan.tiles, plan.frames)
         begin = time.perf_counter()
         done = 0
-        stitcher = _Stitcher(plan, output)
+        stitcher = None if output is None else _Stitcher(plan, output)
+        measured = _measured_tiles(plan)
         # watchers see whole predictions, overlaps and all; stitching needs only what it keeps
+        whole = (lambda _: True) if watchers else (lambda tile: tile.index in measured)
         predictions = predict_tiles(
-            plan, self.runner, self.reader, first=first, cancelled=cancelled, whole=bool(watchers)
+            plan, self.runner, self.reader, first=first, cancelled=cancelled, whole=whole
         )
         with contextlib.closing(predictions):
             for frame, tile, prediction in predictions:
                 for watch in watchers:
                     watch(plan, frame, tile, prediction)
-                region = stitcher.add(frame, tile, prediction)
+                if tile.index in measured:
+                    meter.see(tile, prediction, frame)
+                region = stitcher.add(frame, tile, prediction) if stitcher else ()
                 done += 1
                 yield TileDone(region, done, total, time.perf_counter() - begin)
         if done < total:
             return
-        stitcher.finish()
+        if stitcher:
+            stitcher.finish()
         seconds = time.perf_counter() - begin
-        figures = self._figures(seconds, done)
-        output.finish({"plan": plan.to_json(), "figures": figures})
-        yield Finished(seconds, figures)
+        seams = SeamReport.of(meter, plan, self.model) if measured else None
+        figures = self._figures(seconds, done, seams)
+        if output is not None:
+            output.finish({"plan": plan.to_json(), "figures": figures})
+        yield Finished(seconds, figures, seams)
 
-    def _figures(self, seconds: float, tiles: int) -> dict[str, Any]:
-        return {
+    def _figures(self, seconds: float, tiles: int, seams: SeamReport | None) -> dict[str, Any]:
+        told = {} if seams is None else {"seams": _summary(seams)}
+        return told | {
             "seconds": round(seconds, 3),
             "tiles": tiles,
             "tiles_per_second": round(tiles / seconds, 3) if seconds else None,
@@ -383,7 +404,26 @@ def _prepared(
     if worth_a_trial(plan):
         yield Preparing("choosing the fastest way to run the network")
     way = accelerate(plan, model, runner, reader)
-    return _Attempt(plan, runner, reader, intensity, way)
+    return _Attempt(plan, model, runner, reader, intensity, way)
+
+
+def _measured_tiles(plan: Plan) -> frozenset[tuple[int, ...]]:
+    """Tiles whose overlaps are measured."""
+    share = {"none": 0.0, "sample": SAMPLED_SHARE, "all": 1.0}[plan.settings.seams]
+    return sampled_tiles(plan, share) if share and plan.tiles > 1 else frozenset()
+
+
+# Of a run's record: what fits into a result's metadata.
+_SUMMARY = (
+    "kind", "overlaps", "overlaps_measured", "max_dist", "mean_dist", "tile_mismatch",
+    "tile_mismatch_hard", "channels", "spread", "tolerance", "seamless",
+    "smallest_seamless_halo", "sentence",
+)  # fmt: skip
+
+
+def _summary(seams: SeamReport) -> dict[str, Any]:
+    told = seams.to_json()
+    return {key: told[key] for key in _SUMMARY}
 
 
 def predict_tiles(
@@ -393,21 +433,22 @@ def predict_tiles(
     *,
     first: Sequence[float] | None = None,
     cancelled: Cancelled = lambda: False,
-    whole: bool = True,
+    whole: Callable[[Tile], bool] = lambda _: True,
 ) -> Generator[tuple[tuple[int, ...], Tile, Array], None, None]:
     """Predict all tiles of a plan.
 
     Yields
     ------
     frame, tile, prediction
-        The prediction ``(C, *spatial)`` of one tile. Unless `whole`, only what stitching keeps is
-        computed, and the tile's `origin` says where that begins.
+        The prediction ``(C, *spatial)`` of one tile. Unless `whole` says so, only what stitching
+        keeps is computed, and the tile's `origin` says where that begins.
     """
     batches = _batched(jobs_of(plan, first), plan.settings.batch)
     for jobs, batch in reader.ahead(batches):
         if cancelled():
             return
-        keep = None if whole else _needed(plan, [job.tile for job in jobs])
+        tiles = [job.tile for job in jobs]
+        keep = None if any(map(whole, tiles)) else _needed(plan, tiles)
         predictions = _forward(runner, batch, plan, keep)
         for job, prediction in zip(jobs, predictions, strict=True):
             yield job.frame, _beginning_at(job.tile, keep), prediction

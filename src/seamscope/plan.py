@@ -43,6 +43,7 @@ from seamscope.tiling import (
 Auto: TypeAlias = Literal["auto"]
 Result: TypeAlias = Literal["probabilities", "labels"]
 Border: TypeAlias = Literal["reflect", "zeros"]
+Seams: TypeAlias = Literal["sample", "all", "none"]
 
 # Part of the free memory a tile may use when no budget is given.
 _CPU_SHARE, _GPU_SHARE = 0.2, 0.6
@@ -100,6 +101,9 @@ class Settings:
         Whether the fastest equivalent of the network may be chosen by a trial.
     memory
         Bytes that one batch may use; None for a share of what is free.
+    seams
+        Which overlaps are measured while predicting: a representative sample, which costs at most
+        a few percent of the time; all; or none.
     """
 
     tile: Auto | int | Sequence[int] = "auto"
@@ -120,11 +124,13 @@ class Settings:
     fill_nan: float | None = None
     accelerate: bool = True
     memory: int | None = None
+    seams: Seams = "sample"
 
     def __post_init__(self) -> None:
         _one_of("blend", self.blend, BLENDS)
         _one_of("result", self.result, ("probabilities", "labels"))
         _one_of("border", self.border, ("reflect", "zeros"))
+        _one_of("seams", self.seams, ("sample", "all", "none"))
         _one_of("precision", self.precision, ("float32", "bfloat16", "float16"))
         _one_of("normalize", self.normalize, ("auto", "none", "zscore", "minmax", "percentile"))
         if self.batch < 1:

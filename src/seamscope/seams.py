@@ -327,6 +327,11 @@ class SeamMeter:
         self._borders: dict[Frame, Array] = {}
         self._worst: list[Border] = []
 
+    @classmethod
+    def of(cls, plan: Any) -> SeamMeter:
+        """Make the usual meter for a `seamscope.plan.Plan`."""
+        return cls(plan.grid, threshold=plan.settings.threshold)
+
     @property
     def overlaps(self) -> int:
         """Overlaps measured so far."""
