@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -268,6 +268,23 @@ class _Prober:
         sizes = self._out_shape(channels, shape)[2:]
         return tuple(self._axis(channels, shape, sizes, axis) for axis in range(len(shape)))
 
+    def _steps(
+        self, output: Callable[[int], int | None], size: int, out: int
+    ) -> Iterator[tuple[Fraction, int]]:
+        """Scales and steps by which sizes and outputs grow evenly, up to the first plain scale.
+
+        Networks that round sizes up to 8 give 8 more pixels for 7 more, and again; such scales,
+        8/7, are taken for true only where no whole one (or part of one) is found.
+        """
+        for step in () if self._hints.shape else _STEPS:
+            one, two = output(size + step), output(size + 2 * step)
+            if one is None or two is None or two - one != one - out or one == out:
+                continue
+            scale = Fraction(one - out, step)
+            yield scale, step
+            if _plain(scale):
+                return
+
     def _axis(
         self, channels: int, shape: tuple[int, ...], out: tuple[int, ...], axis: int
     ) -> Lattice:
@@ -277,11 +294,9 @@ class _Prober:
             found = self._run_shape(channels, (*shape[:axis], extent, *shape[axis + 1 :]))
             return found[axis + 2] if found else None
 
-        for step in () if self._hints.shape else _STEPS:
-            one, two = output(size + step), output(size + 2 * step)
-            if one is None or two is None or two - one != one - out[axis] or one == out[axis]:
-                continue
-            scale = Fraction(one - out[axis], step)
+        found = list(self._steps(output, size, out[axis]))
+        if found:
+            scale, step = found[-1] if _plain(found[-1][0]) else found[0]
             # of the sizes a step apart, those that lose least: 63 and not 64 for poolings by 3
             sizes = [(n, o) for n in range(size, max(size - step, 0), -1) if (o := output(n))]
             exact = [pair for pair in sizes if _lost(*pair, scale) is not None]
@@ -293,6 +308,10 @@ class _Prober:
         scale = whole if whole.numerator == 1 and whole < 1 else Fraction(1)
         lost = size - int(out[axis] / scale)
         return Lattice(crop=(lost // 2, lost - lost // 2), scale=scale, fixed=size)
+
+
+def _plain(scale: Fraction) -> bool:
+    return 1 in (scale.numerator, scale.denominator)
 
 
 def _lost(size: int, out: int, scale: Fraction) -> int | None:
