@@ -1,0 +1,1024 @@
+"""Neighbouring tiles predicted with causes of seams taken away, one by one or together.
+
+Knows pipelines (preprocess, network, postprocess), boxes of an image, and how each cause is
+removed while everything else, and every pixel that is compared, stays. Does not know verdicts or
+sentences (see `seamscope.diagnosis`).
+
+What each removal puts in the place of what the pipeline does:
+
+=================== ==========================================================================
+preprocessing       the tile is cut from the whole image's preprocessing
+misaligned          the tile is read from the grid of the network's period on: a little more of
+                    the image at its sides, of which nothing is compared
+tile statistics     normalizations use the same statistics for all tiles, pooled over the sample
+edge effects        the tile is read with the image around it, as far as the network reaches;
+                    statistics stay those of the tile itself
+postprocessing      both neighbours are postprocessed as one image: the one's prediction with what
+                    the other adds to it
+=================== ==========================================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seamscope.calls import Call, Forward, Moments, Normalizations
+from seamscope.errors import ImageError, ModelError, SeamscopeError
+from seamscope.images import Image
+from seamscope.intensity import Intensity
+from seamscope.model import Model, as_model
+from seamscope.normalization import Audit, audit
+from seamscope.plan import Plan, available_memory
+from seamscope.probe import Hints
+from seamscope.reading import Job, TileReader
+from seamscope.seams import TOLERANCE, SeamCurve, SeamMeter, Spread
+from seamscope.tiling import (
+    AxisTile,
+    AxisTiling,
+    Lattice,
+    PerAxis,
+    Sides,
+    Slices,
+    Tile,
+    TileGrid,
+    per_axis,
+)
+
+Array: TypeAlias = npt.NDArray[Any]
+Step: TypeAlias = Callable[[Array], Any]
+Box: TypeAlias = tuple[Sides, ...]
+Index: TypeAlias = tuple[int, ...]
+Cause: TypeAlias = Literal[
+    "preprocessing",
+    "misaligned",
+    "tile statistics",
+    "edge effects",
+    "global coupling",
+    "postprocessing",
+]
+Removed: TypeAlias = frozenset[Cause]
+
+NOTHING: Removed = frozenset()
+# Tiles of a sample: some dozens of borders are told apart from one, and more takes minutes.
+_SAMPLE = 16
+# Part of the largest contrast below which a place is taken to be empty, and another is preferred.
+_EMPTY = 0.1
+# Relative precision that a float32 prediction keeps through some dozens of layers.
+_RESOLVED = 1e-6
+# A prediction that moves less than this part of its standard deviation does not move.
+_UNMOVED = 1e-2
+
+
+# -- pipelines
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Somebody's way from a tile to its prediction, in parts that can be taken apart.
+
+    Attributes
+    ----------
+    network
+        ``(C, *spatial)`` float32 to ``(C', *spatial')``: numpy in, numpy out. A `torch.nn.Module`
+        is taken too.
+    preprocess
+        What is done to a tile before, ``(C, *spatial)`` to the same space.
+    postprocess
+        What is done to a tile's prediction afterwards, ``(C', *spatial')`` to the same space, with
+        or without channels. Integers are taken for labels.
+    period
+        The network's period, one number or one per axis; None to have it measured.
+    """
+
+    network: Step | nn.Module
+    preprocess: Step | None = None
+    postprocess: Step | None = None
+    period: PerAxis | None = None
+
+
+class _Opened(TorchDispatchMode):
+    """Takes composite operations apart where code runs in inference mode.
+
+    There they arrive whole, and whoever watches would see no normalization.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if torch.is_inference_mode_enabled():
+            with self:
+                result = func.decompose(*args, **(kwargs or {}))
+            if result is not NotImplemented:
+                return result
+        return func(*args, **(kwargs or {}))
+
+
+class _Called(nn.Module):
+    """A callable on numpy tiles as a network that can be probed."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # probing with NaN is our doing, not the user's
+        with np.errstate(all="ignore"), _Opened():
+            batch = [_with_channels(self.step(tile), x.ndim - 2) for tile in x.numpy()]
+        return torch.from_numpy(np.stack(batch).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A pipeline on an image, ready for experiments.
+
+    Attributes
+    ----------
+    inputs
+        The network's input ``(C, *box)`` for a box of the image. The second box is the tile by
+        which it is preprocessed, None for the whole image.
+    forward
+        The network, on a tensor ``(1, C, *spatial)``.
+    lattice
+        What the network demands, for each axis.
+    reach
+        How far it sees with statistics held fixed, on its grid; None: everywhere.
+    audit
+        What in it couples the whole tile.
+    most_pixels
+        Largest tile that memory allows.
+    preprocesses
+        Whether a tile's preprocessing could depend on the tile.
+    postprocess
+        See `Pipeline`.
+    """
+
+    inputs: Callable[[Box, Box | None], Array]
+    forward: Forward
+    lattice: tuple[Lattice, ...]
+    reach: tuple[Sides, ...] | None
+    audit: Audit
+    most_pixels: float
+    preprocesses: bool = False
+    postprocess: Step | None = None
+
+    @property
+    def pitch(self) -> tuple[int, ...]:
+        """Tile starts that are multiples of this, in pixels, are on the network's grid."""
+        return tuple(axis.pitch for axis in self.lattice)
+
+    @cached_property
+    def normalizing(self) -> frozenset[int]:
+        """Which calls of a forward pass are normalizations that use the tile's statistics."""
+        return frozenset(itertools.chain(*(layer.calls for layer in self.audit.tile_layers)))
+
+    @property
+    def couples(self) -> bool:
+        """Whether anything is taken from the whole tile."""
+        return bool(self.audit.tile_layers or self.audit.global_operations)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the network takes tiles of one size only."""
+        return any(axis.fixed is not None for axis in self.lattice)
+
+
+def subject_of_plan(plan: Plan, model: Model, image: Image, intensity: Intensity) -> Subject:
+    """Seamscope's own pipeline: intensities of the whole image, tiles on the network's grid."""
+    frame = tuple(start for start, _ in plan.frame_ranges)
+    sizes = plan.grid.image_shape
+
+    def inputs(box: Box, of: Box | None) -> Array:
+        axes = tuple(
+            AxisTiling(axis.size, stop - start, lattice=axis.lattice)
+            for axis, (start, stop) in zip(plan.grid.axes, box, strict=True)
+        )
+        reader = TileReader(dataclasses.replace(plan, grid=TileGrid(axes)), image, intensity)
+        return cast(Array, reader.read([Job(frame, _tile_of(box, sizes))])[0])
+
+    device = torch.device(plan.settings.device)
+    model.module.to(device)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return model.run_plain(x.to(device)).float().cpu()
+
+    memory = plan.settings.memory or available_memory(plan.settings.device)
+    return Subject(
+        inputs=inputs,
+        forward=forward,
+        lattice=plan.facts.lattice,
+        reach=plan.reach.convolutional,
+        audit=_audit(forward, plan.facts.in_channels, plan.facts.narrow),
+        most_pixels=memory / max(plan.facts.bytes_per_pixel, 1),
+    )
+
+
+def subject_of_pipeline(pipeline: Pipeline, image: Array, tile: Sequence[int]) -> Subject:
+    """Somebody's pipeline on an image ``(C, *spatial)``; its network is probed: seconds.
+
+    Raises
+    ------
+    ModelError
+        When it fails on a tile, or gives what is no image.
+    """
+    box = tuple((0, min(t, n)) for t, n in zip(tile, image.shape[1:], strict=True))
+    prepare = pipeline.preprocess
+    example = _window(image, box)
+    if prepare is not None:
+        example = _same_space(_called(prepare, example, "preprocess"), example, "preprocess")
+    model = _probed(pipeline.network, example)
+    facts = model.facts
+    lattice = facts.lattice
+    if pipeline.period is not None:
+        periods = per_axis(pipeline.period, len(lattice), "period")
+        lattice = tuple(
+            dataclasses.replace(axis, period=p) for axis, p in zip(lattice, periods, strict=True)
+        )
+    tensor = next(model.module.parameters(), None)
+    device = tensor.device if tensor is not None else torch.device("cpu")
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return model.run_plain(x.to(device)).float().cpu()
+
+    return Subject(
+        inputs=_Preprocessed(image, prepare),
+        forward=forward,
+        lattice=lattice,
+        reach=model.reach.convolutional,
+        audit=_audit(forward, facts.in_channels, facts.narrow),
+        most_pixels=available_memory("cpu") / max(facts.bytes_per_pixel, 1),
+        preprocesses=prepare is not None,
+        postprocess=pipeline.postprocess,
+    )
+
+
+def _probed(network: Step | nn.Module, example: Array) -> Model:
+    """Wrap and measure a network that is at least able to predict this tile."""
+    hints = Hints(spatial_axes=example.ndim - 1, in_channels=example.shape[0])
+    if isinstance(network, nn.Module):
+        return dataclasses.replace(as_model(network), hints=hints)
+    step: Step = network
+    _called(step, example, "network")  # its own words, where it does not even run
+    module = _Called(step).eval()
+    try:
+        model = Model(module, "network", hints=hints)
+        _ = model.facts
+    except ModelError:  # not one of the sizes that were tried: then only its own
+        hints = dataclasses.replace(hints, shape=example.shape[1:])
+        model = Model(module, "network", hints=hints)
+    return model
+
+
+def _audit(forward: Forward, channels: int, shape: Sequence[int]) -> Audit:
+    noise = torch.randn(1, channels, *shape, generator=torch.Generator().manual_seed(0))
+    return audit(forward, noise)
+
+
+class _Preprocessed:
+    """Reads an image's tiles as a pipeline's network gets them."""
+
+    def __init__(self, image: Array, prepare: Step | None) -> None:
+        self._image = image
+        self._prepare = prepare
+
+    def __call__(self, box: Box, of: Box | None) -> Array:
+        if self._prepare is None:
+            return _window(self._image, box)
+        if of is None:
+            return _window(self._whole, box)
+        tile = _window(self._image, of)
+        own = self._run(tile)
+        return own if box == of else self._carried_over(tile, own, _window(self._image, box))
+
+    @cached_property
+    def _whole(self) -> Array:
+        return self._run(self._image.astype(np.float32))
+
+    def _run(self, tile: Array) -> Array:
+        assert self._prepare is not None
+        return _same_space(_called(self._prepare, tile, "preprocess"), tile, "preprocess")
+
+    def _carried_over(self, tile: Array, own: Array, box: Array) -> Array:
+        """What was done to the tile, done to a larger box.
+
+        Exact where a straight line ``a x + b`` for each channel describes it (mean and variance,
+        extremes, percentiles); anything else is done to the larger box as if that were the tile.
+        """
+        if own.shape != tile.shape:
+            return self._run(box)
+        result = np.empty(box.shape, np.float32)
+        for before, after, wide, target in zip(tile, own, box, result, strict=True):
+            x, y = before.astype(np.float64), after.astype(np.float64)
+            slope = np.vdot(x - x.mean(), y) / (np.vdot(x - x.mean(), x - x.mean()) or 1.0)
+            offset = y.mean() - slope * x.mean()
+            if np.abs(slope * x + offset - y).max() > 1e-4 * (y.std() or 1.0):
+                return self._run(box)
+            target[...] = slope * wide + offset
+        return result
+
+
+def _window(image: Array, box: Box) -> Array:
+    """Cut ``(C, *box)`` float32; beyond the image's far end it goes on by reflection."""
+    inside = tuple(
+        slice(start, min(stop, n)) for (start, stop), n in zip(box, image.shape[1:], strict=True)
+    )
+    pad = [(0, stop - part.stop) for (_, stop), part in zip(box, inside, strict=True)]
+    cut = image[:, *inside].astype(np.float32)
+    return np.pad(cut, [(0, 0), *pad], mode="reflect") if any(n for _, n in pad) else cut
+
+
+def _called(step: Step, tile: Array, what: str) -> Array:
+    """Run a part of somebody's pipeline; says which part failed, and on what."""
+    try:
+        return _with_channels(step(tile.copy()), tile.ndim - 1)
+    except (SeamscopeError, MemoryError):
+        raise
+    except Exception as error:
+        told = str(error).strip().splitlines() or [""]
+        raise ModelError(
+            f"The pipeline's {what} failed on a tile of shape {tile.shape} "
+            f"({type(error).__name__}: {told[-1][:200]}). It must take one numpy array "
+            "(C, *spatial) and return one."
+        ) from error
+
+
+def _with_channels(values: Any, ndim: int) -> Array:
+    """Return ``(C, *spatial)``, also of what comes without channels."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    array = np.asarray(values)
+    if array.ndim == ndim:
+        array = array[None]
+    if array.ndim != ndim + 1 or array.dtype.kind not in "fiub":
+        raise ModelError(
+            f"An array of shape {array.shape} and type {array.dtype} is no image with {ndim} "
+            "spatial axes: a part of a pipeline returns real numbers, (C, *spatial) or (*spatial)."
+        )
+    return array
+
+
+def _same_space(values: Array, like: Array, what: str) -> Array:
+    if values.shape[1:] != like.shape[1:]:
+        raise ModelError(
+            f"The pipeline's {what} made {values.shape[1:]} of a tile of {like.shape[1:]}: only "
+            "the network may change the size of space; move this step into it."
+        )
+    return values
+
+
+def _tile_of(box: Box, sizes: Sequence[int]) -> Tile:
+    """Return a box as a tile to read; what lies outside of the image is to be filled."""
+    read = tuple(
+        slice(max(start, 0), min(stop, n)) for (start, stop), n in zip(box, sizes, strict=True)
+    )
+    pad = tuple(
+        (max(-start, 0), max(stop - n, 0)) for (start, stop), n in zip(box, sizes, strict=True)
+    )
+    return Tile((), read, pad, (), (), ())
+
+
+# -- grids
+
+
+@dataclass(frozen=True)
+class PlacedAxis(AxisTiling):
+    """Tiles along one axis where somebody else's code puts them: on no grid, if need be.
+
+    Parameters
+    ----------
+    starts
+        First pixel of each tile, rising.
+    """
+
+    starts: tuple[int, ...] = ()
+
+    @property
+    def single(self) -> bool:
+        """Whether there is but one tile."""
+        return len(self.starts) == 1
+
+    @property
+    def stride(self) -> int:
+        """Distance between the first two tiles."""
+        return self.kept if self.single else self.starts[1] - self.starts[0]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def _tile(self, index: int) -> AxisTile:
+        """Cut in the middle of each overlap."""
+        kept = [start + self.lattice.crop[0] for start in self.starts]
+        last = len(kept) - 1
+        low, high = kept[index], kept[index] + self.kept
+        begin = 0 if index == 0 else (low + kept[index - 1] + self.kept) // 2
+        end = self.size if index == last else (kept[index + 1] + high) // 2
+        believed = (
+            0 if index == 0 else low + self.halo[0],
+            min(self.size, high) if index == last else high - self.halo[1],
+        )
+        return AxisTile(
+            start=self.starts[index],
+            stop=self.starts[index] + self.tile,
+            core=self._output(begin, end),
+            trusted=self._output(*believed),
+            origin=int(low * self.lattice.scale),
+        )
+
+
+# -- a sample of tiles
+
+
+def sample_of(
+    grid: TileGrid,
+    contrast: Callable[[Tile], float],
+    worst: Iterable[Sequence[float]] = (),
+    area: Slices | None = None,
+) -> tuple[Tile, ...]:
+    """Choose neighbouring tiles to examine: at the worst places, and spread over the image.
+
+    Blocks of two tiles along each axis, so that each tile meets a neighbour along each. Half of
+    them at the places told; the others evenly (additive recurrence, Roberts 2018), where the
+    image is not empty.
+
+    Parameters
+    ----------
+    grid
+        All tiles.
+    contrast
+        Standard deviation of a tile's pixels.
+    worst
+        Points in input pixels, worst first.
+    area
+        Part of the result that is wanted.
+    """
+    spans = _spans(grid, area)
+    most = max(1, _SAMPLE // 2 ** sum(len(span) > 1 for span in spans))
+    counts = [max(1, len(span) - 1) for span in spans]
+    told = dict.fromkeys(_block_at(grid, spans, point) for point in worst)
+    chosen = list(itertools.islice(told, -(-most // 2)))
+    spread = [
+        tuple(span[i] for span, i in zip(spans, corner, strict=True))
+        for corner in _spread_corners(counts, 4 * most)
+    ]
+    strength = {corner: contrast(grid[corner]) for corner in spread}
+    least = _EMPTY * max(strength.values(), default=0.0)
+    spread.sort(key=lambda corner: strength[corner] < least)
+    chosen = list(dict.fromkeys([*chosen, *spread]))[:most]
+    indices = dict.fromkeys(index for corner in chosen for index in _block(corner, spans))
+    return tuple(grid[index] for index in sorted(indices))
+
+
+def _spans(grid: TileGrid, area: Slices | None) -> list[range]:
+    """Indices of the tiles that may be chosen, along each axis."""
+    if area is None:
+        return [range(len(axis)) for axis in grid.axes]
+    return [
+        axis.touching((part.start, part.stop)) for axis, part in zip(grid.axes, area, strict=True)
+    ]
+
+
+def _block(corner: Index, spans: Sequence[range]) -> Iterator[Index]:
+    """Tiles of the block that begins at a corner."""
+    sides = (range(i, min(i + 2, span.stop)) for i, span in zip(corner, spans, strict=True))
+    return itertools.product(*sides)
+
+
+def _block_at(grid: TileGrid, spans: Sequence[range], point: Sequence[float]) -> Index:
+    """Corner of the block in whose middle a point lies best."""
+    corner = []
+    for axis, span, x in zip(grid.axes, spans, point, strict=True):
+        last = max(span.start, span.stop - 2)
+        edges = [axis[i].core[1] / float(axis.lattice.scale) for i in range(span.start, last + 1)]
+        corner.append(span.start + int(np.argmin([abs(edge - x) for edge in edges])))
+    return tuple(corner)
+
+
+def _spread_corners(counts: Sequence[int], most: int) -> list[Index]:
+    """Evenly spread places of a lattice, each once."""
+    if math.prod(counts) <= most:
+        return list(itertools.product(*map(range, counts)))
+    golden = 1.0
+    for _ in range(30):  # the root of x^(d+1) = x + 1
+        golden = (1 + golden) ** (1 / (len(counts) + 1))
+    found = (
+        tuple(
+            int((0.5 + k * golden ** -(axis + 1)) % 1 * count) for axis, count in enumerate(counts)
+        )
+        for k in range(4 * most)
+    )
+    return list(itertools.islice(dict.fromkeys(found), most))
+
+
+# -- the bench
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """How far neighbouring tiles are apart, where both are trusted.
+
+    Attributes
+    ----------
+    mean, largest
+        Of ``abs(O1 - O2)`` over all pixels and channels; for integers 1 where they differ.
+    """
+
+    mean: float
+    largest: float
+
+
+class Bench:
+    """A sample of tiles, and their disagreement with causes removed.
+
+    Parameters
+    ----------
+    subject
+        The pipeline on its image.
+    grid
+        Where its tiles lie, and how much of each is trusted.
+    tiles
+        Those to examine.
+    cancelled
+        Asked before each prediction.
+    done
+        Called after each prediction.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        grid: TileGrid,
+        tiles: Sequence[Tile],
+        cancelled: Callable[[], bool] = lambda: False,
+        done: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.subject = subject
+        self.grid = grid
+        self.tiles = {tile.index: tile for tile in tiles}
+        self._cancelled = cancelled
+        self._done = done
+        self._latest: tuple[Removed, dict[Index, Array]] | None = None
+        self._known: dict[Removed, Disagreement] = {}
+        self._recorded: dict[tuple[Index, bool], list[Moments | None]] = {}
+        self._spread = Spread()
+        self._labels = False
+        self._highest = 0.0
+        self._raw_tolerance = 0.0
+
+    # -- what is examined
+
+    @cached_property
+    def borders(self) -> tuple[tuple[Index, Index, int], ...]:
+        """Neighbours: index of the lower tile, of the upper one, axis."""
+        found = []
+        for index, axis in itertools.product(self.tiles, range(len(self.grid.axes))):
+            upper = (*index[:axis], index[axis] + 1, *index[axis + 1 :])
+            if upper in self.tiles:
+                found.append((index, upper, axis))
+        return tuple(found)
+
+    def box(self, index: Index) -> Box:
+        """What a tile reads, in input pixels; may leave the image."""
+        return tuple(
+            (axis[i].start, axis[i].stop) for axis, i in zip(self.grid.axes, index, strict=True)
+        )
+
+    def remainders(self) -> tuple[tuple[int, ...], ...]:
+        """For each axis, how far tile starts are off the network's grid: all that occur."""
+        found: list[set[int]] = [set() for _ in self.grid.axes]
+        for index in self.tiles:
+            for axis, (start, _) in enumerate(self.box(index)):
+                lattice = self.subject.lattice[axis]
+                found[axis].add((start + lattice.crop[0]) % lattice.pitch)
+        return tuple(tuple(sorted(each)) for each in found)
+
+    @cached_property
+    def missing(self) -> tuple[Sides, ...]:
+        """Context the network would need around a tile's trusted part, in input pixels."""
+        if self.subject.reach is None:
+            return ((0, 0),) * len(self.grid.axes)
+        everything = self.subject.postprocess is not None  # which may look at untrusted pixels
+        return tuple(
+            (max(0, r[0] - h[0]), max(0, r[1] - h[1])) if not everything else r
+            for r, h in zip(self.subject.reach, self.grid.halo, strict=True)
+        )
+
+    @cached_property
+    def margin(self) -> tuple[Sides, ...]:
+        """What of that context is given: as much as memory and the network allow."""
+        margin = self.missing
+        if self.subject.fixed:
+            return ((0, 0),) * len(margin)
+        sizes = self.grid.tile_shape
+        while _volume(sizes, margin) > max(self.subject.most_pixels, _volume(sizes, ())):
+            margin = tuple((a // 2, b // 2) for a, b in margin)
+            if not any(map(any, margin)):
+                break
+        return margin
+
+    # -- what comes out
+
+    def disagreement(self, removed: Removed = NOTHING) -> Disagreement:
+        """How far neighbours are apart with these causes removed."""
+        if removed not in self._known:
+            self._known[removed] = self._measured(removed)
+        return self._known[removed]
+
+    @property
+    def labels(self) -> bool:
+        """Whether the outcome is integers, of which only equality means something."""
+        self.disagreement()
+        return self._labels
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the outcome over the sample, as the pipeline is."""
+        self.disagreement()
+        return self._spread.std
+
+    @property
+    def tolerance(self) -> float:
+        """Largest disagreement that is floating-point noise; 0 for labels.
+
+        A part of the outcome's standard deviation; where the outcome is next to constant, of what
+        float32 resolves.
+        """
+        return 0.0 if self.labels else max(TOLERANCE * self.spread, _RESOLVED * self._highest)
+
+    @property
+    def raw_tolerance(self) -> float:
+        """The same for predictions before postprocessing."""
+        self.disagreement()
+        return self._raw_tolerance
+
+    def inputs_apart(self) -> tuple[float, float]:
+        """Largest difference of neighbours' inputs to the network, and the inputs' spread.
+
+        Zero if an identity network, run through this pipeline, would give the image back.
+        """
+        largest, spread = 0.0, Spread()
+        inputs = {i: self.subject.inputs(self.box(i), self.box(i)) for i in self.tiles}
+        for one, two, _ in self.borders:
+            parts = _common(self.box(one), self.box(two), self.grid.image_shape)
+            a, b = (_cut(inputs[i], self.box(i), parts) for i in (one, two))
+            largest = max(largest, float(np.abs(a - b).max(initial=0)))
+            spread.see(a)
+        return largest, spread.std
+
+    def curve(
+        self, removed: Removed = NOTHING, along: tuple[Sides, ...] | None = None
+    ) -> SeamCurve:
+        """Disagreement of the network's predictions at every halo; before postprocessing.
+
+        Through the grid's own halo, or along another.
+        """
+        meter = SeamMeter(self.grid, halo=along)
+        for index, prediction in self._raws(removed).items():
+            meter.see(self.tiles[index], prediction)
+        return meter.curve()
+
+    def classes_apart(self, classify: Callable[[Array], Array]) -> float:
+        """Part of the trusted pixels in which neighbours' classes differ."""
+        raws = self._raws(NOTHING)
+        totals = np.zeros(2)
+        for one, two, axis in self.borders:
+            a, b = (classify(raws[i])[None] for i in (one, two))
+            apart = self._apart(one, two, axis, a, b)
+            totals += apart.sum(), apart.size
+        return float(totals[0] / max(totals[1], 1))
+
+    def ignores_brightness(self) -> bool:
+        """Whether a tile made brighter and richer in contrast is predicted as before.
+
+        With the normalizations' statistics held fixed, so that what does not care is no layer.
+        """
+        for index in self.tiles:
+            x = self.subject.inputs(self.box(index), self.box(index))
+            forward = _replaying(self.subject.forward, self._statistics(index, whole=False))
+            y = _run(forward, x)
+            if y.std() > 0:
+                other = _run(forward, 2 * x + x.std())
+                return bool(np.abs(other - y).max() <= _UNMOVED * y.std())
+        return False
+
+    def shifted_apart(self, shift: Sequence[int]) -> float | None:
+        """Mean difference that tile starts off the grid by `shift` pixels would make.
+
+        All else removed: the same statistics, and all context that can be given. None where
+        that leaves nothing to compare.
+        """
+        if self.subject.reach is None or self.subject.fixed:
+            return None
+        removed: Removed = frozenset(("preprocessing", "tile statistics", "edge effects"))
+        moved: list[float] = []
+        for index in list(self.tiles)[:2]:
+            own = self.box(index)
+            box = self._context(own, removed)
+            off = tuple((a + s, b + s) for (a, b), s in zip(box, shift, strict=True))
+            if any(b > n for (_, b), n in zip(off, self._ends, strict=True)):
+                off = tuple((a - s, b - s) for (a, b), s in zip(box, shift, strict=True))
+            if any(a < -c[0] for (a, _), c in zip(off, self._crops, strict=True)):
+                continue
+            one, two = (self._predicted(index, b, removed) for b in (box, off))
+            parts = [
+                (low + c[0] + r[0], high - c[1] - r[1])
+                for (low, high), c, r in zip(
+                    _common(box, off, self.grid.image_shape),
+                    self._crops,
+                    self.subject.reach,
+                    strict=True,
+                )
+            ]
+            if any(a >= b for a, b in parts):
+                continue
+            a, b = (self._inside(y, at, parts) for y, at in ((one, box), (two, off)))
+            moved.append(float(np.abs(a - b).mean()))
+        return max(moved, default=None)
+
+    def _measured(self, removed: Removed) -> Disagreement:
+        raws = self._raws(removed)
+        total, count, largest = 0.0, 0, 0.0
+        for one, two, axis in self.borders:
+            a, b = self._finished(one, two, raws, removed)
+            if removed == NOTHING:
+                self._look_at(a, b)
+            apart = self._apart(one, two, axis, a, b)
+            total += float(apart.sum(dtype=np.float64))
+            count += apart.size
+            largest = max(largest, float(apart.max(initial=0)))
+        return Disagreement(total / max(count, 1), largest)
+
+    def _look_at(self, *outcomes: Array) -> None:
+        """Note what the outcome is like."""
+        for values in outcomes:
+            self._labels = values.dtype.kind in "iub"
+            self._spread.see(values)
+            self._highest = max(self._highest, float(np.abs(values).max(initial=0)))
+
+    def _apart(self, one: Index, two: Index, axis: int, a: Array, b: Array) -> Array:
+        """Distances where both tiles are trusted."""
+        tiles = self.tiles[one], self.tiles[two]
+        region = tuple(
+            slice(max(s.start, t.start), max(s.start, t.start, min(s.stop, t.stop)))
+            for s, t in zip(tiles[0].trusted, tiles[1].trusted, strict=True)
+        )
+        first, second = (y[:, *t.within(region)] for y, t in zip((a, b), tiles, strict=True))
+        if first.dtype.kind in "iub":
+            return np.asarray(first != second, np.float64)
+        return np.asarray(np.abs(first.astype(np.float64) - second))
+
+    # -- postprocessing
+
+    def _finished(
+        self, one: Index, two: Index, raws: dict[Index, Array], removed: Removed
+    ) -> tuple[Array, Array]:
+        """Both predictions after postprocessing, each by itself or both as one image."""
+        a, b = raws[one], raws[two]
+        if self.subject.postprocess is None:
+            return a, b
+        if "postprocessing" not in removed:
+            return self._post(a), self._post(b)
+        places = [self.tiles[i].origin for i in (one, two)]
+        low = tuple(map(min, *places))
+        parts = [
+            tuple(
+                slice(o - base, o - base + n)
+                for o, base, n in zip(place, low, y.shape[1:], strict=True)
+            )
+            for place, y in zip(places, (a, b), strict=True)
+        ]
+        whole = np.zeros((a.shape[0], *(max(s.stop for s in p) for p in zip(*parts, strict=True))))
+        whole = whole.astype(a.dtype)
+        finished = []
+        for first, second in ((0, 1), (1, 0)):  # the second is written over the first
+            whole[:, *parts[first]] = (a, b)[first]
+            whole[:, *parts[second]] = (a, b)[second]
+            finished.append(self._post(whole)[:, *parts[second]])
+        return finished[1], finished[0]
+
+    def _post(self, prediction: Array) -> Array:
+        assert self.subject.postprocess is not None
+        made = _called(self.subject.postprocess, prediction, "postprocess")
+        return _same_space(made, prediction, "postprocess")
+
+    # -- predictions
+
+    def _raws(self, removed: Removed) -> dict[Index, Array]:
+        """Predictions of all tiles before postprocessing; the latest are kept."""
+        key = removed - {"postprocessing"}
+        if self._latest is None or self._latest[0] != key:
+            self._latest = None
+            raws = {index: self._raw(index, key) for index in self.tiles}
+            self._latest = key, raws
+            if key == NOTHING:
+                self._raw_tolerance = _noise(raws.values())
+        return self._latest[1]
+
+    def _raw(self, index: Index, removed: Removed) -> Array:
+        """One tile's prediction, of the tile's own extent."""
+        own = self.box(index)
+        box = self._context(own, removed)
+        prediction = self._predicted(index, box, removed)
+        kept = [(a + c[0], b - c[1]) for (a, b), c in zip(own, self._crops, strict=True)]
+        return self._inside(prediction, box, kept)
+
+    def _predicted(self, index: Index, box: Box, removed: Removed) -> Array:
+        """The network's output for a box that holds a tile."""
+        if self._cancelled():
+            raise InterruptedError("The diagnosis was cancelled.")
+        own = self.box(index)
+        whole = "preprocessing" in removed
+        x = self.subject.inputs(box, None if whole else own)
+        held = self._held(index, whole, "tile statistics" in removed, own=box != own)
+        y = _run(_replaying(self.subject.forward, held) if any(held) else self.subject.forward, x)
+        self._check(x, y)
+        self._done()
+        return y
+
+    def _held(self, index: Index, whole: bool, common: bool, *, own: bool) -> list[Moments | None]:
+        """Statistics that are not to be taken from what is read, by call.
+
+        The tile's own where it reads more than itself, also those that are no normalization's;
+        those of all tiles for normalizations that are to be alike.
+        """
+        alike = self.subject.normalizing if common else frozenset()
+        if not alike and not (own and self.subject.couples):
+            return []
+        held = list(self._statistics(index, whole))
+        pooled = self._pooled(whole) if alike else held
+        return [
+            pooled[n] if n in alike else moments if own else None for n, moments in enumerate(held)
+        ]
+
+    def _statistics(self, index: Index, whole: bool) -> list[Moments | None]:
+        """A tile's own statistics, by call; None for those remembered from training."""
+        key = index, whole
+        if key not in self._recorded:
+            own = self.box(index)
+            found: list[Moments | None] = []
+
+            def note(call: Call) -> Moments | None:
+                found.append(None if call.running is not None else call.moments())
+                return None
+
+            x = self.subject.inputs(own, None if whole else own)
+            _run(lambda batch: Normalizations(note).run(self.subject.forward, batch), x)
+            self._recorded[key] = found
+        return self._recorded[key]
+
+    def _pooled(self, whole: bool) -> list[Moments | None]:
+        """Statistics of all tiles of the sample together."""
+        each = [self._statistics(index, whole) for index in self.tiles]
+        return [
+            None if any(m is None for m in moments) else _merged(cast(Any, moments))
+            for moments in zip(*each, strict=True)
+        ]
+
+    def _check(self, x: Array, y: Array) -> None:
+        expected = tuple(
+            int((n - sum(axis.crop)) * axis.scale)
+            for n, axis in zip(x.shape[1:], self.subject.lattice, strict=True)
+        )
+        if y.shape[1:] != expected:
+            raise ModelError(
+                f"For a tile of {x.shape[1:]} the network gave {y.shape[1:]} instead of "
+                f"{expected}: its output does not grow evenly with its input, so that tiles "
+                "cannot be compared. Use another tile size."
+            )
+        if not np.isfinite(y).all():
+            raise ImageError(
+                "The prediction has values that are not finite (NaN or infinity): seams cannot be "
+                "explained in it. Check the image's intensities and the network's precision."
+            )
+
+    # -- boxes
+
+    def _context(self, own: Box, removed: Removed) -> Box:
+        """What is read instead of a tile."""
+        if self.subject.fixed:
+            return own
+        margin = self.margin if "edge effects" in removed else ((0, 0),) * len(own)
+        return tuple(
+            _widened(side, wide, lattice, end, aligned="misaligned" in removed)
+            for side, wide, lattice, end in zip(
+                own, margin, self.subject.lattice, self._ends, strict=True
+            )
+        )
+
+    @property
+    def _crops(self) -> list[Sides]:
+        return [axis.crop for axis in self.subject.lattice]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Where an untiled run would stop reading, for each axis."""
+        found = []
+        for axis, lattice in zip(self.grid.axes, self.subject.lattice, strict=True):
+            size = lattice.size_at_least(axis.size + sum(lattice.crop)) - lattice.crop[0]
+            found.append(max(size, *(axis[i].stop for i in range(len(axis)))))
+        return found
+
+    def _inside(self, prediction: Array, box: Box, part: Iterable[Sides]) -> Array:
+        """Cut the prediction of a box to a part of it, in input pixels."""
+        cut = []
+        for (start, _), (low, high), lattice in zip(box, part, self.subject.lattice, strict=True):
+            first = start + lattice.crop[0]
+            begin = int((low - first) * lattice.scale)
+            cut.append(slice(begin, begin + int((high - low) * lattice.scale)))
+        return np.asarray(prediction[:, *cut])
+
+
+def _run(forward: Forward, x: Array) -> Array:
+    """Predict one tile ``(C, *spatial)``."""
+    batch = torch.from_numpy(np.ascontiguousarray(x, np.float32))[None]
+    try:
+        with torch.no_grad():
+            return np.asarray(forward(batch)[0].numpy())
+    except (SeamscopeError, MemoryError):
+        raise
+    except Exception as error:  # whatever somebody's network raises
+        told = str(error).strip().splitlines() or [""]
+        raise ModelError(
+            f"The network failed on a tile of shape {x.shape} ({type(error).__name__}: "
+            f"{told[-1][:200]}). Try another tile size; if it fails on all, the fault is inside "
+            "the network."
+        ) from error
+
+
+def _replaying(forward: Forward, moments: Sequence[Moments | None]) -> Forward:
+    """The network with these statistics, by call; None leaves a call to itself."""
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        numbers = itertools.count()
+
+        def answer(_: Call) -> Moments | None:
+            number = next(numbers)
+            return moments[number] if number < len(moments) else None
+
+        return Normalizations(answer).run(forward, x)
+
+    return run
+
+
+def _merged(moments: Sequence[Moments]) -> Moments:
+    """Statistics of equally large parts together: the variance within, and that of the means."""
+    means = torch.stack([m.mean for m in moments])
+    variances = torch.stack([m.var for m in moments])
+    var = variances.mean(0) + means.var(0, correction=0)
+    return Moments(means.mean(0), var, moments[0].count * len(moments))
+
+
+def _noise(predictions: Iterable[Array]) -> float:
+    """Largest difference that is floating-point noise."""
+    spread, highest = Spread(), 0.0
+    for values in predictions:
+        spread.see(values)
+        highest = max(highest, float(np.abs(values).max(initial=0)))
+    return max(TOLERANCE * spread.std, _RESOLVED * highest)
+
+
+def _widened(own: Sides, margin: Sides, lattice: Lattice, end: int, *, aligned: bool) -> Sides:
+    """Widen a tile along one axis, by whole periods and within the image.
+
+    Where it is to be `aligned`, to the next multiple of the period outside of the tile.
+    """
+    start, stop = own
+    pitch, origin = lattice.pitch, -lattice.crop[0]
+    if aligned:
+        start -= (start - origin) % pitch
+    if (start, stop) == own and not any(margin):
+        return own
+    start -= min(-(-margin[0] // pitch), max(0, start - origin) // pitch) * pitch
+    wanted = min(stop + margin[1], max(end, stop))
+    size = lattice.size_at_least(wanted - start)
+    if start + size > end:
+        size = max(lattice.size_at_most(end - start), lattice.size_at_least(stop - start))
+    return start, start + size
+
+
+def _volume(sizes: Sequence[int], margin: Sequence[Sides]) -> int:
+    wide = margin or ((0, 0),) * len(sizes)
+    return math.prod(n + a + b for n, (a, b) in zip(sizes, wide, strict=True))
+
+
+def _common(one: Box, two: Box, sizes: Sequence[int]) -> list[Sides]:
+    """What two boxes share inside the image."""
+    return [
+        (max(a[0], b[0], 0), min(a[1], b[1], n)) for a, b, n in zip(one, two, sizes, strict=True)
+    ]
+
+
+def _cut(values: Array, box: Box, part: Sequence[Sides]) -> Array:
+    """Part of the values of a box, both in input pixels."""
+    cut = (slice(a - start, b - start) for (a, b), (start, _) in zip(part, box, strict=True))
+    return np.asarray(values[:, *cut])
