@@ -152,24 +152,28 @@ class _AxisRules:
             yield _broken("tile", tile, rule, *usable)
 
     def _stride(self, stride: int, tile: int | None) -> Iterator[_Broken]:
-        pitch = self.lattice.pitch
+        pitch, nearest = self.lattice.pitch, _multiples(stride, self.lattice.pitch)
+        most = nearest[1] if tile is None else self._room(tile)
+        usable = [n for n in nearest if n <= most] or [most]
         if stride % pitch:
             rule = (
                 f"is no multiple of the period {pitch}: tiles start off the network's grid, and no "
                 "halo makes them agree"
             )
-            yield _broken("stride", stride, rule, *_multiples(stride, pitch))
-        if tile is None:
-            return
-        kept = tile - sum(self.lattice.crop)
-        room = (kept - sum(self.lattice.whole(self.halo))) // pitch * pitch
-        if stride > room:
+            yield _broken("stride", stride, rule, *usable)
+        elif tile is not None and stride > most:
             before, after = self.halo
+            kept = tile - sum(self.lattice.crop)
             rule = (
                 f"leaves {max(0, kept - stride)} pixels of overlap to tiles of {tile}, and halos "
                 f"of {before} and {after} take {before + after}"
             )
-            yield _broken("stride", stride, rule, max(0, room))
+            yield _broken("stride", stride, rule, *usable)
+
+    def _room(self, tile: int) -> int:
+        """Largest stride on the grid that leaves the halo to a tile."""
+        kept = tile - sum(self.lattice.crop) - sum(self.lattice.whole(self.halo))
+        return max(0, kept // self.lattice.pitch * self.lattice.pitch)
 
     def _core(self, core: int) -> Iterator[_Broken]:
         period = self._output_period
@@ -194,10 +198,12 @@ class _AxisRules:
         return int(self.lattice.pitch * self.lattice.scale)
 
     def _smallest_output_above(self, period: int) -> int:
-        """Output pixels of the smallest accepted tile whose prediction is larger."""
-        lost = sum(self.lattice.crop)
-        beyond = math.floor(Fraction(period) / self.lattice.scale) + 1
-        return int((self.lattice.size_at_least(lost + beyond) - lost) * self.lattice.scale)
+        """Output pixels of the smallest accepted input whose prediction is larger."""
+        lattice, lost = self.lattice, sum(self.lattice.crop)
+        beyond = lost + math.floor(Fraction(period) / lattice.scale) + 1
+        # in training a size need not fit the grid, the network alone must take it
+        size = beyond + (lattice.offset - beyond) % lattice.step
+        return int((size - lost) * lattice.scale)
 
 
 def _broken(what: str, value: int, rule: str, *nearest: int) -> _Broken:
