@@ -15,7 +15,7 @@ so it is averaged over every order in which the causes that act can be removed: 
 Not everything can be removed. *Global coupling* is what is left when everything else is gone; in
 every order it comes last. Where the network sees the whole tile even with its statistics held
 fixed, no context makes edge effects end; there they are the part by which the curve falls from
-the halo asked for to the middle of the widest overlap, if that is a tenth or more. And in a bare
+the halo asked for to the middle of the widest overlap, if that is a third or more. And in a bare
 callable, a normalization of intensities that is hidden in it shows as global coupling that does
 not care about the brightness of its input; it is told as preprocessing, together with whatever
 else couples the whole tile.
@@ -83,8 +83,8 @@ Progress: TypeAlias = Callable[[int, int], None]
 # A cause below this part of the disagreement is none; one above names it; a halo is suggested
 # where edge effects make so much.
 _NEGLIGIBLE, _MAIN, _NOTABLE = 0.01, 2 / 3, 0.2
-# Least fall of a curve that never ends, to be told from the curve's own unevenness.
-_FALL = 0.1
+# Least fall of a curve that never ends; less may be its unevenness, as content differs by place.
+_FALL = 1 / 3
 
 _CAUSES: tuple[Cause, ...] = (
     "preprocessing",
@@ -649,7 +649,7 @@ class _Inquiry:
         self, shares: Mapping[Cause, float], verdict: Verdict
     ) -> tuple[tuple[Sides, ...] | None, HaloIs | None]:
         """Halo to use; none where what makes the seams is nothing that a halo removes."""
-        if verdict not in ("edge effects", "mixed") or shares["edge effects"] < _NOTABLE:
+        if verdict not in ("edge effects", "mixed") or shares.get("edge effects", 0) < _NOTABLE:
             return None, None
         if self._subject.reach is None:
             curve = self._curves["edge effects alone"]
@@ -665,7 +665,8 @@ class _Inquiry:
             share = shares.get(cause, 0.0)
             number, what, remedy = self._told(cause, share)
             unit = "of the pixels" if self.bench.labels else "mean difference"
-            found.append(Finding(cause, share, number, unit, what, remedy if share else ""))
+            remedy = f"{remedy}." if share else ""
+            found.append(Finding(cause, share, number, unit, f"{what}.", remedy))
         return tuple(sorted(found, key=lambda f: -f.share))
 
     def _told(self, cause: Cause, share: float) -> tuple[float, str, str]:
@@ -694,7 +695,7 @@ class _Inquiry:
     def _preprocessing(self, share: float, alone: float) -> tuple[str, str]:
         remedy = (
             "Measure the intensities of the whole image once and prepare every tile with the same "
-            "numbers."
+            "numbers"
         )
         if share and not self._subject.preprocesses:
             return (
@@ -795,8 +796,8 @@ class _Inquiry:
         if named and found.repairable:
             remedy = f"Fix the means it takes of the tile (repair). Or: {remedy.lower()}"
         return (
-            f"{what} depends on the whole tile: with the same statistics and all context it still "
-            f"makes {_n(alone)}, at any halo",
+            f"{what[0].upper()}{what[1:]} depends on the whole tile: with the same statistics and "
+            f"all context it still makes {_n(alone)}, at any halo",
             f"No halo removes it. {remedy}",
         )
 
@@ -863,8 +864,8 @@ class _Inquiry:
         for found in findings:
             if found.share >= _NEGLIGIBLE:
                 parts.append(
-                    f"{found.cause.capitalize()}, {100 * found.share:.0f} % of it: {found.what}. "
-                    f"{found.remedy}."
+                    f"{found.cause.capitalize()}, {100 * found.share:.0f} % of it: {found.what} "
+                    f"{found.remedy}"
                 )
         return " ".join(parts)
 

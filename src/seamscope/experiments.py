@@ -13,8 +13,8 @@ misaligned          the tile is read from the grid of the network's period on: a
 tile statistics     normalizations use the same statistics for all tiles, pooled over the sample
 edge effects        the tile is read with the image around it, as far as the network reaches;
                     statistics stay those of the tile itself
-postprocessing      both neighbours are postprocessed as one image: the one's prediction with what
-                    the other adds to it
+postprocessing      both neighbours are postprocessed as one image, once with the one's prediction
+                    where both are trusted, once with the other's
 =================== ==========================================================================
 """
 
@@ -788,23 +788,36 @@ class Bench:
             return a, b
         if "postprocessing" not in removed:
             return self._post(a), self._post(b)
-        places = [self.tiles[i].origin for i in (one, two)]
-        low = tuple(map(min, *places))
-        parts = [
-            tuple(
-                slice(o - base, o - base + n)
-                for o, base, n in zip(place, low, y.shape[1:], strict=True)
-            )
-            for place, y in zip(places, (a, b), strict=True)
-        ]
-        whole = np.zeros((a.shape[0], *(max(s.stop for s in p) for p in zip(*parts, strict=True))))
-        whole = whole.astype(a.dtype)
+        tiles = self.tiles[one], self.tiles[two]
+        low = tuple(map(min, tiles[0].origin, tiles[1].origin))
+        whole = self._both(tiles, (a, b), low)
         finished = []
-        for first, second in ((0, 1), (1, 0)):  # the second is written over the first
-            whole[:, *parts[first]] = (a, b)[first]
-            whole[:, *parts[second]] = (a, b)[second]
-            finished.append(self._post(whole)[:, *parts[second]])
+        for tile, y in ((tiles[1], b), (tiles[0], a)):  # the one written last is believed
+            _write(whole, y[:, *tile.within(tile.trusted)], [s.start for s in tile.trusted], low)
+            finished.append(_piece(self._post(whole), tile.origin, low, y.shape[1:]))
         return finished[1], finished[0]
+
+    def _both(
+        self, tiles: tuple[Tile, Tile], predictions: tuple[Array, Array], low: Index
+    ) -> Array:
+        """Both predictions in one array, whose corner is `low`: what is trusted over all else."""
+        high = tuple(
+            max(o + n for o, n in zip(axis, sizes, strict=True))
+            for axis, sizes in zip(
+                zip(*(tile.origin for tile in tiles), strict=True),
+                zip(*(y.shape[1:] for y in predictions), strict=True),
+                strict=True,
+            )
+        )
+        whole = np.zeros(
+            (predictions[0].shape[0], *(b - a for a, b in zip(low, high, strict=True))),
+            predictions[0].dtype,
+        )
+        for tile, y in zip(tiles, predictions, strict=True):
+            _write(whole, y, tile.origin, low)
+        for tile, y in zip(tiles, predictions, strict=True):
+            _write(whole, y[:, *tile.within(tile.trusted)], [s.start for s in tile.trusted], low)
+        return whole
 
     def _post(self, prediction: Array) -> Array:
         assert self.subject.postprocess is not None
@@ -985,6 +998,17 @@ def _noise(predictions: Iterable[Array]) -> float:
         spread.see(values)
         highest = max(highest, float(np.abs(values).max(initial=0)))
     return max(TOLERANCE * spread.std, _RESOLVED * highest)
+
+
+def _write(whole: Array, values: Array, at: Sequence[int], low: Sequence[int]) -> None:
+    """Write values at a place into an array whose corner is `low`."""
+    _piece(whole, at, low, values.shape[1:])[...] = values
+
+
+def _piece(whole: Array, at: Sequence[int], low: Sequence[int], size: Sequence[int]) -> Array:
+    """View of a part at a place of an array whose corner is `low`."""
+    part = (slice(a - b, a - b + n) for a, b, n in zip(at, low, size, strict=True))
+    return whole[:, *part]
 
 
 def _widened(own: Sides, margin: Sides, lattice: Lattice, end: int, *, aligned: bool) -> Sides:
