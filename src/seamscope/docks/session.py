@@ -1,0 +1,88 @@
+"""What the docks of one viewer share: the network, the image, the plan, and what has been run.
+
+Knows who speaks to whom. Does not know what is done with it.
+
+Docks do not know each other. The prediction dock tells what it has loaded and planned; others
+listen, and ask it for another halo. Runs are found again by the layers that show them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from napari.layers import Image as ImageLayer
+from napari.layers import Layer
+from qtpy.QtCore import QObject, Signal
+
+from seamscope.docks.results import Run
+from seamscope.model import Model
+from seamscope.plan import Plan, Settings
+
+_sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
+
+
+class Session(QObject):
+    """Shared by all docks of a viewer; get it with `Session.of`.
+
+    Signals
+    -------
+    changed
+        Network, image layer or plan are others.
+    run_ended : (object)
+        A prediction is over; its `Run`.
+    halo_wanted : (object, object)
+        Somebody wants this halo ``((before, after), ...)`` and overlap (None: what it needs) in
+        the prediction dock.
+
+    Attributes
+    ----------
+    model, layer, settings, plan
+        What the prediction dock shows; None where there is none.
+    """
+
+    changed = Signal()
+    run_ended = Signal(object)
+    halo_wanted = Signal(object, object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: Model | None = None
+        self.layer: ImageLayer | None = None
+        self.settings: Settings | None = None
+        self.plan: Plan | None = None
+        self._runs: WeakKeyDictionary[Layer, Run] = WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, viewer: Any) -> Session:
+        """Return the session of a viewer; proxies of the same viewer share one."""
+        viewer = getattr(viewer, "__wrapped__", viewer)
+        if viewer not in _sessions:
+            _sessions[viewer] = cls()
+        return _sessions[viewer]
+
+    def tell(
+        self,
+        model: Model | None,
+        layer: ImageLayer | None,
+        settings: Settings | None,
+        plan: Plan | None,
+    ) -> None:
+        """Say what the prediction dock shows now."""
+        told = model, layer, settings, plan
+        if told != (self.model, self.layer, self.settings, self.plan):
+            self.model, self.layer, self.settings, self.plan = told
+            self.changed.emit()
+
+    def want_halo(self, halo: Any, overlap: Any = None) -> None:
+        """Ask the prediction dock for a halo ``((before, after), ...)``, and an overlap."""
+        self.halo_wanted.emit(halo, overlap)
+
+    def add_run(self, run: Run, layers: list[Layer]) -> None:
+        """Remember which layers show a run."""
+        for layer in layers:
+            self._runs[layer] = run
+
+    def run_of(self, layer: Layer | None) -> Run | None:
+        """Return the run that a layer shows, if it was made in this session."""
+        return None if layer is None else self._runs.get(layer)
