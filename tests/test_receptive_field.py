@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 
+import couplings
 import networks
 from seamscope.errors import SettingsError
 from seamscope.fields import measure_receptive_field
@@ -338,114 +338,16 @@ def expected_fields(field, lattice):
 # -- what couples the whole tile
 
 
-class Excite(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = C2(1, 4, 3, padding=1), C2(4, 2, 3, padding=1)
-        self.gate = seq(nn.AdaptiveAvgPool2d(1), C2(4, 2, 1), nn.ReLU(), C2(2, 4, 1), nn.Sigmoid())
-
-    def forward(self, x):
-        x = self.a(x)
-        return self.b(x * self.gate(x))
-
-
-class Pyramid(nn.Module):
-    """Pools to a fixed number of cells, so that what one pixel sees grows with the tile."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = C2(1, 4, 3, padding=1), C2(8, 2, 3, padding=1)
-
-    def forward(self, x):
-        x = self.a(x)
-        cells = F.interpolate(F.adaptive_avg_pool2d(x, 4), size=x.shape[2:], mode="bilinear")
-        return self.b(torch.cat([x, cells], 1))
-
-
-class Corners(nn.Module):
-    """Upsampling with aligned corners: local, but where it looks depends on the tile's size."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = C2(1, 4, 3, padding=1), C2(4, 2, 3, padding=1)
-
-    def forward(self, x):
-        x = F.max_pool2d(self.a(x), 2)
-        return self.b(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True))
-
-
-class ChannelNorm(nn.Module):
-    """LayerNorm over channels at each pixel: looks global, is not."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.norm = C2(1, 4, 3, padding=1), nn.LayerNorm(4)
-
-    def forward(self, x):
-        return self.norm(self.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class SpatialNorm(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a = C2(1, 4, 3, padding=1)
-
-    def forward(self, x):
-        x = self.a(x)
-        return F.layer_norm(x, x.shape[1:])
-
-
-def attend(tokens, mix):
-    q, k, v = mix(tokens).chunk(3, -1)
-    return torch.softmax(q @ k.transpose(-1, -2) / 3, -1) @ v
-
-
-class Unetr(nn.Module):
-    """A UNETR in small: patches become tokens, two transformer blocks, and a convolutional skip."""
-
-    def __init__(self, width=8, patch=8):
-        super().__init__()
-        self.embed = C2(1, width, patch, patch)
-        self.mix = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(2))
-        self.norm = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
-        self.up = T2(width, 4, patch, patch)
-        self.skip = C2(1, 4, 3, padding=1)
-        self.last = C2(8, 2, 3, padding=1)
-
-    def forward(self, x):
-        grid = self.embed(x)
-        tokens = grid.flatten(2).transpose(1, 2)
-        for mix, norm in zip(self.mix, self.norm, strict=True):
-            tokens = tokens + attend(norm(tokens), mix)
-        deep = self.up(tokens.transpose(1, 2).reshape(grid.shape))
-        return self.last(torch.cat([deep, self.skip(x)], 1))
-
-
-class Windows8(nn.Module):
-    """Attention within windows of 8 x 8 pixels, and a convolution."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.mix, self.last = C2(1, 6, 1), nn.Linear(6, 18), C2(6, 2, 3, padding=1)
-
-    def forward(self, x):
-        x = self.a(x)
-        n, c, h, w = x.shape
-        parts = x.reshape(n, c, h // 8, 8, w // 8, 8).permute(0, 2, 4, 3, 5, 1)
-        mixed = attend(parts.reshape(-1, 64, c), self.mix).reshape(parts.shape)
-        return self.last(mixed.permute(0, 5, 1, 3, 2, 4).reshape(x.shape))
-
-
 # name: network, halo of whole network, halo of the convolutions, kinds of what couples the tile
 COUPLINGS = {
-    "UNETR": (Unetr(), None, None, {"attention"}),
-    "squeeze-and-excite": (Excite(), None, 2, {"squeeze-and-excite"}),
-    "pyramid pooling": (Pyramid(), None, None, {"adaptive pooling"}),
+    "UNETR": (couplings.Unetr(), None, None, {"attention"}),
+    "squeeze-and-excite": (couplings.Excite(), None, 2, {"squeeze-and-excite"}),
+    "pyramid pooling": (couplings.Pyramid(), None, None, {"adaptive pooling"}),
     "GroupNorm": (networks.UNet(2, 2, norm="group"), None, 22, {"normalization"}),
     "InstanceNorm": (networks.UNet(2, 2, norm="instance"), None, 22, {"normalization"}),
-    "LayerNorm over space": (SpatialNorm(), None, 1, {"normalization"}),
-    "LayerNorm over channels": (ChannelNorm(), 1, 1, set()),
-    "window attention": (Windows8(), 1, 1, set()),
+    "LayerNorm over space": (couplings.SpatialNorm(), None, 1, {"normalization"}),
+    "LayerNorm over channels": (couplings.ChannelNorm(), 1, 1, set()),
+    "window attention": (couplings.Windows8(), 1, 1, set()),
 }
 
 
@@ -467,7 +369,7 @@ def test_what_couples_the_whole_tile_is_told_and_named(name) -> None:
 
 def test_window_attention_needs_its_windows_grid() -> None:
     """Halo 1 for the convolution, on multiples of 8; within a window everything is seen."""
-    model = as_model(Windows8())
+    model = as_model(couplings.Windows8())
     assert model.facts.period == (8, 8)
     assert model.fields[0] == tuple(
         # (before, after) of phase p: its window, that of its neighbour for the convolution
@@ -476,7 +378,9 @@ def test_window_attention_needs_its_windows_grid() -> None:
     )
 
 
-@pytest.mark.parametrize("network", [Pyramid(), Corners()], ids=["pyramid", "aligned corners"])
+@pytest.mark.parametrize(
+    "network", [couplings.Pyramid(), couplings.Corners()], ids=["pyramid", "aligned corners"]
+)
 def test_local_at_one_size_is_not_taken_for_local(network) -> None:
     """A tile's prediction changes with the tile's size, although far pixels do not matter."""
     model = as_model(network)
@@ -508,18 +412,35 @@ def test_all_formats_are_told_alike(name) -> None:
         ]
 
 
+class Rectified(nn.Module):
+    """A rectifier, written so that NaN passes or so that a comparison swallows it."""
+
+    def __init__(self, swallows):
+        super().__init__()
+        self.swallows = swallows
+
+    def forward(self, x):
+        return torch.where(x > 0, x, torch.zeros_like(x)) if self.swallows else torch.relu(x)
+
+
 def test_what_swallows_nan_is_measured_and_told() -> None:
-    class Swallows(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = C2(1, 4, 3, padding=1), C2(4, 2, 5, padding=2)
+    torch.manual_seed(0)
 
-        def forward(self, x):
-            x = self.a(x)
-            return self.b(torch.where(x > 0, x, torch.zeros_like(x)))
+    def network(swallows):
+        return seq(
+            C2(1, 16, 3, padding=1),
+            nn.AvgPool2d(4),
+            Rectified(swallows),
+            C2(16, 16, 3, padding=1),
+            T2(16, 8, 4, 4),
+            C2(8, 2, 5, padding=2),
+        )
 
-    found = measure_receptive_field(as_model(Swallows()), most_tiles=0)
-    assert found.theoretical == ((3, 3), (3, 3))
+    found = measure_receptive_field(as_model(network(True)), most_tiles=0)
+    twin = measure_receptive_field(as_model(network(False)), most_tiles=0)
+    assert found.fields == twin.fields
+    assert found.halo == twin.halo
+    assert (found.reach.swallows_nan, twin.reach.swallows_nan) == (True, False)
     assert found.to_json()["swallows_nan"]
     assert any("swallows NaN" in sentence for sentence in found.sentences())
 

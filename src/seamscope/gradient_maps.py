@@ -47,6 +47,8 @@ _FEWEST_TILES = 8
 MOST_TILES = 128
 # Tiles for networks that see everything: as in training, or twice what the convolutions reach.
 _WIDE = {1: 1024, 2: 256, 3: 64}
+# Sides of the two tiles whose memory is measured.
+_MEASURED = {1: (256, 1024), 2: (32, 64), 3: (16, 24)}
 
 
 # ------------------------------------------------------------------------------------- gradients
@@ -136,37 +138,39 @@ class GradientMemory:
 
     Attributes
     ----------
-    pixels, bytes
-        Of the larger size that was measured.
-    power
-        With which memory grows with pixels: 1 for convolutions, more for attention.
+    linear, square
+        Bytes for each pixel, as of convolutions, and for each pair of pixels, as of attention.
     """
 
-    pixels: int
-    bytes: int
-    power: float = 1.0
+    linear: float
+    square: float = 0.0
 
     def of(self, pixels: int) -> int:
         """Bytes for a tile of so many pixels."""
-        return int(self.bytes * (pixels / self.pixels) ** self.power)
+        return int(self.linear * pixels + self.square * pixels**2)
 
     @classmethod
     def measure(cls, model: Model) -> GradientMemory:
         """Run and differentiate two small tiles."""
         lattices = model.facts.lattice
-        small = model.facts.narrow
-        large = tuple(a.size_at_least(2 * n) for a, n in zip(lattices, small, strict=True))
-        found = []
-        for shape in dict.fromkeys((small, large)):
-            x = torch.randn(1, model.facts.in_channels, *shape, device=_device(model))
-            at = tuple(n // 2 for n in model.run_plain(x).shape[2:])
-            meter = MemoryMeter()
-            with meter:
-                absolute_gradient(model.run_plain, x, at, 0)
-            found.append((math.prod(shape), meter.peak))
-        (pixels, peak), (more, larger) = found[0], found[-1]
-        power = math.log(larger / peak) / math.log(more / pixels) if more > pixels else 1.0
-        return cls(more, larger, max(1.0, power))
+        shapes = [
+            tuple(lattice.size_at_least(n) for lattice in lattices)
+            for n in _MEASURED[len(lattices)]
+        ]
+        (few, small), (many, large) = ((math.prod(s), _peak(model, s)) for s in shapes)
+        square = (large / many - small / few) / (many - few) if many > few else 0.0
+        return cls(large / many - max(0.0, square) * many, max(0.0, square))
+
+
+def _peak(model: Model, shape: tuple[int, ...]) -> int:
+    """Bytes that gradients of a tile take at most at one time."""
+    x = torch.randn(1, model.facts.in_channels, *shape, device=_device(model))
+    with torch.no_grad():
+        at = tuple(n // 2 for n in model.run_plain(x).shape[2:])
+    meter = MemoryMeter()
+    with meter:
+        absolute_gradient(model.run_plain, x, at, 0)
+    return meter.peak
 
 
 def _device(model: Model) -> torch.device:
@@ -430,12 +434,7 @@ class GradientProbe:
                 on_progress(halves.count, most)
             if halves.steady:
                 break
-        if not halves.mean.mass:
-            raise ModelError(
-                "The prediction's gradient is zero everywhere (it may end in a threshold or an "
-                "argmax), so that no effective receptive field can be measured: load the network "
-                "without its last step."
-            )
+        _check_mass(halves.mean.mass)
         return EffectiveField(
             map=halves.mean,
             tiles=halves.count,
@@ -562,7 +561,15 @@ class GradientProbe:
         self, batch: npt.NDArray[Any], at: Sequence[int], channel: int | None
     ) -> npt.NDArray[np.float64]:
         x = torch.from_numpy(batch).to(self._runner.device)
-        values = absolute_gradient(self._model.run_plain, x, at, channel)
+        try:
+            values = absolute_gradient(self._model.run_plain, x, at, channel)
+        except RuntimeError as error:
+            if not is_memory_error(error):
+                raise
+            raise SettingsError(
+                f"Memory ran out for gradients of tiles of {_times(batch.shape[2:])}: give a "
+                "smaller tile (--tile)."
+            ) from error
         return values.cpu().double().numpy()
 
 
@@ -596,6 +603,16 @@ class _Halves:
                 self.spread = max(self.spread, abs(a - b))
                 allowed.append(abs(a - b) <= max(2, _STEADY * max(a, b)))
         return all(allowed)
+
+
+def _check_mass(mass: float) -> None:
+    if mass and math.isfinite(mass):
+        return
+    what = "zero everywhere (it may end in a threshold or an argmax)" if mass == 0 else "not finite"
+    raise ModelError(
+        f"The prediction's gradient is {what}, so that no effective receptive field can be "
+        "measured: load the network without its last step."
+    )
 
 
 def _noise(model: Model, settings: Settings) -> Image:
