@@ -23,7 +23,9 @@ _PUBLIC = {
     "SeamReport": "seam_report",
     "SeamscopeError": "errors",
     "Settings": "plan",
+    "Statistics": "statistics",
     "TileGrid": "tiling",
+    "freeze_statistics": "repair",
     "load_model": "loaders",
     "measure_intensity": "intensity",
     "measure_seams": "measure",
@@ -42,8 +44,10 @@ __all__ = [
     "SeamReport",
     "SeamscopeError",
     "Settings",
+    "Statistics",
     "TileGrid",
     "__version__",
+    "freeze_statistics",
     "load_model",
     "measure_intensity",
     "measure_seams",
@@ -63,7 +67,9 @@ if TYPE_CHECKING:
     from seamscope.measure import measure_seams
     from seamscope.model import Model
     from seamscope.plan import Plan, Settings, resolve
+    from seamscope.repair import freeze_statistics
     from seamscope.seam_report import SeamReport
+    from seamscope.statistics import Statistics
     from seamscope.tiling import TileGrid
 
 

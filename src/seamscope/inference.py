@@ -449,6 +449,7 @@ def predict_tiles(
             return
         tiles = [job.tile for job in jobs]
         keep = None if any(map(whole, tiles)) else _needed(plan, tiles)
+        runner.at(plan.grid, tiles)
         predictions = _forward(runner, batch, plan, keep)
         for job, prediction in zip(jobs, predictions, strict=True):
             yield job.frame, _beginning_at(job.tile, keep), prediction

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +21,16 @@ import torch
 from torch import nn
 
 from seamscope.acceleration import Choice, Run
+from seamscope.declared import Declared, TestVectors
 from seamscope.errors import ModelError, SettingsError
+from seamscope.normalization import Audit, audit
 from seamscope.probe import Facts, Hints, probe
 from seamscope.receptive_field import PhaseFields, Reach, measure_fields, measure_reach
-from seamscope.tiling import Sides, Slices, axis_names
+from seamscope.tiling import Sides, Slices, Tile, TileGrid, axis_names
+
+if TYPE_CHECKING:
+    from seamscope.preparation import Preparation
+    from seamscope.statistics import Statistics
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Array: TypeAlias = npt.NDArray[Any]
@@ -71,9 +78,21 @@ class Model:
         Of the prediction, where known; colours as ``"#rrggbb"``.
     normalize
         How its images are to be normalized, where known.
+    preparation
+        What its file says is to be done to intensities, where that is more than a name.
+    declared
+        What its file says of halo, step and axes; only measured values are used.
+    outputs
+        Names of all its outputs, where it has several and one was chosen.
+    vectors
+        Reads the test input and output that came with it, for `seamscope.loaders.verify`.
+    notes
+        Sentences its user should read.
     choices, speeds
         What trials on this machine found: for each device the fastest equivalent of the network,
         for each device and halo how long tiles of several sizes take (`seamscope.tuning.tune`).
+    statistics
+        By which its layers normalize instead of by their tile's (see `with_statistics`).
 
     Notes
     -----
@@ -88,21 +107,27 @@ class Model:
     channel_names: tuple[str, ...] = ()
     channel_colors: tuple[str, ...] = ()
     normalize: str | None = None
+    preparation: Preparation | None = None
+    declared: Declared | None = None
+    outputs: tuple[str, ...] | None = None
+    vectors: TestVectors | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
     choices: dict[str, Choice] = field(default_factory=dict, repr=False)
     speeds: dict[str, Speed] = field(default_factory=dict, repr=False)
+    statistics: Statistics | None = field(default=None, repr=False)
 
     @cached_property
     def facts(self) -> Facts:
         """Axes, channels, period, sizes, crop and scale, as measured."""
-        with self._on_cpu():
-            return probe(self._forward, self._complete_hints())
+        with self.on_cpu():
+            return probe(self.forward, self._complete_hints())
 
     @cached_property
     def reach(self) -> Reach:
         """Theoretical reach for tiles on the period's grid, as measured."""
         facts = self.facts
-        with self._on_cpu():
-            return measure_reach(self._forward, facts.in_channels, facts.lattice, facts.narrow)
+        with self.on_cpu():
+            return measure_reach(self.forward, facts.in_channels, facts.lattice, facts.narrow)
 
     @cached_property
     def fields(self) -> tuple[PhaseFields, ...] | None:
@@ -112,10 +137,66 @@ class Model:
         sees the whole tile.
         """
         facts, reach = self.facts, self.reach
-        with self._on_cpu():
+        with self.on_cpu():
             return measure_fields(
-                self._forward, facts.in_channels, facts.lattice, facts.narrow, reach
+                self.forward, facts.in_channels, facts.lattice, facts.narrow, reach
             )
+
+    @cached_property
+    def audit(self) -> Audit:
+        """Layers that use the statistics of their tile, and what else sees all of it."""
+        small, large = self.examples
+        with self.on_cpu():
+            return audit(self.forward, small, large, self.module)
+
+    @property
+    def examples(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random inputs of two accepted sizes, where the network takes more than one.
+
+        One sample, and two of the larger size where the network takes several.
+        """
+        lattice = self.facts.lattice
+        side = {1: 256, 2: 64, 3: 24}[len(lattice)]
+        small = tuple(axis.size_at_least(side + sum(axis.crop)) for axis in lattice)
+        large = tuple(axis.size_at_least(n + 1) for axis, n in zip(lattice, small, strict=True))
+        random = torch.Generator().manual_seed(0)
+        channels = self.facts.in_channels
+        x, y = (torch.randn(1, channels, *shape, generator=random) for shape in (small, large))
+        return x, torch.cat([y, y.flip(-1)]) if self.hints.shape is None else y
+
+    def with_statistics(self, statistics: Statistics) -> Model:
+        """Return this network with layers that normalize by fixed statistics.
+
+        What was measured of it holds on, but that its reach is that of its convolutions.
+
+        Parameters
+        ----------
+        statistics
+            Of this network (see `seamscope.freeze_statistics`).
+
+        Raises
+        ------
+        SettingsError
+            Where they belong to another network.
+        """
+        from seamscope.frozen import frozen
+
+        statistics.check_model(self.fingerprint, self.name)
+        with self.on_cpu():
+            module = frozen(self.module, statistics, self.audit, self.facts.spatial_axes)
+        model = dataclasses.replace(
+            self, module=module, choices={}, speeds={}, statistics=statistics
+        )
+        own, reach = self.facts, self.reach
+        answered = {layer.call for layer in statistics.layers}
+        left = set(self.audit.calls) - answered
+        known = {
+            "fingerprint": self.fingerprint,
+            "facts": own if left else dataclasses.replace(own, statistics=()),
+            "reach": reach if left else dataclasses.replace(reach, halo=reach.convolutional),
+        }
+        vars(model).update(known)
+        return model
 
     @cached_property
     def fingerprint(self) -> str:
@@ -149,10 +230,11 @@ class Model:
 
     def run_plain(self, x: torch.Tensor, keep: Slices | None = None, /) -> torch.Tensor:
         """Run the network itself, and cut out what is to be kept."""
-        y = self._forward(x)
+        y = self.forward(x)
         return y if keep is None else y[:, :, *keep]
 
-    def _forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the network itself: what probes and audits are put to."""
         return single_tensor(self.module(x))
 
     def _complete_hints(self) -> Hints:
@@ -162,7 +244,7 @@ class Model:
         return Hints(self.hints.spatial_axes, self.hints.in_channels, self.hints.shape, weights)
 
     @contextlib.contextmanager
-    def _on_cpu(self) -> Iterator[None]:
+    def on_cpu(self) -> Iterator[None]:
         """Probing is done on the CPU: GPU convolutions may let NaN leak between neighbours.
 
         And by one thread: inputs are so small that more only wait for each other, 40 times longer
@@ -199,6 +281,12 @@ class Runner:
         self._dtype = _PRECISIONS[precision]
         self.module = model.module.to(self.device)
         self.run: Run = model.run_plain
+        self._at: Any = getattr(model.module, "at", None) if model.statistics else None
+
+    def at(self, grid: TileGrid, tiles: Sequence[Tile]) -> None:
+        """Say which tiles come next, to a network whose statistics depend on the place."""
+        if self._at is not None:
+            self._at([grid.place(tile) for tile in tiles])
 
     def __call__(self, batch: Array, keep: Slices | None = None) -> Array:
         """Predict ``(N, C, *spatial)`` float32; returns ``(N, C', *spatial')`` float32.
@@ -238,8 +326,8 @@ def single_tensor(output: Any) -> torch.Tensor:
     kind = type(output).__name__
     size = f" of {len(output)}" if hasattr(output, "__len__") else ""
     raise ModelError(
-        f"The network returns a {kind}{size} and not one image: wrap it in a module that returns "
-        "the output you want."
+        f"The network returns a {kind}{size} and not one image: add #0 to the model's name, or the "
+        "number or name of the output you want, or wrap it in a module that returns one."
     )
 
 

@@ -247,7 +247,7 @@ def audit(
     small = _Auditor(names)
     with names:
         small.run(forward, x)
-    for bigger in _grown(x) if larger is None else [larger]:
+    for bigger in _grown(x) if larger is None else (larger, larger[:1]):
         large = _Auditor(LayerNames(None))
         try:
             large.run(forward, bigger)
@@ -497,3 +497,14 @@ def _family(one: _Seen, twin: _Seen | None) -> tuple[str, Source]:
     if one.running:
         return kind, "running"
     return kind, "batch" if kind == "BatchNorm" else "tile"
+
+
+__all__ = [
+    "Audit",
+    "FixedStatistics",
+    "Forward",
+    "GlobalOperation",
+    "NormLayer",
+    "StatisticsCall",
+    "audit",
+]

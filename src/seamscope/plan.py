@@ -314,6 +314,8 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
     layout = image_layout(settings, model.facts, image)
     facts = model.facts.with_channels(_channel_count(settings, layout, image))
     sizes = layout.sizes(layout.spatial, image.shape)
+    if model.statistics is not None:
+        model.statistics.check_image(sizes)
     reach = model.reach
     device = check_device(settings.device)
     budget = settings.memory or available_memory(device)

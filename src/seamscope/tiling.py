@@ -441,6 +441,11 @@ class TileGrid:
         )
         return [self._tile(index) for index in itertools.product(*ranges)]
 
+    def place(self, tile: Tile) -> tuple[int, ...]:
+        """Input pixel at which a tile begins, counted from where the first one does."""
+        axes = zip(self.axes, tile.index, strict=True)
+        return tuple(axis[i].start - axis[0].start for axis, i in axes)
+
     def _unravel(self, number: int) -> tuple[int, ...]:
         index = []
         for count in reversed(self.shape):

@@ -125,8 +125,8 @@ def worth_a_trial(plan: Plan) -> bool:
 
 def accelerate(plan: Plan, model: Model, runner: Runner, reader: TileReader) -> str:
     """Let the runner use the fastest equivalent of the network; returns its name."""
-    if not worth_a_trial(plan):
-        return "plain"
+    if not worth_a_trial(plan) or not (model.statistics is None or model.statistics.uniform):
+        return "plain"  # equivalents are not told where a tile lies
     device = plan.settings.device
     if device not in model.choices:
         batch = reader.read([next(iter(jobs_of(plan, None)))])
