@@ -80,7 +80,7 @@ class ReceptiveField:
         """Share of the gradient's mass beyond the convolutions' reach."""
         if self.effective is None or self.fields is None:
             return None
-        return self.effective.beyond(self.fields)
+        return self.effective.map.beyond(self.fields)
 
     def sentences(self) -> Iterator[str]:
         """All of it in words, most important first."""
@@ -124,7 +124,7 @@ class ReceptiveField:
                 "steady": effective.steady,
                 "spread": effective.spread,
                 "channel": effective.channel,
-                "phase": list(effective.phase),
+                "phase": list(effective.map.phase),
             },
             "mass_outside": self.mass_outside,
             "global_operations": [

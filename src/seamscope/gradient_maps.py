@@ -30,7 +30,7 @@ from seamscope.model import Model
 from seamscope.plan import Settings, available_memory, resolve
 from seamscope.reading import Job, TileReader, whole_image_intensity
 from seamscope.receptive_field import MemoryMeter, PhaseFields, worst
-from seamscope.tiling import Lattice, Sides, Slices, Tile
+from seamscope.tiling import AxisTiling, Lattice, Sides, Slices, Tile
 from seamscope.tuning import is_memory_error
 
 Values: TypeAlias = npt.NDArray[np.float64]
@@ -192,12 +192,15 @@ class GradientMap:
     covered
         Input pixels ``(first, stop)`` that the output pixel covers, along each axis of `values`:
         one pixel where output and input have the same scale.
+    phase
+        Of the output pixel: its index modulo the period, along each axis, in output pixels.
     origin
         Image pixel at which `values` begins; None for an average over tiles.
     """
 
     values: Values
     covered: tuple[Sides, ...]
+    phase: tuple[int, ...]
     origin: tuple[int, ...] | None = None
 
     @cached_property
@@ -235,6 +238,14 @@ class GradientMap:
             np.maximum(distance, np.abs(self.offsets(axis)).reshape(shape), out=distance)
         within = np.bincount(distance.ravel(), weights=self.values.ravel()).astype(np.float64)
         return _smallest(np.arange(within.size), self._share(within), share)
+
+    def beyond(self, fields: Sequence[PhaseFields]) -> float:
+        """Share of the mass outside the theoretical receptive field of this pixel."""
+        return self.outside(self.sides(fields))
+
+    def sides(self, fields: Sequence[PhaseFields]) -> tuple[Sides, ...]:
+        """Theoretical receptive field ``(before, after)`` at this pixel's phase."""
+        return tuple(axis[p % len(axis)] for axis, p in zip(fields, self.phase, strict=True))
 
     def outside(self, sides: Sequence[Sides]) -> float:
         """Share of the mass farther away than ``(before, after)`` along any axis."""
@@ -279,8 +290,6 @@ class EffectiveField:
         Largest difference between the radii of the two halves, in pixels.
     channel
         Output channel; None for the sum over all.
-    phase
-        Of the output pixel, along each axis, in output pixels.
     on
         What the tiles were: ``"image"`` or, for lack of one, ``"noise"``.
     notes
@@ -292,14 +301,8 @@ class EffectiveField:
     steady: bool
     spread: int
     channel: int | None
-    phase: tuple[int, ...]
     on: str
     notes: tuple[str, ...] = ()
-
-    def beyond(self, fields: Sequence[PhaseFields]) -> float:
-        """Share of the mass outside the theoretical receptive field at this phase."""
-        sides = [axis[p % len(axis)] for axis, p in zip(fields, self.phase, strict=True)]
-        return self.map.outside(sides)
 
 
 # -------------------------------------------------------------------------------- over an image
@@ -392,7 +395,7 @@ class GradientProbe:
         origin = tuple(
             part.start - before for part, (before, _) in zip(tile.read, tile.pad, strict=True)
         )
-        return GradientMap(values, self._covered(at), origin)
+        return GradientMap(values, *self._place(at), origin)
 
     def average(
         self,
@@ -424,7 +427,7 @@ class GradientProbe:
             When cancelled.
         """
         at = self._middle(phase)
-        halves = _Halves(self.plan.grid.tile_shape, self._covered(at))
+        halves = _Halves(self.plan.grid.tile_shape, self._place(at))
         for batch in self._batches(most):
             if cancelled():
                 raise InterruptedError("cancelled")
@@ -441,7 +444,6 @@ class GradientProbe:
             steady=halves.steady,
             spread=halves.spread,
             channel=channel,
-            phase=tuple(i % n for i, n in zip(at, self._phases, strict=True)),
             on=self.on,
             notes=self.notes,
         )
@@ -504,14 +506,16 @@ class GradientProbe:
             )
         return tuple(map(_with_phase, middle, phase, self._phases, self._out_shape))
 
-    def _covered(self, at: Sequence[int]) -> tuple[Sides, ...]:
-        return tuple(
+    def _place(self, at: Sequence[int]) -> tuple[tuple[Sides, ...], tuple[int, ...]]:
+        """Input pixels that an output pixel covers, and its phase."""
+        covered = tuple(
             (
                 math.floor(i / lattice.scale) + lattice.crop[0],
                 math.ceil((i + 1) / lattice.scale) + lattice.crop[0],
             )
             for i, lattice in zip(at, self.plan.facts.lattice, strict=True)
         )
+        return covered, tuple(i % n for i, n in zip(at, self._phases, strict=True))
 
     def _check_inside(self, pixel: Sequence[int]) -> None:
         shape = self.plan.grid.image_shape
@@ -543,7 +547,7 @@ class GradientProbe:
         """Tiles all over the image and its frames, in random order; no place comes twice."""
         axes = [
             *(range(*part) for part in self.plan.frame_ranges),
-            *map(_starts, self.plan.grid.axes),
+            *map(_starts, self.plan.grid.axes, self.plan.area),
         ]
         random = np.random.default_rng(0)
         places = math.prod(map(len, axes))
@@ -576,9 +580,11 @@ class GradientProbe:
 class _Halves:
     """Means over the even and the odd tiles, whose difference tells how steady both are."""
 
-    def __init__(self, shape: Sequence[int], covered: tuple[Sides, ...]) -> None:
+    def __init__(
+        self, shape: Sequence[int], place: tuple[tuple[Sides, ...], tuple[int, ...]]
+    ) -> None:
         self._sums = np.zeros((2, *shape))
-        self._covered = covered
+        self._place = place
         self.count = 0
         self.spread = 0
 
@@ -588,14 +594,14 @@ class _Halves:
 
     @property
     def mean(self) -> GradientMap:
-        return GradientMap(self._sums.sum(0) / max(1, self.count), self._covered)
+        return GradientMap(self._sums.sum(0) / max(1, self.count), *self._place)
 
     @property
     def steady(self) -> bool:
         """Whether both halves give the same radii, after enough tiles."""
         if self.count < _FEWEST_TILES or self.count % 2:
             return False
-        even, odd = (GradientMap(half, self._covered) for half in self._sums)
+        even, odd = (GradientMap(half, *self._place) for half in self._sums)
         allowed = []
         self.spread = 0
         for share in SHARES:
@@ -634,12 +640,19 @@ def _around(kept: int, size: int, lattice: Lattice, pixel: int) -> int:
     return min(max(0, (pixel - kept // 2) // pitch * pitch), last)
 
 
-def _starts(axis: Any) -> range:
-    """Starts of tiles inside the image; network and average do not care for the image's grid."""
+def _starts(axis: AxisTiling, area: slice) -> range:
+    """Starts of tiles inside the image, and inside the wanted area where that has room.
+
+    Off the image's grid too: what a network sees of a tile does not depend on where that lies.
+    """
     before, after = axis.lattice.crop
-    if axis.size >= axis.tile:
-        return range(before, axis.size - axis.kept - after + 1)
-    return range(1)
+    if axis.size < axis.tile:
+        return range(1)
+    inside = range(before, axis.size - axis.kept - after + 1)
+    low, high = (int(edge / axis.lattice.scale) for edge in (area.start, area.stop))
+    wanted = range(max(inside.start, low), min(inside.stop, high - axis.kept + 1))
+    middle = min(max((low + high - axis.kept) // 2, inside.start), inside.stop - 1)
+    return wanted or range(middle, middle + 1)
 
 
 def _with_phase(middle: int, phase: int, phases: int, count: int) -> int:
