@@ -72,6 +72,13 @@ def _release_widgets() -> None:
 
 
 @pytest.fixture(autouse=True)
+def nothing_is_trusted_yet(tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose code may run is remembered in a folder of each test's own, never in the user's."""
+    folder = tmp_path_factory.mktemp("config", numbered=True)
+    monkeypatch.setenv("SEAMSCOPE_CONFIG", str(folder))
+
+
+@pytest.fixture(autouse=True)
 def no_widget_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
     """Set up first, so torn down last: after viewers are closed, none of our docks may live on."""
     before = _own_widgets()

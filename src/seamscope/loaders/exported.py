@@ -1,0 +1,296 @@
+"""Programs written by ``torch.export`` (``.pt2``).
+
+Knows their archive, what of it torch would execute on loading, and how they are run at other
+sizes. Does not know networks.
+
+Loading such a file is less harmless than it looks (torch 2.13): tensors that are not plain, and
+whole archives of torch 2.7 and older, are pickles; sizes are written as expressions that sympy
+*evaluates*; checks of sizes are Python source that is executed; and the graph calls anything below
+``torch`` by name. So everything is compared with what export itself writes, pickles of tensors,
+sums and products of sizes, operations of ATen, and whatever else there is is told as code.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seamscope.errors import ModelError
+from seamscope.loaders.archive import Archive
+from seamscope.loaders.checkpoints import pickled
+from seamscope.loaders.format import Code, Format, damaged
+from seamscope.loaders.spec import Spec
+from seamscope.loaders.wrappers import Wrapper
+from seamscope.model import Model
+from seamscope.probe import Hints
+
+_OLD = "serialized_exported_program.json"
+
+_OPERATORS = re.compile(
+    r"torch\.ops\.aten\.(?!from_file|_?load|save|set_source)(?:[a-z_]\w*)(?:\.\w+)?"
+    r"|torch\.ops\.higher_order\.(?:wrap_with_set_grad_enabled|wrap_with_autocast|cond)"
+    r"|torch\.sym_(?:max|min|int|float|not|ite|sum)"
+    r"|_operator\.(?:getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_"
+    r"|not_|pos|abs)"
+    r"|math\.(?:ceil|floor|trunc|sqrt)"
+)
+_DUNDER = re.compile(r"__(?!and__|or__|xor__|lshift__|rshift__)")
+_PLAIN = re.compile(r"[\w .:,/+\-\[\]<>()]*")
+_ARITHMETIC = (
+    ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Name, ast.Constant,
+    ast.Load, ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.Subscript,
+)  # fmt: skip
+_FUNCTIONS = {
+    "Mod", "PythonMod", "FloorDiv", "CleanDiv", "CeilDiv", "Max", "Min", "Eq", "Ne", "Lt", "Le",
+    "Gt", "Ge", "And", "Or", "Not", "TruncToInt", "FloorToInt", "CeilToInt", "RoundToInt",
+    "IntTrueDiv", "FloatTrueDiv", "ToFloat", "PowByNatural", "Where", "ModularIndexing", "Symbol",
+    "Integer", "floor", "ceiling", "Abs", "max", "min", "sqrt",
+}  # fmt: skip
+_TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict", "builtins.slice"}
+
+
+# -- what loading would run
+
+
+def is_exported(archive: Archive) -> bool:
+    """Whether an archive was written by ``torch.export.save``."""
+    return any(name.rpartition("/")[2] in ("archive_format", _OLD) for name in archive.names)
+
+
+def _code(spec: Spec) -> tuple[Code, ...]:
+    archive = Archive(spec.path)
+    try:
+        return tuple(found for name in archive.names for found in _code_in(archive, name))
+    except (ValueError, RecursionError):
+        return ()  # no JSON: damaged, and loading says so
+
+
+def _code_in(archive: Archive, name: str) -> Iterator[Code]:
+    if "/aotinductor/" in f"/{name}":
+        yield Code.of(f"compiled code {name}", archive.read(name))
+    elif ("/models/" in f"/{name}" and name.endswith(".json")) or name.endswith(_OLD):
+        content = archive.read(name)
+        told = json.loads(content)
+        for what in dict.fromkeys(_unusual(told)):
+            yield Code.of(f"{what} in {name}", content, text=json.dumps(told, indent=1))
+    elif _is_pickle(archive, name):
+        yield from pickled(archive.read(name), name)
+
+
+def _is_pickle(archive: Archive, name: str) -> bool:
+    """All that is neither a program, nor raw numbers, nor what describes them."""
+    if re.search(r"(?:_config|extra/.*)\.json$|\.data/|(?:^|/)(?:archive_format|version)$", name):
+        return False
+    return re.search(r"(?:^|/)(?:archive_version|byteorder)$", name) is None and not (
+        re.search(r"/(?:weight|tensor)_\d+$", name) and not _starts_as_pickle(archive.read(name))
+    )
+
+
+def _starts_as_pickle(data: bytes) -> bool:
+    # raw numbers may begin by chance as a pickle does; then they are read as one, which harms none
+    return data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def _unusual(told: Any, key: str = "") -> Iterator[str]:
+    """What torch would execute of a program beyond what export writes."""
+    if isinstance(told, dict):
+        for name, value in told.items():
+            if key == "custom_objects" or name == "as_custom_obj":
+                yield f"custom object {value!r}"
+            if name != "metadata" or "stack_trace" not in str(value)[:200]:
+                yield from _unusual(value, name)
+    elif isinstance(told, list):
+        for value in told:
+            yield from _unusual(value, key)
+    elif isinstance(told, str):
+        what = _unusual_text(told, key)
+        if what:
+            yield f"{what} {told[:120]!r}"
+
+
+def _unusual_text(text: str, key: str) -> str:
+    if key in ("target", "as_operator"):
+        known = _OPERATORS.fullmatch(text) and not _DUNDER.search(text)
+        return "" if known else "the function"
+    if key in ("expr_str", "guards_code"):
+        return "" if _is_arithmetic(text) else "the expression"
+    if key in ("in_spec", "out_spec", "treespec"):
+        return "" if _is_plain_tree(text) else "the data structure"
+    if key in _FREE_TEXT:
+        return ""
+    return "" if _PLAIN.fullmatch(text) else "the name"
+
+
+_FREE_TEXT = {
+    "stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "custom", "from_node",
+}  # fmt: skip
+
+
+def _is_arithmetic(text: str) -> bool:
+    """Whether an expression only compares and computes sizes."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    calls = {n.func for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            if node not in calls or node.attr not in ("size", "stride", "dim", "storage_offset"):
+                return False
+        elif isinstance(node, ast.Name):
+            known = _FUNCTIONS if node in calls else ()
+            if not re.fullmatch(r"[a-zA-Z]\w*", node.id) or (node in calls) != (node.id in known):
+                return False
+        elif isinstance(node, ast.Call):
+            if node.keywords and any(k.arg is None for k in node.keywords):
+                return False
+        elif isinstance(node, ast.Constant):
+            if isinstance(node.value, (str, bytes)) and not re.fullmatch(r"\w*", str(node.value)):
+                return False
+        elif not isinstance(node, (*_ARITHMETIC, ast.keyword)):
+            return False
+    return True
+
+
+def _is_plain_tree(text: str) -> bool:
+    """Whether a structure of arguments is made of tuples, lists and dictionaries alone."""
+
+    def plain(node: Any) -> bool:
+        return (
+            isinstance(node, dict)
+            and node.get("type") in _TREES
+            and all(map(plain, node.get("children_spec", ())))
+        )
+
+    try:
+        told = json.loads(text) if text else [1, {"type": None}]
+        return isinstance(told, list) and len(told) == 2 and plain(told[1])
+    except ValueError:
+        return False
+
+
+# -- loading and running
+
+
+class Exported(Wrapper):
+    """An exported program, run as a module of any batch size.
+
+    Programs are mostly exported for one batch size and refuse others: batches are then cut or
+    filled up to it.
+
+    Parameters
+    ----------
+    program
+        The loaded program.
+    """
+
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        super().__init__(program.module())
+        self._batch = _sizes(program)[0]
+
+    def train(self, mode: bool = True) -> Exported:
+        """Do nothing: a program is exported in one mode, and torch refuses to be asked."""
+        return self
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Run the program."""
+        if self._batch is None or x.shape[0] == self._batch:
+            return self.inner(x)
+        return _joined([self._run(part) for part in x.split(self._batch)])
+
+    def _run(self, part: torch.Tensor) -> Any:
+        lacking = int(self._batch or 0) - part.shape[0]
+        if lacking == 0:
+            return self.inner(part)
+        filled = torch.cat([part, part[-1:].expand(lacking, *part.shape[1:])])
+        return _cut(self.inner(filled), part.shape[0])
+
+
+def _joined(parts: list[Any]) -> Any:
+    first = parts[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(parts)
+    if isinstance(first, dict):
+        return {key: _joined([part[key] for part in parts]) for key in first}
+    return tuple(_joined(list(each)) for each in zip(*parts, strict=True))
+
+
+def _cut(output: Any, count: int) -> Any:
+    if isinstance(output, torch.Tensor):
+        return output[:count]
+    if isinstance(output, dict):
+        return {key: _cut(value, count) for key, value in output.items()}
+    return tuple(_cut(each, count) for each in output)
+
+
+def _sizes(program: torch.export.ExportedProgram) -> list[int | None]:
+    """Sizes of the one input, None where any will do."""
+    inputs = program.graph_signature.user_inputs
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    tensors = [
+        nodes[name].meta["val"]
+        for name in inputs
+        if isinstance(name, str) and isinstance(nodes[name].meta.get("val"), torch.Tensor)
+    ]
+    if len(tensors) != 1:
+        raise ModelError(
+            f"The exported program takes {len(tensors)} tensors: export a module that takes one "
+            "image (N, C, [Z,] Y, X)."
+        )
+    return [size if isinstance(size, int) else None for size in tensors[0].shape]
+
+
+def _hints(program: torch.export.ExportedProgram) -> Hints:
+    sizes = _sizes(program)
+    spatial = sizes[2:]
+    fixed = tuple(size for size in spatial if size is not None)
+    return Hints(
+        spatial_axes=len(spatial) if len(spatial) in (2, 3) else None,
+        in_channels=sizes[1] if len(sizes) > 1 else None,
+        shape=fixed if len(fixed) == len(spatial) and fixed else None,
+    )
+
+
+def load_program(source: Path | bytes, name: str) -> torch.export.ExportedProgram:
+    """Load a checked program onto the CPU."""
+    with _quiet():
+        try:
+            opened: Any = io.BytesIO(source if isinstance(source, bytes) else source.read_bytes())
+            program = torch.export.load(opened)
+        except Exception as error:
+            raise damaged(name, "an exported program", error) from error
+        from torch.export.passes import move_to_device_pass
+
+        return move_to_device_pass(program, "cpu")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What torch logs of damaged and old files is told in our own sentences."""
+    logger = logging.getLogger("torch.export")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _load(spec: Spec) -> Model:
+    program = load_program(spec.path, str(spec.path))
+    return Model(Exported(program), name=spec.path.stem, spec=spec.text, hints=_hints(program))
+
+
+EXPORTED = Format("torch.export program", lambda s: is_exported(Archive(s.path)), _code, _load)

@@ -1,0 +1,86 @@
+"""TorchScript, scripted or traced.
+
+Knows its archive, and which of its operations touch files. Does not know networks.
+
+TorchScript's own interpreter runs no Python, but it can write and map files: code that does is
+told like any other.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seamscope.errors import ModelError
+from seamscope.loaders.archive import Archive
+from seamscope.loaders.format import Code, Format, damaged
+from seamscope.loaders.spec import Spec
+from seamscope.model import Model
+
+_TOUCHES_FILES = re.compile(
+    r"\b(?:torch|ops\.\w+)\.(?:save|from_file|load_tensor)\(.*|\btorch\.classes\.\w+.*"
+)
+_GPU = re.compile(r"""torch\.device\("(cuda[:\d]*|mps[:\d]*|xpu[:\d]*)"\)""")
+
+
+def is_script(names: tuple[str, ...]) -> bool:
+    """Whether an archive of these members is TorchScript."""
+    return any(name.rpartition("/")[2] == "constants.pkl" for name in names) and any(
+        "/code/" in f"/{name}" for name in names
+    )
+
+
+def script_code(read: Callable[[str], bytes], names: tuple[str, ...]) -> tuple[Code, ...]:
+    """List operations of a script that touch files, one line each."""
+    found = []
+    for name in names:
+        if "/code/" in f"/{name}" and name.endswith(".py"):
+            text = read(name).decode(errors="replace")
+            lines = _TOUCHES_FILES.findall(text)
+            found += [Code.of(f"{line.strip()} in {name}", text, text=text) for line in lines]
+    return tuple(found)
+
+
+def load_script(source: Path | bytes, name: str) -> torch.nn.Module:
+    """Load TorchScript from a file or its bytes, onto the CPU."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself
+            opened: Any = io.BytesIO(source) if isinstance(source, bytes) else source
+            network: torch.nn.Module = torch.jit.load(opened, map_location="cpu")
+    except Exception as error:
+        raise damaged(name, "TorchScript", error) from error
+    return network
+
+
+def _code(spec: Spec) -> tuple[Code, ...]:
+    archive = Archive(spec.path)
+    return script_code(archive.read, archive.names)
+
+
+def _load(spec: Spec) -> Model:
+    archive = Archive(spec.path)
+    for name in archive.names:
+        if name.endswith(".py"):
+            refuse_gpu(archive.read(name).decode(errors="replace"), str(spec.path))
+    return Model(load_script(spec.path, str(spec.path)), name=spec.path.stem, spec=spec.text)
+
+
+def refuse_gpu(text: str, name: str) -> None:
+    """Refuse a script whose code asks for one certain device: moving it does not change that."""
+    match = _GPU.search(text)
+    if match:
+        raise ModelError(
+            f"{name} was made on a GPU and its code asks for {match[1]} by name, so that it runs "
+            "nowhere else: export it again with the network on the CPU, and with tensors made on "
+            "the device of the input (device=x.device)."
+        )
+
+
+TORCHSCRIPT = Format("TorchScript", lambda s: is_script(Archive(s.path).names), _code, _load)

@@ -1,0 +1,217 @@
+"""Networks of other manners, brought to the one the engine knows: image in, image out.
+
+Knows orders of axes, choices among outputs, and what is done to each pixel of a prediction. Does
+not know formats.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from seamscope.errors import ModelError
+
+
+class Wrapper(nn.Module):
+    """A module around another; its weights keep the names they have inside.
+
+    So that a network has the same fingerprint however it was loaded.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.training = False
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Weights and buffers of the module inside, by its own names."""
+        return self.inner.state_dict(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Wrapper:
+        """Set the mode of the module inside, as far as it has one."""
+        evaluate(self.inner) if not mode else self.inner.train(mode)
+        self.training = mode
+        return self
+
+
+def evaluate(module: nn.Module) -> nn.Module:
+    """Set a module to evaluation; exported programs have one mode and refuse to be asked."""
+    try:
+        module.eval()
+    except NotImplementedError:
+        module.training = False
+    return module
+
+
+class Chosen(Wrapper):
+    """One of several outputs of a network.
+
+    Parameters
+    ----------
+    inner
+        The network; returns a tuple, a list or a mapping.
+    key
+        Name or number of the output; negative numbers count from the end.
+    """
+
+    def __init__(self, inner: nn.Module, key: str) -> None:
+        super().__init__(inner)
+        self.key = key
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Run the network and choose."""
+        return chosen(self.inner(x), self.key)
+
+
+def chosen(output: Any, key: str) -> Any:
+    """Return one of several outputs."""
+    if isinstance(output, Mapping):
+        if key in output:
+            return output[key]
+        raise ModelError(f"The network has no output {key!r}: choose #{', #'.join(output)}.")
+    if isinstance(output, torch.Tensor):
+        output = (output,)
+    count = len(output)
+    if key.lstrip("-").isdigit() and -count <= int(key) < count:
+        return output[int(key)]
+    names = getattr(output, "_fields", ())  # of a named tuple
+    if key in names:
+        return getattr(output, key)
+    raise ModelError(
+        f"The network has no output {key!r}: it gives {count}, choose #0"
+        + (f" to #{count - 1}." if count > 1 else ".")
+    )
+
+
+class Rearranged(Wrapper):
+    """A network whose tensors have other axes than ``(N, C, *spatial)``.
+
+    Parameters
+    ----------
+    inner
+        The network.
+    given, returned
+        Axes of its input and its output, one letter each: ``b`` batch, ``c`` channel, ``zyx``.
+        Without ``b`` it is run once for each image; without ``c`` images have one channel.
+    """
+
+    def __init__(self, inner: nn.Module, given: str, returned: str) -> None:
+        super().__init__(inner)
+        self.given, self.returned = given, returned
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the network on ``(N, C, *spatial)``."""
+        if "b" in self.given:
+            return self._from(self.inner(self._to(x)))
+        return torch.cat([self._from(self.inner(self._to(each[None]))) for each in x])
+
+    def _to(self, x: torch.Tensor) -> torch.Tensor:
+        own = _own_axes(self.given)
+        for letter in "bc":
+            if letter not in self.given:
+                x, own = x.squeeze(own.index(letter)), own.replace(letter, "")
+        return x.permute([own.index(letter) for letter in self.given])
+
+    def _from(self, y: torch.Tensor) -> torch.Tensor:
+        wanted = _own_axes(self.returned)
+        present = [letter for letter in wanted if letter in self.returned]
+        y = y.permute([self.returned.index(letter) for letter in present])
+        for place, letter in enumerate(wanted):
+            if letter not in self.returned:
+                y = y.unsqueeze(place)
+        return y
+
+
+def _own_axes(axes: str) -> str:
+    return "bc" + "".join(letter for letter in "zyx" if letter in axes)
+
+
+class SplitInput(Wrapper):
+    """A network with several inputs: channels of one image, in order.
+
+    Parameters
+    ----------
+    inner
+        The network; takes one tensor ``(N, C_i, *spatial)`` after another.
+    channels
+        Channels of each input.
+    """
+
+    def __init__(self, inner: nn.Module, channels: Sequence[int]) -> None:
+        super().__init__(inner)
+        self.channels = list(channels)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Run the network on all channels side by side."""
+        return self.inner(*x.split(self.channels, dim=1))
+
+
+class Finished(Wrapper):
+    """A network followed by operations on each pixel of its prediction.
+
+    Parameters
+    ----------
+    inner
+        The network.
+    steps
+        Modules, applied in order.
+    """
+
+    def __init__(self, inner: nn.Module, steps: Sequence[nn.Module]) -> None:
+        super().__init__(inner)
+        self.steps = nn.ModuleList(copy.deepcopy(list(steps)))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Run the network and finish its prediction."""
+        y = self.inner(x)
+        for step in self.steps:
+            y = step(y)
+        return y
+
+
+class Linear(nn.Module):
+    """``y -> y * gain + offset`` for each channel, or for all."""
+
+    def __init__(self, gain: Sequence[float], offset: Sequence[float]) -> None:
+        super().__init__()
+        self.gain, self.offset = tuple(gain), tuple(offset)
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        """Scale a prediction ``(N, C, *spatial)``."""
+        return y * self._column(self.gain, y) + self._column(self.offset, y)
+
+    @staticmethod
+    def _column(values: tuple[float, ...], y: torch.Tensor) -> Any:
+        if len(values) == 1:
+            return values[0]
+        return y.new_tensor(values).view(1, -1, *[1] * (y.ndim - 2))
+
+
+class Clip(nn.Module):
+    """``y -> min(max(y, low), high)``; NaN stays NaN, so that reach can be measured through it."""
+
+    def __init__(self, low: float | None, high: float | None) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        """Clip a prediction."""
+        clipped: torch.Tensor = y.clamp(self.low, self.high)
+        return clipped
+
+
+class Above(nn.Module):
+    """``y -> 1 where y is above a threshold, else 0``."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        """Threshold a prediction."""
+        above: torch.Tensor = y > self.threshold
+        return above.to(y.dtype)
