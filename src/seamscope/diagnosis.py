@@ -34,27 +34,16 @@ import numpy as np
 from torch import nn
 
 from seamscope.errors import SettingsError
-from seamscope.experiments import (
-    Bench,
-    Box,
-    Cause,
-    Disagreement,
-    Pipeline,
-    PlacedAxis,
-    Removed,
-    Step,
-    Subject,
-    sample_of,
-    subject_of_pipeline,
-    subject_of_plan,
-)
+from seamscope.experiments import Bench, Cause, Disagreement, Removed
 from seamscope.images import open_image
 from seamscope.inference import as_labels
 from seamscope.loaders import load_model
 from seamscope.model import Model
+from seamscope.pipelines import Box, Pipeline, Step, Subject, subject_of_pipeline, subject_of_plan
 from seamscope.plan import Plan, Settings, resolve
 from seamscope.reading import whole_image_intensity
 from seamscope.seams import SeamCurve
+from seamscope.tile_sample import PlacedAxis, sample_of
 from seamscope.tiling import (
     AxisTiling,
     PerAxis,
@@ -221,7 +210,8 @@ def diagnose(
 ) -> Diagnosis:
     """Explain the seams of Seamscope's own prediction of an image.
 
-    Always in float32. Of images with time points, the first that is wanted.
+    Always in float32. Of images with time points, the one of the worst border told, else the first
+    that is wanted.
 
     Parameters
     ----------
@@ -264,9 +254,9 @@ def diagnose(
     if all(axis.single for axis in plan.grid.axes):
         return _one_tile(plan.grid, plan.facts.period)
     intensity = whole_image_intensity(plan, opened, never, None)
-    subject = subject_of_plan(plan, network, opened, intensity)
+    frame, points = worst_places(worst or (), plan)
+    subject = subject_of_plan(plan, network, opened, intensity, frame)
     grid = TileGrid(tuple(map(_comparable, plan.grid.axes)))
-    points = [_point(place, plan) for place in worst or ()]
     inquiry = _Inquiry(subject, grid, points, never, on_progress, plan=plan)
     return inquiry.diagnosis()
 
@@ -468,12 +458,34 @@ def _as_channels(image: Any, tile: PerAxis, overlap: PerAxis) -> tuple[int, np.n
     return ndim, pixels[None] if pixels.ndim == ndim else pixels
 
 
-def _point(place: Any, plan: Plan) -> tuple[float, ...]:
-    """Where a border is worst, in input pixels; points are taken as they are."""
-    worst = getattr(place, "worst", None)
-    if worst is None:
-        return tuple(place)
-    return tuple(x / float(scale) for x, scale in zip(worst, plan.facts.scale, strict=True))
+def worst_places(
+    worst: Sequence[Any], plan: Plan
+) -> tuple[tuple[int, ...], list[tuple[float, ...]]]:
+    """Frame to look at and places in it, in input pixels.
+
+    Parameters
+    ----------
+    worst
+        `seamscope.seams.Border`, or points along the spatial axes; worst first.
+    plan
+        What they belong to.
+
+    Returns
+    -------
+    frame, points
+        The frame of the worst border; points are taken to lie in the first that is wanted.
+    """
+    frame = tuple(start for start, _ in plan.frame_ranges)
+    frame = next((place.frame for place in worst if getattr(place, "frame", ())), frame)
+    points = []
+    for place in worst:
+        if getattr(place, "frame", ()) not in ((), frame):
+            continue
+        pixel = getattr(place, "worst", None)
+        scale = plan.facts.scale if pixel is not None else (1,) * len(plan.facts.scale)
+        at = place if pixel is None else pixel
+        points.append(tuple(float(x / s) for x, s in zip(at, scale, strict=True)))
+    return frame, points
 
 
 # -- weighing
@@ -759,10 +771,10 @@ class _Inquiry:
         at_0 = f"{_n(start.mean_dist[0])} without a halo" if start.halo.size else "0"
         used = _halo(self.bench.grid.halo)
         reach = self._subject.reach
-        sees = "the whole tile" if reach is None else f"{_halo(reach)} pixels"
+        sees = "the whole tile" if reach is None else f"{_halo(reach)} pixels around each pixel"
         if not share:
             return (
-                f"The network sees {sees} around each pixel; at halo {used} tiles' borders do not "
+                f"The network sees {sees}; at halo {used} tiles' borders do not "
                 f"show (neighbours differ by {at_0})",
                 "",
             )

@@ -1,0 +1,149 @@
+"""Which tiles to examine: a few, neighbours of each other, at the worst places and elsewhere.
+
+Knows grids, also those of other people's code, and places in an image. Does not know predictions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from seamscope.tiling import AxisTile, AxisTiling, Slices, Tile, TileGrid
+
+Index: TypeAlias = tuple[int, ...]
+
+# Tiles of a sample: some dozens of borders are told apart from one, and more takes minutes.
+_SAMPLE = 16
+# Part of the largest contrast below which a place is taken to be empty, and another is preferred.
+_EMPTY = 0.1
+
+
+@dataclass(frozen=True)
+class PlacedAxis(AxisTiling):
+    """Tiles along one axis where somebody else's code puts them: on no grid, if need be.
+
+    Parameters
+    ----------
+    starts
+        First pixel of each tile, rising.
+    """
+
+    starts: tuple[int, ...] = ()
+
+    @property
+    def single(self) -> bool:
+        """Whether there is but one tile."""
+        return len(self.starts) == 1
+
+    @property
+    def stride(self) -> int:
+        """Distance between the first two tiles."""
+        return self.kept if self.single else self.starts[1] - self.starts[0]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def _tile(self, index: int) -> AxisTile:
+        """Cut in the middle of each overlap."""
+        kept = [start + self.lattice.crop[0] for start in self.starts]
+        last = len(kept) - 1
+        low, high = kept[index], kept[index] + self.kept
+        begin = 0 if index == 0 else (low + kept[index - 1] + self.kept) // 2
+        end = self.size if index == last else (kept[index + 1] + high) // 2
+        believed = (
+            0 if index == 0 else low + self.halo[0],
+            min(self.size, high) if index == last else high - self.halo[1],
+        )
+        return AxisTile(
+            start=self.starts[index],
+            stop=self.starts[index] + self.tile,
+            core=self._output(begin, end),
+            trusted=self._output(*believed),
+            origin=int(low * self.lattice.scale),
+        )
+
+
+def sample_of(
+    grid: TileGrid,
+    contrast: Callable[[Tile], float],
+    worst: Iterable[Sequence[float]] = (),
+    area: Slices | None = None,
+) -> tuple[Tile, ...]:
+    """Choose neighbouring tiles to examine: at the worst places, and spread over the image.
+
+    Blocks of two tiles along each axis, so that each tile meets a neighbour along each. Half of
+    them at the places told; the others evenly (additive recurrence, Roberts 2018), where the
+    image is not empty.
+
+    Parameters
+    ----------
+    grid
+        All tiles.
+    contrast
+        Standard deviation of a tile's pixels.
+    worst
+        Points in input pixels, worst first.
+    area
+        Part of the result that is wanted.
+    """
+    spans = _spans(grid, area)
+    most = max(1, _SAMPLE // 2 ** sum(len(span) > 1 for span in spans))
+    counts = [max(1, len(span) - 1) for span in spans]
+    told = dict.fromkeys(_block_at(grid, spans, point) for point in worst)
+    chosen = list(itertools.islice(told, -(-most // 2)))
+    spread = [
+        tuple(span[i] for span, i in zip(spans, corner, strict=True))
+        for corner in spread_places(counts, 4 * most)
+    ]
+    strength = {corner: contrast(grid[corner]) for corner in spread}
+    least = _EMPTY * max(strength.values(), default=0.0)
+    spread.sort(key=lambda corner: strength[corner] < least)
+    chosen = list(dict.fromkeys([*chosen, *spread]))[:most]
+    indices = dict.fromkeys(index for corner in chosen for index in _block(corner, spans))
+    return tuple(grid[index] for index in sorted(indices))
+
+
+def _spans(grid: TileGrid, area: Slices | None) -> list[range]:
+    """Indices of the tiles that may be chosen, along each axis."""
+    if area is None:
+        return [range(len(axis)) for axis in grid.axes]
+    return [
+        axis.touching((part.start, part.stop)) for axis, part in zip(grid.axes, area, strict=True)
+    ]
+
+
+def _block(corner: Index, spans: Sequence[range]) -> Iterator[Index]:
+    """Tiles of the block that begins at a corner."""
+    sides = (range(i, min(i + 2, span.stop)) for i, span in zip(corner, spans, strict=True))
+    return itertools.product(*sides)
+
+
+def _block_at(grid: TileGrid, spans: Sequence[range], point: Sequence[float]) -> Index:
+    """Corner of the block in whose middle a point lies best."""
+    corner = []
+    for axis, span, x in zip(grid.axes, spans, point, strict=True):
+        last = max(span.start, span.stop - 2)
+        edges = [axis[i].core[1] / float(axis.lattice.scale) for i in range(span.start, last + 1)]
+        corner.append(span.start + int(np.argmin([abs(edge - x) for edge in edges])))
+    return tuple(corner)
+
+
+def spread_places(counts: Sequence[int], most: int) -> list[Index]:
+    """Evenly spread places of a lattice, each once."""
+    if math.prod(counts) <= most:
+        return list(itertools.product(*map(range, counts)))
+    golden = 1.0
+    for _ in range(30):  # the root of x^(d+1) = x + 1
+        golden = (1 + golden) ** (1 / (len(counts) + 1))
+    found = (
+        tuple(
+            int((0.5 + k * golden ** -(axis + 1)) % 1 * count) for axis, count in enumerate(counts)
+        )
+        for k in range(4 * most)
+    )
+    return list(itertools.islice(dict.fromkeys(found), most))
