@@ -24,12 +24,17 @@ from seamscope.docks.editors import Choice
 from seamscope.docks.looks import set_row
 
 _GB = 10**9
+_LABELS = {"Replace NaN by": "Replace", "Seams": "Measure seams"}
 
 _TIPS = {
     "Region": "What is predicted. Current view: what you see, on the slice you see. "
     "A region's result equals the same part of the whole result.",
     "Result": "Probabilities: what the network gives. Labels: the number of the largest channel; "
     "for a single channel, whether it is above the threshold.",
+    "Seams": "Where tiles overlap, their predictions are compared. All tiles: every overlap, and "
+    "what each tile predicts is kept for the dock Seams. A sample: about an eighth of the tiles, "
+    "nothing is kept, a few percent faster. Auto: all, where that fits a quarter of the free "
+    "memory.",
     "Threshold": "Labels of a network with one channel are 1 above this.",
     "Channel": "The one channel that is used, of an image with several.",
     "Normalize": "Of intensities, over the whole image at once and never tile by tile. "
@@ -69,6 +74,9 @@ class Options(QWidget):
             [("Whole image", "image"), ("Current view", "view"), ("Drawn rectangle", "shape")]
         )
         self.result = Choice([("Probabilities", "probabilities"), ("Labels", "labels")])
+        self.seams = Choice(
+            [("Auto", "auto"), ("All tiles", "all"), ("A sample", "sample"), ("No", "none")]
+        )
         self.threshold = _decimal(0.5, 0.05)
         self.channel = Choice([("All", None)])
         self.normalize = Choice(
@@ -136,6 +144,7 @@ class Options(QWidget):
         rows = {
             "Region": self.region,
             "Result": self.result,
+            "Seams": self.seams,
             "Threshold": self.threshold,
             "Channel": self.channel,
             "Normalize": self.normalize,
@@ -150,7 +159,7 @@ class Options(QWidget):
         for name, widget in rows.items():
             widget.setToolTip(_TIPS[name])
             widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-            label = QLabel("Replace" if name == "Replace NaN by" else name)
+            label = QLabel(_LABELS.get(name, name))
             label.setToolTip(_TIPS[name])
             self._form.addRow(label, widget)
         self.set_channels(0)
@@ -158,8 +167,8 @@ class Options(QWidget):
         self.show_threshold(False)
 
     def _connect(self) -> None:
-        choices = (self.region, self.result, self.channel, self.normalize, self.border)
-        for choice in (*choices, self.device, self.precision):
+        choices = (self.region, self.result, self.seams, self.channel, self.normalize)
+        for choice in (*choices, self.border, self.device, self.precision):
             choice.value_changed.connect(self._tell)
         for number in (self.threshold, self.batch, self.memory):
             number.valueChanged.connect(self._tell)

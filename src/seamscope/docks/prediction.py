@@ -7,9 +7,9 @@ everything that is shown is shown from the plan. Does not know how anything is c
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from superqt import QCollapsible
 from superqt.utils import qthrottled
 
 from seamscope.docks.editors import Choice, PixelsEditor, Steps
+from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.layers import (
     Wires,
@@ -57,18 +58,22 @@ from seamscope.docks.options import Options
 from seamscope.docks.preview import CORE, WINDOW, TilePreview
 from seamscope.docks.results import ResultLayers, Run
 from seamscope.docks.run_panel import RunPanel, sentence
+from seamscope.docks.session import Session
 from seamscope.docks.tasks import Load, Time
 from seamscope.errors import SeamscopeError, TrustError
 from seamscope.images import Image
 from seamscope.inference import Finished, open_output
+from seamscope.measure import measurable
 from seamscope.model import Model, check_device
 from seamscope.plan import Plan, Settings, available_memory, resolve
+from seamscope.tiling import Sides
 
 log = logging.getLogger(__name__)
 
 _TRIAL_DELAY_MS = 600
 _FOLLOW_MS = 100
 _HALO_MOST = 256
+_SEAMS = {"auto": "all"}
 
 
 class PredictionDock(QWidget):
@@ -94,7 +99,8 @@ class PredictionDock(QWidget):
         self._trial_key: Any = None
         self._pace: dict[Any, float | None] = {}  # seconds for each input pixel
         self._budgets: dict[str, int] = {}
-        self._turn = threading.Lock()  # one thread at a time uses the network
+        self._session = Session.of(napari_viewer)
+        self._turn = self._session.turn
         self._preview = TilePreview(napari_viewer, self._preview_lost)
         self._awake = False
         self._wires = Wires()
@@ -133,6 +139,7 @@ class PredictionDock(QWidget):
             overlap=None if isinstance(overlap, str) else overlap,
             blend=self.blend.value(),
             area=self._area(),
+            seams=_SEAMS.get(self.options.seams.value(), self.options.seams.value()),
             **options,
         )
 
@@ -245,6 +252,7 @@ class PredictionDock(QWidget):
         self.panel.asked.connect(self.run)
         self.panel.ended.connect(self._ended)
         self._trial_timer.timeout.connect(self._time_a_tile)
+        self._session.halo_wanted.connect(self._take_halo)
         # not at once: what is in view is known when it has been drawn
         self._follow = qthrottled(self._view_moved, timeout=_FOLLOW_MS, leading=False)
 
@@ -362,7 +370,7 @@ class PredictionDock(QWidget):
                 self._offer(self.image)
             if self.model is not None:
                 self._asked = self.settings()
-                self.plan = resolve(self._asked, self.model, self.image)
+                self.plan = self._with_seams(resolve(self._asked, self.model, self.image))
         except SeamscopeError as error:
             problem = in_dock(error)
         except Exception as error:
@@ -373,6 +381,15 @@ class PredictionDock(QWidget):
         self._show_plan()
         self._show_preview()
         self._plan_trial()
+        self._session.tell(self.model, self.layer, self._asked, self.plan)
+
+    def _with_seams(self, plan: Plan) -> Plan:
+        """Let all overlaps be measured where what is kept of them fits, else a sample."""
+        if self.options.seams.value() == "auto" and not Evidence.fits(plan):
+            return dataclasses.replace(plan, settings=plan.settings.but(seams="sample"))
+        if plan.settings.seams != "all" or plan.blends or self.model is None or self.image is None:
+            return plan
+        return measurable(plan, self._asked, self.model, self.image)
 
     def _show_nothing(self) -> None:
         """There is no image."""
@@ -382,6 +399,7 @@ class PredictionDock(QWidget):
         self.panel.set_ready(False)
         self._show_plan()
         self._show_preview()
+        self._session.tell(self.model, None, None, None)
 
     def _open_image(self) -> Image:
         layer = check_image(self.layer)
@@ -561,7 +579,8 @@ class PredictionDock(QWidget):
         self._cancel_trial()
         try:
             output = open_output(self.plan, self.image, self.model)
-            made = Run(layer, self.image, self.model, self.plan, output)
+            evidence = Evidence(keep=self.plan.settings.seams == "all")
+            made = Run(layer, self.image, self.model, self.plan, output, evidence)
             self.panel.begin(made, self._looked_at(made), self._turn)
         except Exception as error:
             self.panel.show_problem(sentence(error, "The prediction"))
@@ -576,6 +595,15 @@ class PredictionDock(QWidget):
         if isinstance(outcome.value, Finished):
             pace = outcome.value.seconds / max(_pixels(made.plan), 1)
             self._pace[self._pace_key(made.plan), made.plan.grid.tile_shape] = pace
+        if self.results is not None:
+            self._session.add_run(made, self.results.layers)
+        self.refresh()
+
+    def _take_halo(self, halo: Sequence[Sides], overlap: Any) -> None:
+        """Somebody found a better halo."""
+        with self._quietly():
+            self.halo.set_value([max(sides) for sides in halo])
+            self.overlap.set_value("auto" if overlap is None else overlap)
         self.refresh()
 
     # -- threads, layers, files

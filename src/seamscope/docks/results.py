@@ -10,9 +10,10 @@ takes to see more.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from napari.layers import Layer
 from napari.utils import Colormap, DirectLabelColormap
 from napari.utils.colormaps import ensure_colormap
 
+from seamscope.docks.evidence import Evidence
 from seamscope.docks.layers import place_like
 from seamscope.images import Image, Output
 from seamscope.model import Model
@@ -37,21 +39,35 @@ _SHARE = 0.2  # of the window's time that may go into drawing
 Array = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """All that belongs to one prediction."""
+    """All that belongs to one prediction.
+
+    Attributes
+    ----------
+    layer, image, model, plan
+        What was predicted, and how.
+    output
+        What is filled; its array is shown.
+    evidence
+        What is known of its seams.
+    prefix
+        What its layers' names begin with.
+    """
 
     layer: ImageLayer
     image: Image
     model: Model
     plan: Plan
     output: Output
+    evidence: Evidence = field(default_factory=Evidence)
+    prefix: str = ""
 
     @property
     def title(self) -> str:
         """Name of its result."""
         tile = " × ".join(map(str, _shortest(self.plan.grid.tile_shape)))
-        return f"{self.layer.name} · {self.model.name} · tile {tile}"
+        return f"{self.prefix}{self.layer.name} · {self.model.name} · tile {tile}"
 
 
 def _shortest(values: Sequence[int]) -> Sequence[int]:
@@ -148,7 +164,7 @@ class ResultLayers:
         count = self._run.plan.out_channels
         if 1 < count <= _MOST_LAYERS:
             return [self._add_channel(i) for i in reversed(range(count))]
-        return [self._add_image(None, self._run.title, _faded("magma"))]
+        return [self._add_image(None, self._run.title, faded("magma"))]
 
     def _add_channel(self, index: int) -> Layer:
         model = self._run.model
@@ -159,7 +175,7 @@ class ResultLayers:
         return self._add_image(index, f"{name} · {self._run.title}", colormap)
 
     def _add_image(self, channel: int | None, name: str, colormap: Any) -> Layer:
-        array, place = _placed(self._array, self._run, channel)
+        array, place = self._placed(channel)
         return self._viewer.add_image(
             array,
             name=name,
@@ -172,7 +188,7 @@ class ResultLayers:
         )
 
     def _add_labels(self) -> Layer:
-        array, place = _placed(self._array, self._run, None)
+        array, place = self._placed(None)
         look: dict[str, Any] = {}
         if _classes(self._run.plan) > 1:
             look = {"colormap": self._class_colors(), "features": self._class_names()}
@@ -195,6 +211,13 @@ class ResultLayers:
             "class": [*names, "not predicted"],
         }
 
+    def _placed(self, channel: int | None) -> tuple[Array, dict[str, Any]]:
+        axes = self._run.plan.out_axes
+        if channel is None:
+            return placed(self._array, self._run, axes)
+        own = self._array[(slice(None),) * axes.index("c") + (channel,)]
+        return placed(own, self._run, axes.replace("c", ""))
+
     def _metadata(self, channel: int | None) -> dict[str, Any]:
         told: dict[str, Any] = {"axes": self._run.plan.out_axes}
         if channel is not None:
@@ -202,7 +225,7 @@ class ResultLayers:
         return {"seamscope": told}
 
 
-def _faded(name: str) -> Colormap:
+def faded(name: str) -> Colormap:
     """A colormap of napari's that is transparent at its lower end."""
     colors = ensure_colormap(name).map(np.linspace(0, 1, 64))
     colors[:, 3] = np.clip(np.linspace(0, 2.5, 64), 0, 1)
@@ -219,22 +242,29 @@ def _sample(array: Array) -> Array:
     return array[(slice(None, None, step),) * array.ndim]
 
 
-def _placed(array: Array, run: Run, channel: int | None) -> tuple[Array, dict[str, Any]]:
+def placed(array: Any, run: Run, axes: str) -> tuple[Any, dict[str, Any]]:
     """A view of a result with the dimensions of its image's layer, and where it lies.
 
     The result's own axes are in the engine's order; a layer's may be in any other, and have a
     channel axis between them, along which the result is the same everywhere.
+
+    Parameters
+    ----------
+    array
+        Anything of the plan's area; left as it is, unread, where its axes are in order.
+    run
+        Of the result.
+    axes
+        One letter for each of the array's axes; ``c`` for channels of the result.
     """
-    axes = run.plan.out_axes
-    if channel is not None:
-        array = array[(slice(None),) * axes.index("c") + (channel,)]
-        axes = axes.replace("c", "")
     lead = "c" if "c" in axes and run.plan.out_channels > 1 else ""
     letters = run.plan.layout.axes[: run.layer.ndim]
     first = min(letters.index(a) for a in axes if a in letters and a != lead)
     shown = letters[first:]
     order = [axes.index(a) for a in lead + shown if a in axes]
-    view = array.transpose(order)
+    view = array
+    if order != sorted(order) or len(shown) > len(order) - len(lead):
+        view = np.asarray(array).transpose(order)
     for dim, letter in enumerate(shown, start=len(lead)):
         if letter not in axes:
             count = run.image.shape[run.plan.layout.axes.index(letter)]
@@ -242,6 +272,49 @@ def _placed(array: Array, run: Run, channel: int | None) -> tuple[Array, dict[st
     size, offset = zip(*(_grain(letter, run.plan) for letter in shown), strict=True)
     place = place_like(run.layer, first, size, offset)
     return view, _with_leading(place, len(lead))
+
+
+def layer_point(run: Run, frame: Sequence[int], pixel: Sequence[float]) -> list[float | None]:
+    """Where a pixel of the result lies, in pixels of the image's layer.
+
+    Parameters
+    ----------
+    run
+        Of the result.
+    frame
+        Time point and the like, counted in the image.
+    pixel
+        Along the spatial axes, counted from the whole result's corner.
+
+    Returns
+    -------
+    list
+        One number for each of the layer's dimensions; None where the result has no such axis.
+    """
+    layout = run.plan.layout
+    places: dict[str, float] = dict(zip(layout.frames, frame, strict=True))
+    for letter, p, scale in zip(layout.spatial, pixel, run.plan.facts.scale, strict=True):
+        places[letter] = (p + 0.5) / float(scale) - 0.5
+    return [places.get(letter) for letter in layout.axes[: run.layer.ndim]]
+
+
+def result_pixel(
+    run: Run, point: Sequence[float]
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Frame and pixel of the result at a point of the image's layer; None beside the result."""
+    plan, letters = run.plan, run.plan.layout.axes
+    frame, pixel = [], []
+    for letter, (start, stop) in zip(plan.layout.frames, plan.frame_ranges, strict=True):
+        number = round(float(point[letters.index(letter)]))
+        if not start <= number < stop:
+            return None
+        frame.append(number)
+    for letter, scale, part in zip(plan.layout.spatial, plan.facts.scale, plan.area, strict=True):
+        place = math.floor((float(point[letters.index(letter)]) + 0.5) * float(scale))
+        if not part.start <= place < part.stop:
+            return None
+        pixel.append(place)
+    return tuple(frame), tuple(pixel)
 
 
 def _repeated(array: Array, dim: int, count: int) -> Array:

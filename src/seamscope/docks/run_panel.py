@@ -119,7 +119,9 @@ class RunPanel(QWidget):
             Held while the network is used.
         """
         layers = self.results = ResultLayers(self._viewer, made)
-        work = Predict(made.plan, made.model, made.image, made.output, tuple(first), turn)
+        work = Predict(
+            made.plan, made.model, made.image, made.output, tuple(first), turn, made.evidence
+        )
         job = Job(f"predicting {made.layer.name}", work, self)
         job.told.connect(self._hear)
         job.ended.connect(self._end)
@@ -203,6 +205,7 @@ class RunPanel(QWidget):
         self._draw_timer.stop()
         self._show_running(False)
         finished = isinstance(outcome.value, Finished)
+        running.made.evidence.finish(outcome.value.seams if finished else None)
         running.layers.tell(
             {
                 "finished": finished,
@@ -222,6 +225,7 @@ class RunPanel(QWidget):
     def _say_end(self, running: _Running, outcome: Outcome) -> None:
         if isinstance(outcome.value, Finished):
             self._say(_summary(outcome.value.figures))
+            self.text.setText(self.text.text() + _seams(outcome.value))
         elif outcome.error is None:
             self._say(f"Stopped after {running.tiles} tiles; what is done stays.")
         else:
@@ -256,6 +260,14 @@ class RunPanel(QWidget):
             part.hide()
         column.addLayout(buttons)
         self.cancel.hide()
+
+
+def _seams(finished: Finished) -> str:
+    """How neighbouring tiles agree, in a box."""
+    report = finished.seams
+    if report is None or not report.overlaps:
+        return ""
+    return boxed(report.sentence(), "good" if report.seamless else "warning")
 
 
 def _activity(made: Run) -> Any:

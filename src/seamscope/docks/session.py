@@ -8,6 +8,7 @@ listen, and ask it for another halo. Runs are found again by the layers that sho
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -39,6 +40,8 @@ class Session(QObject):
     ----------
     model, layer, settings, plan
         What the prediction dock shows; None where there is none.
+    turn
+        Held by whoever uses a network, one thread at a time.
     """
 
     changed = Signal()
@@ -51,6 +54,7 @@ class Session(QObject):
         self.layer: ImageLayer | None = None
         self.settings: Settings | None = None
         self.plan: Plan | None = None
+        self.turn = threading.Lock()
         self._runs: WeakKeyDictionary[Layer, Run] = WeakKeyDictionary()
 
     @classmethod
@@ -79,9 +83,10 @@ class Session(QObject):
         self.halo_wanted.emit(halo, overlap)
 
     def add_run(self, run: Run, layers: list[Layer]) -> None:
-        """Remember which layers show a run."""
+        """Remember which layers show a run that is over, and tell."""
         for layer in layers:
             self._runs[layer] = run
+        self.run_ended.emit(run)
 
     def run_of(self, layer: Layer | None) -> Run | None:
         """Return the run that a layer shows, if it was made in this session."""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Reporter
 from seamscope.images import Image, Output
 from seamscope.inference import Event, prepare, run, time_one_tile
@@ -88,14 +89,15 @@ def _held(turn: threading.Lock, reporter: Reporter) -> Iterator[bool]:
 
 @dataclass(frozen=True)
 class Predict:
-    """Run the engine, pass its events on, and stop when asked to."""
+    """Run the engine, pass its events on, and stop when asked to; without an output, measure."""
 
     plan: Plan
     model: Model
     image: Image
-    output: Output
-    first: tuple[float, ...]
+    output: Output | None
+    first: tuple[float, ...] | None = None
     turn: threading.Lock = field(default_factory=threading.Lock)
+    evidence: Evidence = field(default_factory=Evidence)
 
     def __call__(self, reporter: Reporter) -> Event | None:
         """Return the last event: `Finished`, unless it was stopped."""
@@ -117,6 +119,8 @@ class Predict:
             self.model,
             self.image,
             self.output,
+            watchers=self.evidence.watchers,
+            meter=self.evidence.meter,
             first=self.first,
             cancelled=reporter.cancelled,
             measuring=reporter.tell,
