@@ -45,6 +45,7 @@ from seamscope.images import Image, Output, open_image
 from seamscope.inference import Finished, Reduced, TileDone, open_output, run
 from seamscope.loaders import load_model
 from seamscope.model import Model
+from seamscope.pictures import image_under
 from seamscope.plan import Plan, Settings, resolve
 from seamscope.seams import ABSENT, TOLERANCE, plain
 from seamscope.tile_content import tile_name
@@ -532,17 +533,21 @@ class _Comparison:
 
     def _true(self, frame: tuple[int, ...], region: Slices) -> Array:
         assert self._truth is not None
-        place = tuple(
+        indices = dict(zip(self._plan.layout.frames, self._absolute(frame), strict=True))
+        return self._truth.read(self._in_whole(region), indices)
+
+    def _in_whole(self, region: Slices) -> Slices:
+        """Where a region of the wanted area is in the whole result."""
+        return tuple(
             slice(part.start + area.start, part.stop + area.start)
             for part, area in zip(region, self._plan.area, strict=True)
         )
-        return self._truth.read(place, self._indices(frame))
 
-    def _indices(self, frame: tuple[int, ...]) -> dict[str, int]:
-        """Index of a frame along each of the image's iterated axes."""
-        starts = (start for start, _ in self._plan.frame_ranges)
-        letters = self._plan.layout.frames
-        return {a: i + start for a, i, start in zip(letters, frame, starts, strict=True)}
+    def _absolute(self, frame: tuple[int, ...]) -> tuple[int, ...]:
+        """Index of the image along each iterated axis."""
+        return tuple(
+            i + start for i, (start, _) in zip(frame, self._plan.frame_ranges, strict=True)
+        )
 
     def _look(self, frame: tuple[int, ...], region: Slices, spread: Array) -> None:
         """Remember the place where predictions differ most."""
@@ -598,6 +603,7 @@ class _Comparison:
             _window(center, size, 1 if axis == "z" else _PICTURE)
             for center, size, axis in zip(peak.pixel, space, plan.layout.spatial, strict=True)
         )
+        whole = self._in_whole(window)
         channels = (peak.channel,) * (self._channels > 1)
         flat = tuple(part.stop - part.start for part in window)[-2:]
         shown = [np.asarray(a[(*peak.frame, *channels, *window)]).reshape(flat) for a in arrays]
@@ -609,29 +615,10 @@ class _Comparison:
             channel=peak.channel,
             corner=tuple(part.start for part in window),
             frame=peak.frame,
-            image=self._picture_of(image, window),
+            image=image_under(plan, image, whole, self._absolute(peak.frame)).reshape(flat),
             predictions=np.stack(shown),
             truth=truth,
         )
-
-    def _picture_of(self, image: Image, window: Slices) -> Array:
-        """The image under a window of the result, its first channel; ``(Y, X)``."""
-        layout, axes = self._plan.layout, self._plan.grid.axes
-        place = {}
-        for letter, part, area, axis in zip(
-            layout.spatial, window, self._plan.area, axes, strict=True
-        ):
-            scale = axis.lattice.scale
-            start = int((part.start + area.start) / scale)
-            stop = math.ceil((part.stop + area.start) / scale)
-            place[letter] = slice(start, max(stop, start + 1))
-        frame = self._indices(self._peak.frame)
-        channel = self._plan.settings.channel or 0
-        index = tuple(place.get(a, frame.get(a, channel)) for a in layout.axes)
-        values = image.read(index)
-        left = [a for a in layout.axes if a in layout.spatial]
-        values = values.transpose([left.index(a) for a in layout.spatial])
-        return np.array(values.reshape(values.shape[-2:]))
 
 
 def _grid_of_blocks(shape: Sequence[int], pieces: int) -> Iterator[Slices]:
@@ -674,7 +661,7 @@ def _shares(logits: Array) -> Array:
 
 
 def _gram(values: Array) -> Array:
-    """Products of all pairs of predictions ``(S, C, pixels)``, summed over pixels: ``(C, S, S)``."""
+    """Sums over pixels of products of all pairs ``(S, C, pixels)``: ``(C, S, S)``."""
     by_channel = values.transpose(1, 0, 2)
     return np.asarray(by_channel @ by_channel.transpose(0, 2, 1))
 

@@ -1,0 +1,388 @@
+"""Pages that stand alone: text, tables and figures in one HTML file, fit for a supplement.
+
+Knows typography, colours and HTML. Does not know seams, networks or images: sections are given.
+
+::
+
+    page(title, [Section("Setting", [Facts(...)]), Section("Curve", [Figure.of(drawn, ...)])])
+
+Everything that comes from outside (names of files, models, channels) is escaped; figures are inside
+the page and nothing is loaded from anywhere. Figures are drawn once and follow the reader's light
+or dark scheme: their colours become variables of the page. The series' colours can be told apart
+by the colour-blind (Okabe and Ito 2008); in the dark they are lighter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar
+from xml.etree import ElementTree
+
+from seamscope import __version__
+from seamscope.errors import SettingsError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INK, MUTED, RULE = "#1c2126", "#5c6670", "#d5dade"
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#b0589a", "#c98600", "#3f9fd8")
+_DARK_SERIES = ("#56b4e9", "#f28c4f", "#35c796", "#df9cc6", "#e9b949", "#8fd0f5")
+# What figures are drawn in, and what the page calls it.
+_VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule"} | {
+    color: f"series-{k}" for k, color in enumerate(SERIES, start=1)
+}
+
+# Characters that XML cannot hold; names of files can.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+
+
+# -- parts of a page
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph of plain text."""
+
+    kind: ClassVar = "text"
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A word that sums up, and the sentence that belongs to it.
+
+    Attributes
+    ----------
+    word, sentence
+        Plain text.
+    good
+        Whether it is good news.
+    """
+
+    word: str
+    sentence: str
+    good: bool
+    kind: ClassVar = "verdict"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and values.
+
+    Attributes
+    ----------
+    rows
+        Pairs of plain text.
+    """
+
+    rows: Sequence[tuple[str, str]]
+    kind: ClassVar = "facts"
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a word means.
+
+    Attributes
+    ----------
+    term, text
+        Plain text.
+    formula
+        MathML of this program, not escaped; may be empty.
+    """
+
+    term: str
+    text: str
+    formula: str = ""
+    kind: ClassVar = "definition"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes
+    ----------
+    columns
+        Their names.
+    rows
+        Plain text, one for each column.
+    caption
+        Plain text.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    kind: ClassVar = "table"
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """For each column whether it holds numbers, which are set flush right."""
+        return tuple(
+            all(_is_number(row[k]) for row in self.rows) and bool(self.rows)
+            for k in range(len(self.columns))
+        )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure.
+
+    Attributes
+    ----------
+    svg
+        Made by `Figure.of`.
+    caption
+        Plain text, told below it.
+    alt
+        Plain text, for those who do not see it.
+    """
+
+    svg: str = field(repr=False)
+    caption: str
+    alt: str
+    kind: ClassVar = "figure"
+
+    @classmethod
+    def of(cls, drawn: Any, caption: str, alt: str = "") -> Figure:
+        """Take a figure that matplotlib has drawn, by a function that is `drawn_here`."""
+        return cls(_inline_svg(drawn, alt or caption), caption, alt or caption)
+
+
+Part: TypeAlias = Text | Verdict | Facts | Definition | Table | Figure
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what is below it."""
+
+    title: str
+    parts: Sequence[Part]
+
+
+def page(title: str, sections: Sequence[Section], lead: str = "") -> str:
+    """Compose a page.
+
+    Parameters
+    ----------
+    title, lead
+        Plain text; the lead stands below the title.
+    sections
+        In the order of reading.
+
+    Returns
+    -------
+    str
+        HTML that needs no other file.
+
+    Raises
+    ------
+    SettingsError
+        Where what draws reports is not installed.
+    """
+    require()
+    import jinja2
+
+    template = (files("seamscope") / "resources" / "report.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    composed: str = environment.from_string(template).render(
+        title=title,
+        lead=lead,
+        sections=sections,
+        version=__version__,
+        light=dict(zip(_VARIABLES.values(), _VARIABLES, strict=True)),
+        dark=dict(
+            zip(_VARIABLES.values(), ("#e4e7ea", "#9aa5ae", "#3a4249", *_DARK_SERIES), strict=True)
+        ),
+    )
+    return _written(composed)
+
+
+def require() -> None:
+    """Check that reports can be made here; better before hours of work than after.
+
+    Raises
+    ------
+    SettingsError
+        With the line that installs what is missing.
+    """
+    missing = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f'A report needs {" and ".join(missing)}: install with pip install "seamscope[report]".'
+        )
+
+
+def _written(text: str) -> str:
+    """Replace what no file can hold: halves of characters, from names of files in other codes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+# -- numbers for people
+
+
+def figure_text(value: float | None, digits: int = 3) -> str:
+    """Write a measure, as in ``0.0123``, ``1.2e-06``, ``0``; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    if value == 0 or math.isinf(value):
+        return f"{value:g}"
+    if 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{digits}g}"
+    return f"{value:.{digits - 1}e}"
+
+
+def name_text(name: str, longest: int = 40) -> str:
+    """Write a name from outside so that it can be drawn: on one line, and not too long."""
+    text = _written(_CONTROL.sub("", " ".join(name.split())))
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def _is_number(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(text.removesuffix(" %").replace(",", "_"))
+        return True
+    return text in ("–", "")
+
+
+# -- drawing
+
+
+def drawn_here(draw: Callable[P, R]) -> Callable[P, R]:
+    """Let a function draw in the style of these pages; it imports matplotlib itself."""
+
+    @functools.wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> R:
+        require()
+        with _style():
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib
+    from cycler import cycler
+
+    with matplotlib.rc_context(
+        {
+            "font.family": ["sans-serif"],
+            "font.sans-serif": ["DejaVu Sans"],
+            "font.size": 9,
+            "text.parse_math": False,  # a dollar in a file's name is no formula
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "axes.edgecolor": MUTED,
+            "axes.titlesize": 9,
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.linewidth": 0.8,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.prop_cycle": cycler(color=SERIES),
+            "axes.facecolor": "none",
+            "axes.formatter.use_mathtext": False,
+            "figure.facecolor": "none",
+            "grid.color": RULE,
+            "grid.linewidth": 0.6,
+            "xtick.color": MUTED,
+            "ytick.color": MUTED,
+            "xtick.labelcolor": INK,
+            "ytick.labelcolor": INK,
+            "legend.frameon": False,
+            "legend.fontsize": 8,
+            "lines.linewidth": 1.6,
+            "svg.fonttype": "none",
+            "savefig.dpi": 120,
+        }
+    ):
+        yield
+
+
+def _inline_svg(drawn: Any, alt: str) -> str:
+    """Return SVG to be put into a page: no names of its own, colours of the page."""
+    buffer = io.StringIO()
+    with _style(), warnings.catch_warnings():
+        # the page has other fonts for what this one lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+        drawn.savefig(buffer, format="svg", transparent=True)
+    source = _written(_CONTROL.sub("", buffer.getvalue()))
+    root = ElementTree.fromstring(source)
+    mark = hashlib.sha256(source.encode()).hexdigest()[:8]
+    for parent in root.iter():
+        for child in list(parent):
+            if _local(child.tag) in ("metadata", "style"):
+                parent.remove(child)
+    for element in root.iter():
+        _embed(element, mark)
+    root.attrib.pop("version", None)
+    width = float(root.attrib.pop("width").removesuffix("pt"))
+    root.attrib.pop("height")
+    root.attrib |= {"role": "img", "aria-label": alt, "style": f"max-width: {width * 4 / 3:.0f}px"}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _embed(element: Any, mark: str) -> None:
+    """Take namespaces off an element, make its names unique, and its colours the page's."""
+    element.tag = _local(element.tag)
+    for name in list(element.attrib):
+        value = element.attrib.pop(name)
+        local = _local(name)
+        if local == "id":
+            value = f"{mark}-{value}"
+        elif local == "href" and value.startswith("#"):
+            value = f"#{mark}-{value[1:]}"
+        elif "url(#" in value:
+            value = value.replace("url(#", f"url(#{mark}-")
+        if local in ("style", "fill", "stroke"):
+            value = _in_page_colors(value)
+        element.attrib[local] = value
+
+
+def _local(name: str) -> str:
+    return name.rpartition("}")[2]
+
+
+def _in_page_colors(style: str) -> str:
+    for color, variable in _VARIABLES.items():
+        style = style.replace(color, f"var(--{variable})")
+    # the page's own fonts: what was drawn with is only the wider one
+    return style.replace("'DejaVu Sans', sans-serif", "var(--sans)").replace(
+        "'DejaVu Sans'", "var(--sans)"
+    )
+
+
+__all__ = [
+    "INK",
+    "MUTED",
+    "RULE",
+    "SERIES",
+    "Definition",
+    "Facts",
+    "Figure",
+    "Part",
+    "Section",
+    "Table",
+    "Text",
+    "Verdict",
+    "drawn_here",
+    "figure_text",
+    "name_text",
+    "page",
+    "require",
+]
