@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from seamscope.errors import ModelError
-from seamscope.gradient_maps import MOST_TILES, SHARES, EffectiveField, GradientProbe
+from seamscope.gradient_maps import MOST_TILES, SHARES, EffectiveField, GradientMap, GradientProbe
 from seamscope.grid_rules import Violation, Windows, check_windows
 from seamscope.images import Image
 from seamscope.model import Model, describe
@@ -41,6 +41,8 @@ class ReceptiveField:
         What makes it see the whole tile; empty where it does not.
     effective
         Averaged gradient map; None where the network gives no gradients, or none was asked for.
+    pixel
+        Map of one pixel of the image; None where none was asked for.
     violations
         Sizes that break the rules of the network's period.
     notes
@@ -52,6 +54,7 @@ class ReceptiveField:
     fields: tuple[PhaseFields, ...] | None
     global_operations: tuple[GlobalOperation, ...]
     effective: EffectiveField | None
+    pixel: GradientMap | None
     violations: tuple[Violation, ...]
     notes: tuple[str, ...]
 
@@ -127,6 +130,7 @@ class ReceptiveField:
                 "phase": list(effective.map.phase),
             },
             "mass_outside": self.mass_outside,
+            "pixel": self.pixel and self._pixel_json(self.pixel),
             "global_operations": [
                 {"op": each.op, "count": each.count, "kind": each.kind}
                 for each in self.global_operations
@@ -138,6 +142,15 @@ class ReceptiveField:
             "sentences": list(self.sentences()),
         }
 
+    def _pixel_json(self, pixel: GradientMap) -> dict[str, Any]:
+        starts = pixel.origin or (0,) * pixel.values.ndim
+        return {
+            "at": [first + n for (first, _), n in zip(pixel.covered, starts, strict=True)],
+            "phase": list(pixel.phase),
+            "effective": {f"{s:g}": list(pixel.radius(s)) for s in SHARES},
+            "mass_outside": None if self.fields is None else pixel.beyond(self.fields),
+        }
+
 
 def measure_receptive_field(
     model: Model,
@@ -147,6 +160,7 @@ def measure_receptive_field(
     *,
     channel: int | None = None,
     phase: Sequence[int] | None = None,
+    pixel: Sequence[int] | None = None,
     most_tiles: int = MOST_TILES,
     cancelled: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int, int], None] | None = None,
@@ -167,6 +181,8 @@ def measure_receptive_field(
         Output channel whose gradient is taken; None for all together.
     phase
         Output pixel modulo the period; by default that of the tile's middle.
+    pixel
+        Image pixel whose own map is wanted too, one index per spatial axis.
     most_tiles
         Tiles after which to stop averaging; 0 for no gradients at all.
     cancelled
@@ -193,10 +209,12 @@ def measure_receptive_field(
     """
     asked = settings or Settings()
     notes: list[str] = []
-    effective = None
+    effective = of_pixel = None
     if most_tiles:
         try:
             probe = GradientProbe(model, image, asked, cancelled)
+            if pixel is not None:
+                of_pixel = probe.at(pixel, channel)
             effective = probe.average(
                 channel, phase, most=most_tiles, cancelled=cancelled, on_progress=on_progress
             )
@@ -215,6 +233,7 @@ def measure_receptive_field(
         fields=model.fields,
         global_operations=() if model.reach.bounded else global_operations(model),
         effective=effective,
+        pixel=of_pixel,
         violations=check_windows(windows or Windows(), lattices, model.reach.convolutional),
         notes=tuple(notes),
     )

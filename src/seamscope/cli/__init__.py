@@ -43,6 +43,7 @@ from seamscope.cli.command import app
 
 from seamscope.cli import predict
 from seamscope.cli import info
+from seamscope.cli import receptive_field
 from seamscope.cli import demo
 
 

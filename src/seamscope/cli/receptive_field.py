@@ -1,0 +1,180 @@
+"""``seamscope receptive-field``: how far a network sees, and on which grid.
+
+Knows how the question is asked in a shell and answered there. Does not know how it is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seamscope.cli.answer import Answer, columns, place, same_text, sides_text, write_text
+from seamscope.cli.command import command
+from seamscope.cli.options import (
+    Debug,
+    ImageOptions,
+    Json,
+    ModelName,
+    ModelOptions,
+    Quiet,
+    ReportFile,
+    bytes_of,
+    option,
+    settings_of,
+    sizes,
+    tile_size,
+)
+from seamscope.cli.work import long_work
+from seamscope.progress import open_display
+
+if TYPE_CHECKING:
+    from seamscope.fields import ReceptiveField
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    read = sizes(text)
+    return (read,) if isinstance(read, int) else read
+
+
+@dataclass(frozen=True)
+class GradientOptions:
+    """Of which pixel gradients are taken, and of how many tiles."""
+
+    output_channel: Annotated[
+        int | None,
+        option("Gradients", "Of the prediction, from 0; by default all together.", "N"),
+    ] = None
+    phase: Annotated[
+        Any,
+        option(
+            "Gradients",
+            "Position of the output pixel modulo the period; by default that of a tile's middle.",
+            "N,N",
+            _numbers,
+        ),
+    ] = None
+    pixel: Annotated[
+        Any, option("Gradients", "Pixel of IMAGE whose own map is wanted too.", "Y,X", _numbers)
+    ] = None
+    tiles: Annotated[
+        int,
+        option("Gradients", "Tiles after which averaging ends; 0 for no gradients.", "N"),
+    ] = 128
+
+    batch: Annotated[int, option("Gradients", "Tiles at a time.", "N")] = 1
+    device: Annotated[str, option("Gradients", "auto, cpu, cuda, cuda:1 or mps.", "DEVICE")] = (
+        "auto"
+    )
+    memory: Annotated[
+        Any,
+        option(
+            "Gradients",
+            "What a batch may use, else tiles are smaller; by default a share of what is free.",
+            "4GB",
+            bytes_of,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """Sizes to be checked against the rules of the network's period."""
+
+    stride: Annotated[
+        Any, option("Check", "From one tile's start to the next one's.", "N|N,N", sizes)
+    ] = None
+    core: Annotated[Any, option("Check", "Output pixels kept of each tile.", "N|N,N", sizes)] = None
+    training: Annotated[
+        Any, option("Check", "Output windows the network was trained on.", "N|N,N", sizes)
+    ] = None
+
+
+@command
+def receptive_field(
+    model: ModelName,
+    loading: ModelOptions,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGE", help="Average gradients over its tiles; by default over noise."
+        ),
+    ] = None,
+    *,
+    tile: Annotated[
+        Any,
+        option(
+            "Check",
+            "Pixels of a tile, also of those that gradients are taken of; auto has room for all "
+            "that one pixel sees.",
+            "auto|N|N,N",
+            tile_size,
+        ),
+    ] = "auto",
+    gradients: GradientOptions,
+    windows: WindowOptions,
+    pixels: ImageOptions,
+    json_file: Json = None,
+    report_file: ReportFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure how far MODEL can see, how far it does, and the halo and grid it needs."""
+    forbidden = tuple(name for name in (model, image) if name is not None)
+    answer = Answer(json_file, quiet, forbidden)
+    report = None if report_file is None else place("--report", report_file, forbidden)
+    with open_display(answer.quiet) as display, long_work(display) as work:
+        work.phase("Loading")
+        from seamscope.errors import SettingsError
+        from seamscope.fields import measure_receptive_field
+        from seamscope.grid_rules import Windows
+
+        if report is not None:
+            from seamscope.report import require
+
+            require()
+        if gradients.pixel is not None and image is None:
+            raise SettingsError("--pixel is a pixel of an image: name that with --image.")
+        network = loading.load(model)
+        opened = None if image is None else pixels.open(image)
+        work.phase("Measuring what the network can see")
+        chosen = None if tile == "auto" else tile
+        found = measure_receptive_field(
+            network,
+            opened,
+            settings_of(pixels, gradients, tile=tile),
+            Windows(tile=chosen, **vars(windows)),
+            channel=gradients.output_channel,
+            phase=gradients.phase,
+            pixel=gradients.pixel,
+            most_tiles=gradients.tiles,
+            cancelled=work.cancelled,
+            on_progress=work.progress,
+        )
+    if report is not None:
+        from seamscope.field_page import field_page
+
+        setting = [("model", model), *([("image", image)] if image else [])]
+        write_text("--report", report, field_page(found, network.name, setting))
+    told = {"model": model, "image": image, **found.to_json()}
+    answer.write(told, "\n\n".join(("\n".join(found.sentences()), columns(_rows(found)))))
+
+
+def _rows(found: ReceptiveField) -> Iterator[tuple[str, str]]:
+    yield "network", str(found.facts)
+    if found.theoretical is not None:
+        yield "field", f"{sides_text(found.theoretical)} at the worst phase"
+    elif found.convolutional is not None:
+        yield "field", f"the whole tile; convolutions {sides_text(found.convolutional)}"
+    else:
+        yield "field", "the whole tile"
+    if found.halo is not None:
+        yield "halo", sides_text(found.halo)
+    if found.effective is not None:
+        shown = found.effective.map
+        for share in (0.95, 0.99, 0.999):
+            yield f"{100 * share:g}% within", same_text(shown.radius(share))
+    if found.mass_outside is not None:
+        yield "beyond", f"{100 * found.mass_outside:.3g}% of the gradient"
