@@ -26,6 +26,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -35,7 +36,7 @@ from torch import nn
 
 from seamscope.errors import SettingsError
 from seamscope.experiments import Bench, Cause, Disagreement, Removed
-from seamscope.images import open_image
+from seamscope.images import Image, open_image
 from seamscope.inference import as_labels
 from seamscope.loaders import load_model
 from seamscope.model import Model
@@ -46,6 +47,7 @@ from seamscope.seams import SeamCurve
 from seamscope.tile_sample import PlacedAxis, sample_of
 from seamscope.tiling import (
     AxisTiling,
+    Lattice,
     PerAxis,
     Sides,
     Tile,
@@ -74,6 +76,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 _NEGLIGIBLE, _MAIN, _NOTABLE = 0.01, 2 / 3, 0.2
 # Least fall of a curve that never ends; less may be its unevenness, as content differs by place.
 _FALL = 1 / 3
+_ANY = 1 << 30  # pixels; no image is larger
 
 _CAUSES: tuple[Cause, ...] = (
     "preprocessing",
@@ -141,8 +144,8 @@ class Diagnosis:
         The smallest halo within tolerance on the borders examined; at most the former, and
         certain for these only. None where there is none, or the tile is too small to see it.
     tile, halo, overlap, period
-        What was examined, in input pixels; the halo may be a little less than asked for where a
-        tile leaves nothing to compare.
+        What was examined, in input pixels. Where nothing would be left to compare, tiles overlap
+        by a period more than asked for, or are a period larger.
     mean_dist, max_dist
         Disagreement at this setting, over the pixels both tiles are trusted in; for labels the
         part of them that differs.
@@ -283,8 +286,8 @@ def examine(
         told apart. It is called thousands of pixels at a time, some hundred times. Torch must run
         in the calling thread for its normalizations to be seen.
     image
-        Array ``(*spatial)`` or ``(C, *spatial)`` as the code gets it; with as many channels as it
-        takes.
+        ``(*spatial)`` or ``(C, *spatial)`` as the code gets it, with as many channels as it takes:
+        an array, a path or an `Image`; it is loaded whole.
     tile, overlap
         Input pixels, one number or one per axis.
     halo
@@ -340,42 +343,48 @@ def _with_halo_that_fits(settings: Settings, model: Model) -> Settings:
 
     A tile too small for its halo is refused when predicting; to explain it is what this is for.
     """
-    needed = model.reach.halo or model.reach.convolutional
     if settings.halo != "auto" or (settings.tile == "auto" and settings.overlap is None):
         return settings
     ndim = model.facts.spatial_axes
+    needed = model.reach.halo or model.reach.convolutional or ((_ANY, _ANY),) * ndim
     sides = []
-    for axis, lattice in enumerate(model.facts.lattice):
-        limits = []
-        if settings.tile != "auto":
-            kept = per_axis(settings.tile, ndim, "tile")[axis] - sum(lattice.crop)
-            limits.append(max(0, kept - lattice.pitch) // 2 // lattice.pitch * lattice.pitch)
+    for axis, (before, after) in enumerate(needed):
+        limit = _ANY
         if settings.overlap is not None:
-            limits.append(per_axis(settings.overlap, ndim, "overlap")[axis] // 2)
-        limit = min(limits)
-        before, after = needed[axis] if needed else (limit, limit)
+            limit = per_axis(settings.overlap, ndim, "overlap")[axis] // 2
+        if settings.tile != "auto":
+            tile = per_axis(settings.tile, ndim, "tile")[axis]
+            limit = min(limit, _halo_within(tile, max(before, after), model.facts.lattice[axis]))
         sides.append((min(before, limit), min(after, limit)))
     return settings.but(halo=tuple(sides))
+
+
+def _halo_within(tile: int, wanted: int, lattice: Lattice) -> int:
+    """Halo that leaves a tile a period of its own; in whole periods, unless it is the one wanted."""
+    most = max(0, tile - sum(lattice.crop) - lattice.pitch) // 2
+    return wanted if wanted <= most else most // lattice.pitch * lattice.pitch
 
 
 def _comparable(axis: AxisTiling) -> AxisTiling:
     """The same tiles, moved together by whole periods until both are trusted in some pixels.
 
     A halo of half the overlap leaves nothing to compare. Where even the closest tiles leave
-    nothing, the halo is made smaller.
+    nothing, tiles are a little larger; where that cannot be, the halo is smaller.
     """
     if axis.single or len(axis) == 1:
         return axis
-    unit = axis.lattice.scale.denominator
-    halo = axis.halo
+    lattice, halo = axis.lattice, axis.halo
     while True:
-        overlap = max(axis.overlap, sum(axis.lattice.whole(halo)) + unit)
+        overlap = max(axis.overlap, sum(lattice.whole(halo)) + lattice.scale.denominator)
         if isinstance(axis, PlacedAxis):
             closer = _closer(axis, halo, overlap)
             if closer is not None:
                 return closer
-        elif axis.tile >= axis.lattice.smallest_tile(halo, overlap):
-            return AxisTiling(axis.size, axis.tile, halo, overlap, axis.lattice)
+        else:
+            tile = max(axis.tile, lattice.smallest_tile(halo, overlap))
+            found = AxisTiling(axis.size, tile, halo, overlap, lattice)
+            if found.kept - found.overlap >= lattice.pitch and not found.single:
+                return found
         halo = (max(0, halo[0] - 1), max(0, halo[1] - 1))
 
 
@@ -444,7 +453,8 @@ def _placed(
 
 def _as_channels(image: Any, tile: PerAxis, overlap: PerAxis) -> tuple[int, np.ndarray[Any, Any]]:
     """Number of spatial axes, and the image as ``(C, *spatial)``."""
-    pixels = np.asarray(image.data if hasattr(image, "axes") else image)
+    source = open_image(image) if isinstance(image, str | os.PathLike) else image
+    pixels = np.asarray(source.data if isinstance(source, Image) else source)
     given = [len(v) for v in (tile, overlap) if not isinstance(v, int)]
     # sizes per axis decide; else a first axis that no tile would fit into is no space
     ndim = given[0] if given else pixels.ndim
@@ -589,16 +599,20 @@ class _Inquiry:
 
     def _amounts(self, now: Disagreement) -> dict[Cause, float]:
         """Disagreement that each cause makes; they sum to all of it."""
-        left = self.bench.disagreement(self._removable).mean
+        left = self.bench.disagreement(self._removable)
         acting = [
             cause
             for cause in _CAUSES
             if cause in self._removable
             and self._alone(cause).largest > self.bench.tolerance
-            and self._alone(cause).mean > left + _NEGLIGIBLE * now.mean
+            and self._alone(cause).mean > left.mean + _NEGLIGIBLE * now.mean
         ]
-        amounts = _shapley(acting, lambda removed: self.bench.disagreement(removed).mean)
         rest = self.bench.disagreement(frozenset(acting))
+        if left.largest <= self.bench.tolerance < rest.largest:
+            # causes that make nothing alone, but something together
+            acting = [cause for cause in _CAUSES if cause in self._removable]
+            rest = left
+        amounts = _shapley(acting, lambda removed: self.bench.disagreement(removed).mean)
         if rest.largest > self.bench.tolerance:
             for cause, amount in self._of_rest(rest.mean, frozenset(acting)):
                 amounts[cause] = amounts.get(cause, 0.0) + amount
