@@ -39,23 +39,26 @@ _OLD = "serialized_exported_program.json"
 _OPERATORS = re.compile(
     r"torch\.ops\.aten\.(?!from_file|_?load|save|set_source)(?:[a-z_]\w*)(?:\.\w+)?"
     r"|torch\.ops\.higher_order\.(?:wrap_with_set_grad_enabled|wrap_with_autocast|cond)"
-    r"|torch\.sym_(?:max|min|int|float|not|ite|sum)"
+    r"|torch\.(?:_?sym_(?:max|min|int|float|not|ite|sum|sqrt)|_C\._set_grad_enabled)"
     r"|_operator\.(?:getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_"
-    r"|not_|pos|abs)"
+    r"|not_|pos|abs|lshift|rshift)"
     r"|math\.(?:ceil|floor|trunc|sqrt)"
 )
 _DUNDER = re.compile(r"__(?!and__|or__|xor__|lshift__|rshift__)")
 _PLAIN = re.compile(r"[\w .:,/+\-\[\]<>()]*")
 _ARITHMETIC = (
     ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Name, ast.Constant,
-    ast.Load, ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.Subscript,
+    ast.Load, ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.Subscript, ast.Tuple,
 )  # fmt: skip
-_FUNCTIONS = {
-    "Mod", "PythonMod", "FloorDiv", "CleanDiv", "CeilDiv", "Max", "Min", "Eq", "Ne", "Lt", "Le",
-    "Gt", "Ge", "And", "Or", "Not", "TruncToInt", "FloorToInt", "CeilToInt", "RoundToInt",
-    "IntTrueDiv", "FloatTrueDiv", "ToFloat", "PowByNatural", "Where", "ModularIndexing", "Symbol",
-    "Integer", "floor", "ceiling", "Abs", "max", "min", "sqrt",
-}  # fmt: skip
+_CALLED = re.compile(
+    r"Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|Max|Min|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|TruncToInt|"
+    r"FloorToInt|CeilToInt|RoundToInt|IntTrueDiv|FloatTrueDiv|ToFloat|PowByNatural|Where|"
+    r"ModularIndexing|Symbol|Integer|Float|Rational|Mul|Add|Pow|Equality|Unequality|LessThan|"
+    r"GreaterThan|StrictLessThan|StrictGreaterThan|LShift|RShift|floor|ceiling|Abs|max|min|"
+    r"sqrt|"
+    r"math\.(?:trunc|floor|ceil|sqrt|pow)|torch\.sym_(?:float|int|max|min|not|ite|sum)"
+)
+_METHODS = ("size", "stride", "dim", "storage_offset")
 _TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict", "builtins.slice"}
 
 
@@ -142,24 +145,32 @@ def _is_arithmetic(text: str) -> bool:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    calls = {n.func for n in ast.walk(tree) if isinstance(n, ast.Call)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            if node not in calls or node.attr not in ("size", "stride", "dim", "storage_offset"):
-                return False
-        elif isinstance(node, ast.Name):
-            known = _FUNCTIONS if node in calls else ()
-            if not re.fullmatch(r"[a-zA-Z]\w*", node.id) or (node in calls) != (node.id in known):
-                return False
-        elif isinstance(node, ast.Call):
-            if node.keywords and any(k.arg is None for k in node.keywords):
-                return False
-        elif isinstance(node, ast.Constant):
-            if isinstance(node.value, (str, bytes)) and not re.fullmatch(r"\w*", str(node.value)):
-                return False
-        elif not isinstance(node, (*_ARITHMETIC, ast.keyword)):
-            return False
-    return True
+    return all(map(_is_harmless, ast.walk(_without_calls(tree))))
+
+
+class _Calls(ast.NodeTransformer):
+    """Replaces every call of a known function by its arguments; what is left must be plain."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        inside = [*node.args, *(keyword.value for keyword in node.keywords)]
+        if isinstance(node.func, ast.Attribute) and node.func.attr in _METHODS:
+            inside.append(node.func.value)
+        elif not _CALLED.fullmatch(ast.unparse(node.func)):
+            return node
+        return ast.Tuple(inside, ast.Load())
+
+
+def _without_calls(tree: ast.AST) -> ast.AST:
+    return _Calls().visit(tree)  # type: ignore[no-any-return]
+
+
+def _is_harmless(node: ast.AST) -> bool:
+    if isinstance(node, ast.Name):
+        return re.fullmatch(r"[a-zA-Z]\w*", node.id) is not None
+    if isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes)):
+        return re.fullmatch(r"[\w.+-]*", str(node.value)) is not None
+    return isinstance(node, _ARITHMETIC)
 
 
 def _is_plain_tree(text: str) -> bool:

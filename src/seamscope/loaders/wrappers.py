@@ -182,7 +182,8 @@ class Linear(nn.Module):
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
         """Scale a prediction ``(N, C, *spatial)``."""
-        return y * self._column(self.gain, y) + self._column(self.offset, y)
+        scaled: torch.Tensor = y * self._column(self.gain, y) + self._column(self.offset, y)
+        return scaled
 
     @staticmethod
     def _column(values: tuple[float, ...], y: torch.Tensor) -> Any:
