@@ -37,10 +37,11 @@ from seamscope.tiling import Tile
 
 Index: TypeAlias = tuple[int, ...]
 
-# Tiles of a run that are measured where only a sample is asked for: with predictions that are
-# otherwise trimmed this costs 3 to 5 % of the time (measured).
-SAMPLED_SHARE = 1 / 8
-_RESAMPLES = 400
+# Tiles of a run that are measured where only a sample is asked for: this costs less than 5 % of the
+# time also where predictions are otherwise trimmed, which saves a third (benchmarks/seams.py).
+SAMPLED_SHARE = 1 / 16
+_RESAMPLES = 200
+_FEWEST_BLOCKS = 5  # of which an interval says something
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class SeamReport:
         Every border's measures, see `SeamMeter.tables`.
     mean_dist_interval, mismatch_intervals
         Where only a sample was measured: of the mean distance, and of each channel's mismatch.
+        None where there are fewer than five blocks to tell it from.
     """
 
     plan: Plan = field(repr=False)
@@ -219,7 +221,7 @@ def sampled_tiles(plan: Plan, share: float, seed: int = 0) -> frozenset[Index]:
     plan
         Of the run.
     share
-        Part of the tiles, at least; 1 for all.
+        Part of the tiles, about, but at least one block; 1 for all.
     seed
         The same seed, plan and share give the same tiles.
     """
@@ -229,7 +231,7 @@ def sampled_tiles(plan: Plan, share: float, seed: int = 0) -> frozenset[Index]:
     numbers = [range(count) for count in plan.grid.shape]
     corners = list(itertools.product(*(_block_starts(along) for along in numbers)))
     width = math.prod(min(2, len(along)) for along in numbers)
-    wanted = math.ceil(share * math.prod(map(len, numbers)) / width)
+    wanted = int(share * math.prod(map(len, numbers)) / width)
     wanted = min(max(wanted, 1), len(corners))
     chance = random.Random(seed)
     bounds = [round(i * len(corners) / wanted) for i in range(wanted + 1)]
@@ -258,7 +260,7 @@ def _numbers_along(plan: Plan) -> list[range]:
 def _intervals(tables: dict[Frame, Array]) -> list[Interval | None]:
     """Of the mean distance, and of each channel's mismatch."""
     blocks = _blocks(tables)
-    if len(blocks) < 2:
+    if len(blocks) < _FEWEST_BLOCKS:
         return []
     chance = np.random.default_rng(0)
     draws = chance.integers(len(blocks), size=(_RESAMPLES, len(blocks)))

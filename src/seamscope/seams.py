@@ -72,6 +72,7 @@ TOLERANCE = 1e-4
 # Curves of single overlaps kept for the median, chosen at random where there are more.
 _CURVES = 4096
 _WORST = 512  # borders whose worst pixel is remembered
+_ENDLESS = float(np.finfo(np.float32).max)  # stands for infinity, which times 0 is no number
 _EVERY = 4  # pixels along each axis of which one is taken for the output's spread
 
 
@@ -405,51 +406,49 @@ class SeamMeter:
         return _fold_of(tuple(ends))
 
     def _terms(self, fold: _Fold, one: Array, two: Array) -> tuple[Array, _Terms]:
-        one, two = one.astype(np.float32, copy=False), two.astype(np.float32, copy=False)
-        apart, one, two = self._comparable(one, two)
+        one, two, torn = _finite(*(x.astype(np.float32, copy=False) for x in (one, two)))
         both, either = self._hard(fold, one, two)
         if self.kind == "labels":
-            total, soft, squares = *fold.sums(apart), either - 2 * both, either  # 0 and 1: squares
+            apart = (one != two).astype(np.float32)
+            (total,) = fold.sums(apart[None])
+            soft, squares = either - 2 * both, either  # 0 and 1 are their own squares
         else:
-            total, soft, squares = fold.sums(apart, *self._squares(one, two))
+            three = self._apart_and_squares(one, two)
+            if torn is not None:
+                three[0][np.broadcast_to(torn, three[0].shape)] = _ENDLESS
+            apart, (total, soft, squares) = three[0], fold.sums(three)
         largest = fold.maxima(apart)
+        if torn is not None:
+            largest, total = (np.where(x >= _ENDLESS, np.inf, x) for x in (largest, total))
         return apart, _Terms(fold.pixels, largest, total, soft, squares, both, either)
 
-    def _squares(self, one: Array, two: Array) -> tuple[Array, Array]:
-        """``(O1 - O2)^2`` and ``O1^2 + O2^2``: ``1 - Dice`` is the ratio of their sums."""
-        p, q = self._activated(one), self._activated(two)
-        change = p - q
-        change *= change
-        squares = p * p
-        squares += q * q
-        if self.kind == "embeddings":
-            return change.sum(0, keepdims=True), squares.sum(0, keepdims=True)
-        return change, squares
+    def _apart_and_squares(self, one: Array, two: Array) -> Array:
+        """``(3, C, *overlap)``: distance, ``(O1 - O2)^2``, and ``O1^2 + O2^2``.
 
-    def _comparable(self, one: Array, two: Array) -> tuple[Array, Array, Array]:
-        """Distances, and both predictions with finite numbers only."""
-        if self.kind == "labels":
-            apart = (one != two).astype(np.float32)
-            return apart, one, two
-        change = one - two
-        apart = np.abs(change, out=change)
-        if not math.isfinite(float(apart.sum())):
-            same = (one == two) | (np.isnan(one) & np.isnan(two))
-            apart = np.where(same, 0, np.where(np.isfinite(apart), apart, np.inf))
-            one, two = (np.nan_to_num(x, posinf=0, neginf=0) for x in (one, two))
-        if self.kind == "embeddings":
-            apart = np.sqrt((apart * apart).sum(0, keepdims=True))
-        return apart, one, two
+        ``1 - Dice`` is the ratio of the sums of the latter two.
+        """
+        three = np.empty((3, *one.shape), np.float32)
+        np.subtract(one, two, out=three[0])
+        p, q = one, two
+        if self.kind == "logits":
+            p, q = self._activated(one), self._activated(two)
+        np.subtract(p, q, out=three[1])
+        np.square(three[1], out=three[1])
+        np.square(p, out=three[2])
+        three[2] += q * q
+        np.abs(three[0], out=three[0])
+        if self.kind != "embeddings":
+            return three
+        summed = three.sum(1, keepdims=True)
+        np.sqrt(np.square(three[0]).sum(0), out=summed[0, 0])
+        return summed
 
     def _activated(self, values: Array) -> Array:
-        """What Dice is taken of."""
-        if self.kind != "logits":
-            return values
+        """Probabilities that logits stand for."""
         if values.shape[0] == 1 or self._classes == "threshold":
             return np.asarray(1 / (1 + np.exp(-np.clip(values, -60, 60))))
         powers = np.exp(values - values.max(0))
-        shares: Array = powers / powers.sum(0)
-        return shares
+        return np.asarray(powers / powers.sum(0))
 
     def _hard(self, fold: _Fold, one: Array, two: Array) -> tuple[Array, Array]:
         """Pixels of each class in both classifications, and the sum of those in either."""
@@ -603,6 +602,14 @@ def _numbered(one: Array, two: Array) -> tuple[Array, Array, int]:
     return one, two, highest + 1
 
 
+def _finite(one: Array, two: Array) -> tuple[Array, Array, Array | None]:
+    """Both predictions with 0 for what is not finite, and pixels where only one of them is not."""
+    if math.isfinite(float(one.sum() + two.sum())):
+        return one, two, None
+    lost, missed = ~np.isfinite(one), ~np.isfinite(two)
+    return np.where(lost, 0, one), np.where(missed, 0, two), (lost != missed).any(0)
+
+
 def _largest(values: Array) -> npt.NDArray[np.uint8]:
     """Number of the largest channel; numpy's argmax over a short first axis is ten times slower."""
     best, which = values[0], np.zeros(values.shape[1:], np.uint8)
@@ -684,20 +691,21 @@ class _Fold:
         """The part of the overlap that is valid at this halo."""
         return tuple(axis[halo] for axis in self._boxes)
 
-    def sums(self, *values: Array) -> list[Array]:
-        """Sum each ``(C, *overlap) -> (C, H)`` over what is valid at each halo."""
-        folded = self._folded(np.concatenate(values), np.add, np.float64)
-        last = len(self._lines)
-        for axis in range(1, last + 1):
-            folded = np.moveaxis(np.tensordot(folded, self._beyond, (axis, 1)), -1, axis)
-        return np.split(self._diagonal(folded), np.cumsum([len(v) for v in values])[:-1])
+    def sums(self, values: Array) -> Array:
+        """Sum ``(..., C, *overlap) -> (..., C, H)`` over what is valid at each halo."""
+        flat = values.reshape(-1, *values.shape[values.ndim - len(self._lines) :])
+        nested = self._folded(flat, np.add, np.float64) @ self._beyond.T
+        while nested.ndim > 2:  # one axis more: beyond the same distance
+            nested = np.einsum("...dh,hd->...h", nested, self._beyond)
+        return np.asarray(nested.reshape(*values.shape[: -len(self._lines)], -1))
 
     def maxima(self, values: Array) -> Array:
         """Largest ``(C, *overlap) -> (C, H)`` of what is valid at each halo; not negative."""
-        folded = self._folded(values, np.maximum, values.dtype)
-        for axis in range(1, folded.ndim):
-            folded = _from_far_end(folded, np.maximum, axis)
-        return self._diagonal(folded)
+        nested = self._folded(values, np.maximum, values.dtype)
+        nested = _from_far_end(nested, np.maximum)
+        while nested.ndim > 2:
+            nested = np.where(self._beyond.T, nested, 0).max(-2)
+        return nested
 
     def counts(self, numbers: Array, most: int) -> Array:
         """Pixels ``(most, H)`` that have each number, of what is valid at each halo."""
@@ -723,13 +731,7 @@ class _Fold:
     def _folded(self, values: Array, ufunc: Any, dtype: Any) -> Array:
         for axis, runs in enumerate(self._runs, start=1):
             values = _fold_axis(values, axis, runs, ufunc, dtype)
-        return values
-
-    def _diagonal(self, nested: Array) -> Array:
-        """From sums beyond a distance for each axis to those beyond the same for all."""
-        same = np.arange(self.deepest + 1)
-        index: tuple[Any, ...] = (slice(None), *(same,) * (nested.ndim - 1))
-        return np.asarray(nested[index])
+        return values.astype(dtype, copy=False)
 
 
 def _hull(true: Array) -> slice:
@@ -763,23 +765,26 @@ def _runs(line: Array, deepest: int) -> list[_Run]:
     return runs
 
 
-def _fold_axis(values: Array, axis: int, runs: list[_Run], ufunc: Any, dtype: Any) -> Array:
-    """Collect one axis by distance: ``(..., n, ...) -> (..., H, ...)``."""
+def _fold_axis(values: Array, axis: int, runs: list[_Run], ufunc: Any, wide: Any) -> Array:
+    """Collect one axis by distance: ``(..., n, ...) -> (..., H, ...)``.
+
+    Long sums are taken in the type `wide`; what is folded once keeps its own, which is faster.
+    """
     deepest = max(int(run.distances.max()) for run in runs)
     shape = (*values.shape[:axis], deepest + 1, *values.shape[axis + 1 :])
-    folded = np.zeros(shape, dtype)
+    folded = np.zeros(shape, values.dtype)
     into, source = np.moveaxis(folded, axis, 0), np.moveaxis(values, axis, 0)
     for run in runs:
         part = source[run.part]
         if run.distances.size == 1:
-            part = ufunc.reduce(part, axis=0, dtype=dtype)[None]
+            part = ufunc.reduce(part, axis=0, dtype=wide)[None]
         elif run.starts is not None:
-            part = ufunc.reduceat(part, run.starts, axis=0, dtype=dtype)
+            part = ufunc.reduceat(part, run.starts, axis=0)
         first, last = int(run.distances[0]), int(run.distances[-1])
         if abs(last - first) + 1 == run.distances.size:  # no gap: a slice, which is faster
             backwards = last < first
             target = into[min(first, last) : max(first, last) + 1]
-            ufunc(target, part[::-1] if backwards else part, out=target)
+            ufunc(target, part[::-1] if backwards else part, out=target, casting="same_kind")
         else:
             into[run.distances] = ufunc(into[run.distances], part)
     return folded
