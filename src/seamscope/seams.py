@@ -439,7 +439,7 @@ class SeamMeter:
         np.abs(three[0], out=three[0])
         if self.kind != "embeddings":
             return three
-        summed = three.sum(1, keepdims=True)
+        summed: Array = three.sum(1, keepdims=True)
         np.sqrt(np.square(three[0]).sum(0), out=summed[0, 0])
         return summed
 
