@@ -111,6 +111,12 @@ def sweep_page(sweep: Sweep, content: Content | None, setting: Sequence[tuple[st
     return page("How much the size of the tiles matters", sections, lead=sweep.describe())
 
 
+def certificate_page(certificate: Certificate, image: str) -> str:
+    """Compose the page of a certificate alone, of the image of this name."""
+    sections = [certificate_section(certificate), Section("Setting", [Facts([("image", image)])])]
+    return page(f"Certificate of {certificate.model}", sections)
+
+
 # -- a run's seams
 
 
@@ -361,22 +367,39 @@ def _causes(diagnosis: Diagnosis) -> Section:
 
 def certificate_section(certificate: Certificate) -> Section:
     """Tell a certificate: tiled against untiled."""
-    told = certificate.to_json()
-    rows = [(name.replace("_", " "), _plain(value)) for name, value in told.items()]
-    good = bool(told.get("passed"))
-    word = "Passed" if good else "Not passed"
-    sentence = str(told.get("sentence", ""))
-    return Section("Certificate", [Verdict(word, sentence, good), Facts(rows)])
+    rows = [
+        ("largest difference", f"{figure_text(certificate.max_difference)}, "
+                               f"{figure_text(certificate.max_in_std)} standard deviations"),
+        ("mean difference", figure_text(certificate.mean_difference)),
+        ("tolerance", figure_text(certificate.tolerance)),
+        ("compared", f"{100 * certificate.covered:.3g} % of the image"),
+        ("tile", f"{_times(certificate.tile)} pixels"),
+        ("halo", f"{_sides(certificate.halo)} pixels"),
+        ("overlap", f"{_times(certificate.overlap)} pixels, {certificate.blend}"),
+        ("weights", f"{certificate.model}, fingerprint {certificate.fingerprint}"),
+    ]  # fmt: skip
+    crops = [
+        [
+            _ranges(crop.start, crop.stop),
+            str(crop.tiles),
+            figure_text(crop.max_difference),
+            figure_text(crop.mean_difference),
+            _index(crop.worst),
+        ]
+        for crop in certificate.crops
+    ]
+    columns = ["crop", "tiles", "max difference", "mean difference", "worst pixel"]
+    word = "Passed" if certificate.passed else "Not passed"
+    parts: list[Part] = [
+        Verdict(word, str(certificate), certificate.passed),
+        Facts(rows),
+        Table(columns, crops, "Tiled against untiled prediction, in pixels of the image."),
+    ]
+    return Section("Certificate", parts)
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return figure_text(value)
-    if isinstance(value, list):
-        return "; ".join(_plain(each) for each in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
-    return "–" if value is None else str(value)
+def _ranges(start: Sequence[int], stop: Sequence[int]) -> str:
+    return ", ".join(f"{a}–{b}" for a, b in zip(start, stop, strict=True))
 
 
 # -- sizes of tiles
@@ -607,4 +630,11 @@ def _sides(sides: Sequence[Sequence[int]]) -> str:
     return each[0] if len(set(each)) == 1 else ", ".join(each)
 
 
-__all__ = ["certificate_section", "content_section", "seam_page", "sweep_page", "sweep_sections"]
+__all__ = [
+    "certificate_page",
+    "certificate_section",
+    "content_section",
+    "seam_page",
+    "sweep_page",
+    "sweep_sections",
+]

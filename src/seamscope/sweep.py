@@ -294,7 +294,9 @@ def sweep(
     if axes is not None and opened.axes != axes:
         opened = opened.with_axes(axes)
     network = load_model(model, trust=trust)
-    wanted = dataclasses.replace(settings or Settings(), **asked).but(result="probabilities")
+    wanted = dataclasses.replace(settings or Settings(), **asked).but(
+        result="probabilities", seams="none"
+    )
     plans, whole, notes = _plans(tiles, wanted, network, opened, untiled)
     truth = _truth(labels, foreground, plans[0], network)
     comparison = _Comparison(plans[0], len(plans), truth)

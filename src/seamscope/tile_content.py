@@ -19,7 +19,7 @@ from seamscope.errors import SettingsError
 from seamscope.images import Image, open_image
 from seamscope.seams import plain
 from seamscope.tiling import AXIS_NAMES, Slices, per_axis
-from seamscope.truth import classes_of
+from seamscope.truth import Truth, classes_of
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -119,7 +119,8 @@ def content(
     tiles
         Sizes of tiles: numbers, or one number for each axis of space.
     labels
-        Instead of intensities, proportions of these classes (see `seamscope.truth.classes_of`).
+        Instead of intensities, proportions of these classes: a `seamscope.truth.Truth`, or labels
+        as for `seamscope.truth.classes_of`.
     axes
         One letter for each of the image's axes, where it does not say.
     spatial
@@ -307,7 +308,7 @@ class _Proportions(_Source):
     """Part of each tile that belongs to each class."""
 
     def __init__(self, labels: Any, spatial: str) -> None:
-        self._truth = classes_of(labels, spatial)
+        self._truth = labels if isinstance(labels, Truth) else classes_of(labels, spatial)
         self.image, self.axes, self.spatial = self._truth.labels, self._truth.axes, spatial
         self.features = self._truth.names
         self.meaning = f"Proportion of each class in each tile. {self._truth.meaning}"

@@ -42,6 +42,9 @@ from __future__ import annotations
 from seamscope.cli.command import app
 
 from seamscope.cli import predict
+from seamscope.cli import seams
+from seamscope.cli import certify
+from seamscope.cli import sweep
 from seamscope.cli import info
 from seamscope.cli import receptive_field
 from seamscope.cli import demo

@@ -32,6 +32,8 @@ Precision = StrEnum("Precision", ["float32", "bfloat16", "float16"])
 Normalize = StrEnum("Normalize", ["auto", "zscore", "minmax", "percentile", "none"])
 Result = StrEnum("Result", ["probabilities", "labels"])
 Border = StrEnum("Border", ["reflect", "zeros"])
+Seams = StrEnum("Seams", ["sample", "all", "none"])
+Kind = StrEnum("Kind", ["auto", "probabilities", "logits", "embeddings"])
 
 
 # -- how values are written
@@ -103,6 +105,15 @@ def bytes_of(text: str) -> int:
             if size > 0:
                 return size
     _bad(text, "write an amount of memory, as in 4GB or 500MB.")
+
+
+def tile_sizes(text: str) -> tuple[int | tuple[int, ...], ...]:
+    """Read ``64,128,256``, or ``32x64x64,32x128x128`` for tiles that differ along axes."""
+    try:
+        read = [tuple(int(n) for n in size.split("x")) for size in text.split(",")]
+    except ValueError:
+        _bad(text, "write sizes as in 64,128,256, or with all axes as in 32x64x64,32x128x128.")
+    return tuple(size[0] if len(size) == 1 else size for size in read)
 
 
 def option(panel: str, help: str, metavar: str | None = None, parser: Any = None) -> Any:
@@ -267,6 +278,24 @@ def settings_of(*groups: Any, **single: Any) -> Settings:
     known = {field.name for field in dataclasses.fields(Settings)}
     plain = {name: v.value if isinstance(v, Enum) else v for name, v in given.items()}
     return Settings(**{name: value for name, value in plain.items() if name in known})
+
+
+Tolerance = Annotated[
+    float,
+    option("Measures", "Distance that is noise, in standard deviations of the output.", "STD"),
+]
+Labels = Annotated[
+    str | None,
+    option(
+        "Labels",
+        "Image of the truth: numbers of classes or objects; demo:tissue2d for that sample's.",
+        "LABELS",
+    ),
+]
+Foreground = Annotated[
+    int | None,
+    option("Labels", "Channel that labels of objects are, from 0, where no name says it.", "N"),
+]
 
 
 # -- what is answered

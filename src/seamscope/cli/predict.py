@@ -28,6 +28,7 @@ from seamscope.cli.options import (
     ModelOptions,
     Quiet,
     Result,
+    Seams,
     Tile,
     option,
     settings_of,
@@ -64,6 +65,9 @@ def predict(
         Result, option("Result", "What the network gives, or the number of the class.")
     ] = Result.probabilities,
     threshold: Annotated[float, option("Result", "For labels of a single channel.")] = 0.5,
+    seams: Annotated[
+        Seams, option("Result", "Of which tiles the seams are measured along the way.")
+    ] = Seams.sample,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", rich_help_panel="Result", help="Replace OUT if it exists."),
@@ -94,6 +98,7 @@ def predict(
             blend=blend,
             result=result,
             threshold=threshold,
+            seams=seams,
         )
         opened = pixels.open(image)
         network = loading.load(model)
@@ -216,13 +221,14 @@ class _Run:
         }
 
     def outcome(self) -> str:
-        """One sentence on what became of it."""
+        """A sentence or two on what became of it."""
         if self.finished:
-            seconds = self.figures["seconds"]
-            return (
+            told = (
                 f"{self.out}: {shape_text(self.plan.out_shape, self.plan.out_axes)}, {self.total} "
-                f"tile{'s' * (self.total != 1)} in {duration(seconds)}."
+                f"tile{'s' * (self.total != 1)} in {duration(self.figures['seconds'])}."
             )
+            measured = self.figures.get("seams")
+            return f"{told}\n{measured['sentence']}" if measured else told
         if not self.done:
             return "Stopped before the first tile: nothing was written."
         return (

@@ -16,9 +16,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from seamscope.progress import Display
+
+if TYPE_CHECKING:
+    from seamscope.inference import Event
 
 
 class Interrupts:
@@ -65,9 +68,11 @@ class Work:
     def __init__(self, display: Display, interrupts: Interrupts) -> None:
         self._display = display
         self._interrupts = interrupts
+        self._running = "Predicting"
 
     def phase(self, what: str) -> None:
         """Something that takes time begins."""
+        self._running = what  # what a run's preparations interrupt
         self._display.phase(what)
 
     def progress(self, done: int, total: int) -> None:
@@ -78,6 +83,24 @@ class Work:
     def cancelled(self) -> bool:
         """Whether an end was asked for."""
         return self._interrupts.asked
+
+    def note(self, sentence: str) -> None:
+        """Say something that the user should know."""
+        self._display.note(sentence)
+
+    def event(self, event: Event) -> None:
+        """Be told of what happens in a run (see `seamscope.inference.run`)."""
+        from seamscope.inference import Preparing, Reduced, Started, TileDone
+
+        match event:
+            case TileDone():
+                self.progress(event.done, event.total)
+            case Preparing():
+                self._display.phase(event.what.capitalize())
+            case Started():
+                self._display.phase(self._running)
+            case Reduced():
+                self.note(event.reason)
 
 
 @contextlib.contextmanager

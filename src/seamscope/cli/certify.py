@@ -1,0 +1,103 @@
+"""``seamscope certify``: the tiled prediction against the untiled one.
+
+Knows how the question is asked in a shell and answered there. Does not know how it is measured.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from seamscope import __version__
+from seamscope.cli.answer import Answer, place, write_text
+from seamscope.cli.command import ExitCode, command
+from seamscope.cli.options import (
+    Blend,
+    BlendChoice,
+    ComputationOptions,
+    Debug,
+    GridOptions,
+    ImageName,
+    ImageOptions,
+    Json,
+    ModelName,
+    ModelOptions,
+    Quiet,
+    ReportFile,
+    Tile,
+    Tolerance,
+    option,
+    settings_of,
+)
+from seamscope.cli.work import long_work
+from seamscope.progress import open_display
+
+
+@command
+def certify(
+    image: ImageName,
+    model: ModelName,
+    *,
+    tile: Tile = "auto",
+    grid: GridOptions,
+    blend: BlendChoice = Blend.crop,
+    crops: Annotated[
+        int, option("Measures", "How many, where the whole image does not fit.", "N")
+    ] = 3,
+    tolerance: Tolerance = 1e-4,
+    pixels: ImageOptions,
+    computation: ComputationOptions,
+    loading: ModelOptions,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store",
+            metavar="RESULT.zarr",
+            help="Write the certificate into the metadata of this result of the same setting.",
+        ),
+    ] = None,
+    json_file: Json = None,
+    report_file: ReportFile = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare MODEL's tiled prediction of IMAGE with the untiled one, on what fits in memory.
+
+    Ends with exit code 1 where they differ by more than noise.
+    """
+    from seamscope.process_memory import keep_freed_memory
+
+    keep_freed_memory()  # before torch starts threads
+    answer = Answer(json_file, quiet, forbidden=(image, model))
+    page = place("--report", report_file, (image, model)) if report_file else None
+    with open_display(quiet) as display, long_work(display) as work:
+        work.phase("Loading")
+        from seamscope.certificate import certify as compare
+        from seamscope.certificate import store_certificate
+
+        if page is not None:
+            from seamscope.report import require
+
+            require()
+        opened, network = pixels.open(image), loading.load(model)
+        settings = settings_of(grid, pixels, computation, tile=tile, blend=blend)
+        work.phase("Certifying")
+        found = compare(
+            opened,
+            network,
+            settings,
+            crops=crops,
+            tolerance=tolerance,
+            cancelled=work.cancelled,
+            on_progress=work.progress,
+        )
+        if store is not None:
+            store_certificate(found, store)
+        if page is not None:
+            from seamscope.seam_page import certificate_page
+
+            write_text("--report", page, certificate_page(found, opened.source or opened.name))
+    answer.write({"seamscope": __version__, "image": opened.name, **found.to_json()}, str(found))
+    if not found.passed:
+        raise typer.Exit(ExitCode.REFUSED)
