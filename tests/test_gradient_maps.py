@@ -153,7 +153,7 @@ def test_networks_without_gradients_are_told_in_a_sentence() -> None:
     assert found.to_json()["effective"] is None
     assert found.halo == ((0, 0), (0, 0))
     assert any("no gradients" in sentence for sentence in found.sentences())
-    with pytest.raises(ModelError, match="zero everywhere"):
+    with pytest.raises(ModelError, match="in the middle of all 8 tiles is zero"):
         GradientProbe(as_model(Threshold())).average(most=8)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from seamscope.normalization import GlobalOperation, audit
 from seamscope.plan import Settings
 from seamscope.probe import Facts
 from seamscope.receptive_field import PhaseFields, Reach, worst
-from seamscope.tiling import Sides
+from seamscope.tiling import Sides, per_axis
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,9 +174,10 @@ def measure_receptive_field(
     image
         What gradients are averaged over; None for noise.
     settings
-        Tile, device, memory, and how the image is read; see `seamscope.gradient_maps`.
+        Tile, device, memory, and how the image is read; see `seamscope.gradient_maps`. A tile that
+        the network does not take is told, and another one used.
     windows
-        Sizes to check against the rules of the network's period.
+        Sizes to check against the rules of the network's period, besides the tile of `settings`.
     channel
         Output channel whose gradient is taken; None for all together.
     phase
@@ -207,7 +208,16 @@ def measure_receptive_field(
     >>> found.effective.map.radius(0.999)
     (1, 1)
     """
+    lattices = model.facts.lattice
     asked = settings or Settings()
+    chosen = windows or Windows()
+    if asked.tile != "auto" and chosen.tile is None:
+        chosen = replace(chosen, tile=asked.tile)
+    violations = check_windows(chosen, lattices, model.reach.convolutional)
+    if asked.tile != "auto":
+        tile = per_axis(asked.tile, len(lattices), "tile")
+        if not all(axis.accepts(n) for axis, n in zip(lattices, tile, strict=True)):
+            asked = asked.but(tile="auto")  # the sentence about it is worth more than a refusal
     notes: list[str] = []
     effective = of_pixel = None
     if most_tiles:
@@ -226,7 +236,6 @@ def measure_receptive_field(
             "An operation of this network swallows NaN (a comparison or the like): following NaN "
             "finds less than it sees, so that its reach was measured with large changes too."
         )
-    lattices = model.facts.lattice
     return ReceptiveField(
         facts=model.facts,
         reach=model.reach,
@@ -234,7 +243,7 @@ def measure_receptive_field(
         global_operations=() if model.reach.bounded else global_operations(model),
         effective=effective,
         pixel=of_pixel,
-        violations=check_windows(windows or Windows(), lattices, model.reach.convolutional),
+        violations=violations,
         notes=tuple(notes),
     )
 

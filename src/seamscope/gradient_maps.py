@@ -27,7 +27,7 @@ import torch
 from seamscope.errors import ModelError, SeamscopeError, SettingsError
 from seamscope.images import Image
 from seamscope.model import Model
-from seamscope.plan import Settings, available_memory, resolve
+from seamscope.plan import Settings, available_memory, image_layout, resolve
 from seamscope.reading import Job, TileReader, whole_image_intensity
 from seamscope.receptive_field import MemoryMeter, PhaseFields, worst
 from seamscope.tiling import AxisTiling, Lattice, Sides, Slices, Tile
@@ -437,7 +437,7 @@ class GradientProbe:
                 on_progress(halves.count, most)
             if halves.steady:
                 break
-        _check_mass(halves.mean.mass)
+        _check_mass(halves)
         return EffectiveField(
             map=halves.mean,
             tiles=halves.count,
@@ -454,18 +454,22 @@ class GradientProbe:
         """Tile as asked, or one with room for all that one pixel sees."""
         if asked.tile != "auto":
             return asked.tile
-        lattices = self._model.facts.lattice
-        fields = self._model.fields or (None,) * len(lattices)
-        return tuple(map(self._room, lattices, fields))
+        facts, fields = self._model.facts, self._model.fields
+        layout = image_layout(asked, facts, self._pixels)
+        sizes = layout.sizes(layout.spatial, self._pixels.shape)
+        each = fields or (None,) * len(sizes)
+        return tuple(map(self._room, facts.lattice, each, sizes))
 
-    def _room(self, lattice: Lattice, fields: PhaseFields | None) -> int:
+    def _room(self, lattice: Lattice, fields: PhaseFields | None, size: int) -> int:
         wide = _WIDE[self._model.facts.spatial_axes]
         if fields is None:
-            return lattice.size_at_least(wide)
+            return _with_play(lattice, wide, size)
         # on either side of the middle, whichever pixel that is
         seen = 2 * (max(worst(fields)) + lattice.pitch)
+        if self._model.reach.bounded:
+            return lattice.size_at_least(seen)
         # where everything is seen: as much again, to show what lies beyond the convolutions
-        return lattice.size_at_least(seen if self._model.reach.bounded else max(2 * seen, wide))
+        return _with_play(lattice, max(2 * seen, wide), size)
 
     def _fit_memory(self, asked: Settings) -> None:
         """Take smaller tiles where gradients of a whole one need more memory than there is."""
@@ -611,14 +615,19 @@ class _Halves:
         return all(allowed)
 
 
-def _check_mass(mass: float) -> None:
-    if mass and math.isfinite(mass):
-        return
-    what = "zero everywhere (it may end in a threshold or an argmax)" if mass == 0 else "not finite"
-    raise ModelError(
-        f"The prediction's gradient is {what}, so that no effective receptive field can be "
-        "measured: load the network without its last step."
-    )
+def _check_mass(halves: _Halves) -> None:
+    mass = halves.mean.mass
+    if not math.isfinite(mass):
+        raise ModelError(
+            "The prediction's gradient is not finite, so that no effective receptive field can be "
+            "measured: look for divisions by zero or square roots of zero in the network."
+        )
+    if not mass:
+        raise ModelError(
+            f"The gradient of the pixel in the middle of all {halves.count} tiles is zero, so that "
+            "no effective receptive field can be measured: load the network without a threshold "
+            "or argmax at its end; if it has none, choose another phase or a larger image."
+        )
 
 
 def _noise(model: Model, settings: Settings) -> Image:
@@ -663,6 +672,12 @@ def _with_phase(middle: int, phase: int, phases: int, count: int) -> int:
         )
     index = middle - middle % phases + phase
     return index if index < count else index - phases
+
+
+def _with_play(lattice: Lattice, wanted: int, size: int) -> int:
+    """Accepted size near what is wanted, that leaves room for several places in the image."""
+    tile = lattice.size_at_least(wanted)
+    return min(tile, lattice.size_at_most(size * 3 // 4) or tile)
 
 
 def _three_quarters(size: int, lattice: Lattice) -> int:

@@ -140,12 +140,11 @@ def receptive_field(
         network = loading.load(model)
         opened = None if image is None else pixels.open(image)
         work.phase("Measuring what the network can see")
-        chosen = None if tile == "auto" else tile
         found = measure_receptive_field(
             network,
             opened,
             settings_of(pixels, gradients, tile=tile),
-            Windows(tile=chosen, **vars(windows)),
+            Windows(**vars(windows)),
             channel=gradients.output_channel,
             phase=gradients.phase,
             pixel=gradients.pixel,
