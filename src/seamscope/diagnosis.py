@@ -253,7 +253,7 @@ def diagnose(
     opened = open_image(image, axes=axes)
     network = load_model(model, trust=trust)
     wanted = dataclasses.replace(settings or Settings(), **asked)
-    plan = resolve(_with_halo_that_fits(wanted, network), network, opened)
+    plan = resolve(with_halo_that_fits(wanted, network), network, opened)
     if all(axis.single for axis in plan.grid.axes):
         return _one_tile(plan.grid, plan.facts.period)
     intensity = whole_image_intensity(plan, opened, never, None)
@@ -338,7 +338,7 @@ def examine(
 # -- what is compared
 
 
-def _with_halo_that_fits(settings: Settings, model: Model) -> Settings:
+def with_halo_that_fits(settings: Settings, model: Model) -> Settings:
     """Settings whose ``"auto"`` halo is cut to what their tile or overlap allows.
 
     A tile too small for its halo is refused when predicting; to explain it is what this is for.
@@ -360,7 +360,7 @@ def _with_halo_that_fits(settings: Settings, model: Model) -> Settings:
 
 
 def _halo_within(tile: int, wanted: int, lattice: Lattice) -> int:
-    """Halo that leaves a tile a period of its own; in whole periods, unless it is the one wanted."""
+    """Halo that leaves a tile a period of its own: the one wanted, else in whole periods."""
     most = max(0, tile - sum(lattice.crop) - lattice.pitch) // 2
     return wanted if wanted <= most else most // lattice.pitch * lattice.pitch
 
@@ -954,4 +954,12 @@ def _halo(sides: Sequence[Sides]) -> str:
     return " x ".join(f"{a}/{b}" for a, b in sides)
 
 
-__all__ = ["Diagnosis", "Finding", "Pipeline", "Verdict", "diagnose", "examine"]
+__all__ = [
+    "Diagnosis",
+    "Finding",
+    "Pipeline",
+    "Verdict",
+    "diagnose",
+    "examine",
+    "with_halo_that_fits",
+]

@@ -23,7 +23,7 @@ from seamscope.tiling import Slices
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_NARROWEST = 64  # pixels along a seam that are shown at least
+_NARROWEST = 32  # pixels along a seam that are shown at least
 
 
 @dataclass(frozen=True)
