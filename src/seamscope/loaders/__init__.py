@@ -42,10 +42,10 @@ from seamscope.probe import Hints
 
 # Of foreign files their first bytes, and what to do about them.
 _FOREIGN = (
-    (b"\x89HDF", "a Keras or HDF5 file", "export it to ONNX (tf2onnx)"),
-    (b"TFL3", "a TensorFlow Lite file", "export the network to ONNX"),
-    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
-    (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
+    (0, b"\x89HDF", "a Keras or HDF5 file", "export it to ONNX (tf2onnx)"),
+    (4, b"TFL3", "a TensorFlow Lite file", "export the network to ONNX"),
+    (0, b"\x1f\x8b\x08", "a gzip archive", "unpack it first"),
+    (0, b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
 )
 
 
@@ -146,6 +146,8 @@ def _check_readable(path: Path) -> None:
         raise ModelError(f"{path} cannot be read: you lack the permission to read it.")
     if path.is_file() and path.stat().st_size == 0:
         raise ModelError(f"{path} is empty: it was perhaps not copied completely; copy it again.")
+    if path.is_file():
+        _refuse_foreign(path)
 
 
 # -- the last row: files of tensors, and what is nothing of all this
@@ -157,7 +159,11 @@ def _weights_code(spec: Spec) -> tuple[Code, ...]:
 
 def _load_weights(spec: Spec) -> Model:
     """A checkpoint without a factory: a pickled module, or only weights, which is not enough."""
-    _refuse_foreign(spec.path)
+    if spec.path.is_dir():
+        raise ModelError(
+            f"{spec.path} cannot be read as a file, and as a folder it holds no network: give the "
+            "folder with rdf.yaml (bioimage.io) or configs/metadata.json (MONAI), or a file."
+        )
     content = read_checkpoint(spec.path, str(spec.path))
     if isinstance(content, nn.Module):
         return Model(content, name=spec.path.stem, spec=spec.text)
@@ -165,15 +171,10 @@ def _load_weights(spec: Spec) -> Model:
 
 
 def _refuse_foreign(path: Path) -> None:
-    if path.is_dir():
-        raise ModelError(
-            f"{path} cannot be read as a file, and as a folder it holds no network: give the "
-            "folder with rdf.yaml (bioimage.io) or configs/metadata.json (MONAI), or a file."
-        )
     with open(path, "rb") as file:
         head = file.read(8)
-    for start, kind, remedy in _FOREIGN:
-        if start in head:
+    for place, start, kind, remedy in _FOREIGN:
+        if head[place:].startswith(start):
             raise ModelError(f"{path} is {kind}, which PyTorch cannot run: {remedy}.")
 
 

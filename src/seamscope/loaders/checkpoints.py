@@ -64,10 +64,15 @@ def pickled(source: Source, name: str) -> tuple[Code, ...]:
         _load_tensors(source, "meta")
     except pickle.UnpicklingError:
         names = _globals_of(source)
-        listed = f" ({', '.join(names)})" if names else ""
+        if not names:
+            return ()  # no pickle at all, and never read as one
         content = source if isinstance(source, bytes) else source.read_bytes()
         return (
-            Code.of(f"Python objects pickled in {name}{listed}", content, text="\n".join(names)),
+            Code.of(
+                f"Python objects pickled in {name} ({', '.join(names)})",
+                content,
+                text="\n".join(names),
+            ),
         )
     except Exception:
         return ()  # damaged: loading says so
@@ -151,12 +156,17 @@ def _globals_in(data: bytes) -> Iterator[str]:
             for code, argument, _ in pickletools.genops(stream):
                 if isinstance(argument, str) and "UNICODE" in code.name:
                     texts.append(argument)
-                elif code.name == "GLOBAL":
-                    yield str(argument).replace(" ", ".")
+                elif code.name in ("GLOBAL", "INST"):
+                    yield _today(str(argument).replace(" ", "."))
                 elif code.name == "STACK_GLOBAL":
-                    yield f"{texts[-2]}.{texts[-1]}"
+                    yield _today(f"{texts[-2]}.{texts[-1]}")
         except Exception:  # after torch's old pickles come the tensors' plain bytes
             return
+
+
+def _today(name: str) -> str:
+    """Pickles of old protocols call Python's own functions by their old names."""
+    return name.replace("__builtin__.", "builtins.", 1)
 
 
 # -- the network's own tensors

@@ -1,0 +1,212 @@
+"""Checkpoints of all styles: the network's weights are found inside, whatever is around them."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import networks
+from seamscope import trust
+from seamscope.errors import ModelError, TrustError
+from seamscope.loaders import code_of, load_model, remember, would_run
+
+FACTORY = f"{networks.__file__}:UNet(levels=1)"
+
+
+def small(**kwargs):
+    torch.manual_seed(0)
+    return networks.UNet(2, 1, **kwargs).eval()
+
+
+def prefixed(state, prefix):
+    return {f"{prefix}{k}": v for k, v in state.items()}
+
+
+STATE = small().state_dict()
+OTHER = networks.UNet(2, 1, classes=7).state_dict()  # a loss network, say: it does not fit
+STYLES = {
+    "plain": STATE,
+    "data parallel": prefixed(STATE, "module."),
+    "compiled": prefixed(STATE, "_orig_mod."),
+    "both": prefixed(STATE, "module._orig_mod."),
+    "lightning": {
+        "epoch": 3, "global_step": 7, "pytorch-lightning_version": "2.6.6",
+        "state_dict": {**prefixed(OTHER, "criterion.net."), **prefixed(STATE, "model.")},
+        "hyper_parameters": {"lr": 1e-3}, "optimizer_states": [{"state": {0: torch.zeros(1)}}],
+    },
+    "lightning, compiled": {"state_dict": prefixed(STATE, "net._orig_mod.")},
+    "torch-em": {
+        "model_state": STATE, "optimizer_state": {"state": {0: {"exp_avg": torch.zeros(3)}}},
+        "epoch": 5, "best_metric": np.float64(0.1), "init": {"model_class": "UNet2d"},
+    },
+    "pytorch-3dunet": {"model_state_dict": STATE, "num_epochs": 2, "best": np.float32(1)},
+    "nnU-Net": {
+        "network_weights": STATE, "current_epoch": 1000, "_best_ema": np.float64(0.9),
+        "logging": {"mean_fg_dice": [np.float64(0.5)], "lrs": np.arange(3.0)},
+        "init_args": {"configuration": "2d", "fold": 0}, "trainer_name": "nnUNetTrainer",
+    },
+    "deep": {"a": {"b": {"c": {"weights": STATE}}}},
+    "averaged": {"ema": {"decay": torch.tensor(0.9)}, "net": STATE},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_networks_weights_are_found_in_every_style(tmp_path, style) -> None:
+    torch.save(STYLES[style], tmp_path / "c.pth")
+    spec = f"{FACTORY}@{tmp_path / 'c.pth'}"
+    # numpy's numbers are no code: only the factory is asked for
+    assert len(would_run(spec)) == 1
+    loaded = load_model(spec, trust=True).module.state_dict()
+    assert loaded.keys() == STATE.keys()
+    assert all(torch.equal(loaded[k], STATE[k]) for k in STATE)
+
+
+def test_what_does_not_fit_is_said_of_the_best_candidate(tmp_path) -> None:
+    state = {k: v for k, v in STATE.items() if k != "last.bias"}
+    torch.save({"state_dict": {**prefixed(state, "model."), "x": torch.zeros(2)}}, tmp_path / "c")
+    with pytest.raises(ModelError, match=r"missing last\.bias\.") as caught:
+        load_model(f"{FACTORY}@{tmp_path / 'c'}", trust=True)
+    assert "unknown" not in str(caught.value)
+
+
+def test_weights_alone_suggest_what_they_look_like(tmp_path) -> None:
+    weights = {
+        "conv_0.conv_0.conv.weight": torch.zeros(4, 3, 3, 3, 3),
+        "final_conv.weight": torch.zeros(5, 4, 1, 1, 1),
+    }
+    save_file(weights, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError) as caught:
+        load_model(tmp_path / "w.safetensors")
+    likely = "monai.networks.nets:BasicUNet(spatial_dims=3, in_channels=3, out_channels=5)@w."
+    assert likely in str(caught.value)
+
+
+def test_foreign_files_are_named(tmp_path) -> None:
+    (tmp_path / "m.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(ModelError, match="Keras or HDF5"):
+        load_model(tmp_path / "m.h5")
+
+
+# -- trust
+
+
+class Bomb:
+    def __reduce__(self):
+        return (print, ("ran",))
+
+
+def test_what_was_trusted_is_remembered_by_content(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SEAMSCOPE_CONFIG", str(tmp_path / "settings"))
+    path = tmp_path / "whole.pth"
+    torch.save(small(), path)
+    with pytest.raises(TrustError):
+        load_model(path)
+    load_model(path, trust=True)
+    with pytest.raises(TrustError):  # trusted for that call alone
+        load_model(path)
+    remember(path)
+    assert (tmp_path / "settings" / "trusted.json").is_file()
+    load_model(path)
+    moved = tmp_path / "elsewhere.pth"
+    moved.write_bytes(path.read_bytes())
+    load_model(moved)
+    # other content is asked for anew
+    changed = small()
+    changed.last.bias.data += 1
+    torch.save(changed, path)
+    with pytest.raises(TrustError):
+        load_model(path)
+    trust.forget(code.digest for code in code_of(moved))
+    with pytest.raises(TrustError):
+        load_model(moved)
+
+
+def test_a_factory_is_trusted_with_its_arguments_and_its_source(tmp_path) -> None:
+    source = tmp_path / "net.py"
+    source.write_text("import torch\ndef net(n=1): return torch.nn.Conv2d(1, n, 1)\n")
+    remember(f"{source}:net(n=2)")
+    load_model(f"{source}:net(n=2)")
+    for other in (f"{source}:net(n=3)", f"{source}:net"):
+        with pytest.raises(TrustError):
+            load_model(other)
+    with source.open("a") as file:
+        file.write("# changed\n")
+    with pytest.raises(TrustError):
+        load_model(f"{source}:net(n=2)")
+
+
+def test_the_source_can_be_read_first(tmp_path) -> None:
+    source = tmp_path / "net.py"
+    source.write_text("raise SystemExit  # runs when imported\n")
+    (code,) = code_of(f"{source}:net")
+    assert code.text == source.read_text()
+    (code,) = code_of("torch.nn.modules.conv:Conv2d(in_channels=1)")
+    assert "class Conv2d" in code.text
+    torch.save({"w": torch.zeros(1), "x": Bomb()}, tmp_path / "bomb.pth")
+    (code,) = code_of(tmp_path / "bomb.pth")
+    assert "builtins.print" in code.text
+    with open(tmp_path / "old.pth", "wb") as file:
+        pickle.dump(Bomb(), file)
+    (code,) = code_of(tmp_path / "old.pth")
+    assert "builtins.print" in code.text
+
+
+def test_a_settings_folder_that_cannot_be_written_is_no_failure(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SEAMSCOPE_CONFIG", str(tmp_path / "file" / "below"))
+    remember("torch.nn:Identity")
+    with pytest.raises(TrustError):
+        load_model("torch.nn:Identity")
+
+
+def test_the_settings_folder_follows_the_system(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("SEAMSCOPE_CONFIG")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert trust.config_folder() == tmp_path / "seamscope"
+
+
+def test_torchscript_that_touches_files_is_told(tmp_path, recwarn) -> None:
+    class Writer(torch.nn.Module):
+        def __init__(self, name: str):
+            super().__init__()
+            self.name = name
+
+        def forward(self, x):
+            torch.save(x, self.name)
+            return x
+
+    trace = tmp_path / "ran"
+    torch.jit.script(Writer(str(trace))).save(tmp_path / "s.pt")
+    (line,) = would_run(tmp_path / "s.pt")
+    assert "torch.save" in line
+    with pytest.raises(TrustError):
+        load_model(tmp_path / "s.pt")
+    assert not trace.exists()
+    load_model(tmp_path / "s.pt", trust=True).runner()(np.zeros((1, 1, 8, 8), np.float32))
+    assert trace.exists()
+
+
+def test_torchscript_made_on_a_gpu_is_one_sentence(tmp_path, recwarn) -> None:
+    class OnGpu(torch.nn.Module):
+        def forward(self, x):
+            return x + torch.zeros(1, device=torch.device("cuda:0"))
+
+    torch.jit.script(OnGpu()).save(tmp_path / "s.pt")
+    with pytest.raises(ModelError, match="asks for cuda:0 by name"):
+        load_model(tmp_path / "s.pt")
+
+
+def test_the_fingerprint_is_the_same_in_every_format(tmp_path, recwarn) -> None:
+    net = small()
+    torch.jit.trace(net, torch.zeros(1, 1, 32, 32)).save(tmp_path / "t.pt")
+    torch.save(copy.deepcopy(net), tmp_path / "w.pth")
+    prints = {
+        load_model(each, trust=True).fingerprint
+        for each in (net, tmp_path / "t.pt", tmp_path / "w.pth")
+    }
+    assert len(prints) == 1
