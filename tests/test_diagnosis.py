@@ -153,6 +153,22 @@ def test_a_cause_alone_is_named_and_makes_all_of_it(verdict, code, how) -> None:
     assert (found.suggested_halo is not None) == (verdict == "edge effects")
 
 
+def test_labels_are_compared_as_equal_or_not() -> None:
+    """Against both tiles' labels, cut out by hand where both are trusted."""
+
+    def objects(prediction):
+        return ndimage.label(prediction[0] > 0)[0]
+
+    image = tissue(96, 140)
+    found = examine(Pipeline(on_arrays(BATCH), postprocess=objects), image, tile=96, overlap=52)
+    assert (found.borders, found.findings[0].unit) == (1, "of the pixels")
+    # at 0 and 44 they would only touch with a halo of 26: at 0 and 40, a period closer
+    one, two = (objects(on_arrays(BATCH)(image[None, :, x : x + 96])) for x in (0, 40))
+    differ = one[:, 40 + 26 : 96 - 26] != two[:, 26 : 96 - 26 - 40]
+    assert 0 < found.mean_dist == pytest.approx(differ.mean())
+    assert found.max_dist == 1
+
+
 def test_seamscopes_own_pipeline_by_halo() -> None:
     """At the reach nothing is left; below it are edge effects, and the reach is the cure."""
     good = diagnose(IMAGE, BATCH, tile=96)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
 
-from seamscope.tiling import AxisTile, AxisTiling, Slices, Tile, TileGrid
+from seamscope.tiling import AxisTile, AxisTiling, Sides, Slices, Tile, TileGrid
 
 Index: TypeAlias = tuple[int, ...]
 
@@ -66,6 +66,58 @@ class PlacedAxis(AxisTiling):
             trusted=self._output(*believed),
             origin=int(low * self.lattice.scale),
         )
+
+
+def comparable(axis: AxisTiling) -> AxisTiling:
+    """The same tiles, moved together by whole periods until both are trusted in some pixels.
+
+    A halo of half the overlap leaves nothing to compare. Where even the closest tiles leave
+    nothing, tiles are a little larger; where that cannot be, the halo is smaller.
+    """
+    if axis.single or len(axis) == 1:
+        return axis
+    lattice, halo = axis.lattice, axis.halo
+    while True:
+        overlap = max(axis.overlap, sum(lattice.whole(halo)) + lattice.scale.denominator)
+        if isinstance(axis, PlacedAxis):
+            closer = _closer(axis, halo, overlap)
+            if closer is not None:
+                return closer
+        else:
+            tile = max(axis.tile, lattice.smallest_tile(halo, overlap))
+            found = AxisTiling(axis.size, tile, halo, overlap, lattice)
+            if found.kept - found.overlap >= lattice.pitch and not found.single:
+                return found
+        halo = (max(0, halo[0] - 1), max(0, halo[1] - 1))
+
+
+def _closer(axis: PlacedAxis, halo: Sides, overlap: int) -> PlacedAxis | None:
+    """Tiles that overlap so much, each moved by whole periods; None where they would coincide."""
+    starts = [axis.starts[0]]
+    pitch = axis.lattice.pitch
+    for before, start in itertools.pairwise(axis.starts):
+        step = start - before
+        step -= -(-max(0, step - (axis.kept - overlap)) // pitch) * pitch
+        if step <= 0:
+            return None
+        starts.append(starts[-1] + step)
+    size = axis.size if starts == list(axis.starts) else min(axis.size, starts[-1] + axis.tile)
+    return replace(axis, size=size, halo=halo, starts=tuple(starts))
+
+
+def deeper(axis: AxisTiling, reach: Sides | None) -> AxisTiling:
+    """Tiles that overlap so far that every halo up to the reach can be seen, if possible."""
+    if axis.single or len(axis) == 1:
+        return axis
+    lattice = axis.lattice
+    wanted = axis.kept // 2 if reach is None else sum(reach) + lattice.pitch
+    overlap = max(0, min(axis.kept - lattice.pitch, wanted))
+    if isinstance(axis, PlacedAxis):
+        # on the grid: alignment is another experiment
+        step = max(lattice.pitch, (axis.kept - overlap) // lattice.pitch * lattice.pitch)
+        starts = tuple(range(0, axis.size - axis.tile + 1, step))
+        return PlacedAxis(starts[-1] + axis.tile, axis.tile, (0, 0), 0, lattice, starts)
+    return AxisTiling(axis.size, axis.tile, (0, 0), overlap, lattice)
 
 
 def sample_of(
