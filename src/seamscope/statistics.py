@@ -93,13 +93,14 @@ class LayerStatistics:
         return Moments(mean.to(device), var.to(device), float(self.count.mean()))
 
     def _average(self, features: torch.Tensor) -> Moments:
-        mean, var = _merged(self.count, self.mean, self.var)
         shape = (1, -1) + (1,) * (features.ndim - 2)
-        made = [torch.from_numpy(m).reshape(shape) for m in (mean, var)]
-        if features.device.type == "mps":
-            made = [m.float() for m in made]
-        mean_there, var_there = (m.to(features.device) for m in made)
-        return Moments(mean_there, var_there, float(self.count.sum()))
+        mean, var = (m.reshape(shape).to(features.device) for m in self._merged)
+        return Moments(mean, var, float(self.count.sum()))
+
+    @cached_property
+    def _merged(self) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, var = _merged(self.count, self.mean, self.var)
+        return torch.from_numpy(mean).float(), torch.from_numpy(var).float()
 
     def _field(
         self, place: Sequence[int], space: tuple[int, ...]
@@ -367,7 +368,9 @@ class Collector:
     def _merge(
         self, cell: tuple[int, ...], features: torch.Tensor, groups: int, weight: float
     ) -> None:
-        flat = features.unflatten(1, (groups, -1)).flatten(2)[0]
+        # in one copy from a part of the features to consecutive float64
+        wide = features.cpu() if features.device.type == "mps" else features
+        flat = wide.double().unflatten(1, (groups, -1)).flatten(2)[0]
         mean, var = (m[:, 0].double().cpu().numpy() for m in mean_and_variance(flat, (1,)))
         if self._sums is None:
             shape = (groups, *self._cells)

@@ -1,0 +1,470 @@
+"""Statistics found tile by tile are those of the whole image, and tiles then agree."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+import networks
+import real_networks
+import seamscope
+import seamscope.repair
+from seamscope.calls import Normalizations
+from seamscope.demo import build, sample_image, zscore
+from seamscope.errors import ModelError, SettingsError
+from seamscope.frozen import Answered
+from seamscope.images import open_image
+from seamscope.measure import measure_seams
+from seamscope.model import as_model
+from seamscope.pausing import PausableNetwork
+from seamscope.plan import Settings
+from seamscope.repair import carry_out, freeze_statistics, plan_freeze
+from seamscope.statistics import Statistics
+from test_normalization import ByHand, Everything
+
+SAME = 1e-4  # standard deviations: below is rounding, above an artifact
+
+
+@pytest.fixture(scope="module")
+def tissue():
+    """The demo image, standardized; `(1024, 1024)` float32."""
+    return zscore(sample_image("tissue2d")[0])
+
+
+@pytest.fixture(scope="module")
+def instancenorm():
+    return as_model(build("instancenorm"))
+
+
+def _whole(network, image):
+    """The untiled prediction ``(C, *spatial)``."""
+    with torch.no_grad():
+        return as_model(network).module(torch.from_numpy(image)[None, None])[0].numpy()
+
+
+def _tiled(image, model, **asked):
+    prediction = seamscope.predict(image, model, normalize="none", seams="none", **asked)
+    return prediction if prediction.ndim > image.ndim else prediction[None]
+
+
+def _apart(prediction, reference):
+    """Largest difference, in standard deviations of the reference."""
+    return np.abs(prediction - reference).max() / reference.std()
+
+
+def _mixture(seed):
+    torch.manual_seed(seed)
+    network = networks.UNet(2, 2, norm="instance")
+    network.bottom[1] = nn.GroupNorm(4, 16)
+    network.merge[0][4] = nn.BatchNorm2d(8, track_running_stats=False)
+    network.down[1][1] = nn.InstanceNorm2d(8, affine=True, track_running_stats=True)
+    return network.eval()
+
+
+class ValidNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 4, 5),
+            nn.InstanceNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3, dilation=2),
+            nn.GroupNorm(2, 4),
+            nn.Conv2d(4, 2, 3),
+        )
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class SpaceNorm(nn.Module):
+    """LayerNorm over all channels and pixels, called with the shape at hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(F.layer_norm(x, x.shape[1:]).relu())
+
+
+def _cases():
+    torch.manual_seed(3)
+    x = torch.randn(1, 1, 64, 64)
+    everything = Everything().eval()
+    yield "everything", everything, 64
+    yield "everything, scripted", torch.jit.script(everything), 64
+    yield "group", networks.UNet(2, 2, norm="group").eval(), 96
+    yield "bilinear", networks.UNet(2, 2, norm="instance", up="bilinear").eval(), 96
+    yield "mixture", _mixture(1), 96
+    yield "space", SpaceNorm().eval(), 48
+    # no convolution tells the coarse shape again before the second layer asks for it
+    coarse = (nn.Conv2d(1, 4, 3, 2, 1), nn.InstanceNorm2d(4), nn.ReLU(), ByHand())
+    yield "coarse", nn.Sequential(*coarse, nn.Upsample(scale_factor=2)).eval(), 48
+    shapes = ({2: torch.export.Dim("h", min=4), 3: torch.export.Dim("w", min=4)},)
+    exported = torch.export.export(SpaceNorm().eval(), (x,), dynamic_shapes=shapes)
+    yield "exported", exported.module(), 48
+
+
+@pytest.mark.filterwarnings("ignore")  # of TorchScript and export about themselves
+@pytest.mark.parametrize("number", range(8))
+def test_exact_equals_the_whole_image(tissue, number) -> None:
+    name, network, tile = list(_cases())[number]
+    image = tissue[:160, :184]  # no multiples of the tile
+    model, whole = as_model(network), _whole(network, image)
+    assert _apart(_tiled(image, model, tile=tile), whole) > 0.1
+    statistics = freeze_statistics(model, image, tile=tile, normalize="none")
+    assert len(statistics.layers) == len(model.audit.calls)
+    fixed = model.with_statistics(statistics)
+    for settings in ({"tile": tile}, {"tile": tile + 16, "batch": 1 + 2 * (name != "exported")}):
+        assert _apart(_tiled(image, fixed, **settings), whole) < SAME
+
+
+def test_exact_in_a_large_image(tissue, instancenorm) -> None:
+    whole = _whole(instancenorm, tissue)
+    assert _apart(_tiled(tissue, instancenorm, tile=256), whole) > 0.1
+    statistics = freeze_statistics(instancenorm, tissue, tile=256, normalize="none")
+    fixed = instancenorm.with_statistics(statistics)
+    assert not any(
+        isinstance(part, (Answered, nn.InstanceNorm2d)) for part in fixed.module.modules()
+    )
+    assert _apart(_tiled(tissue, fixed, tile=256), whole) < SAME
+
+
+def test_exact_in_3d() -> None:
+    torch.manual_seed(0)
+    network = networks.UNet(3, 2, features=2, norm="instance").eval()
+    image = zscore(sample_image("tissue3d")[0])[:60, :60, :64]
+    model, whole = as_model(network), _whole(network, image)
+    assert _apart(_tiled(image, model, tile=52), whole) > 0.1
+    statistics = freeze_statistics(model, image, tile=52, normalize="none")
+    assert _apart(_tiled(image, model.with_statistics(statistics), tile=52), whole) < SAME
+
+
+def test_exact_with_valid_convolutions(tissue) -> None:
+    """Features of neighbours then begin anywhere; the whole is the image as one tile."""
+    torch.manual_seed(5)
+    model, image = as_model(ValidNorm().eval()), tissue[:120, :150]
+    whole = _tiled(image, model, tile=(130, 160))
+    statistics = freeze_statistics(model, image, tile=64, normalize="none")
+    assert _apart(_tiled(image, model, tile=64), whole) > 0.1
+    assert _apart(_tiled(image, model.with_statistics(statistics), tile=50), whole) < SAME
+
+
+def test_the_real_network(real_models, real_images) -> None:
+    network = real_networks.covid_instancenorm().eval()
+    folder = real_models / "unet2d_covid_if_instancenorm"
+    network.load_state_dict(load_file(folder / "state_dict.safetensors"))
+    image = zscore(tifffile.imread(real_images / "nuclei_2d.tif"))[:352, :352]
+    model, whole = as_model(network), _whole(network, image)
+    assert _apart(_tiled(image, model, tile=192), whole) > 0.1
+    statistics = freeze_statistics(model, image, tile=192, normalize="none")
+    assert {layer.name for layer in statistics.layers} == {n.name for n in model.audit.layers}
+    fixed = model.with_statistics(statistics)
+    assert _apart(_tiled(image, fixed, tile=192), whole) < SAME
+    curves = [
+        measure_seams(image, one, tile=192, overlap=128, normalize="none").curve
+        for one in (model, fixed)
+    ]
+    reach = max(max(side) for side in model.reach.convolutional)
+    assert curves[0].max_dist[reach] > 0.1 * whole.std()
+    assert curves[1].max_dist[reach] < SAME * whole.std()
+    assert curves[1].max_dist[0] > 0.1 * whole.std()
+
+
+# -- in which order, and where tiles wait
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(2)
+    return as_model(networks.UNet(2, 2, norm="instance").eval())
+
+
+def _same_numbers(one, other):
+    assert [layer.call for layer in one.layers] == [layer.call for layer in other.layers]
+    return all(
+        np.array_equal(a.mean, b.mean) and np.array_equal(a.var, b.var)
+        for a, b in zip(one.layers, other.layers, strict=True)
+    )
+
+
+def test_where_tiles_wait_changes_nothing_but_the_cost(tissue, small) -> None:
+    image = open_image(tissue[:160, :160])
+    settings = Settings(tile=96, normalize="none")
+    in_memory = plan_freeze(small, image, "exact", settings)
+    assert in_memory.in_memory == in_memory.tiles > 4
+    waiting = (in_memory.memory - in_memory.plan.bytes_per_tile) // in_memory.tiles
+    room = in_memory.plan.bytes_per_tile + 2 * waiting + waiting // 2
+    on_disk = plan_freeze(small, image, "exact", settings, memory=room)
+    anew = plan_freeze(small, image, "exact", settings, memory=room, disk=waiting + 9)
+    assert (on_disk.in_memory, on_disk.recomputed) == (2, 0)
+    assert (anew.in_memory, anew.on_disk, anew.recomputed) == (2, 1, anew.tiles - 3)
+    assert in_memory.passes == on_disk.passes <= 1 < anew.passes < 5
+    expected = carry_out(in_memory, small, image)
+    assert _same_numbers(carry_out(on_disk, small, image), expected)
+    assert _same_numbers(carry_out(anew, small, image), expected)
+    assert "begin anew" in anew.sentence
+    assert "on disk" in on_disk.sentence
+
+
+def test_waiting_takes_as_much_memory_as_planned(tissue, small, monkeypatch) -> None:
+    image = open_image(tissue[:160, :160])
+    plan = plan_freeze(small, image, "exact", Settings(tile=96, normalize="none"))
+    held: dict[int, int] = {}
+    largest = [0]
+
+    def put(self, number, paused, put=seamscope.repair._WaitingRoom.put):
+        put(self, number, paused)
+        held[number] = paused.nbytes
+        largest[0] = max(largest[0], sum(held.values()))
+
+    monkeypatch.setattr(seamscope.repair._WaitingRoom, "put", put)
+    carry_out(plan, small, image)
+    assert largest[0] == pytest.approx(plan.memory - plan.plan.bytes_per_tile, rel=0.2)
+
+
+def test_interrupted_and_taken_up_again(tissue, small, tmp_path) -> None:
+    image, partial = tissue[:160, :160], tmp_path / "partial"
+    expected = freeze_statistics(small, image, tile=96, normalize="none")
+    seen: list[tuple[int, int]] = []
+
+    def progress(done, total):
+        seen.append((done, total))
+
+    def freeze(**more):
+        return freeze_statistics(
+            small, image, tile=96, normalize="none", partial=partial, on_progress=progress, **more
+        )
+
+    with pytest.raises(InterruptedError):
+        freeze(cancelled=lambda: len(seen) > 40)
+    assert len(seen) == 41
+    done = Statistics.load(partial)
+    assert 0 < len(done.layers) < len(expected.layers)
+    seen.clear()
+    assert _same_numbers(freeze(), expected)
+    assert len(seen) == seen[0][1] - len(done.layers) * (seen[0][1] // len(expected.layers))
+    assert not partial.exists()
+
+
+def test_a_partial_file_of_another_task_is_not_believed(tissue, small, tmp_path) -> None:
+    image, partial = tissue[:160, :160], tmp_path / "partial"
+    other = freeze_statistics(small, tissue[8:168, :160] * 3, tile=64, normalize="none")
+    other.save(partial)
+    found = freeze_statistics(small, image, tile=96, normalize="none", partial=partial)
+    assert _same_numbers(found, freeze_statistics(small, image, tile=96, normalize="none"))
+
+
+def test_freezing_and_using_change_nothing_in_the_network(tissue) -> None:
+    network = _mixture(4)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    model = as_model(network)
+    fixed = model.with_statistics(
+        freeze_statistics(model, tissue[:128, :128], tile=96, normalize="none")
+    )
+    _tiled(tissue[:128, :128], fixed, tile=96)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert not model.reach.bounded
+    assert model.statistics is None
+
+
+# -- a pass that stops
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("scripted", [False, True])
+@pytest.mark.parametrize("spilled", [False, True])
+def test_a_pass_that_stops_gives_what_an_uninterrupted_one_gives(
+    scripted, spilled, tmp_path
+) -> None:
+    torch.manual_seed(1)
+    network = Everything().eval()
+    x = torch.randn(1, 1, 32, 32)
+    with torch.no_grad():
+        expected = network(x)
+    pausable = PausableNetwork(torch.jit.script(network) if scripted else network)
+    for _ in range(2):  # the second one finds the operations known
+        paused = pausable.begin(x.clone())
+        seen = []
+        for stop in range(10):
+            paused = pausable.advance(paused, stop, lambda call: None, seen.append)
+            if spilled:
+                paused.spill(tmp_path / "paused")
+                assert paused.nbytes == 0
+                paused.fetch(tmp_path / "paused")
+        assert [call.number for call in seen] == list(range(10))
+        assert torch.equal(pausable.finish(paused, lambda call: None), expected)
+
+
+def test_a_network_that_takes_another_way_is_told() -> None:
+    class Fickle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.InstanceNorm2d(1)
+            self.calls = 0
+
+        def forward(self, x):
+            self.calls += 1
+            x = x.relu() if self.calls % 2 else x.sigmoid()
+            return self.norm(x)
+
+    pausable = PausableNetwork(Fickle())
+    paused = pausable.advance(pausable.begin(torch.ones(1, 1, 4, 4)), 0, lambda call: None)
+    with pytest.raises(ModelError, match="another way"):
+        pausable.finish(paused, lambda call: None)
+
+
+# -- local statistics
+
+
+def _local_by_hand(network, image, cell):
+    """Cells pooled over their neighbours and interpolated, on the whole image at once."""
+
+    def pooled(values):
+        weight = torch.ones(1, 1, 3, 3, dtype=torch.float64)
+        return F.conv2d(values.transpose(0, 1), weight, padding=1).transpose(0, 1)
+
+    def answer(call):
+        size = cell * call.space[0] // image.shape[0]
+        x = call.features.double()
+        n = pooled(torch.ones_like(F.avg_pool2d(x, size)))
+        mean = pooled(F.avg_pool2d(x, size)) / n
+        var = pooled(F.avg_pool2d(x * x, size)) / n - mean**2
+        up = [F.interpolate(m, call.space, mode="bilinear") for m in (mean, var)]
+        return seamscope.calls.Moments(*(u.float() for u in up))
+
+    x = torch.from_numpy(image)[None, None]
+    return Normalizations(answer).run(network, x)[0].numpy()
+
+
+def test_local_statistics_do_not_depend_on_the_tiling(tissue, small) -> None:
+    image = np.ascontiguousarray(tissue[:256, :256])
+    expected = _local_by_hand(small.module, image, 64)
+    predictions = []
+    for freezing, predicting in ((96, 128), (80, 112), (256, 256)):
+        statistics = freeze_statistics(
+            small, image, "local", tile=freezing, cell=64, normalize="none"
+        )
+        fixed = small.with_statistics(statistics)
+        predictions.append(_tiled(image, fixed, tile=predicting, batch=2))
+        assert _apart(predictions[-1], expected) < SAME
+    assert _apart(_whole(small, image), expected) > 0.1  # they are no global ones
+
+
+def test_local_statistics_belong_to_their_image(tissue, small) -> None:
+    image = tissue[:128, :128]
+    statistics = freeze_statistics(small, image, "local", cell=32, normalize="none")
+    fixed = small.with_statistics(statistics)
+    with pytest.raises(SettingsError, match="local statistics belong to places"):
+        seamscope.predict(tissue[:128, :160], fixed, normalize="none")
+
+
+def test_cells_as_large_as_the_image_are_exact(tissue, small) -> None:
+    image = tissue[:128, :160]
+    local = freeze_statistics(small, image, "local", cell=160, tile=96, normalize="none")
+    assert _same_numbers(local, freeze_statistics(small, image, tile=96, normalize="none"))
+
+
+# -- sampled statistics
+
+
+def test_a_sample_of_all_tiles_is_nearly_exact_and_of_few_is_told_to_be_off(tissue, small) -> None:
+    image = np.ascontiguousarray(tissue[:320, :320])
+    whole = _whole(small, image)
+
+    def off(tiles):
+        found = freeze_statistics(small, image, "sampled", tile=96, tiles=tiles, normalize="none")
+        fixed = small.with_statistics(found)
+        away = np.abs(_tiled(image, fixed, tile=96) - whole).mean()
+        return away, found.about["distance"]["mean_difference"]
+
+    few, estimated = off(8)
+    assert 0.2 < estimated / few < 5
+    more, _ = off(36)
+    assert more < few
+    # every pixel would have to count once for more than that
+    assert more < 0.05 * whole.std()
+
+
+# -- files and refusals
+
+
+def test_statistics_survive_their_file(tissue, small, tmp_path) -> None:
+    image = tissue[:128, :128]
+    for how in ("exact", "local"):
+        made = freeze_statistics(small, image, how, cell=32, tile=96, normalize="none")
+        made.save(tmp_path / how)
+        read = Statistics.load(tmp_path / how)
+        assert _same_numbers(read, made)
+        for one, other in zip(read.layers, made.layers, strict=True):
+            assert (one.name, one.kind, one.pitch, one.scale) == (
+                other.name,
+                other.kind,
+                other.pitch,
+                other.scale,
+            )
+            assert np.array_equal(one.count, other.count)
+        assert (read.about, read.image_shape, read.how) == (made.about, made.image_shape, how)
+        small.with_statistics(read)
+
+
+def test_what_does_not_fit_is_refused_in_a_sentence(tissue, small, tmp_path) -> None:
+    image = tissue[:128, :128]
+    statistics = freeze_statistics(small, image, tile=96, normalize="none")
+    other = as_model(networks.UNet(2, 2, norm="instance").eval())
+    with pytest.raises(SettingsError, match="made for the network UNet"):
+        other.with_statistics(statistics)
+    with pytest.raises(SettingsError, match="Nothing to freeze"):
+        freeze_statistics(networks.UNet(2, 1, norm="batch").eval(), image)
+    with pytest.raises(SettingsError, match="choose exact, local"):
+        freeze_statistics(small, image, "quick")
+    with pytest.raises(SettingsError, match="Cell 0"):
+        freeze_statistics(small, image, "local", cell=0)
+    damaged = tmp_path / "damaged"
+    statistics.save(damaged)
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="no statistics that can be used"):
+        Statistics.load(damaged)
+    (tmp_path / "text").write_text("not numbers")
+    with pytest.raises(ModelError, match="no statistics that can be used"):
+        Statistics.load(tmp_path / "text")
+    with pytest.raises(ModelError, match="There is no file"):
+        Statistics.load(tmp_path / "nothing")
+
+
+def test_a_fixed_network_is_measured_as_what_it_is(tissue, small) -> None:
+    """What `with_statistics` takes over is what probing it would find."""
+    statistics = freeze_statistics(small, tissue[:128, :128], tile=96, normalize="none")
+    fixed = small.with_statistics(statistics)
+    fresh = as_model(fixed.module)
+    assert fixed.reach == fresh.reach
+    assert fixed.facts.lattice == fresh.facts.lattice
+    assert not fixed.facts.statistics
+    assert not fresh.facts.statistics
+    assert "Seamless with halo 22" in fixed.describe()
+
+
+def test_statistics_of_another_image_can_be_used(tissue, small) -> None:
+    statistics = freeze_statistics(small, tissue[:160, :160], tile=96, normalize="none")
+    fixed = small.with_statistics(statistics)
+    image = tissue[500:740, 300:500]
+    one, two = (_tiled(image, fixed, tile=tile) for tile in (96, 128))
+    assert _apart(one, two) < SAME
+
+
+def test_frames_are_taken_together_or_chosen(tissue, small) -> None:
+    stack = np.stack([tissue[:128, :128], tissue[500:628, 500:628]])
+    settings = {"axes": "tyx", "tile": 96, "normalize": "none"}
+    both = freeze_statistics(small, stack, **settings)
+    second = freeze_statistics(small, stack, area={"t": (1, 2)}, **settings)
+    alone = freeze_statistics(small, stack[1], tile=96, normalize="none")
+    assert _same_numbers(second, alone)
+    assert both.layers[0].count.sum() == 2 * alone.layers[0].count.sum()
