@@ -97,7 +97,9 @@ class SeamPicture:
     channel
         For the mismatch of one channel; by default the largest of all.
     width
-        Of the band, in output pixels.
+        Of the band, in output pixels; at least `step`, so that no seam is lost.
+    step
+        Of the last two axes only every so-manieth pixel, for looking from afar.
 
     Attributes
     ----------
@@ -112,16 +114,24 @@ class SeamPicture:
         measure: Measure = "mismatch",
         channel: int | None = None,
         width: int = 4,
+        step: int = 1,
     ) -> None:
         plan = report.plan
+        self._steps = [step if len(plan.area) - a <= 2 else 1 for a in range(len(plan.area))]
         self._plan = plan
         self._of = of
-        self._half = max(1, width // 2)
+        self._half = max(1, max(width, step) // 2)
         self._values = {
             frame: _values_of(table, measure, channel) for frame, table in report.tables.items()
         }
         frames = tuple(stop - start for start, stop in plan.frame_ranges)
-        self.shape = (*frames, *(part.stop - part.start for part in plan.area))
+        self.shape = (
+            *frames,
+            *(
+                -(-(part.stop - part.start) // n)
+                for part, n in zip(plan.area, self._steps, strict=True)
+            ),
+        )
         self.ndim = len(self.shape)
         self.dtype = np.dtype(np.float32)
 
@@ -157,12 +167,26 @@ class SeamPicture:
         return np.asarray(picture[single])
 
     def _frame(self, values: Array, chosen: Sequence[Array]) -> Array:
-        pixels = [c + part.start for c, part in zip(chosen, self._plan.area, strict=True)]
-        cores = [_core_of(axis, p) for axis, p in zip(self._plan.grid.axes, pixels, strict=True)]
+        """One frame: computed for one pixel of each kind along each axis, then spread out."""
+        pixels = [
+            (c * n + n // 2).clip(max=part.stop - part.start - 1) + part.start
+            for c, n, part in zip(chosen, self._steps, self._plan.area, strict=True)
+        ]
+        alike = [_alike(axis, p, self._half) for axis, p in zip(self._axes, pixels, strict=True)]
+        few = [
+            p[np.unique(kind, return_index=True)[1]] for p, kind in zip(pixels, alike, strict=True)
+        ]
+        picture = self._few(values, few)
+        for axis in reversed(range(picture.ndim)):  # the last one first, then whole rows
+            picture = picture.take(alike[axis], axis)
+        return picture
+
+    def _few(self, values: Array, pixels: Sequence[Array]) -> Array:
+        cores = [_core_of(axis, p) for axis, p in zip(self._axes, pixels, strict=True)]
         if self._of == "tiles":
             return np.nan_to_num(tile_values(values)[np.ix_(*cores)])
-        picture = np.zeros(tuple(map(len, chosen)), np.float32)
-        for axis, (tiling, p) in enumerate(zip(self._plan.grid.axes, pixels, strict=True)):
+        picture = np.zeros(tuple(map(len, pixels)), np.float32)
+        for axis, (tiling, p) in enumerate(zip(self._axes, pixels, strict=True)):
             lower, near = _nearest_seam(tiling, p, self._half)
             if not near.any():
                 continue
@@ -173,6 +197,29 @@ class SeamPicture:
             band = np.nan_to_num(values[axis][np.ix_(*tiles)])
             picture[np.ix_(*rows)] = np.maximum(picture[np.ix_(*rows)], band)
         return picture
+
+    @property
+    def _axes(self) -> tuple[AxisTiling, ...]:
+        return self._plan.grid.axes
+
+
+def pyramid(
+    report: SeamReport,
+    of: Literal["borders", "tiles"],
+    measure: Measure = "mismatch",
+    channel: int | None = None,
+    most: int = 1 << 20,
+) -> list[SeamPicture]:
+    """A `SeamPicture` at falling resolution, until a plane of it has no more than `most` pixels.
+
+    So that a window computes no more than it can show.
+    """
+    levels = [SeamPicture(report, of, measure, channel)]
+    step = 1
+    while math.prod(levels[-1].shape[-2:]) > most:
+        step *= 4
+        levels.append(SeamPicture(report, of, measure, channel, step=step))
+    return levels
 
 
 def tile_values(values: Array) -> Array:
@@ -201,6 +248,13 @@ def _values_of(table: Array, measure: Measure, channel: int | None) -> Array:
     # a border without any class is agreement, one that was not measured is nothing
     agreed = np.where(np.isfinite(table[..., 0]), 0, np.nan)
     return np.asarray(np.where(known.any(-1), largest, agreed), np.float32)
+
+
+def _alike(axis: AxisTiling, pixels: Array, half: int) -> Array:
+    """Numbers 0, 1, 2 ... for pixels of an axis; the same for neighbours in the same picture."""
+    lower, near = _nearest_seam(axis, pixels, half)
+    kinds = np.stack([_core_of(axis, pixels), np.where(near, lower, -1)])
+    return np.r_[0, np.cumsum((np.diff(kinds) != 0).any(0))]
 
 
 def _core_of(axis: AxisTiling, pixels: Array) -> Array:
@@ -302,4 +356,12 @@ def _blocks(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
         yield tuple(slice(c, min(c + s, n)) for c, s, n in zip(corner, steps, shape, strict=True))
 
 
-__all__ = ["PIXEL_CHANNELS", "HeatmapFile", "Measure", "PixelMaps", "SeamPicture", "tile_values"]
+__all__ = [
+    "PIXEL_CHANNELS",
+    "HeatmapFile",
+    "Measure",
+    "PixelMaps",
+    "SeamPicture",
+    "pyramid",
+    "tile_values",
+]

@@ -27,7 +27,7 @@ import psutil
 
 from seamscope.errors import OutputError, SettingsError
 from seamscope.plan import Plan
-from seamscope.seams import Array, Frame, HaloRay
+from seamscope.seams import Array, Border, Frame, HaloRay
 from seamscope.stitching import canvas
 from seamscope.tiling import Slices, Tile
 
@@ -57,6 +57,40 @@ class Opinion:
     values: Array
     distance: int | None
     kept: bool
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """What two neighbours predict around a pixel of their border, on a plane across it.
+
+    Attributes
+    ----------
+    region
+        Output pixels, for all spatial axes; one pixel thick along those that are not shown.
+    plane
+        The two axes shown, ascending.
+    seam
+        Where the plane is cut: which of the two axes, and pixels from the region's corner.
+    lower, upper
+        ``(C, H, W)`` float32; NaN where that tile predicts nothing.
+    """
+
+    region: Slices
+    plane: tuple[int, int]
+    seam: tuple[int, int]
+    lower: Array
+    upper: Array
+
+    @property
+    def apart(self) -> Array:
+        """Distance of both ``(C, H, W)``; NaN where only one predicts."""
+        return np.abs(self.lower - self.upper)
+
+    @property
+    def channel(self) -> int:
+        """Channel in which they differ most."""
+        peaks = np.nan_to_num(self.apart).reshape(len(self.lower), -1).max(1, initial=0)
+        return int(peaks.argmax())
 
 
 class Opinions:
@@ -182,6 +216,40 @@ class Opinions:
             found.append(Opinion(index, values, self._distance(index, local), kept))
         return sorted(found, key=lambda opinion: not opinion.kept)
 
+    def beside(
+        self, border: Border, side: int = 128, plane: tuple[int, int] | None = None
+    ) -> SideBySide:
+        """What both tiles of a border predict around its worst pixel.
+
+        Parameters
+        ----------
+        border
+            As a `seamscope.seam_report.SeamReport` of the same run has it.
+        side
+            Pixels of the picture along each axis; less at the image's border.
+        plane
+            Spatial axes to show, ascending; by default, and where the seam would not be cut, the
+            seam's own axis and the last other one.
+        """
+        others = [a for a in range(len(self.plan.area)) if a != border.axis]
+        if plane is None or border.axis not in plane:
+            plane = (min(border.axis, others[-1]), max(border.axis, others[-1]))
+        seam = self._tiles[border.lower].core[border.axis].stop
+        region = []
+        for a, (worst, part) in enumerate(zip(border.worst, self.plan.area, strict=True)):
+            width = side if a in plane else 1
+            if a == border.axis:  # however far from the seam the worst pixel is
+                width = max(width, 2 * abs(worst - seam) + 8)
+            start = max(min(worst - width // 2, part.stop - width), part.start)
+            region.append(slice(start, min(start + width, part.stop)))
+        flat = tuple(slice(None) if a in plane else 0 for a in range(len(region)))
+        views = [
+            self.window(index, tuple(region), border.frame)[:, *flat]
+            for index in (border.lower, border.upper)
+        ]
+        cut = plane.index(border.axis), seam - region[border.axis].start
+        return SideBySide(tuple(region), plane, cut, *views)
+
     def _seeing(self, pixel: Sequence[int]) -> Iterator[list[int]]:
         grid = self.plan.grid
         for axis, size, p in zip(grid.axes, grid.prediction_shape, pixel, strict=True):
@@ -269,6 +337,11 @@ class Restitched:
         self._cuts = opinions.cuts(distance)
         self._fill(plan.area, self._cuts)
 
+    def turn_to(self, frame: Frame) -> None:
+        """Show another frame."""
+        self._frame = frame
+        self._fill(self._area, self._cuts)
+
     def move(self, distance: int) -> None:
         """Cut all seams at another border distance."""
         cuts = self._opinions.cuts(distance)
@@ -318,4 +391,4 @@ def _pixels(plan: Plan) -> int:
     return math.prod(plan.grid.prediction_shape)
 
 
-__all__ = ["Opinion", "Opinions", "Restitched"]
+__all__ = ["Opinion", "Opinions", "Restitched", "SideBySide"]

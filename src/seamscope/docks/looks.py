@@ -144,3 +144,17 @@ def duration(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def figure(value: float) -> str:
+    """A measured number, two digits of it; exact zeros are told apart."""
+    if value == 0:
+        return "0"
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "–"
+    return f"{value:.2g}"
+
+
+def colored(text: str, color: str) -> str:
+    """Text in a colour."""
+    return f'<span style="color: {color}">{text}</span>'

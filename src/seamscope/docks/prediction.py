@@ -74,6 +74,7 @@ _TRIAL_DELAY_MS = 600
 _FOLLOW_MS = 100
 _HALO_MOST = 256
 _SEAMS = {"auto": "all"}
+_LITTLE_MORE = 1.05  # times as many tiles
 
 
 class PredictionDock(QWidget):
@@ -384,12 +385,18 @@ class PredictionDock(QWidget):
         self._session.tell(self.model, self.layer, self._asked, self.plan)
 
     def _with_seams(self, plan: Plan) -> Plan:
-        """Let all overlaps be measured where what is kept of them fits, else a sample."""
-        if self.options.seams.value() == "auto" and not Evidence.fits(plan):
+        """Let all overlaps be measured where what is kept of them fits, else a sample.
+
+        And let them be a little wider than the halo needs, so that something is left to compare;
+        where nobody asked for all tiles, only if that costs next to nothing.
+        """
+        auto = self.options.seams.value() == "auto"
+        if auto and not Evidence.fits(plan):
             return dataclasses.replace(plan, settings=plan.settings.but(seams="sample"))
         if plan.settings.seams != "all" or plan.blends or self.model is None or self.image is None:
             return plan
-        return measurable(plan, self._asked, self.model, self.image)
+        wider = measurable(plan, self._asked, self.model, self.image)
+        return plan if auto and wider.tiles > _LITTLE_MORE * plan.tiles else wider
 
     def _show_nothing(self) -> None:
         """There is no image."""

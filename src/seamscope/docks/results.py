@@ -67,7 +67,7 @@ class Run:
     def title(self) -> str:
         """Name of its result."""
         tile = " × ".join(map(str, _shortest(self.plan.grid.tile_shape)))
-        return f"{self.prefix}{self.layer.name} · {self.model.name} · tile {tile}"
+        return f"{self.layer.name} · {self.model.name} · tile {tile}"
 
 
 def _shortest(values: Sequence[int]) -> Sequence[int]:
@@ -161,10 +161,24 @@ class ResultLayers:
     def _add(self) -> list[Layer]:
         if self._labels:
             return [self._add_labels()]
+        return [
+            self._add_image(None, self._run.title, faded("magma"))
+            if channel is None
+            else self._add_channel(channel)
+            for channel in self._channels
+        ]
+
+    @property
+    def _channels(self) -> list[int | None]:
+        """Channel of each layer; None for what is one layer as a whole."""
         count = self._run.plan.out_channels
-        if 1 < count <= _MOST_LAYERS:
-            return [self._add_channel(i) for i in reversed(range(count))]
-        return [self._add_image(None, self._run.title, faded("magma"))]
+        return [*reversed(range(count))] if 1 < count <= _MOST_LAYERS else [None]
+
+    def turn_to(self, run: Run) -> None:
+        """Lie where the result of another run lies, one of the same shape and array."""
+        self._run = run
+        for layer, channel in zip(self.layers, self._channels, strict=True):
+            layer.translate = self._placed(channel)[1]["translate"]
 
     def _add_channel(self, index: int) -> Layer:
         model = self._run.model
@@ -178,7 +192,7 @@ class ResultLayers:
         array, place = self._placed(channel)
         return self._viewer.add_image(
             array,
-            name=name,
+            name=self._run.prefix + name,
             colormap=colormap,
             blending="translucent_no_depth",
             opacity=_OPACITY,

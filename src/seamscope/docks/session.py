@@ -19,6 +19,7 @@ from qtpy.QtCore import QObject, Signal
 from seamscope.docks.results import Run
 from seamscope.model import Model
 from seamscope.plan import Plan, Settings
+from seamscope.tiling import Sides
 
 _sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
 
@@ -40,6 +41,9 @@ class Session(QObject):
     ----------
     model, layer, settings, plan
         What the prediction dock shows; None where there is none.
+    effective
+        Halo ``((before, after), ...)`` that holds most of the network's gradient, where somebody
+        measured it; set it by `tell_effective`.
     turn
         Held by whoever uses a network, one thread at a time.
     """
@@ -54,6 +58,7 @@ class Session(QObject):
         self.layer: ImageLayer | None = None
         self.settings: Settings | None = None
         self.plan: Plan | None = None
+        self.effective: tuple[Sides, ...] | None = None
         self.turn = threading.Lock()
         self._runs: WeakKeyDictionary[Layer, Run] = WeakKeyDictionary()
 
@@ -75,7 +80,14 @@ class Session(QObject):
         """Say what the prediction dock shows now."""
         told = model, layer, settings, plan
         if told != (self.model, self.layer, self.settings, self.plan):
+            self.effective = self.effective if model is self.model else None
             self.model, self.layer, self.settings, self.plan = told
+            self.changed.emit()
+
+    def tell_effective(self, halo: tuple[Sides, ...] | None) -> None:
+        """Say what the effective reach of the network is."""
+        if halo != self.effective:
+            self.effective = halo
             self.changed.emit()
 
     def want_halo(self, halo: Any, overlap: Any = None) -> None:
@@ -87,6 +99,15 @@ class Session(QObject):
         for layer in layers:
             self._runs[layer] = run
         self.run_ended.emit(run)
+
+    def layers_of(self, run: Run) -> list[Layer]:
+        """Return the layers that show a run."""
+        return [layer for layer, own in self._runs.items() if own is run]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs that some layer still shows, the first one first; also layers taken out."""
+        return list(dict.fromkeys(self._runs.values()))
 
     def run_of(self, layer: Layer | None) -> Run | None:
         """Return the run that a layer shows, if it was made in this session."""

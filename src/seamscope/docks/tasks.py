@@ -1,4 +1,4 @@
-"""What goes on in the worker's thread: loading, timing, predicting.
+"""What goes on in the worker's thread: loading, timing, predicting, inquiring.
 
 Knows the engine and a `Reporter`. Does not know Qt: nothing here may touch a widget or a layer.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from seamscope.inference import Event, prepare, run, time_one_tile
 from seamscope.loaders import load_model
 from seamscope.model import Model, as_model
 from seamscope.plan import Plan, Settings, resolve
+from seamscope.seams import Border
 
 _TRIAL_SIDE = {1: 4096, 2: 256, 3: 64}
 
@@ -125,3 +126,41 @@ class Predict:
             cancelled=reporter.cancelled,
             measuring=reporter.tell,
         )
+
+
+@dataclass(frozen=True)
+class Inquire:
+    """Ask for a diagnosis or a certificate: experiments that take some forward passes.
+
+    Parameters
+    ----------
+    question
+        `seamscope.diagnosis.diagnose` or `seamscope.certificate.certify`.
+    model, image, settings
+        What about.
+    worst
+        The worst borders, worst first.
+    turn
+        Held while the network is used.
+    """
+
+    question: Callable[..., Any]
+    model: Model
+    image: Image
+    settings: Settings
+    worst: Sequence[Border]
+    turn: threading.Lock
+
+    def __call__(self, reporter: Reporter) -> Any:
+        """Return the answer; None where it was stopped. Tells pairs: passes done, and to do."""
+        with _held(self.turn, reporter) as held, contextlib.suppress(InterruptedError):
+            if held:
+                return self.question(
+                    self.image,
+                    self.model,
+                    self.settings,
+                    worst=self.worst,
+                    cancelled=reporter.cancelled,
+                    on_progress=lambda done, total: reporter.tell((done, total)),
+                )
+        return None

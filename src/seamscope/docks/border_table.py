@@ -1,0 +1,168 @@
+"""The worst borders, in a table that is sorted by any of its columns.
+
+Knows borders and how they are told in a row. Does not know where they lie on the screen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel, Qt, Signal
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
+
+from seamscope.docks.looks import figure
+from seamscope.seam_report import SeamReport
+from seamscope.seams import Border
+
+_SORTED_BY = Qt.ItemDataRole.UserRole
+
+
+class _Column(NamedTuple):
+    name: str
+    tip: str
+    value: Callable[[Border], Any]
+    text: Callable[[Border], str]
+
+
+def tiles_of(border: Border) -> str:
+    """The two tiles: ``3, 4 | 3, 5``."""
+    return f"{_index(border.lower)} | {_index(border.upper)}"
+
+
+def mismatch_of(border: Border) -> float:
+    """Largest soft mismatch of its channels; 0 where all are absent."""
+    return max((m for m in border.soft if m is not None), default=0.0)
+
+
+def _index(index: Sequence[int]) -> str:
+    return ", ".join(map(str, index))
+
+
+_TILES = _Column(
+    "Tiles", "Row and column of both tiles, counted from 0.",
+    lambda b: (b.frame, b.lower, b.axis), tiles_of,
+)  # fmt: skip
+_FRAME = _Column(
+    "Frame", "Time point or the like.", lambda b: b.frame, lambda b: _index(b.frame)
+)  # fmt: skip
+_NUMBERS = (
+    _Column(
+        "Largest", "Largest distance of both predictions where both tiles are trusted.",
+        lambda b: b.max_dist, lambda b: figure(b.max_dist),
+    ),
+    _Column("Mean", "Mean distance there.", lambda b: b.mean_dist, lambda b: figure(b.mean_dist)),
+    _Column(
+        "1 − Dice", "Of the channel that agrees least (soft).", mismatch_of,
+        lambda b: figure(mismatch_of(b)),
+    ),
+)  # fmt: skip
+
+
+class BorderModel(QAbstractTableModel):
+    """One row for each border of a report."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.borders: Sequence[Border] = ()
+        self._columns: tuple[_Column, ...] = (_TILES, *_NUMBERS)
+
+    def show_report(self, report: SeamReport | None) -> None:
+        """Show other borders."""
+        self.beginResetModel()
+        self.borders = report.borders if report is not None else ()
+        frames = report is not None and report.plan.frames > 1
+        self._columns = (_TILES, *(_FRAME,) * frames, *_NUMBERS)
+        self.endResetModel()
+
+    def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
+        """Qt asks."""
+        return 0 if parent is not None and parent.isValid() else len(self.borders)
+
+    def columnCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
+        """Qt asks."""
+        return 0 if parent is not None and parent.isValid() else len(self._columns)
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """Qt asks."""
+        column, border = self._columns[index.column()], self.borders[index.row()]
+        if role == Qt.ItemDataRole.DisplayRole:
+            return column.text(border)
+        if role == _SORTED_BY:
+            return column.value(border)
+        if role == Qt.ItemDataRole.TextAlignmentRole and column in _NUMBERS:
+            return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+        return None
+
+    def headerData(  # noqa: N802
+        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
+    ) -> Any:
+        """Qt asks."""
+        if orientation == Qt.Orientation.Vertical:
+            return section + 1 if role == Qt.ItemDataRole.DisplayRole else None
+        if role == Qt.ItemDataRole.DisplayRole:
+            return self._columns[section].name
+        return self._columns[section].tip if role == Qt.ItemDataRole.ToolTipRole else None
+
+
+class _Sorted(QSortFilterProxyModel):
+    def lessThan(self, left: QModelIndex, right: QModelIndex) -> bool:  # noqa: N802
+        model = self.sourceModel()
+        first, second = model.data(left, _SORTED_BY), model.data(right, _SORTED_BY)
+        if isinstance(first, float):  # what is not a number is least of all
+            first, second = (-math.inf if math.isnan(v) else v for v in (first, second))
+        return bool(first < second)
+
+
+class BorderTable(QTableView):
+    """The worst borders; arrow keys walk through them.
+
+    Signals
+    -------
+    chosen : (Border)
+        Another row is current.
+    """
+
+    chosen = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._borders = BorderModel()
+        self._sorted = _Sorted()
+        self._sorted.setSourceModel(self._borders)
+        self.setModel(self._sorted)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setSortingEnabled(True)
+        self.setAlternatingRowColors(True)
+        self.setMinimumHeight(150)
+        self.setToolTip("Click a border, or walk with the arrow keys: the view goes there.")
+        rows = self.verticalHeader()
+        rows.setVisible(False)
+        rows.setDefaultSectionSize(rows.fontMetrics().height() + 6)
+        self.selectionModel().currentRowChanged.connect(self._current_changed)
+
+    def show_report(self, report: SeamReport | None) -> None:
+        """Show the borders of a report, worst first; none is chosen."""
+        self._borders.show_report(report)
+        self._sorted.invalidate()
+        numbers = self._borders.columnCount() - len(_NUMBERS)
+        self.sortByColumn(numbers, Qt.SortOrder.DescendingOrder)
+        header = self.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
+
+    @property
+    def border(self) -> Border | None:
+        """The border that is chosen."""
+        index = self._sorted.mapToSource(self.currentIndex())
+        return self._borders.borders[index.row()] if index.isValid() else None
+
+    def choose(self, row: int) -> None:
+        """Choose what is shown in this row."""
+        self.setCurrentIndex(self._sorted.index(row, 0))
+
+    def _current_changed(self, current: QModelIndex, _: QModelIndex) -> None:
+        if current.isValid():
+            self.chosen.emit(self.border)

@@ -1,0 +1,242 @@
+"""Where tiles disagree, as layers over the image, and a legend for them.
+
+Knows colours, contrast and placing of these layers. Does not know how the pictures are computed
+(see `seamscope.heatmaps`), or which controls ask for them.
+
+Colours are transparent where tiles agree, so that image and prediction stay to be seen. Layers are
+taken over by the next run and hidden where they are not wanted, never removed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from napari.layers import Image as ImageLayer
+from napari.utils import Colormap
+from qtpy.QtCore import QRect, Qt
+from qtpy.QtGui import QColor, QImage, QPainter
+from qtpy.QtWidgets import QSizePolicy, QWidget
+
+from seamscope.docks.looks import figure
+from seamscope.docks.results import Run, faded, placed
+from seamscope.heatmaps import Measure, pyramid
+from seamscope.seam_report import SeamReport
+
+Kind = Literal["pixels", "borders", "tiles"]
+
+TITLES: dict[Kind, str] = {
+    "pixels": "disagreement per pixel",
+    "borders": "disagreement per seam",
+    "tiles": "disagreement per tile",
+}
+_COLORS: dict[Kind, str] = {"pixels": "inferno", "borders": "plasma", "tiles": "viridis"}
+_OPACITY: dict[Kind, float] = {"pixels": 1.0, "borders": 1.0, "tiles": 0.6}
+_UNITS = {
+    "probabilities": "difference in probability",
+    "logits": "difference of logits",
+    "embeddings": "Euclidean distance",
+    "labels": "class differs (1) or not (0)",
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a heat map shows.
+
+    Attributes
+    ----------
+    measure
+        For pixels the first two only.
+    channel
+        For the mismatch; None for the largest of all.
+    """
+
+    measure: Measure
+    channel: int | None = None
+
+
+def unit_of(report: SeamReport, measure: Measure) -> str:
+    """What the numbers of a heat map are."""
+    if measure == "mismatch":
+        return "1 − Dice (soft)"
+    start = {"max_dist": "largest", "mean_dist": "mean"}[measure]
+    return f"{start} {_UNITS[report.kind]}"
+
+
+def limits_of(values: Any, report: SeamReport, measure: Measure) -> tuple[float, float]:
+    """Contrast limits: from what is noise to the largest value."""
+    finite = values[np.isfinite(values)]
+    high = float(finite.max(initial=0))
+    low = 0.0 if measure == "mismatch" else report.tolerance
+    if high > low:
+        return low, high
+    return low, (10 * low or 1.0)  # nothing but noise: nothing is seen
+
+
+class HeatLayers:
+    """One layer for each kind of heat map.
+
+    Parameters
+    ----------
+    viewer
+        They are added to it when first shown.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._layers: dict[tuple[Any, ...], ImageLayer] = {}
+
+    def layer(self, kind: Kind) -> ImageLayer | None:
+        """The layer of a kind that is in the viewer and seen, if any."""
+        own = (x for (k, *_), x in self._layers.items() if k == kind and self._present(x))
+        return next((layer for layer in own if layer.visible), None)
+
+    def show(self, kind: Kind, run: Run, wanted: Wanted) -> ImageLayer | None:
+        """Show a run's heat map; None where nothing of that kind is known.
+
+        Parameters
+        ----------
+        kind
+            Which picture.
+        run
+            Its plan is the one that was measured.
+        wanted
+            Which measure.
+        """
+        self.hide(kind)
+        found = _picture(kind, run, wanted)
+        if found is None:
+            return None
+        report = run.evidence.report
+        assert report is not None
+        levels, values = found
+        axes = run.plan.out_axes.replace("c", "")
+        arrays, place = zip(*(placed(level, run, axes) for level in levels), strict=True)
+        limits = limits_of(values, report, wanted.measure)
+        look = {"name": f"{TITLES[kind]} · {run.title}", "visible": True}
+        layer = self._taken_over(kind, arrays, place[0])
+        if layer is None:
+            layer = self._add(kind, arrays, place[0])
+        for name, value in look.items():
+            setattr(layer, name, value)
+        layer.contrast_limits_range = (0, max(limits[1], 1.0))
+        layer.contrast_limits = limits
+        layer.metadata["seamscope"] = {
+            "heatmap": kind, "measure": wanted.measure, "unit": unit_of(report, wanted.measure),
+            "axes": axes,
+        }  # fmt: skip
+        return layer
+
+    def hide(self, kind: Kind) -> None:
+        """Show nothing of this kind."""
+        for (own, *_), layer in self._layers.items():
+            if own == kind and self._present(layer):
+                layer.visible = False
+
+    def _present(self, layer: ImageLayer) -> bool:
+        return layer in self._viewer.layers
+
+    def _taken_over(self, kind: Kind, arrays: Any, place: dict[str, Any]) -> ImageLayer | None:
+        layer = self._layers.get(_key(kind, arrays, place))
+        if layer is None or not self._present(layer):
+            return None
+        layer.data = list(arrays) if layer.multiscale else arrays[0]
+        for name, value in place.items():
+            setattr(layer, name, value)
+        return layer
+
+    def _add(self, kind: Kind, arrays: Any, place: dict[str, Any]) -> ImageLayer:
+        chosen = set(self._viewer.layers.selection)
+        several = len(arrays) > 1
+        layer: ImageLayer = self._viewer.add_image(
+            list(arrays) if several else arrays[0],
+            multiscale=several,
+            colormap=heat_colors(kind),
+            contrast_limits=(0, 1),
+            blending="translucent_no_depth",
+            interpolation2d="nearest",
+            opacity=_OPACITY[kind],
+            **place,
+        )
+        self._viewer.layers.selection = chosen & set(self._viewer.layers)
+        self._layers[_key(kind, arrays, place)] = layer
+        return layer
+
+
+def _key(kind: Kind, arrays: Any, place: dict[str, Any]) -> tuple[Any, ...]:
+    """What a layer can be taken over for."""
+    return kind, arrays[0].ndim, len(arrays) > 1, tuple(sorted(place))
+
+
+def heat_colors(kind: Kind) -> Colormap:
+    """Colours of a kind, transparent at the lower end."""
+    return faded(_COLORS[kind])
+
+
+def _picture(kind: Kind, run: Run, wanted: Wanted) -> tuple[list[Any], Any] | None:
+    """Levels of resolution, and the values that contrast is taken from."""
+    report, maps = run.evidence.report, run.evidence.maps
+    if report is None or not report.measured:
+        return None
+    if kind != "pixels":
+        levels = pyramid(report, kind, wanted.measure, wanted.channel)
+        return [*levels], levels[0].values
+    if maps is None:
+        return None
+    number = ("max_dist", "mean_dist").index(wanted.measure)
+    array = maps.array[(slice(None),) * len(run.plan.frame_ranges) + (number,)]
+    peak = report.measures.max_dist if wanted.measure == "max_dist" else _peak(array)
+    return [array], np.array([peak])
+
+
+def _peak(array: Any) -> float:
+    """Nearly all values are below it; a sample is enough."""
+    step = max(1, round((array.size / 1e6) ** (1 / array.ndim)))
+    values = array[(slice(None, None, step),) * array.ndim]
+    known = values[values > 0]
+    return float(np.percentile(known, 99.9)) if known.size else 0.0
+
+
+class ColorBar(QWidget):
+    """A heat map's colours over black and over white, its limits, and what they mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kind: Kind = "pixels"
+        self.limits = (0.0, 1.0)
+        self.unit = ""
+        self.setMinimumHeight(2 * self.fontMetrics().height() + 6)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+
+    def show_scale(self, kind: Kind, limits: tuple[float, float], unit: str) -> None:
+        """Show the colours of a kind between these limits."""
+        self._kind, self.limits, self.unit = kind, limits, unit
+        self.setToolTip(f"{TITLES[kind]}: {unit}; transparent below {figure(limits[0])}")
+        self.update()
+
+    def paintEvent(self, event: Any) -> None:  # noqa: N802
+        """Draw it."""
+        painter = QPainter(self)
+        text = self.fontMetrics().height()
+        bar = QRect(0, 1, self.width(), self.height() - text - 3)
+        for ground, place in (("#000000", 0), ("#ffffff", 1)):
+            half = QRect(
+                bar.x(), bar.y() + place * bar.height() // 2, bar.width(), bar.height() // 2
+            )
+            painter.fillRect(half, QColor(ground))
+        painter.drawImage(bar, self._gradient())
+        below = QRect(0, bar.bottom() + 1, self.width(), text + 1)
+        painter.setPen(self.palette().color(self.foregroundRole()))
+        low, high = map(figure, self.limits)
+        painter.drawText(below, Qt.AlignmentFlag.AlignLeft, low)
+        painter.drawText(below, Qt.AlignmentFlag.AlignHCenter, self.unit)
+        painter.drawText(below, Qt.AlignmentFlag.AlignRight, high)
+        painter.end()
+
+    def _gradient(self) -> QImage:
+        colors = heat_colors(self._kind).map(np.linspace(0, 1, 256))
+        bytes_ = np.ascontiguousarray((colors * 255).round().astype(np.uint8))
+        image = QImage(bytes_.data, 256, 1, 256 * 4, QImage.Format.Format_RGBA8888)
+        return image.copy()

@@ -1,0 +1,142 @@
+"""The result stitched again at another border distance, as layers that follow the slider.
+
+Knows kept predictions and result layers. Does not know the slider, or how predictions were kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from napari.layers import Layer
+
+from seamscope.docks.results import ResultLayers, Run
+from seamscope.opinions import Restitched
+from seamscope.seams import Frame
+
+_PREFIX = "re-stitched · "
+
+
+@dataclass
+class _Shown:
+    """Stands for an output: what result layers are made of."""
+
+    array: Any
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _Picture:
+    run: Run
+    stitched: Restitched
+    frame: Frame
+    layers: ResultLayers
+
+
+class RestitchedLayers:
+    """Layers of one run at a time; those of others are hidden, and shown again when needed.
+
+    Parameters
+    ----------
+    viewer
+        They are added to it.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._pictures: WeakKeyDictionary[Run, _Picture] = WeakKeyDictionary()
+        self._now: _Picture | None = None
+        self._hidden: list[Layer] = []
+
+    @property
+    def layers(self) -> list[Layer]:
+        """What is shown now."""
+        return [] if self._now is None else [x for x in self._now.layers.layers if self._has(x)]
+
+    @property
+    def array(self) -> Any:
+        """What the layers show ``(C, *area)``; None where nothing is."""
+        return None if self._now is None else self._now.stitched.array
+
+    def show(self, run: Run, results: list[Layer], frame: Frame, distance: int) -> None:
+        """Show a frame of a run, its seams cut at this border distance.
+
+        Parameters
+        ----------
+        run
+            Its evidence keeps all tiles' predictions.
+        results
+            Layers of the run itself; hidden meanwhile, because they would shine through.
+        frame
+            Time point and the like, counted in the image.
+        distance
+            See `seamscope.opinions.Opinions.cuts`.
+        """
+        if self._now is None or self._now.run is not run or not self.layers:
+            self.hide()
+            self._now = self._picture(run, frame, distance)
+            self._take_place_of(results)
+        if self._now.frame != frame:
+            self._turn(self._now, frame)
+        if self._now.stitched.distance != distance:
+            self._now.stitched.move(distance)
+        self._now.layers.draw()
+
+    def hide(self) -> None:
+        """Show the run's own layers again."""
+        for layer in self.layers:
+            layer.visible = False
+        for layer in self._hidden:
+            if self._has(layer):
+                layer.visible = True
+        self._hidden = []
+        self._now = None
+
+    def _has(self, layer: Layer) -> bool:
+        return layer in self._viewer.layers
+
+    def _picture(self, run: Run, frame: Frame, distance: int) -> _Picture:
+        known = self._pictures.get(run)
+        if known is not None and known.layers.present:
+            return known
+        assert run.evidence.opinions is not None
+        stitched = run.evidence.opinions.restitch(distance, frame)
+        made = _single(run, frame, stitched)
+        picture = _Picture(run, stitched, frame, ResultLayers(self._viewer, made))
+        picture.layers.finish()
+        self._pictures[run] = picture
+        return picture
+
+    def _take_place_of(self, results: list[Layer]) -> None:
+        """Show the channels that are shown now, and hide the results."""
+        assert self._now is not None
+        seen = {_channel(layer) for layer in results if layer.visible}
+        all_alike = not any(_channel(layer) in seen for layer in self.layers)
+        for layer in self.layers:
+            layer.visible = all_alike or _channel(layer) in seen
+        self._hidden = [layer for layer in results if layer.visible]
+        for layer in self._hidden:
+            layer.visible = False
+
+    def _turn(self, picture: _Picture, frame: Frame) -> None:
+        picture.stitched.turn_to(frame)
+        picture.frame = frame
+        picture.layers.turn_to(_single(picture.run, frame, picture.stitched))
+
+
+def _channel(layer: Layer) -> Any:
+    return layer.metadata.get("seamscope", {}).get("channel")
+
+
+def _single(run: Run, frame: Frame, stitched: Restitched) -> Run:
+    """A run of one frame whose result is the re-stitched one: what the network gives."""
+    plan = dataclasses.replace(
+        run.plan,
+        settings=run.plan.settings.but(result="probabilities"),
+        frame_ranges=tuple((i, i + 1) for i in frame),
+    )
+    array = stitched.array if plan.out_channels > 1 else stitched.array[0]
+    output: Any = _Shown(array[(None,) * len(frame)])
+    return dataclasses.replace(run, plan=plan, output=output, prefix=_PREFIX)

@@ -1,0 +1,94 @@
+"""What is known of seams, told in tables, bars and sentences.
+
+Knows reports, diagnoses, certificates and rich text. Does not know widgets.
+"""
+
+from __future__ import annotations
+
+import math
+
+from seamscope.certificate import Certificate
+from seamscope.diagnosis import Diagnosis, Finding
+from seamscope.docks.looks import Kind, boxed, figure, plain
+from seamscope.seam_report import Interval, SeamReport
+
+_BAR, _REST = "#3f8fd2", "#80808040"
+_NUMBER = 'align="right" style="padding-left: 12px"'
+
+
+def numbers_table(report: SeamReport) -> str:
+    """Headline numbers of a report, as a paper quotes them."""
+    if not report.measured:
+        return ""
+    measures = report.measures
+    halo = ", ".join(dict.fromkeys(_sides(*sides) for sides in report.plan.grid.halo))
+    where = "pixels beside the seam" if measures.beside else "valid overlap"
+    rows = [
+        ("Largest distance", f"<b>{figure(measures.max_dist)}</b>"),
+        ("Mean distance", f"{figure(measures.mean_dist)}{_interval(report.mean_dist_interval)}"),
+        ("Tolerance", f"{figure(report.tolerance)} (noise of {figure(report.spread)} std)"),
+        ("Measured", f"{report.measured} of {report.overlaps} overlaps, halo {halo}, {where}"),
+    ]
+    cells = "".join(
+        f'<tr><td style="padding-right: 10px">{name}</td><td>{text}</td></tr>'
+        for name, text in rows
+    )
+    return f"<table>{cells}</table>{_mismatch_table(report)}"
+
+
+def _mismatch_table(report: SeamReport) -> str:
+    measures = report.measures
+    if not measures.soft:
+        return ""
+    hard = measures.hard or (math.nan,) * len(measures.soft)
+    intervals = report.mismatch_intervals or (None,) * len(measures.soft)
+    rows = "".join(
+        f"<tr><td>{plain(name)}</td><td {_NUMBER}>{figure(soft)}{_interval(interval)}</td>"
+        f"<td {_NUMBER}>{figure(harder)}</td></tr>"
+        for name, soft, harder, interval in zip(
+            report.channels, measures.soft, hard, intervals, strict=False
+        )
+    )
+    return (
+        '<table style="margin-top: 4px"><tr><td>Tile mismatch (1 − Dice)</td>'
+        f"<td {_NUMBER}>soft</td><td {_NUMBER}>hard</td></tr>{rows}</table>"
+    )
+
+
+def _interval(interval: Interval | None) -> str:
+    return "" if interval is None else f" [{figure(interval.low)}, {figure(interval.high)}]"
+
+
+def _sides(before: int, after: int) -> str:
+    return str(before) if before == after else f"{before}/{after}"
+
+
+def diagnosis_text(found: Diagnosis) -> str:
+    """Verdict, shares as bars, sentences, remedies."""
+    kind: Kind = "good" if found.verdict == "seamless" else "warning"
+    acting = [finding for finding in found.findings if finding.share > 0]
+    told = boxed(f"{found.verdict[:1].upper()}{found.verdict[1:]}. {found.explanation}", kind)
+    return told + "".join(map(_finding, acting))
+
+
+def _finding(finding: Finding) -> str:
+    share = round(100 * finding.share)
+    remedy = f"<br><b>Remedy:</b> {plain(finding.remedy)}" if finding.remedy else ""
+    return (
+        f'<p style="margin: 8px 0 2px 0"><b>{plain(finding.cause)}</b>: {share} %</p>'
+        f"{_bar(share)}{plain(finding.what)}{remedy}"
+    )
+
+
+def _bar(percent: int) -> str:
+    full = max(1, min(percent, 99))
+    return (
+        '<table width="100%" cellspacing="0" cellpadding="0" style="font-size: 4px"><tr>'
+        f'<td width="{full}%" bgcolor="{_BAR}">&nbsp;</td>'
+        f'<td width="{100 - full}%" bgcolor="{_REST}">&nbsp;</td></tr></table>'
+    )
+
+
+def certificate_text(found: Certificate) -> str:
+    """Passed or not, in a box."""
+    return boxed(str(found), "good" if found.passed else "warning")

@@ -1,0 +1,803 @@
+"""The dock *Seams*: where neighbouring tiles disagree, how much, at which halo, and why.
+
+Knows its controls, and how they are wired: a run's evidence -> numbers, heat maps, curves, borders,
+pixels, causes. Does not know how anything is measured, or how a layer or plot is drawn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from napari.utils.theme import get_theme
+from qtpy.QtCore import QEvent, QSignalBlocker, Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFormLayout,
+    QGridLayout,
+    QHBoxLayout,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from seamscope.certificate import Certificate, certify
+from seamscope.diagnosis import Diagnosis, diagnose
+from seamscope.docks.border_table import BorderTable
+from seamscope.docks.comparison import Comparison, PixelOpinions
+from seamscope.docks.editors import Choice
+from seamscope.docks.evidence import Evidence
+from seamscope.docks.halo_plot import HaloPlot, Mark
+from seamscope.docks.heat_layers import ColorBar, HeatLayers, Kind, Wanted
+from seamscope.docks.job import Job, Outcome
+from seamscope.docks.layers import Wires, area_in_view, camera, shown_point
+from seamscope.docks.looks import boxed, duration, plain, text_label
+from seamscope.docks.restitched import RestitchedLayers
+from seamscope.docks.results import Run, layer_point, result_pixel
+from seamscope.docks.run_panel import sentence
+from seamscope.docks.seam_texts import certificate_text, diagnosis_text, numbers_table
+from seamscope.docks.session import Session
+from seamscope.docks.tasks import Inquire, Predict
+from seamscope.inference import Finished, Preparing, TileDone
+from seamscope.measure import measurable
+from seamscope.opinions import SideBySide
+from seamscope.plan import Plan, resolve
+from seamscope.seams import Border, HaloRay
+from seamscope.tiling import Sides
+
+_MOST_WORST = 32  # borders that an inquiry looks at first
+_FILL = 4  # how many times its picture a border's surroundings in view are
+
+_TIPS = {
+    "run": "Result whose seams are shown. It follows the layer that is selected.",
+    "measure": "Predict once more, and keep what every tile predicts: for the slider's picture,\n"
+    "both tiles side by side, and heat maps of pixels.",
+    "channel": "Channel of the pictures and of 1 − Dice.",
+    "pixels": "Colour each pixel by the distance of the tiles that overlap there.",
+    "borders": "Colour each seam by its measure.",
+    "tiles": "Colour each tile by the mean of its borders' measure.",
+    "stitch": "Show the result as it is with seams cut at the halo of the red line.",
+    "suggest": "The smallest halo without seams; where there is none, the knee of the curve.",
+    "apply": "Put this halo, and the overlap it needs, into the dock Tiled prediction.",
+    "ask": "While this is on, click into the image: every tile that sees the pixel is asked.",
+    "explain": "Find the causes by experiments on this image and network, with their shares.",
+    "certify": "Compare the tiled prediction with an untiled one, on the largest crops that\n"
+    "fit in memory, where seams are worst.",
+}
+
+
+class SeamsDock(QWidget):
+    """See and measure the seams of a prediction, and tune its halo.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer whose results are offered; runs come from its dock *Tiled prediction*.
+    """
+
+    _made = False  # Qt tells of events before all is there
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.problem = ""
+        self._session = Session.of(napari_viewer)
+        self._run: Run | None = None
+        self._measured_run: Run | None = None
+        self._job: Job | None = None
+        self._done: Callable[[Any], None] = lambda _: None
+        self._views: SideBySide | None = None
+        self._heat = HeatLayers(napari_viewer)
+        self._stitched = RestitchedLayers(napari_viewer)
+        self._wires = Wires()
+        self._awake = False
+        self._make_controls()
+        self._lay_out()
+        self._connect()
+        self.destroyed.connect(self._wires.cut)
+        self._made = True
+        self._wake()
+
+    # -- for programs
+
+    @property
+    def run(self) -> Run | None:
+        """The run that is chosen, with the plan that its seams were measured by."""
+        run = self._run
+        report = None if run is None else run.evidence.report
+        if run is None or report is None:
+            return run
+        return self._measured_run
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being measured."""
+        return self._job is not None
+
+    # -- making
+
+    def _make_controls(self) -> None:
+        self.runs = Choice((), _TIPS["run"])
+        self.verdict = text_label()
+        self.numbers = text_label()
+        self.measure = QPushButton("Measure")
+        self.measure.setToolTip(_TIPS["measure"])
+        self.measure_note = text_label()
+        self.error = text_label()
+        self.error.hide()
+        self._make_progress()
+        self._make_heat()
+        self.channel = Choice([("The worst", None)], _TIPS["channel"])
+        self.halo = HaloPlot()
+        self.stitch = _box("Stitch the picture at this halo", _TIPS["stitch"])
+        self.stitch.setChecked(True)
+        self.suggest = _button("Suggest", _TIPS["suggest"])
+        self.apply = _button("Apply", _TIPS["apply"])
+        self.suggestion = text_label()
+        self.table = BorderTable()
+        self.comparison = Comparison()
+        self.ask = _button("Ask all tiles", _TIPS["ask"])
+        self.ask.setCheckable(True)
+        self.pixel = PixelOpinions()
+        self.explain = _button("Explain", _TIPS["explain"])
+        self.certify = _button("Certify", _TIPS["certify"])
+        self.causes = text_label()
+        self.certificate = text_label()
+
+    def _make_progress(self) -> None:
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.progress = text_label()
+        self.cancel = QPushButton("Cancel")
+        for part in (self.bar, self.progress, self.cancel):
+            part.hide()
+
+    def _make_heat(self) -> None:
+        self.heat: dict[Kind, QCheckBox] = {
+            "pixels": _box("Pixels", _TIPS["pixels"]),
+            "borders": _box("Seams", _TIPS["borders"]),
+            "tiles": _box("Tiles", _TIPS["tiles"]),
+        }
+        distances = [("Largest distance", "max_dist"), ("Mean distance", "mean_dist")]
+        mismatch = [("1 − Dice", "mismatch")]
+        self.measures: dict[Kind, Choice] = {
+            "pixels": Choice(distances, _TIPS["pixels"]),
+            "borders": Choice(mismatch + distances, _TIPS["borders"]),
+            "tiles": Choice(mismatch + distances, _TIPS["tiles"]),
+        }
+        self.scales: dict[Kind, ColorBar] = {kind: ColorBar() for kind in self.heat}
+
+    def _lay_out(self) -> None:
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Result", self.runs)
+        column.addLayout(form)
+        for part in (self.verdict, self.numbers, self.measure_note, self.measure, self.error):
+            column.addWidget(part)
+        column.addLayout(self._progress_row())
+        column.addWidget(self.progress)
+        column.addLayout(self._heat_grid())
+        second = QFormLayout()
+        second.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        second.addRow("Channel", self.channel)
+        column.addLayout(second)
+        self.tabs = self._make_tabs()
+        column.addWidget(self.tabs, 1)
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setFrameShape(QScrollArea.Shape.NoFrame)
+        scroll.setWidget(inside)
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.addWidget(scroll)
+        self.setMinimumWidth(380)
+
+    def _progress_row(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        row.addWidget(self.bar, 1)
+        row.addWidget(self.cancel)
+        return row
+
+    def _heat_grid(self) -> QGridLayout:
+        grid = QGridLayout()
+        grid.setVerticalSpacing(2)
+        grid.setColumnStretch(1, 1)
+        for row, kind in enumerate(self.heat):
+            grid.addWidget(self.heat[kind], 2 * row, 0)
+            grid.addWidget(self.measures[kind], 2 * row, 1)
+            grid.addWidget(self.scales[kind], 2 * row + 1, 0, 1, 2)
+            self.scales[kind].hide()
+        return grid
+
+    def _make_tabs(self) -> QTabWidget:
+        tabs = QTabWidget()
+        tabs.addTab(
+            _page(self.halo, self.stitch, (self.suggest, self.apply), self.suggestion), "Halo"
+        )
+        tabs.addTab(_page(self.table, self.comparison), "Borders")
+        tabs.addTab(_page((self.ask,), self.pixel), "Pixel")
+        tabs.addTab(_page((self.explain, self.certify), self.causes, self.certificate), "Causes")
+        return tabs
+
+    def _connect(self) -> None:
+        self.runs.value_changed.connect(self._run_chosen)
+        self.measure.clicked.connect(self._measure)
+        self.cancel.clicked.connect(self.stop)
+        for kind in self.heat:
+            self.heat[kind].toggled.connect(lambda _, k=kind: self._show_heat(k))
+            self.measures[kind].value_changed.connect(lambda k=kind: self._show_heat(k))
+        self.channel.value_changed.connect(self._channel_changed)
+        self.halo.moved.connect(self._halo_moved)
+        self.stitch.toggled.connect(self._stitch_toggled)
+        self.suggest.clicked.connect(self._suggest)
+        self.apply.clicked.connect(self._apply)
+        self.table.chosen.connect(self.go_to)
+        self.ask.toggled.connect(self._ask_toggled)
+        self.explain.clicked.connect(self._explain)
+        self.certify.clicked.connect(self._certify)
+        self._session.run_ended.connect(self._run_ended)
+        self._session.changed.connect(self._show_marks)
+
+    # -- coming and going
+
+    def _wake(self) -> None:
+        """Follow the viewer."""
+        viewer = self.viewer
+        layers = viewer.layers.events
+        self._wires.connect([layers.removed, layers.renamed], self._layers_changed)
+        self._wires.connect([viewer.layers.selection.events.active], self._layer_selected)
+        self._wires.connect([viewer.dims.events.current_step], self._slice_changed)
+        self._wires.connect([viewer.events.theme], self._theme_changed)
+        self._awake = True
+        self._theme_changed()
+        self._offer_runs()
+
+    def _sleep(self) -> None:
+        """Taken out of its window: end what is going on, and listen no longer."""
+        self._awake = False
+        self.stop()
+        self.ask.setChecked(False)
+        self._stitched.hide()
+        self._wires.cut()
+
+    def event(self, event: Any) -> bool:
+        """Notice being docked, and being closed: napari then only takes the widget out."""
+        if event.type() == QEvent.Type.ParentChange and self._made:
+            if self.parent() is None and self._awake:
+                self._sleep()
+            elif self.parent() is not None and not self._awake:
+                self._wake()
+        return bool(super().event(event))
+
+    def _theme_changed(self, _: Any = None) -> None:
+        theme = get_theme(self.viewer.theme)
+        ground, text = theme.background.as_hex(), theme.text.as_hex()
+        self.halo.set_colors(ground, text)
+        self.pixel.set_colors(ground, text)
+
+    # -- which run
+
+    def _offer_runs(self, newest: Run | None = None) -> None:
+        """List the runs that some layer in the viewer shows, the newest first."""
+        there = [r for r in self._session.runs if self._layers_of(r)]
+        named = [(_name(run, there), run) for run in reversed(there)]
+        with QSignalBlocker(self.runs):
+            self.runs.set_options(named)
+            if newest is not None:
+                self.runs.set_value(newest)
+        if self.runs.value() is not self._run or newest is not None:
+            self._choose(self.runs.value())
+        elif self._run is None:
+            self._choose(None)
+
+    def _layers_of(self, run: Run) -> list[Any]:
+        return [x for x in self._session.layers_of(run) if x in self.viewer.layers]
+
+    def _run_ended(self, run: Run) -> None:
+        if self._awake:
+            self._offer_runs(run)
+
+    def _layers_changed(self, event: Any = None) -> None:
+        self._offer_runs()
+
+    def _layer_selected(self, event: Any = None) -> None:
+        run = self._session.run_of(self.viewer.layers.selection.active)
+        if run is not None:
+            self.runs.set_value(run)
+
+    def _run_chosen(self) -> None:
+        self._choose(self.runs.value())
+
+    def _choose(self, run: Run | None) -> None:
+        """Show another run, or nothing."""
+        self._stitched.hide()
+        self._run = run
+        self.causes.setText("")
+        self.certificate.setText("")
+        self._tell("")
+        self._show_evidence()
+
+    def _show_evidence(self) -> None:
+        """Show what is known of the run."""
+        run = self._run
+        report = None if run is None else run.evidence.report
+        if run is not None and report is not None:
+            self._measured_run = dataclasses.replace(run, plan=report.plan)
+        self._views = None
+        self._show_headline()
+        names = () if report is None else report.channels
+        with QSignalBlocker(self.channel):
+            each = [(name, i) for i, name in enumerate(names)]
+            self.channel.set_options([("The worst", None), *each])
+        self.channel.setEnabled(len(names) > 1)
+        self.halo.show_report(report, self._marks(), self._own_halo())
+        self.table.show_report(report)
+        self.suggestion.setText("")
+        self._say_why_not()
+        for kind in self.heat:
+            self._show_heat(kind)
+
+    def _show_headline(self) -> None:
+        run = self._run
+        report = None if run is None else run.evidence.report
+        if run is None:
+            self.verdict.setText("Press <i>Run</i> in the dock <i>Tiled prediction</i>.")
+        elif report is None:
+            self.verdict.setText("The seams of this run were not measured.")
+        else:
+            self.verdict.setText(boxed(report.sentence(), "good" if report.seamless else "warning"))
+        self.numbers.setText("" if report is None else numbers_table(report))
+        missing = run is not None and not run.evidence.kept
+        self.measure.setVisible(missing)
+        self.measure.setEnabled(not self.busy)
+        self.measure_note.setVisible(missing)
+        self.measure_note.setText(self._what_is_missing() if missing else "")
+        ready = run is not None and not self.busy
+        self.explain.setEnabled(ready)
+        self.certify.setEnabled(ready)
+        self.stitch.setEnabled(run is not None and run.evidence.kept)
+        measured = report is not None and report.measured > 0
+        self.suggest.setEnabled(measured)
+        self.apply.setEnabled(measured)
+
+    def _what_is_missing(self) -> str:
+        assert self._run is not None
+        if Evidence.fits(self._run.plan):
+            return "What each tile predicts was not kept: <i>Measure</i> predicts once more."
+        return (
+            "All predictions do not fit into a quarter of the free memory: <i>Measure</i> "
+            "measures the region in view."
+        )
+
+    def _say_why_not(self) -> None:
+        """Where there are no opinions, say what to do to have them."""
+        kept = self._run is not None and self._run.evidence.kept
+        why = "" if self._run is None or kept else "Press Measure to keep what every tile predicts."
+        self.comparison.clear(why or "Choose a border in the table.")
+        self.pixel.clear(why or "Press Ask all tiles, then click into the image.")
+
+    # -- measuring
+
+    def _measure(self, _: Any = None) -> None:
+        """Predict once more and keep everything; of large images what is in view."""
+        run = self._run
+        if run is None or self.busy:
+            return
+        try:
+            plan = self._plan_to_measure(run)
+        except Exception as error:
+            self._fail(error, "Measuring")
+            return
+        evidence = Evidence(keep=True)
+        work = Predict(plan, run.model, run.image, None, None, self._session.turn, evidence)
+
+        def done(last: Any) -> None:
+            if isinstance(last, Finished):
+                evidence.finish(last.seams)
+                run.evidence.take(evidence)
+                if run is self._run:
+                    self._choose(run)
+            else:
+                self._tell("Stopped: nothing new is known.")
+
+        self._start(f"measuring the seams of {run.layer.name}", work, done)
+
+    def _plan_to_measure(self, run: Run) -> Plan:
+        """The run's own tiles; with some overlap where they have none."""
+        settings = run.plan.settings.but(seams="all")
+        if not Evidence.fits(run.plan):
+            letters = run.plan.layout.axes[: run.layer.ndim]
+            settings = settings.but(area=area_in_view(run.layer, letters, self.viewer))
+        if all(overlap == 0 for overlap in run.plan.grid.overlap):
+            settings = settings.but(overlap=None)
+        plan = resolve(settings, run.model, run.image)
+        return measurable(plan, settings, run.model, run.image)
+
+    def _start(self, name: str, work: Any, done: Callable[[Any], None]) -> None:
+        """Do something that takes its time; `done` is called with its value."""
+        self._tell("")
+        self._done = done
+        self._job = job = Job(name, work, self)
+        job.told.connect(self._hear)
+        job.ended.connect(self._end)
+        self.bar.setRange(0, 0)
+        self._say("Preparing …")
+        self._show_busy(True)
+        job.start()
+
+    def stop(self, _: Any = None) -> None:
+        """Stop what is going on."""
+        if self._job is not None:
+            self._job.cancel()
+            self.cancel.setEnabled(False)
+            self._say("Stopping …")
+
+    def _hear(self, messages: Sequence[Any]) -> None:
+        last = messages[-1]
+        if isinstance(last, TileDone):
+            left = f", {duration(last.seconds_left)} left" if last.done > 1 else ""
+            self._show_progress(last.done, last.total, f"tiles{left}")
+        elif isinstance(last, tuple):
+            done, total = last
+            self._show_progress(done, total, "forward passes at most")
+        elif isinstance(last, Preparing):
+            self._say(f"{last.what[:1].upper()}{last.what[1:]} …")
+        elif isinstance(last, float):
+            self._say(f"Measuring the whole image's intensities: {last:.0%}")
+
+    def _show_progress(self, done: int, total: int, what: str) -> None:
+        self.bar.setRange(0, total)
+        self.bar.setValue(done)
+        if self._job is not None and not self._job.cancelled:
+            self._say(f"{done} of {total} {what}")
+
+    def _end(self, outcome: Outcome) -> None:
+        self._job = None
+        self._show_busy(False)
+        if outcome.error is not None:
+            self._fail(outcome.error, "This")
+        else:
+            self._done(outcome.value)
+        self._show_headline()
+
+    def _show_busy(self, busy: bool) -> None:
+        for part in (self.bar, self.progress, self.cancel):
+            part.setVisible(busy)
+        self.cancel.setEnabled(busy)
+        for button in (self.measure, self.explain, self.certify):
+            button.setEnabled(not busy)
+
+    def _say(self, text: str) -> None:
+        self.progress.setText(plain(text))
+
+    def _fail(self, error: Exception, what: str) -> None:
+        self._tell(sentence(error, what))
+
+    def _tell(self, problem: str) -> None:
+        """Say in one sentence what went wrong; nothing when nothing did."""
+        self.problem = problem
+        self.error.setText(boxed(problem, "error") if problem else "")
+        self.error.setVisible(bool(problem))
+
+    # -- heat maps
+
+    def _show_heat(self, kind: Kind) -> None:
+        run, asked = self.run, self.heat[kind].isChecked()
+        wanted = Wanted(self.measures[kind].value(), self.channel.value())
+        self.measures[kind].setEnabled(asked)
+        layer = None
+        if asked and run is not None and run.evidence.report is not None:
+            layer = self._heat.show(kind, run, wanted)
+        else:
+            self._heat.hide(kind)
+        self.scales[kind].setVisible(layer is not None)
+        if layer is not None:
+            unit = layer.metadata["seamscope"]["unit"]
+            self.scales[kind].show_scale(kind, tuple(layer.contrast_limits), unit)
+        elif asked and run is not None and not run.evidence.kept:
+            self._tell("Where pixels differ was not kept of this run: press Measure.")
+
+    def _channel_changed(self) -> None:
+        for kind in ("borders", "tiles"):
+            self._show_heat(kind)
+        self._show_views()
+
+    # -- the halo
+
+    def _own_halo(self) -> int:
+        """The run's own, as a number on the plot."""
+        run = self.run
+        report = None if run is None else run.evidence.report
+        return 0 if report is None else report.curve.ray.largest_within(report.plan.grid.halo)
+
+    def _marks(self) -> list[Mark]:
+        run = self.run
+        report = None if run is None else run.evidence.report
+        if run is None or report is None:
+            return []
+        reach, ray = run.plan.reach, report.curve.ray
+        known = [(reach.halo, "reach")]
+        if reach.halo is None:
+            known = [(reach.convolutional, "reach of the convolutions")]
+        if run.model is self._session.model:
+            known.append((self._session.effective, "effective reach"))
+        return [Mark(covering(ray, halo), name) for halo, name in known if halo is not None]
+
+    def _show_marks(self) -> None:
+        if self._awake:
+            self.halo.show_marks(self._marks())
+
+    def _halo_moved(self, halo: int) -> None:
+        self.suggestion.setText("")
+        if self.stitch.isChecked():
+            self._stitch(halo)
+
+    def _stitch_toggled(self, wanted: bool) -> None:
+        if not wanted:
+            self._stitched.hide()
+
+    def _stitch(self, halo: int) -> None:
+        """Cut the seams of the picture at this halo."""
+        run = self.run
+        if run is None or not run.evidence.kept:
+            return
+        try:
+            self._stitched.show(run, self._results(), self._frame(run), halo)
+        except Exception as error:
+            self._fail(error, "Stitching again")
+
+    def _results(self) -> list[Any]:
+        return [] if self._run is None else self._layers_of(self._run)
+
+    def _frame(self, run: Run) -> tuple[int, ...]:
+        """The time point or the like that is seen, or the nearest one of the run."""
+        point = shown_point(run.layer, self.viewer)
+        letters = run.plan.layout.axes
+        return tuple(
+            int(np.clip(round(float(point[letters.index(letter)])), start, stop - 1))
+            for letter, (start, stop) in zip(
+                run.plan.layout.frames, run.plan.frame_ranges, strict=True
+            )
+        )
+
+    def _slice_changed(self, _: Any = None) -> None:
+        if self._stitched.layers:
+            self._stitch(self.halo.value())
+
+    def _suggest(self, _: Any = None) -> None:
+        run = self.run
+        report = None if run is None else run.evidence.report
+        if run is None or report is None:
+            return
+        found = report.smallest_seamless
+        halo = report.curve.knee() if found is None else found
+        self.halo.set_value(halo)
+        self.suggestion.setText(
+            boxed(suggestion_of(run, found), "warning" if found is None else "good")
+        )
+
+    def _apply(self, _: Any = None) -> None:
+        report = None if self.run is None else self.run.evidence.report
+        if report is None:
+            return
+        halo = report.curve.ray.sides(self.halo.value())
+        self._session.want_halo(halo)
+        told = ", ".join(f"{max(sides)}" for sides in dict.fromkeys(halo))
+        self.suggestion.setText(f"Halo {told} is set in <i>Tiled prediction</i>; press <i>Run</i>.")
+
+    # -- borders
+
+    def go_to(self, border: Border | None) -> None:
+        """Move the view to a border, and show both tiles there."""
+        run = self.run
+        if border is None or run is None:
+            return
+        self._look_at(run, border)
+        opinions = run.evidence.opinions
+        self._views = None
+        if opinions is not None and opinions.complete:
+            self._views = opinions.beside(border, plane=self._plane(run))
+        self._show_views()
+
+    def _show_views(self) -> None:
+        border, run = self.table.border, self.run
+        report = None if run is None else run.evidence.report
+        if self._views is None or border is None or run is None or report is None:
+            return
+        chosen = self.channel.value()
+        channel = self._views.channel if chosen is None else chosen
+        channel = min(channel, len(self._views.lower) - 1)
+        names = run.model.channels_of(run.plan.facts)
+        tiles = [f"({', '.join(map(str, t))})" for t in (border.lower, border.upper)]
+        self.comparison.show(self._views, channel, tiles, names[channel])
+
+    def _plane(self, run: Run) -> tuple[int, int] | None:
+        """Spatial axes that are displayed."""
+        missing = self.viewer.dims.ndim - run.layer.ndim
+        letters = run.plan.layout.axes
+        shown = [letters[d - missing] for d in self.viewer.dims.displayed if d >= missing][-2:]
+        if len(shown) < 2 or not set(shown) <= set(run.plan.layout.spatial):
+            return None
+        first, second = sorted(run.plan.layout.spatial.index(letter) for letter in shown)
+        return first, second
+
+    def _look_at(self, run: Run, border: Border) -> None:
+        """Move camera and sliders to the worst pixel of a border."""
+        layer, viewer = run.layer, self.viewer
+        point = layer_point(run, border.frame, border.worst)
+        current = np.asarray(shown_point(layer, viewer), float)
+        place = [c if p is None else p for c, p in zip(current, point, strict=True)]
+        world = np.asarray(layer.data_to_world(place), float)
+        missing = viewer.dims.ndim - layer.ndim
+        displayed = viewer.dims.displayed
+        for dim, value in enumerate(world, start=missing):
+            if dim not in displayed:
+                viewer.dims.set_point(dim, value)
+        center = np.array(camera(viewer).center, float)
+        for place_in_view, dim in enumerate(displayed[::-1]):
+            if dim >= missing:
+                center[-1 - place_in_view] = world[dim - missing]
+        camera(viewer).center = tuple(center)
+        self._zoom_to(run, border)
+
+    def _zoom_to(self, run: Run, border: Border) -> None:
+        """Come so near that the border's tiles fill the view; never go further away."""
+        size = max(run.plan.grid.prediction_shape[-2:]) / float(min(run.plan.facts.scale))
+        pixel = float(np.abs(np.asarray(run.layer.scale)[-2:]).min())
+        canvas = self.viewer.window._qt_viewer.canvas.size if hasattr(self.viewer, "window") else ()
+        if len(canvas):
+            near = min(canvas) / (_FILL / 2 * size * pixel)
+            camera(self.viewer).zoom = max(camera(self.viewer).zoom, near)
+
+    # -- one pixel
+
+    def _ask_toggled(self, wanted: bool) -> None:
+        callbacks = self.viewer.mouse_drag_callbacks
+        if wanted:
+            callbacks.append(self._clicked)
+        elif self._clicked in callbacks:
+            callbacks.remove(self._clicked)
+
+    def _clicked(self, _: Any, event: Any) -> Any:
+        """Tell a click from a drag: a generator that napari resumes while the mouse moves."""
+        yield
+        moved = False
+        while event.type == "mouse_move":
+            moved = True
+            yield
+        if not moved:
+            self.ask_at(event.position)
+
+    def ask_at(self, world: Sequence[float]) -> None:
+        """Show what every tile predicts at a point of the world."""
+        run = self.run
+        if run is None or not run.evidence.kept:
+            self._say_why_not()
+            return
+        opinions = run.evidence.opinions
+        assert opinions is not None
+        point = run.layer.world_to_data(np.asarray(world, float)[-run.layer.ndim :])
+        found = result_pixel(run, point)
+        if found is None:
+            self.pixel.clear("That is beside the result: click into it.")
+            return
+        frame, pixel = found
+        where = ", ".join(f"{a} {p}" for a, p in zip(run.plan.layout.spatial, pixel, strict=True))
+        names = run.model.channels_of(run.plan.facts)
+        self.pixel.show(where, opinions.at(pixel, frame), names)
+
+    # -- causes
+
+    def _explain(self, _: Any = None) -> None:
+        self._inquire("finding the causes of seams", diagnose, self._explained)
+
+    def _certify(self, _: Any = None) -> None:
+        self._inquire("comparing with an untiled prediction", certify, self._certified)
+
+    def _inquire(self, name: str, question: Any, done: Callable[[Any], None]) -> None:
+        run = self._run
+        if run is None or self.busy:
+            return
+        report = run.evidence.report
+        worst = () if report is None else report.borders[:_MOST_WORST]
+        settings = run.plan.settings
+        work = Inquire(question, run.model, run.image, settings, worst, self._session.turn)
+
+        def show(answer: Any) -> None:
+            if run is self._run:
+                done(answer)
+
+        self._start(name, work, show)
+
+    def _explained(self, found: Diagnosis | None) -> None:
+        if found is None:
+            self.causes.setText("Stopped before a cause was found.")
+            return
+        self.causes.setText(diagnosis_text(found))
+        self._note("diagnosis", found.to_json())
+
+    def _certified(self, found: Certificate | None) -> None:
+        if found is None:
+            self.certificate.setText("Stopped: nothing is certified.")
+            return
+        self.certificate.setText(certificate_text(found))
+        self._note("certificate", found.to_json())
+
+    def _note(self, name: str, told: dict[str, Any]) -> None:
+        """Keep an answer with the layers of the result."""
+        for layer in self._results():
+            layer.metadata["seamscope"] = {**layer.metadata.get("seamscope", {}), name: told}
+
+
+def covering(ray: HaloRay, halo: Sequence[Sides]) -> int:
+    """Smallest halo of a ray that is nowhere less than this one."""
+    return max(
+        math.ceil(side / weight)
+        for sides, weights in zip(halo, ray.weights, strict=True)
+        for side, weight in zip(sides, weights, strict=True)
+        if weight
+    )
+
+
+def suggestion_of(run: Run, found: int | None) -> str:
+    """Say what a suggested halo is: seamless here, or only the knee of the curve."""
+    report = run.evidence.report
+    assert report is not None
+    if found is None:
+        knee = report.curve.knee()
+        return (
+            f"No halo within these overlaps is seamless. Halo {knee} is the knee of the curve: "
+            "beyond it, more helps little."
+        )
+    told = f"Halo {found} is the smallest without seams in the overlaps measured."
+    reach = run.plan.reach.halo
+    if reach is not None and covering(report.curve.ray, reach) > found:
+        told += f" The network's reach, {covering(report.curve.ray, reach)}, is safe on any image."
+    return told
+
+
+def _name(run: Run, all_runs: Sequence[Run]) -> str:
+    alike = [each for each in all_runs if each.title == run.title]
+    number = f" [{alike.index(run) + 1}]" if len(alike) > 1 else ""
+    return f"{run.title}{number}"
+
+
+def _page(*parts: Any) -> QWidget:
+    """Widgets below each other; those in a tuple beside each other."""
+    page = QWidget()
+    column = QVBoxLayout(page)
+    column.setContentsMargins(4, 6, 4, 4)
+    for part in parts:
+        if isinstance(part, tuple):
+            row = QHBoxLayout()
+            for widget in part:
+                row.addWidget(widget)
+            column.addLayout(row)
+        else:
+            column.addWidget(part)
+    column.addStretch(1)
+    return page
+
+
+def _button(text: str, tip: str) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    return button
+
+
+def _box(text: str, tip: str) -> QCheckBox:
+    box = QCheckBox(text)
+    box.setToolTip(tip)
+    return box
+
+
+__all__ = ["SeamsDock", "covering", "suggestion_of"]
