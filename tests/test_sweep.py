@@ -16,6 +16,8 @@ import networks
 import seamscope.sweep
 from seamscope import open_image, predict
 from seamscope.errors import ImageError, SettingsError
+from seamscope.halo_room import with_room
+from seamscope.plan import Settings
 from seamscope.sweep import bootstrap, sweep
 from seamscope.tile_content import content
 from seamscope.truth import classes_of, truth_for
@@ -123,6 +125,35 @@ def test_a_network_that_ignores_its_tile():
     short = sweep(PIXELS, network, [32, 64], halo=6, accelerate=False)
     assert short.max_dist.max() > short.tolerance
     assert "1 - Dice" in short.describe()
+
+
+def test_the_halo_is_the_same_for_all_sizes_and_fits_the_smallest():
+    network = networks.UNet(levels=2, norm="instance").eval()
+    found = sweep(PIXELS, network, [(32, 64), 48], accelerate=False)
+    assert [plan["halo"] for plan in found.settings] == [[[8, 8], [12, 12]]] * 3
+    # where the reach fits, it is the reach: 22 by the sum of its convolutions
+    found = sweep(PIXELS, networks.UNet(levels=2).eval(), [56, 64], accelerate=False)
+    assert [plan["halo"] for plan in found.settings] == [[[22, 22], [22, 22]]] * 3
+    assert found.max_dist.max() <= found.tolerance
+
+
+def test_a_halo_has_the_room_that_tile_and_overlap_leave():
+    bounded = seamscope.load_model(networks.UNet(levels=2).eval())
+    asked = {
+        Settings(tile=64): "auto",  # 64 - 2 * 22 leaves 20
+        Settings(tile=48): "auto",  # and 4, a period
+        Settings(tile=44): ((8, 8), (8, 8)),
+        Settings(tile=64, overlap=44): "auto",
+        Settings(tile=64, overlap=24): ((12, 12), (12, 12)),
+        Settings(tile=(64, 40)): ((16, 16), (8, 8)),
+        Settings(tile=44, halo=3): 3,
+        Settings(overlap=20): ((10, 10), (10, 10)),
+        Settings(): "auto",
+    }
+    for settings, halo in asked.items():
+        assert with_room(settings, bounded).halo == halo, settings
+    statistics = seamscope.load_model(TileMean())  # whose convolutions reach nowhere
+    assert with_room(Settings(tile=64), statistics).halo == "auto"
 
 
 def test_tolerance_is_of_the_outputs_spread(found, predictions):

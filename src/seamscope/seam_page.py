@@ -176,7 +176,7 @@ def _figures(report: SeamReport) -> Section:
         ("mean distance", _with_interval(measures.mean_dist, report.mean_dist_interval)),
         ("tolerance", f"{figure_text(report.tolerance)} (standard deviation of the output "
                       f"{figure_text(report.spread)})"),
-        ("smallest seamless halo", "none" if found is None else f"{_times(found)} pixels"),
+        ("seamless here from a halo of", "none" if found is None else f"{_times(found)} pixels"),
     ]  # fmt: skip
     caption = "Disagreement of neighbouring tiles at this halo, in the overlap that both know."
     return Section("Measures", [Facts(facts), Table(columns, rows, caption)])

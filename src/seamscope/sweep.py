@@ -41,6 +41,7 @@ import numpy.typing as npt
 import psutil
 
 from seamscope.errors import SettingsError
+from seamscope.halo_room import with_room
 from seamscope.images import Image, Output, open_image
 from seamscope.inference import Finished, Reduced, TileDone, open_output, run
 from seamscope.loaders import load_model
@@ -49,7 +50,7 @@ from seamscope.pictures import image_under
 from seamscope.plan import Plan, Settings, resolve
 from seamscope.seams import ABSENT, TOLERANCE, plain
 from seamscope.tile_content import tile_name
-from seamscope.tiling import Slices
+from seamscope.tiling import Slices, per_axis
 from seamscope.truth import Truth, truth_for
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -256,7 +257,8 @@ def sweep(
     foreground
         Channel that labels of objects are to be compared with, where no name says it.
     settings
-        What is asked for, the tile apart; single settings may be given by name instead.
+        What is asked for, the tile apart; single settings may be given by name instead. A halo
+        ``"auto"`` is what the smallest tile has room for, and the same for all sizes.
     untiled
         Whether the untiled prediction is added where it fits the memory.
     seed
@@ -332,8 +334,9 @@ def _plans(
 ) -> tuple[list[Plan], bool, list[str]]:
     """A plan for each size, from small to large; whether the last is untiled; and notes."""
     found: dict[tuple[int, ...], Plan] = {}
-    for size in tiles:
-        tile: Any = size if isinstance(size, int) else tuple(size)
+    sizes: list[Any] = [size if isinstance(size, int) else tuple(size) for size in tiles]
+    wanted = _same_halo(sizes, wanted, model)
+    for tile in sizes:
         plan = resolve(wanted.but(tile=tile), model, image)
         found.setdefault(plan.grid.tile_shape, plan)
     plans = sorted(found.values(), key=lambda plan: math.prod(plan.grid.tile_shape))
@@ -351,6 +354,16 @@ def _plans(
             "different sizes below the image's."
         )
     return plans, len(plans[-1].grid) == 1, notes
+
+
+def _same_halo(sizes: Sequence[Any], wanted: Settings, model: Model) -> Settings:
+    """Settings with one halo for all sizes, so that nothing but the size differs."""
+    axes = model.facts.spatial_axes
+    each = [per_axis(size, axes, "tile") for size in sizes]
+    if not each:
+        return wanted
+    least = tuple(min(along) for along in zip(*each, strict=True))
+    return wanted.but(halo=with_room(wanted.but(tile=least), model).halo)
 
 
 def _untiled(wanted: Settings, other: Plan, model: Model, image: Image) -> Plan | str:

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from seamscope.plan import Plan, Settings
     from seamscope.seam_report import SeamReport
 
+# of a diagnosis: told among the first things
+_FIRST = ("verdict", "explanation", "findings", "suggested_halo", "halo_is")
 _WORST_SHOWN = 4  # borders with pictures
 _EFFECTIVE = 0.99  # of the gradient's mass
 _GRADIENT_TILES = 8  # enough for a mark on a plot
@@ -180,12 +182,12 @@ class _Bench:
             self.certificate = certify(self.image, self.model, plan.settings, **asked)
 
     def _plan(self, settings: Settings) -> Plan:
-        from seamscope.diagnosis import with_halo_that_fits
+        from seamscope.halo_room import with_room
         from seamscope.measure import measurable
         from seamscope.tuning import prepare
 
         self._work.phase("Measuring the network")
-        fitting = with_halo_that_fits(settings, self.model)
+        fitting = with_room(settings, self.model)
         plan = prepare(fitting, self.model, self.image)
         for note in (*self.image.notes, *plan.notes):
             self._work.note(note)
@@ -233,7 +235,7 @@ class _Bench:
         }
         if self.diagnosis is not None:
             diagnosis = self.diagnosis.to_json()
-            told |= {name: diagnosis.pop(name) for name in ("verdict", "explanation", "findings")}
+            told |= {name: diagnosis.pop(name) for name in _FIRST}
             told["diagnosis"] = diagnosis
         if self.certificate is not None:
             told["certificate"] = self.certificate.to_json()
@@ -321,7 +323,7 @@ def _rows(report: SeamReport) -> Iterator[tuple[str, str]]:
         label = f"mismatch of {name}" if len(report.channels) > 1 else "tile mismatch"
         yield label, f"{soft:.3g}"
     found = report.smallest_seamless_halo
-    yield "seamless from", "no halo" if found is None else f"halo {same_text(found)}"
+    yield "seamless here from", "no halo" if found is None else f"halo {same_text(found)}"
 
 
 def _worst(report: SeamReport) -> str:
