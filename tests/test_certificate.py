@@ -186,6 +186,8 @@ def test_it_is_stored_with_a_zarr_and_nothing_else(tmp_path) -> None:
     other = certify(IMAGE, BATCH, tile=96, halo=20)
     with pytest.raises(OutputError, match="made with the halo"):
         store_certificate(other, path)
+    with pytest.raises(OutputError, match="made with the image size"):
+        store_certificate(certify(IMAGE[:, :-8], BATCH, tile=96), path)
     with pytest.raises(OutputError, match="made with the network"):
         store_certificate(certify(IMAGE, INSTANCE, tile=96), path)
     predict(IMAGE, BATCH, str(tmp_path / "a.tif"), tile=96)

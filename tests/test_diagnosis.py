@@ -491,6 +491,8 @@ def test_the_sample_is_where_it_is_worst_and_spread_and_not_where_nothing_is() -
     columns = {t.index[1] for t in tiles}
     assert len(rows) >= 4
     assert max(columns) - min(columns) > grid.shape[1] / 2
+    large = TileGrid.regular((9000, 9000), 2048, 16)
+    assert len(sample_of(large, bright)) == 4  # one block: large tiles have long borders
     for tile in tiles:  # everybody has a neighbour
         near = [sum(abs(a - b) for a, b in zip(tile.index, o.index, strict=True)) for o in tiles]
         assert 1 in near

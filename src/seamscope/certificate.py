@@ -88,6 +88,8 @@ class Certificate:
         What is certified.
     model, fingerprint
         Name and weights of the network.
+    image, image_shape
+        Name and size of the whole image.
     frame
         Time point and the like that was examined.
     """
@@ -105,6 +107,8 @@ class Certificate:
     blend: str
     model: str
     fingerprint: str
+    image: str
+    image_shape: tuple[int, ...]
     frame: tuple[int, ...] = ()
 
     @property
@@ -137,7 +141,7 @@ class Certificate:
             {k: list(v) if isinstance(v, tuple) else v for k, v in crop.items()}
             for crop in told["crops"]
         ]
-        for name in ("tile", "overlap", "frame"):
+        for name in ("tile", "overlap", "image_shape", "frame"):
             told[name] = list(told[name])
         told["halo"] = [list(sides) for sides in self.halo]
         return told | {"max_in_std": self.max_in_std, "sentence": str(self)}
@@ -209,7 +213,8 @@ def certify(
         except _TooLarge:
             largest = math.prod(b - a for a, b in places[0]) // 2
             continue
-        return _certificate(plan, network, found, bench.spread.std, tolerance, frame)
+        made = {"image": opened.name, "image_shape": opened.shape, "frame": frame}
+        return _certificate(plan, network, found, bench.spread.std, tolerance, **made)
 
 
 def store_certificate(certificate: Certificate, path: str | Path) -> None:
@@ -230,6 +235,19 @@ def store_certificate(certificate: Certificate, path: str | Path) -> None:
         give the certificate as a file of its own, ``to_json``), was not made by Seamscope, or by
         another network or with another tile or halo than is certified.
     """
+    told = record_to_certify(path)
+    _check_same(certificate, told, Path(path).name)
+    import zarr
+
+    node = zarr.open(str(Path(path).expanduser()), mode="r+")
+    node.attrs["seamscope"] = {**told, "certificate": certificate.to_json()}
+
+
+def record_to_certify(path: str | Path) -> dict[str, Any]:
+    """Return the record of a result that a certificate can be stored with.
+
+    Worth asking before a certificate is made. Raises as `store_certificate`.
+    """
     target = Path(path).expanduser()
     if not target.exists():
         raise OutputError(f"There is no result {target}: give the path of a zarr that was written.")
@@ -244,11 +262,7 @@ def store_certificate(certificate: Certificate, path: str | Path) -> None:
             f"{target.name} has no record of how it was made, so that nothing can be certified of "
             "it: certify what seamscope predict has written."
         )
-    _check_same(certificate, told, target.name)
-    import zarr
-
-    node = zarr.open(str(target), mode="r+")
-    node.attrs["seamscope"] = {**told, "certificate": certificate.to_json()}
+    return told
 
 
 def _check_same(certificate: Certificate, told: dict[str, Any], name: str) -> None:
@@ -259,6 +273,7 @@ def _check_same(certificate: Certificate, told: dict[str, Any], name: str) -> No
         "tile": (made.get("tile"), list(certificate.tile)),
         "halo": (made.get("halo"), [list(sides) for sides in certificate.halo]),
         "blend": (made.get("blend"), certificate.blend),
+        "image size": (made.get("image_shape"), list(certificate.image_shape)),
     }
     for what, (of_result, of_certificate) in pairs.items():
         if of_result != of_certificate:
@@ -362,7 +377,7 @@ def _certificate(
     crops: Sequence[Crop],
     spread: float,
     tolerance: float,
-    frame: tuple[int, ...],
+    **made: Any,
 ) -> Certificate:
     volumes = [math.prod(b - a for a, b in zip(c.start, c.stop, strict=True)) for c in crops]
     largest = max(crop.max_difference for crop in crops)
@@ -382,7 +397,7 @@ def _certificate(
         blend=plan.settings.blend,
         model=model.name,
         fingerprint=model.fingerprint,
-        frame=frame,
+        **made,
     )
 
 
@@ -491,4 +506,4 @@ def _times(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-__all__ = ["Certificate", "Crop", "certify", "store_certificate"]
+__all__ = ["Certificate", "Crop", "certify", "record_to_certify", "store_certificate"]

@@ -17,8 +17,9 @@ from seamscope.tiling import AxisTile, AxisTiling, Sides, Slices, Tile, TileGrid
 
 Index: TypeAlias = tuple[int, ...]
 
-# Tiles of a sample: some dozens of borders are told apart from one, and more takes minutes.
-_SAMPLE = 16
+# Tiles of a sample, and their pixels: a dozen borders, or one block of large tiles with as many
+# pixels in its overlaps; more takes minutes.
+_SAMPLE, _SAMPLE_PIXELS = 16, 1 << 22
 # Part of the largest contrast below which a place is taken to be empty, and another is preferred.
 _EMPTY = 0.1
 
@@ -144,7 +145,8 @@ def sample_of(
         Part of the result that is wanted.
     """
     spans = _spans(grid, area)
-    most = max(1, _SAMPLE // 2 ** sum(len(span) > 1 for span in spans))
+    tiles = min(_SAMPLE, _SAMPLE_PIXELS // math.prod(grid.tile_shape))
+    most = max(1, tiles // 2 ** sum(len(span) > 1 for span in spans))
     counts = [max(1, len(span) - 1) for span in spans]
     told = dict.fromkeys(_block_at(grid, spans, point) for point in worst)
     chosen = list(itertools.islice(told, -(-most // 2)))
