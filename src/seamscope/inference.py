@@ -33,6 +33,7 @@ from seamscope.intensity import Intensity
 from seamscope.loaders import load_model
 from seamscope.model import Model, Runner
 from seamscope.plan import Plan, Settings
+from seamscope.preparation import Prepared
 from seamscope.reading import Cancelled, Job, TileReader, jobs_of, whole_image_intensity
 from seamscope.seam_report import SAMPLED_SHARE, SeamReport, sampled_tiles
 from seamscope.seams import SeamMeter
@@ -340,7 +341,7 @@ class _Attempt:
     model: Model
     runner: Runner
     reader: TileReader
-    intensity: Intensity
+    intensity: Intensity | Prepared
     way: str  # name of the network's equivalent that is used
 
     def carry_out(
@@ -397,7 +398,7 @@ class _Attempt:
 
 
 def _prepared(
-    plan: Plan, model: Model, image: Image, intensity: Intensity
+    plan: Plan, model: Model, image: Image, intensity: Intensity | Prepared
 ) -> Generator[Event, None, _Attempt]:
     reader = TileReader(plan, image, intensity)
     runner = model.runner(plan.settings.device, plan.settings.precision)

@@ -26,6 +26,7 @@ from seamscope.errors import ImageError, SettingsError
 from seamscope.images import Image
 from seamscope.intensity import Method
 from seamscope.model import Model, Precision, Speed, check_device
+from seamscope.preparation import Preparation
 from seamscope.probe import Facts
 from seamscope.receptive_field import Reach
 from seamscope.stitching import BLENDS, Blend
@@ -198,6 +199,9 @@ class Plan:
         Estimated memory of one forward pass of a batch.
     notes
         Sentences for the user.
+    preparation
+        What the model's card asks to be done to intensities, where ``settings.normalize`` is still
+        ``"auto"``.
     """
 
     settings: Settings
@@ -212,6 +216,7 @@ class Plan:
     frame_ranges: tuple[tuple[int, int], ...]
     bytes_per_tile: int
     notes: tuple[str, ...] = field(default=())
+    preparation: Preparation | None = None
 
     @property
     def blends(self) -> bool:
@@ -279,6 +284,7 @@ class Plan:
         settings = dataclasses.asdict(self.settings)
         return {
             **settings,
+            "preparation": self.preparation.to_json() if self.preparation else None,
             "axes": self.layout.axes,
             "image_shape": list(self.image_shape),
             "tile": list(self.grid.tile_shape),
@@ -325,7 +331,8 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
     area, frame_ranges = _area(settings, layout, image.shape, grid)
     kind = settings.normalize
     if kind == "auto":
-        kind = model.normalize or "none"  # type: ignore[assignment]
+        # what a model card asks for in detail has no name: it stays "auto"
+        kind = model.normalize or ("auto" if model.preparation else "none")  # type: ignore[assignment]
     batch_bytes = _tile_bytes(facts, grid.tile_shape, settings.batch)
     plan = Plan(
         settings=settings.but(
@@ -346,6 +353,7 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
         area=area,
         frame_ranges=frame_ranges,
         bytes_per_tile=batch_bytes,
+        preparation=model.preparation if kind == "auto" else None,
     )
     return dataclasses.replace(plan, notes=tuple(_notes(plan, settings, budget)))
 

@@ -23,6 +23,7 @@ from seamscope.errors import ImageError
 from seamscope.images import Image
 from seamscope.intensity import Intensity, measure_intensity
 from seamscope.plan import Plan
+from seamscope.preparation import Prepared
 from seamscope.stitching import Array, canvas
 from seamscope.tiling import Slices, Tile
 
@@ -59,7 +60,7 @@ def _distance(tile: Tile, point: Sequence[float], plan: Plan) -> float:
 class TileReader:
     """Reads tiles as the network takes them: ``(C, *tile)`` float32, normalized, padded."""
 
-    def __init__(self, plan: Plan, image: Image, intensity: Intensity) -> None:
+    def __init__(self, plan: Plan, image: Image, intensity: Intensity | Prepared) -> None:
         self._plan = plan
         self._image = image = _filled(image, plan.settings.fill_nan)
         self._intensity = intensity
@@ -184,8 +185,10 @@ def whole_image_intensity(
     image: Image,
     cancelled: Cancelled,
     measuring: Callable[[float], None] | None,
-) -> Intensity:
+) -> Intensity | Prepared:
     """Measure how the whole image's intensities are normalized; each channel by itself.
+
+    Or in the way that the model's card asks for.
 
     Raises
     ------
@@ -199,6 +202,10 @@ def whole_image_intensity(
     if settings.channel is not None and layout.channel is not None:
         source = _one_channel(image, layout.axes.index(layout.channel), settings.channel)
         channel_axis = None
+    if plan.preparation is not None:
+        return plan.preparation.measure(
+            source, channel_axis=channel_axis, progress=measuring, cancelled=cancelled
+        )
     return measure_intensity(
         source,
         settings.normalize,  # type: ignore[arg-type]  # "auto" was resolved

@@ -29,11 +29,13 @@ from torch import nn
 
 from seamscope import trust as trusting
 from seamscope.errors import ModelError, TrustError
+from seamscope.loaders.bioimageio import BIOIMAGEIO
 from seamscope.loaders.checkpoints import only_weights, pickled, read_checkpoint
 from seamscope.loaders.demo import DEMO, demo_names
 from seamscope.loaders.exported import EXPORTED
 from seamscope.loaders.factories import FACTORY
 from seamscope.loaders.format import Code, Format
+from seamscope.loaders.onnx import ONNX
 from seamscope.loaders.spec import Spec
 from seamscope.loaders.torchscript import TORCHSCRIPT
 from seamscope.loaders.wrappers import Chosen, evaluate
@@ -183,6 +185,8 @@ FORMATS: tuple[Format, ...] = (
     FACTORY,
     EXPORTED,
     TORCHSCRIPT,
+    BIOIMAGEIO,
+    ONNX,
     Format("checkpoint", lambda spec: True, _weights_code, _load_weights),
 )
 

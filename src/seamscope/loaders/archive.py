@@ -7,6 +7,7 @@ member's name can lead anywhere.
 from __future__ import annotations
 
 import contextlib
+import io
 import zipfile
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -21,22 +22,33 @@ class Archive:
     ----------
     path
         The folder or the file.
+    data
+        Bytes of a zip file that lies within another; `path` is then only its name.
 
     Notes
     -----
     Many programs put everything into one folder within the zip: names may be given without it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, data: bytes | None = None) -> None:
         self.path = path
+        self._data = data
+
+    @classmethod
+    def of_bytes(cls, data: bytes, name: str) -> Archive:
+        """Return the archive whose bytes these are."""
+        return cls(Path(name), data)
+
+    def _zip(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(self.path if self._data is None else io.BytesIO(self._data))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """All members' names, with forward slashes; empty for what is neither folder nor zip."""
-        if self.path.is_dir():
+        if self._data is None and self.path.is_dir():
             files = (p for p in sorted(self.path.rglob("*")) if p.is_file())
             return tuple(p.relative_to(self.path).as_posix() for p in files)
-        with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(self.path) as file:
+        with contextlib.suppress(OSError, zipfile.BadZipFile), self._zip() as file:
             return tuple(name for name in file.namelist() if not name.endswith("/"))
         return ()
 
@@ -71,9 +83,9 @@ class Archive:
                 f"{self.path} lacks {name}, which it refers to: get the whole package again."
             )
         try:
-            if self.path.is_dir():
+            if self._data is None and self.path.is_dir():
                 return (self.path / full).read_bytes()
-            with zipfile.ZipFile(self.path) as file:
+            with self._zip() as file:
                 return file.read(full)
         except Exception as error:  # zip files can be damaged in many ways
             raise ModelError(

@@ -30,7 +30,7 @@ from seamscope.loaders.archive import Archive
 from seamscope.loaders.checkpoints import pickled
 from seamscope.loaders.format import Code, Format, damaged
 from seamscope.loaders.spec import Spec
-from seamscope.loaders.wrappers import Wrapper
+from seamscope.loaders.wrappers import FixedBatch, Wrapper
 from seamscope.model import Model
 from seamscope.probe import Hints
 
@@ -194,10 +194,7 @@ def _is_plain_tree(text: str) -> bool:
 
 
 class Exported(Wrapper):
-    """An exported program, run as a module of any batch size.
-
-    Programs are mostly exported for one batch size and refuse others: batches are then cut or
-    filled up to it.
+    """An exported program as a module.
 
     Parameters
     ----------
@@ -207,7 +204,6 @@ class Exported(Wrapper):
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         super().__init__(program.module())
-        self._batch = _sizes(program)[0]
 
     def train(self, mode: bool = True) -> Exported:
         """Do nothing: a program is exported in one mode, and torch refuses to be asked."""
@@ -215,33 +211,7 @@ class Exported(Wrapper):
 
     def forward(self, x: torch.Tensor) -> Any:
         """Run the program."""
-        if self._batch is None or x.shape[0] == self._batch:
-            return self.inner(x)
-        return _joined([self._run(part) for part in x.split(self._batch)])
-
-    def _run(self, part: torch.Tensor) -> Any:
-        lacking = int(self._batch or 0) - part.shape[0]
-        if lacking == 0:
-            return self.inner(part)
-        filled = torch.cat([part, part[-1:].expand(lacking, *part.shape[1:])])
-        return _cut(self.inner(filled), part.shape[0])
-
-
-def _joined(parts: list[Any]) -> Any:
-    first = parts[0]
-    if isinstance(first, torch.Tensor):
-        return torch.cat(parts)
-    if isinstance(first, dict):
-        return {key: _joined([part[key] for part in parts]) for key in first}
-    return tuple(_joined(list(each)) for each in zip(*parts, strict=True))
-
-
-def _cut(output: Any, count: int) -> Any:
-    if isinstance(output, torch.Tensor):
-        return output[:count]
-    if isinstance(output, dict):
-        return {key: _cut(value, count) for key, value in output.items()}
-    return tuple(_cut(each, count) for each in output)
+        return self.inner(x)
 
 
 def _sizes(program: torch.export.ExportedProgram) -> list[int | None]:
@@ -301,7 +271,8 @@ def _quiet() -> Iterator[None]:
 
 def _load(spec: Spec) -> Model:
     program = load_program(spec.path, str(spec.path))
-    return Model(Exported(program), name=spec.path.stem, spec=spec.text, hints=_hints(program))
+    module = FixedBatch(Exported(program), _sizes(program)[0])
+    return Model(module, name=spec.path.stem, spec=spec.text, hints=_hints(program))
 
 
 EXPORTED = Format("torch.export program", lambda s: is_exported(Archive(s.path)), _code, _load)

@@ -7,7 +7,7 @@ not know formats.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,54 @@ def evaluate(module: nn.Module) -> nn.Module:
     except NotImplementedError:
         module.training = False
     return module
+
+
+class FixedBatch(Wrapper):
+    """A network that takes batches of one size: others are cut, or filled up to it.
+
+    Networks are often exported for a single image.
+
+    Parameters
+    ----------
+    inner
+        The network.
+    size
+        Images in a batch; None where any number will do.
+    """
+
+    def __init__(self, inner: nn.Module, size: int | None) -> None:
+        super().__init__(inner)
+        self.size = size
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Run the network on any number of images."""
+        if self.size is None or x.shape[0] == self.size:
+            return self.inner(x)
+        return _joined([self._run(part, self.size) for part in x.split(self.size)])
+
+    def _run(self, part: torch.Tensor, size: int) -> Any:
+        count = part.shape[0]
+        if count == size:
+            return self.inner(part)
+        filled = torch.cat([part, part[-1:].expand(size - count, *part.shape[1:])])
+        return _each(self.inner(filled), lambda y: y[:count])
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    first = parts[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, Mapping):
+        return {key: _joined([part[key] for part in parts]) for key in first}
+    return tuple(_joined(each) for each in zip(*parts, strict=True))
+
+
+def _each(output: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(output, torch.Tensor):
+        return change(output)
+    if isinstance(output, Mapping):
+        return {key: _each(value, change) for key, value in output.items()}
+    return tuple(_each(value, change) for value in output)
 
 
 class Chosen(Wrapper):

@@ -1,0 +1,470 @@
+"""Packages of bioimage.io: folder, zip, or the ``rdf.yaml`` in a folder.
+
+Knows what a package holds, which of its weights to use, and how its pre- and postprocessing are
+honoured. Does not know the card's fields (see `seamscope.loaders.model_card`).
+
+Weights that need nothing to run are preferred: TorchScript, then a state dict with its Python
+source, then ONNX. Preprocessing with statistics "per sample" takes them from the whole image
+(`seamscope.preparation`); postprocessing that looks at single pixels becomes part of the network,
+and what needs a whole prediction is left out and said so. The packages' own libraries
+(bioimageio.core) are not needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from torch import nn
+
+from seamscope.declared import Array, Declared, Vectors
+from seamscope.errors import ModelError
+from seamscope.loaders.archive import Archive
+from seamscope.loaders.checkpoints import fill, pickled, read_checkpoint
+from seamscope.loaders.factories import build, import_module, module_from_text, source_of
+from seamscope.loaders.format import Code, Format, first_sentence
+from seamscope.loaders.model_card import Card, Processing, Tensor, file_of, read_card
+from seamscope.loaders.spec import Spec
+from seamscope.loaders.torchscript import load_script, refuse_gpu, script_code
+from seamscope.loaders.wrappers import (
+    Above,
+    Chosen,
+    Clip,
+    Finished,
+    Linear,
+    Rearranged,
+    SplitInput,
+)
+from seamscope.model import Model
+from seamscope.preparation import Binarized, Clipped, Measured, Preparation, Scaled, Step
+from seamscope.probe import Hints
+
+_CARDS = ("rdf.yaml", "bioimageio.yaml", "model.yaml", "rdf.yml", "model.yml")
+_KINDS = ("torchscript", "pytorch_state_dict", "onnx")
+BY = "Its bioimage.io package"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package, of which only the card has been read."""
+
+    archive: Archive
+    card_name: str
+
+    @classmethod
+    def find(cls, path: Path) -> Package | None:
+        """Return the package at a path; None where there is none."""
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            return cls(Archive(path.parent), path.name)
+        archive = Archive(path)
+        found = next((name for name in _CARDS if name in archive), None)
+        return None if found is None else cls(archive, found)
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return str(self.archive.path)
+
+    @cached_property
+    def card(self) -> Card:
+        """What its card says."""
+        try:
+            told = yaml.safe_load(self.archive.read(self.card_name))
+        except yaml.YAMLError as error:
+            raise ModelError(
+                f"{self.card_name} of {self.name} is no valid YAML ({first_sentence(error)}): get "
+                "the package again."
+            ) from error
+        return read_card(told, f"{self.card_name} of {self.name}")
+
+    @cached_property
+    def kind(self) -> str:
+        """Kind of the weights that are used."""
+        found = next((kind for kind in _KINDS if kind in self.card.weights), None)
+        if found is None:
+            raise ModelError(
+                f"{self.name} has weights for {', '.join(self.card.weights) or 'nothing'} alone: a "
+                "package with TorchScript, a PyTorch state dict or ONNX is needed."
+            )
+        return found
+
+    @property
+    def weights(self) -> Mapping[str, Any]:
+        """What the card says of these weights."""
+        return self.card.weights[self.kind]
+
+    def read(self, told: Any) -> bytes:
+        """Read a file the card refers to, and compare it with its checksum if there is one."""
+        source = file_of(told) or ""
+        if re.match(r"https?://|10\.\d+/", source):
+            raise ModelError(
+                f"{self.name} refers to {source} on the net: download the whole package as a zip "
+                "from bioimage.io and give that."
+            )
+        data = self.archive.read(source if source in self.archive else Path(source).name)
+        wanted = told.get("sha256") if isinstance(told, Mapping) else None
+        if wanted and hashlib.sha256(data).hexdigest() != wanted:
+            raise ModelError(
+                f"{source} in {self.name} is not the file its card was written for (another "
+                "checksum): it is damaged or was replaced; get the package again."
+            )
+        return data
+
+
+def _package(spec: Spec) -> Package:
+    package = Package.find(spec.path)
+    assert package is not None
+    return package
+
+
+# -- what loading would run
+
+
+def _code(spec: Spec) -> tuple[Code, ...]:
+    package = _package(spec)
+    source = file_of(package.weights) or "weights"
+    data = package.read(package.weights)
+    if package.kind == "torchscript":
+        members = Archive.of_bytes(data, source)
+        return script_code(members.read, members.names)
+    if package.kind == "onnx":
+        return ()
+    return (_architecture_code(package), *pickled(data, source))
+
+
+def _architecture_code(package: Package) -> Code:
+    architecture = _Architecture.of(package)
+    text = architecture.text(package)
+    call = f"{architecture.callable}({dict(architecture.kwargs)!r})"
+    what = f"{architecture.callable}() of {architecture.origin} in {package.archive.path.name}"
+    return Code.of(f"{what}, and whatever importing it runs", text, call, text=text)
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    """Who builds the network of a state dict."""
+
+    callable: str
+    kwargs: Mapping[str, Any]
+    source: Any = None
+    module: str | None = None
+
+    @classmethod
+    def of(cls, package: Package) -> _Architecture:
+        told = package.weights.get("architecture")
+        if isinstance(told, Mapping):  # 0.5
+            kwargs = dict(told.get("kwargs") or {})
+            source = told if "source" in told else None
+            return cls(str(told["callable"]), kwargs, source, told.get("import_from"))
+        kwargs = dict(package.weights.get("kwargs") or {})
+        file, colon, name = str(told or "").rpartition(":")
+        if colon:  # 0.4: network.py:Net
+            source = {"source": file, "sha256": package.weights.get("architecture_sha256")}
+            return cls(name, kwargs, source)
+        module, dot, name = str(told or "").rpartition(".")
+        if dot:  # 0.4: package.module.Net
+            return cls(name, kwargs, None, module)
+        raise ModelError(f"{package.name} does not say what builds its network: get it again.")
+
+    @property
+    def origin(self) -> str:
+        return str(self.module or file_of(self.source))
+
+    def text(self, package: Package) -> str:
+        if self.source is None:
+            return source_of(str(self.module))
+        return package.read(self.source).decode("utf-8", errors="replace")
+
+    def build(self, package: Package) -> nn.Module:
+        if self.source is None:
+            module = import_module(str(self.module))
+        else:
+            module = module_from_text(self.text(package), self.origin)
+        return build(module, self.callable, self.kwargs, self.origin)
+
+
+# -- loading
+
+
+def _load(spec: Spec) -> Model:
+    package = _package(spec)
+    card = package.card
+    inputs = [each for each in card.inputs if not each.optional] or list(card.inputs[:1])
+    place = _chosen(card.outputs, spec.output, package.name)
+    output = card.outputs[place]
+    network, notes = _network(package)
+    network = _arranged(network, inputs, output, place, len(card.outputs), package.name)
+    steps, left_out = _postprocessing(output)
+    preparation, warnings = _preparation(inputs)
+    if len(card.outputs) > 1 and spec.output is None:
+        others = ", ".join(f"#{each.name}" for each in card.outputs if each is not output)
+        notes += (
+            f"It has {len(card.outputs)} outputs; {output.name} is shown. Add {others} to the "
+            "model's name for another.",
+        )
+    channels = _channels(inputs)
+    first = inputs[0]
+    method = preparation.name if preparation else "none"
+    return Model(
+        Finished(network, steps) if steps else network,
+        name=card.name,
+        spec=spec.text,
+        hints=Hints(len(first.spatial), channels, _fixed(inputs)),
+        channel_names=output.channel_names,
+        normalize=method,
+        preparation=preparation if method is None else None,
+        declared=_declared(first, output, channels),
+        outputs=tuple(each.name for each in card.outputs),
+        vectors=lambda: _vectors(package, inputs, output, left_out),
+        notes=(*notes, *warnings, *left_out),
+    )
+
+
+def _chosen(outputs: Sequence[Tensor], wanted: str | None, name: str) -> int:
+    names = [each.name for each in outputs]
+    if wanted is None:
+        return 0
+    if wanted in names:
+        return names.index(wanted)
+    if wanted.isdigit() and int(wanted) < len(names):
+        return int(wanted)
+    raise ModelError(f"{name} has no output {wanted!r}: choose #{', #'.join(names)}.")
+
+
+def _network(package: Package) -> tuple[nn.Module, tuple[str, ...]]:
+    data = package.read(package.weights)
+    source = f"{file_of(package.weights)} in {package.name}"
+    if package.kind == "onnx":
+        from seamscope.loaders.onnx import load_graph
+
+        return load_graph(data, source)
+    if package.kind == "torchscript":
+        members = Archive.of_bytes(data, source)
+        for name in members.names:
+            if name.endswith(".py"):
+                refuse_gpu(members.read(name).decode(errors="replace"), source)
+        return load_script(data, source), ()
+    network = _Architecture.of(package).build(package)
+    fill(network, read_checkpoint(data, source), source, _Architecture.of(package).callable)
+    return network, ()
+
+
+def _arranged(
+    network: nn.Module, inputs: list[Tensor], output: Tensor, place: int, outputs: int, name: str
+) -> nn.Module:
+    """Bring a network to one image in, one image out."""
+    for tensor in (*inputs, output):
+        if set(tensor.axes) - set("bczyx") or len(tensor.spatial) < 2:
+            raise ModelError(
+                f"{name}: {tensor.name} has the axes {tensor.axes}, and images have b, c and two "
+                "or three of zyx: this network does not map images to images."
+            )
+    if len(inputs) > 1:
+        if any(each.axes != "bc" + inputs[0].spatial for each in inputs):
+            raise ModelError(
+                f"{name} takes {len(inputs)} inputs whose axes are not all bc{inputs[0].spatial}: "
+                "wrap the network in one that takes a single image."
+            )
+        network = SplitInput(network, [each.channels or 1 for each in inputs])
+    if outputs > 1:
+        network = Chosen(network, str(place))
+    if (inputs[0].axes, output.axes) != ("bc" + inputs[0].spatial, "bc" + output.spatial):
+        network = Rearranged(network, inputs[0].axes, output.axes)
+    return network
+
+
+def _channels(inputs: Sequence[Tensor]) -> int | None:
+    counts = [each.channels for each in inputs]
+    return None if None in counts else sum(count or 0 for count in counts)
+
+
+def _fixed(inputs: Sequence[Tensor]) -> tuple[int, ...] | None:
+    """The one shape a network takes, where its card allows no other."""
+    first = inputs[0]
+    steps, sizes = (first.along(v, first.spatial) for v in (first.step, first.smallest))
+    if any(step != 0 for step in steps) or None in sizes:
+        return None
+    return None if len(inputs) > 1 else tuple(int(size) for size in sizes)
+
+
+def _declared(given: Tensor, output: Tensor, channels: int | None) -> Declared:
+    spatial = given.spatial
+    step, smallest = (given.along(v, spatial) for v in (given.step, given.smallest))
+    halo = output.along(output.halo, spatial) if output.spatial == spatial else None
+    return Declared(
+        BY,
+        spatial,
+        halo=halo,
+        step=None if None in step else step,
+        smallest=None if None in smallest else smallest,
+        channels=channels,
+    )
+
+
+# -- before and after the network
+
+
+def _preparation(inputs: Sequence[Tensor]) -> tuple[Preparation | None, tuple[str, ...]]:
+    """What is done to intensities, the same to all inputs; and what should be known of it."""
+    steps: list[Step] = []
+    notes: list[str] = []
+    first = inputs[0]
+    if any(each.processing != first.processing for each in inputs):
+        notes.append(
+            f"Its inputs are preprocessed differently; all are treated as {first.name} here."
+        )
+    for each in first.processing:
+        step = _step(each, first, notes)
+        if step is not None:
+            steps.append(step)
+    return (Preparation(tuple(steps)) if steps else None), tuple(notes)
+
+
+def _step(each: Processing, tensor: Tensor, notes: list[str]) -> Step | None:
+    told = each.kwargs
+    match each.name:
+        case "ensure_dtype":
+            return None  # networks are run in float32
+        case "binarize":
+            return Binarized(_many(told["threshold"]))
+        case "clip" if "min_percentile" not in told and "max_percentile" not in told:
+            return Clipped(told.get("min"), told.get("max"))
+        case "scale_linear":
+            return _scaled(told.get("gain", 1.0), told.get("offset", 0.0))
+        case "fixed_zero_mean_unit_variance":
+            return _standardized(told)
+        case "zero_mean_unit_variance" if told.get("mode") == "fixed":
+            return _standardized(told)
+        case "zero_mean_unit_variance" | "scale_range":
+            return _measured(each, tensor, notes)
+    notes.append(f"Its preprocessing {each.name} is not known here and left out.")
+    return None
+
+
+def _scaled(gain: Any, offset: Any) -> Scaled:
+    gains, offsets = _many(gain), _many(offset)
+    count = max(len(gains), len(offsets))
+    return Scaled(gains * (count // len(gains)), offsets * (count // len(offsets)))
+
+
+def _standardized(told: Mapping[str, Any]) -> Scaled:
+    """``(x - mean) / (std + eps)`` by numbers of the card."""
+    eps = float(told.get("eps", 1e-6))
+    mean, std = _many(told["mean"]), _many(told["std"])
+    gain = tuple(1 / (each + eps) for each in std)
+    return _scaled(gain, tuple(-m * g for m, g in zip(mean, gain, strict=True)))
+
+
+def _measured(each: Processing, tensor: Tensor, notes: list[str]) -> Measured:
+    told = each.kwargs
+    axes = _letters(told.get("axes"), tensor.axes)
+    lacking = [letter for letter in tensor.spatial if letter not in axes]
+    if lacking:
+        notes.append(
+            f"Its {each.name} asks for statistics of each {' and '.join(lacking)} by itself; they "
+            "are taken from the whole image here."
+        )
+    if told.get("reference_tensor") not in (None, tensor.name):
+        notes.append(
+            f"Its {each.name} asks for statistics of {told['reference_tensor']}; they are taken "
+            "from the image itself here."
+        )
+    eps, together = float(told.get("eps", 1e-6)), "c" in axes and (tensor.channels or 2) > 1
+    if each.name == "zero_mean_unit_variance":
+        return Measured("zscore", eps=eps, together=together)
+    low, high = float(told.get("min_percentile", 0.0)), float(told.get("max_percentile", 100.0))
+    kind = "minmax" if (low, high) == (0.0, 100.0) else "percentile"
+    return Measured(kind, (low, high), eps, together)  # type: ignore[arg-type]
+
+
+def _letters(axes: Any, own: str) -> str:
+    """Axes of statistics; all of them where none are told."""
+    if axes is None:
+        return own
+    names = {"batch": "b", "channel": "c"}
+    return "".join(names.get(str(each), str(each)) for each in axes)
+
+
+def _many(value: Any) -> tuple[float, ...]:
+    return tuple(map(float, value)) if isinstance(value, (list, tuple)) else (float(value),)
+
+
+def _postprocessing(output: Tensor) -> tuple[list[nn.Module], tuple[str, ...]]:
+    """Modules that do it, and sentences on what is left out."""
+    steps: list[nn.Module] = []
+    for place, each in enumerate(output.processing):
+        if each.name == "ensure_dtype":
+            continue
+        step = _finish(each)
+        if step is None:
+            names = [rest.name for rest in output.processing[place:] if rest.name != "ensure_dtype"]
+            told = (
+                f"Its postprocessing {', '.join(names)} is left out: it needs a whole prediction, "
+                "not a tile's."
+            )
+            return steps, (told,)
+        steps.append(step)
+    return steps, ()
+
+
+def _finish(each: Processing) -> nn.Module | None:
+    told = each.kwargs
+    match each.name:
+        case "sigmoid":
+            return nn.Sigmoid()
+        case "softmax" if told.get("axis", "channel") in ("channel", "c"):
+            return nn.Softmax(1)
+        case "binarize" if not isinstance(told["threshold"], (list, tuple)):
+            return Above(float(told["threshold"]))
+        case "clip" if "min_percentile" not in told and "max_percentile" not in told:
+            return Clip(told.get("min"), told.get("max"))
+        case "scale_linear":
+            scaled = _scaled(told.get("gain", 1.0), told.get("offset", 0.0))
+            return Linear(scaled.gain, scaled.offset)
+        case "fixed_zero_mean_unit_variance":
+            scaled = _standardized(told)
+            return Linear(scaled.gain, scaled.offset)
+    return None
+
+
+# -- test vectors
+
+
+def _vectors(
+    package: Package, inputs: Sequence[Tensor], output: Tensor, left_out: tuple[str, ...]
+) -> Vectors:
+    if left_out:
+        raise ModelError(f"{package.name} cannot be verified. {left_out[0]}")
+    images = [_test_tensor(package, each) for each in inputs]
+    return Vectors(np.concatenate(images), _test_tensor(package, output))
+
+
+def _test_tensor(package: Package, tensor: Tensor) -> Array:
+    """Read a test tensor as ``(C, *spatial)``, the first of its batch."""
+    if tensor.test is None:
+        raise ModelError(f"{package.name} cannot be verified: it has no test data.")
+    try:
+        array: Array = np.load(io.BytesIO(package.read(tensor.test)), allow_pickle=False)
+    except ValueError as error:
+        raise ModelError(
+            f"{tensor.test} in {package.name} is no plain array ({first_sentence(error)}): the "
+            "package cannot be verified."
+        ) from error
+    axes = tensor.axes
+    if "b" in axes:
+        array, axes = array.take(0, axes.index("b")), axes.replace("b", "")
+    array = array.transpose([axes.index(letter) for letter in "czyx" if letter in axes])
+    return array if "c" in axes else array[None]
+
+
+BIOIMAGEIO = Format("bioimage.io package", lambda s: Package.find(s.path) is not None, _code, _load)
+
+__all__ = ["BIOIMAGEIO", "BY", "Package"]

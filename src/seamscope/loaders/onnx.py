@@ -1,0 +1,271 @@
+"""ONNX graphs: converted to PyTorch where that is possible, else run by onnxruntime.
+
+Knows both ways and what the second one lacks. Does not know networks.
+
+The converter (onnx2torch) knows operations up to a certain version; newer graphs are brought to
+that first. What it made is compared with onnxruntime where that is installed, since a converter
+may be wrong in silence. ONNX files hold data and names of operations: loading runs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from seamscope.errors import ModelError
+from seamscope.loaders.format import Format, damaged, first_sentence, missing, no_code
+from seamscope.loaders.spec import Spec
+from seamscope.loaders.wrappers import Chosen, FixedBatch, evaluate
+from seamscope.model import Model
+from seamscope.probe import Hints
+
+_KNOWN_VERSION = 17  # of operations, to onnx2torch 1.5
+_SAME = 1e-4  # of the output's standard deviation
+_TRIED = (64, 96, 128, 256, 32, 48, 16)  # sizes with which both ways are compared
+
+
+def is_onnx(path: Path) -> bool:
+    """Judge by the first fields of a protocol buffer: version of the format, then a text.
+
+    ONNX has no magic number.
+    """
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        head = file.read(3)
+    # field 1 is a small number; then a field of bytes: producer, its version, domain, graph ...
+    return len(head) == 3 and head[0] == 0x08 and 1 <= head[1] <= 32 and head[2] & 7 in (0, 2)
+
+
+def load_graph(source: Path | bytes, name: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """Load a graph as a module that takes one tensor.
+
+    Returns
+    -------
+    module
+        Gives a tensor, or a tuple of tensors in the order of the graph's outputs.
+    notes
+        What its user should know.
+    """
+    data = _bytes(source, name)
+    try:
+        module, reason = _converted(data), ""
+    except ImportError as error:
+        module, reason = None, f"{error.name or 'onnx2torch'} is not installed"
+        reason += ' (pip install "seamscope[onnx]")'
+    except Exception as error:  # converters fail in many ways, torchvision of another build too
+        module, reason = None, f"onnx2torch cannot convert it ({first_sentence(error)})"
+    if module is not None:
+        reason = _difference(module, data) or ""
+    if module is not None and not reason:
+        return FixedBatch(module, _sizes(data)[0]), ()
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise missing("onnxruntime", f"{name} is an ONNX file, and running it")
+    try:
+        forward_only = OnnxSession(data)
+        forward_only.session  # noqa: B018  (made now, so that what is wrong is told here)
+    except Exception as error:
+        raise damaged(name, "ONNX", error) from error
+    return FixedBatch(forward_only, _sizes(data)[0]), (_forward_only(reason, data),)
+
+
+def _bytes(source: Path | bytes, name: str) -> bytes:
+    """Read the graph with its weights, also where these lie in a file beside it."""
+    if isinstance(source, bytes):
+        return source
+    if importlib.util.find_spec("onnx") is None:
+        return source.read_bytes()
+    import onnx
+
+    try:
+        graph = onnx.load(str(source))
+    except Exception as error:
+        raise damaged(name, "ONNX", error) from error
+    return graph.SerializeToString() if _is_external(source) else source.read_bytes()
+
+
+def _is_external(source: Path) -> bool:
+    import onnx
+
+    graph = onnx.load(str(source), load_external_data=False).graph
+    return any(each.data_location == onnx.TensorProto.EXTERNAL for each in graph.initializer)
+
+
+def _converted(data: bytes) -> nn.Module:
+    onnx2torch = importlib.import_module("onnx2torch")
+    import onnx
+    from onnx import version_converter
+
+    graph = onnx.load_from_string(data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            module = onnx2torch.convert(graph)
+        except NotImplementedError:
+            module = onnx2torch.convert(version_converter.convert_version(graph, _KNOWN_VERSION))
+    return evaluate(module)
+
+
+def _difference(module: nn.Module, data: bytes) -> str | None:
+    """Why a converted graph is not to be trusted; None where it agrees with onnxruntime."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    session = OnnxSession(data)
+    sizes = _sizes(data)
+    for size in _TRIED:
+        shape = [
+            n if n is not None else (size if place > 1 else 1) for place, n in enumerate(sizes)
+        ]
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        try:
+            expected = session(x)
+        except Exception:  # a size that is not taken
+            continue
+        with torch.no_grad():
+            given = module(x)
+        pairs = zip(_several(given), _several(expected), strict=False)
+        if all(torch.allclose(a, b, 0, _SAME * float(b.std() or 1)) for a, b in pairs):
+            return None
+        return "what onnx2torch makes of it gives other predictions"
+    return None
+
+
+def _several(output: Any) -> Sequence[torch.Tensor]:
+    return (output,) if isinstance(output, torch.Tensor) else tuple(output)
+
+
+def _forward_only(reason: str, data: bytes) -> str:
+    told = (
+        f"It runs through onnxruntime, on the CPU and forward only, since {reason}: gradient maps, "
+        "the audit and repair of its normalization and faster equivalents are not available."
+    )
+    count = _instance_norms(data)
+    if count:
+        told += f" {count} of its layers are InstanceNormalization, which uses each tile's own "
+        told += "statistics."
+    return told
+
+
+def _instance_norms(data: bytes) -> int:
+    if importlib.util.find_spec("onnx") is None:
+        return 0
+    import onnx
+
+    nodes = onnx.load_from_string(data).graph.node
+    return sum(node.op_type == "InstanceNormalization" for node in nodes)
+
+
+def _sizes(data: bytes) -> list[int | None]:
+    """Sizes of the one input, None where any will do."""
+    return [n if isinstance(n, int) and n > 0 else None for n in _inputs(data)]
+
+
+def _inputs(data: bytes) -> list[Any]:
+    if importlib.util.find_spec("onnx") is None:
+        shapes = [each.shape for each in OnnxSession(data).session.get_inputs()]
+    else:
+        import onnx
+
+        graph = onnx.load_from_string(data).graph
+        weights = {each.name for each in graph.initializer}
+        shapes = [
+            [d.dim_value or d.dim_param for d in each.type.tensor_type.shape.dim]
+            for each in graph.input
+            if each.name not in weights
+        ]
+    if len(shapes) != 1:
+        raise ModelError(
+            f"The ONNX graph takes {len(shapes)} tensors: export a network that takes one image "
+            "(N, C, [Z,] Y, X)."
+        )
+    return list(shapes[0])
+
+
+class OnnxSession(nn.Module):
+    """A graph run by onnxruntime, on the CPU.
+
+    Its bytes are a buffer, so that it has a fingerprint and can be copied to another process.
+
+    Parameters
+    ----------
+    data
+        The file.
+    """
+
+    graph: torch.Tensor
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that bytes cannot be written to
+            self.register_buffer("graph", torch.frombuffer(data, dtype=torch.uint8))
+        self._session: Any = None
+
+    @property
+    def session(self) -> Any:
+        """The session, made when first used."""
+        if self._session is None:
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = torch.get_num_threads()
+            options.log_severity_level = 4
+            self._session = onnxruntime.InferenceSession(
+                self.graph.cpu().numpy().tobytes(), options, providers=["CPUExecutionProvider"]
+            )
+        return self._session
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the session behind."""
+        return {**self.__dict__, "_session": None}
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Run the graph."""
+        name = self.session.get_inputs()[0].name
+        found = self.session.run(None, {name: x.detach().float().cpu().contiguous().numpy()})
+        tensors = tuple(torch.from_numpy(each).to(x.device) for each in found)
+        return tensors[0] if len(tensors) == 1 else tensors
+
+
+def _load(spec: Spec) -> Model:
+    module, notes = load_graph(spec.path, str(spec.path))
+    sizes = _sizes(_bytes(spec.path, str(spec.path)))
+    spatial = sizes[2:]
+    fixed = tuple(n for n in spatial if n is not None)
+    names = _outputs(spec.path)
+    if len(names) > 1 and spec.output is not None:
+        key = str(names.index(spec.output)) if spec.output in names else spec.output
+        module = Chosen(module, key)
+    return Model(
+        module,
+        name=spec.path.stem,
+        spec=spec.text,
+        hints=Hints(
+            len(spatial) if len(spatial) in (2, 3) else None,
+            sizes[1] if len(sizes) > 1 else None,
+            fixed if fixed and len(fixed) == len(spatial) else None,
+        ),
+        outputs=names if len(names) > 1 and spec.output is not None else None,
+        notes=notes,
+    )
+
+
+def _outputs(path: Path) -> tuple[str, ...]:
+    if importlib.util.find_spec("onnx") is not None:
+        import onnx
+
+        graph = onnx.load(str(path), load_external_data=False).graph
+        return tuple(each.name for each in graph.output)
+    session = OnnxSession(io.FileIO(path).readall()).session
+    return tuple(each.name for each in session.get_outputs())
+
+
+ONNX = Format("ONNX", lambda spec: is_onnx(spec.path), no_code, _load)
