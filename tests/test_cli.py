@@ -35,7 +35,7 @@ from seamscope.images import open_image, read_record
 from seamscope.inference import Preparing, TileDone
 from seamscope.intensity import Method
 from seamscope.model import Precision
-from seamscope.plan import Border, Result, Settings
+from seamscope.plan import Border, Result, Seams, Settings
 from seamscope.stitching import BLENDS
 
 # In standard deviations of the output; a halo one pixel short is off by 1e-3 and more.
@@ -199,6 +199,7 @@ def test_exit_codes_are_documented():
         (options.Normalize, ("auto", *get_args(Method))),
         (options.Result, get_args(Result)),
         (options.Border, get_args(Border)),
+        (options.Seams, get_args(Seams)),
     ],
 )
 def test_choices_are_the_engines(here, engine):
@@ -233,6 +234,7 @@ def test_every_option_reaches_its_setting(at_home, tmp_path):
         "--channel": ("1", "channel", 1),
         "--fill-nan": ("-7", "fill_nan", -7.0),
         "--memory": ("1.5GB", "memory", 1_500_000_000),
+        "--seams": ("all", "seams", "all"),
     }
     asked = [part for option, (text, *_) in given.items() for part in (option, text)]
     place = ["rgb.npy", UNET, tmp_path / "o.zarr", "--trust", "--axes", "cyx"]
@@ -389,6 +391,17 @@ def test_json_on_standard_output_is_all_there_is_on_it(at_home, tmp_path):
     result = ok("predict", "image.tif", UNET, tmp_path / "o.zarr", "--trust", "--json", "-")
     assert json.loads(result.stdout)["finished"] is True
     assert "Measuring" in result.stderr
+
+
+def test_seams_are_told_along_the_way(at_home, tmp_path):
+    args = ["predict", "image.tif", UNET, tmp_path / "o.zarr", "--trust", "--tile", 44]
+    result = ok(*args, "--halo", 2, "--seams", "all", "--json", tmp_path / "o.json")
+    told = json.loads((tmp_path / "o.json").read_text())["figures"]["seams"]
+    assert told["overlaps_measured"] == told["overlaps"]
+    assert told["max_dist"] > told["tolerance"]
+    assert result.stdout.splitlines()[-1] == told["sentence"]
+    result = ok(*args, "--seams", "none", "--overwrite")
+    assert len(result.stdout.splitlines()) == 1
 
 
 def test_quiet(at_home, tmp_path):

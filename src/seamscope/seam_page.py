@@ -104,7 +104,7 @@ def seam_page(
 def sweep_page(sweep: Sweep, content: Content | None, setting: Sequence[tuple[str, str]]) -> str:
     """Compose the page of a sweep over tile sizes; parameters as for `seam_page`."""
     sections = [Section("Setting", [Facts([*setting, *_sweep_facts(sweep)])])]
-    sections += sweep_sections(sweep)
+    sections += _sweep_sections(sweep)
     if content is not None:
         sections.append(content_section(content))
     sections.append(Section("Definitions", [_MISMATCH, *_SWEEP_DEFINITIONS]))
@@ -420,9 +420,14 @@ def _sweep_facts(sweep: Sweep) -> list[tuple[str, str]]:
 
 
 def sweep_sections(sweep: Sweep) -> list[Section]:
-    """Tell a sweep: curves, pictures, all pairs."""
+    """Tell a sweep: a sentence, curves, pictures, all pairs."""
+    first, *others = _sweep_sections(sweep)
+    return [Section(first.title, [Text(sweep.describe()), *first.parts]), *others]
+
+
+def _sweep_sections(sweep: Sweep) -> list[Section]:
     return [
-        Section("Prediction and tile size", [*_sweep_curves(sweep), *_sweep_tables(sweep)]),
+        Section("Prediction and tile size", [_sweep_curves(sweep), *_sweep_tables(sweep)]),
         Section("The same place in all predictions", [_multiples(sweep)]),
         Section("All pairs of predictions", [_matrix(sweep)]),
     ]
@@ -432,14 +437,14 @@ def _last(sweep: Sweep) -> str:
     return "the untiled prediction" if sweep.untiled else f"that of tiles of {sweep.names[-1]}"
 
 
-def _sweep_curves(sweep: Sweep) -> list[Part]:
+def _sweep_curves(sweep: Sweep) -> Figure:
     panels = [(f"mismatch to {sweep.names[-1]}, 1 − Dice", _bands(sweep.to_last, sweep.channels))]
     caption = f"How far each prediction is from {_last(sweep)}"
     if sweep.dice is not None and sweep.truth is not None:
         panels.append(("Dice with labels", _bands(sweep.dice, sweep.truth.names)))
         caption += " (left), and how well it agrees with the labels (right)"
     caption += ". Bands: 95 % confidence, by a bootstrap over blocks of the image."
-    return [Text(sweep.describe()), Figure.of(figures.size_curves(sweep.names, panels), caption)]
+    return Figure.of(figures.size_curves(sweep.names, panels), caption)
 
 
 def _bands(estimate: Any, names: Sequence[str]) -> dict[str, tuple[Array, Array, Array]]:
@@ -532,7 +537,12 @@ def _math(body: str) -> str:
     return f'<math display="block">{body}</math>'
 
 
+def _count(what: str) -> str:
+    return f"<mo form='prefix'>|</mo><mi>{what}</mi><mo form='postfix'>|</mo>"
+
+
 _O1, _O2 = "<msub><mi>O</mi><mn>1</mn></msub>", "<msub><mi>O</mi><mn>2</mn></msub>"
+_APART = f"<mo form='prefix'>|</mo>{_O1}<mo>−</mo>{_O2}<mo form='postfix'>|</mo>"
 _DICE = (
     "<mrow><mn>1</mn><mo>−</mo><mi>Dice</mi><mo>=</mo><mn>1</mn><mo>−</mo><mfrac>"
     f"<mrow><mn>2</mn><mo>∑</mo>{_O1}{_O2}</mrow>"
@@ -562,16 +572,13 @@ def _definitions(report: SeamReport) -> Section:
             "and channels (Buglakova et al. 2025). 0 is seamless.",
             _math(
                 "<mrow><mi>max dist</mi><mo>=</mo><munder><mo>max</mo><mtext>overlaps, channels"
-                f"</mtext></munder><mo>|</mo>{_O1}<mo>−</mo>{_O2}<mo>|</mo></mrow>"
+                f"</mtext></munder>{_APART}</mrow>"
             ),
         ),
         Definition(
             "Mean distance",
             "The mean of the same distances over all pixels of valid overlaps and all channels.",
-            _math(
-                f"<mrow><mi>mean dist</mi><mo>=</mo><mo>⟨</mo><mo>|</mo>{_O1}<mo>−</mo>{_O2}"
-                "<mo>|</mo><mo>⟩</mo></mrow>"
-            ),
+            _math(f"<mrow><mi>mean dist</mi><mo>=</mo><mo>⟨</mo>{_APART}<mo>⟩</mo></mrow>"),
         ),
         _MISMATCH,
         Definition(
@@ -599,9 +606,8 @@ _SWEEP_DEFINITIONS = (
         "Dice with labels",
         "Of the pixels predicted as a class, P, and those labelled as it, T.",
         _math(
-            "<mrow><mi>Dice</mi><mo>=</mo><mfrac><mrow><mn>2</mn><mo>|</mo><mi>P</mi><mo>∩</mo>"
-            "<mi>T</mi><mo>|</mo></mrow><mrow><mo>|</mo><mi>P</mi><mo>|</mo><mo>+</mo><mo>|</mo>"
-            "<mi>T</mi><mo>|</mo></mrow></mfrac></mrow>"
+            f"<mrow><mi>Dice</mi><mo>=</mo><mfrac><mrow><mn>2</mn>{_count('P</mi><mo>∩</mo><mi>T')}"
+            f"</mrow><mrow>{_count('P')}<mo>+</mo>{_count('T')}</mrow></mfrac></mrow>"
         ),
     ),
     Definition(
