@@ -73,6 +73,11 @@ class LayerStatistics:
         """Whether they are the same everywhere."""
         return self.count.size == 1
 
+    @property
+    def average(self) -> tuple[Floats, Floats]:
+        """Mean and variance ``(groups,)`` over the whole image."""
+        return _merged(self.count, self.mean, self.var)
+
     def moments(self, call: Call, places: Sequence[Sequence[int]] | None) -> Moments:
         """Return what answers a call on tiles that begin at these places of the image.
 
@@ -99,7 +104,7 @@ class LayerStatistics:
 
     @cached_property
     def _merged(self) -> tuple[torch.Tensor, torch.Tensor]:
-        mean, var = _merged(self.count, self.mean, self.var)
+        mean, var = self.average
         return torch.from_numpy(mean).float(), torch.from_numpy(var).float()
 
     def _field(
@@ -180,6 +185,10 @@ class Statistics:
     def uniform(self) -> bool:
         """Whether a tile's place in the image does not matter."""
         return all(layer.uniform for layer in self.layers)
+
+    def layer(self, call: int) -> LayerStatistics | None:
+        """Return what answers the call of this number; None where nothing does."""
+        return self._by_call.get(call)
 
     def answer(self, call: Call, places: Sequence[Sequence[int]] | None = None) -> Moments | None:
         """Answer a call of a forward pass on tiles at these places (see `LayerStatistics`)."""
