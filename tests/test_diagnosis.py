@@ -203,6 +203,8 @@ def test_a_tile_that_just_fits_its_halo_is_not_blamed() -> None:
     assert found.verdict == "seamless"
     assert found.halo == ((REACH, REACH),) * 2
     assert found.tile == (52, 52)
+    uneven = nn.Sequential(nn.ZeroPad2d((0, 8, 0, 8)), nn.Conv2d(1, 1, 9)).eval()
+    assert diagnose(IMAGE, uneven, tile=16).halo == ((0, 8), (0, 8))
 
 
 def test_a_network_of_one_size_is_told_from_its_curve() -> None:
@@ -317,12 +319,23 @@ def test_shares_are_those_computed_by_hand() -> None:
         assert found.share(cause) == pytest.approx(amount / total, rel=1e-3), cause
 
 
-def test_a_hidden_cause_is_said_to_be_hidden() -> None:
-    """InstanceNorm first makes z-scores of tiles idle; with its statistics fixed they matter."""
+def test_causes_that_hide_one_another_are_both_named() -> None:
+    """InstanceNorm first makes z-scores of tiles idle; with its statistics fixed they matter.
+
+    What each removal leaves, by hand; steps that uncover more than they take count as nothing.
+    """
     network = nn.Sequential(nn.InstanceNorm2d(1), BATCH).eval()
     found = examine(Pipeline(on_arrays(network), preprocess=zscore), IMAGE, tile=96, overlap=48)
-    assert found.share("tile statistics") + found.share("preprocessing") == pytest.approx(1)
-    assert found.share("preprocessing") > 0
+    number = {f.cause: f.number for f in found.findings}
+    now, norm, pre = found.mean_dist, number["tile statistics"], number["preprocessing"]
+    assert norm == pytest.approx(now, rel=1e-3)  # as if there were no z-scores
+    amounts = {
+        "preprocessing": (max(0, now - norm) + pre) / 2,
+        "tile statistics": (max(0, now - pre) + norm) / 2,
+    }
+    for cause, amount in amounts.items():
+        assert found.share(cause) == pytest.approx(amount / sum(amounts.values()), rel=1e-3)
+        assert found.share(cause) > 0.2
 
 
 # -- the numbers behind it
@@ -593,7 +606,7 @@ def test_the_real_instancenorm_network(real_models, real_images, halo) -> None:
     found = diagnose(image, model, tile=64, halo=halo, normalize="zscore")
     assert found.verdict == "tile statistics"
     assert found.suggested_halo is None
-    assert found.share("tile statistics") > 2 / 3
+    assert found.share("tile statistics") > 0.6
 
 
 def test_the_real_network_without_normalization(real_models, real_images) -> None:

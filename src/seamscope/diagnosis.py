@@ -9,9 +9,11 @@ of ``abs(O1 - O2)`` over all pixels that two neighbours both may be trusted in, 
 borders; it is measured as the pipeline is, and again with causes removed at the very same pixels.
 
 The *share* of a cause is the part of that disagreement that goes away with it. What goes away
-depends on what else is still there (two causes that each saturate a prediction hide one another),
-so it is averaged over every order in which the causes that act can be removed: Shapley's value
-(1953), the one division in which shares add up to the whole and equal causes get equal shares.
+depends on what else is still there, so it is averaged over every order in which the causes that
+act can be removed, as in Shapley's value (1953): equal causes get equal shares, and the shares of
+causes that simply add up are their amounts. Causes can also hide one another, and then removing
+one uncovers more than it takes; such a step counts as nothing, not as less than nothing. Shares
+are parts of the sum of all amounts.
 
 Not everything can be removed. *Global coupling* is what is left when everything else is gone; in
 every order it comes last. Where the network sees the whole tile even with its statistics held
@@ -216,15 +218,17 @@ def with_halo_that_fits(settings: Settings, model: Model) -> Settings:
             limit = per_axis(settings.overlap, ndim, "overlap")[axis] // 2
         if settings.tile != "auto":
             tile = per_axis(settings.tile, ndim, "tile")[axis]
-            limit = min(limit, _halo_within(tile, max(before, after), model.facts.lattice[axis]))
+            room = _room_for_halos(tile, model.facts.lattice[axis])
+            if min(before, limit) + min(after, limit) > room:
+                pitch = model.facts.lattice[axis].pitch
+                limit = min(limit, room // 2 // pitch * pitch)
         sides.append((min(before, limit), min(after, limit)))
     return settings.but(halo=tuple(sides))
 
 
-def _halo_within(tile: int, wanted: int, lattice: Lattice) -> int:
-    """Halo that leaves a tile a period of its own: the one wanted, else in whole periods."""
-    most = max(0, tile - sum(lattice.crop) - lattice.pitch) // 2
-    return wanted if wanted <= most else most // lattice.pitch * lattice.pitch
+def _room_for_halos(tile: int, lattice: Lattice) -> int:
+    """Pixels of a tile that its two halos may take, so that it keeps a period of its own."""
+    return max(0, tile - sum(lattice.crop) - lattice.pitch)
 
 
 def _placed(

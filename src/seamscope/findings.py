@@ -67,7 +67,7 @@ class Diagnosis:
     Attributes
     ----------
     verdict
-        The cause that makes two thirds of the disagreement or more; ``"mixed"`` where none does.
+        The cause that makes three fifths of the disagreement or more; ``"mixed"`` where none does.
     explanation
         Sentences: what, the numbers behind it, the remedy.
     findings

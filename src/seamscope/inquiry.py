@@ -31,7 +31,7 @@ from seamscope.tiling import Sides, Tile, TileGrid
 
 # A cause below this part of the disagreement is none; one above names it; a halo is suggested
 # where edge effects make so much.
-_NEGLIGIBLE, _MAIN, _NOTABLE = 0.01, 2 / 3, 0.2
+_NEGLIGIBLE, _MAIN, _NOTABLE = 0.01, 0.6, 0.2
 # Least fall of a curve that never ends; less may be its unevenness, as content differs by place.
 _FALL = 1 / 3
 
@@ -142,7 +142,7 @@ class Inquiry:
         return self.bench.disagreement(self._removable - {cause})
 
     def _amounts(self, now: Disagreement) -> dict[Cause, float]:
-        """Disagreement that each cause makes; they sum to all of it."""
+        """Disagreement that goes away with each cause."""
         left = self.bench.disagreement(self._removable)
         acting = [
             cause
@@ -156,11 +156,10 @@ class Inquiry:
             # causes that make nothing alone, but something together
             acting = [cause for cause in _CAUSES if cause in self._removable]
             rest = left
-        amounts = _shapley(acting, lambda removed: self.bench.disagreement(removed).mean)
+        amounts = _amounts_of(acting, lambda removed: self.bench.disagreement(removed).mean)
         if rest.largest > self.bench.tolerance:
             for cause, amount in self._of_rest(rest.mean, frozenset(acting)):
                 amounts[cause] = amounts.get(cause, 0.0) + amount
-        # a cause that makes tiles more alike by chance is none; the others share what there is
         return {c: a for c, a in amounts.items() if a > _NEGLIGIBLE * now.mean}
 
     def _of_rest(self, rest: float, removed: Removed) -> Iterator[tuple[Cause, float]]:
@@ -441,10 +440,11 @@ class Inquiry:
         return " ".join(parts)
 
 
-def _shapley(causes: Sequence[Cause], left: Callable[[Removed], float]) -> dict[Cause, float]:
-    """What each cause makes, averaged over all orders of removal.
+def _amounts_of(causes: Sequence[Cause], left: Callable[[Removed], float]) -> dict[Cause, float]:
+    """What removing each cause takes away, averaged over all orders of removal.
 
-    `left` is the disagreement with causes removed; the amounts sum to ``left(none) - left(all)``.
+    Shapley's value (1953), except that a step which uncovers more than it takes counts as nothing.
+    `left` is the disagreement with causes removed.
     """
     n = len(causes)
     amounts: dict[Cause, float] = {}
@@ -455,7 +455,7 @@ def _shapley(causes: Sequence[Cause], left: Callable[[Removed], float]) -> dict[
             weight = math.factorial(size) * math.factorial(n - size - 1) / math.factorial(n)
             for before in itertools.combinations(others, size):
                 removed = frozenset(before)
-                amount += weight * (left(removed) - left(removed | {cause}))
+                amount += weight * max(0.0, left(removed) - left(removed | {cause}))
         amounts[cause] = amount
     return amounts
 
