@@ -225,6 +225,7 @@ def test_advice_follows_from_the_numbers(tissue) -> None:
     for part in forgetful.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.running_mean += 4 * part.running_var.sqrt()
+    forgetful[0].last.weight.data *= 30  # decided classes
     bad = as_model(forgetful)
     disparity = measure_disparity(tissue, bad, tile=96, normalize="none")
     features = measure_features(tissue, bad, tile=96, normalize="none")
