@@ -415,3 +415,10 @@ def test_noise_stands_in_for_an_image() -> None:
     assert found.effective.on == "noise"
     assert any("noise" in sentence for sentence in found.sentences())
     assert found.mass_outside == 0
+
+
+def test_overlap_and_blending_of_a_run_are_left_aside() -> None:
+    run = Settings(tile=96, overlap=90, blend="gaussian", halo=40)
+    probe = GradientProbe(as_model(network()), image((200, 200)), run.but(tile="auto"))
+    assert probe.plan.grid.tile_shape[0] < 90
+    assert probe.average(most=2).map.mass > 0

@@ -346,12 +346,12 @@ class GradientProbe:
         cancelled: Cancelled = lambda: False,
     ) -> None:
         self._model = model
-        asked = settings or Settings()
+        asked = (settings or Settings()).but(overlap=None, blend="crop", halo=0)
         self._pixels = image if image is not None else _noise(model, asked)
         self.on = "noise" if image is None else "image"
         if image is None:
             asked = asked.but(normalize="none", area=None, channel=None, channel_axis="c")
-        self.plan = resolve(asked.but(tile=self._tile(asked), halo=0), model, self._pixels)
+        self.plan = resolve(asked.but(tile=self._tile(asked)), model, self._pixels)
         self._runner = model.runner(self.plan.settings.device)
         self.notes: tuple[str, ...] = ()
         self._fit_memory(asked)
@@ -482,9 +482,7 @@ class GradientProbe:
                 break
             tile = smaller
         if tile != wanted:
-            self.plan = resolve(
-                asked.but(tile=tile, halo=0, overlap=None), self._model, self._pixels
-            )
+            self.plan = resolve(asked.but(tile=tile), self._model, self._pixels)
             self.notes = (
                 f"Gradients of tiles of {_times(wanted)} would need "
                 f"{memory.of(math.prod(wanted)) / 1e9:.1f} GB, and {budget / 1e9:.1f} GB may be "

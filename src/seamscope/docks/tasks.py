@@ -54,8 +54,8 @@ class Time:
 
     def __call__(self, reporter: Reporter) -> float | None:
         """Return seconds for each input pixel; None where it was stopped."""
-        with _held(self.turn, reporter) as held:
-            return self._time() if held else None
+        with held(self.turn, reporter) as mine:
+            return self._time() if mine else None
 
     def _time(self) -> float:
         plan = prepare(self.settings, self.model, self.image)
@@ -76,15 +76,15 @@ def _small(plan: Plan, model: Model, image: Image) -> Plan:
 
 
 @contextlib.contextmanager
-def _held(turn: threading.Lock, reporter: Reporter) -> Iterator[bool]:
+def held(turn: threading.Lock, reporter: Reporter) -> Iterator[bool]:
     """Wait for one's turn, unless asked to stop meanwhile; whether it came."""
-    while not (held := turn.acquire(timeout=0.05)):
+    while not (mine := turn.acquire(timeout=0.05)):
         if reporter.cancelled():
             break
     try:
-        yield held and not reporter.cancelled()
+        yield mine and not reporter.cancelled()
     finally:
-        if held:
+        if mine:
             turn.release()
 
 
@@ -102,8 +102,8 @@ class Predict:
 
     def __call__(self, reporter: Reporter) -> Event | None:
         """Return the last event: `Finished`, unless it was stopped."""
-        with _held(self.turn, reporter) as held:
-            return self._drain(reporter) if held else None
+        with held(self.turn, reporter) as mine:
+            return self._drain(reporter) if mine else None
 
     def _drain(self, reporter: Reporter) -> Event | None:
         last = None
@@ -153,8 +153,8 @@ class Inquire:
 
     def __call__(self, reporter: Reporter) -> Any:
         """Return the answer; None where it was stopped. Tells pairs: passes done, and to do."""
-        with _held(self.turn, reporter) as held, contextlib.suppress(InterruptedError):
-            if held:
+        with held(self.turn, reporter) as mine, contextlib.suppress(InterruptedError):
+            if mine:
                 return self.question(
                     self.image,
                     self.model,
