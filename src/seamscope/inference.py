@@ -260,6 +260,7 @@ def record(plan: Plan, model: Model, image: Image) -> dict[str, Any]:
             "spec": model.spec,
             "fingerprint": model.fingerprint,
             "facts": str(plan.facts),
+            "statistics": None if model.statistics is None else model.statistics.described,
         },
         "image": {"name": image.name, "source": image.source, "shape": list(image.shape)},
     }

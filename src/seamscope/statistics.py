@@ -182,6 +182,17 @@ class Statistics:
         return {layer.call: layer for layer in self.layers}
 
     @property
+    def described(self) -> dict[str, Any]:
+        """What they are, for the record of a result; plain values."""
+        return {
+            "how": self.how,
+            "image": self.image,
+            "image_shape": list(self.image_shape),
+            "layers": len(self.layers),
+            **self.about,
+        }
+
+    @property
     def uniform(self) -> bool:
         """Whether a tile's place in the image does not matter."""
         return all(layer.uniform for layer in self.layers)

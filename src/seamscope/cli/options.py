@@ -150,12 +150,25 @@ class ModelOptions:
     trust: Annotated[
         bool, typer.Option("--trust", help="Let code that comes with the model run.")
     ] = False
+    statistics: Annotated[
+        str | None,
+        typer.Option(
+            "--statistics",
+            metavar="FILE",
+            help="Let layers normalize by these instead of by each tile's (seamscope freeze).",
+        ),
+    ] = None
 
     def load(self, name: str) -> Model:
-        """Load the model of this name."""
+        """Load the model of this name, with the statistics asked for."""
         from seamscope.loaders import load_model
 
-        return load_model(name, trust=self.trust)
+        model = load_model(name, trust=self.trust)
+        if self.statistics is None:
+            return model
+        from seamscope.statistics import Statistics
+
+        return model.with_statistics(Statistics.load(self.statistics))
 
 
 @dataclass(frozen=True)
