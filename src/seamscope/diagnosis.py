@@ -37,6 +37,7 @@ from torch import nn
 
 from seamscope.errors import SettingsError
 from seamscope.findings import Diagnosis, Finding, Verdict
+from seamscope.halo_room import with_room
 from seamscope.images import Image, open_image
 from seamscope.inquiry import Inquiry
 from seamscope.loaders import load_model
@@ -46,7 +47,6 @@ from seamscope.plan import Plan, Settings, resolve
 from seamscope.reading import whole_image_intensity
 from seamscope.tile_sample import PlacedAxis, comparable
 from seamscope.tiling import (
-    Lattice,
     PerAxis,
     Sides,
     TileGrid,
@@ -57,8 +57,6 @@ from seamscope.tiling import (
 
 Cancelled: TypeAlias = Callable[[], bool]
 Progress: TypeAlias = Callable[[int, int], None]
-
-_ANY = 1 << 30  # pixels; no image is larger
 
 # -- the public face
 
@@ -86,8 +84,8 @@ def diagnose(
         As for `seamscope.predict`.
     settings
         What is asked for; single settings may be given by name instead, ``tile=256, halo=16``. A
-        halo ``"auto"`` is the network's reach, but no more than the tile, or half the overlap
-        asked for, allows.
+        halo ``"auto"`` is the network's reach, or what the tile and the overlap asked for have
+        room for (see `seamscope.halo_room`).
     worst
         Where seams are worst, worst first: `seamscope.seams.Border`, or points in pixels along the
         spatial axes. Half of the sample is taken there.
@@ -117,7 +115,7 @@ def diagnose(
     opened = open_image(image, axes=axes)
     network = load_model(model, trust=trust)
     wanted = dataclasses.replace(settings or Settings(), **asked)
-    plan = resolve(with_halo_that_fits(wanted, network), network, opened)
+    plan = resolve(with_room(wanted, network), network, opened)
     if all(axis.single for axis in plan.grid.axes):
         return _one_tile(plan.grid, plan.facts.period)
     intensity = whole_image_intensity(plan, opened, never, None)
@@ -200,35 +198,6 @@ def examine(
 
 
 # -- what is compared
-
-
-def with_halo_that_fits(settings: Settings, model: Model) -> Settings:
-    """Settings whose ``"auto"`` halo is cut to what their tile or overlap allows.
-
-    A tile too small for its halo is refused when predicting; to explain it is what this is for.
-    """
-    if settings.halo != "auto" or (settings.tile == "auto" and settings.overlap is None):
-        return settings
-    ndim = model.facts.spatial_axes
-    needed = model.reach.halo or model.reach.convolutional or ((_ANY, _ANY),) * ndim
-    sides = []
-    for axis, (before, after) in enumerate(needed):
-        limit = _ANY
-        if settings.overlap is not None:
-            limit = per_axis(settings.overlap, ndim, "overlap")[axis] // 2
-        if settings.tile != "auto":
-            tile = per_axis(settings.tile, ndim, "tile")[axis]
-            room = _room_for_halos(tile, model.facts.lattice[axis])
-            if min(before, limit) + min(after, limit) > room:
-                pitch = model.facts.lattice[axis].pitch
-                limit = min(limit, room // 2 // pitch * pitch)
-        sides.append((min(before, limit), min(after, limit)))
-    return settings.but(halo=tuple(sides))
-
-
-def _room_for_halos(tile: int, lattice: Lattice) -> int:
-    """Pixels of a tile that its two halos may take, so that it keeps a period of its own."""
-    return max(0, tile - sum(lattice.crop) - lattice.pitch)
 
 
 def _placed(
@@ -335,5 +304,4 @@ __all__ = [
     "Verdict",
     "diagnose",
     "examine",
-    "with_halo_that_fits",
 ]
