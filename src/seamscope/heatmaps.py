@@ -179,7 +179,7 @@ class SeamPicture:
         picture = self._few(values, few)
         for axis in reversed(range(picture.ndim)):  # the last one first, then whole rows
             picture = picture.take(alike[axis], axis)
-        return picture
+        return np.asarray(picture)
 
     def _few(self, values: Array, pixels: Sequence[Array]) -> Array:
         cores = [_core_of(axis, p) for axis, p in zip(self._axes, pixels, strict=True)]

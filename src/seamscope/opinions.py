@@ -84,7 +84,7 @@ class SideBySide:
     @property
     def apart(self) -> Array:
         """Distance of both ``(C, H, W)``; NaN where only one predicts."""
-        return np.abs(self.lower - self.upper)
+        return np.asarray(np.abs(self.lower - self.upper))
 
     @property
     def channel(self) -> int:
@@ -226,7 +226,7 @@ class Opinions:
         border
             As a `seamscope.seam_report.SeamReport` of the same run has it.
         side
-            Pixels of the picture along each axis; less at the image's border.
+            Pixels of the picture along each axis; less where neither tile predicts more.
         plane
             Spatial axes to show, ascending; by default, and where the seam would not be cut, the
             seam's own axis and the last other one.
@@ -236,7 +236,10 @@ class Opinions:
             plane = (min(border.axis, others[-1]), max(border.axis, others[-1]))
         seam = self._tiles[border.lower].core[border.axis].stop
         region = []
-        for a, (worst, part) in enumerate(zip(border.worst, self.plan.area, strict=True)):
+        both = [self._extent(self._tiles[index]) for index in (border.lower, border.upper)]
+        for a, (worst, area) in enumerate(zip(border.worst, self.plan.area, strict=True)):
+            low, high = min(e[a].start for e in both), max(e[a].stop for e in both)
+            part = slice(max(low, area.start), min(high, area.stop))
             width = side if a in plane else 1
             if a == border.axis:  # however far from the seam the worst pixel is
                 width = max(width, 2 * abs(worst - seam) + 8)

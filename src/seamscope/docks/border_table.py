@@ -5,7 +5,6 @@ Knows borders and how they are told in a row. Does not know where they lie on th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -50,7 +49,7 @@ _FRAME = _Column(
 _NUMBERS = (
     _Column(
         "Largest", "Largest distance of both predictions where both tiles are trusted.",
-        lambda b: b.max_dist, lambda b: figure(b.max_dist),
+        lambda b: (b.max_dist, b.mean_dist), lambda b: figure(b.max_dist),
     ),
     _Column("Mean", "Mean distance there.", lambda b: b.mean_dist, lambda b: figure(b.mean_dist)),
     _Column(
@@ -109,10 +108,7 @@ class BorderModel(QAbstractTableModel):
 class _Sorted(QSortFilterProxyModel):
     def lessThan(self, left: QModelIndex, right: QModelIndex) -> bool:  # noqa: N802
         model = self.sourceModel()
-        first, second = model.data(left, _SORTED_BY), model.data(right, _SORTED_BY)
-        if isinstance(first, float):  # what is not a number is least of all
-            first, second = (-math.inf if math.isnan(v) else v for v in (first, second))
-        return bool(first < second)
+        return bool(model.data(left, _SORTED_BY) < model.data(right, _SORTED_BY))
 
 
 class BorderTable(QTableView):
@@ -135,7 +131,6 @@ class BorderTable(QTableView):
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setSortingEnabled(True)
-        self.setAlternatingRowColors(True)
         self.setMinimumHeight(150)
         self.setToolTip("Click a border, or walk with the arrow keys: the view goes there.")
         rows = self.verticalHeader()

@@ -16,7 +16,10 @@ from seamscope.docks.halo_plot import COLORS
 from seamscope.docks.looks import colored, figure, plain, text_label
 from seamscope.opinions import Opinion, SideBySide
 
+_COLUMNS = 6  # that fit into a dock
+_NUMBER = 'align="right" style="padding-left: 10px"'
 _SEAM = "#ff5d8f"
+_GAP = 0.06  # between pictures, of their width
 _GROUND = "#16181d"  # of the pictures, on either theme
 
 
@@ -27,33 +30,21 @@ class Comparison(QWidget):
         super().__init__()
         self.canvas = pg.GraphicsLayoutWidget()
         self.canvas.setBackground(_GROUND)
-        self.canvas.setMinimumHeight(150)
-        self.canvas.setToolTip("The line is the seam. Scroll to look closer, drag to move.")
-        self.canvas.ci.layout.setSpacing(2)
-        self.canvas.ci.layout.setContentsMargins(2, 2, 2, 2)
+        self.canvas.setFixedHeight(136)
+        self.canvas.setToolTip("The lines are the seam. Drag to move, scroll to zoom.")
+        self.canvas.ci.layout.setContentsMargins(0, 0, 0, 0)
+        self._box = self.canvas.addViewBox(lockAspect=True, invertY=True, enableMenu=False)
         self.pictures = [pg.ImageItem(axisOrder="row-major") for _ in range(3)]
-        self.seams = [pg.InfiniteLine(pen=pg.mkPen(_SEAM, width=1)) for _ in range(3)]
-        self._boxes: list[Any] = []
-        for place in range(3):
-            self._boxes.append(self._add_box(place))
-        self.pictures[0].setLookupTable(pg.colormap.get("viridis").getLookupTable())
-        self.pictures[1].setLookupTable(pg.colormap.get("viridis").getLookupTable())
-        self.pictures[2].setLookupTable(pg.colormap.get("inferno").getLookupTable())
+        self.seams = [pg.PlotCurveItem(pen=pg.mkPen(_SEAM, width=1)) for _ in range(3)]
+        for item in (*self.pictures, *self.seams):
+            self._box.addItem(item)
+        for picture, colors in zip(self.pictures, ("viridis", "viridis", "inferno"), strict=True):
+            picture.setLookupTable(pg.colormap.get(colors).getLookupTable())
         self.caption = text_label()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.addWidget(self.canvas)
         column.addWidget(self.caption)
-
-    def _add_box(self, place: int) -> Any:
-        box = self.canvas.addViewBox(row=0, col=place, lockAspect=True, invertY=True)
-        box.setMenuEnabled(False)
-        box.addItem(self.pictures[place])
-        box.addItem(self.seams[place])
-        if place:
-            box.setXLink(self._boxes[0])
-            box.setYLink(self._boxes[0])
-        return box
 
     def show(self, views: SideBySide, channel: int, names: Sequence[str], title: str) -> None:
         """Show one channel.
@@ -72,19 +63,11 @@ class Comparison(QWidget):
         lower, upper, apart = (v[channel] for v in (views.lower, views.upper, views.apart))
         low, high = _range(lower, upper)
         most = float(np.nan_to_num(apart, posinf=0).max(initial=0))
-        for item, values, levels in zip(
-            self.pictures,
-            (lower, upper, apart),
-            ((low, high), (low, high), (0, most or 1.0)),
-            strict=True,
-        ):
-            item.setImage(values, levels=levels)
-        axis, place = views.seam
-        for seam in self.seams:
-            seam.setAngle(90 if axis == 1 else 0)
-            seam.setValue(place)
-        height, width = apart.shape
-        self._boxes[0].setRange(xRange=(0, width), yRange=(0, height), padding=0.01)
+        same = (low, high)
+        self.pictures[0].setImage(lower, levels=same)
+        self.pictures[1].setImage(upper, levels=same)
+        self.pictures[2].setImage(apart, levels=(0, most or 1.0))
+        self._lay_side_by_side(views, *apart.shape)
         first, second = (plain(name) for name in names)
         self.caption.setText(
             f"<b>Left</b> tile {first}, <b>middle</b> tile {second}, <b>right</b> their "
@@ -92,10 +75,24 @@ class Comparison(QWidget):
             f"<b>{figure(most)}</b>."
         )
 
+    def _lay_side_by_side(self, views: SideBySide, height: int, width: int) -> None:
+        axis, place = views.seam
+        apart = width * (1 + _GAP)
+        for number, (picture, seam) in enumerate(zip(self.pictures, self.seams, strict=True)):
+            left = number * apart
+            picture.setPos(left, 0)
+            if axis == 1:
+                seam.setData([left + place] * 2, [0, height])
+            else:
+                seam.setData([left, left + width], [place] * 2)
+        self._box.setRange(xRange=(0, 3 * apart - width * _GAP), yRange=(0, height), padding=0.01)
+
     def clear(self, why: str = "") -> None:
         """Show nothing, and say why."""
         for item in self.pictures:
             item.clear()
+        for seam in self.seams:
+            seam.setData([], [])
         self.caption.setText(plain(why))
 
 
@@ -115,7 +112,7 @@ class PixelOpinions(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.plot = pg.PlotWidget()
-        self.plot.setMinimumHeight(150)
+        self.plot.setFixedHeight(190)
         self.plot.setMenuEnabled(False)
         self.plot.setMouseEnabled(x=False, y=False)
         self.plot.hideButtons()
@@ -125,9 +122,11 @@ class PixelOpinions(QWidget):
         column.addWidget(self.plot)
         column.addWidget(self.table)
         self._bars: list[Any] = []
+        self._text = "#ffffff"
 
     def set_colors(self, ground: str, text: str) -> None:
         """Follow napari's theme."""
+        self._text = text
         self.plot.setBackground(ground)
         for side in ("left", "bottom"):
             self.plot.getAxis(side).setPen(text)
@@ -140,7 +139,7 @@ class PixelOpinions(QWidget):
         width = 0.8 / max(len(found), 1)
         for i, opinion in enumerate(found):
             x = np.arange(len(opinion.values)) - 0.4 + (i + 0.5) * width
-            pen = pg.mkPen("w" if opinion.kept else None, width=1.5)
+            pen = pg.mkPen(self._text if opinion.kept else None, width=1.5)
             bars = pg.BarGraphItem(
                 x=x, height=np.nan_to_num(opinion.values), width=width * 0.9, pen=pen,
                 brush=COLORS[i % len(COLORS)],
@@ -164,21 +163,26 @@ def _opinion_table(where: str, found: Sequence[Opinion], channels: Sequence[str]
         return f"No tile was asked for pixel {where}."
     values = np.stack([opinion.values for opinion in found])
     apart = float(np.nan_to_num(np.ptp(values, axis=0)).max())
-    number = 'align="right" style="padding-left: 10px"'
-    head = "".join(f"<th {number}>{plain(name)}</th>" for name in channels)
-    rows = "".join(_opinion_row(i, opinion, number) for i, opinion in enumerate(found))
     tiles = "One tile sees" if len(found) == 1 else f"{len(found)} tiles see"
     differ = "" if len(found) == 1 else f" They differ by up to <b>{figure(apart)}</b>."
-    return (
-        f"{tiles} pixel {where}.{differ}"
-        f'<table style="margin-top: 4px"><tr><th align="left">Tile</th><th {number}>from border'
-        f"</th>{head}</tr>{rows}</table>"
-    )
+    kept = "The first one is kept. " if found[0].kept else ""
+    return f"{tiles} pixel {where}.{differ} {kept}{_grid(found, channels)}"
 
 
-def _opinion_row(place: int, opinion: Opinion, number: str) -> str:
-    square = colored("&#9632;", COLORS[place % len(COLORS)])
-    name = f"{square} {', '.join(map(str, opinion.tile))}" + " (kept)" * opinion.kept
-    distance = "–" if opinion.distance is None else f"{opinion.distance} px"
-    cells = "".join(f"<td {number}>{value:.4g}</td>" for value in opinion.values)
-    return f"<tr><td>{name}</td><td {number}>{distance}</td>{cells}</tr>"
+def _grid(found: Sequence[Opinion], channels: Sequence[str]) -> str:
+    """Tiles, their distance from the border, and each channel; few columns and many rows."""
+    rows = [["Tile", "From border", *map(plain, channels)]]
+    for i, opinion in enumerate(found):
+        name = (
+            f"{colored('&#9632;', COLORS[i % len(COLORS)])}&nbsp;{','.join(map(str, opinion.tile))}"
+        )
+        distance = "–" if opinion.distance is None else f"{opinion.distance}&nbsp;px"
+        rows.append([name, distance, *map(figure, opinion.values)])
+    if len(rows) <= max(len(rows[0]), _COLUMNS):
+        rows = [list(row) for row in zip(*rows, strict=True)]
+    cells = "".join(f"<tr>{''.join(map(_cell, range(len(row)), row))}</tr>" for row in rows)
+    return f'<table style="margin-top: 4px">{cells}</table>'
+
+
+def _cell(column: int, text: str) -> str:
+    return f"<td>{text}</td>" if column == 0 else f"<td {_NUMBER}>{text}</td>"

@@ -26,10 +26,10 @@ COLORS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#b3
 _LINE, _TOLERANCE = "#ff5d8f", "#7fbf7f"
 _PAGE = 10
 _VIEWS = [
-    ("Largest and mean distance", "distance"),
-    ("Largest distance, each channel", "channels"),
-    ("1 − Dice (soft), each channel", "soft"),
-    ("1 − Dice (hard), each channel", "hard"),
+    ("Distance", "distance"),
+    ("Distance, channels", "channels"),
+    ("1 − Dice, soft", "soft"),
+    ("1 − Dice, hard", "hard"),
 ]
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -80,10 +80,14 @@ class HaloPlot(QWidget):
         self._floor = -6
         self._text = "#ffffff"
         self._marks: list[Mark] = []
-        self.view = Choice(_VIEWS, "What is drawn against the halo.")
+        self.view = Choice(
+            _VIEWS,
+            "What is drawn against the halo: the largest and the mean distance of both\n"
+            "predictions, the largest of each channel, or the tile mismatch of each.",
+        )
         self._axis = _Decades(orientation="left")
         self.plot = _Plot(self._step, axisItems={"left": self._axis})
-        self.plot.setMinimumHeight(210)
+        self.plot.setFixedHeight(220)
         self.plot.setMenuEnabled(False)
         self.plot.setMouseEnabled(x=False, y=False)
         self.plot.hideButtons()

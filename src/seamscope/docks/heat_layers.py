@@ -27,12 +27,13 @@ from seamscope.seam_report import SeamReport
 Kind = Literal["pixels", "borders", "tiles"]
 
 TITLES: dict[Kind, str] = {
-    "pixels": "disagreement per pixel",
-    "borders": "disagreement per seam",
-    "tiles": "disagreement per tile",
+    "pixels": "per pixel",
+    "borders": "per seam",
+    "tiles": "per tile",
 }
-_COLORS: dict[Kind, str] = {"pixels": "inferno", "borders": "plasma", "tiles": "viridis"}
+_COLORS: dict[Kind, str] = {"pixels": "inferno", "borders": "plasma", "tiles": "magma"}
 _OPACITY: dict[Kind, float] = {"pixels": 1.0, "borders": 1.0, "tiles": 0.6}
+_IN_VOLUMES = 0.6  # of that, because seams across the view fill whole slices
 _UNITS = {
     "probabilities": "difference in probability",
     "logits": "difference of logits",
@@ -149,7 +150,7 @@ class HeatLayers:
 
     def _add(self, kind: Kind, arrays: Any, place: dict[str, Any]) -> ImageLayer:
         chosen = set(self._viewer.layers.selection)
-        several = len(arrays) > 1
+        several, volume = len(arrays) > 1, arrays[0].ndim > 2
         layer: ImageLayer = self._viewer.add_image(
             list(arrays) if several else arrays[0],
             multiscale=several,
@@ -157,7 +158,7 @@ class HeatLayers:
             contrast_limits=(0, 1),
             blending="translucent_no_depth",
             interpolation2d="nearest",
-            opacity=_OPACITY[kind],
+            opacity=_OPACITY[kind] * (_IN_VOLUMES if volume else 1),
             **place,
         )
         self._viewer.layers.selection = chosen & set(self._viewer.layers)
@@ -213,7 +214,7 @@ class ColorBar(QWidget):
     def show_scale(self, kind: Kind, limits: tuple[float, float], unit: str) -> None:
         """Show the colours of a kind between these limits."""
         self._kind, self.limits, self.unit = kind, limits, unit
-        self.setToolTip(f"{TITLES[kind]}: {unit}; transparent below {figure(limits[0])}")
+        self.setToolTip(f"{unit}, {TITLES[kind]}; transparent at {figure(limits[0])}")
         self.update()
 
     def paintEvent(self, event: Any) -> None:  # noqa: N802

@@ -175,6 +175,35 @@ def shown_point(layer: Layer, viewer: Any) -> npt.NDArray[np.float64]:
     return np.asarray(layer.world_to_data(point), float)
 
 
+def look_at(layer: Layer, point: Sequence[float | None], size: float, viewer: Any) -> None:
+    """Move camera and sliders to a point, and come near; never go further away.
+
+    Parameters
+    ----------
+    layer, point
+        In pixels of this layer; None along a dimension that stays as it is.
+    size
+        So many pixels at least fit into the view.
+    viewer
+        Whose camera moves.
+    """
+    now = shown_point(layer, viewer)
+    place = [n if p is None else p for n, p in zip(now, point, strict=True)]
+    world = np.asarray(layer.data_to_world(place), float)
+    missing = viewer.dims.ndim - layer.ndim
+    center = np.array(camera(viewer).center, float)
+    shown = viewer.dims.displayed
+    for dim, value in enumerate(world, start=missing):
+        if dim in shown:
+            center[shown.index(dim) - len(shown)] = value
+        else:
+            viewer.dims.set_point(dim, value)
+    pixel = float(np.abs(np.asarray(layer.scale)[-2:]).min())
+    near = min(viewer.window._qt_viewer.canvas.size) / (size * pixel)
+    camera(viewer).zoom = max(camera(viewer).zoom, near)
+    camera(viewer).center = tuple(center)
+
+
 def shown_dims(layer: Layer, viewer: Any) -> tuple[int, ...]:
     """The layer's dimensions that lie in the plane of the view (the last two in 3D)."""
     missing = viewer.dims.ndim - layer.ndim

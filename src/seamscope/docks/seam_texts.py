@@ -26,7 +26,7 @@ def numbers_table(report: SeamReport) -> str:
     rows = [
         ("Largest distance", f"<b>{figure(measures.max_dist)}</b>"),
         ("Mean distance", f"{figure(measures.mean_dist)}{_interval(report.mean_dist_interval)}"),
-        ("Tolerance", f"{figure(report.tolerance)} (noise of {figure(report.spread)} std)"),
+        ("Tolerance", f"{figure(report.tolerance)} (10⁻⁴ of the output's std)"),
         ("Measured", f"{report.measured} of {report.overlaps} overlaps, halo {halo}, {where}"),
     ]
     cells = "".join(
@@ -67,8 +67,15 @@ def diagnosis_text(found: Diagnosis) -> str:
     """Verdict, shares as bars, sentences, remedies."""
     kind: Kind = "good" if found.verdict == "seamless" else "warning"
     acting = [finding for finding in found.findings if finding.share > 0]
-    told = boxed(f"{found.verdict[:1].upper()}{found.verdict[1:]}. {found.explanation}", kind)
-    return told + "".join(map(_finding, acting))
+    if not acting:
+        return boxed(found.explanation, kind)
+    halo = ", ".join(dict.fromkeys(_sides(*sides) for sides in found.halo))
+    told = (
+        f"{found.verdict[:1].upper()}{found.verdict[1:]}: at halo {halo} neighbouring tiles differ "
+        f"by {figure(found.mean_dist)} on average and {figure(found.max_dist)} at most, on "
+        f"{found.borders} borders examined."
+    )
+    return boxed(told, kind) + "".join(map(_finding, acting))
 
 
 def _finding(finding: Finding) -> str:

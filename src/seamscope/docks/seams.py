@@ -17,9 +17,7 @@ from qtpy.QtCore import QEvent, QSignalBlocker, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
     QFormLayout,
-    QGridLayout,
     QHBoxLayout,
-    QProgressBar,
     QPushButton,
     QScrollArea,
     QTabWidget,
@@ -34,17 +32,17 @@ from seamscope.docks.comparison import Comparison, PixelOpinions
 from seamscope.docks.editors import Choice
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.halo_plot import HaloPlot, Mark
-from seamscope.docks.heat_layers import ColorBar, HeatLayers, Kind, Wanted
-from seamscope.docks.job import Job, Outcome
-from seamscope.docks.layers import Wires, area_in_view, camera, shown_point
-from seamscope.docks.looks import boxed, duration, plain, text_label
+from seamscope.docks.heat_panel import HeatPanel
+from seamscope.docks.job_row import JobRow
+from seamscope.docks.layers import Wires, area_in_view, look_at, shown_point
+from seamscope.docks.looks import boxed, text_label
 from seamscope.docks.restitched import RestitchedLayers
 from seamscope.docks.results import Run, layer_point, result_pixel
 from seamscope.docks.run_panel import sentence
 from seamscope.docks.seam_texts import certificate_text, diagnosis_text, numbers_table
 from seamscope.docks.session import Session
 from seamscope.docks.tasks import Inquire, Predict
-from seamscope.inference import Finished, Preparing, TileDone
+from seamscope.inference import Finished
 from seamscope.measure import measurable
 from seamscope.opinions import SideBySide
 from seamscope.plan import Plan, resolve
@@ -52,16 +50,13 @@ from seamscope.seams import Border, HaloRay
 from seamscope.tiling import Sides
 
 _MOST_WORST = 32  # borders that an inquiry looks at first
-_FILL = 4  # how many times its picture a border's surroundings in view are
+_ROOM = 2  # tiles that fit into the view of a border
 
 _TIPS = {
     "run": "Result whose seams are shown. It follows the layer that is selected.",
     "measure": "Predict once more, and keep what every tile predicts: for the slider's picture,\n"
     "both tiles side by side, and heat maps of pixels.",
     "channel": "Channel of the pictures and of 1 − Dice.",
-    "pixels": "Colour each pixel by the distance of the tiles that overlap there.",
-    "borders": "Colour each seam by its measure.",
-    "tiles": "Colour each tile by the mean of its borders' measure.",
     "stitch": "Show the result as it is with seams cut at the halo of the red line.",
     "suggest": "The smallest halo without seams; where there is none, the knee of the curve.",
     "apply": "Put this halo, and the overlap it needs, into the dock Tiled prediction.",
@@ -90,10 +85,7 @@ class SeamsDock(QWidget):
         self._session = Session.of(napari_viewer)
         self._run: Run | None = None
         self._measured_run: Run | None = None
-        self._job: Job | None = None
-        self._done: Callable[[Any], None] = lambda _: None
         self._views: SideBySide | None = None
-        self._heat = HeatLayers(napari_viewer)
         self._stitched = RestitchedLayers(napari_viewer)
         self._wires = Wires()
         self._awake = False
@@ -118,7 +110,7 @@ class SeamsDock(QWidget):
     @property
     def busy(self) -> bool:
         """Whether something is being measured."""
-        return self._job is not None
+        return self.job.busy
 
     # -- making
 
@@ -131,8 +123,8 @@ class SeamsDock(QWidget):
         self.measure_note = text_label()
         self.error = text_label()
         self.error.hide()
-        self._make_progress()
-        self._make_heat()
+        self.job = JobRow()
+        self.heat = HeatPanel(self.viewer)
         self.channel = Choice([("The worst", None)], _TIPS["channel"])
         self.halo = HaloPlot()
         self.stitch = _box("Stitch the picture at this halo", _TIPS["stitch"])
@@ -150,29 +142,6 @@ class SeamsDock(QWidget):
         self.causes = text_label()
         self.certificate = text_label()
 
-    def _make_progress(self) -> None:
-        self.bar = QProgressBar()
-        self.bar.setTextVisible(False)
-        self.progress = text_label()
-        self.cancel = QPushButton("Cancel")
-        for part in (self.bar, self.progress, self.cancel):
-            part.hide()
-
-    def _make_heat(self) -> None:
-        self.heat: dict[Kind, QCheckBox] = {
-            "pixels": _box("Pixels", _TIPS["pixels"]),
-            "borders": _box("Seams", _TIPS["borders"]),
-            "tiles": _box("Tiles", _TIPS["tiles"]),
-        }
-        distances = [("Largest distance", "max_dist"), ("Mean distance", "mean_dist")]
-        mismatch = [("1 − Dice", "mismatch")]
-        self.measures: dict[Kind, Choice] = {
-            "pixels": Choice(distances, _TIPS["pixels"]),
-            "borders": Choice(mismatch + distances, _TIPS["borders"]),
-            "tiles": Choice(mismatch + distances, _TIPS["tiles"]),
-        }
-        self.scales: dict[Kind, ColorBar] = {kind: ColorBar() for kind in self.heat}
-
     def _lay_out(self) -> None:
         inside = QWidget()
         column = QVBoxLayout(inside)
@@ -182,9 +151,8 @@ class SeamsDock(QWidget):
         column.addLayout(form)
         for part in (self.verdict, self.numbers, self.measure_note, self.measure, self.error):
             column.addWidget(part)
-        column.addLayout(self._progress_row())
-        column.addWidget(self.progress)
-        column.addLayout(self._heat_grid())
+        column.addWidget(self.job)
+        column.addWidget(self.heat)
         second = QFormLayout()
         second.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         second.addRow("Channel", self.channel)
@@ -201,23 +169,6 @@ class SeamsDock(QWidget):
         whole.addWidget(scroll)
         self.setMinimumWidth(380)
 
-    def _progress_row(self) -> QHBoxLayout:
-        row = QHBoxLayout()
-        row.addWidget(self.bar, 1)
-        row.addWidget(self.cancel)
-        return row
-
-    def _heat_grid(self) -> QGridLayout:
-        grid = QGridLayout()
-        grid.setVerticalSpacing(2)
-        grid.setColumnStretch(1, 1)
-        for row, kind in enumerate(self.heat):
-            grid.addWidget(self.heat[kind], 2 * row, 0)
-            grid.addWidget(self.measures[kind], 2 * row, 1)
-            grid.addWidget(self.scales[kind], 2 * row + 1, 0, 1, 2)
-            self.scales[kind].hide()
-        return grid
-
     def _make_tabs(self) -> QTabWidget:
         tabs = QTabWidget()
         tabs.addTab(
@@ -231,10 +182,9 @@ class SeamsDock(QWidget):
     def _connect(self) -> None:
         self.runs.value_changed.connect(self._run_chosen)
         self.measure.clicked.connect(self._measure)
-        self.cancel.clicked.connect(self.stop)
-        for kind in self.heat:
-            self.heat[kind].toggled.connect(lambda _, k=kind: self._show_heat(k))
-            self.measures[kind].value_changed.connect(lambda k=kind: self._show_heat(k))
+        self.job.changed.connect(self._show_headline)
+        self.job.failed.connect(self._tell)
+        self.heat.missing.connect(self._tell)
         self.channel.value_changed.connect(self._channel_changed)
         self.halo.moved.connect(self._halo_moved)
         self.stitch.toggled.connect(self._stitch_toggled)
@@ -264,7 +214,7 @@ class SeamsDock(QWidget):
     def _sleep(self) -> None:
         """Taken out of its window: end what is going on, and listen no longer."""
         self._awake = False
-        self.stop()
+        self.job.stop()
         self.ask.setChecked(False)
         self._stitched.hide()
         self._wires.cut()
@@ -343,8 +293,7 @@ class SeamsDock(QWidget):
         self.table.show_report(report)
         self.suggestion.setText("")
         self._say_why_not()
-        for kind in self.heat:
-            self._show_heat(kind)
+        self.heat.show_run(self.run)
 
     def _show_headline(self) -> None:
         run = self._run
@@ -409,7 +358,7 @@ class SeamsDock(QWidget):
             else:
                 self._tell("Stopped: nothing new is known.")
 
-        self._start(f"measuring the seams of {run.layer.name}", work, done)
+        self._begin(f"measuring the seams of {run.layer.name}", work, done)
 
     def _plan_to_measure(self, run: Run) -> Plan:
         """The run's own tiles; with some overlap where they have none."""
@@ -422,62 +371,9 @@ class SeamsDock(QWidget):
         plan = resolve(settings, run.model, run.image)
         return measurable(plan, settings, run.model, run.image)
 
-    def _start(self, name: str, work: Any, done: Callable[[Any], None]) -> None:
-        """Do something that takes its time; `done` is called with its value."""
+    def _begin(self, name: str, work: Any, done: Callable[[Any], None]) -> None:
         self._tell("")
-        self._done = done
-        self._job = job = Job(name, work, self)
-        job.told.connect(self._hear)
-        job.ended.connect(self._end)
-        self.bar.setRange(0, 0)
-        self._say("Preparing …")
-        self._show_busy(True)
-        job.start()
-
-    def stop(self, _: Any = None) -> None:
-        """Stop what is going on."""
-        if self._job is not None:
-            self._job.cancel()
-            self.cancel.setEnabled(False)
-            self._say("Stopping …")
-
-    def _hear(self, messages: Sequence[Any]) -> None:
-        last = messages[-1]
-        if isinstance(last, TileDone):
-            left = f", {duration(last.seconds_left)} left" if last.done > 1 else ""
-            self._show_progress(last.done, last.total, f"tiles{left}")
-        elif isinstance(last, tuple):
-            done, total = last
-            self._show_progress(done, total, "forward passes at most")
-        elif isinstance(last, Preparing):
-            self._say(f"{last.what[:1].upper()}{last.what[1:]} …")
-        elif isinstance(last, float):
-            self._say(f"Measuring the whole image's intensities: {last:.0%}")
-
-    def _show_progress(self, done: int, total: int, what: str) -> None:
-        self.bar.setRange(0, total)
-        self.bar.setValue(done)
-        if self._job is not None and not self._job.cancelled:
-            self._say(f"{done} of {total} {what}")
-
-    def _end(self, outcome: Outcome) -> None:
-        self._job = None
-        self._show_busy(False)
-        if outcome.error is not None:
-            self._fail(outcome.error, "This")
-        else:
-            self._done(outcome.value)
-        self._show_headline()
-
-    def _show_busy(self, busy: bool) -> None:
-        for part in (self.bar, self.progress, self.cancel):
-            part.setVisible(busy)
-        self.cancel.setEnabled(busy)
-        for button in (self.measure, self.explain, self.certify):
-            button.setEnabled(not busy)
-
-    def _say(self, text: str) -> None:
-        self.progress.setText(plain(text))
+        self.job.start(name, work, done)
 
     def _fail(self, error: Exception, what: str) -> None:
         self._tell(sentence(error, what))
@@ -488,27 +384,8 @@ class SeamsDock(QWidget):
         self.error.setText(boxed(problem, "error") if problem else "")
         self.error.setVisible(bool(problem))
 
-    # -- heat maps
-
-    def _show_heat(self, kind: Kind) -> None:
-        run, asked = self.run, self.heat[kind].isChecked()
-        wanted = Wanted(self.measures[kind].value(), self.channel.value())
-        self.measures[kind].setEnabled(asked)
-        layer = None
-        if asked and run is not None and run.evidence.report is not None:
-            layer = self._heat.show(kind, run, wanted)
-        else:
-            self._heat.hide(kind)
-        self.scales[kind].setVisible(layer is not None)
-        if layer is not None:
-            unit = layer.metadata["seamscope"]["unit"]
-            self.scales[kind].show_scale(kind, tuple(layer.contrast_limits), unit)
-        elif asked and run is not None and not run.evidence.kept:
-            self._tell("Where pixels differ was not kept of this run: press Measure.")
-
     def _channel_changed(self) -> None:
-        for kind in ("borders", "tiles"):
-            self._show_heat(kind)
+        self.heat.show_channel(self.channel.value())
         self._show_views()
 
     # -- the halo
@@ -631,32 +508,10 @@ class SeamsDock(QWidget):
         return first, second
 
     def _look_at(self, run: Run, border: Border) -> None:
-        """Move camera and sliders to the worst pixel of a border."""
-        layer, viewer = run.layer, self.viewer
+        """Move the view to the worst pixel of a border, its tiles filling it."""
         point = layer_point(run, border.frame, border.worst)
-        current = np.asarray(shown_point(layer, viewer), float)
-        place = [c if p is None else p for c, p in zip(current, point, strict=True)]
-        world = np.asarray(layer.data_to_world(place), float)
-        missing = viewer.dims.ndim - layer.ndim
-        displayed = viewer.dims.displayed
-        for dim, value in enumerate(world, start=missing):
-            if dim not in displayed:
-                viewer.dims.set_point(dim, value)
-        center = np.array(camera(viewer).center, float)
-        for place_in_view, dim in enumerate(displayed[::-1]):
-            if dim >= missing:
-                center[-1 - place_in_view] = world[dim - missing]
-        camera(viewer).center = tuple(center)
-        self._zoom_to(run, border)
-
-    def _zoom_to(self, run: Run, border: Border) -> None:
-        """Come so near that the border's tiles fill the view; never go further away."""
         size = max(run.plan.grid.prediction_shape[-2:]) / float(min(run.plan.facts.scale))
-        pixel = float(np.abs(np.asarray(run.layer.scale)[-2:]).min())
-        canvas = self.viewer.window._qt_viewer.canvas.size if hasattr(self.viewer, "window") else ()
-        if len(canvas):
-            near = min(canvas) / (_FILL / 2 * size * pixel)
-            camera(self.viewer).zoom = max(camera(self.viewer).zoom, near)
+        look_at(run.layer, point, _ROOM * size, self.viewer)
 
     # -- one pixel
 
@@ -716,7 +571,7 @@ class SeamsDock(QWidget):
             if run is self._run:
                 done(answer)
 
-        self._start(name, work, show)
+        self._begin(name, work, show)
 
     def _explained(self, found: Diagnosis | None) -> None:
         if found is None:
@@ -753,16 +608,22 @@ def suggestion_of(run: Run, found: int | None) -> str:
     report = run.evidence.report
     assert report is not None
     if found is None:
-        knee = report.curve.knee()
-        return (
-            f"No halo within these overlaps is seamless. Halo {knee} is the knee of the curve: "
-            "beyond it, more helps little."
+        told = (
+            f"No halo up to {int(report.curve.halo[-1])}, as far as these overlaps go, is "
+            f"seamless. Halo {report.curve.knee()} is the knee of the curve: beyond it, more helps "
+            "less."
         )
+        return told + _reach_beyond(run)
     told = f"Halo {found} is the smallest without seams in the overlaps measured."
-    reach = run.plan.reach.halo
-    if reach is not None and covering(report.curve.ray, reach) > found:
-        told += f" The network's reach, {covering(report.curve.ray, reach)}, is safe on any image."
-    return told
+    return told + _reach_beyond(run, found)
+
+
+def _reach_beyond(run: Run, halo: int = 0) -> str:
+    """The halo that is seamless whatever the image shows, where there is one and it is larger."""
+    reach, report = run.plan.reach.halo, run.evidence.report
+    if reach is None or report is None or covering(report.curve.ray, reach) <= halo:
+        return ""
+    return f" The network's reach, {covering(report.curve.ray, reach)}, is seamless on any image."
 
 
 def _name(run: Run, all_runs: Sequence[Run]) -> str:
