@@ -39,6 +39,7 @@ from seamscope.seam_views import look_at
 from seamscope.sweep import sweep
 from seamscope.tile_content import content
 
+MATH = "out $x^ \\frac$"  # what matplotlib would take for a formula, and fail
 HOSTILE = "</title><script>alert(1)</script>&\"' $x^ \\frac ${} {{7*7}} \x1b\x00 \ud800 日本 é"
 
 
@@ -105,7 +106,7 @@ def uneven() -> np.ndarray:
 @pytest.fixture(scope="module")
 def model():
     loaded = seamscope.load_model(TileMean())
-    return dataclasses.replace(loaded, name=HOSTILE, channel_names=("<b>in</b>", "out $"))
+    return dataclasses.replace(loaded, name=HOSTILE, channel_names=("<b>in</b>", MATH))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_the_curve_is_told_at_its_halos(html, measured):
     assert halos[0] == 0
     assert halos[-1] == curve.halo[-1]
     assert table["max dist"] == [figure_text(float(curve.max_dist[h])) for h in halos]
-    assert table["mismatch, out $"] == [figure_text(float(curve.soft[h, 1])) for h in halos]
+    assert table[f"mismatch, {MATH}"] == [figure_text(float(curve.soft[h, 1])) for h in halos]
 
 
 def test_the_worst_borders_are_told(html, measured):
@@ -181,7 +182,7 @@ def test_a_sweep_has_its_page(model):
     read = Reader(sweep_page(found, content(image, [16, 32]), [("image", "<img src=x>")]))
     table = read.table("tile")
     assert table["tile"] == ["32", "64", "untiled"]
-    assert table["out $"] == [figure_text(v) for v in found.to_last.value[:, 1]]
+    assert table[MATH] == [figure_text(v) for v in found.to_last.value[:, 1]]
     scores = [row for row in read.rows if row[0] in ("32", "64", "untiled")][3:6]
     assert [row[1:] for row in scores] == [[figure_text(v) for v in each]
                                            for each in found.dice.value]  # fmt: skip
@@ -361,6 +362,21 @@ def test_strips_hold_every_tile():
     for k, axes in enumerate(drawn.axes):
         for line, each in zip(axes.lines, values, strict=False):
             np.testing.assert_array_equal(line.get_ydata(), each[:, k])
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([0.2, 0.9], [0.1, 0.2, 0.5]),  # from half of the least, or a tenth of the most
+        ([1e-5, 1e-3, 1.0], [1e-4, 1e-3, 1e-2, 0.1, 1]),  # from the tolerance
+        ([1e-6], [1e-4, 2e-4, 5e-4, 1e-3]),  # noise is dark
+        ([], [1e-4, 2e-4, 5e-4, 1e-3]),
+    ],
+)
+def test_colors_span_what_there_is_above_noise(values, ticks):
+    scale = figures._color_scale(np.array(values), 1e-4)
+    assert figures._color_ticks(scale) == pytest.approx(ticks)
+    assert max(values, default=0) <= scale.vmax
 
 
 def test_seams_lie_where_tiles_meet(measured):

@@ -14,6 +14,7 @@ from torch import nn
 
 import networks
 import seamscope.sweep
+import seamscope.tile_content
 from seamscope import open_image, predict
 from seamscope.errors import ImageError, SettingsError
 from seamscope.halo_room import with_room
@@ -360,7 +361,9 @@ def test_labels_with_a_wrong_number_of_images():
 # ----------------------------------------------------------------------------------- tile content
 
 
-def test_proportions_equal_numpy(tmp_path):
+@pytest.mark.parametrize("at_once", [1, 1 << 20])
+def test_proportions_equal_numpy(at_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(seamscope.tile_content, "_AT_ONCE", at_once)  # by chunks, or all together
     labels = np.random.default_rng(2).integers(0, 3, size=(100, 90)).astype(np.uint8)
     store = zarr.create_array(str(tmp_path / "l.zarr"), data=labels, chunks=(37, 23))
     found = content(PIXELS, [16, (32, 8), 500], labels=store)

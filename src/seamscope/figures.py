@@ -131,10 +131,6 @@ def _power(exponent: int) -> str:
     return f"{10.0**exponent:g}" if -4 < exponent < 4 else f"1e{exponent}"
 
 
-def _plain_power(value: float, place: int = 0) -> str:
-    return _power(round(math.log10(value))) if value > 0 else "0"
-
-
 def _no_ticks() -> Any:
     from matplotlib.ticker import NullLocator
 
@@ -206,8 +202,9 @@ def seam_maps(
     for axes in (left, right):
         axes.set(xlim=extent[:2], ylim=extent[2:])
     bar = drawn.colorbar(
-        shown, ax=[left, right], shrink=0.85, pad=0.015, fraction=0.04, format=_plain_power
-    )
+        shown, ax=[left, right], shrink=0.85, pad=0.015, fraction=0.04, ticks=_color_ticks(scale),
+        format=lambda value, place: figure_text(value, 1) if value >= 1e-3 else f"{value:.0e}",
+    )  # fmt: skip
     bar.ax.yaxis.set_minor_locator(_no_ticks())
     bar.set_label(unit)
     bar.outline.set_visible(False)
@@ -226,9 +223,19 @@ def _color_scale(values: Array, tolerance: float) -> Any:
 
     known = values[np.isfinite(values) & (values > 0)]
     high = float(known.max(initial=0))
-    least = float(np.percentile(known, 2)) / 2 if known.size else 0.0
-    low = max(tolerance, least, high * 1e-5, 1e-12)
-    return LogNorm(low, max(high, low * 10), clip=True)
+    if high <= tolerance or high == 0:
+        return LogNorm(tolerance or 1e-12, 10 * (tolerance or 1e-12), clip=True)
+    least = float(np.percentile(known, 2)) / 2
+    return LogNorm(max(tolerance, high * 1e-5, min(least, high / 10)), high, clip=True)
+
+
+def _color_ticks(scale: Any) -> list[float]:
+    """Powers of ten within a scale, and twice and five times those where it is short."""
+    first, last = (math.log10(v) for v in (scale.vmin, scale.vmax))
+    steps = (1, 2, 5) if last - first < 2 else (1,)
+    powers = range(math.floor(first), math.ceil(last) + 1)
+    ticks = [step * 10.0**power for power in powers for step in steps]
+    return [tick for tick in ticks if scale.vmin * 0.999 <= tick <= scale.vmax * 1.001]
 
 
 def _sequential() -> Any:

@@ -229,8 +229,9 @@ def _curve(report: SeamReport, reach: Mapping[str, float]) -> Section:
 
 
 def _curve_table(curve: SeamCurve, channels: Sequence[str]) -> Table:
-    """A dozen rows of the curve, evenly chosen."""
-    chosen = _some(len(curve.halo), 12)
+    """A dozen rows of the curve, evenly chosen as far as anything is left to be told."""
+    left = np.flatnonzero(curve.max_dist > 0)
+    chosen = _some(min(len(curve.halo), int(left[-1]) + 2 if left.size else 1), 12)
     rows = [
         [
             str(int(curve.halo[h])),
@@ -593,12 +594,16 @@ def _definitions(report: SeamReport) -> Section:
         ),
         Definition(
             "Tolerance",
-            "Differences up to 1e-4 standard deviations of the output "
-            f"(here {figure_text(report.tolerance)}) are floating-point noise: another order of "
-            "summation makes 1e-5, a halo one pixel too short 1e-2.",
+            f"Differences up to {figure_text(_in_std(report))} standard deviations of the output "
+            f"(here {figure_text(report.tolerance)}) are taken for floating-point noise: another "
+            "order of summation makes 1e-5 of them, a halo one pixel too short 1e-2.",
         ),
     ]
     return Section("Definitions", parts)
+
+
+def _in_std(report: SeamReport) -> float:
+    return report.tolerance / report.spread if report.spread else 0.0
 
 
 _SWEEP_DEFINITIONS = (
