@@ -11,17 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "PredictionDock": "prediction",
+    "ReceptiveFieldDock": "receptive_field",
     "SeamsDock": "seams",
     "show_demo": "demo",
     "tissue_2d": "samples",
     "tissue_3d": "samples",
 }
 
-__all__ = ["PredictionDock", "SeamsDock", "show_demo", "tissue_2d", "tissue_3d"]
+__all__ = [
+    "PredictionDock",
+    "ReceptiveFieldDock",
+    "SeamsDock",
+    "show_demo",
+    "tissue_2d",
+    "tissue_3d",
+]
 
 if TYPE_CHECKING:
     from seamscope.docks.demo import show_demo
     from seamscope.docks.prediction import PredictionDock
+    from seamscope.docks.receptive_field import ReceptiveFieldDock
     from seamscope.docks.samples import tissue_2d, tissue_3d
     from seamscope.docks.seams import SeamsDock
 

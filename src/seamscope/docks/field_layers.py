@@ -1,0 +1,310 @@
+"""The receptive field over the image: the map as an image, both fields as boxes.
+
+Knows colours and where the layers lie. Does not know how maps are made, or which controls ask.
+
+Layers are taken over by the next map and hidden where they are not wanted, never removed: napari
+crashes on software OpenGL where shapes layers go.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Image as ImageLayer
+from napari.layers import Shapes
+
+from seamscope.docks.layers import Wires, camera, pixels, place_like, shown_dims, shown_point
+from seamscope.docks.profile_plot import THEORY
+from seamscope.docks.results import faded
+from seamscope.gradient_maps import GradientMap
+from seamscope.plan import Layout
+from seamscope.tiling import Sides
+
+EFFECTIVE = "#35c4f0"
+_COLORS = (EFFECTIVE, THEORY)
+_LOWEST = -6  # power of ten of the relative gradient that is shown
+_SCREEN_PIXELS = 1.8  # width of the boxes' lines
+_FACES = 6  # rectangles of a box, also of one that is seen from above
+_MARK = {"receptive field": True}
+
+Array = npt.NDArray[Any]
+
+
+class FieldLayers:
+    """Map and boxes of one output pixel.
+
+    Parameters
+    ----------
+    viewer
+        The layers are added to it when first shown.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._maps: dict[int, ImageLayer] = {}
+        self._boxes: dict[int, Shapes] = {}
+        self._of: tuple[ImageLayer, list[list[Sides] | None]] | None = None
+        self._wires = Wires()
+
+    def wake(self) -> None:
+        """Follow the viewer."""
+        dims = self._viewer.dims.events
+        turned = (camera(self._viewer).events.zoom, dims.current_step, dims.order, dims.ndisplay)
+        self._wires.connect(turned, self._redraw)
+
+    def sleep(self, *_: object) -> None:
+        """Follow the viewer no longer."""
+        self._wires.cut()
+        self._of = None
+
+    @property
+    def map(self) -> ImageLayer | None:
+        """The map's layer, where it is seen."""
+        return next((x for x in self._maps.values() if self._seen(x)), None)
+
+    @property
+    def boxes(self) -> Shapes | None:
+        """The boxes' layer, where it is seen."""
+        return next((x for x in self._boxes.values() if self._seen(x)), None)
+
+    # -- the map
+
+    def show_map(
+        self, layer: ImageLayer, layout: Layout, shown: GradientMap, origin: Sequence[int]
+    ) -> None:
+        """Draw a map over the image it belongs to.
+
+        Parameters
+        ----------
+        layer, layout
+            The image's layer, and its axes.
+        shown
+            The map.
+        origin
+            Image pixel at which it begins, along the spatial axes.
+        """
+        array, place = placed_map(layer, layout, _logarithm(shown.values), origin)
+        own = self._maps.get(array.ndim)
+        if own is None or own not in self._viewer.layers:
+            own = self._maps[array.ndim] = self._add_map(array, place)
+        else:
+            own.data = array
+            for name, value in place.items():
+                setattr(own, name, value)
+        own.name = f"receptive field · {layer.name}"
+        own.visible = True
+        own.metadata["seamscope"] = {
+            "receptive_field": True,
+            "unit": "power of ten of the gradient relative to its largest value",
+            "axes": layout.spatial,
+            "origin": [int(o) for o in origin],
+        }
+
+    def hide_map(self) -> None:
+        """Show no map."""
+        for layer in self._maps.values():
+            if layer in self._viewer.layers:
+                layer.visible = False
+
+    def _add_map(self, array: Array, place: dict[str, Any]) -> ImageLayer:
+        chosen = set(self._viewer.layers.selection)
+        layer: ImageLayer = self._viewer.add_image(
+            array,
+            colormap=faded("inferno"),
+            contrast_limits=(_LOWEST, 0),
+            blending="translucent_no_depth",
+            interpolation2d="nearest",
+            rendering="mip",
+            opacity=0.85,
+            **place,
+        )
+        self._viewer.layers.selection = chosen & set(self._viewer.layers)
+        return layer
+
+    def _seen(self, layer: Any) -> bool:
+        return layer in self._viewer.layers and bool(layer.visible)
+
+    # -- the boxes
+
+    def show_boxes(
+        self,
+        layer: ImageLayer,
+        layout: Layout,
+        effective: Sequence[Sides] | None,
+        theoretical: Sequence[Sides] | None,
+    ) -> None:
+        """Draw two boxes, each ``(first, stop)`` image pixels along the spatial axes; or none."""
+        each = [
+            None if box is None else _in_layer(box, layer, layout)
+            for box in (effective, theoretical)
+        ]
+        self._of = (layer, each)
+        self._redraw()
+
+    def hide_boxes(self) -> None:
+        """Show no boxes."""
+        self._of = None
+        self._hide(self._boxes.values())
+
+    def _hide(self, layers: Any) -> None:
+        for layer in layers:
+            if layer in self._viewer.layers:
+                layer.visible = False
+
+    def _redraw(self, event: Any = None) -> None:
+        if self._of is None or self._of[0] not in self._viewer.layers:
+            return
+        layer, boxes = self._of
+        faces = [self._faces(layer, box) for box in boxes]
+        known = [face for face in faces if face]
+        if not known:
+            self._hide(self._boxes.values())
+            return
+        shapes = [vertices for face in faces for vertices in face or known[0]]
+        colors = [
+            color if face else "transparent"
+            for face, color in zip(faces, _COLORS, strict=True)
+            for _ in range(_FACES)
+        ]
+        self._draw(layer, shapes, colors)
+
+    def _draw(self, layer: ImageLayer, shapes: list[Array], colors: list[str]) -> None:
+        own = self._boxes.get(layer.ndim)
+        place = place_like(layer, 0, (1,) * layer.ndim, self._offset(layer))
+        if own is None or own not in self._viewer.layers:
+            chosen = set(self._viewer.layers.selection)
+            own = self._boxes[layer.ndim] = self._viewer.add_shapes(
+                shapes,
+                shape_type="rectangle",
+                edge_width=self._width(layer),
+                edge_color=colors,
+                face_color="transparent",
+                name=f"fields · {layer.name}",
+                metadata={"seamscope": _MARK},
+                **place,
+            )
+            own.editable = False
+            self._viewer.layers.selection = chosen & set(self._viewer.layers)
+            return
+        for name, value in place.items():
+            setattr(own, name, value)
+        with own.block_thumbnail_update():
+            own.data = [(vertices, "rectangle") for vertices in shapes]
+            own.edge_width = [self._width(layer)] * len(shapes)
+            own.edge_color = colors
+        own.visible = True
+
+    def _faces(self, layer: ImageLayer, box: list[Sides] | None) -> list[Array] | None:
+        """Rectangles of a box: its faces in 3D, else its cut with the slice; None where none is."""
+        if box is None:
+            return None
+        point = np.round(shown_point(layer, self._viewer))
+        dims = _planes(layer, self._viewer)
+        for dim, (first, stop) in enumerate(box):
+            if dim not in dims and not first <= point[dim] < stop:
+                return None
+        point = np.clip(point, 0, np.asarray(pixels(layer).shape[: layer.ndim]) - 1)
+        if len(dims) == 3:
+            return [*_cube_faces(point, dims, [box[dim] for dim in dims])]
+        return [_rectangle(point, dims, [box[dim] for dim in dims])] * _FACES
+
+    def _offset(self, layer: ImageLayer) -> list[float]:
+        """Exactly on the current slice: napari stops between, and shows shapes at whole ones."""
+        point = shown_point(layer, self._viewer)
+        offset = point - np.round(point)
+        offset[list(_planes(layer, self._viewer))] = 0
+        return [float(o) for o in offset]
+
+    def _width(self, layer: ImageLayer) -> float:
+        dims = list(shown_dims(layer, self._viewer))
+        size = float(np.mean(np.abs(np.asarray(layer.scale)[dims]))) * camera(self._viewer).zoom
+        return _SCREEN_PIXELS / max(size, 1e-9)
+
+
+def placed_map(
+    layer: ImageLayer, layout: Layout, values: Array, origin: Sequence[int]
+) -> tuple[Array, dict[str, Any]]:
+    """A map with the dimensions of the image's layer, and where it lies.
+
+    Parameters
+    ----------
+    layer, layout
+        The image's layer, and its axes.
+    values
+        ``(*spatial)``.
+    origin
+        Image pixel at which they begin.
+    """
+    letters = layout.axes[: layer.ndim]
+    first = min(letters.index(letter) for letter in layout.spatial)
+    shown = letters[first:]
+    array = values.transpose([layout.spatial.index(a) for a in shown if a in layout.spatial])
+    for dim, letter in enumerate(shown):
+        if letter not in layout.spatial:  # the same all along
+            count = pixels(layer).shape[first + dim]
+            array = np.repeat(np.expand_dims(array, dim), count, dim)
+    offset = [float(origin[layout.spatial.index(a)]) if a in layout.spatial else 0.0 for a in shown]
+    return array, place_like(layer, first, (1,) * len(shown), offset)
+
+
+def _in_layer(box: Sequence[Sides], layer: ImageLayer, layout: Layout) -> list[Sides]:
+    """Sides along each of the layer's dimensions; all of it along those that are not spatial."""
+    return [
+        box[layout.spatial.index(letter)] if letter in layout.spatial else (0, n)
+        for letter, n in zip(layout.axes, pixels(layer).shape[: layer.ndim], strict=False)
+    ]
+
+
+def _planes(layer: ImageLayer, viewer: Any) -> tuple[int, ...]:
+    """The layer's dimensions that are displayed."""
+    missing = viewer.dims.ndim - layer.ndim
+    return tuple(d - missing for d in viewer.dims.displayed if d >= missing)
+
+
+def _rectangle(point: Array, dims: Sequence[int], sides: Sequence[Sides]) -> Array:
+    (top, bottom), (left, right) = sides
+    corners = [(top, left), (top, right), (bottom, right), (bottom, left)]
+    vertices = np.tile(point, (4, 1)).astype(float)
+    vertices[:, list(dims)] = np.asarray(corners, float) - 0.5  # pixels' centres are whole numbers
+    return vertices
+
+
+def _cube_faces(point: Array, dims: Sequence[int], sides: Sequence[Sides]) -> Any:
+    for flat, end in itertools.product(range(3), range(2)):
+        at = point.astype(float)
+        at[dims[flat]] = sides[flat][end] - 0.5
+        others = [i for i in range(3) if i != flat]
+        yield _rectangle(at, [dims[i] for i in others], [sides[i] for i in others])
+
+
+def _logarithm(values: Array) -> Array:
+    """Power of ten relative to the largest value, float32; the lowest stands for zero too."""
+    most = float(values.max()) or 1.0
+    lowest = 10.0 ** (_LOWEST - 1)
+    return np.log10(np.maximum(values / most, lowest)).astype(np.float32)
+
+
+def box_around(
+    covered: Sequence[Sides], origin: Sequence[int], sides: Sequence[Sides]
+) -> list[Sides]:
+    """Image pixels ``(first, stop)`` that lie ``(before, after)`` around an output pixel."""
+    return [
+        (start + first - before, start + stop + after)
+        for (first, stop), start, (before, after) in zip(covered, origin, sides, strict=True)
+    ]
+
+
+def centred(shown: GradientMap, point: Sequence[float], pitch: Sequence[int]) -> tuple[int, ...]:
+    """Origin on the grid that puts a map's output pixel next to a point of the image."""
+    return tuple(
+        math.floor((p - first) / step + 0.5) * step
+        for p, (first, _), step in zip(point, shown.covered, pitch, strict=True)
+    )
+
+
+__all__ = ["EFFECTIVE", "FieldLayers", "box_around", "centred", "placed_map"]

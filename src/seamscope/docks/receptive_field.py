@@ -1,0 +1,615 @@
+"""The dock *Receptive field*: how far the network can see, and how far it does.
+
+Knows its controls, and how they are wired: the network and image of *Tiled prediction* -> maps ->
+plot, numbers, layers, a halo. Does not know how anything is measured or drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+from napari.layers import Image as ImageLayer
+from napari.utils.theme import get_theme
+from qtpy.QtCore import QEvent, QSignalBlocker, Qt
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QFormLayout,
+    QHBoxLayout,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from seamscope.docks.editors import Choice
+from seamscope.docks.field_layers import EFFECTIVE, FieldLayers, box_around, centred
+from seamscope.docks.field_tasks import Average, Differentiate, OnePixel, Probes, Understand
+from seamscope.docks.job import Job, Outcome
+from seamscope.docks.layers import Wires, image_of, shown_point
+from seamscope.docks.looks import boxed, legend, plain, text_label, times
+from seamscope.docks.profile_plot import THEORY, ProfilePlot
+from seamscope.docks.run_panel import sentence
+from seamscope.docks.session import Session
+from seamscope.fields import ReceptiveField
+from seamscope.gradient_maps import MOST_TILES, SHARES, EffectiveField, GradientMap
+from seamscope.model import Model
+from seamscope.plan import Plan, Settings
+from seamscope.tiling import Sides
+
+Shown = Literal["mean", "pixel"]
+_Place: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # spatial pixel, and frame
+
+_TIPS = {
+    "channel": "Channel of the prediction whose gradient is taken; all together: the sum of\n"
+    "absolute gradients, each channel by itself.",
+    "tile": "Tiles that gradients are taken of. Networks that see the whole tile see more in\n"
+    "larger ones.",
+    "most": "Averaging ends when two halves of the tiles agree, at the latest after so many.",
+    "compute": "Average the gradient of the pixel in the middle over tiles from all over the\n"
+    "image.",
+    "probe": "While this is on, click into the image: the map of that pixel is made, in the\n"
+    "tile around it.",
+    "shown": "Which map is plotted and drawn.",
+    "map": "Draw the map over the image, on a logarithmic scale. The mean is drawn in the\n"
+    "middle of the view, one pixel's map where it belongs.",
+    "boxes": "Draw the theoretical field, and what holds 99% of the gradient.",
+    "halo": "Theoretical: exact. Effective: what is beyond it changes little.",
+    "use": "Put this halo into the dock Tiled prediction.",
+}
+_WAITING = (
+    "Choose an image and a network in the dock <i>Tiled prediction</i>: what they see is told here."
+)
+
+
+class ReceptiveFieldDock(QWidget):
+    """See how far a network looks.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer over whose images maps are drawn; network and image are those of its dock
+        *Tiled prediction*.
+    """
+
+    _made = False  # Qt tells of events before all is there
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.problem = ""
+        self.theory: ReceptiveField | None = None
+        self.mean: EffectiveField | None = None
+        self.pixel: GradientMap | None = None
+        self._session = Session.of(napari_viewer)
+        self._model: Model | None = None
+        self._layer: ImageLayer | None = None
+        self._plan: Plan | None = None  # of what is shown
+        self._origin: tuple[int, ...] | None = None  # of the mean's map, once it has a place
+        self._job: Job | None = None
+        self._done: Callable[[Any], None] = lambda _: None
+        self._clicked_at: _Place | None = None
+        self._waiting: _Place | None = None  # clicked while something was measured
+        self._probes = Probes()
+        self._layers = FieldLayers(napari_viewer)
+        self._wires = Wires()
+        self._awake = False
+        self._make_controls()
+        self._lay_out()
+        self._connect()
+        self.destroyed.connect(self._wires.cut)
+        self.destroyed.connect(self._layers.sleep)
+        self._made = True
+        self._wake()
+
+    # -- for programs
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being measured."""
+        return self._job is not None
+
+    @property
+    def map(self) -> GradientMap | None:
+        """The map that is shown."""
+        if self.shown.value() == "pixel":
+            return self.pixel
+        return None if self.mean is None else self.mean.map
+
+    def settings(self) -> Settings | None:
+        """How the image is read for gradients; None as long as nothing can be."""
+        plan = self._session.plan
+        if plan is None:
+            return None
+        tile = plan.grid.tile_shape if self.tile.value() == "plan" else "auto"
+        return plan.settings.but(tile=tile, halo=0, area=None)
+
+    # -- making
+
+    def _make_controls(self) -> None:
+        self.told = text_label()
+        self.details = text_label()
+        self.channel = Choice([("All together", None)], _TIPS["channel"])
+        self.tile = Choice(
+            [("With room for what one pixel sees", "auto"), ("As in Tiled prediction", "plan")],
+            _TIPS["tile"],
+        )
+        self.most = QSpinBox()
+        self.most.setRange(1, 4096)
+        self.most.setValue(MOST_TILES)
+        self.most.setToolTip(_TIPS["most"])
+        self.compute = _button("Compute", _TIPS["compute"])
+        self.probe = _button("Probe a pixel", _TIPS["probe"])
+        self.probe.setCheckable(True)
+        self.bar = QProgressBar()
+        self.bar.setTextVisible(False)
+        self.progress = text_label()
+        self.cancel = QPushButton("Cancel")
+        self.error = text_label()
+        self.shown = Choice((), _TIPS["shown"])
+        self.plot = ProfilePlot()
+        self.numbers = text_label()
+        self.show_map = _box("Map", _TIPS["map"])
+        self.show_boxes = _box("Boxes", _TIPS["boxes"])
+        self.halo = Choice((), _TIPS["halo"])
+        self.use = _button("Use as halo", _TIPS["use"])
+        self.used = text_label()
+
+    def _lay_out(self) -> None:
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        form = _form(("Channel", self.channel), ("Tiles", self.tile), ("At most", self.most))
+        self.boxes_row = legend(
+            self.show_boxes, [("theoretical", THEORY), ("99% of the gradient", EFFECTIVE)]
+        )
+        self._result = QWidget()
+        result = QVBoxLayout(self._result)
+        result.setContentsMargins(0, 0, 0, 0)
+        result.addLayout(_form(("Shown", self.shown)))
+        for part in (self.plot, self.numbers, self.show_map, self.boxes_row):
+            result.addWidget(part)
+        for part in (
+            *(self.told, self.details, form, _row(self.compute, self.probe)),
+            *(_row(self.bar, self.cancel), self.progress, self.error, self._result),
+            *(_form(("Halo", self.halo)), self.use, self.used),
+        ):
+            column.addWidget(part) if isinstance(part, QWidget) else column.addLayout(part)
+        column.addStretch(1)
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setFrameShape(QScrollArea.Shape.NoFrame)
+        scroll.setWidget(inside)
+        whole = QVBoxLayout(self)
+        whole.setContentsMargins(0, 0, 0, 0)
+        whole.addWidget(scroll)
+        self.setMinimumWidth(350)
+        for part in (self.bar, self.progress, self.cancel, self.error, self._result):
+            part.hide()
+        self.show_map.setChecked(True)
+        self.show_boxes.setChecked(True)
+
+    def _connect(self) -> None:
+        self.compute.clicked.connect(self._compute)
+        self.cancel.clicked.connect(self.stop)
+        self.probe.toggled.connect(self._probe_toggled)
+        self.channel.value_changed.connect(self._probe_again)
+        self.tile.value_changed.connect(self._probe_again)
+        self.shown.value_changed.connect(self._show_result)
+        self.show_map.toggled.connect(self._show_layers)
+        self.show_boxes.toggled.connect(self._show_layers)
+        self.use.clicked.connect(self._use_halo)
+        self._session.changed.connect(self._session_changed)
+
+    # -- coming and going
+
+    def _wake(self) -> None:
+        """Follow the viewer."""
+        self._awake = True
+        self._layers.wake()
+        self._wires.connect([self.viewer.events.theme], self._theme_changed)
+        self._theme_changed()
+        self._session_changed()
+
+    def _sleep(self) -> None:
+        """Taken out of its window: end what is going on, and leave nothing behind."""
+        self._awake = False
+        self.stop()
+        self.probe.setChecked(False)
+        self._layers.hide_map()
+        self._layers.hide_boxes()
+        self._layers.sleep()
+        self._wires.cut()
+
+    def event(self, event: Any) -> bool:
+        """Notice being docked, and being closed: napari then only takes the widget out."""
+        if event.type() == QEvent.Type.ParentChange and self._made:
+            if self.parent() is None and self._awake:
+                self._sleep()
+            elif self.parent() is not None and not self._awake:
+                self._wake()
+        return bool(super().event(event))
+
+    def _theme_changed(self, _: Any = None) -> None:
+        theme = get_theme(self.viewer.theme)
+        self.plot.set_colors(theme.background.as_hex(), theme.text.as_hex())
+
+    # -- the network and the image
+
+    def _session_changed(self) -> None:
+        """Another network, image or plan."""
+        if not self._awake:
+            return
+        session = self._session
+        if session.model is not self._model:
+            self._new_model(session.model)
+        if session.layer is not self._layer:
+            self._layer = session.layer
+            self._forget_maps()
+        self._show_state()
+
+    def _new_model(self, model: Model | None) -> None:
+        self._model = model
+        self.theory = None
+        self._forget_maps()
+        names = () if model is None else model.channels
+        each = [(name, number) for number, name in enumerate(names)]
+        with QSignalBlocker(self.channel):
+            self.channel.set_options([("All together", None), *(each if len(each) > 1 else [])])
+        self.channel.setEnabled(len(each) > 1)
+        if self._job is not None:
+            self._job.abandon()
+            self._job = None
+            self._show_busy(False)
+        if model is not None:
+            work = Understand(model, self._session.turn)
+            self._start(f"measuring what {model.name} sees", work, self._understood)
+
+    def _understood(self, found: ReceptiveField | None) -> None:
+        self.theory = found
+
+    def _forget_maps(self) -> None:
+        self.mean = self.pixel = self._origin = self._plan = self._clicked_at = None
+        self._session.tell_effective(None)
+        self._offer_shown()
+        self._show_result()
+
+    def _show_state(self) -> None:
+        """Show what is known of the network, and which controls make sense."""
+        theory, model = self.theory, self._session.model
+        ready = self._session.plan is not None and not self.busy
+        self.compute.setEnabled(ready)
+        self.probe.setEnabled(self._session.plan is not None)
+        if model is None or self._session.layer is None:
+            self.told.setText(_WAITING)
+            self.details.setText("")
+        else:
+            kind: Literal["good", "warning"] = "good" if model.reach.bounded else "warning"
+            self.told.setText(boxed(model.describe(), kind))
+            self.details.setText("" if theory is None else _details(theory))
+        self._offer_halos()
+
+    # -- measuring
+
+    def _compute(self, _: Any = None) -> None:
+        """Average over tiles, as the button does."""
+        question = Average(self.channel.value(), self.most.value())
+        self._differentiate("averaging gradients", question, self._averaged)
+
+    def _averaged(self, found: EffectiveField | None) -> None:
+        if found is None:
+            self._tell_stopped()
+            return
+        self.mean = found
+        self._origin = None
+        radii = found.map.radius(0.99)
+        self._session.tell_effective(tuple((r, r) for r in radii))
+        self._offer_shown("mean")
+
+    def _probe_toggled(self, wanted: bool) -> None:
+        callbacks = self.viewer.mouse_drag_callbacks
+        if wanted:
+            callbacks.append(self._clicked)
+        elif self._clicked in callbacks:
+            callbacks.remove(self._clicked)
+
+    def _clicked(self, _: Any, event: Any) -> Any:
+        """Tell a click from a drag: a generator that napari resumes while the mouse moves."""
+        yield
+        moved = False
+        while event.type == "mouse_move":
+            moved = True
+            yield
+        if not moved:
+            self.probe_at(event.position)
+
+    def probe_at(self, world: Sequence[float]) -> None:
+        """Make the map of the pixel at a point of the world."""
+        plan, layer = self._session.plan, self._session.layer
+        if plan is None or layer is None:
+            return
+        point = layer.world_to_data(list(world)[-layer.ndim :])
+        found = _image_pixel(plan, point)
+        if found is None:
+            self._tell("That is beside the image: click into it.")
+            return
+        self._clicked_at = found
+        self._probe_pixel(found)
+
+    def _probe_again(self) -> None:
+        """Answer the new question about the pixel that is shown."""
+        if self._clicked_at is not None and self.shown.value() == "pixel":
+            self._probe_pixel(self._clicked_at)
+
+    def _probe_pixel(self, place: _Place) -> None:
+        if self.busy:
+            self._waiting = place
+            return
+        question = OnePixel(*place, self.channel.value())
+        self._differentiate("making the map of one pixel", question, self._probed)
+
+    def _probed(self, found: GradientMap | None) -> None:
+        if found is None:
+            self._tell_stopped()
+            return
+        self.pixel = found
+        self._offer_shown("pixel")
+
+    def _differentiate(self, name: str, question: Any, done: Callable[[Any], None]) -> None:
+        session, settings = self._session, self.settings()
+        if self.busy or settings is None or session.model is None or session.layer is None:
+            return
+        plan = session.plan
+        assert plan is not None
+        try:
+            image = image_of(session.layer, plan.layout.axes)
+        except Exception as error:
+            self._fail(error)
+            return
+        self._plan = plan
+        work = Differentiate(self._probes, session.model, image, settings, question, session.turn)
+        self._start(name, work, done)
+
+    def _start(self, name: str, work: Any, done: Callable[[Any], None]) -> None:
+        """Do something that takes its time; `done` is called with its value."""
+        self._tell("")
+        self._done = done
+        self._job = job = Job(name, work, self)
+        job.told.connect(self._hear)
+        job.ended.connect(self._end)
+        self.bar.setRange(0, 0)
+        self._say(f"{name[:1].upper()}{name[1:]} …")
+        self._show_busy(True)
+        job.start()
+
+    def stop(self, _: Any = None) -> None:
+        """Stop what is going on."""
+        self._waiting = None
+        if self._job is not None:
+            self._job.cancel()
+            self.cancel.setEnabled(False)
+            self._say("Stopping …")
+
+    def _hear(self, messages: Sequence[Any]) -> None:
+        done, total = messages[-1]
+        self.bar.setRange(0, total)
+        self.bar.setValue(done)
+        if self._job is not None and not self._job.cancelled:
+            self._say(f"{done} of at most {total} tiles")
+
+    def _end(self, outcome: Outcome) -> None:
+        self._job = None
+        self._show_busy(False)
+        if outcome.error is not None:
+            self._fail(outcome.error)
+        else:
+            self._done(outcome.value)
+        self._show_state()
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._probe_pixel(waiting)
+
+    def _show_busy(self, busy: bool) -> None:
+        for part in (self.bar, self.progress, self.cancel):
+            part.setVisible(busy)
+        self.cancel.setEnabled(busy)
+        self.compute.setEnabled(not busy and self._session.plan is not None)
+
+    def _say(self, text: str) -> None:
+        self.progress.setText(plain(text))
+
+    def _fail(self, error: Exception) -> None:
+        self._tell(sentence(error, "Measuring the receptive field"))
+
+    def _tell_stopped(self) -> None:
+        self._tell("Stopped: nothing new is known.")
+
+    def _tell(self, problem: str) -> None:
+        """Say in one sentence what went wrong; nothing when nothing did."""
+        self.problem = problem
+        self.error.setText(boxed(problem, "error") if problem else "")
+        self.error.setVisible(bool(problem))
+
+    # -- what is shown
+
+    def _offer_shown(self, choose: Shown | None = None) -> None:
+        options: list[tuple[str, Shown]] = []
+        if self.mean is not None:
+            options.append((f"Mean of {self.mean.tiles} tiles", "mean"))
+        if self.pixel is not None:
+            place = ", ".join(map(str, _position(self.pixel)))
+            options.append((f"Pixel {place}", "pixel"))
+        with QSignalBlocker(self.shown):
+            self.shown.set_options(options)
+            if choose is not None:
+                self.shown.set_value(choose)
+        self._result.setVisible(bool(options))
+        self._show_result()
+
+    def _show_result(self) -> None:
+        """Plot, numbers and layers of the map that is chosen."""
+        shown, plan = self.map, self._plan
+        fields = None if self._model is None or shown is None else self._model.fields
+        letters = "" if plan is None else plan.layout.spatial
+        self.plot.show_map(shown, fields, letters)
+        self.numbers.setText("" if shown is None else self._numbers(shown))
+        self._show_layers()
+        self._offer_halos()
+
+    def _numbers(self, shown: GradientMap) -> str:
+        rows = [
+            (f"{100 * share:g}% within", f"{times_or_one(shown.radius(share))} px")
+            for share in SHARES
+        ]
+        fields = None if self._model is None else self._model.fields
+        if fields is not None:
+            rows.append(("Beyond the convolutions", f"{100 * shown.beyond(fields):.3g}%"))
+        notes = []
+        if self.mean is not None and shown is self.mean.map:
+            notes += [boxed(note, "warning") for note in self.mean.notes]
+            if not self.mean.steady:
+                notes.append(
+                    boxed(
+                        f"Two halves of the {self.mean.tiles} tiles still differ by "
+                        f"{self.mean.spread} pixels: allow more tiles, or take the radii as so "
+                        "uncertain.",
+                        "warning",
+                    )
+                )
+        return _table(rows) + "".join(notes)
+
+    def _show_layers(self, _: Any = None) -> None:
+        """Map and boxes over the image."""
+        shown, plan, layer = self.map, self._plan, self._layer
+        there = layer is not None and layer in self.viewer.layers
+        if shown is None or plan is None or layer is None or not there:
+            self._layers.hide_map()
+            self._layers.hide_boxes()
+            return
+        origin = shown.origin if shown.origin is not None else self._place(shown, plan, layer)
+        if self.show_map.isChecked():
+            self._layers.show_map(layer, plan.layout, shown, origin)
+        else:
+            self._layers.hide_map()
+        if self.show_boxes.isChecked():
+            self._layers.show_boxes(layer, plan.layout, *self._boxes(shown, origin))
+        else:
+            self._layers.hide_boxes()
+
+    def _place(self, shown: GradientMap, plan: Plan, layer: ImageLayer) -> tuple[int, ...]:
+        """Where the mean's map is drawn: in the middle of the view, when it was made."""
+        if self._origin is None:
+            point = shown_point(layer, self.viewer)
+            spatial = [float(point[plan.layout.axes.index(a)]) for a in plan.layout.spatial]
+            self._origin = centred(shown, spatial, [a.pitch for a in plan.facts.lattice])
+        return self._origin
+
+    def _boxes(self, shown: GradientMap, origin: Sequence[int]) -> list[list[Sides] | None]:
+        radii = [(r, r) for r in shown.radius(0.99)]
+        fields = None if self._model is None else self._model.fields
+        theory = None if fields is None else box_around(shown.covered, origin, shown.sides(fields))
+        return [box_around(shown.covered, origin, radii), theory]
+
+    # -- the halo
+
+    def _offer_halos(self) -> None:
+        model, shown = self._session.model, self.map
+        options: list[tuple[str, tuple[Sides, ...]]] = []
+        if model is not None and model.reach.convolutional is not None:
+            name = "Theoretical, exact" if model.reach.bounded else "Of the convolutions"
+            halo = model.reach.convolutional
+            options.append((f"{name}: {_sides(halo)}", halo))
+        if shown is not None:
+            for share in reversed(SHARES):
+                halo = tuple((r, r) for r in shown.radius(share))
+                options.append((f"Effective, {100 * share:g}%: {_sides(halo)}", halo))
+        with QSignalBlocker(self.halo):
+            self.halo.set_options(options)
+        self.use.setEnabled(bool(options) and self._session.plan is not None)
+        self.halo.setEnabled(bool(options))
+
+    def _use_halo(self, _: Any = None) -> None:
+        halo = self.halo.value()
+        if halo is not None:
+            self._session.want_halo(halo)
+            self.used.setText(f"Halo {_sides(halo)} is set in <i>Tiled prediction</i>.")
+
+
+def _image_pixel(plan: Plan, point: Sequence[float]) -> _Place | None:
+    """Spatial pixel and frame of the image at a point of its layer; None beside it."""
+    axes, shape = plan.layout.axes, plan.image_shape
+    found = {}
+    for letter, place in zip(axes, point, strict=False):
+        number = round(float(place))
+        if not 0 <= number < shape[axes.index(letter)]:
+            return None
+        found[letter] = number
+    pixel = tuple(found[letter] for letter in plan.layout.spatial)
+    return pixel, tuple(found[letter] for letter in plan.layout.frames)
+
+
+def _position(shown: GradientMap) -> list[int]:
+    starts = shown.origin or (0,) * shown.values.ndim
+    return [first + start for (first, _), start in zip(shown.covered, starts, strict=True)]
+
+
+def _details(theory: ReceptiveField) -> str:
+    rows = [("Period", f"{times_or_one(theory.facts.period)} px")]
+    if theory.convolutional is not None:
+        name = "Field" if theory.bounded else "Field of the convolutions"
+        rows.append((name, f"{_sides(theory.convolutional)} px at the worst phase"))
+    if theory.global_operations:
+        told = ", ".join(f"{each.count} × {plain(each.op)}" for each in theory.global_operations)
+        rows.append(("Whole tile through", told))
+    notes = "".join(boxed(note, "warning") for note in theory.notes)
+    return _table(rows) + notes
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    cells = "".join(
+        f'<tr><td style="padding-right: 10px">{name}</td><td>{text}</td></tr>'
+        for name, text in rows
+    )
+    return f"<table>{cells}</table>"
+
+
+def times_or_one(values: Sequence[int]) -> str:
+    """Write one number for all axes where they are the same."""
+    return str(values[0]) if len(set(values)) == 1 else times(values)
+
+
+def _sides(sides: Sequence[Sides]) -> str:
+    each = [str(a) if a == b else f"{a}/{b}" for a, b in sides]
+    return each[0] if len(set(each)) == 1 else " × ".join(each)
+
+
+def _form(*rows: tuple[str, QWidget]) -> QFormLayout:
+    form = QFormLayout()
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    for name, field in rows:
+        form.addRow(name, field)
+    return form
+
+
+def _row(*widgets: QWidget) -> QHBoxLayout:
+    row = QHBoxLayout()
+    for widget in widgets:
+        row.addWidget(widget, 1)
+    return row
+
+
+def _button(text: str, tip: str) -> QPushButton:
+    button = QPushButton(text)
+    button.setToolTip(tip)
+    return button
+
+
+def _box(text: str, tip: str) -> QCheckBox:
+    box = QCheckBox(text)
+    box.setToolTip(tip)
+    return box
+
+
+__all__ = ["ReceptiveFieldDock"]
