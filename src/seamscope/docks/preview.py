@@ -136,6 +136,8 @@ class TilePreview:
     def show(self, layer: ImageLayer, plan: Plan) -> None:
         """Draw the tiles of a plan over the image layer it was made for."""
         self._of = (layer, plan)
+        if not self._drawable:
+            return
         shapes = self._shapes()
         self._layer = self._layer or self._left_over()
         if self._layer is None or self._layer.ndim != layer.ndim:
@@ -197,11 +199,18 @@ class TilePreview:
             shown.edge_width = self._widths(layer)
             shown.data = list(zip(shapes, _TYPES, strict=True))
 
+    @property
+    def _drawable(self) -> bool:
+        """Not where a picture is turned in space: napari 0.9 fails on flat shapes there."""
+        return self._of is not None and self._viewer.dims.ndisplay <= self._of[0].ndim
+
     def _redraw(self, event: Any = None) -> None:
-        if self._of is None or self._layer is None or not self._layer.visible:
+        if self._of is None or not self._drawable:
             return
-        layer, _ = self._of
-        if layer in self._viewer.layers:
+        layer, plan = self._of
+        if self._layer is None:
+            self.show(layer, plan)
+        elif layer in self._viewer.layers and self._layer.visible:
             self._draw(self._layer, layer, self._shapes())
 
     def _forget(self, event: Any) -> None:

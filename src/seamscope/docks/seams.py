@@ -596,7 +596,7 @@ class SeamsDock(QWidget):
 def covering(ray: HaloRay, halo: Sequence[Sides]) -> int:
     """Smallest halo of a ray that is nowhere less than this one."""
     return max(
-        math.ceil(side / weight)
+        math.floor((side - 1) / weight) + 1
         for sides, weights in zip(halo, ray.weights, strict=True)
         for side, weight in zip(sides, weights, strict=True)
         if weight
