@@ -236,10 +236,10 @@ def advice(
         said.append("Training and evaluation agree: the remembered statistics fit this image.")
     elif disparity is not None:
         said.append(
-            f"{disparity.sentence()} The remembered statistics do not fit this image at tiles of "
-            f"{_times(disparity.plan.grid.tile_shape)}: retrain with larger or more alike batches "
-            "(sample patches with foreground, keep the share of classes), or with BatchRenorm "
-            "(seamscope.replace_normalization)."
+            f"{disparity.sentence()} If the network was trained with such batches, of tiles of "
+            f"{_times(disparity.plan.grid.tile_shape)}, what it remembers does not fit what it "
+            "learned: retrain with larger or more alike batches (sample patches with foreground, "
+            "keep the share of classes), or with BatchRenorm (seamscope.replace_normalization)."
         )
     if batches is not None and features is not None:
         said.append(_on_batches(batches, features))

@@ -1,0 +1,182 @@
+"""``seamscope normalization`` and ``freeze``, and ``--statistics`` on other commands."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import networks
+from seamscope.cli import app
+from seamscope.demo import sample_image, zscore
+from seamscope.statistics import Statistics
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with an image, its labels, and networks as TorchScript."""
+    folder = tmp_path_factory.mktemp("cli")
+    image, labels = (part[:160, :160] for part in sample_image("tissue2d"))
+    np.save(folder / "image.npy", zscore(image))
+    np.save(folder / "labels.npy", (labels > 1).astype(np.uint8))
+    torch.manual_seed(0)
+    for norm in ("instance", "batch", None):
+        network = networks.UNet(2, 2, norm=norm).eval()
+        traced = torch.jit.trace(network, torch.zeros(1, 1, 32, 32))
+        torch.jit.save(traced, folder / f"{norm}.pt")
+    return folder
+
+
+def _run(*arguments):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of TorchScript about itself
+
+
+def test_layers_of_a_network(place) -> None:
+    result = _run("normalization", place / "instance.pt", "--json", "-")
+    told = json.loads(result.stdout)
+    assert len(told["layers"]) == 10
+    first = told["layers"][0]
+    assert (first["name"], first["kind"], first["statistics"]) == (
+        "down.0.1",
+        "InstanceNorm",
+        "tile",
+    )
+    assert first["stray"] is None
+    assert told["repairable"]
+    assert told["global_operations"] == []
+    assert told["train_eval_disparity"] is None
+    text = _run("normalization", place / "instance.pt").stdout
+    assert "10 layers normalize by each tile's own statistics" in text
+
+
+def test_features_and_disparity_of_an_image(place) -> None:
+    page, answer = place / "page.html", place / "answer.json"
+    given = ["--image", place / "image.npy", "--tile", 48, "--json", answer, "--report", page]
+    result = _run("normalization", place / "batch.pt", *given)
+    assert result.exit_code == 0, result.output
+    told = json.loads(answer.read_text())
+    assert {layer["reference"] for layer in told["layers"]} == {"running"}
+    assert all(layer["stray"] > 0 for layer in told["layers"])
+    assert len(told["train_eval_disparity"]) == 2
+    assert all(0 <= value <= 1 for value in told["train_eval_disparity"].values())
+    assert told["tile"] == [48, 48]
+    written = page.read_text()
+    for layer in told["layers"]:
+        assert layer["name"] in written
+    assert "http://" not in written.replace("http://www.w3.org", "")
+    assert f"{told['disparity']['per_channel'][0]:.3g}" in written
+
+
+def test_strays_are_told_against_the_whole_image(place) -> None:
+    given = ["--image", place / "image.npy", "--tile", 48, "--most", 5, "--json", "-"]
+    told = json.loads(_run("normalization", place / "instance.pt", *given).stdout)
+    assert {layer["reference"] for layer in told["layers"]} == {"image"}
+    assert told["train_eval_disparity"] is None
+    assert told["batches"]["sizes"][0] == 1
+
+
+def test_nothing_to_tell_is_told(place) -> None:
+    told = json.loads(_run("normalization", place / "None.pt", "--json", "-").stdout)
+    assert (told["layers"], told["repairable"]) == ([], True)
+
+
+def test_freeze_then_use(place) -> None:
+    image, model, out = place / "image.npy", place / "instance.pt", place / "frozen"
+    result = _run("freeze", image, model, out, "--tile", 96, "--json", "-", "--labels",
+                  place / "labels.npy")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["how"] == "exact"
+    assert told["cost"]["tiles"] == 9
+    comparison = told["comparison"]
+    assert comparison["before"]["max_dist"] > 0.1
+    assert comparison["after"]["max_dist"] < 1e-5
+    assert len(comparison["dice_before"]) == len(comparison["dice_after"]) == 2
+    assert len(Statistics.load(out).layers) == 10
+    assert not (place / "frozen.partial").exists()
+
+    seams = _run("seams", image, model, "--tile", 96, "--statistics", out, "--no-explain", "--json",
+                 "-")  # fmt: skip
+    assert json.loads(seams.stdout)["seamless"]
+    predicted = place / "predicted.npy"
+    done = _run("predict", image, model, predicted, "--tile", 96, "--statistics", out)
+    assert done.exit_code == 0, done.output
+    info = json.loads(_run("info", model, "--statistics", out, "--json", "-").stdout)
+    assert info["bounded"]
+    whole = torch.jit.load(model)(torch.from_numpy(np.load(image))[None, None])[0]
+    np.testing.assert_allclose(np.load(predicted), whole.detach().numpy(), atol=1e-4)
+
+
+def test_statistics_of_another_image_are_taken_over(place) -> None:
+    image, model = place / "image.npy", place / "instance.pt"
+    _run("freeze", image, model, place / "one", "--how", "sampled", "--tiles", 2, "--tile", 96)
+    result = _run("freeze", image, model, place / "two", "--how", place / "one")
+    assert result.exit_code == 0, result.output
+    one, two = (Statistics.load(place / name) for name in ("one", "two"))
+    assert one.how == two.how == "sampled"
+    assert np.array_equal(one.layers[3].mean, two.layers[3].mean)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["freeze", "image.npy", "batch.pt", "x"], "Nothing to freeze"),
+        (["freeze", "image.npy", "instance.pt", "x", "--how", "never"], "choose exact, local"),
+        (["freeze", "image.npy", "instance.pt", "image.npy"], "image.npy"),
+        (["freeze", "image.npy", "instance.pt", "labels.npy"], "exists: name another"),
+        (["freeze", "image.npy", "instance.pt", "x", "--how", "labels.npy"], "no statistics"),
+        (
+            ["predict", "image.npy", "batch.pt", "y.npy", "--statistics", "f"],
+            "made for the network",
+        ),
+        (["info", "batch.pt", "--statistics", "nowhere"], "There is no file"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_sentence(place, monkeypatch, arguments, sentence) -> None:
+    monkeypatch.chdir(place)
+    if "f" in arguments:
+        _run("freeze", "image.npy", "instance.pt", "f", "--tile", 96, "--overwrite")
+    result = _run(*arguments)
+    assert result.exit_code in (1, 2)
+    assert sentence in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+    assert not (place / "x").exists()
+
+
+def test_interrupted_freezing_goes_on(place, monkeypatch) -> None:
+    """Ctrl-C keeps what was found; --resume goes on from there."""
+    from seamscope import repair
+
+    image, model, out = place / "image.npy", place / "instance.pt", place / "resumed"
+    tell = repair._Task._tell
+    counted = []
+
+    def interrupted(self, tiles):
+        tell(self, tiles)
+        counted.append(1)
+        if len(counted) == 18:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(repair._Task, "_tell", interrupted)
+    result = _run("freeze", image, model, out, "--tile", 96)
+    assert result.exit_code == 130, result.output
+    assert not out.exists()
+    assert len(Statistics.load(place / "resumed.partial").layers) == 2
+    monkeypatch.setattr(repair._Task, "_tell", tell)
+    assert _run("freeze", image, model, out, "--tile", 96, "--resume").exit_code == 0
+    _run("freeze", image, model, place / "straight", "--tile", 96)
+    one, two = (Statistics.load(place / name) for name in ("resumed", "straight"))
+    for a, b in zip(one.layers, two.layers, strict=True):
+        assert np.array_equal(a.mean, b.mean)
+        assert np.array_equal(a.var, b.var)
