@@ -54,7 +54,7 @@ def fused(module: nn.Module) -> fx.GraphModule:
     convolution gets weights of its own, so one that is shared by several places may be followed
     by different things in each. Batch normalization with statistics of the batch is never folded.
     """
-    graph_module = _graph_of(module)
+    graph_module = graph_of(module)
     with torch.no_grad():
         _Fusion(graph_module).apply()
     graph_module.graph.lint()  # code that seems dead stays: it may change its input in place
@@ -62,7 +62,8 @@ def fused(module: nn.Module) -> fx.GraphModule:
     return graph_module
 
 
-def _graph_of(module: nn.Module) -> fx.GraphModule:
+def graph_of(module: nn.Module) -> fx.GraphModule:
+    """Write a network as a graph without rewriting it; TorchScript becomes calls of ATen."""
     if isinstance(module, torch.jit.ScriptModule):
         return _graph_of_script(frozen(module))
     return fx.GraphModule(module, fx.Tracer().trace(module))

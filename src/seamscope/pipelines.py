@@ -26,6 +26,7 @@ from seamscope.intensity import Intensity
 from seamscope.model import Model, as_model
 from seamscope.normalization import Audit, audit
 from seamscope.plan import Plan, available_memory
+from seamscope.preparation import Prepared
 from seamscope.probe import Hints
 from seamscope.reading import Job, TileReader
 from seamscope.tiling import AxisTiling, Lattice, PerAxis, Sides, Tile, TileGrid, per_axis
@@ -149,7 +150,7 @@ def subject_of_plan(
     plan: Plan,
     model: Model,
     image: Image,
-    intensity: Intensity,
+    intensity: Intensity | Prepared,
     frame: tuple[int, ...],
 ) -> Subject:
     """Seamscope's own pipeline: intensities of the whole image, tiles on the network's grid."""

@@ -6,7 +6,8 @@ networks.
 "Per sample" in a model card means the image that was given to the network in training; here it is
 always the whole image, never a tile, whose statistics would make every tile different. Statistics
 of a later operation are those of the image after the earlier ones, measured by streaming, so that
-an image of any size takes one or a few passes.
+an image of any size takes one or a few passes. (bioimageio.core 0.11 takes all statistics from the
+image as it is given, also those of later operations.)
 """
 
 from __future__ import annotations

@@ -35,9 +35,11 @@ from seamscope.loaders.demo import DEMO, demo_names
 from seamscope.loaders.exported import EXPORTED
 from seamscope.loaders.factories import FACTORY
 from seamscope.loaders.format import Code, Format
+from seamscope.loaders.monai_bundle import MONAI_BUNDLE
 from seamscope.loaders.onnx import ONNX
 from seamscope.loaders.spec import Spec
 from seamscope.loaders.torchscript import TORCHSCRIPT
+from seamscope.loaders.verification import verify
 from seamscope.loaders.wrappers import Chosen, evaluate
 from seamscope.model import Model, as_model
 from seamscope.probe import Hints
@@ -186,8 +188,19 @@ FORMATS: tuple[Format, ...] = (
     EXPORTED,
     TORCHSCRIPT,
     BIOIMAGEIO,
+    MONAI_BUNDLE,
     ONNX,
     Format("checkpoint", lambda spec: True, _weights_code, _load_weights),
 )
 
-__all__ = ["FORMATS", "Code", "Spec", "code_of", "format_of", "load_model", "remember", "would_run"]
+__all__ = [
+    "FORMATS",
+    "Code",
+    "Spec",
+    "code_of",
+    "format_of",
+    "load_model",
+    "remember",
+    "verify",
+    "would_run",
+]

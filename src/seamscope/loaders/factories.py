@@ -134,14 +134,20 @@ def _imported(name: str) -> Any:
     return module
 
 
+def _is_absent(package: str) -> bool:
+    hidden = package in sys.modules and sys.modules[package] is None
+    return hidden or importlib.machinery.PathFinder.find_spec(package) is None
+
+
 def _explained(name: str, run: Callable[[], Any]) -> Any:
     try:
         return run()
     except ModelError:
         raise
     except ModuleNotFoundError as error:
-        if error.name in EXTRAS:
-            raise missing(error.name, name) from error
+        top = str(error.name).partition(".")[0]
+        if top in EXTRAS and _is_absent(top):
+            raise missing(top, name) from error
         raise ModelError(
             f"{name} cannot be imported ({error}): install the package that holds it, or give "
             "the path of a Python file."

@@ -13,7 +13,6 @@ import importlib
 import importlib.util
 import io
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ from torch import nn
 
 from seamscope.errors import ModelError
 from seamscope.loaders.format import Format, damaged, first_sentence, missing, no_code
+from seamscope.loaders.rounding import agree, several
 from seamscope.loaders.spec import Spec
 from seamscope.loaders.wrappers import Chosen, FixedBatch, evaluate
 from seamscope.model import Model
 from seamscope.probe import Hints
 
 _KNOWN_VERSION = 17  # of operations, to onnx2torch 1.5
-_SAME = 1e-4  # of the output's standard deviation
 _TRIED = (64, 96, 128, 256, 32, 48, 16)  # sizes with which both ways are compared
 
 
@@ -104,6 +103,8 @@ def _converted(data: bytes) -> nn.Module:
     import onnx
     from onnx import version_converter
 
+    # of its own way to slice, at every run
+    warnings.filterwarnings("ignore", "Using a non-tuple sequence", UserWarning)
     graph = onnx.load_from_string(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -129,17 +130,13 @@ def _difference(module: nn.Module, data: bytes) -> str | None:
             expected = session(x)
         except Exception:  # a size that is not taken
             continue
-        with torch.no_grad():
-            given = module(x)
-        pairs = zip(_several(given), _several(expected), strict=False)
-        if all(torch.allclose(a, b, 0, _SAME * float(b.std() or 1)) for a, b in pairs):
+        if all(
+            agree(Chosen(module, str(place)), x, each)
+            for place, each in enumerate(several(expected))
+        ):
             return None
         return "what onnx2torch makes of it gives other predictions"
     return None
-
-
-def _several(output: Any) -> Sequence[torch.Tensor]:
-    return (output,) if isinstance(output, torch.Tensor) else tuple(output)
 
 
 def _forward_only(reason: str, data: bytes) -> str:
