@@ -30,6 +30,7 @@ import networks
 import seamscope
 from seamscope import cli, progress
 from seamscope.cli import demo, options, predict, work
+from seamscope.cli.answer import Answer
 from seamscope.cli.command import ExitCode
 from seamscope.images import open_image, read_record
 from seamscope.inference import Preparing, TileDone
@@ -402,6 +403,11 @@ def test_seams_are_told_along_the_way(at_home, tmp_path):
     assert result.stdout.splitlines()[-1] == told["sentence"]
     result = ok(*args, "--seams", "none", "--overwrite")
     assert len(result.stdout.splitlines()) == 1
+
+
+def test_json_never_holds_what_json_does_not_know(capsys):
+    Answer("-").write({"a": [float("nan"), (1.5, float("inf"))], "b": {"c": Path("x")}}, "text")
+    assert json.loads(capsys.readouterr().out) == {"a": [None, [1.5, None]], "b": {"c": "x"}}
 
 
 def test_quiet(at_home, tmp_path):

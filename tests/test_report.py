@@ -327,7 +327,7 @@ def test_drawing_leaves_nobodys_settings_changed():
 
 def test_curves_are_drawn_where_they_are():
     halo = np.arange(6)
-    falling = np.array([1, 0.1, 0.01, 1e-3, 0, 0])
+    falling = np.array([1, 0.1, 0.01, 2e-4, 0, 0])
     drawn = figures.halo_curve(
         halo, {"largest": falling}, {"a": falling, "b": falling / 2},
         tolerance=1e-4, marks={"used": 3, "theoretical": 9}, believed=4,
@@ -338,7 +338,7 @@ def test_curves_are_drawn_where_they_are():
     floor = left.get_ylim()[0]
     assert 0 < floor < 1e-4
     assert left.get_yticklabels()[0].get_text() == "0"
-    np.testing.assert_array_equal(left.lines[1].get_ydata(), [1e-3, floor, floor])
+    np.testing.assert_array_equal(left.lines[1].get_ydata(), [2e-4, floor, floor])
     assert left.get_xlim()[1] > 9
     assert [line.get_xdata()[0] for line in left.lines[2:]] == [3, 9]
     assert len(right.get_legend().get_texts()) == 2

@@ -60,7 +60,7 @@ Cancelled: TypeAlias = Callable[[], bool]
 _RESAMPLES = 1000
 _BLOCKS = {1: 64, 2: 8, 3: 4}  # along each axis
 _PICTURE = 256  # pixels of the side of what is shown
-_AT_ONCE = 1 << 26  # bytes of predictions that are compared at a time
+_AT_ONCE = 1 << 25  # bytes of predictions that are compared at a time
 _MEMORY_SHARE = 0.2  # of what is free: predictions beyond it go to disk
 
 

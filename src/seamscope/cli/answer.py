@@ -7,6 +7,7 @@ know where the values come from.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -50,11 +51,20 @@ class Answer:
         """Give the answer."""
         if text and not self.quiet:
             typer.echo(text)
-        told = json.dumps(content, indent=1, ensure_ascii=False, default=str)
+        told = json.dumps(_finite(content), indent=1, ensure_ascii=False, default=str)
         if self._to_stdout:
             typer.echo(told)
         if self._file is not None:
             write_text("--json", self._file, told + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """Return the same with null for NaN and infinity, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def place(option: str, file: str, forbidden: Iterable[str] = ()) -> Path:

@@ -134,7 +134,6 @@ def seams(
         bench = _Bench(opened, network, work, measures)
         bench.measure(settings, layers, overwrite)
         if page is not None:
-            work.phase("Drawing")
             write_text("--report", page, bench.page(settings))
     answer.write(bench.to_json(), "\n\n".join(bench.text()))
 
@@ -198,7 +197,7 @@ class _Bench:
         from seamscope.measure import measure_seams
 
         maps = HeatmapFile(plan, self.image, layers, overwrite) if layers else None
-        self._work.phase("Measuring seams")
+        self._work.running = "Measuring seams"
         try:
             report = measure_seams(
                 self.image,
@@ -259,14 +258,17 @@ class _Bench:
         from seamscope.seam_page import seam_page
         from seamscope.seam_views import look_at
 
-        report = self.report
+        report, reach = self.report, self._reach(settings)
+        self._work.phase("Looking at the worst seams")
         views = look_at(
             report.borders[:_WORST_SHOWN],
             report.plan,
             self.model,
             self.image,
             cancelled=self._work.cancelled,
+            on_progress=self._work.progress,
         )
+        self._work.phase("Drawing")
         frame = report.borders[0].frame if report.borders else self._first_frame()
         return seam_page(
             report,
@@ -278,7 +280,7 @@ class _Bench:
                 ("file", self.image.source or self.image.name),
                 ("weights", f"fingerprint {self.model.fingerprint}"),
             ],
-            reach=self._reach(settings),
+            reach=reach,
         )
 
     def _first_frame(self) -> tuple[int, ...]:
@@ -294,6 +296,7 @@ class _Bench:
         for name, halo in (("reach", reach.halo), ("convolutions", reach.convolutional)):
             if halo is not None and not marks:
                 marks[name] = float(max(max(sides) for sides in halo))
+        self._work.phase("Measuring gradients")
         with contextlib.suppress(SeamscopeError):  # a network without gradients, for one
             found = measure_receptive_field(
                 self.model,
@@ -301,6 +304,7 @@ class _Bench:
                 settings.but(tile="auto", halo="auto", overlap=None),
                 most_tiles=_GRADIENT_TILES,
                 cancelled=self._work.cancelled,
+                on_progress=self._work.progress,
             )
             if found.effective is not None:
                 box = found.effective.map.box(_EFFECTIVE)

@@ -63,16 +63,21 @@ class Interrupts:
 
 
 class Work:
-    """What a long function of the engine is given, so that it is seen and can be stopped."""
+    """What a long function of the engine is given, so that it is seen and can be stopped.
+
+    Attributes
+    ----------
+    running
+        What a run is called from its first tile on, after its own preparations.
+    """
 
     def __init__(self, display: Display, interrupts: Interrupts) -> None:
         self._display = display
         self._interrupts = interrupts
-        self._running = "Predicting"
+        self.running = "Predicting"
 
     def phase(self, what: str) -> None:
         """Something that takes time begins."""
-        self._running = what  # what a run's preparations interrupt
         self._display.phase(what)
 
     def progress(self, done: int, total: int) -> None:
@@ -98,7 +103,7 @@ class Work:
             case Preparing():
                 self._display.phase(event.what.capitalize())
             case Started():
-                self._display.phase(self._running)
+                self._display.phase(self.running)
             case Reduced():
                 self.note(event.reason)
 
