@@ -188,6 +188,10 @@ def test_seamscopes_own_pipeline_by_halo() -> None:
     fixed = diagnose(IMAGE, INSTANCE, tile=96)
     assert (fixed.verdict, fixed.suggested_halo) == ("tile statistics", None)
     assert "10 normalization layers" in fixed.explanation
+    both = diagnose(IMAGE, INSTANCE, tile=96, halo=6)
+    assert both.verdict == "tile statistics"
+    assert both.share("edge effects") > 0.2
+    assert both.suggested_halo is None  # no halo helps before the statistics are mended
 
 
 def test_a_tile_too_small_for_the_halo_is_explained_not_refused() -> None:
@@ -317,6 +321,23 @@ def test_shares_are_those_computed_by_hand() -> None:
     assert found.mean_dist == pytest.approx(total / 12, rel=1e-4)
     for cause, amount in expected.items():
         assert found.share(cause) == pytest.approx(amount / total, rel=1e-3), cause
+
+
+def test_a_step_that_uncovers_more_than_it_takes_counts_as_nothing() -> None:
+    """Postprocessing takes half of what preprocessing added away again: 0.5 m, alone m and 0.5 m.
+
+    Orders of removal: 0.5 m -> 0.5 m -> 0 and 0.5 m -> m -> 0, so (0 + m) / 2 and (0.5 m + 0) / 2.
+    """
+    image = np.stack([np.zeros((64, 64), np.float32), tissue(64, 64)])
+
+    def adds(factor):
+        return lambda tile: np.stack([tile[0] + factor * tile[1].mean(), tile[1]])
+
+    code = Pipeline(lambda tile: tile, preprocess=adds(1), postprocess=adds(-0.5))
+    found = examine(code, image, tile=32, overlap=16)
+    assert found.share("preprocessing") == pytest.approx(2 / 3, rel=1e-3)
+    assert found.share("postprocessing") == pytest.approx(1 / 3, rel=1e-3)
+    assert found.findings[1].number == pytest.approx(found.mean_dist, rel=1e-3)
 
 
 def test_causes_that_hide_one_another_are_both_named() -> None:
