@@ -254,7 +254,7 @@ def _alike(axis: AxisTiling, pixels: Array, half: int) -> Array:
     """Numbers 0, 1, 2 ... for pixels of an axis; the same for neighbours in the same picture."""
     lower, near = _nearest_seam(axis, pixels, half)
     kinds = np.stack([_core_of(axis, pixels), np.where(near, lower, -1)])
-    return np.r_[0, np.cumsum((np.diff(kinds) != 0).any(0))]
+    return np.asarray(np.r_[0, np.cumsum((np.diff(kinds) != 0).any(0))])
 
 
 def _core_of(axis: AxisTiling, pixels: Array) -> Array:
