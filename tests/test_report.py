@@ -344,6 +344,17 @@ def test_curves_are_drawn_where_they_are():
     assert len(right.get_legend().get_texts()) == 2
 
 
+def test_a_mark_far_away_is_told_and_squeezes_nothing():
+    curve = np.array([0.004, 0.003, 0.002])
+    drawn = figures.halo_curve(
+        np.arange(3), {"largest": curve}, {"a": curve}, tolerance=0.0, marks={"reach": 130}
+    )
+    left = drawn.axes[0]
+    assert left.get_xlim()[1] == 2
+    assert [t.get_text() for t in left.get_legend().get_texts()] == ["largest", "(reach 130)"]
+    assert [t.get_text() for t in left.get_yticklabels()] == ["0.002", "0.005"]
+
+
 @pytest.mark.parametrize("values", [np.zeros(3), np.full(3, np.nan), np.array([np.inf, 1, 0])])
 def test_curves_of_nothing_are_drawn_too(values):
     drawn = figures.halo_curve(np.arange(3), {"m": values}, {"c": values}, tolerance=0.0)

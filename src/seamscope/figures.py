@@ -120,11 +120,20 @@ def _name_powers(axes: Any, low: float, high: float, zero: float | None) -> None
     """Name a few powers of ten, and 0 where the logarithmic scale is made to begin."""
     first, last = math.ceil(math.log10(low) - 0.2), math.floor(math.log10(high * 2))
     step = max(1, -(-(last - first) // 6))
-    powers = range(last, first - 1, -step)
-    ticks = [*([zero] if zero is not None else []), *(10.0**p for p in powers)]
-    names = [*(["0"] if zero is not None else []), *(_power(p) for p in powers)]
+    powers = [10.0**p for p in range(last, first - 1, -step)]
+    ticks = powers if len(powers) > 2 else _round_numbers(low, high * 2)
+    names = [_power(round(math.log10(v))) if v in powers else figure_text(v, 1) for v in ticks]
+    if zero is not None:
+        ticks, names = [zero, *ticks], ["0", *names]
     axes.set_yticks(ticks, names)
     axes.yaxis.set_minor_locator(_no_ticks())
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Powers of ten, and twice and five times those, within a range."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    numbers = [step * 10.0**power for power in powers for step in (1, 2, 5)]
+    return [n for n in numbers if low * 0.999 <= n <= high * 1.001]
 
 
 def _power(exponent: int) -> str:
@@ -139,7 +148,11 @@ def _no_ticks() -> Any:
 
 def _mark(left: Any, right: Any, marks: Mapping[str, float]) -> None:
     """Draw vertical lines through both panels, named above the right one's frame."""
+    furthest = 2.5 * left.get_xlim()[1]  # beyond, a mark would squeeze the curve
     for k, (name, at) in enumerate(sorted(marks.items(), key=lambda mark: mark[1])):
+        if at > furthest:
+            left.plot([], [], " ", label=f"({name_text(name)} {at:g})")
+            continue
         line: Any = {"color": INK, "lw": 1, "ls": _LINES[k % len(_LINES)]}
         for axes in (left, right):
             low, high = axes.get_xlim()
@@ -231,11 +244,10 @@ def _color_scale(values: Array, tolerance: float) -> Any:
 
 def _color_ticks(scale: Any) -> list[float]:
     """Powers of ten within a scale, and twice and five times those where it is short."""
-    first, last = (math.log10(v) for v in (scale.vmin, scale.vmax))
-    steps = (1, 2, 5) if last - first < 2 else (1,)
-    powers = range(math.floor(first), math.ceil(last) + 1)
-    ticks = [step * 10.0**power for power in powers for step in steps]
-    return [tick for tick in ticks if scale.vmin * 0.999 <= tick <= scale.vmax * 1.001]
+    numbers = _round_numbers(scale.vmin, scale.vmax)
+    if math.log10(scale.vmax / scale.vmin) < 2:
+        return numbers
+    return [n for n in numbers if math.log10(n).is_integer()]
 
 
 def _sequential() -> Any:
