@@ -32,6 +32,7 @@ _PUBLIC = {
     "open_image": "images",
     "predict": "inference",
     "prepare": "inference",
+    "replace_normalization": "batch_renorm",
     "resolve": "plan",
     "run": "inference",
 }
@@ -54,11 +55,13 @@ __all__ = [
     "open_image",
     "predict",
     "prepare",
+    "replace_normalization",
     "resolve",
     "run",
 ]
 
 if TYPE_CHECKING:
+    from seamscope.batch_renorm import replace_normalization
     from seamscope.errors import SeamscopeError
     from seamscope.images import Image, open_image
     from seamscope.inference import predict, prepare, run

@@ -16,7 +16,7 @@ Name = tuple[str | None, str | None]
 """Dotted name, and ``"InstanceNorm"``, ``"BatchNorm"`` or another family; None if not known."""
 
 _READ = (torch.jit.ScriptModule, fx.GraphModule)
-_FAMILIES = ("InstanceNorm", "BatchNorm", "GroupNorm", "LayerNorm")
+_FAMILIES = ("InstanceNorm", "BatchNorm", "BatchRenorm", "GroupNorm", "LayerNorm")
 
 
 class LayerNames:

@@ -237,10 +237,10 @@ def audit(
 
     Examples
     --------
-    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4), nn.AdaptiveAvgPool2d(1))
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.InstanceNorm2d(4), nn.GroupNorm(2, 4))
     >>> found = audit(net, torch.zeros(1, 1, 16, 16))
     >>> [(layer.name, layer.kind, layer.statistics) for layer in found.layers]
-    [('1', 'InstanceNorm', 'tile'), (None, 'hand-written', 'tile')]
+    [('1', 'InstanceNorm', 'tile'), ('2', 'GroupNorm', 'group')]
     """
     owner = module if module is not None else forward if isinstance(forward, nn.Module) else None
     names = LayerNames(owner)
