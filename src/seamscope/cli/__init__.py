@@ -47,6 +47,7 @@ from seamscope.cli import certify
 from seamscope.cli import sweep
 from seamscope.cli import info
 from seamscope.cli import receptive_field
+from seamscope.cli import export
 from seamscope.cli import demo
 from seamscope.cli import normalization
 

@@ -9,11 +9,13 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from seamscope import __version__
 from seamscope.cli.answer import Answer, amount, columns, same_text, shape_text
-from seamscope.cli.command import command
+from seamscope.cli.command import ExitCode, command
 from seamscope.cli.options import Debug, Json, ModelName, ModelOptions
 from seamscope.errors import SettingsError
 from seamscope.progress import open_display
@@ -28,17 +30,53 @@ if TYPE_CHECKING:
 def info(
     model: ModelName,
     loading: ModelOptions,
+    source: Annotated[
+        bool,
+        typer.Option(
+            "--source", help="Show the code that loading MODEL would run, and run none of it."
+        ),
+    ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Run the test vectors that came with MODEL; 1 if not met."),
+    ] = False,
     json_file: Json = None,
     debug: Debug = False,
 ) -> None:
     """Show what was measured of MODEL: axes, period, reach, and the tiles that suit it."""
     answer = Answer(json_file, forbidden=(model,))
+    if source:
+        _show_source(model, answer)
+        return
     with open_display(quiet=json_file == "-" or not sys.stderr.isatty()) as display:
         display.phase("Loading")
         network = loading.load(model)
         display.phase("Measuring the network")
         told = model_facts(network)
+        if verify:
+            from seamscope.loaders import verify as verified
+
+            display.phase("Predicting its test vectors")
+            found = verified(network)
+            told["verification"] = found.to_json() | {"sentence": str(found)}
     answer.write(told, _facts_text(told))
+    if verify and not found.passed:
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+def _show_source(model: str, answer: Answer) -> None:
+    """Tell what loading would run, with its text; nothing is run to find out."""
+    from seamscope.loaders import code_of, format_of
+
+    code = code_of(model)
+    told = {
+        "seamscope": __version__,
+        "spec": model,
+        "format": format_of(model),
+        "would_run": [{"what": c.what, "sha256": c.digest, "text": c.text} for c in code],
+    }
+    parts = [f"{each.what}\n\n{each.text or '(no text)'}" for each in code]
+    answer.write(told, "\n\n".join(parts) or f"{model}: {told['format']}; loading runs no code.")
 
 
 def model_facts(model: Model) -> dict[str, Any]:
@@ -78,10 +116,39 @@ def model_facts(model: Model) -> dict[str, Any]:
             "count": len(facts.statistics),
             "layers": [{"kind": c.kind, "channels": c.channels} for c in facts.statistics],
         },
+        "declared": model.declared.to_json() if model.declared else None,
+        "disagreements": list(_disagreements(model)),
+        "outputs": list(model.outputs) if model.outputs else None,
+        "preparation": model.preparation.to_json() if model.preparation else None,
+        "notes": list(model.notes),
         "bytes_per_pixel": round(facts.bytes_per_pixel, 1),
         "parameters": sum(p.numel() for p in model.module.parameters()),
         "tiles": list(_suggested(model)),
     }
+
+
+def _disagreements(model: Model) -> tuple[str, ...]:
+    from seamscope.declared import disagreements
+
+    return disagreements(model.declared, model.facts, model.reach) if model.declared else ()
+
+
+def _intensities(told: Mapping[str, Any]) -> str:
+    if told["preparation"]:
+        return ", ".join(step.get("method", step["step"]) for step in told["preparation"])
+    return told["normalize"] or "as they are (the model does not say)"
+
+
+def _card_lines(told: Mapping[str, Any]) -> Iterator[str]:
+    """What the model's own card says, where it is wrong, and what else should be known."""
+    declared = told["declared"]
+    if declared and declared["halo"] and not told["disagreements"]:
+        halo = same_text(declared["halo"])
+        yield f"{declared['by']} asks for halo {halo}, which agrees with what was measured."
+    yield from told["disagreements"]
+    yield from told["notes"]
+    if "verification" in told:
+        yield told["verification"]["sentence"]
 
 
 def _listed(sides: Sequence[tuple[int, int]] | None) -> list[list[int]] | None:
@@ -138,7 +205,7 @@ def _facts_text(told: Mapping[str, Any]) -> str:
     )  # fmt: skip
     rows = [
         ("channels", ", ".join(told["channels"])),
-        ("intensities", told["normalize"] or "as they are (the model does not say)"),
+        ("intensities", _intensities(told)),
         ("tile sizes", sizes),
         ("memory", f"about {amount(told['bytes_per_pixel'])} for each pixel of a tile"),
         ("weights", f"{told['parameters']:,} parameters, fingerprint {told['fingerprint']}"),
@@ -147,6 +214,7 @@ def _facts_text(told: Mapping[str, Any]) -> str:
     parts = [f"{name}: {told['facts']}\n{told['sentence']}", columns(rows)]
     if told["swallows_nan"]:
         parts.append("It swallows NaN, so that its reach was measured with large values too.")
+    parts += list(_card_lines(told))
     if told["tiles"]:
         parts.append(_tiles_text(told["tiles"]))
     return "\n\n".join(parts)

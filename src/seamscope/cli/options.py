@@ -137,8 +137,9 @@ ModelName = Annotated[
     typer.Argument(
         metavar="MODEL",
         show_default=False,
-        help="demo:batchnorm, demo:instancenorm (and ...3d); a TorchScript file; or a Python "
-        "factory and its weights, unet.py:UNet(depth=3)@weights.safetensors.",
+        help="demo:batchnorm, demo:instancenorm (and ...3d); a file: .pt2, TorchScript, ONNX, a "
+        "package of bioimage.io or MONAI; or a Python factory and its weights, "
+        "unet.py:UNet(depth=3)@weights.safetensors. Add #NAME for one of several outputs.",
     ),
 ]
 
@@ -148,7 +149,12 @@ class ModelOptions:
     """How a model is loaded."""
 
     trust: Annotated[
-        bool, typer.Option("--trust", help="Let code that comes with the model run.")
+        bool,
+        typer.Option(
+            "--trust",
+            help="Let code that comes with the model run, now and as long as it stays the same "
+            "(seamscope info --source shows it).",
+        ),
     ] = False
     statistics: Annotated[
         str | None,
@@ -161,8 +167,10 @@ class ModelOptions:
 
     def load(self, name: str) -> Model:
         """Load the model of this name, with the statistics asked for."""
-        from seamscope.loaders import load_model
+        from seamscope.loaders import load_model, remember
 
+        if self.trust:
+            remember(name)
         model = load_model(name, trust=self.trust)
         if self.statistics is None:
             return model

@@ -1,0 +1,85 @@
+"""``seamscope export``: a loaded network, written for others.
+
+Knows what is told of an export. Does not know formats.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from seamscope import __version__
+from seamscope.cli.answer import Answer, columns, shape_text
+from seamscope.cli.command import command
+from seamscope.cli.options import Debug, Json, ModelName, ModelOptions, Quiet, option
+from seamscope.progress import open_display
+
+
+@dataclass(frozen=True)
+class CreditOptions:
+    """What a package of bioimage.io says of its makers."""
+
+    author: Annotated[
+        list[str] | None,
+        option("Package (.zip)", "Who made the network; may be given several times.", "NAME"),
+    ] = None
+    description: Annotated[
+        str, option("Package (.zip)", "A sentence or two on what it is for.", "TEXT")
+    ] = ""
+    license: Annotated[
+        str, option("Package (.zip)", "Of the weights, by its SPDX name.", "SPDX")
+    ] = "CC-BY-4.0"
+    cite: Annotated[str | None, option("Package (.zip)", "What to cite.", "TEXT")] = None
+    url: Annotated[str | None, option("Package (.zip)", "Where that is found.", "URL")] = None
+
+
+@command
+def export(
+    model: ModelName,
+    out: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT",
+            show_default=False,
+            help="Its ending says what to write: .pt2 (torch.export, any size), .torchscript, "
+            ".onnx, or .zip (package of bioimage.io with measured halo, step and axes).",
+        ),
+    ],
+    credits: CreditOptions,
+    loading: ModelOptions,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
+    ] = False,
+    json_file: Json = None,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write MODEL to OUT, read it back and compare."""
+    answer = Answer(json_file, quiet, forbidden=(model, out))
+    with open_display(quiet=answer.quiet or not sys.stderr.isatty()) as display:
+        display.phase("Loading")
+        from seamscope.export import Credits
+        from seamscope.export import export as write
+
+        network = loading.load(model)
+        display.phase("Measuring, writing and reading back")
+        given = {
+            "authors": tuple(credits.author or ()),
+            "description": credits.description,
+            "license": credits.license,
+            "cite": credits.cite,
+            "url": credits.url,
+        }
+        told = Credits(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+        written = write(network, out, credits=told, overwrite=overwrite)
+    rows = [
+        ("written", f"{written.path} ({written.kind})"),
+        ("measured", network.describe()),
+        ("read back", f"at {shape_text(written.sizes)}, largest difference {written.max_dist:.2g}"),
+        *(("note", note) for note in written.notes),
+    ]
+    record = {"seamscope": __version__, "model": network.spec, "sentence": network.describe()}
+    answer.write({**record, **written.to_json()}, columns(rows))
