@@ -129,7 +129,7 @@ def test_it_learns_the_image_from_single_tiles() -> None:
         apart = []
         for tile in tiles:
             twin = [net.train()(tile), net.eval()(tile)]
-            apart.append(float((twin[0] - twin[1]).abs().mean()))
+            apart.append(float((twin[0] - twin[1]).abs().mean().detach()))
         return np.mean(apart)
 
     renorm = disagreement(BatchRenorm2d(1, warmup=Warmup(40, 400, 400)))

@@ -367,7 +367,7 @@ def freeze_statistics(
     >>> statistics = seamscope.freeze_statistics(net, image, tile=32)
     >>> fixed = seamscope.load_model(net).with_statistics(statistics)
     >>> tiled = seamscope.predict(image, fixed, tile=32)
-    >>> whole = net(torch.from_numpy(image)[None, None])[0].numpy()
+    >>> whole = net(torch.from_numpy(image)[None, None])[0].detach().numpy()
     >>> bool(abs(tiled - whole).max() < 1e-5)
     True
     """
