@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -14,9 +17,11 @@ from seamscope import measure_seams
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.layers import camera
 from seamscope.docks.prediction import PredictionDock
+from seamscope.docks.results import layer_point, result_pixel
 from seamscope.docks.seams import SeamsDock, covering
 from seamscope.docks.session import Session
 from seamscope.heatmaps import SeamPicture
+from seamscope.plan import Layout
 from seamscope.seams import HaloRay
 
 CLASSES = measured()
@@ -81,6 +86,12 @@ def predict(qtbot, dock, model, tile=32, **values):
     press(qtbot, dock.panel.run)
     qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
     assert dock.problem == ""
+
+
+def slide(qtbot, seams, halo):
+    """Move the line; the first time the picture is stitched in a thread."""
+    seams.halo.set_value(halo)
+    qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
 
 
 def again(model, image, tile):
@@ -193,6 +204,7 @@ def test_the_slider_stitches_again_without_the_network(qtbot, viewer, docks):
     }
     for move, halo in zip(moves.values(), (2, 3, 0, seams.halo.most), strict=True):
         move()
+        qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
         assert seams.halo.value() == halo == seams.halo.line.value()
         np.testing.assert_allclose(seams._stitched.array, stitched(halo), atol=1e-6)
     layers = seams._stitched.layers
@@ -207,7 +219,7 @@ def test_the_slider_stitches_again_without_the_network(qtbot, viewer, docks):
     assert [layer.visible for layer in results] == [False, True, True]
     assert not any(layer.visible for layer in layers)
     seams.stitch.click()
-    seams.halo.set_value(1)
+    slide(qtbot, seams, 1)
     assert seams._stitched.layers == layers  # taken over, not made again
     assert seams.problem == ""
 
@@ -224,6 +236,7 @@ def test_suggest_and_apply_write_the_halo_into_the_other_dock(qtbot, viewer, doc
     found = seams.run.evidence.report.smallest_seamless
     assert seams.halo.value() == found <= needed
     assert f"Halo {found} is the smallest without seams" in seams.suggestion.text()
+    qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
     assert np.allclose(seams._stitched.array, whole(CLASSES, viewer.layers[0].data), atol=1e-6)
     press(qtbot, seams.apply)
     assert dock.halo.value() == (found, found)
@@ -280,8 +293,13 @@ def test_heat_maps_lie_on_the_image_and_hide_nothing(qtbot, viewer, docks):
     predict(qtbot, dock, INSTANCE, halo=4, overlap=12)
     assert seams.heat.layers.layer("borders") is maps["borders"]  # taken over
     assert seams.run is not run
+    assert viewer.layers[-1] in maps.values()  # above the newer results
+    maps["borders"].contrast_limits = (0, 0.5)
+    assert seams.heat.scales["borders"].limits == (0, 0.5)
     press(qtbot, seams.heat.boxes["borders"])
     assert not maps["borders"].visible
+    viewer.layers.remove(maps["tiles"])
+    assert not seams.heat.boxes["tiles"].isChecked()
     assert not seams.heat.scales["borders"].isVisibleTo(seams)
 
 
@@ -393,7 +411,7 @@ def test_volumes_and_time(qtbot, viewer, docks):
     viewer.dims.ndisplay = 3
     seams.table.choose(across)
     viewer.dims.ndisplay = 2
-    seams.halo.set_value(0)
+    slide(qtbot, seams, 0)
     assert seams._stitched.layers[0].data.shape == image.shape
 
     viewer.layers.selection = set()
@@ -406,7 +424,7 @@ def test_volumes_and_time(qtbot, viewer, docks):
     row = next(i for i, b in enumerate(report.borders) if b.frame == (2,))
     seams.table.choose(row)
     assert viewer.dims.point[-3] == 12
-    seams.halo.set_value(1)
+    slide(qtbot, seams, 1)
     opinions = seams.run.evidence.opinions
     shown = seams._stitched.layers[0]
     np.testing.assert_array_equal(seams._stitched.array, opinions.restitch(1, (2,)).array)
@@ -525,7 +543,7 @@ def test_layers_and_docks_come_and_go(qtbot, viewer, docks):
     viewer.layers.selection.active = viewer.layers[1]
     assert Session.of(viewer).run_of(viewer.layers[1]) is first is seams.runs.value()
     seams.runs.set_value(second)
-    seams.halo.set_value(3)  # labels are stitched as probabilities
+    slide(qtbot, seams, 3)  # labels are stitched as probabilities
     assert len(seams._stitched.layers) == 3
     (labels,) = (x for x in viewer.layers if x.name.startswith("labels"))
     assert not labels.visible
@@ -550,6 +568,51 @@ def test_layers_and_docks_come_and_go(qtbot, viewer, docks):
     assert seams._clicked not in viewer.mouse_drag_callbacks
     viewer.dims.ndisplay = 3
     seams.deleteLater()
+
+
+@pytest.mark.parametrize(("scale", "point"), [(1, 9.0), (2, 4.25), (Fraction(1, 2), 18.5)])
+def test_pixels_of_larger_and_smaller_results_are_found_on_the_image(scale, point):
+    """Pixel 9 of the result, its centre worked out by hand; and back."""
+    plan = SimpleNamespace(
+        layout=Layout("tyx", "yx", None, "t"),
+        facts=SimpleNamespace(scale=(Fraction(1), Fraction(scale))),
+        area=(slice(0, 20), slice(5, 20)),
+        frame_ranges=((2, 5),),
+    )
+    run = SimpleNamespace(plan=plan, layer=SimpleNamespace(ndim=3))
+    assert layer_point(run, (3,), (7, 9)) == [3, 7.0, point]
+    assert result_pixel(run, (3.2, 7.4, point)) == ((3,), (7, 9))
+    assert result_pixel(run, (5.2, 7, point)) is None
+    assert result_pixel(run, (3, 7, -1)) is None
+
+
+def test_one_tile_has_no_seams(qtbot, viewer, docks):
+    dock, seams = docks
+    viewer.add_image(uneven(32, 32))
+    predict(qtbot, dock, INSTANCE)
+    assert "there are no seams" in seams.verdict.text()
+    assert not seams.measure.isVisibleTo(seams)
+    press(qtbot, seams.explain)
+    qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
+    assert seams.problem == ""
+    assert "seamless" in seams.causes.text().lower() or "one tile" in seams.causes.text().lower()
+
+
+def test_closing_the_viewer_ends_what_is_measured(qtbot, make_napari_viewer):
+    viewer = make_napari_viewer(show=True)
+    dock, seams = PredictionDock(viewer), SeamsDock(viewer)
+    viewer.window.add_dock_widget(dock)
+    viewer.window.add_dock_widget(seams)
+    viewer.add_image(uneven(128, 128))
+    dock.options.seams.set_value("sample")
+    predict(qtbot, dock, INSTANCE, halo=2)
+    INSTANCE.module.delay = 0.1
+    seams.measure.click()
+    qtbot.waitUntil(lambda: seams.job.bar.value() >= 2, timeout=PATIENCE)
+    reporter = seams.job._job._reporter
+    viewer.close()
+    qtbot.waitUntil(reporter.cancelled, timeout=PATIENCE)
+    qtbot.wait(300)  # late events meet no dock
 
 
 def test_napari_finds_the_dock_and_all_fits(qtbot, viewer):

@@ -62,6 +62,7 @@ def open_demo() -> tuple[Any, Any]:
     from seamscope.docks.layers import camera
     from seamscope.docks.prediction import PredictionDock
     from seamscope.docks.samples import tissue_2d
+    from seamscope.docks.seams import SeamsDock
 
     viewer = napari.Viewer(title="Seamscope")
     viewer.window.resize(*_SIZE)
@@ -69,6 +70,8 @@ def open_demo() -> tuple[Any, Any]:
         viewer.add_image(data, **look)
     dock = PredictionDock(viewer)
     viewer.window.add_dock_widget(dock, name="Tiled prediction", area="right")
+    viewer.window.add_dock_widget(SeamsDock(viewer), name="Seams", area="right", tabify=True)
+    dock.parent().raise_()
     dock.set_model(_MODEL)
     wait_until(lambda: dock.plan is not None or bool(dock.problem))
     dock.tile.set_value(_TILE)

@@ -9,6 +9,7 @@ taken over by the next run and hidden where they are not wanted, never removed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,10 +84,13 @@ class HeatLayers:
     ----------
     viewer
         They are added to it when first shown.
+    changed
+        Called with a kind when somebody changes its layer's contrast limits.
     """
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Any, changed: Callable[[Kind], None] = lambda _: None) -> None:
         self._viewer = viewer
+        self._changed = changed
         self._layers: dict[tuple[Any, ...], ImageLayer] = {}
 
     def layer(self, kind: Kind) -> ImageLayer | None:
@@ -128,7 +132,20 @@ class HeatLayers:
             "heatmap": kind, "measure": wanted.measure, "unit": unit_of(report, wanted.measure),
             "axes": axes,
         }  # fmt: skip
+        self.raise_to_top()
         return layer
+
+    def kind_of(self, layer: Any) -> Kind | None:
+        """Kind of heat map that a layer shows, if it is one of these."""
+        return next((kind for (kind, *_), own in self._layers.items() if own is layer), None)
+
+    def raise_to_top(self) -> None:
+        """Keep heat maps above results."""
+        layers = self._viewer.layers
+        own = [x for x in self._layers.values() if x in layers and x.visible]
+        if own != list(layers)[len(layers) - len(own) :]:
+            for layer in own:
+                layers.move(layers.index(layer), len(layers))
 
     def hide(self, kind: Kind) -> None:
         """Show nothing of this kind."""
@@ -162,6 +179,7 @@ class HeatLayers:
             **place,
         )
         self._viewer.layers.selection = chosen & set(self._viewer.layers)
+        layer.events.contrast_limits.connect(lambda _: self._changed(kind))
         self._layers[_key(kind, arrays, place)] = layer
         return layer
 

@@ -41,7 +41,7 @@ class HeatPanel(QWidget):
 
     def __init__(self, viewer: Any) -> None:
         super().__init__()
-        self.layers = HeatLayers(viewer)
+        self.layers = HeatLayers(viewer, self._show_scale)
         self._run: Run | None = None
         self._channel: int | None = None
         self.boxes: dict[Kind, QCheckBox] = {
@@ -78,6 +78,19 @@ class HeatPanel(QWidget):
             if kind != "pixels":
                 self._show(kind)
 
+    def layer_removed(self, layer: Any) -> None:
+        """Untick the box of a heat map that somebody has removed."""
+        kind = self.layers.kind_of(layer)
+        if kind is not None:
+            self.boxes[kind].setChecked(False)
+
+    def _show_scale(self, kind: Kind) -> None:
+        layer = self.layers.layer(kind)
+        unit = {} if layer is None else layer.metadata.get("seamscope", {})
+        if layer is not None and unit:
+            low, high = layer.contrast_limits
+            self.scales[kind].show_scale(kind, (low, high), unit["unit"])
+
     def _show(self, kind: Kind) -> None:
         run, asked = self._run, self.boxes[kind].isChecked()
         known = run is not None and run.evidence.report is not None
@@ -89,8 +102,6 @@ class HeatPanel(QWidget):
             self.layers.hide(kind)
         self.measures[kind].setEnabled(asked)
         self.scales[kind].setVisible(layer is not None)
-        if layer is not None:
-            low, high = layer.contrast_limits
-            self.scales[kind].show_scale(kind, (low, high), layer.metadata["seamscope"]["unit"])
-        elif asked and known:
+        self._show_scale(kind)
+        if layer is None and asked and known:
             self.missing.emit("Where pixels differ was not kept of this run: press Measure.")

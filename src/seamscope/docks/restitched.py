@@ -60,23 +60,42 @@ class RestitchedLayers:
         """What the layers show ``(C, *area)``; None where nothing is."""
         return None if self._now is None else self._now.stitched.array
 
-    def show(self, run: Run, results: list[Layer], frame: Frame, distance: int) -> None:
-        """Show a frame of a run, its seams cut at this border distance.
+    def knows(self, run: Run) -> bool:
+        """Whether layers of this run can be shown at once."""
+        known = self._pictures.get(run)
+        return known is not None and known.layers.present
+
+    def add(self, run: Run, frame: Frame, stitched: Restitched) -> None:
+        """Make layers of a run, hidden; stitching all of it takes its time, so it is given.
 
         Parameters
         ----------
-        run
-            Its evidence keeps all tiles' predictions.
+        run, frame
+            What was stitched.
+        stitched
+            By `seamscope.opinions.Opinions.restitch`.
+        """
+        layers = ResultLayers(self._viewer, _single(run, frame, stitched))
+        layers.finish()
+        for layer in layers.layers:
+            layer.visible = False
+        self._pictures[run] = _Picture(run, stitched, frame, layers)
+
+    def show(self, run: Run, results: list[Layer], frame: Frame, distance: int) -> None:
+        """Show a frame of a run that is known, its seams cut at this border distance.
+
+        Parameters
+        ----------
+        run, frame
+            What to show; the frame counted in the image.
         results
             Layers of the run itself; hidden meanwhile, because they would shine through.
-        frame
-            Time point and the like, counted in the image.
         distance
             See `seamscope.opinions.Opinions.cuts`.
         """
         if self._now is None or self._now.run is not run or not self.layers:
             self.hide()
-            self._now = self._picture(run, frame, distance)
+            self._now = self._pictures[run]
             self._take_place_of(results)
         if self._now.frame != frame:
             self._turn(self._now, frame)
@@ -96,18 +115,6 @@ class RestitchedLayers:
 
     def _has(self, layer: Layer) -> bool:
         return layer in self._viewer.layers
-
-    def _picture(self, run: Run, frame: Frame, distance: int) -> _Picture:
-        known = self._pictures.get(run)
-        if known is not None and known.layers.present:
-            return known
-        assert run.evidence.opinions is not None
-        stitched = run.evidence.opinions.restitch(distance, frame)
-        made = _single(run, frame, stitched)
-        picture = _Picture(run, stitched, frame, ResultLayers(self._viewer, made))
-        picture.layers.finish()
-        self._pictures[run] = picture
-        return picture
 
     def _take_place_of(self, results: list[Layer]) -> None:
         """Show the channels that are shown now, and hide the results."""

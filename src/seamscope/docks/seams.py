@@ -33,6 +33,7 @@ from seamscope.docks.editors import Choice
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.halo_plot import HaloPlot, Mark
 from seamscope.docks.heat_panel import HeatPanel
+from seamscope.docks.job import Job, Outcome
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.layers import Wires, area_in_view, look_at, shown_point
 from seamscope.docks.looks import boxed, text_label
@@ -85,6 +86,7 @@ class SeamsDock(QWidget):
         self._session = Session.of(napari_viewer)
         self._run: Run | None = None
         self._measured_run: Run | None = None
+        self._stitching: Job | None = None
         self._views: SideBySide | None = None
         self._stitched = RestitchedLayers(napari_viewer)
         self._wires = Wires()
@@ -110,7 +112,7 @@ class SeamsDock(QWidget):
     @property
     def busy(self) -> bool:
         """Whether something is being measured."""
-        return self.job.busy
+        return self.job.busy or self._stitching is not None
 
     # -- making
 
@@ -204,6 +206,7 @@ class SeamsDock(QWidget):
         viewer = self.viewer
         layers = viewer.layers.events
         self._wires.connect([layers.removed, layers.renamed], self._layers_changed)
+        self._wires.connect([layers.removed], self._layer_removed)
         self._wires.connect([viewer.layers.selection.events.active], self._layer_selected)
         self._wires.connect([viewer.dims.events.current_step], self._slice_changed)
         self._wires.connect([viewer.events.theme], self._theme_changed)
@@ -259,6 +262,9 @@ class SeamsDock(QWidget):
     def _layers_changed(self, event: Any = None) -> None:
         self._offer_runs()
 
+    def _layer_removed(self, event: Any) -> None:
+        self.heat.layer_removed(event.value)
+
     def _layer_selected(self, event: Any = None) -> None:
         run = self._session.run_of(self.viewer.layers.selection.active)
         if run is not None:
@@ -300,17 +306,19 @@ class SeamsDock(QWidget):
         report = None if run is None else run.evidence.report
         if run is None:
             self.verdict.setText("Press <i>Run</i> in the dock <i>Tiled prediction</i>.")
+        elif run.plan.tiles == 1:
+            self.verdict.setText("One tile covers the image: there are no seams.")
         elif report is None:
             self.verdict.setText("The seams of this run were not measured.")
         else:
             self.verdict.setText(boxed(report.sentence(), "good" if report.seamless else "warning"))
         self.numbers.setText("" if report is None else numbers_table(report))
-        missing = run is not None and not run.evidence.kept
+        missing = run is not None and not run.evidence.kept and run.plan.tiles > 1
         self.measure.setVisible(missing)
-        self.measure.setEnabled(not self.busy)
+        self.measure.setEnabled(not self.job.busy)
         self.measure_note.setVisible(missing)
         self.measure_note.setText(self._what_is_missing() if missing else "")
-        ready = run is not None and not self.busy
+        ready = run is not None and not self.job.busy
         self.explain.setEnabled(ready)
         self.certify.setEnabled(ready)
         self.stitch.setEnabled(run is not None and run.evidence.kept)
@@ -339,7 +347,7 @@ class SeamsDock(QWidget):
     def _measure(self, _: Any = None) -> None:
         """Predict once more and keep everything; of large images what is in view."""
         run = self._run
-        if run is None or self.busy:
+        if run is None or self.job.busy:
             return
         try:
             plan = self._plan_to_measure(run)
@@ -427,10 +435,28 @@ class SeamsDock(QWidget):
         run = self.run
         if run is None or not run.evidence.kept:
             return
-        try:
+        if self._stitched.knows(run):
             self._stitched.show(run, self._results(), self._frame(run), halo)
-        except Exception as error:
-            self._fail(error, "Stitching again")
+        elif self._stitching is None:
+            self._begin_to_stitch(run, halo)
+
+    def _begin_to_stitch(self, run: Run, halo: int) -> None:
+        """The first time all of it is stitched, which takes its time for large images."""
+        frame, opinions = self._frame(run), run.evidence.opinions
+        assert opinions is not None
+
+        def ended(outcome: Outcome) -> None:
+            self._stitching = None
+            if outcome.error is not None:
+                self._fail(outcome.error, "Stitching again")
+            elif self._awake and run is self.run and self.stitch.isChecked():
+                self._stitched.add(run, frame, outcome.value)
+                self._stitch(self.halo.value())
+                self.heat.layers.raise_to_top()
+
+        self._stitching = Job("stitching again", lambda _: opinions.restitch(halo, frame), self)
+        self._stitching.ended.connect(ended)
+        self._stitching.start()
 
     def _results(self) -> list[Any]:
         return [] if self._run is None else self._layers_of(self._run)
@@ -560,7 +586,7 @@ class SeamsDock(QWidget):
 
     def _inquire(self, name: str, question: Any, done: Callable[[Any], None]) -> None:
         run = self._run
-        if run is None or self.busy:
+        if run is None or self.job.busy:
             return
         report = run.evidence.report
         worst = () if report is None else report.borders[:_MOST_WORST]
@@ -627,9 +653,9 @@ def _reach_beyond(run: Run, halo: int = 0) -> str:
 
 
 def _name(run: Run, all_runs: Sequence[Run]) -> str:
-    alike = [each for each in all_runs if each.title == run.title]
-    number = f" [{alike.index(run) + 1}]" if len(alike) > 1 else ""
-    return f"{run.title}{number}"
+    """Its title, with a number as napari gives it to layers of the same name."""
+    earlier = [each.title for each in all_runs[: all_runs.index(run)]].count(run.title)
+    return f"{run.title} [{earlier}]" if earlier else run.title
 
 
 def _page(*parts: Any) -> QWidget:
