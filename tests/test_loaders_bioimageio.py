@@ -91,7 +91,7 @@ def new_format():
     classes, boundary = run(net, (x - mean) / (std + 1e-6))
     files = weights(net) | {
         "x.npy": npy(x), "y.npy": npy(torch.sigmoid(classes).numpy()),
-        "b.npy": npy(boundary.numpy()),
+        "b.npy": npy(2 * boundary.numpy() + 1),
     }  # fmt: skip
     space = [{"type": "space", "id": n, "size": {"min": 8, "step": 2}} for n in "yx"]
 
@@ -118,7 +118,8 @@ def new_format():
         }],
         "outputs": [
             out("classes", "y.npy", ["inside", "outside"], [{"id": "sigmoid"}]),
-            out("boundary", "b.npy", ["edge"], []),
+            out("boundary", "b.npy", ["edge"],
+                [{"id": "scale_linear", "kwargs": {"gain": 2.0, "offset": 1.0}}]),
         ],
         "weights": {"pytorch_state_dict": {
             "source": "w.pt", "sha256": sha(files["w.pt"]), "pytorch_version": "2.4",
@@ -130,10 +131,10 @@ def new_format():
 
 
 def old_format():
-    """Format 0.4: percentiles of the whole image before, a linear map after."""
+    """Format 0.4: percentiles of the whole image before, a sigmoid after."""
     net, x = built(), image(1)
     low, high = np.percentile(x, [1.0, 99.8])
-    y = 2 * run(net, (x - low) / (high - low + 1e-6)).numpy() + 1
+    y = torch.sigmoid(run(net, (x - low) / (high - low + 1e-6))).numpy()
     files = weights(net) | {"x.npy": npy(x), "y.npy": npy(y)}
     card = {
         **COMMON,
@@ -149,8 +150,7 @@ def old_format():
         "outputs": [{
             "name": "classes", "axes": "bcyx", "data_type": "float32", "halo": [0, 0, 6, 6],
             "shape": {"reference_tensor": "raw", "scale": [1, 1, 1, 1], "offset": [0, 0.5, 0, 0]},
-            "postprocessing": [{"name": "scale_linear", "kwargs": {
-                "gain": 2.0, "offset": 1.0}}],
+            "postprocessing": [{"name": "sigmoid"}],
         }],
         "weights": {"pytorch_state_dict": {
             "source": "w.pt", "sha256": sha(files["w.pt"]), "architecture": "net.py:Net",
