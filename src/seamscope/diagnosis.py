@@ -275,9 +275,11 @@ def worst_places(
         if getattr(place, "frame", ()) not in ((), frame):
             continue
         pixel = getattr(place, "worst", None)
-        scale = plan.facts.scale if pixel is not None else (1,) * len(plan.facts.scale)
-        at = place if pixel is None else pixel
-        points.append(tuple(float(x) / float(s) for x, s in zip(at, scale, strict=True)))
+        if pixel is None:
+            points.append(tuple(float(x) for x in place))
+        else:
+            scale = map(float, plan.facts.scale)
+            points.append(tuple(float(x) / s for x, s in zip(pixel, scale, strict=True)))
     return frame, points
 
 
