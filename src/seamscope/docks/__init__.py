@@ -13,6 +13,7 @@ _PUBLIC = {
     "PredictionDock": "prediction",
     "ReceptiveFieldDock": "receptive_field",
     "SeamsDock": "seams",
+    "open_model_file": "readers",
     "show_demo": "demo",
     "tissue_2d": "samples",
     "tissue_3d": "samples",
@@ -22,6 +23,7 @@ __all__ = [
     "PredictionDock",
     "ReceptiveFieldDock",
     "SeamsDock",
+    "open_model_file",
     "show_demo",
     "tissue_2d",
     "tissue_3d",
@@ -30,6 +32,7 @@ __all__ = [
 if TYPE_CHECKING:
     from seamscope.docks.demo import show_demo
     from seamscope.docks.prediction import PredictionDock
+    from seamscope.docks.readers import open_model_file
     from seamscope.docks.receptive_field import ReceptiveFieldDock
     from seamscope.docks.samples import tissue_2d, tissue_3d
     from seamscope.docks.seams import SeamsDock

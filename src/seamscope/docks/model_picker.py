@@ -10,18 +10,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qtpy.QtCore import QSettings, QSignalBlocker, Qt, Signal
+from qtpy.QtGui import QFontDatabase
 from qtpy.QtWidgets import (
+    QCheckBox,
     QComboBox,
+    QDialog,
     QFileDialog,
     QFrame,
     QHBoxLayout,
     QLabel,
+    QPlainTextEdit,
     QPushButton,
     QSizePolicy,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
+
+from seamscope.errors import SeamscopeError
+from seamscope.loaders import Code, code_of, remember
 
 _MOST_RECENT = 8
 _DEMOS = {
@@ -32,13 +39,18 @@ _DEMOS = {
 }
 _HINT = "choose, type, or drop a file"
 _HELP = (
-    "The network: a demo, a TorchScript file, or a Python factory and its weights:\n"
-    "    cells.pt\n"
+    "The network: a demo, a file (.pt2, TorchScript, ONNX), a package of bioimage.io or MONAI\n"
+    "(zip or folder), or a Python factory and its weights:\n"
+    "    cells.pt2\n"
+    "    package.zip#boundary                     one of several outputs\n"
     "    unet.py:UNet(depth=3)@weights.safetensors\n"
     "    monai.networks.nets:BasicUNet(spatial_dims=2)@weights.pth\n"
-    "Files can be dropped anywhere on this dock."
+    "Files can be dropped anywhere on this dock, or onto the viewer."
 )
-_FILES = "Networks (*.pt *.pth *.ckpt *.safetensors *.ts *.torchscript *.py);;All files (*)"
+_FILES = (
+    "Networks (*.pt2 *.pt *.pth *.ckpt *.ts *.torchscript *.onnx *.zip rdf.yaml bioimageio.yaml "
+    "*.safetensors);;All files (*)"
+)
 
 
 def recent_models() -> list[str]:
@@ -103,6 +115,7 @@ class ModelPicker(QWidget):
         self.box.lineEdit().returnPressed.connect(self._entered)
         self.browse.clicked.connect(self._browse)
         self.consent.answered.connect(self._answered)
+        self.consent.source_wanted.connect(self._show_source)
 
     def value(self) -> str:
         """Model string that was asked for last; empty for none."""
@@ -166,7 +179,18 @@ class ModelPicker(QWidget):
     def _answered(self, yes: bool) -> None:
         self.consent.hide()
         if yes:
+            if self.consent.remember.isChecked():
+                remember(self._spec)
             self.asked.emit(self._spec, True)
+
+    def _show_source(self) -> None:
+        """Open a window with what would run; nothing of it is run for that."""
+        try:
+            code = code_of(self._spec)
+        except SeamscopeError as error:  # the file went away meanwhile
+            code = (Code.of(str(error)),)
+        self.source = SourceWindow(self._spec, code, self)
+        self.source.show()
 
 
 def _spec_box() -> QComboBox:
@@ -180,6 +204,25 @@ def _spec_box() -> QComboBox:
     return box
 
 
+class SourceWindow(QDialog):
+    """The code that loading a network would run, to be read before it is trusted."""
+
+    def __init__(self, spec: str, code: Sequence[Code], parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setWindowTitle(f"What loading {_short(spec)} would run")
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.resize(800, 600)
+        self.text = QPlainTextEdit("\n\n\n".join(map(_readable, code)))
+        self.text.setReadOnly(True)
+        self.text.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
+        self.text.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
+        QVBoxLayout(self).addWidget(self.text)
+
+
+def _readable(code: Code) -> str:
+    return f"# {code.what}\n\n{code.text or '# (it has no text that could be read)'}"
+
+
 class ConsentPanel(QFrame):
     """The question whether somebody's code may run.
 
@@ -187,9 +230,12 @@ class ConsentPanel(QFrame):
     -------
     answered : bool
         Whether it may.
+    source_wanted
+        The code is to be shown first.
     """
 
     answered = Signal(bool)
+    source_wanted = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,12 +246,21 @@ class ConsentPanel(QFrame):
         self.text.setTextFormat(Qt.TextFormat.RichText)
         self.yes = QPushButton("Run it, I trust this file")
         self.no = QPushButton("Do not load")
+        self.read = QPushButton("Read it first")
+        self.remember = QCheckBox("Do not ask again while it stays the same")
+        self.remember.setChecked(True)
+        self.remember.setToolTip(
+            "Remembered by a hash of its content: if one byte changes, you are asked again."
+        )
         buttons = QHBoxLayout()
         buttons.addWidget(self.yes)
         buttons.addWidget(self.no)
         layout = QVBoxLayout(self)
         layout.addWidget(self.text)
+        layout.addWidget(self.read)
+        layout.addWidget(self.remember)
         layout.addLayout(buttons)
+        self.read.clicked.connect(self.source_wanted)
         self.yes.clicked.connect(self._say_yes)
         self.no.clicked.connect(self._say_no)
         self.hide()

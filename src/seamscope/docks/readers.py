@@ -1,0 +1,56 @@
+"""Files of networks that are dropped onto the viewer, or opened from its menu.
+
+Knows how napari asks who reads a file. Does not know formats, and loads nothing itself: the file is
+handed to the dock, which asks before anything of it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+_NO_LAYERS: list[tuple[None]] = [(None,)]  # what napari wants of a reader that makes no layer
+
+
+def open_model_file(path: str | Sequence[str]) -> Callable[[Any], list[tuple[None]]] | None:
+    """Answer napari: what opens this file, or None where it holds no network.
+
+    Parameters
+    ----------
+    path
+        The file or folder; of several the first.
+    """
+    first = path if isinstance(path, str) else path[0]
+    return _open if _is_network(first) else None
+
+
+def _is_network(path: str) -> bool:
+    from seamscope.errors import SeamscopeError
+    from seamscope.loaders import format_of
+    from seamscope.loaders.archive import Archive
+
+    try:
+        kind = format_of(path)
+    except SeamscopeError:
+        return False
+    # the last row of the table takes everything: a zip of pictures is not a checkpoint
+    return (
+        kind != "checkpoint"
+        or not path.endswith((".zip", ".yaml", ".yml"))
+        or any(name.endswith("data.pkl") for name in Archive(Path(path)).names)
+    )
+
+
+def _open(path: Any) -> list[tuple[None]]:
+    import napari
+
+    viewer = napari.current_viewer()
+    if viewer is not None:
+        first = path if isinstance(path, str) else path[0]
+        _, dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
+        dock.model_picker.set_value(str(first))
+    return _NO_LAYERS
+
+
+__all__ = ["open_model_file"]
