@@ -19,15 +19,21 @@ _PUBLIC = {
     "Image": "images",
     "Intensity": "intensity",
     "Model": "model",
+    "Pipeline": "pipelines",
     "Plan": "plan",
     "SeamReport": "seam_report",
     "SeamscopeError": "errors",
     "Settings": "plan",
     "Statistics": "statistics",
     "TileGrid": "tiling",
+    "audit": "normalization",
+    "certify": "certificate",
+    "diagnose": "diagnosis",
+    "examine": "diagnosis",
     "freeze_statistics": "repair",
     "load_model": "loaders",
     "measure_intensity": "intensity",
+    "measure_receptive_field": "fields",
     "measure_seams": "measure",
     "open_image": "images",
     "predict": "inference",
@@ -35,12 +41,14 @@ _PUBLIC = {
     "replace_normalization": "batch_renorm",
     "resolve": "plan",
     "run": "inference",
+    "store_certificate": "certificate",
 }
 
 __all__ = [
     "Image",
     "Intensity",
     "Model",
+    "Pipeline",
     "Plan",
     "SeamReport",
     "SeamscopeError",
@@ -48,9 +56,14 @@ __all__ = [
     "Statistics",
     "TileGrid",
     "__version__",
+    "audit",
+    "certify",
+    "diagnose",
+    "examine",
     "freeze_statistics",
     "load_model",
     "measure_intensity",
+    "measure_receptive_field",
     "measure_seams",
     "open_image",
     "predict",
@@ -58,17 +71,23 @@ __all__ = [
     "replace_normalization",
     "resolve",
     "run",
+    "store_certificate",
 ]
 
 if TYPE_CHECKING:
     from seamscope.batch_renorm import replace_normalization
+    from seamscope.certificate import certify, store_certificate
+    from seamscope.diagnosis import diagnose, examine
     from seamscope.errors import SeamscopeError
+    from seamscope.fields import measure_receptive_field
     from seamscope.images import Image, open_image
     from seamscope.inference import predict, prepare, run
     from seamscope.intensity import Intensity, measure_intensity
     from seamscope.loaders import load_model
     from seamscope.measure import measure_seams
     from seamscope.model import Model
+    from seamscope.normalization import audit
+    from seamscope.pipelines import Pipeline
     from seamscope.plan import Plan, Settings, resolve
     from seamscope.repair import freeze_statistics
     from seamscope.seam_report import SeamReport
