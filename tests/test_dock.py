@@ -437,6 +437,9 @@ def test_costs_are_told_in_plain_numbers(qtbot, viewer, dock):
     assert f"{100 * (read / 100**2 - 1):.0f} % redundant" in text
     assert "on cpu" in text  # the time, after a trial
     assert "period 2" in text
+    assert "all measured" in text
+    dock.options.seams.set_value("none")
+    assert "not measured" in dock.cost.text()
 
 
 def test_what_a_network_needs_is_told(qtbot, viewer, dock):

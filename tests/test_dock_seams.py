@@ -543,6 +543,16 @@ def test_layers_and_docks_come_and_go(qtbot, viewer, docks):
     viewer.layers.selection.active = viewer.layers[1]
     assert Session.of(viewer).run_of(viewer.layers[1]) is first is seams.runs.value()
     seams.runs.set_value(second)
+    slide(qtbot, seams, 1)
+    count = len(viewer.layers)
+    seams.runs.set_value(first)
+    slide(qtbot, seams, 2)
+    seams.runs.set_value(second)
+    slide(qtbot, seams, 0)
+    seams.runs.set_value(first)
+    slide(qtbot, seams, 1)
+    assert len(viewer.layers) == count + 3  # each run has its layers once
+    seams.runs.set_value(second)
     slide(qtbot, seams, 3)  # labels are stitched as probabilities
     assert len(seams._stitched.layers) == 3
     (labels,) = (x for x in viewer.layers if x.name.startswith("labels"))
@@ -558,6 +568,10 @@ def test_layers_and_docks_come_and_go(qtbot, viewer, docks):
     for button in (seams.explain, seams.certify, seams.suggest, seams.apply):
         assert not button.isEnabled()
 
+    for halo in (1, 2, 3, 4):  # the latest three are kept
+        predict(qtbot, dock, INSTANCE, halo=halo)
+    kept = [run.evidence.kept for run in Session.of(viewer).runs]
+    assert kept[-4:] == [False, True, True, True]
     dock.options.seams.set_value("sample")
     predict(qtbot, dock, INSTANCE, halo=2)
     INSTANCE.module.delay = 0.05

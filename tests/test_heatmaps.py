@@ -11,7 +11,7 @@ from torch import nn
 
 import networks
 from seamscope import measure_seams
-from seamscope.heatmaps import HeatmapFile, PixelMaps, SeamPicture, tile_values
+from seamscope.heatmaps import HeatmapFile, PixelMaps, SeamPicture, pyramid, tile_values
 from seamscope.images import open_image
 from seamscope.loaders import load_model
 from seamscope.measure import measurable
@@ -162,3 +162,23 @@ def test_all_pictures_in_one_file(tmp_path, name) -> None:
     np.testing.assert_array_equal(pixels[:, 2], np.asarray(SeamPicture(report, "borders")))
     np.testing.assert_array_equal(pixels[:, 3], np.asarray(SeamPicture(report, "tiles")))
     assert (pixels[:, 1] <= pixels[:, 0]).all()
+
+
+def test_a_pyramid_shows_the_same_from_afar(case) -> None:
+    report = case[3]
+    for of in ("borders", "tiles"):
+        levels = pyramid(report, of, "max_dist", most=400)
+        whole = np.asarray(levels[0])
+        assert len(levels) > 1
+        assert np.prod(levels[-1].shape[-2:]) <= 400
+        for number, level in enumerate(levels):
+            step = 4**number
+            rows, columns = (
+                np.minimum(np.arange(-(-n // step)) * step + step // 2, n - 1)
+                for n in whole.shape[-2:]
+            )
+            assert level.shape == (*whole.shape[:-2], len(rows), len(columns))
+            seen = np.asarray(level)
+            if of == "tiles":
+                np.testing.assert_array_equal(seen, whole[..., rows[:, None], columns])
+            assert seen.max() == whole.max()  # no seam is lost

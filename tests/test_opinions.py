@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -187,3 +188,56 @@ def test_frames_are_kept_apart() -> None:
         whole = model.module(torch.from_numpy(image)[:, None]).numpy()
     for t in (1, 2):
         np.testing.assert_allclose(kept.restitch(2, (t,)).array, whole[t], atol=1e-5)
+
+
+def test_two_tiles_side_by_side(case) -> None:
+    """Each border's surroundings, from each of its tiles predicted anew."""
+    image, plan, model, kept = case
+    opened = open_image(image)
+    *_, finished = run(
+        dataclasses.replace(plan, settings=plan.settings.but(seams="all")), model, opened, None
+    )
+    report = finished.seams
+    for border in (report.borders[0], report.borders[-1]):
+        views = kept.beside(border, side=30)
+        assert border.axis in views.plane
+        for shown, index in ((views.lower, border.lower), (views.upper, border.upper)):
+            tile = plan.grid[index]
+            expected = np.full(
+                (shown.shape[0], *(a.output_size for a in plan.grid.axes)), np.nan, np.float32
+            )
+            prediction = again(image, plan, model, tile)
+            place = tuple(
+                slice(o, min(o + n, size))
+                for o, n, size in zip(
+                    tile.origin, prediction.shape[1:], expected.shape[1:], strict=True
+                )
+            )
+            expected[:, *place] = prediction[:, *tile.within(place)]
+            region = expected[:, *views.region].reshape(shown.shape)
+            np.testing.assert_allclose(shown, region, atol=1e-6)
+        at = [w - r.start for w, r in zip(border.worst, views.region, strict=True)]
+        here = tuple(at[a] for a in views.plane)
+        assert views.apart[:, *here].max() == pytest.approx(border.max_dist, abs=1e-6)
+        axis, cut = views.seam
+        assert views.plane[axis] == border.axis
+        seam = plan.grid[border.lower].core[border.axis].stop
+        assert cut + views.region[border.axis].start == seam
+    other = tuple(a for a in range(len(plan.area)) if a != report.borders[0].axis)
+    if len(other) == 2:  # where the seam would not be cut, another plane is shown
+        assert kept.beside(report.borders[0], plane=other).plane != other
+
+
+def test_a_picture_turns_to_another_frame() -> None:
+    image = noisy((2, 60, 60))
+    model = load_model(nn.Conv2d(1, 2, 3, padding=1))
+    opened = open_image(image, axes="tyx")
+    plan = resolve(Settings(tile=32, halo=2, accelerate=False), model, opened)
+    kept = Opinions()
+    for _ in run(plan, model, opened, None, watchers=[kept.watch]):
+        pass
+    picture = kept.restitch(3, (0,))
+    array = picture.array
+    picture.turn_to((1,))
+    assert picture.array is array
+    np.testing.assert_array_equal(array, kept.restitch(3, (1,)).array)

@@ -46,7 +46,7 @@ class Comparison(QWidget):
         column.addWidget(self.canvas)
         column.addWidget(self.caption)
 
-    def show(self, views: SideBySide, channel: int, names: Sequence[str], title: str) -> None:
+    def show_views(self, views: SideBySide, channel: int, names: Sequence[str], title: str) -> None:
         """Show one channel.
 
         Parameters
@@ -132,7 +132,7 @@ class PixelOpinions(QWidget):
             self.plot.getAxis(side).setPen(text)
             self.plot.getAxis(side).setTextPen(text)
 
-    def show(self, where: str, found: Sequence[Opinion], channels: Sequence[str]) -> None:
+    def show_opinions(self, where: str, found: Sequence[Opinion], channels: Sequence[str]) -> None:
         """Show what tiles say, the one that keeps the pixel first."""
         self.plot.clear()
         self._bars = []

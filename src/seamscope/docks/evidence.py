@@ -72,7 +72,11 @@ class Evidence:
         """The run is over; without a report, what was kept of it says nothing."""
         self.report = report
         if report is None:
-            self.opinions, self.maps = None, None
+            self.release()
+
+    def release(self) -> None:
+        """Keep the report only."""
+        self.opinions, self.maps = None, None
 
     def take(self, other: Evidence) -> None:
         """Know what another knows of the same run."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QSizePolicy, QWidget
 
+from seamscope.docks.evidence import Evidence
 from seamscope.plan import Plan
 
 Kind = Literal["good", "warning", "error"]
@@ -91,6 +92,7 @@ def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
         ),
         ("Computed", f"{100 * (plan.redundancy - 1):.0f} % redundant pixels"),
         ("Memory", f"about {amount(plan.bytes_per_tile)} for each {_batch(plan)}"),
+        ("Seams", _seams(plan)),
         ("Time", _expected(plan, seconds, timing)),
     ]
     cells = "".join(
@@ -103,6 +105,15 @@ def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
 def _batch(plan: Plan) -> str:
     batch = plan.settings.batch
     return "tile" if batch == 1 else f"batch of {batch} tiles"
+
+
+def _seams(plan: Plan) -> str:
+    """Which are measured, and what is kept for the dock Seams."""
+    if plan.tiles == 1:
+        return "none: one tile"
+    if plan.settings.seams == "all":
+        return f"all measured, {amount(Evidence.bytes_of(plan))} kept"
+    return {"sample": "a sample is measured", "none": "not measured"}[plan.settings.seams]
 
 
 def _expected(plan: Plan, seconds: float | None, timing: bool) -> str:

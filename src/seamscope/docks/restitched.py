@@ -12,8 +12,9 @@ from weakref import WeakKeyDictionary
 
 from napari.layers import Layer
 
+from seamscope.docks.evidence import Evidence
 from seamscope.docks.results import ResultLayers, Run
-from seamscope.opinions import Restitched
+from seamscope.opinions import Opinions, Restitched
 from seamscope.seams import Frame
 
 _PREFIX = "re-stitched · "
@@ -29,7 +30,7 @@ class _Shown:
 
 @dataclass
 class _Picture:
-    run: Run
+    opinions: Opinions
     stitched: Restitched
     frame: Frame
     layers: ResultLayers
@@ -46,7 +47,7 @@ class RestitchedLayers:
 
     def __init__(self, viewer: Any) -> None:
         self._viewer = viewer
-        self._pictures: WeakKeyDictionary[Run, _Picture] = WeakKeyDictionary()
+        self._pictures: WeakKeyDictionary[Evidence, _Picture] = WeakKeyDictionary()
         self._now: _Picture | None = None
         self._hidden: list[Layer] = []
 
@@ -62,8 +63,10 @@ class RestitchedLayers:
 
     def knows(self, run: Run) -> bool:
         """Whether layers of this run can be shown at once."""
-        known = self._pictures.get(run)
-        return known is not None and known.layers.present
+        known = self._pictures.get(run.evidence)
+        if known is None or known.opinions is not run.evidence.opinions:
+            return False
+        return known.layers.present
 
     def add(self, run: Run, frame: Frame, stitched: Restitched) -> None:
         """Make layers of a run, hidden; stitching all of it takes its time, so it is given.
@@ -79,7 +82,10 @@ class RestitchedLayers:
         layers.finish()
         for layer in layers.layers:
             layer.visible = False
-        self._pictures[run] = _Picture(run, stitched, frame, layers)
+        for evidence in [e for e in self._pictures if e.opinions is None]:
+            del self._pictures[evidence]  # let go of what is kept no longer
+        assert run.evidence.opinions is not None
+        self._pictures[run.evidence] = _Picture(run.evidence.opinions, stitched, frame, layers)
 
     def show(self, run: Run, results: list[Layer], frame: Frame, distance: int) -> None:
         """Show a frame of a run that is known, its seams cut at this border distance.
@@ -93,12 +99,14 @@ class RestitchedLayers:
         distance
             See `seamscope.opinions.Opinions.cuts`.
         """
-        if self._now is None or self._now.run is not run or not self.layers:
+        if self._now is not self._pictures[run.evidence] or not self.layers:
             self.hide()
-            self._now = self._pictures[run]
+            self._now = self._pictures[run.evidence]
             self._take_place_of(results)
         if self._now.frame != frame:
-            self._turn(self._now, frame)
+            self._now.stitched.turn_to(frame)
+            self._now.frame = frame
+            self._now.layers.turn_to(_single(run, frame, self._now.stitched))
         if self._now.stitched.distance != distance:
             self._now.stitched.move(distance)
         self._now.layers.draw()
@@ -127,11 +135,6 @@ class RestitchedLayers:
         for layer in self._hidden:
             layer.visible = False
 
-    def _turn(self, picture: _Picture, frame: Frame) -> None:
-        picture.stitched.turn_to(frame)
-        picture.frame = frame
-        picture.layers.turn_to(_single(picture.run, frame, picture.stitched))
-
 
 def _channel(layer: Layer) -> Any:
     return layer.metadata.get("seamscope", {}).get("channel")
@@ -146,4 +149,4 @@ def _single(run: Run, frame: Frame, stitched: Restitched) -> Run:
     )
     array = stitched.array if plan.out_channels > 1 else stitched.array[0]
     output: Any = _Shown(array[(None,) * len(frame)])
-    return dataclasses.replace(run, plan=plan, output=output, prefix=_PREFIX)
+    return dataclasses.replace(run, plan=plan, output=output, prefix=_PREFIX, evidence=Evidence())

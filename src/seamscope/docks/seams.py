@@ -521,7 +521,7 @@ class SeamsDock(QWidget):
         channel = min(channel, len(self._views.lower) - 1)
         names = run.model.channels_of(run.plan.facts)
         tiles = [f"({', '.join(map(str, t))})" for t in (border.lower, border.upper)]
-        self.comparison.show(self._views, channel, tiles, names[channel])
+        self.comparison.show_views(self._views, channel, tiles, names[channel])
 
     def _plane(self, run: Run) -> tuple[int, int] | None:
         """Spatial axes that are displayed."""
@@ -574,7 +574,7 @@ class SeamsDock(QWidget):
         frame, pixel = found
         where = ", ".join(f"{a} {p}" for a, p in zip(run.plan.layout.spatial, pixel, strict=True))
         names = run.model.channels_of(run.plan.facts)
-        self.pixel.show(where, opinions.at(pixel, frame), names)
+        self.pixel.show_opinions(where, opinions.at(pixel, frame), names)
 
     # -- causes
 

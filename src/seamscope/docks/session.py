@@ -9,6 +9,7 @@ listen, and ask it for another halo. Runs are found again by the layers that sho
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,7 +22,27 @@ from seamscope.model import Model
 from seamscope.plan import Plan, Settings
 from seamscope.tiling import Sides
 
+_KEPT = 3  # runs whose tiles can still be asked
 _sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """A network whose layers normalize by fixed statistics.
+
+    Attributes
+    ----------
+    plain
+        The network as it was loaded.
+    network
+        The same with the statistics (see `Model.with_statistics`), which takes its time to make.
+    layer
+        The image layer that they were found on; None where they come from a file.
+    """
+
+    plain: Model
+    network: Model
+    layer: ImageLayer | None = None
 
 
 class Session(QObject):
@@ -36,11 +57,18 @@ class Session(QObject):
     halo_wanted : (object, object)
         Somebody wants this halo ``((before, after), ...)`` and overlap (None: what it needs) in
         the prediction dock.
+    fixed_changed
+        Fixed statistics were found, or are gone with their network.
 
     Attributes
     ----------
     model, layer, settings, plan
-        What the prediction dock shows; None where there is none.
+        What the prediction dock shows; None where there is none. The network is the one that
+        predicts: with fixed statistics where these are used.
+    plain
+        The network as it was loaded.
+    fixed
+        What is known of it with fixed statistics; set it by `fix`.
     effective
         Halo ``((before, after), ...)`` that holds most of the network's gradient, where somebody
         measured it; set it by `tell_effective`.
@@ -51,10 +79,13 @@ class Session(QObject):
     changed = Signal()
     run_ended = Signal(object)
     halo_wanted = Signal(object, object)
+    fixed_changed = Signal()
 
     def __init__(self) -> None:
         super().__init__()
         self.model: Model | None = None
+        self.plain: Model | None = None
+        self.fixed: Fixed | None = None
         self.layer: ImageLayer | None = None
         self.settings: Settings | None = None
         self.plan: Plan | None = None
@@ -76,13 +107,23 @@ class Session(QObject):
         layer: ImageLayer | None,
         settings: Settings | None,
         plan: Plan | None,
+        plain: Model | None = None,
     ) -> None:
-        """Say what the prediction dock shows now."""
+        """Say what the prediction dock shows now; `plain` where `model` has fixed statistics."""
         told = model, layer, settings, plan
         if told != (self.model, self.layer, self.settings, self.plan):
             self.effective = self.effective if model is self.model else None
             self.model, self.layer, self.settings, self.plan = told
+            self.plain = plain or model
+            if self.fixed is not None and self.fixed.plain is not self.plain:
+                self.fix(None)
             self.changed.emit()
+
+    def fix(self, fixed: Fixed | None) -> None:
+        """Say what the network is with fixed statistics."""
+        if fixed is not self.fixed:
+            self.fixed = fixed
+            self.fixed_changed.emit()
 
     def tell_effective(self, halo: tuple[Sides, ...] | None) -> None:
         """Say what the effective reach of the network is."""
@@ -95,9 +136,15 @@ class Session(QObject):
         self.halo_wanted.emit(halo, overlap)
 
     def add_run(self, run: Run, layers: list[Layer]) -> None:
-        """Remember which layers show a run that is over, and tell."""
+        """Remember which layers show a run that is over, and tell.
+
+        Only the last few runs keep what each tile predicted, so that memory does not fill up.
+        """
         for layer in layers:
             self._runs[layer] = run
+        kept = [each for each in self.runs if each.evidence.kept]
+        for old in kept[:-_KEPT]:
+            old.evidence.release()
         self.run_ended.emit(run)
 
     def layers_of(self, run: Run) -> list[Layer]:
