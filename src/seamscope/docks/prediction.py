@@ -75,6 +75,11 @@ _FOLLOW_MS = 100
 _HALO_MOST = 256
 _SEAMS = {"auto": "all"}
 _LITTLE_MORE = 1.05  # times as many tiles
+_FIXED_PREFIX = "fixed · "  # of results with fixed statistics
+_FIXED_TIP = (
+    "Normalize every tile by the same statistics, found in the dock Normalization, and not by\n"
+    "its own: tiles then agree. Without it, the network is as it was loaded."
+)
 
 
 class PredictionDock(QWidget):
@@ -91,7 +96,8 @@ class PredictionDock(QWidget):
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
         self.viewer = napari_viewer
-        self.model: Model | None = None
+        self.model: Model | None = None  # that predicts: with fixed statistics where wanted
+        self._plain: Model | None = None  # as it was loaded
         self.image: Image | None = None
         self.plan: Plan | None = None
         self._asked = Settings()
@@ -180,6 +186,9 @@ class PredictionDock(QWidget):
         self.model_picker = ModelPicker()
         self.facts = text_label()
         self.facts.hide()
+        self.fixed = QCheckBox()
+        self.fixed.setToolTip(_FIXED_TIP)
+        self.fixed.hide()
         self.tile = PixelsEditor(
             "What the network reads at once, halo included.",
             "The least computation within the memory budget.",
@@ -236,6 +245,7 @@ class PredictionDock(QWidget):
         form.addRow("Model", self.model_picker)
         form.addRow(self.model_picker.consent)
         form.addRow(self.facts)
+        form.addRow(self.fixed)
         form.addRow("Tile", self.tile)
         form.addRow("Halo", self.halo)
         form.addRow("Blending", self.blend)
@@ -254,6 +264,8 @@ class PredictionDock(QWidget):
         self.panel.ended.connect(self._ended)
         self._trial_timer.timeout.connect(self._time_a_tile)
         self._session.halo_wanted.connect(self._take_halo)
+        self._session.fixed_changed.connect(self._fixed_changed)
+        self.fixed.toggled.connect(self._use_fixed)
         # not at once: what is in view is known when it has been drawn
         self._follow = qthrottled(self._view_moved, timeout=_FOLLOW_MS, leading=False)
 
@@ -312,6 +324,7 @@ class PredictionDock(QWidget):
         layer = self.layer
         self.axes.setText((axes_of(layer) or "") if layer is not None else "")
         set_row(self._form, self.axes, layer is not None and layer.ndim != 2)
+        self._offer_fixed()
         self.refresh()
 
     # -- the network
@@ -320,7 +333,8 @@ class PredictionDock(QWidget):
         if self._loading is not None:
             self._loading.abandon()
         self._cancel_trial()
-        self.model = None
+        self.model = self._plain = None
+        self._offer_fixed()
         self.model_picker.consent.hide()
         self._tell_facts("<i>Loading and measuring the network …</i>")
         name = spec if isinstance(spec, str) else type(spec).__name__
@@ -329,7 +343,7 @@ class PredictionDock(QWidget):
 
     def _loaded(self, outcome: Outcome) -> None:
         self._loading = None
-        self.model = outcome.value
+        self.model = self._plain = outcome.value
         self._tell_facts("")
         if isinstance(outcome.error, TrustError):
             self.model_picker.ask_consent(outcome.error.source, outcome.error.would_run)
@@ -340,8 +354,7 @@ class PredictionDock(QWidget):
         self.refresh()
 
     def _network_ready(self, model: Model) -> None:
-        kind: Kind = "good" if model.reach.bounded else "warning"
-        self._tell_facts(f"{plain(str(model.facts))}{boxed(model.describe(), kind)}")
+        self._describe(model)
         if model.spec is not None:
             remember_model(model.spec)
             self.model_picker.show_value(model.spec)
@@ -350,9 +363,46 @@ class PredictionDock(QWidget):
             for editor in (self.tile, self.halo, self.overlap):
                 editor.set_value("auto")
 
+    def _describe(self, model: Model) -> None:
+        kind: Kind = "good" if model.reach.bounded else "warning"
+        self._tell_facts(f"{plain(str(model.facts))}{boxed(model.describe(), kind)}")
+
     def _tell_facts(self, text: str) -> None:
         self.facts.setText(text)
         self.facts.setVisible(bool(text))
+
+    # -- the same network with fixed statistics
+
+    def _fixed_changed(self) -> None:
+        """Somebody has found statistics: use them; or they are gone."""
+        self._offer_fixed(use=True)
+        self._use_fixed()
+
+    def _offer_fixed(self, use: bool = False) -> None:
+        """Show the box where there are statistics of this network."""
+        fixed = self._session.fixed
+        known = fixed is not None and fixed.plain is self._plain
+        with QSignalBlocker(self.fixed):
+            self.fixed.setChecked(known and (use or self.fixed.isChecked()))
+        self.fixed.setVisible(known)
+        statistics = None if fixed is None else fixed.network.statistics
+        if fixed is not None and statistics is not None:
+            own = fixed.layer is not None and fixed.layer is self.layer
+            where = "this image" if own else statistics.image or "another image"
+            self.fixed.setText(f"Fixed statistics ({statistics.how}, {where})")
+
+    def _use_fixed(self, _: Any = None) -> None:
+        """Predict by fixed statistics, or by each tile's own, as the box says."""
+        fixed = self._session.fixed
+        wanted = self._plain
+        if fixed is not None and fixed.plain is self._plain and self.fixed.isChecked():
+            wanted = fixed.network
+        if wanted is not self.model:
+            self._cancel_trial()
+            self.model = wanted
+            if wanted is not None:
+                self._describe(wanted)
+            self.refresh()
 
     # -- from controls to a plan, and from the plan to all that is shown
 
@@ -382,7 +432,7 @@ class PredictionDock(QWidget):
         self._show_plan()
         self._show_preview()
         self._plan_trial()
-        self._session.tell(self.model, self.layer, self._asked, self.plan)
+        self._session.tell(self.model, self.layer, self._asked, self.plan, self._plain)
 
     def _with_seams(self, plan: Plan) -> Plan:
         """Let all overlaps be measured where what is kept of them fits, else a sample.
@@ -406,7 +456,7 @@ class PredictionDock(QWidget):
         self.panel.set_ready(False)
         self._show_plan()
         self._show_preview()
-        self._session.tell(self.model, None, None, None)
+        self._session.tell(self.model, None, None, None, self._plain)
 
     def _open_image(self) -> Image:
         layer = check_image(self.layer)
@@ -587,7 +637,8 @@ class PredictionDock(QWidget):
         try:
             output = open_output(self.plan, self.image, self.model)
             evidence = Evidence(keep=self.plan.settings.seams == "all")
-            made = Run(layer, self.image, self.model, self.plan, output, evidence)
+            prefix = _FIXED_PREFIX if self.model.statistics is not None else ""
+            made = Run(layer, self.image, self.model, self.plan, output, evidence, prefix)
             self.panel.begin(made, self._looked_at(made), self._turn)
         except Exception as error:
             self.panel.show_problem(sentence(error, "The prediction"))
