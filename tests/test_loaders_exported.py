@@ -74,6 +74,18 @@ def test_the_content_counts_and_not_the_suffix(tmp_path) -> None:
     assert load_model(tmp_path / "net.zip").facts.in_channels == 1
 
 
+def test_a_program_made_on_a_gpu_runs_here(tmp_path) -> None:
+    def on_gpu(name, data):
+        cpu, gpu = b'{"type": "cpu", "index": null}', b'{"type": "cuda", "index": 0}'
+        return data.replace(cpu, gpu) if name.endswith(".json") else data
+
+    clean = exported(tmp_path / "net.pt2", network())
+    path = rewritten(clean, tmp_path / "gpu.pt2", on_gpu)
+    assert path.read_bytes().count(b'"cuda"') > 10
+    x = np.random.default_rng(0).normal(size=(1, 1, 64, 64)).astype(np.float32)
+    assert np.array_equal(load_model(path).runner()(x), load_model(clean).runner()(x))
+
+
 def test_several_outputs_are_chosen_by_number(tmp_path) -> None:
     class Two(torch.nn.Module):
         def forward(self, x):

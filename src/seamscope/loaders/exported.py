@@ -19,6 +19,7 @@ import json
 import logging
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ _OPERATORS = re.compile(
     r"|not_|pos|abs|lshift|rshift)"
     r"|math\.(?:ceil|floor|trunc|sqrt)"
 )
+_GPU = re.compile(rb"""{\s*"type":\s*"(?:cuda|mps|xpu)",\s*"index":\s*(?:\d+|null)\s*}""")
+_CPU = b'{"type": "cpu", "index": null}'
 _DUNDER = re.compile(r"__(?!and__|or__|xor__|lshift__|rshift__)")
 _PLAIN = re.compile(r"[\w .:,/+\-\[\]<>()]*")
 _ARITHMETIC = (
@@ -246,13 +249,24 @@ def load_program(source: Path | bytes, name: str) -> torch.export.ExportedProgra
     """Load a checked program onto the CPU."""
     with _quiet():
         try:
-            opened: Any = io.BytesIO(source if isinstance(source, bytes) else source.read_bytes())
-            program = torch.export.load(opened)
+            data = source if isinstance(source, bytes) else source.read_bytes()
+            program = torch.export.load(io.BytesIO(_for_cpu(data)))
         except Exception as error:
             raise damaged(name, "an exported program", error) from error
-        from torch.export.passes import move_to_device_pass
+    return program
 
-        return move_to_device_pass(program, "cpu")
+
+def _for_cpu(data: bytes) -> bytes:
+    """Name the CPU wherever a program made on a GPU names that; torch would look for the GPU."""
+    archive = Archive.of_bytes(data, "program")
+    texts = {n: archive.read(n) for n in archive.names if n.endswith(".json")}
+    if not any(_GPU.search(text) for text in texts.values()):
+        return data
+    moved = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as given, zipfile.ZipFile(moved, "w") as out:
+        for name in given.namelist():
+            out.writestr(name, _GPU.sub(_CPU, texts[name]) if name in texts else given.read(name))
+    return moved.getvalue()
 
 
 @contextlib.contextmanager
