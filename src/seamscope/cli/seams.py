@@ -243,7 +243,7 @@ class _Bench:
     def text(self) -> Iterator[str]:
         """The same in short, for people."""
         yield columns(_rows(self.report))
-        if self.report.borders:
+        if not self.report.seamless:
             yield _worst(self.report)
         if self.diagnosis is None:
             yield self.report.sentence()
@@ -333,7 +333,7 @@ def _rows(report: SeamReport) -> Iterator[tuple[str, str]]:
 def _worst(report: SeamReport) -> str:
     letters = report.plan.layout.spatial
     lines = [f"{'worst seams at':<26}max dist"]
-    for border in report.borders[:5]:
+    for border in [b for b in report.borders if b.max_dist > report.tolerance][:5]:
         at = ", ".join(f"{a} {p}" for a, p in zip(letters, border.worst, strict=True))
         lines.append(f"{at:<26}{border.max_dist:.3g}")
     return "\n".join(lines)
