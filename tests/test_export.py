@@ -42,16 +42,26 @@ def needs(suffix):
 
 
 def same(own, loaded, shape=(3, 1, 80, 112), measured=True):
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).numpy()
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(1)).numpy()
     a, b = own.runner()(x), loaded.runner()(x)
     with torch.inference_mode():  # as near to the exact prediction as the network's own
         exact = copy.deepcopy(own.module).double()(torch.from_numpy(x).double()).numpy()
     noise = np.abs(a - exact).max()
     assert np.abs(b - exact).max() < 4 * noise + 1e-6 * a.std()
+    assert np.abs(gradient(own.module, x) - gradient(loaded.module, x)).max() < 1e-4
     if measured:
         assert loaded.facts.lattice == own.facts.lattice
         assert loaded.reach == own.reach
         assert len(loaded.facts.statistics) == len(own.facts.statistics)
+
+
+def gradient(module, x):
+    """What one pixel of the prediction depends on, relative to the most it does on any."""
+    given = torch.from_numpy(x[:1]).requires_grad_()
+    y = module(given)
+    y[(0, 0, *(n // 2 for n in y.shape[2:]))].backward()
+    size = given.grad.abs().numpy()
+    return size / size.max()
 
 
 NAMES = {

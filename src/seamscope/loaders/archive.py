@@ -69,8 +69,8 @@ class Archive:
     def __contains__(self, name: str) -> bool:
         return self.find(name) is not None
 
-    def read(self, name: str) -> bytes:
-        """Read a member.
+    def read(self, name: str, size: int = -1) -> bytes:
+        """Read a member, or its first bytes.
 
         Raises
         ------
@@ -84,9 +84,10 @@ class Archive:
             )
         try:
             if self._data is None and self.path.is_dir():
-                return (self.path / full).read_bytes()
-            with self._zip() as file:
-                return file.read(full)
+                with open(self.path / full, "rb") as file:
+                    return file.read(size)
+            with self._zip() as archive, archive.open(full) as member:
+                return member.read(size)
         except Exception as error:  # zip files can be damaged in many ways
             raise ModelError(
                 f"{full} in {self.path} cannot be read ({error}): the file is damaged, copy it "

@@ -98,7 +98,7 @@ def _is_pickle(archive: Archive, name: str) -> bool:
     if re.search(r"(?:_config|extra/.*)\.json$|\.data/|(?:^|/)(?:archive_format|version)$", name):
         return False
     return re.search(r"(?:^|/)(?:archive_version|byteorder)$", name) is None and not (
-        re.search(r"/(?:weight|tensor)_\d+$", name) and not _starts_as_pickle(archive.read(name))
+        re.search(r"/(?:weight|tensor)_\d+$", name) and not _starts_as_pickle(archive.read(name, 2))
     )
 
 
