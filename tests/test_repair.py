@@ -207,7 +207,7 @@ def test_where_tiles_wait_changes_nothing_but_the_cost(tissue, small) -> None:
     anew = plan_freeze(small, image, "exact", settings, memory=room, disk=waiting + 9)
     assert (on_disk.in_memory, on_disk.recomputed) == (2, 0)
     assert (anew.in_memory, anew.on_disk, anew.recomputed) == (2, 1, anew.tiles - 3)
-    assert in_memory.passes == on_disk.passes <= 1 < anew.passes < 5
+    assert 1 < in_memory.passes < 1.5 < on_disk.passes < anew.passes < 5
     expected = carry_out(in_memory, small, image)
     assert _same_numbers(carry_out(on_disk, small, image), expected)
     assert _same_numbers(carry_out(anew, small, image), expected)

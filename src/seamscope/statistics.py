@@ -30,13 +30,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from seamscope.calls import Call, Moments, mean_and_variance
+from seamscope.calls import Call, Moments
 from seamscope.errors import ModelError, OutputError, SettingsError
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 How: TypeAlias = Literal["exact", "local", "sampled"]
 
 _FORMAT = "seamscope statistics 1"
+_IN_CACHE = 1 << 17  # numbers
 
 
 @dataclass(frozen=True)
@@ -388,15 +389,12 @@ class Collector:
     def _merge(
         self, cell: tuple[int, ...], features: torch.Tensor, groups: int, weight: float
     ) -> None:
-        # in one copy from a part of the features to consecutive float64
-        wide = features.cpu() if features.device.type == "mps" else features
-        flat = wide.double().unflatten(1, (groups, -1)).flatten(2)[0]
-        mean, var = (m[:, 0].double().cpu().numpy() for m in mean_and_variance(flat, (1,)))
+        number, mean, var = _sums_of(features.unflatten(1, (groups, -1))[0])
         if self._sums is None:
             shape = (groups, *self._cells)
             self._sums = np.zeros(self._cells), np.zeros(shape), np.zeros(shape)
         count, means, squares = self._sums
-        own = weight * flat.shape[1]
+        own = weight * number
         total = count[cell] + own
         at: Any = (slice(None), *cell)
         away = mean - means[at]
@@ -412,6 +410,24 @@ class Collector:
         if pooled and count.size > 1:
             count, mean, var = _pooled(count, mean, var, pooled)
         return replace(like, mean=mean, var=var, count=count, pitch=self._pitch)
+
+
+def _sums_of(grouped: torch.Tensor) -> tuple[int, Floats, Floats]:
+    """Count, means and variances of ``(groups, C / groups, *spatial)``.
+
+    A few groups at a time, so that their copy in float64 stays in the processor's cache.
+    """
+    count = grouped[0].numel()
+    at_once = max(1, _IN_CACHE // count)
+    means, variances = [], []
+    for part in grouped.split(at_once):
+        wide = part.cpu() if part.device.type == "mps" else part  # which knows no float64
+        flat = wide.double().flatten(1)
+        mean = flat.mean(1)
+        means.append(mean)
+        variances.append(flat.square_().mean(1) - mean.square())
+    mean, var = (torch.cat(one).cpu().numpy() for one in (means, variances))
+    return count, mean, var.clip(0)
 
 
 def _merged(count: Floats, mean: Floats, var: Floats) -> tuple[Floats, Floats]:

@@ -1,0 +1,190 @@
+"""What repairing costs, how much memory it takes, and what becomes of accuracy.
+
+``python benchmarks/repair.py [--size 1024] [--tile 256] [--repeats 3] [--seeds 6] [--threads 1]``
+
+Costs are ratios to one tiled prediction with the same tiles in the same run, of CPU time, each way
+in turn, the shortest of each. Memory is what the process holds more than before, at its peak
+(RssAnon), against what the plan foretold. Accuracy is the mean Dice over four classes of images
+that the demo network was not trained on: with each tile's own statistics, and with fixed ones.
+``--seeds 0`` leaves accuracy out, ``--repeats 0`` costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from seamscope import Settings, load_model, open_image, predict
+from seamscope.demo import zscore
+from seamscope.demo.tissue import tissue
+from seamscope.model import Model
+from seamscope.process_memory import keep_freed_memory
+from seamscope.repair import carry_out, freeze_statistics, plan_freeze
+
+
+def main() -> None:
+    args = _arguments()
+    if not args.held:
+        keep_freed_memory()
+    torch.set_num_threads(args.threads)
+    model = load_model("demo:instancenorm")
+    _ = model.audit, model.reach
+    image = zscore(tissue((args.size, args.size), 20_003)[0])
+    if args.held:
+        _held(args.held, model, image, args)
+        return
+    if args.repeats:
+        _memory(args)
+        _costs(model, image, args)
+    if args.seeds:
+        _accuracy(model, args)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--tile", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--held", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+# -- costs
+
+
+def _costs(model: Model, image: np.ndarray, args: argparse.Namespace) -> None:
+    settings = Settings(tile=args.tile, normalize="none", seams="none", accelerate=False)
+    opened = open_image(image)
+
+    def freeze(how: Any, **limits: Any) -> tuple[Callable[[], Any], float | None]:
+        plan = plan_freeze(model, opened, how, settings, **limits)
+        return lambda: carry_out(plan, model, opened), plan.passes
+
+    lockstep = plan_freeze(model, opened, "exact", settings)
+    statistics = carry_out(lockstep, model, opened)
+    fixed = model.with_statistics(statistics)
+    no_room = lockstep.plan.bytes_per_tile + 1
+    ways: dict[str, tuple[Callable[[], Any], float | None]] = {
+        "prediction, tiled": (lambda: predict(opened, model, settings=settings), 1.0),
+        "exact, waiting in memory": freeze("exact"),
+        "exact, waiting on disk": freeze("exact", memory=no_room),
+        "exact, layer by layer": freeze("exact", memory=no_room, disk=0),
+        "local, waiting in memory": freeze("local"),
+        "sampled, 16 tiles": freeze("sampled"),
+        "sampled, 8 tiles": freeze("sampled", tiles=8),
+        "prediction with fixed statistics": (
+            lambda: predict(opened, fixed, settings=settings),
+            None,
+        ),
+    }
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(args.repeats):
+        for name, (run, _) in ways.items():
+            begin = time.process_time()
+            run()
+            best[name] = min(best[name], time.process_time() - begin)
+    tiles, layers = len(lockstep.plan.grid), len(lockstep.calls)
+    print(f"{args.size}x{args.size}, tiles of {args.tile} ({tiles}), {layers} layers, "
+          f"{args.threads} thread(s)")  # fmt: skip
+    print(f"{'':34s}{'ratio':>7s}{'told':>7s}")
+    for name, (_, told) in ways.items():
+        ratio = best[name] / best["prediction, tiled"]
+        print(f"{name:34s}{ratio:7.2f}{'' if told is None else f'{told:7.2f}'}", flush=True)
+
+
+# -- memory
+
+
+def _memory(args: argparse.Namespace) -> None:
+    """Each way in a process of its own: freed memory does not always go back to the system."""
+    print(f"{'':34s}{'MB':>7s}{'told':>7s}")
+    for way in ("untiled", "in memory"):
+        given = ["--size", str(args.size), "--tile", str(args.tile), "--held", way]
+        subprocess.run([sys.executable, __file__, *given], check=True)
+
+
+def _held(way: str, model: Model, image: np.ndarray, args: argparse.Namespace) -> None:
+    tile: Any = "auto" if way == "untiled" else args.tile
+    opened, first = open_image(image), open_image(image[:256, :256])
+    carry_out(plan_freeze(model, first), model, first)  # libraries take their share once
+    plan = plan_freeze(model, opened, "exact", Settings(tile=tile, normalize="none"))
+    before, peak, running = _anonymous(), [0], [True]
+
+    def watch() -> None:
+        while running[0]:
+            peak[0] = max(peak[0], _anonymous())
+            time.sleep(0.002)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    carry_out(plan, model, opened)
+    running[0] = False
+    watcher.join()
+    print(f"exact, {way:27s}{(peak[0] - before) / 1e6:7.0f}{plan.memory / 1e6:7.0f}", flush=True)
+
+
+def _anonymous() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+# -- accuracy
+
+
+def _accuracy(model: Model, args: argparse.Namespace) -> None:
+    size = min(args.size, 768)
+    table: dict[str, list[float]] = {}
+    settings = Settings(normalize="zscore", seams="none")
+    for seed in range(20_010, 20_010 + args.seeds):
+        image, truth = tissue((size, size), seed)
+
+        def note(
+            name: str,
+            network: Model,
+            tile: int,
+            image: np.ndarray = image,
+            truth: np.ndarray = truth,
+        ) -> None:
+            labels = predict(image, network, settings=settings, tile=tile, result="labels")
+            table.setdefault(name, []).append(_dice(labels, truth))
+
+        note("BatchNorm twin", load_model("demo:batchnorm"), args.tile)
+        note("own, tile 160 (as trained)", model, 160)
+        note(f"own, tile {args.tile}", model, args.tile)
+        for name, how, options in (
+            ("exact", "exact", {}),
+            ("local, cells of 128", "local", {"cell": 128}),
+            ("local, cells of 256", "local", {"cell": 256}),
+            ("sampled, 8 tiles", "sampled", {"tiles": 8, "tile": args.tile}),
+        ):
+            found = freeze_statistics(model, image, how, settings, **options)  # type: ignore[arg-type]
+            note(name, model.with_statistics(found), args.tile)
+    first = np.array(table["own, tile 160 (as trained)"])
+    print(f"\nmean Dice over {args.seeds} images of {size}x{size}")
+    print(f"{'statistics':34s}{'Dice':>7s}{'+-':>7s}  better than tile 160 on")
+    for name, scores in table.items():
+        better = int((np.array(scores) > first).sum())
+        spread = np.std(scores, ddof=1) if len(scores) > 1 else 0.0
+        print(f"{name:34s}{np.mean(scores):7.3f}{spread:7.3f}  {better}", flush=True)
+
+
+def _dice(labels: np.ndarray, truth: np.ndarray) -> float:
+    pairs = [(labels == k, truth == k) for k in range(4)]
+    return float(np.mean([2 * (a & b).sum() / max(1, a.sum() + b.sum()) for a, b in pairs]))
+
+
+if __name__ == "__main__":
+    main()
