@@ -43,20 +43,20 @@ def show_demo(headless: bool = False, screenshot: Path | None = None) -> dict[st
     """
     import napari
 
-    viewer, dock = open_demo()
+    viewer, dock, seams = open_demo()
     try:
         if not headless:
             _save(viewer, screenshot)
             napari.run()
             return {}
-        return _predict(viewer, dock, screenshot)
+        return _predict(viewer, dock, seams, screenshot)
     finally:
         if headless:
             viewer.close()
 
 
-def open_demo() -> tuple[Any, Any]:
-    """Viewer and dock, ready for Run."""
+def open_demo() -> tuple[Any, Any, Any]:
+    """Viewer and dock, ready for Run; and the window's part with the dock Seams, behind it."""
     import napari
 
     from seamscope.docks.layers import camera
@@ -69,15 +69,17 @@ def open_demo() -> tuple[Any, Any]:
     for data, look, _ in tissue_2d():
         viewer.add_image(data, **look)
     dock = PredictionDock(viewer)
-    viewer.window.add_dock_widget(dock, name="Tiled prediction", area="right")
-    viewer.window.add_dock_widget(SeamsDock(viewer), name="Seams", area="right", tabify=True)
-    dock.parent().raise_()
+    first = viewer.window.add_dock_widget(dock, name="Tiled prediction", area="right")
+    seams = viewer.window.add_dock_widget(
+        SeamsDock(viewer), name="Seams", area="right", tabify=True
+    )
     dock.set_model(_MODEL)
     wait_until(lambda: dock.plan is not None or bool(dock.problem))
     dock.tile.set_value(_TILE)
+    first.raise_()
     viewer.reset_view()
     camera(viewer).zoom *= _ZOOM_OUT
-    return viewer, dock
+    return viewer, dock, seams
 
 
 def wait_until(true: Callable[[], bool], patience: float = _PATIENCE) -> None:
@@ -98,7 +100,7 @@ def wait_until(true: Callable[[], bool], patience: float = _PATIENCE) -> None:
         time.sleep(0.01)
 
 
-def _predict(viewer: Any, dock: Any, screenshot: Path | None) -> dict[str, Any]:
+def _predict(viewer: Any, dock: Any, seams: Any, screenshot: Path | None) -> dict[str, Any]:
     from seamscope.errors import SeamscopeError
 
     wait_until(lambda: dock.settled)
@@ -114,6 +116,7 @@ def _predict(viewer: Any, dock: Any, screenshot: Path | None) -> dict[str, Any]:
         "halo": plan["halo"][0][0],
         **{name: run[name] for name in _FIGURES},
     }
+    seams.raise_()
     return figures | _dice(dock.results.array) | _save(viewer, screenshot)
 
 

@@ -87,7 +87,7 @@ class HaloPlot(QWidget):
         )
         self._axis = _Decades(orientation="left")
         self.plot = _Plot(self._step, axisItems={"left": self._axis})
-        self.plot.setFixedHeight(220)
+        self.plot.setFixedHeight(210)
         self.plot.setMenuEnabled(False)
         self.plot.setMouseEnabled(x=False, y=False)
         self.plot.hideButtons()
@@ -103,6 +103,8 @@ class HaloPlot(QWidget):
         self.number.setSuffix(" px")
         self.number.setKeyboardTracking(False)
         self.number.setToolTip("The halo that the line is at, in pixels of the image.")
+        self.unit = QLabel("halo (pixels)")  # pyqtgraph cuts the descenders of its own labels
+        self.unit.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         self.names = QLabel()
         self.names.setWordWrap(True)
         self.told = QLabel()
@@ -120,7 +122,7 @@ class HaloPlot(QWidget):
         row.addWidget(QLabel("Halo"))
         row.addWidget(self.number)
         column.addLayout(row)
-        for part in (self.plot, self.names, self.told):
+        for part in (self.plot, self.unit, self.names, self.told):
             column.addWidget(part)
 
     # -- what is shown
@@ -185,7 +187,7 @@ class HaloPlot(QWidget):
             self._add_mark(mark)
         self.plot.addItem(self.line, ignoreBounds=True)
         self._set_ranges(lines)
-        self.plot.setLabel("bottom", f"halo (pixels{_proportion(report)})", color=self._text)
+        self.unit.setText(f"halo (pixels{_proportion(report)})")
         keys = [(line.name, line.color) for line in lines]
         keys += [("tolerance", _TOLERANCE)] * bool(tolerance)
         self.names.setText(" &nbsp; ".join(f"{colored('━', c)} {plain(name)}" for name, c in keys))
@@ -210,7 +212,12 @@ class HaloPlot(QWidget):
 
     def _add_mark(self, mark: Mark) -> None:
         pen = pg.mkPen(self._text, width=1, style=Qt.PenStyle.DotLine)
-        beside = {"position": 0.06, "color": self._text, "rotateAxis": (1, 0), "anchors": _BESIDE}
+        beside = {
+            "position": 0.1,
+            "color": self._text,
+            "rotateAxis": (1, 0),
+            "anchors": _BESIDE,
+        }
         line = pg.InfiniteLine(mark.halo, angle=90, pen=pen, label=mark.name, labelOpts=beside)
         self.plot.addItem(line, ignoreBounds=True)
 
@@ -247,7 +254,7 @@ class HaloPlot(QWidget):
         self.moved.emit(halo)
 
 
-_BESIDE = [(0, 1), (0, 1)]  # the mark's name to its right
+_BESIDE = [(0, 0), (0, 0)]  # the mark's name to its right
 
 
 class _Plot(pg.PlotWidget):
