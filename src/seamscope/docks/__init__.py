@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
+    "NormalizationDock": "normalization",
     "PredictionDock": "prediction",
     "ReceptiveFieldDock": "receptive_field",
     "SeamsDock": "seams",
@@ -20,6 +21,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "NormalizationDock",
     "PredictionDock",
     "ReceptiveFieldDock",
     "SeamsDock",
@@ -31,6 +33,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from seamscope.docks.demo import show_demo
+    from seamscope.docks.normalization import NormalizationDock
     from seamscope.docks.prediction import PredictionDock
     from seamscope.docks.readers import open_model_file
     from seamscope.docks.receptive_field import ReceptiveFieldDock

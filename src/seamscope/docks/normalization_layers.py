@@ -1,0 +1,199 @@
+"""How far tiles stray, and where training and evaluation differ, as layers over the image.
+
+Knows colours and where these layers lie. Does not know how they are measured, or who asks.
+
+Layers are taken over by the next map and hidden where they are not wanted, never removed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Image as ImageLayer
+
+from seamscope.docks.layers import pixels, place_like
+from seamscope.docks.results import faded
+from seamscope.feature_statistics import FeatureStatistics
+from seamscope.plan import Plan
+from seamscope.tiling import AxisTiling
+
+Array = npt.NDArray[Any]
+
+_MOST_PIXELS = 1 << 22  # of a map of tiles
+
+
+class MapLayer:
+    """One map at a time.
+
+    Parameters
+    ----------
+    viewer
+        The layer is added to it when first shown.
+    title
+        What its name begins with.
+    colors
+        Name of a colormap of napari's.
+    """
+
+    def __init__(self, viewer: Any, title: str, colors: str) -> None:
+        self._viewer, self._title, self._colors = viewer, title, colors
+        self._layers: dict[int, ImageLayer] = {}
+
+    @property
+    def layer(self) -> ImageLayer | None:
+        """The layer, where it is seen."""
+        own = (x for x in self._layers.values() if x in self._viewer.layers and x.visible)
+        return next(own, None)
+
+    def show(self, over: ImageLayer, array: Array, place: dict[str, Any], unit: str) -> None:
+        """Draw a map over an image.
+
+        Parameters
+        ----------
+        over
+            The image's layer.
+        array, place
+            The map, and where it lies (see `tile_map`, `pixel_map`).
+        unit
+            What its numbers are.
+        """
+        self.hide()
+        finite = array[np.isfinite(array)]
+        high = float(finite.max(initial=0)) or 1.0
+        own = self._layers.get(array.ndim)
+        if own is None or own not in self._viewer.layers:
+            own = self._layers[array.ndim] = self._add(array, place)
+        else:
+            own.data = array
+            for name, value in place.items():
+                setattr(own, name, value)
+        own.name = f"{self._title} · {over.name}"
+        own.contrast_limits_range = (0.0, high)
+        own.contrast_limits = (0.0, high)
+        own.metadata["seamscope"] = {"map": self._title, "unit": unit}
+        own.visible = True
+
+    def hide(self) -> None:
+        """Show nothing."""
+        for layer in self._layers.values():
+            if layer in self._viewer.layers:
+                layer.visible = False
+
+    def _add(self, array: Array, place: dict[str, Any]) -> ImageLayer:
+        chosen = set(self._viewer.layers.selection)
+        layer: ImageLayer = self._viewer.add_image(
+            array,
+            colormap=faded(self._colors),
+            contrast_limits=(0.0, 1.0),
+            blending="translucent_no_depth",
+            interpolation2d="nearest",
+            opacity=0.7,
+            **place,
+        )
+        self._viewer.layers.selection = chosen & set(self._viewer.layers)
+        return layer
+
+
+def tile_map(
+    found: FeatureStatistics, number: int | None, layer: ImageLayer
+) -> tuple[Array, dict[str, Any]]:
+    """How far each tile strays, as a picture of the tiles' cores.
+
+    Parameters
+    ----------
+    found
+        Features of the image's tiles.
+    number
+        Of the layer in the network; None for all together.
+    layer
+        The image's.
+
+    Returns
+    -------
+    array, place
+        float32, NaN where no tile was looked at; and where it lies on the image.
+    """
+    plan = found.plan
+    counts = [stop - start for start, stop in plan.frame_ranges]
+    values = np.full((math.prod(counts), *plan.grid.shape), np.nan, np.float32)
+    frames = sorted({job.frame for job in found.jobs})
+    starts = [start for start, _ in plan.frame_ranges]
+    for row, frame in zip(found.map(number), frames, strict=True):
+        own = [f - s for f, s in zip(frame, starts, strict=True)]
+        values[np.ravel_multi_index(own, counts) if own else 0] = row
+    steps = _steps(plan)
+    for axis, (tiling, part, step) in enumerate(
+        zip(plan.grid.axes, plan.area, steps, strict=True), start=1
+    ):
+        values = values.take(_owners(tiling, part, step), axis)
+    shaped = values.reshape(*counts, *values.shape[1:])
+    sizes = [step / scale for step, scale in zip(steps, plan.facts.scale, strict=True)]
+    return _over(shaped, plan, layer, sizes)
+
+
+def pixel_map(values: Array, plan: Plan, layer: ImageLayer) -> tuple[Array, dict[str, Any]]:
+    """A map of the result's own pixels ``(*frames, *area)``, and where it lies on the image."""
+    return _over(values, plan, layer, [1 / scale for scale in plan.facts.scale])
+
+
+def image_pixel(
+    plan: Plan, point: Sequence[float]
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Spatial pixel and frame of the image at a point of its layer; None beside it."""
+    axes, shape = plan.layout.axes, plan.image_shape
+    numbers = {letter: round(float(place)) for letter, place in zip(axes, point, strict=False)}
+    if not all(0 <= n < shape[axes.index(letter)] for letter, n in numbers.items()):
+        return None
+    spatial = tuple(numbers[letter] for letter in plan.layout.spatial)
+    return spatial, tuple(numbers[letter] for letter in plan.layout.frames)
+
+
+def _steps(plan: Plan) -> list[int]:
+    """Pixels of a tile map: as coarse as its borders allow, coarser where there are too many."""
+    steps = []
+    for axis, part in zip(plan.grid.axes, plan.area, strict=True):
+        edges = [tile.core[1] - part.start for tile in axis]
+        steps.append(max(math.gcd(*[e for e in edges if e > 0]), 1))
+    pixels_ = [(part.stop - part.start) / s for part, s in zip(plan.area, steps, strict=True)]
+    coarser = (math.prod(pixels_) * plan.frames / _MOST_PIXELS) ** (1 / len(steps))
+    return [step * max(1, math.ceil(coarser)) for step in steps]
+
+
+def _owners(axis: AxisTiling, part: slice, step: int) -> npt.NDArray[np.intp]:
+    """Tile in whose core each pixel of the map has its centre."""
+    ends = np.array([tile.core[1] for tile in axis])
+    count = math.ceil((part.stop - part.start) / step)
+    centres = part.start + np.minimum(
+        np.arange(count) * step + step // 2, part.stop - part.start - 1
+    )
+    return np.searchsorted(ends, centres, side="right")
+
+
+def _over(
+    array: Array, plan: Plan, layer: ImageLayer, sizes: Sequence[Any]
+) -> tuple[Array, dict[str, Any]]:
+    """Order an array ``(*frames, *spatial)`` like the layer's dimensions, and place it there."""
+    layout = plan.layout
+    letters = layout.axes[: layer.ndim]
+    axes = layout.frames + layout.spatial
+    first = min(letters.index(a) for a in axes if a in letters)
+    shown = letters[first:]
+    array = array.transpose([axes.index(a) for a in shown if a in axes])
+    for dim, letter in enumerate(shown):
+        if letter not in axes:  # the same for all channels of the image
+            count = pixels(layer).shape[first + dim]
+            array = np.repeat(np.expand_dims(array, dim), count, dim)
+    spatial = {
+        a: (float(size), float((part.start / scale) + (size - 1) / 2))
+        for a, size, part, scale in zip(
+            layout.spatial, sizes, plan.area, plan.facts.scale, strict=True
+        )
+    }
+    starts = {a: start for a, (start, _) in zip(layout.frames, plan.frame_ranges, strict=True)}
+    grains = [spatial.get(a, (1.0, float(starts.get(a, 0)))) for a in shown]
+    size, offset = zip(*grains, strict=True)
+    return np.ascontiguousarray(array), place_like(layer, first, size, offset)

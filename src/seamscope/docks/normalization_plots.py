@@ -1,0 +1,338 @@
+"""Plots of normalization: features of tiles, one pixel's features, batches, seams before and after.
+
+Knows how these are drawn. Does not know who measures them, or layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyqtgraph as pg
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+
+from seamscope.before_after import BeforeAfter
+from seamscope.docks.halo_plot import COLORS
+from seamscope.docks.looks import colored, plain
+from seamscope.feature_statistics import REPRESENTATIVE, BatchExperiment, LayerFeatures
+from seamscope.seam_report import SeamReport
+
+Values = npt.NDArray[np.float64]
+
+PANELS = 32  # channels shown at once, as in the tutorial
+_COLUMNS = 8
+_LEAST_SPAN, _MOST_SPAN = 0.25, 4.0  # standard deviations from a panel's middle to its side
+_INSIDE = 0.46  # of a panel, so that points of neighbours do not touch
+_MOST_POINTS = 200  # tiles drawn in a panel
+
+
+class _Plot(pg.PlotWidget):
+    """A plot that leaves the wheel to the dock, which scrolls."""
+
+    def __init__(self, height: int, tip: str, log: bool = False) -> None:
+        super().__init__()
+        self.setFixedHeight(height)
+        self.setMenuEnabled(False)
+        self.setMouseEnabled(x=False, y=False)
+        self.hideButtons()
+        self.setLogMode(x=False, y=log)
+        self.setToolTip(tip)
+
+    def wheelEvent(self, event: Any) -> None:  # noqa: N802
+        """Leave it to the dock."""
+        event.ignore()
+
+
+class _Drawing(QWidget):
+    """A plot, and the names of its colours below."""
+
+    def __init__(self, plot: _Plot) -> None:
+        super().__init__()
+        self.plot = plot
+        self.names = QLabel()
+        self.names.setWordWrap(True)
+        self.text = "#ffffff"
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(plot)
+        column.addWidget(self.names)
+
+    def set_colors(self, ground: str, text: str) -> None:
+        """Follow napari's theme."""
+        self.text = text
+        self.plot.setBackground(ground)
+        for side in ("left", "bottom"):
+            self.plot.getAxis(side).setPen(text)
+            self.plot.getAxis(side).setTextPen(text)
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw what is shown anew."""
+
+    def _name(self, keys: Sequence[tuple[str, str]], sign: str = "━") -> None:
+        told = (f"{colored(sign, color)} {plain(name)}" for name, color in keys)
+        self.names.setText(" &nbsp; ".join(told))
+
+
+# -- features of tiles
+
+
+class FeaturePanels(_Drawing):
+    """For each channel, every tile's mean and standard deviation against the reference.
+
+    All panels have the same scale, in standard deviations of the reference, which is the cross in
+    the middle: to the right the mean, upwards the standard deviation, on a logarithmic scale. Of
+    many channels those are shown whose tiles stray most.
+
+    Attributes
+    ----------
+    channels
+        Numbers of the channels (of groups, for layers that have groups) that are shown.
+    away
+        ``(tiles, groups, 2)`` deviations of mean and of the logarithm of the standard deviation.
+    span
+        Deviation at a panel's side.
+    """
+
+    def __init__(self) -> None:
+        tip = (
+            "One panel for each channel, one dot for each tile. Across: the tile's mean, upwards:\n"
+            "its standard deviation (logarithm), both in standard deviations of the reference,\n"
+            "which is the cross. Dots on the cross: tiles have the reference's statistics."
+        )
+        super().__init__(_Plot(260, tip))
+        self.channels: npt.NDArray[np.intp] = np.zeros(0, np.intp)
+        self.away: Values = np.zeros((0, 0, 2))
+        self.span = 1.0
+        self._shown: LayerFeatures | None = None
+        for side in ("left", "bottom"):
+            self.plot.hideAxis(side)
+
+    def show_layer(self, shown: LayerFeatures | None) -> None:
+        """Show a layer's features; nothing for None."""
+        self._shown = shown
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw all panels as one cloud of points: a plot for each would take half a second."""
+        self.plot.clear()
+        self.names.setText("")
+        if self._shown is None:
+            self.channels, self.away = np.zeros(0, np.intp), np.zeros((0, 0, 2))
+            return
+        self.away = deviations(self._shown)
+        typical = np.sqrt((self.away[..., 0] ** 2).mean(0))
+        chosen = np.argsort(-typical)[:PANELS]
+        self.channels = np.sort(chosen)
+        most = float(np.abs(self.away[:, self.channels]).max(initial=0))
+        self.span = float(np.clip(most, _LEAST_SPAN, _MOST_SPAN))
+        self._draw_frames()
+        self._draw_points()
+        count = len(self.channels)
+        of = "" if count == len(typical) else f" (of {len(typical)}, those that stray most)"
+        self.names.setText(
+            f"{count} channels{of}. Across: mean, upwards: standard deviation. A panel reaches "
+            f"{self.span:.2g} standard deviations to each side."
+        )
+
+    def _corners(self) -> Values:
+        """Middle ``(x, y)`` of each panel."""
+        number = np.arange(len(self.channels))
+        return np.stack([number % _COLUMNS, -(number // _COLUMNS)], 1).astype(float)
+
+    def _draw_frames(self) -> None:
+        corners = self._corners()
+        square = np.array([(-1, -1), (1, -1), (1, -1), (1, 1), (1, 1), (-1, 1), (-1, 1), (-1, -1)])
+        cross = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
+        for shape, size, width in ((square, 0.48, 1), (cross, _INSIDE, 1)):
+            points = (corners[:, None] + shape[None] * size).reshape(-1, 2)
+            color = pg.mkColor(self.text)
+            color.setAlpha(70)
+            pen = pg.mkPen(color, width=width)
+            self.plot.addItem(pg.PlotCurveItem(*points.T, connect="pairs", pen=pen))
+        for channel, (x, y) in zip(self.channels, corners, strict=True):
+            label = pg.TextItem(str(channel), color=self.text, anchor=(0, 0))
+            label.setPos(x - 0.5, y + 0.5)
+            self.plot.addItem(label, ignoreBounds=True)
+        rows = math.ceil(len(corners) / _COLUMNS)
+        self.plot.setXRange(-0.5, _COLUMNS - 0.5, padding=0.01)
+        self.plot.setYRange(-rows + 0.5, 0.5, padding=0.01)
+        self.plot.setFixedHeight(30 + 55 * max(rows, 1))
+
+    def _draw_points(self) -> None:
+        step = max(1, math.ceil(len(self.away) / _MOST_POINTS))
+        inside = np.clip(self.away[::step, self.channels] / self.span, -1, 1) * _INSIDE
+        points = (inside + self._corners()[None]).reshape(-1, 2)
+        dots = pg.ScatterPlotItem(*points.T, size=3, pen=None, brush=COLORS[0], pxMode=True)
+        self.plot.addItem(dots)
+
+
+def deviations(shown: LayerFeatures) -> Values:
+    """How far each tile's mean, and logarithm of standard deviation, is from the reference.
+
+    Returns
+    -------
+    ndarray
+        ``(tiles, groups, 2)``; means in standard deviations of the reference.
+    """
+    var = np.maximum(shown.reference_var, 1e-12)
+    mean = (shown.mean - shown.reference_mean) / np.sqrt(var)
+    spread = 0.5 * np.log(np.maximum(shown.var, 1e-12) / var)
+    return np.stack([mean, spread], -1)
+
+
+class PixelFeaturesPlot(_Drawing):
+    """One pixel's features in several tiles, before and after normalization.
+
+    Attributes
+    ----------
+    before, after
+        ``(tiles, channels)``, both in standard deviations.
+    """
+
+    def __init__(self) -> None:
+        tip = (
+            "Features of the pixel that was clicked, one colour for each tile. Above: before\n"
+            "normalization, below: after it, each in standard deviations, channel by channel."
+        )
+        super().__init__(_Plot(230, tip))
+        self.before: Values = np.zeros((0, 0))
+        self.after: Values = np.zeros((0, 0))
+        self.plot.getAxis("left").setTicks([[(1, "before"), (0, "after")]])
+
+    def show(self, before: Values, after: Values) -> None:
+        """Show what each tile gives; nothing for arrays without tiles."""
+        self.before, self.after = before, after
+        self.draw()
+
+    @property
+    def apart(self) -> tuple[float, float]:
+        """Largest difference between tiles, before and after."""
+        before, after = (
+            float(np.ptp(v, axis=0).max(initial=0)) if len(v) else 0.0
+            for v in (self.before, self.after)
+        )
+        return before, after
+
+    def draw(self) -> None:
+        """Draw both rows on one scale."""
+        self.plot.clear()
+        if not len(self.before):
+            self.names.setText("")
+            return
+        both = np.concatenate([self.before, self.after])
+        span = float(np.abs(both).max()) or 1.0
+        for number in range(len(self.before)):
+            for row, values in ((1.0, self.before), (0.0, self.after)):
+                x = np.arange(values.shape[1])
+                color = COLORS[number % len(COLORS)]
+                y = row + values[number] / span * 0.45
+                pen = pg.mkPen(color, width=1)
+                self.plot.plot(x, y, pen=pen, symbol="o", symbolSize=4, symbolBrush=color,
+                               symbolPen=None)  # fmt: skip
+        for y in (0.0, 1.0):
+            pen = pg.mkPen(self.text, width=1, style=Qt.PenStyle.DotLine)
+            self.plot.addItem(pg.InfiniteLine(y, angle=0, pen=pen))
+        self.plot.setYRange(-0.5, 1.5, padding=0.02)
+        self.plot.setLabel("bottom", "channel", color=self.text)
+        keys = [(f"tile {k + 1}", COLORS[k % len(COLORS)]) for k in range(len(self.before))]
+        self._name(keys, "●")
+
+
+# -- batches
+
+
+class BatchPlot(_Drawing):
+    """How far the statistics of random batches stray, against their size."""
+
+    def __init__(self) -> None:
+        tip = (
+            "Random batches of tiles: how far their common statistics are from those of all\n"
+            "tiles. Below the dashed line a batch stands for the image."
+        )
+        super().__init__(_Plot(170, tip, log=True))
+        self._shown: BatchExperiment | None = None
+
+    def show(self, shown: BatchExperiment | None) -> None:
+        """Show an experiment; nothing for None."""
+        self._shown = shown
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw the median, and what 95 of 100 draws stay below."""
+        self.plot.clear()
+        shown = self._shown
+        self.names.setText("")
+        if shown is None:
+            return
+        places = np.arange(len(shown.sizes))
+        for values, color in ((shown.typical, COLORS[1]), (shown.worst, COLORS[0])):
+            self.plot.plot(places, np.maximum(values, 1e-6), pen=pg.mkPen(color, width=2))
+        pen = pg.mkPen(self.text, width=1, style=Qt.PenStyle.DashLine)
+        self.plot.addItem(pg.InfiniteLine(math.log10(REPRESENTATIVE), angle=0, pen=pen))
+        self.plot.getAxis("bottom").setTicks([[(k, str(n)) for k, n in enumerate(shown.sizes)]])
+        self.plot.setLabel("bottom", "tiles in a batch", color=self.text)
+        self.plot.setLabel("left", "stray", color=self.text)
+        self._name([("median", COLORS[1]), ("95 of 100 are below", COLORS[0])])
+
+
+# -- before and after
+
+
+class BeforeAfterPlot(_Drawing):
+    """Largest distance of neighbouring tiles against halo, with each tile's statistics and fixed.
+
+    Attributes
+    ----------
+    curves
+        What is drawn: halos and distances, before and after; zeros at the lowest power of ten.
+    """
+
+    def __init__(self) -> None:
+        tip = (
+            "Largest and mean distance of neighbouring tiles against the halo, before and after:\n"
+            "fixed statistics leave only what a halo cures. Dotted: what is noise."
+        )
+        super().__init__(_Plot(210, tip, log=True))
+        self.curves: dict[str, tuple[Any, Any]] = {}
+        self._shown: BeforeAfter | None = None
+
+    def show(self, shown: BeforeAfter | None) -> None:
+        """Show a comparison; nothing for None."""
+        self._shown = shown
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw four curves, and the tolerance."""
+        self.plot.clear()
+        self.names.setText("")
+        self.curves = {}
+        if self._shown is None:
+            return
+        for report, name, color in (
+            (self._shown.before, "before", COLORS[0]),
+            (self._shown.after, "after", COLORS[2]),
+        ):
+            self._add(report, name, color)
+        tolerance = self._shown.before.tolerance
+        if tolerance > 0:
+            pen = pg.mkPen(self.text, width=1, style=Qt.PenStyle.DotLine)
+            self.plot.addItem(pg.InfiniteLine(math.log10(tolerance), angle=0, pen=pen))
+        self.plot.setLabel("bottom", "halo (pixels)", color=self.text)
+        self._name([("before", COLORS[0]), ("after", COLORS[2])])
+        self.names.setText(self.names.text() + " &nbsp; full: largest, dashed: mean distance")
+
+    def _add(self, report: SeamReport, name: str, color: str) -> None:
+        curve = report.curve
+        known = {"largest": curve.max_dist, "mean": curve.mean_dist}
+        lowest = max(report.tolerance * 1e-3, 1e-9)
+        for kind, values in known.items():
+            style = Qt.PenStyle.SolidLine if kind == "largest" else Qt.PenStyle.DashLine
+            finite = np.isfinite(values)
+            x, y = curve.halo[finite], np.maximum(values[finite], lowest)
+            self.curves[f"{name} {kind}"] = x, y
+            self.plot.plot(x, y, pen=pg.mkPen(color, width=2, style=style))

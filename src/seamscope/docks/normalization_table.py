@@ -1,0 +1,124 @@
+"""The layers that normalize, in a table.
+
+Knows audits and how they are told in a row. Does not know what is measured of a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
+
+from seamscope.docks.looks import figure
+from seamscope.docks.normalization_texts import AFFINE, SOURCES, meaning
+from seamscope.normalization import Audit, NormLayer
+
+_COLUMNS = {
+    "Layer": "Its name in the network, where the file has names.",
+    "Kind": "What normalizes.",
+    "Channels": "How many it normalizes.",
+    "Statistics": "Where mean and variance come from.",
+    "Affine": "Whether scale and shift are learned; – where that is not seen.",
+    "Stray": "How far single tiles are from the reference, in standard deviations;\n"
+    "known after Measure in the tab Features.",
+}
+
+
+class LayerModel(QAbstractTableModel):
+    """One row for each layer of an audit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers: Sequence[NormLayer] = ()
+        self._strays: Sequence[float] = ()
+
+    def show_audit(self, audit: Audit | None) -> None:
+        """Show other layers."""
+        self.beginResetModel()
+        self.layers = () if audit is None else audit.layers
+        self._strays = ()
+        self.endResetModel()
+
+    def show_strays(self, strays: Sequence[float]) -> None:
+        """Show what was measured, one number for each layer; nothing for none."""
+        self._strays = strays
+        if self.layers:
+            column = len(_COLUMNS) - 1
+            self.dataChanged.emit(self.index(0, column), self.index(len(self.layers) - 1, column))
+
+    def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
+        """Qt asks."""
+        return 0 if parent is not None and parent.isValid() else len(self.layers)
+
+    def columnCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
+        """Qt asks."""
+        return 0 if parent is not None and parent.isValid() else len(_COLUMNS)
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """Qt asks."""
+        layer = self.layers[index.row()]
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return meaning(layer)
+        return self._row(index.row(), layer)[index.column()] if role == _SHOWN else None
+
+    def _row(self, number: int, layer: NormLayer) -> tuple[str, ...]:
+        stray = figure(self._strays[number]) if self._strays else ""
+        name = layer.name or f"no. {number + 1}"
+        return (
+            *(name, layer.kind, str(layer.channels), SOURCES[layer.statistics]),
+            *(AFFINE[layer.affine], stray),
+        )
+
+    def headerData(  # noqa: N802
+        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
+    ) -> Any:
+        """Qt asks."""
+        if orientation == Qt.Orientation.Vertical:
+            return None
+        name = list(_COLUMNS)[section]
+        return {_SHOWN: name, Qt.ItemDataRole.ToolTipRole: _COLUMNS[name]}.get(role)
+
+
+_SHOWN = Qt.ItemDataRole.DisplayRole
+
+
+class LayerTable(QTableView):
+    """The layers in the order of the forward pass; arrow keys walk through them.
+
+    Signals
+    -------
+    chosen : (int)
+        Number of the layer that is now current.
+    """
+
+    chosen = Signal(int)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = LayerModel()
+        self.setModel(self.layers)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setMinimumHeight(220)
+        self.setToolTip("Choose a layer, to read what it means and to see its features.")
+        rows = self.verticalHeader()
+        rows.setVisible(False)
+        rows.setDefaultSectionSize(rows.fontMetrics().height() + 6)
+        self.selectionModel().currentRowChanged.connect(self._current_changed)
+
+    def show_audit(self, audit: Audit | None) -> None:
+        """Show the layers of an audit; none is chosen."""
+        self.layers.show_audit(audit)
+        header = self.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+
+    def choose(self, number: int) -> None:
+        """Choose a layer."""
+        self.setCurrentIndex(self.layers.index(number, 0))
+
+    def _current_changed(self, current: QModelIndex, _: QModelIndex) -> None:
+        if current.isValid():
+            self.chosen.emit(current.row())

@@ -1,0 +1,206 @@
+"""What is known of a network's normalization, told in sentences and tables.
+
+Knows audits, freezing, comparisons and rich text. Does not know widgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from seamscope.before_after import BeforeAfter
+from seamscope.disparity import Disparity, advice
+from seamscope.docks.looks import boxed, figure, plain, times
+from seamscope.feature_statistics import BatchExperiment, FeatureStatistics, LayerFeatures
+from seamscope.model import Model
+from seamscope.normalization import Audit, NormLayer
+from seamscope.plan import Plan
+from seamscope.statistics import Statistics
+
+Values = npt.NDArray[np.float64]
+
+SOURCES = {"tile": "of the tile", "group": "of the tile's groups", "batch": "of the batch",
+           "running": "from training"}  # fmt: skip
+AFFINE = {True: "yes", False: "no", None: "–"}
+REFERENCES = {
+    "running": "the values remembered from training",
+    "image": "those of the whole image",
+    "tiles": "those of all tiles together",
+}
+_MEANINGS = {
+    "tile": "Each channel is normalized by its mean and variance over the tile: every pixel "
+    "depends on the whole tile, and no halo makes tiles agree. Freezing makes it local.",
+    "group": "Channels are normalized in {groups} by their mean and variance over the tile: "
+    "every pixel depends on the whole tile, and no halo makes tiles agree. Freezing makes it "
+    "local.",
+    "batch": "Each channel is normalized by its mean and variance over all tiles of a batch: "
+    "what is predicted depends on which tiles come together. Freezing makes it local.",
+    "running": "Each channel is normalized by a mean and variance remembered from training, the "
+    "same for every tile: it makes no seams, but they may not fit this image (tab Training).",
+}
+_NUMBER = 'align="right" style="padding-left: 12px"'
+
+
+def meaning(layer: NormLayer) -> str:
+    """What a layer's way to normalize means, in words."""
+    groups = "one group" if layer.groups == 1 else f"{layer.groups} groups"
+    return _MEANINGS[layer.statistics].format(groups=groups)
+
+
+# -- the network
+
+
+def audit_text(model: Model, audit: Audit) -> str:
+    """Verdict on a network: whether tiles agree, and what can be done."""
+    own = len(audit.tile_layers)
+    beyond = [str(o) for o in audit.global_operations if not o.repairable]
+    mendable = [str(o) for o in audit.global_operations if o.repairable]
+    told = []
+    if own:
+        what = "1 layer normalizes" if own == 1 else f"{own} layers normalize"
+        told.append(
+            f"{what} by each tile's own statistics, so that no halo makes tiles agree: freeze "
+            "them, without retraining."
+        )
+    if mendable:
+        told.append(f"{_listed(mendable)} over the whole tile can be frozen too.")
+    if beyond:
+        told.append(
+            f"{_listed(beyond)} couple{'s' * (len(beyond) == 1)} the whole tile and cannot be "
+            "repaired: use tiles as large as memory allows, and a blend."
+        )
+    if told:
+        return "".join(boxed(each, "warning") for each in told)
+    if audit.layers:
+        count = len(audit.layers)
+        by = "1 layer normalizes" if count == 1 else f"All {count} layers normalize"
+        return boxed(f"{by} by values remembered from training: a halo suffices.", "good")
+    return boxed("No layer normalizes: a halo suffices.", "good")
+
+
+def _listed(names: Sequence[str]) -> str:
+    told = ", ".join(names)
+    return told[:1].upper() + told[1:]
+
+
+# -- freezing
+
+
+def fixed_text(statistics: Statistics, network: Model) -> str:
+    """What was fixed, and what halo the network needs now."""
+    layers = len(statistics.layers)
+    what = "1 call is fixed" if layers == 1 else f"{layers} calls are fixed"
+    of = f" of {statistics.image}" if statistics.image else ""
+    told = [f"{what} ({statistics.how}{of}). {network.describe()}"]
+    distance = statistics.about.get("distance")
+    if distance:
+        told.append(
+            f"Predictions are estimated to differ by {distance['mean_difference']:.2g} on average "
+            "from those with exact statistics (within a factor of 2 or so)."
+        )
+    return boxed(" ".join(told), "good" if network.reach.bounded else "warning")
+
+
+def comparison_text(effect: BeforeAfter) -> str:
+    """Verdict, and numbers before and after side by side."""
+    *_, last = said = effect.sentences()
+    good = effect.after.seamless and (effect.gain is None or effect.gain > -0.005)
+    head = boxed(said[1], "good" if effect.after.seamless else "warning")
+    if effect.gain is not None:
+        head += boxed(last, "good" if good else "warning")
+    return head + _comparison_table(effect)
+
+
+def _comparison_table(effect: BeforeAfter) -> str:
+    before, after = effect.before.measures, effect.after.measures
+    rows = [
+        ("Largest distance", before.max_dist, after.max_dist),
+        ("Mean distance", before.mean_dist, after.mean_dist),
+    ]
+    for name, one, other in zip(effect.before.channels, before.soft, after.soft, strict=False):
+        rows.append((f"Tile mismatch, {name}", one, other))
+    for name, one, other in zip(effect.classes, effect.dice_before, effect.dice_after, strict=True):
+        rows.append((f"Dice to truth, {name}", one, other))
+    cells = "".join(
+        f"<tr><td>{plain(name)}</td><td {_NUMBER}>{_dice_or(name, one)}</td>"
+        f"<td {_NUMBER}><b>{_dice_or(name, other)}</b></td></tr>"
+        for name, one, other in rows
+    )
+    tiles = times(effect.before.plan.grid.tile_shape)
+    note = f"<br>{plain(effect.meaning)}" if effect.meaning else ""
+    return (
+        f'<table style="margin-top: 4px"><tr><td>Tiles of {tiles}</td><td {_NUMBER}>before</td>'
+        f"<td {_NUMBER}>after</td></tr>{cells}</table>{note}"
+    )
+
+
+def _dice_or(name: str, value: float) -> str:
+    return f"{value:.3f}" if name.startswith("Dice") else figure(value)
+
+
+# -- features
+
+
+def features_text(found: FeatureStatistics, number: int) -> str:
+    """The numbers that sum up one layer."""
+    one = found.layers[number]
+    tile = times(found.plan.grid.tile_shape)
+    return (
+        f"Single tiles of {tile} stray by <b>{figure(one.stray)}</b> standard deviations from "
+        f"{REFERENCES[one.reference]}, up to {figure(float(one.strays.max()))}; their spread "
+        f"differs by a factor of {one.spread_ratio:.2f}. {len(found.jobs)} tiles; over all "
+        f"layers {figure(found.stray)}."
+    )
+
+
+def pixel_text(before: float, after: float, tiles: int, point: Sequence[int]) -> str:
+    """How far tiles differ at one pixel."""
+    place = ", ".join(map(str, point))
+    if tiles < 2:
+        return f"Only one position of a tile holds pixel {place}: choose smaller tiles."
+    return (
+        f"{tiles} tiles see pixel {place}. Before normalization they differ by up to "
+        f"<b>{figure(before)}</b> standard deviations, after it by up to <b>{figure(after)}</b>."
+    )
+
+
+def standardized(one: LayerFeatures, channels: int) -> tuple[Values, Values]:
+    """Reference mean and standard deviation ``(channels,)`` of a layer's features."""
+    share = channels // len(one.reference_mean)
+    std = np.sqrt(np.maximum(one.reference_var, 1e-12))
+    return one.reference_mean.repeat(share), std.repeat(share)
+
+
+# -- training
+
+
+def disparity_text(found: Disparity) -> str:
+    """Disparity of each channel."""
+    rows = "".join(
+        f"<tr><td>{plain(name)}</td><td {_NUMBER}>{figure(soft)}</td>"
+        f"<td {_NUMBER}>{figure(hard)}</td></tr>"
+        for name, soft, hard in zip(found.channels, found.per_channel, found.hard, strict=True)
+    )
+    return (
+        f'<table style="margin-top: 4px"><tr><td>1 − Dice(train, eval)</td><td {_NUMBER}>soft'
+        f"</td><td {_NUMBER}>hard</td></tr>{rows}</table>Mean difference "
+        f"{figure(found.mean_difference)}; tiles of {_tile(found.plan)}, {found.batch} in a batch."
+    )
+
+
+def training_advice(
+    audit: Audit,
+    disparity: Disparity | None,
+    features: FeatureStatistics | None,
+    batches: BatchExperiment | None,
+) -> str:
+    """What follows from what was measured, the layers' own advice left to the verdict."""
+    known = advice(audit)
+    said = [s for s in advice(audit, disparity, features, batches) if s not in known]
+    return "".join(f"<p>{plain(each)}</p>" for each in said)
+
+
+def _tile(plan: Plan) -> str:
+    return times(plan.grid.tile_shape)
