@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ from seamscope.docks.prediction import PredictionDock
 from seamscope.docks.results import layer_point, result_pixel
 from seamscope.docks.seams import SeamsDock, covering
 from seamscope.docks.session import Session
-from seamscope.heatmaps import SeamPicture
+from seamscope.heatmaps import SeamPicture, pyramid
 from seamscope.plan import Layout
 from seamscope.seams import HaloRay
 
@@ -301,6 +302,26 @@ def test_heat_maps_lie_on_the_image_and_hide_nothing(qtbot, viewer, docks):
     viewer.layers.remove(maps["tiles"])
     assert not seams.heat.boxes["tiles"].isChecked()
     assert not seams.heat.scales["borders"].isVisibleTo(seams)
+
+
+def test_heat_maps_of_large_images_are_pyramids(qtbot, viewer, docks, monkeypatch):
+    dock, seams = docks
+    monkeypatch.setattr("seamscope.docks.heat_layers.pyramid", partial(pyramid, most=1000))
+    layer = viewer.add_image(uneven(96, 120), scale=(0.5, 0.25), translate=(7, 9))
+    predict(qtbot, dock, INSTANCE, halo=2, overlap=12)
+    for kind in ("borders", "tiles"):
+        press(qtbot, seams.heat.boxes[kind])
+        shown = seams.heat.layers.layer(kind)
+        assert shown.multiscale
+        np.testing.assert_allclose(shown.scale, layer.scale)
+        np.testing.assert_allclose(shown.extent.world, layer.extent.world)
+        picture = np.asarray(SeamPicture(seams.run.evidence.report, kind))
+        np.testing.assert_array_equal(np.asarray(shown.data[0]), picture)
+    qtbot.wait(50)
+    predict(qtbot, dock, INSTANCE, halo=4, overlap=12)
+    assert seams.heat.layers.layer("tiles") is shown
+    viewer.dims.ndisplay = 3
+    qtbot.wait(50)
 
 
 def test_the_worst_borders_are_a_click_away(qtbot, viewer, docks):

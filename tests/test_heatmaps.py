@@ -172,7 +172,7 @@ def test_a_pyramid_shows_the_same_from_afar(case) -> None:
         assert len(levels) > 1
         assert np.prod(levels[-1].shape[-2:]) <= 400
         for number, level in enumerate(levels):
-            step = 4**number
+            step = 2**number
             rows, columns = (
                 np.minimum(np.arange(-(-n // step)) * step + step // 2, n - 1)
                 for n in whole.shape[-2:]

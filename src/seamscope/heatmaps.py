@@ -103,7 +103,7 @@ class SeamPicture:
 
     Attributes
     ----------
-    shape, ndim, dtype
+    shape, ndim, size, dtype
         ``(*frames, *area)`` float32; 0 where there is no border, NaN nowhere.
     """
 
@@ -133,6 +133,7 @@ class SeamPicture:
             ),
         )
         self.ndim = len(self.shape)
+        self.size = math.prod(self.shape)
         self.dtype = np.dtype(np.float32)
 
     @property
@@ -208,7 +209,7 @@ def pyramid(
     of: Literal["borders", "tiles"],
     measure: Measure = "mismatch",
     channel: int | None = None,
-    most: int = 1 << 20,
+    most: int = 1 << 18,
 ) -> list[SeamPicture]:
     """A `SeamPicture` at falling resolution, until a plane of it has no more than `most` pixels.
 
@@ -217,7 +218,7 @@ def pyramid(
     levels = [SeamPicture(report, of, measure, channel)]
     step = 1
     while math.prod(levels[-1].shape[-2:]) > most:
-        step *= 4
+        step *= 2
         levels.append(SeamPicture(report, of, measure, channel, step=step))
     return levels
 
