@@ -19,11 +19,13 @@ import torch
 import yaml
 
 from extras import extra
-from seamscope.declared import disagreements
+from seamscope.declared import Declared, disagreements
 from seamscope.errors import ModelError, TrustError
 from seamscope.images import open_image
 from seamscope.inference import predict
 from seamscope.loaders import code_of, format_of, load_model, verify, would_run
+from seamscope.model import Model
+from seamscope.plan import Settings, resolve
 
 SOURCE = '''
 import torch
@@ -419,3 +421,23 @@ def test_files_are_only_read_where_they_lie(tmp_path) -> None:
     path = packed(tmp_path, card, files, "folder")
     with pytest.raises(ModelError, match="lacks"):
         load_model(Path(path), trust=True)
+
+
+def test_what_its_user_should_know_reaches_the_plan(tmp_path) -> None:
+    model = load_model(packed(tmp_path, *new_format()), trust=True)
+    plan = resolve(Settings(tile=16), model, open_image(image(2)[0], axes="cyx"))
+    assert model.notes
+    assert plan.notes[: len(model.notes)] == model.notes
+
+
+def test_where_nothing_can_be_measured_the_cards_halo_is_taken() -> None:
+    class Global(torch.nn.Module):
+        def forward(self, x):
+            return x + x.mean((2, 3), keepdim=True)
+
+    card = Declared("Its card", "yx", halo=(3, 5))
+    model = Model(Global().eval(), "net", declared=card)
+    plan = resolve(Settings(tile=24), model, open_image(np.zeros((60, 60)), axes="yx"))
+    assert plan.grid.halo == ((3, 3), (5, 5))
+    (sentence,) = disagreements(card, model.facts, model.reach)
+    assert sentence.endswith("it uses the whole tile.")

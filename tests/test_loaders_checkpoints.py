@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import networks
 from seamscope import trust
 from seamscope.errors import ModelError, TrustError
-from seamscope.loaders import code_of, load_model, remember, would_run
+from seamscope.loaders import checkpoints, code_of, load_model, remember, would_run
 
 FACTORY = f"{networks.__file__}:UNet(levels=1)"
 
@@ -98,6 +98,15 @@ def test_foreign_files_are_named(tmp_path) -> None:
 class Bomb:
     def __reduce__(self):
         return (print, ("ran",))
+
+
+def test_what_seemed_harmless_is_read_as_harmless(tmp_path, monkeypatch, capsys) -> None:
+    """A file that changes between the question and its reading, or fools the question."""
+    torch.save({"w": torch.zeros(1), "x": Bomb()}, tmp_path / "bomb.pth")
+    monkeypatch.setattr(checkpoints, "pickled", lambda *_: ())
+    with pytest.raises(ModelError):
+        checkpoints.read_checkpoint(tmp_path / "bomb.pth", "bomb.pth")
+    assert capsys.readouterr().out == ""
 
 
 def test_what_was_trusted_is_remembered_by_content(tmp_path, monkeypatch) -> None:

@@ -325,7 +325,7 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
     reach = model.reach
     device = check_device(settings.device)
     budget = settings.memory or available_memory(device)
-    halo = _halo(settings, reach, facts.spatial_axes)
+    halo = _halo(settings, model, facts.spatial_axes)
     speed = model.speeds.get(speed_key(device, halo))
     grid = _grid(settings, facts, halo, sizes, budget, speed)
     area, frame_ranges = _area(settings, layout, image.shape, grid)
@@ -355,7 +355,7 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
         bytes_per_tile=batch_bytes,
         preparation=model.preparation if kind == "auto" else None,
     )
-    return dataclasses.replace(plan, notes=tuple(_notes(plan, settings, budget)))
+    return dataclasses.replace(plan, notes=(*model.notes, *_notes(plan, settings, budget)))
 
 
 def speed_key(device: str, halo: Sequence[Sides]) -> str:
@@ -473,10 +473,13 @@ def _grid(
     return TileGrid.regular(sizes, tile, halo, overlap, facts.lattice)
 
 
-def _halo(settings: Settings, reach: Reach, ndim: int) -> tuple[Sides, ...]:
+def _halo(settings: Settings, model: Model, ndim: int) -> tuple[Sides, ...]:
+    """What was asked for, else what was measured, else what the model's card says."""
     if settings.halo != "auto":
         return halo_sides(settings.halo, ndim)
-    return reach.halo or reach.convolutional or ((16, 16),) * ndim
+    declared = model.declared.halo if model.declared else None
+    usual = tuple((n, n) for n in declared or (16,) * ndim)
+    return model.reach.halo or model.reach.convolutional or usual
 
 
 def default_overlap(
