@@ -144,7 +144,7 @@ class FieldLayers:
             for box in (effective, theoretical)
         ]
         self._of = (layer, each)
-        self._redraw()
+        self._update()
 
     def hide_boxes(self) -> None:
         """Show no boxes."""
@@ -157,9 +157,16 @@ class FieldLayers:
                 layer.visible = False
 
     def _redraw(self, event: Any = None) -> None:
-        if self._of is None or self._of[0] not in self._viewer.layers:
+        """Follow the view. Boxes that somebody has taken out stay out, also when napari closes."""
+        if self._of is None or self._boxes.get(self._of[0].ndim) not in self._viewer.layers:
             return
+        self._update()
+
+    def _update(self) -> None:
+        assert self._of is not None
         layer, boxes = self._of
+        if layer not in self._viewer.layers:
+            return
         faces = [self._faces(layer, box) for box in boxes]
         known = [face for face in faces if face]
         if not known:

@@ -42,7 +42,6 @@ class ProfilePlot(QWidget):
         self.plot.setMenuEnabled(False)
         self.plot.setMouseEnabled(x=False, y=False)
         self.plot.hideButtons()
-        self.plot.setLogMode(x=False, y=True)
         self.plot.setToolTip(
             "Gradient of the output pixel along each axis, all others summed, relative to its\n"
             "largest value. Upright lines: how far the network can see at all."
@@ -104,8 +103,8 @@ class ProfilePlot(QWidget):
         relative = profile / (profile.max() or 1.0)
         distance = np.arange(profile.size) - shown.covered[axis][0]
         self.curves[letter] = distance, relative
-        floored = np.maximum(relative, 10.0**_LOWEST)
-        self.plot.plot(distance, floored, pen=pg.mkPen(COLORS[axis], width=2))
+        heights = np.log10(np.maximum(relative, 10.0**_LOWEST))
+        self.plot.plot(distance, heights, pen=pg.mkPen(COLORS[axis], width=2))
 
     def _set_ranges(self) -> None:
         values = np.concatenate([relative for _, relative in self.curves.values()])
@@ -114,6 +113,13 @@ class ProfilePlot(QWidget):
         distances = np.concatenate([distance for distance, _ in self.curves.values()])
         self.plot.setXRange(float(distances.min()), float(distances.max()), padding=0.02)
         self.plot.setYRange(low, 0.2, padding=0)
+        step = max(1, round(-low / 4))
+        powers = range(0, low - 1, -step)
+        self.plot.getAxis("left").setTicks([[(power, _power(power)) for power in powers]])
+
+
+def _power(exponent: int) -> str:
+    return f"{10.0**exponent:g}" if exponent > -4 else f"1e{exponent}"
 
 
 class _Plot(pg.PlotWidget):

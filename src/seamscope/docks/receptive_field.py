@@ -133,7 +133,7 @@ class ReceptiveFieldDock(QWidget):
         self.details = text_label()
         self.channel = Choice([("All together", None)], _TIPS["channel"])
         self.tile = Choice(
-            [("With room for what one pixel sees", "auto"), ("As in Tiled prediction", "plan")],
+            [("Room for a pixel's field", "auto"), ("As in Tiled prediction", "plan")],
             _TIPS["tile"],
         )
         self.most = QSpinBox()
