@@ -267,7 +267,7 @@ class NormalizationDock(QWidget):
         self.freezing.changed.connect(self._foresee_soon)
         self.freezing.wanted.connect(self._freeze)
         self.freezing.save_wanted.connect(self.save_to)
-        self.tabs.currentChanged.connect(self._foresee_soon)
+        self.tabs.currentChanged.connect(self._tab_changed)
         self._cost_timer.timeout.connect(self._foresee)
         self.compare.clicked.connect(self._compare)
         self.measure.clicked.connect(self._measure)
@@ -383,6 +383,14 @@ class NormalizationDock(QWidget):
         self._show_state()
         self._foresee_soon()
 
+    def _tab_changed(self, _: Any = None) -> None:
+        """One map at a time: that of the tab."""
+        if self.tabs.tabText(self.tabs.currentIndex()) == "Training":
+            self._show_differences()
+        elif self._difference is not None:
+            self._show_strays()
+        self._foresee_soon()
+
     def _layer_chosen(self, number: int) -> None:
         assert self.audit is not None
         self.meaning.setText(plain(meaning(self.audit.layers[number])))
@@ -395,6 +403,8 @@ class NormalizationDock(QWidget):
             self.verdict.setText(_WAITING)
         elif audit is None:
             self.verdict.setText("" if self.problem else "<i>Looking at the layers …</i>")
+        elif session.model is not None and session.model.statistics is not None:
+            self.verdict.setText(fixed_text(session.model.statistics, session.model))
         else:
             self.verdict.setText(audit_text(model, audit))
         ready = session.plan is not None and audit is not None and not self.busy
@@ -419,12 +429,18 @@ class NormalizationDock(QWidget):
 
         def answered(value: Any) -> None:
             if value is None:
-                self._tell("Stopped: nothing new is known.")
+                self._tell(self._stopped_text())
             elif self._awake and model is self._model and layer is self._layer:
                 done(value)
 
         self._tell("")
         self.job.start(name, InTurn(self._session.turn, question), answered)
+
+    def _stopped_text(self) -> str:
+        partial = self._partials.get(self._key())
+        if partial is not None and partial.exists():
+            return "Stopped: Resume goes on from the layers that are known."
+        return "Stopped: nothing new is known."
 
     def _image(self) -> Image | None:
         """The image as the engine reads it; None where there is none, or it cannot be."""
@@ -666,6 +682,7 @@ class NormalizationDock(QWidget):
         if found is None or layer is None or not there or not self.show_map.isChecked():
             self._strays.hide()
             return
+        self._differences.hide()
         array, place = tile_map(found, number, layer)
         self._strays.show(layer, array, place, "standard deviations of the reference")
 
@@ -739,6 +756,7 @@ class NormalizationDock(QWidget):
     def _trained(self, found: tuple[Disparity, DifferenceMap | None]) -> None:
         self.disparity, self._difference = found
         self._show_training()
+        self._show_differences()
 
     def _show_training(self) -> None:
         found, audit = self.disparity, self.audit
@@ -750,7 +768,6 @@ class NormalizationDock(QWidget):
         self.batch_plot.show(self.batches)
         said = "" if audit is None else training_advice(audit, found, self.features, self.batches)
         self.advice.setText(said)
-        self._show_differences()
 
     def _show_differences(self, _: Any = None) -> None:
         """Draw the map, or take it away."""
@@ -759,6 +776,7 @@ class NormalizationDock(QWidget):
         if shown is None or layer is None or not there or not self.show_difference.isChecked():
             self._differences.hide()
             return
+        self._strays.hide()
         array, place = pixel_map(shown.values, shown.plan, layer)
         self._differences.show(layer, array, place, "difference of predictions")
 

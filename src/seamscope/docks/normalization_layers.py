@@ -23,6 +23,7 @@ from seamscope.tiling import AxisTiling
 
 Array = npt.NDArray[Any]
 
+_OPACITY = 0.55  # the image shines through
 _MOST_PIXELS = 1 << 22  # of a map of tiles
 
 
@@ -91,7 +92,7 @@ class MapLayer:
             contrast_limits=(0.0, 1.0),
             blending="translucent_no_depth",
             interpolation2d="nearest",
-            opacity=0.7,
+            opacity=_OPACITY,
             **place,
         )
         self._viewer.layers.selection = chosen & set(self._viewer.layers)

@@ -28,6 +28,9 @@ _COLUMNS = 8
 _LEAST_SPAN, _MOST_SPAN = 0.25, 4.0  # standard deviations from a panel's middle to its side
 _INSIDE = 0.46  # of a panel, so that points of neighbours do not touch
 _MOST_POINTS = 200  # tiles drawn in a panel
+_LOG_TICKS = [
+    (math.log10(v), f"{v:g}") for k in range(-5, 3) for v in (10.0**k, round(3 * 10.0**k, 6))
+]
 
 
 class _Plot(pg.PlotWidget):
@@ -275,6 +278,7 @@ class BatchPlot(_Drawing):
         pen = pg.mkPen(self.text, width=1, style=Qt.PenStyle.DashLine)
         self.plot.addItem(pg.InfiniteLine(math.log10(REPRESENTATIVE), angle=0, pen=pen))
         self.plot.getAxis("bottom").setTicks([[(k, str(n)) for k, n in enumerate(shown.sizes)]])
+        self.plot.getAxis("left").setTicks([_LOG_TICKS])
         self.plot.setLabel("bottom", "tiles in a batch", color=self.text)
         self.plot.setLabel("left", "stray", color=self.text)
         self._name([("median", COLORS[1]), ("95 of 100 are below", COLORS[0])])

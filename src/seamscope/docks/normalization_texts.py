@@ -91,9 +91,9 @@ def _listed(names: Sequence[str]) -> str:
 def fixed_text(statistics: Statistics, network: Model) -> str:
     """What was fixed, and what halo the network needs now."""
     layers = len(statistics.layers)
-    what = "1 call is fixed" if layers == 1 else f"{layers} calls are fixed"
-    of = f" of {statistics.image}" if statistics.image else ""
-    told = [f"{what} ({statistics.how}{of}). {network.describe()}"]
+    what = "1 normalization is" if layers == 1 else f"{layers} normalizations are"
+    of = f", of {statistics.image}" if statistics.image else ""
+    told = [f"{what} fixed ({statistics.how}{of}). {network.describe()}"]
     distance = statistics.about.get("distance")
     if distance:
         told.append(
