@@ -11,6 +11,7 @@ from torch import nn
 
 import networks
 import seamscope
+from seamscope.batch_renorm import Warmup, replace_normalization
 from seamscope.demo import build, sample_image, zscore
 from seamscope.disparity import advice, has_running_statistics, measure_disparity
 from seamscope.errors import SettingsError
@@ -88,6 +89,27 @@ def test_disparity_is_that_of_train_and_eval_on_copies(tissue, batch) -> None:
     after = network.state_dict()
     assert all(torch.equal(after[k], v) for k, v in before.items())
     assert not any(part.training for part in network.modules())
+
+
+def test_batch_renorm_trains_as_it_predicts(tissue) -> None:
+    """Its disparity is that of its own training mode, which is small where BatchNorm's is not."""
+    plain = _trained()
+    plain[0].last.weight.data *= 10
+    for part in plain.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean += 0.3 * part.running_var.sqrt()
+    narrow, wide = (
+        replace_normalization(plain, r_max=r, d_max=d, warmup=Warmup(0, 0, 0)).eval()
+        for r, d in ((1.3, 0.5), (1e6, 1e6))
+    )
+    train, evaluation = _by_hand(narrow, tissue, 96, 1)
+    found = measure_disparity(tissue, narrow, tile=96, normalize="none")
+    expected = np.abs(train - evaluation).mean()
+    assert found.mean_difference == pytest.approx(expected, rel=1e-3)
+    own = measure_disparity(tissue, plain, tile=96, normalize="none")
+    assert 0.05 < found.mean_difference < own.mean_difference
+    # within its limits it uses what it remembers, in training and in evaluation
+    assert measure_disparity(tissue, wide, tile=96, normalize="none").mean_difference < 1e-4
 
 
 @pytest.mark.filterwarnings("ignore")

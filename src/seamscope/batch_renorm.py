@@ -60,7 +60,7 @@ class Warmup:
         return 1 + (r_max - 1) * part(self.r_end), d_max * part(self.d_end)
 
 
-class _BatchRenorm(_BatchNorm):
+class BatchRenorm(_BatchNorm):
     """Batch renormalization for `axes` spatial axes.
 
     Parameters
@@ -101,6 +101,12 @@ class _BatchRenorm(_BatchNorm):
         self.r_max, self.d_max = r_max, d_max
         self.warmup = warmup or Warmup()
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Limits ``(r_max, d_max)`` at the step that training has reached."""
+        step = int(self.num_batches_tracked) if self.num_batches_tracked is not None else 0
+        return self.warmup.limits(step, self.r_max, self.d_max)
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Normalize ``(N, C, *spatial)``."""
         self._check_input_dim(input)
@@ -124,7 +130,7 @@ class _BatchRenorm(_BatchNorm):
         mean = wide.mean(over)
         std = (wide.var(over, correction=0) + self.eps).sqrt()
         with torch.no_grad():
-            r_max, d_max = self.warmup.limits(int(self.num_batches_tracked), self.r_max, self.d_max)
+            r_max, d_max = self.limits
             known = (self.running_var + self.eps).sqrt()
             r = (std / known).clamp(1 / r_max, r_max)
             d = ((mean - self.running_mean) / known).clamp(-d_max, d_max)
@@ -150,13 +156,13 @@ class _BatchRenorm(_BatchNorm):
         return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}"
 
 
-class BatchRenorm1d(_BatchRenorm):
+class BatchRenorm1d(BatchRenorm):
     """Batch renormalization of ``(N, C, X)`` (see the module's documentation)."""
 
     axes = 1
 
 
-class BatchRenorm2d(_BatchRenorm):
+class BatchRenorm2d(BatchRenorm):
     """Batch renormalization of ``(N, C, Y, X)`` (see the module's documentation).
 
     Examples
@@ -169,7 +175,7 @@ class BatchRenorm2d(_BatchRenorm):
     axes = 2
 
 
-class BatchRenorm3d(_BatchRenorm):
+class BatchRenorm3d(BatchRenorm):
     """Batch renormalization of ``(N, C, Z, Y, X)`` (see the module's documentation)."""
 
     axes = 3

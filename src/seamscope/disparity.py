@@ -25,8 +25,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
+from seamscope.batch_renorm import BatchRenorm
 from seamscope.calls import Call, Moments, Normalizations
 from seamscope.feature_statistics import (
     BatchExperiment,
@@ -144,7 +146,9 @@ def measure_disparity(
 
     Notes
     -----
-    Only normalization is switched: dropout stays off.
+    Only normalization is switched: dropout stays off. `seamscope.batch_renorm` layers are corrected
+    as they would be in training, where the network is a module in hand; a script or exported
+    program does not tell them from BatchNorm.
     """
     network = load_model(model, trust=trust)
     if not has_running_statistics(network.audit):
@@ -153,7 +157,7 @@ def measure_disparity(
     plan = tile_plan(network, opened, settings, asked)
     jobs = tuple(jobs_of(plan, None))
     sums = _Sums(plan)
-    train = Normalizations(_as_in_training)
+    train = Normalizations(_Training(network))
     evaluation = Normalizations(lambda call: None)
     done = 0
     for batch, x in tile_batches(plan, network, opened, jobs, cancelled):
@@ -169,8 +173,43 @@ def measure_disparity(
     return sums.disparity(network.channels_of(plan.facts))
 
 
-def _as_in_training(call: Call) -> Moments | None:
-    return None if call.running is None else call.moments()
+class _Training:
+    """Answers calls as layers would in training."""
+
+    def __init__(self, model: Model) -> None:
+        self._renorms: dict[int, BatchRenorm] = {}
+        for layer in model.audit.layers:
+            part = _part(model.module, layer.name)
+            if isinstance(part, BatchRenorm):
+                self._renorms[layer.calls[0]] = part
+
+    def __call__(self, call: Call) -> Moments | None:
+        if call.running is None:
+            return None
+        renorm = self._renorms.get(call.number)
+        own = call.moments()
+        return own if renorm is None else _corrected(own, call.running, renorm)
+
+
+def _part(module: nn.Module, name: str | None) -> nn.Module | None:
+    """Return the layer of this name, where the network has it as a module of its own."""
+    try:
+        return module.get_submodule(name) if name else None
+    except AttributeError:
+        return None
+
+
+def _corrected(
+    own: Moments, running: tuple[torch.Tensor, torch.Tensor], layer: BatchRenorm
+) -> Moments:
+    """Moments by which normalizing is what batch renormalization does in training."""
+    r_max, d_max = layer.limits
+    shape = own.mean.shape
+    mean, std = running[0].reshape(shape), (running[1].reshape(shape) + layer.eps).sqrt()
+    spread = (own.var + layer.eps).sqrt()
+    r = (spread / std).clamp(1 / r_max, r_max)
+    d = ((own.mean - mean) / std).clamp(-d_max, d_max)
+    return Moments(own.mean - d * spread / r, (spread / r).square() - layer.eps, own.count)
 
 
 class _Sums:
