@@ -42,6 +42,7 @@ class ProfilePlot(QWidget):
         self.plot.setMenuEnabled(False)
         self.plot.setMouseEnabled(x=False, y=False)
         self.plot.hideButtons()
+        self.plot.getAxis("bottom").setHeight(42)
         self.plot.setToolTip(
             "Gradient of the output pixel along each axis, all others summed, relative to its\n"
             "largest value. Upright lines: how far the network can see at all."
