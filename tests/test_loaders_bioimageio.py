@@ -24,6 +24,7 @@ from seamscope.errors import ModelError, TrustError
 from seamscope.images import open_image
 from seamscope.inference import predict
 from seamscope.loaders import code_of, format_of, load_model, verify, would_run
+from seamscope.loaders.archive import Archive
 from seamscope.model import Model
 from seamscope.plan import Settings, resolve
 
@@ -412,6 +413,18 @@ def test_a_common_folder_in_the_zip_does_not_matter(tmp_path) -> None:
         for name, data in {"rdf.yaml": yaml.safe_dump(card).encode(), **files}.items():
             archive.writestr(f"my model/{name}", data)
     assert verify(load_model(tmp_path / "p.zip", trust=True)).passed
+
+
+def test_a_folder_of_many_files_is_no_package_and_is_told_at_once(tmp_path) -> None:
+    for i in range(30):
+        folder = tmp_path / str(i) / "a"
+        folder.mkdir(parents=True)
+        for j in range(100):
+            (folder / f"{j}.tif").touch()
+    archive = Archive(tmp_path)
+    assert len(archive.names) == 2000
+    with pytest.raises(ModelError, match="as a folder it holds no network"):
+        load_model(tmp_path)
 
 
 def test_files_are_only_read_where_they_lie(tmp_path) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch.export import Dim
 
 import networks
+from seamscope.acceleration import choose
 from seamscope.errors import ModelError, TrustError
 from seamscope.loaders import exported as exported_format
 from seamscope.loaders import format_of, load_model, would_run
@@ -48,6 +49,14 @@ def test_a_dynamic_program_is_the_network_it_was_made_of(tmp_path, norm) -> None
     kinds = [[(c.statistics, c.channels) for c in m.audit.layers] for m in (own, loaded)]
     assert kinds[0] == kinds[1]
     assert loaded.fingerprint == own.fingerprint
+
+
+def test_a_dynamic_program_can_be_made_faster(tmp_path) -> None:
+    path = exported(tmp_path / "net.pt2", network())
+    x = torch.randn(1, 1, 96, 80)
+    trials = {t.name: t for t in choose(load_model(path).module, x, repeats=1).trial}
+    assert trials["fused"].refused is None
+    assert trials["fused"].deviation < 2e-5
 
 
 def test_a_fixed_program_fixes_the_tile(tmp_path) -> None:

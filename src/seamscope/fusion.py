@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -32,6 +32,15 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 class NoGraph(Exception):  # noqa: N818  (not an error: a sentence in the table of trials)
     """Why a network cannot be written as a graph, in a few words."""
+
+
+@runtime_checkable
+class HasGraph(Protocol):
+    """A module that is a graph already, and cannot be traced for another reason."""
+
+    def as_graph(self) -> fx.GraphModule:
+        """Return its graph, one tensor in and one out."""
+        ...
 
 
 def fused(module: nn.Module) -> fx.GraphModule:
@@ -66,6 +75,8 @@ def graph_of(module: nn.Module) -> fx.GraphModule:
     """Write a network as a graph without rewriting it; TorchScript becomes calls of ATen."""
     if isinstance(module, torch.jit.ScriptModule):
         return _graph_of_script(frozen(module))
+    if isinstance(module, HasGraph):
+        return module.as_graph()
     return fx.GraphModule(module, fx.Tracer().trace(module))
 
 

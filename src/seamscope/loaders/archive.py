@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import zipfile
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from seamscope.errors import ModelError
+
+_DEPTH = 3
+_MOST_FILES = 2000
 
 
 class Archive:
@@ -42,15 +47,30 @@ class Archive:
     def _zip(self) -> zipfile.ZipFile:
         return zipfile.ZipFile(self.path if self._data is None else io.BytesIO(self._data))
 
+    @property
+    def _is_folder(self) -> bool:
+        return self._data is None and self.path.is_dir()
+
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """All members' names, with forward slashes; empty for what is neither folder nor zip."""
-        if self._data is None and self.path.is_dir():
-            files = (p for p in sorted(self.path.rglob("*")) if p.is_file())
-            return tuple(p.relative_to(self.path).as_posix() for p in files)
+        """All members' names, with forward slashes; empty for what is neither folder nor zip.
+
+        Of a folder what lies at most three levels deep, and no more than a package would hold:
+        somebody may name a folder with all of their images.
+        """
+        if self._is_folder:
+            return tuple(itertools.islice(self._files(self.path, _DEPTH), _MOST_FILES))
         with contextlib.suppress(OSError, zipfile.BadZipFile), self._zip() as file:
             return tuple(name for name in file.namelist() if not name.endswith("/"))
         return ()
+
+    def _files(self, folder: Path, depth: int) -> Iterator[str]:
+        for each in folder.iterdir():
+            if each.is_dir():
+                if depth > 1:
+                    yield from self._files(each, depth - 1)
+            else:
+                yield each.relative_to(self.path).as_posix()
 
     @cached_property
     def prefix(self) -> str:
@@ -62,8 +82,11 @@ class Archive:
 
     def find(self, name: str) -> str | None:
         """Full name of a member, given with or without the common folder."""
-        plain = str(PurePosixPath(name))
-        found = [n for n in (plain, f"{self.prefix}{plain}") if n in self.names]
+        plain = PurePosixPath(name)
+        if self._is_folder:
+            inside = ".." not in plain.parts and not plain.is_absolute()
+            return str(plain) if inside and (self.path / plain).is_file() else None
+        found = [n for n in (str(plain), f"{self.prefix}{plain}") if n in self.names]
         return found[0] if found else None
 
     def __contains__(self, name: str) -> bool:
@@ -83,7 +106,7 @@ class Archive:
                 f"{self.path} lacks {name}, which it refers to: get the whole package again."
             )
         try:
-            if self._data is None and self.path.is_dir():
+            if self._is_folder:
                 with open(self.path / full, "rb") as file:
                     return file.read(size)
             with self._zip() as archive, archive.open(full) as member:

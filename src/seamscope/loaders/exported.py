@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import fx
 
 from seamscope.errors import ModelError
 from seamscope.loaders.archive import Archive
@@ -216,6 +217,19 @@ class Exported(Wrapper):
         """Run the program."""
         return self.inner(x)
 
+    def as_graph(self) -> fx.GraphModule:
+        """Return the program without its checks of sizes, which cannot be traced.
+
+        One tensor in, one out; what is made of it is compared with the checked one.
+        """
+        assert isinstance(self.inner, fx.GraphModule)
+        graph = fx.Graph()  # takes plain arguments, where the program's takes trees of them
+        outputs: Any = graph.graph_copy(self.inner.graph, {})
+        graph.output(outputs[0] if len(outputs) == 1 else outputs)
+        for node in graph.find_nodes(op="call_module", target="_guards_fn"):
+            graph.erase_node(node)
+        return fx.GraphModule(self.inner, graph)
+
 
 def _sizes(program: torch.export.ExportedProgram) -> list[int | None]:
     """Sizes of the one input, None where any will do."""
@@ -285,7 +299,9 @@ def _quiet() -> Iterator[None]:
 
 def _load(spec: Spec) -> Model:
     program = load_program(spec.path, str(spec.path))
-    module = FixedBatch(Exported(program), _sizes(program)[0])
+    batch = _sizes(program)[0]
+    alone = Exported(program)
+    module = alone if batch is None else FixedBatch(alone, batch)
     return Model(module, name=spec.path.stem, spec=spec.text, hints=_hints(program))
 
 
