@@ -45,7 +45,7 @@ def main() -> None:
     """Train the three, and print what became of them."""
     asked = _arguments()
     torch.set_num_threads(asked.threads)
-    image, truth = tissue((IMAGE, IMAGE), HELD_OUT)
+    image, truth = tissue((asked.size, asked.size), HELD_OUT)
     print(f"{'':24s}{'disparity':>10s}{'mismatch':>10s}{'max dist':>10s}{'Dice':>8s}{'train':>8s}")
     for name in ("BatchNorm", "InstanceNorm", "BatchRenorm"):
         begin = time.perf_counter()
@@ -59,8 +59,9 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--steps", type=int, default=900, help="training steps of each network")
+    parser.add_argument("--steps", type=int, default=2500, help="training steps of each network")
     parser.add_argument("--batch", type=int, default=1, help="tiles per batch")
+    parser.add_argument("--size", type=int, default=IMAGE, help="of the image that is predicted")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 

@@ -203,12 +203,13 @@ def test_few_tiles_are_spread_over_the_image(tissue) -> None:
 def test_batches_stray_as_the_luck_of_the_draw(tissue) -> None:
     """Means of n independent tiles stray by 1 / sqrt(n) of what one does."""
     features = measure_features(tissue, _trained(), tile=64, normalize="none")
-    found = batch_experiment(features, sizes=(1, 4, 16, 4096), draws=2000)
+    found = batch_experiment(features, sizes=(1, 4, 16), draws=1500)
     rms = np.sqrt((found.strays**2).mean(1))
     assert rms[1] / rms[0] == pytest.approx(1 / 2, rel=0.05)
     assert rms[2] / rms[0] == pytest.approx(1 / 4, rel=0.05)
-    assert found.representative == 4096 or found.worst[2] < 0.1
-    assert found.to_json()["sizes"] == [1, 4, 16, 4096]
+    good = [size for size, worst in zip((1, 4, 16), found.worst, strict=True) if worst < 0.1]
+    assert found.representative == (good[0] if good else None)
+    assert found.to_json()["sizes"] == [1, 4, 16]
 
 
 def test_one_pixel_through_four_tiles(tissue) -> None:

@@ -11,7 +11,10 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "batch_renorm.py"
 
 def test_a_short_training_tells_all_figures() -> None:
     done = subprocess.run(
-        [sys.executable, EXAMPLE, "--steps", "6"], capture_output=True, text=True, timeout=300
+        [sys.executable, EXAMPLE, "--steps", "6", "--size", "160"],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     rows = {line[:24].strip(): line[24:].split() for line in done.stdout.splitlines()[1:]}

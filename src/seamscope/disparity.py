@@ -178,8 +178,9 @@ class _Training:
 
     def __init__(self, model: Model) -> None:
         self._renorms: dict[int, BatchRenorm] = {}
+        parts = dict(model.module.named_modules())
         for layer in model.audit.layers:
-            part = _part(model.module, layer.name)
+            part = parts.get(layer.name or "")
             if isinstance(part, BatchRenorm):
                 self._renorms[layer.calls[0]] = part
 
@@ -189,14 +190,6 @@ class _Training:
         renorm = self._renorms.get(call.number)
         own = call.moments()
         return own if renorm is None else _corrected(own, call.running, renorm)
-
-
-def _part(module: nn.Module, name: str | None) -> nn.Module | None:
-    """Return the layer of this name, where the network has it as a module of its own."""
-    try:
-        return module.get_submodule(name) if name else None
-    except AttributeError:
-        return None
 
 
 def _corrected(
