@@ -17,7 +17,8 @@ from seamscope.docks.looks import colored, figure, plain, text_label
 from seamscope.opinions import Opinion, SideBySide
 
 _COLUMNS = 6  # that fit into a dock
-_NUMBER = 'align="right" style="padding-left: 10px"'
+_NUMBER = 'align="right" style="padding-left: 8px"'
+_LONGEST = 10  # letters of a channel's name below its bars
 _SEAM = "#ff5d8f"
 _GAP = 0.06  # between pictures, of their width
 _GROUND = "#16181d"  # of the pictures, on either theme
@@ -146,7 +147,9 @@ class PixelOpinions(QWidget):
             )  # fmt: skip
             self.plot.addItem(bars)
             self._bars.append(bars)
-        self.plot.getAxis("bottom").setTicks([[(i, name) for i, name in enumerate(channels)]])
+        self.plot.getAxis("bottom").setTicks(
+            [[(i, _shortened(name)) for i, name in enumerate(channels)]]
+        )
         self.plot.enableAutoRange()
         self.table.setText(_opinion_table(where, found, channels))
 
@@ -177,11 +180,20 @@ def _grid(found: Sequence[Opinion], channels: Sequence[str]) -> str:
             f"{colored('&#9632;', COLORS[i % len(COLORS)])}&nbsp;{','.join(map(str, opinion.tile))}"
         )
         distance = "–" if opinion.distance is None else f"{opinion.distance}&nbsp;px"
-        rows.append([name, distance, *map(figure, opinion.values)])
+        rows.append([name, distance, *map(_value, opinion.values)])
     if len(rows) <= max(len(rows[0]), _COLUMNS):
         rows = [list(row) for row in zip(*rows, strict=True)]
     cells = "".join(f"<tr>{''.join(map(_cell, range(len(row)), row))}</tr>" for row in rows)
     return f'<table style="margin-top: 4px">{cells}</table>'
+
+
+def _value(value: float) -> str:
+    """Short, so that four tiles fit beside each other."""
+    return f"{value:.3f}" if abs(value) < 10 else figure(value)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def _cell(column: int, text: str) -> str:
