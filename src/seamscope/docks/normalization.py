@@ -7,7 +7,9 @@ drawn.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -135,7 +137,8 @@ class NormalizationDock(QWidget):
         self._auditing: Job | None = None
         self._foreseeing: Job | None = None
         self._foreseen: tuple[Any, ...] | None = None
-        self._folder = tempfile.TemporaryDirectory(prefix="seamscope-", ignore_cleanup_errors=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="seamscope-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._partials: dict[tuple[Any, ...], Path] = {}
         self._strays = MapLayer(napari_viewer, "stray", "inferno")
         self._differences = MapLayer(napari_viewer, "training − evaluation", "plasma")
@@ -545,7 +548,7 @@ class NormalizationDock(QWidget):
         self._begin(f"fixing the statistics of {layer.name}", work, self._frozen)
 
     def _new_file(self) -> Path:
-        return Path(self._folder.name) / f"{len(self._partials)}.safetensors"
+        return self._folder / f"{len(self._partials)}.safetensors"
 
     def _frozen(self, network: Model) -> None:
         self._use(network, self._layer)
