@@ -90,6 +90,17 @@ def test_without_the_converter_it_runs_forward_and_says_so(files, monkeypatch) -
     assert bounded.fingerprint == load_model(files["batch"][1]).fingerprint
 
 
+def test_a_torchvision_of_another_build_is_named(files, monkeypatch) -> None:
+    extra("onnxruntime")
+
+    def broken(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(onnx_format.importlib, "import_module", broken)
+    (note,) = load_model(files["batch"][1]).notes
+    assert "torchvision must be of the same build as torch" in note
+
+
 def test_a_converter_that_is_wrong_is_not_believed(files, monkeypatch) -> None:
     extra("onnx2torch")
     extra("onnxruntime")

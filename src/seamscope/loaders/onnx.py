@@ -58,8 +58,8 @@ def load_graph(source: Path | bytes, name: str) -> tuple[nn.Module, tuple[str, .
     try:
         module, reason = _converted(data), ""
     except ImportError as error:
-        module, reason = None, f"{error.name or 'onnx2torch'} is not installed"
-        reason += ' (pip install "seamscope[onnx]")'
+        lacking = f'{error.name} is not installed (pip install "seamscope[onnx]")'
+        module, reason = None, lacking if error.name else str(error)
     except Exception as error:  # converters fail in many ways, torchvision of another build too
         module, reason = None, f"onnx2torch cannot convert it ({first_sentence(error)})"
     if module is not None:
@@ -99,7 +99,13 @@ def _is_external(source: Path) -> bool:
 
 
 def _converted(data: bytes) -> nn.Module:
-    onnx2torch = importlib.import_module("onnx2torch")
+    try:
+        onnx2torch = importlib.import_module("onnx2torch")
+    except RuntimeError as error:
+        raise ImportError(
+            f"onnx2torch cannot be imported ({first_sentence(error)}; torchvision must be of the "
+            "same build as torch)"
+        ) from error
     import onnx
     from onnx import version_converter
 
