@@ -343,6 +343,7 @@ COUPLINGS = {
     "UNETR": (couplings.Unetr(), None, None, {"attention"}),
     "squeeze-and-excite": (couplings.Excite(), None, 2, {"squeeze-and-excite"}),
     "pyramid pooling": (couplings.Pyramid(), None, None, {"adaptive pooling"}),
+    "aligned corners": (couplings.Corners(), None, None, {"aligned corners"}),
     "GroupNorm": (networks.UNet(2, 2, norm="group"), None, 22, {"normalization"}),
     "InstanceNorm": (networks.UNet(2, 2, norm="instance"), None, 22, {"normalization"}),
     "LayerNorm over space": (couplings.SpatialNorm(), None, 1, {"normalization"}),

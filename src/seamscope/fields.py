@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seamscope.errors import ModelError
 from seamscope.gradient_maps import MOST_TILES, SHARES, EffectiveField, GradientMap, GradientProbe
@@ -260,7 +261,28 @@ def global_operations(model: Model) -> tuple[GlobalOperation, ...]:
     found = audit(model.run_plain, x, larger, model.module)
     kinds = collections.Counter(layer.kind for layer in found.tile_layers)
     layers = (GlobalOperation(kind, n, "normalization") for kind, n in kinds.items())
-    return (*layers, *found.global_operations)
+    aligned = _AlignedCorners()
+    with torch.inference_mode(False), torch.no_grad(), aligned:
+        model.run_plain(x)
+    corners = (GlobalOperation(op, n, "aligned corners") for op, n in aligned.found.items())
+    return (*layers, *found.global_operations, *corners)
+
+
+class _AlignedCorners(TorchDispatchMode):
+    """Counts resampling whose scale depends on the tile's size, though each pixel sees little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: collections.Counter[str] = collections.Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        names = [argument.name for argument in func._schema.arguments]
+        given = dict(zip(names, args, strict=False)) | (kwargs or {})
+        if given.get("align_corners") is True:
+            self.found[func._schema.name.removeprefix("aten::")] += 1
+        return func(*args, **(kwargs or {}))
 
 
 def _about(effective: EffectiveField) -> Iterator[str]:
