@@ -129,7 +129,8 @@ def test_exact_equals_the_whole_image(tissue, number) -> None:
 
 def test_exact_in_a_large_image(tissue, instancenorm) -> None:
     whole = _whole(instancenorm, tissue)
-    assert _apart(_tiled(tissue, instancenorm, tile=256), whole) > 0.1
+    corner = _tiled(tissue, instancenorm, tile=256, area={"y": (0, 200), "x": (0, 200)})
+    assert np.abs(corner - whole[:, :200, :200]).max() > 0.1 * whole.std()
     statistics = freeze_statistics(instancenorm, tissue, tile=256, normalize="none")
     fixed = instancenorm.with_statistics(statistics)
     assert not any(
