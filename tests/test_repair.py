@@ -323,6 +323,34 @@ def test_a_network_that_takes_another_way_is_told() -> None:
         pausable.finish(paused, lambda call: None)
 
 
+class Held(nn.Module):
+    """One layer runs twice, another is held under two names, a third has a hook."""
+
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(i, 4, 3, padding=1) for i in (1, 4, 4, 4))
+        self.twice = nn.InstanceNorm2d(4)
+        self.alias = nn.InstanceNorm2d(4, affine=True)
+        self.used = self.alias
+        self.hooked = nn.GroupNorm(2, 4)
+        self.hooked.register_forward_hook(lambda part, x, y: 2 * y)
+
+    def forward(self, x):
+        a, b, c, d = self.convs
+        x = self.twice(b(self.twice(a(x)).relu())).relu()
+        return self.hooked(d(self.used(c(x)).relu()))
+
+
+def test_layers_that_cannot_be_replaced_are_answered(tissue) -> None:
+    torch.manual_seed(0)
+    network, image = Held().eval(), tissue[:128, :144]
+    model, whole = as_model(network), _whole(network, image)
+    assert _apart(_tiled(image, model, tile=64), whole) > 0.1
+    fixed = model.with_statistics(freeze_statistics(model, image, tile=64, normalize="none"))
+    assert isinstance(fixed.module, Answered)
+    assert _apart(_tiled(image, fixed, tile=64), whole) < SAME
+
+
 # -- local statistics
 
 

@@ -52,13 +52,16 @@ def frozen(module: nn.Module, statistics: Statistics, audit: Audit, axes: int) -
     with quiet_torchscript():
         twin = copy.deepcopy(module)
     names = Counter(layer.name for layer in audit.layers)
+    # a layer that is held under two names would be replaced under one of them only
+    held = Counter(id(part) for _, part in twin.named_modules(remove_duplicate=False))
     for layer in audit.layers:
         call = layer.calls[0]
         if layer.name is None or names[layer.name] > 1 or call not in layers:
             continue
         part = twin.get_submodule(layer.name)
         replaced = _as_batch_norm(part, layers[call], axes)
-        if replaced is not None and not part._forward_hooks and not part._forward_pre_hooks:
+        hooked = part._forward_hooks or part._forward_pre_hooks
+        if replaced is not None and not hooked and held[id(part)] == 1:
             _put(twin, layer.name, replaced)
             del layers[call]
     return Answered(twin, statistics, set(layers)) if layers else twin.eval()
