@@ -9,13 +9,16 @@ from torch import nn
 
 pytest.importorskip("napari")
 
+from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QSettings, Qt
 
 from dock_networks import Net, measured, whole
 from seamscope import measure_seams
 from seamscope.docks.normalization import NormalizationDock
+from seamscope.docks.normalization_layers import tile_map
 from seamscope.docks.prediction import PredictionDock
 from seamscope.docks.session import Session
+from seamscope.feature_statistics import measure_features
 from seamscope.model import as_model
 
 PATIENCE = 30_000
@@ -151,7 +154,10 @@ def test_layers_are_told_in_a_table_and_in_words(qtbot, viewer, docks):
     assert "1 layer normalizes by each tile" in own.verdict.text()
     own.table.choose(0)
     assert "no halo makes tiles agree" in own.meaning.text()
+    assert not own.train.isEnabled()
+    assert "predicts as it was trained" in own.told_training.text()
     load(qtbot, docks, BATCH)
+    assert own.train.isEnabled()
     assert rows(own.table) == [["norm", "BatchNorm", "4", "from training", "yes", ""]]
     assert "a halo suffices" in own.verdict.text()
     show(own, "Freeze")
@@ -421,6 +427,26 @@ def test_features_of_tiles_are_drawn_and_mapped(qtbot, viewer, docks):
     assert not own.panels.isVisibleTo(own)
 
 
+def test_map_of_a_series_lies_on_its_frames():
+    """Part of a series, tiles that fit badly; each tile's number where its core is."""
+    image = uneven(4, 70, 90) * np.array([1, 3, 2, 5], np.float32)[:, None, None]
+    layer = ImageLayer(image, axis_labels=("t", "y", "x"), scale=(2, 0.5, 0.25))
+    area = {"t": (1, 3), "y": (9, 69)}
+    found = measure_features(image, INSTANCE, axes="tyx", tile=32, halo=0, overlap=0, area=area)
+    array, place = tile_map(found, 0, layer)
+    shown = ImageLayer(array, **place)
+    assert array.shape[0] == 2
+    for job, stray in zip(found.jobs, found.layers[0].strays, strict=True):
+        for end in (0, -1):
+            core = [  # what of it is wanted
+                range(max(c.start, part.start), min(c.stop, part.stop))
+                for c, part in zip(job.tile.core, found.plan.area, strict=True)
+            ]
+            pixel = [job.frame[0], *(pixels[end] for pixels in core)]
+            at = np.round(shown.world_to_data(layer.data_to_world(pixel))).astype(int)
+            assert array[tuple(at)] == pytest.approx(stray, rel=1e-6)
+
+
 def test_the_same_pixel_in_several_tiles(qtbot, viewer, docks):
     own = docks[1]
     image = uneven(96, 120)
@@ -495,15 +521,6 @@ def test_training_and_evaluation_are_compared(qtbot, viewer, docks):
     assert own._differences.layer is shown
     assert own._strays.layer is None
     assert "per batch are needed" in own.advice.text() or "drawn at random" in own.advice.text()
-
-
-def test_networks_without_running_values_are_told_so(qtbot, viewer, docks):
-    own = docks[1]
-    viewer.add_image(uneven(48, 64))
-    load(qtbot, docks, INSTANCE)
-    show(own, "Training")
-    assert not own.train.isEnabled()
-    assert "predicts as it was trained" in own.told_training.text()
 
 
 # -- coming and going
