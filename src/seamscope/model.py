@@ -338,9 +338,7 @@ def describe(facts: Facts, reach: Reach) -> str:
     if reach.halo is not None:
         return f"Seamless with halo {_halo(reach.halo)}{steps}."
     if facts.statistics:
-        count = len(facts.statistics)
-        layers = "1 normalization layer uses" if count == 1 else f"{count} normalization layers use"
-        layers += " each tile's own statistics"
+        layers = facts.told_statistics
         if reach.convolutional is not None:
             return (
                 f"No halo will help: {layers}. The convolutions alone reach "

@@ -698,8 +698,8 @@ def _halo_notes(plan: Plan) -> Iterator[str]:
     if plan.reach.halo is None:
         if plan.facts.statistics:
             yield (
-                f"{len(plan.facts.statistics)} normalization layers use each tile's own "
-                "statistics: expect seams that no halo removes. Larger tiles make them fainter."
+                f"{plan.facts.told_statistics}: expect seams that no halo removes. Fix them "
+                "(seamscope freeze), or use larger tiles, which make seams fainter."
             )
         else:
             yield "The network sees the whole tile: expect seams that no halo removes."

@@ -94,6 +94,15 @@ class Facts:
         """Whether the prediction is smaller than the input (valid convolutions)."""
         return any(any(axis.crop) for axis in self.lattice)
 
+    @property
+    def told_statistics(self) -> str:
+        """Say how many operations use the tile's own statistics, as the start of a sentence."""
+        count = len(self.statistics)
+        # means taken by hand may normalize, or gate as squeeze-and-excite does
+        plain = all(call.kind != "hand-written" for call in self.statistics)
+        noun = ("normalization layer" if plain else "operation") + "s" * (count != 1)
+        return f"{count} {noun} use{'s' * (count == 1)} each tile's own statistics"
+
     def __str__(self) -> str:
         names = axis_names(self.spatial_axes)
 
