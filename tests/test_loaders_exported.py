@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import warnings
 import zipfile
 
 import numpy as np
@@ -222,6 +223,28 @@ def test_functions_beyond_tensors_are_told(tmp_path, name) -> None:
 )
 def test_expressions_may_only_compute_sizes(text, harmless) -> None:
     assert exported_format._is_arithmetic(text) == harmless
+
+
+@pytest.mark.parametrize("second", ["net/models/model.json", "net/Models/model.json"])
+def test_members_of_one_name_are_refused(tmp_path, second) -> None:
+    """What is checked must be what torch reads."""
+    trace = tmp_path / "ran"
+    clean = exported(tmp_path / "net.pt2", network())
+    evil = rewritten(clean, tmp_path / "evil.pt2", with_guard(trace))
+    path = tmp_path / "both.pt2"
+    with (
+        zipfile.ZipFile(clean) as a,
+        zipfile.ZipFile(evil) as b,
+        zipfile.ZipFile(path, "w") as out,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # of the name that is there already
+        out.writestr(second, b.read("net/models/model.json"))
+        for name in a.namelist():
+            out.writestr(name, a.read(name))
+    with pytest.raises(ModelError, match="several members called"):
+        load_model(path)
+    assert not trace.exists()
 
 
 def test_harmless_programs_of_every_kind_need_no_trust(tmp_path) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import itertools
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -60,9 +61,24 @@ class Archive:
         """
         if self._is_folder:
             return tuple(itertools.islice(self._files(self.path, _DEPTH), _MOST_FILES))
+        names: list[str] = []
         with contextlib.suppress(OSError, zipfile.BadZipFile), self._zip() as file:
-            return tuple(name for name in file.namelist() if not name.endswith("/"))
-        return ()
+            names = [name for name in file.namelist() if not name.endswith("/")]
+        self._refuse_ambiguous(names)
+        return tuple(names)
+
+    def _refuse_ambiguous(self, names: list[str]) -> None:
+        """Refuse members of one name: whoever reads the file after us may find the other one.
+
+        Torch finds members whether their letters are small or not.
+        """
+        count = Counter(name.lower() for name in names)
+        twice = next((name for name in names if count[name.lower()] > 1), None)
+        if twice is not None:
+            raise ModelError(
+                f"{self.path} holds several members called {twice}: it is damaged, or made to "
+                "deceive; do not use it."
+            )
 
     def _files(self, folder: Path, depth: int) -> Iterator[str]:
         for each in folder.iterdir():
