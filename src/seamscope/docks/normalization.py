@@ -92,7 +92,7 @@ _TIPS = {
     "map": "Draw over the image how far each tile strays.",
     "ask": "While this is on, click into the image: the same pixel is looked at through several\n"
     "tiles, before and after normalization.",
-    "batch": "Tiles in a batch in training.",
+    "batch": "Tiles in a batch in training; their extent is chosen in the tab Features.",
     "train": "Predict the image as in training (each batch's own statistics) and as in evaluation\n"
     "(those remembered), and compare. The network is not changed.",
     "difference": "Draw over the image where the two differ.",
