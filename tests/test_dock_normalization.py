@@ -296,6 +296,17 @@ def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatc
     press(qtbot, own.freezing.freeze)
     wait(qtbot, own)
     assert given[0] == given[1]
+    given.clear()
+    dock.fixed.click()
+    press(qtbot, own.freezing.freeze)
+    wait(qtbot, own)
+    assert own.freezing.freeze.text() == "Resume"
+    dock.image_box.value = viewer.add_image(uneven(96, 120, seed=7), name="of the same size")
+    assert own.freezing.freeze.text() == "Freeze"  # layers of another image are of no use
+    dock.image_box.value = viewer.layers["cells"]
+    wait(qtbot, own)
+    press(qtbot, own.freezing.freeze)
+    wait(qtbot, own)
     assert own._session.fixed is not None
     assert own.freezing.freeze.text() == "Freeze"
 
@@ -526,14 +537,24 @@ def test_training_and_evaluation_are_compared(qtbot, viewer, docks):
 # -- coming and going
 
 
-def test_docks_are_closed_and_layers_removed_while_it_works(qtbot, viewer, docks):
+def test_docks_are_closed_and_layers_removed_while_it_works(qtbot, viewer, docks, monkeypatch):
+    import seamscope.docks.normalization_tasks as tasks
+
     own = docks[1]
+    original = tasks.carry_out
+
+    def deaf(plan, model, image, partial, cancelled, progress):
+        """As if asked to stop at the very end."""
+        return original(plan, model, image, partial, lambda: False, progress)
+
     layer = viewer.add_image(uneven(96, 120), name="cells")
     load(qtbot, docks, INSTANCE)
     own.freezing.grid.set_value("plan")
     INSTANCE.module.delay = 0.1
     show(own, "Freeze")
-    own._freeze()
+    wait(qtbot, own)
+    monkeypatch.setattr(tasks, "carry_out", deaf)
+    press(qtbot, own.freezing.freeze)
     qtbot.waitUntil(lambda: own.job.bar.value() >= 2, timeout=PATIENCE)
     viewer.layers.remove(layer)
     INSTANCE.module.delay = 0.0
