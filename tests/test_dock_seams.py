@@ -273,7 +273,7 @@ def test_heat_maps_lie_on_the_image_and_hide_nothing(qtbot, viewer, docks):
     for tile in run.plan.grid:  # a border along x, by hand
         if tile.index[1] + 1 < run.plan.grid.shape[1]:
             at = (tile.core[0].start + 5, tile.core[1].stop)
-            assert maps["borders"].data[at] == np.nanmax(tables[1, *tile.index, 2:])
+            assert maps["borders"].data[at] == np.nanmax(tables[1, *tile.index, 3:])
     for kind, shown in maps.items():
         np.testing.assert_allclose(shown.scale, layer.scale)
         np.testing.assert_allclose(shown.translate, layer.translate)

@@ -137,6 +137,18 @@ def test_parts_of_a_picture_are_parts_of_the_whole(case) -> None:
             np.testing.assert_array_equal(picture[index], whole[index])
 
 
+def test_a_run_that_starts_again_leaves_nothing_of_the_first() -> None:
+    plan, _, _ = planted(offsets={})
+    smaller, _, _ = planted(offsets={}, shape=(100, 100))
+    maps = PixelMaps(plan)
+    for run, offset in ((plan, 0.5), (smaller, 0.0)):
+        meter = SeamMeter(run.grid, tell=maps.tell)
+        for tile in run.grid:
+            values = np.full((1, *run.grid.prediction_shape), 0.25, np.float32)
+            meter.see(tile, values + offset * (tile.index == (1, 1)))
+    assert maps.array.max() == 0
+
+
 def test_what_was_not_measured_is_no_disagreement() -> None:
     values = np.full((2, 3, 3), np.nan, np.float32)
     assert np.isnan(tile_values(values)).all()

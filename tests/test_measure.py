@@ -15,6 +15,7 @@ from seamscope import measure_seams
 from seamscope.images import open_image
 from seamscope.inference import Finished, run
 from seamscope.loaders import load_model
+from seamscope.measure import measurable
 from seamscope.plan import Settings, resolve
 from seamscope.seam_report import SeamReport, count_overlaps, sampled_tiles
 from seamscope.seams import SeamMeter
@@ -127,6 +128,44 @@ def test_a_sample_is_made_of_blocks_spread_over_the_image(shape, share) -> None:
         assert 0.3 < np.mean(halves) < 0.7
 
 
+@pytest.mark.parametrize("tiles", [2, 3, 5, 6])
+def test_any_tile_and_any_border_can_be_chosen(tiles) -> None:
+    plan = plan_of((24 + 16 * (tiles - 1),) * 2)
+    assert plan.grid.shape == (tiles, tiles)
+    drawn = [sampled_tiles(plan, 0.1, seed) for seed in range(300)]
+    assert set().union(*drawn) == set(itertools.product(range(tiles), repeat=2))
+    for i in range(tiles - 1):  # also between two blocks
+        assert any({(i, 0), (i + 1, 0)} <= d for d in drawn)
+
+
+def test_predictions_that_are_not_finite_are_not_called_seamless() -> None:
+    plan = plan_of((60, 60))
+    meter = SeamMeter(plan.grid)
+    for tile in plan.grid:
+        meter.see(tile, np.full((1, *plan.grid.prediction_shape), np.nan, np.float32))
+    report = SeamReport.of(meter, plan, load_model(nn.Identity()))
+    assert not report.seamless
+    assert "not finite" in report.sentence()
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_a_part_that_was_measured_is_not_called_all() -> None:
+    plan = plan_of((200, 200))
+    meter = SeamMeter(plan.grid)
+    for tile in list(plan.grid)[:6]:
+        meter.see(tile, np.ones((1, *plan.grid.prediction_shape), np.float32))
+    told = SeamReport.of(meter, plan, load_model(nn.Identity())).sentence()
+    assert f"the {meter.overlaps} of {count_overlaps(plan)} overlaps that were measured" in told
+
+
+def test_blends_are_measured_with_the_overlap_they_are_predicted_with() -> None:
+    model = load_model(nn.Conv2d(1, 1, 3, padding=1))
+    image = open_image(uneven((100, 100)))
+    asked = Settings(tile=40, blend="linear")
+    plan = resolve(asked, model, image)
+    assert measurable(plan, asked, model, image).grid.overlap == plan.grid.overlap
+
+
 def test_an_area_measures_the_tiles_the_whole_would() -> None:
     whole = plan_of((200, 300))
     part = plan_of((200, 300), area={"y": (0, 120), "x": (80, 220)})
@@ -145,7 +184,7 @@ def test_overlaps_are_counted(shape) -> None:
 
 def test_a_samples_interval_holds_the_truth() -> None:
     """Over many samples, nearly always: mean distance and mismatch of planted steps."""
-    plan = plan_of((400, 400))
+    plan = plan_of((500, 700), tile=(24, 40), overlap=(4, 24), halo=(2, 4))
     model = load_model(nn.Identity())
     rng = np.random.default_rng(0)
     size = (1, *plan.grid.prediction_shape)

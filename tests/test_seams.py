@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -88,7 +89,10 @@ def brute_force(grid, tiles, halo, classes="largest"):
     if not apart:
         return None
     values = np.concatenate(apart, axis=1)
-    return values.max(), values.mean(), np.nanmedian(soft, axis=0), np.nanmedian(hard, axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a class that is absent everywhere: 0
+        medians = (np.nan_to_num(np.nanmedian(m, axis=0)) for m in (soft, hard))
+        return values.max(), values.mean(), *medians
 
 
 @pytest.mark.parametrize(
@@ -215,17 +219,20 @@ def test_numbers_that_are_not_finite_are_infinitely_far_from_those_that_are() ->
     grid = TileGrid.regular((40, 40), 24, 4)
     tiles = predictions_of(grid, 2, step=0.0)
     for tile in tiles.values():
-        tile[:, 20, 12] = np.nan  # in the overlap with the tile below, which has none there
+        tile[:, 20:22, 12:15] = np.nan  # in the overlap with the tile below, which has none there
     meter = SeamMeter(grid)
     for tile in grid:
         meter.see(tile, tiles[tile.index])
+    assert meter.lost > 0
     assert np.isinf(meter.curve().max_dist[0])
+    assert np.isinf(meter.curve().mean_dist[0])
     assert meter.curve().to_json()["max_dist"][0] is None
     assert np.isfinite(meter.curve().soft[0]).all()
     alone = SeamMeter(grid)
     for tile in grid:
         alone.see(tile, np.full((1, 24, 24), np.nan, np.float32))
     assert alone.curve().max_dist[0] == 0
+    assert alone.lost > 0
 
 
 def test_a_halo_only_the_last_row_is_valid_at_is_not_believed() -> None:
@@ -243,6 +250,70 @@ def test_a_halo_only_the_last_row_is_valid_at_is_not_believed() -> None:
     assert curve.max_dist[-1] == 0
     assert curve.share[-1] < 0.5
     assert curve.smallest_seamless(0) is None
+
+
+def test_one_axis_alone_is_not_believed() -> None:
+    """Large overlaps along x say nothing of the seams between rows."""
+    grid = TileGrid.regular((200, 600), (64, 200), (4, 4), overlap=(20, 100))
+    tiles = {tile.index: np.zeros((1, 64, 200), np.float32) for tile in grid}
+    for tile in grid:
+        tiles[tile.index] += tile.index[0]  # rows disagree at every halo
+    meter = SeamMeter(grid)
+    for tile in grid:
+        meter.see(tile, tiles[tile.index])
+    curve = meter.curve()
+    assert curve.halo.size > 30
+    assert curve.max_dist[curve.share > 0].min() == 1
+    assert curve.smallest_seamless(0) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile", "halo", "overlap"),
+    [
+        ((96, 32), (40, 32), (0, 8), (8, 0)),  # no halo along the only axis with borders
+        ((96, 90), (40, 40), [(0, 0), (6, 6)], (8, 12)),
+        ((300,), 40, [(0, 5)], 12),
+        ((300, 40), (200, 40), [(1, 1), (90, 90)], (20, 0)),
+    ],
+)
+def test_sides_without_a_halo_are_valid_at_all(shape, tile, halo, overlap) -> None:
+    grid = TileGrid.regular(shape, tile, halo, overlap=overlap)
+    tiles = predictions_of(grid, 2)
+    meter = SeamMeter(grid)
+    for each in grid:
+        meter.see(each, tiles[each.index])
+    curve = meter.curve()
+    assert 0 < curve.halo.size <= max(grid.prediction_shape) + 1
+    for h in curve.halo[::7]:
+        expected = brute_force(grid, tiles, curve.ray.sides(int(h)))
+        assert expected is not None
+        assert curve.max_dist[h] == pytest.approx(expected[0], abs=1e-6)
+        assert curve.mean_dist[h] == pytest.approx(expected[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("channels", [12, 300])
+def test_many_classes_are_classified_as_few_are(channels) -> None:
+    grid = TileGrid.regular((40, 50), 24, 4)
+    tiles = predictions_of(grid, channels)
+    meter = SeamMeter(grid)
+    for tile in grid:
+        meter.see(tile, tiles[tile.index])
+    expected = brute_force(grid, tiles, 0)
+    assert expected is not None
+    assert np.allclose(meter.curve().hard[0], expected[3])
+
+
+def test_thresholds_mean_the_networks_own_numbers() -> None:
+    """As where labels are predicted; also of logits, and also a threshold of 2."""
+    grid = TileGrid.regular((40, 50), 24, 4)
+    logits = {k: 9 * v - 4 for k, v in predictions_of(grid, 1).items()}
+    classes = {k: (v > 2).astype(np.uint8) for k, v in logits.items()}
+    meter, labels = SeamMeter(grid, threshold=2), SeamMeter(grid, kind="labels")
+    for tile in grid:
+        meter.see(tile, logits[tile.index])
+        labels.see(tile, classes[tile.index])
+    assert meter.kind == "logits"
+    assert np.allclose(meter.curve().hard[:, 0], labels.curve().hard[:, 1])
 
 
 def test_memory_does_not_grow_with_the_number_of_overlaps(monkeypatch) -> None:

@@ -27,7 +27,7 @@ from seamscope.images import Image, Output, create_output
 from seamscope.plan import Plan
 from seamscope.seam_report import SeamReport
 from seamscope.seams import Array, Overlap
-from seamscope.tiling import AxisTiling
+from seamscope.tiling import AxisTiling, TileGrid
 
 Measure: TypeAlias = Literal["max_dist", "mean_dist", "mismatch"]
 PIXEL_CHANNELS = ("largest distance", "mean distance")
@@ -48,10 +48,15 @@ class PixelMaps:
 
     def __init__(self, plan: Plan, array: Any = None) -> None:
         self._plan = plan
+        self._grid: TileGrid | None = None
         self.array = np.zeros(map_shape(plan, 2), np.float32) if array is None else array
 
     def tell(self, overlap: Overlap) -> None:
         """Be told of an overlap by `seamscope.seams.SeamMeter`."""
+        if overlap.grid is not self._grid:
+            if self._grid is not None:  # memory ran out: the run started again
+                self.array[...] = 0
+            self._grid = overlap.grid
         area = self._plan.area
         region = [
             slice(max(v.start, a.start), min(v.stop, a.stop))
@@ -242,8 +247,8 @@ def _values_of(table: Array, measure: Measure, channel: int | None) -> Array:
     if measure != "mismatch":
         return np.asarray(table[..., ("max_dist", "mean_dist").index(measure)])
     if channel is not None:
-        return np.asarray(table[..., 2 + channel])
-    mismatch = table[..., 2:]
+        return np.asarray(table[..., 3 + channel])
+    mismatch = table[..., 3:]
     known = np.isfinite(mismatch)
     largest = np.where(known, mismatch, -1).max(-1, initial=-1)
     # a border without any class is agreement, one that was not measured is nothing
@@ -323,7 +328,7 @@ class HeatmapFile:
             for block in _blocks(picture.shape):
                 place = (*block[:lead], slice(channel, channel + 1), *block[lead:])
                 self.output.write(place, np.expand_dims(picture[block], lead))
-        self.output.finish({"plan": self._plan.to_json(), "seams": report.to_json()})
+        self.output.finish({"plan": report.plan.to_json(), "seams": report.to_json()})
         self.output.close()
 
 

@@ -105,7 +105,10 @@ def measurable(plan: Plan, asked: Settings, model: Model, image: Image) -> Plan:
     """Let tiles overlap by a pixel more on each side than the halo, unless asked otherwise."""
     if asked.overlap is not None:
         return plan
-    overlap = tuple(sum(sides) + 2 for sides in plan.grid.halo)
+    overlap = tuple(
+        max(own, sum(sides) + 2)
+        for own, sides in zip(plan.grid.overlap, plan.grid.halo, strict=True)
+    )
     settings = plan.settings.but(overlap=overlap, area=asked.area)
     try:
         return resolve(settings, model, image)

@@ -16,6 +16,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -78,6 +79,8 @@ class SeamReport:
         The worst first.
     tables
         Every border's measures, see `SeamMeter.tables`.
+    not_finite
+        Numbers in the measured overlaps that are NaN or infinite.
     mean_dist_interval, mismatch_intervals
         Where only a sample was measured: of the mean distance, and of each channel's mismatch.
         None where there are fewer than five blocks to tell it from.
@@ -96,6 +99,7 @@ class SeamReport:
     curve: SeamCurve = field(repr=False)
     borders: tuple[Border, ...] = field(repr=False)
     tables: dict[Frame, Array] = field(repr=False)
+    not_finite: int = 0
     mean_dist_interval: Interval | None = None
     mismatch_intervals: tuple[Interval | None, ...] = ()
 
@@ -122,6 +126,7 @@ class SeamReport:
             curve=meter.curve(),
             borders=tuple(meter.borders()),
             tables=tables,
+            not_finite=meter.lost,
             mean_dist_interval=intervals[0] if intervals else None,
             mismatch_intervals=tuple(intervals[1:]),
         )
@@ -134,7 +139,7 @@ class SeamReport:
     @property
     def seamless(self) -> bool:
         """Whether no distance at the run's halo exceeds the tolerance."""
-        return self.measures.max_dist <= self.tolerance
+        return self.measures.max_dist <= self.tolerance and not self.not_finite
 
     @property
     def smallest_seamless(self) -> int | None:
@@ -156,12 +161,16 @@ class SeamReport:
             return "One tile covers the image: there are no seams."
         if not self.measured:
             return "No overlap was measured: neighbouring tiles only touch. Use a larger overlap."
-        part = "" if self.complete else f" (measured in {self.measured} of {self.overlaps})"
-        if self.seamless:
+        if self.not_finite:
             return (
-                f"Seamless: neighbouring tiles agree to {_figure(self.measures.max_dist)} in all "
-                f"overlaps{part}."
+                f"{self.not_finite} predicted numbers in the overlaps are not finite (NaN or "
+                "infinity): look for them in the image, and try the precision float32."
             )
+        part = "all" if self.complete else f"the {self.measured} of {self.overlaps}"
+        if self.seamless:
+            told = "" if self.complete else " that were measured"
+            noise = _figure(self.measures.max_dist)
+            return f"Seamless: neighbouring tiles agree to {noise} in {part} overlaps{told}."
         sizes = f"up to {_figure(self.measures.max_dist)}"
         if self.measures.soft:
             worst = int(np.argmax(self.measures.soft))
@@ -195,6 +204,7 @@ class SeamReport:
             "spread": self.spread,
             "tolerance": self.tolerance,
             "seamless": self.seamless,
+            "not_finite": self.not_finite,
             "smallest_seamless_halo": None if found is None else list(found),
             "smallest_seamless_halo_sides": sides,
             "halo_curve": self.curve.to_json(),
@@ -236,6 +246,7 @@ def sampled_tiles(plan: Plan, share: float, seed: int = 0) -> frozenset[Index]:
     chance = random.Random(seed)
     bounds = [round(i * len(corners) / wanted) for i in range(wanted + 1)]
     chosen = [corners[chance.randrange(low, high)] for low, high in itertools.pairwise(bounds)]
+    chosen = [tuple(map(partial(_shifted, chance), c, numbers)) for c in chosen]
     blocks = (
         itertools.product(
             *(range(i, min(i + 2, along.stop)) for i, along in zip(corner, numbers, strict=True))
@@ -248,6 +259,11 @@ def sampled_tiles(plan: Plan, share: float, seed: int = 0) -> frozenset[Index]:
 def _block_starts(along: range) -> range:
     """First tiles of blocks of two, so that each block has two."""
     return range(0, max(along[-1], 1), 2)
+
+
+def _shifted(chance: random.Random, start: int, along: range) -> int:
+    """Move a block on by one tile or not, so that any tile and any border can be chosen."""
+    return start + (start + 2 < along.stop and chance.random() < 0.5)
 
 
 def _numbers_along(plan: Plan) -> list[range]:
@@ -265,14 +281,15 @@ def _intervals(tables: dict[Frame, Array]) -> list[Interval | None]:
     chance = np.random.default_rng(0)
     draws = chance.integers(len(blocks), size=(_RESAMPLES, len(blocks)))
     columns = max(block.shape[1] for block in blocks)
-    found: list[list[float]] = [[] for _ in range(columns - 1)]
+    found: list[list[float]] = [[] for _ in range(columns - 2)]
     for draw in draws:
-        rows = np.concatenate([blocks[i] for i in draw])
-        found[0].append(float(rows[:, 1].mean()))
-        for channel, values in enumerate(rows[:, 2:].T):
+        rows = np.concatenate([blocks[i] for i in draw]).astype(np.float64)
+        _, mean, pixels, *mismatch = rows.T
+        found[0].append(float((mean * pixels).sum() / pixels.sum()))
+        for channel, values in enumerate(mismatch, start=1):
             known = values[np.isfinite(values)]
             if known.size:
-                found[channel + 1].append(float(np.median(known)))
+                found[channel].append(float(np.median(known)))
     return [_percentiles(values) for values in found]
 
 

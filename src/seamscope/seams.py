@@ -50,14 +50,14 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from seamscope.errors import SettingsError
-from seamscope.tiling import Sides, Slices, Tile, TileGrid
+from seamscope.tiling import AxisTiling, Sides, Slices, Tile, TileGrid
 
 Array: TypeAlias = npt.NDArray[Any]
 Frame: TypeAlias = tuple[int, ...]
@@ -71,8 +71,9 @@ ABSENT = 1e-2
 TOLERANCE = 1e-4
 # Curves of single overlaps kept for the median, chosen at random where there are more.
 _CURVES = 4096
+_FEW_CLASSES = 8
 _WORST = 512  # borders whose worst pixel is remembered
-_ENDLESS = float(np.finfo(np.float32).max)  # stands for infinity, which times 0 is no number
+_ENDLESS = 1e30  # what is larger stands for infinity, which times 0 is no number
 _EVERY = 4  # pixels along each axis of which one is taken for the output's spread
 
 
@@ -135,7 +136,7 @@ class SeamCurve:
     overlaps
         ``(H, C)`` number of overlaps in the median of `soft`.
     share
-        ``(H,)`` part of all overlaps that are valid at this halo.
+        ``(H,)`` part of the overlaps that are valid at this halo, along the axis where it is least.
     ray
         What a halo's number means for each axis and side.
     """
@@ -153,8 +154,8 @@ class SeamCurve:
     def smallest_seamless(self, tolerance: float) -> int | None:
         """Smallest halo at which, and beyond which, no disagreement exceeds the tolerance.
 
-        Only halos at which at least half of all overlaps are valid are believed: beyond, the
-        curve may tell of no more than the last row of tiles, which overlaps further.
+        Only halos at which at least half of the overlaps along each axis are valid are believed:
+        beyond, the curve may tell of one axis, or of the last row of tiles, which overlaps further.
         """
         bad = np.flatnonzero(~(self.max_dist <= tolerance))
         first = 0 if bad.size == 0 else int(bad[-1]) + 1
@@ -253,6 +254,8 @@ class Overlap(NamedTuple):
 
     Attributes
     ----------
+    grid
+        Of the run; another one when memory ran out and it started again.
     lower, axis, frame
         Which overlap.
     region
@@ -264,6 +267,7 @@ class Overlap(NamedTuple):
         ``(C, *region)`` distances.
     """
 
+    grid: TileGrid
     lower: tuple[int, ...]
     axis: int
     frame: Frame
@@ -289,9 +293,16 @@ class SeamMeter:
         How the ``hard`` measure classifies: by the largest channel, or each channel by the
         threshold; by default the largest where there are several.
     threshold
-        For probabilities (logits are compared with its logit).
+        Compared with the network's own numbers, as where labels are predicted.
     tell
         Called with each `Overlap`.
+
+    Attributes
+    ----------
+    spread
+        Of the output.
+    lost
+        Numbers in compared overlaps that are not finite.
 
     Examples
     --------
@@ -318,11 +329,16 @@ class SeamMeter:
         self.halo = tuple(halo if halo is not None else grid.halo)
         self.kind = kind
         self.spread = Spread()
+        self.lost = 0
         self._ray = HaloRay.along(self.halo)
         self._at = self._ray.largest_within(self.halo)
         self._classes = classes
         self._threshold = threshold
         self._tell = tell
+        self._folds: dict[tuple[_Ends, ...], _Fold] = {}
+        self._most = max(_inputs(n, axis) for n, axis in zip(
+            grid.prediction_shape, grid.axes, strict=True
+        ))  # fmt: skip
         self._open: dict[tuple[Frame, tuple[int, ...], int], Array] = {}
         self._sums = _Sums()
         self._borders: dict[Frame, Array] = {}
@@ -380,8 +396,8 @@ class SeamMeter:
         valid = tuple(
             slice(r.start + v.start, r.start + v.stop) for r, v in zip(region, inside, strict=True)
         )
-        overlap = Overlap(lower, axis, frame, region, valid, apart)
-        self._sums.add(terms, at, self._absent)
+        overlap = Overlap(self.grid, lower, axis, frame, region, valid, apart)
+        self._sums.add(terms, axis, at, self._absent)
         self._note(overlap, terms, at, apart[:, *inside])
         if self._tell is not None:
             self._tell(overlap)
@@ -403,10 +419,15 @@ class SeamMeter:
                     scale=tiling.lattice.scale,
                 )
             )
-        return _fold_of(tuple(ends))
+        key = tuple(ends)  # the same for each kind of place in the grid
+        if key not in self._folds:
+            self._folds[key] = _Fold(key, self._most)
+        return self._folds[key]
 
     def _terms(self, fold: _Fold, one: Array, two: Array) -> tuple[Array, _Terms]:
-        one, two, torn = _finite(*(x.astype(np.float32, copy=False) for x in (one, two)))
+        one, two = (x.astype(np.float32, copy=False) for x in (one, two))
+        one, two, torn, lost = _finite(one, two)
+        self.lost += lost
         both, either = self._hard(fold, one, two)
         if self.kind == "labels":
             apart = (one != two).astype(np.float32)
@@ -415,7 +436,7 @@ class SeamMeter:
         else:
             three = self._apart_and_squares(one, two)
             if torn is not None:
-                three[0][np.broadcast_to(torn, three[0].shape)] = _ENDLESS
+                three[0][np.broadcast_to(torn, three[0].shape)] = 2 * _ENDLESS
             apart, (total, soft, squares) = three[0], fold.sums(three)
         largest = fold.maxima(apart)
         if torn is not None:
@@ -460,8 +481,6 @@ class SeamMeter:
         if one.shape[0] > 1 and self._classes != "threshold":
             return _agreement(fold, _largest(one), _largest(two), one.shape[0])
         limit = self._threshold
-        if self.kind == "logits":
-            limit = math.log(limit / (1 - limit))
         pairs = zip((one > limit).view(np.uint8), (two > limit).view(np.uint8), strict=True)
         both, either = zip(*(_agreement(fold, p, q, 2) for p, q in pairs), strict=True)
         return np.array(both)[:, 1], np.array(either)[:, 1]
@@ -478,7 +497,8 @@ class SeamMeter:
         largest = float(terms.largest[:, at].max())
         mean = float(terms.total[:, at].mean() / terms.pixels[at])
         place = overlap.axis, *overlap.lower
-        self._enter(overlap.frame, place, np.array([largest, mean, *soft[:, at]]))
+        row = np.array([largest, mean, terms.pixels[at], *soft[:, at]])
+        self._enter(overlap.frame, place, row)
         if len(self._worst) == _WORST and largest <= self._worst[0].max_dist:
             return
         spot = np.unravel_index(int(valid.max(0).argmax()), valid.shape[1:])
@@ -522,8 +542,9 @@ class SeamMeter:
     def tables(self) -> dict[Frame, Array]:
         """For each frame every border's measures at the meter's halo.
 
-        ``(axes, *grid, 2 + C)`` float32, indexed by axis and lower tile: max dist, mean dist, and
-        the soft mismatch of each channel; NaN where there is no border or it was not measured.
+        ``(axes, *grid, 3 + C)`` float32, indexed by axis and lower tile: max dist, mean dist, valid
+        pixels, and the soft mismatch of each channel; NaN where there is no border or it was not
+        measured.
         """
         return dict(self._borders)
 
@@ -572,6 +593,11 @@ def plain(values: Array) -> list[Any]:
     return list(known.tolist())
 
 
+def _inputs(pixels: int, axis: AxisTiling) -> int:
+    """Input pixels under so many of the output, at least 1."""
+    return max(1, math.ceil(pixels / axis.lattice.scale))
+
+
 def _known(values: Array) -> tuple[float | None, ...]:
     return tuple(float(v) if math.isfinite(v) else None for v in values)
 
@@ -583,11 +609,14 @@ def _kind_of(prediction: Array) -> Kind:
 
 def _agreement(fold: _Fold, first: Array, second: Array, classes: int) -> tuple[Array, Array]:
     """Pixels ``(classes, H)`` that both put into a class; and those of the one and of the other."""
+    if classes > _FEW_CLASSES:  # a table of all pairs would be larger than the overlap
+        both = np.where(first == second, first, classes)
+        counts = [fold.counts(n, classes + 1)[:classes] for n in (both, first, second)]
+        return counts[0], counts[1] + counts[2]
     pairs = first.astype(np.intp) * classes + second.astype(np.intp)
-    table = fold.counts(pairs, classes**2)
-    table = table.reshape(classes, classes, -1)
-    both = table[np.arange(classes), np.arange(classes)]
-    return both, table.sum(0) + table.sum(1)
+    table = fold.counts(pairs, classes**2).reshape(classes, classes, -1)
+    same = np.arange(classes)
+    return table[same, same], table.sum(0) + table.sum(1)
 
 
 def _numbered(one: Array, two: Array) -> tuple[Array, Array, int]:
@@ -602,22 +631,25 @@ def _numbered(one: Array, two: Array) -> tuple[Array, Array, int]:
     return one, two, highest + 1
 
 
-def _finite(one: Array, two: Array) -> tuple[Array, Array, Array | None]:
-    """Both predictions with 0 for what is not finite, and pixels where only one of them is not."""
+def _finite(one: Array, two: Array) -> tuple[Array, Array, Array | None, int]:
+    """Both predictions with 0 for what is not finite; pixels where only one is not; how many."""
     if math.isfinite(float(one.sum() + two.sum())):
-        return one, two, None
+        return one, two, None, 0
     lost, missed = ~np.isfinite(one), ~np.isfinite(two)
-    return np.where(lost, 0, one), np.where(missed, 0, two), (lost != missed).any(0)
+    count = int(lost.sum() + missed.sum())
+    return np.where(lost, 0, one), np.where(missed, 0, two), (lost != missed).any(0), count
 
 
-def _largest(values: Array) -> npt.NDArray[np.uint8]:
+def _largest(values: Array) -> npt.NDArray[np.intp]:
     """Number of the largest channel; numpy's argmax over a short first axis is ten times slower."""
+    if values.shape[0] > _FEW_CLASSES:
+        return np.asarray(values.argmax(0))
     best, which = values[0], np.zeros(values.shape[1:], np.uint8)
     for channel in range(1, values.shape[0]):
         above = (values[channel] > best).view(np.uint8)
         best = np.maximum(best, values[channel])
         which = which * (1 - above) + np.uint8(channel) * above
-    return which
+    return which.astype(np.intp)
 
 
 # -- one overlap
@@ -676,11 +708,14 @@ class _Fold:
     ----------
     ends
         Its axes.
+    most
+        No halo is wider: a tile's own extent. Where no side of an overlap has a halo to keep, it is
+        valid at all of them.
     """
 
-    def __init__(self, ends: tuple[_Ends, ...]) -> None:
+    def __init__(self, ends: tuple[_Ends, ...], most: int) -> None:
         lines = [axis.distances() for axis in ends]
-        self.deepest = int(min(line.max() for line in lines))
+        self.deepest = min(most, *(int(line.max()) for line in lines))
         self._lines = [np.minimum(line, self.deepest) for line in lines]
         self._runs = [_runs(line, self.deepest) for line in self._lines]
         counts = [np.array([(line >= h).sum() for h in range(self.deepest + 1)]) for line in lines]
@@ -709,19 +744,19 @@ class _Fold:
 
     def counts(self, numbers: Array, most: int) -> Array:
         """Pixels ``(most, H)`` that have each number, of what is valid at each halo."""
-        codes = self._distance * most
+        codes = self._distance.astype(np.intp) * most
         codes += numbers
         counts = np.bincount(codes.ravel(), minlength=(self.deepest + 1) * most)
         return _from_far_end(counts.reshape(-1, most).T.astype(np.float64))
 
     @cached_property
-    def _distance(self) -> npt.NDArray[np.intp]:
-        """Distance of each pixel of the overlap."""
+    def _distance(self) -> npt.NDArray[np.uint16]:
+        """Distance of each pixel of the overlap; kept small, since it is kept."""
         found = np.full((), self.deepest)
         for axis, line in enumerate(self._lines):
             wide = line.reshape([-1 if a == axis else 1 for a in range(len(self._lines))])
             found = np.minimum(found, wide)
-        return found.astype(np.intp)
+        return found.astype(np.uint16 if self.deepest < 1 << 16 else np.uint32)
 
     @cached_property
     def _beyond(self) -> Array:
@@ -737,11 +772,6 @@ class _Fold:
 def _hull(true: Array) -> slice:
     where = np.flatnonzero(true)
     return slice(int(where[0]), int(where[-1]) + 1)
-
-
-@lru_cache(maxsize=128)  # one for each kind of place in the grid
-def _fold_of(ends: tuple[_Ends, ...]) -> _Fold:
-    return _Fold(ends)
 
 
 class _Run(NamedTuple):
@@ -805,20 +835,20 @@ class _Sums:
     def __init__(self) -> None:
         self.pairs = 0
         self._pixels = np.zeros(0)
-        self._valid = np.zeros(0)
+        self._valid: dict[int, Array] = {}  # for each axis: overlaps that are valid
         self._largest = np.zeros((0, 0))
         self._total = np.zeros((0, 0))
         self._curves: list[_Curves] = []
         self._here = _Here()
         self._random = random.Random(0)
 
-    def add(self, terms: _Terms, at: int, absent: float) -> None:
+    def add(self, terms: _Terms, axis: int, at: int, absent: float) -> None:
         self.pairs += 1
         depth, channels = terms.pixels.size, terms.total.shape[0]
         if depth > self._pixels.size or not self._total.size:
             self._grow(depth, channels)
         self._pixels[:depth] += terms.pixels
-        self._valid[:depth] += 1
+        self._valid.setdefault(axis, np.zeros(self._pixels.size))[:depth] += 1
         np.maximum(self._largest[:, :depth], terms.largest, out=self._largest[:, :depth])
         self._total[:, :depth] += terms.total
         self._here.add(terms, at)
@@ -836,7 +866,7 @@ class _Sums:
     def _grow(self, depth: int, channels: int) -> None:
         more = depth - self._pixels.size
         self._pixels = np.pad(self._pixels, (0, more))
-        self._valid = np.pad(self._valid, (0, more))
+        self._valid = {axis: np.pad(valid, (0, more)) for axis, valid in self._valid.items()}
         wide = ((0, channels - self._total.shape[0]), (0, more))
         self._largest, self._total = np.pad(self._largest, wide), np.pad(self._total, wide)
 
@@ -854,9 +884,14 @@ class _Sums:
             soft=_median(soft),
             hard=_median(hard),
             overlaps=np.isfinite(soft).sum(0).T,
-            share=self._valid / max(self.pairs, 1),
+            share=self._share(),
             ray=ray,
         )
+
+    def _share(self) -> Array:
+        if not self._valid:
+            return np.zeros(0)
+        return np.asarray(np.min([v / v[0] for v in self._valid.values()], axis=0))
 
     def measures(self, at: int) -> SeamMeasures:
         soft = self._stacked([c.soft[:, c.at : c.at + 1] for c in self._curves])
