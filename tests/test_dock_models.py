@@ -13,6 +13,7 @@ import npe2
 from qtpy.QtCore import QSettings, Qt
 
 import networks
+from seamscope.declared import Declared
 from seamscope.docks import open_model_file
 from seamscope.docks.model_picker import ModelPicker
 from seamscope.loaders import load_model
@@ -110,3 +111,14 @@ def test_consent_for_once_is_not_remembered(qtbot, tmp_path) -> None:
     press(qtbot, picker.consent.yes)
     with pytest.raises(TrustError):
         load_model("torch.nn:Identity")
+
+
+def test_the_dock_tells_where_a_model_card_is_wrong(make_napari_viewer, qtbot) -> None:
+    viewer = make_napari_viewer(show=True)
+    _, dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
+    for halo, wrong in ((2, True), (22, False)):  # the network reaches 22
+        model = load_model(networks.UNet(2, 2).eval())
+        model.declared = Declared("Its card", "yx", halo=(halo, halo))
+        dock.set_model(model)
+        qtbot.waitUntil(lambda: dock.model is not None and dock.settled, timeout=PATIENCE)
+        assert ("Its card" in dock.facts.text()) is wrong

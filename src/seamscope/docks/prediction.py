@@ -28,6 +28,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 from superqt.utils import qthrottled
 
+from seamscope.declared import disagreements
 from seamscope.docks.editors import Choice, PixelsEditor, Steps
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Job, Outcome
@@ -365,7 +366,11 @@ class PredictionDock(QWidget):
 
     def _describe(self, model: Model) -> None:
         kind: Kind = "good" if model.reach.bounded else "warning"
-        self._tell_facts(f"{plain(str(model.facts))}{boxed(model.describe(), kind)}")
+        told = boxed(model.describe(), kind)
+        if model.declared is not None:  # what the card says, where measuring says otherwise
+            wrong = disagreements(model.declared, model.facts, model.reach)
+            told += "".join(boxed(each, "warning") for each in wrong)
+        self._tell_facts(plain(str(model.facts)) + told)
 
     def _tell_facts(self, text: str) -> None:
         self.facts.setText(text)
