@@ -693,3 +693,9 @@ def test_tuning_measures_and_remembers() -> None:
     known = dict(model.speeds)
     assert prepare(Settings(), model, image).grid == plan.grid
     assert model.speeds == known
+
+
+def test_more_classes_than_labels_have_numbers_are_refused() -> None:
+    model = load_model(nn.Conv2d(1, 300, 1))
+    with pytest.raises(SettingsError, match="300 channels"):
+        seamscope.predict(np.zeros((20, 20), np.float32), model, result="labels")

@@ -309,14 +309,6 @@ class Opinions:
         """What a border distance means for each axis."""
         return HaloRay.along(self.plan.grid.halo)
 
-    @property
-    def largest_distance(self) -> int:
-        """Border distance from which on seams stay where they are."""
-        distance = 0
-        while self.cuts(distance) != self.cuts(distance + 1):
-            distance += 1
-        return distance
-
 
 class Restitched:
     """One frame stitched from kept predictions; moving its seams copies only what changes.

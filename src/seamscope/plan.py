@@ -319,6 +319,11 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
     """
     layout = image_layout(settings, model.facts, image)
     facts = model.facts.with_channels(_channel_count(settings, layout, image))
+    if settings.result == "labels" and facts.out_channels > 256:
+        raise SettingsError(
+            f"The network predicts {facts.out_channels} channels, and labels are numbers from 0 to "
+            "255: ask for what it predicts instead (--result probabilities)."
+        )
     sizes = layout.sizes(layout.spatial, image.shape)
     if model.statistics is not None:
         model.statistics.check_image(sizes)
