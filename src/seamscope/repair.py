@@ -119,7 +119,9 @@ class FreezePlan:
         if self.disk:
             cost += f" and {_bytes(self.disk)} of disk"
         if self.tiles == 1:
-            return f"The image is run at once, {len(self.calls)} layers in one pass: {cost}."
+            count = len(self.calls)
+            layers = f"{count} layer{'s' * (count > 1)}"
+            return f"The image is run at once, {layers} in one pass: {cost}."
         if not self.recomputed:
             place = "on disk" if self.on_disk else "in memory"
             return (

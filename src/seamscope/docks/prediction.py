@@ -316,10 +316,11 @@ class PredictionDock(QWidget):
             self._image_changed()
 
     def _likely_layer(self) -> ImageLayer | None:
-        """The selected image layer, else the lowest."""
+        """The selected image layer, else the lowest; one of our own results only if chosen."""
         layers = [layer for _, layer in self._image_layers()]
         active = self.viewer.layers.selection.active
-        return active if active in layers else next(iter(layers), None)
+        own = [layer for layer in layers if "seamscope" not in layer.metadata]
+        return active if active in own else next(iter(own), None)
 
     def _image_changed(self, _: Any = None) -> None:
         layer = self.layer
