@@ -23,9 +23,10 @@ demo: $(READY)  ## open the demo; without a display, run it unseen and save a sc
 	then $(BIN)/seamscope demo --headless; \
 	else $(BIN)/seamscope demo; fi
 
-# One recipe, so that pytest's closing line is the last thing printed.
+# One recipe, so that pytest's closing line is the last thing printed. A file's tests share what they
+# measured once, so that a file stays in one process.
 test: lint  ## style, types and all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
