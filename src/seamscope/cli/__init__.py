@@ -45,6 +45,7 @@ from seamscope.cli import predict
 from seamscope.cli import seams
 from seamscope.cli import certify
 from seamscope.cli import sweep
+from seamscope.cli import blends
 from seamscope.cli import info
 from seamscope.cli import receptive_field
 from seamscope.cli import export
