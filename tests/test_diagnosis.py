@@ -567,10 +567,60 @@ def test_errors_are_sentences() -> None:
         examine(lambda tile: tile.mean(), IMAGE, tile=64, overlap=8)
     with pytest.raises(SettingsError, match="0 <= overlap < tile <= image"):
         examine(lambda tile: tile, IMAGE, tile=64, overlap=64)
-    with pytest.raises(SettingsError, match="rising positions from 0 to 168"):
+    with pytest.raises(SettingsError, match="rising whole positions from 0 to 168"):
         examine(lambda tile: tile, IMAGE, tile=64, overlap=8, starts=[(0, 200), (0, 50)])
     with pytest.raises(SettingsError, match="give \\(\\*spatial\\)"):
         examine(lambda tile: tile, IMAGE, tile=(8, 8, 8), overlap=8)
+
+    with pytest.raises(SettingsError, match="Starts for 1 axes of 2"):
+        examine(lambda tile: tile, IMAGE, tile=64, overlap=8, starts=[(0, 50)])
+    with pytest.raises(SettingsError, match="rising whole positions"):
+        examine(lambda tile: tile, IMAGE, tile=64, overlap=8, starts=[(0, 50.5), (0, 50)])
+    with pytest.raises(SettingsError, match="halo -2 must not be negative"):
+        examine(lambda tile: tile, IMAGE, tile=64, overlap=8, halo=-2)
+    with pytest.raises(SettingsError, match=r"worst place .* 2 spatial axes"):
+        examine(lambda tile: tile, IMAGE, tile=64, overlap=8, worst=[(1,)])
+    with pytest.raises(SettingsError, match=r"tile 64\.5: give a whole number"):
+        examine(lambda tile: tile, IMAGE, tile=64.5, overlap=8)
+    with pytest.raises(ImageError, match="complex64 numbers: give real ones"):
+        examine(lambda tile: tile, IMAGE + np.complex64(1j), tile=64, overlap=8)
+    for tolerance in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(SettingsError, match="finite and 0 or more"):
+            examine(lambda tile: tile, IMAGE, tile=64, overlap=8, tolerance=tolerance)
+        with pytest.raises(SettingsError, match="finite and 0 or more"):
+            diagnose(IMAGE, BATCH, tile=64, tolerance=tolerance)
+
+
+def test_tiles_that_can_only_touch_are_said_to() -> None:
+    pool = nn.Sequential(nn.MaxPool2d(16), nn.Upsample(scale_factor=16))
+    own = diagnose(IMAGE[:24, :24], pool, tile=16, halo=0)
+    foreign = examine(Pipeline(on_arrays(pool), period=32), IMAGE, tile=32, overlap=0)
+    for found, least in ((own, 32), (foreign, 64)):
+        assert (found.verdict, found.findings) == ("not compared", ())
+        assert f"only touch: the network's period is {least // 2}" in found.explanation
+        assert f"larger tiles, of {least} or more" in found.explanation
+        json.dumps(found.to_json(), allow_nan=False)
+    beside = examine(Pipeline(on_arrays(pool), period=(32, 8)), IMAGE, tile=32, overlap=0)
+    assert "Along y tiles only touch" in beside.explanation
+
+
+def test_tolerance_is_the_callers() -> None:
+    strict, loose = (diagnose(IMAGE, BATCH, tile=64, halo=4, tolerance=t) for t in (1e-4, 100.0))
+    assert strict.verdict != "seamless"
+    assert loose.verdict == "seamless"
+    assert loose.tolerance == pytest.approx(100 * loose.spread)
+
+
+def test_what_is_examined_instead_is_said() -> None:
+    blur = nn.Conv2d(1, 1, 3, padding=1).eval()
+    usual = examine(blur, IMAGE, tile=32, overlap=8)
+    assert "as asked for" not in usual.explanation
+    larger = examine(blur, IMAGE, tile=32, overlap=8, halo=30)
+    assert larger.halo == ((15, 15), (15, 15))
+    assert "tile 32, overlap 8 and halo 30, as asked for" in larger.explanation
+    assert "examined is tile 32, overlap 31 and halo 15." in larger.explanation
+    closer = examine(blur, IMAGE, tile=32, overlap=8, halo=6)
+    assert "examined is tile 32, overlap 13 and halo 6." in closer.explanation
 
 
 class Infinite(nn.Module):

@@ -28,6 +28,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -35,8 +37,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from torch import nn
 
-from seamscope.errors import SettingsError
-from seamscope.findings import Diagnosis, Finding, Verdict
+from seamscope.errors import ImageError, SettingsError
+from seamscope.findings import Diagnosis, Finding, Verdict, halo_text, numbers
 from seamscope.halo_room import with_room
 from seamscope.images import Image, open_image
 from seamscope.inquiry import Inquiry
@@ -45,7 +47,8 @@ from seamscope.model import Model
 from seamscope.pipelines import Pipeline, Step, subject_of_pipeline, subject_of_plan
 from seamscope.plan import Plan, Settings, resolve
 from seamscope.reading import whole_image_intensity
-from seamscope.tile_sample import PlacedAxis, comparable
+from seamscope.seams import TOLERANCE
+from seamscope.tile_sample import PlacedAxis, comparable, shared
 from seamscope.tiling import (
     PerAxis,
     Sides,
@@ -67,6 +70,7 @@ def diagnose(
     settings: Settings | None = None,
     *,
     worst: Sequence[Any] | None = None,
+    tolerance: float = TOLERANCE,
     trust: bool = False,
     axes: str | None = None,
     cancelled: Cancelled | None = None,
@@ -89,6 +93,8 @@ def diagnose(
     worst
         Where seams are worst, worst first: `seamscope.seams.Border`, or points in pixels along the
         spatial axes. Half of the sample is taken there.
+    tolerance
+        Disagreement that is noise, in standard deviations of the output.
     cancelled
         Asked before each forward pass.
     on_progress
@@ -112,6 +118,7 @@ def diagnose(
     'seamless'
     """
     never = cancelled or (lambda: False)
+    check_tolerance(tolerance)
     opened = open_image(image, axes=axes)
     network = load_model(model, trust=trust)
     wanted = dataclasses.replace(settings or Settings(), **asked)
@@ -122,8 +129,10 @@ def diagnose(
     frame, points = worst_places(worst or (), plan)
     subject = subject_of_plan(plan, network, opened, intensity, frame)
     grid = TileGrid(tuple(map(comparable, plan.grid.axes)))
-    inquiry = Inquiry(subject, grid, points, never, on_progress, plan=plan)
-    return inquiry.diagnosis()
+    if not any(map(shared, grid.axes)):
+        return _only_touching(grid, plan.facts.period)
+    inquiry = Inquiry(subject, grid, points, never, on_progress, plan=plan, tolerance=tolerance)
+    return _with_what_was_examined(inquiry.diagnosis(), plan.grid, grid)
 
 
 def examine(
@@ -135,6 +144,7 @@ def examine(
     halo: int | Sequence[int | Sides] | None = None,
     starts: Sequence[Sequence[int]] | None = None,
     worst: Sequence[Sequence[float]] | None = None,
+    tolerance: float = TOLERANCE,
     cancelled: Cancelled | None = None,
     on_progress: Progress | None = None,
 ) -> Diagnosis:
@@ -158,7 +168,7 @@ def examine(
         Where tiles start, for each axis; by default from 0 on, one tile less its overlap apart. A
         last tile that the code moves back to end with the image is worth giving: it is often off
         the network's grid.
-    worst, cancelled, on_progress
+    worst, tolerance, cancelled, on_progress
         As for `diagnose`; points in pixels.
 
     Raises
@@ -177,27 +187,55 @@ def examine(
     >>> examine(Pipeline(lambda x: x, preprocess=predict_tile), ramp, tile=32, overlap=8).verdict
     'preprocessing'
     """
+    check_tolerance(tolerance)
+    tile, overlap = _whole(tile, "tile"), _whole(overlap, "overlap")
     parts = pipeline if isinstance(pipeline, Pipeline) else Pipeline(pipeline)
     ndim, pixels = _as_channels(image, tile, overlap)
     tiles = per_axis(tile, ndim, "tile")
     overlaps = per_axis(overlap, ndim, "overlap")
     placed = _placed(pixels.shape[1:], tiles, overlaps, starts)
-    subject = subject_of_pipeline(parts, pixels, tiles)
     sides = halo_sides([o // 2 for o in overlaps] if halo is None else halo, ndim)
+    _check_places(sides, worst or ())
+    subject = subject_of_pipeline(parts, pixels, tiles)
     axes = tuple(
-        comparable(PlacedAxis(min(n, s[-1] + t), t, h, 0, lattice, starts=s))
+        PlacedAxis(min(n, s[-1] + t), t, h, 0, lattice, starts=s)
         for n, t, h, lattice, s in zip(
             pixels.shape[1:], tiles, sides, subject.lattice, placed, strict=True
         )
     )
-    grid = TileGrid(axes)
+    asked, grid = TileGrid(axes), TileGrid(tuple(map(comparable, axes)))
+    period = tuple(axis.period for axis in subject.lattice)
     if len(grid) == 1:
-        return _one_tile(grid, tuple(axis.period for axis in subject.lattice))
+        return _one_tile(grid, period)
+    if not any(map(shared, grid.axes)):
+        return _only_touching(grid, period)
     never = cancelled or (lambda: False)
-    return Inquiry(subject, grid, worst or (), never, on_progress).diagnosis()
+    inquiry = Inquiry(subject, grid, worst or (), never, on_progress, tolerance=tolerance)
+    return _with_what_was_examined(inquiry.diagnosis(), asked, grid)
 
 
 # -- what is compared
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Refuse what is no part of a standard deviation."""
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise SettingsError(
+            f"Tolerance {tolerance}: it is a distance in standard deviations of the output, "
+            "finite and 0 or more; use 1e-4 if in doubt."
+        )
+
+
+def _check_places(halo: Sequence[Sides], worst: Sequence[Sequence[float]]) -> None:
+    """Refuse halos and points that mean nothing in this space."""
+    if any(side < 0 for sides in halo for side in sides):
+        raise SettingsError(f"halo {halo_text(halo)} must not be negative: use 0 or more.")
+    for point in worst:
+        if len(point) != len(halo):
+            raise SettingsError(
+                f"A worst place {tuple(point)} for {len(halo)} spatial axes: give one pixel "
+                "position for each axis."
+            )
 
 
 def _placed(
@@ -208,6 +246,11 @@ def _placed(
 ) -> list[tuple[int, ...]]:
     """Tile starts along each axis, checked."""
     names = axis_names(len(shape))
+    if starts is not None and len(starts) != len(shape):
+        raise SettingsError(
+            f"Starts for {len(starts)} axes of {len(shape)} ({', '.join(names)}): give one "
+            "sequence of tile starts for each."
+        )
     found = []
     for axis, (name, size, tile, overlap) in enumerate(
         zip(names, shape, tiles, overlaps, strict=True)
@@ -222,22 +265,37 @@ def _placed(
         )
         if (
             not own
+            or any(start != int(start) for start in own)
             or own[0] < 0
             or own[-1] + tile > size
             or any(b <= a for a, b in itertools.pairwise(own))
         ):
             raise SettingsError(
-                f"Starts {list(own)[:5]} along {name}: give rising positions from 0 to "
+                f"Starts {list(own)[:5]} along {name}: give rising whole positions from 0 to "
                 f"{size - tile}, at which a tile of {tile} lies in the image of {size}."
             )
-        found.append(tuple(own))
+        found.append(tuple(map(int, own)))
     return found
+
+
+def _whole(value: Any, what: str) -> int | tuple[int, ...]:
+    """Plain whole numbers, also of numpy's."""
+    try:
+        return tuple(map(operator.index, value)) if np.ndim(value) else operator.index(value)
+    except TypeError:
+        raise SettingsError(
+            f"{what} {value}: give a whole number of pixels, or one for each axis."
+        ) from None
 
 
 def _as_channels(image: Any, tile: PerAxis, overlap: PerAxis) -> tuple[int, np.ndarray[Any, Any]]:
     """Number of spatial axes, and the image as ``(C, *spatial)``."""
     source = open_image(image) if isinstance(image, str | os.PathLike) else image
     pixels = np.asarray(source.data if isinstance(source, Image) else source)
+    if pixels.dtype.kind not in "fiub":
+        raise ImageError(
+            f"An image of {pixels.dtype} numbers: give real ones, for instance its absolute value."
+        )
     given = [len(v) for v in (tile, overlap) if not isinstance(v, int)]
     # sizes per axis decide; else a first axis that no tile would fit into is no space
     ndim = given[0] if given else pixels.ndim
@@ -281,6 +339,59 @@ def worst_places(
             scale = map(float, plan.facts.scale)
             points.append(tuple(float(x) / s for x, s in zip(pixel, scale, strict=True)))
     return frame, points
+
+
+def _with_what_was_examined(found: Diagnosis, asked: TileGrid, grid: TileGrid) -> Diagnosis:
+    """The diagnosis, and where it is of other tiles than were asked for, a sentence that says so.
+
+    That neighbours overlap by a period more, so that something is left to compare, is no news.
+    """
+    said = []
+    short = any(
+        sum(axis.lattice.whole(axis.halo)) > overlap and len(axis) > 1
+        for axis, overlap in zip(asked.axes, asked.overlap, strict=True)
+    )
+    if short or (asked.tile_shape, asked.halo) != (grid.tile_shape, grid.halo):
+        said.append(
+            f"With {_setting(asked)}, as asked for, neighbours share no pixel that both are "
+            f"trusted in; what was examined is {_setting(grid)}."
+        )
+    names = axis_names(len(grid.axes))
+    touching = [
+        name
+        for name, axis in zip(names, grid.axes, strict=True)
+        if len(axis) > 1 and not shared(axis)
+    ]
+    if touching:
+        said.append(
+            f"Along {' and '.join(touching)} tiles only touch, and nothing is compared there."
+        )
+    return dataclasses.replace(found, explanation=" ".join([found.explanation, *said]))
+
+
+def _setting(grid: TileGrid) -> str:
+    return (
+        f"tile {numbers(grid.tile_shape)}, overlap {numbers(grid.overlap)} and halo "
+        f"{halo_text(grid.halo)}"
+    )
+
+
+def _only_touching(grid: TileGrid, period: tuple[int, ...]) -> Diagnosis:
+    least = numbers([axis.tile + axis.lattice.pitch for axis in grid.axes])
+    return Diagnosis(
+        verdict="not compared",
+        explanation=(
+            f"Tiles of {numbers(grid.tile_shape)} only touch: the network's period is "
+            f"{numbers(period)}, so that no two different tiles share a pixel, and there is "
+            f"nothing to compare. Use larger tiles, of {least} or more, in an image larger "
+            "than they are."
+        ),
+        findings=(),
+        tile=grid.tile_shape,
+        halo=grid.halo,
+        overlap=(0,) * len(grid.axes),
+        period=period,
+    )
 
 
 def _one_tile(grid: TileGrid, period: tuple[int, ...]) -> Diagnosis:

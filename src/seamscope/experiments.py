@@ -82,6 +82,8 @@ class Bench:
         Asked before each prediction.
     done
         Called after each prediction.
+    tolerance
+        Disagreement that is noise, in standard deviations of the outcome.
     """
 
     def __init__(
@@ -91,11 +93,13 @@ class Bench:
         tiles: Sequence[Tile],
         cancelled: Callable[[], bool] = lambda: False,
         done: Callable[[], None] = lambda: None,
+        tolerance: float = TOLERANCE,
     ) -> None:
         self.subject = subject
         self.grid = grid
         self.tiles = {tile.index: tile for tile in tiles}
         self._cancelled = cancelled
+        self._relative = tolerance
         self._done = done
         self._latest: tuple[Removed, dict[Index, Array]] | None = None
         self._known: dict[Removed, Disagreement] = {}
@@ -183,7 +187,7 @@ class Bench:
         A part of the outcome's standard deviation; where the outcome is next to constant, of what
         float32 resolves.
         """
-        return 0.0 if self.labels else max(TOLERANCE * self.spread, _RESOLVED * self._highest)
+        return 0.0 if self.labels else max(self._relative * self.spread, _RESOLVED * self._highest)
 
     @property
     def raw_tolerance(self) -> float:
@@ -364,7 +368,7 @@ class Bench:
             raws = {index: self._raw(index, key) for index in self.tiles}
             self._latest = key, raws
             if key == NOTHING:
-                self._raw_tolerance = _noise(raws.values())
+                self._raw_tolerance = _noise(raws.values(), self._relative)
         return self._latest[1]
 
     def _raw(self, index: Index, removed: Removed) -> Array:
@@ -521,13 +525,13 @@ def _merged(moments: Sequence[Moments]) -> Moments:
     return Moments(means.mean(0), var, moments[0].count * len(moments))
 
 
-def _noise(predictions: Iterable[Array]) -> float:
+def _noise(predictions: Iterable[Array], relative: float) -> float:
     """Largest difference that is floating-point noise."""
     spread, highest = Spread(), 0.0
     for values in predictions:
         spread.see(values)
         highest = max(highest, float(np.abs(values).max(initial=0)))
-    return max(TOLERANCE * spread.std, _RESOLVED * highest)
+    return max(relative * spread.std, _RESOLVED * highest)
 
 
 def _write(whole: Array, values: Array, at: Sequence[int], low: Sequence[int]) -> None:

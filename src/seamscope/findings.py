@@ -23,6 +23,7 @@ Verdict: TypeAlias = Literal[
     "preprocessing",
     "postprocessing",
     "mixed",
+    "not compared",
 ]
 HaloIs: TypeAlias = Literal["smallest seamless", "removes edge effects", "knee"]
 
@@ -67,7 +68,8 @@ class Diagnosis:
     Attributes
     ----------
     verdict
-        The cause that makes three fifths of the disagreement or more; ``"mixed"`` where none does.
+        The cause that makes three fifths of the disagreement or more; ``"mixed"`` where none does;
+        ``"not compared"`` where tiles only touch, and nothing was examined.
     explanation
         Sentences: what, the numbers behind it, the remedy.
     findings
@@ -84,7 +86,9 @@ class Diagnosis:
         certain for these only. None where there is none, or the tile is too small to see it.
     tile, halo, overlap, period
         What was examined, in input pixels. Where nothing would be left to compare, tiles overlap
-        by a period more than asked for, or are a period larger.
+        by as many whole periods more than asked for as it takes; where even that leaves nothing,
+        they are larger; where that cannot be, the halo is smaller. The explanation says so
+        wherever more than half of the overlap was asked for as a halo, or tile or halo differ.
     mean_dist, max_dist
         Disagreement at this setting, over the pixels both tiles are trusted in; for labels the
         part of them that differs.

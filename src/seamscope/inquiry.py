@@ -25,7 +25,7 @@ from seamscope.findings import (
 from seamscope.inference import as_labels
 from seamscope.pipelines import Box, Subject
 from seamscope.plan import Plan
-from seamscope.seams import SeamCurve
+from seamscope.seams import TOLERANCE, SeamCurve
 from seamscope.tile_sample import deeper, sample_of
 from seamscope.tiling import Sides, Tile, TileGrid
 
@@ -56,9 +56,11 @@ class Inquiry:
         cancelled: Callable[[], bool],
         on_progress: Callable[[int, int], None] | None,
         plan: Plan | None = None,
+        tolerance: float = TOLERANCE,
     ) -> None:
         self._subject = subject
         self._plan = plan
+        self._tolerance = tolerance
         self._worst = worst
         self._cancelled = cancelled
         self._tell = on_progress or (lambda done, total: None)
@@ -71,7 +73,7 @@ class Inquiry:
     def _bench(self, grid: TileGrid) -> Bench:
         area = None if self._plan is None else self._plan.area
         tiles = sample_of(grid, self._contrast(grid), self._worst, area)
-        return Bench(self._subject, grid, tiles, self._cancelled, self._advance)
+        return Bench(self._subject, grid, tiles, self._cancelled, self._advance, self._tolerance)
 
     def _contrast(self, grid: TileGrid) -> Callable[[Tile], float]:
         def contrast(tile: Tile) -> float:

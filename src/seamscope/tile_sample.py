@@ -73,12 +73,13 @@ def comparable(axis: AxisTiling) -> AxisTiling:
     """The same tiles, moved together by whole periods until both are trusted in some pixels.
 
     A halo of half the overlap leaves nothing to compare. Where even the closest tiles leave
-    nothing, tiles are a little larger; where that cannot be, the halo is smaller.
+    nothing, tiles are a little larger; where that cannot be, the halo is smaller. Where even
+    without a halo tiles would coincide, the axis is returned as it is (see `shared`).
     """
     if axis.single or len(axis) == 1:
         return axis
-    lattice, halo = axis.lattice, axis.halo
-    while True:
+    lattice = axis.lattice
+    for halo in _smaller_and_smaller(axis.halo):
         overlap = max(axis.overlap, sum(lattice.whole(halo)) + lattice.scale.denominator)
         if isinstance(axis, PlacedAxis):
             closer = _closer(axis, halo, overlap)
@@ -89,7 +90,18 @@ def comparable(axis: AxisTiling) -> AxisTiling:
             found = AxisTiling(axis.size, tile, halo, overlap, lattice)
             if found.kept - found.overlap >= lattice.pitch and not found.single:
                 return found
-        halo = (max(0, halo[0] - 1), max(0, halo[1] - 1))
+    return axis
+
+
+def _smaller_and_smaller(halo: Sides) -> Iterator[Sides]:
+    """The halo, and all others down to none, both sides a pixel less each time."""
+    for less in range(max(*halo, 0) + 1):
+        yield max(0, halo[0] - less), max(0, halo[1] - less)
+
+
+def shared(axis: AxisTiling) -> bool:
+    """Whether any two neighbours along an axis are both trusted in some pixels."""
+    return any(one.trusted[1] > two.trusted[0] for one, two in itertools.pairwise(axis))
 
 
 def _closer(axis: PlacedAxis, halo: Sides, overlap: int) -> PlacedAxis | None:
