@@ -15,8 +15,8 @@ one pixel to the next along axis ``a``, and ``R'`` the result on the moved grid.
 trusted parts begin or end (there a tile enters the mean); the larger of both is the step. ``E_a``
 is the mean of ``D_a`` over all pixels of neither set: the same for all ways but for what they do
 there. A step of 0 or below is none. Not told: whether the image itself is rougher at those pixels
-by chance (the fewer seams, the likelier; it raises or lowers all ways alike), and disagreement
-that a blend spreads over its ramp, which is no less wrong for being smooth.
+by chance, which moves the step of a seamless network too, the more the fewer seams there are; and
+disagreement that a blend spreads over its ramp, which is no less wrong for being smooth.
 
 *Dependence on the tiles*: how much the result changes when the tiles do ::
 
@@ -166,14 +166,22 @@ class BlendComparison:
 
     @property
     def seamless(self) -> bool:
-        """Whether all ways agree with each other and the moved grid to floating-point noise."""
-        return max(self.scores) <= TOLERANCE
+        """Whether moving the tiles changes nothing but floating-point noise, in any way.
+
+        Where no grid lies half-way: whether all ways have the same score. Steps do not tell: the
+        image may be rougher at the seams by chance.
+        """
+        limit = TOLERANCE * (self.spread or 1.0)
+        known = [w.largest_dependence for w in self.ways if w.largest_dependence is not None]
+        if known:
+            return float(np.max(known)) <= limit
+        return max(self.scores) - min(self.scores) <= TOLERANCE
 
     @property
     def alike(self) -> bool:
         """Whether there is no difference worth talking of."""
         worst = max(self.scores)
-        return worst - min(self.scores) <= max(TOLERANCE, WORTH * worst)
+        return self.seamless or worst - min(self.scores) <= max(TOLERANCE, WORTH * worst)
 
     @property
     def recommended(self) -> BlendScore:
@@ -184,8 +192,8 @@ class BlendComparison:
         """Say which way to take, with its numbers, and what would do better."""
         if self.seamless:
             return (
-                f"All ways of stitching give the same result (scores of {max(self.scores):.1g} "
-                "are floating-point noise): use crop, which needs no larger overlap."
+                "All ways of stitching give the same result to floating-point noise, wherever "
+                "tiles lie: use crop, the cheapest."
             )
         told = self._alike() if self.alike else self._best()
         return f"{told} {self.remedy}".rstrip()
@@ -568,8 +576,8 @@ def _notes(plan: Plan, shift: tuple[int, ...]) -> Iterator[str]:
     spare = [axis.kept - axis.stride - sum(axis.halo) for axis in plan.grid.axes if not axis.single]
     if max(spare) < 1:
         yield (
-            "Tiles overlap by their halos alone, so that nothing is left to mix: all ways of "
-            "stitching are the same. Ask for a larger overlap (--overlap)."
+            "Tiles overlap by their halos alone, so that nothing is left to mix but at the image's "
+            "far end. Ask for a larger overlap (--overlap)."
         )
     if not any(shift):
         yield "The stride is one period: no grid lies half-way, and dependence is not measured."
