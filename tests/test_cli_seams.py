@@ -34,6 +34,20 @@ import os, signal, time
 import torch
 from torch import nn
 
+class Crowded(nn.Module):
+    '''Runs out of memory with tiles of 44 x 44 pixels, once its probing is over.'''
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+        self.conv = nn.Conv2d(1, 2, 9, padding=4)
+
+    def forward(self, x):
+        if tuple(x.shape[-2:]) == (44, 44):
+            self.seen += 1
+            if self.seen > 1:
+                raise torch.OutOfMemoryError("out of memory")
+        return self.conv(x)
+
 class Stopped(nn.Module):
     '''Asks for an end at the given forward pass of 44 x 44 pixels, at which nothing is probed.'''
     def __init__(self, at=3):
@@ -194,6 +208,34 @@ def test_one_tile_has_no_seams(at_home, tmp_path):
     result = ok("seams", "image.tif", BATCH, "--trust", "--tile", 256, "--report", page)
     assert "One tile covers the image: there are no seams." in Text(page.read_text())
     assert "Seamless." in result.stdout
+
+
+def test_what_memory_allowed_is_explained_and_certified(at_home):
+    found = told("seams", "image.tif", "prank.py:Crowded()", "--trust", "--tile", 44, "--certify")
+    assert found["tile"] < [44, 44]
+    assert found["diagnosis"]["tile"] == found["tile"]
+    assert found["certificate"]["tile"] == found["tile"]
+
+
+def test_the_tolerance_is_that_of_report_and_diagnosis(at_home):
+    args = ["seams", "image.tif", BATCH, "--trust", "--tile", 44, "--halo", 4]
+    strict, loose = told(*args), told(*args, "--tolerance", 1000)
+    assert (strict["seamless"], strict["verdict"]) == (False, "edge effects")
+    assert (loose["seamless"], loose["verdict"]) == (True, "seamless")
+
+
+@pytest.mark.parametrize("command", ["seams", "certify"])
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "x"])
+def test_a_tolerance_that_is_none_is_a_usage_error(command, text):
+    result = run(command, "a.tif", "m.pt", f"--tolerance={text}")
+    assert result.exit_code == 2
+    assert "finite and 0" in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_seamless_is_said_once(at_home):
+    said = ok("seams", "image.tif", BATCH, "--trust", "--tile", 44).stdout
+    assert said.count("Seamless") == 1
+    assert "Seamless at halo 8: " in said
 
 
 def test_a_sample_says_so(at_home):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -105,6 +106,14 @@ def bytes_of(text: str) -> int:
             if size > 0:
                 return size
     _bad(text, "write an amount of memory, as in 4GB or 500MB.")
+
+
+def distance(text: str) -> float:
+    """Read a number that is finite and not negative."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    _bad(text, "write a distance that is finite and 0 or more, as in 1e-4.")
 
 
 def tile_sizes(text: str) -> tuple[int | tuple[int, ...], ...]:
@@ -303,7 +312,9 @@ def settings_of(*groups: Any, **single: Any) -> Settings:
 
 Tolerance = Annotated[
     float,
-    option("Measures", "Distance that is noise, in standard deviations of the output.", "STD"),
+    option(
+        "Measures", "Distance that is noise, in standard deviations of the output.", "STD", distance
+    ),
 ]
 Labels = Annotated[
     str | None,

@@ -65,7 +65,12 @@ class MeasureOptions:
     """What is measured, and what is done about it."""
 
     kind: Annotated[
-        Kind, option("Measures", "What the network predicts; auto looks at the first tile.")
+        Kind,
+        option(
+            "Measures",
+            "What the network predicts; auto looks at the first tile. There are no labels: what is "
+            "compared are predictions, of which labels are made afterwards.",
+        ),
     ] = Kind.auto
     threshold: Annotated[float, option("Measures", "For classes of a single channel.")] = 0.5
     sample: Annotated[
@@ -167,18 +172,19 @@ class _Bench:
 
         plan = self._plan(settings)
         self.report = self._measured(plan, layers, overwrite)
+        settings = self.report.plan.settings  # as measured: memory may have run out
         asked: dict[str, Any] = {
+            "tolerance": self._asked.tolerance,
             "worst": self.report.borders,
             "cancelled": self._work.cancelled,
             "on_progress": self._work.progress,
         }
         if self._asked.explain:
             self._work.phase("Explaining")
-            self.diagnosis = diagnose(self.image, self.model, plan.settings, **asked)
+            self.diagnosis = diagnose(self.image, self.model, settings, **asked)
         if self._asked.certify:
             self._work.phase("Certifying")
-            asked["tolerance"] = self._asked.tolerance
-            self.certificate = certify(self.image, self.model, plan.settings, **asked)
+            self.certificate = certify(self.image, self.model, settings, **asked)
 
     def _plan(self, settings: Settings) -> Plan:
         from seamscope.halo_room import with_room
@@ -248,7 +254,7 @@ class _Bench:
         if self.diagnosis is None:
             yield self.report.sentence()
         else:
-            yield f"{self.diagnosis.verdict.capitalize()}. {self.diagnosis.explanation}"
+            yield _conclusion(self.diagnosis)
         if self.certificate is not None:
             yield str(self.certificate)
 
@@ -310,6 +316,11 @@ class _Bench:
                 box = found.effective.map.box(_EFFECTIVE)
                 marks[f"{_EFFECTIVE:.0%} of the gradient"] = float(box)
         return marks
+
+
+def _conclusion(diagnosis: Diagnosis) -> str:
+    verdict, told = diagnosis.verdict.capitalize(), diagnosis.explanation
+    return told if told.startswith(verdict) else f"{verdict}. {told}"
 
 
 def _rows(report: SeamReport) -> Iterator[tuple[str, str]]:
