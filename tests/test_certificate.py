@@ -19,8 +19,11 @@ from seamscope.errors import OutputError, SettingsError
 from seamscope.inference import predict
 from seamscope.loaders import load_model
 from seamscope.outputs import read_record
+from seamscope.repair import freeze_statistics
 from seamscope.seams import Border
 from test_diagnosis import BATCH, IMAGE, INSTANCE, Attention, deep, tissue
+
+INSTANCE_MODEL = load_model(INSTANCE)
 
 
 def untiled(network, image):
@@ -146,6 +149,21 @@ def test_what_cannot_be_certified_is_said() -> None:
     seen: list[tuple[int, int]] = []
     certify(IMAGE, BATCH, tile=96, on_progress=lambda *told: seen.append(told))
     assert seen == [(i + 1, len(seen)) for i in range(len(seen))]
+
+
+def test_local_statistics_are_certified_on_the_whole_image_or_not_at_all() -> None:
+    local = INSTANCE_MODEL.with_statistics(freeze_statistics(INSTANCE_MODEL, IMAGE, "local"))
+    assert certify(IMAGE, local, tile=96).covered == 1
+    with pytest.raises(SettingsError, match=r"Memory allows .* statistics .* are local: allow"):
+        certify(IMAGE, local, tile=48, halo=4, memory=3_000_000)
+    exact = INSTANCE_MODEL.with_statistics(freeze_statistics(INSTANCE_MODEL, IMAGE))
+    assert certify(IMAGE, exact, tile=48, halo=4, memory=3_000_000).covered < 1
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), float("inf"), -1.0])
+def test_a_tolerance_that_is_none_is_refused(tolerance) -> None:
+    with pytest.raises(SettingsError, match="finite and 0 or more"):
+        certify(IMAGE, BATCH, tile=96, tolerance=tolerance)
 
 
 def test_memory_that_runs_out_makes_crops_smaller(monkeypatch) -> None:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from seamscope.diagnosis import worst_places
+from seamscope.diagnosis import check_tolerance, worst_places
 from seamscope.errors import OutputError, SettingsError
 from seamscope.images import Image, open_image
 from seamscope.inference import Finished, Reduced, TileDone, open_output, run
@@ -198,6 +198,7 @@ def certify(
     (True, False)
     """
     never = cancelled or (lambda: False)
+    check_tolerance(tolerance)
     opened = open_image(image, axes=axes)
     network = load_model(model, trust=trust)
     plan = resolve(dataclasses.replace(settings or Settings(), **asked), network, opened)
@@ -208,6 +209,7 @@ def certify(
     largest = _largest_pixels(plan, subject, memory)
     while True:
         places = _crops(plan, largest, points, crops)
+        _check_statistics(network, places, plan)
         try:
             found = bench.compare(places)
         except _TooLarge:
@@ -463,6 +465,19 @@ def _crops(plan: Plan, most: int, points: Sequence[Sequence[float]], count: int)
         if len(chosen) < max(1, count) and not any(_mostly_same(place, other) for other in chosen):
             chosen.append(place)
     return chosen
+
+
+def _check_statistics(model: Model, places: Sequence[Box], plan: Plan) -> None:
+    """Refuse crops where the network's statistics belong to places of the whole image."""
+    sizes = plan.grid.image_shape
+    part = tuple(b - a for a, b in places[0])
+    local = model.statistics is not None and not model.statistics.uniform
+    if local and part != sizes:
+        raise SettingsError(
+            f"Memory allows an untiled prediction of {_times(part)} of {_times(sizes)} pixels, and "
+            "a crop would get other statistics than its place has, since the network's are local: "
+            "allow more memory (the whole image is compared then), or freeze exact statistics."
+        )
 
 
 def _shape_within(sizes: Sequence[int], most: int, lattice: Sequence[Lattice]) -> tuple[int, ...]:
