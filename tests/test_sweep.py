@@ -237,6 +237,17 @@ def test_what_cannot_be_compared_is_told(tiles, asked, words):
         sweep(PIXELS, networks.UNet(levels=1).eval(), tiles, **HALO, **asked)
 
 
+@pytest.mark.parametrize("most", [0.05, 2.0])
+def test_predictions_that_are_not_finite_are_told(most):
+    class Root(torch.nn.Module):
+        def forward(self, x):
+            return torch.sqrt(x - most)
+
+    pixels = np.random.default_rng(0).random((96, 80), np.float32)
+    with pytest.raises(ImageError, match=r"tiles of 32.* is not finite .* check the image"):
+        sweep(pixels, Root(), [32], halo=0)
+
+
 def test_an_untiled_prediction_that_does_not_fit_is_left_out():
     network = networks.UNet(levels=1).eval()
     model = seamscope.load_model(network)

@@ -40,7 +40,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from seamscope.errors import SettingsError
+from seamscope.errors import ImageError, SettingsError
 from seamscope.halo_room import with_room
 from seamscope.images import Image, Output, open_image
 from seamscope.inference import Finished, Reduced, TileDone, open_output, run
@@ -301,7 +301,7 @@ def sweep(
     )
     plans, whole, notes = _plans(tiles, wanted, network, opened, untiled)
     truth = _truth(labels, foreground, plans[0], network)
-    comparison = _Comparison(plans[0], len(plans), truth)
+    comparison = _Comparison(plans, truth)
     steps = _Steps(sum(p.tiles * p.frames for p in plans) + comparison.blocks, on_progress)
     with _Shelf(plans) as shelf:
         seconds = [
@@ -481,8 +481,10 @@ class _Comparison:
     sums of squares, and any Dice is made of three of its entries.
     """
 
-    def __init__(self, plan: Plan, sizes: int, truth: Truth | None) -> None:
+    def __init__(self, plans: Sequence[Plan], truth: Truth | None) -> None:
+        plan, sizes = plans[0], len(plans)
         self._plan = plan
+        self._names = [tile_name(each.grid.tile_shape) for each in plans]
         self._sizes = sizes
         self._truth = truth
         self._channels = plan.facts.out_channels
@@ -518,6 +520,13 @@ class _Comparison:
         """All predictions of a region, ``(S, C, pixels)`` float64."""
         channels = (slice(None),) * (self._channels > 1)
         values = [np.asarray(array[(*frame, *channels, *region)]) for array in arrays]
+        for name, each in zip(self._names, values, strict=True):
+            if not np.isfinite(each).all():
+                raise ImageError(
+                    f"The prediction with tiles of {name} is not finite (NaN or infinity), and "
+                    "such numbers cannot be compared: check the image for such pixels, its "
+                    "intensities, and the network."
+                )
         return np.stack(values).reshape(self._sizes, self._channels, -1).astype(np.float64)
 
     def _add(
