@@ -335,6 +335,23 @@ def test_numbers_of_classes_and_of_objects_are_told_apart():
     assert forced.channels == (1,)
 
 
+def test_classes_that_do_not_occur_and_masks_are_told_apart():
+    everything = (slice(0, 1), slice(0, 2))
+    absent = truth_for(np.array([[0, 1]]), "yx", ("a", "b", "c"))
+    assert absent.values == (0, 1, 2)
+    assert absent.read(everything).tolist() == [[[True, False]], [[False, True]], [[False, False]]]
+    assert absent.meaning.endswith("are the channels a, b, c, in this order. None is above 1.")
+    names = ("foreground", "boundary", "background")
+    mask = truth_for(np.array([[0, 1]]), "yx", names)
+    assert (mask.names, mask.read(everything).tolist()) == (("foreground",), [[[False, True]]])
+    assert "nothing above 1" in mask.meaning
+    both = truth_for(np.array([[0, 2]]), "yx", (*names, "other"))
+    assert both.channels == (0, 1, 2, 3)
+    assert "None is above 2" in both.meaning
+    nothing = truth_for(np.array([[0, 0]]), "yx", ("a", "b"))
+    assert nothing.read(everything).tolist() == [[[True, True]], [[False, False]]]
+
+
 def test_one_image_per_class():
     stack = np.zeros((2, 3, 4), int)
     stack[1, 2] = 7

@@ -10,8 +10,10 @@ numbers of objects     ``label > 0`` is the truth of the one channel that means 
 one image per class    an axis ``c``: image ``k`` is above 0 where class ``k`` is
 =====================  ======================================================================
 
-Numbers from 0 to the last channel's are numbers of classes; with anything above, numbers of
-objects. `Truth.meaning` says in a sentence how labels were read, since nothing in a file does.
+Where the network predicts several channels, numbers up to the last channel's are numbers of
+classes, also where some class does not occur; with anything above they are numbers of objects.
+But 0 and 1 alone are a mask of the channel named foreground, where there is one among three or
+more. `Truth.meaning` says in a sentence how labels were read, since nothing in a file does.
 """
 
 from __future__ import annotations
@@ -121,8 +123,9 @@ def truth_for(
     axes
         Of the labels, where they do not say; by default `spatial`.
     foreground
-        Channel that means the inside of objects, and that labels are of objects. By default labels
-        are looked at, and the channel is the only one there is or the one named *foreground*.
+        Channel that means the inside of objects, and that labels are of objects or a mask. By
+        default labels are looked at (see the module), and the channel is the only one there is or
+        the one named *foreground*.
 
     Raises
     ------
@@ -134,12 +137,20 @@ def truth_for(
     if "c" in letters:
         return _one_image_per_class(image, letters, spatial, names)
     highest = _highest(image)
-    if foreground is None and 0 < highest == len(names) - 1 and len(names) > 1:
-        meaning = f"Labels 0 to {highest} are the channels {', '.join(names)}, in this order."
+    last = len(names) - 1
+    mask = highest <= 1 < last and len(_named_foreground(names)) == 1
+    if foreground is None and last > 0 and highest <= last and not mask:
+        meaning = f"Labels 0 to {last} are the channels {', '.join(names)}, in this order."
+        if highest < last:
+            meaning += f" None is above {highest}."
         numbers = tuple(range(len(names)))
         return Truth(image, letters, spatial, names, numbers, numbers, meaning)
     inside = _foreground(foreground, names, highest)
     meaning = f"Labels above 0 are taken for the channel {names[inside]}."
+    if foreground is None and mask:
+        meaning += (
+            " They hold nothing above 1: if they are numbers of classes, give one image per class."
+        )
     return Truth(image, letters, spatial, (names[inside],), (inside,), (None,), meaning)
 
 
@@ -219,7 +230,7 @@ def _foreground(asked: int | None, names: tuple[str, ...], highest: int) -> int:
         return asked
     if len(names) == 1:
         return 0
-    named = [k for k, name in enumerate(names) if name.strip().lower() == "foreground"]
+    named = _named_foreground(names)
     if len(named) == 1:
         return named[0]
     raise SettingsError(
@@ -227,6 +238,10 @@ def _foreground(asked: int | None, names: tuple[str, ...], highest: int) -> int:
         "numbers of objects, say which channel is their foreground (--foreground N); if they are "
         f"numbers of classes, they must be 0 to {len(names) - 1}."
     )
+
+
+def _named_foreground(names: Sequence[str]) -> list[int]:
+    return [k for k, name in enumerate(names) if name.strip().lower() == "foreground"]
 
 
 def _blocks(image: Image) -> Iterator[npt.NDArray[Any]]:
