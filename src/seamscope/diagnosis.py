@@ -7,6 +7,8 @@ command lines.
 The verdict is about the setting asked for: its tile, halo and overlap. *Disagreement* is the mean
 of ``abs(O1 - O2)`` over all pixels that two neighbours both may be trusted in, on a sample of
 borders; it is measured as the pipeline is, and again with causes removed at the very same pixels.
+Channels are compared one by one, of embeddings too: there a report of seams measures Euclidean
+distances, which are larger by up to the square root of the number of channels.
 
 The *share* of a cause is the part of that disagreement that goes away with it. What goes away
 depends on what else is still there, so it is averaged over every order in which the causes that
