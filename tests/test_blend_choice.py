@@ -276,6 +276,8 @@ def test_frames_areas_and_disk_change_nothing(monkeypatch) -> None:
     again = compare_blends(stack, TileMean(), area=area, **ASK)
     np.testing.assert_allclose(again.scores, both.scores, rtol=1e-9)
     np.testing.assert_array_equal(again.ways[0].peak, both.ways[0].peak)
+    for one, two in zip(again.ways, both.ways, strict=True):
+        np.testing.assert_array_equal(one.largest_dependence, two.largest_dependence)
 
 
 def test_volumes() -> None:
