@@ -26,7 +26,8 @@ demo: $(READY)  ## open the demo; without a display, run it unseen and save a sc
 # One recipe, so that pytest's closing line is the last thing printed. A file's tests share what they
 # measured once, so that a file stays in one process.
 test: lint  ## style, types and all tests
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+	    --max-worker-restart 0
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Small networks for the tests of docks: instant, or slow, or failing when told to."""
+"""For tests of docks: networks instant, slow or failing when told to; a canvas that rests."""
 
 from __future__ import annotations
 
@@ -51,3 +51,9 @@ def whole(model: Model, image: np.ndarray) -> np.ndarray:
     x = x[None] if x.ndim == len(model.facts.lattice) + 1 else x[None, None]
     with torch.inference_mode():
         return model.module(x)[0].numpy()
+
+
+def undrawn(viewer):
+    """Hide a viewer's canvas: napari 0.9 crashes on software OpenGL where layers are removed."""
+    viewer.window._qt_viewer.canvas.native.hide()
+    return viewer

@@ -21,7 +21,7 @@ from napari.utils import progress
 from qtpy.QtCore import QMimeData, QPointF, QSettings, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 
-from dock_networks import Net, measured, whole
+from dock_networks import Net, measured, undrawn, whole
 from seamscope.docks.layers import camera
 from seamscope.docks.model_picker import ModelPicker
 from seamscope.docks.prediction import PredictionDock
@@ -378,7 +378,7 @@ def test_the_preview_shows_windows_and_cores_and_follows_the_sliders(qtbot, view
     assert not preview.visible
     press(qtbot, dock.preview)
     assert preview.visible
-    viewer.layers.remove(preview)
+    undrawn(viewer).layers.remove(preview)
     assert not dock.preview.isChecked()
     dock.tile.rows[0].number.setValue(60)
     assert not any(isinstance(x, Shapes) for x in viewer.layers)
@@ -520,7 +520,7 @@ def test_a_removed_layer_ends_the_run(qtbot, viewer, dock, removed):
     dock.tile.set_value(32)
     SINGLE.module.delay = 0.1
     begin(qtbot, dock)
-    viewer.layers.remove("image" if removed == "image" else dock.results.layers[0])
+    undrawn(viewer).layers.remove("image" if removed == "image" else dock.results.layers[0])
     qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
     assert "Stopped after" in dock.panel.text.text()  # and did not run to its end
     assert (dock.results is None) == (removed == "result")
@@ -732,9 +732,9 @@ def test_the_list_of_images_follows_the_viewer(qtbot, viewer, dock):
     one.name = "first"
     assert "first" in offered()
     assert dock.layer is two
-    viewer.layers.remove(two)
+    undrawn(viewer).layers.remove(two)
     assert dock.layer is one
-    viewer.layers.remove(one)
+    undrawn(viewer).layers.remove(one)
     assert dock.layer is None
     assert not dock.panel.run.isEnabled()
     assert "Open an image" in dock.cost.text()

@@ -12,7 +12,7 @@ pytest.importorskip("napari")
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QSettings, Qt
 
-from dock_networks import Net, measured, whole
+from dock_networks import Net, measured, undrawn, whole
 from seamscope import measure_seams
 from seamscope.docks.normalization import NormalizationDock
 from seamscope.docks.normalization_layers import tile_map
@@ -185,7 +185,7 @@ def test_frozen_network_predicts_like_the_whole_image(qtbot, viewer, docks):
     assert not dock.fixed.isVisibleTo(dock)
     assert "No halo will help" in dock.facts.text()
     freeze(qtbot, own)
-    assert "The image is run at once, 1 layers in one pass" in own.freezing.cost.text()
+    assert "The image is run at once, 1 layer in one pass" in own.freezing.cost.text()
     sentence = own._session.fixed.network.describe()
     assert sentence.startswith("Seamless with halo")
     for text in (own.freezing.result.text(), own.verdict.text(), dock.facts.text()):
@@ -391,7 +391,7 @@ def test_effect_on_seams_and_on_dice(qtbot, viewer, docks):
     for value in own.effect.dice_before:
         assert f"{value:.3f}" in text
     own.truth.set_value(None)
-    viewer.layers.remove("truth")
+    undrawn(viewer).layers.remove("truth")
     assert own.truth.count() == 1
 
 
@@ -432,7 +432,7 @@ def test_features_of_tiles_are_drawn_and_mapped(qtbot, viewer, docks):
     assert own.panels.isVisibleTo(own)
     own.show_map.click()
     shown = own._strays.layer
-    viewer.layers.remove(layer)
+    undrawn(viewer).layers.remove(layer)
     assert own.features is None
     assert not shown.visible
     assert not own.panels.isVisibleTo(own)
@@ -556,7 +556,7 @@ def test_docks_are_closed_and_layers_removed_while_it_works(qtbot, viewer, docks
     monkeypatch.setattr(tasks, "carry_out", deaf)
     press(qtbot, own.freezing.freeze)
     qtbot.waitUntil(lambda: own.job.bar.value() >= 2, timeout=PATIENCE)
-    viewer.layers.remove(layer)
+    undrawn(viewer).layers.remove(layer)
     INSTANCE.module.delay = 0.0
     wait(qtbot, own)
     assert Session.of(viewer).fixed is None

@@ -9,7 +9,7 @@ pytest.importorskip("napari")
 
 from qtpy.QtCore import QSettings, Qt
 
-from dock_networks import measured
+from dock_networks import measured, undrawn
 from seamscope.docks.field_layers import box_around, centred
 from seamscope.docks.layers import image_of
 from seamscope.docks.prediction import PredictionDock
@@ -280,16 +280,16 @@ def test_layers_that_are_taken_out_stay_out(qtbot, viewer, docks):
     layer = viewer.add_image(picture(80, 90))
     load(qtbot, docks, CLASSES)
     probe(qtbot, fields, (30, 30))
-    viewer.layers.remove(fields._layers.boxes)
+    undrawn(viewer).layers.remove(fields._layers.boxes)
     viewer.dims.events.current_step()
     assert fields._layers.boxes is None
     probe(qtbot, fields, (40, 30))
     assert fields._layers.boxes is not None
-    viewer.layers.remove(layer)  # its maps are of no use
+    undrawn(viewer).layers.remove(layer)  # its maps are of no use
     assert fields._layers.map is None
     assert fields._layers.boxes is None
     assert fields.mean is fields.pixel is None
-    viewer.layers.clear()
+    undrawn(viewer).layers.clear()
     assert len(viewer.layers) == 0
 
 

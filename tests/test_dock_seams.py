@@ -13,7 +13,7 @@ pytest.importorskip("napari")
 
 from qtpy.QtCore import QPoint, QSettings, Qt
 
-from dock_networks import measured, whole
+from dock_networks import measured, undrawn, whole
 from seamscope import measure_seams
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.layers import camera
@@ -299,7 +299,7 @@ def test_heat_maps_lie_on_the_image_and_hide_nothing(qtbot, viewer, docks):
     assert seams.heat.scales["borders"].limits == (0, 0.5)
     press(qtbot, seams.heat.boxes["borders"])
     assert not maps["borders"].visible
-    viewer.layers.remove(maps["tiles"])
+    undrawn(viewer).layers.remove(maps["tiles"])
     assert not seams.heat.boxes["tiles"].isChecked()
     assert not seams.heat.scales["borders"].isVisibleTo(seams)
 
@@ -578,11 +578,11 @@ def test_layers_and_docks_come_and_go(qtbot, viewer, docks):
     assert len(seams._stitched.layers) == 3
     (labels,) = (x for x in viewer.layers if x.name.startswith("labels"))
     assert not labels.visible
-    viewer.layers.remove(labels)
+    undrawn(viewer).layers.remove(labels)
     assert seams.runs.value() is first
     assert seams._stitched.layers == []
     for layer in Session.of(viewer).layers_of(first):
-        viewer.layers.remove(layer)
+        undrawn(viewer).layers.remove(layer)
     assert seams.run is None
     assert "Run" in seams.verdict.text()
     assert seams.table.model().rowCount() == 0
