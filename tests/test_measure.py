@@ -12,6 +12,7 @@ from torch import nn
 
 import networks
 from seamscope import measure_seams
+from seamscope.errors import SettingsError
 from seamscope.images import open_image
 from seamscope.inference import Finished, run
 from seamscope.loaders import load_model
@@ -217,3 +218,9 @@ def test_cancelling_stops_at_once(batch_norm) -> None:
             on_event=seen.append, cancelled=lambda: len(seen) > 2,
         )  # fmt: skip
     assert len(seen) < 6
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), -1.0, float("inf")])
+def test_a_tolerance_that_is_none_is_refused(batch_norm, tolerance) -> None:
+    with pytest.raises(SettingsError, match="standard deviations"):
+        measure_seams(uneven((64, 64)), batch_norm, tolerance=tolerance)

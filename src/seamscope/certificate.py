@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from seamscope.diagnosis import check_tolerance, worst_places
+from seamscope.diagnosis import worst_places
 from seamscope.errors import OutputError, SettingsError
 from seamscope.images import Image, open_image
 from seamscope.inference import Finished, Reduced, TileDone, open_output, run
@@ -33,7 +33,7 @@ from seamscope.pipelines import Box, Subject, subject_of_plan
 from seamscope.plan import Plan, Settings, available_memory, resolve
 from seamscope.reading import whole_image_intensity
 from seamscope.receptive_field import MemoryMeter
-from seamscope.seams import TOLERANCE, Spread
+from seamscope.seams import TOLERANCE, Spread, check_tolerance
 from seamscope.tile_sample import spread_places
 from seamscope.tiling import Lattice, Sides
 

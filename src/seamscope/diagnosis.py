@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 import operator
 import os
 from collections.abc import Callable, Sequence
@@ -49,7 +48,7 @@ from seamscope.model import Model
 from seamscope.pipelines import Pipeline, Step, subject_of_pipeline, subject_of_plan
 from seamscope.plan import Plan, Settings, resolve
 from seamscope.reading import whole_image_intensity
-from seamscope.seams import TOLERANCE
+from seamscope.seams import TOLERANCE, check_tolerance
 from seamscope.tile_sample import PlacedAxis, comparable, shared
 from seamscope.tiling import (
     PerAxis,
@@ -217,15 +216,6 @@ def examine(
 
 
 # -- what is compared
-
-
-def check_tolerance(tolerance: float) -> None:
-    """Refuse what is no part of a standard deviation."""
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise SettingsError(
-            f"Tolerance {tolerance}: it is a distance in standard deviations of the output, "
-            "finite and 0 or more; use 1e-4 if in doubt."
-        )
 
 
 def _check_places(halo: Sequence[Sides], worst: Sequence[Sequence[float]]) -> None:

@@ -19,7 +19,7 @@ from seamscope.model import Model
 from seamscope.plan import Plan, Settings, resolve
 from seamscope.reading import Cancelled
 from seamscope.seam_report import SeamReport
-from seamscope.seams import TOLERANCE, Kind, Overlap, SeamMeter
+from seamscope.seams import TOLERANCE, Kind, Overlap, SeamMeter, check_tolerance
 from seamscope.tuning import prepare
 
 
@@ -76,6 +76,7 @@ def measure_seams(
     >>> report.plan.grid.halo, report.seamless, report.smallest_seamless_halo
     (((2, 2), (2, 2)), True, (2, 2))
     """
+    check_tolerance(tolerance)
     opened = image if isinstance(image, Image) else open_image(image, axes=axes)
     if axes is not None and opened.axes != axes:
         opened = opened.with_axes(axes)

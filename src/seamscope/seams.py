@@ -575,6 +575,15 @@ class Spread:
         return math.sqrt(max(0.0, self.squares / self.count - mean * mean))
 
 
+def check_tolerance(tolerance: float) -> None:
+    """Refuse what is no part of a standard deviation."""
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise SettingsError(
+            f"Tolerance {tolerance}: it is a distance in standard deviations of the output, "
+            "finite and 0 or more; use 1e-4 if in doubt."
+        )
+
+
 def overlap_of(grid: TileGrid, lower: Sequence[int], axis: int) -> Slices:
     """Part of the result that a tile and its next neighbour along an axis both predict."""
     region = []
@@ -965,5 +974,6 @@ __all__ = [
     "SeamMeasures",
     "SeamMeter",
     "Spread",
+    "check_tolerance",
     "overlap_of",
 ]
