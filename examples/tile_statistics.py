@@ -37,7 +37,7 @@ from seamscope.demo.tissue import tissue
 from seamscope.disparity import measure_disparity
 from seamscope.model import Model
 from seamscope.report import INK, MUTED, SERIES, drawn_here
-from seamscope.sweep import Sweep, sweep
+from seamscope.tile_sizes import Sweep, sweep
 
 BATCH, INSTANCE, FIXED = "BatchNorm", "InstanceNorm", "InstanceNorm, statistics fixed"
 COLORS = {BATCH: SERIES[0], INSTANCE: SERIES[1], FIXED: SERIES[2]}

@@ -36,8 +36,8 @@ from seamscope.report import (
 )
 from seamscope.seam_page import _lines, seam_page, sweep_page
 from seamscope.seam_views import look_at
-from seamscope.sweep import sweep
 from seamscope.tile_content import content
+from seamscope.tile_sizes import sweep
 
 MATH = "out $x^ \\frac$"  # what matplotlib would take for a formula, and fail
 HOSTILE = "</title><script>alert(1)</script>&\"' $x^ \\frac ${} {{7*7}} \x1b\x00 \ud800 日本 é"

@@ -42,6 +42,7 @@ _PUBLIC = {
     "resolve": "plan",
     "run": "inference",
     "store_certificate": "certificate",
+    "sweep": "tile_sizes",
 }
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "resolve",
     "run",
     "store_certificate",
+    "sweep",
 ]
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
     from seamscope.repair import freeze_statistics
     from seamscope.seam_report import SeamReport
     from seamscope.statistics import Statistics
+    from seamscope.tile_sizes import sweep
     from seamscope.tiling import TileGrid
 
 

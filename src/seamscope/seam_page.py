@@ -29,8 +29,8 @@ from seamscope.report import (
 )
 from seamscope.seam_report import SeamReport
 from seamscope.seams import SeamCurve
-from seamscope.sweep import Sweep
 from seamscope.tile_content import Content
+from seamscope.tile_sizes import Sweep
 
 if TYPE_CHECKING:
     from seamscope.certificate import Certificate

@@ -36,8 +36,8 @@ from seamscope.cli.work import long_work
 from seamscope.progress import open_display
 
 if TYPE_CHECKING:
-    from seamscope.sweep import Sweep
     from seamscope.tile_content import Content
+    from seamscope.tile_sizes import Sweep
 
 
 @command
@@ -84,8 +84,8 @@ def sweep(
     page = place("--report", report_file, taken) if report_file else None
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
-        from seamscope.sweep import sweep as compare
         from seamscope.tile_content import content
+        from seamscope.tile_sizes import sweep as compare
 
         if page is not None:
             from seamscope.report import require
