@@ -150,6 +150,18 @@ def test_predictions_that_are_not_finite_are_not_called_seamless() -> None:
     json.dumps(report.to_json(), allow_nan=False)
 
 
+@pytest.mark.parametrize(("kind", "doubtful"), [("auto", True), ("probabilities", False)])
+def test_a_kind_that_later_tiles_contradict_is_doubted(kind, doubtful) -> None:
+    plan = plan_of((60, 60))
+    meter = SeamMeter(plan.grid, kind=kind)
+    for number, tile in enumerate(plan.grid):
+        values = 0.5 if number < 3 else 7.0
+        meter.see(tile, np.full((1, *plan.grid.prediction_shape), values, np.float32))
+    report = SeamReport.of(meter, plan, load_model(nn.Identity()))
+    assert report.doubtful is doubtful
+    assert ("say which kind" in report.sentence()) is doubtful
+
+
 def test_a_part_that_was_measured_is_not_called_all() -> None:
     plan = plan_of((200, 200))
     meter = SeamMeter(plan.grid)

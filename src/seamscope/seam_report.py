@@ -81,6 +81,8 @@ class SeamReport:
         Every border's measures, see `SeamMeter.tables`.
     not_finite
         Numbers in the measured overlaps that are NaN or infinite.
+    doubtful
+        Whether the guessed kind, probabilities, was contradicted by a later tile.
     mean_dist_interval, mismatch_intervals
         Where only a sample was measured: of the mean distance, and of each channel's mismatch.
         None where there are fewer than five blocks to tell it from.
@@ -100,6 +102,7 @@ class SeamReport:
     borders: tuple[Border, ...] = field(repr=False)
     tables: dict[Frame, Array] = field(repr=False)
     not_finite: int = 0
+    doubtful: bool = False
     mean_dist_interval: Interval | None = None
     mismatch_intervals: tuple[Interval | None, ...] = ()
 
@@ -127,6 +130,7 @@ class SeamReport:
             borders=tuple(meter.borders()),
             tables=tables,
             not_finite=meter.lost,
+            doubtful=meter.doubtful,
             mean_dist_interval=intervals[0] if intervals else None,
             mismatch_intervals=tuple(intervals[1:]),
         )
@@ -161,6 +165,17 @@ class SeamReport:
             return "One tile covers the image: there are no seams."
         if not self.measured:
             return "No overlap was measured: neighbouring tiles only touch. Use a larger overlap."
+        return self._told() + self._doubt()
+
+    def _doubt(self) -> str:
+        if not self.doubtful:
+            return ""
+        return (
+            " The first tile looked like probabilities and later ones do not: measure again, and "
+            'say which kind it is (--kind logits, or kind="logits").'
+        )
+
+    def _told(self) -> str:
         if self.not_finite:
             return (
                 f"{self.not_finite} predicted numbers in the overlaps are not finite (NaN or "
@@ -205,6 +220,7 @@ class SeamReport:
             "tolerance": self.tolerance,
             "seamless": self.seamless,
             "not_finite": self.not_finite,
+            "kind_is_doubtful": self.doubtful,
             "smallest_seamless_halo": None if found is None else list(found),
             "smallest_seamless_halo_sides": sides,
             "halo_curve": self.curve.to_json(),

@@ -303,6 +303,8 @@ class SeamMeter:
         Of the output.
     lost
         Numbers in compared overlaps that are not finite.
+    doubtful
+        Whether the kind was guessed to be probabilities, and a later tile was not between 0 and 1.
 
     Examples
     --------
@@ -330,6 +332,8 @@ class SeamMeter:
         self.kind = kind
         self.spread = Spread()
         self.lost = 0
+        self.doubtful = False
+        self._guessed = False
         self._ray = HaloRay.along(self.halo)
         self._at = self._ray.largest_within(self.halo)
         self._classes = classes
@@ -356,9 +360,13 @@ class SeamMeter:
 
     def see(self, tile: Tile, prediction: Array, frame: Frame = ()) -> None:
         """Take the whole prediction ``(C, *spatial)`` of one tile; tiles may come in any order."""
+        some = prediction[:, *(slice(None, None, _EVERY),) * len(tile.index)]
         if self.kind == "auto":
-            self.kind = _kind_of(prediction)
-        self.spread.see(prediction[:, *(slice(None, None, _EVERY),) * len(tile.index)])
+            self.kind, self._guessed = _kind_of(prediction), True
+        elif self._guessed and self.kind == "probabilities":
+            known = np.nan_to_num(some, posinf=0, neginf=0)
+            self.doubtful |= _kind_of(known) != "probabilities"
+        self.spread.see(some)
         for axis, lower in self._neighbourhoods(tile):
             key = (frame, lower, axis)
             region = overlap_of(self.grid, lower, axis)
