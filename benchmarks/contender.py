@@ -128,7 +128,7 @@ def seamscope(case: dict[str, Any], accelerate: bool, auto: bool, memory: str = 
         getattr(process_memory, memory)()
     import seamscope as package
     from networks import network
-    from seamscope.model import Runner, as_model
+    from seamscope.models.model import Runner, as_model
 
     model = as_model(network(case["network"], case["axes"]))
     call = Runner.__call__

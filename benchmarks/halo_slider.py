@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from seamscope import Settings, load_model, open_image
+from seamscope.diagnosis.measure import measurable
 from seamscope.inference import Finished, run
-from seamscope.measure import measurable
-from seamscope.plan import resolve
+from seamscope.planning.plan import resolve
 
 
 def main() -> None:

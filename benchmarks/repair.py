@@ -26,9 +26,9 @@ import torch
 from seamscope import Settings, load_model, open_image, predict
 from seamscope.demo import zscore
 from seamscope.demo.tissue import tissue
-from seamscope.model import Model
+from seamscope.models.model import Model
 from seamscope.process_memory import keep_freed_memory
-from seamscope.repair import carry_out, freeze_statistics, plan_freeze
+from seamscope.repair.freezing import carry_out, freeze_statistics, plan_freeze
 
 
 def main() -> None:

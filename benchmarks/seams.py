@@ -18,7 +18,7 @@ import torch
 from seamscope import Settings, load_model, open_image, prepare
 from seamscope.demo import sample_image
 from seamscope.inference import Finished, run
-from seamscope.seams import SeamMeter
+from seamscope.seams.meter import SeamMeter
 from seamscope.tiling import TileGrid
 
 WAYS = ("none", "sample", "all")

@@ -29,12 +29,12 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import seamscope
-from seamscope.batch_renorm import Warmup, replace_normalization
 from seamscope.demo import zscore
 from seamscope.demo.network import UNet
 from seamscope.demo.tissue import tissue
-from seamscope.disparity import measure_disparity
-from seamscope.model import Model, as_model
+from seamscope.diagnosis.disparity import measure_disparity
+from seamscope.models.model import Model, as_model
+from seamscope.normalization.batch_renorm import Warmup, replace_normalization
 
 TILE = 64  # pixels of a training patch
 IMAGE = 384  # of the images trained on, and of the one that is predicted

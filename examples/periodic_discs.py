@@ -30,8 +30,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from seamscope.grid_rules import Windows, check_windows
-from seamscope.model import as_model
+from seamscope.models.model import as_model
+from seamscope.receptive_field.grid_rules import Windows, check_windows
 
 LEVELS = 3
 PERIOD = 2**LEVELS  # of the network

@@ -9,7 +9,7 @@ with the same halo; then the InstanceNorm one again with the exact statistics of
   neighbours (`seamscope.measure_seams`),
 * Dice with the truth, the mean over the four classes (`seamscope.sweep`),
 * train/eval disparity of the BatchNorm network, batches of one tile
-  (`seamscope.disparity.measure_disparity`),
+  (`seamscope.diagnosis.disparity.measure_disparity`),
 
 each the mean over images with a band from the lowest to the highest of them; and a place of the
 first image where the size of the tiles matters most to the InstanceNorm network.
@@ -34,10 +34,10 @@ import torch
 import seamscope
 from seamscope.demo import CHANNEL_COLORS, CHANNEL_NAMES
 from seamscope.demo.tissue import tissue
-from seamscope.disparity import measure_disparity
-from seamscope.model import Model
-from seamscope.report import INK, MUTED, SERIES, drawn_here
-from seamscope.tile_sizes import Sweep, sweep
+from seamscope.diagnosis.disparity import measure_disparity
+from seamscope.diagnosis.tile_sizes import Sweep, sweep
+from seamscope.models.model import Model
+from seamscope.reports.page import INK, MUTED, SERIES, drawn_here
 
 BATCH, INSTANCE, FIXED = "BatchNorm", "InstanceNorm", "InstanceNorm, statistics fixed"
 COLORS = {BATCH: SERIES[0], INSTANCE: SERIES[1], FIXED: SERIES[2]}

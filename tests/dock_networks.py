@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from seamscope.model import Model, as_model
+from seamscope.models.model import Model, as_model
 
 
 class Net(nn.Module):

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import real_networks
-from seamscope import acceleration, demo
-from seamscope.acceleration import TOLERANCE, choose, variants
-from seamscope.fusion import fused
+from seamscope import demo
+from seamscope.models import acceleration
+from seamscope.models.acceleration import TOLERANCE, choose, variants
+from seamscope.models.fusion import fused
 
 
 @pytest.fixture(autouse=True)

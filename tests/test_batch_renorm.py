@@ -8,16 +8,16 @@ import torch
 from torch import nn
 
 import networks
-from seamscope.batch_renorm import (
+from seamscope.errors import SettingsError
+from seamscope.models.model import as_model
+from seamscope.normalization.audit import audit
+from seamscope.normalization.batch_renorm import (
     BatchRenorm1d,
     BatchRenorm2d,
     BatchRenorm3d,
     Warmup,
     replace_normalization,
 )
-from seamscope.errors import SettingsError
-from seamscope.model import as_model
-from seamscope.normalization import audit
 
 AT_ONCE = Warmup(0, 0, 0)
 

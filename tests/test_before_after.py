@@ -8,11 +8,11 @@ import torch
 
 import networks
 import seamscope
-from seamscope.before_after import compare_statistics
 from seamscope.demo import sample_image, zscore
-from seamscope.measure import measure_seams
-from seamscope.model import as_model
-from seamscope.repair import freeze_statistics
+from seamscope.diagnosis.measure import measure_seams
+from seamscope.models.model import as_model
+from seamscope.repair.before_after import compare_statistics
+from seamscope.repair.freezing import freeze_statistics
 
 SETTINGS = {"tile": 80, "normalize": "none"}
 

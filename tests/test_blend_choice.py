@@ -13,12 +13,12 @@ from torch import nn
 
 import networks
 import seamscope
-import seamscope.blend_choice
-from seamscope.blend_choice import BlendComparison, BlendScore, compare_blends
+import seamscope.diagnosis.blend_choice
 from seamscope.demo import sample_image
+from seamscope.diagnosis.blend_choice import BlendComparison, BlendScore, compare_blends
 from seamscope.errors import SettingsError
-from seamscope.images import open_image
-from seamscope.plan import Settings, resolve
+from seamscope.images.image import open_image
+from seamscope.planning.plan import Settings, resolve
 from seamscope.stitching import BLENDS
 from seamscope.tiling import Lattice, TileGrid
 
@@ -237,7 +237,7 @@ def test_a_moved_grid_keeps_all_rules_of_grids(shape, tile, halo, lattice) -> No
     grid = TileGrid.regular(shape, tile, halo, overlap=2 * halo + 8, lattice=lattice)
     for axis in grid.axes:
         by = axis.stride // 2 // lattice.pitch * lattice.pitch
-        moved = seamscope.blend_choice._Moved(
+        moved = seamscope.diagnosis.blend_choice._Moved(
             axis.size, axis.tile, axis.halo, axis.overlap, lattice, by
         )
         tiles = list(moved)
@@ -271,8 +271,8 @@ def test_frames_areas_and_disk_change_nothing(monkeypatch) -> None:
             np.testing.assert_allclose(getattr(way, name), expected, atol=1e-9)
         peaks = [one.ways[k].peak for one in each]
         np.testing.assert_array_equal(way.peak, np.max(peaks, axis=0))
-    monkeypatch.setattr(seamscope.blend_choice, "_MEMORY_SHARE", 0)
-    monkeypatch.setattr(seamscope.blend_choice, "_AT_ONCE", 1)
+    monkeypatch.setattr(seamscope.diagnosis.blend_choice, "_MEMORY_SHARE", 0)
+    monkeypatch.setattr(seamscope.diagnosis.blend_choice, "_AT_ONCE", 1)
     again = compare_blends(stack, TileMean(), area=area, **ASK)
     np.testing.assert_allclose(again.scores, both.scores, rtol=1e-9)
     np.testing.assert_array_equal(again.ways[0].peak, both.ways[0].peak)

@@ -13,14 +13,14 @@ from torch import nn
 
 import networks
 import real_networks
-from seamscope import certificate as certificates
-from seamscope.certificate import certify, store_certificate
+from seamscope.diagnosis import certificate as certificates
+from seamscope.diagnosis.certificate import certify, store_certificate
 from seamscope.errors import OutputError, SettingsError
+from seamscope.images.outputs import read_record
 from seamscope.inference import predict
 from seamscope.loaders import load_model
-from seamscope.outputs import read_record
-from seamscope.repair import freeze_statistics
-from seamscope.seams import Border
+from seamscope.repair.freezing import freeze_statistics
+from seamscope.seams.meter import Border
 from test_diagnosis import BATCH, IMAGE, INSTANCE, Attention, deep, tissue
 
 INSTANCE_MODEL = load_model(INSTANCE)

@@ -32,11 +32,11 @@ from seamscope import cli, progress
 from seamscope.cli import demo, options, predict, work
 from seamscope.cli.answer import Answer
 from seamscope.cli.command import ExitCode
-from seamscope.images import open_image, read_record
+from seamscope.images.image import open_image, read_record
+from seamscope.images.intensity import Method
 from seamscope.inference import Preparing, TileDone
-from seamscope.intensity import Method
-from seamscope.model import Precision
-from seamscope.plan import Border, Result, Seams, Settings
+from seamscope.models.model import Precision
+from seamscope.planning.plan import Border, Result, Seams, Settings
 from seamscope.stitching import BLENDS
 
 # In standard deviations of the output; a halo one pixel short is off by 1e-3 and more.

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from seamscope.blend_choice import compare_blends
 from seamscope.cli import app
 from seamscope.demo import sample_image
+from seamscope.diagnosis.blend_choice import compare_blends
 from seamscope.stitching import BLENDS
 
 MODEL = "demo:instancenorm"

@@ -14,8 +14,8 @@ import yaml
 import networks
 from seamscope.cli import app
 from seamscope.cli.command import ExitCode
-from seamscope.export import export
 from seamscope.loaders import load_model
+from seamscope.loaders.export import export
 
 FACTORY = f"{networks.__file__}:UNet(levels=1)"
 

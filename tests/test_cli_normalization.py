@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import networks
 from seamscope.cli import app
 from seamscope.demo import sample_image, zscore
-from seamscope.statistics import Statistics
+from seamscope.normalization.statistics import Statistics
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_what_is_wrong_is_told_in_a_sentence(place, monkeypatch, arguments, sent
 
 def test_interrupted_freezing_goes_on(place, monkeypatch) -> None:
     """Ctrl-C keeps what was found; --resume goes on from there."""
-    from seamscope import repair
+    from seamscope.repair import freezing as repair
 
     image, model, out = place / "image.npy", place / "instance.pt", place / "resumed"
     tell = repair._Task._tell

@@ -184,9 +184,9 @@ def test_a_pixel_outside_of_the_image_is_one_sentence(scripts, image) -> None:
 def test_the_page_of_whatever_was_measured_can_be_drawn(scripts, tmp_path) -> None:
     """3D, no gradients, no reach: nothing of the page may depend on what is missing."""
     import couplings
-    from seamscope.field_page import field_page
-    from seamscope.fields import measure_receptive_field
-    from seamscope.model import as_model
+    from seamscope.models.model import as_model
+    from seamscope.receptive_field.fields import measure_receptive_field
+    from seamscope.reports.field_page import field_page
 
     found = [
         measure_receptive_field(as_model(couplings.Unetr()), most_tiles=2),

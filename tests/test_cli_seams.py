@@ -23,9 +23,9 @@ import seamscope
 from seamscope import cli
 from seamscope.cli import options
 from seamscope.cli.command import app
-from seamscope.images import read_record
-from seamscope.measure import measure_seams
-from seamscope.seams import Kind
+from seamscope.diagnosis.measure import measure_seams
+from seamscope.images.image import read_record
+from seamscope.seams.meter import Kind
 
 NETWORKS, REAL = Path(networks.__file__), Path(real_networks.__file__)
 

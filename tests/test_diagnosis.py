@@ -15,18 +15,18 @@ from torch import nn
 
 import networks
 import real_networks
-from seamscope.diagnosis import Pipeline, diagnose, examine
+from seamscope.diagnosis.causes import Pipeline, diagnose, examine
+from seamscope.diagnosis.experiments import NOTHING, Bench
+from seamscope.diagnosis.pipelines import subject_of_pipeline, subject_of_plan
+from seamscope.diagnosis.tile_sample import PlacedAxis, sample_of
 from seamscope.errors import ImageError, ModelError, SettingsError
-from seamscope.experiments import NOTHING, Bench
-from seamscope.images import open_image
-from seamscope.intensity import Intensity
+from seamscope.images.image import open_image
+from seamscope.images.intensity import Intensity
 from seamscope.loaders import load_model
-from seamscope.model import Model
-from seamscope.pipelines import subject_of_pipeline, subject_of_plan
-from seamscope.plan import Settings, resolve
-from seamscope.probe import Hints
-from seamscope.seams import Border
-from seamscope.tile_sample import PlacedAxis, sample_of
+from seamscope.models.model import Model
+from seamscope.models.probe import Hints
+from seamscope.planning.plan import Settings, resolve
+from seamscope.seams.meter import Border
 from seamscope.tiling import Lattice, TileGrid
 
 

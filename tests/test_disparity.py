@@ -11,19 +11,19 @@ from torch import nn
 
 import networks
 import seamscope
-from seamscope.batch_renorm import Warmup, replace_normalization
 from seamscope.demo import build, sample_image, zscore
-from seamscope.disparity import advice, has_running_statistics, measure_disparity
-from seamscope.errors import SettingsError
-from seamscope.feature_statistics import (
+from seamscope.diagnosis.disparity import advice, has_running_statistics, measure_disparity
+from seamscope.diagnosis.feature_statistics import (
     batch_experiment,
     features_of_pixel,
     measure_features,
 )
-from seamscope.model import as_model
-from seamscope.plan import Settings, resolve
-from seamscope.reading import jobs_of
-from seamscope.repair import freeze_statistics
+from seamscope.errors import SettingsError
+from seamscope.models.model import as_model
+from seamscope.normalization.batch_renorm import Warmup, replace_normalization
+from seamscope.planning.plan import Settings, resolve
+from seamscope.planning.reading import jobs_of
+from seamscope.repair.freezing import freeze_statistics
 
 
 @pytest.fixture(scope="module")

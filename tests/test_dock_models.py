@@ -13,10 +13,10 @@ import npe2
 from qtpy.QtCore import QSettings, Qt
 
 import networks
-from seamscope.declared import Declared
 from seamscope.docks import open_model_file
 from seamscope.docks.model_picker import ModelPicker
 from seamscope.loaders import load_model
+from seamscope.models.declared import Declared
 
 PATIENCE = 30_000
 

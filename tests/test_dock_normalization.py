@@ -14,12 +14,12 @@ from qtpy.QtCore import QSettings, Qt
 
 from dock_networks import Net, measured, undrawn, whole
 from seamscope import measure_seams
+from seamscope.diagnosis.feature_statistics import measure_features
 from seamscope.docks.normalization import NormalizationDock
 from seamscope.docks.normalization_layers import tile_map
 from seamscope.docks.prediction import PredictionDock
 from seamscope.docks.session import Session
-from seamscope.feature_statistics import measure_features
-from seamscope.model import as_model
+from seamscope.models.model import as_model
 
 PATIENCE = 30_000
 

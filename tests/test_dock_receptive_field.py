@@ -15,7 +15,7 @@ from seamscope.docks.layers import image_of
 from seamscope.docks.prediction import PredictionDock
 from seamscope.docks.receptive_field import ReceptiveFieldDock
 from seamscope.docks.session import Session
-from seamscope.gradient_maps import GradientProbe
+from seamscope.receptive_field.gradient_maps import GradientProbe
 
 CLASSES = measured()
 INSTANCE = measured(norm=True)

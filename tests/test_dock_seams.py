@@ -21,9 +21,9 @@ from seamscope.docks.prediction import PredictionDock
 from seamscope.docks.results import layer_point, result_pixel
 from seamscope.docks.seams import SeamsDock, covering
 from seamscope.docks.session import Session
-from seamscope.heatmaps import SeamPicture, pyramid
-from seamscope.plan import Layout
-from seamscope.seams import HaloRay
+from seamscope.planning.plan import Layout
+from seamscope.seams.heatmaps import SeamPicture, pyramid
+from seamscope.seams.meter import HaloRay
 
 CLASSES = measured()
 INSTANCE = measured(norm=True)

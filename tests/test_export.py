@@ -21,11 +21,11 @@ import networks
 import real_networks
 from extras import extra
 from seamscope.errors import ModelError, OutputError, SettingsError
-from seamscope.export import Credits, export
+from seamscope.images.preparation import Clipped, Measured, Preparation, Scaled
 from seamscope.loaders import load_model, would_run
+from seamscope.loaders.export import Credits, export
 from seamscope.loaders.verification import verify
-from seamscope.model import Model
-from seamscope.preparation import Clipped, Measured, Preparation, Scaled
+from seamscope.models.model import Model
 
 SUFFIXES = [".pt2", ".torchscript", ".onnx", ".zip"]
 

@@ -12,18 +12,18 @@ from torch import nn
 import couplings
 import networks
 from seamscope.errors import ModelError, SettingsError
-from seamscope.fields import measure_receptive_field
-from seamscope.gradient_maps import (
+from seamscope.images.image import open_image
+from seamscope.models.model import as_model
+from seamscope.models.reach import MemoryMeter
+from seamscope.planning.plan import Settings
+from seamscope.receptive_field.fields import measure_receptive_field
+from seamscope.receptive_field.gradient_maps import (
     SHARES,
     GradientMap,
     GradientMemory,
     GradientProbe,
     absolute_gradient,
 )
-from seamscope.images import open_image
-from seamscope.model import as_model
-from seamscope.plan import Settings
-from seamscope.receptive_field import MemoryMeter
 
 AT = (5, 10)
 C2 = nn.Conv2d
@@ -266,7 +266,7 @@ def test_the_average_is_that_over_all_places(norm, monkeypatch) -> None:
     net = network(norm=norm)
     source = image((51, 51))
     probe = GradientProbe(as_model(net), source, Settings(tile=48))
-    monkeypatch.setattr("seamscope.gradient_maps._FEWEST_TILES", 17)  # never steady
+    monkeypatch.setattr("seamscope.receptive_field.gradient_maps._FEWEST_TILES", 17)  # never steady
     heard: list[tuple[int, int]] = []
     found = probe.average(1, most=17, on_progress=lambda *told: heard.append(told))
     assert (found.tiles, found.steady) == (16, False)

@@ -11,14 +11,14 @@ from torch import nn
 
 import networks
 from seamscope import measure_seams
-from seamscope.heatmaps import HeatmapFile, PixelMaps, SeamPicture, pyramid, tile_values
-from seamscope.images import open_image
+from seamscope.diagnosis.measure import measurable
+from seamscope.images.image import open_image
 from seamscope.loaders import load_model
-from seamscope.measure import measurable
-from seamscope.opinions import Opinions
-from seamscope.plan import Settings, resolve
-from seamscope.seam_report import SeamReport
-from seamscope.seams import SeamMeter
+from seamscope.planning.plan import Settings, resolve
+from seamscope.seams.heatmaps import HeatmapFile, PixelMaps, SeamPicture, pyramid, tile_values
+from seamscope.seams.meter import SeamMeter
+from seamscope.seams.opinions import Opinions
+from seamscope.seams.report import SeamReport
 
 CASES = {
     "2d": ((140, 170), {"tile": 64, "halo": 8, "overlap": 30}),

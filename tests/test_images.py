@@ -23,9 +23,9 @@ from hypothesis.extra import numpy as nps
 from ome_zarr_models import open_ome_zarr
 from ome_zarr_models.v04.multiscales import Multiscale
 
-from seamscope import images
 from seamscope.errors import ImageError, SettingsError
-from seamscope.images import Image, open_image
+from seamscope.images import image as images
+from seamscope.images.image import Image, open_image
 
 MICROMETER = "micrometer"
 

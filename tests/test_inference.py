@@ -19,7 +19,7 @@ from torch import nn
 import networks
 import seamscope
 from seamscope.errors import ImageError, ModelError, SettingsError
-from seamscope.images import open_image
+from seamscope.images.image import open_image
 from seamscope.inference import (
     Finished,
     Preparing,
@@ -32,8 +32,8 @@ from seamscope.inference import (
     run,
 )
 from seamscope.loaders import load_model
-from seamscope.model import Speed
-from seamscope.plan import Settings, resolve
+from seamscope.models.model import Speed
+from seamscope.planning.plan import Settings, resolve
 
 # In standard deviations of the output: sums in another order differ by 1e-6 to 2e-5 (other sizes
 # take other convolution kernels), a halo one pixel short or a tile off the grid by 1e-3 and more.
@@ -602,9 +602,9 @@ sys.path.insert(0, sys.argv[1])
 import numpy as np
 import networks
 from test_inference import peak_while, noise
-from seamscope.images import open_image
+from seamscope.images.image import open_image
 from seamscope.loaders import load_model
-from seamscope.plan import Settings, resolve
+from seamscope.planning.plan import Settings, resolve
 
 model = load_model(networks.UNet(2, 2, features=16).eval())
 image = open_image(noise(1024, 1024))

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
-from seamscope import intensity
 from seamscope.errors import ImageError, SettingsError
-from seamscope.images import Image, open_image
-from seamscope.intensity import EPS, Intensity, measure_intensity
+from seamscope.images import intensity
+from seamscope.images.image import Image, open_image
+from seamscope.images.intensity import EPS, Intensity, measure_intensity
 
 TYPES = ("?", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8", ">u2", ">f4")
 

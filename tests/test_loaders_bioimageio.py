@@ -19,14 +19,14 @@ import torch
 import yaml
 
 from extras import extra
-from seamscope.declared import Declared, disagreements
 from seamscope.errors import ModelError, TrustError
-from seamscope.images import open_image
+from seamscope.images.image import open_image
 from seamscope.inference import predict
 from seamscope.loaders import code_of, format_of, load_model, verify, would_run
 from seamscope.loaders.archive import Archive
-from seamscope.model import Model
-from seamscope.plan import Settings, resolve
+from seamscope.models.declared import Declared, disagreements
+from seamscope.models.model import Model
+from seamscope.planning.plan import Settings, resolve
 
 SOURCE = '''
 import torch

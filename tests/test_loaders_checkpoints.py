@@ -11,9 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import networks
-from seamscope import trust
 from seamscope.errors import ModelError, TrustError
-from seamscope.loaders import checkpoints, code_of, load_model, remember, would_run
+from seamscope.loaders import checkpoints, code_of, load_model, remember, trust, would_run
 
 FACTORY = f"{networks.__file__}:UNet(levels=1)"
 

@@ -14,10 +14,10 @@ import torch
 from torch.export import Dim
 
 import networks
-from seamscope.acceleration import choose
 from seamscope.errors import ModelError, TrustError
 from seamscope.loaders import exported as exported_format
 from seamscope.loaders import format_of, load_model, would_run
+from seamscope.models.acceleration import choose
 
 AUTO = Dim.AUTO
 

@@ -12,14 +12,14 @@ from torch import nn
 
 import networks
 from seamscope import measure_seams
+from seamscope.diagnosis.measure import measurable
 from seamscope.errors import SettingsError
-from seamscope.images import open_image
+from seamscope.images.image import open_image
 from seamscope.inference import Finished, run
 from seamscope.loaders import load_model
-from seamscope.measure import measurable
-from seamscope.plan import Settings, resolve
-from seamscope.seam_report import SeamReport, count_overlaps, sampled_tiles
-from seamscope.seams import SeamMeter
+from seamscope.planning.plan import Settings, resolve
+from seamscope.seams.meter import SeamMeter
+from seamscope.seams.report import SeamReport, count_overlaps, sampled_tiles
 
 
 def deep(network):

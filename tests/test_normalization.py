@@ -10,8 +10,8 @@ from torch.nn import functional as F  # noqa: N812
 
 import networks
 import real_networks
-from seamscope.calls import Call, Moments, Normalizations
-from seamscope.normalization import Audit, FixedStatistics, audit
+from seamscope.normalization.audit import Audit, FixedStatistics, audit
+from seamscope.normalization.calls import Call, Moments, Normalizations
 
 
 class ByHand(nn.Module):

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import networks
-from seamscope import opinions as opinions_module
 from seamscope.errors import OutputError, SettingsError
-from seamscope.images import open_image
+from seamscope.images.image import open_image
 from seamscope.inference import run
 from seamscope.loaders import load_model
-from seamscope.opinions import Opinions
-from seamscope.plan import Settings, resolve
+from seamscope.planning.plan import Settings, resolve
+from seamscope.seams import opinions as opinions_module
+from seamscope.seams.opinions import Opinions
 
 
 def watched(network, image, opinions=None, **settings):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from torch import nn
 
-from seamscope.images import open_image
+from seamscope.images.image import open_image
+from seamscope.images.preparation import Binarized, Clipped, Measured, Preparation, Scaled
 from seamscope.inference import predict
-from seamscope.model import Model
-from seamscope.preparation import Binarized, Clipped, Measured, Preparation, Scaled
+from seamscope.models.model import Model
 
 RANDOM = np.random.default_rng(5)
 IMAGE = (RANDOM.gamma(2.0, 30.0, (3, 40, 50)) + 70 * np.arange(3).reshape(-1, 1, 1)).astype("f4")

@@ -12,7 +12,7 @@ from torch import nn
 import networks
 from seamscope.errors import ModelError
 from seamscope.loaders import load_model
-from seamscope.model import as_model
+from seamscope.models.model import as_model
 
 
 class SqueezeExcite(nn.Module):

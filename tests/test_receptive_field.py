@@ -21,11 +21,11 @@ from torch import nn
 import couplings
 import networks
 from seamscope.errors import SettingsError
-from seamscope.fields import measure_receptive_field
-from seamscope.grid_rules import Windows, check_windows
 from seamscope.loaders import load_model
-from seamscope.model import Model, as_model
-from seamscope.receptive_field import worst
+from seamscope.models.model import Model, as_model
+from seamscope.models.reach import worst
+from seamscope.receptive_field.fields import measure_receptive_field
+from seamscope.receptive_field.grid_rules import Windows, check_windows
 from seamscope.tiling import Lattice
 
 # -- the oracle: a layer is a function from an output pixel to (lowest, highest) input pixel

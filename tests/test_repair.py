@@ -13,18 +13,18 @@ from torch.nn import functional as F  # noqa: N812
 import networks
 import real_networks
 import seamscope
-import seamscope.repair
-from seamscope.calls import Normalizations
+import seamscope.repair.freezing
 from seamscope.demo import build, sample_image, zscore
+from seamscope.diagnosis.measure import measure_seams
 from seamscope.errors import ModelError, SettingsError
-from seamscope.frozen import Answered
-from seamscope.images import open_image
-from seamscope.measure import measure_seams
-from seamscope.model import as_model
-from seamscope.pausing import PausableNetwork
-from seamscope.plan import Settings
-from seamscope.repair import carry_out, freeze_statistics, plan_freeze
-from seamscope.statistics import Statistics
+from seamscope.images.image import open_image
+from seamscope.models.frozen import Answered
+from seamscope.models.model import as_model
+from seamscope.normalization.calls import Normalizations
+from seamscope.normalization.pausing import PausableNetwork
+from seamscope.normalization.statistics import Statistics
+from seamscope.planning.plan import Settings
+from seamscope.repair.freezing import carry_out, freeze_statistics, plan_freeze
 from test_normalization import ByHand, Everything
 
 SAME = 1e-4  # standard deviations: below is rounding, above an artifact
@@ -222,12 +222,12 @@ def test_waiting_takes_as_much_memory_as_planned(tissue, small, monkeypatch) -> 
     held: dict[int, int] = {}
     largest = [0]
 
-    def put(self, number, paused, put=seamscope.repair._WaitingRoom.put):
+    def put(self, number, paused, put=seamscope.repair.freezing._WaitingRoom.put):
         put(self, number, paused)
         held[number] = paused.nbytes
         largest[0] = max(largest[0], sum(held.values()))
 
-    monkeypatch.setattr(seamscope.repair._WaitingRoom, "put", put)
+    monkeypatch.setattr(seamscope.repair.freezing._WaitingRoom, "put", put)
     carry_out(plan, small, image)
     assert largest[0] == pytest.approx(plan.memory - plan.plan.bytes_per_tile, rel=0.2)
 
@@ -368,7 +368,7 @@ def _local_by_hand(network, image, cell):
         mean = pooled(F.avg_pool2d(x, size)) / n
         var = pooled(F.avg_pool2d(x * x, size)) / n - mean**2
         up = [F.interpolate(m, call.space, mode="bilinear") for m in (mean, var)]
-        return seamscope.calls.Moments(*(u.float() for u in up))
+        return seamscope.normalization.calls.Moments(*(u.float() for u in up))
 
     x = torch.from_numpy(image)[None, None]
     return Normalizations(answer).run(network, x)[0].numpy()

@@ -15,12 +15,14 @@ from torch import nn
 
 import networks
 import seamscope
-from seamscope import figures
+from seamscope.diagnosis.measure import measure_seams
+from seamscope.diagnosis.tile_content import content
+from seamscope.diagnosis.tile_sizes import sweep
 from seamscope.errors import SettingsError
-from seamscope.measure import measure_seams
-from seamscope.pictures import image_under, thumbnail
-from seamscope.plan import Settings, resolve
-from seamscope.report import (
+from seamscope.planning.pictures import image_under, thumbnail
+from seamscope.planning.plan import Settings, resolve
+from seamscope.reports import figures
+from seamscope.reports.page import (
     SERIES,
     Definition,
     Facts,
@@ -34,10 +36,8 @@ from seamscope.report import (
     name_text,
     page,
 )
-from seamscope.seam_page import _lines, seam_page, sweep_page
-from seamscope.seam_views import look_at
-from seamscope.tile_content import content
-from seamscope.tile_sizes import sweep
+from seamscope.reports.seam_page import _lines, seam_page, sweep_page
+from seamscope.seams.views import look_at
 
 MATH = "out $x^ \\frac$"  # what matplotlib would take for a formula, and fail
 HOSTILE = "</title><script>alert(1)</script>&\"' $x^ \\frac ${} {{7*7}} \x1b\x00 \ud800 日本 é"

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import networks
-from seamscope import seams
 from seamscope.errors import SettingsError
-from seamscope.images import open_image
+from seamscope.images.image import open_image
 from seamscope.inference import open_output, run
 from seamscope.loaders import load_model
-from seamscope.plan import Settings, resolve
-from seamscope.seams import ABSENT, SeamMeter, overlap_of
+from seamscope.planning.plan import Settings, resolve
+from seamscope.seams import meter as seams
+from seamscope.seams.meter import ABSENT, SeamMeter, overlap_of
 from seamscope.tiling import Lattice, TileGrid
 
 

@@ -13,15 +13,15 @@ import zarr
 from torch import nn
 
 import networks
-import seamscope.tile_content
-import seamscope.tile_sizes
+import seamscope.diagnosis.tile_content
+import seamscope.diagnosis.tile_sizes
 from seamscope import open_image, predict
+from seamscope.diagnosis.tile_content import content
+from seamscope.diagnosis.tile_sizes import bootstrap, sweep
 from seamscope.errors import ImageError, SettingsError
-from seamscope.halo_room import with_room
-from seamscope.plan import Settings
-from seamscope.tile_content import content
-from seamscope.tile_sizes import bootstrap, sweep
-from seamscope.truth import classes_of, truth_for
+from seamscope.images.truth import classes_of, truth_for
+from seamscope.planning.halo_room import with_room
+from seamscope.planning.plan import Settings
 
 PIXELS = np.random.default_rng(5).random((96, 80)).astype(np.float32)
 HALO = {"halo": 8, "accelerate": False}
@@ -108,7 +108,7 @@ def test_the_picture_shows_the_largest_difference(found, predictions):
 
 
 def test_the_window_is_where_predictions_differ(monkeypatch):
-    monkeypatch.setattr(seamscope.tile_sizes, "_PICTURE", 24)
+    monkeypatch.setattr(seamscope.diagnosis.tile_sizes, "_PICTURE", 24)
     image = np.full((96, 80), 0.5, np.float32)
     image[70:80, 50:60] = 4  # only tiles that meet this differ from the others
     shown = sweep(image, TileMean(), [16, 32], halo=0, area={"y": (8, 96)}).pictures
@@ -167,8 +167,8 @@ def test_frames_blocks_and_disk_change_nothing(tmp_path, monkeypatch):
     ask = {"axes": "tyx", "halo": 4, "area": {"t": (1, 3), "x": (0, 77)}}
     truth = np.stack([1 - labels[k] for k in range(3)])
     plain = sweep(image, TileMean(), [32, 64], labels=open_image(truth, axes="tyx"), **ask)
-    monkeypatch.setattr(seamscope.tile_sizes, "_AT_ONCE", 1)
-    monkeypatch.setattr(seamscope.tile_sizes, "_MEMORY_SHARE", 0)
+    monkeypatch.setattr(seamscope.diagnosis.tile_sizes, "_AT_ONCE", 1)
+    monkeypatch.setattr(seamscope.diagnosis.tile_sizes, "_MEMORY_SHARE", 0)
     made = []
     opened = zarr.create_array
 
@@ -301,7 +301,9 @@ def test_band_covers_the_truth_as_often_as_it_says():
         right = rng.gamma(4.0, 1.0, size=64)
         wrong = rng.gamma(2.0, 1.0, size=64)  # each counts once in either
         terms = np.stack([right, right + wrong, right + wrong], -1)
-        low, high = bootstrap(terms, seamscope.tile_sizes._dice, seed=trial, resamples=200)
+        low, high = bootstrap(
+            terms, seamscope.diagnosis.tile_sizes._dice, seed=trial, resamples=200
+        )
         inside += low <= 4 / (4 + 2) <= high
     # 95% asked; the percentile bootstrap of 64 blocks is known to fall one or two short
     assert 0.90 <= inside / 400 <= 0.98
@@ -391,7 +393,9 @@ def test_labels_with_a_wrong_number_of_images():
 
 @pytest.mark.parametrize("at_once", [1, 1 << 20])
 def test_proportions_equal_numpy(at_once, tmp_path, monkeypatch):
-    monkeypatch.setattr(seamscope.tile_content, "_AT_ONCE", at_once)  # by chunks, or all together
+    monkeypatch.setattr(
+        seamscope.diagnosis.tile_content, "_AT_ONCE", at_once
+    )  # by chunks, or all together
     labels = np.random.default_rng(2).integers(0, 3, size=(100, 90)).astype(np.uint8)
     store = zarr.create_array(str(tmp_path / "l.zarr"), data=labels, chunks=(37, 23))
     found = content(PIXELS, [16, (32, 8), 500], labels=store)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from seamscope import trimming
-from seamscope.fusion import fused
-from seamscope.trimming import Trimmed
+from seamscope.models import trimming
+from seamscope.models.fusion import fused
+from seamscope.models.trimming import Trimmed
 
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 UP = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

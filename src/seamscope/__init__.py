@@ -16,33 +16,33 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 _PUBLIC = {
-    "Image": "images",
-    "Intensity": "intensity",
-    "Model": "model",
-    "Pipeline": "pipelines",
-    "Plan": "plan",
-    "SeamReport": "seam_report",
+    "Image": "images.image",
+    "Intensity": "images.intensity",
+    "Model": "models.model",
+    "Pipeline": "diagnosis.pipelines",
+    "Plan": "planning.plan",
+    "SeamReport": "seams.report",
     "SeamscopeError": "errors",
-    "Settings": "plan",
-    "Statistics": "statistics",
+    "Settings": "planning.plan",
+    "Statistics": "normalization.statistics",
     "TileGrid": "tiling",
-    "audit": "normalization",
-    "certify": "certificate",
-    "diagnose": "diagnosis",
-    "examine": "diagnosis",
-    "freeze_statistics": "repair",
+    "audit": "normalization.audit",
+    "certify": "diagnosis.certificate",
+    "diagnose": "diagnosis.causes",
+    "examine": "diagnosis.causes",
+    "freeze_statistics": "repair.freezing",
     "load_model": "loaders",
-    "measure_intensity": "intensity",
-    "measure_receptive_field": "fields",
-    "measure_seams": "measure",
-    "open_image": "images",
+    "measure_intensity": "images.intensity",
+    "measure_receptive_field": "receptive_field.fields",
+    "measure_seams": "diagnosis.measure",
+    "open_image": "images.image",
     "predict": "inference",
     "prepare": "inference",
-    "replace_normalization": "batch_renorm",
-    "resolve": "plan",
+    "replace_normalization": "normalization.batch_renorm",
+    "resolve": "planning.plan",
     "run": "inference",
-    "store_certificate": "certificate",
-    "sweep": "tile_sizes",
+    "store_certificate": "diagnosis.certificate",
+    "sweep": "diagnosis.tile_sizes",
 }
 
 __all__ = [
@@ -77,24 +77,24 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from seamscope.batch_renorm import replace_normalization
-    from seamscope.certificate import certify, store_certificate
-    from seamscope.diagnosis import diagnose, examine
+    from seamscope.diagnosis.causes import diagnose, examine
+    from seamscope.diagnosis.certificate import certify, store_certificate
+    from seamscope.diagnosis.measure import measure_seams
+    from seamscope.diagnosis.pipelines import Pipeline
+    from seamscope.diagnosis.tile_sizes import sweep
     from seamscope.errors import SeamscopeError
-    from seamscope.fields import measure_receptive_field
-    from seamscope.images import Image, open_image
+    from seamscope.images.image import Image, open_image
+    from seamscope.images.intensity import Intensity, measure_intensity
     from seamscope.inference import predict, prepare, run
-    from seamscope.intensity import Intensity, measure_intensity
     from seamscope.loaders import load_model
-    from seamscope.measure import measure_seams
-    from seamscope.model import Model
-    from seamscope.normalization import audit
-    from seamscope.pipelines import Pipeline
-    from seamscope.plan import Plan, Settings, resolve
-    from seamscope.repair import freeze_statistics
-    from seamscope.seam_report import SeamReport
-    from seamscope.statistics import Statistics
-    from seamscope.tile_sizes import sweep
+    from seamscope.models.model import Model
+    from seamscope.normalization.audit import audit
+    from seamscope.normalization.batch_renorm import replace_normalization
+    from seamscope.normalization.statistics import Statistics
+    from seamscope.planning.plan import Plan, Settings, resolve
+    from seamscope.receptive_field.fields import measure_receptive_field
+    from seamscope.repair.freezing import freeze_statistics
+    from seamscope.seams.report import SeamReport
     from seamscope.tiling import TileGrid
 
 

@@ -28,18 +28,14 @@ import numpy.typing as npt
 from torch import nn
 
 from seamscope.errors import ModelError, SeamscopeError
-from seamscope.images import Image, Output, create_output, open_image
-from seamscope.intensity import Intensity
+from seamscope.images.image import Image, Output, create_output, open_image
+from seamscope.images.intensity import Intensity
+from seamscope.images.preparation import Prepared
 from seamscope.loaders import load_model
-from seamscope.model import Model, Runner
-from seamscope.plan import Plan, Settings
-from seamscope.preparation import Prepared
-from seamscope.reading import Cancelled, Job, TileReader, jobs_of, whole_image_intensity
-from seamscope.seam_report import SAMPLED_SHARE, SeamReport, sampled_tiles
-from seamscope.seams import SeamMeter
-from seamscope.stitching import Array, canvas
-from seamscope.tiling import Slices, Tile
-from seamscope.tuning import (
+from seamscope.models.model import Model, Runner
+from seamscope.planning.plan import Plan, Settings
+from seamscope.planning.reading import Cancelled, Job, TileReader, jobs_of, whole_image_intensity
+from seamscope.planning.tuning import (
     OutOfMemory,
     accelerate,
     is_memory_error,
@@ -49,6 +45,10 @@ from seamscope.tuning import (
     tune,
     worth_a_trial,
 )
+from seamscope.seams.meter import SeamMeter
+from seamscope.seams.report import SAMPLED_SHARE, SeamReport, sampled_tiles
+from seamscope.stitching import Array, canvas
+from seamscope.tiling import Slices, Tile
 
 Watcher: TypeAlias = Callable[[Plan, tuple[int, ...], Tile, Array], None]
 MakeMeter: TypeAlias = Callable[[Plan], SeamMeter]
@@ -236,7 +236,7 @@ class LateOutput:
 def open_output(
     plan: Plan, image: Image, model: Model, target: Any = None, *, overwrite: bool = False
 ) -> Output:
-    """Create what a plan's result is written into (see `seamscope.images.create_output`)."""
+    """Create what a plan's result is written into (see `seamscope.images.image.create_output`)."""
     return create_output(
         target,
         plan.out_shape,

@@ -28,7 +28,7 @@ from seamscope.cli.work import long_work
 from seamscope.progress import open_display
 
 if TYPE_CHECKING:
-    from seamscope.blend_choice import BlendComparison
+    from seamscope.diagnosis.blend_choice import BlendComparison
 
 
 @command
@@ -56,7 +56,7 @@ def blends(
     answer = Answer(json_file, quiet, forbidden=[image, model])
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
-        from seamscope.blend_choice import compare_blends
+        from seamscope.diagnosis.blend_choice import compare_blends
 
         opened, network = pixels.open(image), loading.load(model)
         settings = settings_of(grid, pixels, computation, tile=tile)

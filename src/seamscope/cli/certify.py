@@ -73,11 +73,11 @@ def certify(
     page = place("--report", report_file, (image, model)) if report_file else None
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
-        from seamscope.certificate import certify as compare
-        from seamscope.certificate import store_certificate
+        from seamscope.diagnosis.certificate import certify as compare
+        from seamscope.diagnosis.certificate import store_certificate
 
         if page is not None:
-            from seamscope.report import require
+            from seamscope.reports.page import require
 
             require()
         opened, network = pixels.open(image), loading.load(model)
@@ -95,7 +95,7 @@ def certify(
         if store is not None:
             store_certificate(found, store)
         if page is not None:
-            from seamscope.seam_page import certificate_page
+            from seamscope.reports.seam_page import certificate_page
 
             write_text("--report", page, certificate_page(found, opened.source or opened.name))
     answer.write({"seamscope": __version__, "image": opened.name, **found.to_json()}, str(found))

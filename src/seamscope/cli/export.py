@@ -61,8 +61,8 @@ def export(
     answer = Answer(json_file, quiet, forbidden=(model, out))
     with open_display(quiet=answer.quiet or not sys.stderr.isatty()) as display:
         display.phase("Loading")
-        from seamscope.export import Credits
-        from seamscope.export import export as write
+        from seamscope.loaders.export import Credits
+        from seamscope.loaders.export import export as write
 
         network = loading.load(model)
         display.phase("Measuring, writing and reading back")

@@ -21,9 +21,9 @@ from seamscope.errors import SettingsError
 from seamscope.progress import open_display
 
 if TYPE_CHECKING:
-    from seamscope.images import Image
-    from seamscope.model import Model
-    from seamscope.plan import Plan
+    from seamscope.images.image import Image
+    from seamscope.models.model import Model
+    from seamscope.planning.plan import Plan
 
 
 @command
@@ -128,7 +128,7 @@ def model_facts(model: Model) -> dict[str, Any]:
 
 
 def _disagreements(model: Model) -> tuple[str, ...]:
-    from seamscope.declared import disagreements
+    from seamscope.models.declared import disagreements
 
     return disagreements(model.declared, model.facts, model.reach) if model.declared else ()
 
@@ -161,7 +161,7 @@ _TRIED = {1: (1024, 4096, 16384), 2: (128, 256, 512, 1024, 2048), 3: (32, 64, 96
 
 def _suggested(model: Model) -> Iterator[dict[str, Any]]:
     """Tile sizes of about the usual ones, and what each costs on a large image."""
-    from seamscope.plan import Settings, available_memory, resolve
+    from seamscope.planning.plan import Settings, available_memory, resolve
 
     facts = model.facts
     image = _large_image(facts.in_channels, facts.spatial_axes)
@@ -191,7 +191,7 @@ def _large_image(channels: int, spatial_axes: int) -> Image:
     """An image of many pixels that takes no memory: plans only ask for its shape."""
     import numpy as np
 
-    from seamscope.images import open_image
+    from seamscope.images.image import open_image
 
     shape = (channels, *_LARGE[spatial_axes])
     return open_image(np.broadcast_to(np.uint8(0), shape), axes="c" + "zyx"[-spatial_axes:])

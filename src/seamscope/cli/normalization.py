@@ -36,14 +36,14 @@ from seamscope.errors import SettingsError
 from seamscope.progress import open_display
 
 if TYPE_CHECKING:
-    from seamscope.before_after import BeforeAfter
-    from seamscope.disparity import Disparity
-    from seamscope.feature_statistics import BatchExperiment, FeatureStatistics
-    from seamscope.images import Image
-    from seamscope.model import Model
-    from seamscope.plan import Settings
-    from seamscope.repair import FreezePlan
-    from seamscope.statistics import Statistics
+    from seamscope.diagnosis.disparity import Disparity
+    from seamscope.diagnosis.feature_statistics import BatchExperiment, FeatureStatistics
+    from seamscope.images.image import Image
+    from seamscope.models.model import Model
+    from seamscope.normalization.statistics import Statistics
+    from seamscope.planning.plan import Settings
+    from seamscope.repair.before_after import BeforeAfter
+    from seamscope.repair.freezing import FreezePlan
 
 # About the patches that networks are trained with: one tile's statistics at their usual extent.
 _PATCH = {1: 1024, 2: 128, 3: 64}
@@ -107,7 +107,7 @@ def _page_place(report_file: str | None, forbidden: list[str]) -> Path | None:
     """Where the page goes, checked before long work, as is what it is made with."""
     if report_file is None:
         return None
-    from seamscope.report import require
+    from seamscope.reports.page import require
 
     require()
     return place("--report", report_file, forbidden)
@@ -130,9 +130,9 @@ class _Found:
         self.disparity: Disparity | None = None
 
     def measure(self, image: Image, settings: Settings, most: int | None, work: Work) -> None:
-        from seamscope.disparity import measure_disparity
-        from seamscope.feature_statistics import batch_experiment, measure_features
-        from seamscope.repair import freeze_statistics
+        from seamscope.diagnosis.disparity import measure_disparity
+        from seamscope.diagnosis.feature_statistics import batch_experiment, measure_features
+        from seamscope.repair.freezing import freeze_statistics
 
         self.image = image.name
         told: dict[str, Any] = {"cancelled": work.cancelled, "on_progress": work.progress}
@@ -152,7 +152,7 @@ class _Found:
         self.disparity = measure_disparity(image, self.model, settings, **told)
 
     def advice(self) -> tuple[str, ...]:
-        from seamscope.disparity import advice
+        from seamscope.diagnosis.disparity import advice
 
         return advice(self.audit, self.disparity, self.features, self.batches)
 
@@ -213,7 +213,7 @@ class _Found:
             yield f"Sees the whole tile: {operation} ({operation.op}), {can}."
 
     def page(self) -> str:
-        from seamscope.normalization_page import normalization_page
+        from seamscope.reports.normalization_page import normalization_page
 
         return normalization_page(
             self.model, self.audit, self.features, self.batches, self.disparity, self.advice()
@@ -332,7 +332,7 @@ class _Freezing:
     def statistics(self) -> Statistics:
         if self.options.how not in _NAMES:
             return self._taken_over()
-        from seamscope.repair import carry_out, plan_freeze
+        from seamscope.repair.freezing import carry_out, plan_freeze
 
         work, options = self.work, self.options
         work.phase("Measuring the network")
@@ -353,7 +353,7 @@ class _Freezing:
         )
 
     def _taken_over(self) -> Statistics:
-        from seamscope.statistics import Statistics
+        from seamscope.normalization.statistics import Statistics
 
         if not Path(self.options.how).is_file():
             raise SettingsError(
@@ -367,7 +367,7 @@ class _Freezing:
     def compared(self, statistics: Statistics) -> BeforeAfter | None:
         if not self.options.compare and self.options.labels is None:
             return None
-        from seamscope.before_after import compare_statistics
+        from seamscope.repair.before_after import compare_statistics
 
         self.work.phase("Comparing before and after")
         return compare_statistics(

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from seamscope.images import Image
-    from seamscope.model import Model
-    from seamscope.plan import Settings
+    from seamscope.images.image import Image
+    from seamscope.models.model import Model
+    from seamscope.planning.plan import Settings
 
 Blend = StrEnum("Blend", ["crop", "linear", "gaussian", "distance"])
 Precision = StrEnum("Precision", ["float32", "bfloat16", "float16"])
@@ -183,7 +183,7 @@ class ModelOptions:
         model = load_model(name, trust=self.trust)
         if self.statistics is None:
             return model
-        from seamscope.statistics import Statistics
+        from seamscope.normalization.statistics import Statistics
 
         return model.with_statistics(Statistics.load(self.statistics))
 
@@ -227,7 +227,7 @@ class ImageOptions:
 
     def open(self, name: str) -> Image:
         """Open the image of this name."""
-        from seamscope.images import open_image
+        from seamscope.images.image import open_image
 
         return open_image(name, axes=self.axes)
 
@@ -302,7 +302,7 @@ class ComputationOptions:
 
 def settings_of(*groups: Any, **single: Any) -> Settings:
     """Make settings of groups of options and of single ones; what is no setting is left out."""
-    from seamscope.plan import Settings
+    from seamscope.planning.plan import Settings
 
     given = {name: value for group in groups for name, value in vars(group).items()} | single
     known = {field.name for field in dataclasses.fields(Settings)}

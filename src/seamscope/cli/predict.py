@@ -38,10 +38,10 @@ from seamscope.errors import SeamscopeError
 from seamscope.progress import Display, duration, open_display
 
 if TYPE_CHECKING:
-    from seamscope.images import Image, Output
+    from seamscope.images.image import Image, Output
     from seamscope.inference import Event, LateOutput
-    from seamscope.model import Model
-    from seamscope.plan import Plan
+    from seamscope.models.model import Model
+    from seamscope.planning.plan import Plan
 
 
 @command

@@ -31,7 +31,7 @@ from seamscope.cli.work import long_work
 from seamscope.progress import open_display
 
 if TYPE_CHECKING:
-    from seamscope.fields import ReceptiveField
+    from seamscope.receptive_field.fields import ReceptiveField
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -128,11 +128,11 @@ def receptive_field(
     with open_display(answer.quiet) as display, long_work(display) as work:
         work.phase("Loading")
         from seamscope.errors import SettingsError
-        from seamscope.fields import measure_receptive_field
-        from seamscope.grid_rules import Windows
+        from seamscope.receptive_field.fields import measure_receptive_field
+        from seamscope.receptive_field.grid_rules import Windows
 
         if report is not None:
-            from seamscope.report import require
+            from seamscope.reports.page import require
 
             require()
         if gradients.pixel is not None and image is None:
@@ -153,7 +153,7 @@ def receptive_field(
             on_progress=work.progress,
         )
     if report is not None:
-        from seamscope.field_page import field_page
+        from seamscope.reports.field_page import field_page
 
         setting = [("model", model), *([("image", image)] if image else [])]
         write_text("--report", report, field_page(found, network.name, setting))

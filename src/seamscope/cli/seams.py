@@ -46,12 +46,12 @@ from seamscope.progress import open_display
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from seamscope.certificate import Certificate
-    from seamscope.diagnosis import Diagnosis
-    from seamscope.images import Image
-    from seamscope.model import Model
-    from seamscope.plan import Plan, Settings
-    from seamscope.seam_report import SeamReport
+    from seamscope.diagnosis.causes import Diagnosis
+    from seamscope.diagnosis.certificate import Certificate
+    from seamscope.images.image import Image
+    from seamscope.models.model import Model
+    from seamscope.planning.plan import Plan, Settings
+    from seamscope.seams.report import SeamReport
 
 # of a diagnosis: told among the first things
 _FIRST = ("verdict", "explanation", "findings", "suggested_halo", "halo_is")
@@ -147,7 +147,7 @@ def _page_place(report_file: str | None, forbidden: list[str]) -> Path | None:
     """Where the page goes, checked before hours of work, as is what it is made with."""
     if report_file is None:
         return None
-    from seamscope.report import require
+    from seamscope.reports.page import require
 
     require()
     return place("--report", report_file, forbidden)
@@ -167,8 +167,8 @@ class _Bench:
 
     def measure(self, settings: Settings, layers: str | None, overwrite: bool) -> None:
         """Measure, explain and certify as asked."""
-        from seamscope.certificate import certify
-        from seamscope.diagnosis import diagnose
+        from seamscope.diagnosis.causes import diagnose
+        from seamscope.diagnosis.certificate import certify
 
         plan = self._plan(settings)
         self.report = self._measured(plan, layers, overwrite)
@@ -187,9 +187,9 @@ class _Bench:
             self.certificate = certify(self.image, self.model, settings, **asked)
 
     def _plan(self, settings: Settings) -> Plan:
-        from seamscope.halo_room import with_room
-        from seamscope.measure import measurable
-        from seamscope.tuning import prepare
+        from seamscope.diagnosis.measure import measurable
+        from seamscope.planning.halo_room import with_room
+        from seamscope.planning.tuning import prepare
 
         self._work.phase("Measuring the network")
         fitting = with_room(settings, self.model)
@@ -199,8 +199,8 @@ class _Bench:
         return measurable(plan, fitting, self.model, self.image)
 
     def _measured(self, plan: Plan, layers: str | None, overwrite: bool) -> SeamReport:
-        from seamscope.heatmaps import HeatmapFile
-        from seamscope.measure import measure_seams
+        from seamscope.diagnosis.measure import measure_seams
+        from seamscope.seams.heatmaps import HeatmapFile
 
         maps = HeatmapFile(plan, self.image, layers, overwrite) if layers else None
         self._work.running = "Measuring seams"
@@ -260,9 +260,9 @@ class _Bench:
 
     def page(self, settings: Settings) -> str:
         """The report, as HTML."""
-        from seamscope.pictures import thumbnail
-        from seamscope.seam_page import seam_page
-        from seamscope.seam_views import look_at
+        from seamscope.planning.pictures import thumbnail
+        from seamscope.reports.seam_page import seam_page
+        from seamscope.seams.views import look_at
 
         report, reach = self.report, self._reach(settings)
         self._work.phase("Looking at the worst seams")
@@ -295,7 +295,7 @@ class _Bench:
     def _reach(self, settings: Settings) -> Mapping[str, float]:
         """Halos to be marked: how far the network can see, and how far it mostly does."""
         from seamscope.errors import SeamscopeError
-        from seamscope.fields import measure_receptive_field
+        from seamscope.receptive_field.fields import measure_receptive_field
 
         reach = self.model.reach
         marks: dict[str, float] = {}

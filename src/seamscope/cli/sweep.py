@@ -36,8 +36,8 @@ from seamscope.cli.work import long_work
 from seamscope.progress import open_display
 
 if TYPE_CHECKING:
-    from seamscope.tile_content import Content
-    from seamscope.tile_sizes import Sweep
+    from seamscope.diagnosis.tile_content import Content
+    from seamscope.diagnosis.tile_sizes import Sweep
 
 
 @command
@@ -84,11 +84,11 @@ def sweep(
     page = place("--report", report_file, taken) if report_file else None
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
-        from seamscope.tile_content import content
-        from seamscope.tile_sizes import sweep as compare
+        from seamscope.diagnosis.tile_content import content
+        from seamscope.diagnosis.tile_sizes import sweep as compare
 
         if page is not None:
-            from seamscope.report import require
+            from seamscope.reports.page import require
 
             require()
         opened, network = pixels.open(image), loading.load(model)
@@ -114,7 +114,7 @@ def sweep(
         named = opened if opened.axes else opened.with_axes(space)
         held = content(named, tiles, found.truth, spatial=space, **asked)
         if page is not None:
-            from seamscope.seam_page import sweep_page
+            from seamscope.reports.seam_page import sweep_page
 
             work.phase("Drawing")
             setting = [("file", opened.source or opened.name), ("network", network.name)]

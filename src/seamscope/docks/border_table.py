@@ -12,8 +12,8 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel,
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from seamscope.docks.looks import figure
-from seamscope.seam_report import SeamReport
-from seamscope.seams import Border
+from seamscope.seams.meter import Border
+from seamscope.seams.report import SeamReport
 
 _SORTED_BY = Qt.ItemDataRole.UserRole
 

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from seamscope.docks.halo_plot import COLORS
 from seamscope.docks.looks import colored, figure, plain, text_label
-from seamscope.opinions import Opinion, SideBySide
+from seamscope.seams.opinions import Opinion, SideBySide
 
 _COLUMNS = 6  # that fit into a dock
 _NUMBER = 'align="right" style="padding-left: 8px"'

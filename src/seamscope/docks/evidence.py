@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import psutil
 
-from seamscope.heatmaps import PixelMaps, map_shape
 from seamscope.inference import Watcher
-from seamscope.opinions import Opinions
-from seamscope.plan import Plan
-from seamscope.seam_report import SeamReport
-from seamscope.seams import SeamMeter
+from seamscope.planning.plan import Plan
+from seamscope.seams.heatmaps import PixelMaps, map_shape
+from seamscope.seams.meter import SeamMeter
+from seamscope.seams.opinions import Opinions
+from seamscope.seams.report import SeamReport
 
 _MEMORY_SHARE = 0.25  # of what is free, that may be kept of a run
 

@@ -21,8 +21,8 @@ from napari.layers import Shapes
 from seamscope.docks.layers import Wires, camera, pixels, place_like, shown_dims, shown_point
 from seamscope.docks.profile_plot import THEORY
 from seamscope.docks.results import faded
-from seamscope.gradient_maps import GradientMap
-from seamscope.plan import Layout
+from seamscope.planning.plan import Layout
+from seamscope.receptive_field.gradient_maps import GradientMap
 from seamscope.tiling import Sides
 
 EFFECTIVE = "#35c4f0"

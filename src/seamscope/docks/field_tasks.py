@@ -13,11 +13,11 @@ from typing import Any
 
 from seamscope.docks.job import Reporter
 from seamscope.docks.tasks import held
-from seamscope.fields import ReceptiveField, measure_receptive_field
-from seamscope.gradient_maps import GradientProbe
-from seamscope.images import Image
-from seamscope.model import Model
-from seamscope.plan import Settings
+from seamscope.images.image import Image
+from seamscope.models.model import Model
+from seamscope.planning.plan import Settings
+from seamscope.receptive_field.fields import ReceptiveField, measure_receptive_field
+from seamscope.receptive_field.gradient_maps import GradientProbe
 
 
 @dataclass(frozen=True)

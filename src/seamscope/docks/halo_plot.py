@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QSpinBox, QVBoxLayout, QWidget
 
 from seamscope.docks.editors import Choice
 from seamscope.docks.looks import colored, figure, plain
-from seamscope.seam_report import SeamReport
+from seamscope.seams.report import SeamReport
 
 Values = npt.NDArray[np.float64]
 

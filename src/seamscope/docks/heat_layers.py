@@ -1,7 +1,7 @@
 """Where tiles disagree, as layers over the image, and a legend for them.
 
 Knows colours, contrast and placing of these layers. Does not know how the pictures are computed
-(see `seamscope.heatmaps`), or which controls ask for them.
+(see `seamscope.seams.heatmaps`), or which controls ask for them.
 
 Colours are transparent where tiles agree, so that image and prediction stay to be seen. Layers are
 taken over by the next run and hidden where they are not wanted, never removed.
@@ -22,8 +22,8 @@ from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from seamscope.docks.looks import figure
 from seamscope.docks.results import Run, faded, placed
-from seamscope.heatmaps import Measure, pyramid
-from seamscope.seam_report import SeamReport
+from seamscope.seams.heatmaps import Measure, pyramid
+from seamscope.seams.report import SeamReport
 
 Kind = Literal["pixels", "borders", "tiles"]
 

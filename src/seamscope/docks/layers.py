@@ -17,9 +17,9 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Layer, Shapes
 from napari.utils.transforms import Affine
 
-from seamscope.dimensions import AXES, are_axes
 from seamscope.errors import ImageError, SeamscopeError, SettingsError
-from seamscope.images import Image, open_image
+from seamscope.images.dimensions import AXES, are_axes
+from seamscope.images.image import Image, open_image
 
 Area = dict[str, tuple[int, int]]
 

@@ -15,7 +15,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QSizePolicy, QWidget
 
 from seamscope.docks.evidence import Evidence
-from seamscope.plan import Plan
+from seamscope.planning.plan import Plan
 
 Kind = Literal["good", "warning", "error"]
 

@@ -30,8 +30,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from seamscope.before_after import BeforeAfter
-from seamscope.disparity import Disparity, has_running_statistics
+from seamscope.diagnosis.disparity import Disparity, has_running_statistics
+from seamscope.diagnosis.feature_statistics import BatchExperiment, FeatureStatistics, PixelFeatures
 from seamscope.docks.editors import Choice
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.layers import Wires, image_of
@@ -72,12 +72,12 @@ from seamscope.docks.normalization_texts import (
 )
 from seamscope.docks.run_panel import sentence
 from seamscope.docks.session import Fixed, Session
-from seamscope.feature_statistics import BatchExperiment, FeatureStatistics, PixelFeatures
-from seamscope.images import Image, open_image
-from seamscope.model import Model
-from seamscope.normalization import Audit
-from seamscope.plan import Plan, Settings
-from seamscope.repair import FreezePlan
+from seamscope.images.image import Image, open_image
+from seamscope.models.model import Model
+from seamscope.normalization.audit import Audit
+from seamscope.planning.plan import Plan, Settings
+from seamscope.repair.before_after import BeforeAfter
+from seamscope.repair.freezing import FreezePlan
 
 _COST_DELAY_MS = 200
 _PATCH = {1: 1024, 2: 128, 3: 64}  # about the patches that networks are trained with

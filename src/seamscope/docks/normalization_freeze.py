@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 
 from seamscope.docks.editors import Choice
 from seamscope.docks.looks import set_row, text_label
-from seamscope.repair import CELL, TILES
+from seamscope.repair.freezing import CELL, TILES
 
 Way: TypeAlias = Literal["exact", "local", "sampled", "file"]
 

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from napari.layers import Image as ImageLayer
 
+from seamscope.diagnosis.feature_statistics import FeatureStatistics
 from seamscope.docks.layers import pixels, place_like
 from seamscope.docks.results import faded
-from seamscope.feature_statistics import FeatureStatistics
-from seamscope.plan import Plan
+from seamscope.planning.plan import Plan
 from seamscope.tiling import AxisTiling
 
 Array = npt.NDArray[Any]

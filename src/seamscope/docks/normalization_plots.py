@@ -15,11 +15,11 @@ import pyqtgraph as pg
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
-from seamscope.before_after import BeforeAfter
+from seamscope.diagnosis.feature_statistics import REPRESENTATIVE, BatchExperiment, LayerFeatures
 from seamscope.docks.halo_plot import COLORS
 from seamscope.docks.looks import colored, plain
-from seamscope.feature_statistics import REPRESENTATIVE, BatchExperiment, LayerFeatures
-from seamscope.seam_report import SeamReport
+from seamscope.repair.before_after import BeforeAfter
+from seamscope.seams.report import SeamReport
 
 Values = npt.NDArray[np.float64]
 

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from seamscope.docks.looks import figure
 from seamscope.docks.normalization_texts import AFFINE, SOURCES, meaning
-from seamscope.normalization import Audit, NormLayer
+from seamscope.normalization.audit import Audit, NormLayer
 
 _COLUMNS = {
     "Layer": "Its name in the network, where the file has names.",

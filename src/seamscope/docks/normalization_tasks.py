@@ -18,11 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from seamscope.before_after import compare_statistics
-from seamscope.disparity import Disparity, has_running_statistics, measure_disparity
-from seamscope.docks.job import Reporter
-from seamscope.docks.tasks import held
-from seamscope.feature_statistics import (
+from seamscope.diagnosis.disparity import Disparity, has_running_statistics, measure_disparity
+from seamscope.diagnosis.feature_statistics import (
     BatchExperiment,
     FeatureStatistics,
     PixelFeatures,
@@ -30,13 +27,16 @@ from seamscope.feature_statistics import (
     features_of_pixel,
     measure_features,
 )
-from seamscope.images import Image
+from seamscope.docks.job import Reporter
+from seamscope.docks.tasks import held
+from seamscope.images.image import Image
 from seamscope.inference import Preparing
-from seamscope.model import Model
-from seamscope.normalization import Audit
-from seamscope.plan import Plan, Settings
-from seamscope.repair import FreezePlan, carry_out, freeze_statistics, plan_freeze
-from seamscope.statistics import How, Statistics
+from seamscope.models.model import Model
+from seamscope.normalization.audit import Audit
+from seamscope.normalization.statistics import How, Statistics
+from seamscope.planning.plan import Plan, Settings
+from seamscope.repair.before_after import compare_statistics
+from seamscope.repair.freezing import FreezePlan, carry_out, freeze_statistics, plan_freeze
 from seamscope.tiling import Tile
 
 _MAP_SHARE = 0.1  # of the free memory, that a map pixel by pixel may take
@@ -307,7 +307,7 @@ class DifferenceMap:
         return 4 * pixels <= psutil.virtual_memory().available * _MAP_SHARE
 
     def see(self, frame: tuple[int, ...], tile: Tile, train: Any, evaluation: Any) -> None:
-        """Take one tile's core (see `seamscope.disparity.measure_disparity`)."""
+        """Take one tile's core (see `seamscope.diagnosis.disparity.measure_disparity`)."""
         place = tuple(
             f - start for f, (start, _) in zip(frame, self.plan.frame_ranges, strict=True)
         )
@@ -331,7 +331,7 @@ class Train:
 
     def __call__(self, reporter: Reporter) -> tuple[Disparity, DifferenceMap | None] | None:
         """Return the disparity, with a map of it; None for a network that trains as it predicts."""
-        from seamscope.feature_statistics import tile_plan
+        from seamscope.diagnosis.feature_statistics import tile_plan
 
         if not has_running_statistics(self.model.audit):
             return None

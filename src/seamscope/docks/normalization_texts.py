@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.before_after import BeforeAfter
-from seamscope.disparity import Disparity, advice
+from seamscope.diagnosis.disparity import Disparity, advice
+from seamscope.diagnosis.feature_statistics import BatchExperiment, FeatureStatistics, LayerFeatures
 from seamscope.docks.looks import boxed, figure, plain, times
-from seamscope.feature_statistics import BatchExperiment, FeatureStatistics, LayerFeatures
-from seamscope.model import Model
-from seamscope.normalization import Audit, NormLayer
-from seamscope.plan import Plan
-from seamscope.statistics import Statistics
+from seamscope.models.model import Model
+from seamscope.normalization.audit import Audit, NormLayer
+from seamscope.normalization.statistics import Statistics
+from seamscope.planning.plan import Plan
+from seamscope.repair.before_after import BeforeAfter
 
 Values = npt.NDArray[np.float64]
 

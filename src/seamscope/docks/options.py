@@ -107,7 +107,7 @@ class Options(QWidget):
         self._connect()
 
     def values(self) -> dict[str, Any]:
-        """Arguments of `seamscope.plan.Settings`."""
+        """Arguments of `seamscope.planning.plan.Settings`."""
         return {
             "result": self.result.value(),
             "threshold": self.threshold.value(),

@@ -28,7 +28,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 from superqt.utils import qthrottled
 
-from seamscope.declared import disagreements
+from seamscope.diagnosis.measure import measurable
 from seamscope.docks.editors import Choice, PixelsEditor, Steps
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Job, Outcome
@@ -62,11 +62,11 @@ from seamscope.docks.run_panel import RunPanel, sentence
 from seamscope.docks.session import Session
 from seamscope.docks.tasks import Load, Time
 from seamscope.errors import SeamscopeError, TrustError
-from seamscope.images import Image
+from seamscope.images.image import Image
 from seamscope.inference import Finished, open_output
-from seamscope.measure import measurable
-from seamscope.model import Model, check_device
-from seamscope.plan import Plan, Settings, available_memory, resolve
+from seamscope.models.declared import disagreements
+from seamscope.models.model import Model, check_device
+from seamscope.planning.plan import Plan, Settings, available_memory, resolve
 from seamscope.tiling import Sides
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 
 from seamscope.docks.layers import Wires, camera, place_like, shown_dims, shown_point
-from seamscope.plan import Plan
+from seamscope.planning.plan import Plan
 from seamscope.tiling import AxisTile, AxisTiling
 
 CORE, WINDOW = "#ffd23f", "#35c4f0"

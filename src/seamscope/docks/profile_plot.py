@@ -16,8 +16,8 @@ from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from seamscope.docks.halo_plot import COLORS
 from seamscope.docks.looks import colored, plain
-from seamscope.gradient_maps import GradientMap
-from seamscope.receptive_field import PhaseFields
+from seamscope.models.reach import PhaseFields
+from seamscope.receptive_field.gradient_maps import GradientMap
 
 _LOWEST = -8  # power of ten of the relative gradient
 THEORY = "#ff5d8f"

@@ -33,10 +33,10 @@ from seamscope.docks.looks import boxed, legend, plain, text_label, times
 from seamscope.docks.profile_plot import THEORY, ProfilePlot
 from seamscope.docks.run_panel import sentence
 from seamscope.docks.session import Session
-from seamscope.fields import ReceptiveField
-from seamscope.gradient_maps import MOST_TILES, SHARES, EffectiveField, GradientMap
-from seamscope.model import Model
-from seamscope.plan import Plan, Settings
+from seamscope.models.model import Model
+from seamscope.planning.plan import Plan, Settings
+from seamscope.receptive_field.fields import ReceptiveField
+from seamscope.receptive_field.gradient_maps import MOST_TILES, SHARES, EffectiveField, GradientMap
 from seamscope.tiling import Sides
 
 Shown = Literal["mean", "pixel"]

@@ -14,8 +14,8 @@ from napari.layers import Layer
 
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.results import ResultLayers, Run
-from seamscope.opinions import Opinions, Restitched
-from seamscope.seams import Frame
+from seamscope.seams.meter import Frame
+from seamscope.seams.opinions import Opinions, Restitched
 
 _PREFIX = "re-stitched · "
 
@@ -76,7 +76,7 @@ class RestitchedLayers:
         run, frame
             What was stitched.
         stitched
-            By `seamscope.opinions.Opinions.restitch`.
+            By `seamscope.seams.opinions.Opinions.restitch`.
         """
         layers = ResultLayers(self._viewer, _single(run, frame, stitched))
         layers.finish()
@@ -97,7 +97,7 @@ class RestitchedLayers:
         results
             Layers of the run itself; hidden meanwhile, because they would shine through.
         distance
-            See `seamscope.opinions.Opinions.cuts`.
+            See `seamscope.seams.opinions.Opinions.cuts`.
         """
         if self._now is not self._pictures[run.evidence] or not self.layers:
             self.hide()

@@ -25,9 +25,9 @@ from napari.utils.colormaps import ensure_colormap
 
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.layers import place_like
-from seamscope.images import Image, Output
-from seamscope.model import Model
-from seamscope.plan import Plan
+from seamscope.images.image import Image, Output
+from seamscope.models.model import Model
+from seamscope.planning.plan import Plan
 
 _MOST_LAYERS = 8
 _COLORS = ("#66c2a5", "#fc8d62", "#8da0cb", "#e78ac3", "#a6d854", "#ffd92f", "#e5c494", "#b3b3b3")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 
-from seamscope.certificate import Certificate
-from seamscope.diagnosis import Diagnosis, Finding
+from seamscope.diagnosis.causes import Diagnosis, Finding
+from seamscope.diagnosis.certificate import Certificate
 from seamscope.docks.looks import Kind, boxed, figure, plain
-from seamscope.seam_report import Interval, SeamReport
+from seamscope.seams.report import Interval, SeamReport
 
 _BAR, _REST = "#3f8fd2", "#80808040"
 _NUMBER = 'align="right" style="padding-left: 12px"'

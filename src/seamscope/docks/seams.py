@@ -25,8 +25,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from seamscope.certificate import Certificate, certify
-from seamscope.diagnosis import Diagnosis, diagnose
+from seamscope.diagnosis.causes import Diagnosis, diagnose
+from seamscope.diagnosis.certificate import Certificate, certify
+from seamscope.diagnosis.measure import measurable
 from seamscope.docks.border_table import BorderTable
 from seamscope.docks.comparison import Comparison, PixelOpinions
 from seamscope.docks.editors import Choice
@@ -44,10 +45,9 @@ from seamscope.docks.seam_texts import certificate_text, diagnosis_text, numbers
 from seamscope.docks.session import Session
 from seamscope.docks.tasks import Inquire, Predict
 from seamscope.inference import Finished
-from seamscope.measure import measurable
-from seamscope.opinions import SideBySide
-from seamscope.plan import Plan, resolve
-from seamscope.seams import Border, HaloRay
+from seamscope.planning.plan import Plan, resolve
+from seamscope.seams.meter import Border, HaloRay
+from seamscope.seams.opinions import SideBySide
 from seamscope.tiling import Sides
 
 _MOST_WORST = 32  # borders that an inquiry looks at first

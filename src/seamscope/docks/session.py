@@ -18,8 +18,8 @@ from napari.layers import Layer
 from qtpy.QtCore import QObject, Signal
 
 from seamscope.docks.results import Run
-from seamscope.model import Model
-from seamscope.plan import Plan, Settings
+from seamscope.models.model import Model
+from seamscope.planning.plan import Plan, Settings
 from seamscope.tiling import Sides
 
 _KEPT = 3  # runs whose tiles can still be asked

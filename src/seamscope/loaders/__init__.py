@@ -27,8 +27,8 @@ from pathlib import Path
 
 from torch import nn
 
-from seamscope import trust as trusting
 from seamscope.errors import ModelError, TrustError
+from seamscope.loaders import trust as trusting
 from seamscope.loaders.bioimageio import BIOIMAGEIO
 from seamscope.loaders.checkpoints import only_weights, pickled, read_checkpoint
 from seamscope.loaders.demo import DEMO, demo_names
@@ -41,8 +41,8 @@ from seamscope.loaders.spec import Spec
 from seamscope.loaders.torchscript import TORCHSCRIPT
 from seamscope.loaders.verification import verify
 from seamscope.loaders.wrappers import Chosen, evaluate
-from seamscope.model import Model, as_model
-from seamscope.probe import Hints
+from seamscope.models.model import Model, as_model
+from seamscope.models.probe import Hints
 
 # Of foreign files their first bytes, and what to do about them.
 _FOREIGN = (
@@ -115,7 +115,7 @@ def format_of(spec: str | os.PathLike[str]) -> str:
 def remember(spec: str | os.PathLike[str]) -> None:
     """Trust what loading this would execute, from now on and as it is now.
 
-    Kept by a hash of its content in the user's settings (`seamscope.trust`).
+    Kept by a hash of its content in the user's settings (`seamscope.loaders.trust`).
     """
     trusting.remember({code.digest: f"{code.what} [{os.fspath(spec)}]" for code in code_of(spec)})
 

@@ -5,8 +5,8 @@ honoured. Does not know the card's fields (see `seamscope.loaders.model_card`).
 
 Weights that need nothing to run are preferred: TorchScript, then a state dict with its Python
 source, then ONNX. Preprocessing with statistics "per sample" takes them from the whole image
-(`seamscope.preparation`); postprocessing that looks at single pixels becomes part of the network,
-and what needs a whole prediction is left out and said so. The packages' own libraries
+(`seamscope.images.preparation`); postprocessing that looks at single pixels becomes part of the
+network, and what needs a whole prediction is left out and said so. The packages' own libraries
 (bioimageio.core) are not needed.
 """
 
@@ -25,8 +25,8 @@ import numpy as np
 import yaml
 from torch import nn
 
-from seamscope.declared import Array, Declared, Vectors
 from seamscope.errors import ModelError
+from seamscope.images.preparation import Binarized, Clipped, Measured, Preparation, Scaled, Step
 from seamscope.loaders.archive import Archive
 from seamscope.loaders.checkpoints import fill, pickled, read_checkpoint
 from seamscope.loaders.factories import build, import_module, module_from_text, source_of
@@ -43,9 +43,9 @@ from seamscope.loaders.wrappers import (
     Rearranged,
     SplitInput,
 )
-from seamscope.model import Model
-from seamscope.preparation import Binarized, Clipped, Measured, Preparation, Scaled, Step
-from seamscope.probe import Hints
+from seamscope.models.declared import Array, Declared, Vectors
+from seamscope.models.model import Model
+from seamscope.models.probe import Hints
 
 _CARDS = ("rdf.yaml", "bioimageio.yaml", "model.yaml", "rdf.yml", "model.yml")
 _KINDS = ("torchscript", "pytorch_state_dict", "onnx")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from seamscope.errors import ModelError
 from seamscope.loaders.format import Format, no_code
 from seamscope.loaders.spec import Spec
-from seamscope.model import Model
+from seamscope.models.model import Model
 
 
 def demo_names() -> tuple[str, ...]:

@@ -33,8 +33,8 @@ from seamscope.loaders.checkpoints import pickled
 from seamscope.loaders.format import Code, Format, damaged
 from seamscope.loaders.spec import Spec
 from seamscope.loaders.wrappers import FixedBatch, Wrapper
-from seamscope.model import Model
-from seamscope.probe import Hints
+from seamscope.models.model import Model
+from seamscope.models.probe import Hints
 
 _OLD = "serialized_exported_program.json"
 

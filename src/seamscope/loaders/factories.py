@@ -22,7 +22,7 @@ from seamscope.errors import ModelError
 from seamscope.loaders.checkpoints import fill, pickled, read_checkpoint
 from seamscope.loaders.format import EXTRAS, Code, Format, first_sentence, missing
 from seamscope.loaders.spec import Spec
-from seamscope.model import Model
+from seamscope.models.model import Model
 
 
 def _code(spec: Spec) -> tuple[Code, ...]:

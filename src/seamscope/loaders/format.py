@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from seamscope.errors import ModelError
 from seamscope.loaders.spec import Spec
-from seamscope.model import Model
+from seamscope.models.model import Model
 
 EXTRAS = {
     "monai": "monai",

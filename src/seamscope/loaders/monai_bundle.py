@@ -25,8 +25,8 @@ from seamscope.loaders.checkpoints import fill, pickled, read_checkpoint
 from seamscope.loaders.format import Code, Format, first_sentence, missing
 from seamscope.loaders.spec import Spec
 from seamscope.loaders.torchscript import is_script, load_script, refuse_gpu, script_code
-from seamscope.model import Model
-from seamscope.probe import Hints
+from seamscope.models.model import Model
+from seamscope.models.probe import Hints
 
 _METADATA = "configs/metadata.json"
 _CONFIGS = tuple(

@@ -24,8 +24,8 @@ from seamscope.loaders.format import Format, damaged, first_sentence, missing, n
 from seamscope.loaders.rounding import agree, several
 from seamscope.loaders.spec import Spec
 from seamscope.loaders.wrappers import Chosen, FixedBatch, evaluate
-from seamscope.model import Model
-from seamscope.probe import Hints
+from seamscope.models.model import Model
+from seamscope.models.probe import Hints
 
 _KNOWN_VERSION = 17  # of operations, to onnx2torch 1.5
 _TRIED = (64, 96, 128, 256, 32, 48, 16)  # sizes with which both ways are compared

@@ -21,7 +21,7 @@ from seamscope.errors import ModelError
 from seamscope.loaders.archive import Archive
 from seamscope.loaders.format import Code, Format, damaged
 from seamscope.loaders.spec import Spec
-from seamscope.model import Model
+from seamscope.models.model import Model
 
 _TOUCHES_FILES = re.compile(
     r"\b(?:torch|ops\.\w+)\.(?:save|from_file|load_tensor)\(.*|\btorch\.classes\.\w+.*"

@@ -1,18 +1,18 @@
 """Test vectors that came with a network, run through everything that is done to an image.
 
 Knows how an image is prepared and predicted whole. Does not know packages (see
-`seamscope.declared` for what is compared).
+`seamscope.models.declared` for what is compared).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from seamscope.declared import Array, Vectors, Verification
 from seamscope.errors import ModelError
-from seamscope.images import open_image
-from seamscope.model import Model
-from seamscope.preparation import Measured, Preparation
+from seamscope.images.image import open_image
+from seamscope.images.preparation import Measured, Preparation
+from seamscope.models.declared import Array, Vectors, Verification
+from seamscope.models.model import Model
 from seamscope.tiling import axis_names
 
 

@@ -1,0 +1,248 @@
+"""What a model card asks to be done to intensities before the network sees them.
+
+Knows operations on single pixels, in order, some by statistics of the image. Does not know files or
+networks.
+
+"Per sample" in a model card means the image that was given to the network in training; here it is
+always the whole image, never a tile, whose statistics would make every tile different. Statistics
+of a later operation are those of the image after the earlier ones, measured by streaming, so that
+an image of any size takes one or a few passes. (bioimageio.core 0.11 takes all statistics from the
+image as it is given, also those of later operations.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from seamscope.images.image import Image
+from seamscope.images.intensity import EPS, Intensity, Method, measure_intensity
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """``x -> x * gain + offset``; one number for all channels, or one for each."""
+
+    gain: tuple[float, ...] = (1.0,)
+    offset: tuple[float, ...] = (0.0,)
+
+    def apply(self, x: npt.NDArray[np.float32]) -> None:
+        """Change ``(C, *spatial)`` in place."""
+        column = (-1,) + (1,) * (x.ndim - 1)
+        x *= np.array(self.gain, np.float32).reshape(column)
+        x += np.array(self.offset, np.float32).reshape(column)
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """``x -> min(max(x, low), high)``; None for no bound."""
+
+    low: float | None = None
+    high: float | None = None
+
+    def apply(self, x: npt.NDArray[np.float32]) -> None:
+        """Change ``(C, *spatial)`` in place."""
+        np.clip(x, self.low, self.high, out=x)
+
+
+@dataclass(frozen=True)
+class Binarized:
+    """``x -> 1 where x is above a threshold, else 0``; one number, or one for each channel."""
+
+    threshold: tuple[float, ...]
+
+    def apply(self, x: npt.NDArray[np.float32]) -> None:
+        """Change ``(C, *spatial)`` in place."""
+        column = (-1,) + (1,) * (x.ndim - 1)
+        np.copyto(x, x > np.array(self.threshold, np.float32).reshape(column))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``x -> (x - offset) / (spread + eps)`` by statistics of the whole image.
+
+    Attributes
+    ----------
+    method
+        ``"zscore"``, ``"minmax"`` or ``"percentile"``, as in `seamscope.images.intensity`.
+    percentiles
+        Low and high, in percent.
+    eps
+        Added to the spread.
+    together
+        Whether all channels are measured as one.
+    """
+
+    method: Method
+    percentiles: tuple[float, float] = (0.0, 100.0)
+    eps: float = EPS
+    together: bool = False
+
+
+Step: TypeAlias = Scaled | Clipped | Binarized | Measured
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Operations in order.
+
+    Attributes
+    ----------
+    steps
+        What is done.
+    """
+
+    steps: tuple[Step, ...]
+
+    @property
+    def name(self) -> str | None:
+        """The method of `seamscope.images.intensity` that does the same; None where none does."""
+        plain = {"zscore": Measured("zscore"), "minmax": Measured("minmax")}
+        return next((name for name, step in plain.items() if self.steps == (step,)), None)
+
+    def measure(
+        self,
+        image: Image,
+        *,
+        channel_axis: int | None,
+        progress: Callable[[float], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Prepared:
+        """Measure what its steps need over the whole image.
+
+        Parameters
+        ----------
+        image, channel_axis, progress, cancelled
+            As for `seamscope.images.intensity.measure_intensity`.
+        """
+        done: list[Scaled | Clipped | Binarized | Intensity] = []
+        for step in self.steps:
+            if isinstance(step, Measured):
+                view = _after(image, Prepared(tuple(done)), channel_axis) if done else image
+                axis = None if step.together else channel_axis
+                intensity = measure_intensity(
+                    view,
+                    step.method,
+                    channel_axis=axis,
+                    percentiles=step.percentiles,
+                    progress=progress,
+                    cancelled=cancelled,
+                )
+                done.append(_with_eps(intensity, step.eps))
+            else:
+                done.append(step)
+        return Prepared(tuple(done))
+
+    def __str__(self) -> str:
+        return ", ".join(map(_told, self.steps)) or "as they are"
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return this in JSON's own types."""
+        return [
+            {"step": type(step).__name__.lower(), **dataclasses.asdict(step)} for step in self.steps
+        ]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A preparation whose statistics are known: applied to any block of the image alike.
+
+    Attributes
+    ----------
+    steps
+        What is done; statistics as `Intensity`.
+    """
+
+    steps: tuple[Scaled | Clipped | Binarized | Intensity, ...]
+
+    def apply(self, block: Array, out: npt.NDArray[np.float32]) -> None:
+        """Write the prepared block into `out`; both ``(C, *spatial)``."""
+        source: Array = block
+        for step in self.steps:
+            if isinstance(step, Intensity):
+                step.apply(source, out)
+            else:
+                if source is not out:
+                    np.copyto(out, source, casting="unsafe")
+                step.apply(out)
+            source = out
+        if source is not out:
+            np.copyto(out, source, casting="unsafe")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this in JSON's own types."""
+        steps = [
+            step.to_json()
+            if isinstance(step, Intensity)
+            else {"method": type(step).__name__.lower(), **dataclasses.asdict(step)}
+            for step in self.steps
+        ]
+        return {"method": "model", "steps": steps}
+
+
+def _with_eps(intensity: Intensity, eps: float) -> Intensity:
+    # a constant channel has divisor 1 and stays so: it becomes 0 with any eps
+    divisor = tuple(d if d == 1.0 else d - EPS + eps for d in intensity.divisor)
+    return dataclasses.replace(intensity, divisor=divisor)
+
+
+def _told(step: Step) -> str:
+    if isinstance(step, Measured):
+        low, high = step.percentiles
+        whole = (low, high) == (0.0, 100.0)
+        how = f"percentiles {low:g} to {high:g}" if step.method == "percentile" and not whole else (
+            {"zscore": "z-score"}.get(step.method, "minimum to maximum")
+        )  # fmt: skip
+        return how + (" over all channels" if step.together else "")
+    if isinstance(step, Scaled):
+        return f"x * {_numbers(step.gain)} + {_numbers(step.offset)}"
+    if isinstance(step, Clipped):
+        return f"clipped to [{step.low}, {step.high}]"
+    return f"1 above {_numbers(step.threshold)}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return f"{values[0]:g}" if len(values) == 1 else f"({', '.join(f'{v:g}' for v in values)})"
+
+
+def _after(image: Image, prepared: Prepared, channel_axis: int | None) -> Image:
+    """View of an image as it is after some steps."""
+    return dataclasses.replace(image, data=_PreparedView(image, prepared, channel_axis), _kept=None)
+
+
+class _PreparedView:
+    """Array-like: an image of which every block is prepared when it is read."""
+
+    def __init__(self, image: Image, prepared: Prepared, channel_axis: int | None) -> None:
+        self._image, self._prepared, self._axis = image, prepared, channel_axis
+        self.shape, self.ndim = image.shape, image.ndim
+        self.dtype = np.dtype(np.float32)
+
+    def __getitem__(self, index: tuple[Any, ...]) -> Array:
+        block = self._image.read(index)  # blocks are read by slices, never by numbers
+        given = block[None] if self._axis is None else np.moveaxis(block, self._axis, 0)
+        if self._axis is not None:
+            given = self._all_channels(given, index[self._axis])
+        out = np.empty(given.shape, np.float32)
+        self._prepared.apply(given, out)
+        if self._axis is None:
+            whole: Array = out[0]
+            return whole
+        part = out[index[self._axis]] if len(out) != block.shape[self._axis] else out
+        return np.moveaxis(part, 0, self._axis)
+
+    def _all_channels(self, given: Array, part: Any) -> Array:
+        """Give steps with one number for each channel as many channels as they know."""
+        channels = self.shape[self._axis] if self._axis is not None else 1
+        if given.shape[0] == channels:
+            return given
+        whole = np.zeros((channels, *given.shape[1:]), given.dtype)
+        whole[part] = given
+        return whole

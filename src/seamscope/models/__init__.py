@@ -1,0 +1,1 @@
+"""One face for every network: probed, made faster, its statistics fixed."""

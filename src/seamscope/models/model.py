@@ -1,0 +1,421 @@
+"""One face for every network.
+
+Knows how to run a network on numpy tiles on a device, and what was measured of it. Does not know
+tiles' positions, images, or how it was loaded (see `seamscope.loaders`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from seamscope.errors import ModelError, SettingsError
+from seamscope.models.acceleration import Choice, Run
+from seamscope.models.declared import Declared, TestVectors
+from seamscope.models.probe import Facts, Hints, probe
+from seamscope.models.reach import PhaseFields, Reach, measure_fields, measure_reach
+from seamscope.normalization.audit import Audit, audit
+from seamscope.tiling import Sides, Slices, Tile, TileGrid, axis_names
+
+if TYPE_CHECKING:
+    from seamscope.images.preparation import Preparation
+    from seamscope.normalization.statistics import Statistics
+
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+Array: TypeAlias = npt.NDArray[Any]
+
+_PRECISIONS: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How long a network takes for tiles of several sizes, on one device of this machine.
+
+    Attributes
+    ----------
+    seconds
+        Pairs ``(input pixels of the tile, seconds per input pixel)``, by size.
+    """
+
+    seconds: tuple[tuple[int, float], ...]
+
+    def per_pixel(self, pixels: int) -> float:
+        """Seconds per input pixel for a tile of so many pixels: interpolated in its logarithm."""
+        sizes, rates = zip(*self.seconds, strict=True)
+        return float(np.interp(np.log(pixels), np.log(sizes), rates))
+
+
+@dataclass(eq=False)
+class Model:
+    """A network in evaluation mode.
+
+    Attributes
+    ----------
+    module
+        The network: an `nn.Module`, a script module, or what behaves like one.
+    name
+        What to call it in front of a person.
+    spec
+        The string that loads it again; None for a module that was handed over.
+    hints
+        What its file or the user says, where that need not be measured.
+    channel_names, channel_colors
+        Of the prediction, where known; colours as ``"#rrggbb"``.
+    normalize
+        How its images are to be normalized, where known.
+    preparation
+        What its file says is to be done to intensities, where that is more than a name.
+    declared
+        What its file says of halo, step and axes; only measured values are used.
+    outputs
+        Names of all its outputs, where it has several and one was chosen.
+    vectors
+        Reads the test input and output that came with it, for `seamscope.loaders.verify`.
+    notes
+        Sentences its user should read.
+    choices, speeds
+        What trials on this machine found: for each device the fastest equivalent of the network,
+        for each device and halo how long tiles of several sizes take
+        (`seamscope.planning.tuning.tune`).
+    statistics
+        By which its layers normalize instead of by their tile's (see `with_statistics`).
+
+    Notes
+    -----
+    `facts` and `reach` are measured when first asked for, in seconds, on the CPU and with the
+    plain network, and then kept.
+    """
+
+    module: nn.Module
+    name: str
+    spec: str | None = None
+    hints: Hints = field(default_factory=Hints)
+    channel_names: tuple[str, ...] = ()
+    channel_colors: tuple[str, ...] = ()
+    normalize: str | None = None
+    preparation: Preparation | None = None
+    declared: Declared | None = None
+    outputs: tuple[str, ...] | None = None
+    vectors: TestVectors | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
+    choices: dict[str, Choice] = field(default_factory=dict, repr=False)
+    speeds: dict[str, Speed] = field(default_factory=dict, repr=False)
+    statistics: Statistics | None = field(default=None, repr=False)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Axes, channels, period, sizes, crop and scale, as measured."""
+        with self.on_cpu():
+            return probe(self.forward, self._complete_hints())
+
+    @cached_property
+    def reach(self) -> Reach:
+        """Theoretical reach for tiles on the period's grid, as measured."""
+        facts = self.facts
+        with self.on_cpu():
+            return measure_reach(self.forward, facts.in_channels, facts.lattice, facts.narrow)
+
+    @cached_property
+    def fields(self) -> tuple[PhaseFields, ...] | None:
+        """Receptive field of an output pixel by phase, along each axis, as measured.
+
+        With the tile's statistics held fixed where the network uses them; None where even then it
+        sees the whole tile.
+        """
+        facts, reach = self.facts, self.reach
+        with self.on_cpu():
+            return measure_fields(
+                self.forward, facts.in_channels, facts.lattice, facts.narrow, reach
+            )
+
+    @cached_property
+    def audit(self) -> Audit:
+        """Layers that use the statistics of their tile, and what else sees all of it."""
+        small, large = self.examples
+        with self.on_cpu():
+            return audit(self.forward, small, large, self.module)
+
+    @property
+    def examples(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Random inputs of two accepted sizes, where the network takes more than one.
+
+        One sample, and two of the larger size where the network takes several.
+        """
+        lattice = self.facts.lattice
+        side = {1: 256, 2: 64, 3: 24}[len(lattice)]
+        small = tuple(axis.size_at_least(side + sum(axis.crop)) for axis in lattice)
+        large = tuple(axis.size_at_least(n + 1) for axis, n in zip(lattice, small, strict=True))
+        random = torch.Generator().manual_seed(0)
+        channels = self.facts.in_channels
+        x, y = (torch.randn(1, channels, *shape, generator=random) for shape in (small, large))
+        return x, torch.cat([y, y.flip(-1)]) if self.hints.shape is None else y
+
+    def with_statistics(self, statistics: Statistics) -> Model:
+        """Return this network with layers that normalize by fixed statistics.
+
+        What was measured of it holds on, but that its reach is that of its convolutions.
+
+        Parameters
+        ----------
+        statistics
+            Of this network (see `seamscope.freeze_statistics`).
+
+        Raises
+        ------
+        SettingsError
+            Where they belong to another network.
+        """
+        from seamscope.models.frozen import frozen
+
+        statistics.check_model(self.fingerprint, self.name)
+        with self.on_cpu():
+            module = frozen(self.module, statistics, self.audit, self.facts.spatial_axes)
+        model = dataclasses.replace(
+            self, module=module, choices={}, speeds={}, statistics=statistics
+        )
+        own, reach = self.facts, self.reach
+        answered = {layer.call for layer in statistics.layers}
+        left = set(self.audit.calls) - answered
+        known = {
+            "fingerprint": self.fingerprint,
+            "facts": own if left else dataclasses.replace(own, statistics=()),
+            "reach": reach if left else dataclasses.replace(reach, halo=reach.convolutional),
+        }
+        vars(model).update(known)
+        return model
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the network's weights and buffers, the same wherever it is loaded from."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict().items()):
+            values = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
+            digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the predicted channels."""
+        return self.channels_of(self.facts)
+
+    def channels_of(self, facts: Facts) -> tuple[str, ...]:
+        """Names of the channels predicted under these facts (see `Facts.with_channels`)."""
+        count = facts.out_channels
+        if len(self.channel_names) == count:
+            return self.channel_names
+        return tuple(f"channel {i}" for i in range(count)) if count > 1 else (self.name,)
+
+    def describe(self) -> str:
+        """One sentence on what halo this network needs, or why none helps."""
+        return describe(self.facts, self.reach)
+
+    def runner(self, device: str = "cpu", precision: Precision = "float32") -> Runner:
+        """Prepare the network to run on a device."""
+        return Runner(self, device, precision)
+
+    def run_plain(self, x: torch.Tensor, keep: Slices | None = None, /) -> torch.Tensor:
+        """Run the network itself, and cut out what is to be kept."""
+        y = self.forward(x)
+        return y if keep is None else y[:, :, *keep]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the network itself: what probes and audits are put to."""
+        return single_tensor(self.module(x))
+
+    def _complete_hints(self) -> Hints:
+        if self.hints.weights:
+            return self.hints
+        weights = tuple(tuple(p.shape) for p in self.module.parameters())
+        return Hints(self.hints.spatial_axes, self.hints.in_channels, self.hints.shape, weights)
+
+    @contextlib.contextmanager
+    def on_cpu(self) -> Iterator[None]:
+        """Probing is done on the CPU: GPU convolutions may let NaN leak between neighbours.
+
+        And by one thread: inputs are so small that more only wait for each other, 40 times longer
+        on a busy machine (measured).
+        """
+        tensor = next(self.module.parameters(), None)
+        home = tensor.device if tensor is not None else torch.device("cpu")
+        threads = torch.get_num_threads()
+        self.module.to("cpu")
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            self.module.to(home)
+
+
+class Runner:
+    """A network on a device: batches of tiles in, batches of predictions out.
+
+    Parameters
+    ----------
+    model
+        The network; its module is moved to `device` and stays there.
+    device
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    precision
+        Floating point type of the computation; inputs and outputs stay float32.
+    """
+
+    def __init__(self, model: Model, device: str, precision: Precision) -> None:
+        self.device = torch.device(device)
+        self._autocast = precision != "float32"
+        self._dtype = _PRECISIONS[precision]
+        self.module = model.module.to(self.device)
+        self.run: Run = model.run_plain
+        self._at: Any = getattr(model.module, "at", None) if model.statistics else None
+
+    def at(self, grid: TileGrid, tiles: Sequence[Tile]) -> None:
+        """Say which tiles come next, to a network whose statistics depend on the place."""
+        if self._at is not None:
+            self._at([grid.place(tile) for tile in tiles])
+
+    def __call__(self, batch: Array, keep: Slices | None = None) -> Array:
+        """Predict ``(N, C, *spatial)`` float32; returns ``(N, C', *spatial')`` float32.
+
+        `keep` is the part of the prediction that is wanted, by default all of it; the rest need
+        not be computed.
+        """
+        # inference_mode is entered here and left here: it must never be held across a yield
+        with torch.inference_mode(), self._precision():
+            x = torch.from_numpy(batch).to(self.device)
+            y = self.run(x, keep).float()
+        return y.cpu().numpy()
+
+    def example(self, batch: Array) -> torch.Tensor:
+        """Bring a batch to where the network is."""
+        return torch.from_numpy(batch).to(self.device)
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished, for timing."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        if not self._autocast:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self._dtype)
+
+
+def single_tensor(output: Any) -> torch.Tensor:
+    """Return the one tensor a network gives, also where it is wrapped; else say what it gives."""
+    if isinstance(output, torch.Tensor):
+        return output
+    if isinstance(output, (tuple, list)) and len(output) == 1:
+        return single_tensor(output[0])
+    if isinstance(output, dict) and len(output) == 1:
+        return single_tensor(next(iter(output.values())))
+    kind = type(output).__name__
+    size = f" of {len(output)}" if hasattr(output, "__len__") else ""
+    raise ModelError(
+        f"The network returns a {kind}{size} and not one image: add #0 to the model's name, or the "
+        "number or name of the output you want, or wrap it in a module that returns one."
+    )
+
+
+def describe(facts: Facts, reach: Reach) -> str:
+    """Say in one sentence what halo a network needs, or why none helps."""
+    grid = _numbers(facts.period)
+    steps = f" on multiples of {grid}" if set(facts.period) != {1} else ""
+    if reach.halo is not None:
+        return f"Seamless with halo {_halo(reach.halo)}{steps}."
+    if facts.statistics:
+        layers = facts.told_statistics
+        if reach.convolutional is not None:
+            return (
+                f"No halo will help: {layers}. The convolutions alone reach "
+                f"{_halo(reach.convolutional)} pixels{steps}."
+            )
+        return f"No halo will help: {layers}, and further operations see the whole tile."
+    if reach.depends_on_size:
+        return (
+            "No halo will help: what the network predicts changes with the size of its tile "
+            "(adaptive pooling, upsampling with aligned corners or the like)."
+        )
+    return (
+        "No halo will help: the network sees the whole tile (attention, global pooling or the "
+        "like)."
+    )
+
+
+def _numbers(values: tuple[int, ...]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else " x ".join(map(str, values))
+
+
+def _halo(sides: tuple[Sides, ...]) -> str:
+    if all(a == b for a, b in sides):
+        return _numbers(tuple(a for a, _ in sides))
+    if len(set(sides)) == 1:
+        return f"{sides[0][0]} before and {sides[0][1]} after"
+    names = axis_names(len(sides))
+    return ", ".join(f"{n} {a}/{b}" for n, (a, b) in zip(names, sides, strict=True))
+
+
+def best_device() -> str:
+    """Return the fastest device this machine has: ``"cuda"``, ``"mps"`` or ``"cpu"``."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(device: str) -> str:
+    """Resolve ``"auto"``; refuse a device this machine does not have.
+
+    Raises
+    ------
+    SettingsError
+        Naming the devices there are.
+    """
+    if device == "auto":
+        return best_device()
+    try:
+        kind = torch.device(device)
+        torch.empty(1, device=kind)
+    except Exception as error:
+        present = ["cpu"]
+        present += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        present += ["mps"] if torch.backends.mps.is_available() else []
+        raise SettingsError(
+            f"Device {device!r} cannot be used on this machine: choose auto or one of "
+            f"{', '.join(present)}."
+        ) from error
+    return str(kind)
+
+
+def as_model(network: Any) -> Model:
+    """Wrap a module in hand; a `Model` is returned as it is.
+
+    A module in training mode is copied before it is set to evaluation, so that yours is untouched.
+    """
+    if isinstance(network, Model):
+        return network
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            f"{type(network).__name__} is no network: give a torch.nn.Module, or load one with "
+            "seamscope.load_model."
+        )
+    if network.training:
+        network = copy.deepcopy(network)
+    return Model(network.eval(), type(network).__name__)
+
+
+__all__ = ["Model", "Precision", "Runner", "as_model", "best_device", "check_device", "describe"]

@@ -1,0 +1,357 @@
+"""A forward pass that stops at a call and is taken up again later.
+
+Knows the operations of a network in their order, and which tensors are alive between two of them.
+Does not know what networks compute, or tiles.
+
+Statistics of a whole image can only be known when all its tiles have reached the layer that asks
+for them. So a pass is stopped there, and becomes a value, `Paused`: the storages that are still in
+use. Taking it up again runs the network's code from its beginning, but every operation that was
+done already is skipped: it returns its result where that is still in use, otherwise a tensor
+without content, whose shape is all that the code may ask for. Skipping costs microseconds for each
+operation, and works for eager modules, TorchScript and exported programs alike, without threads.
+
+::
+
+    operations     0 1 2 3 4 [5] 6 7 8 9        [ ] a call
+    first time     x x x x x stop
+    afterwards     . . . . .  x  x x x x        . skipped
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from seamscope.errors import ModelError
+from seamscope.normalization.calls import Answer, Call, Forward, Moments, Normalizations
+
+Key = tuple[int, int]  # the operation that made a storage, and which of its results it is
+_INPUT: Key = (-1, 0)
+
+
+@dataclass
+class Paused:
+    """A forward pass, stopped at a call; used up when it is taken up again.
+
+    Attributes
+    ----------
+    call
+        Number of the call it stopped at; 0 and no step before its beginning.
+    step
+        Operations done.
+    space
+        Spatial shape of the image-like tensor at hand.
+    storages
+        What is still in use, in host memory.
+    scalars
+        Numbers that the network read from tensors, by operation.
+    """
+
+    call: int
+    step: int
+    space: tuple[int, ...]
+    storages: dict[Key, torch.UntypedStorage]
+    scalars: dict[int, Any] = field(default_factory=dict)
+    _sizes: dict[Key, int] = field(default_factory=dict, repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held in memory."""
+        return sum(storage.nbytes() for storage in self.storages.values())
+
+    def spill(self, path: Path) -> None:
+        """Move what is held into a file."""
+        self._sizes = {key: storage.nbytes() for key, storage in self.storages.items()}
+        with open(path, "wb") as file:
+            for storage in self.storages.values():
+                file.write(memoryview(_bytes_of(storage)))
+        self.storages = {}
+
+    def fetch(self, path: Path) -> None:
+        """Bring back what was spilled."""
+        with open(path, "rb") as file:
+            for key, size in self._sizes.items():
+                storage = torch.UntypedStorage(size)
+                file.readinto(memoryview(_bytes_of(storage)))
+                self.storages[key] = storage
+
+
+def _bytes_of(storage: torch.UntypedStorage) -> Any:
+    return torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where a result lies in its storage."""
+
+    key: Key
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+    empty: torch.Tensor  # what stands in for it once it is no longer used
+
+    def over(self, storage: torch.UntypedStorage) -> torch.Tensor:
+        tensor = torch.empty(0, dtype=self.dtype, device=storage.device)
+        return tensor.set_(storage, self.offset, self.size, self.stride)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One operation of the network, the same for every tile of a shape.
+
+    `outputs` holds, for each result, where it lies, or the position of the argument that it is,
+    or None for anything else. `repeated` operations are done again: views of weights.
+    """
+
+    func: Any
+    outputs: tuple[_Output | int | None, ...] = ()
+    several: type | None = None
+    repeated: bool = False
+
+
+class _Stop(BaseException):
+    """Unwinds a forward pass; no network catches it by mistake."""
+
+
+class PausableNetwork:
+    """Runs a network from call to call, for many inputs of one shape.
+
+    Parameters
+    ----------
+    forward
+        The network, ``(N, C, *spatial)`` to a tensor; it must take the same way for every input.
+
+    Examples
+    --------
+    >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.InstanceNorm2d(2)).eval()
+    >>> pausable = PausableNetwork(net)
+    >>> x = torch.randn(1, 1, 8, 8)
+    >>> paused = pausable.advance(pausable.begin(x), 0, lambda call: None)
+    >>> y = pausable.finish(paused, lambda call: None)
+    >>> bool(torch.equal(y, net(x)))
+    True
+    """
+
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
+        self._tape: list[_Step] = []
+        self._input: _Output | None = None
+
+    def begin(self, x: torch.Tensor) -> Paused:
+        """Return a pass on this input that has done nothing yet."""
+        x = x.contiguous()
+        place = _place(x, _INPUT)
+        if self._input is not None and self._input.size != place.size:
+            self._tape.clear()  # another shape, other steps
+        self._input = place
+        return Paused(0, 0, tuple(x.shape[2:]), {_INPUT: x.untyped_storage()})
+
+    def advance(
+        self,
+        paused: Paused,
+        stop: int,
+        answer: Answer,
+        see: Callable[[Call], None] = lambda call: None,
+        device: torch.device | None = None,
+    ) -> Paused:
+        """Go on to a call, and stop before it is answered.
+
+        Parameters
+        ----------
+        paused
+            Where to begin; it is used up.
+        stop
+            Number of the call to stop at.
+        answer
+            For calls before `stop` (see `seamscope.normalization.calls`).
+        see
+            Shown the call that it stops at.
+        device
+            Where the network is; by default the CPU.
+        """
+        run = _Run(self._tape, answer, paused, device)
+        run.stop, run.see = stop, see
+        run.carry(self._forward, self._input)
+        if run.stopped is None:
+            raise ModelError(
+                f"The network never came to its normalization {stop + 1}: it takes another way "
+                "for other inputs, so that its statistics cannot be fixed."
+            )
+        return run.stopped
+
+    def finish(
+        self,
+        paused: Paused,
+        answer: Answer,
+        device: torch.device | None = None,
+    ) -> torch.Tensor:
+        """Go on to the end; returns what the network gives."""
+        run = _Run(self._tape, answer, paused, device)
+        result = run.carry(self._forward, self._input)
+        assert result is not None
+        return result
+
+
+class _Run(Normalizations):
+    """One stretch of a pass."""
+
+    def __init__(
+        self,
+        tape: list[_Step],
+        answer: Answer,
+        paused: Paused,
+        device: torch.device | None,
+    ) -> None:
+        super().__init__(self._answer)
+        self._tape = tape
+        self._answer_from = answer
+        self._from = paused
+        self._device = device or torch.device("cpu")
+        self._step = 0
+        self._begin_at = paused.call
+        self._own: dict[int, Key] = {}  # storages that this pass made, by address
+        self._alive: dict[Key, StorageWeakRef] = {}
+        self._scalars = dict(paused.scalars)
+        self.stop: int | None = None
+        self.see: Callable[[Call], None] = lambda call: None
+        self.stopped: Paused | None = None
+
+    def carry(self, forward: Forward, place: _Output | None) -> torch.Tensor | None:
+        """Run; returns the network's result, or None where it stopped."""
+        assert place is not None
+        self._restored = {
+            key: storage if self._device.type == "cpu" else storage.to(device=self._device)
+            for key, storage in self._from.storages.items()
+        }
+        self._from.storages = {}
+        x = place.over(self._restored[_INPUT])
+        for key, storage in self._restored.items():
+            self._adopt(key, storage)
+        try:
+            return self.run(forward, x)
+        except _Stop:
+            return None
+        except Exception:
+            if self.stopped is not None:  # TorchScript wraps what passes through it
+                return None
+            raise
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        step = self._step
+        self._step += 1
+        if step < self._from.step:
+            return self._skip(step, func, args, kwargs or {})
+        if step == self._from.step:
+            self._restored = {}  # from here on only the network itself holds them
+            if step:
+                self.space = self._from.space
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        self._note(step, func, args, result)
+        return result
+
+    # -- what was done already
+
+    def _skip(self, step: int, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        done = self._tape[step]
+        if done.func is not func:
+            raise ModelError(
+                f"The network did {done.func} before and {func} now: it takes another way for "
+                "other inputs, so that its statistics cannot be fixed."
+            )
+        if done.repeated:
+            return func(*args, **kwargs)
+        if step in self._scalars:
+            return self._scalars[step]
+        results = [self._again(output, args) for output in done.outputs]
+        return done.several(results) if done.several else results[0]
+
+    def _again(self, output: _Output | int | None, args: tuple[Any, ...]) -> Any:
+        if output is None:
+            return None
+        if isinstance(output, int):
+            return args[output]
+        storage = self._restored.get(output.key)
+        # autograd marks what it is given, so each time another tensor
+        return output.empty.detach() if storage is None else output.over(storage)
+
+    # -- what is done now
+
+    def _answer(self, call: Call) -> Moments | None:
+        if call.number != self.stop:
+            return self._answer_from(call)
+        self.see(call)
+        self.stopped = self._pause(call.number)
+        raise _Stop
+
+    def _pause(self, number: int) -> Paused:
+        kept: dict[Key, torch.UntypedStorage] = {}
+        for key, reference in self._alive.items():
+            storage = _alive(reference)
+            if storage is not None:
+                kept[key] = storage.cpu()
+        return Paused(number, self._step - 1, self.space, kept, self._scalars)
+
+    def _note(self, step: int, func: Any, args: tuple[Any, ...], result: Any) -> None:
+        """Remember where results lie; the steps themselves are the same for all inputs."""
+        several = type(result) if isinstance(result, (list, tuple)) else None
+        results = list(result) if several else [result]
+        if not any(isinstance(one, torch.Tensor) for one in results):
+            if result is not None:
+                self._scalars[step] = result
+        elif not self._of_others(results, args):
+            for number, one in enumerate(results):
+                if isinstance(one, torch.Tensor):
+                    storage = one.untyped_storage()
+                    if storage._cdata not in self._own:
+                        self._adopt((step, number), storage)
+        if step == len(self._tape):
+            self._tape.append(self._described(func, args, results, several))
+
+    def _adopt(self, key: Key, storage: torch.UntypedStorage) -> None:
+        self._own[storage._cdata] = key
+        self._alive[key] = StorageWeakRef(storage)
+
+    def _of_others(self, results: list[Any], args: tuple[Any, ...]) -> bool:
+        """Whether results are views of tensors that this pass did not make."""
+        held = {a.untyped_storage()._cdata for a in args if isinstance(a, torch.Tensor)}
+        made = (one.untyped_storage()._cdata for one in results if isinstance(one, torch.Tensor))
+        return any(cdata in held and cdata not in self._own for cdata in made)
+
+    def _described(
+        self, func: Any, args: tuple[Any, ...], results: list[Any], several: type | None
+    ) -> _Step:
+        if self._of_others(results, args):
+            return _Step(func, repeated=True)
+        outputs: list[_Output | int | None] = []
+        for one in results:
+            same = next((i for i, a in enumerate(args) if a is one), None)
+            if same is not None or not isinstance(one, torch.Tensor):
+                outputs.append(same)
+            else:
+                outputs.append(_place(one, self._own[one.untyped_storage()._cdata]))
+        return _Step(func, tuple(outputs), several)
+
+
+def _place(tensor: torch.Tensor, key: Key) -> _Output:
+    size, stride = tuple(tensor.shape), tensor.stride()
+    empty = torch.empty_strided(size, stride, dtype=tensor.dtype, device=tensor.device)
+    empty.untyped_storage().resize_(0)
+    return _Output(key, size, stride, int(tensor.storage_offset()), tensor.dtype, empty)
+
+
+def _alive(reference: StorageWeakRef) -> torch.UntypedStorage | None:
+    if reference.expired():
+        return None
+    found: torch.UntypedStorage | None = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
+    return found
+
+
+__all__ = ["Answer", "PausableNetwork", "Paused"]

@@ -1,0 +1,1 @@
+"""What was asked becomes tiles in an order, with their costs."""

@@ -1,0 +1,232 @@
+"""How to run: which equivalent of the network, tiles of which size, and what when memory ends.
+
+Knows trials and their cost. Does not know what predictions are for, or where they go.
+
+Nothing is assumed to be faster: equivalents of the network and tile sizes are timed on the user's
+own machine, network and pixels, for a few percent of the time the run is expected to take.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from seamscope.errors import SettingsError
+from seamscope.images.image import Image
+from seamscope.images.intensity import Intensity
+from seamscope.models.acceleration import Run, choose
+from seamscope.models.model import Model, Runner, Speed
+from seamscope.planning.plan import Plan, Settings, resolve
+from seamscope.planning.reading import TileReader, jobs_of
+from seamscope.stitching import Array
+from seamscope.tiling import AxisTiling, Lattice, Slices
+
+# A trial of faster equivalents costs about a dozen tiles of this many pixels, and saves half and
+# more of all that follow. Timed three times: one disturbed run must not decide for thousands.
+_TRIAL_PIXELS = {1: 1 << 16, 2: 1 << 16, 3: 1 << 17}
+_WORTH_A_TRIAL = 24
+_GROWTH = 1.6  # from one trial tile's side to the next's
+
+
+def prepare(settings: Settings, model: Model, image: Image) -> Plan:
+    """Resolve settings; where the tile is ``"auto"`` and the run long, by measured speeds.
+
+    Parameters
+    ----------
+    settings, model, image
+        As for `seamscope.planning.plan.resolve`.
+
+    Notes
+    -----
+    Trials take a few percent of the time the run is expected to take, and are remembered in
+    `Model.choices` and `Model.speeds`.
+    """
+    plan = resolve(settings, model, image)
+    if settings.tile != "auto" or not worth_a_trial(plan):
+        return plan
+    tune(plan, model, image)
+    return resolve(settings, model, image)
+
+
+def tune(plan: Plan, model: Model, image: Image) -> None:
+    """Find the fastest equivalent of the network, and how its speed depends on the tile's size.
+
+    Larger tiles waste less halo, but may fall out of the caches of the processor; which matters
+    more is measured, on tiles of growing size, while that costs less than a twentieth of the run.
+    """
+    reader = TileReader(plan, image, Intensity("none"))
+    runner = model.runner(plan.settings.device, plan.settings.precision)
+    accelerate(plan, model, runner, reader)
+    if plan.speed_key in model.speeds:
+        return
+    job = next(iter(jobs_of(plan, None)))
+    whole = reader.read([job])
+    expected, spent = math.inf, 0.0
+    seconds: dict[int, float] = {}
+    for shape in _trial_shapes(plan):
+        tile = np.ascontiguousarray(whole[:, :, *(slice(0, n) for n in shape)])
+        taken = _seconds_of(runner, tile, _inner(plan, tuple(slice(0, n) for n in shape)))
+        seconds[math.prod(shape)] = taken / math.prod(shape)
+        spent += 2 * taken
+        expected = min(expected, min(seconds.values()) * _pixels_to_compute(plan))
+        if spent + 2 * taken * _GROWTH ** len(shape) > expected / 20:
+            break
+    model.speeds[plan.speed_key] = Speed(tuple(sorted(seconds.items())))
+
+
+def time_one_tile(plan: Plan, model: Model, image: Image) -> float:
+    """Seconds of one forward pass, in the fastest way that is known by now."""
+    reader = TileReader(plan, image, Intensity("none"))
+    runner = model.runner(plan.settings.device, plan.settings.precision)
+    job = next(iter(jobs_of(plan, None)))
+    runner.run = _known_run(plan, model) or runner.run
+    whole = tuple(slice(0, n) for n in plan.grid.tile_shape)
+    return _seconds_of(runner, reader.read([job]), _inner(plan, whole))
+
+
+def _trial_shapes(plan: Plan) -> Iterator[tuple[int, ...]]:
+    """Shapes of accepted sizes, from small to the plan's own tile."""
+    shape = tuple(part.stop for part in _trial_part(plan))
+    while True:
+        yield shape
+        if shape == plan.grid.tile_shape:
+            return
+        shape = tuple(
+            _part(axis.tile, int(n * _GROWTH), axis.lattice)
+            for axis, n in zip(plan.grid.axes, shape, strict=True)
+        )
+
+
+def _seconds_of(runner: Runner, batch: Array, keep: Slices | None = None) -> float:
+    """Seconds of one forward pass, after one to warm up."""
+    for _ in range(2):
+        start = time.perf_counter()
+        runner(batch, keep)
+        runner.synchronize()
+    return time.perf_counter() - start
+
+
+def _pixels_to_compute(plan: Plan) -> int:
+    # the whole image decides, so that an area is computed as the whole would be
+    frames = math.prod(plan.layout.sizes(plan.layout.frames, plan.image_shape))
+    return len(plan.grid) * math.prod(plan.grid.tile_shape) * frames
+
+
+def worth_a_trial(plan: Plan) -> bool:
+    """Whether so much is to be computed that choosing a faster way pays."""
+    enough = _WORTH_A_TRIAL * _TRIAL_PIXELS[plan.facts.spatial_axes]
+    exact = plan.settings.precision == "float32"
+    return plan.settings.accelerate and exact and _pixels_to_compute(plan) > enough
+
+
+def accelerate(plan: Plan, model: Model, runner: Runner, reader: TileReader) -> str:
+    """Let the runner use the fastest equivalent of the network; returns its name."""
+    if not worth_a_trial(plan) or not (model.statistics is None or model.statistics.uniform):
+        return "plain"  # equivalents are not told where a tile lies
+    device = plan.settings.device
+    if device not in model.choices:
+        batch = reader.read([next(iter(jobs_of(plan, None)))])
+        part = _trial_part(plan)
+        example = runner.example(np.ascontiguousarray(batch[:, :, *part]))
+        try:
+            runner(batch[:, :, *part])  # warms up
+            start = time.perf_counter()
+            runner(batch[:, :, *part])
+            rate = (time.perf_counter() - start) / math.prod(example.shape[2:])
+            patience = rate * _pixels_to_compute(plan) / 10
+            model.choices[device] = choose(
+                model.module, example, keep=_inner(plan, part), patience_s=patience, repeats=3
+            )
+        except Exception as error:
+            if is_memory_error(error):
+                raise OutOfMemory(error) from error
+            return "plain"
+    runner.run = model.choices[device].run
+    return model.choices[device].name
+
+
+def _known_run(plan: Plan, model: Model) -> Run | None:
+    known = model.choices.get(plan.settings.device)
+    return known.run if known and worth_a_trial(plan) else None
+
+
+def _inner(plan: Plan, part: Slices) -> Slices | None:
+    """What would be kept of such a tile: all but its halo; None where that is nothing."""
+    inner = []
+    for axis, side in zip(plan.grid.axes, part, strict=True):
+        size = side.stop - sum(axis.lattice.crop)
+        low, high = axis.halo[0], size - axis.halo[1]
+        if low >= high:
+            return None
+        inner.append(slice(int(low * axis.lattice.scale), int(high * axis.lattice.scale)))
+    return tuple(inner)
+
+
+def _trial_part(plan: Plan) -> Slices:
+    """Corner of a tile, of accepted sizes, that is large enough to judge by."""
+    axes = plan.facts.spatial_axes
+    side = int(_TRIAL_PIXELS[axes] ** (1 / axes))
+    return tuple(slice(0, _part(axis.tile, side, axis.lattice)) for axis in plan.grid.axes)
+
+
+def _part(tile: int, side: int, lattice: Lattice) -> int:
+    return tile if lattice.fixed is not None else min(tile, lattice.size_at_least(side))
+
+
+class OutOfMemory(Exception):  # noqa: N818  (a turn of events, not an error)
+    """A forward pass asked for more memory than there is; the run goes on with less."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+
+
+def is_memory_error(error: Exception) -> bool:
+    """Whether an exception says that memory ran out, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    words = ("out of memory", "can't allocate memory", "not enough memory", "DefaultCPUAllocator")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def smaller(plan: Plan, model: Model, image: Image, trouble: OutOfMemory) -> tuple[Plan, str]:
+    """Plan with half the batch, or with tiles of about half the pixels that keep the same halo."""
+    settings = plan.settings
+    if settings.batch > 1:
+        batch = settings.batch // 2
+        reason = f"Memory ran out: the batch is reduced from {settings.batch} to {batch}."
+        return resolve(settings.but(batch=batch), model, image), reason
+    tile = _half(plan)
+    if tile is None:
+        raise SettingsError(
+            "Memory ran out with the smallest tile this halo allows "
+            f"({_times(plan.grid.tile_shape)}): free memory, use a smaller halo, or another device."
+        ) from trouble
+    reason = (
+        f"Memory ran out: tiles are reduced from {_times(plan.grid.tile_shape)} to {_times(tile)}, "
+        "and the run starts again."
+    )
+    # the overlap belongs to the tile it was chosen for
+    return resolve(settings.but(tile=tile, overlap=None), model, image), reason
+
+
+def _half(plan: Plan) -> tuple[int, ...] | None:
+    """Next smaller valid tile; None where there is none."""
+    shrink = 0.5 ** (1 / len(plan.grid.axes))
+    tile = tuple(_shrunk(axis, shrink) for axis in plan.grid.axes)
+    tile = tuple(map(min, tile, plan.grid.tile_shape))
+    return tile if tile != plan.grid.tile_shape else None
+
+
+def _shrunk(axis: AxisTiling, factor: float) -> int:
+    if axis.lattice.fixed is not None:
+        return axis.tile
+    smaller = axis.lattice.size_at_most(int(axis.tile * factor))
+    return max(smaller, axis.lattice.smallest_tile(axis.halo))
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,329 @@
+"""What a network sees, put together: the question "which halo?" answered whole.
+
+Knows how theoretical reach, the convolutions' own, the effective receptive field and the rules for
+tiles are told together. Does not know how any of them is measured.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seamscope.errors import ModelError
+from seamscope.images.image import Image
+from seamscope.models.model import Model, describe
+from seamscope.models.probe import Facts
+from seamscope.models.reach import PhaseFields, Reach, worst
+from seamscope.normalization.audit import GlobalOperation, audit
+from seamscope.planning.plan import Settings
+from seamscope.receptive_field.gradient_maps import (
+    MOST_TILES,
+    SHARES,
+    EffectiveField,
+    GradientMap,
+    GradientProbe,
+)
+from seamscope.receptive_field.grid_rules import Violation, Windows, check_windows
+from seamscope.tiling import Sides, per_axis
+
+
+@dataclass(frozen=True, eq=False)
+class ReceptiveField:
+    """All that was measured of what a network sees.
+
+    Attributes
+    ----------
+    facts, reach
+        Of the network.
+    fields
+        Theoretical receptive field by phase, along each axis, of the network or, where it sees
+        the whole tile, of its convolutions with statistics held fixed; None where even these see
+        everything.
+    global_operations
+        What makes it see the whole tile; empty where it does not.
+    effective
+        Averaged gradient map; None where the network gives no gradients, or none was asked for.
+    pixel
+        Map of one pixel of the image; None where none was asked for.
+    violations
+        Sizes that break the rules of the network's period.
+    notes
+        Sentences for the user.
+    """
+
+    facts: Facts
+    reach: Reach
+    fields: tuple[PhaseFields, ...] | None
+    global_operations: tuple[GlobalOperation, ...]
+    effective: EffectiveField | None
+    pixel: GradientMap | None
+    violations: tuple[Violation, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def bounded(self) -> bool:
+        """Whether some halo makes tiles agree exactly."""
+        return self.reach.bounded
+
+    @property
+    def convolutional(self) -> tuple[Sides, ...] | None:
+        """Receptive field ``(before, after)`` at the worst phase, statistics held fixed."""
+        return None if self.fields is None else tuple(map(worst, self.fields))
+
+    @property
+    def theoretical(self) -> tuple[Sides, ...] | None:
+        """Receptive field ``(before, after)`` at the worst phase; None for the whole tile."""
+        return self.convolutional if self.bounded else None
+
+    @property
+    def halo(self) -> tuple[Sides, ...] | None:
+        """Halo for tiles on the network's grid; None where none is enough."""
+        return self.reach.halo
+
+    @property
+    def mass_outside(self) -> float | None:
+        """Share of the gradient's mass beyond the convolutions' reach."""
+        if self.effective is None or self.fields is None:
+            return None
+        return self.effective.map.beyond(self.fields)
+
+    def sentences(self) -> Iterator[str]:
+        """All of it in words, most important first."""
+        yield describe(self.facts, self.reach)
+        if self.theoretical is not None and self.theoretical != self.halo:
+            yield f"At its worst phase an output pixel sees {_told(self.theoretical)}."
+        if self.global_operations:
+            yield f"The whole tile is seen through {_listed(self.global_operations)}."
+        if self.effective is not None:
+            yield self._effective_sentence(self.effective)
+        yield from (violation.sentence for violation in self.violations)
+        yield from self.notes
+
+    def _effective_sentence(self, effective: EffectiveField) -> str:
+        told = [f"{100 * s:g}% within {_numbers(effective.map.radius(s))}" for s in SHARES]
+        text = f"Of the gradient {', '.join(told)} pixels (mean of {effective.tiles} tiles)"
+        outside = self.mass_outside
+        if outside:
+            text += f"; {_percent(outside)} lies beyond what the convolutions reach"
+        return f"{text}."
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; sides are ``[before, after]`` for each axis."""
+        effective = self.effective
+        return {
+            "period": list(self.facts.period) if self.facts.period_found else None,
+            "bounded": self.bounded,
+            "depends_on_size": self.reach.depends_on_size,
+            "theoretical": _pairs(self.theoretical),
+            "convolutional": _pairs(self.convolutional),
+            "halo": _pairs(self.halo),
+            "convolutional_halo": _pairs(self.reach.convolutional),
+            "phases": None if self.fields is None else [_pairs(axis) for axis in self.fields],
+            "effective": effective and {f"{s:g}": list(effective.map.radius(s)) for s in SHARES},
+            "effective_box": effective and {f"{s:g}": effective.map.box(s) for s in SHARES},
+            "effective_of": effective
+            and {
+                "on": effective.on,
+                "tile": list(effective.map.values.shape),
+                "tiles": effective.tiles,
+                "steady": effective.steady,
+                "spread": effective.spread,
+                "channel": effective.channel,
+                "phase": list(effective.map.phase),
+            },
+            "mass_outside": self.mass_outside,
+            "pixel": self.pixel and self._pixel_json(self.pixel),
+            "global_operations": [
+                {"op": each.op, "count": each.count, "kind": each.kind}
+                for each in self.global_operations
+            ],
+            "swallows_nan": self.reach.swallows_nan,
+            "valid_crop": [list(axis.crop) for axis in self.facts.lattice],
+            "scale": [float(scale) for scale in self.facts.scale],
+            "violations": [violation.to_json() for violation in self.violations],
+            "sentences": list(self.sentences()),
+        }
+
+    def _pixel_json(self, pixel: GradientMap) -> dict[str, Any]:
+        starts = pixel.origin or (0,) * pixel.values.ndim
+        return {
+            "at": [first + n for (first, _), n in zip(pixel.covered, starts, strict=True)],
+            "phase": list(pixel.phase),
+            "effective": {f"{s:g}": list(pixel.radius(s)) for s in SHARES},
+            "mass_outside": None if self.fields is None else pixel.beyond(self.fields),
+        }
+
+
+def measure_receptive_field(
+    model: Model,
+    image: Image | None = None,
+    settings: Settings | None = None,
+    windows: Windows | None = None,
+    *,
+    channel: int | None = None,
+    phase: Sequence[int] | None = None,
+    pixel: Sequence[int] | None = None,
+    most_tiles: int = MOST_TILES,
+    cancelled: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ReceptiveField:
+    """Measure how far a network can see, how far it does, and on which grid.
+
+    Parameters
+    ----------
+    model
+        The network.
+    image
+        What gradients are averaged over; None for noise.
+    settings
+        Tile, device, memory, and how the image is read; see
+        `seamscope.receptive_field.gradient_maps`. A tile that the network does not take is told,
+        and another one used.
+    windows
+        Sizes to check against the rules of the network's period, besides the tile of `settings`.
+    channel
+        Output channel whose gradient is taken; None for all together.
+    phase
+        Output pixel modulo the period; by default that of the tile's middle.
+    pixel
+        Image pixel whose own map is wanted too, one index per spatial axis.
+    most_tiles
+        Tiles after which to stop averaging; 0 for no gradients at all.
+    cancelled
+        Asked between tiles.
+    on_progress
+        Told ``(tiles done, most)``.
+
+    Raises
+    ------
+    SettingsError, ImageError
+        Where settings, network and image contradict each other.
+    InterruptedError
+        When cancelled.
+
+    Examples
+    --------
+    >>> import torch, seamscope
+    >>> from seamscope.models.model import as_model
+    >>> found = measure_receptive_field(as_model(torch.nn.Conv2d(1, 1, 3, padding=1)))
+    >>> found.halo, found.theoretical
+    (((1, 1), (1, 1)), ((1, 1), (1, 1)))
+    >>> found.effective.map.radius(0.999)
+    (1, 1)
+    """
+    lattices = model.facts.lattice
+    asked = settings or Settings()
+    chosen = windows or Windows()
+    if asked.tile != "auto" and chosen.tile is None:
+        chosen = replace(chosen, tile=asked.tile)
+    violations = check_windows(chosen, lattices, model.reach.convolutional)
+    if asked.tile != "auto":
+        tile = per_axis(asked.tile, len(lattices), "tile")
+        if not all(axis.accepts(n) for axis, n in zip(lattices, tile, strict=True)):
+            asked = asked.but(tile="auto")  # the sentence about it is worth more than a refusal
+    notes: list[str] = []
+    effective = of_pixel = None
+    if most_tiles:
+        try:
+            probe = GradientProbe(model, image, asked, cancelled)
+            if pixel is not None:
+                of_pixel = probe.at(pixel, channel)
+            effective = probe.average(
+                channel, phase, most=most_tiles, cancelled=cancelled, on_progress=on_progress
+            )
+            notes += _about(effective)
+        except ModelError as error:  # theory holds without gradients
+            notes.append(str(error))
+    if model.reach.swallows_nan:
+        notes.append(
+            "An operation of this network swallows NaN (a comparison or the like): following NaN "
+            "finds less than it sees, so that its reach was measured with large changes too."
+        )
+    return ReceptiveField(
+        facts=model.facts,
+        reach=model.reach,
+        fields=model.fields,
+        global_operations=() if model.reach.bounded else global_operations(model),
+        effective=effective,
+        pixel=of_pixel,
+        violations=violations,
+        notes=tuple(notes),
+    )
+
+
+def global_operations(model: Model) -> tuple[GlobalOperation, ...]:
+    """Operations that couple a pixel to the whole tile: normalizations by kind, and all others."""
+    facts = model.facts
+    small = facts.narrow
+    large = tuple(axis.size_at_least(2 * n) for axis, n in zip(facts.lattice, small, strict=True))
+    device = next((p.device for p in model.module.parameters()), torch.device("cpu"))
+    x = torch.randn(1, facts.in_channels, *small, device=device)
+    # of other size and of two samples, by which the audit tells what grows with the tile
+    larger = torch.randn(2, facts.in_channels, *large, device=device) if large != small else None
+    found = audit(model.run_plain, x, larger, model.module)
+    kinds = collections.Counter(layer.kind for layer in found.tile_layers)
+    layers = (GlobalOperation(kind, n, "normalization") for kind, n in kinds.items())
+    aligned = _AlignedCorners()
+    with torch.inference_mode(False), torch.no_grad(), aligned:
+        model.run_plain(x)
+    corners = (GlobalOperation(op, n, "aligned corners") for op, n in aligned.found.items())
+    return (*layers, *found.global_operations, *corners)
+
+
+class _AlignedCorners(TorchDispatchMode):
+    """Counts resampling whose scale depends on the tile's size, though each pixel sees little."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: collections.Counter[str] = collections.Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        names = [argument.name for argument in func._schema.arguments]
+        given = dict(zip(names, args, strict=False)) | (kwargs or {})
+        if given.get("align_corners") is True:
+            self.found[func._schema.name.removeprefix("aten::")] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _about(effective: EffectiveField) -> Iterator[str]:
+    yield from effective.notes
+    if effective.on == "noise":
+        yield "Gradients were taken on noise, for lack of an image: on one they may reach less far."
+    if not effective.steady:
+        yield (
+            f"After {effective.tiles} tiles the radii of their two halves still differ by "
+            f"{effective.spread} pixels: take them as so uncertain."
+        )
+
+
+def _pairs(sides: Sequence[Sides] | None) -> list[list[int]] | None:
+    return None if sides is None else [list(side) for side in sides]
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else " x ".join(map(str, values))
+
+
+def _told(sides: Sequence[Sides]) -> str:
+    if all(a == b for a, b in sides):
+        return f"{_numbers([a for a, _ in sides])} pixels on either side"
+    before, after = zip(*sides, strict=True)
+    return f"{_numbers(before)} pixels before it and {_numbers(after)} after"
+
+
+def _listed(operations: Sequence[GlobalOperation]) -> str:
+    return ", ".join(f"{each.count} x {each.op} ({each.kind})" for each in operations)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}%" if share < 0.1 else f"{100 * share:.0f}%"
+
+
+__all__ = ["ReceptiveField", "global_operations", "measure_receptive_field"]

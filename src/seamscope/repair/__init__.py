@@ -1,0 +1,1 @@
+"""Seamless prediction without retraining: statistics of the whole image."""

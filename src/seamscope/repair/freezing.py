@@ -1,0 +1,670 @@
+"""Seamless prediction without retraining: statistics of a whole image, found tile by tile.
+
+Knows in which order tiles and layers are visited, what is kept meanwhile, and what that costs.
+Does not know how calls are seen or statistics merged.
+
+A layer's statistics depend on those of all layers before it, for all tiles. So layer after layer is
+completed: every tile goes on to the layer, gives the sums of its features there, and stops; then
+all know the layer's statistics and go on. Only cores are counted, each pixel once, at halos as wide
+as the convolutions reach; then the sums are those of the image run at once.
+
+Tiles wait in lockstep, in memory or on disk, so that the network runs once in all. Tiles for which
+there is no room begin anew for each layer, with the statistics found so far.
+
+::
+
+    layer       0     1     2              (0, 1 ... where a tile stops)
+    tile a      0 --- 1 --- 2              waits in memory or on disk
+    tile b      0 --- 1 --- 2
+    tile c      0                          no room:
+                ----- 1                      begins anew
+                ----------- 2
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from functools import partial as partial_of
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+
+from seamscope.errors import SettingsError
+from seamscope.images.image import Image, open_image
+from seamscope.loaders import load_model
+from seamscope.models.model import Model
+from seamscope.normalization.audit import Audit
+from seamscope.normalization.calls import Call, Moments, Normalizations
+from seamscope.normalization.pausing import PausableNetwork, Paused
+from seamscope.normalization.statistics import Collector, How, LayerStatistics, Statistics
+from seamscope.planning.plan import Plan, Settings, available_memory, resolve
+from seamscope.planning.reading import Cancelled, Job, TileReader, whole_image_intensity
+from seamscope.repair.sampling import Sample, diverse_tiles
+from seamscope.tiling import AxisTiling
+
+Progress: TypeAlias = Callable[[int, int], None]
+
+# Part of the free memory, and of the free disk, in which tiles may wait.
+_MEMORY_SHARE, _DISK_SHARE = 0.4, 0.5
+CELL = 128
+TILES = 16
+# Measured with 14 layers and tiles of 256 x 256, in units of the work itself: stopping, counting
+# and going on for tiles that wait in memory or on disk, or do not wait; and fields of statistics.
+_IN_MEMORY, _ON_DISK, _ANEW, _FIELDS = 1.4, 2.7, 1.2, 0.6
+
+
+# -- what it will cost
+
+
+@dataclass(frozen=True)
+class FreezePlan:
+    """How statistics will be found, and what that costs.
+
+    Attributes
+    ----------
+    how
+        ``"exact"``, ``"local"`` or ``"sampled"``.
+    plan
+        Of the tiles.
+    calls
+        Calls of the forward pass whose statistics are wanted.
+    tiles
+        Tiles to visit.
+    in_memory, on_disk, recomputed
+        How many of them wait where; the rest begins anew for each layer.
+    passes
+        Cost in units of one prediction of the same tiles, the halves for the distance included.
+    memory, disk
+        Bytes at the most.
+    cell
+        Extent of a cell of local statistics in pixels of the image; None for one cell.
+    survey
+        What the network does at its calls.
+    """
+
+    how: How
+    plan: Plan
+    calls: tuple[int, ...]
+    tiles: int
+    in_memory: int
+    on_disk: int
+    passes: float
+    memory: int
+    disk: int
+    cell: tuple[int, ...] | None
+    survey: _Survey = field(repr=False)
+
+    @property
+    def recomputed(self) -> int:
+        """Tiles that begin anew for each layer."""
+        return self.tiles - self.in_memory - self.on_disk
+
+    @property
+    def sentence(self) -> str:
+        """What will be done and what it costs."""
+        cost = (
+            f"about {self.passes:.1f} times one tiled prediction, {_bytes(self.memory)} of memory"
+        )
+        if self.disk:
+            cost += f" and {_bytes(self.disk)} of disk"
+        if self.tiles == 1:
+            count = len(self.calls)
+            layers = f"{count} layer{'s' * (count > 1)}"
+            return f"The image is run at once, {layers} in one pass: {cost}."
+        if not self.recomputed:
+            place = "on disk" if self.on_disk else "in memory"
+            return (
+                f"{self.tiles} tiles go in lockstep through {len(self.calls)} layers, waiting "
+                f"{place}: {cost}."
+            )
+        return (
+            f"{self.recomputed} of {self.tiles} tiles have no room to wait and begin anew for each "
+            f"of {len(self.calls)} layers: {cost}."
+        )
+
+
+def plan_freeze(
+    model: Model,
+    image: Image,
+    how: How = "exact",
+    settings: Settings | None = None,
+    *,
+    cell: int | Sequence[int] = CELL,
+    tiles: int = TILES,
+    memory: int | None = None,
+    disk: int | None = None,
+) -> FreezePlan:
+    """Decide how statistics are found, without running anything but the network's probes.
+
+    Parameters as for `freeze_statistics`.
+    """
+    if how not in ("exact", "local", "sampled"):
+        raise SettingsError(f"how {how!r}: choose exact, local, sampled, or a file of statistics.")
+    audit = model.audit
+    if not audit.calls:
+        raise SettingsError(
+            f"Nothing to freeze: no layer of {model.name} uses statistics of its tile."
+        )
+    room = memory or int(psutil.virtual_memory().available * _MEMORY_SHARE)
+    plan = _tiles(settings or Settings(), model, image, how, room)
+    survey = _Survey.of(model, audit)
+    count = len(plan.grid) * plan.frames
+    visited = min(tiles, count) if how == "sampled" else count
+    waiting = survey.waiting * math.prod(plan.grid.tile_shape)
+    space = shutil.disk_usage(tempfile.gettempdir()).free * _DISK_SHARE if disk is None else disk
+    room -= plan.bytes_per_tile
+    in_memory = min(visited, max(0, int(room // waiting))) if visited > 1 else 1
+    on_disk = min(visited - in_memory, int(space // waiting))
+    return FreezePlan(
+        how,
+        plan,
+        audit.calls,
+        visited,
+        in_memory,
+        on_disk,
+        survey.passes(how, in_memory, on_disk, visited - in_memory - on_disk) / count,
+        memory=int(plan.bytes_per_tile + (in_memory * waiting if visited > 1 else 0)),
+        disk=int(on_disk * waiting),
+        cell=_whole_periods(cell, model) if how == "local" else None,
+        survey=survey,
+    )
+
+
+def _tiles(settings: Settings, model: Model, image: Image, how: How, room: int) -> Plan:
+    """Tiles to visit; the whole image as one where nobody asks otherwise and it fits."""
+    settings = settings.but(blend="crop", batch=1, precision="float32", result="probabilities")
+    plan = resolve(settings.but(seams="none"), model, image)
+    if settings.tile != "auto" or how == "sampled" or len(plan.grid) == 1:
+        return plan
+    whole = tuple(
+        axis.lattice.size_at_least(axis.size + sum(axis.lattice.crop)) for axis in plan.grid.axes
+    )
+    if any(axis.lattice.fixed for axis in plan.grid.axes):
+        return plan
+    device = plan.settings.device
+    room = room if device == "cpu" else available_memory(device)
+    at_once = resolve(settings.but(tile=whole, seams="none"), model, image)
+    return at_once if at_once.bytes_per_tile <= room else plan
+
+
+def _whole_periods(cell: int | Sequence[int], model: Model) -> tuple[int, ...]:
+    """Cells of whole periods, so that they are whole pixels of every layer's features."""
+    ndim = model.facts.spatial_axes
+    asked = (cell,) * ndim if isinstance(cell, int) else tuple(cell)
+    if len(asked) != ndim or min(asked) < 1:
+        raise SettingsError(
+            f"Cell {cell}: give one number of pixels above 0, or one for each of {ndim} axes."
+        )
+    pitches = [axis.pitch for axis in model.facts.lattice]
+    return tuple(max(1, round(c / p)) * p for c, p in zip(asked, pitches, strict=True))
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What a network does at its calls, from two small inputs.
+
+    Attributes
+    ----------
+    scale
+        For each call, pixels of its features for each pixel of input, along each axis.
+    shares
+        For each call, the part of the network's work that is done before it.
+    waiting
+        Bytes a stopped tile holds for each input pixel, at most.
+    """
+
+    scale: Mapping[int, tuple[Fraction, ...]]
+    shares: tuple[float, ...]
+    waiting: float
+
+    def passes(self, how: How, in_memory: int, on_disk: int, anew: int) -> float:
+        """Cost of so many tiles, in units of predicting one."""
+        kept = in_memory * _IN_MEMORY + on_disk * _ON_DISK
+        once = kept * self.shares[-1] + anew * sum(self.shares) * _ANEW
+        if how == "local":
+            once += _FIELDS * (in_memory + on_disk + anew)
+        halves = how == "sampled" and in_memory + on_disk + anew > 3
+        return once * (1 + halves)
+
+    @classmethod
+    def of(cls, model: Model, audit: Audit) -> _Survey:
+        small, large = model.examples
+        with model.on_cpu():
+            one, two = (_surveyed(model, x[:1], audit.calls) for x in (small, large))
+        pixels = math.prod(large.shape[2:]) - math.prod(small.shape[2:])
+        scale = {
+            call: _scale(small.shape[2:], one.spaces[call], large.shape[2:], two.spaces[call])
+            for call in audit.calls
+        }
+        if pixels:
+            waiting = max((b - a) / pixels for a, b in zip(one.held, two.held, strict=True))
+        else:
+            waiting = max(one.held) / math.prod(small.shape[2:])
+        return cls(scale, tuple(two.shares), waiting)
+
+
+@dataclass
+class _Seen:
+    spaces: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    held: list[int] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+
+
+def _surveyed(model: Model, x: torch.Tensor, calls: Sequence[int]) -> _Seen:
+    seen = _Seen()
+    network = PausableNetwork(model.forward)
+    paused = network.begin(x.clone())
+
+    def see(call: Call) -> None:
+        seen.spaces[call.number] = call.space
+
+    for call in calls:
+        paused = network.advance(paused, call, lambda call: None, see)
+        seen.held.append(paused.nbytes)
+    work = _Work(calls)
+    work.run(model.forward, x)
+    seen.shares = [share / work.done for share in work.before] if work.done else [1.0] * len(calls)
+    return seen
+
+
+class _Work(Normalizations):
+    """Counts multiplications of convolutions, until each call and in all."""
+
+    def __init__(self, calls: Sequence[int]) -> None:
+        super().__init__(self._note)
+        self._calls = calls
+        self.before: list[int] = []
+        self.done = 0
+
+    def _note(self, call: Call) -> None:
+        if call.number in self._calls:
+            self.before.append(self.done)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if "convolution" in func.__name__:
+            transposed = args[0].numel() > result.numel()
+            self.done += max(args[0].numel() * transposed, result.numel()) * args[1][0].numel()
+        return result
+
+
+def _scale(
+    small: Sequence[int], one: Sequence[int], large: Sequence[int], two: Sequence[int]
+) -> tuple[Fraction, ...]:
+    """Features' pixels for each of input: by the difference, since borders may be lost."""
+    return tuple(
+        Fraction(d - c, b - a) if b != a else Fraction(c, a)
+        for a, c, b, d in zip(small, one, large, two, strict=True)
+    )
+
+
+# -- doing it
+
+
+def freeze_statistics(
+    model: str | nn.Module | Model,
+    image: Any,
+    how: How = "exact",
+    settings: Settings | None = None,
+    *,
+    trust: bool = False,
+    axes: str | None = None,
+    cell: int | Sequence[int] = CELL,
+    tiles: int = TILES,
+    memory: int | None = None,
+    disk: int | None = None,
+    partial: Path | None = None,
+    cancelled: Cancelled | None = None,
+    on_progress: Progress | None = None,
+    **asked: Any,
+) -> Statistics:
+    """Find the statistics by which all tiles of an image are to be normalized.
+
+    Parameters
+    ----------
+    model
+        Module in hand, loaded model, or a string as for `seamscope.load_model`.
+    image
+        Array-like, path or `Image`; its frames (time and the like) are taken together, so choose
+        one by `area` where they differ.
+    how
+        ``"exact"``: of the whole image, as if it were run at once. ``"local"``: of cells of it.
+        ``"sampled"``: estimated from a few tiles that differ as much as possible.
+    settings
+        Tiles, intensities, device, area of frames as for `seamscope.predict`; single ones may be
+        given by name. ``tile="auto"`` runs the image at once where it fits.
+    trust, axes
+        As for `seamscope.predict`.
+    cell
+        For local ones: pixels, about the extent of the patches that the network was trained with.
+    tiles
+        For sampled ones: how many.
+    memory, disk
+        Bytes in which tiles may wait; by default a share of what is free. ``disk=0`` uses none.
+    partial
+        File for what is found on the way. If it exists, and belongs to the same task, work goes on
+        from there; it is removed at the end.
+    cancelled
+        Asked between tiles.
+    on_progress
+        Told tiles done and to do, over all layers.
+
+    Returns
+    -------
+    Statistics
+        For `Model.with_statistics`, and to be saved.
+
+    Raises
+    ------
+    SettingsError
+        Where nothing is to be fixed, or settings contradict each other.
+    InterruptedError
+        When cancelled.
+
+    Examples
+    --------
+    >>> import seamscope
+    >>> image = np.random.default_rng(0).random((96, 96), np.float32)
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.InstanceNorm2d(2)).eval()
+    >>> statistics = seamscope.freeze_statistics(net, image, tile=32)
+    >>> fixed = seamscope.load_model(net).with_statistics(statistics)
+    >>> tiled = seamscope.predict(image, fixed, tile=32)
+    >>> whole = net(torch.from_numpy(image)[None, None])[0].detach().numpy()
+    >>> bool(abs(tiled - whole).max() < 1e-5)
+    True
+    """
+    network = load_model(model, trust=trust)
+    opened = image if isinstance(image, Image) else open_image(image, axes=axes)
+    if axes is not None and opened.axes != axes:
+        opened = opened.with_axes(axes)
+    wanted = (settings or Settings()).but(**asked)
+    limits: dict[str, Any] = {"cell": cell, "tiles": tiles, "memory": memory, "disk": disk}
+    plan = plan_freeze(network, opened, how, wanted, **limits)
+    return carry_out(plan, network, opened, partial, cancelled, on_progress)
+
+
+def carry_out(
+    plan: FreezePlan,
+    model: Model,
+    image: Image,
+    partial: Path | None = None,
+    cancelled: Cancelled | None = None,
+    on_progress: Progress | None = None,
+) -> Statistics:
+    """Find statistics as planned; parameters as for `freeze_statistics`."""
+    task = _Task(plan, model, image, cancelled or (lambda: False), on_progress)
+    found = task.sampled() if plan.how == "sampled" else task.whole(partial)
+    if partial is not None:
+        partial.unlink(missing_ok=True)
+    return found
+
+
+class _Task:
+    """One freezing: the network on its device, the image as its tiles are read."""
+
+    def __init__(
+        self,
+        plan: FreezePlan,
+        model: Model,
+        image: Image,
+        cancelled: Cancelled,
+        on_progress: Progress | None,
+    ) -> None:
+        self.plan, self.model, self.image = plan, model, image
+        self.cancelled = cancelled
+        self._on_progress = on_progress or (lambda done, total: None)
+        self._done = 0
+        self._rounds = 1
+        intensity = whole_image_intensity(plan.plan, image, cancelled, None)
+        self.reader = TileReader(plan.plan, image, intensity)
+        self.runner = model.runner(plan.plan.settings.device)
+        self._survey = plan.survey
+        self.model.module.to(self.runner.device)
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """All tiles; of one frame after the other, also where an area cuts a part."""
+        grid = self.plan.plan.grid
+        frames = itertools.product(*(range(*part) for part in self.plan.plan.frame_ranges))
+        return [Job(frame, tile) for frame in frames for tile in grid]
+
+    # -- all tiles
+
+    def whole(self, partial: Path | None) -> Statistics:
+        """Statistics counted over all tiles."""
+        known = self._resumed(partial)
+        statistics = self._statistics(known)
+        for layer in self._layers([(job, 1.0) for job in self.jobs], known):
+            statistics = self._statistics((*statistics.layers, layer))
+            if partial is not None:
+                statistics.save(partial)
+        return statistics
+
+    def _resumed(self, partial: Path | None) -> tuple[LayerStatistics, ...]:
+        """Layers of an earlier attempt at the same task."""
+        if partial is None or not partial.exists():
+            return ()
+        earlier = Statistics.load(partial)
+        same = (earlier.fingerprint, earlier.about, earlier.image_shape)
+        own = self._statistics(())
+        return earlier.layers if same == (own.fingerprint, own.about, own.image_shape) else ()
+
+    def _statistics(self, layers: Sequence[LayerStatistics], **about: Any) -> Statistics:
+        plan = self.plan.plan
+        told = {
+            "tile": list(plan.grid.tile_shape),
+            "halo": [list(side) for side in plan.grid.halo],
+            "tiles": self.plan.tiles,
+            "cell": None if self.plan.cell is None else list(self.plan.cell),
+            "normalize": str(plan.settings.normalize),
+        }
+        return Statistics(
+            self.plan.how,
+            tuple(layers),
+            self.model.fingerprint,
+            self.model.name,
+            self.image.name,
+            plan.grid.image_shape,
+            told | about,
+        )
+
+    # -- some tiles
+
+    def sampled(self) -> Statistics:
+        """Statistics estimated from a few tiles, and how far they may be from the exact ones."""
+        sample = diverse_tiles(self.jobs, self.reader, self.plan.tiles, self.cancelled)
+        halves = sample.halves() if len(sample.jobs) > 3 else ()
+        self._rounds = 1 + bool(halves)
+        statistics = self._statistics(tuple(self._layers(sample.weighted, ())))
+        twins = [self._statistics(tuple(self._layers(half.weighted, ()))) for half in halves]
+        if not twins:
+            return statistics
+        return self._statistics(statistics.layers, distance=self._distance(sample, twins))
+
+    def _distance(self, sample: Sample, twins: Sequence[Statistics]) -> dict[str, float]:
+        """Estimate how far predictions are from those with exact statistics.
+
+        Each half of the sample misses the truth with twice the variance of the whole, and they do
+        so independently; so their distance from one another is twice the whole's from the truth,
+        less what a sample without repetition gains, ``sqrt(1 - n / N)``.
+        """
+        gain = math.sqrt(max(0.0, 1 - len(sample.jobs) / len(self.jobs)))
+        apart: list[float] = []
+        spread: list[float] = []
+        for job in sample.jobs[:4]:
+            x = torch.from_numpy(self.reader.read([job])).to(self.runner.device)
+            one, two = (Normalizations(twin.answer).run(self.model.forward, x) for twin in twins)
+            apart.append(float((one - two).abs().mean()))
+            spread.append(float(one.std()))
+        mean = float(np.mean(apart)) / 2 * gain
+        scale = float(np.mean(spread)) or 1.0
+        return {"mean_difference": mean, "in_standard_deviations": mean / scale}
+
+    # -- layer after layer
+
+    def _layers(
+        self, jobs: Sequence[tuple[Job, float]], known: Sequence[LayerStatistics]
+    ) -> Iterator[LayerStatistics]:
+        """Complete one layer after the other, for these tiles with their weights."""
+        names = {call: layer for layer in self.model.audit.layers for call in layer.calls}
+        answers = {layer.call: layer for layer in known}
+        network = PausableNetwork(self.model.forward)
+        with tempfile.TemporaryDirectory(prefix="seamscope-") as folder:
+            waiting = _WaitingRoom(self.plan, Path(folder))
+            for call in self.plan.calls[len(known) :]:
+                parts = _Parts(self.plan, self._survey.scale[call])
+                for number, (job, weight) in enumerate(jobs):
+                    if self.cancelled():
+                        raise InterruptedError
+                    paused = waiting.take(number) or self._begin(network, job)
+                    see = partial_of(parts.add, job=job, weight=weight)
+                    answer = self._answer(answers, job)
+                    paused = network.advance(paused, call, answer, see, self.runner.device)
+                    waiting.put(number, paused)
+                    self._tell(len(jobs))
+                layer = names.get(call)
+                blank = np.zeros(0)
+                like = LayerStatistics(
+                    call,
+                    layer.name if layer else None,
+                    layer.kind if layer else "global pooling",
+                    blank,
+                    blank,
+                    blank,
+                    (),
+                    self._survey.scale[call],
+                )
+                answers[call] = parts.statistics(like)
+                yield answers[call]
+
+    def _begin(self, network: PausableNetwork, job: Job) -> Paused:
+        return network.begin(torch.from_numpy(self.reader.read([job])))
+
+    def _answer(
+        self, answers: Mapping[int, LayerStatistics], job: Job
+    ) -> Callable[[Call], Moments | None]:
+        place = self.plan.plan.grid.place(job.tile)
+
+        def answer(call: Call) -> Moments | None:
+            layer = answers.get(call.number)
+            return None if layer is None else layer.moments(call, [place])
+
+        return answer
+
+    def _tell(self, tiles: int) -> None:
+        self._done += 1
+        self._on_progress(self._done, tiles * len(self.plan.calls) * self._rounds)
+
+
+class _WaitingRoom:
+    """Where stopped tiles wait: in memory, then on disk, then nowhere."""
+
+    def __init__(self, plan: FreezePlan, folder: Path) -> None:
+        self._in_memory, self._on_disk = plan.in_memory, plan.on_disk
+        self._folder = folder
+        self._tiles: dict[int, Paused] = {}
+
+    def put(self, number: int, paused: Paused) -> None:
+        if number >= self._in_memory + self._on_disk:
+            return
+        if number >= self._in_memory:
+            paused.spill(self._folder / str(number))
+        self._tiles[number] = paused
+
+    def take(self, number: int) -> Paused | None:
+        paused = self._tiles.pop(number, None)
+        if paused is not None and number >= self._in_memory:
+            paused.fetch(self._folder / str(number))
+        return paused
+
+
+class _Parts:
+    """Which part of each tile's features counts: their cores, in the features' own pixels."""
+
+    def __init__(self, plan: FreezePlan, scale: Sequence[Fraction]) -> None:
+        self._grid = plan.plan.grid
+        self._cell = plan.cell
+        self._scale = scale
+        self._collector: Collector | None = None
+        self._bounds: list[list[int]] = []
+        self._starts: list[list[int]] = []
+        self._local = False
+
+    def add(self, call: Call, job: Job, weight: float) -> None:
+        if self._collector is None:
+            self._prepare(call)
+        assert self._collector is not None
+        index = job.tile.index
+        begin = [starts[i] for starts, i in zip(self._starts, index, strict=True)]
+        box = [
+            slice(bounds[i] - first, bounds[i + 1] - first)
+            for bounds, i, first in zip(self._bounds, index, begin, strict=True)
+        ]
+        self._collector.add(call, box, begin, weight)
+
+    def statistics(self, like: LayerStatistics) -> LayerStatistics:
+        assert self._collector is not None
+        return self._collector.statistics(like, pooled=1 if self._local else 0)
+
+    def _prepare(self, call: Call) -> None:
+        for axis, size, scale in zip(self._grid.axes, call.space, self._scale, strict=True):
+            starts, bounds = _partition(axis, size, scale)
+            self._starts.append(starts)
+            self._bounds.append(bounds)
+        whole = [bounds[-1] for bounds in self._bounds]
+        # what is taken by hand has no place for a field: the network expects one number
+        self._local = self._cell is not None and call.kind not in ("mean", "variance")
+        pitch = None
+        if self._local and self._cell is not None:
+            pitch = [int(c * s) for c, s in zip(self._cell, self._scale, strict=True)]
+        self._collector = Collector(whole, pitch)
+
+
+def _partition(axis: AxisTiling, size: int, scale: Fraction) -> tuple[list[int], list[int]]:
+    """Where each tile's features begin, and the borders between what counts of neighbours.
+
+    In pixels of the features of the whole image. With padded convolutions, features are right
+    where cores are: a tile's output is right there, and so is all that contributes to it. That
+    holds for both tiles where a coarse pixel lies across a border. Valid convolutions are right
+    everywhere, so that any border will do.
+    """
+    first = axis[0].start
+    starts = [_whole((tile.start - first) * scale) for tile in axis]
+    if size == axis.tile * scale:
+        inner = [
+            math.floor((Fraction(tile.core[0]) / axis.lattice.scale - first) * scale)
+            for tile in list(axis)[1:]
+        ]
+    else:
+        inner = [(b + a + size) // 2 for a, b in itertools.pairwise(starts)]
+    return starts, [0, *inner, starts[-1] + size]
+
+
+def _whole(value: Fraction) -> int:
+    if value.denominator != 1:
+        raise SettingsError(
+            "A layer of the network lies on no common grid with its input, so that its statistics "
+            "cannot be counted tile by tile: run the image as one tile (--tile with its size)."
+        )
+    return int(value)
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

@@ -1,0 +1,94 @@
+"""A few tiles that stand for all: chosen for how they differ, weighed by how many they are like.
+
+Knows intensities of tiles. Does not know networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from seamscope.planning.reading import Job, TileReader
+
+# Tiles that are looked at; of more, a random choice, so that nobody reads a terabyte.
+_CANDIDATES = 512
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Tiles, and how many tiles each stands for.
+
+    Attributes
+    ----------
+    jobs
+        The tiles, the most different first.
+    looks
+        ``(n, F)`` what they look like.
+    candidates
+        ``(N, F)`` the same of all tiles that were looked at.
+    """
+
+    jobs: tuple[Job, ...]
+    looks: npt.NDArray[np.float64]
+    candidates: npt.NDArray[np.float64]
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """Number of candidates that are nearest to each tile."""
+        away = ((self.candidates[:, None] - self.looks[None]) ** 2).sum(-1)
+        return np.bincount(away.argmin(1), minlength=len(self.jobs)).astype(float)
+
+    @property
+    def weighted(self) -> list[tuple[Job, float]]:
+        """Tiles with their weights; none without."""
+        pairs = zip(self.jobs, self.weights, strict=True)
+        return [(job, float(weight)) for job, weight in pairs if weight]
+
+    def halves(self) -> tuple[Sample, Sample]:
+        """Two samples of every other tile, each standing for all."""
+        return tuple(  # type: ignore[return-value]
+            Sample(self.jobs[k::2], self.looks[k::2], self.candidates) for k in (0, 1)
+        )
+
+
+def diverse_tiles(
+    jobs: Sequence[Job], reader: TileReader, count: int, cancelled: Callable[[], bool]
+) -> Sample:
+    """Choose tiles that look as different as possible.
+
+    One after the other, always the one that is least like those chosen before (Gonzalez 1985,
+    farthest-point clustering), beginning with the most ordinary one.
+    """
+    rng = np.random.default_rng(0)
+    few = len(jobs) <= _CANDIDATES
+    chosen = range(len(jobs)) if few else sorted(rng.permutation(len(jobs))[:_CANDIDATES])
+    looks = []
+    for number in chosen:
+        if cancelled():
+            raise InterruptedError
+        looks.append(_look(reader.read([jobs[number]])[0]))
+    all_looks = np.array(looks)
+    spread = all_looks.std(0)
+    all_looks /= np.where(spread > 0, spread, 1)
+    order = _farthest_points(all_looks, min(count, len(looks)))
+    picked = tuple(jobs[chosen[i]] for i in order)
+    return Sample(picked, all_looks[order], all_looks)
+
+
+def _look(tile: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Mean, spread and roughness of each channel."""
+    space = tuple(range(1, tile.ndim))
+    rough = [np.abs(np.diff(tile, axis=axis)).mean(space) for axis in space]
+    return np.concatenate([tile.mean(space), tile.std(space), np.mean(rough, 0)]).astype(float)
+
+
+def _farthest_points(points: npt.NDArray[np.float64], count: int) -> list[int]:
+    first = int(((points - np.median(points, 0)) ** 2).sum(1).argmin())
+    order, away = [first], ((points - points[first]) ** 2).sum(1)
+    while len(order) < count:
+        order.append(int(away.argmax()))
+        away = np.minimum(away, ((points - points[order[-1]]) ** 2).sum(1))
+    return order

@@ -1,0 +1,1 @@
+"""How much neighbouring tiles disagree: numbers, pictures, and both tiles' opinions."""

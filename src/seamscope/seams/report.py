@@ -1,0 +1,364 @@
+"""What was measured of the seams of one run, as numbers a paper can quote.
+
+Knows the meter, the plan it watched, and how a part stands for the whole. Does not run networks.
+
+Measuring every overlap needs whole predictions of all tiles, where a run without measuring
+computes only what is kept of each. So, unless all are asked for, a run measures a *sample*: blocks
+of two tiles along each axis, one chosen at random in each of equally long stretches of the image.
+What they say of the whole has an interval, from bootstrapping the blocks (Efron 1979), since the
+overlaps of one block are not independent. A largest value of a sample is only a lower bound.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from seamscope.models.model import Model
+from seamscope.planning.plan import Plan
+from seamscope.seams.meter import (
+    TOLERANCE,
+    Array,
+    Border,
+    Frame,
+    SeamCurve,
+    SeamMeasures,
+    SeamMeter,
+    plain,
+)
+from seamscope.stitching import canvas
+from seamscope.tiling import Tile
+
+Index: TypeAlias = tuple[int, ...]
+
+# Tiles of a run that are measured where only a sample is asked for: this costs less than 5 % of the
+# time also where predictions are otherwise trimmed, which saves a third (benchmarks/seams.py).
+SAMPLED_SHARE = 1 / 16
+_RESAMPLES = 200
+_FEWEST_BLOCKS = 5  # of which an interval says something
+
+
+@dataclass(frozen=True)
+class Interval:
+    """95 % confidence interval of what a sample says of the whole."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SeamReport:
+    """Disagreement of neighbouring tiles in one run.
+
+    Attributes
+    ----------
+    plan
+        Tile, halo, overlap and all else that was done.
+    model_name, channels
+        Of the network; names of what it predicts.
+    kind
+        What was compared (see `seamscope.seams.meter`).
+    tiles, overlaps, measured
+        Tiles of the run; overlaps between neighbours, and how many of them were measured.
+    spread
+        Standard deviation of the output.
+    tolerance
+        Distance up to which two predictions are the same but for the order of summation.
+    measures
+        At the run's halo.
+    curve
+        At all halos.
+    borders
+        The worst first.
+    tables
+        Every border's measures, see `SeamMeter.tables`.
+    not_finite
+        Numbers in the measured overlaps that are NaN or infinite.
+    doubtful
+        Whether the guessed kind, probabilities, was contradicted by a later tile.
+    mean_dist_interval, mismatch_intervals
+        Where only a sample was measured: of the mean distance, and of each channel's mismatch.
+        None where there are fewer than five blocks to tell it from.
+    """
+
+    plan: Plan = field(repr=False)
+    model_name: str
+    channels: tuple[str, ...]
+    kind: str
+    tiles: int
+    overlaps: int
+    measured: int
+    spread: float
+    tolerance: float
+    measures: SeamMeasures
+    curve: SeamCurve = field(repr=False)
+    borders: tuple[Border, ...] = field(repr=False)
+    tables: dict[Frame, Array] = field(repr=False)
+    not_finite: int = 0
+    doubtful: bool = False
+    mean_dist_interval: Interval | None = None
+    mismatch_intervals: tuple[Interval | None, ...] = ()
+
+    @classmethod
+    def of(
+        cls, meter: SeamMeter, plan: Plan, model: Model, tolerance: float = TOLERANCE
+    ) -> SeamReport:
+        """Sum up what a meter saw of a run; `tolerance` in standard deviations of the output."""
+        overlaps = count_overlaps(plan)
+        tables = meter.tables()
+        complete = meter.overlaps >= overlaps
+        intervals = [] if complete else _intervals(tables)
+        return cls(
+            plan=plan,
+            model_name=model.name,
+            channels=_names(model, plan, meter),
+            kind=meter.kind,
+            tiles=plan.tiles * plan.frames,
+            overlaps=overlaps,
+            measured=meter.overlaps,
+            spread=meter.spread.std,
+            tolerance=tolerance * meter.spread.std,
+            measures=meter.measures(),
+            curve=meter.curve(),
+            borders=tuple(meter.borders()),
+            tables=tables,
+            not_finite=meter.lost,
+            doubtful=meter.doubtful,
+            mean_dist_interval=intervals[0] if intervals else None,
+            mismatch_intervals=tuple(intervals[1:]),
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether all overlaps were measured."""
+        return self.measured >= self.overlaps
+
+    @property
+    def seamless(self) -> bool:
+        """Whether no distance at the run's halo exceeds the tolerance."""
+        return self.measures.max_dist <= self.tolerance and not self.not_finite
+
+    @property
+    def smallest_seamless(self) -> int | None:
+        """Smallest halo without seams, its widest side, in input pixels; None where there is none.
+
+        None too where nothing was measured.
+        """
+        return self.curve.smallest_seamless(self.tolerance) if self.measured else None
+
+    @property
+    def smallest_seamless_halo(self) -> tuple[int, ...] | None:
+        """The same for each axis, the larger of both sides."""
+        found = self.smallest_seamless
+        return None if found is None else tuple(max(s) for s in self.curve.ray.sides(found))
+
+    def sentence(self) -> str:
+        """Say in one sentence how bad it is."""
+        if not self.overlaps:
+            return "One tile covers the image: there are no seams."
+        if not self.measured:
+            return "No overlap was measured: neighbouring tiles only touch. Use a larger overlap."
+        return self._told() + self._doubt()
+
+    def _doubt(self) -> str:
+        if not self.doubtful:
+            return ""
+        return (
+            " The first tile looked like probabilities and later ones do not: measure again, and "
+            'say which kind it is (--kind logits, or kind="logits").'
+        )
+
+    def _told(self) -> str:
+        if self.not_finite:
+            return (
+                f"{self.not_finite} predicted numbers in the overlaps are not finite (NaN or "
+                "infinity): look for them in the image, and try the precision float32."
+            )
+        part = "all" if self.complete else f"the {self.measured} of {self.overlaps}"
+        if self.seamless:
+            told = "" if self.complete else " that were measured"
+            noise = _figure(self.measures.max_dist)
+            return f"Seamless: neighbouring tiles agree to {noise} in {part} overlaps{told}."
+        sizes = f"up to {_figure(self.measures.max_dist)}"
+        if self.measures.soft:
+            worst = int(np.argmax(self.measures.soft))
+            name = f" of {self.channels[worst]}" if len(self.channels) > 1 else ""
+            sizes += f", with a tile mismatch{name} of {_figure(self.measures.soft[worst])}"
+        where = "" if self.complete else f"; {self.measured} of {self.overlaps} overlaps measured"
+        return f"Seams: neighbouring tiles differ by {sizes}{where}."
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all figures as plain values."""
+        told = self.plan.to_json()
+        found = self.smallest_seamless_halo
+        seamless = self.smallest_seamless
+        sides = None if seamless is None else [list(s) for s in self.curve.ray.sides(seamless)]
+        return {
+            **{key: told[key] for key in ("tile", "overlap", "stride", "halo", "period", "grid")},
+            "model": self.model_name,
+            "channels": list(self.channels),
+            "kind": self.kind,
+            "tiles": self.tiles,
+            "overlaps": self.overlaps,
+            "overlaps_measured": self.measured,
+            "max_dist": _finite(self.measures.max_dist),
+            "max_dist_per_channel": plain(np.array(self.measures.max_dist_per_channel)),
+            "mean_dist": _finite(self.measures.mean_dist),
+            "mean_dist_interval": _pair(self.mean_dist_interval),
+            "tile_mismatch": plain(np.array(self.measures.soft)),
+            "tile_mismatch_hard": plain(np.array(self.measures.hard)),
+            "tile_mismatch_intervals": [_pair(i) for i in self.mismatch_intervals],
+            "pixels_beside_the_seam": self.measures.beside,
+            "spread": self.spread,
+            "tolerance": self.tolerance,
+            "seamless": self.seamless,
+            "not_finite": self.not_finite,
+            "kind_is_doubtful": self.doubtful,
+            "smallest_seamless_halo": None if found is None else list(found),
+            "smallest_seamless_halo_sides": sides,
+            "halo_curve": self.curve.to_json(),
+            "borders": [_border(border) for border in self.borders],
+            "sentence": self.sentence(),
+        }
+
+
+def count_overlaps(plan: Plan) -> int:
+    """Pairs of neighbouring tiles that a plan predicts, in all frames."""
+    counts = [len(numbers) for numbers in _numbers_along(plan)]
+    pairs = sum((n - 1) * math.prod(counts) // n for n in counts)
+    return pairs * plan.frames
+
+
+def sampled_tiles(plan: Plan, share: float, seed: int = 0) -> frozenset[Index]:
+    """Indices of tiles that stand for the others: blocks of two along each axis.
+
+    Chosen in the whole image, so that an area is computed exactly as it would be in the whole;
+    a small area may then hold none of them.
+
+    Parameters
+    ----------
+    plan
+        Of the run.
+    share
+        Part of the tiles, about, but at least one block; 1 for all.
+    seed
+        The same seed, plan and share give the same tiles.
+    """
+    predicted = frozenset(itertools.product(*_numbers_along(plan)))
+    if share >= 1:
+        return predicted
+    numbers = [range(count) for count in plan.grid.shape]
+    corners = list(itertools.product(*(_block_starts(along) for along in numbers)))
+    width = math.prod(min(2, len(along)) for along in numbers)
+    wanted = int(share * math.prod(map(len, numbers)) / width)
+    wanted = min(max(wanted, 1), len(corners))
+    chance = random.Random(seed)
+    bounds = [round(i * len(corners) / wanted) for i in range(wanted + 1)]
+    chosen = [corners[chance.randrange(low, high)] for low, high in itertools.pairwise(bounds)]
+    chosen = [tuple(map(partial(_shifted, chance), c, numbers)) for c in chosen]
+    blocks = (
+        itertools.product(
+            *(range(i, min(i + 2, along.stop)) for i, along in zip(corner, numbers, strict=True))
+        )
+        for corner in chosen
+    )
+    return predicted.intersection(itertools.chain.from_iterable(blocks))
+
+
+def _block_starts(along: range) -> range:
+    """First tiles of blocks of two, so that each block has two."""
+    return range(0, max(along[-1], 1), 2)
+
+
+def _shifted(chance: random.Random, start: int, along: range) -> int:
+    """Move a block on by one tile or not, so that any tile and any border can be chosen."""
+    return start + (start + 2 < along.stop and chance.random() < 0.5)
+
+
+def _numbers_along(plan: Plan) -> list[range]:
+    """Numbers of the tiles a plan predicts, along each axis."""
+    tiles: list[Tile] = canvas(plan.grid, plan.settings.blend, plan.area).tiles()
+    first, last = tiles[0].index, tiles[-1].index
+    return [range(a, b + 1) for a, b in zip(first, last, strict=True)]
+
+
+def _intervals(tables: dict[Frame, Array]) -> list[Interval | None]:
+    """Of the mean distance, and of each channel's mismatch."""
+    blocks = _blocks(tables)
+    if len(blocks) < _FEWEST_BLOCKS:
+        return []
+    chance = np.random.default_rng(0)
+    draws = chance.integers(len(blocks), size=(_RESAMPLES, len(blocks)))
+    columns = max(block.shape[1] for block in blocks)
+    found: list[list[float]] = [[] for _ in range(columns - 2)]
+    for draw in draws:
+        rows = np.concatenate([blocks[i] for i in draw]).astype(np.float64)
+        _, mean, pixels, *mismatch = rows.T
+        found[0].append(float((mean * pixels).sum() / pixels.sum()))
+        for channel, values in enumerate(mismatch, start=1):
+            known = values[np.isfinite(values)]
+            if known.size:
+                found[channel].append(float(np.median(known)))
+    return [_percentiles(values) for values in found]
+
+
+def _percentiles(values: Sequence[float]) -> Interval | None:
+    if not values:
+        return None
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Interval(float(low), float(high))
+
+
+def _blocks(tables: dict[Frame, Array]) -> list[Array]:
+    """Rows of the tables, by block: borders whose lower tiles lie in the same two by two."""
+    found: dict[Any, list[Array]] = {}
+    for frame, table in tables.items():
+        for axis, *lower in np.argwhere(np.isfinite(table[..., 0])):
+            block = frame, tuple(i // 2 for i in lower)
+            found.setdefault(block, []).append(table[(axis, *lower)])
+    return [np.array(rows) for rows in found.values()]
+
+
+def _names(model: Model, plan: Plan, meter: SeamMeter) -> tuple[str, ...]:
+    if meter.kind == "embeddings":
+        return ("embedding",)
+    if meter.kind == "labels":
+        count = len(meter.measures().soft)
+        names = model.channels_of(plan.facts)
+        return names if len(names) == count else tuple(f"class {i}" for i in range(count))
+    return model.channels_of(plan.facts)
+
+
+def _border(border: Border) -> dict[str, Any]:
+    return {
+        "lower": list(border.lower),
+        "upper": list(border.upper),
+        "axis": border.axis,
+        "frame": list(border.frame),
+        "max_dist": _finite(border.max_dist),
+        "mean_dist": _finite(border.mean_dist),
+        "tile_mismatch": list(border.soft),
+        "worst_pixel": list(border.worst),
+    }
+
+
+def _pair(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2g}"
+
+
+__all__ = ["SAMPLED_SHARE", "Interval", "SeamReport", "count_overlaps", "sampled_tiles"]
