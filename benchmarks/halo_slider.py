@@ -35,7 +35,7 @@ def main() -> None:
 
     from seamscope.docks.evidence import Evidence
     from seamscope.docks.results import ResultLayers, Run
-    from seamscope.docks.seams import SeamsDock
+    from seamscope.docks.seams.dock import SeamsDock
     from seamscope.docks.session import Session
     from seamscope.inference import open_output
 

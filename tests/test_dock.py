@@ -23,9 +23,9 @@ from qtpy.QtGui import QDropEvent
 
 from dock_networks import Net, measured, undrawn, whole
 from seamscope.docks.layers import camera
-from seamscope.docks.model_picker import ModelPicker
-from seamscope.docks.prediction import PredictionDock
-from seamscope.docks.preview import Lines
+from seamscope.docks.prediction.dock import PredictionDock
+from seamscope.docks.prediction.model_picker import ModelPicker
+from seamscope.docks.prediction.preview import Lines
 from seamscope.tiling import AxisTiling, Lattice
 
 CLASSES = measured()
@@ -245,7 +245,7 @@ def test_of_a_pyramid_the_full_resolution_is_taken(qtbot, viewer, dock):
     ],
 )
 def test_options_reach_the_settings(qtbot, control, value, setting):
-    from seamscope.docks.options import Options
+    from seamscope.docks.prediction.options import Options
 
     options = Options()
     qtbot.addWidget(options)

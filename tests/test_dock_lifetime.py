@@ -10,7 +10,7 @@ pytest.importorskip("napari")
 from qtpy.QtCore import QSettings
 
 from dock_networks import measured
-from seamscope.docks.prediction import PredictionDock
+from seamscope.docks.prediction.dock import PredictionDock
 
 PATIENCE = 30_000
 

@@ -14,7 +14,7 @@ from qtpy.QtCore import QSettings, Qt
 
 import networks
 from seamscope.docks import open_model_file
-from seamscope.docks.model_picker import ModelPicker
+from seamscope.docks.prediction.model_picker import ModelPicker
 from seamscope.loaders import load_model
 from seamscope.models.declared import Declared
 

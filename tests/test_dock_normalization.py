@@ -15,9 +15,9 @@ from qtpy.QtCore import QSettings, Qt
 from dock_networks import Net, measured, undrawn, whole
 from seamscope import measure_seams
 from seamscope.diagnosis.feature_statistics import measure_features
-from seamscope.docks.normalization import NormalizationDock
-from seamscope.docks.normalization_layers import tile_map
-from seamscope.docks.prediction import PredictionDock
+from seamscope.docks.normalization.dock import NormalizationDock
+from seamscope.docks.normalization.layers import tile_map
+from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.session import Session
 from seamscope.models.model import as_model
 
@@ -251,7 +251,7 @@ def test_ways_of_freezing_and_their_cost_follow_the_controls(qtbot, viewer, dock
 
 
 def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatch):
-    import seamscope.docks.normalization_tasks as tasks
+    import seamscope.docks.normalization.tasks as tasks
 
     dock, own = docks
     viewer.add_image(uneven(96, 120), name="cells")
@@ -538,7 +538,7 @@ def test_training_and_evaluation_are_compared(qtbot, viewer, docks):
 
 
 def test_docks_are_closed_and_layers_removed_while_it_works(qtbot, viewer, docks, monkeypatch):
-    import seamscope.docks.normalization_tasks as tasks
+    import seamscope.docks.normalization.tasks as tasks
 
     own = docks[1]
     original = tasks.carry_out

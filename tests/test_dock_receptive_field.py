@@ -10,10 +10,10 @@ pytest.importorskip("napari")
 from qtpy.QtCore import QSettings, Qt
 
 from dock_networks import measured, undrawn
-from seamscope.docks.field_layers import box_around, centred
 from seamscope.docks.layers import image_of
-from seamscope.docks.prediction import PredictionDock
-from seamscope.docks.receptive_field import ReceptiveFieldDock
+from seamscope.docks.prediction.dock import PredictionDock
+from seamscope.docks.receptive_field.dock import ReceptiveFieldDock
+from seamscope.docks.receptive_field.layers import box_around, centred
 from seamscope.docks.session import Session
 from seamscope.receptive_field.gradient_maps import GradientProbe
 

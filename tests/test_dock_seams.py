@@ -17,9 +17,9 @@ from dock_networks import measured, undrawn, whole
 from seamscope import measure_seams
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.layers import camera
-from seamscope.docks.prediction import PredictionDock
+from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.results import layer_point, result_pixel
-from seamscope.docks.seams import SeamsDock, covering
+from seamscope.docks.seams.dock import SeamsDock, covering
 from seamscope.docks.session import Session
 from seamscope.planning.plan import Layout
 from seamscope.seams.heatmaps import SeamPicture, pyramid
@@ -306,7 +306,7 @@ def test_heat_maps_lie_on_the_image_and_hide_nothing(qtbot, viewer, docks):
 
 def test_heat_maps_of_large_images_are_pyramids(qtbot, viewer, docks, monkeypatch):
     dock, seams = docks
-    monkeypatch.setattr("seamscope.docks.heat_layers.pyramid", partial(pyramid, most=1000))
+    monkeypatch.setattr("seamscope.docks.seams.heat_layers.pyramid", partial(pyramid, most=1000))
     layer = viewer.add_image(uneven(96, 120), scale=(0.5, 0.25), translate=(7, 9))
     predict(qtbot, dock, INSTANCE, halo=2, overlap=12)
     for kind in ("borders", "tiles"):

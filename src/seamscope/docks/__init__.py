@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
-    "NormalizationDock": "normalization",
-    "PredictionDock": "prediction",
-    "ReceptiveFieldDock": "receptive_field",
-    "SeamsDock": "seams",
+    "NormalizationDock": "normalization.dock",
+    "PredictionDock": "prediction.dock",
+    "ReceptiveFieldDock": "receptive_field.dock",
+    "SeamsDock": "seams.dock",
     "open_model_file": "readers",
     "show_demo": "demo",
     "tissue_2d": "samples",
@@ -33,12 +33,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from seamscope.docks.demo import show_demo
-    from seamscope.docks.normalization import NormalizationDock
-    from seamscope.docks.prediction import PredictionDock
+    from seamscope.docks.normalization.dock import NormalizationDock
+    from seamscope.docks.prediction.dock import PredictionDock
     from seamscope.docks.readers import open_model_file
-    from seamscope.docks.receptive_field import ReceptiveFieldDock
+    from seamscope.docks.receptive_field.dock import ReceptiveFieldDock
     from seamscope.docks.samples import tissue_2d, tissue_3d
-    from seamscope.docks.seams import SeamsDock
+    from seamscope.docks.seams.dock import SeamsDock
 
 
 def __getattr__(name: str) -> Any:

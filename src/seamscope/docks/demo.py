@@ -60,9 +60,9 @@ def open_demo() -> tuple[Any, Any, Any]:
     import napari
 
     from seamscope.docks.layers import camera
-    from seamscope.docks.prediction import PredictionDock
+    from seamscope.docks.prediction.dock import PredictionDock
     from seamscope.docks.samples import tissue_2d
-    from seamscope.docks.seams import SeamsDock
+    from seamscope.docks.seams.dock import SeamsDock
 
     viewer = napari.Viewer(title="Seamscope")
     viewer.window.resize(*_SIZE)

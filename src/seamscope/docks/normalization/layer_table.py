@@ -12,7 +12,7 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from seamscope.docks.looks import figure
-from seamscope.docks.normalization_texts import AFFINE, SOURCES, meaning
+from seamscope.docks.normalization.texts import AFFINE, SOURCES, meaning
 from seamscope.normalization.audit import Audit, NormLayer
 
 _COLUMNS = {

@@ -14,8 +14,7 @@ import pyqtgraph as pg
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
-from seamscope.docks.halo_plot import COLORS
-from seamscope.docks.looks import colored, plain
+from seamscope.docks.looks import COLORS, colored, plain
 from seamscope.models.reach import PhaseFields
 from seamscope.receptive_field.gradient_maps import GradientMap
 

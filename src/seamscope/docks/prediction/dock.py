@@ -54,11 +54,11 @@ from seamscope.docks.looks import (
     set_row,
     text_label,
 )
-from seamscope.docks.model_picker import ModelPicker, remember_model
-from seamscope.docks.options import Options
-from seamscope.docks.preview import CORE, WINDOW, TilePreview
+from seamscope.docks.prediction.model_picker import ModelPicker, remember_model
+from seamscope.docks.prediction.options import Options
+from seamscope.docks.prediction.preview import CORE, WINDOW, TilePreview
+from seamscope.docks.prediction.run_panel import RunPanel, sentence
 from seamscope.docks.results import ResultLayers, Run
-from seamscope.docks.run_panel import RunPanel, sentence
 from seamscope.docks.session import Session
 from seamscope.docks.tasks import Load, Time
 from seamscope.errors import SeamscopeError, TrustError

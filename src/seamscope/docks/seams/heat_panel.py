@@ -11,8 +11,8 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QGridLayout, QWidget
 
 from seamscope.docks.editors import Choice
-from seamscope.docks.heat_layers import ColorBar, HeatLayers, Kind, Wanted
 from seamscope.docks.results import Run
+from seamscope.docks.seams.heat_layers import ColorBar, HeatLayers, Kind, Wanted
 
 _NAMES: dict[Kind, tuple[str, str]] = {
     "pixels": ("Pixels", "Colour each pixel by the distance of the tiles that overlap there."),

@@ -10,7 +10,7 @@ from typing import Any
 
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.looks import duration
-from seamscope.docks.normalization_tasks import Step
+from seamscope.docks.normalization.tasks import Step
 
 
 class StepRow(JobRow):

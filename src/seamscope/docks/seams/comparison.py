@@ -12,8 +12,7 @@ import numpy as np
 import pyqtgraph as pg
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from seamscope.docks.halo_plot import COLORS
-from seamscope.docks.looks import colored, figure, plain, text_label
+from seamscope.docks.looks import COLORS, colored, figure, plain, text_label
 from seamscope.seams.opinions import Opinion, SideBySide
 
 _COLUMNS = 6  # that fit into a dock

@@ -16,13 +16,11 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSpinBox, QVBoxLayout, QWidget
 
 from seamscope.docks.editors import Choice
-from seamscope.docks.looks import colored, figure, plain
+from seamscope.docks.looks import COLORS, colored, figure, plain
 from seamscope.seams.report import SeamReport
 
 Values = npt.NDArray[np.float64]
 
-# Told apart without seeing colours well, on dark and on light ground (Okabe and Ito 2008).
-COLORS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#b3a100", "#999999")
 _LINE, _TOLERANCE = "#ff5d8f", "#7fbf7f"
 _PAGE = 10
 _VIEWS = [

@@ -28,20 +28,20 @@ from qtpy.QtWidgets import (
 from seamscope.diagnosis.causes import Diagnosis, diagnose
 from seamscope.diagnosis.certificate import Certificate, certify
 from seamscope.diagnosis.measure import measurable
-from seamscope.docks.border_table import BorderTable
-from seamscope.docks.comparison import Comparison, PixelOpinions
 from seamscope.docks.editors import Choice
 from seamscope.docks.evidence import Evidence
-from seamscope.docks.halo_plot import HaloPlot, Mark
-from seamscope.docks.heat_panel import HeatPanel
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.layers import Wires, area_in_view, look_at, shown_point
 from seamscope.docks.looks import boxed, text_label
-from seamscope.docks.restitched import RestitchedLayers
+from seamscope.docks.prediction.run_panel import sentence
 from seamscope.docks.results import Run, layer_point, result_pixel
-from seamscope.docks.run_panel import sentence
-from seamscope.docks.seam_texts import certificate_text, diagnosis_text, numbers_table
+from seamscope.docks.seams.border_table import BorderTable
+from seamscope.docks.seams.comparison import Comparison, PixelOpinions
+from seamscope.docks.seams.halo_plot import HaloPlot, Mark
+from seamscope.docks.seams.heat_panel import HeatPanel
+from seamscope.docks.seams.restitched import RestitchedLayers
+from seamscope.docks.seams.texts import certificate_text, diagnosis_text, numbers_table
 from seamscope.docks.session import Session
 from seamscope.docks.tasks import Inquire, Predict
 from seamscope.inference import Finished

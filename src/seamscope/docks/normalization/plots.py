@@ -16,8 +16,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from seamscope.diagnosis.feature_statistics import REPRESENTATIVE, BatchExperiment, LayerFeatures
-from seamscope.docks.halo_plot import COLORS
-from seamscope.docks.looks import colored, plain
+from seamscope.docks.looks import COLORS, colored, plain
 from seamscope.repair.before_after import BeforeAfter
 from seamscope.seams.report import SeamReport
 

@@ -19,7 +19,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 
 from seamscope.docks.layers import Wires, camera, pixels, place_like, shown_dims, shown_point
-from seamscope.docks.profile_plot import THEORY
+from seamscope.docks.receptive_field.profile_plot import THEORY
 from seamscope.docks.results import faded
 from seamscope.planning.plan import Layout
 from seamscope.receptive_field.gradient_maps import GradientMap

@@ -25,13 +25,19 @@ from qtpy.QtWidgets import (
 )
 
 from seamscope.docks.editors import Choice
-from seamscope.docks.field_layers import EFFECTIVE, FieldLayers, box_around, centred
-from seamscope.docks.field_tasks import Average, Differentiate, OnePixel, Probes, Understand
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.layers import Wires, image_of, shown_point
 from seamscope.docks.looks import boxed, legend, plain, text_label, times
-from seamscope.docks.profile_plot import THEORY, ProfilePlot
-from seamscope.docks.run_panel import sentence
+from seamscope.docks.prediction.run_panel import sentence
+from seamscope.docks.receptive_field.layers import EFFECTIVE, FieldLayers, box_around, centred
+from seamscope.docks.receptive_field.profile_plot import THEORY, ProfilePlot
+from seamscope.docks.receptive_field.tasks import (
+    Average,
+    Differentiate,
+    OnePixel,
+    Probes,
+    Understand,
+)
 from seamscope.docks.session import Session
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan, Settings

@@ -36,17 +36,17 @@ from seamscope.docks.editors import Choice
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.layers import Wires, image_of
 from seamscope.docks.looks import boxed, plain, text_label
-from seamscope.docks.normalization_freeze import FreezePanel
-from seamscope.docks.normalization_layers import MapLayer, image_pixel, pixel_map, tile_map
-from seamscope.docks.normalization_plots import (
+from seamscope.docks.normalization.freeze_panel import FreezePanel
+from seamscope.docks.normalization.layer_table import LayerTable
+from seamscope.docks.normalization.layers import MapLayer, image_pixel, pixel_map, tile_map
+from seamscope.docks.normalization.plots import (
     BatchPlot,
     BeforeAfterPlot,
     FeaturePanels,
     PixelFeaturesPlot,
 )
-from seamscope.docks.normalization_row import StepRow
-from seamscope.docks.normalization_table import LayerTable
-from seamscope.docks.normalization_tasks import (
+from seamscope.docks.normalization.step_row import StepRow
+from seamscope.docks.normalization.tasks import (
     AuditIt,
     Compare,
     DifferenceMap,
@@ -59,7 +59,7 @@ from seamscope.docks.normalization_tasks import (
     TakeOver,
     Train,
 )
-from seamscope.docks.normalization_texts import (
+from seamscope.docks.normalization.texts import (
     audit_text,
     comparison_text,
     disparity_text,
@@ -70,7 +70,7 @@ from seamscope.docks.normalization_texts import (
     standardized,
     training_advice,
 )
-from seamscope.docks.run_panel import sentence
+from seamscope.docks.prediction.run_panel import sentence
 from seamscope.docks.session import Fixed, Session
 from seamscope.images.image import Image, open_image
 from seamscope.models.model import Model

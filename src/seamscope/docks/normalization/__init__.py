@@ -1,0 +1,1 @@
+"""The dock *Normalization*, and its parts."""

@@ -1,0 +1,1 @@
+"""The dock *Tiled prediction*, and its parts."""

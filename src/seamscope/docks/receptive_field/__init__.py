@@ -1,0 +1,1 @@
+"""The dock *Receptive field*, and its parts."""

@@ -1,0 +1,1 @@
+"""The dock *Seams*, and its parts."""
