@@ -19,9 +19,9 @@ from seamscope.planning.plan import Plan
 
 Kind = Literal["good", "warning", "error"]
 
-# background and text: readable on napari's dark and light theme, and for the colour-blind
 # Told apart without seeing colours well, on dark and on light ground (Okabe and Ito 2008).
 COLORS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#b3a100", "#999999")
+# background and text: readable on napari's dark and light theme, and for the colour-blind
 _BOXES: dict[Kind, tuple[str, str]] = {
     "good": ("#1d5c45", "#ffffff"),
     "warning": ("#6b5312", "#ffffff"),
