@@ -265,6 +265,7 @@ class PredictionDock(QWidget):
         self.panel.ended.connect(self._ended)
         self._trial_timer.timeout.connect(self._time_a_tile)
         self._session.halo_wanted.connect(self._take_halo)
+        self._session.blend_wanted.connect(self._take_blend)
         self._session.fixed_changed.connect(self._fixed_changed)
         self.fixed.toggled.connect(self._use_fixed)
         # not at once: what is in view is known when it has been drawn
@@ -670,6 +671,19 @@ class PredictionDock(QWidget):
             self.overlap.set_value("auto" if overlap is None else overlap)
         self.refresh()
 
+    def _take_blend(self, blend: str, grid: tuple[Sequence[int], Sequence[int]] | None) -> None:
+        """Somebody compared ways of blending: take the best, and the tiles that it was best on."""
+        with self._quietly():
+            self.blend.set_value(blend)
+        self.refresh()
+        if grid is None or self.plan is None:
+            return
+        tile, overlap = grid
+        if tuple(tile) != self.plan.grid.tile_shape:
+            self.tile.set_value(tile)
+        if self.plan is None or tuple(overlap) != self.plan.grid.overlap:
+            self.overlap.set_value(overlap)
+
     # -- threads, layers, files
 
     def _start(self, name: str, work: Any, ended: Any) -> Job:
@@ -714,7 +728,8 @@ def _blend_choice() -> Choice:
             ("Distance-weighted", "distance"),
         ],
         "How neighbouring tiles are joined. Crop: each pixel from one tile.\n"
-        "The others mix the overlap, which hides seams and does not remove them.",
+        "The others mix the overlap, which hides seams and does not remove them;\n"
+        "the tab Blends of the dock Normalization compares them on this image.",
     )
 
 
