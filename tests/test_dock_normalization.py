@@ -10,16 +10,21 @@ from torch import nn
 pytest.importorskip("napari")
 
 from napari.layers import Image as ImageLayer
+from napari.utils.theme import get_theme
+from pyqtgraph import ScatterPlotItem
 from qtpy.QtCore import QSettings, Qt
+from qtpy.QtWidgets import QScrollArea
 
 from dock_networks import Net, measured, undrawn, whole
-from seamscope import measure_seams
+from seamscope import measure_seams, predict
+from seamscope.diagnosis.blend_choice import compare_blends
 from seamscope.diagnosis.feature_statistics import measure_features
 from seamscope.docks.normalization.dock import NormalizationDock
 from seamscope.docks.normalization.layers import tile_map
 from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.session import Session
 from seamscope.models.model import as_model
+from seamscope.tiling import TileGrid
 
 PATIENCE = 30_000
 
@@ -68,6 +73,7 @@ def networks_at_rest():
     yield
     for model in (INSTANCE, SOLID, BATCH):
         model.module.delay, model.module.calls_until_failure = 0.0, -1
+        model.module.most_tiles = 99
 
 
 @pytest.fixture
@@ -531,7 +537,197 @@ def test_training_and_evaluation_are_compared(qtbot, viewer, docks):
     show(own, "Training")
     assert own.training.differences.layer is shown
     assert own.features.strays.layer is None
-    assert "per batch are needed" in own.training.advice.text() or "drawn at random" in own.training.advice.text()
+    assert (
+        "per batch are needed" in own.training.advice.text()
+        or "drawn at random" in own.training.advice.text()
+    )
+
+
+# -- blends
+
+
+def compare_blends_of(qtbot, own):
+    """Compare, as somebody in the tab Blends does."""
+    show(own, "Blends")
+    press(qtbot, own.blends.compare)
+    wait(qtbot, own)
+    assert own.problem == ""
+
+
+def test_ways_of_blending_are_compared_and_the_best_is_used(qtbot, viewer, docks):
+    dock, own = docks
+    image = 0.95 * np.linspace(0.5, 3, 120, dtype=np.float32) + 0.05 * uneven(96, 120)
+    viewer.add_image(image, name="cells")
+    load(qtbot, docks, INSTANCE)
+    page = own.blends
+    show(own, "Blends")
+    halo = dock.plan.grid.halo
+    tiles = TileGrid.regular((96, 120), 32, halo, overlap=14, lattice=INSTANCE.facts.lattice[0])
+    assert f"2 × {len(tiles)} tiles" in page.cost.text()
+    assert not page.use.isVisibleTo(page)
+    compare_blends_of(qtbot, own)
+    expected = compare_blends(image, INSTANCE, tile=32, halo=halo, accelerate=False)
+    assert page.found.scores == pytest.approx(expected.scores, rel=1e-6)
+    assert tuple(page.found.settings["overlap"]) == (14, 14)
+    best = expected.recommended
+    assert best.blend != "crop"
+    assert f"Use {best.blend}" in page.verdict.text()
+    (marked,) = [row for row in page.table.text().split("<tr>") if "►" in row]
+    worst = int(best.total().argmax())
+    for told in (best.blend, *(f"{v:.2g}" for v in (
+        min(expected.scores), best.step[worst], best.dependence[worst], best.excess_peak[worst]
+    ))):  # fmt: skip
+        assert told in marked
+    assert "the tab Freeze" in page.verdict.text()
+    assert "seamscope freeze" not in page.verdict.text() + page.notes.text()
+
+    assert dock.blend.value() == "crop"
+    press(qtbot, page.use)
+    assert dock.blend.value() == best.blend
+    assert dock.overlap.value() == "auto"  # gives what was compared
+    assert dock.plan.grid.overlap == (14, 14)
+    dock.tile.set_value(48)
+    dock.overlap.set_value(12)
+    press(qtbot, page.use)
+    assert dock.plan.grid.tile_shape == (32, 32)
+    assert dock.plan.grid.overlap == (14, 14)
+    assert "overlap 14 × 14" in page.used.text()
+    press(qtbot, dock.panel.run)
+    qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
+    asked = {"tile": 32, "halo": halo, "overlap": 14, "blend": best.blend}
+    np.testing.assert_allclose(dock.results.array, predict(image, INSTANCE, **asked), atol=1e-6)
+    plain = predict(image, INSTANCE, **{**asked, "blend": "crop"})
+    assert np.abs(dock.results.array - plain).max() > 1e-3
+
+
+def test_frozen_networks_need_no_blend(qtbot, viewer, docks):
+    dock, own = docks
+    viewer.add_image(uneven(96, 120), name="cells")
+    load(qtbot, docks, INSTANCE)
+    compare_blends_of(qtbot, own)
+    dock.blend.set_value("linear")
+    freeze(qtbot, own)
+    assert own.blends.found is None  # of the network with each tile's own statistics
+    compare_blends_of(qtbot, own)
+    assert own.blends.found.seamless
+    assert "same result" in own.blends.verdict.text()
+    press(qtbot, own.blends.use)
+    assert dock.blend.value() == "crop"
+    assert dock.overlap.value() == "auto"
+    assert max(dock.plan.grid.overlap) < 14  # no more than a halo needs
+
+
+def test_one_tile_is_nothing_to_blend(qtbot, viewer, docks):
+    dock, own = docks
+    viewer.add_image(uneven(64, 64))
+    show(own, "Blends")
+    assert "once there are an image, a network" in own.blends.cost.text()
+    load(qtbot, docks, INSTANCE, tile=64)
+    assert "One tile covers the image" in own.blends.cost.text()
+    assert not own.blends.compare.isEnabled()
+    dock.tile.set_value(32)
+    assert own.blends.compare.isEnabled()
+    dock.tile.set_value(64)
+    assert not own.blends.compare.isEnabled()
+
+
+def test_comparing_blends_is_cancelled_or_fails_in_one_sentence(qtbot, viewer, docks):
+    own = docks[1]
+    layer = viewer.add_image(uneven(96, 120), name="cells")
+    load(qtbot, docks, INSTANCE)
+    page = own.blends
+    show(own, "Blends")
+    INSTANCE.module.delay = 0.1
+    press(qtbot, page.compare)
+    qtbot.waitUntil(lambda: own.job.bar.value() >= 2, timeout=PATIENCE)
+    assert not page.compare.isEnabled()
+    assert "stitched results" in own.job.text.text()
+    assert "left" in own.job.text.text()
+    qtbot.mouseClick(own.job.cancel, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not own.busy, timeout=2000)
+    assert own.problem == "Stopped: nothing new is known."
+    assert page.found is None
+
+    INSTANCE.module.delay = 0.0
+    INSTANCE.module.most_tiles = 0  # memory for not even one
+    press(qtbot, page.compare)
+    wait(qtbot, own)
+    INSTANCE.module.most_tiles = 99
+    assert "emory" in own.problem
+    assert "--" not in own.problem
+    assert page.found is None
+
+    INSTANCE.module.delay = 0.1
+    press(qtbot, page.compare)
+    qtbot.waitUntil(lambda: own.job.bar.value() >= 2, timeout=PATIENCE)
+    undrawn(viewer).layers.remove(layer)
+    wait(qtbot, own)
+    assert page.found is None
+    assert not page.compare.isEnabled()
+    viewer.add_image(uneven(96, 120), name="again")
+    qtbot.waitUntil(lambda: page.compare.isEnabled(), timeout=PATIENCE)
+    page._compare()
+    qtbot.waitUntil(lambda: own.job.bar.value() >= 1, timeout=PATIENCE)
+    viewer.window.remove_dock_widget(own)
+    INSTANCE.module.delay = 0.0
+    wait(qtbot, own)
+    assert page.found is None
+    viewer.window.add_dock_widget(own, name="Normalization")
+    wait(qtbot, own)
+
+
+# -- what is made when
+
+
+def plots_of(own):
+    features = own.features
+    drawings = features.panels, features.pixel_plot, own.training.batch_plot, own.effect.curves
+    return [drawing.room.plot for drawing in drawings]
+
+
+def test_plots_are_made_when_they_are_seen(qtbot, viewer, docks):
+    """Each takes its time to make: nobody waits for those behind other tabs."""
+    own = docks[1]
+    assert plots_of(own) == [None] * 4
+    viewer.add_image(uneven(96, 120), name="cells")
+    load(qtbot, docks, INSTANCE)
+    for tab in ("Features", "Training", "Effect"):
+        show(own, tab)
+        qtbot.wait(20)
+    assert plots_of(own) == [None] * 4  # nothing is known that they could show
+    own.features.tile.setValue(32)
+    show(own, "Features")
+    press(qtbot, own.features.measure)
+    show(own, "Layers")
+    wait(qtbot, own)
+    assert own.features.panels.away.shape[1] == 4  # known, though not drawn
+    assert plots_of(own) == [None] * 4
+    viewer.theme = "light"
+    show(own, "Features")
+    room = own.features.panels.room
+    qtbot.waitUntil(lambda: room.plot is not None and room.settled, timeout=PATIENCE)
+    (dots,) = [item for item in room.plot.items() if isinstance(item, ScatterPlotItem)]
+    assert len(dots.getData()[0]) == own.features.panels.away[..., 0].size
+    ground = get_theme("light").background.as_hex()
+    assert room.plot.backgroundBrush().color().name() == ground
+    assert plots_of(own)[1:] == [None] * 3
+    show(own, "Training")
+    drawn = own.training.batch_plot.room
+    qtbot.waitUntil(lambda: drawn.plot is not None and drawn.settled, timeout=PATIENCE)
+    assert len(drawn.plot.getPlotItem().listDataItems()) == 2
+    assert "x0" not in drawn.plot.getAxis("left").labelString()  # ticks say what they are
+
+
+def test_a_page_is_not_as_high_as_another(qtbot, viewer, docks):
+    own = docks[1]
+    viewer.add_image(uneven(96, 120), name="cells")
+    load(qtbot, docks, INSTANCE)
+    bar = own.findChild(QScrollArea).verticalScrollBar()
+    own.features.stray.setMinimumHeight(3000)
+    show(own, "Features")
+    qtbot.waitUntil(lambda: bar.maximum() > 0, timeout=PATIENCE)
+    show(own, "Freeze")
+    qtbot.waitUntil(lambda: bar.maximum() == 0, timeout=PATIENCE)
 
 
 # -- coming and going

@@ -19,17 +19,38 @@ from napari.utils.theme import get_theme
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+_NAMED = 42  # height of an axis with its name
+_NUDGE = 6  # pixels by which pyqtgraph moves a name out of the plot, which cuts its descenders
+
+
+class _Below(pg.AxisItem):
+    """An axis whose name is seen in full."""
+
+    def resizeEvent(self, event: Any = None) -> None:  # noqa: N802
+        """Move the name back into the plot."""
+        super().resizeEvent(event)
+        if self.label is not None:
+            self.label.moveBy(0, -_NUDGE)
+
 
 class Plot(pg.PlotWidget):
     """A plot that nobody can move, and that leaves the wheel to the dock, which scrolls."""
 
     def __init__(self, tip: str, log: bool = False, **arguments: Any) -> None:
-        super().__init__(**arguments)
+        axes = {"bottom": _Below("bottom"), **arguments.pop("axisItems", {})}
+        super().__init__(axisItems=axes, **arguments)
         self.setMenuEnabled(False)
         self.setMouseEnabled(x=False, y=False)
         self.hideButtons()
         self.setLogMode(x=False, y=log)
         self.setToolTip(tip)
+        for side in ("left", "bottom"):
+            self.getAxis(side).enableAutoSIPrefix(False)  # ticks of our own are not scaled by it
+
+    def name_below(self, text: str, color: str) -> None:
+        """Say what lies along the bottom."""
+        self.setLabel("bottom", text, color=color)
+        self.getAxis("bottom").setHeight(_NAMED)
 
     def wheelEvent(self, event: Any) -> None:  # noqa: N802
         """Leave it to the dock."""

@@ -33,7 +33,7 @@ def blends_text(found: BlendComparison) -> str:
 
 def used_text(blend: str, plan: Plan | None) -> str:
     """What is set now in *Tiled prediction*."""
-    told = f"Blending by {plain(blend)}" if blend != "crop" else "Crop"
+    told = f"{blend.capitalize()} blending" if blend != "crop" else "Crop"
     on = "" if plan is None else f", overlap {times(plan.grid.overlap)},"
     return f"{told}{on} is set in <i>Tiled prediction</i>; press <i>Run</i>."
 

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QWidget
 
 from seamscope.diagnosis.blend_choice import BlendComparison
 from seamscope.docks.controls import button, fill
-from seamscope.docks.looks import boxed, duration, plain, text_label
+from seamscope.docks.looks import boxed, duration, in_dock, plain, text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.blend_texts import COLUMNS, blends_text, used_text
 from seamscope.docks.normalization.tasks import CompareBlends
@@ -147,10 +147,10 @@ class BlendsPage(QWidget):
     def _show_found(self) -> None:
         found = self.found
         kind: Any = "good" if found is not None and found.seamless else "warning"
-        self.verdict.setText("" if found is None else boxed(found.describe(), kind))
+        self.verdict.setText("" if found is None else boxed(in_dock(found.describe()), kind))
         self.table.setText("" if found is None else blends_text(found))
         notes = () if found is None else found.notes
-        self.notes.setText("".join(f"<p>{plain(note)}</p>" for note in notes))
+        self.notes.setText("".join(f"<p>{plain(in_dock(note))}</p>" for note in notes))
         self.used.setText("")
         for part in (self.verdict, self.table, self.notes, self.used):
             part.setVisible(bool(part.text()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import QEvent, Qt
-from qtpy.QtWidgets import QScrollArea, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QScrollArea, QVBoxLayout, QWidget
 
 from seamscope.docks.late_plot import follow_theme
 from seamscope.docks.layers import Wires
@@ -24,6 +24,7 @@ from seamscope.docks.normalization.layers_page import LayersPage
 from seamscope.docks.normalization.step_row import StepRow
 from seamscope.docks.normalization.texts import audit_text, fixed_text
 from seamscope.docks.normalization.training_page import TrainingPage
+from seamscope.docks.pages import Pages
 from seamscope.normalization.audit import Audit
 
 _WAITING = (
@@ -111,8 +112,8 @@ class NormalizationDock(QWidget):
         whole.addWidget(scroll)
         self.setMinimumWidth(400)
 
-    def _make_tabs(self) -> QTabWidget:
-        tabs = QTabWidget()
+    def _make_tabs(self) -> Pages:
+        tabs = Pages()
         pages: dict[str, QWidget] = {
             "Layers": self.layers,
             "Freeze": self.freezing,

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from seamscope.docks.controls import fill
 from seamscope.docks.looks import plain, text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.layer_table import LayerTable
@@ -33,7 +32,9 @@ class LayersPage(QWidget):
         self._bench = bench
         self.table = LayerTable()
         self.meaning = text_label()
-        fill(self, self.table, self.meaning)
+        column = QVBoxLayout(self)
+        column.addWidget(self.table, 1)
+        column.addWidget(self.meaning)
         self.table.chosen.connect(self._layer_chosen)
         bench.audited.connect(self._show_audit)
 

@@ -234,7 +234,7 @@ class PixelFeaturesPlot(_Drawing):
             pen = pg.mkPen(self.room.text, width=1, style=Qt.PenStyle.DotLine)
             plot.addItem(pg.InfiniteLine(y, angle=0, pen=pen))
         plot.setYRange(-0.5, 1.5, padding=0.02)
-        plot.setLabel("bottom", "channel", color=self.room.text)
+        plot.name_below("channel", self.room.text)
 
 
 # -- batches
@@ -269,7 +269,7 @@ class BatchPlot(_Drawing):
         plot.addItem(pg.InfiniteLine(math.log10(REPRESENTATIVE), angle=0, pen=pen))
         plot.getAxis("bottom").setTicks([[(k, str(n)) for k, n in enumerate(shown.sizes)]])
         plot.getAxis("left").setTicks([_LOG_TICKS])
-        plot.setLabel("bottom", "tiles in a batch", color=self.room.text)
+        plot.name_below("tiles in a batch", self.room.text)
         plot.setLabel("left", "stray", color=self.room.text)
 
 
@@ -317,7 +317,7 @@ class BeforeAfterPlot(_Drawing):
         if tolerance > 0:
             pen = pg.mkPen(self.room.text, width=1, style=Qt.PenStyle.DotLine)
             plot.addItem(pg.InfiniteLine(math.log10(tolerance), angle=0, pen=pen))
-        plot.setLabel("bottom", "halo (pixels)", color=self.room.text)
+        plot.name_below("halo (pixels)", self.room.text)
 
 
 def _curves(report: SeamReport, name: str) -> dict[str, tuple[Any, Any]]:

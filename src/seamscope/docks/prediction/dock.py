@@ -509,7 +509,7 @@ class PredictionDock(QWidget):
         self.halo.show_auto([max(sides) for sides in plan.grid.halo])
         self.overlap.show_auto(plan.grid.overlap)
         self.cost.setText(cost_table(plan, self._estimate(plan), self._trial is not None))
-        notes = [*image.notes, *plan.notes]
+        notes = map(in_dock, (*image.notes, *plan.notes))
         self.notes.setText("".join(boxed(note, "warning") for note in notes))
 
     def _next_step(self) -> str:

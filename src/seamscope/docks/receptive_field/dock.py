@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 from napari.layers import Image as ImageLayer
-from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QSignalBlocker, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -26,6 +25,7 @@ from qtpy.QtWidgets import (
 
 from seamscope.docks.editors import Choice
 from seamscope.docks.job import Job, Outcome
+from seamscope.docks.late_plot import follow_theme
 from seamscope.docks.layers import Wires, image_of, shown_point
 from seamscope.docks.looks import boxed, legend, plain, text_label, times
 from seamscope.docks.prediction.run_panel import sentence
@@ -239,8 +239,7 @@ class ReceptiveFieldDock(QWidget):
         return bool(super().event(event))
 
     def _theme_changed(self, _: Any = None) -> None:
-        theme = get_theme(self.viewer.theme)
-        self.plot.set_colors(theme.background.as_hex(), theme.text.as_hex())
+        follow_theme((self.plot,), self.viewer)
 
     # -- the network and the image
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QSignalBlocker, Qt
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -20,7 +19,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QPushButton,
     QScrollArea,
-    QTabWidget,
     QVBoxLayout,
     QWidget,
 )
@@ -32,8 +30,10 @@ from seamscope.docks.editors import Choice
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.job_row import JobRow
+from seamscope.docks.late_plot import follow_theme
 from seamscope.docks.layers import Wires, area_in_view, look_at, shown_point
 from seamscope.docks.looks import boxed, text_label
+from seamscope.docks.pages import Pages
 from seamscope.docks.prediction.run_panel import sentence
 from seamscope.docks.results import Run, layer_point, result_pixel
 from seamscope.docks.seams.border_table import BorderTable
@@ -171,8 +171,8 @@ class SeamsDock(QWidget):
         whole.addWidget(scroll)
         self.setMinimumWidth(380)
 
-    def _make_tabs(self) -> QTabWidget:
-        tabs = QTabWidget()
+    def _make_tabs(self) -> Pages:
+        tabs = Pages()
         tabs.addTab(
             _page(self.halo, self.stitch, (self.suggest, self.apply), self.suggestion), "Halo"
         )
@@ -232,10 +232,7 @@ class SeamsDock(QWidget):
         return bool(super().event(event))
 
     def _theme_changed(self, _: Any = None) -> None:
-        theme = get_theme(self.viewer.theme)
-        ground, text = theme.background.as_hex(), theme.text.as_hex()
-        self.halo.set_colors(ground, text)
-        self.pixel.set_colors(ground, text)
+        follow_theme((self.halo, self.pixel), self.viewer)
 
     # -- which run
 
