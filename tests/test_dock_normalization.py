@@ -676,6 +676,25 @@ def test_comparing_blends_is_cancelled_or_fails_in_one_sentence(qtbot, viewer, d
     wait(qtbot, own)
 
 
+def test_closing_the_viewer_ends_a_comparison_of_blends(qtbot, make_napari_viewer):
+    viewer = make_napari_viewer(show=True)
+    dock, own = PredictionDock(viewer), NormalizationDock(viewer)
+    for each in (dock, own):
+        viewer.window.add_dock_widget(each)
+    dock.options.accelerate.setChecked(False)
+    viewer.add_image(uneven(96, 120))
+    load(qtbot, (dock, own), INSTANCE)
+    show(own, "Blends")
+    INSTANCE.module.delay = 0.1
+    press(qtbot, own.blends.compare)
+    qtbot.waitUntil(lambda: own.job.bar.value() >= 1, timeout=PATIENCE)
+    reporter = own.job._job._reporter
+    viewer.close()
+    qtbot.waitUntil(reporter.cancelled, timeout=PATIENCE)
+    INSTANCE.module.delay = 0.0
+    qtbot.wait(300)  # late events meet no dock
+
+
 # -- what is made when
 
 

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 from qtpy.QtCore import QEvent, QSignalBlocker, Qt
 from qtpy.QtWidgets import (
-    QCheckBox,
-    QFormLayout,
     QHBoxLayout,
     QPushButton,
     QScrollArea,
@@ -26,6 +24,7 @@ from qtpy.QtWidgets import (
 from seamscope.diagnosis.causes import Diagnosis, diagnose
 from seamscope.diagnosis.certificate import Certificate, certify
 from seamscope.diagnosis.measure import measurable
+from seamscope.docks.controls import button, form, ticked
 from seamscope.docks.editors import Choice
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Job, Outcome
@@ -129,36 +128,29 @@ class SeamsDock(QWidget):
         self.heat = HeatPanel(self.viewer)
         self.channel = Choice([("The worst", None)], _TIPS["channel"])
         self.halo = HaloPlot()
-        self.stitch = _box("Stitch the picture at this halo", _TIPS["stitch"])
-        self.stitch.setChecked(True)
-        self.suggest = _button("Suggest", _TIPS["suggest"])
-        self.apply = _button("Apply", _TIPS["apply"])
+        self.stitch = ticked("Stitch the picture at this halo", _TIPS["stitch"])
+        self.suggest = button("Suggest", _TIPS["suggest"])
+        self.apply = button("Apply", _TIPS["apply"])
         self.suggestion = text_label()
         self.table = BorderTable()
         self.comparison = Comparison()
-        self.ask = _button("Ask all tiles", _TIPS["ask"])
+        self.ask = button("Ask all tiles", _TIPS["ask"])
         self.ask.setCheckable(True)
         self.pixel = PixelOpinions()
-        self.explain = _button("Explain", _TIPS["explain"])
-        self.certify = _button("Certify", _TIPS["certify"])
+        self.explain = button("Explain", _TIPS["explain"])
+        self.certify = button("Certify", _TIPS["certify"])
         self.causes = text_label()
         self.certificate = text_label()
 
     def _lay_out(self) -> None:
         inside = QWidget()
         column = QVBoxLayout(inside)
-        form = QFormLayout()
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Result", self.runs)
-        column.addLayout(form)
+        column.addLayout(form(("Result", self.runs)))
         for part in (self.verdict, self.numbers, self.measure_note, self.measure, self.error):
             column.addWidget(part)
         column.addWidget(self.job)
         column.addWidget(self.heat)
-        second = QFormLayout()
-        second.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        second.addRow("Channel", self.channel)
-        column.addLayout(second)
+        column.addLayout(form(("Channel", self.channel)))
         self.tabs = self._make_tabs()
         column.addWidget(self.tabs, 1)
         scroll = QScrollArea()
@@ -670,18 +662,6 @@ def _page(*parts: Any) -> QWidget:
             column.addWidget(part)
     column.addStretch(1)
     return page
-
-
-def _button(text: str, tip: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tip)
-    return button
-
-
-def _box(text: str, tip: str) -> QCheckBox:
-    box = QCheckBox(text)
-    box.setToolTip(tip)
-    return box
 
 
 __all__ = ["SeamsDock", "covering", "suggestion_of"]
