@@ -14,10 +14,10 @@ from seamscope.planning.plan import Plan
 COLUMNS = {
     "Score": "step and dependence together, in standard deviations of the prediction",
     "Step": "how much larger jumps are across seams than elsewhere, on average",
-    "Dependence": "how much the result changes where tiles begin elsewhere, on average",
+    "Depend.": "how much the result changes where tiles begin elsewhere, on average",
     "Peak": "how far the largest jump across seams exceeds the largest elsewhere",
 }
-_NUMBER = 'align="right" style="padding-left: 10px"'
+_NUMBER = 'align="right" style="padding-left: 8px"'
 
 
 def blends_text(found: BlendComparison) -> str:
@@ -44,7 +44,7 @@ def _row(way: BlendScore, score: float, found: BlendComparison) -> str:
         f"<td {_NUMBER}>{f'<b>{text}</b>' if best else text}</td>"
         for text in (figure(score), *_numbers(way))
     )
-    name = f"<b>► {way.blend}</b>" if best else f"&nbsp; &nbsp; {way.blend}"
+    name = f"<b>►&nbsp;{way.blend}</b>" if best else f"{'&nbsp;' * 4}{way.blend}"
     return f"<tr><td>{name}</td>{cells}</tr>"
 
 

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QLineEdit,
     QScrollArea,
+    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -183,6 +184,8 @@ class PredictionDock(QWidget):
 
     def _make_controls(self) -> None:
         self.image_box = ComboBox(choices=self._image_layers, nullable=True)
+        # names of results are long, and the dock would be cut off at its side
+        self.image_box.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.axes = _axes_line()
         self.model_picker = ModelPicker()
         self.facts = text_label()
