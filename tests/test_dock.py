@@ -759,6 +759,15 @@ def test_the_readmes_picture_is_there_and_small():
     assert picture.stat().st_size < 600_000
 
 
+def test_long_names_of_layers_do_not_widen_the_dock(qtbot, viewer):
+    viewer.add_image(picture(64, 48), name="a result of a network " * 9)
+    dock = PredictionDock(viewer)
+    viewer.window.add_dock_widget(dock)
+    qtbot.wait(100)
+    scroll = dock.findChildren(type(dock.layout().itemAt(0).widget()))[0]
+    assert scroll.widget().width() <= scroll.viewport().width()
+
+
 def test_every_text_fits_its_dock(qtbot, viewer, dock):
     """No control is wider than the dock, in any state it has."""
     viewer.add_image(picture(16, 64, 48), axis_labels=("z", "y", "x"))

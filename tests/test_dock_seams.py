@@ -145,6 +145,7 @@ def test_a_run_is_told_in_numbers_and_curves(qtbot, viewer, docks):
     assert f"{expected.overlaps} of {expected.overlaps} overlaps, halo 4" in numbers
 
     def drawn():
+        qtbot.waitUntil(lambda: seams.halo.room.settled, timeout=PATIENCE)
         items = seams.halo.plot.getPlotItem().listDataItems()
         return [np.array(item.getData()) for item in items]
 
@@ -379,6 +380,8 @@ def test_a_clicked_pixel_is_told_by_every_tile(qtbot, viewer, docks):
     qtbot.wait(50)
     qtbot.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=middle)
     assert seams.pixel._bars == []  # not asked for yet
+    seams.tabs.setCurrentIndex(2)
+    assert seams.pixel.room.plot is None  # made when there is something to draw
     press(qtbot, seams.ask)
     qtbot.mouseClick(canvas, Qt.MouseButton.LeftButton, pos=middle)
     qtbot.waitUntil(lambda: seams.pixel._bars != [], timeout=PATIENCE)
@@ -390,6 +393,7 @@ def test_a_clicked_pixel_is_told_by_every_tile(qtbot, viewer, docks):
         if lower.index == (0, 1)
     )
     seams.ask_at(pixel)
+    qtbot.waitUntil(lambda: seams.pixel.room.settled, timeout=PATIENCE)
     seen = [t for t in plan.grid if all(r.start <= p < r.stop for r, p in zip(t.read, pixel))]  # noqa: B905
     assert len(seen) == 4 == len(seams.pixel._bars)
     expected = {
@@ -654,7 +658,7 @@ def test_napari_finds_the_dock_and_all_fits(qtbot, viewer):
     _, seams = viewer.window.add_plugin_dock_widget("seamscope", "Seams")
     assert isinstance(seams, SeamsDock)
     viewer.theme = "light"
-    assert seams.halo._text == "#23242b" or seams.halo._text != "#f0f1f2"
+    assert seams.halo.room.text == "#23242b" or seams.halo.room.text != "#f0f1f2"
     seams.resize(seams.minimumWidth(), 700)
     qtbot.wait(50)
     inside = seams.layout().itemAt(0).widget()

@@ -28,6 +28,7 @@ _BOXES: dict[Kind, tuple[str, str]] = {
     "error": ("#8f1d2c", "#ffffff"),
 }
 _OPTION = re.compile(r" \(--[^)]*\)")  # what the command line calls a control
+_FREEZE = "the tab Freeze of the dock Normalization"
 
 
 def text_label() -> QLabel:
@@ -54,9 +55,9 @@ def boxed(sentence: str, kind: Kind) -> str:
     )
 
 
-def in_dock(error: Exception) -> str:
-    """An error's sentence without the command line's names for the controls."""
-    return _OPTION.sub("", str(error))
+def in_dock(told: Exception | str) -> str:
+    """A sentence of the engine without the command line's names for the controls."""
+    return _OPTION.sub("", str(told)).replace("seamscope freeze", _FREEZE)
 
 
 def legend(first: QWidget, entries: Sequence[tuple[str, str]]) -> QWidget:

@@ -57,6 +57,9 @@ class Session(QObject):
     halo_wanted : (object, object)
         Somebody wants this halo ``((before, after), ...)`` and overlap (None: what it needs) in
         the prediction dock.
+    blend_wanted : (str, object)
+        Somebody wants this way of blending there, on tiles of this extent and overlap
+        ``(tile, overlap)`` (None: as its controls say).
     fixed_changed
         Fixed statistics were found, or are gone with their network.
 
@@ -79,6 +82,7 @@ class Session(QObject):
     changed = Signal()
     run_ended = Signal(object)
     halo_wanted = Signal(object, object)
+    blend_wanted = Signal(str, object)
     fixed_changed = Signal()
 
     def __init__(self) -> None:
@@ -134,6 +138,10 @@ class Session(QObject):
     def want_halo(self, halo: Any, overlap: Any = None) -> None:
         """Ask the prediction dock for a halo ``((before, after), ...)``, and an overlap."""
         self.halo_wanted.emit(halo, overlap)
+
+    def want_blend(self, blend: str, grid: Any = None) -> None:
+        """Ask the prediction dock for a way of blending, on tiles ``(tile, overlap)``."""
+        self.blend_wanted.emit(blend, grid)
 
     def add_run(self, run: Run, layers: list[Layer]) -> None:
         """Remember which layers show a run that is over, and tell.

@@ -18,7 +18,7 @@ from seamscope.normalization.audit import Audit, NormLayer
 _COLUMNS = {
     "Layer": "Its name in the network, where the file has names.",
     "Kind": "What normalizes.",
-    "Channels": "How many it normalizes.",
+    "Ch.": "How many channels it normalizes.",
     "Statistics": "Where mean and variance come from.",
     "Affine": "Whether scale and shift are learned; – where that is not seen.",
     "Stray": "How far single tiles are from the reference, in standard deviations;\n"
@@ -60,16 +60,18 @@ class LayerModel(QAbstractTableModel):
         """Qt asks."""
         layer = self.layers[index.row()]
         if role == Qt.ItemDataRole.ToolTipRole:
-            return meaning(layer)
+            return f"{self._name(index.row())}\n{meaning(layer)}"
         return self._row(index.row(), layer)[index.column()] if role == _SHOWN else None
 
     def _row(self, number: int, layer: NormLayer) -> tuple[str, ...]:
         stray = figure(self._strays[number]) if self._strays else ""
-        name = layer.name or f"no. {number + 1}"
         return (
-            *(name, layer.kind, str(layer.channels), SOURCES[layer.statistics]),
+            *(self._name(number), layer.kind, str(layer.channels), SOURCES[layer.statistics]),
             *(AFFINE[layer.affine], stray),
         )
+
+    def _name(self, number: int) -> str:
+        return self.layers[number].name or f"no. {number + 1}"
 
     def headerData(  # noqa: N802
         self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
@@ -106,14 +108,15 @@ class LayerTable(QTableView):
         rows = self.verticalHeader()
         rows.setVisible(False)
         rows.setDefaultSectionSize(rows.fontMetrics().height() + 6)
+        self.setTextElideMode(Qt.TextElideMode.ElideLeft)  # names differ at their ends
+        header = self.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         self.selectionModel().currentRowChanged.connect(self._current_changed)
 
     def show_audit(self, audit: Audit | None) -> None:
         """Show the layers of an audit; none is chosen."""
         self.layers.show_audit(audit)
-        header = self.horizontalHeader()
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
 
     def choose(self, number: int) -> None:
         """Choose a layer."""

@@ -16,6 +16,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from seamscope.diagnosis.feature_statistics import REPRESENTATIVE, BatchExperiment, LayerFeatures
+from seamscope.docks.late_plot import LatePlot, Plot
 from seamscope.docks.looks import COLORS, colored, plain
 from seamscope.repair.before_after import BeforeAfter
 from seamscope.seams.report import SeamReport
@@ -27,53 +28,36 @@ _COLUMNS = 8
 _LEAST_SPAN, _MOST_SPAN = 0.25, 4.0  # standard deviations from a panel's middle to its side
 _INSIDE = 0.46  # of a panel, so that points of neighbours do not touch
 _MOST_POINTS = 200  # tiles drawn in a panel
+_BEFORE, _AFTER = COLORS[0], COLORS[2]
 _LOG_TICKS = [
     (math.log10(v), f"{v:g}") for k in range(-5, 3) for v in (10.0**k, round(3 * 10.0**k, 6))
 ]
 
 
-class _Plot(pg.PlotWidget):
-    """A plot that leaves the wheel to the dock, which scrolls."""
+class _Drawing(QWidget):
+    """A plot that is made when it is first seen, and the names of its colours below."""
 
     def __init__(self, height: int, tip: str, log: bool = False) -> None:
         super().__init__()
-        self.setFixedHeight(height)
-        self.setMenuEnabled(False)
-        self.setMouseEnabled(x=False, y=False)
-        self.hideButtons()
-        self.setLogMode(x=False, y=log)
-        self.setToolTip(tip)
-
-    def wheelEvent(self, event: Any) -> None:  # noqa: N802
-        """Leave it to the dock."""
-        event.ignore()
-
-
-class _Drawing(QWidget):
-    """A plot, and the names of its colours below."""
-
-    def __init__(self, plot: _Plot) -> None:
-        super().__init__()
-        self.plot = plot
+        self.room = LatePlot(lambda: self.make(tip, log), self.draw, height)
         self.names = QLabel()
         self.names.setWordWrap(True)
-        self.text = "#ffffff"
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(plot)
+        column.addWidget(self.room)
         column.addWidget(self.names)
+
+    def make(self, tip: str, log: bool) -> Plot:
+        """Make the plot."""
+        return Plot(tip, log)
 
     def set_colors(self, ground: str, text: str) -> None:
         """Follow napari's theme."""
-        self.text = text
-        self.plot.setBackground(ground)
-        for side in ("left", "bottom"):
-            self.plot.getAxis(side).setPen(text)
-            self.plot.getAxis(side).setTextPen(text)
-        self.draw()
+        self.room.set_colors(ground, text)
 
-    def draw(self) -> None:
-        """Draw what is shown anew."""
+    def draw(self, plot: Plot) -> None:
+        """Fill the empty plot."""
+        raise NotImplementedError
 
     def _name(self, keys: Sequence[tuple[str, str]], sign: str = "━") -> None:
         told = (f"{colored(sign, color)} {plain(name)}" for name, color in keys)
@@ -106,71 +90,79 @@ class FeaturePanels(_Drawing):
             "its standard deviation (logarithm), both in standard deviations of the reference,\n"
             "which is the cross. Dots on the cross: tiles have the reference's statistics."
         )
-        super().__init__(_Plot(260, tip))
+        super().__init__(260, tip)
         self.channels: npt.NDArray[np.intp] = np.zeros(0, np.intp)
         self.away: Values = np.zeros((0, 0, 2))
         self.span = 1.0
-        self._shown: LayerFeatures | None = None
+
+    def make(self, tip: str, log: bool) -> Plot:
+        """A plot without axes."""
+        plot = super().make(tip, log)
         for side in ("left", "bottom"):
-            self.plot.hideAxis(side)
+            plot.hideAxis(side)
+        return plot
 
     def show_layer(self, shown: LayerFeatures | None) -> None:
         """Show a layer's features; nothing for None."""
-        self._shown = shown
-        self.draw()
-
-    def draw(self) -> None:
-        """Draw all panels as one cloud of points: a plot for each would take half a second."""
-        self.plot.clear()
         self.names.setText("")
-        if self._shown is None:
+        if shown is None:
             self.channels, self.away = np.zeros(0, np.intp), np.zeros((0, 0, 2))
-            return
-        self.away = deviations(self._shown)
+        else:
+            self._take(shown)
+        self.room.redraw(shown is not None)
+
+    def _take(self, shown: LayerFeatures) -> None:
+        self.away = deviations(shown)
         typical = np.sqrt((self.away[..., 0] ** 2).mean(0))
         chosen = np.argsort(-typical)[:PANELS]
         self.channels = np.sort(chosen)
         most = float(np.abs(self.away[:, self.channels]).max(initial=0))
         self.span = float(np.clip(most, _LEAST_SPAN, _MOST_SPAN))
-        self._draw_frames()
-        self._draw_points()
         count = len(self.channels)
         of = "" if count == len(typical) else f" (of {len(typical)}, those that stray most)"
         self.names.setText(
             f"{count} channels{of}. Across: mean, upwards: standard deviation. A panel reaches "
             f"{self.span:.2g} standard deviations to each side."
         )
+        self.room.setFixedHeight(30 + 55 * max(self._rows, 1))
+
+    @property
+    def _rows(self) -> int:
+        return math.ceil(len(self.channels) / _COLUMNS)
+
+    def draw(self, plot: Plot) -> None:
+        """Draw all panels as one cloud of points: a plot for each would take half a second."""
+        self._draw_frames(plot)
+        self._draw_points(plot)
+        plot.setXRange(-0.5, _COLUMNS - 0.5, padding=0.01)
+        plot.setYRange(-self._rows + 0.5, 0.5, padding=0.01)
 
     def _corners(self) -> Values:
         """Middle ``(x, y)`` of each panel."""
         number = np.arange(len(self.channels))
         return np.stack([number % _COLUMNS, -(number // _COLUMNS)], 1).astype(float)
 
-    def _draw_frames(self) -> None:
+    def _draw_frames(self, plot: Plot) -> None:
         corners = self._corners()
         square = np.array([(-1, -1), (1, -1), (1, -1), (1, 1), (1, 1), (-1, 1), (-1, 1), (-1, -1)])
         cross = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])
         for shape, size, width in ((square, 0.48, 1), (cross, _INSIDE, 1)):
             points = (corners[:, None] + shape[None] * size).reshape(-1, 2)
-            color = pg.mkColor(self.text)
+            color = pg.mkColor(self.room.text)
             color.setAlpha(70)
             pen = pg.mkPen(color, width=width)
-            self.plot.addItem(pg.PlotCurveItem(*points.T, connect="pairs", pen=pen))
+            plot.addItem(pg.PlotCurveItem(*points.T, connect="pairs", pen=pen))
         for channel, (x, y) in zip(self.channels, corners, strict=True):
-            label = pg.TextItem(str(channel), color=self.text, anchor=(0, 0))
+            label = pg.TextItem(str(channel), color=self.room.text, anchor=(0, 0))
             label.setPos(x - 0.5, y + 0.5)
-            self.plot.addItem(label, ignoreBounds=True)
-        rows = math.ceil(len(corners) / _COLUMNS)
-        self.plot.setXRange(-0.5, _COLUMNS - 0.5, padding=0.01)
-        self.plot.setYRange(-rows + 0.5, 0.5, padding=0.01)
-        self.plot.setFixedHeight(30 + 55 * max(rows, 1))
+            plot.addItem(label, ignoreBounds=True)
 
-    def _draw_points(self) -> None:
+    def _draw_points(self, plot: Plot) -> None:
         step = max(1, math.ceil(len(self.away) / _MOST_POINTS))
         inside = np.clip(self.away[::step, self.channels] / self.span, -1, 1) * _INSIDE
         points = (inside + self._corners()[None]).reshape(-1, 2)
         dots = pg.ScatterPlotItem(*points.T, size=3, pen=None, brush=COLORS[0], pxMode=True)
-        self.plot.addItem(dots)
+        plot.addItem(dots)
 
 
 def deviations(shown: LayerFeatures) -> Values:
@@ -201,15 +193,21 @@ class PixelFeaturesPlot(_Drawing):
             "Features of the pixel that was clicked, one colour for each tile. Above: before\n"
             "normalization, below: after it, each in standard deviations, channel by channel."
         )
-        super().__init__(_Plot(230, tip))
+        super().__init__(230, tip)
         self.before: Values = np.zeros((0, 0))
         self.after: Values = np.zeros((0, 0))
-        self.plot.getAxis("left").setTicks([[(1, "before"), (0, "after")]])
+
+    def make(self, tip: str, log: bool) -> Plot:
+        """A plot whose axis tells the two rows apart."""
+        plot = super().make(tip, log)
+        plot.getAxis("left").setTicks([[(1, "before"), (0, "after")]])
+        return plot
 
     def show(self, before: Values, after: Values) -> None:
         """Show what each tile gives; nothing for arrays without tiles."""
         self.before, self.after = before, after
-        self.draw()
+        self._name([(f"tile {k + 1}", COLORS[k % len(COLORS)]) for k in range(len(before))], "●")
+        self.room.redraw(bool(len(before)))
 
     @property
     def apart(self) -> tuple[float, float]:
@@ -220,12 +218,8 @@ class PixelFeaturesPlot(_Drawing):
         )
         return before, after
 
-    def draw(self) -> None:
+    def draw(self, plot: Plot) -> None:
         """Draw both rows on one scale."""
-        self.plot.clear()
-        if not len(self.before):
-            self.names.setText("")
-            return
         both = np.concatenate([self.before, self.after])
         span = float(np.abs(both).max()) or 1.0
         for number in range(len(self.before)):
@@ -234,15 +228,13 @@ class PixelFeaturesPlot(_Drawing):
                 color = COLORS[number % len(COLORS)]
                 y = row + values[number] / span * _INSIDE
                 # not `plot`, whose items take ten times as long to make
-                self.plot.addItem(pg.PlotCurveItem(x, y, pen=pg.mkPen(color, width=1)))
-                self.plot.addItem(pg.ScatterPlotItem(x, y, size=4, pen=None, brush=color))
+                plot.addItem(pg.PlotCurveItem(x, y, pen=pg.mkPen(color, width=1)))
+                plot.addItem(pg.ScatterPlotItem(x, y, size=4, pen=None, brush=color))
         for y in (0.0, 1.0):
-            pen = pg.mkPen(self.text, width=1, style=Qt.PenStyle.DotLine)
-            self.plot.addItem(pg.InfiniteLine(y, angle=0, pen=pen))
-        self.plot.setYRange(-0.5, 1.5, padding=0.02)
-        self.plot.setLabel("bottom", "channel", color=self.text)
-        keys = [(f"tile {k + 1}", COLORS[k % len(COLORS)]) for k in range(len(self.before))]
-        self._name(keys, "●")
+            pen = pg.mkPen(self.room.text, width=1, style=Qt.PenStyle.DotLine)
+            plot.addItem(pg.InfiniteLine(y, angle=0, pen=pen))
+        plot.setYRange(-0.5, 1.5, padding=0.02)
+        plot.name_below("channel", self.room.text)
 
 
 # -- batches
@@ -256,31 +248,29 @@ class BatchPlot(_Drawing):
             "Random batches of tiles: how far their common statistics are from those of all\n"
             "tiles. Below the dashed line a batch stands for the image."
         )
-        super().__init__(_Plot(170, tip, log=True))
+        super().__init__(170, tip, log=True)
         self._shown: BatchExperiment | None = None
 
     def show(self, shown: BatchExperiment | None) -> None:
         """Show an experiment; nothing for None."""
         self._shown = shown
-        self.draw()
+        keys = [("median", COLORS[1]), ("95 of 100 are below", COLORS[0])]
+        self._name(keys if shown is not None else [])
+        self.room.redraw(shown is not None)
 
-    def draw(self) -> None:
+    def draw(self, plot: Plot) -> None:
         """Draw the median, and what 95 of 100 draws stay below."""
-        self.plot.clear()
         shown = self._shown
-        self.names.setText("")
-        if shown is None:
-            return
+        assert shown is not None
         places = np.arange(len(shown.sizes))
         for values, color in ((shown.typical, COLORS[1]), (shown.worst, COLORS[0])):
-            self.plot.plot(places, np.maximum(values, 1e-6), pen=pg.mkPen(color, width=2))
-        pen = pg.mkPen(self.text, width=1, style=Qt.PenStyle.DashLine)
-        self.plot.addItem(pg.InfiniteLine(math.log10(REPRESENTATIVE), angle=0, pen=pen))
-        self.plot.getAxis("bottom").setTicks([[(k, str(n)) for k, n in enumerate(shown.sizes)]])
-        self.plot.getAxis("left").setTicks([_LOG_TICKS])
-        self.plot.setLabel("bottom", "tiles in a batch", color=self.text)
-        self.plot.setLabel("left", "stray", color=self.text)
-        self._name([("median", COLORS[1]), ("95 of 100 are below", COLORS[0])])
+            plot.plot(places, np.maximum(values, 1e-6), pen=pg.mkPen(color, width=2))
+        pen = pg.mkPen(self.room.text, width=1, style=Qt.PenStyle.DashLine)
+        plot.addItem(pg.InfiniteLine(math.log10(REPRESENTATIVE), angle=0, pen=pen))
+        plot.getAxis("bottom").setTicks([[(k, str(n)) for k, n in enumerate(shown.sizes)]])
+        plot.getAxis("left").setTicks([_LOG_TICKS])
+        plot.name_below("tiles in a batch", self.room.text)
+        plot.setLabel("left", "stray", color=self.room.text)
 
 
 # -- before and after
@@ -300,42 +290,42 @@ class BeforeAfterPlot(_Drawing):
             "Largest and mean distance of neighbouring tiles against the halo, before and after:\n"
             "fixed statistics leave only what a halo cures. Dotted: what is noise."
         )
-        super().__init__(_Plot(210, tip, log=True))
+        super().__init__(210, tip, log=True)
         self.curves: dict[str, tuple[Any, Any]] = {}
         self._shown: BeforeAfter | None = None
 
     def show(self, shown: BeforeAfter | None) -> None:
         """Show a comparison; nothing for None."""
         self._shown = shown
-        self.draw()
-
-    def draw(self) -> None:
-        """Draw four curves, and the tolerance."""
-        self.plot.clear()
-        self.names.setText("")
         self.curves = {}
-        if self._shown is None:
-            return
-        for report, name, color in (
-            (self._shown.before, "before", COLORS[0]),
-            (self._shown.after, "after", COLORS[2]),
-        ):
-            self._add(report, name, color)
+        self.names.setText("")
+        if shown is not None:
+            self.curves = {**_curves(shown.before, "before"), **_curves(shown.after, "after")}
+            self._name([("before", _BEFORE), ("after", _AFTER)])
+            self.names.setText(self.names.text() + " &nbsp; full: largest, dashed: mean distance")
+        self.room.redraw(shown is not None)
+
+    def draw(self, plot: Plot) -> None:
+        """Draw four curves, and the tolerance."""
+        assert self._shown is not None
+        for name, (x, y) in self.curves.items():
+            color = _BEFORE if name.startswith("before") else _AFTER
+            largest = name.endswith("largest")
+            style = Qt.PenStyle.SolidLine if largest else Qt.PenStyle.DashLine
+            plot.plot(x, y, pen=pg.mkPen(color, width=2, style=style))
         tolerance = self._shown.before.tolerance
         if tolerance > 0:
-            pen = pg.mkPen(self.text, width=1, style=Qt.PenStyle.DotLine)
-            self.plot.addItem(pg.InfiniteLine(math.log10(tolerance), angle=0, pen=pen))
-        self.plot.setLabel("bottom", "halo (pixels)", color=self.text)
-        self._name([("before", COLORS[0]), ("after", COLORS[2])])
-        self.names.setText(self.names.text() + " &nbsp; full: largest, dashed: mean distance")
+            pen = pg.mkPen(self.room.text, width=1, style=Qt.PenStyle.DotLine)
+            plot.addItem(pg.InfiniteLine(math.log10(tolerance), angle=0, pen=pen))
+        plot.name_below("halo (pixels)", self.room.text)
 
-    def _add(self, report: SeamReport, name: str, color: str) -> None:
-        curve = report.curve
-        known = {"largest": curve.max_dist, "mean": curve.mean_dist}
-        lowest = max(report.tolerance * 1e-3, 1e-9)
-        for kind, values in known.items():
-            style = Qt.PenStyle.SolidLine if kind == "largest" else Qt.PenStyle.DashLine
-            finite = np.isfinite(values)
-            x, y = curve.halo[finite], np.maximum(values[finite], lowest)
-            self.curves[f"{name} {kind}"] = x, y
-            self.plot.plot(x, y, pen=pg.mkPen(color, width=2, style=style))
+
+def _curves(report: SeamReport, name: str) -> dict[str, tuple[Any, Any]]:
+    """Largest and mean distance against the halo, where these are known."""
+    curve = report.curve
+    lowest = max(report.tolerance * 1e-3, 1e-9)
+    found: dict[str, tuple[Any, Any]] = {}
+    for kind, values in (("largest", curve.max_dist), ("mean", curve.mean_dist)):
+        finite = np.isfinite(values)
+        found[f"{name} {kind}"] = curve.halo[finite], np.maximum(values[finite], lowest)
+    return found

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from seamscope.diagnosis.blend_choice import BlendComparison, compare_blends
 from seamscope.diagnosis.disparity import Disparity, has_running_statistics, measure_disparity
 from seamscope.diagnosis.feature_statistics import (
     BatchExperiment,
@@ -346,3 +347,25 @@ class Train:
             on_progress=Progress(reporter, "tiles"),
         )
         return None if found is None else (found, shown)
+
+
+# -- what remains
+
+
+@dataclass(frozen=True)
+class CompareBlends:
+    """Stitch the same predictions in all ways of blending."""
+
+    model: Model
+    image: Image
+    settings: Settings
+
+    def __call__(self, reporter: Reporter) -> BlendComparison:
+        """Return all ways, judged."""
+        return compare_blends(
+            self.image,
+            self.model,
+            self.settings,
+            cancelled=reporter.cancelled,
+            on_progress=Progress(reporter, "tiles and stitched results"),
+        )

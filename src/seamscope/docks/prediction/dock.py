@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QFormLayout,
     QLineEdit,
     QScrollArea,
+    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -183,6 +184,8 @@ class PredictionDock(QWidget):
 
     def _make_controls(self) -> None:
         self.image_box = ComboBox(choices=self._image_layers, nullable=True)
+        # names of results are long, and the dock would be cut off at its side
+        self.image_box.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.axes = _axes_line()
         self.model_picker = ModelPicker()
         self.facts = text_label()
@@ -265,6 +268,7 @@ class PredictionDock(QWidget):
         self.panel.ended.connect(self._ended)
         self._trial_timer.timeout.connect(self._time_a_tile)
         self._session.halo_wanted.connect(self._take_halo)
+        self._session.blend_wanted.connect(self._take_blend)
         self._session.fixed_changed.connect(self._fixed_changed)
         self.fixed.toggled.connect(self._use_fixed)
         # not at once: what is in view is known when it has been drawn
@@ -508,7 +512,7 @@ class PredictionDock(QWidget):
         self.halo.show_auto([max(sides) for sides in plan.grid.halo])
         self.overlap.show_auto(plan.grid.overlap)
         self.cost.setText(cost_table(plan, self._estimate(plan), self._trial is not None))
-        notes = [*image.notes, *plan.notes]
+        notes = map(in_dock, (*image.notes, *plan.notes))
         self.notes.setText("".join(boxed(note, "warning") for note in notes))
 
     def _next_step(self) -> str:
@@ -670,6 +674,19 @@ class PredictionDock(QWidget):
             self.overlap.set_value("auto" if overlap is None else overlap)
         self.refresh()
 
+    def _take_blend(self, blend: str, grid: tuple[Sequence[int], Sequence[int]] | None) -> None:
+        """Somebody compared ways of blending: take the best, and the tiles that it was best on."""
+        with self._quietly():
+            self.blend.set_value(blend)
+        self.refresh()
+        if grid is None or self.plan is None:
+            return
+        tile, overlap = grid
+        if tuple(tile) != self.plan.grid.tile_shape:
+            self.tile.set_value(tile)
+        if self.plan is None or tuple(overlap) != self.plan.grid.overlap:
+            self.overlap.set_value(overlap)
+
     # -- threads, layers, files
 
     def _start(self, name: str, work: Any, ended: Any) -> Job:
@@ -714,7 +731,8 @@ def _blend_choice() -> Choice:
             ("Distance-weighted", "distance"),
         ],
         "How neighbouring tiles are joined. Crop: each pixel from one tile.\n"
-        "The others mix the overlap, which hides seams and does not remove them.",
+        "The others mix the overlap, which hides seams and does not remove them;\n"
+        "the tab Blends of the dock Normalization compares them on this image.",
     )
 
 

@@ -10,11 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 from napari.layers import Image as ImageLayer
-from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QSignalBlocker, Qt
 from qtpy.QtWidgets import (
-    QCheckBox,
-    QFormLayout,
     QHBoxLayout,
     QProgressBar,
     QPushButton,
@@ -24,8 +21,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from seamscope.docks.controls import button, form, ticked
 from seamscope.docks.editors import Choice
 from seamscope.docks.job import Job, Outcome
+from seamscope.docks.late_plot import follow_theme
 from seamscope.docks.layers import Wires, image_of, shown_point
 from seamscope.docks.looks import boxed, legend, plain, text_label, times
 from seamscope.docks.prediction.run_panel import sentence
@@ -146,8 +145,8 @@ class ReceptiveFieldDock(QWidget):
         self.most.setRange(1, 4096)
         self.most.setValue(MOST_TILES)
         self.most.setToolTip(_TIPS["most"])
-        self.compute = _button("Compute", _TIPS["compute"])
-        self.probe = _button("Probe a pixel", _TIPS["probe"])
+        self.compute = button("Compute", _TIPS["compute"])
+        self.probe = button("Probe a pixel", _TIPS["probe"])
         self.probe.setCheckable(True)
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
@@ -157,29 +156,29 @@ class ReceptiveFieldDock(QWidget):
         self.shown = Choice((), _TIPS["shown"])
         self.plot = ProfilePlot()
         self.numbers = text_label()
-        self.show_map = _box("Map", _TIPS["map"])
-        self.show_boxes = _box("Boxes", _TIPS["boxes"])
+        self.show_map = ticked("Map", _TIPS["map"])
+        self.show_boxes = ticked("Boxes", _TIPS["boxes"])
         self.halo = Choice((), _TIPS["halo"])
-        self.use = _button("Use as halo", _TIPS["use"])
+        self.use = button("Use as halo", _TIPS["use"])
         self.used = text_label()
 
     def _lay_out(self) -> None:
         inside = QWidget()
         column = QVBoxLayout(inside)
-        form = _form(("Channel", self.channel), ("Tiles", self.tile), ("At most", self.most))
+        asked = form(("Channel", self.channel), ("Tiles", self.tile), ("At most", self.most))
         self.boxes_row = legend(
             self.show_boxes, [("theoretical", THEORY), ("99% of the gradient", EFFECTIVE)]
         )
         self._result = QWidget()
         result = QVBoxLayout(self._result)
         result.setContentsMargins(0, 0, 0, 0)
-        result.addLayout(_form(("Shown", self.shown)))
+        result.addLayout(form(("Shown", self.shown)))
         for part in (self.plot, self.numbers, self.show_map, self.boxes_row):
             result.addWidget(part)
         for part in (
-            *(self.told, self.details, form, _row(self.compute, self.probe)),
+            *(self.told, self.details, asked, _row(self.compute, self.probe)),
             *(_row(self.bar, self.cancel), self.progress, self.error, self._result),
-            *(_form(("Halo", self.halo)), self.use, self.used),
+            *(form(("Halo", self.halo)), self.use, self.used),
         ):
             column.addWidget(part) if isinstance(part, QWidget) else column.addLayout(part)
         column.addStretch(1)
@@ -194,8 +193,6 @@ class ReceptiveFieldDock(QWidget):
         self.setMinimumWidth(350)
         for part in (self.bar, self.progress, self.cancel, self.error, self._result):
             part.hide()
-        self.show_map.setChecked(True)
-        self.show_boxes.setChecked(True)
 
     def _connect(self) -> None:
         self.compute.clicked.connect(self._compute)
@@ -239,8 +236,7 @@ class ReceptiveFieldDock(QWidget):
         return bool(super().event(event))
 
     def _theme_changed(self, _: Any = None) -> None:
-        theme = get_theme(self.viewer.theme)
-        self.plot.set_colors(theme.background.as_hex(), theme.text.as_hex())
+        follow_theme((self.plot,), self.viewer)
 
     # -- the network and the image
 
@@ -591,31 +587,11 @@ def _sides(sides: Sequence[Sides]) -> str:
     return each[0] if len(set(each)) == 1 else " × ".join(each)
 
 
-def _form(*rows: tuple[str, QWidget]) -> QFormLayout:
-    form = QFormLayout()
-    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-    for name, field in rows:
-        form.addRow(name, field)
-    return form
-
-
 def _row(*widgets: QWidget) -> QHBoxLayout:
     row = QHBoxLayout()
     for widget in widgets:
         row.addWidget(widget, 1)
     return row
-
-
-def _button(text: str, tip: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tip)
-    return button
-
-
-def _box(text: str, tip: str) -> QCheckBox:
-    box = QCheckBox(text)
-    box.setToolTip(tip)
-    return box
 
 
 __all__ = ["ReceptiveFieldDock"]

@@ -12,6 +12,7 @@ import numpy as np
 import pyqtgraph as pg
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
+from seamscope.docks.late_plot import LatePlot, Plot
 from seamscope.docks.looks import COLORS, colored, figure, plain, text_label
 from seamscope.seams.opinions import Opinion, SideBySide
 
@@ -111,53 +112,47 @@ class PixelOpinions(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.plot = pg.PlotWidget()
-        self.plot.setFixedHeight(190)
-        self.plot.setMenuEnabled(False)
-        self.plot.setMouseEnabled(x=False, y=False)
-        self.plot.hideButtons()
+        self.room = LatePlot(lambda: Plot(""), self._draw, 190)
         self.table = text_label()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(self.plot)
+        column.addWidget(self.room)
         column.addWidget(self.table)
         self._bars: list[Any] = []
-        self._text = "#ffffff"
+        self._found: Sequence[Opinion] = ()
+        self._channels: Sequence[str] = ()
 
     def set_colors(self, ground: str, text: str) -> None:
         """Follow napari's theme."""
-        self._text = text
-        self.plot.setBackground(ground)
-        for side in ("left", "bottom"):
-            self.plot.getAxis(side).setPen(text)
-            self.plot.getAxis(side).setTextPen(text)
+        self.room.set_colors(ground, text)
 
     def show_opinions(self, where: str, found: Sequence[Opinion], channels: Sequence[str]) -> None:
         """Show what tiles say, the one that keeps the pixel first."""
-        self.plot.clear()
+        self._found, self._channels = found, channels
         self._bars = []
-        width = 0.8 / max(len(found), 1)
-        for i, opinion in enumerate(found):
-            x = np.arange(len(opinion.values)) - 0.4 + (i + 0.5) * width
-            pen = pg.mkPen(self._text if opinion.kept else None, width=1.5)
-            bars = pg.BarGraphItem(
-                x=x, height=np.nan_to_num(opinion.values), width=width * 0.9, pen=pen,
-                brush=COLORS[i % len(COLORS)],
-            )  # fmt: skip
-            self.plot.addItem(bars)
-            self._bars.append(bars)
-        self.plot.getAxis("bottom").setTicks(
-            [[(i, _shortened(name)) for i, name in enumerate(channels)]]
-        )
-        self.plot.enableAutoRange()
+        self.room.redraw(bool(found))
         self.table.setText(_opinion_table(where, found, channels))
 
     def clear(self, why: str = "") -> None:
         """Show nothing, and say why."""
-        self.plot.clear()
-        self.plot.getAxis("bottom").setTicks([[]])
-        self._bars = []
+        self.show_opinions("", (), ())
         self.table.setText(plain(why))
+
+    def _draw(self, plot: Plot) -> None:
+        self._bars = []
+        width = 0.8 / len(self._found)
+        for i, opinion in enumerate(self._found):
+            x = np.arange(len(opinion.values)) - 0.4 + (i + 0.5) * width
+            pen = pg.mkPen(self.room.text if opinion.kept else None, width=1.5)
+            bars = pg.BarGraphItem(
+                x=x, height=np.nan_to_num(opinion.values), width=width * 0.9, pen=pen,
+                brush=COLORS[i % len(COLORS)],
+            )  # fmt: skip
+            plot.addItem(bars)
+            self._bars.append(bars)
+        names = [(i, _shortened(name)) for i, name in enumerate(self._channels)]
+        plot.getAxis("bottom").setTicks([names])
+        plot.enableAutoRange()
 
 
 def _opinion_table(where: str, found: Sequence[Opinion], channels: Sequence[str]) -> str:

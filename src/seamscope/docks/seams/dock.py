@@ -12,15 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QSignalBlocker, Qt
 from qtpy.QtWidgets import (
-    QCheckBox,
-    QFormLayout,
     QHBoxLayout,
     QPushButton,
     QScrollArea,
-    QTabWidget,
     QVBoxLayout,
     QWidget,
 )
@@ -28,12 +24,15 @@ from qtpy.QtWidgets import (
 from seamscope.diagnosis.causes import Diagnosis, diagnose
 from seamscope.diagnosis.certificate import Certificate, certify
 from seamscope.diagnosis.measure import measurable
+from seamscope.docks.controls import button, form, ticked
 from seamscope.docks.editors import Choice
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.job_row import JobRow
+from seamscope.docks.late_plot import follow_theme
 from seamscope.docks.layers import Wires, area_in_view, look_at, shown_point
 from seamscope.docks.looks import boxed, text_label
+from seamscope.docks.pages import Pages
 from seamscope.docks.prediction.run_panel import sentence
 from seamscope.docks.results import Run, layer_point, result_pixel
 from seamscope.docks.seams.border_table import BorderTable
@@ -129,36 +128,29 @@ class SeamsDock(QWidget):
         self.heat = HeatPanel(self.viewer)
         self.channel = Choice([("The worst", None)], _TIPS["channel"])
         self.halo = HaloPlot()
-        self.stitch = _box("Stitch the picture at this halo", _TIPS["stitch"])
-        self.stitch.setChecked(True)
-        self.suggest = _button("Suggest", _TIPS["suggest"])
-        self.apply = _button("Apply", _TIPS["apply"])
+        self.stitch = ticked("Stitch the picture at this halo", _TIPS["stitch"])
+        self.suggest = button("Suggest", _TIPS["suggest"])
+        self.apply = button("Apply", _TIPS["apply"])
         self.suggestion = text_label()
         self.table = BorderTable()
         self.comparison = Comparison()
-        self.ask = _button("Ask all tiles", _TIPS["ask"])
+        self.ask = button("Ask all tiles", _TIPS["ask"])
         self.ask.setCheckable(True)
         self.pixel = PixelOpinions()
-        self.explain = _button("Explain", _TIPS["explain"])
-        self.certify = _button("Certify", _TIPS["certify"])
+        self.explain = button("Explain", _TIPS["explain"])
+        self.certify = button("Certify", _TIPS["certify"])
         self.causes = text_label()
         self.certificate = text_label()
 
     def _lay_out(self) -> None:
         inside = QWidget()
         column = QVBoxLayout(inside)
-        form = QFormLayout()
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Result", self.runs)
-        column.addLayout(form)
+        column.addLayout(form(("Result", self.runs)))
         for part in (self.verdict, self.numbers, self.measure_note, self.measure, self.error):
             column.addWidget(part)
         column.addWidget(self.job)
         column.addWidget(self.heat)
-        second = QFormLayout()
-        second.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        second.addRow("Channel", self.channel)
-        column.addLayout(second)
+        column.addLayout(form(("Channel", self.channel)))
         self.tabs = self._make_tabs()
         column.addWidget(self.tabs, 1)
         scroll = QScrollArea()
@@ -171,8 +163,8 @@ class SeamsDock(QWidget):
         whole.addWidget(scroll)
         self.setMinimumWidth(380)
 
-    def _make_tabs(self) -> QTabWidget:
-        tabs = QTabWidget()
+    def _make_tabs(self) -> Pages:
+        tabs = Pages()
         tabs.addTab(
             _page(self.halo, self.stitch, (self.suggest, self.apply), self.suggestion), "Halo"
         )
@@ -232,10 +224,7 @@ class SeamsDock(QWidget):
         return bool(super().event(event))
 
     def _theme_changed(self, _: Any = None) -> None:
-        theme = get_theme(self.viewer.theme)
-        ground, text = theme.background.as_hex(), theme.text.as_hex()
-        self.halo.set_colors(ground, text)
-        self.pixel.set_colors(ground, text)
+        follow_theme((self.halo, self.pixel), self.viewer)
 
     # -- which run
 
@@ -673,18 +662,6 @@ def _page(*parts: Any) -> QWidget:
             column.addWidget(part)
     column.addStretch(1)
     return page
-
-
-def _button(text: str, tip: str) -> QPushButton:
-    button = QPushButton(text)
-    button.setToolTip(tip)
-    return button
-
-
-def _box(text: str, tip: str) -> QCheckBox:
-    box = QCheckBox(text)
-    box.setToolTip(tip)
-    return box
 
 
 __all__ = ["SeamsDock", "covering", "suggestion_of"]

@@ -6,7 +6,7 @@ Knows curves, marks and how they are drawn. Does not know layers, runs or what m
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSpinBox, QVBoxLayout, QWidget
 
 from seamscope.docks.editors import Choice
+from seamscope.docks.late_plot import LatePlot, Plot
 from seamscope.docks.looks import COLORS, colored, figure, plain
 from seamscope.seams.report import SeamReport
 
@@ -29,6 +30,10 @@ _VIEWS = [
     ("1 − Dice, soft", "soft"),
     ("1 − Dice, hard", "hard"),
 ]
+_TIP = (
+    "Drag the red line, or press the arrow keys: the picture is stitched again\n"
+    "with seams cut that far from the tiles' borders. No network runs."
+)
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -76,23 +81,15 @@ class HaloPlot(QWidget):
         super().__init__()
         self.report: SeamReport | None = None
         self._floor = -6
-        self._text = "#ffffff"
         self._marks: list[Mark] = []
         self.view = Choice(
             _VIEWS,
             "What is drawn against the halo: the largest and the mean distance of both\n"
             "predictions, the largest of each channel, or the tile mismatch of each.",
         )
-        self._axis = _Decades(orientation="left")
-        self.plot = _Plot(self._step, axisItems={"left": self._axis})
-        self.plot.setFixedHeight(210)
-        self.plot.setMenuEnabled(False)
-        self.plot.setMouseEnabled(x=False, y=False)
-        self.plot.hideButtons()
-        self.plot.setToolTip(
-            "Drag the red line, or press the arrow keys: the picture is stitched again\n"
-            "with seams cut that far from the tiles' borders. No network runs."
-        )
+        self._lines: list[Line] = []
+        self._tolerance: float | None = None
+        self.room = LatePlot(self._make, self._draw, 210)
         self.line = pg.InfiniteLine(0, angle=90, movable=True, bounds=(0, 1))
         self.line.setPen(pg.mkPen(_LINE, width=3))
         self.line.setHoverPen(pg.mkPen(_LINE, width=5))
@@ -108,7 +105,7 @@ class HaloPlot(QWidget):
         self.told = QLabel()
         self.told.setWordWrap(True)
         self._lay_out()
-        self.view.value_changed.connect(self._draw)
+        self.view.value_changed.connect(self._take)
         self.line.sigPositionChanged.connect(self._dragged)
         self.number.valueChanged.connect(self._typed)
 
@@ -120,10 +117,18 @@ class HaloPlot(QWidget):
         row.addWidget(QLabel("Halo"))
         row.addWidget(self.number)
         column.addLayout(row)
-        for part in (self.plot, self.unit, self.names, self.told):
+        for part in (self.room, self.unit, self.names, self.told):
             column.addWidget(part)
 
+    def _make(self) -> Plot:
+        return _Plot(self._step, axisItems={"left": _Decades(orientation="left")})
+
     # -- what is shown
+
+    @property
+    def plot(self) -> Plot | None:
+        """The plot, once it was seen."""
+        return self.room.plot
 
     def value(self) -> int:
         """The halo that the line is at."""
@@ -146,56 +151,60 @@ class HaloPlot(QWidget):
             self.number.setValue(halo)
             self.line.setBounds((0, self.most))
             self.line.setValue(self.number.value())
-        self._draw()
+        self._take()
 
     def show_marks(self, marks: Sequence[Mark]) -> None:
         """Draw other marks."""
         if list(marks) != self._marks:
             self._marks = list(marks)
-            self._draw()
+            self._take()
 
     def set_colors(self, ground: str, text: str) -> None:
         """Follow napari's theme."""
-        self._text = text
-        self.plot.setBackground(ground)
-        for side in ("left", "bottom"):
-            axis = self.plot.getAxis(side)
-            axis.setPen(text)
-            axis.setTextPen(text)
-        self._draw()
+        self.room.set_colors(ground, text)
 
-    def _draw(self) -> None:
-        self.plot.clear()
+    def _take(self) -> None:
+        """Find what is to be drawn, and say it; it is drawn when it is seen."""
         report = self.report
-        self.setEnabled(report is not None and report.measured > 0)
-        if report is None or not report.measured:
-            self.names.setText("")
-            self.told.setText("")
-            return
-        view = self.view.value()
-        lines = lines_of(report, view)
-        tolerance = report.tolerance if view in ("distance", "channels") else None
-        self._floor = _floor([line.values for line in lines], tolerance)
-        self._axis.floor = self._floor
-        for line in lines:
-            self._add(report.curve.halo, line)
-        if tolerance:
-            self._add_tolerance(tolerance)
-        for mark in self._marks:
-            self._add_mark(mark)
-        self.plot.addItem(self.line, ignoreBounds=True)
-        self._set_ranges(lines)
-        self.unit.setText(f"halo (pixels{_proportion(report)})")
-        keys = [(line.name, line.color) for line in lines]
-        keys += [("tolerance", _TOLERANCE)] * bool(tolerance)
-        self.names.setText(" &nbsp; ".join(f"{colored('━', c)} {plain(name)}" for name, c in keys))
-        self._tell()
+        known = report is not None and report.measured > 0
+        self.setEnabled(known)
+        self._lines, self._tolerance = [], None
+        self.names.setText("")
+        self.told.setText("")
+        self.unit.setVisible(known)
+        if report is not None and known:
+            view = self.view.value()
+            self._lines = lines_of(report, view)
+            self._tolerance = report.tolerance if view in ("distance", "channels") else None
+            self._floor = _floor([line.values for line in self._lines], self._tolerance)
+            self.unit.setText(f"halo (pixels{_proportion(report)})")
+            self._name()
+            self._tell()
+        self.room.redraw(known)
 
-    def _add(self, halo: Any, line: Line) -> None:
+    def _name(self) -> None:
+        keys = [(line.name, line.color) for line in self._lines]
+        keys += [("tolerance", _TOLERANCE)] * bool(self._tolerance)
+        self.names.setText(" &nbsp; ".join(f"{colored('━', c)} {plain(name)}" for name, c in keys))
+
+    def _draw(self, plot: Plot) -> None:
+        assert self.report is not None
+        plot.getAxis("left").floor = self._floor
+        for line in self._lines:
+            self._add(plot, self.report.curve.halo, line)
+        if self._tolerance:
+            pen = pg.mkPen(_TOLERANCE, width=1.5, style=Qt.PenStyle.DashLine)
+            plot.addItem(pg.InfiniteLine(math.log10(self._tolerance), angle=0, pen=pen))
+        for mark in self._marks:
+            self._add_mark(plot, mark)
+        plot.addItem(self.line, ignoreBounds=True)
+        self._set_ranges(plot)
+
+    def _add(self, plot: Plot, halo: Any, line: Line) -> None:
         known = np.isfinite(line.values)
         heights = self._heights(line.values[known])
         pen = pg.mkPen(line.color, width=2)
-        item = self.plot.plot(halo[known], heights, pen=pen)
+        item = plot.plot(halo[known], heights, pen=pen)
         item.setSymbol("o" if known.sum() < 60 else None)
         item.setSymbolSize(4)
         item.setSymbolBrush(line.color)
@@ -204,27 +213,23 @@ class HaloPlot(QWidget):
     def _heights(self, values: Values) -> Values:
         return np.log10(np.maximum(values, 10.0**self._floor))
 
-    def _add_tolerance(self, tolerance: float) -> None:
-        pen = pg.mkPen(_TOLERANCE, width=1.5, style=Qt.PenStyle.DashLine)
-        self.plot.addItem(pg.InfiniteLine(math.log10(tolerance), angle=0, pen=pen))
-
-    def _add_mark(self, mark: Mark) -> None:
-        pen = pg.mkPen(self._text, width=1, style=Qt.PenStyle.DotLine)
+    def _add_mark(self, plot: Plot, mark: Mark) -> None:
+        pen = pg.mkPen(self.room.text, width=1, style=Qt.PenStyle.DotLine)
         beside = {
             "position": 0.1,
-            "color": self._text,
+            "color": self.room.text,
             "rotateAxis": (1, 0),
             "anchors": _BESIDE,
         }
         line = pg.InfiniteLine(mark.halo, angle=90, pen=pen, label=mark.name, labelOpts=beside)
-        self.plot.addItem(line, ignoreBounds=True)
+        plot.addItem(line, ignoreBounds=True)
 
-    def _set_ranges(self, lines: Sequence[Line]) -> None:
+    def _set_ranges(self, plot: Plot) -> None:
         far = max([self.most, *(m.halo for m in self._marks if m.halo <= 3 * self.most + 8)])
-        top = max((float(self._heights(x.values[np.isfinite(x.values)]).max()) for x in lines if
-                   np.isfinite(x.values).any()), default=0.0)  # fmt: skip
-        self.plot.setXRange(0, max(far * 1.06, 1), padding=0.02)
-        self.plot.setYRange(self._floor, max(top, self._floor + 1), padding=0.05)
+        each = [line.values[np.isfinite(line.values)] for line in self._lines]
+        top = max((float(self._heights(x).max()) for x in each if x.size), default=0.0)
+        plot.setXRange(0, max(far * 1.06, 1), padding=0.02)
+        plot.setYRange(self._floor, max(top, self._floor + 1), padding=0.05)
 
     def _tell(self) -> None:
         report = self.report
@@ -255,11 +260,11 @@ class HaloPlot(QWidget):
 _BESIDE = [(0, 0), (0, 0)]  # the mark's name to its right
 
 
-class _Plot(pg.PlotWidget):
+class _Plot(Plot):
     """A plot that hears arrow keys."""
 
-    def __init__(self, step: Any, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(self, step: Callable[[int], None], **arguments: Any) -> None:
+        super().__init__(_TIP, **arguments)
         self._steps = {
             Qt.Key.Key_Left: -1, Qt.Key.Key_Right: 1,
             Qt.Key.Key_PageDown: -_PAGE, Qt.Key.Key_PageUp: _PAGE,
@@ -274,10 +279,6 @@ class _Plot(pg.PlotWidget):
             event.accept()
         else:
             super().keyPressEvent(event)
-
-    def wheelEvent(self, event: Any) -> None:  # noqa: N802
-        """Leave it to the dock, which scrolls."""
-        event.ignore()
 
 
 class _Decades(pg.AxisItem):

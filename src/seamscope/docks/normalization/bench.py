@@ -1,0 +1,239 @@
+"""What all pages of the dock *Normalization* work on: one network, one image, one job at a time.
+
+Knows the session, the layers that were found in the network, and how a question that uses the
+network is asked and answered. Does not know which questions there are, or how anything looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from napari.layers import Image as ImageLayer
+from qtpy.QtCore import QObject, Signal
+
+from seamscope.docks.job import Job, Outcome
+from seamscope.docks.layers import image_of
+from seamscope.docks.normalization.step_row import StepRow
+from seamscope.docks.normalization.tasks import AuditIt, InTurn
+from seamscope.docks.prediction.run_panel import sentence
+from seamscope.docks.session import Session
+from seamscope.images.image import Image
+from seamscope.models.model import Model
+from seamscope.normalization.audit import Audit
+from seamscope.planning.plan import Settings
+
+PATCH = {1: 1024, 2: 128, 3: 64}  # about the patches that networks are trained with
+_NOTHING_NEW = "Stopped: nothing new is known."
+
+
+class Bench(QObject):
+    """The network and image at hand, and the job that uses them.
+
+    Parameters
+    ----------
+    viewer
+        Whose session is followed.
+    job
+        Shows the job; the bench goes with it.
+
+    Signals
+    -------
+    changed
+        Which controls make sense may be others now.
+    replaced
+        Network or image are others: what was measured is of no use.
+    audited
+        Other layers are known, or none yet.
+    patch_changed : (int)
+        Networks of another number of axes are trained with patches of about this extent.
+    told : (str)
+        What went wrong, in one sentence; nothing where nothing did.
+
+    Attributes
+    ----------
+    session, viewer, job
+        Shared with others.
+    model, layer
+        The network as it was loaded, and the image's layer; None where there is none.
+    audit
+        Its layers; None as long as they are not known.
+    problem
+        What was last told.
+    tile, batch
+        Extent in pixels, and number in a batch, of the tiles that are looked at by themselves, as
+        in training.
+    awake
+        Whether the dock is in its window.
+    """
+
+    changed = Signal()
+    replaced = Signal()
+    audited = Signal()
+    patch_changed = Signal(int)
+    told = Signal(str)
+
+    def __init__(self, viewer: Any, job: StepRow) -> None:
+        super().__init__(job)
+        self.viewer, self.job = viewer, job
+        self.session = Session.of(viewer)
+        self.model: Model | None = None
+        self.layer: ImageLayer | None = None
+        self.audit: Audit | None = None
+        self.problem = ""
+        self.tile, self.batch = PATCH[2], 1
+        self.awake = False
+        self._axes: int | None = None  # spatial ones, that the patch was last chosen for
+        self._auditing: Job | None = None
+        self.session.changed.connect(self._session_changed)
+        job.changed.connect(self.changed)
+        job.failed.connect(self.tell)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being done that was asked for."""
+        return self.job.busy
+
+    @property
+    def auditing(self) -> bool:
+        """Whether layers are being looked for."""
+        return self._auditing is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether a question can be asked now."""
+        return self.session.plan is not None and self.audit is not None and not self.busy
+
+    @property
+    def there(self) -> bool:
+        """Whether the image's layer is in the viewer, so that maps can be drawn over it."""
+        return self.layer is not None and self.layer in self.viewer.layers
+
+    # -- coming and going
+
+    def wake(self) -> None:
+        """Follow the session."""
+        self.awake = True
+        self._session_changed()
+
+    def sleep(self) -> None:
+        """End what is going on, and listen no longer."""
+        self.awake = False
+        self.job.stop()
+        self._abandon()
+
+    def _session_changed(self) -> None:
+        """Another network, image or plan."""
+        if not self.awake:
+            return
+        session = self.session
+        if session.plain is not self.model or session.layer is not self.layer:
+            self.job.stop()
+            new = session.plain is not self.model
+            self.model, self.layer = session.plain, session.layer
+            self.tell("")
+            self.replaced.emit()
+            if new:
+                self._look_at_layers()
+        self._offer_patch()
+        self.changed.emit()
+
+    def _offer_patch(self) -> None:
+        plan = self.session.plan
+        if plan is not None and plan.facts.spatial_axes != self._axes:
+            self._axes = plan.facts.spatial_axes
+            self.patch_changed.emit(PATCH[self._axes])
+
+    # -- the layers
+
+    def _look_at_layers(self) -> None:
+        self._abandon()
+        self.audit = None
+        model = self.model
+        if model is not None:
+            work = InTurn(self.session.turn, AuditIt(model))
+            self._auditing = Job(f"looking at the layers of {model.name}", work, self)
+            self._auditing.ended.connect(self._found_layers)
+            self._auditing.start()
+        self.audited.emit()
+
+    def _found_layers(self, outcome: Outcome) -> None:
+        self._auditing = None
+        if outcome.error is not None:
+            self.fail(outcome.error, "Looking at the layers")
+        self.audit = outcome.value
+        self.audited.emit()
+        self.changed.emit()
+
+    def _abandon(self) -> None:
+        if self._auditing is not None:
+            self._auditing.abandon()
+            self._auditing = None
+
+    # -- long work
+
+    def begin(
+        self,
+        name: str,
+        question: Callable[[Any], Any],
+        done: Callable[[Any], None],
+        stopped: Callable[[], str] = lambda: _NOTHING_NEW,
+    ) -> None:
+        """Ask something that uses the network.
+
+        Parameters
+        ----------
+        name
+            What is done, for people.
+        question
+            Given a reporter; returns the answer.
+        done
+            Gets the answer, if network and image are still the same.
+        stopped
+            What to say where it was cancelled.
+        """
+        model, layer = self.model, self.layer
+
+        def answered(value: Any) -> None:
+            if value is None:
+                self.tell(stopped())
+            elif self.awake and model is self.model and layer is self.layer:
+                done(value)
+
+        self.tell("")
+        self.job.start(name, InTurn(self.session.turn, question), answered)
+
+    def image(self) -> Image | None:
+        """The image as the engine reads it; None where there is none, or it cannot be."""
+        plan, layer = self.session.plan, self.layer
+        if plan is None or layer is None or self.busy:
+            return None
+        try:
+            return image_of(layer, plan.layout.axes)
+        except Exception as error:
+            self.fail(error, "Reading the image")
+            return None
+
+    def settings(self) -> Settings | None:
+        """Tiles that are looked at by themselves, as in training; None without a plan."""
+        plan, settings = self.session.plan, self.session.settings
+        if plan is None or settings is None:
+            return None
+        sizes = plan.layout.sizes(plan.layout.spatial, plan.image_shape)
+        tile = tuple(
+            axis.size_at_least(min(self.tile, size) + sum(axis.crop))
+            for axis, size in zip(plan.facts.lattice, sizes, strict=True)
+        )
+        return settings.but(tile=tile, halo=0, overlap=0, batch=self.batch)
+
+    def fail(self, error: Exception, what: str) -> None:
+        """Say what an error means."""
+        self.tell(sentence(error, what))
+
+    def tell(self, problem: str) -> None:
+        """Say in one sentence what went wrong; nothing when nothing did."""
+        self.problem = problem
+        self.told.emit(problem)
+
+
+__all__ = ["PATCH", "Bench"]

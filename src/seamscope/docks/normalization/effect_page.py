@@ -1,0 +1,113 @@
+"""The page *Effect*: what fixed statistics do to the seams, and to accuracy where that is known.
+
+Knows its controls, and which labels can be the truth. Does not know how both ways are compared,
+told or drawn.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari.layers import Labels
+from qtpy.QtCore import QSignalBlocker
+from qtpy.QtWidgets import QWidget
+
+from seamscope.docks.controls import button, fill, form
+from seamscope.docks.editors import Choice
+from seamscope.docks.looks import text_label
+from seamscope.docks.normalization.bench import Bench
+from seamscope.docks.normalization.plots import BeforeAfterPlot
+from seamscope.docks.normalization.tasks import Compare
+from seamscope.docks.normalization.texts import comparison_text
+from seamscope.images.image import Image, open_image
+from seamscope.planning.plan import Plan
+from seamscope.repair.before_after import BeforeAfter
+
+_TIPS = {
+    "compare": "Predict the tiles of Tiled prediction twice, with each tile's own statistics and\n"
+    "with the fixed ones, and compare how neighbours agree.",
+    "truth": "Labels to hold both predictions against: seamless is not the same as accurate.",
+}
+
+
+class EffectPage(QWidget):
+    """Compare before and after.
+
+    Attributes
+    ----------
+    effect
+        What was found; None as long as it is not known.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self._bench = bench
+        self.effect: BeforeAfter | None = None
+        self.truth = Choice([("None", None)], _TIPS["truth"])
+        self.compare = button("Compare", _TIPS["compare"])
+        self.comparison = text_label()
+        self.curves = BeforeAfterPlot()
+        fill(self, form(("Truth", self.truth)), self.compare, self.comparison, self.curves)
+        self.compare.clicked.connect(self._compare)
+        bench.changed.connect(self._show_state)
+        bench.replaced.connect(self._forget)
+        bench.session.fixed_changed.connect(self._forget)
+        self._show_effect()
+
+    def offer_truth(self) -> None:
+        """Offer the labels that the viewer has now."""
+        labels = [(x.name, x) for x in self._bench.viewer.layers if isinstance(x, Labels)]
+        with QSignalBlocker(self.truth):
+            self.truth.set_options([("None", None), *labels])
+
+    def _forget(self) -> None:
+        """Other statistics, another network or image."""
+        self.effect = None
+        self._show_effect()
+        self._show_state()
+
+    def _show_state(self) -> None:
+        self.compare.setEnabled(self._bench.ready and self._bench.session.fixed is not None)
+
+    def _compare(self, _: Any = None) -> None:
+        """Measure both ways, as the button does."""
+        session, image = self._bench.session, self._bench.image()
+        fixed, plan, settings = session.fixed, session.plan, session.settings
+        if image is None or fixed is None or plan is None or settings is None:
+            return
+        statistics = fixed.network.statistics
+        assert statistics is not None
+        try:
+            labels = self._labels(plan)
+        except Exception as error:
+            self._bench.fail(error, "Reading the labels")
+            return
+        settings = settings.but(tile=plan.grid.tile_shape, result="probabilities")
+        work = Compare(fixed.plain, statistics, image, settings, labels)
+        self._bench.begin("comparing before and after", work, self._compared)
+
+    def _labels(self, plan: Plan) -> Image | None:
+        layer = self.truth.value()
+        if layer is None:
+            return None
+        data = layer.data[0] if layer.multiscale else layer.data
+        letters = "".join(a for a in plan.layout.axes if a != plan.layout.channel)
+        axes = letters if len(letters) == data.ndim else plan.layout.spatial
+        return open_image(data, axes=axes if len(axes) == data.ndim else None)
+
+    def _compared(self, found: BeforeAfter) -> None:
+        self.effect = found
+        self._show_effect()
+
+    def _show_effect(self) -> None:
+        effect = self.effect
+        self.curves.setVisible(effect is not None)
+        self.curves.show(effect)
+        self.comparison.setText(
+            "Freeze statistics first; then see what they do to the seams."
+            if effect is None and self._bench.session.fixed is None
+            else "" if effect is None else comparison_text(effect)
+        )  # fmt: skip
+
+
+__all__ = ["EffectPage"]

@@ -1,0 +1,230 @@
+"""The page *Features*: mean and spread of each tile's features, on a plot, a map, at one pixel.
+
+Knows its controls, and clicks into the image. Does not know how features are measured or drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtWidgets import QWidget
+
+from seamscope.diagnosis.feature_statistics import BatchExperiment, FeatureStatistics, PixelFeatures
+from seamscope.docks.controls import button, fill, form, number, ticked
+from seamscope.docks.editors import Choice
+from seamscope.docks.looks import text_label
+from seamscope.docks.normalization.bench import Bench
+from seamscope.docks.normalization.layers import MapLayer, image_pixel, tile_map
+from seamscope.docks.normalization.plots import FeaturePanels, PixelFeaturesPlot
+from seamscope.docks.normalization.tasks import Features, FeaturesOfPixel
+from seamscope.docks.normalization.texts import features_text, pixel_text, standardized
+
+_TIPS = {
+    "tile": "Extent of the tiles that are looked at, best that of the patches in training.",
+    "most": "Of more tiles, so many are looked at, evenly chosen.",
+    "measure": "Find mean and variance of each channel in every tile, at every layer.",
+    "layer": "Layer whose features are shown.",
+    "map": "Draw over the image how far each tile strays.",
+    "ask": "While this is on, click into the image: the same pixel is looked at through several\n"
+    "tiles, before and after normalization.",
+}
+
+
+class FeaturesPage(QWidget):
+    """Look at the features of tiles.
+
+    Signals
+    -------
+    measured
+        Other features are known, or none any more.
+    map_shown
+        The map is drawn over the image.
+
+    Attributes
+    ----------
+    features, batches
+        What was measured; None as long as nothing was.
+    pixel
+        One pixel's features in several tiles.
+    strays
+        The map.
+    """
+
+    measured = Signal()
+    map_shown = Signal()
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self._bench = bench
+        self.features: FeatureStatistics | None = None
+        self.batches: BatchExperiment | None = None
+        self.pixel: tuple[PixelFeatures, ...] = ()
+        self.strays = MapLayer(bench.viewer, "stray", "inferno")
+        self.tile = number((8, 8192), bench.tile, _TIPS["tile"], " px")
+        self.most = number((4, 65536), 256, _TIPS["most"])
+        self.measure = button("Measure", _TIPS["measure"])
+        self.layer = Choice((), _TIPS["layer"])
+        self.stray = text_label()
+        self.panels = FeaturePanels()
+        self.show_map = ticked("Map of stray", _TIPS["map"])
+        self.ask = button("Compare tiles at a pixel", _TIPS["ask"])
+        self.ask.setCheckable(True)
+        self.pixel_told = text_label()
+        self.pixel_plot = PixelFeaturesPlot()
+        asked = form(("Tile", self.tile), ("At most", self.most))
+        shown = form(("Layer", self.layer))
+        parts = (asked, self.measure, shown, self.stray, self.panels, self.show_map)
+        fill(self, *parts, self.ask, self.pixel_told, self.pixel_plot)
+        self._connect()
+        self._show_features()
+
+    def _connect(self) -> None:
+        self.tile.valueChanged.connect(self._tile_changed)
+        self.measure.clicked.connect(self._measure)
+        self.layer.value_changed.connect(self.show_layer)
+        self.show_map.toggled.connect(self.draw_map)
+        self.ask.toggled.connect(self._ask_toggled)
+        self._bench.changed.connect(self._show_state)
+        self._bench.replaced.connect(self._forget)
+        self._bench.patch_changed.connect(self.tile.setValue)
+
+    def sleep(self) -> None:
+        """Leave nothing behind in the viewer."""
+        self.ask.setChecked(False)
+        self.strays.hide()
+
+    def _forget(self) -> None:
+        self.features = self.batches = None
+        self.strays.hide()
+        self._show_features()
+        self.measured.emit()
+
+    def _tile_changed(self, pixels: int) -> None:
+        self._bench.tile = pixels
+
+    def _show_state(self) -> None:
+        bench = self._bench
+        layers = bench.audit is not None and bool(bench.audit.layers)
+        self.measure.setEnabled(bench.ready and layers)
+        self.ask.setEnabled(bench.session.plan is not None and layers)
+
+    # -- all tiles
+
+    def _measure(self, _: Any = None) -> None:
+        """Measure the features of tiles, as the button does."""
+        bench = self._bench
+        image, settings = bench.image(), bench.settings()
+        if image is None or settings is None or bench.model is None:
+            return
+        fixed = bench.session.fixed
+        known = None
+        if fixed is not None and fixed.layer is bench.layer:
+            own = fixed.network.statistics
+            known = own if own is not None and own.how == "exact" else None
+        work = Features(bench.model, image, settings, known, self.most.value())
+        bench.begin("measuring features", work, self._measured)
+
+    def _measured(self, found: tuple[FeatureStatistics, BatchExperiment]) -> None:
+        self.features, self.batches = found
+        self._show_features()
+        self.measured.emit()
+
+    def _show_features(self) -> None:
+        found = self.features
+        options = [
+            (f"{one.layer.name or f'no. {k + 1}'} · {one.layer.kind} · stray {one.stray:.2g}", k)
+            for k, one in enumerate(() if found is None else found.layers)
+        ]
+        with QSignalBlocker(self.layer):
+            self.layer.set_options(options)
+        self.layer.setEnabled(found is not None)
+        self.show_map.setEnabled(found is not None)
+        self.show_layer()
+
+    def show_layer(self) -> None:
+        """Show the layer that is chosen."""
+        found, chosen = self.features, self.layer.value()
+        one = None if found is None or chosen is None else found.layers[chosen]
+        self.panels.setVisible(one is not None)
+        self.panels.show_layer(one)
+        told = "" if found is None or chosen is None else features_text(found, chosen)
+        self.stray.setText(told)
+        self.pixel = ()
+        self._show_pixel()
+        self.draw_map()
+
+    def draw_map(self, _: Any = None) -> None:
+        """Draw the map, or take it away."""
+        found, layer = self.features, self._bench.layer
+        if found is None or layer is None or not self._bench.there or not self.show_map.isChecked():
+            self.strays.hide()
+            return
+        self.map_shown.emit()
+        array, place = tile_map(found, self.layer.value(), layer)
+        self.strays.show(layer, array, place, "standard deviations of the reference")
+
+    # -- one pixel
+
+    def _ask_toggled(self, wanted: bool) -> None:
+        callbacks = self._bench.viewer.mouse_drag_callbacks
+        if wanted:
+            callbacks.append(self._clicked)
+        elif self._clicked in callbacks:
+            callbacks.remove(self._clicked)
+
+    def _clicked(self, _: Any, event: Any) -> Any:
+        """Tell a click from a drag: a generator that napari resumes while the mouse moves."""
+        yield
+        moved = False
+        while event.type == "mouse_move":
+            moved = True
+            yield
+        if not moved:
+            self.ask_at(event.position)
+
+    def ask_at(self, world: Sequence[float]) -> None:
+        """Look at the pixel at a point of the world through several tiles."""
+        bench = self._bench
+        plan, layer, settings = bench.session.plan, bench.layer, bench.settings()
+        image, model = bench.image(), bench.model
+        if image is None or plan is None or layer is None or settings is None or model is None:
+            return
+        found = image_pixel(plan, layer.world_to_data(list(world)[-layer.ndim :]))
+        if found is None:
+            bench.tell("That is beside the image: click into it.")
+            return
+        pixel, frame = found
+        area = {a: (f, f + 1) for a, f in zip(plan.layout.frames, frame, strict=True)}
+        settings = settings.but(area=area or None, batch=1)
+        work = FeaturesOfPixel(model, image, settings, pixel, self.layer.value() or 0)
+        bench.begin("looking at one pixel", work, lambda got: self._asked_pixel(got, pixel))
+
+    def _asked_pixel(self, found: tuple[PixelFeatures, ...], pixel: Sequence[int]) -> None:
+        # the same tile several times where the image has room for one position only
+        self.pixel = tuple({one.start: one for one in found}.values())
+        self._show_pixel(pixel)
+
+    def _show_pixel(self, pixel: Sequence[int] = ()) -> None:
+        self.pixel_plot.setVisible(bool(self.pixel))
+        if not self.pixel:
+            self.pixel_plot.show(np.zeros((0, 0)), np.zeros((0, 0)))
+            self.pixel_told.setText("")
+            return
+        before, after = (
+            np.stack([getattr(one, name).reshape(-1) for one in self.pixel]).astype(float)
+            for name in ("before", "after")
+        )
+        chosen = self.layer.value()
+        if self.features is not None and chosen is not None:
+            mean, std = standardized(self.features.layers[chosen], before.shape[1])
+        else:
+            mean, std = before.mean(0), np.maximum(before.std(), 1e-12)
+        self.pixel_plot.show((before - mean) / std, after)
+        told = pixel_text(*self.pixel_plot.apart, len(self.pixel), pixel)
+        self.pixel_told.setText(told)
+
+
+__all__ = ["FeaturesPage"]

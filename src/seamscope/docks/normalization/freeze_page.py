@@ -1,0 +1,257 @@
+"""The page *Freeze*: statistics are found or read, and all docks use them from then on.
+
+Knows what its controls ask for, what that costs, and what of an interrupted search is kept. Does
+not know how statistics are found, or the controls themselves (see `FreezePanel`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+from napari.layers import Image as ImageLayer
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from seamscope.docks.job import Job, Outcome
+from seamscope.docks.layers import image_of
+from seamscope.docks.looks import boxed, plain
+from seamscope.docks.normalization.bench import Bench
+from seamscope.docks.normalization.freeze_panel import FreezePanel
+from seamscope.docks.normalization.tasks import Foresee, Freeze, FreezeAsked, InTurn, TakeOver
+from seamscope.docks.normalization.texts import fixed_text
+from seamscope.docks.prediction.run_panel import sentence
+from seamscope.docks.session import Fixed
+from seamscope.models.model import Model
+from seamscope.repair.freezing import FreezePlan
+
+_COST_DELAY_MS = 200
+
+
+class FreezePage(QWidget):
+    """Fix the statistics of the network at hand.
+
+    Attributes
+    ----------
+    panel
+        The controls.
+    plan
+        Of what they ask for; None as long as it is not known.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self._bench = bench
+        self.plan: FreezePlan | None = None
+        self._foreseeing: Job | None = None
+        self._foreseen: tuple[Any, ...] | None = None
+        self._folder = Path(tempfile.mkdtemp(prefix="seamscope-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._partials: dict[tuple[Any, ...], Path] = {}
+        self.panel = FreezePanel()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.addWidget(self.panel)
+        self._cost_timer = QTimer(self)
+        self._cost_timer.setSingleShot(True)
+        self._cost_timer.setInterval(_COST_DELAY_MS)
+        self._connect()
+
+    def _connect(self) -> None:
+        self.panel.changed.connect(self.foresee_soon)
+        self.panel.wanted.connect(self._freeze)
+        self.panel.save_wanted.connect(self.save_to)
+        self._cost_timer.timeout.connect(self._foresee)
+        self._bench.replaced.connect(self._forget)
+        self._bench.changed.connect(self.foresee_soon)
+        self._bench.session.fixed_changed.connect(self._show_fixed)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is being found out about costs."""
+        return self._foreseeing is None and not self._cost_timer.isActive()
+
+    def asked(self) -> FreezeAsked | None:
+        """What the controls ask to be fixed; None as long as nothing can be, and for files."""
+        bench, how = self._bench, self.panel.how.value()
+        plan, settings = bench.session.plan, bench.session.settings
+        if bench.model is None or bench.layer is None or plan is None or settings is None:
+            return None
+        if how == "file":
+            return None
+        tile: Any = "auto" if self.panel.grid_value() == "auto" else plan.grid.tile_shape
+        return FreezeAsked(
+            bench.model,
+            image_of(bench.layer, plan.layout.axes),
+            how,
+            settings.but(tile=tile, halo="auto", overlap=None, area=None),
+            self.panel.cell.value(),
+            self.panel.tiles.value(),
+        )
+
+    def sleep(self) -> None:
+        """Find out nothing more."""
+        self._cost_timer.stop()
+        self._abandon()
+
+    def _forget(self) -> None:
+        """What was found on the way belongs to another network or image."""
+        self._partials.clear()
+        self.plan = self._foreseen = None
+        self._show_fixed()
+
+    def _abandon(self) -> None:
+        if self._foreseeing is not None:
+            self._foreseeing.abandon()
+            self._foreseeing = None
+
+    def _key(self) -> tuple[Any, ...]:
+        """What is asked to be fixed, told apart from everything else."""
+        panel, session = self.panel, self._bench.session
+        settings, plan = session.settings, session.plan
+        how, grid = panel.how.value(), panel.grid_value()
+        own: Any = {"local": panel.cell, "sampled": panel.tiles}.get(how)
+        tile = "auto" if plan is None or grid == "auto" else plan.grid.tile_shape
+        told = None if settings is None else settings.but(
+            tile=tile, halo="auto", overlap=None, area=None, blend="crop", seams="none"
+        )  # fmt: skip
+        return how, None if own is None else own.value(), repr(told)
+
+    def _resumable(self) -> bool:
+        """Whether an interrupted search for what is asked can go on."""
+        partial = self._partials.get(self._key())
+        return partial is not None and partial.exists()
+
+    def _show_state(self) -> None:
+        bench = self._bench
+        fixable = bench.ready and bench.audit is not None and bool(bench.audit.calls)
+        self.panel.show_state(fixable, self._resumable(), bench.session.fixed is not None)
+
+    # -- what it will cost
+
+    def foresee_soon(self, _: Any = None) -> None:
+        """Find out what is asked for costs, once the controls rest."""
+        self._show_state()
+        if self.panel.how.value() == "file":
+            self.panel.cost.setText("The file says which network its statistics belong to.")
+        elif self._bench.awake and self._key() != self._foreseen:
+            self._cost_timer.start()
+
+    def _foresee(self) -> None:
+        if self.isHidden() or self._bench.audit is None:  # another tab: nobody asks
+            return
+        key = self._key()
+        try:
+            asked = self.asked()
+        except Exception as error:
+            self.panel.cost.setText(boxed(sentence(error, "Planning"), "error"))
+            return
+        if asked is None or key == self._foreseen:
+            return
+        self._abandon()
+        self.plan, self._foreseen = None, key
+        self.panel.cost.setText("<i>Finding out what it costs …</i>")
+        work = InTurn(self._bench.session.turn, Foresee(asked))
+        self._foreseeing = Job("finding out what freezing costs", work, self)
+        self._foreseeing.ended.connect(self._foresaw)
+        self._foreseeing.start()
+
+    def _foresaw(self, outcome: Outcome) -> None:
+        self._foreseeing = None
+        self.plan = outcome.value
+        if outcome.error is not None:
+            told = boxed(sentence(outcome.error, "Planning"), "warning")
+        elif self.plan is None:
+            self._foreseen, told = None, ""
+        else:
+            told = plain(self.plan.sentence)
+        self.panel.cost.setText(told)
+        self._show_state()
+
+    # -- finding, reading, writing
+
+    def _freeze(self) -> None:
+        """Find the statistics, or read them, as the button does."""
+        model, layer = self._bench.model, self._bench.layer
+        if self._bench.busy or model is None or layer is None:
+            return
+        if self.panel.how.value() == "file":
+            path = self.panel.path
+            work: Any = TakeOver(path, model)
+            self._bench.begin(f"reading {path.name}", work, self._taken_over, self._stopped)
+            return
+        try:
+            asked = self.asked()
+        except Exception as error:
+            self._bench.fail(error, "Freezing")
+            return
+        if asked is None:
+            return
+        key = self._key()
+        planned = self.plan if key == self._foreseen else None
+        partial = self._partials.setdefault(key, self._new_file())
+        work = _FreezeAnyhow(asked, planned, partial)
+        name = f"fixing the statistics of {layer.name}"
+        self._bench.begin(name, work, self._frozen, self._stopped)
+
+    def _stopped(self) -> str:
+        if self._resumable():
+            return "Stopped: Resume goes on from the layers that are known."
+        return "Stopped: nothing new is known."
+
+    def _new_file(self) -> Path:
+        return self._folder / f"{len(self._partials)}.safetensors"
+
+    def _frozen(self, network: Model) -> None:
+        self._use(network, self._bench.layer)
+
+    def _taken_over(self, network: Model) -> None:
+        self._use(network, None)
+
+    def _use(self, network: Model, layer: ImageLayer | None) -> None:
+        """Let all docks use the network with fixed statistics."""
+        if self._bench.model is not None:
+            self._bench.session.fix(Fixed(self._bench.model, network, layer))
+
+    def _show_fixed(self) -> None:
+        """Say what is fixed."""
+        fixed = self._bench.session.fixed
+        own = fixed is not None and fixed.plain is self._bench.model
+        statistics = fixed.network.statistics if fixed is not None and own else None
+        told = "" if statistics is None or fixed is None else fixed_text(statistics, fixed.network)
+        self.panel.result.setText(told)
+        self._show_state()
+
+    def save_to(self, path: Path) -> None:
+        """Write the statistics to a file."""
+        fixed = self._bench.session.fixed
+        statistics = None if fixed is None else fixed.network.statistics
+        if statistics is None or self._bench.busy:
+            return
+
+        def saved(_: Any) -> None:
+            self.panel.cost.setText(f"Written to {plain(path.name)}.")
+
+        def save(_: Any) -> bool:
+            statistics.save(path)
+            return True
+
+        self._bench.tell("")
+        self._bench.job.start(f"writing {path.name}", save, saved)
+
+
+class _FreezeAnyhow:
+    """Freeze as planned; plan first where the plan is not known yet."""
+
+    def __init__(self, asked: FreezeAsked, plan: FreezePlan | None, partial: Path) -> None:
+        self._asked, self._plan, self._partial = asked, plan, partial
+
+    def __call__(self, reporter: Any) -> Model:
+        plan = self._plan or Foresee(self._asked)(reporter)
+        return Freeze(self._asked, plan, self._partial)(reporter)
+
+
+__all__ = ["FreezePage"]

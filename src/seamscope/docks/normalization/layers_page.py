@@ -1,0 +1,56 @@
+"""The page *Layers*: by what each layer normalizes, in a table and in words.
+
+Knows the table and the sentence below it. Does not know how layers are found or measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from seamscope.docks.looks import plain, text_label
+from seamscope.docks.normalization.bench import Bench
+from seamscope.docks.normalization.layer_table import LayerTable
+from seamscope.docks.normalization.texts import meaning
+
+
+class LayersPage(QWidget):
+    """The layers of the network at hand.
+
+    Signals
+    -------
+    chosen : (int)
+        Number of the layer that is now current.
+    """
+
+    chosen = Signal(int)
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self._bench = bench
+        self.table = LayerTable()
+        self.meaning = text_label()
+        column = QVBoxLayout(self)
+        column.addWidget(self.table, 1)
+        column.addWidget(self.meaning)
+        self.table.chosen.connect(self._layer_chosen)
+        bench.audited.connect(self._show_audit)
+
+    def show_strays(self, strays: Sequence[float]) -> None:
+        """Show how far tiles stray at each layer; nothing for none."""
+        self.table.layers.show_strays(strays)
+
+    def _show_audit(self) -> None:
+        self.table.show_audit(self._bench.audit)
+        self.meaning.setText("")
+
+    def _layer_chosen(self, number: int) -> None:
+        audit = self._bench.audit
+        assert audit is not None
+        self.meaning.setText(plain(meaning(audit.layers[number])))
+        self.chosen.emit(number)
+
+
+__all__ = ["LayersPage"]

@@ -1,0 +1,137 @@
+"""The page *Training*: what a network predicts as in training, against as in evaluation.
+
+Knows its controls, and what can be said from what other pages measured. Does not know how the two
+are compared or drawn.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QWidget
+
+from seamscope.diagnosis.disparity import Disparity, has_running_statistics
+from seamscope.diagnosis.feature_statistics import BatchExperiment, FeatureStatistics
+from seamscope.docks.controls import button, fill, form, number, ticked
+from seamscope.docks.looks import plain, text_label
+from seamscope.docks.normalization.bench import Bench
+from seamscope.docks.normalization.layers import MapLayer, pixel_map
+from seamscope.docks.normalization.plots import BatchPlot
+from seamscope.docks.normalization.tasks import DifferenceMap, Train
+from seamscope.docks.normalization.texts import disparity_text, training_advice
+
+_TIPS = {
+    "batch": "Tiles in a batch in training; their extent is chosen in the tab Features.",
+    "train": "Predict the image as in training (each batch's own statistics) and as in evaluation\n"
+    "(those remembered), and compare. The network is not changed.",
+    "difference": "Draw over the image where the two differ.",
+}
+_ALIKE = (
+    "No layer of this network has values remembered from training: it predicts as it was trained."
+)
+
+
+class TrainingPage(QWidget):
+    """Compare training and evaluation.
+
+    Signals
+    -------
+    map_shown
+        The map is drawn over the image.
+
+    Attributes
+    ----------
+    disparity, difference
+        What was measured, and where; None as long as nothing was.
+    differences
+        The map.
+    """
+
+    map_shown = Signal()
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__()
+        self._bench = bench
+        self.disparity: Disparity | None = None
+        self.difference: DifferenceMap | None = None
+        self._features: FeatureStatistics | None = None
+        self._batches: BatchExperiment | None = None
+        self.differences = MapLayer(bench.viewer, "training − evaluation", "plasma")
+        self.batch = number((1, 256), bench.batch, _TIPS["batch"])
+        self.train = button("Measure", _TIPS["train"])
+        self.told = text_label()
+        self.show_map = ticked("Map of the difference", _TIPS["difference"])
+        self.batch_plot = BatchPlot()
+        self.advice = text_label()
+        parts = (form(("Batch", self.batch)), self.train, self.told, self.show_map)
+        fill(self, *parts, self.batch_plot, self.advice)
+        self.batch.valueChanged.connect(self._batch_changed)
+        self.train.clicked.connect(self._train)
+        self.show_map.toggled.connect(self.draw_map)
+        bench.changed.connect(self._show_state)
+        bench.audited.connect(self._show_all)
+        bench.replaced.connect(self._forget)
+        self._show_all()
+
+    def show_features(
+        self, features: FeatureStatistics | None, batches: BatchExperiment | None
+    ) -> None:
+        """Take what was measured of features; None where nothing was."""
+        self._features, self._batches = features, batches
+        self._show_all()
+
+    def sleep(self) -> None:
+        """Leave nothing behind in the viewer."""
+        self.differences.hide()
+
+    def _forget(self) -> None:
+        self.disparity = self.difference = None
+        self.differences.hide()
+        self._show_all()
+
+    def _batch_changed(self, tiles: int) -> None:
+        self._bench.batch = tiles
+
+    def _show_state(self) -> None:
+        audit = self._bench.audit
+        known = audit is not None and has_running_statistics(audit)
+        self.train.setEnabled(self._bench.ready and known)
+
+    def _train(self, _: Any = None) -> None:
+        """Measure the disparity, as the button does."""
+        bench = self._bench
+        image, settings = bench.image(), bench.settings()
+        if image is not None and settings is not None and bench.model is not None:
+            work = Train(bench.model, image, settings)
+            bench.begin("predicting as in training", work, self._trained)
+
+    def _trained(self, found: tuple[Disparity, DifferenceMap | None]) -> None:
+        self.disparity, self.difference = found
+        self._show_all()
+        self.draw_map()
+
+    def _show_all(self) -> None:
+        """Show numbers, plot and advice."""
+        found, audit = self.disparity, self._bench.audit
+        alike = audit is not None and not has_running_statistics(audit)
+        told = plain(_ALIKE) if alike else "" if found is None else disparity_text(found)
+        self.told.setText(told)
+        self.show_map.setEnabled(self.difference is not None)
+        self.batch_plot.setVisible(self._batches is not None)
+        self.batch_plot.show(self._batches)
+        measured = found, self._features, self._batches
+        self.advice.setText("" if audit is None else training_advice(audit, *measured))
+
+    def draw_map(self, _: Any = None) -> None:
+        """Draw the map, or take it away."""
+        shown, layer = self.difference, self._bench.layer
+        if shown is None or layer is None or not self._bench.there or not self.show_map.isChecked():
+            self.differences.hide()
+            return
+        self.map_shown.emit()
+        array, place = pixel_map(shown.values, shown.plan, layer)
+        self.differences.show(layer, array, place, "difference of predictions")
+
+
+__all__ = ["TrainingPage"]
