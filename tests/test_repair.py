@@ -493,21 +493,22 @@ def test_what_is_taken_by_hand_cannot_vary(tissue) -> None:
 
 
 def test_statistics_of_layers_belong_together(tissue, instancenorm) -> None:
-    """Why local ones are taken window by window: half of one and half of another fit nothing."""
-    image, truth = tissue[:256, :256], sample_image("tissue2d")[1][:256, :256]
+    """Why local ones are taken window by window: some of here and some of there fit nothing."""
+    here, there = np.s_[512:768, :256], np.s_[:256, 256:512]  # one has background, one has none
+    image, truth = np.ascontiguousarray(tissue[here]), sample_image("tissue2d")[1][here]
     settings = {"normalize": "none", "tile": 256}
     own, other = (
-        freeze_statistics(instancenorm, part, **settings)
-        for part in (image, tissue[512:768, 512:768])
+        freeze_statistics(instancenorm, np.ascontiguousarray(part), **settings)
+        for part in (image, tissue[there])
     )
 
     def right(layers):
         fixed = instancenorm.with_statistics(dataclasses.replace(own, layers=layers))
         return (_tiled(image, fixed, tile=256).argmax(0) == truth).mean()
 
-    assert right(own.layers) > 0.95
-    assert right(other.layers) > 0.85
-    assert right((*own.layers[:2], *other.layers[2:])) < 0.75
+    assert right(own.layers) > 0.98
+    assert right(other.layers) > 0.95
+    assert right((*own.layers[:1], *other.layers[1:])) < 0.5
 
 
 # -- sampled statistics

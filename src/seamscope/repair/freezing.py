@@ -31,9 +31,9 @@ lies between the windows whose middles surround it. Windows are two cells wide a
                           [---- x ----)
 
 Statistics of several layers belong together: a layer is given features that were normalized by
-those before it. Local ones that are found layer by layer as the exact ones are, in windows whose
-features were normalized differently from place to place, fit no patch that the network ever saw.
-``benchmarks/statistics.py`` measures what that costs.
+those before it. So no layer's are counted over features that others' local statistics normalized
+differently from place to place, as layer by layer they would be: they would fit no patch that the
+network ever saw. ``benchmarks/frozen_statistics.py`` shows both, and how accurate each way is.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def _tiles(settings: Settings, model: Model, image: Image, how: How, room: int) 
     """Tiles to visit; the whole image as one where nobody asks otherwise and it fits."""
     settings = settings.but(blend="crop", batch=1, precision="float32", result="probabilities")
     plan = resolve(settings.but(seams="none"), model, image)
-    if settings.tile != "auto" or how == "sampled" or len(plan.grid) == 1:
+    if settings.tile != "auto" or how != "exact" or len(plan.grid) == 1:
         return plan
     whole = tuple(
         axis.lattice.size_at_least(axis.size + sum(axis.lattice.crop)) for axis in plan.grid.axes

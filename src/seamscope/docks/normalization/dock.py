@@ -442,7 +442,7 @@ class NormalizationDock(QWidget):
     def _stopped_text(self) -> str:
         partial = self._partials.get(self._key())
         if partial is not None and partial.exists():
-            return "Stopped: Resume goes on from the layers that are known."
+            return "Stopped: Resume goes on from what is known."
         return "Stopped: nothing new is known."
 
     def _image(self) -> Image | None:
