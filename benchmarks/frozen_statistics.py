@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Table]:
     begin = time.perf_counter()
     ways, tables = (QUICK, {}) if args.quick else (Ways(), {})
     seeds, size = (1, 192) if args.quick else (args.seeds, args.size)
-    for title, model, twin in _demo_networks(args):
+    for title, model, twin in _demo_networks(args) if seeds else ():
         table = tables[title] = {}
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):
             image, truth = tissue((size, size), seed)
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Table]:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seeds", type=int, default=5, help="images for each network")
+    parser.add_argument("--seeds", type=int, default=5, help="images for each network; 0 for none")
     parser.add_argument("--size", type=int, default=768, help="of the images")
     parser.add_argument("--trained", type=int, default=0, help="networks to train anew")
     parser.add_argument("--weights", type=Path, default=Path("weights"), help="where they are kept")
@@ -160,10 +160,8 @@ def _real(ways: Ways, quick: bool) -> Table:
     parts += [(y, x) for y in ends for x in ends]
     if quick:
         parts = [np.s_[:192, :192]]
-    tile = ways.tiles[-1]
-    settings = Settings(tile=tile, normalize="none", seams="none")
-    own = predict(image[parts[0]], model, settings=with_room(settings, model))
-    threshold = _best_threshold(np.squeeze(own), truth[parts[0]])
+    own, _ = _predicted(model, image[parts[0]].copy(), ways.tiles[-1])
+    threshold = _best_threshold(own[0], truth[parts[0]])
     print(f"\nunet2d_covid_if_instancenorm, nuclei_2d and its corners, threshold {threshold:.3f}")
     table: Table = {}
     for part in parts:
@@ -200,6 +198,16 @@ def _fixed(model: Model, image: Array, ways: Ways) -> Iterator[tuple[str, Statis
 def _note(
     table: Table, name: str, model: Model, image: Array, truth: Array, tile: int, score: Score
 ) -> None:
+    prediction, mismatch = _predicted(model, image, tile)
+    dice, best = score(prediction, truth)
+    scores = table.setdefault(name, Scores())
+    scores.dice.append(dice)
+    scores.best.append(best)
+    scores.mismatch.append(mismatch)
+
+
+def _predicted(model: Model, image: Array, tile: int) -> tuple[Array, float]:
+    """Predict in tiles: ``(C, Y, X)``, and the mean mismatch of the channels."""
     whole: list[Array] = []
 
     def gather(plan: Any, frame: Any, tile: Any, prediction: Array) -> None:
@@ -209,11 +217,7 @@ def _note(
 
     settings = with_room(Settings(tile=tile, normalize="none"), model)
     report = measure_seams(image, model, settings, watchers=[gather])
-    dice, best = score(whole[0], truth)
-    scores = table.setdefault(name, Scores())
-    scores.dice.append(dice)
-    scores.best.append(best)
-    scores.mismatch.append(float(np.mean(report.measures.soft)) if report.measures else 0.0)
+    return whole[0], float(np.mean(report.measures.soft)) if report.measures else 0.0
 
 
 def _classes(prediction: Array, truth: Array) -> tuple[float, float]:

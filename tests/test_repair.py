@@ -418,6 +418,7 @@ def test_windows_of_valid_convolutions_lie_where_their_features_do(tissue) -> No
     (first, *_, last) = plan.plan.grid.axes[0]
     crop = -first.start
     assert (crop > 0, last.stop) == (True, 118 + crop)
+    assert plan_freeze(model, open_image(image), "local", cell=100).tiles == 1
     found = carry_out(plan, model, open_image(image))
     for layer, (lost, size) in zip(found.layers, ((4, 60), (8, 56)), strict=True):
         assert layer.centres[0][0] == size / 2  # counted from the first that is computed
