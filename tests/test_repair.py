@@ -567,6 +567,8 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tissue, small, tmp_path) -> 
         freeze_statistics(small, image, "quick")
     with pytest.raises(SettingsError, match="Cell 0"):
         freeze_statistics(small, image, "local", cell=0)
+    with pytest.raises(SettingsError, match=r"window of 64 x 64 .* 1 kB may .* smaller cell"):
+        freeze_statistics(small, image, "local", cell=32, memory=1000)
     damaged = tmp_path / "damaged"
     statistics.save(damaged)
     damaged.write_bytes(damaged.read_bytes()[:-100])

@@ -128,6 +128,11 @@ class FreezePlan:
         return 0 if self.how == "local" else self.tiles - self.in_memory - self.on_disk
 
     @property
+    def window(self) -> str:
+        """Extent of a tile or window, as it is told."""
+        return " x ".join(map(str, self.plan.grid.tile_shape))
+
+    @property
     def sentence(self) -> str:
         """What will be done and what it costs."""
         cost = (
@@ -140,8 +145,7 @@ class FreezePlan:
             layers = f"{count} layer{'s' * (count > 1)}"
             return f"The image is run at once, {layers} in one pass: {cost}."
         if self.how == "local":
-            window = " x ".join(map(str, self.plan.grid.tile_shape))
-            return f"{self.tiles} windows of {window} pixels are run, once each: {cost}."
+            return f"{self.tiles} windows of {self.window} pixels are run, once each: {cost}."
         if not self.recomputed:
             place = "on disk" if self.on_disk else "in memory"
             return (
@@ -180,7 +184,13 @@ def plan_freeze(
     plan = _tiles(settings or Settings(), model, image, how, room)
     survey = _Survey.of(model, audit)
     if how == "local":
-        return _plan_windows(model, image, plan, survey, _whole_periods(cell, model))
+        windows = _plan_windows(model, image, plan, survey, _whole_periods(cell, model))
+        if windows.memory > (room := _room_on(windows.plan, room)):
+            raise SettingsError(
+                f"A window of {windows.window} pixels needs about {_bytes(windows.memory)} and "
+                f"{_bytes(room)} may be used: give a smaller cell (it is half a window)."
+            )
+        return windows
     count = len(plan.grid) * plan.frames
     visited = min(tiles, count) if how == "sampled" else count
     waiting = survey.waiting * math.prod(plan.grid.tile_shape)
@@ -249,10 +259,14 @@ def _tiles(settings: Settings, model: Model, image: Image, how: How, room: int) 
     )
     if any(axis.lattice.fixed for axis in plan.grid.axes):
         return plan
-    device = plan.settings.device
-    room = room if device == "cpu" else available_memory(device)
     at_once = resolve(settings.but(tile=whole, seams="none"), model, image)
-    return at_once if at_once.bytes_per_tile <= room else plan
+    return at_once if at_once.bytes_per_tile <= _room_on(plan, room) else plan
+
+
+def _room_on(plan: Plan, room: int) -> int:
+    """Bytes for a pass on the plan's device, of which `room` are on the CPU."""
+    device = plan.settings.device
+    return room if device == "cpu" else available_memory(device)
 
 
 def _whole_periods(cell: int | Sequence[int], model: Model) -> tuple[int, ...]:
