@@ -22,7 +22,7 @@ import argparse
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -103,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Table]:
             _compare(table, model, zscore(image), truth, ways, _classes)
         print(f"\n{title}, {seeds} image{'s' * (seeds > 1)} of {size} x {size}")
         print("\n".join(lines(table, ways)), flush=True)
+    if args.trained and not args.quick:
+        print(f"\nAll {len(tables)} networks together")
+        print("\n".join(lines(together(tables.values()), ways)), flush=True)
     if REAL.is_dir():
         table = tables["real"] = _real(ways, args.quick)
         print("\n".join(lines(table, ways, thresholds=True)), flush=True)
@@ -280,6 +283,21 @@ def _mixtures(own: Statistics, away: Statistics) -> Iterator[tuple[str, tuple[An
 
 
 # -- telling
+
+
+def together(tables: Iterable[Table]) -> Table:
+    """Put together the scores of ways that all networks have."""
+    first, *others = tables
+    return {
+        name: Scores(
+            *(
+                [value for table in (first, *others) for value in getattr(table[name], what)]
+                for what in ("dice", "best", "mismatch")
+            )
+        )
+        for name in first
+        if all(name in other for other in others)
+    }
 
 
 def lines(table: Table, ways: Ways, thresholds: bool = False) -> Iterator[str]:

@@ -78,6 +78,12 @@ def test_against_the_references_each_image_counts_by_itself(benchmark) -> None:
     assert told == "own, tile 64 0.700 0.500 0.900 0.800 0.2 +0.033 (1 of 3)"
 
 
+def test_scores_of_several_networks_are_put_together(benchmark) -> None:
+    one = {"exact": benchmark.Scores([1], [2], [3]), "twin": benchmark.Scores([0], [0], [0])}
+    other = {"exact": benchmark.Scores([4], [5], [6])}
+    assert benchmark.together([one, other]) == {"exact": benchmark.Scores([1, 4], [2, 5], [3, 6])}
+
+
 def test_foreground_is_scored_at_the_threshold_given_and_at_the_best(benchmark) -> None:
     truth = np.zeros((20, 20), bool)
     truth[:10] = True

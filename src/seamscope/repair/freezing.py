@@ -438,7 +438,7 @@ def freeze_statistics(
     cancelled
         Asked between tiles.
     on_progress
-        Told tiles done and to do, over all layers.
+        Told tiles done and to do, over all layers; for local ones, windows.
 
     Returns
     -------
@@ -451,6 +451,20 @@ def freeze_statistics(
         Where nothing is to be fixed, or settings contradict each other.
     InterruptedError
         When cancelled.
+
+    Notes
+    -----
+    All ways are seamless; which is closest to the truth depends on network and image. Mean Dice of
+    four networks trained on patches of 160 pixels, five images of 768 each, a third of them empty
+    background (``benchmarks/frozen_statistics.py``): local with cells of 128 0.983, of 64 0.973,
+    of 256 0.975; exact 0.966; 16 sampled tiles 0.962; each tile's own 0.979 at 160 and 0.981 at
+    256. On nuclei, which fill their image evenly, a real network had 0.792 with local ones (128)
+    and 0.798 with exact ones; its tiles' own gave 0.792 and 0.796.
+
+    A local set of statistics is that of a window in which the network ran by itself, so that those
+    of all layers belong together. Counted layer by layer, over features that were normalized
+    differently from place to place, they gave 0.91 and 0.87 where these gave 0.98, on two of the
+    four, and 0.796 on the nuclei.
 
     Examples
     --------
