@@ -80,7 +80,7 @@ def _costs(model: Model, image: np.ndarray, args: argparse.Namespace) -> None:
         "exact, waiting in memory": freeze("exact"),
         "exact, waiting on disk": freeze("exact", memory=no_room),
         "exact, layer by layer": freeze("exact", memory=no_room, disk=0),
-        "local, waiting in memory": freeze("local"),
+        "local": freeze("local"),
         "sampled, 16 tiles": freeze("sampled"),
         "sampled, 8 tiles": freeze("sampled", tiles=8),
         "prediction with fixed statistics": (

@@ -250,9 +250,12 @@ def test_ways_of_freezing_and_their_cost_follow_the_controls(qtbot, viewer, dock
     panel.cell.setValue(24)
     assert panel.cell.isVisibleTo(panel)
     assert not panel.tiles.isVisibleTo(panel)
+    assert not panel.grid.isVisibleTo(panel)  # windows are no matter of tiles
+    wait(qtbot, own)
+    assert "12 windows of 48 x 48 pixels are run" in panel.cost.text()
     freeze(qtbot, own, "local")
     (found,) = dock.model.statistics.layers
-    assert found.count.shape == (4, 5)  # of 24 pixels each
+    assert found.count.shape == (3, 4)
     assert dock.fixed.text() == "Fixed statistics (local, this image)"
 
 

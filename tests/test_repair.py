@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 import tifffile
 import torch
 from safetensors.torch import load_file
+from scipy.interpolate import RegularGridInterpolator
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -354,31 +358,38 @@ def test_layers_that_cannot_be_replaced_are_answered(tissue) -> None:
 # -- local statistics
 
 
-def _local_by_hand(network, image, cell):
-    """Cells pooled over their neighbours and interpolated, on the whole image at once."""
+def _window_by_window(network, image, window, starts):
+    """The network's own statistics in each window, interpolated over the whole image at once."""
+    moments: dict[int, list[torch.Tensor]] = {}
 
-    def pooled(values):
-        weight = torch.ones(1, 1, 3, 3, dtype=torch.float64)
-        return F.conv2d(values.transpose(0, 1), weight, padding=1).transpose(0, 1)
+    def see(call):
+        var, mean = torch.var_mean(call.features.double()[0], (1, 2), correction=0)
+        moments.setdefault(call.number, []).append(torch.stack([mean, var]))
+
+    for y, x in itertools.product(*starts):
+        part = torch.from_numpy(image[y : y + window, x : x + window].copy())
+        Normalizations(see).run(network, part[None, None])
+    middles = [np.array(along) + window / 2 for along in starts]
 
     def answer(call):
-        size = cell * call.space[0] // image.shape[0]
-        x = call.features.double()
-        n = pooled(torch.ones_like(F.avg_pool2d(x, size)))
-        mean = pooled(F.avg_pool2d(x, size)) / n
-        var = pooled(F.avg_pool2d(x * x, size)) / n - mean**2
-        up = [F.interpolate(m, call.space, mode="bilinear") for m in (mean, var)]
-        return seamscope.normalization.calls.Moments(*(u.float() for u in up))
+        values = torch.stack(moments[call.number]).unflatten(0, [len(m) for m in middles])
+        between = RegularGridInterpolator(middles, values.numpy())
+        at = [
+            np.clip((np.arange(n) + 0.5) * full / n, m[0], m[-1])
+            for n, full, m in zip(call.space, image.shape, middles, strict=True)
+        ]
+        field = between(tuple(np.meshgrid(*at, indexing="ij")))
+        mean, var = torch.from_numpy(field).float().permute(2, 3, 0, 1)[:, None]
+        return seamscope.normalization.calls.Moments(mean, var)
 
-    x = torch.from_numpy(image)[None, None]
-    return Normalizations(answer).run(network, x)[0].numpy()
+    return Normalizations(answer).run(network, torch.from_numpy(image)[None, None])[0].numpy()
 
 
 def test_local_statistics_do_not_depend_on_the_tiling(tissue, small) -> None:
-    image = np.ascontiguousarray(tissue[:256, :256])
-    expected = _local_by_hand(small.module, image, 64)
+    image = np.ascontiguousarray(tissue[:256, :320])
+    expected = _window_by_window(small.module, image, 128, [(0, 64, 128), (0, 64, 128, 192)])
     predictions = []
-    for freezing, predicting in ((96, 128), (80, 112), (256, 256)):
+    for freezing, predicting in ((96, 128), (80, 112), (256, 320)):
         statistics = freeze_statistics(
             small, image, "local", tile=freezing, cell=64, normalize="none"
         )
@@ -386,6 +397,35 @@ def test_local_statistics_do_not_depend_on_the_tiling(tissue, small) -> None:
         predictions.append(_tiled(image, fixed, tile=predicting, batch=2))
         assert _apart(predictions[-1], expected) < SAME
     assert _apart(_whole(small, image), expected) > 0.1  # they are no global ones
+
+
+def test_windows_of_an_image_that_they_do_not_divide(tissue, small) -> None:
+    image = np.ascontiguousarray(tissue[:200, :236])
+    plan = plan_freeze(small, open_image(image), "local", Settings(normalize="none"), cell=40)
+    starts = [[one.start for one in axis] for axis in plan.plan.grid.axes]
+    assert [along[-1] for along in starts] == [200 - 80, 236 - 80]
+    assert len({b - a for a, b in itertools.pairwise(starts[1])}) > 1
+    expected = _window_by_window(small.module, image, 80, starts)
+    fixed = small.with_statistics(carry_out(plan, small, open_image(image)))
+    assert _apart(_tiled(image, fixed, tile=112), expected) < SAME
+
+
+def test_windows_of_valid_convolutions_lie_where_their_features_do(tissue) -> None:
+    """Their features begin a crop later than they do, and so do those of the whole image."""
+    torch.manual_seed(5)
+    model, image = as_model(ValidNorm().eval()), np.ascontiguousarray(tissue[:118, :118])
+    plan = plan_freeze(model, open_image(image), "local", Settings(normalize="none"), cell=32)
+    (first, *_, last) = plan.plan.grid.axes[0]
+    crop = -first.start
+    assert (crop > 0, last.stop) == (True, 118 + crop)
+    assert plan_freeze(model, open_image(image), "local", cell=100).tiles == 1
+    found = carry_out(plan, model, open_image(image))
+    for layer, (lost, size) in zip(found.layers, ((4, 60), (8, 56)), strict=True):
+        assert layer.centres[0][0] == size / 2  # counted from the first that is computed
+        assert layer.centres[0][-1] == 118 + 2 * crop - lost - size / 2
+    fixed = model.with_statistics(found)
+    one, two = (_tiled(image, fixed, tile=tile) for tile in (48, 80))
+    assert _apart(one, two) < SAME
 
 
 def test_local_statistics_belong_to_their_image(tissue, small) -> None:
@@ -396,10 +436,80 @@ def test_local_statistics_belong_to_their_image(tissue, small) -> None:
         seamscope.predict(tissue[:128, :160], fixed, normalize="none")
 
 
-def test_cells_as_large_as_the_image_are_exact(tissue, small) -> None:
-    image = tissue[:128, :160]
-    local = freeze_statistics(small, image, "local", cell=160, tile=96, normalize="none")
-    assert _same_numbers(local, freeze_statistics(small, image, tile=96, normalize="none"))
+def test_a_window_as_large_as_the_image_is_exact(tissue, small) -> None:
+    image = np.ascontiguousarray(tissue[:128, :160])
+    local = freeze_statistics(small, image, "local", cell=80, tile=96, normalize="none")
+    fixed = small.with_statistics(local)
+    assert _apart(_tiled(image, fixed, tile=96), _whole(small, image)) < SAME
+
+
+def test_an_interrupted_look_at_windows_goes_on(tissue, small, tmp_path) -> None:
+    image, partial = tissue[:160, :160], tmp_path / "partial"
+    settings = {"cell": 16, "normalize": "none"}
+    expected = freeze_statistics(small, image, "local", **settings)
+    seen: list[tuple[int, int]] = []
+
+    def freeze(**more):
+        return freeze_statistics(
+            small, image, "local", partial=partial,
+            on_progress=lambda *told: seen.append(told), **settings, **more,
+        )  # fmt: skip
+
+    with pytest.raises(InterruptedError):
+        freeze(cancelled=lambda: len(seen) > 40)
+    known = int((Statistics.load(partial).layers[0].count > 0).sum())
+    assert 30 < known <= 41
+    seen.clear()
+    assert _same_numbers(freeze(), expected)
+    assert seen[0] == (known + 1, 81)
+    assert seen[-1] == (81, 81)
+    assert not partial.exists()
+
+
+def test_windows_of_frames_are_taken_together(tissue, small) -> None:
+    stack = np.stack([tissue[:128, :128], tissue[500:628, 500:628]])
+    settings = {"cell": 32, "normalize": "none"}
+    both = freeze_statistics(small, stack, "local", axes="tyx", **settings)
+    single = [freeze_statistics(small, one, "local", **settings) for one in stack]
+    for layer, one, two in zip(both.layers, *(s.layers for s in single), strict=True):
+        mean = (one.mean + two.mean) / 2
+        square = (one.var + one.mean**2 + two.var + two.mean**2) / 2
+        np.testing.assert_allclose(layer.mean, mean, atol=1e-9)
+        np.testing.assert_allclose(layer.var, square - mean**2, atol=1e-9)
+        assert (layer.count == 2 * one.count).all()
+
+
+def test_what_is_taken_by_hand_cannot_vary(tissue) -> None:
+    torch.manual_seed(0)
+    by_hand = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), ByHand()).eval()
+    with pytest.raises(SettingsError, match="takes its statistics by hand"):
+        freeze_statistics(by_hand, tissue[:96, :96], "local", normalize="none")
+    both = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.InstanceNorm2d(3), ByHand()).eval()
+    model, image = as_model(both), tissue[:96, :96]
+    fixed = model.with_statistics(
+        freeze_statistics(model, image, "local", cell=16, normalize="none")
+    )
+    one, two = (_tiled(image, fixed, tile=tile) for tile in (32, 56))
+    assert _apart(one, two) < SAME
+
+
+def test_statistics_of_layers_belong_together(tissue, instancenorm) -> None:
+    """Why local ones are taken window by window: some of here and some of there fit nothing."""
+    here, there = np.s_[512:768, :256], np.s_[:256, 256:512]  # one has background, one has none
+    image, truth = np.ascontiguousarray(tissue[here]), sample_image("tissue2d")[1][here]
+    settings = {"normalize": "none", "tile": 256}
+    own, other = (
+        freeze_statistics(instancenorm, np.ascontiguousarray(part), **settings)
+        for part in (image, tissue[there])
+    )
+
+    def right(layers):
+        fixed = instancenorm.with_statistics(dataclasses.replace(own, layers=layers))
+        return (_tiled(image, fixed, tile=256).argmax(0) == truth).mean()
+
+    assert right(own.layers) > 0.98
+    assert right(other.layers) > 0.95
+    assert right((*own.layers[:1], *other.layers[1:])) < 0.5
 
 
 # -- sampled statistics
@@ -434,10 +544,10 @@ def test_statistics_survive_their_file(tissue, small, tmp_path) -> None:
         read = Statistics.load(tmp_path / how)
         assert _same_numbers(read, made)
         for one, other in zip(read.layers, made.layers, strict=True):
-            assert (one.name, one.kind, one.pitch, one.scale) == (
+            assert (one.name, one.kind, one.centres, one.scale) == (
                 other.name,
                 other.kind,
-                other.pitch,
+                other.centres,
                 other.scale,
             )
             assert np.array_equal(one.count, other.count)
@@ -457,6 +567,8 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tissue, small, tmp_path) -> 
         freeze_statistics(small, image, "quick")
     with pytest.raises(SettingsError, match="Cell 0"):
         freeze_statistics(small, image, "local", cell=0)
+    with pytest.raises(SettingsError, match=r"window of 64 x 64 .* 1 kB may .* smaller cell"):
+        freeze_statistics(small, image, "local", cell=32, memory=1000)
     damaged = tmp_path / "damaged"
     statistics.save(damaged)
     damaged.write_bytes(damaged.read_bytes()[:-100])

@@ -237,14 +237,19 @@ class FreezeOptions:
         str,
         option(
             "Statistics",
-            "exact: of the whole image; local: of cells of it; sampled: from a few tiles; or a "
+            "exact: of the whole image; local: of windows of it; sampled: from a few tiles; or a "
             "file of statistics, of another image, to be checked and taken over.",
             "exact|local|sampled|FILE",
         ),
     ] = "exact"
     cell: Annotated[
         Any,
-        option("Statistics", "For local: pixels, as the patches of training.", "N|N,N", sizes),
+        option(
+            "Statistics",
+            "For local: pixels, as the patches of training; windows are twice as wide.",
+            "N|N,N",
+            sizes,
+        ),
     ] = "128"
     tiles: Annotated[int, option("Statistics", "For sampled: how many.", "N")] = 16
     resume: Annotated[

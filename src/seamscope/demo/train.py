@@ -32,20 +32,23 @@ _FIRST_HELD_OUT = 10_000  # seeds from here on are never trained on
 _CLASS_WEIGHTS = (1.0, 2.0, 1.5, 1.0)  # membranes are thin
 
 
-def train(recipe: Recipe) -> UNet:
+def train(recipe: Recipe, seed: int = 0) -> UNet:
     """Train one demo model from nothing, deterministically.
 
     Parameters
     ----------
     recipe
         Usually one of `RECIPES`.
+    seed
+        Of the first weights and of the choice of patches, not of the images; the bundled weights
+        are those of seed 0.
 
     Returns
     -------
     UNet
         In evaluation mode.
     """
-    torch.manual_seed(7)
+    torch.manual_seed(7 + seed)
     network = recipe.network()
     layout = torch.channels_last if recipe.spatial_axes == 2 else torch.channels_last_3d
     _lay_out(network, layout)
@@ -53,7 +56,7 @@ def train(recipe: Recipe) -> UNet:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=recipe.learning_rate, total_steps=recipe.steps
     )
-    for step, (image, labels) in enumerate(_patches(recipe)):
+    for step, (image, labels) in enumerate(_patches(recipe, seed)):
         loss = _loss(network.logits(image.contiguous(memory_format=layout)), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -96,9 +99,9 @@ def evaluate(
     return np.array([2 * (a & b).sum() / max(1, a.sum() + b.sum()) for a, b in pairs])
 
 
-def _patches(recipe: Recipe) -> Iterator[tuple[Tensor, Tensor]]:
+def _patches(recipe: Recipe, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of random patches, `(N, 1, *patch)` float32 and `(N, *patch)` int64."""
-    rng = np.random.default_rng(11)
+    rng = np.random.default_rng(11 + seed)
     pictures = [tissue(recipe.image, seed) for seed in range(recipe.images)]
     standard = [(zscore(image), labels) for image, labels in pictures]
     for _ in range(recipe.steps):

@@ -3,11 +3,11 @@
 Knows how means and variances of parts are merged, how they vary over an image, and the file they
 are kept in. Does not know networks, tiles' order, or how features are computed.
 
-Statistics are held per *cell* of a grid that is fixed in the image and no matter of the tiling.
-One cell is the whole image: the network then predicts as if it saw the image at once. Smaller
-cells, about as large as the patches that the network was trained with, are pooled over their
-neighbours and interpolated to every pixel: the network then sees statistics of the kind it knows,
-and tiles still agree, because a pixel's statistics do not depend on the tile it lies in.
+Statistics are held for each *window* of a grid that is fixed in the image and no matter of the
+tiling. One window is the whole image: the network then predicts as if it saw the image at once.
+Smaller windows, somewhat larger than the patches that the network was trained with, are
+interpolated to every pixel: the network then sees statistics of the kind it knows, and tiles still
+agree, because a pixel's statistics do not depend on the tile it lies in.
 
 Counts, means and sums of squares are merged in float64 (Chan, Golub and LeVeque 1983, "Algorithms
 for computing the sample variance", eq. 2.1).
@@ -15,9 +15,7 @@ for computing the sample variance", eq. 2.1).
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -36,7 +34,7 @@ from seamscope.normalization.calls import Call, Moments
 Floats: TypeAlias = npt.NDArray[np.float64]
 How: TypeAlias = Literal["exact", "local", "sampled"]
 
-_FORMAT = "seamscope statistics 1"
+_FORMAT = "seamscope statistics 2"
 _IN_CACHE = 1 << 17  # numbers
 
 
@@ -51,11 +49,11 @@ class LayerStatistics:
     name, kind
         Of the layer, where known.
     mean, var
-        ``(groups, *cells)``, float64; `var` is the population variance.
+        ``(groups, *windows)``, float64; `var` is the population variance.
     count
-        ``(*cells)`` values that each was taken over.
-    pitch
-        Extent of a cell, in pixels of the features, along each axis.
+        ``(*windows)`` values that each was taken over.
+    centres
+        Where the windows' middles lie along each axis, in pixels of the features, ascending.
     scale
         Pixels of the features for each pixel of input, along each axis.
     """
@@ -66,7 +64,7 @@ class LayerStatistics:
     mean: Floats
     var: Floats
     count: Floats
-    pitch: tuple[int, ...]
+    centres: tuple[tuple[float, ...], ...]
     scale: tuple[Fraction, ...]
 
     @property
@@ -111,29 +109,31 @@ class LayerStatistics:
     def _field(
         self, place: Sequence[int], space: tuple[int, ...]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Interpolate to every pixel: linear between the cells' centres, constant beyond."""
-        weights = [
-            _interpolation(int(start * scale), size, pitch, cells)
-            for start, size, scale, pitch, cells in zip(
-                place, space, self.scale, self.pitch, self.count.shape, strict=True
-            )
-        ]
-        return _spread(self.mean, weights), _spread(self.var, weights)
+        """Interpolate to every pixel: linear between the windows' middles, constant beyond."""
+        near, weights = zip(
+            *(
+                _interpolation(int(start * scale), size, np.array(centres))
+                for start, size, scale, centres in zip(
+                    place, space, self.scale, self.centres, strict=True
+                )
+            ),
+            strict=True,
+        )
+        return _spread(self.mean[:, *near], weights), _spread(self.var[:, *near], weights)
 
 
-def _interpolation(start: int, size: int, pitch: int, cells: int) -> torch.Tensor:
-    """Weights ``(size, cells)`` of the cells for pixels from `start` on."""
-    at = np.clip((np.arange(start, start + size) + 0.5) / pitch - 0.5, 0, cells - 1)
-    low = np.minimum(np.floor(at).astype(int), max(cells - 2, 0))
-    weights = np.zeros((size, cells))
-    rows = np.arange(size)
-    weights[rows, low] = 1 - (at - low)
-    weights[rows, np.minimum(low + 1, cells - 1)] += at - low
-    return torch.from_numpy(weights)
+def _interpolation(start: int, size: int, centres: Floats) -> tuple[slice, torch.Tensor]:
+    """Find the windows that matter for pixels from `start` on, and their ``(size, windows)``."""
+    at = np.arange(start, start + size) + 0.5
+    low = max(0, int(centres.searchsorted(at[0], "right")) - 1)
+    near = slice(low, int(centres.searchsorted(at[-1])) + 1)
+    hats = np.eye(len(centres[near]))
+    weights = [np.interp(at, centres[near], hat) for hat in hats]
+    return near, torch.from_numpy(np.stack(weights, axis=1))
 
 
 def _spread(values: Floats, weights: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Apply weights along each axis of ``(groups, *cells)``; float32."""
+    """Apply weights along each axis of ``(groups, *windows)``; float32."""
     field_ = torch.from_numpy(values)
     for axis, weight in enumerate(weights, start=1):
         field_ = torch.tensordot(field_, weight, dims=([axis], [1])).movedim(-1, axis)
@@ -147,8 +147,8 @@ class Statistics:
     Attributes
     ----------
     how
-        ``"exact"``: of the whole image; ``"local"``: of cells of it; ``"sampled"``: estimated
-        from some of its tiles.
+        ``"exact"``: of the whole image; ``"local"``: of windows all over it; ``"sampled"``:
+        estimated from some of its tiles.
     layers
         For each call that they answer.
     fingerprint
@@ -280,7 +280,7 @@ class Statistics:
             with safe_open(path, "np") as file:
                 header = json.loads((file.metadata() or {}).get("seamscope", "{}"))
                 if header.pop("format", None) != _FORMAT:
-                    raise ValueError("it was not written by seamscope freeze")
+                    raise ValueError("it was not written by this version of seamscope freeze")
                 arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return cls._from(header, arrays)
         except Exception as error:
@@ -295,7 +295,7 @@ class Statistics:
                 "call": layer.call,
                 "name": layer.name,
                 "kind": layer.kind,
-                "pitch": list(layer.pitch),
+                "centres": [list(along) for along in layer.centres],
                 "scale": [str(scale) for scale in layer.scale],
             }
             for layer in self.layers
@@ -318,7 +318,7 @@ class Statistics:
                 call=told["call"],
                 name=told["name"],
                 kind=told["kind"],
-                pitch=tuple(told["pitch"]),
+                centres=tuple(map(tuple, told["centres"])),
                 scale=tuple(map(Fraction, told["scale"])),
                 mean=arrays[f"{told['call']}.mean"],
                 var=arrays[f"{told['call']}.var"],
@@ -334,82 +334,65 @@ class Statistics:
 
 
 class Collector:
-    """Merges the statistics of parts of an image into those of cells.
+    """Merges the statistics of parts of an image, for each of some windows by itself.
 
     Parameters
     ----------
-    shape
-        Pixels of the features of the whole image, along each axis.
-    pitch
-        Extent of a cell in pixels of the features; None for one cell.
+    windows
+        How many there are along each axis.
+    earlier
+        What was collected before, to go on from.
     """
 
-    def __init__(self, shape: Sequence[int], pitch: Sequence[int] | None = None) -> None:
-        self._pitch = tuple(shape) if pitch is None else tuple(pitch)
-        # the last cell is up to half a cell longer, or shorter
-        self._cells = tuple(
-            max(1, math.floor(n / p + 0.5)) for n, p in zip(shape, self._pitch, strict=True)
-        )
+    def __init__(self, windows: Sequence[int], earlier: LayerStatistics | None = None) -> None:
+        self._windows = tuple(windows)
         self._sums: tuple[Floats, Floats, Floats] | None = None
+        if earlier is not None:
+            count, mean, var = (m.copy() for m in (earlier.count, earlier.mean, earlier.var))
+            self._sums = count, mean, var * count
 
     def add(
-        self, call: Call, box: Sequence[slice], begin: Sequence[int], weight: float = 1
+        self, window: Sequence[int], features: torch.Tensor, groups: int, weight: float = 1
     ) -> None:
-        """Take a part of a tile's features.
+        """Take a part of the features.
 
         Parameters
         ----------
-        call
-            The call, of one sample.
-        box
-            The part of its features that counts.
-        begin
-            Pixel of the whole image's features at which the tile's features begin.
+        window
+            Index of the window that it belongs to.
+        features
+            ``(1, C, *spatial)``.
+        groups
+            Consecutive channels share statistics in so many groups.
         weight
             How often it counts, for tiles that stand for others.
         """
-        spans = [
-            list(self._split(part.start, part.stop, first, pitch, cells))
-            for part, first, pitch, cells in zip(box, begin, self._pitch, self._cells, strict=True)
-        ]
-        for parts in itertools.product(*spans):
-            cell = tuple(index for index, _ in parts)
-            features = call.features[:1, :, *(part for _, part in parts)]
-            self._merge(cell, features, call.groups, weight)
-
-    @staticmethod
-    def _split(start: int, stop: int, first: int, pitch: int, cells: int) -> Any:
-        """Cut an interval of a tile where cells end: ``(cell, part of the tile)``."""
-        while start < stop:
-            cell = min((first + start) // pitch, cells - 1)
-            end = stop if cell == cells - 1 else min(stop, (cell + 1) * pitch - first)
-            yield cell, slice(start, end)
-            start = end
-
-    def _merge(
-        self, cell: tuple[int, ...], features: torch.Tensor, groups: int, weight: float
-    ) -> None:
         number, mean, var = _sums_of(features.unflatten(1, (groups, -1))[0])
         if self._sums is None:
-            shape = (groups, *self._cells)
-            self._sums = np.zeros(self._cells), np.zeros(shape), np.zeros(shape)
+            shape = (groups, *self._windows)
+            self._sums = np.zeros(self._windows), np.zeros(shape), np.zeros(shape)
         count, means, squares = self._sums
         own = weight * number
-        total = count[cell] + own
-        at: Any = (slice(None), *cell)
+        total = count[tuple(window)] + own
+        at: Any = (slice(None), *window)
         away = mean - means[at]
-        squares[at] += own * var + away**2 * (own * count[cell] / total)
+        squares[at] += own * var + away**2 * (own * count[tuple(window)] / total)
         means[at] += away * (own / total)
-        count[cell] = total
+        count[tuple(window)] = total
 
-    def statistics(self, like: LayerStatistics, pooled: int = 0) -> LayerStatistics:
-        """Return what was collected; each cell together with so many neighbours on each side."""
+    def statistics(
+        self, like: LayerStatistics, centres: Sequence[Sequence[float]] = ()
+    ) -> LayerStatistics:
+        """Return what was collected, in windows around these middles; none where nothing was."""
         assert self._sums is not None
         count, mean, squares = self._sums
-        var = squares / count
-        if pooled and count.size > 1:
-            count, mean, var = _pooled(count, mean, var, pooled)
-        return replace(like, mean=mean, var=var, count=count, pitch=self._pitch)
+        return replace(
+            like,
+            mean=mean.copy(),
+            var=squares / np.maximum(count, 1),
+            count=count.copy(),
+            centres=tuple(map(tuple, centres)),
+        )
 
 
 def _sums_of(grouped: torch.Tensor) -> tuple[int, Floats, Floats]:
@@ -431,21 +414,11 @@ def _sums_of(grouped: torch.Tensor) -> tuple[int, Floats, Floats]:
 
 
 def _merged(count: Floats, mean: Floats, var: Floats) -> tuple[Floats, Floats]:
-    """Mean and variance of all cells together."""
+    """Mean and variance of all windows together."""
     axes = tuple(range(1, mean.ndim))
     whole = (count * mean).sum(axes, keepdims=True) / count.sum()
     spread = (count * (var + (mean - whole) ** 2)).sum(axes) / count.sum()
     return whole.reshape(-1), spread
-
-
-def _pooled(count: Floats, mean: Floats, var: Floats, radius: int) -> tuple[Floats, Floats, Floats]:
-    pooled = np.empty_like(count), np.empty_like(mean), np.empty_like(var)
-    for cell in np.ndindex(count.shape):
-        around = tuple(slice(max(i - radius, 0), i + radius + 1) for i in cell)
-        pooled[0][cell] = count[around].sum()
-        own = _merged(count[around], mean[:, *around], var[:, *around])
-        pooled[1][:, *cell], pooled[2][:, *cell] = own
-    return pooled
 
 
 def _times(shape: Sequence[int]) -> str:

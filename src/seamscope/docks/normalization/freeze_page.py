@@ -199,7 +199,7 @@ class FreezePage(QWidget):
 
     def _stopped(self) -> str:
         if self._resumable():
-            return "Stopped: Resume goes on from the layers that are known."
+            return "Stopped: Resume goes on from what is known."
         return "Stopped: nothing new is known."
 
     def _new_file(self) -> Path:

@@ -29,16 +29,18 @@ Way: TypeAlias = Literal["exact", "local", "sampled", "file"]
 _FILES = "Statistics (*.safetensors);;All files (*)"
 _WAYS: list[tuple[str, Way]] = [
     ("Exact: of the whole image", "exact"),
-    ("Local: of cells of the image", "local"),
+    ("Local: of windows of the image", "local"),
     ("Sampled: from a few tiles", "sampled"),
     ("From a file", "file"),
 ]
 _TIPS = {
     "how": "Exact: tiles give what the whole image at once would give.\n"
-    "Local: statistics at the scale of training patches, seamless too; often more accurate.\n"
+    "Local: of windows somewhat larger than training patches, seamless too. Closer to the truth\n"
+    "than exact in the demo's images, whose parts differ much; a little farther on even nuclei.\n"
     "Sampled: fast, an estimate of the exact ones.\n"
     "From a file: found before, on this image or another one.",
-    "cell": "About the extent of the patches that the network was trained with.",
+    "cell": "About the extent of the patches that the network was trained with. Windows are twice\n"
+    "as wide, and lie one cell apart.",
     "tiles": "Tiles that are looked at, chosen to differ as much as possible.",
     "grid": "Tiles in which the image is visited. Auto: the whole image at once where it fits in\n"
     "memory, else the largest tiles. The result is the same.",
@@ -100,8 +102,8 @@ class FreezePanel(QWidget):
 
     def grid_value(self) -> Literal["auto", "plan"]:
         """Tiles in which the image is visited; a sample is of the prediction's own."""
-        chosen: Literal["auto", "plan"] = self.grid.value()
-        return "plan" if self.how.value() == "sampled" else chosen
+        own: dict[str, Literal["auto", "plan"]] = {"sampled": "plan", "local": "auto"}
+        return own.get(self.how.value(), self.grid.value())
 
     def show_state(self, ready: bool, resumable: bool, found: bool) -> None:
         """Enable what makes sense.
@@ -143,7 +145,7 @@ class FreezePanel(QWidget):
         shown = {
             self.cell: how == "local",
             self.tiles: how == "sampled",
-            self.grid: how in ("exact", "local"),
+            self.grid: how == "exact",
             self._file_row: how == "file",
         }
         for field, wanted in shown.items():

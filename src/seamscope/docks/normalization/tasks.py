@@ -171,7 +171,8 @@ class Freeze:
     def __call__(self, reporter: Reporter) -> Model:
         """Return the network with fixed statistics."""
         model = self.asked.model
-        progress = Progress(reporter, "tiles and layers")
+        what = "windows" if self.asked.how == "local" else "tiles and layers"
+        progress = Progress(reporter, what)
         found = carry_out(
             self.plan, model, self.asked.image, self.partial, reporter.cancelled, progress
         )
