@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -292,6 +293,16 @@ def test_phase_chooses_the_pixel() -> None:
         assert np.allclose(found.map.values, expected, rtol=1e-4, atol=1e-7 * expected.max())
         assert found.tiles == 1
         assert not found.steady
+        assert found.doubt.startswith("Only one tile was looked at")
+
+
+def test_doubt_gives_the_difference_only_where_there_is_one() -> None:
+    probe = GradientProbe(as_model(network()), image((64, 64)), Settings(tile=48))
+    found = probe.average(most=8)
+    apart = dataclasses.replace(found, tiles=8, steady=False, spread=5)
+    assert "two halves still differ by 5 pixels" in apart.doubt
+    assert "differ" not in dataclasses.replace(apart, tiles=4).doubt
+    assert dataclasses.replace(apart, steady=True).doubt == ""
 
 
 def test_theory_bounds_the_gradient_and_normalization_leaves_a_floor() -> None:

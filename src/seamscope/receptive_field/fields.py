@@ -296,11 +296,8 @@ def _about(effective: EffectiveField) -> Iterator[str]:
     yield from effective.notes
     if effective.on == "noise":
         yield "Gradients were taken on noise, for lack of an image: on one they may reach less far."
-    if not effective.steady:
-        yield (
-            f"After {effective.tiles} tiles the radii of their two halves still differ by "
-            f"{effective.spread} pixels: take them as so uncertain."
-        )
+    if effective.doubt:
+        yield effective.doubt
 
 
 def _pairs(sides: Sequence[Sides] | None) -> list[list[int]] | None:

@@ -304,6 +304,19 @@ class EffectiveField:
     on: str
     notes: tuple[str, ...] = ()
 
+    @property
+    def doubt(self) -> str:
+        """Sentence on how uncertain the radii are; empty where they are steady."""
+        if self.steady:
+            return ""
+        if self.tiles < _FEWEST_TILES:
+            counted = "Only one tile was" if self.tiles == 1 else f"Only {self.tiles} tiles were"
+            return f"{counted} looked at, too few to tell how certain the radii are."
+        return (
+            f"After {self.tiles} tiles the radii of their two halves still differ by "
+            f"{self.spread} pixels: look at more tiles, or take the radii as so uncertain."
+        )
+
 
 # -------------------------------------------------------------------------------- over an image
 

@@ -471,15 +471,8 @@ class ReceptiveFieldDock(QWidget):
         notes = []
         if self.mean is not None and shown is self.mean.map:
             notes += [boxed(note, "warning") for note in self.mean.notes]
-            if not self.mean.steady:
-                notes.append(
-                    boxed(
-                        f"Two halves of the {self.mean.tiles} tiles still differ by "
-                        f"{self.mean.spread} pixels: allow more tiles, or take the radii as so "
-                        "uncertain.",
-                        "warning",
-                    )
-                )
+            if self.mean.doubt:
+                notes.append(boxed(self.mean.doubt, "warning"))
         return _table(rows) + "".join(notes)
 
     def _show_layers(self, _: Any = None) -> None:
