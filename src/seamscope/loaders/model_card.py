@@ -49,6 +49,9 @@ class Tensor:
         Where the test tensor is, relative to the card.
     optional
         Whether the network runs without it.
+    grid
+        For each axis the size of its pixels, in units of its own, and the pixels by which it is
+        larger than the tensor that it follows.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Tensor:
     processing: tuple[Processing, ...]
     test: str | None
     optional: bool = False
+    grid: tuple[tuple[float, int], ...] = ()
 
     @property
     def spatial(self) -> str:
@@ -201,7 +205,15 @@ def _new_tensor(told: Mapping[str, Any], test: Any, kind: str) -> Tensor:
         _processing(told.get("preprocessing" if kind == "inputs" else "postprocessing")),
         file_of(told.get("test_tensor")),
         bool(told.get("optional", False)),
+        tuple(map(_grid, told["axes"])),
     )
+
+
+def _grid(told: Mapping[str, Any]) -> tuple[float, int]:
+    """Pixel size and offset of an axis of format 0.5."""
+    size = told.get("size")
+    offset = size.get("offset", 0) if isinstance(size, Mapping) else 0
+    return float(told.get("scale") or 1), int(offset or 0)
 
 
 def _axis(told: Mapping[str, Any]) -> tuple[str, int | None, int | None, int]:

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from seamscope.errors import ModelError
 from seamscope.loaders.format import Format, damaged, first_sentence, missing, no_code
 from seamscope.loaders.rounding import agree, several
 from seamscope.loaders.spec import Spec
-from seamscope.loaders.wrappers import Chosen, FixedBatch, evaluate
+from seamscope.loaders.wrappers import Chosen, FixedBatch, SplitInput, evaluate, one_image
 from seamscope.models.model import Model
 from seamscope.models.probe import Hints
 
@@ -44,8 +45,17 @@ def is_onnx(path: Path) -> bool:
     return len(head) == 3 and head[0] == 0x08 and 1 <= head[1] <= 32 and head[2] & 7 in (0, 2)
 
 
-def load_graph(source: Path | bytes, name: str) -> tuple[nn.Module, tuple[str, ...]]:
+def load_graph(
+    source: Path | bytes, name: str, channels: Sequence[int] = ()
+) -> tuple[nn.Module, tuple[str, ...]]:
     """Load a graph as a module that takes one tensor.
+
+    Parameters
+    ----------
+    source, name
+        The file or its bytes, and what to call it.
+    channels
+        Of each input, where the graph does not say.
 
     Returns
     -------
@@ -55,17 +65,18 @@ def load_graph(source: Path | bytes, name: str) -> tuple[nn.Module, tuple[str, .
         What its user should know.
     """
     data = _bytes(source, name)
+    parts = _read_channels(data, name, channels)
     try:
-        module, reason = _converted(data), ""
+        module, reason = _one_tensor(_converted(data), parts), ""
     except ImportError as error:
         lacking = f'{error.name} is not installed (pip install "seamscope[onnx]")'
         module, reason = None, lacking if error.name else str(error)
     except Exception as error:  # converters fail in many ways, torchvision of another build too
         module, reason = None, f"onnx2torch cannot convert it ({first_sentence(error)})"
     if module is not None:
-        reason = _difference(module, data) or ""
+        reason = _difference(module, data, parts) or ""
     if module is not None and not reason:
-        return FixedBatch(module, _sizes(data)[0]), ()
+        return FixedBatch(module, _sizes(data, parts)[0]), ()
     if importlib.util.find_spec("onnxruntime") is None:
         raise missing("onnxruntime", f"{name} is an ONNX file, and running it")
     try:
@@ -73,7 +84,34 @@ def load_graph(source: Path | bytes, name: str) -> tuple[nn.Module, tuple[str, .
         forward_only.session  # noqa: B018  (made now, so that what is wrong is told here)
     except Exception as error:
         raise damaged(name, "ONNX", error) from error
-    return FixedBatch(forward_only, _sizes(data)[0]), (_forward_only(reason, data),)
+    runs = FixedBatch(_one_tensor(forward_only, parts), _sizes(data, parts)[0])
+    return runs, (_forward_only(reason, data),)
+
+
+def _one_tensor(module: nn.Module, channels: Sequence[int]) -> nn.Module:
+    return SplitInput(module, channels) if len(channels) > 1 else module
+
+
+def _read_channels(data: bytes, name: str, told: Sequence[int]) -> list[int]:
+    if not any(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
+        raise missing("onnxruntime", f"{name} is an ONNX file, and running it")
+    try:
+        return _channels(data, told)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise damaged(name, "ONNX", error) from error
+
+
+def _channels(data: bytes, told: Sequence[int]) -> list[int]:
+    """Channels of each of several inputs; empty for a graph with one."""
+    shapes = _shapes(data)
+    if len(shapes) < 2:
+        return []
+    if len(told) == len(shapes):
+        shapes = [[shape[0], count, *shape[2:]] for shape, count in zip(shapes, told, strict=True)]
+    one_image(shapes, "The ONNX graph")
+    return [shape[1] or 0 for shape in shapes]
 
 
 def _bytes(source: Path | bytes, name: str) -> bytes:
@@ -121,12 +159,12 @@ def _converted(data: bytes) -> nn.Module:
     return evaluate(module)
 
 
-def _difference(module: nn.Module, data: bytes) -> str | None:
+def _difference(module: nn.Module, data: bytes, parts: Sequence[int]) -> str | None:
     """Why a converted graph is not to be trusted; None where it agrees with onnxruntime."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
-    session = OnnxSession(data)
-    sizes = _sizes(data)
+    session = _one_tensor(OnnxSession(data), parts)
+    sizes = _sizes(data, parts)
     for size in _TRIED:
         shape = [
             n if n is not None else (size if place > 1 else 1) for place, n in enumerate(sizes)
@@ -166,12 +204,16 @@ def _instance_norms(data: bytes) -> int:
     return sum(node.op_type == "InstanceNormalization" for node in nodes)
 
 
-def _sizes(data: bytes) -> list[int | None]:
-    """Sizes of the one input, None where any will do."""
-    return [n if isinstance(n, int) and n > 0 else None for n in _inputs(data)]
+def _sizes(data: bytes, channels: Sequence[int] = ()) -> list[int | None]:
+    """Sizes of the one image that goes in, None where any will do."""
+    shapes = _shapes(data)
+    if len(channels) == len(shapes) > 1:
+        shapes = [[s[0], count, *s[2:]] for s, count in zip(shapes, channels, strict=True)]
+    return one_image(shapes, "The ONNX graph")
 
 
-def _inputs(data: bytes) -> list[Any]:
+def _shapes(data: bytes) -> list[list[int | None]]:
+    """Sizes of each input, None where any will do."""
     if importlib.util.find_spec("onnx") is None:
         shapes = [each.shape for each in OnnxSession(data).session.get_inputs()]
     else:
@@ -184,12 +226,7 @@ def _inputs(data: bytes) -> list[Any]:
             for each in graph.input
             if each.name not in weights
         ]
-    if len(shapes) != 1:
-        raise ModelError(
-            f"The ONNX graph takes {len(shapes)} tensors: export a network that takes one image "
-            "(N, C, [Z,] Y, X)."
-        )
-    return list(shapes[0])
+    return [[n if isinstance(n, int) and n > 0 else None for n in shape] for shape in shapes]
 
 
 class OnnxSession(nn.Module):
@@ -230,11 +267,14 @@ class OnnxSession(nn.Module):
         """Leave the session behind."""
         return {**self.__dict__, "_session": None}
 
-    def forward(self, x: torch.Tensor) -> Any:
+    def forward(self, *inputs: torch.Tensor) -> Any:
         """Run the graph."""
-        name = self.session.get_inputs()[0].name
-        found = self.session.run(None, {name: x.detach().float().cpu().contiguous().numpy()})
-        tensors = tuple(torch.from_numpy(each).to(x.device) for each in found)
+        given = {
+            told.name: x.detach().float().cpu().contiguous().numpy()
+            for told, x in zip(self.session.get_inputs(), inputs, strict=True)
+        }
+        found = self.session.run(None, given)
+        tensors = tuple(torch.from_numpy(each).to(inputs[0].device) for each in found)
         return tensors[0] if len(tensors) == 1 else tensors
 
 
