@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -288,7 +289,28 @@ def test_several_inputs_are_channels_in_other_formats_too(tmp_path, kind) -> Non
         found = predict(one_image(given), model, tile=24, halo=4)
         found = found.reshape(expected[place].shape[1:])
         assert np.abs(found - expected[place][0]).max() < 2e-5 * expected[place].std()
-    with pytest.raises(ModelError, match="add #0"):
+    first = load_model(path)
+    assert first.outputs == (("classes", "edge") if kind == "onnx" else ("0", "1"))
+    assert first.facts.out_channels == 2
+    assert f"#{first.outputs[1]}" in first.notes[0]
+
+
+class Maps(NamedTuple):
+    classes: torch.Tensor
+    edge: torch.Tensor
+
+
+class Named(nn.Module):
+    def forward(self, x):
+        return Maps(classes=x + 1, edge=x * 2)
+
+
+def test_outputs_of_scripts_may_have_names(tmp_path) -> None:
+    path = save(tmp_path / "net.pt", scripted, Named())
+    x = np.ones((1, 1, 32, 32), np.float32) * 5
+    for name in ("edge", "1", "-1"):
+        assert (load_model(f"{path}#{name}").runner()(x) == 10).all()
+    with pytest.raises(ModelError, match="number or name of the output"):
         load_model(path).facts  # noqa: B018
 
 

@@ -50,6 +50,8 @@ from seamscope.loaders.wrappers import (
     Linear,
     Rearranged,
     SplitInput,
+    place_of,
+    told_outputs,
 )
 from seamscope.models.declared import Array, Declared, Vectors
 from seamscope.models.model import Model
@@ -206,7 +208,8 @@ def _load(spec: Spec) -> Model:
     package = _package(spec)
     card = package.card
     inputs = [each for each in card.inputs if not each.optional] or list(card.inputs[:1])
-    place = _chosen(card.outputs, spec.output, package.name)
+    names = tuple(each.name for each in card.outputs)
+    place = place_of(names, spec.output, package.name)
     output = card.outputs[place]
     _check_inputs(inputs, output, package.name)
     network, notes = _network(package, _given(card))
@@ -220,12 +223,7 @@ def _load(spec: Spec) -> Model:
         for each in card.inputs
         if each not in inputs
     )
-    if len(card.outputs) > 1 and spec.output is None:
-        others = ", ".join(f"#{each.name}" for each in card.outputs if each is not output)
-        notes += (
-            f"It has {len(card.outputs)} outputs; {output.name} is shown. Add {others} to the "
-            "model's name for another.",
-        )
+    notes += told_outputs(names, spec.output)
     channels = _channels(inputs)
     first = inputs[0]
     method = preparation.name if preparation else "none"
@@ -238,21 +236,10 @@ def _load(spec: Spec) -> Model:
         normalize=method,
         preparation=preparation if method is None else None,
         declared=_declared(first, output, channels),
-        outputs=tuple(each.name for each in card.outputs),
+        outputs=names,
         vectors=lambda: _vectors(package, inputs, output, left_out),
         notes=(*notes, *warnings, *left_out),
     )
-
-
-def _chosen(outputs: Sequence[Tensor], wanted: str | None, name: str) -> int:
-    names = [each.name for each in outputs]
-    if wanted is None:
-        return 0
-    if wanted in names:
-        return names.index(wanted)
-    if wanted.isdigit() and int(wanted) < len(names):
-        return int(wanted)
-    raise ModelError(f"{name} has no output {wanted!r}: choose #{', #'.join(names)}.")
 
 
 def _given(card: Card) -> list[int | None]:

@@ -31,7 +31,7 @@ from seamscope.loaders.archive import Archive
 from seamscope.loaders.checkpoints import pickled
 from seamscope.loaders.format import Code, Format, damaged
 from seamscope.loaders.spec import Spec
-from seamscope.loaders.wrappers import FixedBatch, SplitInput, Wrapper, one_image
+from seamscope.loaders.wrappers import FixedBatch, SplitInput, Wrapper, one_image, one_output
 from seamscope.models.model import Model
 from seamscope.models.probe import Hints
 
@@ -303,7 +303,26 @@ def _load(spec: Spec) -> Model:
     if len(shapes) > 1:
         alone = SplitInput(alone, [shape[1] for shape in shapes])
     module = alone if batch is None else FixedBatch(alone, batch)
-    return Model(module, name=spec.path.stem, spec=spec.text, hints=_hints(program))
+    names = _outputs(program)
+    notes: tuple[str, ...] = ()
+    if names:
+        module, notes = one_output(module, names, spec.output, str(spec.path))
+    return Model(
+        module,
+        name=spec.path.stem,
+        spec=spec.text,
+        hints=_hints(program),
+        outputs=names,
+        notes=notes,
+    )
+
+
+def _outputs(program: torch.export.ExportedProgram) -> tuple[str, ...] | None:
+    """Numbers of its outputs, where it gives several."""
+    count = len(program.graph_signature.user_outputs)
+    told = program.call_spec.out_spec
+    several = count > 1 and told is not None and told.type in (tuple, list)
+    return tuple(map(str, range(count))) if several else None
 
 
 EXPORTED = Format("torch.export program", lambda s: is_exported(Archive(s.path)), _code, _load)

@@ -24,7 +24,14 @@ from seamscope.errors import ModelError
 from seamscope.loaders.format import Format, damaged, first_sentence, missing, no_code
 from seamscope.loaders.rounding import agree, several
 from seamscope.loaders.spec import Spec
-from seamscope.loaders.wrappers import Chosen, FixedBatch, SplitInput, evaluate, one_image
+from seamscope.loaders.wrappers import (
+    Chosen,
+    FixedBatch,
+    SplitInput,
+    evaluate,
+    one_image,
+    one_output,
+)
 from seamscope.models.model import Model
 from seamscope.models.probe import Hints
 
@@ -284,9 +291,9 @@ def _load(spec: Spec) -> Model:
     spatial = sizes[2:]
     fixed = tuple(n for n in spatial if n is not None)
     names = _outputs(spec.path)
-    if len(names) > 1 and spec.output is not None:
-        key = str(names.index(spec.output)) if spec.output in names else spec.output
-        module = Chosen(module, key)
+    if len(names) > 1:
+        module, told = one_output(module, names, spec.output, str(spec.path))
+        notes = (*told, *notes)
     return Model(
         module,
         name=spec.path.stem,
@@ -296,7 +303,7 @@ def _load(spec: Spec) -> Model:
             sizes[1] if len(sizes) > 1 else None,
             fixed if fixed and len(fixed) == len(spatial) else None,
         ),
-        outputs=names if len(names) > 1 and spec.output is not None else None,
+        outputs=names if len(names) > 1 else None,
         notes=notes,
     )
 

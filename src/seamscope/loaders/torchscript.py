@@ -22,7 +22,7 @@ from seamscope.errors import ModelError
 from seamscope.loaders.archive import Archive
 from seamscope.loaders.format import Code, Format, damaged
 from seamscope.loaders.spec import Spec
-from seamscope.loaders.wrappers import SplitInput
+from seamscope.loaders.wrappers import SplitInput, one_output
 from seamscope.models.model import Model
 
 _TOUCHES_FILES = re.compile(
@@ -73,7 +73,23 @@ def _load(spec: Spec) -> Model:
             refuse_gpu(archive.read(name).decode(errors="replace"), str(spec.path))
     network = load_script(spec.path, str(spec.path))
     module = _one_tensor(network, str(spec.path))
-    return Model(module, name=spec.path.stem, spec=spec.text)
+    names = _outputs(network)
+    notes: tuple[str, ...] = ()
+    if names:
+        module, notes = one_output(module, names, spec.output, str(spec.path))
+    return Model(module, name=spec.path.stem, spec=spec.text, outputs=names, notes=notes)
+
+
+def _outputs(network: torch.nn.Module) -> tuple[str, ...] | None:
+    """Numbers of its outputs, where it gives several; None where only running it tells.
+
+    As of named tuples, whose names their type does not give away.
+    """
+    forward: Any = network.forward
+    given = forward.schema.returns[0].type
+    if not given.annotation_str.startswith("Tuple[") or len(given.elements()) < 2:
+        return None
+    return tuple(map(str, range(len(given.elements()))))
 
 
 def _one_tensor(network: torch.nn.Module, name: str) -> torch.nn.Module:

@@ -135,6 +135,62 @@ def chosen(output: Any, key: str) -> Any:
     )
 
 
+def one_output(
+    module: nn.Module, names: Sequence[str], wanted: str | None, source: str
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Show one of several outputs that a network returns as a tuple: the first, unless told.
+
+    Parameters
+    ----------
+    module
+        The network.
+    names
+        Of its outputs, in order.
+    wanted
+        Name or number of the one that is wanted.
+    source
+        What to call the network's file.
+
+    Returns
+    -------
+    module
+        Returns the one.
+    notes
+        What its user should know.
+    """
+    place = place_of(names, wanted, source)
+    return Chosen(module, str(place)), told_outputs(names, wanted)
+
+
+def place_of(names: Sequence[str], wanted: str | None, source: str) -> int:
+    """Return the number of an output, given by name or number; the first where none is wanted.
+
+    Raises
+    ------
+    ModelError
+        When there is none of that name.
+    """
+    if wanted is None:
+        return 0
+    if wanted in names:
+        return list(names).index(wanted)
+    count = len(names)
+    if wanted.lstrip("-").isdigit() and -count <= int(wanted) < count:
+        return int(wanted) % count
+    raise ModelError(f"{source} has no output {wanted!r}: choose #{', #'.join(names)}.")
+
+
+def told_outputs(names: Sequence[str], wanted: str | None) -> tuple[str, ...]:
+    """Say that there are further outputs, to who has not chosen one."""
+    if wanted is not None or len(names) < 2:
+        return ()
+    others = ", ".join(f"#{name}" for name in names[1:])
+    return (
+        f"It has {len(names)} outputs; {names[0]} is shown. Add {others} to the model's name for "
+        "another.",
+    )
+
+
 class Rearranged(Wrapper):
     """A network whose tensors have other axes than ``(N, C, *spatial)``.
 
