@@ -361,6 +361,10 @@ class Inquiry:
             return "Nothing else depends on the whole tile", ""
         found = self._subject.audit
         named = ", ".join(map(str, found.global_operations))
+        if not found.watched and found.tile_layers:
+            count = len(found.tile_layers)
+            layers = f"normalization by each tile's own statistics in {count} layers"
+            named = f"{layers}, {named}" if named else layers
         what = named or (
             f"Something in the {'code' if self._is_bare else 'network'} besides normalization "
             "layers (a step done for each tile, positions, sizes)"

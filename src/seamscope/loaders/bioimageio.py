@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,7 @@ from seamscope.loaders.wrappers import (
 from seamscope.models.declared import Array, Declared, Vectors
 from seamscope.models.model import Model
 from seamscope.models.probe import Hints
+from seamscope.normalization.audit import Audit
 
 _CARDS = ("rdf.yaml", "bioimageio.yaml", "model.yaml", "rdf.yml", "model.yml")
 _KINDS = ("torchscript", "pytorch_state_dict", "onnx")
@@ -237,6 +238,7 @@ def _load(spec: Spec) -> Model:
         preparation=preparation if method is None else None,
         declared=_declared(first, output, channels),
         outputs=names,
+        read_audit=_read_audit(package, network),
         vectors=lambda: _vectors(package, inputs, output, left_out),
         notes=(*notes, *warnings, *left_out),
     )
@@ -267,6 +269,14 @@ def _network(package: Package, given: Sequence[int | None]) -> tuple[nn.Module, 
         return load_graph(data, source, [each for each in given if each is not None])
     network = _of_torch(package, data, source)
     return (SplitInput(network, given) if len(given) > 1 else network), ()
+
+
+def _read_audit(package: Package, network: nn.Module) -> Callable[[], Audit] | None:
+    if package.kind != "onnx":
+        return None
+    from seamscope.loaders.onnx import audit_of
+
+    return audit_of(network, lambda: package.read(package.weights))
 
 
 def _of_torch(package: Package, data: bytes, source: str) -> nn.Module:

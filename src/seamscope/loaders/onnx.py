@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from seamscope.loaders.wrappers import (
 )
 from seamscope.models.model import Model
 from seamscope.models.probe import Hints
+from seamscope.normalization.audit import Audit
 
 _KNOWN_VERSION = 17  # of operations, to onnx2torch 1.5
 _TRIED = (64, 96, 128, 256, 32, 48, 16)  # sizes with which both ways are compared
@@ -92,7 +93,7 @@ def load_graph(
     except Exception as error:
         raise damaged(name, "ONNX", error) from error
     runs = FixedBatch(_one_tensor(forward_only, parts), _sizes(data, parts)[0])
-    return runs, (_forward_only(reason, data),)
+    return runs, (_forward_only(reason),)
 
 
 def _one_tensor(module: nn.Module, channels: Sequence[int]) -> nn.Module:
@@ -190,25 +191,35 @@ def _difference(module: nn.Module, data: bytes, parts: Sequence[int]) -> str | N
     return None
 
 
-def _forward_only(reason: str, data: bytes) -> str:
-    told = (
+def _forward_only(reason: str) -> str:
+    return (
         f"It runs through onnxruntime, on the CPU and forward only, since {reason}: gradient maps, "
-        "the audit and repair of its normalization and faster equivalents are not available."
+        "fixed statistics and features of its normalization and faster equivalents are not "
+        "available."
     )
-    count = _instance_norms(data)
-    if count:
-        told += f" {count} of its layers are InstanceNormalization, which uses each tile's own "
-        told += "statistics."
-    return told
 
 
-def _instance_norms(data: bytes) -> int:
-    if importlib.util.find_spec("onnx") is None:
-        return 0
-    import onnx
+def audit_of(module: nn.Module, read: Callable[[], bytes]) -> Callable[[], Audit] | None:
+    """What reads the layers of a graph that onnxruntime runs; None where they can be watched.
 
-    nodes = onnx.load_from_string(data).graph.node
-    return sum(node.op_type == "InstanceNormalization" for node in nodes)
+    Parameters
+    ----------
+    module
+        As `load_graph` gave it.
+    read
+        Reads the file.
+    """
+    if not any(isinstance(part, OnnxSession) for part in module.modules()):
+        return None
+
+    def found() -> Audit:
+        if importlib.util.find_spec("onnx") is None:
+            raise missing("onnx", "Reading the layers of an ONNX graph")
+        from seamscope.loaders.onnx_audit import read_audit
+
+        return read_audit(read())
+
+    return found
 
 
 def _sizes(data: bytes, channels: Sequence[int] = ()) -> list[int | None]:
@@ -245,6 +256,11 @@ class OnnxSession(nn.Module):
     ----------
     data
         The file.
+
+    Notes
+    -----
+    onnxruntime loses NaN in ReLU and pooling, with which reach is measured: inputs that have some
+    are run through a graph that keeps them (see `seamscope.loaders.onnx_nan`).
     """
 
     graph: torch.Tensor
@@ -255,38 +271,57 @@ class OnnxSession(nn.Module):
             warnings.simplefilter("ignore", UserWarning)  # that bytes cannot be written to
             self.register_buffer("graph", torch.frombuffer(data, dtype=torch.uint8))
         self._session: Any = None
+        self._spreading: Any = None
 
     @property
     def session(self) -> Any:
         """The session, made when first used."""
         if self._session is None:
-            import onnxruntime
-
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
-            options.log_severity_level = 4
-            self._session = onnxruntime.InferenceSession(
-                self.graph.cpu().numpy().tobytes(), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = _session(self._bytes())
         return self._session
 
+    def _for(self, inputs: Sequence[torch.Tensor]) -> Any:
+        """Session for these inputs."""
+        finite = not any(bool(torch.isnan(x).any()) for x in inputs)
+        if finite or importlib.util.find_spec("onnx") is None:
+            return self.session
+        if self._spreading is None:
+            from seamscope.loaders.onnx_nan import with_spreading_nan
+
+            self._spreading = _session(with_spreading_nan(self._bytes()))
+        return self._spreading
+
+    def _bytes(self) -> bytes:
+        return self.graph.cpu().numpy().tobytes()
+
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the session behind."""
-        return {**self.__dict__, "_session": None}
+        """Leave the sessions behind."""
+        return {**self.__dict__, "_session": None, "_spreading": None}
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         """Run the graph."""
+        session = self._for(inputs)
         given = {
             told.name: x.detach().float().cpu().contiguous().numpy()
-            for told, x in zip(self.session.get_inputs(), inputs, strict=True)
+            for told, x in zip(session.get_inputs(), inputs, strict=True)
         }
-        found = self.session.run(None, given)
+        found = session.run(None, given)
         tensors = tuple(torch.from_numpy(each).to(inputs[0].device) for each in found)
         return tensors[0] if len(tensors) == 1 else tensors
 
 
+def _session(data: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
 def _load(spec: Spec) -> Model:
     module, notes = load_graph(spec.path, str(spec.path))
+    read_audit = audit_of(module, lambda: _bytes(spec.path, str(spec.path)))
     sizes = _sizes(_bytes(spec.path, str(spec.path)))
     spatial = sizes[2:]
     fixed = tuple(n for n in spatial if n is not None)
@@ -304,6 +339,7 @@ def _load(spec: Spec) -> Model:
             fixed if fixed and len(fixed) == len(spatial) else None,
         ),
         outputs=names if len(names) > 1 else None,
+        read_audit=read_audit,
         notes=notes,
     )
 

@@ -417,9 +417,9 @@ class NormalizationDock(QWidget):
             fixable, partial is not None and partial.exists(), session.fixed is not None
         )
         self.compare.setEnabled(ready and session.fixed is not None)
-        layers = ready and audit is not None and bool(audit.layers)
-        self.measure.setEnabled(layers)
-        self.ask.setEnabled(session.plan is not None and audit is not None and bool(audit.layers))
+        seen = audit is not None and audit.watched and bool(audit.layers)
+        self.measure.setEnabled(ready and seen)
+        self.ask.setEnabled(session.plan is not None and seen)
         self.train.setEnabled(ready and audit is not None and has_running_statistics(audit))
 
     # -- long work
