@@ -123,10 +123,15 @@ def read_card(told: Any, source: str) -> Card:
     """
     if not isinstance(told, Mapping) or told.get("type", "model") != "model":
         raise ModelError(f"{source} describes no model: give the package of a model.")
-    version = str(told.get("format_version", ""))
+    if "format_version" not in told:
+        raise ModelError(
+            f"{source} is no model card of bioimage.io (it has no format_version): give the "
+            "package of a model."
+        )
+    version = str(told["format_version"])
     if not re.match(r"0\.[45](\.|$)", version):
         raise ModelError(
-            f"{source} is written in format {version or 'unknown'} of bioimage.io, and 0.4 and 0.5 "
+            f"{source} is written in format {version} of bioimage.io, and 0.4 and 0.5 "
             "are read here: save it again with a current bioimageio.spec."
         )
     new = version.startswith("0.5")
