@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import real_networks
 from extras import extra
+from seamscope.diagnosis.causes import diagnose
 from seamscope.diagnosis.disparity import advice, measure_disparity
 from seamscope.errors import ModelError, SettingsError
 from seamscope.images.image import open_image
@@ -164,6 +165,10 @@ def test_what_forward_only_does_not_allow_is_said(pair) -> None:
     assert 'pip install "seamscope[onnx]"' in note
     with pytest.raises(SettingsError, match="cannot be frozen, since it runs forward only"):
         freeze_statistics(loaded, IMAGE)
+    if own.audit.tile_layers:
+        told = str(diagnose(IMAGE, loaded, tile=64, halo=8))
+        assert "Normalization by each tile's own statistics in 14 layers" in told
+        assert "besides normalization" not in told
     assert measure_disparity(IMAGE, loaded, tile=64) is None  # and not 0, which would be wrong
     if own.audit.layers:
         assert any("not available" in sentence for sentence in advice(loaded.audit))
