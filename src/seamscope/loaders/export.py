@@ -405,7 +405,7 @@ def _card(model: Model, credits: Credits, hashes: dict[str, str]) -> dict[str, A
     return {
         "format_version": "0.5.4",
         "type": "model",
-        "name": _plain(model.name),
+        "name": _title(model.name),
         "description": credits.description or f"{_plain(model.name)}, exported by Seamscope.",
         "authors": [{"name": name} for name in credits.authors],
         "cite": [{"text": credits.cite, "url": credits.url}],
@@ -422,6 +422,12 @@ def _card(model: Model, credits: Credits, hashes: dict[str, str]) -> dict[str, A
 def _plain(name: str) -> str:
     """A name of the letters that the format allows."""
     return re.sub(r"[^\w\- ()+]", " ", name).strip() or "model"
+
+
+def _title(name: str) -> str:
+    """A name of the lengths that the format allows: 5 to 128 letters."""
+    plain = _plain(name)[:128]
+    return plain if len(plain) >= 5 else f"{plain} network"
 
 
 def _input(model: Model) -> dict[str, Any]:
