@@ -13,7 +13,7 @@ from torch import nn
 import networks
 from extras import extra
 from seamscope.errors import ModelError
-from seamscope.loaders import format_of, load_model, would_run
+from seamscope.loaders import format_of, load_model, onnx_nan, would_run
 from seamscope.loaders import onnx as onnx_format
 from seamscope.loaders.onnx_audit import read_audit
 from seamscope.loaders.onnx_nan import with_spreading_nan
@@ -306,3 +306,24 @@ def test_reach_is_found_although_onnxruntime_loses_nan(tmp_path, monkeypatch) ->
     x[0, 0, 40, 40] = torch.nan
     assert torch.isnan(session(x)[0, :, 36:44, 36:44]).all()
     assert torch.equal(session(x)[1:], session(x.nan_to_num())[1:])
+
+
+@pytest.mark.parametrize("op", sorted(onnx_nan._EACH))
+def test_each_operation_keeps_nan_and_changes_nothing_else(op) -> None:
+    helper = extra("onnx").helper
+    extra("onnxruntime")
+    info = [helper.make_tensor_value_info(name, 1, [64]) for name in "xy"]
+    more = {"PRelu": ["slope"], "Clip": ["low", "high"]}.get(op, [])
+    held = [helper.make_tensor(n, 1, [], [v]) for n, v in zip(more, (-0.5, 0.5), strict=False)]
+    node = helper.make_node(op, ["x", *more], ["y"])
+    made = helper.make_graph([node], "g", info[:1], info[1:], held)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    data = model.SerializeToString()
+    x = np.linspace(-4, 4, 64, dtype=np.float32)
+    plain = onnx_format._session(data).run(None, {"x": x})[0]
+    spreading = onnx_format._session(with_spreading_nan(data))
+    assert np.array_equal(spreading.run(None, {"x": x})[0], plain)
+    x[::3] = np.nan
+    found = spreading.run(None, {"x": x})[0]
+    assert np.array_equal(np.isnan(found), np.isnan(x))
+    assert np.array_equal(found[1::3], plain[1::3])

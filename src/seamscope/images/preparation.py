@@ -107,14 +107,29 @@ class ByInput:
             yield slice(start, start + count), preparation
             start += count
 
-    def check(self, channels: int) -> None:
-        """Refuse an image of another number of channels.
+    def measure(self, image: Image, *, channel_axis: int | None, **told: Any) -> PreparedByInput:
+        """Measure each input on its own channels of the whole image.
+
+        Parameters
+        ----------
+        image, channel_axis, told
+            As for `Preparation.measure`.
 
         Raises
         ------
         SettingsError
-            With both numbers.
+            When the image has another number of channels than all inputs together.
         """
+        self._check(1 if channel_axis is None else image.shape[channel_axis])
+        return PreparedByInput(
+            tuple(
+                (part, each.measure(_channels(image, channel_axis, part),
+                                    channel_axis=channel_axis, **told))
+                for part, each in self.ranges()
+            )
+        )  # fmt: skip
+
+    def _check(self, channels: int) -> None:
         wanted = [count for count, _ in self.parts]
         if sum(wanted) != channels:
             raise SettingsError(
@@ -163,15 +178,8 @@ class Preparation:
         for step in self.steps:
             view = _after(image, Prepared(tuple(done)), channel_axis) if done else image
             if isinstance(step, ByInput):
-                step.check(1 if channel_axis is None else image.shape[channel_axis])
-                parts = [
-                    (channels, each.measure(
-                        _channels(view, channel_axis, channels), channel_axis=channel_axis,
-                        progress=progress, cancelled=cancelled,
-                    ))
-                    for channels, each in step.ranges()
-                ]  # fmt: skip
-                done.append(PreparedByInput(tuple(parts)))
+                told = {"progress": progress, "cancelled": cancelled}
+                done.append(step.measure(view, channel_axis=channel_axis, **told))
             elif isinstance(step, Measured):
                 axis = None if step.together else channel_axis
                 intensity = measure_intensity(
