@@ -17,6 +17,7 @@ from seamscope.images.image import open_image
 from seamscope.images.preparation import ByInput, Measured, Preparation, Scaled
 from seamscope.inference import predict
 from seamscope.loaders import load_model, verify
+from seamscope.loaders.export import export
 from seamscope.loaders.factories import module_from_text
 
 SOURCE = '''
@@ -173,6 +174,18 @@ def test_preparations_by_input_stream_through_axes_in_any_order() -> None:
     np.testing.assert_allclose(out[2], (image[2] - low) / (high - low + 1e-6), rtol=1e-5, atol=1e-6)
 
 
+def test_what_has_several_inputs_is_written_as_one_that_has_one(made, tmp_path) -> None:
+    folder, _ = made
+    own = load_model(folder / "apart.zip", trust=True)
+    export(own, tmp_path / "net.torchscript")
+    x = np.concatenate(images(seed=8), 1)
+    again = load_model(tmp_path / "net.torchscript")
+    assert np.abs(again.runner()(x) - own.runner()(x)).max() < 1e-5
+    with pytest.raises(ModelError, match="prepared in different ways"):
+        export(own, tmp_path / "net.zip")
+    assert not (tmp_path / "net.zip").exists()
+
+
 # -- what cannot be channels of one image
 
 
@@ -192,8 +205,32 @@ def no_space(inputs):
     inputs[1][0]["axes"] = inputs[1][0]["axes"][:2]
 
 
-def of_another(inputs):
-    inputs[1][0]["preprocessing"] = [RANGE | {"kwargs": {"reference_tensor": "stain"}}]
+UNKNOWN = {
+    "by statistics of stain": {"id": "scale_range", "kwargs": {"reference_tensor": "stain"}},
+    "of each y by itself": {"id": "zero_mean_unit_variance", "kwargs": {"axes": ["x"]}},
+    "softmax is not known": {"id": "softmax", "kwargs": {"axis": "channel"}},
+}
+
+
+@pytest.mark.parametrize("words", UNKNOWN)
+def test_what_cannot_be_prepared_is_refused_and_not_guessed(tmp_path, words) -> None:
+    stain, mask = images((32, 40))
+    inputs = [
+        tensor("stain", 2, stain),
+        tensor("mask", 1, mask, preprocessing=[UNKNOWN[words]]),
+    ]
+    expected, edge = by_hand(([], []), (stain, mask))
+    outputs = [result("classes", "stain", 2, expected), result("edge", "mask", 1, edge)]
+    path = written(tmp_path / "net", inputs, outputs, state_dict(SOURCE, network()))
+    model = load_model(path, trust=True)
+    assert any(words in note for note in model.notes)
+    with pytest.raises(SettingsError, match=words) as caught:
+        predict(one_image((stain, mask)), model)
+    assert "--normalize none" in str(caught.value)
+    with pytest.raises(ModelError, match=words):
+        verify(model)
+    plain = predict(one_image((stain, mask)), model, normalize="none", tile=24)
+    assert np.abs(plain - expected[0]).max() < 2e-5 * expected.std()
 
 
 @pytest.mark.parametrize(
@@ -203,7 +240,6 @@ def of_another(inputs):
         (other_scale, "different sizes along y"),
         (fixed_sizes, "different sizes along x"),
         (no_space, "mask has the axes bc"),
-        (of_another, "by statistics of stain"),
     ],
 )
 def test_inputs_of_another_kind_are_refused_in_one_sentence(tmp_path, change, words) -> None:

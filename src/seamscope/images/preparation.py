@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +89,32 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Unknown:
+    """What a model card asks for and nothing here does; a run is refused, unless told otherwise.
+
+    Attributes
+    ----------
+    why
+        A sentence.
+    """
+
+    why: str
+
+    def refuse(self) -> NoReturn:
+        """Say that intensities cannot be prepared in this way.
+
+        Raises
+        ------
+        SettingsError
+            Always.
+        """
+        raise SettingsError(
+            f"{self.why} Prepare the image yourself and choose no normalization (--normalize "
+            "none), or choose another one."
+        )
+
+
+@dataclass(frozen=True)
 class ByInput:
     """Several inputs, which are consecutive channels of one image, each prepared by itself.
 
@@ -138,7 +164,7 @@ class ByInput:
             )
 
 
-Step: TypeAlias = Scaled | Clipped | Binarized | Measured | ByInput
+Step: TypeAlias = Scaled | Clipped | Binarized | Measured | ByInput | Unknown
 
 
 @dataclass(frozen=True)
@@ -176,6 +202,8 @@ class Preparation:
         """
         done: list[Known] = []
         for step in self.steps:
+            if isinstance(step, Unknown):
+                step.refuse()
             view = _after(image, Prepared(tuple(done)), channel_axis) if done else image
             if isinstance(step, ByInput):
                 told = {"progress": progress, "cancelled": cancelled}
@@ -279,6 +307,8 @@ def _step_json(step: Step) -> dict[str, Any]:
 
 
 def _told(step: Step) -> str:
+    if isinstance(step, Unknown):
+        return "in a way that is not known here"
     if isinstance(step, ByInput):
         told = [f"{_channel_words(part)} {each}" for part, each in step.ranges()]
         return "; ".join(told)

@@ -5,7 +5,8 @@ honoured. Does not know the card's fields (see `seamscope.loaders.model_card`).
 
 Weights that need nothing to run are preferred: TorchScript, then a state dict with its Python
 source, then ONNX. Preprocessing with statistics "per sample" takes them from the whole image
-(`seamscope.images.preparation`); postprocessing that looks at single pixels becomes part of the
+(`seamscope.images.preparation`), for each of several inputs by itself; they are fed as channels of
+one image, in order, and refused where they cannot be. Postprocessing that looks at single pixels becomes part of the
 network, and what needs a whole prediction is left out and said so. The packages' own libraries
 (bioimageio.core) are not needed.
 """
@@ -34,6 +35,7 @@ from seamscope.images.preparation import (
     Preparation,
     Scaled,
     Step,
+    Unknown,
 )
 from seamscope.loaders.archive import Archive
 from seamscope.loaders.checkpoints import fill, pickled, read_checkpoint
@@ -216,7 +218,7 @@ def _load(spec: Spec) -> Model:
     network, notes = _network(package, _given(card))
     network = _arranged(network, inputs, output, place, len(card.outputs))
     steps, left_out = _postprocessing(output)
-    preparation, warnings = _preparation(inputs, package.name)
+    preparation, warnings = _preparation(inputs)
     if len(inputs) > 1:
         notes += (_told_inputs(inputs),)
     notes += tuple(
@@ -374,12 +376,12 @@ def _declared(given: Tensor, output: Tensor, channels: int | None) -> Declared:
 # -- before and after the network
 
 
-def _preparation(inputs: Sequence[Tensor], name: str) -> tuple[Preparation | None, tuple[str, ...]]:
+def _preparation(inputs: Sequence[Tensor]) -> tuple[Preparation | None, tuple[str, ...]]:
     """What is done to the intensities of each input; and what should be known of it."""
     notes: list[str] = []
     parts = []
     for tensor in inputs:
-        steps = (_step(each, tensor, notes, name) for each in tensor.processing)
+        steps = (_step(each, tensor, notes) for each in tensor.processing)
         parts.append(Preparation(tuple(step for step in steps if step is not None)))
     first = parts[0]
     alike = all(part == first for part in parts) and (first.name or not first.steps)
@@ -389,7 +391,7 @@ def _preparation(inputs: Sequence[Tensor], name: str) -> tuple[Preparation | Non
     return (first if first.steps else None), tuple(dict.fromkeys(notes))
 
 
-def _step(each: Processing, tensor: Tensor, notes: list[str], name: str) -> Step | None:
+def _step(each: Processing, tensor: Tensor, notes: list[str]) -> Step | None:
     told = each.kwargs
     match each.name:
         case "ensure_dtype":
@@ -405,9 +407,14 @@ def _step(each: Processing, tensor: Tensor, notes: list[str], name: str) -> Step
         case "zero_mean_unit_variance" if told.get("mode") == "fixed":
             return _standardized(told)
         case "zero_mean_unit_variance" | "scale_range":
-            return _measured(each, tensor, notes, name)
-    notes.append(f"Its preprocessing {each.name} is not known here and left out.")
-    return None
+            return _measured(each, tensor, notes)
+    return _unknown(f"Its preprocessing {each.name} is not known here.", notes)
+
+
+def _unknown(why: str, notes: list[str]) -> Unknown:
+    """Let a run be refused where no other normalization is chosen; and tell it on loading."""
+    notes.append(why)
+    return Unknown(why)
 
 
 def _scaled(gain: Any, offset: Any) -> Scaled:
@@ -424,21 +431,18 @@ def _standardized(told: Mapping[str, Any]) -> Scaled:
     return _scaled(gain, tuple(-m * g for m, g in zip(mean, gain, strict=True)))
 
 
-def _measured(each: Processing, tensor: Tensor, notes: list[str], name: str) -> Measured:
+def _measured(each: Processing, tensor: Tensor, notes: list[str]) -> Measured | Unknown:
     told = each.kwargs
-    if told.get("reference_tensor") not in (None, tensor.name):
-        raise ModelError(
-            f"{name} scales {tensor.name} by statistics of {told['reference_tensor']}, and an "
-            "input's own are known here: scale your images yourself, and take that step out of "
-            "the card."
-        )
     axes = _letters(told.get("axes"), tensor.axes)
     lacking = [letter for letter in tensor.spatial if letter not in axes]
+    other = told.get("reference_tensor")
     if lacking:
-        notes.append(
-            f"Its {each.name} asks for statistics of each {' and '.join(lacking)} by itself; they "
-            "are taken from the whole image here."
-        )
+        slices = " and ".join(lacking)
+        why = f"Its {each.name} takes statistics of each {slices} by itself, not of the whole image"
+        return _unknown(f"{why}, which is not known here.", notes)
+    if other not in (None, tensor.name):
+        why = f"Its {each.name} scales {tensor.name} by statistics of {other}"
+        return _unknown(f"{why}, which is not known here.", notes)
     eps, together = float(told.get("eps", 1e-6)), "c" in axes and (tensor.channels or 2) > 1
     if each.name == "zero_mean_unit_variance":
         return Measured("zscore", eps=eps, together=together)

@@ -37,7 +37,7 @@ from torch import nn
 from seamscope import __version__
 from seamscope.errors import ModelError, OutputError, SeamscopeError, SettingsError
 from seamscope.images.image import open_image
-from seamscope.images.preparation import Clipped, Measured, Preparation, Scaled
+from seamscope.images.preparation import ByInput, Clipped, Measured, Preparation, Scaled
 from seamscope.loaders import load_model
 from seamscope.loaders.format import first_sentence, missing
 from seamscope.loaders.rounding import agree
@@ -509,6 +509,11 @@ def _processing(model: Model, step: Any) -> list[dict[str, Any]]:
         numbers = {"gain": _one_or_list(step.gain), "offset": _one_or_list(step.offset)}
         along = {"axis": "channel"} if len(step.gain) > 1 else {}
         return [{"id": "scale_linear", "kwargs": numbers | along}]
+    if isinstance(step, ByInput):
+        raise ModelError(
+            f"The inputs of {model.name} are prepared in different ways, and a package written "
+            "here has one input: choose another format."
+        )
     if isinstance(step, Clipped):
         return [{"id": "clip", "kwargs": {"min": step.low, "max": step.high}}]
     threshold = _one_or_list(step.threshold)
