@@ -6,9 +6,9 @@ honoured. Does not know the card's fields (see `seamscope.loaders.model_card`).
 Weights that need nothing to run are preferred: TorchScript, then a state dict with its Python
 source, then ONNX. Preprocessing with statistics "per sample" takes them from the whole image
 (`seamscope.images.preparation`), for each of several inputs by itself; they are fed as channels of
-one image, in order, and refused where they cannot be. Postprocessing that looks at single pixels becomes part of the
-network, and what needs a whole prediction is left out and said so. The packages' own libraries
-(bioimageio.core) are not needed.
+one image, in order, and refused where they cannot be. Postprocessing that looks at single pixels
+becomes part of the network, and what needs a whole prediction is left out and said so. The
+packages' own libraries (bioimageio.core) are not needed.
 """
 
 from __future__ import annotations
