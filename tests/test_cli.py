@@ -499,7 +499,7 @@ BAD = {
     "no model": (["image.tif", "no.pt", OUT], "no file no.pt"),
     "no demo model": (["image.tif", "demo:nix", OUT], "demo:instancenorm"),
     "cut weights": (["image.tif", UNET.replace("@", "@cut-"), OUT], "cannot be read as a network"),
-    "cut checkpoint": (["image.tif", f"{NETWORKS}:UNet()@cut-unet.pth", OUT], "cannot be read as"),
+    "cut checkpoint": (["image.tif", f"{NETWORKS}:UNet()@cut-unet.pth", OUT], "its end is missing"),
     "weights alone": (["image.tif", "unet.pth", OUT], "say what builds it"),
     "other weights": (["image.tif", UNET.replace("=1", "=2"), OUT], "do not fit UNet"),
     "no factory file": (["image.tif", "no.py:Net", OUT], "no Python file no.py"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -12,6 +14,7 @@ import typer.testing
 import yaml
 
 import networks
+from extras import extra
 from seamscope.cli import app
 from seamscope.cli.command import ExitCode
 from seamscope.loaders import load_model
@@ -59,6 +62,44 @@ def test_export_writes_reads_back_and_tells(tmp_path) -> None:
     assert "exists" in again.stderr
 
 
+def test_a_network_goes_to_every_format_and_predicts_the_same(tmp_path) -> None:
+    """Export, look at what was written, verify it, predict with it: as a user would."""
+    for library in ("onnx", "onnxscript", "onnxruntime", "onnx2torch", "bioimageio.core"):
+        extra(library)
+    image = tmp_path / "image.npy"
+    np.save(image, np.random.default_rng(0).normal(size=(90, 110)).astype(np.float32))
+    torch.manual_seed(0)
+    torch.save(networks.UNet(2, 1).state_dict(), tmp_path / "weights.pt")
+    network = f"{FACTORY}@{tmp_path / 'weights.pt'}"
+    who = ("--author", "A. Person", "--license", "MIT", "--cite", "Us", "--url", "https://x.org/us")
+    predicted = {}
+    for name in ("", "net.pt2", "net.torchscript", "net.onnx", "net.zip"):
+        spec, credits = network, who if name == "net.zip" else ()
+        if name:
+            spec = tmp_path / name
+            done = run("export", network, spec, "--trust", *credits)
+            assert done.exit_code == ExitCode.DONE, done.output
+            info = run("info", spec, *(["--verify"] if credits else []))
+            assert info.exit_code == ExitCode.DONE, info.output
+            assert "Seamless with halo 8 on multiples of 2." in info.stdout
+        out = tmp_path / f"out{name}.npy"
+        done = run("predict", image, spec, out, "--tile", 48, "--trust")
+        assert done.exit_code == ExitCode.DONE, done.output
+        predicted[name] = np.load(out)
+    for name, found in predicted.items():
+        assert np.abs(found - predicted[""]).max() < 1e-4 * predicted[""].std(), name
+    program = (
+        "import sys, logging; logging.disable(logging.CRITICAL)\n"
+        "from bioimageio.core import test_model\n"
+        "print('RESULT', test_model(sys.argv[1]).status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "net.zip")],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert "RESULT passed" in done.stdout, done.stderr[-2000:]
+
+
 def test_export_puts_credits_into_the_card(tmp_path) -> None:
     out = tmp_path / "net.zip"
     who = ("--author", "A. Person", "--author", "B. Person", "--license", "MIT")
@@ -66,6 +107,7 @@ def test_export_puts_credits_into_the_card(tmp_path) -> None:
     assert done.exit_code == ExitCode.DONE, done.output
     with zipfile.ZipFile(out) as archive:
         card = yaml.safe_load(archive.read("rdf.yaml"))
+    assert card["name"] == "UNet network"  # the format wants five letters
     assert card["authors"] == [{"name": "A. Person"}, {"name": "B. Person"}]
     assert card["license"] == "MIT"
     assert card["cite"][0]["text"] == "Us, 2026"

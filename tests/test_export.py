@@ -15,14 +15,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 
 import networks
-import real_networks
 from extras import extra
 from seamscope.errors import ModelError, OutputError, SettingsError
 from seamscope.images.preparation import Clipped, Measured, Preparation, Scaled
-from seamscope.loaders import load_model, would_run
+from seamscope.loaders import load_model
 from seamscope.loaders.export import Credits, export
 from seamscope.loaders.verification import verify
 from seamscope.models.model import Model
@@ -62,36 +60,6 @@ def gradient(module, x):
     y[(0, 0, *(n // 2 for n in y.shape[2:]))].backward()
     size = given.grad.abs().numpy()
     return size / size.max()
-
-
-NAMES = {
-    "unet2d_nuclei_broad": real_networks.nuclei_broad,
-    "unet2d_covid_if_instancenorm": real_networks.covid_instancenorm,
-    "unet2d_nuclei_batchnorm": real_networks.nuclei_batchnorm,
-}
-
-
-@pytest.fixture(scope="module")
-def real(real_models):
-    """The real networks, measured once."""
-
-    def load(name):
-        net = NAMES[name]().eval()
-        net.load_state_dict(load_file(real_models / name / "state_dict.safetensors"))
-        return load_model(net)
-
-    return {name: load(name) for name in NAMES}
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("name", NAMES)
-def test_the_real_networks_survive_every_format(tmp_path, real, name, suffix) -> None:
-    needs(suffix)
-    own, out = real[name], tmp_path / f"net{suffix}"
-    export(own, out)
-    assert would_run(out) == ()
-    # what is measured is compared for the one with statistics of its tile, which says most
-    same(own, load_model(out), (2, 1, 128, 160), measured="instancenorm" in name)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

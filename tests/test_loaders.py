@@ -194,7 +194,7 @@ def bad_weights(folder):
         ("{t}/none.pth", ["There is no file", "demo:batchnorm"]),
         ("{t}", ["cannot be read as a file"]),
         ("{t}/empty.pth", ["is empty"]),
-        ("{t}/text.pth", ["cannot be read as a network"]),
+        ("{t}/text.pth", ["as no file of PyTorch does"]),
         ("demo:transformer", ["no demo network 'transformer'", "demo:batchnorm"]),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -218,3 +219,57 @@ def test_the_fingerprint_is_the_same_in_every_format(tmp_path, recwarn) -> None:
         for each in (net, tmp_path / "t.pt", tmp_path / "w.pth")
     }
     assert len(prints) == 1
+
+
+def test_half_a_zip_is_told_as_such(tmp_path, recwarn) -> None:
+    """Also where a whole archive lies within the half."""
+    inner = tmp_path / "inner.pt"
+    torch.save({"w": torch.zeros(2000)}, inner)
+    whole = tmp_path / "whole.zip"
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.write(inner)
+        archive.writestr("rdf.yaml", "a: 1")
+    size = whole.stat().st_size
+    for part in (size - 10, size - 250, size // 2):
+        path = tmp_path / "half.zip"
+        path.write_bytes(whole.read_bytes()[:part])
+        with pytest.raises(
+            ModelError, match=r"bytes\) begins as a zip archive, and its end"
+        ) as told:
+            load_model(path, trust=True)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("net.pt", b"hello world", "begins with b'hello world', as no file of PyTorch does"),
+        ("net.zip", b"PK\x05\x06" + bytes(18), "is a zip archive without a network"),
+        ("rdf.yaml", b"a: 1", "no model card of bioimage.io"),
+    ],
+)
+def test_files_of_something_else_are_one_sentence(tmp_path, name, content, words) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=words) as told:
+        load_model(tmp_path / name, trust=True)
+    assert "\n" not in str(told.value)
+
+
+def test_addresses_are_never_fetched() -> None:
+    for spec in ("https://bioimage.io/#/?id=some-model", "http://example.org/net.pt"):
+        with pytest.raises(ModelError, match="nothing is ever downloaded here"):
+            load_model(spec, trust=True)
+
+
+def test_several_sets_of_weights_that_fit_are_told(tmp_path) -> None:
+    net = networks.UNet(2, 1).eval()
+    own = net.state_dict()
+    average = {f"module.{k}": v * 0.5 for k, v in own.items()}
+    spec = f"{networks.__file__}:UNet(levels=1)@{tmp_path / 'net.pt'}"
+    torch.save({"model": own, "ema": average}, tmp_path / "net.pt")
+    model = load_model(spec, trust=True)
+    (note,) = model.notes
+    assert "2 sets of weights that fit, and model is used: for ema.module save that one" in note
+    assert torch.equal(model.module.last.weight, net.last.weight)
+    torch.save({"model": own, "same": dict(own)}, tmp_path / "net.pt")
+    assert load_model(spec, trust=True).notes == ()

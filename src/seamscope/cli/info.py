@@ -120,6 +120,7 @@ def model_facts(model: Model) -> dict[str, Any]:
         "disagreements": list(_disagreements(model)),
         "outputs": list(model.outputs) if model.outputs else None,
         "preparation": model.preparation.to_json() if model.preparation else None,
+        "intensities": str(model.preparation) if model.preparation else model.normalize,
         "notes": list(model.notes),
         "bytes_per_pixel": round(facts.bytes_per_pixel, 1),
         "parameters": sum(p.numel() for p in model.module.parameters()),
@@ -134,9 +135,7 @@ def _disagreements(model: Model) -> tuple[str, ...]:
 
 
 def _intensities(told: Mapping[str, Any]) -> str:
-    if told["preparation"]:
-        return ", ".join(step.get("method", step["step"]) for step in told["preparation"])
-    return told["normalize"] or "as they are (the model does not say)"
+    return told["intensities"] or "as they are (the model does not say)"
 
 
 def _card_lines(told: Mapping[str, Any]) -> Iterator[str]:

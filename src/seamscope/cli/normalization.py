@@ -136,7 +136,7 @@ class _Found:
 
         self.image = image.name
         told: dict[str, Any] = {"cancelled": work.cancelled, "on_progress": work.progress}
-        if not self.audit.layers:
+        if not self.audit.layers or not self.audit.watched:
             return
         statistics = None
         if self.audit.calls:

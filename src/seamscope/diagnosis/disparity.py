@@ -48,6 +48,11 @@ Floats = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
 SeeBoth = Callable[[tuple[int, ...], Tile, Array, Array], None]
 
+FORWARD_ONLY = (
+    "The network runs forward only, through another program: its layers were read from its file; "
+    "their features, the disparity between training and evaluation and fixed statistics are not "
+    "available."
+)
 # Disparity above which advice is given.
 NOTICEABLE = 0.05
 
@@ -110,7 +115,7 @@ class Disparity:
 
 def has_running_statistics(audit: Audit) -> bool:
     """Whether training and evaluation differ at all."""
-    return any(layer.statistics == "running" for layer in audit.layers)
+    return audit.watched and any(layer.statistics == "running" for layer in audit.layers)
 
 
 def measure_disparity(
@@ -281,10 +286,12 @@ def _on_layers(audit: Audit) -> list[str]:
     own = len(audit.tile_layers)
     if own:
         layers = f"{own} layer{'s' * (own > 1)} normalize{'s' * (own == 1)} by each tile's own "
-        said.append(
-            f"{layers}statistics, so that no halo makes tiles agree: fix them with seamscope "
-            "freeze, without retraining."
-        )
+        remedy = "fix them with seamscope freeze, without retraining."
+        if not audit.watched:
+            remedy = "use tiles as large as memory allows."
+        said.append(f"{layers}statistics, so that no halo makes tiles agree: {remedy}")
+    if audit.layers and not audit.watched:
+        said.append(FORWARD_ONLY)
     beyond = [str(o) for o in audit.global_operations if not o.repairable]
     if beyond:
         said.append(

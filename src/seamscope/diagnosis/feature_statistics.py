@@ -187,6 +187,11 @@ def measure_features(
     opened = opened_as(image, axes)
     if not network.audit.layers:
         raise SettingsError(f"{network.name} has no normalization layer: nothing to measure.")
+    if not network.audit.watched:
+        raise SettingsError(
+            f"The features of {network.name} cannot be seen, since it runs forward only, through "
+            "another program: get the network as .pt2, TorchScript or Python."
+        )
     plan = tile_plan(network, opened, settings, asked)
     jobs = tuple(jobs_of(plan, None))
     if most is not None and most < len(jobs):

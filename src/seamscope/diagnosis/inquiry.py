@@ -315,6 +315,12 @@ class Inquiry:
         if not count:
             return "No normalization layer uses statistics of the tile", ""
         layers = f"{count} normalization layer{'s use' if count > 1 else ' uses'} each tile's own"
+        if not self._subject.audit.watched:
+            return (
+                f"{layers} statistics, which cannot be held fixed in a network that runs forward "
+                "only: what they make is counted as global coupling",
+                "",
+            )
         fixed = self.bench.disagreement(frozenset(("tile statistics",))).mean if share else 0.0
         if not share:
             return f"{layers} statistics; holding them fixed changes nothing here", ""
@@ -361,15 +367,20 @@ class Inquiry:
             return "Nothing else depends on the whole tile", ""
         found = self._subject.audit
         named = ", ".join(map(str, found.global_operations))
+        if not found.watched and found.tile_layers:
+            count = len(found.tile_layers)
+            layers = f"normalization by each tile's own statistics in {count} layers"
+            named = f"{layers}, {named}" if named else layers
         what = named or (
             f"Something in the {'code' if self._is_bare else 'network'} besides normalization "
             "layers (a step done for each tile, positions, sizes)"
         )
+        same = "the same statistics and " if found.watched else ""
         remedy = "Use tiles as large as memory allows, and blend neighbours so that it shows less"
         if named and found.repairable:
             remedy = f"Fix the means it takes of the tile (repair). Or: {remedy.lower()}"
         return (
-            f"{what[0].upper()}{what[1:]} depends on the whole tile: with the same statistics and "
+            f"{what[0].upper()}{what[1:]} depends on the whole tile: with {same}"
             f"all context it still makes {short(alone)}, at any halo",
             f"No halo removes it. {remedy}",
         )

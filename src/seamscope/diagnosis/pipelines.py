@@ -176,7 +176,9 @@ def subject_of_plan(
         forward=forward,
         lattice=plan.facts.lattice,
         reach=plan.reach.convolutional,
-        audit=_audit(forward, plan.facts.in_channels, plan.facts.narrow),
+        audit=model.audit
+        if plan.facts.forward_only
+        else _audit(forward, plan.facts.in_channels, plan.facts.narrow),
         most_pixels=memory / max(plan.facts.bytes_per_pixel, 1),
     )
 

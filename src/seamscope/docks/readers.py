@@ -34,12 +34,12 @@ def _is_network(path: str) -> bool:
         kind = format_of(path)
     except SeamscopeError:
         return False
-    # the last row of the table takes everything: a zip of pictures is not a checkpoint
-    return (
-        kind != "checkpoint"
-        or not path.endswith((".zip", ".yaml", ".yml"))
-        or any(name.endswith("data.pkl") for name in Archive(Path(path)).names)
-    )
+    if kind != "checkpoint":
+        return True
+    # the last row of the table takes everything: a zip or a folder of pictures is no checkpoint
+    names = Archive(Path(path)).names
+    other = path.endswith((".zip", ".yaml", ".yml")) or Path(path).is_dir()
+    return not other or (Path(path).is_file() and any(n.endswith("data.pkl") for n in names))
 
 
 def _open(path: Any) -> list[tuple[None]]:

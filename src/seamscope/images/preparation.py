@@ -6,20 +6,22 @@ networks.
 "Per sample" in a model card means the image that was given to the network in training; here it is
 always the whole image, never a tile, whose statistics would make every tile different. Statistics
 of a later operation are those of the image after the earlier ones, measured by streaming, so that
-an image of any size takes one or a few passes. (bioimageio.core 0.11 takes all statistics from the
+an image of any size takes one or a few passes. Networks with several inputs take them as channels
+of one image, each prepared in its own way. (bioimageio.core 0.11 takes all statistics from the
 image as it is given, also those of later operations.)
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.errors import SettingsError
 from seamscope.images.image import Image
 from seamscope.images.intensity import EPS, Intensity, Method, measure_intensity
 
@@ -86,7 +88,83 @@ class Measured:
     together: bool = False
 
 
-Step: TypeAlias = Scaled | Clipped | Binarized | Measured
+@dataclass(frozen=True)
+class Unknown:
+    """What a model card asks for and nothing here does; a run is refused, unless told otherwise.
+
+    Attributes
+    ----------
+    why
+        A sentence.
+    """
+
+    why: str
+
+    def refuse(self) -> NoReturn:
+        """Say that intensities cannot be prepared in this way.
+
+        Raises
+        ------
+        SettingsError
+            Always.
+        """
+        raise SettingsError(
+            f"{self.why} Prepare the image yourself and choose no normalization (--normalize "
+            "none), or choose another one."
+        )
+
+
+@dataclass(frozen=True)
+class ByInput:
+    """Several inputs, which are consecutive channels of one image, each prepared by itself.
+
+    Attributes
+    ----------
+    parts
+        For each input its number of channels and its preparation, in order.
+    """
+
+    parts: tuple[tuple[int, Preparation], ...]
+
+    def ranges(self) -> Iterator[tuple[slice, Preparation]]:
+        """Yield channels and preparation of each input."""
+        start = 0
+        for count, preparation in self.parts:
+            yield slice(start, start + count), preparation
+            start += count
+
+    def measure(self, image: Image, *, channel_axis: int | None, **told: Any) -> PreparedByInput:
+        """Measure each input on its own channels of the whole image.
+
+        Parameters
+        ----------
+        image, channel_axis, told
+            As for `Preparation.measure`.
+
+        Raises
+        ------
+        SettingsError
+            When the image has another number of channels than all inputs together.
+        """
+        self._check(1 if channel_axis is None else image.shape[channel_axis])
+        return PreparedByInput(
+            tuple(
+                (part, each.measure(_channels(image, channel_axis, part),
+                                    channel_axis=channel_axis, **told))
+                for part, each in self.ranges()
+            )
+        )  # fmt: skip
+
+    def _check(self, channels: int) -> None:
+        wanted = [count for count, _ in self.parts]
+        if sum(wanted) != channels:
+            raise SettingsError(
+                f"The network's inputs have {' + '.join(map(str, wanted))} channels, and the image "
+                f"has {channels}: give an image whose channels are those of all inputs, in order."
+            )
+
+
+Step: TypeAlias = Scaled | Clipped | Binarized | Measured | ByInput | Unknown
 
 
 @dataclass(frozen=True)
@@ -122,10 +200,15 @@ class Preparation:
         image, channel_axis, progress, cancelled
             As for `seamscope.images.intensity.measure_intensity`.
         """
-        done: list[Scaled | Clipped | Binarized | Intensity] = []
+        done: list[Known] = []
         for step in self.steps:
-            if isinstance(step, Measured):
-                view = _after(image, Prepared(tuple(done)), channel_axis) if done else image
+            if isinstance(step, Unknown):
+                step.refuse()
+            view = _after(image, Prepared(tuple(done)), channel_axis) if done else image
+            if isinstance(step, ByInput):
+                told = {"progress": progress, "cancelled": cancelled}
+                done.append(step.measure(view, channel_axis=channel_axis, **told))
+            elif isinstance(step, Measured):
                 axis = None if step.together else channel_axis
                 intensity = measure_intensity(
                     view,
@@ -145,9 +228,32 @@ class Preparation:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return this in JSON's own types."""
-        return [
-            {"step": type(step).__name__.lower(), **dataclasses.asdict(step)} for step in self.steps
-        ]
+        return list(map(_step_json, self.steps))
+
+
+@dataclass(frozen=True)
+class PreparedByInput:
+    """Preparations of several inputs, which are channels of one image.
+
+    Attributes
+    ----------
+    parts
+        Channels of each input, and what is done to them.
+    """
+
+    parts: tuple[tuple[slice, Prepared], ...]
+
+    def apply(self, block: Array, out: npt.NDArray[np.float32]) -> None:
+        """Write the prepared block into `out`; both ``(C, *spatial)``."""
+        for channels, prepared in self.parts:
+            prepared.apply(block[channels], out[channels])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this in JSON's own types."""
+        return {"method": "by input", "inputs": [each.to_json() for _, each in self.parts]}
+
+
+Known: TypeAlias = Scaled | Clipped | Binarized | Intensity | PreparedByInput
 
 
 @dataclass(frozen=True)
@@ -160,13 +266,13 @@ class Prepared:
         What is done; statistics as `Intensity`.
     """
 
-    steps: tuple[Scaled | Clipped | Binarized | Intensity, ...]
+    steps: tuple[Known, ...]
 
     def apply(self, block: Array, out: npt.NDArray[np.float32]) -> None:
         """Write the prepared block into `out`; both ``(C, *spatial)``."""
         source: Array = block
         for step in self.steps:
-            if isinstance(step, Intensity):
+            if isinstance(step, (Intensity, PreparedByInput)):
                 step.apply(source, out)
             else:
                 if source is not out:
@@ -180,7 +286,7 @@ class Prepared:
         """Return this in JSON's own types."""
         steps = [
             step.to_json()
-            if isinstance(step, Intensity)
+            if isinstance(step, (Intensity, PreparedByInput))
             else {"method": type(step).__name__.lower(), **dataclasses.asdict(step)}
             for step in self.steps
         ]
@@ -193,7 +299,19 @@ def _with_eps(intensity: Intensity, eps: float) -> Intensity:
     return dataclasses.replace(intensity, divisor=divisor)
 
 
+def _step_json(step: Step) -> dict[str, Any]:
+    if isinstance(step, ByInput):
+        inputs = [{"channels": n, "steps": each.to_json()} for n, each in step.parts]
+        return {"step": "by input", "inputs": inputs}
+    return {"step": type(step).__name__.lower(), **dataclasses.asdict(step)}
+
+
 def _told(step: Step) -> str:
+    if isinstance(step, Unknown):
+        return "in a way that is not known here"
+    if isinstance(step, ByInput):
+        told = [f"{_channel_words(part)} {each}" for part, each in step.ranges()]
+        return "; ".join(told)
     if isinstance(step, Measured):
         low, high = step.percentiles
         whole = (low, high) == (0.0, 100.0)
@@ -208,6 +326,11 @@ def _told(step: Step) -> str:
     return f"1 above {_numbers(step.threshold)}"
 
 
+def _channel_words(part: slice) -> str:
+    last = part.stop - 1
+    return f"channel {last}:" if part.start == last else f"channels {part.start} to {last}:"
+
+
 def _numbers(values: Sequence[float]) -> str:
     return f"{values[0]:g}" if len(values) == 1 else f"({', '.join(f'{v:g}' for v in values)})"
 
@@ -215,6 +338,28 @@ def _numbers(values: Sequence[float]) -> str:
 def _after(image: Image, prepared: Prepared, channel_axis: int | None) -> Image:
     """View of an image as it is after some steps."""
     return dataclasses.replace(image, data=_PreparedView(image, prepared, channel_axis), _kept=None)
+
+
+def _channels(image: Image, channel_axis: int | None, part: slice) -> Image:
+    """View of some channels of an image."""
+    if channel_axis is None:
+        return image
+    return dataclasses.replace(image, data=_ChannelsView(image, channel_axis, part), _kept=None)
+
+
+class _ChannelsView:
+    """Array-like: some of an image's channels, read when indexed."""
+
+    def __init__(self, image: Image, axis: int, part: slice) -> None:
+        self._image, self._axis, self._start = image, axis, part.start
+        count = part.stop - part.start
+        self.shape = (*image.shape[:axis], count, *image.shape[axis + 1 :])
+        self.ndim, self.dtype = image.ndim, image.dtype
+
+    def __getitem__(self, index: tuple[Any, ...]) -> Array:
+        own = index[self._axis]  # blocks are read by slices, never by numbers
+        moved = slice(own.start + self._start, own.stop + self._start)
+        return self._image.read((*index[: self._axis], moved, *index[self._axis + 1 :]))
 
 
 class _PreparedView:

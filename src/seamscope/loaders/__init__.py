@@ -23,12 +23,15 @@ for one call by ``trust=True``, from then on by `remember`.
 from __future__ import annotations
 
 import os
+import re
+import zipfile
 from pathlib import Path
 
 from torch import nn
 
 from seamscope.errors import ModelError, TrustError
 from seamscope.loaders import trust as trusting
+from seamscope.loaders.archive import Archive
 from seamscope.loaders.bioimageio import BIOIMAGEIO
 from seamscope.loaders.checkpoints import only_weights, pickled, read_checkpoint
 from seamscope.loaders.demo import DEMO, demo_names
@@ -136,11 +139,16 @@ def _load(spec: Spec, trust: bool) -> Model:
 
 def _format_of(spec: Spec) -> Format:
     if spec.file is not None and not spec.text.startswith("demo:"):
-        _check_readable(spec.file)
+        _check_readable(spec.file, spec.text)
     return next(row for row in FORMATS if row.recognises(spec))
 
 
-def _check_readable(path: Path) -> None:
+def _check_readable(path: Path, text: str) -> None:
+    if re.match(r"\w+://", text):
+        raise ModelError(
+            f"{text} is an address, and nothing is ever downloaded here: download the file or the "
+            "whole package yourself, and give its path."
+        )
     if not path.exists():
         raise ModelError(
             f"There is no file {path}: check the path, or try one of {', '.join(demo_names())}, "
@@ -152,6 +160,7 @@ def _check_readable(path: Path) -> None:
         raise ModelError(f"{path} is empty: it was perhaps not copied completely; copy it again.")
     if path.is_file():
         _refuse_foreign(path)
+        _refuse_half_a_zip(path)
 
 
 # -- the last row: files of tensors, and what is nothing of all this
@@ -168,10 +177,39 @@ def _load_weights(spec: Spec) -> Model:
             f"{spec.path} cannot be read as a file, and as a folder it holds no network: give the "
             "folder with rdf.yaml (bioimage.io) or configs/metadata.json (MONAI), or a file."
         )
+    if zipfile.is_zipfile(spec.path) and not _holds_pickle(spec.path):
+        raise ModelError(
+            f"{spec.path} is a zip archive without a network: a package of bioimage.io has an "
+            "rdf.yaml, a bundle of MONAI a configs/metadata.json, a file of PyTorch a data.pkl."
+        )
     content = read_checkpoint(spec.path, str(spec.path))
     if isinstance(content, nn.Module):
         return Model(content, name=spec.path.stem, spec=spec.text)
     raise only_weights(content, str(spec.path))
+
+
+def _holds_pickle(path: Path) -> bool:
+    return any(name.endswith("data.pkl") for name in Archive(path).names)
+
+
+def _refuse_half_a_zip(path: Path) -> None:
+    """A zip file's table lies at its end: without it, nothing is found of what it holds."""
+    with open(path, "rb") as file:
+        begins_as_zip = file.read(4) == b"PK\x03\x04"
+    if begins_as_zip and not _is_whole_zip(path):
+        raise ModelError(
+            f"{path} ({path.stat().st_size:,} bytes) begins as a zip archive, and its end is "
+            "missing: it was not copied or downloaded completely; get it again."
+        )
+
+
+def _is_whole_zip(path: Path) -> bool:
+    """Whether its table is there; that of an archive within it may be found in its stead."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return min((each.header_offset for each in archive.infolist()), default=0) == 0
+    except zipfile.BadZipFile:
+        return False
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -5,9 +5,10 @@ honoured. Does not know the card's fields (see `seamscope.loaders.model_card`).
 
 Weights that need nothing to run are preferred: TorchScript, then a state dict with its Python
 source, then ONNX. Preprocessing with statistics "per sample" takes them from the whole image
-(`seamscope.images.preparation`); postprocessing that looks at single pixels becomes part of the
-network, and what needs a whole prediction is left out and said so. The packages' own libraries
-(bioimageio.core) are not needed.
+(`seamscope.images.preparation`), for each of several inputs by itself; they are fed as channels of
+one image, in order, and refused where they cannot be. Postprocessing that looks at single pixels
+becomes part of the network, and what needs a whole prediction is left out and said so. The
+packages' own libraries (bioimageio.core) are not needed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,16 @@ import yaml
 from torch import nn
 
 from seamscope.errors import ModelError
-from seamscope.images.preparation import Binarized, Clipped, Measured, Preparation, Scaled, Step
+from seamscope.images.preparation import (
+    Binarized,
+    ByInput,
+    Clipped,
+    Measured,
+    Preparation,
+    Scaled,
+    Step,
+    Unknown,
+)
 from seamscope.loaders.archive import Archive
 from seamscope.loaders.checkpoints import fill, pickled, read_checkpoint
 from seamscope.loaders.factories import build, import_module, module_from_text, source_of
@@ -42,10 +52,13 @@ from seamscope.loaders.wrappers import (
     Linear,
     Rearranged,
     SplitInput,
+    place_of,
+    told_outputs,
 )
 from seamscope.models.declared import Array, Declared, Vectors
 from seamscope.models.model import Model
 from seamscope.models.probe import Hints
+from seamscope.normalization.audit import Audit
 
 _CARDS = ("rdf.yaml", "bioimageio.yaml", "model.yaml", "rdf.yml", "model.yml")
 _KINDS = ("torchscript", "pytorch_state_dict", "onnx")
@@ -198,18 +211,22 @@ def _load(spec: Spec) -> Model:
     package = _package(spec)
     card = package.card
     inputs = [each for each in card.inputs if not each.optional] or list(card.inputs[:1])
-    place = _chosen(card.outputs, spec.output, package.name)
+    names = tuple(each.name for each in card.outputs)
+    place = place_of(names, spec.output, package.name)
     output = card.outputs[place]
-    network, notes = _network(package)
-    network = _arranged(network, inputs, output, place, len(card.outputs), package.name)
+    _check_inputs(inputs, output, package.name)
+    network, notes = _network(package, _given(card))
+    network = _arranged(network, inputs, output, place, len(card.outputs))
     steps, left_out = _postprocessing(output)
     preparation, warnings = _preparation(inputs)
-    if len(card.outputs) > 1 and spec.output is None:
-        others = ", ".join(f"#{each.name}" for each in card.outputs if each is not output)
-        notes += (
-            f"It has {len(card.outputs)} outputs; {output.name} is shown. Add {others} to the "
-            "model's name for another.",
-        )
+    if len(inputs) > 1:
+        notes += (_told_inputs(inputs),)
+    notes += tuple(
+        f"Its input {each.name} is optional and not given here."
+        for each in card.inputs
+        if each not in inputs
+    )
+    notes += told_outputs(names, spec.output)
     channels = _channels(inputs)
     first = inputs[0]
     method = preparation.name if preparation else "none"
@@ -222,58 +239,105 @@ def _load(spec: Spec) -> Model:
         normalize=method,
         preparation=preparation if method is None else None,
         declared=_declared(first, output, channels),
-        outputs=tuple(each.name for each in card.outputs),
+        outputs=names,
+        read_audit=_read_audit(package, network),
         vectors=lambda: _vectors(package, inputs, output, left_out),
         notes=(*notes, *warnings, *left_out),
     )
 
 
-def _chosen(outputs: Sequence[Tensor], wanted: str | None, name: str) -> int:
-    names = [each.name for each in outputs]
-    if wanted is None:
-        return 0
-    if wanted in names:
-        return names.index(wanted)
-    if wanted.isdigit() and int(wanted) < len(names):
-        return int(wanted)
-    raise ModelError(f"{name} has no output {wanted!r}: choose #{', #'.join(names)}.")
+def _given(card: Card) -> list[int | None]:
+    """Channels of each input in the network's order; None for what is not given."""
+    first = card.inputs[0]
+    only_optional = all(each.optional for each in card.inputs)
+    return [
+        None if each.optional and not (only_optional and each is first) else each.channels or 1
+        for each in card.inputs
+    ]
 
 
-def _network(package: Package) -> tuple[nn.Module, tuple[str, ...]]:
+def _told_inputs(inputs: Sequence[Tensor]) -> str:
+    told = ", ".join(f"{each.name} ({each.channels or 1})" for each in inputs)
+    return f"It has {len(inputs)} inputs, which are channels of one image in this order: {told}."
+
+
+def _network(package: Package, given: Sequence[int | None]) -> tuple[nn.Module, tuple[str, ...]]:
+    """Load the network as one that takes one tensor."""
     data = package.read(package.weights)
     source = f"{file_of(package.weights)} in {package.name}"
     if package.kind == "onnx":
         from seamscope.loaders.onnx import load_graph
 
-        return load_graph(data, source)
+        return load_graph(data, source, [each for each in given if each is not None])
+    network = _of_torch(package, data, source)
+    return (SplitInput(network, given) if len(given) > 1 else network), ()
+
+
+def _read_audit(package: Package, network: nn.Module) -> Callable[[], Audit] | None:
+    if package.kind != "onnx":
+        return None
+    from seamscope.loaders.onnx import audit_of
+
+    return audit_of(network, lambda: package.read(package.weights))
+
+
+def _of_torch(package: Package, data: bytes, source: str) -> nn.Module:
     if package.kind == "torchscript":
         members = Archive.of_bytes(data, source)
         for name in members.names:
             if name.endswith(".py"):
                 refuse_gpu(members.read(name).decode(errors="replace"), source)
-        return load_script(data, source), ()
+        return load_script(data, source)
     network = _Architecture.of(package).build(package)
     fill(network, read_checkpoint(data, source), source, _Architecture.of(package).callable)
-    return network, ()
+    return network
 
 
-def _arranged(
-    network: nn.Module, inputs: list[Tensor], output: Tensor, place: int, outputs: int, name: str
-) -> nn.Module:
-    """Bring a network to one image in, one image out."""
+def _check_inputs(inputs: Sequence[Tensor], output: Tensor, name: str) -> None:
+    """Refuse tensors that are no images, and inputs that cannot be channels of one."""
     for tensor in (*inputs, output):
         if set(tensor.axes) - set("bczyx") or len(tensor.spatial) < 2:
             raise ModelError(
                 f"{name}: {tensor.name} has the axes {tensor.axes}, and images have b, c and two "
                 "or three of zyx: this network does not map images to images."
             )
-    if len(inputs) > 1:
-        if any(each.axes != "bc" + inputs[0].spatial for each in inputs):
+    first = inputs[0]
+    for each in inputs[1:]:
+        why = _apart(first, each)
+        if why:
             raise ModelError(
-                f"{name} takes {len(inputs)} inputs whose axes are not all bc{inputs[0].spatial}: "
-                "wrap the network in one that takes a single image."
+                f"{name} takes {len(inputs)} inputs, and {why}: they cannot be channels of one "
+                "image; wrap the network in one that takes a single image."
             )
-        network = SplitInput(network, [each.channels or 1 for each in inputs])
+
+
+def _apart(first: Tensor, other: Tensor) -> str:
+    """Why two inputs cannot be channels of one image; empty where they can."""
+    wanted = "bc" + first.spatial
+    for tensor in (first, other):
+        if tensor.axes != wanted:
+            return f"{tensor.name} has the axes {tensor.axes} and not {wanted}"
+        if tensor.channels is None:
+            return f"{tensor.name} does not tell how many channels it has"
+    for place in range(2, len(wanted)):
+        sizes = [(each.smallest[place], each.step[place]) for each in (first, other)]
+        fixed = {size for size, step in sizes if step == 0}
+        if len(fixed) > 1 or _on_another_grid(first, other, place):
+            return f"{first.name} and {other.name} have different sizes along {wanted[place]}"
+    return ""
+
+
+def _on_another_grid(first: Tensor, other: Tensor, place: int) -> bool:
+    if not first.grid:  # format 0.4 has none
+        return False
+    (scale, _), (own, offset) = first.grid[place], other.grid[place]
+    return scale != own or offset != 0
+
+
+def _arranged(
+    network: nn.Module, inputs: list[Tensor], output: Tensor, place: int, outputs: int
+) -> nn.Module:
+    """Bring a network to one image in, one image out."""
     if outputs > 1:
         network = Chosen(network, str(place))
     if (inputs[0].axes, output.axes) != ("bc" + inputs[0].spatial, "bc" + output.spatial):
@@ -288,11 +352,11 @@ def _channels(inputs: Sequence[Tensor]) -> int | None:
 
 def _fixed(inputs: Sequence[Tensor]) -> tuple[int, ...] | None:
     """The one shape a network takes, where its card allows no other."""
-    first = inputs[0]
-    steps, sizes = (first.along(v, first.spatial) for v in (first.step, first.smallest))
-    if any(step != 0 for step in steps) or None in sizes:
-        return None
-    return None if len(inputs) > 1 else tuple(int(size) for size in sizes)
+    for each in inputs:
+        steps, sizes = (each.along(v, each.spatial) for v in (each.step, each.smallest))
+        if all(step == 0 for step in steps) and None not in sizes:
+            return tuple(int(size) for size in sizes)
+    return None
 
 
 def _declared(given: Tensor, output: Tensor, channels: int | None) -> Declared:
@@ -313,19 +377,18 @@ def _declared(given: Tensor, output: Tensor, channels: int | None) -> Declared:
 
 
 def _preparation(inputs: Sequence[Tensor]) -> tuple[Preparation | None, tuple[str, ...]]:
-    """What is done to intensities, the same to all inputs; and what should be known of it."""
-    steps: list[Step] = []
+    """What is done to the intensities of each input; and what should be known of it."""
     notes: list[str] = []
-    first = inputs[0]
-    if any(each.processing != first.processing for each in inputs):
-        notes.append(
-            f"Its inputs are preprocessed differently; all are treated as {first.name} here."
-        )
-    for each in first.processing:
-        step = _step(each, first, notes)
-        if step is not None:
-            steps.append(step)
-    return (Preparation(tuple(steps)) if steps else None), tuple(notes)
+    parts = []
+    for tensor in inputs:
+        steps = (_step(each, tensor, notes) for each in tensor.processing)
+        parts.append(Preparation(tuple(step for step in steps if step is not None)))
+    first = parts[0]
+    alike = all(part == first for part in parts) and (first.name or not first.steps)
+    if len(parts) > 1 and not alike:
+        counts = [tensor.channels or 1 for tensor in inputs]
+        first = Preparation((ByInput(tuple(zip(counts, parts, strict=True))),))
+    return (first if first.steps else None), tuple(dict.fromkeys(notes))
 
 
 def _step(each: Processing, tensor: Tensor, notes: list[str]) -> Step | None:
@@ -345,8 +408,13 @@ def _step(each: Processing, tensor: Tensor, notes: list[str]) -> Step | None:
             return _standardized(told)
         case "zero_mean_unit_variance" | "scale_range":
             return _measured(each, tensor, notes)
-    notes.append(f"Its preprocessing {each.name} is not known here and left out.")
-    return None
+    return _unknown(f"Its preprocessing {each.name} is not known here.", notes)
+
+
+def _unknown(why: str, notes: list[str]) -> Unknown:
+    """Let a run be refused where no other normalization is chosen; and tell it on loading."""
+    notes.append(why)
+    return Unknown(why)
 
 
 def _scaled(gain: Any, offset: Any) -> Scaled:
@@ -363,20 +431,18 @@ def _standardized(told: Mapping[str, Any]) -> Scaled:
     return _scaled(gain, tuple(-m * g for m, g in zip(mean, gain, strict=True)))
 
 
-def _measured(each: Processing, tensor: Tensor, notes: list[str]) -> Measured:
+def _measured(each: Processing, tensor: Tensor, notes: list[str]) -> Measured | Unknown:
     told = each.kwargs
     axes = _letters(told.get("axes"), tensor.axes)
     lacking = [letter for letter in tensor.spatial if letter not in axes]
+    other = told.get("reference_tensor")
     if lacking:
-        notes.append(
-            f"Its {each.name} asks for statistics of each {' and '.join(lacking)} by itself; they "
-            "are taken from the whole image here."
-        )
-    if told.get("reference_tensor") not in (None, tensor.name):
-        notes.append(
-            f"Its {each.name} asks for statistics of {told['reference_tensor']}; they are taken "
-            "from the image itself here."
-        )
+        slices = " and ".join(lacking)
+        why = f"Its {each.name} takes statistics of each {slices} by itself, not of the whole image"
+        return _unknown(f"{why}, which is not known here.", notes)
+    if other not in (None, tensor.name):
+        why = f"Its {each.name} scales {tensor.name} by statistics of {other}"
+        return _unknown(f"{why}, which is not known here.", notes)
     eps, together = float(told.get("eps", 1e-6)), "c" in axes and (tensor.channels or 2) > 1
     if each.name == "zero_mean_unit_variance":
         return Measured("zscore", eps=eps, together=together)
@@ -443,7 +509,19 @@ def _vectors(
 ) -> Vectors:
     if left_out:
         raise ModelError(f"{package.name} cannot be verified. {left_out[0]}")
+    absent = next((each for each in package.card.inputs if each.optional and each.test), None)
+    if absent is not None and absent not in inputs:
+        raise ModelError(
+            f"{package.name} cannot be verified: its test output was made with the optional input "
+            f"{absent.name}, which is not given here."
+        )
     images = [_test_tensor(package, each) for each in inputs]
+    shapes = [image.shape[1:] for image in images]
+    if len(set(shapes)) > 1:
+        raise ModelError(
+            f"{package.name} cannot be verified: its test inputs have the sizes "
+            f"{', '.join(map(str, shapes))} and are no channels of one image."
+        )
     return Vectors(np.concatenate(images), _test_tensor(package, output))
 
 

@@ -92,9 +92,12 @@ def read_checkpoint(source: Source, name: str) -> Any:
             from safetensors.torch import load, load_file
 
             return load(source) if isinstance(source, bytes) else load_file(source)
+        _refuse_no_pickle(source, name)
         if pickled(source, name):
             return torch.load(_opened(source), map_location="cpu", weights_only=False)
         return _load_tensors(source, "cpu")
+    except ModelError:
+        raise
     except (ModuleNotFoundError, AttributeError) as error:
         raise ModelError(
             f"{name} holds Python objects whose code is not here ({first_sentence(error)}): "
@@ -102,6 +105,16 @@ def read_checkpoint(source: Source, name: str) -> Any:
         ) from error
     except Exception as error:
         raise damaged(name, "a network's weights", error) from error
+
+
+def _refuse_no_pickle(source: Source, name: str) -> None:
+    """Refuse what is neither a zip archive nor a pickle nor a tar archive, as torch writes them."""
+    data = source if isinstance(source, bytes) else source.read_bytes()[:512]
+    if not data.startswith((b"PK", b"\x80")) and data[257:262] != b"ustar":
+        raise ModelError(
+            f"{name} begins with {data[:12]!r}, as no file of PyTorch does: give a file of weights "
+            "or of a network (.pt, .pth, .safetensors, .pt2, .onnx)."
+        )
 
 
 def _opened(source: Source) -> Any:
@@ -180,6 +193,7 @@ class _Fit:
     missing: tuple[str, ...]
     extra: tuple[str, ...]
     shapes: tuple[str, ...]
+    where: str
 
     @property
     def complaint(self) -> str:
@@ -190,7 +204,7 @@ class _Fit:
         )
 
 
-def fill(network: nn.Module, content: Any, name: str, builder: str) -> None:
+def fill(network: nn.Module, content: Any, name: str, builder: str) -> tuple[str, ...]:
     """Load a network's weights, or say in one sentence how they differ from its own.
 
     Parameters
@@ -202,13 +216,18 @@ def fill(network: nn.Module, content: Any, name: str, builder: str) -> None:
     name, builder
         What to call the file and what built the network.
 
+    Returns
+    -------
+    notes
+        What should be known of the choice.
+
     Raises
     ------
     ModelError
         When no mapping in the content gives the network all its tensors and nothing else.
     """
     own = network.state_dict()
-    fits = [fit for given in mappings(content) for fit in _fits(own, given)]
+    fits = [fit for where, given in _placed(content) for fit in _fits(own, given, where)]
     if not fits:
         raise ModelError(f"{name} holds no named tensors: give a checkpoint with a state dict.")
     # max keeps the first of equals: the order of the file
@@ -219,22 +238,45 @@ def fill(network: nn.Module, content: Any, name: str, builder: str) -> None:
             "Check that factory, arguments and weights belong together."
         )
     network.load_state_dict({**own, **best.tensors})
+    return _told_others(best, fits, name)
 
 
-def mappings(content: Any, depth: int = 0) -> Iterator[Tensors]:
+def _told_others(best: _Fit, fits: Sequence[_Fit], name: str) -> tuple[str, ...]:
+    """Say that a checkpoint holds other weights which would fit as well, such as an average."""
+    others = [
+        fit.where
+        for fit in fits
+        if not fit.complaint and any(not torch.equal(best.tensors[k], fit.tensors[k])
+                                     for k in best.tensors.keys() & fit.tensors.keys())
+    ]  # fmt: skip
+    if not others:
+        return ()
+    return (
+        f"{name} holds {1 + len(others)} sets of weights that fit, and {best.where} is used: for "
+        f"{', '.join(others)} save that one to a file of its own.",
+    )
+
+
+def mappings(content: Any) -> Iterator[Tensors]:
     """All mappings of names to tensors in a checkpoint, outer ones first."""
+    for _, found in _placed(content):
+        yield found
+
+
+def _placed(content: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str, Tensors]]:
+    """The same with the keys under which they lie."""
     if isinstance(content, nn.Module):
         content = content.state_dict()
     if not isinstance(content, Mapping) or depth > _DEEPEST:
         return
     found = {k: v for k, v in content.items() if isinstance(k, str) and torch.is_tensor(v)}
     if found:
-        yield found
-    for value in content.values():
-        yield from mappings(value, depth + 1)
+        yield where, found
+    for key, value in content.items():
+        yield from _placed(value, f"{where}.{key}".lstrip("."), depth + 1)
 
 
-def _fits(own: Mapping[str, torch.Tensor], given: Tensors) -> Iterator[_Fit]:
+def _fits(own: Mapping[str, torch.Tensor], given: Tensors, where: str) -> Iterator[_Fit]:
     prefixes = {""} | {
         key[: -len(name)] for name in _rarest(own) for key in given if key.endswith(f".{name}")
     }
@@ -246,6 +288,7 @@ def _fits(own: Mapping[str, torch.Tensor], given: Tensors) -> Iterator[_Fit]:
             tuple(k for k in own if k not in tensors and not k.endswith("num_batches_tracked")),
             tuple(k for k in tensors if k not in own),
             tuple(_differing(own, tensors)),
+            f"{where}.{prefix}".strip(".") or "what lies outermost",
         )
 
 

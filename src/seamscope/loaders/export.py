@@ -37,7 +37,7 @@ from torch import nn
 from seamscope import __version__
 from seamscope.errors import ModelError, OutputError, SeamscopeError, SettingsError
 from seamscope.images.image import open_image
-from seamscope.images.preparation import Clipped, Measured, Preparation, Scaled
+from seamscope.images.preparation import ByInput, Clipped, Measured, Preparation, Scaled
 from seamscope.loaders import load_model
 from seamscope.loaders.format import first_sentence, missing
 from seamscope.loaders.rounding import agree
@@ -405,7 +405,7 @@ def _card(model: Model, credits: Credits, hashes: dict[str, str]) -> dict[str, A
     return {
         "format_version": "0.5.4",
         "type": "model",
-        "name": _plain(model.name),
+        "name": _title(model.name),
         "description": credits.description or f"{_plain(model.name)}, exported by Seamscope.",
         "authors": [{"name": name} for name in credits.authors],
         "cite": [{"text": credits.cite, "url": credits.url}],
@@ -422,6 +422,12 @@ def _card(model: Model, credits: Credits, hashes: dict[str, str]) -> dict[str, A
 def _plain(name: str) -> str:
     """A name of the letters that the format allows."""
     return re.sub(r"[^\w\- ()+]", " ", name).strip() or "model"
+
+
+def _title(name: str) -> str:
+    """A name of the lengths that the format allows: 5 to 128 letters."""
+    plain = _plain(name)[:128]
+    return plain if len(plain) >= 5 else f"{plain} network"
 
 
 def _input(model: Model) -> dict[str, Any]:
@@ -503,6 +509,11 @@ def _processing(model: Model, step: Any) -> list[dict[str, Any]]:
         numbers = {"gain": _one_or_list(step.gain), "offset": _one_or_list(step.offset)}
         along = {"axis": "channel"} if len(step.gain) > 1 else {}
         return [{"id": "scale_linear", "kwargs": numbers | along}]
+    if isinstance(step, ByInput):
+        raise ModelError(
+            f"The inputs of {model.name} are prepared in different ways, and a package written "
+            "here has one input: choose another format."
+        )
     if isinstance(step, Clipped):
         return [{"id": "clip", "kwargs": {"min": step.low, "max": step.high}}]
     threshold = _one_or_list(step.threshold)

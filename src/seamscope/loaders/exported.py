@@ -25,14 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
-from seamscope.errors import ModelError
 from seamscope.loaders.archive import Archive
 from seamscope.loaders.checkpoints import pickled
 from seamscope.loaders.format import Code, Format, damaged
 from seamscope.loaders.spec import Spec
-from seamscope.loaders.wrappers import FixedBatch, Wrapper
+from seamscope.loaders.wrappers import FixedBatch, SplitInput, Wrapper, one_image, one_output
 from seamscope.models.model import Model
 from seamscope.models.probe import Hints
 
@@ -213,9 +212,9 @@ class Exported(Wrapper):
         """Do nothing: a program is exported in one mode, and torch refuses to be asked."""
         return self
 
-    def forward(self, x: torch.Tensor) -> Any:
+    def forward(self, *inputs: torch.Tensor) -> Any:
         """Run the program."""
-        return self.inner(x)
+        return self.inner(*inputs)
 
     def as_graph(self) -> fx.GraphModule:
         """Return the program without its checks of sizes, which cannot be traced.
@@ -231,8 +230,8 @@ class Exported(Wrapper):
         return fx.GraphModule(self.inner, graph)
 
 
-def _sizes(program: torch.export.ExportedProgram) -> list[int | None]:
-    """Sizes of the one input, None where any will do."""
+def _shapes(program: torch.export.ExportedProgram) -> list[list[int | None]]:
+    """Sizes of each tensor that goes in, None where any will do."""
     inputs = program.graph_signature.user_inputs
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     tensors = [
@@ -240,12 +239,12 @@ def _sizes(program: torch.export.ExportedProgram) -> list[int | None]:
         for name in inputs
         if isinstance(name, str) and isinstance(nodes[name].meta.get("val"), torch.Tensor)
     ]
-    if len(tensors) != 1:
-        raise ModelError(
-            f"The exported program takes {len(tensors)} tensors: export a module that takes one "
-            "image (N, C, [Z,] Y, X)."
-        )
-    return [size if isinstance(size, int) else None for size in tensors[0].shape]
+    return [[n if isinstance(n, int) else None for n in tensor.shape] for tensor in tensors]
+
+
+def _sizes(program: torch.export.ExportedProgram) -> list[int | None]:
+    """Sizes of the one image that goes in, None where any will do."""
+    return one_image(_shapes(program), "The exported program")
 
 
 def _hints(program: torch.export.ExportedProgram) -> Hints:
@@ -299,10 +298,31 @@ def _quiet() -> Iterator[None]:
 
 def _load(spec: Spec) -> Model:
     program = load_program(spec.path, str(spec.path))
-    batch = _sizes(program)[0]
-    alone = Exported(program)
+    batch, shapes = _sizes(program)[0], _shapes(program)
+    alone: nn.Module = Exported(program)
+    if len(shapes) > 1:
+        alone = SplitInput(alone, [shape[1] for shape in shapes])
     module = alone if batch is None else FixedBatch(alone, batch)
-    return Model(module, name=spec.path.stem, spec=spec.text, hints=_hints(program))
+    names = _outputs(program)
+    notes: tuple[str, ...] = ()
+    if names:
+        module, notes = one_output(module, names, spec.output, str(spec.path))
+    return Model(
+        module,
+        name=spec.path.stem,
+        spec=spec.text,
+        hints=_hints(program),
+        outputs=names,
+        notes=notes,
+    )
+
+
+def _outputs(program: torch.export.ExportedProgram) -> tuple[str, ...] | None:
+    """Numbers of its outputs, where it gives several."""
+    count = len(program.graph_signature.user_outputs)
+    told = program.call_spec.out_spec
+    several = count > 1 and told is not None and told.type in (tuple, list)
+    return tuple(map(str, range(count))) if several else None
 
 
 EXPORTED = Format("torch.export program", lambda s: is_exported(Archive(s.path)), _code, _load)

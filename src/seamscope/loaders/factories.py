@@ -61,10 +61,11 @@ def _load(spec: Spec) -> Model:
     assert spec.module is not None
     assert spec.function is not None
     network = build(import_module(spec.module), spec.function, dict(spec.arguments), spec.module)
+    notes: tuple[str, ...] = ()
     if spec.file is not None:
         content = read_checkpoint(spec.file, str(spec.file))
-        fill(network, content, str(spec.file), spec.function)
-    return Model(network, name=spec.function, spec=spec.text)
+        notes = fill(network, content, str(spec.file), spec.function)
+    return Model(network, name=spec.function, spec=spec.text, notes=notes)
 
 
 def build(module: Any, function: str, arguments: Mapping[str, Any], origin: str) -> nn.Module:

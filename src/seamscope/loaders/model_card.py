@@ -49,6 +49,9 @@ class Tensor:
         Where the test tensor is, relative to the card.
     optional
         Whether the network runs without it.
+    grid
+        For each axis the size of its pixels, in units of its own, and the pixels by which it is
+        larger than the tensor that it follows.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Tensor:
     processing: tuple[Processing, ...]
     test: str | None
     optional: bool = False
+    grid: tuple[tuple[float, int], ...] = ()
 
     @property
     def spatial(self) -> str:
@@ -119,10 +123,15 @@ def read_card(told: Any, source: str) -> Card:
     """
     if not isinstance(told, Mapping) or told.get("type", "model") != "model":
         raise ModelError(f"{source} describes no model: give the package of a model.")
-    version = str(told.get("format_version", ""))
+    if "format_version" not in told:
+        raise ModelError(
+            f"{source} is no model card of bioimage.io (it has no format_version): give the "
+            "package of a model."
+        )
+    version = str(told["format_version"])
     if not re.match(r"0\.[45](\.|$)", version):
         raise ModelError(
-            f"{source} is written in format {version or 'unknown'} of bioimage.io, and 0.4 and 0.5 "
+            f"{source} is written in format {version} of bioimage.io, and 0.4 and 0.5 "
             "are read here: save it again with a current bioimageio.spec."
         )
     new = version.startswith("0.5")
@@ -201,7 +210,15 @@ def _new_tensor(told: Mapping[str, Any], test: Any, kind: str) -> Tensor:
         _processing(told.get("preprocessing" if kind == "inputs" else "postprocessing")),
         file_of(told.get("test_tensor")),
         bool(told.get("optional", False)),
+        tuple(map(_grid, told["axes"])),
     )
+
+
+def _grid(told: Mapping[str, Any]) -> tuple[float, int]:
+    """Pixel size and offset of an axis of format 0.5."""
+    size = told.get("size")
+    offset = size.get("offset", 0) if isinstance(size, Mapping) else 0
+    return float(told.get("scale") or 1), int(offset or 0)
 
 
 def _axis(told: Mapping[str, Any]) -> tuple[str, int | None, int | None, int]:

@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import io
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,17 @@ from seamscope.errors import ModelError
 from seamscope.loaders.format import Format, damaged, first_sentence, missing, no_code
 from seamscope.loaders.rounding import agree, several
 from seamscope.loaders.spec import Spec
-from seamscope.loaders.wrappers import Chosen, FixedBatch, evaluate
+from seamscope.loaders.wrappers import (
+    Chosen,
+    FixedBatch,
+    SplitInput,
+    evaluate,
+    one_image,
+    one_output,
+)
 from seamscope.models.model import Model
 from seamscope.models.probe import Hints
+from seamscope.normalization.audit import Audit
 
 _KNOWN_VERSION = 17  # of operations, to onnx2torch 1.5
 _TRIED = (64, 96, 128, 256, 32, 48, 16)  # sizes with which both ways are compared
@@ -44,8 +53,17 @@ def is_onnx(path: Path) -> bool:
     return len(head) == 3 and head[0] == 0x08 and 1 <= head[1] <= 32 and head[2] & 7 in (0, 2)
 
 
-def load_graph(source: Path | bytes, name: str) -> tuple[nn.Module, tuple[str, ...]]:
+def load_graph(
+    source: Path | bytes, name: str, channels: Sequence[int] = ()
+) -> tuple[nn.Module, tuple[str, ...]]:
     """Load a graph as a module that takes one tensor.
+
+    Parameters
+    ----------
+    source, name
+        The file or its bytes, and what to call it.
+    channels
+        Of each input, where the graph does not say.
 
     Returns
     -------
@@ -55,17 +73,18 @@ def load_graph(source: Path | bytes, name: str) -> tuple[nn.Module, tuple[str, .
         What its user should know.
     """
     data = _bytes(source, name)
+    parts = _read_channels(data, name, channels)
     try:
-        module, reason = _converted(data), ""
+        module, reason = _one_tensor(_converted(data), parts), ""
     except ImportError as error:
         lacking = f'{error.name} is not installed (pip install "seamscope[onnx]")'
         module, reason = None, lacking if error.name else str(error)
     except Exception as error:  # converters fail in many ways, torchvision of another build too
         module, reason = None, f"onnx2torch cannot convert it ({first_sentence(error)})"
     if module is not None:
-        reason = _difference(module, data) or ""
+        reason = _difference(module, data, parts) or ""
     if module is not None and not reason:
-        return FixedBatch(module, _sizes(data)[0]), ()
+        return FixedBatch(module, _sizes(data, parts)[0]), ()
     if importlib.util.find_spec("onnxruntime") is None:
         raise missing("onnxruntime", f"{name} is an ONNX file, and running it")
     try:
@@ -73,7 +92,34 @@ def load_graph(source: Path | bytes, name: str) -> tuple[nn.Module, tuple[str, .
         forward_only.session  # noqa: B018  (made now, so that what is wrong is told here)
     except Exception as error:
         raise damaged(name, "ONNX", error) from error
-    return FixedBatch(forward_only, _sizes(data)[0]), (_forward_only(reason, data),)
+    runs = FixedBatch(_one_tensor(forward_only, parts), _sizes(data, parts)[0])
+    return runs, (_forward_only(reason),)
+
+
+def _one_tensor(module: nn.Module, channels: Sequence[int]) -> nn.Module:
+    return SplitInput(module, channels) if len(channels) > 1 else module
+
+
+def _read_channels(data: bytes, name: str, told: Sequence[int]) -> list[int]:
+    if not any(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
+        raise missing("onnxruntime", f"{name} is an ONNX file, and running it")
+    try:
+        return _channels(data, told)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise damaged(name, "ONNX", error) from error
+
+
+def _channels(data: bytes, told: Sequence[int]) -> list[int]:
+    """Channels of each of several inputs; empty for a graph with one."""
+    shapes = _shapes(data)
+    if len(shapes) < 2:
+        return []
+    if len(told) == len(shapes):
+        shapes = [[shape[0], count, *shape[2:]] for shape, count in zip(shapes, told, strict=True)]
+    one_image(shapes, "The ONNX graph")
+    return [shape[1] or 0 for shape in shapes]
 
 
 def _bytes(source: Path | bytes, name: str) -> bytes:
@@ -121,12 +167,12 @@ def _converted(data: bytes) -> nn.Module:
     return evaluate(module)
 
 
-def _difference(module: nn.Module, data: bytes) -> str | None:
+def _difference(module: nn.Module, data: bytes, parts: Sequence[int]) -> str | None:
     """Why a converted graph is not to be trusted; None where it agrees with onnxruntime."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
-    session = OnnxSession(data)
-    sizes = _sizes(data)
+    session = _one_tensor(OnnxSession(data), parts)
+    sizes = _sizes(data, parts)
     for size in _TRIED:
         shape = [
             n if n is not None else (size if place > 1 else 1) for place, n in enumerate(sizes)
@@ -145,33 +191,47 @@ def _difference(module: nn.Module, data: bytes) -> str | None:
     return None
 
 
-def _forward_only(reason: str, data: bytes) -> str:
-    told = (
+def _forward_only(reason: str) -> str:
+    return (
         f"It runs through onnxruntime, on the CPU and forward only, since {reason}: gradient maps, "
-        "the audit and repair of its normalization and faster equivalents are not available."
+        "fixed statistics and features of its normalization and faster equivalents are not "
+        "available."
     )
-    count = _instance_norms(data)
-    if count:
-        told += f" {count} of its layers are InstanceNormalization, which uses each tile's own "
-        told += "statistics."
-    return told
 
 
-def _instance_norms(data: bytes) -> int:
-    if importlib.util.find_spec("onnx") is None:
-        return 0
-    import onnx
+def audit_of(module: nn.Module, read: Callable[[], bytes]) -> Callable[[], Audit] | None:
+    """What reads the layers of a graph that onnxruntime runs; None where they can be watched.
 
-    nodes = onnx.load_from_string(data).graph.node
-    return sum(node.op_type == "InstanceNormalization" for node in nodes)
+    Parameters
+    ----------
+    module
+        As `load_graph` gave it.
+    read
+        Reads the file.
+    """
+    if not any(isinstance(part, OnnxSession) for part in module.modules()):
+        return None
+
+    def found() -> Audit:
+        if importlib.util.find_spec("onnx") is None:
+            raise missing("onnx", "Reading the layers of an ONNX graph")
+        from seamscope.loaders.onnx_audit import read_audit
+
+        return read_audit(read())
+
+    return found
 
 
-def _sizes(data: bytes) -> list[int | None]:
-    """Sizes of the one input, None where any will do."""
-    return [n if isinstance(n, int) and n > 0 else None for n in _inputs(data)]
+def _sizes(data: bytes, channels: Sequence[int] = ()) -> list[int | None]:
+    """Sizes of the one image that goes in, None where any will do."""
+    shapes = _shapes(data)
+    if len(channels) == len(shapes) > 1:
+        shapes = [[s[0], count, *s[2:]] for s, count in zip(shapes, channels, strict=True)]
+    return one_image(shapes, "The ONNX graph")
 
 
-def _inputs(data: bytes) -> list[Any]:
+def _shapes(data: bytes) -> list[list[int | None]]:
+    """Sizes of each input, None where any will do."""
     if importlib.util.find_spec("onnx") is None:
         shapes = [each.shape for each in OnnxSession(data).session.get_inputs()]
     else:
@@ -184,12 +244,7 @@ def _inputs(data: bytes) -> list[Any]:
             for each in graph.input
             if each.name not in weights
         ]
-    if len(shapes) != 1:
-        raise ModelError(
-            f"The ONNX graph takes {len(shapes)} tensors: export a network that takes one image "
-            "(N, C, [Z,] Y, X)."
-        )
-    return list(shapes[0])
+    return [[n if isinstance(n, int) and n > 0 else None for n in shape] for shape in shapes]
 
 
 class OnnxSession(nn.Module):
@@ -201,6 +256,11 @@ class OnnxSession(nn.Module):
     ----------
     data
         The file.
+
+    Notes
+    -----
+    onnxruntime loses NaN in ReLU and pooling, with which reach is measured: inputs that have some
+    are run through a graph that keeps them (see `seamscope.loaders.onnx_nan`).
     """
 
     graph: torch.Tensor
@@ -211,42 +271,64 @@ class OnnxSession(nn.Module):
             warnings.simplefilter("ignore", UserWarning)  # that bytes cannot be written to
             self.register_buffer("graph", torch.frombuffer(data, dtype=torch.uint8))
         self._session: Any = None
+        self._spreading: Any = None
 
     @property
     def session(self) -> Any:
         """The session, made when first used."""
         if self._session is None:
-            import onnxruntime
-
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()
-            options.log_severity_level = 4
-            self._session = onnxruntime.InferenceSession(
-                self.graph.cpu().numpy().tobytes(), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = _session(self._bytes())
         return self._session
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the session behind."""
-        return {**self.__dict__, "_session": None}
+    def _for(self, inputs: Sequence[torch.Tensor]) -> Any:
+        """Session for these inputs."""
+        finite = not any(bool(torch.isnan(x).any()) for x in inputs)
+        if finite or importlib.util.find_spec("onnx") is None:
+            return self.session
+        if self._spreading is None:
+            from seamscope.loaders.onnx_nan import with_spreading_nan
 
-    def forward(self, x: torch.Tensor) -> Any:
+            self._spreading = _session(with_spreading_nan(self._bytes()))
+        return self._spreading
+
+    def _bytes(self) -> bytes:
+        return self.graph.cpu().numpy().tobytes()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the sessions behind."""
+        return {**self.__dict__, "_session": None, "_spreading": None}
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
         """Run the graph."""
-        name = self.session.get_inputs()[0].name
-        found = self.session.run(None, {name: x.detach().float().cpu().contiguous().numpy()})
-        tensors = tuple(torch.from_numpy(each).to(x.device) for each in found)
+        session = self._for(inputs)
+        given = {
+            told.name: x.detach().float().cpu().contiguous().numpy()
+            for told, x in zip(session.get_inputs(), inputs, strict=True)
+        }
+        found = session.run(None, given)
+        tensors = tuple(torch.from_numpy(each).to(inputs[0].device) for each in found)
         return tensors[0] if len(tensors) == 1 else tensors
+
+
+def _session(data: bytes) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 def _load(spec: Spec) -> Model:
     module, notes = load_graph(spec.path, str(spec.path))
+    read_audit = audit_of(module, lambda: _bytes(spec.path, str(spec.path)))
     sizes = _sizes(_bytes(spec.path, str(spec.path)))
     spatial = sizes[2:]
     fixed = tuple(n for n in spatial if n is not None)
     names = _outputs(spec.path)
-    if len(names) > 1 and spec.output is not None:
-        key = str(names.index(spec.output)) if spec.output in names else spec.output
-        module = Chosen(module, key)
+    if len(names) > 1:
+        module, told = one_output(module, names, spec.output, str(spec.path))
+        notes = (*told, *notes)
     return Model(
         module,
         name=spec.path.stem,
@@ -256,7 +338,8 @@ def _load(spec: Spec) -> Model:
             sizes[1] if len(sizes) > 1 else None,
             fixed if fixed and len(fixed) == len(spatial) else None,
         ),
-        outputs=names if len(names) > 1 and spec.output is not None else None,
+        outputs=names if len(names) > 1 else None,
+        read_audit=read_audit,
         notes=notes,
     )
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from typing import Any
 from seamscope.errors import SettingsError
 
 _FACTORY = re.compile(r"^(?P<module>[\w.]+|.+\.py):(?P<function>[A-Za-z_]\w*)(?P<call>\(.*\))?$")
-_OUTPUT = re.compile(r"^(?P<rest>.+)#(?P<output>[\w.-]+)$")
+_NAME = r"[\w.-]+"
+_OUTPUT = re.compile(rf"^(?P<rest>.+)#(?P<output>{_NAME})$")
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,20 @@ class Spec:
 def _without_output(text: str) -> tuple[str, str | None]:
     match = _OUTPUT.match(text)
     return (match["rest"], match["output"]) if match and not Path(text).exists() else (text, None)
+
+
+def with_output(text: str, names: Sequence[str], place: int) -> str:
+    """Return a model string that asks for another of the outputs of the same network."""
+    rest, name = _without_output(text)[0], names[place]
+    return f"{rest}#{name if re.fullmatch(_NAME, name) else place}"
+
+
+def shown_output(text: str, names: Sequence[str]) -> int:
+    """Return which of a network's outputs a model string asks for; the first where it does not."""
+    wanted = _without_output(text)[1]
+    if wanted is None:
+        return 0
+    return list(names).index(wanted) if wanted in names else int(wanted) % len(names)
 
 
 def _arguments(call: str) -> tuple[tuple[str, Any], ...]:

@@ -9,9 +9,10 @@ told like any other.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from seamscope.errors import ModelError
 from seamscope.loaders.archive import Archive
 from seamscope.loaders.format import Code, Format, damaged
 from seamscope.loaders.spec import Spec
+from seamscope.loaders.wrappers import SplitInput, one_output
 from seamscope.models.model import Model
 
 _TOUCHES_FILES = re.compile(
@@ -69,7 +71,71 @@ def _load(spec: Spec) -> Model:
     for name in archive.names:
         if name.endswith(".py"):
             refuse_gpu(archive.read(name).decode(errors="replace"), str(spec.path))
-    return Model(load_script(spec.path, str(spec.path)), name=spec.path.stem, spec=spec.text)
+    network = load_script(spec.path, str(spec.path))
+    module = _one_tensor(network, str(spec.path))
+    names = _outputs(network)
+    notes: tuple[str, ...] = ()
+    if names:
+        module, notes = one_output(module, names, spec.output, str(spec.path))
+    return Model(module, name=spec.path.stem, spec=spec.text, outputs=names, notes=notes)
+
+
+def _outputs(network: torch.nn.Module) -> tuple[str, ...] | None:
+    """Numbers of its outputs, where it gives several; None where only running it tells.
+
+    As of named tuples, whose names their type does not give away.
+    """
+    forward: Any = network.forward
+    given = forward.schema.returns[0].type
+    if not given.annotation_str.startswith("Tuple[") or len(given.elements()) < 2:
+        return None
+    return tuple(map(str, range(len(given.elements()))))
+
+
+def _one_tensor(network: torch.nn.Module, name: str) -> torch.nn.Module:
+    """The network as it is, or with its several inputs fed as channels of one image.
+
+    A script does not tell how many channels an input has: what runs is tried.
+    """
+    count = _tensors(network)
+    if count < 2:
+        return network
+    accepted = [counts for counts in _channel_counts(count) if _accepts(network, counts)]
+    if len(accepted) != 1:
+        raise ModelError(
+            f"{name} takes {count} tensors and "
+            + ("runs with none" if not accepted else f"runs with {len(accepted)}")
+            + f" of the numbers of channels that were tried (up to {_MOST_CHANNELS} each), so that "
+            "nobody knows how an image is to be split: wrap the network in a module whose forward "
+            "takes one image and splits it, and script that."
+        )
+    return SplitInput(network, accepted[0])
+
+
+_MOST_CHANNELS = 4
+
+
+def _tensors(network: torch.nn.Module) -> int:
+    """Number of tensors that its forward must be given."""
+    forward: Any = network.forward
+    given = list(forward.schema.arguments)[1:]  # the first is the module itself
+    return sum(not each.has_default_value() for each in given)
+
+
+def _channel_counts(inputs: int) -> Iterator[tuple[int, ...]]:
+    if inputs <= 3:
+        yield from itertools.product(range(1, _MOST_CHANNELS + 1), repeat=inputs)
+
+
+def _accepts(network: torch.nn.Module, channels: tuple[int, ...]) -> bool:
+    kernel = next((p for p in network.parameters() if p.ndim in (4, 5)), None)
+    space = (32, 32, 32) if kernel is not None and kernel.ndim == 5 else (64, 64)
+    try:
+        with torch.no_grad():
+            network.eval()(*(torch.zeros(1, count, *space) for count in channels))
+    except Exception:  # whatever a network raises means "not these"
+        return False
+    return True
 
 
 def refuse_gpu(text: str, name: str) -> None:

@@ -135,6 +135,62 @@ def chosen(output: Any, key: str) -> Any:
     )
 
 
+def one_output(
+    module: nn.Module, names: Sequence[str], wanted: str | None, source: str
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Show one of several outputs that a network returns as a tuple: the first, unless told.
+
+    Parameters
+    ----------
+    module
+        The network.
+    names
+        Of its outputs, in order.
+    wanted
+        Name or number of the one that is wanted.
+    source
+        What to call the network's file.
+
+    Returns
+    -------
+    module
+        Returns the one.
+    notes
+        What its user should know.
+    """
+    place = place_of(names, wanted, source)
+    return Chosen(module, str(place)), told_outputs(names, wanted)
+
+
+def place_of(names: Sequence[str], wanted: str | None, source: str) -> int:
+    """Return the number of an output, given by name or number; the first where none is wanted.
+
+    Raises
+    ------
+    ModelError
+        When there is none of that name.
+    """
+    if wanted is None:
+        return 0
+    if wanted in names:
+        return list(names).index(wanted)
+    count = len(names)
+    if wanted.lstrip("-").isdigit() and -count <= int(wanted) < count:
+        return int(wanted) % count
+    raise ModelError(f"{source} has no output {wanted!r}: choose #{', #'.join(names)}.")
+
+
+def told_outputs(names: Sequence[str], wanted: str | None) -> tuple[str, ...]:
+    """Say that there are further outputs, to who has not chosen one."""
+    if wanted is not None or len(names) < 2:
+        return ()
+    others = ", ".join(f"#{name}" for name in names[1:])
+    return (
+        f"It has {len(names)} outputs; {names[0]} is shown. Add {others} to the model's name for "
+        "another.",
+    )
+
+
 class Rearranged(Wrapper):
     """A network whose tensors have other axes than ``(N, C, *spatial)``.
 
@@ -186,16 +242,55 @@ class SplitInput(Wrapper):
     inner
         The network; takes one tensor ``(N, C_i, *spatial)`` after another.
     channels
-        Channels of each input.
+        Channels of each input; None for an optional one that is not given.
     """
 
-    def __init__(self, inner: nn.Module, channels: Sequence[int]) -> None:
+    def __init__(self, inner: nn.Module, channels: Sequence[int | None]) -> None:
         super().__init__(inner)
         self.channels = list(channels)
 
     def forward(self, x: torch.Tensor) -> Any:
         """Run the network on all channels side by side."""
-        return self.inner(*x.split(self.channels, dim=1))
+        parts: list[torch.Tensor | None] = []
+        start = 0
+        for count in self.channels:
+            parts.append(None if count is None else x.narrow(1, start, count))
+            start += count or 0
+        return self.inner(*parts)
+
+
+def one_image(shapes: Sequence[Sequence[int | None]], kind: str) -> list[int | None]:
+    """Shape of the one image whose channels are all inputs of a network.
+
+    Parameters
+    ----------
+    shapes
+        ``(N, C, *spatial)`` of each input; None for sizes that are free.
+    kind
+        What the network is, as a sentence begins: ``"The ONNX graph"``.
+
+    Raises
+    ------
+    ModelError
+        When they cannot be channels of one image.
+    """
+    first = shapes[0] if shapes else ()
+    if len(shapes) == 1:
+        return list(first)
+    told = ", ".join(str(tuple("?" if n is None else n for n in shape)) for shape in shapes)
+    alike = all(
+        len(shape) == len(first) > 2
+        and all(a == b or None in (a, b) for a, b in zip(shape[2:], first[2:], strict=True))
+        for shape in shapes
+    )
+    channels = [shape[1] for shape in shapes if len(shape) > 1]
+    if not shapes or not alike or None in channels:
+        raise ModelError(
+            f"{kind} takes {len(shapes)} tensors ({told or 'none'}), which cannot be channels of "
+            "one image: export a module that takes one image (N, C, [Z,] Y, X)."
+        )
+    sizes = [next((n for n in each if n is not None), None) for each in zip(*shapes, strict=True)]
+    return [sizes[0], sum(n for n in channels if n is not None), *sizes[2:]]
 
 
 class Finished(Wrapper):

@@ -10,7 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -25,7 +25,7 @@ from seamscope.models.acceleration import Choice, Run
 from seamscope.models.declared import Declared, TestVectors
 from seamscope.models.probe import Facts, Hints, probe
 from seamscope.models.reach import PhaseFields, Reach, measure_fields, measure_reach
-from seamscope.normalization.audit import Audit, audit
+from seamscope.normalization.audit import Audit, audit, statistics_calls
 from seamscope.tiling import Sides, Slices, Tile, TileGrid, axis_names
 
 if TYPE_CHECKING:
@@ -84,6 +84,9 @@ class Model:
         What its file says of halo, step and axes; only measured values are used.
     outputs
         Names of all its outputs, where it has several and one was chosen.
+    read_audit
+        Reads from its file what normalizes and what else sees the whole tile, where another
+        program runs the network, so that its calls cannot be watched.
     vectors
         Reads the test input and output that came with it, for `seamscope.loaders.verify`.
     notes
@@ -111,6 +114,7 @@ class Model:
     preparation: Preparation | None = None
     declared: Declared | None = None
     outputs: tuple[str, ...] | None = None
+    read_audit: Callable[[], Audit] | None = field(default=None, repr=False)
     vectors: TestVectors | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     choices: dict[str, Choice] = field(default_factory=dict, repr=False)
@@ -121,7 +125,13 @@ class Model:
     def facts(self) -> Facts:
         """Axes, channels, period, sizes, crop and scale, as measured."""
         with self.on_cpu():
-            return probe(self.forward, self._complete_hints())
+            facts = probe(self.forward, self._complete_hints())
+        if self.read_audit is None:
+            return facts
+        statistics = facts.statistics
+        with contextlib.suppress(ModelError):  # what reads the file may not be installed
+            statistics = statistics_calls(self.audit)
+        return dataclasses.replace(facts, forward_only=True, statistics=statistics)
 
     @cached_property
     def reach(self) -> Reach:
@@ -146,6 +156,8 @@ class Model:
     @cached_property
     def audit(self) -> Audit:
         """Layers that use the statistics of their tile, and what else sees all of it."""
+        if self.read_audit is not None:
+            return self.read_audit()
         small, large = self.examples
         with self.on_cpu():
             return audit(self.forward, small, large, self.module)
@@ -344,6 +356,11 @@ def describe(facts: Facts, reach: Reach) -> str:
             return (
                 f"No halo will help: {layers}. The convolutions alone reach "
                 f"{_halo(reach.convolutional)} pixels{steps}."
+            )
+        if facts.forward_only:
+            return (
+                f"No halo will help: {layers}. How far the convolutions alone reach cannot be "
+                "measured of a network that runs forward only."
             )
         return f"No halo will help: {layers}, and further operations see the whole tile."
     if reach.depends_on_size:

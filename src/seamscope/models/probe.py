@@ -55,6 +55,9 @@ class Facts:
     period_found
         False where no shift is followed (attention, absolute positions): the accepted step of
         sizes then stands in for the period.
+    forward_only
+        Whether another program runs the network, so that its statistics cannot be held fixed and
+        the reach of its convolutions alone is not known; `statistics` were then read, not seen.
     """
 
     in_channels: int
@@ -66,6 +69,7 @@ class Facts:
     any_channels: bool = False
     channels_follow: bool = False
     period_found: bool = True
+    forward_only: bool = False
 
     def with_channels(self, count: int) -> Facts:
         """Facts for an input of so many channels, for networks that take any number."""

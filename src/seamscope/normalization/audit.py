@@ -109,6 +109,15 @@ class FixedStatistics:
         return self._moments[self._next - 1]
 
 
+def statistics_calls(found: Audit) -> tuple[StatisticsCall, ...]:
+    """What a first forward pass would record of these layers (see `FixedStatistics`)."""
+    kinds = {"GroupNorm": "group", "LayerNorm": "layer", "hand-written": "hand-written"}
+    return tuple(
+        StatisticsCall(kinds.get(layer.kind, "instance or batch"), layer.channels)
+        for layer in found.tile_layers
+    )
+
+
 # -- audit
 
 
@@ -188,10 +197,14 @@ class Audit:
         Normalizations, in the order of the forward pass.
     global_operations
         What else couples the whole tile.
+    watched
+        Whether this was seen in a forward pass, whose calls can be answered. Else it was read from
+        a graph that another program runs: nothing of it can be fixed.
     """
 
     layers: tuple[NormLayer, ...]
     global_operations: tuple[GlobalOperation, ...]
+    watched: bool = True
 
     @property
     def tile_layers(self) -> tuple[NormLayer, ...]:
@@ -201,7 +214,7 @@ class Audit:
     @property
     def repairable(self) -> bool:
         """Whether fixing statistics leaves a network of finite reach."""
-        return all(operation.repairable for operation in self.global_operations)
+        return self.watched and all(each.repairable for each in self.global_operations)
 
     @property
     def calls(self) -> tuple[int, ...]:
@@ -507,4 +520,5 @@ __all__ = [
     "NormLayer",
     "StatisticsCall",
     "audit",
+    "statistics_calls",
 ]

@@ -15,7 +15,6 @@ from torch import fx, nn
 Name = tuple[str | None, str | None]
 """Dotted name, and ``"InstanceNorm"``, ``"BatchNorm"`` or another family; None if not known."""
 
-_READ = (torch.jit.ScriptModule, fx.GraphModule)
 _FAMILIES = ("InstanceNorm", "BatchNorm", "BatchRenorm", "GroupNorm", "LayerNorm")
 
 
@@ -35,7 +34,7 @@ class LayerNames:
     """
 
     def __init__(self, module: nn.Module | None) -> None:
-        self._module = module
+        self._module = module = None if module is None else _network_in(module)
         self._stack: list[Name] = []
         self._handles: list[Any] = []
         self.listed: tuple[Name, ...] = ()
@@ -50,9 +49,8 @@ class LayerNames:
         return self._stack[-1] if self._stack else (None, None)
 
     def __enter__(self) -> LayerNames:
-        if self._module is None or isinstance(
-            self._module, (torch.jit.ScriptModule, fx.GraphModule)
-        ):
+        # graphs of modules, as converters make them, are watched like any others
+        if self._module is None or self.listed or isinstance(self._module, torch.jit.ScriptModule):
             return self
         for name, part in self._module.named_modules():
             entering = self._entering((name or None, family_of(type(part).__name__)))
@@ -69,6 +67,21 @@ class LayerNames:
 
     def _leaving(self, part: Any, inputs: Any, output: Any) -> None:
         self._stack.pop()
+
+
+def _network_in(module: nn.Module) -> nn.Module:
+    """The network within modules that only arrange what goes in and out.
+
+    These hold it as `inner`, and its weights keep their names under them.
+    """
+    inner = getattr(module, "inner", None)
+    while isinstance(inner, nn.Module) and _same_names(module, inner):
+        module, inner = inner, getattr(inner, "inner", None)
+    return module
+
+
+def _same_names(module: nn.Module, inner: nn.Module) -> bool:
+    return module.state_dict().keys() == inner.state_dict().keys()
 
 
 def family_of(kind: str) -> str | None:

@@ -702,10 +702,10 @@ def _halo_notes(plan: Plan) -> Iterator[str]:
         return
     if plan.reach.halo is None:
         if plan.facts.statistics:
-            yield (
-                f"{plan.facts.told_statistics}: expect seams that no halo removes. Fix them "
-                "(seamscope freeze), or use larger tiles, which make seams fainter."
-            )
+            told = f"{plan.facts.told_statistics}: expect seams that no halo removes."
+            larger = "larger tiles, which make seams fainter."
+            remedy = "Fix them (seamscope freeze), or use"
+            yield f"{told} {'Use' if plan.facts.forward_only else remedy} {larger}"
         else:
             yield "The network sees the whole tile: expect seams that no halo removes."
     needed = plan.reach.halo or plan.reach.convolutional

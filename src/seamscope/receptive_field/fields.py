@@ -265,7 +265,8 @@ def global_operations(model: Model) -> tuple[GlobalOperation, ...]:
     x = torch.randn(1, facts.in_channels, *small, device=device)
     # of other size and of two samples, by which the audit tells what grows with the tile
     larger = torch.randn(2, facts.in_channels, *large, device=device) if large != small else None
-    found = audit(model.run_plain, x, larger, model.module)
+    watched = model.read_audit is None
+    found = audit(model.run_plain, x, larger, model.module) if watched else model.audit
     kinds = collections.Counter(layer.kind for layer in found.tile_layers)
     layers = (GlobalOperation(kind, n, "normalization") for kind, n in kinds.items())
     aligned = _AlignedCorners()

@@ -176,6 +176,12 @@ def plan_freeze(
     if how not in ("exact", "local", "sampled"):
         raise SettingsError(f"how {how!r}: choose exact, local, sampled, or a file of statistics.")
     audit = model.audit
+    if not audit.watched:
+        raise SettingsError(
+            f"The statistics of {model.name} cannot be frozen, since it runs forward only, through "
+            "another program: install what converts it (onnx2torch), or get the network as .pt2, "
+            "TorchScript or Python."
+        )
     if not audit.calls:
         raise SettingsError(
             f"Nothing to freeze: no layer of {model.name} uses statistics of its tile."

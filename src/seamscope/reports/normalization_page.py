@@ -94,6 +94,8 @@ def _verdict(audit: Audit) -> Verdict:
         return Verdict("local", "Nothing in this network uses the statistics of its tile.", True)
     if audit.repairable:
         return Verdict("repairable", "What uses the statistics of the tile can be fixed.", False)
+    if not audit.watched:
+        return Verdict("forward only", "Another program runs it: nothing can be fixed.", False)
     return Verdict("not repairable", "Some of what sees the whole tile cannot be fixed.", False)
 
 

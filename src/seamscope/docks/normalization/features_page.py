@@ -107,9 +107,10 @@ class FeaturesPage(QWidget):
 
     def _show_state(self) -> None:
         bench = self._bench
-        layers = bench.audit is not None and bool(bench.audit.layers)
-        self.measure.setEnabled(bench.ready and layers)
-        self.ask.setEnabled(bench.session.plan is not None and layers)
+        audit = bench.audit
+        seen = audit is not None and audit.watched and bool(audit.layers)
+        self.measure.setEnabled(bench.ready and seen)
+        self.ask.setEnabled(bench.session.plan is not None and seen)
 
     # -- all tiles
 

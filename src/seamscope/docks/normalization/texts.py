@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.diagnosis.disparity import Disparity, advice
+from seamscope.diagnosis.disparity import FORWARD_ONLY, Disparity, advice
 from seamscope.diagnosis.feature_statistics import BatchExperiment, FeatureStatistics, LayerFeatures
 from seamscope.docks.looks import boxed, figure, plain, times
 from seamscope.models.model import Model
@@ -60,9 +60,11 @@ def audit_text(model: Model, audit: Audit) -> str:
     told = []
     if own:
         what = "1 layer normalizes" if own == 1 else f"{own} layers normalize"
+        remedy = "freeze them, without retraining." if audit.watched else (
+            "use tiles as large as memory allows."
+        )  # fmt: skip
         told.append(
-            f"{what} by each tile's own statistics, so that no halo makes tiles agree: freeze "
-            "them, without retraining."
+            f"{what} by each tile's own statistics, so that no halo makes tiles agree: {remedy}"
         )
     if mendable:
         told.append(f"{_listed(mendable)} over the whole tile can be frozen too.")
@@ -71,6 +73,8 @@ def audit_text(model: Model, audit: Audit) -> str:
             f"{_listed(beyond)} couple{'s' * (len(beyond) == 1)} the whole tile and cannot be "
             "repaired: use tiles as large as memory allows, and a blend."
         )
+    if audit.layers and not audit.watched:
+        told.append(FORWARD_ONLY)
     if told:
         return "".join(boxed(each, "warning") for each in told)
     if audit.layers:

@@ -55,6 +55,7 @@ from seamscope.docks.looks import (
     set_row,
     text_label,
 )
+from seamscope.docks.prediction.card_buttons import CardHalo, CardSizes
 from seamscope.docks.prediction.model_picker import ModelPicker, remember_model
 from seamscope.docks.prediction.options import Options
 from seamscope.docks.prediction.preview import CORE, WINDOW, TilePreview
@@ -65,6 +66,7 @@ from seamscope.docks.tasks import Load, Time
 from seamscope.errors import SeamscopeError, TrustError
 from seamscope.images.image import Image
 from seamscope.inference import Finished, open_output
+from seamscope.loaders.spec import shown_output, with_output
 from seamscope.models.declared import disagreements
 from seamscope.models.model import Model, check_device
 from seamscope.planning.plan import Plan, Settings, available_memory, resolve
@@ -78,6 +80,7 @@ _HALO_MOST = 256
 _SEAMS = {"auto": "all"}
 _LITTLE_MORE = 1.05  # times as many tiles
 _FIXED_PREFIX = "fixed · "  # of results with fixed statistics
+_OUTPUT_TIP = "Which of the network's outputs is predicted."
 _FIXED_TIP = (
     "Normalize every tile by the same statistics, found in the dock Normalization, and not by\n"
     "its own: tiles then agree. Without it, the network is as it was loaded."
@@ -103,6 +106,7 @@ class PredictionDock(QWidget):
         self.image: Image | None = None
         self.plan: Plan | None = None
         self._asked = Settings()
+        self._trusted = False  # the network that is shown, for this once
         self._loading: Job | None = None
         self._trial: Job | None = None
         self._trial_key: Any = None
@@ -188,6 +192,7 @@ class PredictionDock(QWidget):
         self.image_box.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.axes = _axes_line()
         self.model_picker = ModelPicker()
+        self.output = Choice((), _OUTPUT_TIP)
         self.facts = text_label()
         self.facts.hide()
         self.fixed = QCheckBox()
@@ -201,6 +206,7 @@ class PredictionDock(QWidget):
             "Pixels at a tile's sides that are not believed.",
             "As far as the network sees.",
         )
+        self.card_sizes, self.card_halo = CardSizes(), CardHalo()
         self.blend = _blend_choice()
         self.overlap = PixelsEditor(
             "Pixels that neighbouring tiles share: both halos, and what is blended.",
@@ -248,10 +254,14 @@ class PredictionDock(QWidget):
         form.addRow("Axes", self.axes)
         form.addRow("Model", self.model_picker)
         form.addRow(self.model_picker.consent)
+        form.addRow("Output", self.output)
+        set_row(form, self.output, False)
         form.addRow(self.facts)
         form.addRow(self.fixed)
         form.addRow("Tile", self.tile)
+        form.addRow("", self.card_sizes)
         form.addRow("Halo", self.halo)
+        form.addRow("", self.card_halo)
         form.addRow("Blending", self.blend)
         form.addRow("Overlap", self.overlap)
         return form
@@ -260,6 +270,9 @@ class PredictionDock(QWidget):
         self.image_box.changed.connect(self._image_changed)
         self.axes.editingFinished.connect(self.refresh)
         self.model_picker.asked.connect(self._load)
+        self.output.value_changed.connect(self._choose_output)
+        self.card_halo.clicked.connect(self._take_card_halo)
+        self.card_sizes.clicked.connect(self._take_card_sizes)
         for editor in (self.tile, self.halo, self.overlap, self.blend, self.options):
             editor.value_changed.connect(self.refresh)
         self.options.region.value_changed.connect(self._region_changed)
@@ -340,7 +353,10 @@ class PredictionDock(QWidget):
             self._loading.abandon()
         self._cancel_trial()
         self.model = self._plain = None
+        self._trusted = trust
         self._offer_fixed()
+        self._offer_outputs(None)
+        self.card_sizes.show_for(None)
         self.model_picker.consent.hide()
         self._tell_facts("<i>Loading and measuring the network …</i>")
         name = spec if isinstance(spec, str) else type(spec).__name__
@@ -361,6 +377,8 @@ class PredictionDock(QWidget):
 
     def _network_ready(self, model: Model) -> None:
         self._describe(model)
+        self._offer_outputs(model)
+        self.card_sizes.show_for(model)
         if model.spec is not None:
             remember_model(model.spec)
             self.model_picker.show_value(model.spec)
@@ -380,6 +398,23 @@ class PredictionDock(QWidget):
     def _tell_facts(self, text: str) -> None:
         self.facts.setText(text)
         self.facts.setVisible(bool(text))
+
+    def _offer_outputs(self, model: Model | None) -> None:
+        """Offer the outputs of a network that has several."""
+        names = () if model is None or model.spec is None else model.outputs or ()
+        self.output.set_options([(name, place) for place, name in enumerate(names)])
+        if model is not None and model.spec is not None and names:
+            with QSignalBlocker(self.output):
+                self.output.set_value(shown_output(model.spec, names))
+        set_row(self._form, self.output, len(names) > 1)
+
+    def _choose_output(self) -> None:
+        """Load the same file again, for another of its outputs; trusted as it was."""
+        plain = self._plain
+        if plain is not None and plain.spec is not None and plain.outputs:
+            spec = with_output(plain.spec, plain.outputs, self.output.value())
+            self.model_picker.show_value(spec)
+            self._load(spec, self._trusted)
 
     # -- the same network with fixed statistics
 
@@ -493,7 +528,9 @@ class PredictionDock(QWidget):
         for name, group in _groups(len(lattice)):
             grid = lattice[group[-1]]
             most = max(lattice[i].size_at_least(sizes[i] + sum(lattice[i].crop)) for i in group)
-            tiles.append(Steps(name, group, grid.size_at_least(1), most, grid.increment))
+            measured = grid.size_at_least(1), grid.increment
+            low, step = self.card_sizes.sizes(model, group[-1]) or measured
+            tiles.append(Steps(name, group, low, max(most, low), step))
             halos.append(Steps(name, group, 0, min(_HALO_MOST, most // 2), 1))
             overlaps.append(Steps(name, group, 0, most, grid.pitch))
         self.tile.set_steps(tiles)
@@ -507,10 +544,12 @@ class PredictionDock(QWidget):
         if plan is None or image is None:
             self.cost.setText("" if self.problem else self._next_step())
             self.notes.setText("")
+            self.card_halo.show_for(self.model, self.halo.shown())
             return
         self.tile.show_auto(plan.grid.tile_shape)
         self.halo.show_auto([max(sides) for sides in plan.grid.halo])
         self.overlap.show_auto(plan.grid.overlap)
+        self.card_halo.show_for(self.model, self.halo.shown())
         self.cost.setText(cost_table(plan, self._estimate(plan), self._trial is not None))
         notes = map(in_dock, (*image.notes, *plan.notes))
         self.notes.setText("".join(boxed(note, "warning") for note in notes))
@@ -686,6 +725,16 @@ class PredictionDock(QWidget):
             self.tile.set_value(tile)
         if self.plan is None or tuple(overlap) != self.plan.grid.overlap:
             self.overlap.set_value(overlap)
+
+    def _take_card_halo(self) -> None:
+        """Use the halo of the model's card."""
+        if self.model is not None and self.model.declared is not None:
+            self.halo.set_value(self.model.declared.halo or "auto")
+
+    def _take_card_sizes(self, pressed: bool) -> None:
+        """Offer the tile sizes of the model's card, and take the one next to what is shown."""
+        self.refresh()
+        self.tile.set_value(self.tile.shown() if pressed else "auto")
 
     # -- threads, layers, files
 
