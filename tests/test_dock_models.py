@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from unittest import mock
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ pytest.importorskip("napari")
 
 import npe2
 import numpy as np
-from qtpy.QtCore import QSettings, Qt
+from qtpy.QtCore import QMimeData, QPoint, QPointF, QSettings, Qt, QUrl
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QApplication
 
 import networks
 from packages import result, sha, tensor, written
@@ -89,25 +92,47 @@ def test_a_network_dropped_onto_the_viewer_opens_the_dock(
     assert dock.model.spec == str(script)
 
 
+def dropped(viewer, *paths) -> bool:
+    """Drop onto the canvas's window as a file manager does; return whether napari was left out."""
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(path)) for path in paths])
+    buttons, keys = Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
+    place, copy = QPoint(50, 50), Qt.DropAction.CopyAction
+    target = viewer.window._qt_viewer
+    with mock.patch.object(target, "_open_from_list_of_urls_data") as napari:
+        QApplication.sendEvent(target, QDragEnterEvent(place, copy, data, buttons, keys))
+        QApplication.sendEvent(target, QDropEvent(QPointF(place), copy, data, buttons, keys))
+    return not napari.called
+
+
 def test_a_folder_of_a_package_is_opened_too(make_napari_viewer, qtbot, tmp_path) -> None:
-    """As folder, and as the yaml in it; napari asks who is to open a folder, or is told."""
+    """As folder, and as the yaml in it; all other folders stay napari's own."""
     folder = two_outputs(tmp_path / "package")
     viewer = make_napari_viewer(show=True)
-    for path in (folder, folder / "rdf.yaml"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of plugins' own
-            assert viewer.open(path, plugin="seamscope") == []
-            _, dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
-        assert dock.model_picker.value() == str(path)
-        qtbot.waitUntil(lambda dock=dock: dock.model is not None, timeout=PATIENCE)
-        assert dock.model.outputs == ("first", "second")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of plugins' own
+        _, dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
+        assert viewer.open(folder / "rdf.yaml", plugin="seamscope") == []
+    assert dock.model_picker.value() == str(folder / "rdf.yaml")
+    assert dropped(viewer, folder)
+    assert dock.model_picker.value() == str(folder)
+    qtbot.waitUntil(lambda: dock.model is not None, timeout=PATIENCE)
+    assert dock.model.outputs == ("first", "second")
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.tif").touch()
+    assert not dropped(viewer, tmp_path / "pictures")
+    assert not dropped(viewer, folder, tmp_path / "pictures")
+    assert not dropped(viewer, folder / "rdf.yaml")
     assert open_model_file(str(tmp_path / "pictures")) is None
+    viewer.window.remove_dock_widget(dock)
+    assert not dropped(viewer, folder)
+
+
+def test_napari_asks_nobody_else_about_folders(tmp_path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        readers = npe2.PluginManager.instance().iter_compatible_readers([str(folder)])
-    assert "seamscope.open_model_file" in [reader.command for reader in readers]
+        readers = npe2.PluginManager.instance().iter_compatible_readers([str(tmp_path)])
+    assert "seamscope.open_model_file" not in [reader.command for reader in readers]
 
 
 def test_only_networks_are_taken(tmp_path, script) -> None:

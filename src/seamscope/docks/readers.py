@@ -22,10 +22,11 @@ def open_model_file(path: str | Sequence[str]) -> Callable[[Any], list[tuple[Non
         The file or folder; of several the first.
     """
     first = path if isinstance(path, str) else path[0]
-    return _open if _is_network(first) else None
+    return _open if is_network(first) else None
 
 
-def _is_network(path: str) -> bool:
+def is_network(path: str) -> bool:
+    """Whether this file or folder holds a network, by its content."""
     from seamscope.errors import SeamscopeError
     from seamscope.loaders import format_of
     from seamscope.loaders.archive import Archive
@@ -53,4 +54,4 @@ def _open(path: Any) -> list[tuple[None]]:
     return _NO_LAYERS
 
 
-__all__ = ["open_model_file"]
+__all__ = ["is_network", "open_model_file"]

@@ -56,6 +56,7 @@ from seamscope.docks.looks import (
     text_label,
 )
 from seamscope.docks.prediction.card_buttons import CardHalo, CardSizes
+from seamscope.docks.prediction.folder_drops import FolderDrops
 from seamscope.docks.prediction.model_picker import ModelPicker, remember_model
 from seamscope.docks.prediction.options import Options
 from seamscope.docks.prediction.preview import CORE, WINDOW, TilePreview
@@ -115,6 +116,7 @@ class PredictionDock(QWidget):
         self._session = Session.of(napari_viewer)
         self._turn = self._session.turn
         self._preview = TilePreview(napari_viewer, self._preview_lost)
+        self._drops = FolderDrops(napari_viewer, self)
         self._awake = False
         self._wires = Wires()
         self._make_controls()
@@ -122,6 +124,7 @@ class PredictionDock(QWidget):
         self._connect()
         self.destroyed.connect(self._wires.cut)
         self.destroyed.connect(self._preview.sleep)
+        self._drops.found.connect(self.model_picker.set_value)
         self.setAcceptDrops(True)
         self._made = True
         self._wake()
@@ -295,6 +298,7 @@ class PredictionDock(QWidget):
         self._wires.connect(changes, self._layers_changed)
         self._wires.connect([layers.removed], self.panel.layer_removed)
         self._wires.connect([camera(viewer).events, dims.current_step], self._camera_moved)
+        self._drops.awake = True
         self._awake = True
         self._layers_changed()
         self.refresh()
@@ -303,6 +307,7 @@ class PredictionDock(QWidget):
         """Taken out of its window: end what is going on, and leave nothing behind."""
         self._awake = False
         self._wires.cut()
+        self._drops.awake = False
         self.panel.stop()
         self._cancel_trial()
         self._preview.hide()
