@@ -396,13 +396,12 @@ def test_what_is_wrong_with_a_package_is_one_sentence(tmp_path, alter, words) ->
     assert "\n" not in str(caught.value)
 
 
-def test_postprocessing_of_whole_predictions_is_left_out_and_told(tmp_path) -> None:
+def test_postprocessing_that_is_not_known_is_left_out_and_told(tmp_path) -> None:
+    """Statistics of whole predictions are in test_postprocessing.py."""
     card, files = old_format()
-    card["outputs"][0]["postprocessing"].append(
-        {"name": "zero_mean_unit_variance", "kwargs": {"axes": "yx", "mode": "per_sample"}}
-    )
+    card["outputs"][0]["postprocessing"].append({"name": "sharpen", "kwargs": {}})
     model = load_model(packed(tmp_path, card, files), trust=True)
-    assert "zero_mean_unit_variance is left out" in model.notes[0]
+    assert "sharpen is not known here and left out" in model.notes[0]
     with pytest.raises(ModelError, match="cannot be verified"):
         verify(model)
 

@@ -30,6 +30,7 @@ from torch import nn
 from seamscope.errors import ModelError, SeamscopeError
 from seamscope.images.image import Image, Output, create_output, open_image
 from seamscope.images.intensity import Intensity
+from seamscope.images.postprocessing import change_result, measure_result
 from seamscope.images.preparation import Prepared
 from seamscope.loaders import load_model
 from seamscope.models.model import Model, Runner
@@ -59,7 +60,7 @@ MakeMeter: TypeAlias = Callable[[Plan], SeamMeter]
 
 @dataclass(frozen=True)
 class Preparing:
-    """Something is measured before the first tile."""
+    """Something is measured, before the first tile or after the last."""
 
     what: str
 
@@ -317,11 +318,12 @@ def run(
         return
     while True:
         try:
+            finishing = _Finishing(image, never, measuring)
             attempt = yield from _prepared(plan, model, image, intensity)
             if never():
                 return
             target = output() if isinstance(output, LateOutput) else output
-            for event in attempt.carry_out(target, watchers, meter(plan), first, never):
+            for event in attempt.carry_out(target, watchers, meter(plan), first, finishing):
                 if isinstance(output, LateOutput):
                     output.used |= isinstance(event, TileDone)
                 yield event
@@ -351,7 +353,7 @@ class _Attempt:
         watchers: Sequence[Watcher],
         meter: SeamMeter,
         first: Sequence[float] | None,
-        cancelled: Cancelled,
+        finishing: _Finishing,
     ) -> Iterator[Event]:
         plan = self.plan
         total = plan.tiles * plan.frames
@@ -363,7 +365,7 @@ class _Attempt:
         # watchers see whole predictions, overlaps and all; stitching needs only what it keeps
         whole = (lambda _: True) if watchers else (lambda tile: tile.index in measured)
         predictions = predict_tiles(
-            plan, self.runner, self.reader, first=first, cancelled=cancelled, whole=whole
+            plan, self.runner, self.reader, first=first, cancelled=finishing.cancelled, whole=whole
         )
         with contextlib.closing(predictions):
             for frame, tile, prediction in predictions:
@@ -381,6 +383,12 @@ class _Attempt:
         seconds = time.perf_counter() - begin
         seams = SeamReport.of(meter, plan, self.model) if measured else None
         figures = self._figures(seconds, done, seams)
+        if output is not None and plan.postprocessing is not None:
+            yield Preparing("measuring the whole prediction, to postprocess it")
+            try:
+                figures["postprocessing"] = finishing.carry_out(plan, output).to_json()
+            except InterruptedError:
+                return
         if output is not None:
             output.finish({"plan": plan.to_json(), "figures": figures})
         yield Finished(seconds, figures, seams)
@@ -396,6 +404,40 @@ class _Attempt:
             "device": self.plan.settings.device,
             "intensity": self.intensity.to_json(),
         }
+
+
+@dataclass(frozen=True)
+class _Finishing:
+    """What is done to the whole prediction, and who is asked and told meanwhile."""
+
+    image: Image
+    cancelled: Cancelled
+    measuring: Callable[[float], None] | None
+
+    def carry_out(self, plan: Plan, output: Output) -> Prepared:
+        """Postprocess the result where it lies; return what was done to it."""
+        assert plan.postprocessing is not None
+        wanted = plan.postprocessing.preparation(self._zscore(plan))
+        prepared = measure_result(
+            output.array,
+            plan.out_axes,
+            wanted,
+            progress=self.measuring,
+            cancelled=self.cancelled,
+        )
+        change_result(output, plan.out_axes, prepared)
+        return prepared
+
+    def _zscore(self, plan: Plan) -> Intensity | None:
+        """Of the image as it is, where the postprocessing needs it."""
+        if plan.postprocessing is None or not plan.postprocessing.needs_image:
+            return None
+        plain = dataclasses.replace(
+            plan, settings=plan.settings.but(normalize="zscore"), preparation=None
+        )
+        found = whole_image_intensity(plain, self.image, self.cancelled, self.measuring)
+        assert isinstance(found, Intensity)  # no preparation, no `Prepared`
+        return found
 
 
 def _prepared(

@@ -121,6 +121,8 @@ def model_facts(model: Model) -> dict[str, Any]:
         "outputs": list(model.outputs) if model.outputs else None,
         "preparation": model.preparation.to_json() if model.preparation else None,
         "intensities": str(model.preparation) if model.preparation else model.normalize,
+        "postprocessing": model.postprocessing.to_json() if model.postprocessing else None,
+        "afterwards": str(model.postprocessing) if model.postprocessing else None,
         "notes": list(model.notes),
         "bytes_per_pixel": round(facts.bytes_per_pixel, 1),
         "parameters": sum(p.numel() for p in model.module.parameters()),
@@ -205,6 +207,7 @@ def _facts_text(told: Mapping[str, Any]) -> str:
     rows = [
         ("channels", ", ".join(told["channels"])),
         ("intensities", _intensities(told)),
+        *([("afterwards", str(told["afterwards"]))] if told["afterwards"] else []),
         ("tile sizes", sizes),
         ("memory", f"about {amount(told['bytes_per_pixel'])} for each pixel of a tile"),
         ("weights", f"{told['parameters']:,} parameters, fingerprint {told['fingerprint']}"),

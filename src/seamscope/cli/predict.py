@@ -68,6 +68,14 @@ def predict(
     seams: Annotated[
         Seams, option("Result", "Of which tiles the seams are measured along the way.")
     ] = Seams.sample,
+    raw: Annotated[
+        bool,
+        typer.Option(
+            "--raw",
+            rich_help_panel="Result",
+            help="Leave out what the model's card asks to be done to the whole prediction.",
+        ),
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", rich_help_panel="Result", help="Replace OUT if it exists."),
@@ -99,6 +107,7 @@ def predict(
             result=result,
             threshold=threshold,
             seams=seams,
+            postprocess=not raw,
         )
         opened = pixels.open(image)
         network = loading.load(model)

@@ -332,6 +332,7 @@ class _Comparison:
             channel_axis="c",
             fill_nan=None,
             seams="none",
+            postprocess=False,
         )
         sizes = tuple(
             axis.size_at_least(b - a + sum(axis.crop))

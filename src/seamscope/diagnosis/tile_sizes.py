@@ -297,7 +297,7 @@ def sweep(
         opened = opened.with_axes(axes)
     network = load_model(model, trust=trust)
     wanted = dataclasses.replace(settings or Settings(), **asked).but(
-        result="probabilities", seams="none"
+        result="probabilities", seams="none", postprocess=False
     )
     plans, whole, notes = _plans(tiles, wanted, network, opened, untiled)
     truth = _truth(labels, foreground, plans[0], network)

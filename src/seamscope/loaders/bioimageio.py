@@ -7,8 +7,8 @@ Weights that need nothing to run are preferred: TorchScript, then a state dict w
 source, then ONNX. Preprocessing with statistics "per sample" takes them from the whole image
 (`seamscope.images.preparation`), for each of several inputs by itself; they are fed as channels of
 one image, in order, and refused where they cannot be. Postprocessing that looks at single pixels
-becomes part of the network, and what needs a whole prediction is left out and said so. The
-packages' own libraries (bioimageio.core) are not needed.
+becomes part of the network, and what needs a whole prediction is done after the last tile
+(`seamscope.images.postprocessing`). The packages' own libraries (bioimageio.core) are not needed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import yaml
 from torch import nn
 
 from seamscope.errors import ModelError
+from seamscope.images.postprocessing import Matched, Postprocessing
 from seamscope.images.preparation import (
     Binarized,
     ByInput,
@@ -217,7 +218,7 @@ def _load(spec: Spec) -> Model:
     _check_inputs(inputs, output, package.name)
     network, notes = _network(package, _given(card))
     network = _arranged(network, inputs, output, place, len(card.outputs))
-    steps, left_out = _postprocessing(output)
+    steps, finishing, left_out = _postprocessing(output, inputs)
     preparation, warnings = _preparation(inputs)
     if len(inputs) > 1:
         notes += (_told_inputs(inputs),)
@@ -238,6 +239,7 @@ def _load(spec: Spec) -> Model:
         channel_names=output.channel_names,
         normalize=method,
         preparation=preparation if method is None else None,
+        postprocessing=finishing,
         declared=_declared(first, output, channels),
         outputs=names,
         read_audit=_read_audit(package, network),
@@ -463,22 +465,45 @@ def _many(value: Any) -> tuple[float, ...]:
     return tuple(map(float, value)) if isinstance(value, (list, tuple)) else (float(value),)
 
 
-def _postprocessing(output: Tensor) -> tuple[list[nn.Module], tuple[str, ...]]:
-    """Modules that do it, and sentences on what is left out."""
+def _postprocessing(
+    output: Tensor, inputs: Sequence[Tensor]
+) -> tuple[list[nn.Module], Postprocessing | None, tuple[str, ...]]:
+    """Modules that do it to a tile, what is done to all of them, and what is left out.
+
+    From the first operation on that needs the whole prediction.
+    """
     steps: list[nn.Module] = []
-    for place, each in enumerate(output.processing):
-        if each.name == "ensure_dtype":
-            continue
+    wanted = [each for each in output.processing if each.name != "ensure_dtype"]
+    for place, each in enumerate(wanted):
         step = _finish(each)
         if step is None:
-            names = [rest.name for rest in output.processing[place:] if rest.name != "ensure_dtype"]
-            told = (
-                f"Its postprocessing {', '.join(names)} is left out: it needs a whole prediction, "
-                "not a tile's."
-            )
-            return steps, (told,)
+            rest = [_of_all(one, output, inputs) for one in wanted[place:]]
+            known = tuple(one for one in rest if one is not None)
+            if len(known) == len(rest):
+                return steps, Postprocessing(known), ()
+            names = ", ".join(one.name for one in wanted[place:])
+            return steps, None, (f"Its postprocessing {names} is not known here and left out.",)
         steps.append(step)
-    return steps, ()
+    return steps, None, ()
+
+
+def _of_all(each: Processing, output: Tensor, inputs: Sequence[Tensor]) -> Step | Matched | None:
+    """Make what is done to a whole prediction; None where it is not known here."""
+    if each.name == "scale_mean_variance":
+        return _matched(each, output, inputs)
+    step = _step(each, output, [])
+    return None if isinstance(step, Unknown) else step
+
+
+def _matched(each: Processing, output: Tensor, inputs: Sequence[Tensor]) -> Matched | None:
+    told = each.kwargs
+    axes = _letters(told.get("axes"), output.axes)
+    apart = "c" not in axes and inputs[0].channels != output.channels
+    mixed = "c" in axes and inputs[0].channels != 1
+    lacking = any(letter not in axes for letter in output.spatial)
+    if len(inputs) > 1 or told.get("reference_tensor") != inputs[0].name or apart or mixed:
+        return None
+    return None if lacking else Matched(float(told.get("eps", 1e-6)), "c" in axes)
 
 
 def _finish(each: Processing) -> nn.Module | None:

@@ -343,6 +343,11 @@ def _notes(model: Model, kind: Kind) -> tuple[str, ...]:
     if kind != "bioimageio" and (model.normalize or model.preparation):
         what = model.normalize or str(model.preparation)
         notes.append(f"This format cannot say how images are normalized ({what}): tell its users.")
+    if model.postprocessing is not None:
+        notes.append(
+            f"What its card asks to be done to the whole prediction ({model.postprocessing}) is "
+            "not written: tell its users."
+        )
     if kind == "bioimageio" and model.reach.halo is None:
         notes.append(
             "No halo makes this network's tiles agree; the package declares the reach of its "

@@ -10,6 +10,8 @@ import numpy as np
 
 from seamscope.errors import ModelError
 from seamscope.images.image import open_image
+from seamscope.images.intensity import measure_intensity
+from seamscope.images.postprocessing import changed, measure_result
 from seamscope.images.preparation import Measured, Preparation
 from seamscope.models.declared import Array, Vectors, Verification
 from seamscope.models.model import Model
@@ -55,7 +57,12 @@ def _predicted(model: Model, vectors: Vectors) -> Array:
     batch = np.empty((1, *image.shape), np.float32)
     preparation.measure(opened, channel_axis=0).apply(image, batch[0])
     prediction: Array = model.runner()(batch)[0]
-    return prediction
+    if model.postprocessing is None:
+        return prediction
+    axes = "c" + axis_names(prediction.ndim - 1)
+    plain = measure_intensity(opened, "zscore", channel_axis=0)
+    wanted = model.postprocessing.preparation(plain)
+    return changed(prediction, 0, measure_result(prediction, axes, wanted))
 
 
 __all__ = ["verify"]

@@ -29,6 +29,7 @@ from seamscope.normalization.audit import Audit, audit, statistics_calls
 from seamscope.tiling import Sides, Slices, Tile, TileGrid, axis_names
 
 if TYPE_CHECKING:
+    from seamscope.images.postprocessing import Postprocessing
     from seamscope.images.preparation import Preparation
     from seamscope.normalization.statistics import Statistics
 
@@ -80,6 +81,8 @@ class Model:
         How its images are to be normalized, where known.
     preparation
         What its file says is to be done to intensities, where that is more than a name.
+    postprocessing
+        What its file says is to be done to the whole prediction.
     declared
         What its file says of halo, step and axes; only measured values are used.
     outputs
@@ -112,6 +115,7 @@ class Model:
     channel_colors: tuple[str, ...] = ()
     normalize: str | None = None
     preparation: Preparation | None = None
+    postprocessing: Postprocessing | None = None
     declared: Declared | None = None
     outputs: tuple[str, ...] | None = None
     read_audit: Callable[[], Audit] | None = field(default=None, repr=False)

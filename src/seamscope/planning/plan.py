@@ -25,6 +25,7 @@ import torch
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.image import Image
 from seamscope.images.intensity import Method
+from seamscope.images.postprocessing import Postprocessing
 from seamscope.images.preparation import Preparation
 from seamscope.models.model import Model, Precision, Speed, check_device
 from seamscope.models.probe import Facts
@@ -105,6 +106,9 @@ class Settings:
     seams
         Which overlaps are measured while predicting: a representative sample, which costs at most
         a few percent of the time; all; or none.
+    postprocess
+        Whether what the model's card asks to be done to the whole prediction is done, after the
+        last tile. Never to labels.
     """
 
     tile: Auto | int | Sequence[int] = "auto"
@@ -126,6 +130,7 @@ class Settings:
     accelerate: bool = True
     memory: int | None = None
     seams: Seams = "sample"
+    postprocess: bool = True
 
     def __post_init__(self) -> None:
         _one_of("blend", self.blend, BLENDS)
@@ -202,6 +207,8 @@ class Plan:
     preparation
         What the model's card asks to be done to intensities, where ``settings.normalize`` is still
         ``"auto"``.
+    postprocessing
+        What it asks to be done to the whole prediction, where that is wanted.
     """
 
     settings: Settings
@@ -217,6 +224,7 @@ class Plan:
     bytes_per_tile: int
     notes: tuple[str, ...] = field(default=())
     preparation: Preparation | None = None
+    postprocessing: Postprocessing | None = None
 
     @property
     def blends(self) -> bool:
@@ -285,6 +293,7 @@ class Plan:
         return {
             **settings,
             "preparation": self.preparation.to_json() if self.preparation else None,
+            "postprocessing": self.postprocessing.to_json() if self.postprocessing else None,
             "axes": self.layout.axes,
             "image_shape": list(self.image_shape),
             "tile": list(self.grid.tile_shape),
@@ -359,8 +368,15 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
         frame_ranges=frame_ranges,
         bytes_per_tile=batch_bytes,
         preparation=model.preparation if kind == "auto" else None,
+        postprocessing=_postprocessing(settings, model),
     )
-    return dataclasses.replace(plan, notes=(*model.notes, *_notes(plan, settings, budget)))
+    notes = (*model.notes, *_postprocessing_notes(plan, model), *_notes(plan, settings, budget))
+    return dataclasses.replace(plan, notes=notes)
+
+
+def _postprocessing(settings: Settings, model: Model) -> Postprocessing | None:
+    wanted = settings.postprocess and settings.result == "probabilities"
+    return model.postprocessing if wanted else None
 
 
 def speed_key(device: str, halo: Sequence[Sides]) -> str:
@@ -668,6 +684,19 @@ def _notes(plan: Plan, asked: Settings, budget: int) -> Iterator[str]:
             f"One batch needs about {_bytes(plan.bytes_per_tile)} and {_bytes(budget)} may be "
             "used: lower the tile or the batch if memory runs out."
         )
+
+
+def _postprocessing_notes(plan: Plan, model: Model) -> Iterator[str]:
+    if model.postprocessing is None or not plan.settings.postprocess:
+        return
+    if plan.postprocessing is None:
+        yield "Labels are those of what the network gives, before its card's postprocessing."
+        return
+    part = "the area" if plan.settings.area else "the whole prediction"
+    yield (
+        f"After the last tile its card's postprocessing is done ({plan.postprocessing}), by "
+        f"statistics of {part}; seams are measured before it."
+    )
 
 
 def _tile_notes(plan: Plan, asked: Settings) -> Iterator[str]:
