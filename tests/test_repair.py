@@ -256,12 +256,116 @@ def test_interrupted_and_taken_up_again(tissue, small, tmp_path) -> None:
     assert not partial.exists()
 
 
-def test_a_partial_file_of_another_task_is_not_believed(tissue, small, tmp_path) -> None:
+def _stopped(network, image, partial, after, how="exact", **asked):
+    """Cancel a freezing when so many tiles and layers are done; returns how many there were."""
+    seen: list[tuple[int, int]] = []
+    with pytest.raises(InterruptedError):
+        freeze_statistics(
+            network,
+            image,
+            how,
+            partial=partial,
+            cancelled=lambda: len(seen) >= after,
+            on_progress=lambda done, total: seen.append((done, total)),
+            **asked,
+        )
+    return seen
+
+
+@pytest.mark.parametrize("after", [27, 99, 142])  # in the sample, in either half
+def test_a_sample_is_taken_up_again_where_it_was_left(tissue, small, tmp_path, after) -> None:
+    image, partial = np.ascontiguousarray(tissue[:320, :320]), tmp_path / "partial"
+    asked = {"tile": 96, "tiles": 8, "normalize": "none"}
+    straight: list[tuple[int, int]] = []
+
+    def note(into):
+        return lambda done, total: into.append((done, total))
+
+    expected = freeze_statistics(small, image, "sampled", on_progress=note(straight), **asked)
+    assert len(expected.layers) == 10
+    assert {total for _, total in straight} == {len(straight)}
+    assert straight[-1] == (160, 160)  # 8 tiles, and twice 4, through 10 layers
+    _stopped(small, image, partial, after, "sampled", **asked)
+    assert len(list(tmp_path.iterdir())) == 1 + (after > 80) + (after > 120)
+    seen: list[tuple[int, int]] = []
+    found = freeze_statistics(
+        small, image, "sampled", partial=partial, on_progress=note(seen), **asked
+    )
+    assert _same_numbers(found, expected)
+    assert found.about == expected.about
+    assert seen == straight[-len(seen) :]
+    assert 160 - after <= len(seen) < 160 - after + 8  # at most one layer is done again
+    assert not list(tmp_path.iterdir())
+
+
+class Edited(nn.Module):
+    """Weights say nothing of the code around them."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.slope = 0.0
+
+    def forward(self, x):
+        return self.network(F.leaky_relu(x, self.slope))
+
+
+@pytest.mark.parametrize(
+    ("how", "which"),
+    [(how, n) for how in ("exact", "sampled") for n in range(9) if (how, n) != ("exact", 5)],
+)
+def test_what_another_task_left_is_not_believed(tissue, tmp_path, how, which) -> None:
+    torch.manual_seed(4)
+    network = Edited(networks.UNet(2, 2, norm="instance")).eval()
+    model, partial = as_model(network), tmp_path / "partial"
+    image = np.stack([tissue[:160, :160], tissue[300:460, 300:460]])
+    asked = {"axes": "cyx", "channel": 0, "tile": 96, "normalize": "percentile", "tiles": 5}
+    seen = _stopped(model, image, partial, 3 * 9 + 2, how, **asked)
+    assert Statistics.load(partial).layers
+    other, changed = image.copy(), dict(asked)
+    if which == 0:
+        other[0, 80:120, 80:120] += 2  # of the same name, shape and percentiles
+    elif which == 1:
+        changed["channel"] = 1
+    elif which == 2:
+        changed["percentiles"] = (2.0, 99.0)
+    elif which == 3:
+        changed["normalize"] = "zscore"
+    elif which == 4:
+        changed["tile"] = 80
+    elif which == 5:
+        changed["tiles"] = 6
+    elif which == 6:
+        changed = {**changed, "axes": "tyx", "channel": None, "area": {"t": (1, 2)}}
+    elif which == 7:
+        network.slope = 0.3
+        model = as_model(network)
+    else:
+        changed["halo"] = 20
+    expected = freeze_statistics(model, other, how, **changed)
+    began: list[tuple[int, int]] = []
+    found = freeze_statistics(
+        model,
+        other,
+        how,
+        partial=partial,
+        on_progress=lambda done, total: began.append((done, total)),
+        **changed,
+    )
+    assert began[0][0] == 1
+    assert seen[-1][0] > 1
+    assert _same_numbers(found, expected)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty"])
+def test_a_damaged_partial_file_begins_anew(tissue, small, tmp_path, damage) -> None:
     image, partial = tissue[:160, :160], tmp_path / "partial"
-    other = freeze_statistics(small, tissue[8:168, :160] * 3, tile=64, normalize="none")
-    other.save(partial)
+    _stopped(small, image, partial, 40, tile=96, normalize="none")
+    content = partial.read_bytes()
+    partial.write_bytes({"cut": content[:-100], "text": b"not numbers", "empty": b""}[damage])
     found = freeze_statistics(small, image, tile=96, normalize="none", partial=partial)
     assert _same_numbers(found, freeze_statistics(small, image, tile=96, normalize="none"))
+    assert not partial.exists()
 
 
 def test_freezing_and_using_change_nothing_in_the_network(tissue) -> None:

@@ -332,7 +332,7 @@ class _Freezing:
     def statistics(self) -> Statistics:
         if self.options.how not in _NAMES:
             return self._taken_over()
-        from seamscope.repair.freezing import carry_out, plan_freeze
+        from seamscope.repair.freezing import carry_out, forget, plan_freeze
 
         work, options = self.work, self.options
         work.phase("Measuring the network")
@@ -346,7 +346,7 @@ class _Freezing:
             tiles=options.tiles,
         )
         if not options.resume:
-            self._partial.unlink(missing_ok=True)
+            forget(self._partial)
         work.phase(self.plan.sentence.rstrip("."))
         return carry_out(
             self.plan, self.model, self.image, self._partial, work.cancelled, work.progress

@@ -23,6 +23,7 @@ there is no room begin anew for each layer, with the statistics found so far.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import shutil
@@ -40,7 +41,7 @@ import psutil
 import torch
 from torch import nn
 
-from seamscope.errors import SettingsError
+from seamscope.errors import ModelError, SettingsError
 from seamscope.images.image import Image, open_image
 from seamscope.loaders import load_model
 from seamscope.models.model import Model
@@ -355,8 +356,8 @@ def freeze_statistics(
     memory, disk
         Bytes in which tiles may wait; by default a share of what is free. ``disk=0`` uses none.
     partial
-        File for what is found on the way. If it exists, and belongs to the same task, work goes on
-        from there; it is removed at the end.
+        File for what is found on the way. If it exists, and belongs to the very same task (network,
+        pixels, tiles, intensities), work goes on from there, else anew; it is removed at the end.
     cancelled
         Asked between tiles.
     on_progress
@@ -406,10 +407,37 @@ def carry_out(
 ) -> Statistics:
     """Find statistics as planned; parameters as for `freeze_statistics`."""
     task = _Task(plan, model, image, cancelled or (lambda: False), on_progress)
-    found = task.sampled() if plan.how == "sampled" else task.whole(partial)
+    found = task.sampled(partial) if plan.how == "sampled" else task.whole(partial)
     if partial is not None:
-        partial.unlink(missing_ok=True)
+        forget(partial)
     return found
+
+
+def forget(partial: Path) -> None:
+    """Remove what an interrupted freezing left behind, so that the next one begins anew."""
+    for file in (partial, *_files_of_halves(partial)):
+        file.unlink(missing_ok=True)
+
+
+def _files_of_halves(partial: Path) -> tuple[Path, Path]:
+    """Where the two halves of a sample are kept, by which it is judged."""
+    return partial.with_name(partial.name + ".half1"), partial.with_name(partial.name + ".half2")
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Tiles with their weights, whose statistics are found layer by layer.
+
+    Attributes
+    ----------
+    jobs
+        Tiles, and how often each counts.
+    file
+        For what is found on the way, if it is to be kept.
+    """
+
+    jobs: tuple[tuple[Job, float], ...]
+    file: Path | None
 
 
 class _Task:
@@ -426,8 +454,7 @@ class _Task:
         self.plan, self.model, self.image = plan, model, image
         self.cancelled = cancelled
         self._on_progress = on_progress or (lambda done, total: None)
-        self._done = 0
-        self._rounds = 1
+        self._done = self._total = 0
         intensity = whole_image_intensity(plan.plan, image, cancelled, None)
         self.reader = TileReader(plan.plan, image, intensity)
         self.runner = model.runner(plan.plan.settings.device)
@@ -445,22 +472,46 @@ class _Task:
 
     def whole(self, partial: Path | None) -> Statistics:
         """Statistics counted over all tiles."""
-        known = self._resumed(partial)
-        statistics = self._statistics(known)
-        for layer in self._layers([(job, 1.0) for job in self.jobs], known):
-            statistics = self._statistics((*statistics.layers, layer))
-            if partial is not None:
-                statistics.save(partial)
-        return statistics
+        (found,) = self._carried_out([_Round(tuple((job, 1.0) for job in self.jobs), partial)])
+        return found
 
-    def _resumed(self, partial: Path | None) -> tuple[LayerStatistics, ...]:
-        """Layers of an earlier attempt at the same task."""
-        if partial is None or not partial.exists():
-            return ()
-        earlier = Statistics.load(partial)
-        same = (earlier.fingerprint, earlier.about, earlier.image_shape)
-        own = self._statistics(())
-        return earlier.layers if same == (own.fingerprint, own.about, own.image_shape) else ()
+    def _carried_out(self, rounds: Sequence[_Round]) -> list[Statistics]:
+        """Statistics of each round, going on from what was kept of it."""
+        self._total = sum(len(one.jobs) for one in rounds) * len(self.plan.calls)
+        return [self._one(one) for one in rounds]
+
+    def _one(self, one: _Round) -> Statistics:
+        task = "" if one.file is None else self._identity(one.jobs)
+        known = _resumed(one.file, task)
+        self._done += len(known) * len(one.jobs)
+        layers = list(known)
+        for layer in self._layers(one.jobs, known):
+            layers.append(layer)
+            if one.file is not None:
+                self._statistics(layers, task=task).save(one.file)
+        return self._statistics(layers)
+
+    def _identity(self, jobs: Sequence[tuple[Job, float]]) -> str:
+        """Hash of all that statistics depend on: what the network is, and what it is shown.
+
+        Tiles are read as the network sees them, so that whatever changes what it sees, the image,
+        its intensities, its channel, its border, changes the hash; that costs one more reading. Of
+        the network, besides its weights, a prediction counts: its code may have been edited.
+        """
+        plan, model = self.plan, self.model
+        small, _ = model.examples
+        with model.on_cpu(), torch.no_grad():
+            answer = model.forward(small)
+        model.module.to(self.runner.device)  # where it was, even without weights that say so
+        told = (plan.how, plan.calls, plan.cell, str(self.runner.device), model.fingerprint)
+        digest = hashlib.sha256(repr((told, plan.plan.grid)).encode())
+        digest.update(answer.float().contiguous().numpy().tobytes())
+        for job, weight in jobs:
+            if self.cancelled():
+                raise InterruptedError
+            digest.update(repr((job.frame, job.tile.index, weight)).encode())
+            digest.update(self.reader.read([job]).tobytes())
+        return digest.hexdigest()
 
     def _statistics(self, layers: Sequence[LayerStatistics], **about: Any) -> Statistics:
         plan = self.plan.plan
@@ -483,13 +534,15 @@ class _Task:
 
     # -- some tiles
 
-    def sampled(self) -> Statistics:
+    def sampled(self, partial: Path | None) -> Statistics:
         """Statistics estimated from a few tiles, and how far they may be from the exact ones."""
         sample = diverse_tiles(self.jobs, self.reader, self.plan.tiles, self.cancelled)
-        halves = sample.halves() if len(sample.jobs) > 3 else ()
-        self._rounds = 1 + bool(halves)
-        statistics = self._statistics(tuple(self._layers(sample.weighted, ())))
-        twins = [self._statistics(tuple(self._layers(half.weighted, ()))) for half in halves]
+        samples = (sample, *(sample.halves() if len(sample.jobs) > 3 else ()))
+        files = (None,) * 3 if partial is None else (partial, *_files_of_halves(partial))
+        rounds = [
+            _Round(tuple(one.weighted), file) for one, file in zip(samples, files, strict=False)
+        ]
+        statistics, *twins = self._carried_out(rounds)
         if not twins:
             return statistics
         return self._statistics(statistics.layers, distance=self._distance(sample, twins))
@@ -505,6 +558,8 @@ class _Task:
         apart: list[float] = []
         spread: list[float] = []
         for job in sample.jobs[:4]:
+            if self.cancelled():
+                raise InterruptedError
             x = torch.from_numpy(self.reader.read([job])).to(self.runner.device)
             one, two = (Normalizations(twin.answer).run(self.model.forward, x) for twin in twins)
             apart.append(float((one - two).abs().mean()))
@@ -534,7 +589,7 @@ class _Task:
                     answer = self._answer(answers, job)
                     paused = network.advance(paused, call, answer, see, self.runner.device)
                     waiting.put(number, paused)
-                    self._tell(len(jobs))
+                    self._tell()
                 layer = names.get(call)
                 blank = np.zeros(0)
                 like = LayerStatistics(
@@ -564,9 +619,20 @@ class _Task:
 
         return answer
 
-    def _tell(self, tiles: int) -> None:
+    def _tell(self) -> None:
         self._done += 1
-        self._on_progress(self._done, tiles * len(self.plan.calls) * self._rounds)
+        self._on_progress(self._done, self._total)
+
+
+def _resumed(file: Path | None, task: str) -> tuple[LayerStatistics, ...]:
+    """Layers of an earlier attempt at the same task; none where the file is of no use."""
+    if file is None or not file.exists():
+        return ()
+    try:
+        earlier = Statistics.load(file)
+    except ModelError:  # damaged: what it held is found anew
+        return ()
+    return earlier.layers if earlier.about.get("task") == task else ()
 
 
 class _WaitingRoom:
