@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import numpy as np
@@ -113,6 +114,38 @@ def test_freeze_then_use(place) -> None:
     assert info["bounded"]
     whole = torch.jit.load(model)(torch.from_numpy(np.load(image))[None, None])[0]
     np.testing.assert_allclose(np.load(predicted), whole.detach().numpy(), atol=1e-4)
+
+
+def test_before_and_after_are_told_side_by_side_and_drawn(place) -> None:
+    image, model, page = place / "image.npy", place / "instance.pt", place / "repair.html"
+    given = ["--tile", 96, "--labels", place / "labels.npy", "--report", page, "--json"]
+    answer = place / "repair.json"
+    result = _run("freeze", image, model, place / "told", *given, answer)
+    assert result.exit_code == 0, result.output
+    told = json.loads(answer.read_text())["comparison"]
+    assert told["why_before"]["verdict"] == "tile statistics"
+    assert told["why_after"]["verdict"] == "seamless"
+    assert min(told["before"]["halo_curve"]["max_dist"]) > 0.1
+    assert told["after"]["halo_curve"]["max_dist"][-1] < 1e-5
+    lines = [line.split("  ") for line in result.stdout.splitlines()]
+    table = {row[0]: [cell.strip() for cell in row[1:] if cell.strip()] for row in lines}
+    assert table["tiles of 96 x 96"] == ["before", "after"]
+    assert table["Verdict"] == ["tile statistics", "seamless"]
+    dice = [f"{told[f'dice_{when}'][0]:.3f}" for when in ("before", "after")]
+    assert table["Dice to truth, channel 0"] == dice
+    written = page.read_text()
+    for text in ("before, largest", "after, largest", *dice, "before and after fixing"):
+        assert text in written
+    assert told["why_before"]["explanation"] in html.unescape(written)
+    assert "http://" not in written.replace("http://www.w3.org", "")
+
+
+def test_the_explanation_can_be_left_out(place) -> None:
+    image, model = place / "image.npy", place / "instance.pt"
+    given = ["--tile", 96, "--compare", "--no-explain", "--json", "-"]
+    told = json.loads(_run("freeze", image, model, place / "short", *given).stdout)
+    assert told["comparison"]["why_before"] is None
+    assert told["comparison"]["after"]["seamless"]
 
 
 def test_statistics_of_another_image_are_taken_over(place) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import Answer, place, write_text
+from seamscope.cli.answer import Answer, place, shape_text, write_text
 from seamscope.cli.command import command
 from seamscope.cli.options import (
     ComputationOptions,
@@ -260,9 +260,11 @@ class FreezeOptions:
         typer.Option(
             "--compare",
             rich_help_panel="Statistics",
-            help="Measure the seams before and after.",
+            help="Measure and explain the seams before and after: costs two predictions, and for "
+            "the explanation up to 11 times those of 16 tiles.",
         ),
     ] = False
+    explain: Annotated[bool, option("Statistics", "Tell the causes in the comparison too.")] = True
     labels: Annotated[
         str | None,
         option("Statistics", "Compare Dice with these labels too.", "LABELS"),
@@ -285,12 +287,14 @@ def freeze(
         bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
     ] = False,
     json_file: Json = None,
+    report_file: ReportFile = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Find the statistics by which all tiles of IMAGE are to be normalized, and write them to OUT.
 
-    Then --statistics OUT, on any command, makes tiles agree, without retraining.
+    Then --statistics OUT, on any command, makes tiles agree, without retraining. --labels and
+    --report compare before and after, as does --compare.
     """
     from seamscope.process_memory import keep_freed_memory
 
@@ -299,6 +303,7 @@ def freeze(
     if target.exists() and not overwrite:
         raise SettingsError(f"{out} exists: name another file, or add --overwrite.")
     answer = Answer(json_file, quiet, forbidden=[image, model, out])
+    page = _page_place(report_file, [image, model, out, *([json_file] if json_file else [])])
     with open_display(answer.quiet) as display, long_work(display) as work:
         work.phase("Loading")
         opened, network = pixels.open(image), loading.load(model)
@@ -306,7 +311,12 @@ def freeze(
         job = _Freezing(opened, network, settings, freezing, target, work)
         statistics = job.statistics()
         statistics.save(target)
-        effect = job.compared(statistics)
+        effect = job.compared(statistics, page is not None)
+        if page is not None and effect is not None:
+            from seamscope.reports.repair_page import repair_page
+
+            work.phase("Drawing")
+            write_text("--report", page, repair_page(effect, statistics))
     answer.write(
         _told(statistics, job, effect, out), "\n".join(_said(statistics, job, effect, out))
     )
@@ -364,20 +374,21 @@ class _Freezing:
         found.check_model(self.model.fingerprint, self.model.name)
         return found
 
-    def compared(self, statistics: Statistics) -> BeforeAfter | None:
-        if not self.options.compare and self.options.labels is None:
+    def compared(self, statistics: Statistics, always: bool) -> BeforeAfter | None:
+        if not (always or self.options.compare or self.options.labels is not None):
             return None
         from seamscope.repair.before_after import compare_statistics
 
-        self.work.phase("Comparing before and after")
         return compare_statistics(
             self.image,
             self.model,
             statistics,
             self.settings,
             labels=self.options.labels,
+            explain=self.options.explain,
             cancelled=self.work.cancelled,
             on_progress=self.work.progress,
+            on_phase=self.work.phase,
         )
 
 
@@ -430,5 +441,8 @@ def _said(
     if not job.model.audit.repairable:
         rest = [str(o) for o in job.model.audit.global_operations if not o.repairable]
         yield f"{', '.join(rest)} cannot be fixed: expect seams all the same, though fainter."
-    yield from effect.sentences() if effect else ()
+    if effect is not None:
+        tiles = shape_text(effect.before.plan.grid.tile_shape)
+        yield from ("", _table([(f"tiles of {tiles}", "before", "after"), *effect.rows()]), "")
+        yield from effect.sentences()
     yield f"{len(statistics.layers)} layers fixed: use --statistics {out} on any command."
