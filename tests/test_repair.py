@@ -18,8 +18,11 @@ from seamscope.demo import build, sample_image, zscore
 from seamscope.diagnosis.measure import measure_seams
 from seamscope.errors import ModelError, SettingsError
 from seamscope.images.image import open_image
+from seamscope.models.acceleration import variants
 from seamscope.models.frozen import Answered
+from seamscope.models.fusion import fused
 from seamscope.models.model import as_model
+from seamscope.normalization.audit import audit
 from seamscope.normalization.calls import Normalizations
 from seamscope.normalization.pausing import PausableNetwork
 from seamscope.normalization.statistics import Statistics
@@ -453,6 +456,123 @@ def test_layers_that_cannot_be_replaced_are_answered(tissue) -> None:
     fixed = model.with_statistics(freeze_statistics(model, image, tile=64, normalize="none"))
     assert isinstance(fixed.module, Answered)
     assert _apart(_tiled(image, fixed, tile=64), whole) < SAME
+
+
+class Graphed(nn.Module):
+    """All norms that a graph can be rewritten for, in one network; can be scripted too."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.InstanceNorm2d(8, affine=True),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.GroupNorm(2, 8),
+            nn.ReLU(),
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.b = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.BatchNorm2d(8, track_running_stats=False),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+        )
+        self.up = nn.ConvTranspose2d(8, 8, 2, 2)
+        self.last = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x):
+        a = self.a(x)
+        return self.last(torch.cat([self.up(self.b(self.pool(a))), a], 1))
+
+
+def _programs(tmp_path, network, batch):
+    """The network as files of each format that has a graph, and loaded from there."""
+    x = torch.randn(batch, 1, 64, 64)
+    dims = {n: 4 * torch.export.Dim(name, min=2) for n, name in ((2, "h"), (3, "w"))}
+    if batch > 1:
+        dims[0] = torch.export.Dim("b", min=1)
+    exported = torch.export.export(network, (x,), dynamic_shapes=(dims,))
+    torch.export.save(exported, tmp_path / "net.pt2")
+    torch.jit.save(torch.jit.trace(network, x), tmp_path / "net.pt")
+    yield "exported", seamscope.load_model(str(tmp_path / "net.pt2"), trust=True)
+    yield "traced", seamscope.load_model(str(tmp_path / "net.pt"))
+    yield "in hand", as_model(exported.module())
+
+
+@pytest.mark.filterwarnings("ignore")  # of TorchScript and export about themselves
+@pytest.mark.parametrize("batch", [1, 2])  # of the program; 1 is all that it then takes
+def test_programs_are_fixed_in_their_graph(tissue, tmp_path, batch) -> None:
+    torch.manual_seed(6)
+    network, image = Graphed().eval(), np.ascontiguousarray(tissue[:136, :152])
+    whole = _whole(network, image)
+    for name, model in _programs(tmp_path, network, batch):
+        before = {k: v.clone() for k, v in model.module.state_dict().items()}
+        assert _apart(_tiled(image, model, tile=64), whole) > 0.1
+        statistics = freeze_statistics(model, image, tile=64, normalize="none")
+        fixed = model.with_statistics(statistics)
+        assert not any(isinstance(part, Answered) for part in fixed.module.modules()), name
+        calls = set(range(len(model.audit.layers)))
+        answered = Answered(model.module, statistics, calls)
+        x = torch.from_numpy(image)[None, None]
+        with torch.no_grad():
+            here, expected = (one(x).numpy() for one in (fixed.module, answered))
+        assert _apart(here, expected) < 1e-6, name
+        batches = (1,) if name == "in hand" else (1, 3)
+        for together in batches:
+            assert _apart(_tiled(image, fixed, tile=64, batch=together), whole) < SAME, name
+        assert not audit(fixed.forward, x).calls
+        assert all(torch.equal(v, before[k]) for k, v in model.module.state_dict().items())
+        assert _apart(_tiled(image, model, tile=64), whole) > 0.1  # the given one goes on
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_fixed_in_a_graph_is_folded_and_trimmed(tissue, tmp_path) -> None:
+    torch.manual_seed(6)
+    image = np.ascontiguousarray(tissue[:136, :152])
+    for name, model in _programs(tmp_path, Graphed().eval(), 2):
+        statistics = freeze_statistics(model, image, tile=64, normalize="none")
+        fixed = model.with_statistics(statistics)
+        graph = fused(fixed.module)
+        kinds = [type(part).__name__ for part in graph.modules()]
+        assert not {"PerChannel", "TileNorm"} & set(kinds), name
+        assert "norm" not in str(graph.graph), name
+        x = torch.from_numpy(image)[None, None]
+        keep = (slice(40, 60), slice(40, 60))
+        run = dict(variants(fixed.module, x))["fused"]()
+        with torch.no_grad():
+            expected = fixed.forward(x)[:, :, 40:60, 40:60].numpy()
+        for _ in range(2):  # the first run notes sizes
+            assert _apart(run(x, keep).numpy(), expected) < SAME, name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_programs_that_cannot_be_fixed_in_their_graph_are_answered(tissue, tmp_path) -> None:
+    """Scripts with branches, statistics taken by hand; also where a file takes one sample only."""
+    torch.manual_seed(3)
+    image = np.ascontiguousarray(tissue[:136, :152])
+    x = torch.randn(1, 1, 64, 64)
+    everything = Everything().eval()
+    dims = {n: 4 * torch.export.Dim(name, min=8) for n, name in ((2, "h"), (3, "w"))}
+    torch.export.save(
+        torch.export.export(everything, (x,), dynamic_shapes=(dims,)), tmp_path / "net.pt2"
+    )
+    scripted = Graphed().eval()  # torch checks sizes in its norms, which makes branches
+    for network, model in (
+        (scripted, as_model(torch.jit.script(scripted))),
+        (everything, seamscope.load_model(str(tmp_path / "net.pt2"), trust=True)),
+    ):
+        whole = _whole(network, image)
+        statistics = freeze_statistics(model, image, tile=64, normalize="none")
+        fixed = model.with_statistics(statistics)
+        assert isinstance(fixed.module, Answered)
+        for together in (1, 2, 3):
+            assert _apart(_tiled(image, fixed, tile=64, batch=together), whole) < SAME
+    local = freeze_statistics(model, image, "local", tile=64, cell=32, normalize="none")
+    placed = model.with_statistics(local)
+    one, three = (_tiled(image, placed, tile=64, batch=n) for n in (1, 3))
+    assert _apart(three, one) < SAME
 
 
 # -- local statistics

@@ -184,7 +184,8 @@ class Model:
 
         statistics.check_model(self.fingerprint, self.name)
         with self.on_cpu():
-            module = frozen(self.module, statistics, self.audit, self.facts.spatial_axes)
+            axes = self.facts.spatial_axes
+            module = frozen(self.module, statistics, self.audit, axes, self.examples)
         model = dataclasses.replace(
             self, module=module, choices={}, speeds={}, statistics=statistics
         )

@@ -39,10 +39,12 @@ class LayerNames:
         self._stack: list[Name] = []
         self._handles: list[Any] = []
         self.listed: tuple[Name, ...] = ()
-        if isinstance(module, torch.jit.ScriptModule):
-            self.listed = tuple(_scripted(module, ""))
-        elif isinstance(module, fx.GraphModule):
-            self.listed = tuple(_exported(module))
+        self._read = None if module is None else program_in(module)
+        program = None if self._read is None else self._read[1]
+        if isinstance(program, torch.jit.ScriptModule):
+            self.listed = tuple(_scripted(program, ""))
+        elif isinstance(program, fx.GraphModule):
+            self.listed = tuple(_exported(program))
 
     @property
     def current(self) -> Name:
@@ -50,9 +52,7 @@ class LayerNames:
         return self._stack[-1] if self._stack else (None, None)
 
     def __enter__(self) -> LayerNames:
-        if self._module is None or isinstance(
-            self._module, (torch.jit.ScriptModule, fx.GraphModule)
-        ):
+        if self._module is None or self._read is not None:
             return self
         for name, part in self._module.named_modules():
             entering = self._entering((name or None, family_of(type(part).__name__)))
@@ -69,6 +69,20 @@ class LayerNames:
 
     def _leaving(self, part: Any, inputs: Any, output: Any) -> None:
         self._stack.pop()
+
+
+def program_in(module: nn.Module) -> tuple[str, nn.Module] | None:
+    """Name and part of a network that is TorchScript or an exported program, maybe in wrappers.
+
+    ``""`` is the network itself. None where there is none, or layers around it normalize too.
+    """
+    parts = list(module.named_modules())
+    found = next(((name, part) for name, part in parts if isinstance(part, _READ)), None)
+    if found is None:
+        return None
+    inside = {id(part) for part in found[1].modules()}
+    outside = (part for _, part in parts if id(part) not in inside)
+    return None if any(family_of(type(part).__name__) for part in outside) else found
 
 
 def family_of(kind: str) -> str | None:
