@@ -126,7 +126,8 @@ def _formats(model: Model, image: np.ndarray, args: argparse.Namespace) -> None:
         plain = load_model(network)
         answered = plain.with_statistics(statistics)
         fixed = plain.with_statistics(statistics)
-        answered.module = Answered(network, statistics, {one.call for one in statistics.layers})
+        calls = {one.call for one in statistics.layers}
+        answered.module = Answered(plain.module, statistics, calls)
         folded = settings.but(accelerate=True)
         ways = [(plain, settings), (answered, settings), (fixed, settings), (fixed, folded)]
         predict(opened, fixed, settings=folded)  # the trial

@@ -147,7 +147,7 @@ class Answered(nn.Module):
     Parameters
     ----------
     network
-        As it is.
+        As it is, in evaluation mode.
     statistics
         What answers.
     calls
@@ -161,7 +161,7 @@ class Answered(nn.Module):
         self._calls = calls
         self._places: Sequence[Sequence[int]] | None = None
         self._batches: bool | None = None
-        self.eval()
+        self.training = False  # and no eval(): exported programs refuse to be asked
 
     def at(self, places: Sequence[Sequence[int]] | None) -> None:
         """Say where the samples of the next batch begin in the image; None: nowhere."""
