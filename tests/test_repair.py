@@ -18,7 +18,7 @@ from seamscope.demo import build, sample_image, zscore
 from seamscope.diagnosis.measure import measure_seams
 from seamscope.errors import ModelError, SettingsError
 from seamscope.images.image import open_image
-from seamscope.models.acceleration import variants
+from seamscope.models.acceleration import choose, variants
 from seamscope.models.frozen import Answered
 from seamscope.models.fusion import fused
 from seamscope.models.model import as_model
@@ -540,6 +540,8 @@ def test_what_is_fixed_in_a_graph_is_folded_and_trimmed(tissue, tmp_path) -> Non
         assert "norm" not in str(graph.graph), name
         x = torch.from_numpy(image)[None, None]
         keep = (slice(40, 60), slice(40, 60))
+        trials = {trial.name: trial for trial in choose(fixed.module, x, keep=keep).trial}
+        assert trials["fused"].refused is None, name
         run = dict(variants(fixed.module, x))["fused"]()
         with torch.no_grad():
             expected = fixed.forward(x)[:, :, 40:60, 40:60].numpy()

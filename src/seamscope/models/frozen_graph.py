@@ -72,6 +72,7 @@ def fix_in_graph(
         _fix(graph, nodes[number], layer, channels)
     graph.graph.lint()
     graph.recompile()
+    graph.training = False  # and no eval(): exported programs refuse to be asked
     return _with(twin, path, graph)
 
 
