@@ -412,6 +412,109 @@ def test_a_pass_that_stops_gives_what_an_uninterrupted_one_gives(
         assert torch.equal(pausable.finish(paused, lambda call: None), expected)
 
 
+class Counted(nn.Module):
+    """Counts how often its code runs; what it does besides is up to `extra`."""
+
+    def __init__(self, extra):
+        super().__init__()
+        self.network = Everything()
+        self.extra, self.runs = extra, 0
+
+    def forward(self, x):
+        self.runs += 1
+        return self.network(self.extra(x))
+
+
+def _read_number(x):
+    return x * (2.0 if x.max().item() > 2.5 else 3.0)
+
+
+def _through_numpy(x):
+    return torch.from_numpy(np.tanh(x.numpy()))
+
+
+@pytest.mark.parametrize("spilled", [False, True])
+@pytest.mark.parametrize(
+    ("extra", "repeats"),
+    [(nn.Identity(), True), (nn.ReLU(inplace=True), True), (_read_number, False)],
+)
+def test_other_inputs_repeat_what_the_first_one_did(extra, repeats, spilled, tmp_path) -> None:
+    """Without the network's code where that says all, and bit for bit the same in any case."""
+    torch.manual_seed(1)
+    network = Counted(extra).eval()
+    inputs = [torch.randn(1, 1, 32, 32) - 0.5 * number for number in range(4)]
+    expected: list[list[torch.Tensor]] = []
+    with torch.no_grad():
+        for x in inputs:
+            features: list[torch.Tensor] = []
+            Normalizations(lambda call, into=features: into.append(call.features.clone())).run(
+                network, x.clone()
+            )
+            expected.append([*features, network(x.clone())])
+    network.runs = 0
+    pausable = PausableNetwork(network, (*network.parameters(), *network.buffers()))
+    waiting = [pausable.begin(x.clone()) for x in inputs]
+    for stop in range(10):
+        for number, paused in enumerate(waiting):
+            seen: list[torch.Tensor] = []
+            waiting[number] = paused = pausable.advance(
+                paused,
+                stop,
+                lambda call: None,
+                lambda call, into=seen: into.append(call.features.clone()),
+            )
+            assert torch.equal(seen[0], expected[number][stop])
+            if spilled:
+                paused.spill(tmp_path / str(number))
+                paused.fetch(tmp_path / str(number))
+    assert network.runs == (10 if repeats else 40)
+    for number, paused in enumerate(waiting):
+        assert torch.equal(pausable.finish(paused, lambda call: None), expected[number][-1])
+
+
+def test_repeating_holds_no_more_than_the_network_itself_does() -> None:
+    torch.manual_seed(1)
+    network = Everything().eval()
+    pausable = PausableNetwork(network, (*network.parameters(), *network.buffers()))
+    one, two = (pausable.begin(torch.randn(1, 1, 32, 32)) for _ in range(2))
+    for stop in range(10):
+        one = pausable.advance(one, stop, lambda call: None)
+        two = pausable.advance(two, stop, lambda call: None)
+        assert two.storages.keys() == one.storages.keys()
+        assert two.nbytes == one.nbytes
+
+
+def test_what_repeating_would_make_another_computation_is_not_repeated() -> None:
+    """Numbers that the code makes of what it reads, past all that is written down."""
+    torch.manual_seed(1)
+    network = Counted(_through_numpy).eval()
+    pausable = PausableNetwork(network, (*network.parameters(), *network.buffers()))
+    one, two = (pausable.begin(torch.full((1, 1, 8, 8), value)) for value in (0.1, 0.7))
+    seen: list[torch.Tensor] = []
+    for paused in (one, two):
+        pausable.advance(
+            paused, 0, lambda call: None, lambda call: seen.append(call.features.clone())
+        )
+    assert network.runs == 2
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_shapes_that_depend_on_values_are_told() -> None:
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.InstanceNorm2d(1)
+
+        def forward(self, x):
+            return self.norm(x[x > 0][None, None, :, None])
+
+    pausable = PausableNetwork(Masked())
+    x = torch.linspace(-1, 1, 16).reshape(1, 1, 4, 4)
+    pausable.advance(pausable.begin(x), 0, lambda call: None)
+    with pytest.raises(ModelError, match="another way"):
+        pausable.advance(pausable.begin(x + 0.5), 0, lambda call: None)
+
+
 def test_a_network_that_takes_another_way_is_told() -> None:
     class Fickle(nn.Module):
         def __init__(self):

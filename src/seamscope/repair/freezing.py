@@ -576,7 +576,8 @@ class _Task:
         """Complete one layer after the other, for these tiles with their weights."""
         names = {call: layer for layer in self.model.audit.layers for call in layer.calls}
         answers = {layer.call: layer for layer in known}
-        network = PausableNetwork(self.model.forward)
+        module = self.model.module
+        network = PausableNetwork(self.model.forward, (*module.parameters(), *module.buffers()))
         with tempfile.TemporaryDirectory(prefix="seamscope-") as folder:
             waiting = _WaitingRoom(self.plan, Path(folder))
             for call in self.plan.calls[len(known) :]:
