@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+import couplings
 import networks
 import real_networks
 import seamscope
@@ -782,6 +783,8 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tissue, small, tmp_path) -> 
         other.with_statistics(statistics)
     with pytest.raises(SettingsError, match="Nothing to freeze"):
         freeze_statistics(networks.UNet(2, 1, norm="batch").eval(), image)
+    with pytest.raises(SettingsError, match=r"sees the whole tile by .*cannot be fixed"):
+        freeze_statistics(couplings.Unetr().eval(), image)
     with pytest.raises(SettingsError, match="choose exact, local"):
         freeze_statistics(small, image, "quick")
     with pytest.raises(SettingsError, match="Cell 0"):

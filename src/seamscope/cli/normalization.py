@@ -147,6 +147,8 @@ class _Found:
         self.features = measure_features(
             image, self.model, settings, statistics=statistics, most=most, **told
         )
+        if self.model.statistics is not None:
+            return  # what is fixed is no matter of training
         self.batches = batch_experiment(self.features)
         work.phase("Predicting as in training and as in evaluation")
         self.disparity = measure_disparity(image, self.model, settings, **told)
@@ -154,6 +156,9 @@ class _Found:
     def advice(self) -> tuple[str, ...]:
         from seamscope.diagnosis.disparity import advice
 
+        if self.model.statistics is not None:
+            fixed = self.model.statistics.told()
+            return (f"Statistics are fixed ({fixed}): tiles' own are not used.",)
         return advice(self.audit, self.disparity, self.features, self.batches)
 
     def to_json(self) -> dict[str, Any]:
@@ -181,6 +186,7 @@ class _Found:
             "image": self.image,
             "tile": list(self.features.plan.grid.tile_shape) if self.features else None,
             "layers": layers,
+            "fixed_statistics": self.model.statistics and self.model.statistics.described,
             "repairable": self.audit.repairable,
             "global_operations": [
                 {"op": o.op, "kind": o.kind, "count": o.count, "repairable": o.repairable}
@@ -357,7 +363,9 @@ class _Freezing:
         )
         if not options.resume:
             forget(self._partial)
-        work.phase(self.plan.sentence.rstrip("."))
+        for note in (*self.image.notes, *self.plan.notes):
+            work.note(note)
+        work.phase(self.plan.cost.rstrip("."))
         return carry_out(
             self.plan, self.model, self.image, self._partial, work.cancelled, work.progress
         )
@@ -421,7 +429,8 @@ def _told(
             "recomputed": plan.recomputed,
             "memory": plan.memory,
             "disk": plan.disk,
-            "sentence": plan.sentence,
+            "sentence": plan.cost,
+            "notes": list(plan.notes),
         },
         "comparison": effect.to_json() if effect else None,
     }
@@ -431,7 +440,9 @@ def _said(
     statistics: Statistics, job: _Freezing, effect: BeforeAfter | None, out: str
 ) -> Iterator[str]:
     if job.plan is not None:
-        yield job.plan.sentence
+        yield job.plan.cost
+    else:
+        yield f"Taken over from {job.options.how}: {statistics.told()}."
     distance = statistics.about.get("distance")
     if distance:
         yield (
@@ -445,4 +456,5 @@ def _said(
         tiles = shape_text(effect.before.plan.grid.tile_shape)
         yield from ("", _table([(f"tiles of {tiles}", "before", "after"), *effect.rows()]), "")
         yield from effect.sentences()
-    yield f"{len(statistics.layers)} layers fixed: use --statistics {out} on any command."
+    count = len(statistics.layers)
+    yield f"{count} layer{'s' * (count > 1)} fixed: use --statistics {out} on any command."

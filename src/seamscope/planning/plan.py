@@ -360,7 +360,8 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
         bytes_per_tile=batch_bytes,
         preparation=model.preparation if kind == "auto" else None,
     )
-    return dataclasses.replace(plan, notes=(*model.notes, *_notes(plan, settings, budget)))
+    fixed = () if model.statistics is None else model.statistics.notes(image.name, str(kind))
+    return dataclasses.replace(plan, notes=(*model.notes, *fixed, *_notes(plan, settings, budget)))
 
 
 def speed_key(device: str, halo: Sequence[Sides]) -> str:

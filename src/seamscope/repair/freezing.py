@@ -65,6 +65,8 @@ TILES = 16
 _IN_MEMORY, _ON_DISK, _ANEW, _FIELDS = 1.15, 2.8, 1.2, 0.8
 # Tiles on which the two halves of a sample are compared.
 _JUDGED = 4
+# A sample of so many cannot be halved in a way that tells anything.
+_TOO_FEW = 3
 
 
 # -- what it will cost
@@ -115,26 +117,74 @@ class FreezePlan:
 
     @property
     def sentence(self) -> str:
+        """What will be done, what it costs, and what is to be known of it."""
+        return " ".join([self.cost, *self.notes])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What keeps statistics from those of the whole image, in sentences."""
+        return tuple(_notes(self))
+
+    @property
+    def cost(self) -> str:
         """What will be done and what it costs."""
         cost = (
             f"about {self.passes:.1f} times one tiled prediction, {_bytes(self.memory)} of memory"
         )
         if self.disk:
             cost += f" and {_bytes(self.disk)} of disk"
-        if self.tiles == 1:
-            count = len(self.calls)
-            layers = f"{count} layer{'s' * (count > 1)}"
+        layers = f"{len(self.calls)} layer{'s' * (len(self.calls) > 1)}"
+        if self.tiles == 1 and len(self.plan.grid) == 1:
             return f"The image is run at once, {layers} in one pass: {cost}."
         if not self.recomputed:
             place = "on disk" if self.on_disk else "in memory"
             return (
-                f"{self.tiles} tiles go in lockstep through {len(self.calls)} layers, waiting "
-                f"{place}: {cost}."
+                f"{self.tiles} tile{'s go' if self.tiles > 1 else ' goes'} in lockstep through "
+                f"{layers}, waiting {place}: {cost}."
             )
         return (
             f"{self.recomputed} of {self.tiles} tiles have no room to wait and begin anew for each "
-            f"of {len(self.calls)} layers: {cost}."
+            f"of {layers}: {cost}."
         )
+
+
+def _notes(plan: FreezePlan) -> Iterator[str]:
+    own, model_reach = plan.plan, plan.plan.reach.convolutional
+    if plan.how != "sampled" and len(own.grid) > 1:
+        if model_reach is None:
+            yield (
+                "The network sees the whole tile besides, so that features, and with them the "
+                "statistics, are near those of the whole image and not equal to them."
+            )
+        elif any(
+            not axis.single and (axis.halo[0] < need[0] or axis.halo[1] < need[1])
+            for axis, need in zip(own.grid.axes, model_reach, strict=True)
+        ):
+            halo, need = (max(map(max, sides)) for sides in (own.grid.halo, model_reach))
+            yield (
+                f"With a halo of {halo}, less than the {need} that the convolutions reach, the "
+                "statistics are near those of the whole image and not equal to them: leave the "
+                "halo to be chosen."
+            )
+    if plan.how == "sampled" and plan.tiles <= _TOO_FEW:
+        yield f"Of {plan.tiles} tiles no distance to exact statistics can be told: use 4 or more."
+    spatial = [name for name in own.settings.area or {} if name in own.layout.spatial]
+    if spatial:
+        yield (
+            f"An area along {' and '.join(spatial)} is not looked at: statistics are those of "
+            "whole images, so that a part is predicted as it is in the whole."
+        )
+
+
+def _nothing_to_fix(model: Model, audit: Audit) -> str:
+    told = f"Nothing to freeze: no layer of {model.name} uses statistics of its tile."
+    beyond = [str(one) for one in audit.global_operations if not one.repairable]
+    if beyond:
+        return (
+            f"{told} It sees the whole tile by {', '.join(beyond)}, which cannot be fixed: use "
+            "tiles as large as memory allows, and the best blend (seamscope blends)."
+        )
+    return f"{told} {model.describe()}"
 
 
 def plan_freeze(
@@ -156,9 +206,9 @@ def plan_freeze(
         raise SettingsError(f"how {how!r}: choose exact, local, sampled, or a file of statistics.")
     audit = model.audit
     if not audit.calls:
-        raise SettingsError(
-            f"Nothing to freeze: no layer of {model.name} uses statistics of its tile."
-        )
+        raise SettingsError(_nothing_to_fix(model, audit))
+    if how == "sampled" and tiles < 1:
+        raise SettingsError(f"{tiles} tiles are no sample: use 1 or more, best 8 to 32.")
     room = memory or int(psutil.virtual_memory().available * _MEMORY_SHARE)
     plan = _tiles(settings or Settings(), model, image, how, room)
     survey = _Survey.of(model, audit)
@@ -237,7 +287,7 @@ class _Survey:
         once = kept * self.shares[-1] + anew * sum(self.shares) * _ANEW
         if how == "local":
             once += _FIELDS * (in_memory + on_disk + anew)
-        halves = how == "sampled" and in_memory + on_disk + anew > 3
+        halves = how == "sampled" and in_memory + on_disk + anew > _TOO_FEW
         return 2 * (once + _JUDGED) if halves else once
 
     @classmethod
@@ -539,7 +589,7 @@ class _Task:
     def sampled(self, partial: Path | None) -> Statistics:
         """Statistics estimated from a few tiles, and how far they may be from the exact ones."""
         sample = diverse_tiles(self.jobs, self.reader, self.plan.tiles, self.cancelled)
-        samples = (sample, *(sample.halves() if len(sample.jobs) > 3 else ()))
+        samples = (sample, *(sample.halves() if len(sample.jobs) > _TOO_FEW else ()))
         files = (None,) * 3 if partial is None else (partial, *_files_of_halves(partial))
         rounds = [
             _Round(tuple(one.weighted), file) for one, file in zip(samples, files, strict=False)
