@@ -231,7 +231,7 @@ def test_ways_of_freezing_and_their_cost_follow_the_controls(qtbot, viewer, dock
     panel.grid.set_value("plan")
     wait(qtbot, own)
     tiles = dock.plan.tiles
-    assert f"{tiles} tiles go in lockstep through 1 layers" in panel.cost.text()
+    assert f"{tiles} tiles go in lockstep through 1 layer," in panel.cost.text()
     panel.how.set_value("sampled")
     panel.tiles.setValue(5)
     wait(qtbot, own)
