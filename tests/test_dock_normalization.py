@@ -388,6 +388,9 @@ def test_effect_on_seams_and_on_dice(qtbot, viewer, docks):
     assert own.effect.dice_after == (1.0, 1.0, 1.0)  # the truth was predicted untiled
     assert min(own.effect.dice_before) < 1
     assert "More accurate than before" in text
+    assert own.effect.why_before.verdict == "tile statistics"
+    assert ">tile statistics</td>" in text
+    assert "<b>seamless</b>" in text
     for value in own.effect.dice_before:
         assert f"{value:.3f}" in text
     own.truth.set_value(None)

@@ -207,6 +207,8 @@ class Exported(Wrapper):
         The loaded program.
     """
 
+    graph_batch = None
+
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         super().__init__(program.module())
 

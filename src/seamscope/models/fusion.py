@@ -36,7 +36,15 @@ class NoGraph(Exception):  # noqa: N818  (not an error: a sentence in the table 
 
 @runtime_checkable
 class HasGraph(Protocol):
-    """A module that is a graph already, and cannot be traced for another reason."""
+    """A module that is a graph already, and cannot be traced for another reason.
+
+    Attributes
+    ----------
+    graph_batch
+        Samples that its graph takes; None for any number.
+    """
+
+    graph_batch: int | None
 
     def as_graph(self) -> fx.GraphModule:
         """Return its graph, one tensor in and one out."""
@@ -81,9 +89,13 @@ def graph_of(module: nn.Module, *, exactly: bool = False) -> fx.GraphModule:
         return _graph_of_script(frozen(module, fold=not exactly))
     if isinstance(module, HasGraph):
         return module.as_graph()
-    if isinstance(module, fx.GraphModule):
+    if isinstance(module, fx.GraphModule) and _checks_sizes(module):
         return without_checks(module)
     return fx.GraphModule(module, fx.Tracer().trace(module))
+
+
+def _checks_sizes(module: fx.GraphModule) -> bool:
+    return bool(module.graph.find_nodes(op="call_module", target="_guards_fn"))
 
 
 def without_checks(module: fx.GraphModule) -> fx.GraphModule:
