@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import tifffile
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F  # noqa: N812
 
 import couplings
@@ -478,11 +481,19 @@ def test_repeating_holds_no_more_than_the_network_itself_does() -> None:
     network = Everything().eval()
     pausable = PausableNetwork(network, (*network.parameters(), *network.buffers()))
     one, two = (pausable.begin(torch.randn(1, 1, 32, 32)) for _ in range(2))
-    for stop in range(10):
-        one = pausable.advance(one, stop, lambda call: None)
-        two = pausable.advance(two, stop, lambda call: None)
-        assert two.storages.keys() == one.storages.keys()
-        assert two.nbytes == one.nbytes
+    gc.collect()
+    gc.disable()  # what only it would find stays too long
+    try:
+        for stop in range(10):
+            before = {key: StorageWeakRef(storage) for key, storage in two.storages.items()}
+            one = pausable.advance(one, stop, lambda call: None)
+            two = pausable.advance(two, stop, lambda call: None)
+            assert two.storages.keys() == one.storages.keys()
+            assert two.nbytes == one.nbytes
+            gone = [key for key, storage in before.items() if storage.expired()]
+            assert set(gone) == before.keys() - two.storages.keys()
+    finally:
+        gc.enable()
 
 
 def test_what_repeating_would_make_another_computation_is_not_repeated() -> None:

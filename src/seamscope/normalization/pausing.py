@@ -341,6 +341,7 @@ class _Run(Normalizations):
                 self._repeat(step)
                 for key in unused.get(step, ()):
                     self._restored.pop(key, None)
+        self._restored = {}  # this run may outlive its use, in a cycle of references
 
     def _repeat(self, step: int) -> None:
         func, args, kwargs = self._tape.asked[step]
