@@ -7,6 +7,10 @@ in turn, the shortest of each. Memory is what the process holds more than before
 (RssAnon), against what the plan foretold. Accuracy is the mean Dice over four classes of images
 that the demo network was not trained on: with each tile's own statistics, and with fixed ones.
 ``--seeds 0`` leaves accuracy out, ``--repeats 0`` costs.
+
+A second table is of predictions with fixed statistics, in units of a tiled prediction by the same
+module with each tile's own: answered while the network runs, as everything can be; fixed in layers
+or in a program's graph; and so as it is then run, folded and trimmed.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ import torch
 from seamscope import Settings, load_model, open_image, predict
 from seamscope.demo import zscore
 from seamscope.demo.tissue import tissue
+from seamscope.models.frozen import Answered
+from seamscope.models.fusion import quiet_torchscript
 from seamscope.models.model import Model
 from seamscope.process_memory import keep_freed_memory
 from seamscope.repair.freezing import carry_out, freeze_statistics, plan_freeze
@@ -45,6 +51,7 @@ def main() -> None:
     if args.repeats:
         _memory(args)
         _costs(model, image, args)
+        _formats(model, image, args)
     if args.seeds:
         _accuracy(model, args)
 
@@ -101,6 +108,37 @@ def _costs(model: Model, image: np.ndarray, args: argparse.Namespace) -> None:
     for name, (_, told) in ways.items():
         ratio = best[name] / best["prediction, tiled"]
         print(f"{name:34s}{ratio:7.2f}{'' if told is None else f'{told:7.2f}'}", flush=True)
+
+
+def _formats(model: Model, image: np.ndarray, args: argparse.Namespace) -> None:
+    settings = Settings(tile=args.tile, normalize="none", seams="none", accelerate=False)
+    opened = open_image(image)
+    statistics = freeze_statistics(model, opened, "exact", settings)
+    x = torch.randn(2, 1, 64, 64)
+    sizes = {0: torch.export.Dim("b", min=1)}
+    sizes |= {n: 8 * torch.export.Dim(name, min=3) for n, name in ((2, "h"), (3, "w"))}
+    exported = torch.export.export(model.module, (x,), dynamic_shapes=(sizes,))
+    with quiet_torchscript():
+        traced = torch.jit.trace(model.module, x)
+    print(f"\n{'':20s}{'answered':>10s}{'fixed':>10s}{'folded':>10s}")
+    for name, network in (("eager", model.module), ("TorchScript", traced),
+                          ("exported", exported.module())):  # fmt: skip
+        plain = load_model(network)
+        answered = plain.with_statistics(statistics)
+        fixed = plain.with_statistics(statistics)
+        calls = {one.call for one in statistics.layers}
+        answered.module = Answered(plain.module, statistics, calls)
+        folded = settings.but(accelerate=True)
+        ways = [(plain, settings), (answered, settings), (fixed, settings), (fixed, folded)]
+        predict(opened, fixed, settings=folded)  # the trial
+        best = [float("inf")] * len(ways)
+        for _ in range(args.repeats):
+            for number, (one, how) in enumerate(ways):
+                begin = time.process_time()
+                predict(opened, one, settings=how)
+                best[number] = min(best[number], time.process_time() - begin)
+        ratios = "".join(f"{seconds / best[0]:10.2f}" for seconds in best[1:])
+        print(f"{name:20s}{ratios}", flush=True)
 
 
 # -- memory

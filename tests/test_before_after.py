@@ -9,10 +9,13 @@ import torch
 import networks
 import seamscope
 from seamscope.demo import sample_image, zscore
+from seamscope.diagnosis.causes import diagnose
 from seamscope.diagnosis.measure import measure_seams
+from seamscope.images.image import open_image
 from seamscope.models.model import as_model
 from seamscope.repair.before_after import compare_statistics
 from seamscope.repair.freezing import freeze_statistics
+from seamscope.seams.views import look_at
 
 SETTINGS = {"tile": 80, "normalize": "none"}
 
@@ -24,13 +27,14 @@ def compared():
     image = zscore(image)
     model = as_model(networks.UNet(2, 2, norm="instance", classes=4).eval())
     statistics = freeze_statistics(model, image, **SETTINGS)
-    seen: list[tuple[int, int]] = []
+    seen: dict[str, list[tuple[int, int]]] = {}
     found = compare_statistics(
         image,
         model,
         statistics,
         labels=truth,
-        on_progress=lambda done, total: seen.append((done, total)),
+        on_progress=lambda done, total: seen[list(seen)[-1]].append((done, total)),
+        on_phase=lambda what: seen.setdefault(what, []),
         **SETTINGS,
     )
     return image, truth, model, statistics, found, seen
@@ -50,7 +54,12 @@ def test_dice_is_that_of_whole_label_images(compared) -> None:
         ]
         np.testing.assert_allclose(dice, expected, atol=1e-4)
     assert found.gain == pytest.approx(np.mean(found.dice_after) - np.mean(found.dice_before))
-    assert seen == [(n, seen[0][1]) for n in range(1, seen[0][1] + 1)]
+    for when in ("before", "after"):
+        told = seen[f"Measuring seams {when}"]
+        assert told == [(n, found.before.tiles) for n in range(1, found.before.tiles + 1)]
+        passes = seen[f"Explaining seams {when}"]
+        assert passes[-1][0] == passes[-1][1] <= 11 * 16
+    assert len(seen["Explaining seams after"]) < 3 * 16
 
 
 def test_seams_are_those_measured_by_themselves(compared) -> None:
@@ -66,11 +75,87 @@ def test_seams_are_those_measured_by_themselves(compared) -> None:
     assert found.to_json()["dice_after"] == list(found.dice_after)
 
 
+def test_causes_are_told_before_and_after(compared) -> None:
+    """The explanation is that of each network by itself, and its shares are told side by side."""
+    image, _, model, statistics, found, _ = compared
+    for network, why, report in (
+        (model, found.why_before, found.before),
+        (model.with_statistics(statistics), found.why_after, found.after),
+    ):
+        alone = diagnose(image, network, report.plan.settings, worst=report.borders)
+        assert (why.verdict, why.findings) == (alone.verdict, alone.findings)
+        assert (why.halo, why.tile) == (report.plan.grid.halo, report.plan.grid.tile_shape)
+    assert found.why_before.verdict == "tile statistics"
+    assert found.why_before.share("tile statistics") > 0.9
+    assert found.why_after.verdict == "seamless"
+    share = f"{found.why_before.share('tile statistics'):.0%}"
+    assert f"Explained before by tile statistics {share}" in " ".join(found.sentences())
+    rows = {name: both for name, *both in found.rows()}
+    assert rows["Verdict"] == ["tile statistics", "seamless"]
+    assert rows["Smallest seamless halo"] == ["none", str(found.after.smallest_seamless)]
+    assert rows["Largest distance"][0] == f"{found.before.measures.max_dist:.2g}"
+    assert [rows[f"Dice to truth, {name}"][1] for name in found.classes] == [
+        f"{value:.3f}" for value in found.dice_after
+    ]
+    told = found.to_json()
+    assert told["why_before"]["findings"][0]["cause"] == "tile statistics"
+    assert told["why_after"]["verdict"] == "seamless"
+
+
+def _tiles(report):
+    return [(tile.read, tile.core, tile.trusted) for tile in report.plan.grid]
+
+
+def test_both_are_measured_at_the_same_tiles(compared) -> None:
+    """Also where the tile is too small for the network's reach, or chosen by the plan."""
+    image, _, model, statistics, _, _ = compared
+    small = compare_statistics(image, model, statistics, tile=40, normalize="none", explain=False)
+    assert small.why_before is None
+    assert _tiles(small.before) == _tiles(small.after)
+    assert small.before.plan.grid.halo == ((8, 8), (8, 8))
+    assert not small.after.seamless
+    chosen = compare_statistics(image, model, statistics, memory=2**21, normalize="none")
+    assert len(chosen.before.plan.grid) > 1
+    assert _tiles(chosen.before) == _tiles(chosen.after)
+    assert chosen.why_after.verdict == "seamless"
+
+
+def test_local_statistics_are_explained_too(compared) -> None:
+    image, _, model, _, _, _ = compared
+    local = freeze_statistics(model, image, "local", cell=32, **SETTINGS)
+    found = compare_statistics(image, model, local, **SETTINGS)
+    assert found.after.seamless
+    assert found.why_before.verdict == "tile statistics"
+    assert found.why_after.verdict == "seamless"
+    fixed = model.with_statistics(local)
+    tiled = seamscope.predict(image, fixed, **SETTINGS)
+    for view in look_at(found.after.borders[:3], found.after.plan, fixed, open_image(image)):
+        at = tuple(np.subtract(view.border.worst, view.corner))
+        predicted = tiled[view.channel, *view.border.worst]
+        for opinion in (view.lower, view.upper):
+            assert abs(opinion[at] - predicted) < 2 * found.after.tolerance
+    # who says no place after a run gets no place of the run's last tiles, but the average
+    x = torch.from_numpy(image)[None, None]
+    assert fixed.forward(x).shape == (1, 4, *image.shape)
+    assert torch.equal(fixed.forward(x), model.with_statistics(local).forward(x))
+
+
 def test_without_labels_nothing_is_said_of_accuracy(compared) -> None:
     image, _, model, statistics, _, _ = compared
-    found = compare_statistics(image, model, statistics, **SETTINGS)
+    found = compare_statistics(image, model, statistics, explain=False, **SETTINGS)
     assert found.gain is None
     assert not found.classes
     assert "Dice" not in " ".join(found.sentences())
     with pytest.raises(InterruptedError):
         compare_statistics(image, model, statistics, cancelled=lambda: True, **SETTINGS)
+    seen: list[str] = []
+    with pytest.raises(InterruptedError):
+        compare_statistics(
+            image,
+            model,
+            statistics,
+            on_phase=seen.append,
+            cancelled=lambda: len(seen) > 1,
+            **SETTINGS,
+        )
+    assert seen == ["Measuring seams before", "Explaining seams before"]

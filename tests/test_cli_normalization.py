@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import numpy as np
@@ -115,6 +116,38 @@ def test_freeze_then_use(place) -> None:
     np.testing.assert_allclose(np.load(predicted), whole.detach().numpy(), atol=1e-4)
 
 
+def test_before_and_after_are_told_side_by_side_and_drawn(place) -> None:
+    image, model, page = place / "image.npy", place / "instance.pt", place / "repair.html"
+    given = ["--tile", 96, "--labels", place / "labels.npy", "--report", page, "--json"]
+    answer = place / "repair.json"
+    result = _run("freeze", image, model, place / "told", *given, answer)
+    assert result.exit_code == 0, result.output
+    told = json.loads(answer.read_text())["comparison"]
+    assert told["why_before"]["verdict"] == "tile statistics"
+    assert told["why_after"]["verdict"] == "seamless"
+    assert min(told["before"]["halo_curve"]["max_dist"]) > 0.1
+    assert told["after"]["halo_curve"]["max_dist"][-1] < 1e-5
+    lines = [line.split("  ") for line in result.stdout.splitlines()]
+    table = {row[0]: [cell.strip() for cell in row[1:] if cell.strip()] for row in lines}
+    assert table["tiles of 96 x 96"] == ["before", "after"]
+    assert table["Verdict"] == ["tile statistics", "seamless"]
+    dice = [f"{told[f'dice_{when}'][0]:.3f}" for when in ("before", "after")]
+    assert table["Dice to truth, channel 0"] == dice
+    written = page.read_text()
+    for text in ("before, largest", "after, largest", *dice, "before and after fixing"):
+        assert text in written
+    assert told["why_before"]["explanation"] in html.unescape(written)
+    assert "http://" not in written.replace("http://www.w3.org", "")
+
+
+def test_the_explanation_can_be_left_out(place) -> None:
+    image, model = place / "image.npy", place / "instance.pt"
+    given = ["--tile", 96, "--compare", "--no-explain", "--json", "-"]
+    told = json.loads(_run("freeze", image, model, place / "short", *given).stdout)
+    assert told["comparison"]["why_before"] is None
+    assert told["comparison"]["after"]["seamless"]
+
+
 def test_statistics_of_another_image_are_taken_over(place) -> None:
     image, model = place / "image.npy", place / "instance.pt"
     _run("freeze", image, model, place / "one", "--how", "sampled", "--tiles", 2, "--tile", 96)
@@ -129,6 +162,12 @@ def test_statistics_of_another_image_are_taken_over(place) -> None:
     ("arguments", "sentence"),
     [
         (["freeze", "image.npy", "batch.pt", "x"], "Nothing to freeze"),
+        (["freeze", "image.npy", "batch.pt", "x"], "Seamless with halo 22"),
+        (
+            ["freeze", "image.npy", "instance.pt", "x", "--how", "sampled", "--tiles", "0"],
+            "0 tiles are no sample",
+        ),
+        (["freeze", "image.npy", "instance.pt", "x", "--tile", "32"], "leaves nothing between"),
         (["freeze", "image.npy", "instance.pt", "x", "--how", "never"], "choose exact, local"),
         (["freeze", "image.npy", "instance.pt", "image.npy"], "image.npy"),
         (["freeze", "image.npy", "instance.pt", "labels.npy"], "exists: name another"),
@@ -151,6 +190,72 @@ def test_what_is_wrong_is_told_in_a_sentence(place, monkeypatch, arguments, sent
     assert not (place / "x").exists()
 
 
+def _words(text):
+    return " ".join(text.split())
+
+
+def test_what_is_fixed_is_told_and_not_taken_for_training(place) -> None:
+    image, model, out = place / "image.npy", place / "instance.pt", place / "known"
+    _run("freeze", image, model, out, "--tile", 96)
+    info = _run("info", model, "--statistics", out)
+    assert "fixed: exact, 10 layers, of image (160 x 160)" in info.stdout
+    told = json.loads(_run("info", model, "--statistics", out, "--json", "-").stdout)
+    assert told["fixed_statistics"]["how"] == "exact"
+    given = ["--image", image, "--tile", 48, "--statistics", out, "--json", "-"]
+    told = json.loads(_run("normalization", model, *given).stdout)
+    assert {layer["statistics"] for layer in told["layers"]} == {"running"}
+    assert told["train_eval_disparity"] is None
+    assert told["fixed_statistics"]["image"] == "image"
+    (advice,) = told["advice"]
+    assert "Statistics are fixed" in advice
+    taken = _run("freeze", image, model, place / "taken", "--how", out)
+    assert f"Taken over from {out}: exact, 10 layers" in _words(taken.stdout)
+
+
+def test_what_does_not_go_together_is_noted(place) -> None:
+    image, model = place / "image.npy", place / "instance.pt"
+    np.save(place / "other.npy", np.load(image)[::-1].copy())
+    for how in ("exact", "local"):
+        _run("freeze", image, model, place / how, "--how", how, "--tile", 96, "--normalize",
+             "zscore", "--cell", 32, "--overwrite")  # fmt: skip
+
+    def noted(name, statistics, *more):
+        given = [place / name, model, place / "y.npy", "--overwrite", "--tile", 96]
+        result = _run("predict", *given, "--statistics", place / statistics, *more)
+        assert result.exit_code == 0, result.output
+        return _words(result.stderr)
+
+    off = "found with intensities normalized by zscore, and those of image are by none"
+    elsewhere = "belong to places of the image image: if other is another one"
+    assert off in noted("image.npy", "exact")
+    assert off not in noted("image.npy", "exact", "--normalize", "zscore")
+    assert elsewhere in noted("other.npy", "local", "--normalize", "zscore")
+    assert elsewhere not in noted("image.npy", "local", "--normalize", "zscore")
+    assert elsewhere not in noted("other.npy", "exact", "--normalize", "zscore")
+    result = _run("export", model, place / "y.pt2", "--statistics", place / "local")
+    assert result.exit_code == 1
+    assert "belong to places of one image" in _words(result.stderr)
+    assert not (place / "y.pt2").exists()
+
+
+def test_what_keeps_statistics_from_being_exact_is_noted(place) -> None:
+    image, model, out = place / "image.npy", place / "instance.pt", place / "noted"
+
+    def noted(*more):
+        result = _run("freeze", image, model, out, "--overwrite", "--json", "-", *more)
+        assert result.exit_code == 0, result.output
+        return " ".join(json.loads(result.stdout)["cost"]["notes"])
+
+    assert noted("--tile", 96) == noted() == noted("--halo", 8) == ""
+    assert "a halo of 8, less than the 22" in noted("--tile", 96, "--halo", 8)
+    shown = _run("freeze", image, model, out, "--overwrite", "--tile", 96, "--halo", 8)
+    assert "a halo of 8, less than the 22" in _words(shown.stderr)
+    assert "An area along y is not looked at" in noted("--tile", 96, "--area", "y=0:80")
+    sampled = ("--how", "sampled", "--tile", 96, "--tiles")
+    assert "no distance to exact statistics" in noted(*sampled, 3)
+    assert noted(*sampled, 4) == ""
+
+
 def test_interrupted_freezing_goes_on(place, monkeypatch) -> None:
     """Ctrl-C keeps what was found; --resume goes on from there."""
     from seamscope.repair import freezing as repair
@@ -159,8 +264,8 @@ def test_interrupted_freezing_goes_on(place, monkeypatch) -> None:
     tell = repair._Task._tell
     counted = []
 
-    def interrupted(self, tiles):
-        tell(self, tiles)
+    def interrupted(self):
+        tell(self)
         counted.append(1)
         if len(counted) == 18:
             import os

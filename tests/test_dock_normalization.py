@@ -237,7 +237,7 @@ def test_ways_of_freezing_and_their_cost_follow_the_controls(qtbot, viewer, dock
     panel.grid.set_value("plan")
     wait(qtbot, own)
     tiles = dock.plan.tiles
-    assert f"{tiles} tiles go in lockstep through 1 layers" in panel.cost.text()
+    assert f"{tiles} tiles go in lockstep through 1 layer," in panel.cost.text()
     panel.how.set_value("sampled")
     panel.tiles.setValue(5)
     wait(qtbot, own)
@@ -397,6 +397,9 @@ def test_effect_on_seams_and_on_dice(qtbot, viewer, docks):
     assert own.effect.effect.dice_after == (1.0, 1.0, 1.0)  # the truth was predicted untiled
     assert min(own.effect.effect.dice_before) < 1
     assert "More accurate than before" in text
+    assert own.effect.effect.why_before.verdict == "tile statistics"
+    assert ">tile statistics</td>" in text
+    assert "<b>seamless</b>" in text
     for value in own.effect.effect.dice_before:
         assert f"{value:.3f}" in text
     own.effect.truth.set_value(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 
 import numpy as np
@@ -12,8 +13,10 @@ import torch
 from safetensors.torch import load_file
 from scipy.interpolate import RegularGridInterpolator
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F  # noqa: N812
 
+import couplings
 import networks
 import real_networks
 import seamscope
@@ -22,8 +25,12 @@ from seamscope.demo import build, sample_image, zscore
 from seamscope.diagnosis.measure import measure_seams
 from seamscope.errors import ModelError, SettingsError
 from seamscope.images.image import open_image
+from seamscope.loaders.wrappers import Finished
+from seamscope.models.acceleration import choose, variants
 from seamscope.models.frozen import Answered
+from seamscope.models.fusion import fused
 from seamscope.models.model import as_model
+from seamscope.normalization.audit import audit
 from seamscope.normalization.calls import Normalizations
 from seamscope.normalization.pausing import PausableNetwork
 from seamscope.normalization.statistics import Statistics
@@ -260,12 +267,116 @@ def test_interrupted_and_taken_up_again(tissue, small, tmp_path) -> None:
     assert not partial.exists()
 
 
-def test_a_partial_file_of_another_task_is_not_believed(tissue, small, tmp_path) -> None:
+def _stopped(network, image, partial, after, how="exact", **asked):
+    """Cancel a freezing when so many tiles and layers are done; returns how many there were."""
+    seen: list[tuple[int, int]] = []
+    with pytest.raises(InterruptedError):
+        freeze_statistics(
+            network,
+            image,
+            how,
+            partial=partial,
+            cancelled=lambda: len(seen) >= after,
+            on_progress=lambda done, total: seen.append((done, total)),
+            **asked,
+        )
+    return seen
+
+
+@pytest.mark.parametrize("after", [27, 99, 142])  # in the sample, in either half
+def test_a_sample_is_taken_up_again_where_it_was_left(tissue, small, tmp_path, after) -> None:
+    image, partial = np.ascontiguousarray(tissue[:320, :320]), tmp_path / "partial"
+    asked = {"tile": 96, "tiles": 8, "normalize": "none"}
+    straight: list[tuple[int, int]] = []
+
+    def note(into):
+        return lambda done, total: into.append((done, total))
+
+    expected = freeze_statistics(small, image, "sampled", on_progress=note(straight), **asked)
+    assert len(expected.layers) == 10
+    assert {total for _, total in straight} == {len(straight)}
+    assert straight[-1] == (160, 160)  # 8 tiles, and twice 4, through 10 layers
+    _stopped(small, image, partial, after, "sampled", **asked)
+    assert len(list(tmp_path.iterdir())) == 1 + (after > 80) + (after > 120)
+    seen: list[tuple[int, int]] = []
+    found = freeze_statistics(
+        small, image, "sampled", partial=partial, on_progress=note(seen), **asked
+    )
+    assert _same_numbers(found, expected)
+    assert found.about == expected.about
+    assert seen == straight[-len(seen) :]
+    assert 160 - after <= len(seen) < 160 - after + 8  # at most one layer is done again
+    assert not list(tmp_path.iterdir())
+
+
+class Edited(nn.Module):
+    """Weights say nothing of the code around them."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+        self.slope = 0.0
+
+    def forward(self, x):
+        return self.network(F.leaky_relu(x, self.slope))
+
+
+@pytest.mark.parametrize(
+    ("how", "which"),
+    [(how, n) for how in ("exact", "sampled") for n in range(9) if (how, n) != ("exact", 5)],
+)
+def test_what_another_task_left_is_not_believed(tissue, tmp_path, how, which) -> None:
+    torch.manual_seed(4)
+    network = Edited(networks.UNet(2, 2, norm="instance")).eval()
+    model, partial = as_model(network), tmp_path / "partial"
+    image = np.stack([tissue[:160, :160], tissue[300:460, 300:460]])
+    asked = {"axes": "cyx", "channel": 0, "tile": 96, "normalize": "percentile", "tiles": 5}
+    seen = _stopped(model, image, partial, 3 * 9 + 2, how, **asked)
+    assert Statistics.load(partial).layers
+    other, changed = image.copy(), dict(asked)
+    if which == 0:
+        other[0, 80:120, 80:120] += 2  # of the same name, shape and percentiles
+    elif which == 1:
+        changed["channel"] = 1
+    elif which == 2:
+        changed["percentiles"] = (2.0, 99.0)
+    elif which == 3:
+        changed["normalize"] = "zscore"
+    elif which == 4:
+        changed["tile"] = 80
+    elif which == 5:
+        changed["tiles"] = 6
+    elif which == 6:
+        changed = {**changed, "axes": "tyx", "channel": None, "area": {"t": (1, 2)}}
+    elif which == 7:
+        network.slope = 0.3
+        model = as_model(network)
+    else:
+        changed["halo"] = 20
+    expected = freeze_statistics(model, other, how, **changed)
+    began: list[tuple[int, int]] = []
+    found = freeze_statistics(
+        model,
+        other,
+        how,
+        partial=partial,
+        on_progress=lambda done, total: began.append((done, total)),
+        **changed,
+    )
+    assert began[0][0] == 1
+    assert seen[-1][0] > 1
+    assert _same_numbers(found, expected)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "empty"])
+def test_a_damaged_partial_file_begins_anew(tissue, small, tmp_path, damage) -> None:
     image, partial = tissue[:160, :160], tmp_path / "partial"
-    other = freeze_statistics(small, tissue[8:168, :160] * 3, tile=64, normalize="none")
-    other.save(partial)
+    _stopped(small, image, partial, 40, tile=96, normalize="none")
+    content = partial.read_bytes()
+    partial.write_bytes({"cut": content[:-100], "text": b"not numbers", "empty": b""}[damage])
     found = freeze_statistics(small, image, tile=96, normalize="none", partial=partial)
     assert _same_numbers(found, freeze_statistics(small, image, tile=96, normalize="none"))
+    assert not partial.exists()
 
 
 def test_freezing_and_using_change_nothing_in_the_network(tissue) -> None:
@@ -307,6 +418,117 @@ def test_a_pass_that_stops_gives_what_an_uninterrupted_one_gives(
                 paused.fetch(tmp_path / "paused")
         assert [call.number for call in seen] == list(range(10))
         assert torch.equal(pausable.finish(paused, lambda call: None), expected)
+
+
+class Counted(nn.Module):
+    """Counts how often its code runs; what it does besides is up to `extra`."""
+
+    def __init__(self, extra):
+        super().__init__()
+        self.network = Everything()
+        self.extra, self.runs = extra, 0
+
+    def forward(self, x):
+        self.runs += 1
+        return self.network(self.extra(x))
+
+
+def _read_number(x):
+    return x * (2.0 if x.max().item() > 2.5 else 3.0)
+
+
+def _through_numpy(x):
+    return torch.from_numpy(np.tanh(x.numpy()))
+
+
+@pytest.mark.parametrize("spilled", [False, True])
+@pytest.mark.parametrize(
+    ("extra", "repeats"),
+    [(nn.Identity(), True), (nn.ReLU(inplace=True), True), (_read_number, False)],
+)
+def test_other_inputs_repeat_what_the_first_one_did(extra, repeats, spilled, tmp_path) -> None:
+    """Without the network's code where that says all, and bit for bit the same in any case."""
+    torch.manual_seed(1)
+    network = Counted(extra).eval()
+    inputs = [torch.randn(1, 1, 32, 32) - 0.5 * number for number in range(4)]
+    expected: list[list[torch.Tensor]] = []
+    with torch.no_grad():
+        for x in inputs:
+            features: list[torch.Tensor] = []
+            Normalizations(lambda call, into=features: into.append(call.features.clone())).run(
+                network, x.clone()
+            )
+            expected.append([*features, network(x.clone())])
+    network.runs = 0
+    pausable = PausableNetwork(network, (*network.parameters(), *network.buffers()))
+    waiting = [pausable.begin(x.clone()) for x in inputs]
+    for stop in range(10):
+        for number, paused in enumerate(waiting):
+            seen: list[torch.Tensor] = []
+            waiting[number] = paused = pausable.advance(
+                paused,
+                stop,
+                lambda call: None,
+                lambda call, into=seen: into.append(call.features.clone()),
+            )
+            assert torch.equal(seen[0], expected[number][stop])
+            if spilled:
+                paused.spill(tmp_path / str(number))
+                paused.fetch(tmp_path / str(number))
+    assert network.runs == (10 if repeats else 40)
+    for number, paused in enumerate(waiting):
+        assert torch.equal(pausable.finish(paused, lambda call: None), expected[number][-1])
+
+
+def test_repeating_holds_no_more_than_the_network_itself_does() -> None:
+    torch.manual_seed(1)
+    network = Everything().eval()
+    pausable = PausableNetwork(network, (*network.parameters(), *network.buffers()))
+    one, two = (pausable.begin(torch.randn(1, 1, 32, 32)) for _ in range(2))
+    gc.collect()
+    gc.disable()  # what only it would find stays too long
+    try:
+        for stop in range(10):
+            before = {key: StorageWeakRef(storage) for key, storage in two.storages.items()}
+            one = pausable.advance(one, stop, lambda call: None)
+            two = pausable.advance(two, stop, lambda call: None)
+            assert two.storages.keys() == one.storages.keys()
+            assert two.nbytes == one.nbytes
+            gone = [key for key, storage in before.items() if storage.expired()]
+            assert set(gone) == before.keys() - two.storages.keys()
+    finally:
+        gc.enable()
+
+
+def test_what_repeating_would_make_another_computation_is_not_repeated() -> None:
+    """Numbers that the code makes of what it reads, past all that is written down."""
+    torch.manual_seed(1)
+    network = Counted(_through_numpy).eval()
+    pausable = PausableNetwork(network, (*network.parameters(), *network.buffers()))
+    one, two = (pausable.begin(torch.full((1, 1, 8, 8), value)) for value in (0.1, 0.7))
+    seen: list[torch.Tensor] = []
+    for paused in (one, two):
+        pausable.advance(
+            paused, 0, lambda call: None, lambda call: seen.append(call.features.clone())
+        )
+    assert network.runs == 2
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_shapes_that_depend_on_values_are_told() -> None:
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.InstanceNorm2d(1)
+
+        def forward(self, x):
+            return self.norm(x[x > 0][None, None, :, None])
+
+    pausable = PausableNetwork(Masked())
+    x = torch.linspace(-1, 1, 16).reshape(1, 1, 4, 4)
+    pausable.advance(pausable.begin(x), 0, lambda call: None)
+    with pytest.raises(ModelError, match="another way"):
+        pausable.advance(pausable.begin(x + 0.5), 0, lambda call: None)
 
 
 def test_a_network_that_takes_another_way_is_told() -> None:
@@ -353,6 +575,140 @@ def test_layers_that_cannot_be_replaced_are_answered(tissue) -> None:
     fixed = model.with_statistics(freeze_statistics(model, image, tile=64, normalize="none"))
     assert isinstance(fixed.module, Answered)
     assert _apart(_tiled(image, fixed, tile=64), whole) < SAME
+
+
+def test_layers_of_networks_in_wrappers_are_replaced_too(tissue) -> None:
+    """As packages have them: what comes after the network belongs to what is run."""
+    image = tissue[:128, :96]
+    network = Finished(networks.UNet(2, 1, norm="instance").eval(), [nn.Sigmoid()])
+    statistics = freeze_statistics(network, image, tile=64, normalize="none")
+    assert all(layer.name for layer in statistics.layers)
+    fixed = as_model(network).with_statistics(statistics)
+    assert not any(isinstance(part, Answered) for part in fixed.module.modules())
+    assert not any(isinstance(part, nn.InstanceNorm2d) for part in fixed.module.modules())
+    assert _apart(_tiled(image, fixed, tile=64), _whole(network, image)) < SAME
+
+
+class Graphed(nn.Module):
+    """All norms that a graph can be rewritten for, in one network; can be scripted too."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1),
+            nn.InstanceNorm2d(8, affine=True),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.GroupNorm(2, 8),
+            nn.ReLU(),
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.b = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.BatchNorm2d(8, track_running_stats=False),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+        )
+        self.up = nn.ConvTranspose2d(8, 8, 2, 2)
+        self.last = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x):
+        a = self.a(x)
+        return self.last(torch.cat([self.up(self.b(self.pool(a))), a], 1))
+
+
+def _programs(tmp_path, network, batch):
+    """The network as files of each format that has a graph, and loaded from there."""
+    x = torch.randn(batch, 1, 64, 64)
+    dims = {n: 4 * torch.export.Dim(name, min=2) for n, name in ((2, "h"), (3, "w"))}
+    if batch > 1:
+        dims[0] = torch.export.Dim("b", min=1)
+    exported = torch.export.export(network, (x,), dynamic_shapes=(dims,))
+    torch.export.save(exported, tmp_path / "net.pt2")
+    torch.jit.save(torch.jit.trace(network, x), tmp_path / "net.pt")
+    yield "exported", seamscope.load_model(str(tmp_path / "net.pt2"), trust=True)
+    yield "traced", seamscope.load_model(str(tmp_path / "net.pt"))
+    yield "in hand", as_model(exported.module())
+
+
+@pytest.mark.filterwarnings("ignore")  # of TorchScript and export about themselves
+@pytest.mark.parametrize("batch", [1, 2])  # of the program; 1 is all that it then takes
+def test_programs_are_fixed_in_their_graph(tissue, tmp_path, batch) -> None:
+    torch.manual_seed(6)
+    network, image = Graphed().eval(), np.ascontiguousarray(tissue[:136, :152])
+    whole = _whole(network, image)
+    for name, model in _programs(tmp_path, network, batch):
+        before = {k: v.clone() for k, v in model.module.state_dict().items()}
+        assert _apart(_tiled(image, model, tile=64), whole) > 0.1
+        statistics = freeze_statistics(model, image, tile=64, normalize="none")
+        fixed = model.with_statistics(statistics)
+        assert not any(isinstance(part, Answered) for part in fixed.module.modules()), name
+        calls = set(range(len(model.audit.layers)))
+        answered = Answered(model.module, statistics, calls)
+        x = torch.from_numpy(image)[None, None]
+        with torch.no_grad():
+            here, expected = (one(x).numpy() for one in (fixed.module, answered))
+        assert _apart(here, expected) < 1e-6, name
+        batches = (1,) if name == "in hand" else (1, 3)
+        for together in batches:
+            assert _apart(_tiled(image, fixed, tile=64, batch=together), whole) < SAME, name
+        assert not audit(fixed.forward, x).calls
+        assert all(torch.equal(v, before[k]) for k, v in model.module.state_dict().items())
+        assert _apart(_tiled(image, model, tile=64), whole) > 0.1  # the given one goes on
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("batch", [1, 2])
+def test_what_is_fixed_in_a_graph_is_folded_and_trimmed(tissue, tmp_path, batch) -> None:
+    torch.manual_seed(6)
+    image = np.ascontiguousarray(tissue[:136, :152])
+    for name, model in _programs(tmp_path, Graphed().eval(), batch):
+        statistics = freeze_statistics(model, image, tile=64, normalize="none")
+        fixed = model.with_statistics(statistics)
+        graph = fused(fixed.module)
+        kinds = [type(part).__name__ for part in graph.modules()]
+        assert not {"PerChannel", "TileNorm"} & set(kinds), name
+        assert "norm" not in str(graph.graph), name
+        x = torch.from_numpy(image)[None, None]
+        keep = (slice(40, 60), slice(40, 60))
+        trials = {trial.name: trial for trial in choose(fixed.module, x, keep=keep).trial}
+        assert trials["fused"].refused is None, name
+        run = dict(variants(fixed.module, x))["fused"]()
+        alone = (batch, name) == (1, "in hand")  # which nothing runs several samples of
+        several = x if alone else torch.cat([x, x.flip(2), 2 * x])
+        with torch.no_grad():
+            expected = fixed.forward(several)[:, :, 40:60, 40:60].numpy()
+        for _ in range(2):  # the first run notes sizes
+            assert _apart(run(several, keep).numpy(), expected) < SAME, name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_programs_that_cannot_be_fixed_in_their_graph_are_answered(tissue, tmp_path) -> None:
+    """Scripts with branches, statistics taken by hand; also where a file takes one sample only."""
+    torch.manual_seed(3)
+    image = np.ascontiguousarray(tissue[:136, :152])
+    x = torch.randn(1, 1, 64, 64)
+    everything = Everything().eval()
+    dims = {n: 4 * torch.export.Dim(name, min=8) for n, name in ((2, "h"), (3, "w"))}
+    torch.export.save(
+        torch.export.export(everything, (x,), dynamic_shapes=(dims,)), tmp_path / "net.pt2"
+    )
+    scripted = Graphed().eval()  # torch checks sizes in its norms, which makes branches
+    for network, model in (
+        (scripted, as_model(torch.jit.script(scripted))),
+        (everything, seamscope.load_model(str(tmp_path / "net.pt2"), trust=True)),
+    ):
+        whole = _whole(network, image)
+        statistics = freeze_statistics(model, image, tile=64, normalize="none")
+        fixed = model.with_statistics(statistics)
+        assert isinstance(fixed.module, Answered)
+        for together in (1, 2, 3):
+            assert _apart(_tiled(image, fixed, tile=64, batch=together), whole) < SAME
+    local = freeze_statistics(model, image, "local", tile=64, cell=32, normalize="none")
+    placed = model.with_statistics(local)
+    one, three = (_tiled(image, placed, tile=64, batch=n) for n in (1, 3))
+    assert _apart(three, one) < SAME
 
 
 # -- local statistics
@@ -563,6 +919,8 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tissue, small, tmp_path) -> 
         other.with_statistics(statistics)
     with pytest.raises(SettingsError, match="Nothing to freeze"):
         freeze_statistics(networks.UNet(2, 1, norm="batch").eval(), image)
+    with pytest.raises(SettingsError, match=r"sees the whole tile by .*cannot be fixed"):
+        freeze_statistics(couplings.Unetr().eval(), image)
     with pytest.raises(SettingsError, match="choose exact, local"):
         freeze_statistics(small, image, "quick")
     with pytest.raises(SettingsError, match="Cell 0"):

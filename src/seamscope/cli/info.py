@@ -59,7 +59,7 @@ def info(
             display.phase("Predicting its test vectors")
             found = verified(network)
             told["verification"] = found.to_json() | {"sentence": str(found)}
-    answer.write(told, _facts_text(told))
+    answer.write(told, _facts_text(told, network))
     if verify and not found.passed:
         raise typer.Exit(ExitCode.REFUSED)
 
@@ -116,6 +116,7 @@ def model_facts(model: Model) -> dict[str, Any]:
             "count": len(facts.statistics),
             "layers": [{"kind": c.kind, "channels": c.channels} for c in facts.statistics],
         },
+        "fixed_statistics": model.statistics.described if model.statistics else None,
         "declared": model.declared.to_json() if model.declared else None,
         "disagreements": list(_disagreements(model)),
         "outputs": list(model.outputs) if model.outputs else None,
@@ -198,7 +199,7 @@ def _large_image(channels: int, spatial_axes: int) -> Image:
     return open_image(np.broadcast_to(np.uint8(0), shape), axes="c" + "zyx"[-spatial_axes:])
 
 
-def _facts_text(told: Mapping[str, Any]) -> str:
+def _facts_text(told: Mapping[str, Any], model: Model) -> str:
     fixed = [size for size in told["tile_fixed"] if size]
     sizes = f"only {shape_text(told['tile_fixed'])}" if fixed else (
         f"multiples of {same_text(told['tile_step'])}"
@@ -212,6 +213,8 @@ def _facts_text(told: Mapping[str, Any]) -> str:
         ("memory", f"about {amount(told['bytes_per_pixel'])} for each pixel of a tile"),
         ("weights", f"{told['parameters']:,} parameters, fingerprint {told['fingerprint']}"),
     ]
+    if model.statistics is not None:
+        rows.insert(2, ("statistics", f"fixed: {model.statistics.told()}"))
     name = told["name"] if told["spec"] is None else told["spec"]
     parts = [f"{name}: {told['facts']}\n{told['sentence']}", columns(rows)]
     if told["swallows_nan"]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import Answer, place, write_text
+from seamscope.cli.answer import Answer, place, shape_text, write_text
 from seamscope.cli.command import command
 from seamscope.cli.options import (
     ComputationOptions,
@@ -147,6 +147,8 @@ class _Found:
         self.features = measure_features(
             image, self.model, settings, statistics=statistics, most=most, **told
         )
+        if self.model.statistics is not None:
+            return  # what is fixed is no matter of training
         self.batches = batch_experiment(self.features)
         work.phase("Predicting as in training and as in evaluation")
         self.disparity = measure_disparity(image, self.model, settings, **told)
@@ -154,6 +156,9 @@ class _Found:
     def advice(self) -> tuple[str, ...]:
         from seamscope.diagnosis.disparity import advice
 
+        if self.model.statistics is not None:
+            fixed = self.model.statistics.told()
+            return (f"Statistics are fixed ({fixed}): tiles' own are not used.",)
         return advice(self.audit, self.disparity, self.features, self.batches)
 
     def to_json(self) -> dict[str, Any]:
@@ -181,6 +186,7 @@ class _Found:
             "image": self.image,
             "tile": list(self.features.plan.grid.tile_shape) if self.features else None,
             "layers": layers,
+            "fixed_statistics": self.model.statistics and self.model.statistics.described,
             "repairable": self.audit.repairable,
             "global_operations": [
                 {"op": o.op, "kind": o.kind, "count": o.count, "repairable": o.repairable}
@@ -265,9 +271,11 @@ class FreezeOptions:
         typer.Option(
             "--compare",
             rich_help_panel="Statistics",
-            help="Measure the seams before and after.",
+            help="Measure and explain the seams before and after: costs two predictions, and for "
+            "the explanation up to 11 times those of 16 tiles.",
         ),
     ] = False
+    explain: Annotated[bool, option("Statistics", "Tell the causes in the comparison too.")] = True
     labels: Annotated[
         str | None,
         option("Statistics", "Compare Dice with these labels too.", "LABELS"),
@@ -290,12 +298,14 @@ def freeze(
         bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
     ] = False,
     json_file: Json = None,
+    report_file: ReportFile = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Find the statistics by which all tiles of IMAGE are to be normalized, and write them to OUT.
 
-    Then --statistics OUT, on any command, makes tiles agree, without retraining.
+    Then --statistics OUT, on any command, makes tiles agree, without retraining. --labels and
+    --report compare before and after, as does --compare.
     """
     from seamscope.process_memory import keep_freed_memory
 
@@ -304,6 +314,7 @@ def freeze(
     if target.exists() and not overwrite:
         raise SettingsError(f"{out} exists: name another file, or add --overwrite.")
     answer = Answer(json_file, quiet, forbidden=[image, model, out])
+    page = _page_place(report_file, [image, model, out, *([json_file] if json_file else [])])
     with open_display(answer.quiet) as display, long_work(display) as work:
         work.phase("Loading")
         opened, network = pixels.open(image), loading.load(model)
@@ -311,7 +322,12 @@ def freeze(
         job = _Freezing(opened, network, settings, freezing, target, work)
         statistics = job.statistics()
         statistics.save(target)
-        effect = job.compared(statistics)
+        effect = job.compared(statistics, page is not None)
+        if page is not None and effect is not None:
+            from seamscope.reports.repair_page import repair_page
+
+            work.phase("Drawing")
+            write_text("--report", page, repair_page(effect, statistics))
     answer.write(
         _told(statistics, job, effect, out), "\n".join(_said(statistics, job, effect, out))
     )
@@ -337,7 +353,7 @@ class _Freezing:
     def statistics(self) -> Statistics:
         if self.options.how not in _NAMES:
             return self._taken_over()
-        from seamscope.repair.freezing import carry_out, plan_freeze
+        from seamscope.repair.freezing import carry_out, forget, plan_freeze
 
         work, options = self.work, self.options
         work.phase("Measuring the network")
@@ -351,8 +367,10 @@ class _Freezing:
             tiles=options.tiles,
         )
         if not options.resume:
-            self._partial.unlink(missing_ok=True)
-        work.phase(self.plan.sentence.rstrip("."))
+            forget(self._partial)
+        for note in (*self.image.notes, *self.plan.notes):
+            work.note(note)
+        work.phase(self.plan.cost.rstrip("."))
         return carry_out(
             self.plan, self.model, self.image, self._partial, work.cancelled, work.progress
         )
@@ -369,20 +387,21 @@ class _Freezing:
         found.check_model(self.model.fingerprint, self.model.name)
         return found
 
-    def compared(self, statistics: Statistics) -> BeforeAfter | None:
-        if not self.options.compare and self.options.labels is None:
+    def compared(self, statistics: Statistics, always: bool) -> BeforeAfter | None:
+        if not (always or self.options.compare or self.options.labels is not None):
             return None
         from seamscope.repair.before_after import compare_statistics
 
-        self.work.phase("Comparing before and after")
         return compare_statistics(
             self.image,
             self.model,
             statistics,
             self.settings,
             labels=self.options.labels,
+            explain=self.options.explain,
             cancelled=self.work.cancelled,
             on_progress=self.work.progress,
+            on_phase=self.work.phase,
         )
 
 
@@ -415,7 +434,8 @@ def _told(
             "recomputed": plan.recomputed,
             "memory": plan.memory,
             "disk": plan.disk,
-            "sentence": plan.sentence,
+            "sentence": plan.cost,
+            "notes": list(plan.notes),
         },
         "comparison": effect.to_json() if effect else None,
     }
@@ -425,7 +445,9 @@ def _said(
     statistics: Statistics, job: _Freezing, effect: BeforeAfter | None, out: str
 ) -> Iterator[str]:
     if job.plan is not None:
-        yield job.plan.sentence
+        yield job.plan.cost
+    else:
+        yield f"Taken over from {job.options.how}: {statistics.told()}."
     distance = statistics.about.get("distance")
     if distance:
         yield (
@@ -435,5 +457,9 @@ def _said(
     if not job.model.audit.repairable:
         rest = [str(o) for o in job.model.audit.global_operations if not o.repairable]
         yield f"{', '.join(rest)} cannot be fixed: expect seams all the same, though fainter."
-    yield from effect.sentences() if effect else ()
-    yield f"{len(statistics.layers)} layers fixed: use --statistics {out} on any command."
+    if effect is not None:
+        tiles = shape_text(effect.before.plan.grid.tile_shape)
+        yield from ("", _table([(f"tiles of {tiles}", "before", "after"), *effect.rows()]), "")
+        yield from effect.sentences()
+    count = len(statistics.layers)
+    yield f"{count} layer{'s' * (count > 1)} fixed: use --statistics {out} on any command."

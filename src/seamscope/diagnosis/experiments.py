@@ -237,8 +237,9 @@ class Bench:
         With the normalizations' statistics held fixed, so that what does not care is no layer.
         """
         for index in self.tiles:
-            x = self.subject.inputs(self.box(index), self.box(index))
-            forward = _replaying(self.subject.forward, self._statistics(index, whole=False))
+            own = self.box(index)
+            x = self.subject.inputs(own, own)
+            forward = _replaying(self._forward(own), self._statistics(index, whole=False))
             y = _run(forward, x)
             if y.std() > 0:
                 other = _run(forward, 2 * x + x.std())
@@ -387,10 +388,20 @@ class Bench:
         whole = "preprocessing" in removed
         x = self.subject.inputs(box, None if whole else own)
         held = self._held(index, whole, "tile statistics" in removed, own=box != own)
-        y = _run(_replaying(self.subject.forward, held) if any(held) else self.subject.forward, x)
+        forward = self._forward(box)
+        y = _run(_replaying(forward, held) if any(held) else forward, x)
         self._check(x, y)
         self._done()
         return y
+
+    def _forward(self, box: Box) -> Forward:
+        """The network, told where in the image its input lies."""
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            self.subject.at(box)
+            return self.subject.forward(x)
+
+        return run
 
     def _held(self, index: Index, whole: bool, common: bool, *, own: bool) -> list[Moments | None]:
         """Statistics that are not to be taken from what is read, by call.
@@ -419,7 +430,8 @@ class Bench:
                 return None
 
             x = self.subject.inputs(own, None if whole else own)
-            _run(lambda batch: Normalizations(note).run(self.subject.forward, batch), x)
+            forward = self._forward(own)
+            _run(lambda batch: Normalizations(note).run(forward, batch), x)
             self._recorded[key] = found
         return self._recorded[key]
 

@@ -114,6 +114,8 @@ class Subject:
         Whether a tile's preprocessing could depend on the tile.
     postprocess
         See `Pipeline`.
+    at
+        Told which box of the image comes next, for a network whose statistics depend on the place.
     """
 
     inputs: Callable[[Box, Box | None], Array]
@@ -124,6 +126,7 @@ class Subject:
     most_pixels: float
     preprocesses: bool = False
     postprocess: Step | None = None
+    at: Callable[[Box], None] = lambda box: None
 
     @property
     def pitch(self) -> tuple[int, ...]:
@@ -164,11 +167,16 @@ def subject_of_plan(
         reader = TileReader(dataclasses.replace(plan, grid=TileGrid(axes)), image, intensity)
         return cast(Array, reader.read([Job(frame, _tile_of(box, sizes))])[0])
 
-    device = torch.device(plan.settings.device)
-    model.module.to(device)
+    runner = model.runner(plan.settings.device)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        return model.run_plain(x.to(device)).float().cpu()
+        y = model.run_plain(x.to(runner.device)).float().cpu()
+        runner.at_places(None)
+        return y
+
+    def at(box: Box) -> None:
+        first = (axis[0].start for axis in plan.grid.axes)
+        runner.at_places([[start - origin for (start, _), origin in zip(box, first, strict=True)]])
 
     memory = plan.settings.memory or available_memory(plan.settings.device)
     return Subject(
@@ -180,6 +188,7 @@ def subject_of_plan(
         if plan.facts.forward_only
         else _audit(forward, plan.facts.in_channels, plan.facts.narrow),
         most_pixels=memory / max(plan.facts.bytes_per_pixel, 1),
+        at=at,
     )
 
 

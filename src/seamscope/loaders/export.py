@@ -147,6 +147,11 @@ def export(
     """
     path = Path(out).expanduser()
     kind = _kind(path)
+    if model.statistics is not None and not model.statistics.uniform:
+        raise ModelError(
+            f"The statistics of {model.name} belong to places of one image, which no file of a "
+            "network can say: freeze exact or sampled ones, and export with those."
+        )
     _check_place(path, overwrite)
     draft = path.with_name(f".{path.stem}.part{path.suffix}")
     try:

@@ -32,6 +32,7 @@ from seamscope.loaders.checkpoints import pickled
 from seamscope.loaders.format import Code, Format, damaged
 from seamscope.loaders.spec import Spec
 from seamscope.loaders.wrappers import FixedBatch, SplitInput, Wrapper, one_image, one_output
+from seamscope.models.fusion import without_checks
 from seamscope.models.model import Model
 from seamscope.models.probe import Hints
 
@@ -205,6 +206,8 @@ class Exported(Wrapper):
         The loaded program.
     """
 
+    graph_batch = None
+
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         super().__init__(program.module())
 
@@ -217,17 +220,9 @@ class Exported(Wrapper):
         return self.inner(*inputs)
 
     def as_graph(self) -> fx.GraphModule:
-        """Return the program without its checks of sizes, which cannot be traced.
-
-        One tensor in, one out; what is made of it is compared with the checked one.
-        """
+        """Return the program without its checks of sizes."""
         assert isinstance(self.inner, fx.GraphModule)
-        graph = fx.Graph()  # takes plain arguments, where the program's takes trees of them
-        outputs: Any = graph.graph_copy(self.inner.graph, {})
-        graph.output(outputs[0] if len(outputs) == 1 else outputs)
-        for node in graph.find_nodes(op="call_module", target="_guards_fn"):
-            graph.erase_node(node)
-        return fx.GraphModule(self.inner, graph)
+        return without_checks(self.inner)
 
 
 def _shapes(program: torch.export.ExportedProgram) -> list[list[int | None]]:

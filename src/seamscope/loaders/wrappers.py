@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from seamscope.errors import ModelError
+from seamscope.models.fusion import graph_of
 
 
 class Wrapper(nn.Module):
@@ -63,6 +64,15 @@ class FixedBatch(Wrapper):
     def __init__(self, inner: nn.Module, size: int | None) -> None:
         super().__init__(inner)
         self.size = size
+
+    @property
+    def graph_batch(self) -> int | None:
+        """Images that its graph takes."""
+        return self.size
+
+    def as_graph(self) -> fx.GraphModule:
+        """Return the graph of the network inside."""
+        return graph_of(self.inner)
 
     def forward(self, x: torch.Tensor) -> Any:
         """Run the network on any number of images."""

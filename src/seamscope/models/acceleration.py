@@ -31,7 +31,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from seamscope.models.fusion import CHANNELS_LAST, frozen, fused, quiet_torchscript
+from seamscope.models.fusion import CHANNELS_LAST, HasGraph, frozen, fused, quiet_torchscript
 from seamscope.models.trimming import Keep, Trimmed
 
 TOLERANCE = 2e-5
@@ -295,11 +295,17 @@ def _in_channels_last(module: Callable[[torch.Tensor], Any], ndim: int) -> Run:
 
 def _trimmed(module: nn.Module, ndim: int) -> Run:
     network = Trimmed(fused(module))
+    most = module.graph_batch if isinstance(module, HasGraph) else None
 
     def run(batch: torch.Tensor, keep: Keep | None = None, /) -> torch.Tensor:
         with torch.inference_mode():
-            output = network(batch.contiguous(memory_format=CHANNELS_LAST[ndim]), keep)
-            return _kept(output, None)
+            parts = batch.split(most or len(batch))
+            if len(parts[-1]) != len(parts[0]) or len(parts[0]) < (most or 0):
+                return _kept(module(batch), keep)  # it fills such batches up
+            outputs = [
+                network(part.contiguous(memory_format=CHANNELS_LAST[ndim]), keep) for part in parts
+            ]
+            return _kept(torch.cat(outputs) if len(outputs) > 1 else outputs[0], None)
 
     return run
 

@@ -36,7 +36,15 @@ class NoGraph(Exception):  # noqa: N818  (not an error: a sentence in the table 
 
 @runtime_checkable
 class HasGraph(Protocol):
-    """A module that is a graph already, and cannot be traced for another reason."""
+    """A module that is a graph already, and cannot be traced for another reason.
+
+    Attributes
+    ----------
+    graph_batch
+        Samples that its graph takes; None for any number.
+    """
+
+    graph_batch: int | None
 
     def as_graph(self) -> fx.GraphModule:
         """Return its graph, one tensor in and one out."""
@@ -71,13 +79,38 @@ def fused(module: nn.Module) -> fx.GraphModule:
     return graph_module
 
 
-def graph_of(module: nn.Module) -> fx.GraphModule:
-    """Write a network as a graph without rewriting it; TorchScript becomes calls of ATen."""
+def graph_of(module: nn.Module, *, exactly: bool = False) -> fx.GraphModule:
+    """Write a network as a graph; TorchScript becomes calls of ATen.
+
+    Unless it is to be written `exactly`, torch may fold operations of TorchScript into
+    convolutions, which rounds otherwise.
+    """
     if isinstance(module, torch.jit.ScriptModule):
-        return _graph_of_script(frozen(module))
+        return _graph_of_script(frozen(module, fold=not exactly))
     if isinstance(module, HasGraph):
         return module.as_graph()
+    if isinstance(module, fx.GraphModule) and _checks_sizes(module):
+        return without_checks(module)
     return fx.GraphModule(module, fx.Tracer().trace(module))
+
+
+def _checks_sizes(module: fx.GraphModule) -> bool:
+    return bool(module.graph.find_nodes(op="call_module", target="_guards_fn"))
+
+
+def without_checks(module: fx.GraphModule) -> fx.GraphModule:
+    """Return an exported program without its checks of sizes, which cannot be traced.
+
+    One tensor in, one out; what is made of it is compared with the checked one.
+    """
+    graph = fx.Graph()  # takes plain arguments, where the program's takes trees of them
+    outputs: Any = graph.graph_copy(module.graph, {})
+    graph.output(
+        outputs[0] if isinstance(outputs, (tuple, list)) and len(outputs) == 1 else outputs
+    )
+    for node in graph.find_nodes(op="call_module", target="_guards_fn"):
+        graph.erase_node(node)
+    return fx.GraphModule(module, graph)
 
 
 @dataclass
@@ -619,17 +652,19 @@ _SCRIPT_CASTS: dict[str, Callable[[Any], Any]] = {
 # --------------------------------------------------------------------------- frozen TorchScript
 
 
-def frozen(module: nn.Module) -> Any:
+def frozen(module: nn.Module, *, fold: bool = True) -> Any:
     """Return a frozen copy of a TorchScript module; what is done to it does not reach the module.
 
     Parameters
     ----------
     module
         TorchScript in evaluation, frozen before or not.
+    fold
+        Whether operations may be folded into convolutions.
     """
     with quiet_torchscript():
         if hasattr(module, "training"):
-            return torch.jit.freeze(module)
+            return torch.jit.freeze(module, optimize_numerics=fold)
         buffer = io.BytesIO()  # frozen before: its graph can only be copied by way of a file
         torch.jit.save(module, buffer)
         buffer.seek(0)

@@ -200,7 +200,8 @@ class Model:
 
         statistics.check_model(self.fingerprint, self.name)
         with self.on_cpu():
-            module = frozen(self.module, statistics, self.audit, self.facts.spatial_axes)
+            axes = self.facts.spatial_axes
+            module = frozen(self.module, statistics, self.audit, axes, self.examples)
         model = dataclasses.replace(
             self, module=module, choices={}, speeds={}, statistics=statistics
         )
@@ -301,9 +302,16 @@ class Runner:
         self._at: Any = getattr(model.module, "at", None) if model.statistics else None
 
     def at(self, grid: TileGrid, tiles: Sequence[Tile]) -> None:
-        """Say which tiles come next, to a network whose statistics depend on the place."""
+        """Say which tiles come next, to a network whose statistics depend on the place.
+
+        It holds for the next batch only: whoever says nothing gets the average over the image.
+        """
+        self.at_places([grid.place(tile) for tile in tiles])
+
+    def at_places(self, places: Sequence[Sequence[int]] | None) -> None:
+        """Say the same by the input pixel at which each sample begins; None: nowhere."""
         if self._at is not None:
-            self._at([grid.place(tile) for tile in tiles])
+            self._at(places)
 
     def __call__(self, batch: Array, keep: Slices | None = None) -> Array:
         """Predict ``(N, C, *spatial)`` float32; returns ``(N, C', *spatial')`` float32.
@@ -315,6 +323,7 @@ class Runner:
         with torch.inference_mode(), self._precision():
             x = torch.from_numpy(batch).to(self.device)
             y = self.run(x, keep).float()
+        self.at_places(None)
         return y.cpu().numpy()
 
     def example(self, batch: Array) -> torch.Tensor:

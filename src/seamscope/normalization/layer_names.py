@@ -15,6 +15,7 @@ from torch import fx, nn
 Name = tuple[str | None, str | None]
 """Dotted name, and ``"InstanceNorm"``, ``"BatchNorm"`` or another family; None if not known."""
 
+_READ = (torch.jit.ScriptModule, fx.GraphModule)
 _FAMILIES = ("InstanceNorm", "BatchNorm", "BatchRenorm", "GroupNorm", "LayerNorm")
 
 
@@ -34,14 +35,17 @@ class LayerNames:
     """
 
     def __init__(self, module: nn.Module | None) -> None:
-        self._module = module = None if module is None else _network_in(module)
+        self._module = module = None if module is None else network_in(module)
         self._stack: list[Name] = []
         self._handles: list[Any] = []
         self.listed: tuple[Name, ...] = ()
-        if isinstance(module, torch.jit.ScriptModule):
-            self.listed = tuple(_scripted(module, ""))
-        elif isinstance(module, fx.GraphModule):
-            self.listed = tuple(_exported(module))
+        read = None if module is None else program_in(module)
+        program = None if read is None else read[1]
+        self._scripted = isinstance(program, torch.jit.ScriptModule)
+        if self._scripted:
+            self.listed = tuple(_scripted(program, ""))
+        elif isinstance(program, fx.GraphModule):
+            self.listed = tuple(_exported(program))
 
     @property
     def current(self) -> Name:
@@ -50,7 +54,7 @@ class LayerNames:
 
     def __enter__(self) -> LayerNames:
         # graphs of modules, as converters make them, are watched like any others
-        if self._module is None or self.listed or isinstance(self._module, torch.jit.ScriptModule):
+        if self._module is None or self.listed or self._scripted:
             return self
         for name, part in self._module.named_modules():
             entering = self._entering((name or None, family_of(type(part).__name__)))
@@ -69,8 +73,8 @@ class LayerNames:
         self._stack.pop()
 
 
-def _network_in(module: nn.Module) -> nn.Module:
-    """The network within modules that only arrange what goes in and out.
+def network_in(module: nn.Module) -> nn.Module:
+    """Return the network within modules that only arrange what goes in and out.
 
     These hold it as `inner`, and its weights keep their names under them.
     """
@@ -82,6 +86,20 @@ def _network_in(module: nn.Module) -> nn.Module:
 
 def _same_names(module: nn.Module, inner: nn.Module) -> bool:
     return module.state_dict().keys() == inner.state_dict().keys()
+
+
+def program_in(module: nn.Module) -> tuple[str, nn.Module] | None:
+    """Name and part of a network that is TorchScript or an exported program, maybe in wrappers.
+
+    ``""`` is the network itself. None where there is none, or layers around it normalize too.
+    """
+    parts = list(module.named_modules())
+    found = next(((name, part) for name, part in parts if isinstance(part, _READ)), None)
+    if found is None:
+        return None
+    inside = {id(part) for part in found[1].modules()}
+    outside = (part for _, part in parts if id(part) not in inside)
+    return None if any(family_of(type(part).__name__) for part in outside) else found
 
 
 def family_of(kind: str) -> str | None:

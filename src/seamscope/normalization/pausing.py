@@ -7,19 +7,26 @@ Statistics of a whole image can only be known when all its tiles have reached th
 for them. So a pass is stopped there, and becomes a value, `Paused`: the storages that are still in
 use. Taking it up again runs the network's code from its beginning, but every operation that was
 done already is skipped: it returns its result where that is still in use, otherwise a tensor
-without content, whose shape is all that the code may ask for. Skipping costs microseconds for each
-operation, and works for eager modules, TorchScript and exported programs alike, without threads.
+without content, whose shape is all that the code may ask for. That works for eager modules,
+TorchScript and exported programs alike, without threads.
 
 ::
 
     operations     0 1 2 3 4 [5] 6 7 8 9        [ ] a call
     first time     x x x x x stop
     afterwards     . . . . .  x  x x x x        . skipped
+
+Skipping costs some ten microseconds for each operation, of all operations for each stop. So only
+the first input goes this way, and what it does is written down: others of its shape do the same
+operations without the network's code. Where that could be another computation, because the code
+reads numbers from tensors, or uses tensors that are neither its input nor the network's own, all
+inputs go the slow way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,19 +93,25 @@ def _bytes_of(storage: torch.UntypedStorage) -> Any:
 
 
 @dataclass(frozen=True)
-class _Output:
-    """Where a result lies in its storage."""
+class _View:
+    """Where a tensor lies in its storage."""
 
     key: Key
     size: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int
     dtype: torch.dtype
-    empty: torch.Tensor  # what stands in for it once it is no longer used
 
     def over(self, storage: torch.UntypedStorage) -> torch.Tensor:
         tensor = torch.empty(0, dtype=self.dtype, device=storage.device)
         return tensor.set_(storage, self.offset, self.size, self.stride)
+
+
+@dataclass(frozen=True)
+class _Output(_View):
+    """Where a result lies in its storage."""
+
+    empty: torch.Tensor  # what stands in for it once it is no longer used
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,70 @@ class _Step:
     repeated: bool = False
 
 
+@dataclass
+class _Tape:
+    """What a network does, written down as it does it for the first time.
+
+    Attributes
+    ----------
+    steps
+        Operations and their results.
+    asked
+        Operations and their arguments, with a `_View` for each tensor that the pass itself made;
+        one more than `steps` at a stop.
+    kept
+        For each call that was stopped at: its step, and what is in use there.
+    held
+        Storages of the network's own tensors.
+    complete
+        Whether there is nothing else to what it does, so that it can be done without its code.
+    """
+
+    held: frozenset[int]
+    steps: list[_Step] = field(default_factory=list)
+    asked: list[tuple[Any, Any, Any]] = field(default_factory=list)
+    kept: dict[int, tuple[int, frozenset[Key]]] = field(default_factory=dict)
+    complete: bool = True
+    _unused: dict[int, dict[int, list[Key]]] = field(default_factory=dict)
+
+    def unused(self, stop: int) -> dict[int, list[Key]]:
+        """What is used for the last time in each step on the way to a stop."""
+        if stop not in self._unused:
+            end, kept = self.kept[stop]
+            last: dict[Key, int] = {}
+            for step, (_, args, kwargs) in enumerate(self.asked[: end + 1]):
+                made = self.steps[step].outputs if step < end else ()
+                for one in (*_views(args), *_views(kwargs), *_views(made)):
+                    last[one.key] = step
+            freed: dict[int, list[Key]] = {}
+            for key, step in last.items():
+                if key not in kept:
+                    freed.setdefault(step, []).append(key)
+            self._unused[stop] = freed
+        return self._unused[stop]
+
+
+def _views(value: Any) -> Iterator[_View]:
+    if isinstance(value, _View):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _views(one)
+    elif isinstance(value, dict):
+        yield from _views(list(value.values()))
+
+
+def _changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """The same arguments with those of a kind changed, also in lists."""
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_changed(one, kind, change) for one in value)
+    if isinstance(value, dict):
+        return {name: _changed(one, kind, change) for name, one in value.items()}
+    return value
+
+
 class _Stop(BaseException):
     """Unwinds a forward pass; no network catches it by mistake."""
 
@@ -126,6 +203,8 @@ class PausableNetwork:
     ----------
     forward
         The network, ``(N, C, *spatial)`` to a tensor; it must take the same way for every input.
+    held
+        Its weights and buffers, which stay as they are; without them all inputs go the slow way.
 
     Examples
     --------
@@ -138,9 +217,10 @@ class PausableNetwork:
     True
     """
 
-    def __init__(self, forward: Forward) -> None:
+    def __init__(self, forward: Forward, held: Iterable[torch.Tensor] = ()) -> None:
         self._forward = forward
-        self._tape: list[_Step] = []
+        self._held = list(held)  # so that their addresses are theirs
+        self._tape = self._blank()
         self._input: _Output | None = None
 
     def begin(self, x: torch.Tensor) -> Paused:
@@ -148,9 +228,12 @@ class PausableNetwork:
         x = x.contiguous()
         place = _place(x, _INPUT)
         if self._input is not None and self._input.size != place.size:
-            self._tape.clear()  # another shape, other steps
+            self._tape = self._blank()  # another shape, other steps
         self._input = place
         return Paused(0, 0, tuple(x.shape[2:]), {_INPUT: x.untyped_storage()})
+
+    def _blank(self) -> _Tape:
+        return _Tape(frozenset(one.untyped_storage()._cdata for one in self._held))
 
     def advance(
         self,
@@ -177,7 +260,10 @@ class PausableNetwork:
         """
         run = _Run(self._tape, answer, paused, device)
         run.stop, run.see = stop, see
-        run.carry(self._forward, self._input)
+        if self._tape.complete and stop in self._tape.kept:
+            run.repeat(self._input)
+        else:
+            run.carry(self._forward, self._input)
         if run.stopped is None:
             raise ModelError(
                 f"The network never came to its normalization {stop + 1}: it takes another way "
@@ -203,7 +289,7 @@ class _Run(Normalizations):
 
     def __init__(
         self,
-        tape: list[_Step],
+        tape: _Tape,
         answer: Answer,
         paused: Paused,
         device: torch.device | None,
@@ -217,6 +303,8 @@ class _Run(Normalizations):
         self._begin_at = paused.call
         self._own: dict[int, Key] = {}  # storages that this pass made, by address
         self._alive: dict[Key, StorageWeakRef] = {}
+        self._restored: dict[Key, torch.UntypedStorage] = {}
+        self._repeating = False
         self._scalars = dict(paused.scalars)
         self.stop: int | None = None
         self.see: Callable[[Call], None] = lambda call: None
@@ -225,11 +313,7 @@ class _Run(Normalizations):
     def carry(self, forward: Forward, place: _Output | None) -> torch.Tensor | None:
         """Run; returns the network's result, or None where it stopped."""
         assert place is not None
-        self._restored = {
-            key: storage if self._device.type == "cpu" else storage.to(device=self._device)
-            for key, storage in self._from.storages.items()
-        }
-        self._from.storages = {}
+        self._restore()
         x = place.over(self._restored[_INPUT])
         for key, storage in self._restored.items():
             self._adopt(key, storage)
@@ -242,6 +326,46 @@ class _Run(Normalizations):
                 return None
             raise
 
+    def repeat(self, place: _Output | None) -> None:
+        """Run to the stop without the network's code, as another input did."""
+        assert place is not None
+        assert self.stop is not None
+        self._restore()
+        self._repeating = True
+        self.count, self.batch, self.space = self._begin_at, place.size[0], self._from.space
+        end, _ = self._tape.kept[self.stop]
+        unused = self._tape.unused(self.stop)
+        with torch.inference_mode(False), torch.no_grad(), contextlib.suppress(_Stop):
+            for step in range(self._from.step, end + 1):
+                self._step = step + 1
+                self._repeat(step)
+                for key in unused.get(step, ()):
+                    self._restored.pop(key, None)
+        self._restored = {}  # this run may outlive its use, in a cycle of references
+
+    def _repeat(self, step: int) -> None:
+        func, args, kwargs = self._tape.asked[step]
+        if step < len(self._tape.steps) and self._tape.steps[step].repeated:
+            return  # what it gives is an argument as it is
+
+        def found(view: _View) -> torch.Tensor:
+            return view.over(self._restored[view.key])
+
+        args, kwargs = _changed(args, _View, found), _changed(kwargs, _View, found)
+        result = super().__torch_dispatch__(func, (), args, kwargs)
+        results = result if isinstance(result, (list, tuple)) else (result,)
+        self._check(step, results)
+        for number, output in enumerate(self._tape.steps[step].outputs):
+            if isinstance(output, _Output) and output.key == (step, number):
+                self._restored[output.key] = results[number].untyped_storage()
+
+    def _restore(self) -> None:
+        self._restored = {
+            key: storage if self._device.type == "cpu" else storage.to(device=self._device)
+            for key, storage in self._from.storages.items()
+        }
+        self._from.storages = {}
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
@@ -253,6 +377,9 @@ class _Run(Normalizations):
             self._restored = {}  # from here on only the network itself holds them
             if step:
                 self.space = self._from.space
+        if step == len(self._tape.asked):
+            given = (_changed(one, torch.Tensor, self._placed) for one in (args, kwargs or {}))
+            self._tape.asked.append((func, *given))
         result = super().__torch_dispatch__(func, types, args, kwargs)
         self._note(step, func, args, result)
         return result
@@ -260,7 +387,7 @@ class _Run(Normalizations):
     # -- what was done already
 
     def _skip(self, step: int, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        done = self._tape[step]
+        done = self._tape.steps[step]
         if done.func is not func:
             raise ModelError(
                 f"The network did {done.func} before and {func} now: it takes another way for "
@@ -292,11 +419,13 @@ class _Run(Normalizations):
         raise _Stop
 
     def _pause(self, number: int) -> Paused:
-        kept: dict[Key, torch.UntypedStorage] = {}
-        for key, reference in self._alive.items():
-            storage = _alive(reference)
-            if storage is not None:
-                kept[key] = storage.cpu()
+        if self._repeating:
+            _, keys = self._tape.kept[number]
+            kept = {key: self._restored[key].cpu() for key in keys}
+        else:
+            found = ((key, _alive(reference)) for key, reference in self._alive.items())
+            kept = {key: storage.cpu() for key, storage in found if storage is not None}
+            self._tape.kept[number] = self._step - 1, frozenset(kept)
         return Paused(number, self._step - 1, self.space, kept, self._scalars)
 
     def _note(self, step: int, func: Any, args: tuple[Any, ...], result: Any) -> None:
@@ -306,14 +435,41 @@ class _Run(Normalizations):
         if not any(isinstance(one, torch.Tensor) for one in results):
             if result is not None:
                 self._scalars[step] = result
+                self._tape.complete = False
         elif not self._of_others(results, args):
             for number, one in enumerate(results):
                 if isinstance(one, torch.Tensor):
                     storage = one.untyped_storage()
                     if storage._cdata not in self._own:
                         self._adopt((step, number), storage)
-        if step == len(self._tape):
-            self._tape.append(self._described(func, args, results, several))
+        if step == len(self._tape.steps):
+            self._tape.steps.append(self._described(func, args, results, several))
+        else:
+            self._check(step, results)
+
+    def _check(self, step: int, results: Sequence[Any]) -> None:
+        """Refuse results that lie otherwise in memory than those of the first input."""
+        for output, one in zip(self._tape.steps[step].outputs, results, strict=False):
+            if isinstance(output, _Output) and (tuple(one.shape), one.stride()) != (
+                output.size,
+                output.stride,
+            ):
+                raise ModelError(
+                    f"The network made {output.size} in {self._tape.steps[step].func} before and "
+                    f"{tuple(one.shape)} now: it takes another way for other inputs, so that its "
+                    "statistics cannot be fixed."
+                )
+
+    def _placed(self, given: torch.Tensor) -> torch.Tensor | _View:
+        """Where an argument lies, if this pass made it; else itself."""
+        address = given.untyped_storage()._cdata
+        if address in self._own:
+            size, stride = tuple(given.shape), given.stride()
+            offset = int(given.storage_offset())
+            return _View(self._own[address], size, stride, offset, given.dtype)
+        if address not in self._tape.held:
+            self._tape.complete = False
+        return given
 
     def _adopt(self, key: Key, storage: torch.UntypedStorage) -> None:
         self._own[storage._cdata] = key

@@ -236,6 +236,37 @@ class Statistics:
                 "freeze them anew, or use exact or sampled ones."
             )
 
+    def notes(self, image: str, normalize: str) -> tuple[str, ...]:
+        """What is to be known before they are used for an image; sentences.
+
+        Parameters
+        ----------
+        image
+            Its name.
+        normalize
+            How its intensities are normalized.
+        """
+        said = []
+        own = self.about.get("normalize", normalize)
+        if own != normalize:
+            said.append(
+                f"The network's statistics were found with intensities normalized by {own}, and "
+                f"those of {image} are by {normalize}: predictions will be off. Normalize alike "
+                f"(--normalize {own}), or freeze them anew."
+            )
+        if not self.uniform and self.image != image:
+            said.append(
+                f"The network's statistics belong to places of the image {self.image}: if {image} "
+                "is another one, freeze them anew, or use exact or sampled ones."
+            )
+        return tuple(said)
+
+    def told(self) -> str:
+        """What they are, in a few words."""
+        layers = f"{len(self.layers)} layer{'s' * (len(self.layers) > 1)}"
+        of = f", of {self.image} ({_times(self.image_shape)})" if self.image else ""
+        return f"{self.how}, {layers}{of}"
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write them to one file (safetensors: plain numbers and text).
 

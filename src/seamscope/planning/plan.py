@@ -370,7 +370,9 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
         preparation=model.preparation if kind == "auto" else None,
         postprocessing=_postprocessing(settings, model),
     )
-    notes = (*model.notes, *_postprocessing_notes(plan, model), *_notes(plan, settings, budget))
+    fixed = () if model.statistics is None else model.statistics.notes(image.name, str(kind))
+    own = (*_postprocessing_notes(plan, model), *_notes(plan, settings, budget))
+    notes = (*model.notes, *fixed, *own)
     return dataclasses.replace(plan, notes=notes)
 
 

@@ -1,6 +1,7 @@
-"""What fixing statistics did: seams before and after, and Dice where truth is known.
+"""What fixing statistics did: seams, their causes, and Dice where truth is known, before and after.
 
-Knows what is compared, and what to conclude. Does not know how seams are measured or labels read.
+Knows what is compared, and what to conclude. Does not know how seams are measured or explained, or
+labels read.
 
 Seamless is not the same as accurate: a network that was trained with the statistics of small
 patches may predict better with those of single tiles than with those of the whole image. So where
@@ -16,13 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.diagnosis.causes import diagnose
 from seamscope.diagnosis.feature_statistics import opened_as
+from seamscope.diagnosis.findings import Diagnosis, numbers, short
 from seamscope.diagnosis.measure import measure_seams
 from seamscope.images.image import Image
 from seamscope.images.truth import Truth, truth_for
 from seamscope.inference import Event, TileDone
 from seamscope.models.model import Model
 from seamscope.normalization.statistics import Statistics
+from seamscope.planning.halo_room import with_room
 from seamscope.planning.plan import Plan, Settings
 from seamscope.planning.reading import Cancelled
 from seamscope.seams.report import SeamReport
@@ -50,6 +54,8 @@ class BeforeAfter:
         For each class, of the classified predictions over all cores.
     meaning
         How labels were read.
+    why_before, why_after
+        What the seams are made of, examined where they are worst; None where nobody asked.
     """
 
     before: SeamReport
@@ -59,6 +65,8 @@ class BeforeAfter:
     dice_before: tuple[float, ...] = ()
     dice_after: tuple[float, ...] = ()
     meaning: str = ""
+    why_before: Diagnosis | None = None
+    why_after: Diagnosis | None = None
 
     @property
     def gain(self) -> float | None:
@@ -67,20 +75,43 @@ class BeforeAfter:
             return None
         return float(np.mean(self.dice_after) - np.mean(self.dice_before))
 
+    def rows(self) -> tuple[tuple[str, str, str], ...]:
+        """Measures side by side: what, before, after."""
+        one, other = self.before.measures, self.after.measures
+        told = [
+            ("Largest distance", short(one.max_dist), short(other.max_dist)),
+            ("Mean distance", short(one.mean_dist), short(other.mean_dist)),
+        ]
+        for name, a, b in zip(self.before.channels, one.soft, other.soft, strict=False):
+            told.append((f"Tile mismatch, {name}", short(a), short(b)))
+        halos = _seamless_from(self.before), _seamless_from(self.after)
+        told.append(("Smallest seamless halo", *halos))
+        if self.why_before is not None and self.why_after is not None:
+            told.append(("Verdict", self.why_before.verdict, self.why_after.verdict))
+            shares = causes_text(self.why_before), causes_text(self.why_after)
+            if shares != told[-1][1:]:
+                told.append(("Shares", *shares))
+        for name, a, b in zip(self.classes, self.dice_before, self.dice_after, strict=True):
+            told.append((f"Dice to truth, {name}", f"{a:.3f}", f"{b:.3f}"))
+        return tuple(told)
+
     def sentences(self) -> tuple[str, ...]:
         """Say what changed, in a few sentences."""
         said = [f"Before: {self.before.sentence()}", f"After: {self.after.sentence()}"]
-        if self.gain is not None:
-            numbers = (
-                f"{np.mean(self.dice_before):.3f} before, {np.mean(self.dice_after):.3f} after"
+        if self.why_before is not None and self.why_after is not None:
+            said.append(
+                f"Explained before by {causes_text(self.why_before)}; after: "
+                f"{causes_text(self.why_after)}."
             )
+        if self.gain is not None:
+            dice = f"{np.mean(self.dice_before):.3f} before, {np.mean(self.dice_after):.3f} after"
             if abs(self.gain) < _SAME_DICE:
-                said.append(f"As accurate as before (mean Dice {numbers}).")
+                said.append(f"As accurate as before (mean Dice {dice}).")
             elif self.gain > 0:
-                said.append(f"More accurate than before (mean Dice {numbers}).")
+                said.append(f"More accurate than before (mean Dice {dice}).")
             else:
                 said.append(
-                    f"Less accurate than before (mean Dice {numbers}): seamless, but farther from "
+                    f"Less accurate than before (mean Dice {dice}): seamless, but farther from "
                     "these labels. Compare the other ways of freezing, or keep single tiles as "
                     "large as memory allows."
                 )
@@ -88,6 +119,7 @@ class BeforeAfter:
 
     def to_json(self) -> dict[str, Any]:
         """Return all figures as plain values."""
+        why = {"why_before": self.why_before, "why_after": self.why_after}
         return {
             "how": self.how,
             "before": self.before.to_json(),
@@ -96,8 +128,20 @@ class BeforeAfter:
             "dice_before": list(self.dice_before),
             "dice_after": list(self.dice_after),
             "labels": self.meaning,
+            **{name: found and found.to_json() for name, found in why.items()},
             "sentences": list(self.sentences()),
         }
+
+
+def _seamless_from(report: SeamReport) -> str:
+    found = report.smallest_seamless_halo
+    return "none" if found is None else numbers(found)
+
+
+def causes_text(diagnosis: Diagnosis) -> str:
+    """Name the causes that act, with their shares, largest first; the verdict where none does."""
+    acting = [f"{one.cause} {one.share:.0%}" for one in diagnosis.findings if one.share >= 0.005]
+    return ", ".join(acting) or diagnosis.verdict
 
 
 def compare_statistics(
@@ -107,27 +151,37 @@ def compare_statistics(
     settings: Settings | None = None,
     *,
     labels: Any = None,
+    explain: bool = True,
     axes: str | None = None,
     cancelled: Cancelled | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_phase: Callable[[str], None] | None = None,
     **asked: Any,
 ) -> BeforeAfter:
     """Predict an image with each tile's own statistics and with fixed ones, and compare.
 
+    Costs two predictions of the image. To explain costs those of a sample more, of 16 tiles or a
+    few large ones: once or twice where tiles agree, up to 11 times where several causes act.
+
     Parameters
     ----------
     image, settings, axes, asked
-        As for `seamscope.predict`.
+        As for `seamscope.predict`; a tile too small for the network's reach is given the halo that
+        it has room for.
     model
         Without statistics.
     statistics
         Of this network.
     labels
         Truth, as for `seamscope.images.truth.truth_for`.
+    explain
+        Whether causes are told too, where seams are worst.
     cancelled
         Asked before each forward pass.
     on_progress
-        Told tiles done and to do, over both predictions.
+        Told forward passes done and to do, of each phase.
+    on_phase
+        Told what begins.
 
     Raises
     ------
@@ -135,34 +189,75 @@ def compare_statistics(
         When cancelled.
     """
     opened = opened_as(image, axes)
-    wanted = (settings or Settings()).but(**asked)
-    counters = [_DiceCounter(opened, labels), _DiceCounter(opened, labels)]
-    reports = []
-    for number, network in enumerate((model, model.with_statistics(statistics))):
-        counter = counters[number]
-        reports.append(
-            measure_seams(
-                opened,
-                network,
-                wanted,
-                watchers=[counter.watching(network)] if labels is not None else [],
-                on_event=_telling(on_progress, number),
-                cancelled=cancelled,
-            )
+    wanted = with_room((settings or Settings()).but(**asked), model)
+    bench = _Bench(opened, labels, explain, cancelled, on_progress, on_phase or (lambda what: None))
+    before = bench.side(model, wanted, "before")
+    # at the very same tiles, also where they were chosen for the first
+    same = before.report.plan.settings
+    after = bench.side(model.with_statistics(statistics), same, "after")
+    truth = before.counter.truth
+    return BeforeAfter(
+        before.report,
+        after.report,
+        statistics.how,
+        truth.names if truth else (),
+        before.counter.dice(),
+        after.counter.dice(),
+        truth.meaning if truth else "",
+        before.why,
+        after.why,
+    )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What is known of one of the two networks."""
+
+    report: SeamReport
+    counter: _DiceCounter
+    why: Diagnosis | None
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """An image, what is asked about its seams, and who is told meanwhile."""
+
+    image: Image
+    labels: Any
+    explain: bool
+    cancelled: Cancelled | None
+    on_progress: Callable[[int, int], None] | None
+    on_phase: Callable[[str], None]
+
+    def side(self, model: Model, settings: Settings, when: str) -> _Side:
+        counter = _DiceCounter(self.image, self.labels)
+        self.on_phase(f"Measuring seams {when}")
+        report = measure_seams(
+            self.image,
+            model,
+            settings,
+            watchers=[counter.watching(model)] if self.labels is not None else [],
+            on_event=_telling(self.on_progress),
+            cancelled=self.cancelled,
         )
-    before, after = counters
-    classes = before.truth.names if before.truth else ()
-    meaning = before.truth.meaning if before.truth else ""
-    one, other = reports
-    return BeforeAfter(one, other, statistics.how, classes, before.dice(), after.dice(), meaning)
+        return _Side(report, counter, self._why(model, report, when) if self.explain else None)
+
+    def _why(self, model: Model, report: SeamReport, when: str) -> Diagnosis:
+        self.on_phase(f"Explaining seams {when}")
+        return diagnose(
+            self.image,
+            model,
+            report.plan.settings,
+            worst=report.borders,
+            cancelled=self.cancelled,
+            on_progress=self.on_progress,
+        )
 
 
-def _telling(
-    on_progress: Callable[[int, int], None] | None, number: int
-) -> Callable[[Event], None]:
+def _telling(on_progress: Callable[[int, int], None] | None) -> Callable[[Event], None]:
     def tell(event: Event) -> None:
         if on_progress is not None and isinstance(event, TileDone):
-            on_progress(event.done + number * event.total, 2 * event.total)
+            on_progress(event.done, event.total)
 
     return tell
 

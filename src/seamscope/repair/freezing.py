@@ -38,6 +38,7 @@ network ever saw. ``benchmarks/frozen_statistics.py`` shows both, and how accura
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import shutil
@@ -55,7 +56,7 @@ import psutil
 import torch
 from torch import nn
 
-from seamscope.errors import SettingsError
+from seamscope.errors import ModelError, SettingsError
 from seamscope.images.image import Image, open_image
 from seamscope.loaders import load_model
 from seamscope.models.model import Model
@@ -77,7 +78,11 @@ CELL = 128
 TILES = 16
 # Measured with 14 layers and tiles of 256 x 256, in units of the work itself: stopping, counting
 # and going on for tiles that wait in memory or on disk, or do not wait; and a window's pass.
-_IN_MEMORY, _ON_DISK, _ANEW, _WINDOW = 1.4, 2.7, 1.2, 1.3
+_IN_MEMORY, _ON_DISK, _ANEW, _WINDOW = 1.15, 2.8, 1.2, 1.3
+# Tiles on which the two halves of a sample are compared.
+_JUDGED = 4
+# A sample of so many cannot be halved in a way that tells anything.
+_TOO_FEW = 3
 
 
 # -- what it will cost
@@ -134,28 +139,76 @@ class FreezePlan:
 
     @property
     def sentence(self) -> str:
+        """What will be done, what it costs, and what is to be known of it."""
+        return " ".join([self.cost, *self.notes])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What keeps statistics from those of the whole image, in sentences."""
+        return tuple(_notes(self))
+
+    @property
+    def cost(self) -> str:
         """What will be done and what it costs."""
         cost = (
             f"about {self.passes:.1f} times one tiled prediction, {_bytes(self.memory)} of memory"
         )
         if self.disk:
             cost += f" and {_bytes(self.disk)} of disk"
-        if self.tiles == 1:
-            count = len(self.calls)
-            layers = f"{count} layer{'s' * (count > 1)}"
+        layers = f"{len(self.calls)} layer{'s' * (len(self.calls) > 1)}"
+        if self.tiles == 1 and len(self.plan.grid) == 1:
             return f"The image is run at once, {layers} in one pass: {cost}."
         if self.how == "local":
             return f"{self.tiles} windows of {self.window} pixels are run, once each: {cost}."
         if not self.recomputed:
             place = "on disk" if self.on_disk else "in memory"
             return (
-                f"{self.tiles} tiles go in lockstep through {len(self.calls)} layers, waiting "
-                f"{place}: {cost}."
+                f"{self.tiles} tile{'s go' if self.tiles > 1 else ' goes'} in lockstep through "
+                f"{layers}, waiting {place}: {cost}."
             )
         return (
             f"{self.recomputed} of {self.tiles} tiles have no room to wait and begin anew for each "
-            f"of {len(self.calls)} layers: {cost}."
+            f"of {layers}: {cost}."
         )
+
+
+def _notes(plan: FreezePlan) -> Iterator[str]:
+    own, model_reach = plan.plan, plan.plan.reach.convolutional
+    if plan.how != "sampled" and len(own.grid) > 1:
+        if model_reach is None:
+            yield (
+                "The network sees the whole tile besides, so that features, and with them the "
+                "statistics, are near those of the whole image and not equal to them."
+            )
+        elif any(
+            not axis.single and (axis.halo[0] < need[0] or axis.halo[1] < need[1])
+            for axis, need in zip(own.grid.axes, model_reach, strict=True)
+        ):
+            halo, need = (max(map(max, sides)) for sides in (own.grid.halo, model_reach))
+            yield (
+                f"With a halo of {halo}, less than the {need} that the convolutions reach, the "
+                "statistics are near those of the whole image and not equal to them: leave the "
+                "halo to be chosen."
+            )
+    if plan.how == "sampled" and plan.tiles <= _TOO_FEW:
+        yield f"Of {plan.tiles} tiles no distance to exact statistics can be told: use 4 or more."
+    spatial = [name for name in own.settings.area or {} if name in own.layout.spatial]
+    if spatial:
+        yield (
+            f"An area along {' and '.join(spatial)} is not looked at: statistics are those of "
+            "whole images, so that a part is predicted as it is in the whole."
+        )
+
+
+def _nothing_to_fix(model: Model, audit: Audit) -> str:
+    told = f"Nothing to freeze: no layer of {model.name} uses statistics of its tile."
+    beyond = [str(one) for one in audit.global_operations if not one.repairable]
+    if beyond:
+        return (
+            f"{told} It sees the whole tile by {', '.join(beyond)}, which cannot be fixed: use "
+            "tiles as large as memory allows, and the best blend (seamscope blends)."
+        )
+    return f"{told} {model.describe()}"
 
 
 def plan_freeze(
@@ -183,9 +236,9 @@ def plan_freeze(
             "TorchScript or Python."
         )
     if not audit.calls:
-        raise SettingsError(
-            f"Nothing to freeze: no layer of {model.name} uses statistics of its tile."
-        )
+        raise SettingsError(_nothing_to_fix(model, audit))
+    if how == "sampled" and tiles < 1:
+        raise SettingsError(f"{tiles} tiles are no sample: use 1 or more, best 8 to 32.")
     room = memory or int(psutil.virtual_memory().available * _MEMORY_SHARE)
     plan = _tiles(settings or Settings(), model, image, how, room)
     survey = _Survey.of(model, audit)
@@ -312,8 +365,8 @@ class _Survey:
         """Cost of so many tiles, in units of predicting one."""
         kept = in_memory * _IN_MEMORY + on_disk * _ON_DISK
         once = kept * self.shares[-1] + anew * sum(self.shares) * _ANEW
-        halves = how == "sampled" and in_memory + on_disk + anew > 3
-        return once * (1 + halves)
+        halves = how == "sampled" and in_memory + on_disk + anew > _TOO_FEW
+        return 2 * (once + _JUDGED) if halves else once
 
     @classmethod
     def of(cls, model: Model, audit: Audit) -> _Survey:
@@ -439,8 +492,8 @@ def freeze_statistics(
     memory, disk
         Bytes in which tiles may wait; by default a share of what is free. ``disk=0`` uses none.
     partial
-        File for what is found on the way. If it exists, and belongs to the same task, work goes on
-        from there; it is removed at the end.
+        File for what is found on the way. If it exists, and belongs to the very same task (network,
+        pixels, tiles, intensities), work goes on from there, else anew; it is removed at the end.
     cancelled
         Asked between tiles.
     on_progress
@@ -507,10 +560,37 @@ def carry_out(
     if plan.how == "local":
         found = task.local(partial)
     else:
-        found = task.sampled() if plan.how == "sampled" else task.whole(partial)
+        found = task.sampled(partial) if plan.how == "sampled" else task.whole(partial)
     if partial is not None:
-        partial.unlink(missing_ok=True)
+        forget(partial)
     return found
+
+
+def forget(partial: Path) -> None:
+    """Remove what an interrupted freezing left behind, so that the next one begins anew."""
+    for file in (partial, *_files_of_halves(partial)):
+        file.unlink(missing_ok=True)
+
+
+def _files_of_halves(partial: Path) -> tuple[Path, Path]:
+    """Where the two halves of a sample are kept, by which it is judged."""
+    return partial.with_name(partial.name + ".half1"), partial.with_name(partial.name + ".half2")
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Tiles with their weights, whose statistics are found layer by layer.
+
+    Attributes
+    ----------
+    jobs
+        Tiles, and how often each counts.
+    file
+        For what is found on the way, if it is to be kept.
+    """
+
+    jobs: tuple[tuple[Job, float], ...]
+    file: Path | None
 
 
 class _Task:
@@ -527,8 +607,7 @@ class _Task:
         self.plan, self.model, self.image = plan, model, image
         self.cancelled = cancelled
         self._on_progress = on_progress or (lambda done, total: None)
-        self._done = 0
-        self._rounds = 1
+        self._done = self._total = 0
         intensity = whole_image_intensity(plan.plan, image, cancelled, None)
         self.reader = TileReader(plan.plan, image, intensity)
         self.runner = model.runner(plan.plan.settings.device)
@@ -546,22 +625,46 @@ class _Task:
 
     def whole(self, partial: Path | None) -> Statistics:
         """Statistics counted over all tiles."""
-        known = self._resumed(partial)
-        statistics = self._statistics(known)
-        for layer in self._layers([(job, 1.0) for job in self.jobs], known):
-            statistics = self._statistics((*statistics.layers, layer))
-            if partial is not None:
-                statistics.save(partial)
-        return statistics
+        (found,) = self._carried_out([_Round(tuple((job, 1.0) for job in self.jobs), partial)])
+        return found
 
-    def _resumed(self, partial: Path | None) -> tuple[LayerStatistics, ...]:
-        """Layers of an earlier attempt at the same task."""
-        if partial is None or not partial.exists():
-            return ()
-        earlier = Statistics.load(partial)
-        same = (earlier.fingerprint, earlier.about, earlier.image_shape)
-        own = self._statistics(())
-        return earlier.layers if same == (own.fingerprint, own.about, own.image_shape) else ()
+    def _carried_out(self, rounds: Sequence[_Round]) -> list[Statistics]:
+        """Statistics of each round, going on from what was kept of it."""
+        self._total = sum(len(one.jobs) for one in rounds) * len(self.plan.calls)
+        return [self._one(one) for one in rounds]
+
+    def _one(self, one: _Round) -> Statistics:
+        task = "" if one.file is None else self._identity(one.jobs)
+        known = _resumed(one.file, task)
+        self._done += len(known) * len(one.jobs)
+        layers = list(known)
+        for layer in self._layers(one.jobs, known):
+            layers.append(layer)
+            if one.file is not None:
+                self._statistics(layers, task=task).save(one.file)
+        return self._statistics(layers)
+
+    def _identity(self, jobs: Sequence[tuple[Job, float]]) -> str:
+        """Hash of all that statistics depend on: what the network is, and what it is shown.
+
+        Tiles are read as the network sees them, so that whatever changes what it sees, the image,
+        its intensities, its channel, its border, changes the hash; that costs one more reading. Of
+        the network, besides its weights, a prediction counts: its code may have been edited.
+        """
+        plan, model = self.plan, self.model
+        small, _ = model.examples
+        with model.on_cpu(), torch.no_grad():
+            answer = model.forward(small)
+        model.module.to(self.runner.device)  # where it was, even without weights that say so
+        told = (plan.how, plan.calls, plan.cell, str(self.runner.device), model.fingerprint)
+        digest = hashlib.sha256(repr((told, plan.plan.grid)).encode())
+        digest.update(answer.float().contiguous().numpy().tobytes())
+        for job, weight in jobs:
+            if self.cancelled():
+                raise InterruptedError
+            digest.update(repr((job.frame, job.tile.index, weight)).encode())
+            digest.update(self.reader.read([job]).tobytes())
+        return digest.hexdigest()
 
     def _statistics(self, layers: Sequence[LayerStatistics], **about: Any) -> Statistics:
         plan = self.plan.plan
@@ -586,9 +689,11 @@ class _Task:
 
     def local(self, partial: Path | None) -> Statistics:
         """Statistics of windows, by the network's own pass over each; frames taken together."""
-        windows = _Windows(self.plan, self._resumed(partial))
+        task = "" if partial is None else self._identity([(job, 1.0) for job in self.jobs])
+        windows = _Windows(self.plan, _resumed(partial, task))
         grid = self.plan.plan.grid
         often = max(1, len(grid) // _SAVES)
+        self._total = len(self.jobs)
         for number, tile in enumerate(grid):
             if windows.known(tile):
                 self._done += self.plan.plan.frames
@@ -598,24 +703,25 @@ class _Task:
                     raise InterruptedError
                 self._look(job, windows)
             if partial is not None and number % often == often - 1:
-                self._statistics(windows.layers(self._blank)).save(partial)
+                self._statistics(windows.layers(self._blank), task=task).save(partial)
         return self._statistics(windows.layers(self._blank))
 
     def _look(self, job: Job, windows: _Windows) -> None:
         x = torch.from_numpy(self.reader.read([job])).to(self.runner.device)
         Normalizations(partial_of(windows.add, tile=job.tile)).run(self.model.forward, x)
-        self._done += 1
-        self._on_progress(self._done, len(self.jobs))
+        self._tell()
 
     # -- some tiles
 
-    def sampled(self) -> Statistics:
+    def sampled(self, partial: Path | None) -> Statistics:
         """Statistics estimated from a few tiles, and how far they may be from the exact ones."""
         sample = diverse_tiles(self.jobs, self.reader, self.plan.tiles, self.cancelled)
-        halves = sample.halves() if len(sample.jobs) > 3 else ()
-        self._rounds = 1 + bool(halves)
-        statistics = self._statistics(tuple(self._layers(sample.weighted, ())))
-        twins = [self._statistics(tuple(self._layers(half.weighted, ()))) for half in halves]
+        samples = (sample, *(sample.halves() if len(sample.jobs) > _TOO_FEW else ()))
+        files = (None,) * 3 if partial is None else (partial, *_files_of_halves(partial))
+        rounds = [
+            _Round(tuple(one.weighted), file) for one, file in zip(samples, files, strict=False)
+        ]
+        statistics, *twins = self._carried_out(rounds)
         if not twins:
             return statistics
         return self._statistics(statistics.layers, distance=self._distance(sample, twins))
@@ -630,7 +736,9 @@ class _Task:
         gain = math.sqrt(max(0.0, 1 - len(sample.jobs) / len(self.jobs)))
         apart: list[float] = []
         spread: list[float] = []
-        for job in sample.jobs[:4]:
+        for job in sample.jobs[:_JUDGED]:
+            if self.cancelled():
+                raise InterruptedError
             x = torch.from_numpy(self.reader.read([job])).to(self.runner.device)
             one, two = (Normalizations(twin.answer).run(self.model.forward, x) for twin in twins)
             apart.append(float((one - two).abs().mean()))
@@ -646,7 +754,8 @@ class _Task:
     ) -> Iterator[LayerStatistics]:
         """Complete one layer after the other, for these tiles with their weights."""
         answers = {layer.call: layer for layer in known}
-        network = PausableNetwork(self.model.forward)
+        module = self.model.module
+        network = PausableNetwork(self.model.forward, (*module.parameters(), *module.buffers()))
         with tempfile.TemporaryDirectory(prefix="seamscope-") as folder:
             waiting = _WaitingRoom(self.plan, Path(folder))
             for call in self.plan.calls[len(known) :]:
@@ -659,7 +768,7 @@ class _Task:
                     answer = self._answer(answers, job)
                     paused = network.advance(paused, call, answer, see, self.runner.device)
                     waiting.put(number, paused)
-                    self._tell(len(jobs))
+                    self._tell()
                 answers[call] = parts.statistics(self._blank(call))
                 yield answers[call]
 
@@ -688,9 +797,20 @@ class _Task:
 
         return answer
 
-    def _tell(self, tiles: int) -> None:
+    def _tell(self) -> None:
         self._done += 1
-        self._on_progress(self._done, tiles * len(self.plan.calls) * self._rounds)
+        self._on_progress(self._done, self._total)
+
+
+def _resumed(file: Path | None, task: str) -> tuple[LayerStatistics, ...]:
+    """Layers of an earlier attempt at the same task; none where the file is of no use."""
+    if file is None or not file.exists():
+        return ()
+    try:
+        earlier = Statistics.load(file)
+    except ModelError:  # damaged: what it held is found anew
+        return ()
+    return earlier.layers if earlier.about.get("task") == task else ()
 
 
 class _WaitingRoom:

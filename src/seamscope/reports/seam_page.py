@@ -97,7 +97,7 @@ def seam_page(
         sections += sweep_sections(sweep)
     if content is not None:
         sections.append(content_section(content))
-    sections.append(_definitions(report))
+    sections.append(seam_definitions(report))
     lead = "" if diagnosis is None else report.sentence()
     return page(f"Tile seams of {report.model_name}", sections, lead)
 
@@ -560,7 +560,8 @@ _MISMATCH = Definition(
 )
 
 
-def _definitions(report: SeamReport) -> Section:
+def seam_definitions(report: SeamReport) -> Section:
+    """What the measures of seams mean, and their formulas."""
     parts: list[Part] = [
         Definition(
             "Halo, overlap, valid overlap",
@@ -646,6 +647,7 @@ __all__ = [
     "certificate_page",
     "certificate_section",
     "content_section",
+    "seam_definitions",
     "seam_page",
     "sweep_page",
     "sweep_sections",

@@ -100,6 +100,7 @@ def look_at(
         both: list[Array] = []
         for index in (border.lower, border.upper):
             tile = plan.grid[index]
+            runner.at(plan.grid, [tile])
             prediction = runner(reader.read([Job(border.frame, tile)]))[0]
             both.append(prediction[:, *tile.within(plane.region)])
         views.append(plane.view(both[0], both[1], image))

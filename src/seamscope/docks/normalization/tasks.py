@@ -70,6 +70,23 @@ class Progress:
         self._reporter.tell(Step(done, total, self._what, left))
 
 
+class Phases:
+    """Tells steps of a job that has several phases."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._progress = Progress(reporter, "tiles")
+
+    def begin(self, what: str) -> None:
+        """Take what the engine tells of a phase that begins."""
+        self._reporter.tell(Preparing(what[:1].lower() + what[1:]))
+        self._progress = Progress(self._reporter, f"tiles ({what[:1].lower() + what[1:]})")
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take what the engine tells of its steps."""
+        self._progress(done, total)
+
+
 @dataclass(frozen=True)
 class InTurn:
     """A question that uses the network: when its turn has come, and until it is cancelled.
@@ -206,6 +223,7 @@ class Compare:
 
     def __call__(self, reporter: Reporter) -> Any:
         """Return a `BeforeAfter`."""
+        phases = Phases(reporter)
         return compare_statistics(
             self.image,
             self.model,
@@ -213,7 +231,8 @@ class Compare:
             self.settings,
             labels=self.labels,
             cancelled=reporter.cancelled,
-            on_progress=Progress(reporter, "tiles, before and after"),
+            on_progress=phases,
+            on_phase=phases.begin,
         )
 
 

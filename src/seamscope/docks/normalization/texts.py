@@ -118,19 +118,10 @@ def comparison_text(effect: BeforeAfter) -> str:
 
 
 def _comparison_table(effect: BeforeAfter) -> str:
-    before, after = effect.before.measures, effect.after.measures
-    rows = [
-        ("Largest distance", before.max_dist, after.max_dist),
-        ("Mean distance", before.mean_dist, after.mean_dist),
-    ]
-    for name, one, other in zip(effect.before.channels, before.soft, after.soft, strict=False):
-        rows.append((f"Tile mismatch, {name}", one, other))
-    for name, one, other in zip(effect.classes, effect.dice_before, effect.dice_after, strict=True):
-        rows.append((f"Dice to truth, {name}", one, other))
     cells = "".join(
-        f"<tr><td>{plain(name)}</td><td {_NUMBER}>{_dice_or(name, one)}</td>"
-        f"<td {_NUMBER}><b>{_dice_or(name, other)}</b></td></tr>"
-        for name, one, other in rows
+        f"<tr><td>{plain(name)}</td><td {_NUMBER}>{plain(one)}</td>"
+        f"<td {_NUMBER}><b>{plain(other)}</b></td></tr>"
+        for name, one, other in effect.rows()
     )
     tiles = times(effect.before.plan.grid.tile_shape)
     note = f"<br>{plain(effect.meaning)}" if effect.meaning else ""
@@ -138,10 +129,6 @@ def _comparison_table(effect: BeforeAfter) -> str:
         f'<table style="margin-top: 4px"><tr><td>Tiles of {tiles}</td><td {_NUMBER}>before</td>'
         f"<td {_NUMBER}>after</td></tr>{cells}</table>{note}"
     )
-
-
-def _dice_or(name: str, value: float) -> str:
-    return f"{value:.3f}" if name.startswith("Dice") else figure(value)
 
 
 # -- features

@@ -1,0 +1,152 @@
+"""The page of ``seamscope freeze``: what fixed statistics did to the seams of an image.
+
+Knows which measures are set side by side. Does not know how they were measured, or HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from seamscope import __version__
+from seamscope.normalization.statistics import Statistics
+from seamscope.repair.before_after import BeforeAfter
+from seamscope.reports import figures
+from seamscope.reports.page import (
+    Facts,
+    Figure,
+    Part,
+    Section,
+    Table,
+    Text,
+    Verdict,
+    figure_text,
+    name_text,
+    page,
+)
+from seamscope.reports.seam_page import seam_definitions
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+def repair_page(effect: BeforeAfter, statistics: Statistics) -> str:
+    """Compose the page of a comparison.
+
+    Parameters
+    ----------
+    effect
+        What was compared.
+    statistics
+        Those that were fixed.
+
+    Returns
+    -------
+    str
+        HTML that stands alone.
+
+    Raises
+    ------
+    SettingsError
+        Where what draws reports is not installed.
+    """
+    sections = [_verdict(effect), _setting(effect, statistics)]
+    if effect.before.measured and effect.after.measured:
+        sections.append(_halo(effect))
+    if effect.why_before is not None and effect.why_after is not None:
+        sections.append(_causes(effect))
+    sections.append(seam_definitions(effect.before))
+    title = f"Seams of {name_text(statistics.model)} before and after fixing its statistics"
+    return page(title, sections)
+
+
+def _verdict(effect: BeforeAfter) -> Section:
+    _, after, *rest = effect.sentences()
+    word, _, told = after.removeprefix("After: ").partition(": ")
+    parts: list[Part] = [Verdict(word, told[:1].upper() + told[1:], effect.after.seamless)]
+    parts += [Text(sentence) for sentence in rest if not sentence.startswith("Explained")]
+    caption = "Measured at the same tiles, with each tile's own statistics and with fixed ones."
+    parts.append(Table(("", "before", "after"), effect.rows(), caption))
+    if effect.meaning:
+        parts.append(Text(effect.meaning))
+    return Section("Verdict", parts)
+
+
+def _setting(effect: BeforeAfter, statistics: Statistics) -> Section:
+    plan, told = effect.before.plan, effect.before.plan.to_json()
+    shape = _times(statistics.image_shape)
+    rows = [
+        ("image", f"{_times(plan.image_shape)} pixels ({plan.layout.axes})"),
+        ("network", f"{name_text(statistics.model)}, fingerprint {statistics.fingerprint}"),
+        ("statistics", f"{statistics.how}, {len(statistics.layers)} layers"),
+        ("found on", f"{name_text(statistics.image)}, {shape} pixels"),
+        ("tile", f"{_times(told['tile'])} pixels"),
+        ("overlap of neighbours", f"{_times(told['overlap'])} pixels"),
+        ("intensities", f"{plan.settings.normalize}, of the whole image"),
+        ("computed with", f"{plan.settings.device}, {plan.settings.precision}"),
+        ("overlaps", f"{effect.before.overlaps:,}, of which {effect.before.measured:,} measured"),
+        ("made by", f"Seamscope {__version__}"),
+    ]
+    return Section("Setting", [Facts(rows)])
+
+
+def _halo(effect: BeforeAfter) -> Section:
+    drawn = figures.halo_curve(
+        effect.before.curve.halo,
+        _side_by_side(effect, {"largest": "max_dist", "mean": "mean_dist"}),
+        _mismatch(effect),
+        tolerance=effect.before.tolerance,
+        marks={"used": float(max(max(sides) for sides in effect.before.plan.grid.halo))},
+    )
+    caption = (
+        "Disagreement of neighbouring tiles at every halo, before and after. Left: largest and "
+        f"mean distance; below {figure_text(effect.before.tolerance)} it is floating-point noise. "
+        "Right: tile mismatch, the largest of all channels. A floor that no halo lowers is what "
+        "fixed statistics take away; what is left falls with the halo."
+    )
+    return Section("Halo", [Figure.of(drawn, caption)])
+
+
+def _side_by_side(effect: BeforeAfter, names: Mapping[str, str]) -> dict[str, Array]:
+    curves = {"before": effect.before.curve, "after": effect.after.curve}
+    return {
+        f"{when}, {told}": getattr(curve, name)
+        for when, curve in curves.items()
+        for told, name in names.items()
+    }
+
+
+def _mismatch(effect: BeforeAfter) -> dict[str, Array]:
+    curves = {"before": effect.before.curve, "after": effect.after.curve}
+    return {when: np.fmax.reduce(c.soft, axis=1) for when, c in curves.items() if c.soft.shape[1]}
+
+
+def _causes(effect: BeforeAfter) -> Section:
+    before, after = effect.why_before, effect.why_after
+    assert before is not None
+    assert after is not None
+    rows = [
+        (one.cause, f"{one.share:.0%}", f"{after.share(one.cause):.0%}", one.what)
+        for one in before.findings
+    ]
+    caption = (
+        "Share of each cause in the mean disagreement, found by experiments on "
+        f"{before.tiles} tiles and {before.borders} seams of this image."
+    )
+    return Section(
+        "Causes",
+        [
+            Text(f"Before: {before.explanation}"),
+            Text(f"After: {after.explanation}"),
+            Table(("cause", "before", "after", "what was found before"), rows, caption),
+        ],
+    )
+
+
+def _times(shape: Any) -> str:
+    return " × ".join(map(str, shape))
+
+
+__all__ = ["repair_page"]
