@@ -784,6 +784,16 @@ def test_windows_of_valid_convolutions_lie_where_their_features_do(tissue) -> No
     assert _apart(one, two) < SAME
 
 
+def test_cells_are_by_default_as_large_as_usual_patches(small) -> None:
+    """Smaller in 3D, where windows of 256 pixels would hold 16 million."""
+    flat = plan_freeze(as_model(small), open_image(np.zeros((512, 512))), "local")
+    assert flat.cell == (128, 128)
+    torch.manual_seed(0)
+    deep = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.InstanceNorm3d(2)).eval()
+    volume = open_image(np.zeros((160, 160, 160), np.float32))
+    assert plan_freeze(as_model(deep), volume, "local").cell == (64, 64, 64)
+
+
 def test_local_statistics_belong_to_their_image(tissue, small) -> None:
     image = tissue[:128, :128]
     statistics = freeze_statistics(small, image, "local", cell=32, normalize="none")

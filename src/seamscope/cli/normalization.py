@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from seamscope.repair.before_after import BeforeAfter
     from seamscope.repair.freezing import FreezePlan
 
-# About the patches that networks are trained with: one tile's statistics at their usual extent.
-_PATCH = {1: 1024, 2: 128, 3: 64}
 _NAMES = ("exact", "local", "sampled")
 
 
@@ -114,8 +112,10 @@ def _page_place(report_file: str | None, forbidden: list[str]) -> Path | None:
 
 
 def _default_tile(model: Model) -> tuple[int, ...]:
+    from seamscope.normalization.statistics import PATCH
+
     lattice = model.facts.lattice
-    return tuple(axis.size_at_least(_PATCH[len(lattice)] + sum(axis.crop)) for axis in lattice)
+    return tuple(axis.size_at_least(PATCH[len(lattice)] + sum(axis.crop)) for axis in lattice)
 
 
 class _Found:
@@ -252,11 +252,12 @@ class FreezeOptions:
         Any,
         option(
             "Statistics",
-            "For local: pixels, as the patches of training; windows are twice as wide.",
+            "For local: pixels, as the patches of training; windows are twice as wide. By default "
+            "128 in 2D and 64 in 3D.",
             "N|N,N",
             sizes,
         ),
-    ] = "128"
+    ] = None
     tiles: Annotated[int, option("Statistics", "For sampled: how many.", "N")] = 16
     resume: Annotated[
         bool,

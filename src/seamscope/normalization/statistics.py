@@ -34,6 +34,9 @@ from seamscope.normalization.calls import Call, Moments
 Floats: TypeAlias = npt.NDArray[np.float64]
 How: TypeAlias = Literal["exact", "local", "sampled"]
 
+PATCH = {1: 1024, 2: 128, 3: 64}
+"""By spatial axes: pixels along each of about the patches that networks are trained with."""
+
 _FORMAT = "seamscope statistics 2"
 _IN_CACHE = 1 << 17  # numbers
 

@@ -63,7 +63,13 @@ from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit, NormLayer
 from seamscope.normalization.calls import Call, Moments, Normalizations
 from seamscope.normalization.pausing import PausableNetwork, Paused
-from seamscope.normalization.statistics import Collector, How, LayerStatistics, Statistics
+from seamscope.normalization.statistics import (
+    PATCH,
+    Collector,
+    How,
+    LayerStatistics,
+    Statistics,
+)
 from seamscope.planning.plan import Plan, Settings, available_memory, resolve
 from seamscope.planning.reading import Cancelled, Job, TileReader, whole_image_intensity
 from seamscope.repair.sampling import Sample, diverse_tiles
@@ -74,7 +80,6 @@ Progress: TypeAlias = Callable[[int, int], None]
 # Part of the free memory, and of the free disk, in which tiles may wait.
 _MEMORY_SHARE, _DISK_SHARE = 0.4, 0.5
 _SAVES = 20  # of what is known, on the way
-CELL = 128
 TILES = 16
 # Measured with 14 layers and tiles of 256 x 256, in units of the work itself: stopping, counting
 # and going on for tiles that wait in memory or on disk, or do not wait; and a window's pass.
@@ -217,7 +222,7 @@ def plan_freeze(
     how: How = "exact",
     settings: Settings | None = None,
     *,
-    cell: int | Sequence[int] = CELL,
+    cell: int | Sequence[int] | None = None,
     tiles: int = TILES,
     memory: int | None = None,
     disk: int | None = None,
@@ -328,9 +333,10 @@ def _room_on(plan: Plan, room: int) -> int:
     return room if device == "cpu" else available_memory(device)
 
 
-def _whole_periods(cell: int | Sequence[int], model: Model) -> tuple[int, ...]:
+def _whole_periods(cell: int | Sequence[int] | None, model: Model) -> tuple[int, ...]:
     """Cells of whole periods, so that they are whole pixels of every layer's features."""
     ndim = model.facts.spatial_axes
+    cell = PATCH[ndim] if cell is None else cell
     asked = (cell,) * ndim if isinstance(cell, int) else tuple(cell)
     if len(asked) != ndim or min(asked) < 1:
         raise SettingsError(
@@ -456,7 +462,7 @@ def freeze_statistics(
     *,
     trust: bool = False,
     axes: str | None = None,
-    cell: int | Sequence[int] = CELL,
+    cell: int | Sequence[int] | None = None,
     tiles: int = TILES,
     memory: int | None = None,
     disk: int | None = None,
@@ -486,7 +492,7 @@ def freeze_statistics(
         As for `seamscope.predict`.
     cell
         For local ones: pixels, about the extent of the patches that the network was trained with.
-        Windows are twice as wide, and lie one cell apart.
+        Windows are twice as wide, and lie one cell apart. By default 128 in 2D and 64 in 3D.
     tiles
         For sampled ones: how many.
     memory, disk

@@ -21,9 +21,9 @@ from seamscope.docks.session import Session
 from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
+from seamscope.normalization.statistics import PATCH
 from seamscope.planning.plan import Settings
 
-PATCH = {1: 1024, 2: 128, 3: 64}  # about the patches that networks are trained with
 _NOTHING_NEW = "Stopped: nothing new is known."
 
 
@@ -236,4 +236,4 @@ class Bench(QObject):
         self.told.emit(problem)
 
 
-__all__ = ["PATCH", "Bench"]
+__all__ = ["Bench"]

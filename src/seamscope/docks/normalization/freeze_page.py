@@ -66,6 +66,7 @@ class FreezePage(QWidget):
         self.panel.save_wanted.connect(self.save_to)
         self._cost_timer.timeout.connect(self._foresee)
         self._bench.replaced.connect(self._forget)
+        self._bench.patch_changed.connect(self.panel.cell.setValue)
         self._bench.changed.connect(self.foresee_soon)
         self._bench.session.fixed_changed.connect(self._show_fixed)
 

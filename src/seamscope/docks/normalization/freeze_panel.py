@@ -22,7 +22,8 @@ from qtpy.QtWidgets import (
 
 from seamscope.docks.editors import Choice
 from seamscope.docks.looks import set_row, text_label
-from seamscope.repair.freezing import CELL, TILES
+from seamscope.normalization.statistics import PATCH
+from seamscope.repair.freezing import TILES
 
 Way: TypeAlias = Literal["exact", "local", "sampled", "file"]
 
@@ -70,7 +71,7 @@ class FreezePanel(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.how = Choice(_WAYS, _TIPS["how"])
-        self.cell = _number(8, 4096, CELL, " px", _TIPS["cell"])
+        self.cell = _number(8, 4096, PATCH[2], " px", _TIPS["cell"])
         self.tiles = _number(1, 4096, TILES, "", _TIPS["tiles"])
         self.grid = Choice([("Auto", "auto"), ("As in Tiled prediction", "plan")], _TIPS["grid"])
         self.file = QLineEdit()
