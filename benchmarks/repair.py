@@ -1,12 +1,11 @@
-"""What repairing costs, how much memory it takes, and what becomes of accuracy.
+"""What repairing costs, and how much memory it takes.
 
-``python benchmarks/repair.py [--size 1024] [--tile 256] [--repeats 3] [--seeds 6] [--threads 1]``
+``python benchmarks/repair.py [--size 1024] [--tile 256] [--repeats 3] [--threads 1]``. What becomes
+of accuracy is told by ``benchmarks/frozen_statistics.py``.
 
 Costs are ratios to one tiled prediction with the same tiles in the same run, of CPU time, each way
 in turn, the shortest of each. Memory is what the process holds more than before, at its peak
-(RssAnon), against what the plan foretold. Accuracy is the mean Dice over four classes of images
-that the demo network was not trained on: with each tile's own statistics, and with fixed ones.
-``--seeds 0`` leaves accuracy out, ``--repeats 0`` costs.
+(RssAnon), against what the plan foretold.
 
 A second table is of predictions with fixed statistics, in units of a tiled prediction by the same
 module with each tile's own: answered while the network runs, as everything can be; fixed in layers
@@ -48,12 +47,9 @@ def main() -> None:
     if args.held:
         _held(args.held, model, image, args)
         return
-    if args.repeats:
-        _memory(args)
-        _costs(model, image, args)
-        _formats(model, image, args)
-    if args.seeds:
-        _accuracy(model, args)
+    _memory(args)
+    _costs(model, image, args)
+    _formats(model, image, args)
 
 
 def _arguments() -> argparse.Namespace:
@@ -61,7 +57,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--tile", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--held", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -177,51 +172,6 @@ def _anonymous() -> int:
         if line.startswith("RssAnon"):
             return int(line.split()[1]) * 1024
     return 0
-
-
-# -- accuracy
-
-
-def _accuracy(model: Model, args: argparse.Namespace) -> None:
-    size = min(args.size, 768)
-    table: dict[str, list[float]] = {}
-    settings = Settings(normalize="zscore", seams="none")
-    for seed in range(20_010, 20_010 + args.seeds):
-        image, truth = tissue((size, size), seed)
-
-        def note(
-            name: str,
-            network: Model,
-            tile: int,
-            image: np.ndarray = image,
-            truth: np.ndarray = truth,
-        ) -> None:
-            labels = predict(image, network, settings=settings, tile=tile, result="labels")
-            table.setdefault(name, []).append(_dice(labels, truth))
-
-        note("BatchNorm twin", load_model("demo:batchnorm"), args.tile)
-        note("own, tile 160 (as trained)", model, 160)
-        note(f"own, tile {args.tile}", model, args.tile)
-        for name, how, options in (
-            ("exact", "exact", {}),
-            ("local, cells of 128", "local", {"cell": 128}),
-            ("local, cells of 256", "local", {"cell": 256}),
-            ("sampled, 8 tiles", "sampled", {"tiles": 8, "tile": args.tile}),
-        ):
-            found = freeze_statistics(model, image, how, settings, **options)  # type: ignore[arg-type]
-            note(name, model.with_statistics(found), args.tile)
-    first = np.array(table["own, tile 160 (as trained)"])
-    print(f"\nmean Dice over {args.seeds} images of {size}x{size}")
-    print(f"{'statistics':34s}{'Dice':>7s}{'+-':>7s}  better than tile 160 on")
-    for name, scores in table.items():
-        better = int((np.array(scores) > first).sum())
-        spread = np.std(scores, ddof=1) if len(scores) > 1 else 0.0
-        print(f"{name:34s}{np.mean(scores):7.3f}{spread:7.3f}  {better}", flush=True)
-
-
-def _dice(labels: np.ndarray, truth: np.ndarray) -> float:
-    pairs = [(labels == k, truth == k) for k in range(4)]
-    return float(np.mean([2 * (a & b).sum() / max(1, a.sum() + b.sum()) for a, b in pairs]))
 
 
 if __name__ == "__main__":
