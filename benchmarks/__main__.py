@@ -6,6 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-for script in ("network_speed.py", "prediction.py", "seams.py"):
+for script in ("network_speed.py", "prediction.py", "seams.py", "repair.py"):
     print(f"== {script}", flush=True)
     subprocess.run([sys.executable, Path(__file__).with_name(script)], check=True)
