@@ -2,8 +2,9 @@
 
 The demo networks are two U-Nets trained alike but for their normalization. Both predict images they
 have not seen, made by the same code as the ones they were trained on, in tiles of several sizes
-with the same halo; then the InstanceNorm one again with the exact statistics of each whole image
-(`seamscope.freeze_statistics`), without any training. Drawn against the size of the tiles:
+with the same halo; then the InstanceNorm one again with exact statistics of each whole image, and
+with local ones (`seamscope.freeze_statistics`), without any training. Drawn against the size of the
+tiles:
 
 * tile mismatch, the mean over channels of the median over overlaps of 1 - Dice of the two
   neighbours (`seamscope.measure_seams`),
@@ -39,9 +40,10 @@ from seamscope.diagnosis.tile_sizes import Sweep, sweep
 from seamscope.models.model import Model
 from seamscope.reports.page import INK, MUTED, SERIES, drawn_here
 
-BATCH, INSTANCE, FIXED = "BatchNorm", "InstanceNorm", "InstanceNorm, statistics fixed"
-COLORS = {BATCH: SERIES[0], INSTANCE: SERIES[1], FIXED: SERIES[2]}
-MARKERS = {BATCH: "s", INSTANCE: "o", FIXED: "D"}
+BATCH, INSTANCE = "BatchNorm", "InstanceNorm"
+FIXED, LOCAL = "InstanceNorm, exact statistics", "InstanceNorm, local statistics"
+COLORS = dict(zip((BATCH, INSTANCE, FIXED, LOCAL), SERIES, strict=False))
+MARKERS = {BATCH: "s", INSTANCE: "o", FIXED: "D", LOCAL: "^"}
 HALO = 16  # pixels, for all tiles: the smallest have no room for the reach of 46
 FIRST_SEED = 20_100  # no demo network was trained on images of seeds from 10,000 on
 
@@ -55,7 +57,8 @@ class Place:
 
     image: np.ndarray
     before: np.ndarray
-    after: np.ndarray
+    exact: np.ndarray
+    local: np.ndarray
     truth: np.ndarray
 
 
@@ -97,7 +100,7 @@ class Outcome:
 
 
 def measure(images: Images, tiles: Sequence[int], side: int, tell: Tell = print) -> Outcome:
-    """Measure the three networks on all images; `side` of the place that is shown, in pixels."""
+    """Measure the four on all images; `side` of the place that is shown, in pixels."""
     reach = max(max(sides) for sides in seamscope.load_model("demo:batchnorm").reach.halo)
     mismatch, dice, at_reach = ({name: [] for name in COLORS} for _ in range(3))
     place: Place | None = None
@@ -130,6 +133,7 @@ def _networks(image: np.ndarray) -> Iterator[tuple[str, Model]]:
     instance = seamscope.load_model("demo:instancenorm")
     yield INSTANCE, instance
     yield FIXED, instance.with_statistics(seamscope.freeze_statistics(instance, image))
+    yield LOCAL, instance.with_statistics(seamscope.freeze_statistics(instance, image, "local"))
 
 
 def _mismatch(image: np.ndarray, model: Model, tile: int, halo: int) -> float:
@@ -157,12 +161,12 @@ def _place(
     corner: tuple[int, ...],
     side: int,
 ) -> Place:
-    before, after = (
-        seamscope.predict(image, networks[name], tile=tile, halo=HALO, result="labels")
-        for name in (INSTANCE, FIXED)
-    )
     square = tuple(slice(c, c + side) for c in corner)
-    return Place(image[square], before[square], after[square], truth[square])
+    before, exact, local = (
+        seamscope.predict(image, networks[name], tile=tile, halo=HALO, result="labels")[square]
+        for name in (INSTANCE, FIXED, LOCAL)
+    )
+    return Place(image[square], before, exact, local, truth[square])
 
 
 # -- telling
@@ -191,10 +195,10 @@ def _spread(values: np.ndarray) -> str:
 
 @drawn_here
 def draw(outcome: Outcome) -> Any:
-    """Draw the figure: three plots above four pictures."""
+    """Draw the figure: three plots above five pictures."""
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(9, 6.1), layout="constrained", facecolor="white")
+    drawn = Figure(figsize=(9.6, 6.1), layout="constrained", facecolor="white")
     drawn.get_layout_engine().set(w_pad=0.08, h_pad=0.07)
     above, below = drawn.subfigures(2, 1, height_ratios=(1.12, 1))
     for part in (above, below):
@@ -247,7 +251,7 @@ def _legend(part: Any, axes: Any, images: int) -> None:
         label=f"lowest to highest of {images} image{'s' * (images > 1)}",
     )
     handles = [*axes.get_legend_handles_labels()[0], band]
-    part.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9)
+    part.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
 
 
 def _channels(axes: Any, outcome: Outcome) -> None:
@@ -273,11 +277,12 @@ def _pictures(below: Any, outcome: Outcome) -> None:
     classes = ListedColormap(CHANNEL_COLORS)
     shown = {
         "image": place.image,
-        f"InstanceNorm, tiles of {tile}": place.before,
-        f"statistics fixed, tiles of {tile}": place.after,
+        f"own, tiles of {tile}": place.before,
+        f"exact, tiles of {tile}": place.exact,
+        f"local, tiles of {tile}": place.local,
         "truth": place.truth,
     }
-    for axes, (title, picture) in zip(below.subplots(1, 4), shown.items(), strict=True):
+    for axes, (title, picture) in zip(below.subplots(1, 5), shown.items(), strict=True):
         if picture is place.image:
             axes.imshow(picture, cmap="gray", interpolation="nearest")
         else:

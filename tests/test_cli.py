@@ -239,14 +239,16 @@ def test_every_option_reaches_its_setting(at_home, tmp_path):
     }
     asked = [part for option, (text, *_) in given.items() for part in (option, text)]
     place = ["rgb.npy", UNET, tmp_path / "o.zarr", "--trust", "--axes", "cyx"]
-    result = ok("predict", *place, *asked, "--no-accelerate", "--dry-run", "--json", "-")
+    result = ok("predict", *place, *asked, "--no-accelerate", "--raw", "--dry-run", "--json", "-")
     plan = json.loads(result.stdout)["plan"]
     assert {name: plan[name] for _, name, _ in given.values()} == {
         name: value for _, name, value in given.values()
     }
     assert plan["accelerate"] is False
+    assert plan["postprocess"] is False
     assert plan["axes"] == "cyx"
-    unasked = {field.name for field in dataclasses.fields(Settings)} - {"accelerate"}
+    unasked = {field.name for field in dataclasses.fields(Settings)}
+    unasked -= {"accelerate", "postprocess"}
     assert unasked == {name for _, name, _ in given.values()}
 
 

@@ -68,14 +68,14 @@ def predict(
     seams: Annotated[
         Seams, option("Result", "Of which tiles the seams are measured along the way.")
     ] = Seams.sample,
-    raw: Annotated[
+    postprocess: Annotated[
         bool,
         typer.Option(
-            "--raw",
+            "--postprocess/--raw",
             rich_help_panel="Result",
-            help="Leave out what the model's card asks to be done to the whole prediction.",
+            help="Do what the model's card asks to be done to the whole prediction, or not.",
         ),
-    ] = False,
+    ] = True,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", rich_help_panel="Result", help="Replace OUT if it exists."),
@@ -107,7 +107,7 @@ def predict(
             result=result,
             threshold=threshold,
             seams=seams,
-            postprocess=not raw,
+            postprocess=postprocess,
         )
         opened = pixels.open(image)
         network = loading.load(model)

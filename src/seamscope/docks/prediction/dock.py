@@ -116,7 +116,7 @@ class PredictionDock(QWidget):
         self._session = Session.of(napari_viewer)
         self._turn = self._session.turn
         self._preview = TilePreview(napari_viewer, self._preview_lost)
-        self._drops = FolderDrops(napari_viewer, self)
+        self._drops = FolderDrops(self)
         self._awake = False
         self._wires = Wires()
         self._make_controls()
@@ -751,6 +751,11 @@ class PredictionDock(QWidget):
 
     def _preview_lost(self) -> None:
         self.preview.setChecked(False)
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802
+        """Be where the viewer is."""
+        super().showEvent(event)
+        self._drops.watch()
 
     def dragEnterEvent(self, event: Any) -> None:  # noqa: N802
         """Take files."""

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, Signal
+from qtpy.QtWidgets import QMainWindow, QWidget
 
 from seamscope.docks.readers import is_network
 
 
 class FolderDrops(QObject):
-    """Watches the viewer's drops, and takes those of folders that hold a network.
+    """Watches drops onto the window of a dock, and takes those of folders that hold a network.
+
+    All others are left to the window.
 
     Parameters
     ----------
-    viewer
-        All other drops are left to it.
-    parent
-        Whose life this shares.
+    dock
+        Whose window, and whose life this shares.
 
     Attributes
     ----------
@@ -37,10 +38,20 @@ class FolderDrops(QObject):
 
     found = Signal(str)
 
-    def __init__(self, viewer: Any, parent: QObject) -> None:
-        super().__init__(parent)
+    def __init__(self, dock: QWidget) -> None:
+        super().__init__(dock)
         self.awake = False
-        viewer.window._qt_viewer.installEventFilter(self)
+
+    def watch(self) -> None:
+        """Watch whatever of the window takes drops; again where the dock was moved to another."""
+        window = self.parent()
+        while window is not None and not isinstance(window, QMainWindow):
+            window = window.parent()
+        middle = None if window is None else window.centralWidget()
+        if middle is not None:
+            for target in (middle, *middle.findChildren(QWidget)):
+                if target.acceptDrops():
+                    target.installEventFilter(self)
 
     def eventFilter(self, target: Any, event: Any) -> bool:  # noqa: N802
         """Answer Qt: whether the event has been dealt with."""
