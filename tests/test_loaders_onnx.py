@@ -254,6 +254,12 @@ def test_operations_that_our_exporter_does_not_write_are_known_too() -> None:
     (layer,) = graph(node("BatchNormalization", ["x", "a", "b", "a", "b"], ["y", "m", "v"],
                           training_mode=1)).layers  # fmt: skip
     assert (layer.kind, layer.statistics) == ("BatchNorm", "batch")
+    (layer,) = graph(node("MeanVarianceNormalization", ["x"], ["y"], axes=[2, 3])).layers
+    assert (layer.kind, layer.groups, layer.statistics) == ("InstanceNorm", 4, "tile")
+    (layer,) = graph(node("MeanVarianceNormalization", ["x"], ["y"])).layers
+    assert layer.statistics == "batch"
+    (operation,) = graph(node("ReduceProd", ["x", "axes"], ["y"])).global_operations
+    assert operation.kind == "product over space"
     whole = node("LayerNormalization", ["x", "a", "b"], ["y"], axis=1)
     assert [each.kind for each in graph(whole).global_operations] == [
         "normalization with a weight for each pixel"

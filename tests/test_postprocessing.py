@@ -17,7 +17,6 @@ import zarr
 
 from packages import result, state_dict, tensor, written
 from seamscope.diagnosis.certificate import certify
-from seamscope.errors import ImageError
 from seamscope.images.image import open_image
 from seamscope.inference import Finished, LateOutput, Preparing, open_output, predict, run
 from seamscope.loaders import load_model, verify
@@ -217,12 +216,23 @@ def test_a_cancelled_run_leaves_the_raw_prediction_marked_as_unfinished(ranged, 
     assert not output().record["finished"]
 
 
-def test_predictions_that_are_not_finite_are_told(tmp_path) -> None:
+def test_predictions_that_are_not_finite_stay_raw_and_that_is_told(tmp_path) -> None:
+    """Hours of work are not lost for a pixel."""
     model = load_model(str(package(tmp_path / "p", [ZSCORE])), trust=True)
-    x = image(seed=9)[0, 0]
+    source = open_image(image(seed=9)[0, 0], axes="yx")
     model.module.state_dict()["last.bias"][0] = np.inf
-    with pytest.raises(ImageError, match=r"the prediction has .* not finite"):
-        predict(x, model, tile=24, halo=4)
+    plan = resolve(Settings(tile=24, halo=4), model, source)
+    late = LateOutput(lambda: open_output(plan, source, model, str(tmp_path / "out.zarr")))
+    with late as output:
+        *_, end = run(plan, model, source, output)
+        assert output().record["finished"]
+        assert output().record["figures"]["postprocessing"] is None
+    assert isinstance(end, Finished)
+    for words in ("was left out", "the prediction has 5120 value(s) that are not finite", "--raw"):
+        assert words in end.warning
+    assert "out.zarr" not in end.warning
+    raw = predict(source, model, tile=24, halo=4, postprocess=False)
+    assert np.array_equal(zarr.open_array(str(tmp_path / "out.zarr"))[:], raw)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from seamscope.errors import ModelError, SeamscopeError
+from seamscope.errors import ImageError, ModelError, SeamscopeError
 from seamscope.images.image import Image, Output, create_output, open_image
 from seamscope.images.intensity import Intensity
 from seamscope.images.postprocessing import change_result, measure_result
@@ -119,11 +119,14 @@ class Finished:
         What belongs into a record of the run.
     seams
         How neighbouring tiles disagreed; None where nothing was measured.
+    warning
+        A sentence on what was left out; empty where nothing was.
     """
 
     seconds: float
     figures: dict[str, Any] = field(default_factory=dict)
     seams: SeamReport | None = field(default=None, repr=False)
+    warning: str = ""
 
 
 Event: TypeAlias = Preparing | Started | TileDone | Reduced | Finished
@@ -383,15 +386,18 @@ class _Attempt:
         seconds = time.perf_counter() - begin
         seams = SeamReport.of(meter, plan, self.model) if measured else None
         figures = self._figures(seconds, done, seams)
+        warning = ""
         if output is not None and plan.postprocessing is not None:
             yield Preparing("measuring the whole prediction, to postprocess it")
             try:
                 figures["postprocessing"] = finishing.carry_out(plan, output).to_json()
             except InterruptedError:
                 return
+            except ImageError as error:  # hours of work are not lost for that
+                figures["postprocessing"], warning = None, _not_postprocessed(plan, error)
         if output is not None:
             output.finish({"plan": plan.to_json(), "figures": figures})
-        yield Finished(seconds, figures, seams)
+        yield Finished(seconds, figures, seams, warning)
 
     def _figures(self, seconds: float, tiles: int, seams: SeamReport | None) -> dict[str, Any]:
         told = {} if seams is None else {"seams": _summary(seams)}
@@ -404,6 +410,14 @@ class _Attempt:
             "device": self.plan.settings.device,
             "intensity": self.intensity.to_json(),
         }
+
+
+def _not_postprocessed(plan: Plan, error: ImageError) -> str:
+    return (
+        f"Its card's postprocessing ({plan.postprocessing}) was left out, and the result is what "
+        f"the network gave: {str(error).split('. ')[0]}. Give what is not finite in the image an "
+        "intensity (--fill-nan), or ask for the raw prediction (--raw)."
+    )
 
 
 @dataclass(frozen=True)

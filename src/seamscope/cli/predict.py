@@ -210,6 +210,8 @@ class _Run:
             case Finished():
                 self.finished = True
                 self.figures = event.figures
+                if event.warning:
+                    display.note(event.warning)
 
     def record(self) -> dict[str, Any]:
         """Everything about this run, as plain values."""
@@ -240,6 +242,11 @@ class _Run:
             return f"{told}\n{measured['sentence']}" if measured else told
         if not self.done:
             return "Stopped before the first tile: nothing was written."
+        if self.done == self.total:
+            return (
+                f"Stopped before its card's postprocessing: {self.out} holds what the network gave "
+                "and is marked as unfinished."
+            )
         return (
             f"Stopped after {self.done} of {self.total} tiles: {self.out} holds what was done and "
             "is marked as unfinished."

@@ -172,7 +172,8 @@ def _regions(view: Image, channel: int | None) -> Iterator[tuple[slice, ...]]:
 
 
 def _view(array: Any, axes: str) -> Image:
-    return dataclasses.replace(open_image(array, axes=axes), name="the prediction", _kept=None)
+    view = open_image(array, axes=axes)
+    return dataclasses.replace(view, name="the prediction", source=None, _kept=None)
 
 
 def _channel(axes: str) -> int | None:

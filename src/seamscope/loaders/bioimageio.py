@@ -498,8 +498,9 @@ def _of_all(each: Processing, output: Tensor, inputs: Sequence[Tensor]) -> Step 
 def _matched(each: Processing, output: Tensor, inputs: Sequence[Tensor]) -> Matched | None:
     told = each.kwargs
     axes = _letters(told.get("axes"), output.axes)
-    apart = "c" not in axes and inputs[0].channels != output.channels
-    mixed = "c" in axes and inputs[0].channels != 1
+    given, made = inputs[0].channels, output.channels
+    apart = "c" not in axes and (given is None or given != made)
+    mixed = "c" in axes and given != 1
     lacking = any(letter not in axes for letter in output.spatial)
     if len(inputs) > 1 or told.get("reference_tensor") != inputs[0].name or apart or mixed:
         return None

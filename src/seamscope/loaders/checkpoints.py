@@ -109,7 +109,8 @@ def read_checkpoint(source: Source, name: str) -> Any:
 
 def _refuse_no_pickle(source: Source, name: str) -> None:
     """Refuse what is neither a zip archive nor a pickle nor a tar archive, as torch writes them."""
-    data = source if isinstance(source, bytes) else source.read_bytes()[:512]
+    with _opened(source) if isinstance(source, bytes) else source.open("rb") as file:
+        data = file.read(512)
     if not data.startswith((b"PK", b"\x80")) and data[257:262] != b"ustar":
         raise ModelError(
             f"{name} begins with {data[:12]!r}, as no file of PyTorch does: give a file of weights "

@@ -47,6 +47,7 @@ _COUPLINGS = {
     "ReduceL1": "sum over space",
     "ReduceL2": "sum over space",
     "ReduceSumSquare": "sum over space",
+    "ReduceProd": "product over space",
     "ReduceLogSumExp": "sum over space",
     "DFT": "Fourier transform",
 }
@@ -78,7 +79,8 @@ class _Graph:
         from onnx import shape_inference
 
         model = onnx.inliner.inline_local_functions(onnx.load_from_string(data))
-        with contextlib.suppress(shape_inference.InferenceError):  # fewer shapes are known then
+        # fewer shapes are known then; ValueError above 2 GB
+        with contextlib.suppress(shape_inference.InferenceError, ValueError):
             model = shape_inference.infer_shapes(model)
         graph = model.graph
         self.nodes: Sequence[Any] = graph.node
@@ -194,11 +196,25 @@ def _layer(graph: _Graph, node: Any) -> NormLayer | None:
     return NormLayer(_name(node), "LayerNorm", channels, "tile", affine, 1, ())
 
 
+def _mean_variance(graph: _Graph, node: Any) -> NormLayer | None:
+    """Mean and variance over the axes told; by default over samples and space."""
+    rank = len(graph.shapes.get(node.input[0], [])) or graph.rank
+    axes = {axis % rank for axis in _attribute(node, "axes", (0, 2, 3))}
+    if not axes & set(range(2, rank)):
+        return None
+    channels = graph.channels(node.input[0]) or 0
+    groups = 1 if 1 in axes else channels
+    kind = "LayerNorm" if 1 in axes else "InstanceNorm"
+    source: Source = "batch" if 0 in axes else "tile"
+    return NormLayer(_name(node), kind, channels, source, False, groups, ())
+
+
 _LAYERS: Mapping[str, Callable[[_Graph, Any], NormLayer | None]] = {
     "InstanceNormalization": _instance,
     "GroupNormalization": _group,
     "BatchNormalization": _batch,
     "LayerNormalization": _layer,
+    "MeanVarianceNormalization": _mean_variance,
 }
 
 

@@ -51,6 +51,7 @@ class _Running:
     bar: Any
     job: Job
     tiles: int = 0
+    phase: str = ""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -165,13 +166,14 @@ class RunPanel(QWidget):
             running.layers.mark(event.region)
             self._show_progress(event, running.job.cancelled)
         elif isinstance(event, float):
-            self._say(f"Measuring the whole image's intensities: {event:.0%}")
+            self._say(f"{running.phase}: {event:.0%}")
         elif isinstance(event, Preparing):
-            self._say(f"{event.what[:1].upper()}{event.what[1:]} …")
+            running.phase = f"{event.what[:1].upper()}{event.what[1:]}"
+            self._say(f"{running.phase} …")
         elif isinstance(event, Started):
             self._set_total(running, event.tiles * event.frames)
         elif isinstance(event, Reduced):
-            self._warn(running, event)
+            self._warn(running, event.reason)
 
     def _set_total(self, running: _Running, total: int) -> None:
         running.tiles = 0
@@ -179,11 +181,11 @@ class RunPanel(QWidget):
         self.bar.setValue(0)
         running.bar.reset(total=total)
 
-    def _warn(self, running: _Running, event: Reduced) -> None:
-        running.warnings.append(event.reason)
+    def _warn(self, running: _Running, told: str) -> None:
+        running.warnings.append(told)
         self.error.setText("".join(boxed(each, "warning") for each in running.warnings))
         self.error.show()
-        show_warning(event.reason)
+        show_warning(told)
 
     def _show_progress(self, event: TileDone, stopping: bool) -> None:
         self.bar.setMaximum(event.total)
@@ -226,6 +228,10 @@ class RunPanel(QWidget):
         if isinstance(outcome.value, Finished):
             self._say(_summary(outcome.value.figures))
             self.text.setText(self.text.text() + _seams(outcome.value))
+            if outcome.value.warning:
+                self._warn(running, outcome.value.warning)
+        elif outcome.error is None and running.tiles == self.bar.maximum() > 0:
+            self._say("Stopped before its card's postprocessing: this is what the network gave.")
         elif outcome.error is None:
             self._say(f"Stopped after {running.tiles} tiles; what is done stays.")
         else:
