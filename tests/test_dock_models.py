@@ -15,7 +15,7 @@ import npe2
 import numpy as np
 from qtpy.QtCore import QMimeData, QPoint, QPointF, QSettings, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QDockWidget
 
 import networks
 from packages import result, sha, tensor, written
@@ -114,7 +114,11 @@ def test_a_folder_of_a_package_is_opened_too(make_napari_viewer, qtbot, tmp_path
         _, dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
         assert viewer.open(folder / "rdf.yaml", plugin="seamscope") == []
     assert dock.model_picker.value() == str(folder / "rdf.yaml")
+    beside = QDockWidget()
+    dock.parent().parent().tabifyDockWidget(dock.parent(), beside)
+    beside.raise_()
     assert dropped(viewer, folder)
+    qtbot.waitUntil(dock.isVisible, timeout=PATIENCE)  # not under the other one
     assert dock.model_picker.value() == str(folder)
     qtbot.waitUntil(lambda: dock.model is not None, timeout=PATIENCE)
     assert dock.model.outputs == ("first", "second")
@@ -142,6 +146,8 @@ def test_only_networks_are_taken(tmp_path, script) -> None:
         (tmp_path / name).write_bytes(content)
     assert open_model_file(str(tmp_path / "a.zip")) is None
     assert open_model_file(str(tmp_path / "none.pt")) is None
+    (tmp_path / "half.zip").write_bytes(script.read_bytes()[:500])
+    assert open_model_file(str(tmp_path / "half.zip")) is not None  # the dock says what is wrong
 
 
 def test_napari_knows_which_endings_to_ask_for() -> None:

@@ -26,7 +26,10 @@ def open_model_file(path: str | Sequence[str]) -> Callable[[Any], list[tuple[Non
 
 
 def is_network(path: str) -> bool:
-    """Whether this file or folder holds a network, by its content."""
+    """Whether this file or folder holds a network, by its content; or may have, when it was whole.
+
+    What is wrong with it is then told by the dock.
+    """
     from seamscope.errors import SeamscopeError
     from seamscope.loaders import format_of
     from seamscope.loaders.archive import Archive
@@ -34,7 +37,7 @@ def is_network(path: str) -> bool:
     try:
         kind = format_of(path)
     except SeamscopeError:
-        return False
+        return Path(path).is_file()
     if kind != "checkpoint":
         return True
     # the last row of the table takes everything: a zip or a folder of pictures is no checkpoint
@@ -50,7 +53,7 @@ def _open(path: Any) -> list[tuple[None]]:
     if viewer is not None:
         first = path if isinstance(path, str) else path[0]
         _, dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
-        dock.model_picker.set_value(str(first))
+        dock.open_network(str(first))
     return _NO_LAYERS
 
 

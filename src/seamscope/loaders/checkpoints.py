@@ -32,6 +32,7 @@ from seamscope.loaders.format import Code, damaged, first_sentence
 Source: TypeAlias = Path | bytes
 Tensors: TypeAlias = dict[str, torch.Tensor]
 
+_OF_STATISTICS = re.compile(r"\d+\.(mean|var|count)")  # as seamscope freeze writes them
 _DEEPEST = 4  # mappings within mappings
 
 
@@ -111,6 +112,11 @@ def _refuse_no_pickle(source: Source, name: str) -> None:
     """Refuse what is neither a zip archive nor a pickle nor a tar archive, as torch writes them."""
     with _opened(source) if isinstance(source, bytes) else source.open("rb") as file:
         data = file.read(512)
+    if name.endswith(".py"):
+        raise ModelError(
+            f"{name} is Python source: say what in it builds the network, as in "
+            f"{name}:Net(depth=3), and its weights, if there are any, as in ...@weights.pt."
+        )
     if not data.startswith((b"PK", b"\x80")) and data[257:262] != b"ustar":
         raise ModelError(
             f"{name} begins with {data[:12]!r}, as no file of PyTorch does: give a file of weights "
@@ -331,6 +337,11 @@ def only_weights(content: Any, name: str) -> ModelError:
     if not tensors:
         return ModelError(f"{name} holds no named tensors: give a checkpoint with a state dict.")
     short = Path(name).name
+    if all(_OF_STATISTICS.fullmatch(key) for key in tensors):
+        return ModelError(
+            f"{name} holds fixed statistics and no network: use it beside the network that they "
+            "were found for (--statistics)."
+        )
     guess = _looks_like(tensors)
     likely = f", and they look like {guess}@{short}" if guess else ""
     return ModelError(

@@ -154,8 +154,12 @@ def _explained(name: str, run: Callable[[], Any]) -> Any:
             "the path of a Python file."
         ) from error
     except Exception as error:
+        # torchvision for another build of torch is the commonest reason, and says something else
+        remedy = " Install torch and torchvision that belong together." * (
+            "torchvision" in str(error)
+        )
         raise ModelError(
-            f"{name} cannot be imported: {type(error).__name__}: {first_sentence(error)}."
+            f"{name} cannot be imported: {type(error).__name__}: {first_sentence(error)}.{remedy}"
         ) from error
 
 

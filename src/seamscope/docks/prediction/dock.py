@@ -48,6 +48,7 @@ from seamscope.docks.layers import (
 from seamscope.docks.looks import (
     Kind,
     boxed,
+    come_forward,
     cost_table,
     in_dock,
     legend,
@@ -124,7 +125,7 @@ class PredictionDock(QWidget):
         self._connect()
         self.destroyed.connect(self._wires.cut)
         self.destroyed.connect(self._preview.sleep)
-        self._drops.found.connect(self.model_picker.set_value)
+        self._drops.found.connect(self.open_network)
         self.setAcceptDrops(True)
         self._made = True
         self._wake()
@@ -158,6 +159,11 @@ class PredictionDock(QWidget):
             seams=_SEAMS.get(self.options.seams.value(), self.options.seams.value()),
             **options,
         )
+
+    def open_network(self, path: str) -> None:
+        """Load a file that was dropped on the viewer, where the user sees it."""
+        come_forward(self)
+        self.model_picker.set_value(path)
 
     def set_model(self, model: Any, trust: bool = False) -> None:
         """Load a network: a model string, an `nn.Module`, or a `Model`."""
@@ -359,6 +365,7 @@ class PredictionDock(QWidget):
         self._cancel_trial()
         self.model = self._plain = None
         self._trusted = trust
+        self.panel.forget()
         self._offer_fixed()
         self._offer_outputs(None)
         self.card_sizes.show_for(None)

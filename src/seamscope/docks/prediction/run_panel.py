@@ -140,6 +140,11 @@ class RunPanel(QWidget):
             self.cancel.setEnabled(False)
             self._say("Stopping after this tile …")
 
+    def forget(self) -> None:
+        """Tell no more of the last run: another network is shown."""
+        if self._running is None:
+            self.text.hide()
+
     def layer_removed(self, event: Any) -> None:
         """Stop a prediction whose image or result is gone."""
         running = self._running
