@@ -56,6 +56,9 @@ def test_layers_of_a_network(place) -> None:
     assert told["train_eval_disparity"] is None
     text = _run("normalization", place / "instance.pt").stdout
     assert "10 layers normalize by each tile's own statistics" in text
+    header = next(line for line in text.splitlines() if line.startswith("layer"))
+    assert header.split() == ["layer", "kind", "channels", "statistics", "affine"]
+    assert text.count("every pixel depends on the whole tile") == 1  # told once, not for each
 
 
 def test_features_and_disparity_of_an_image(place) -> None:

@@ -205,18 +205,28 @@ class _Found:
     def text(self) -> Iterator[str]:
         yield from self.advice()
         yield ""
-        rows = [("layer", "kind", "channels", "statistics", "stray")]
-        strays = self.features.layers if self.features else (None,) * len(self.audit.layers)
-        for layer, one in zip(self.audit.layers, strays, strict=True):
-            stray = f"{one.stray:.3f}" if one else ""
-            rows.append(
-                (layer.name or "-", layer.kind, str(layer.channels), layer.statistics, stray)
-            )
-        if self.audit.layers:
-            yield _table(rows)
+        yield from self._layers()
         for operation in self.audit.global_operations:
             can = "can be fixed" if operation.repairable else "cannot be fixed"
             yield f"Sees the whole tile: {operation} ({operation.op}), {can}."
+
+    def _layers(self) -> Iterator[str]:
+        """The layers in a table, and what their statistics mean."""
+        layers = self.audit.layers
+        if not layers:
+            return
+        rows: list[tuple[str, ...]] = [("layer", "kind", "channels", "statistics", "affine")]
+        affine = {True: "yes", False: "no", None: "?"}
+        for one in layers:
+            told = (one.name or "-", one.kind, str(one.channels), one.statistics)
+            rows.append((*told, affine[one.affine]))
+        if self.features is not None:
+            strays = [f"{one.stray:.3f}" for one in self.features.layers]
+            rows = [(*row, end) for row, end in zip(rows, ("stray", *strays), strict=True)]
+        yield _table(rows)
+        yield ""
+        for kind, meaning in dict.fromkeys((one.statistics, one.meaning) for one in layers):
+            yield f"{kind}: {meaning}"
 
     def page(self) -> str:
         from seamscope.reports.normalization_page import normalization_page

@@ -23,6 +23,18 @@ from seamscope.normalization.layer_names import LayerNames
 
 Source: TypeAlias = Literal["tile", "group", "batch", "running"]
 
+_MEANINGS: dict[Source, str] = {
+    "tile": "Each channel is normalized by its mean and variance over the tile: every pixel "
+    "depends on the whole tile, and no halo makes tiles agree. Freezing makes it local.",
+    "group": "Channels are normalized in {groups} by their mean and variance over the tile: "
+    "every pixel depends on the whole tile, and no halo makes tiles agree. Freezing makes it "
+    "local.",
+    "batch": "Each channel is normalized by its mean and variance over all tiles of a batch: "
+    "what is predicted depends on which tiles come together. Freezing makes it local.",
+    "running": "Each channel is normalized by a mean and variance remembered from training, the "
+    "same for every tile: it makes no seams, but they may not fit this image.",
+}
+
 
 # -- statistics held fixed
 
@@ -152,6 +164,12 @@ class NormLayer:
     affine: bool | None
     groups: int
     calls: tuple[int, ...]
+
+    @property
+    def meaning(self) -> str:
+        """What the way it normalizes means for tiles, in words."""
+        groups = "one group" if self.groups == 1 else f"{self.groups} groups"
+        return _MEANINGS[self.statistics].format(groups=groups)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from seamscope.docks.looks import figure
-from seamscope.docks.normalization.texts import AFFINE, SOURCES, meaning
+from seamscope.docks.normalization.texts import AFFINE, SOURCES
 from seamscope.normalization.audit import Audit, NormLayer
 
 _COLUMNS = {
@@ -60,7 +60,7 @@ class LayerModel(QAbstractTableModel):
         """Qt asks."""
         layer = self.layers[index.row()]
         if role == Qt.ItemDataRole.ToolTipRole:
-            return f"{self._name(index.row())}\n{meaning(layer)}"
+            return f"{self._name(index.row())}\n{layer.meaning}"
         return self._row(index.row(), layer)[index.column()] if role == _SHOWN else None
 
     def _row(self, number: int, layer: NormLayer) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from seamscope.docks.looks import plain, text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.layer_table import LayerTable
-from seamscope.docks.normalization.texts import meaning
 
 
 class LayersPage(QWidget):
@@ -49,7 +48,7 @@ class LayersPage(QWidget):
     def _layer_chosen(self, number: int) -> None:
         audit = self._bench.audit
         assert audit is not None
-        self.meaning.setText(plain(meaning(audit.layers[number])))
+        self.meaning.setText(plain(audit.layers[number].meaning))
         self.chosen.emit(number)
 
 

@@ -14,7 +14,7 @@ from seamscope.diagnosis.disparity import FORWARD_ONLY, Disparity, advice
 from seamscope.diagnosis.feature_statistics import BatchExperiment, FeatureStatistics, LayerFeatures
 from seamscope.docks.looks import boxed, figure, plain, times
 from seamscope.models.model import Model
-from seamscope.normalization.audit import Audit, NormLayer
+from seamscope.normalization.audit import Audit
 from seamscope.normalization.statistics import Statistics
 from seamscope.planning.plan import Plan
 from seamscope.repair.before_after import BeforeAfter
@@ -29,24 +29,7 @@ REFERENCES = {
     "image": "those of the whole image",
     "tiles": "those of all tiles together",
 }
-_MEANINGS = {
-    "tile": "Each channel is normalized by its mean and variance over the tile: every pixel "
-    "depends on the whole tile, and no halo makes tiles agree. Freezing makes it local.",
-    "group": "Channels are normalized in {groups} by their mean and variance over the tile: "
-    "every pixel depends on the whole tile, and no halo makes tiles agree. Freezing makes it "
-    "local.",
-    "batch": "Each channel is normalized by its mean and variance over all tiles of a batch: "
-    "what is predicted depends on which tiles come together. Freezing makes it local.",
-    "running": "Each channel is normalized by a mean and variance remembered from training, the "
-    "same for every tile: it makes no seams, but they may not fit this image (tab Training).",
-}
 _NUMBER = 'align="right" style="padding-left: 12px"'
-
-
-def meaning(layer: NormLayer) -> str:
-    """What a layer's way to normalize means, in words."""
-    groups = "one group" if layer.groups == 1 else f"{layer.groups} groups"
-    return _MEANINGS[layer.statistics].format(groups=groups)
 
 
 # -- the network
