@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from typer.testing import CliRunner
 import networks
 from seamscope.cli import app
 from seamscope.demo import sample_image, zscore
+from seamscope.diagnosis.feature_statistics import measure_features
 from seamscope.normalization.statistics import Statistics
+from seamscope.reports.normalization_page import draw_tile_means, draw_tile_variances
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,56 @@ def test_features_and_disparity_of_an_image(place) -> None:
         assert layer["name"] in written
     assert "http://" not in written.replace("http://www.w3.org", "")
     assert f"{told['disparity']['per_channel'][0]:.3g}" in written
+
+
+def _pages_table(written, first):
+    """Rows of the table whose header begins so, its header first."""
+    for table in re.findall(r"<table>(.*?)</table>", written, re.S):
+        rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in table.split("<tr>")[1:]]
+        if rows[0][: len(first)] == list(first):
+            return rows
+    raise AssertionError(first)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_the_page_says_of_each_layer_what_it_is_and_means(place, norm) -> None:
+    page = place / f"layers_{norm}.html"
+    given = ["--image", place / "image.npy", "--tile", 48, "--json", "-", "--report", page]
+    told = json.loads(_run("normalization", place / f"{norm}.pt", *given).stdout)
+    written = page.read_text()
+    header, *rows = _pages_table(written, ("layer", "kind"))
+    assert header[3:] == ["statistics", "affine", "what it means"]
+    means = {"tile": "depends on its whole tile", "running": "the same for every tile"}
+    for row, layer in zip(rows, told["layers"], strict=True):
+        assert row[:3] == [layer["name"], layer["kind"], str(layer["channels"])]
+        assert row[3:5] == [layer["statistics"], {True: "yes", False: "no"}[layer["affine"]]]
+        assert means[layer["statistics"]] in row[5]
+    _, *rows = _pages_table(written, ("layer", "stray"))
+    for row, layer in zip(rows, told["layers"], strict=True):
+        numbers = (layer["stray"], layer["stray_largest"], layer["spread_ratio"])
+        assert row[1:4] == [f"{value:.3g}" for value in numbers]
+    head = {"instance": "normalized differently, which can be fixed", "batch": "normalized alike"}
+    assert head[norm] in written
+    assert "mean of each channel" in written
+    assert "variance of each channel" in written
+    assert "mathdefault" not in written
+    for formula in re.findall(r"<math.*?</math>", written):  # else its parts stand in a heap
+        assert re.fullmatch(r"<math display='block'><mrow>.*</mrow></math>", formula)
+
+
+def test_panels_show_mean_and_variance_of_each_tile() -> None:
+    """Against features that are computed anew."""
+    x = np.random.default_rng(2).gamma(2, size=(64, 48)).astype(np.float32)
+    net = torch.nn.Sequential(torch.nn.Identity(), torch.nn.InstanceNorm2d(1))
+    (layer,) = measure_features(x, net, tile=16).layers
+    tiles = x.reshape(4, 16, 3, 16).swapaxes(1, 2).reshape(12, -1).astype(np.float64)
+    for drawn, expected, whole in (
+        (draw_tile_means(layer), tiles.mean(1), tiles.mean()),
+        (draw_tile_variances(layer), tiles.var(1), tiles.var()),
+    ):
+        dots, line = drawn.axes[0].lines
+        np.testing.assert_allclose(dots.get_ydata(), expected, rtol=1e-5)
+        np.testing.assert_allclose(line.get_ydata(), whole, rtol=1e-5)
 
 
 def test_strays_are_told_against_the_whole_image(place) -> None:

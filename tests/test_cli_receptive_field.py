@@ -145,6 +145,7 @@ def test_the_page_stands_alone_and_says_what_was_measured(scripts, image, tmp_pa
     )
     assert code == 0
     told, shown = json.loads(file.read_text()), Texts(page.read_text())
+    assert "mathdefault" not in shown.text  # what matplotlib writes at logarithmic axes
     assert shown.figures == 5  # phases; profiles and map, averaged and of the pixel
     assert all(address.startswith(("#", "data:")) for address in shown.addresses)
     for sentence in told["sentences"]:

@@ -121,6 +121,26 @@ PREPARED = {
         (Measured("percentile", (2.0, 98.0), 1e-3), Scaled((2.0,), (-1.0,)), Clipped(-0.9, 0.8))
     ),
 }
+DEMOS = ("batchnorm", "instancenorm")
+
+
+def test_test_vectors_have_a_size_that_the_card_allows(tmp_path) -> None:
+    """Checked by the format's rules, for reaches longer than an example needs to be."""
+    for own in (load_model("demo:batchnorm"), load_model(networks.ValidUNet(levels=2).eval())):
+        export(own, tmp_path / "net.zip", overwrite=True)
+        card = card_of(tmp_path / "net.zip")
+        with zipfile.ZipFile(tmp_path / "net.zip") as archive:
+            given, made = (
+                np.load(io.BytesIO(archive.read(f"test_{end}put.npy"))).shape[2:]
+                for end in ("in", "out")
+            )
+        axes = (card[f"{end}puts"][0]["axes"][2:] for end in ("in", "out"))
+        for entry, left, size, out in zip(*axes, given, made, strict=True):
+            least, halo = entry["size"]["min"], left.get("halo", 0)
+            assert size >= least
+            assert (size - least) % entry["size"]["step"] == 0
+            assert out > 2 * halo
+            assert least - (size - out) > 2 * halo  # both networks keep the resolution
 
 
 def test_bioimageio_core_accepts_packages_and_predicts_the_same(tmp_path) -> None:
@@ -130,6 +150,8 @@ def test_bioimageio_core_accepts_packages_and_predicts_the_same(tmp_path) -> Non
         net = network(norm="instance" if kind == "zscore" else "batch")
         export(Model(net, "a network", preparation=preparation), tmp_path / f"{kind}.zip")
         assert verify(load_model(tmp_path / f"{kind}.zip")).passed
+    for kind in DEMOS:  # which reach further than an example needs to be large
+        export(load_model(f"demo:{kind}"), tmp_path / f"{kind}.zip")
     # in a process of its own: it changes logging and warnings of the whole process
     program = (
         "import sys, json, logging; logging.disable(logging.CRITICAL)\n"
@@ -138,14 +160,15 @@ def test_bioimageio_core_accepts_packages_and_predicts_the_same(tmp_path) -> Non
         "    s = test_model(path)\n"
         "    print('RESULT', json.dumps([s.status, [str(d.errors) for d in s.details]]))"
     )
-    paths = [str(tmp_path / f"{kind}.zip") for kind in PREPARED]
+    kinds = [*PREPARED, *DEMOS]
+    paths = [str(tmp_path / f"{kind}.zip") for kind in kinds]
     done = subprocess.run(
         [sys.executable, "-c", program, *paths],
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     assert len(lines) == len(paths), done.stderr[-2000:]
-    for kind, line in zip(PREPARED, lines, strict=True):
+    for kind, line in zip(kinds, lines, strict=True):
         status, errors = json.loads(line.removeprefix("RESULT"))
         assert status == "passed", (kind, errors)
 

@@ -225,22 +225,27 @@ class _OneOutput(nn.Module):
         return single_tensor(self.inner(x))
 
 
-def _sizes(model: Model, growth: int = 0) -> tuple[int, ...]:
+def _sizes(model: Model, growth: int = 0, least: Sequence[int] = ()) -> tuple[int, ...]:
     """Spatial shape for an example: no two sizes alike, none so small that a layer sees one pixel.
 
     Exporters take sizes that are alike for the same, and sizes of 1 for constants.
     """
+    lattices = model.facts.lattice
     return tuple(
         lattice.fixed
-        or lattice.size_at_least(max(48, 4 * lattice.increment) + sum(lattice.crop))
+        or lattice.size_at_least(max(low, max(48, 4 * lattice.increment) + sum(lattice.crop)))
         + (place + growth) * lattice.increment
-        for place, lattice in enumerate(model.facts.lattice)
+        for place, (lattice, low) in enumerate(
+            zip(lattices, least or (0,) * len(lattices), strict=True)
+        )
     )
 
 
-def _example(model: Model, batch: int = 2, growth: int = 0) -> torch.Tensor:
+def _example(
+    model: Model, batch: int = 2, growth: int = 0, least: Sequence[int] = ()
+) -> torch.Tensor:
     random = torch.Generator().manual_seed(growth)
-    shape = (batch, model.facts.in_channels, *_sizes(model, growth))
+    shape = (batch, model.facts.in_channels, *_sizes(model, growth, least))
     return torch.randn(shape, generator=random)
 
 
@@ -380,8 +385,11 @@ def _package(model: Model, path: Path, credits: Credits) -> None:
 
 
 def _test_tensors(model: Model) -> tuple[Array, Array]:
-    """A test image ``(1, C, *spatial)`` and its prediction, intensities prepared as declared."""
-    image = _example(model, 1).numpy()
+    """A test image ``(1, C, *spatial)`` and its prediction, intensities prepared as declared.
+
+    Its sizes are ones that the card allows, so that they leave something beside the halo.
+    """
+    image = _example(model, 1, least=_smallest(model)).numpy()
     prepared = np.empty_like(image[0])
     preparation = _preparation(model)
     opened = open_image(image[0], axes="c" + axis_names(model.facts.spatial_axes))

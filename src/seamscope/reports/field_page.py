@@ -16,6 +16,7 @@ from seamscope import __version__
 from seamscope.models.reach import PhaseFields
 from seamscope.receptive_field.fields import ReceptiveField
 from seamscope.receptive_field.gradient_maps import SHARES, GradientMap
+from seamscope.reports.figures import name_powers
 from seamscope.reports.page import (
     INK,
     MUTED,
@@ -223,6 +224,7 @@ def draw_profiles(shown: GradientMap, fields: Sequence[PhaseFields] | None) -> A
         axes.plot(np.arange(relative.size) - start, 10**relative, color=SERIES[0], lw=1.2)
         axes.set_yscale("log")
         axes.set_ylim(10**lowest, 2)
+        name_powers(axes, 10**lowest, 1)
         told = [f"{100 * share:g}%: {shown.radius(share)[axis]}" for share in SHARES]
         for share, style in zip(SHARES, ("-", "--", ":"), strict=True):
             radius = shown.radius(share)[axis]

@@ -113,11 +113,14 @@ def _log_curves(
         axes.plot(x[cut - 1 :], shown[cut - 1 :], clip_on=False, alpha=0.35, **style)
     axes.set_yscale("log")
     axes.set_ylim(floor, high * 2)
-    _name_powers(axes, low, high, floor if reaches_zero else None)
+    name_powers(axes, low, high, floor if reaches_zero else None)
 
 
-def _name_powers(axes: Any, low: float, high: float, zero: float | None) -> None:
-    """Name a few powers of ten, and 0 where the logarithmic scale is made to begin."""
+def name_powers(axes: Any, low: float, high: float, zero: float | None = None) -> None:
+    """Name a few powers of ten along y, and 0 where the logarithmic scale is made to begin.
+
+    Without it matplotlib names them by formulas, which these figures show as they are written.
+    """
     first, last = math.ceil(math.log10(low) - 0.2), math.floor(math.log10(high * 2))
     step = max(1, -(-(last - first) // 6))
     powers = [10.0**p for p in range(last, first - 1, -step)]
@@ -533,6 +536,7 @@ __all__ = [
     "content_strips",
     "halo_curve",
     "mismatch_matrix",
+    "name_powers",
     "opinions",
     "seam_maps",
     "shares",

@@ -7,13 +7,13 @@ Each drawing function returns a `matplotlib.figure.Figure`; save it as PNG, SVG 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.diagnosis.disparity import Disparity
+from seamscope.diagnosis.disparity import NOTICEABLE, Disparity
 from seamscope.diagnosis.feature_statistics import (
     REPRESENTATIVE,
     BatchExperiment,
@@ -21,7 +21,8 @@ from seamscope.diagnosis.feature_statistics import (
     LayerFeatures,
 )
 from seamscope.models.model import Model
-from seamscope.normalization.audit import Audit
+from seamscope.normalization.audit import Audit, NormLayer
+from seamscope.reports.figures import name_powers
 from seamscope.reports.page import (
     MUTED,
     SERIES,
@@ -39,17 +40,35 @@ from seamscope.reports.page import (
 )
 
 _PANELS = 32  # channels drawn, as in the tutorial on BatchNorm
+_MEANINGS = {
+    "tile": "every pixel depends on its whole tile",
+    "group": "every pixel depends on its whole tile; channels in groups: {groups}",
+    "batch": "what is predicted depends on which tiles come together",
+    "running": "the same for every tile, as remembered or fixed",
+}
+_AFFINE = {True: "yes", False: "no", None: "–"}
+_REFERENCES = {
+    "running": "values remembered or fixed",
+    "image": "values of the whole image",
+    "tiles": "values of all tiles together",
+}
 _STRAY = (
-    "<math display='block'><mi>stray</mi><mo>=</mo><msqrt><mrow>"
+    "<math display='block'><mrow><mi>stray</mi><mo>=</mo><msqrt><mrow>"
     "<msub><mi>mean</mi><mi>c</mi></msub>"
     "<mfrac><msup><mrow><mo>(</mo><msub><mi>μ</mi><mrow><mi>tile</mi><mo>,</mo><mi>c</mi></mrow>"
     "</msub><mo>−</mo><msub><mi>μ</mi><mi>c</mi></msub><mo>)</mo></mrow><mn>2</mn></msup>"
-    "<msubsup><mi>σ</mi><mi>c</mi><mn>2</mn></msubsup></mfrac></mrow></msqrt></math>"
+    "<msubsup><mi>σ</mi><mi>c</mi><mn>2</mn></msubsup></mfrac></mrow></msqrt></mrow></math>"
+)
+_SPREAD = (
+    "<math display='block'><mrow><mi>spread factor</mi><mo>=</mo><mi>exp</mi><mo>(</mo>"
+    "<munder><mi>median</mi><mtext>tiles, c</mtext></munder><mo form='prefix'>|</mo><mi>log</mi>"
+    "<mfrac><msub><mi>σ</mi><mrow><mi>tile</mi><mo>,</mo><mi>c</mi></mrow></msub>"
+    "<msub><mi>σ</mi><mi>c</mi></msub></mfrac><mo form='postfix'>|</mo><mo>)</mo></mrow></math>"
 )
 _DISPARITY = (
-    "<math display='block'><mi>disparity</mi><mo>=</mo><mn>1</mn><mo>−</mo><mi>Dice</mi><mo>(</mo>"
-    "<msub><mi>P</mi><mi>train</mi></msub><mo>,</mo><msub><mi>P</mi><mi>eval</mi></msub>"
-    "<mo>)</mo></math>"
+    "<math display='block'><mrow><mi>disparity</mi><mo>=</mo><mn>1</mn><mo>−</mo><mi>Dice</mi>"
+    "<mo>(</mo><msub><mi>P</mi><mi>train</mi></msub><mo>,</mo><msub><mi>P</mi><mi>eval</mi></msub>"
+    "<mo>)</mo></mrow></math>"
 )
 
 
@@ -72,8 +91,8 @@ def normalization_page(
     advice
         Sentences.
     """
-    sections = [Section("In short", [_verdict(audit), *(Text(said) for said in advice)])]
-    sections.append(Section("Layers", _layers(audit, features)))
+    sections = [Section("In short", [_verdict(model, audit, disparity), *map(Text, advice)])]
+    sections.append(Section("Layers", _layers(audit)))
     if features is not None:
         sections.append(Section("Features of single tiles", _features(features)))
     if batches is not None:
@@ -88,34 +107,29 @@ def normalization_page(
     return page(f"Normalization of {name_text(model.name)}", sections)
 
 
-def _verdict(audit: Audit) -> Verdict:
-    own = len(audit.tile_layers)
-    if not own and not audit.global_operations:
-        return Verdict("local", "Nothing in this network uses the statistics of its tile.", True)
+def _verdict(model: Model, audit: Audit, disparity: Disparity | None) -> Verdict:
+    """Say whether tiles agree, and whether they could; the sentence tells by which halo."""
+    sentence = model.describe()
+    if not audit.tile_layers and not audit.global_operations:
+        if not model.reach.bounded:
+            return Verdict("Tiles are normalized alike, and differ all the same", sentence, False)
+        if disparity is not None and disparity.worst >= NOTICEABLE:
+            word = "Tiles are normalized alike, but training and evaluation differ"
+            return Verdict(word, sentence, False)
+        return Verdict("Tiles are normalized alike", sentence, True)
+    what = "Tiles are normalized differently" if audit.tile_layers else "Tiles are seen as a whole"
     if audit.repairable:
-        return Verdict("repairable", "What uses the statistics of the tile can be fixed.", False)
+        return Verdict(f"{what}, which can be fixed", sentence, False)
     if not audit.watched:
-        return Verdict("forward only", "Another program runs it: nothing can be fixed.", False)
-    return Verdict("not repairable", "Some of what sees the whole tile cannot be fixed.", False)
+        return Verdict(f"{what}, and another program runs it: no way to fix", sentence, False)
+    return Verdict(f"{what}, which cannot all be fixed", sentence, False)
 
 
-def _layers(audit: Audit, features: FeatureStatistics | None) -> list[Any]:
-    rows = []
-    for number, layer in enumerate(audit.layers):
-        one = features.layers[number] if features else None
-        rows.append(
-            (
-                name_text(layer.name or "–"),
-                layer.kind,
-                str(layer.channels),
-                layer.statistics,
-                figure_text(one.stray if one else None),
-                figure_text(float(one.strays.max()) if one else None),
-                figure_text(one.spread_ratio if one else None),
-            )
-        )
-    columns = ("layer", "kind", "channels", "statistics", "stray", "largest", "spread factor")
-    parts: list[Any] = [Table(columns, rows, "Normalization layers.")] if rows else []
+def _layers(audit: Audit) -> list[Any]:
+    columns = ("layer", "kind", "channels", "statistics", "affine", "what it means")
+    caption = "Normalization layers. Affine: whether scale and shift are learned."
+    rows = [_described(layer) for layer in audit.layers]
+    parts: list[Any] = [Table(columns, rows, caption)] if rows else []
     beyond = [(str(o), f"{o.op}, {'can' if o.repairable else 'cannot'} be fixed")
               for o in audit.global_operations]  # fmt: skip
     if beyond:
@@ -123,27 +137,75 @@ def _layers(audit: Audit, features: FeatureStatistics | None) -> list[Any]:
     return parts or [Text("This network has no normalization layers.")]
 
 
+def _described(layer: NormLayer) -> list[str]:
+    return [
+        name_text(layer.name or "–"),
+        layer.kind,
+        str(layer.channels),
+        layer.statistics,
+        _AFFINE[layer.affine],
+        _MEANINGS[layer.statistics].format(groups=layer.groups),
+    ]
+
+
 def _features(features: FeatureStatistics) -> list[Any]:
-    worst = max(range(len(features.layers)), key=lambda k: features.layers[k].stray)
-    layer = features.layers[worst]
-    name = name_text(layer.layer.name or f"number {worst}")
     tile = " x ".join(map(str, features.plan.grid.tile_shape))
+    worst = max(features.layers, key=lambda layer: layer.stray)
     parts: list[Any] = [
         Definition(
-            "stray",
+            "Stray",
             f"How far the means μ of a tile's features (here tiles of {tile}) are from the "
             "reference, in its standard deviations σ; root mean square over channels c. The "
-            "reference are the values remembered in training, or those of the whole image.",
+            "reference are the values that the layer remembers from training, or those of the "
+            "whole image.",
             _STRAY,
         ),
-        Figure.of(
-            draw_tile_means(layer),
-            f"Layer {name}, where tiles stray most ({layer.stray:.3g}): mean of each channel in "
-            "each tile (dots), against the reference (line) and one standard deviation (band).",
+        Definition(
+            "Spread factor",
+            "How much larger or smaller a tile's standard deviation typically is than the "
+            "reference's; 1 where they agree.",
+            _SPREAD,
         ),
+        _strays(features),
+        *_channels(worst, features.layers.index(worst)),
     ]
     parts.extend(_map(features.map(), "stray", "Which tiles are odd: stray over all layers."))
     return parts
+
+
+def _strays(features: FeatureStatistics) -> Table:
+    rows = [
+        (
+            name_text(one.layer.name or f"number {number}"),
+            figure_text(one.stray),
+            figure_text(float(one.strays.max())),
+            figure_text(one.spread_ratio),
+            _REFERENCES[one.reference],
+        )
+        for number, one in enumerate(features.layers)
+    ]
+    columns = ("layer", "stray", "largest", "spread factor", "reference")
+    return Table(columns, rows, "How far tiles stray: all, and the one that strays most.")
+
+
+def _channels(layer: LayerFeatures, number: int) -> Iterator[Figure]:
+    """Mean and variance of each channel of one layer, in each tile."""
+    name = name_text(layer.layer.name or f"number {number}")
+    count = layer.mean.shape[1]
+    each = "channel" if count == layer.layer.channels else "group of channels"
+    shown = f", the first {_PANELS} of {count}" if count > _PANELS else ""
+    line = f"against the {_REFERENCES[layer.reference]} (line"
+    yield Figure.of(
+        draw_tile_means(layer),
+        f"Layer {name}, where tiles stray most ({figure_text(layer.stray)}): mean of each {each}"
+        f"{shown}, in each tile (dots, in reading order), {line}) and one standard deviation "
+        "(band).",
+    )
+    yield Figure.of(
+        draw_tile_variances(layer),
+        f"The same layer: variance of each {each}{shown}, in each tile (dots), {line}). Spread "
+        f"factor {figure_text(layer.spread_ratio)}.",
+    )
 
 
 def _map(values: npt.NDArray[np.float64], unit: str, caption: str) -> list[Any]:
@@ -165,7 +227,7 @@ def _disparity(disparity: Disparity) -> list[Any]:
     ]
     parts: list[Any] = [
         Definition(
-            "train/eval disparity",
+            "Disparity",
             "Distance of what the network predicts with the statistics of each batch, as in "
             f"training (batches of {disparity.batch}), and with those it remembered.",
             _DISPARITY,
@@ -182,27 +244,42 @@ def _disparity(disparity: Disparity) -> list[Any]:
 @drawn_here
 def draw_tile_means(layer: LayerFeatures) -> Any:
     """Draw the mean of each channel in each tile against the reference; up to 32 channels."""
-    from matplotlib.figure import Figure as Drawn
-
-    shown = min(layer.mean.shape[1], _PANELS)
-    columns = min(8, shown)
-    rows = math.ceil(shown / columns)
-    drawn = Drawn(figsize=(7.4, 0.5 + 0.85 * rows), layout="constrained")
-    panels = drawn.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-    tiles = np.arange(len(layer.mean))
+    drawn, panels = _panels(layer.mean)
     for channel, axes in enumerate(panels):
-        axes.set_visible(channel < shown)
-        if channel >= shown:
-            continue
         mean = layer.reference_mean[channel]
         spread = math.sqrt(layer.reference_var[channel])
         axes.axhspan(mean - spread, mean + spread, color=SERIES[1], alpha=0.18, lw=0)
         axes.axhline(mean, color=SERIES[1], lw=1)
-        axes.plot(tiles, layer.mean[:, channel], ".", ms=2, color=SERIES[0], rasterized=True)
-        axes.set_title(str(channel), fontsize=7, pad=2)
-        axes.tick_params(labelsize=6, length=2)
-        axes.set_xticks([])
     return drawn
+
+
+@drawn_here
+def draw_tile_variances(layer: LayerFeatures) -> Any:
+    """Draw the variance of each channel in each tile against the reference; up to 32 channels."""
+    drawn, panels = _panels(layer.var)
+    for channel, axes in enumerate(panels):
+        axes.axhline(layer.reference_var[channel], color=SERIES[1], lw=1)
+        axes.set_ylim(bottom=0)
+    return drawn
+
+
+def _panels(values: npt.NDArray[np.float64]) -> tuple[Any, list[Any]]:
+    """Draw values ``(tiles, channels)`` as dots, each channel in a panel of its own."""
+    from matplotlib.figure import Figure as Drawn
+
+    shown = min(values.shape[1], _PANELS)
+    rows = math.ceil(shown / min(4, shown))
+    drawn = Drawn(figsize=(7.4, 0.3 + 1.05 * rows), layout="constrained")
+    panels = list(drawn.subplots(rows, min(4, shown), squeeze=False, sharex=True).ravel())
+    for spare in panels[shown:]:
+        spare.set_visible(False)
+    for channel, axes in enumerate(panels[:shown]):
+        axes.plot(values[:, channel], ".", ms=3.5, color=SERIES[0], rasterized=True)
+        axes.set_title(str(channel), fontsize=8, pad=2)
+        axes.tick_params(labelsize=8, length=2)
+        axes.locator_params(axis="y", nbins=4)
+        axes.set_xticks([])
+    return drawn, panels[:shown]
 
 
 @drawn_here
@@ -230,13 +307,15 @@ def draw_batches(batches: BatchExperiment) -> Any:
 
     drawn = Drawn(figsize=(5.4, 2.8), layout="constrained")
     axes = drawn.subplots()
-    low = np.percentile(batches.strays, 5, axis=1)
-    axes.fill_between(batches.sizes, low, batches.worst, color=SERIES[0], alpha=0.2, lw=0)
+    best = np.percentile(batches.strays, 5, axis=1)
+    axes.fill_between(batches.sizes, best, batches.worst, color=SERIES[0], alpha=0.2, lw=0)
     axes.plot(batches.sizes, batches.typical, "o-", ms=4, color=SERIES[0], label="median")
     axes.plot(batches.sizes, batches.worst, "--", lw=1, color=SERIES[0], label="95 %")
     axes.axhline(REPRESENTATIVE, color=MUTED, lw=1, ls=":", label="stands for the image")
     axes.set(xscale="log", yscale="log", xlabel="tiles in a batch", ylabel="stray")
     axes.set_xticks(batches.sizes, [str(size) for size in batches.sizes])
-    axes.minorticks_off()
+    axes.xaxis.minorticks_off()
+    low, high = axes.get_ylim()
+    name_powers(axes, low, high / 2)
     axes.legend(frameon=False, fontsize=8)
     return drawn
