@@ -19,6 +19,7 @@ from dock_networks import Net, measured, undrawn, whole
 from seamscope import measure_seams, predict
 from seamscope.diagnosis.blend_choice import compare_blends
 from seamscope.diagnosis.feature_statistics import measure_features
+from seamscope.docks.looks import boxed
 from seamscope.docks.normalization.dock import NormalizationDock
 from seamscope.docks.normalization.layers import tile_map
 from seamscope.docks.prediction.dock import PredictionDock
@@ -226,6 +227,41 @@ def test_frozen_network_predicts_like_the_whole_image(qtbot, viewer, docks):
     assert own.bench.session.fixed is None
     assert not dock.fixed.isVisibleTo(dock)
     assert own.freezing.panel.result.text() == ""
+
+
+def test_statistics_of_another_channel_are_told_and_not_measured_against(qtbot, viewer, docks):
+    dock, own = docks
+    image = np.stack([uneven(64, 96), 5 + 9 * uneven(64, 96, seed=2) ** 4])
+    viewer.add_image(image, name="two")
+    dock.axes.setText("cyx")
+    dock.axes.editingFinished.emit()
+    dock.set_model(INSTANCE)
+    dock.options.channel.set_value(0)
+    dock.refresh()
+    qtbot.waitUntil(lambda: own.settled and own.audit is not None, timeout=PATIENCE)
+    freeze(qtbot, own)
+    good = [text.text() for text in (own.verdict, own.freezing.panel.result, dock.fixed)]
+    assert good[2] == "Fixed statistics (exact, this image)"
+    dock.options.channel.set_value(1)
+    dock.refresh()
+    green = boxed("", "good").split("bgcolor=")[1].split()[0]
+    assert green in good[0]
+    off = "were found with channel 0, and two is read with channel 1: predictions will be off"
+    for text in (own.verdict, own.freezing.panel.result, dock.notes):
+        assert off in text.text()
+        assert green not in text.text()
+    assert dock.fixed.text() == "Fixed statistics (exact, this image, read otherwise)"
+    show(own, "Features")
+    own.features.tile.setValue(32)
+    press(qtbot, own.features.measure)
+    wait(qtbot, own)
+    assert own.problem == ""
+    (one,) = own.features.features.layers
+    found = first_features(image[1])
+    np.testing.assert_allclose(one.reference_mean, found.mean((1, 2)), rtol=1e-5)
+    dock.options.channel.set_value(0)
+    dock.refresh()
+    assert [t.text() for t in (own.verdict, own.freezing.panel.result, dock.fixed)] == good
 
 
 def test_ways_of_freezing_and_their_cost_follow_the_controls(qtbot, viewer, docks):

@@ -22,6 +22,7 @@ import real_networks
 import seamscope
 import seamscope.repair.freezing
 from seamscope.demo import build, sample_image, zscore
+from seamscope.diagnosis.feature_statistics import measure_features
 from seamscope.diagnosis.measure import measure_seams
 from seamscope.errors import ModelError, SettingsError
 from seamscope.images.image import open_image
@@ -977,3 +978,59 @@ def test_frames_are_taken_together_or_chosen(tissue, small) -> None:
     alone = freeze_statistics(small, stack[1], tile=96, normalize="none")
     assert _same_numbers(second, alone)
     assert both.layers[0].count.sum() == 2 * alone.layers[0].count.sum()
+
+
+def _read(**changed):
+    return Settings(channel=0, normalize="percentile", tile=48, halo=0).but(**changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told", "option"),
+    [
+        ({"channel": 1}, ("channel 0", "channel 1"), "--channel 0"),
+        ({"percentiles": (2, 98)}, ("percentiles 1,99.8", "percentiles 2,98"),
+         "--percentiles 1,99.8"),
+        ({"border": "zeros"}, ("its border continued by reflect", "its border continued by zeros"),
+         "--border reflect"),
+        ({"fill_nan": 3}, ("0 for what is not finite", "3 for what is not finite"), "--fill-nan 0"),
+        ({"channel_axis": "t"}, ("channels along c", "channels along t"), "--channel-axis c"),
+        ({"normalize": "none"}, ("intensities normalized by percentile",
+                                 "intensities normalized by none"), "--normalize percentile"),
+    ],
+)  # fmt: skip
+def test_statistics_of_what_is_read_otherwise_are_noted(tmp_path, changed, told, option) -> None:
+    image = np.random.default_rng(0).random((2, 2, 97, 128), np.float32)
+    image[1] = 3 + 9 * image[1] ** 4
+    image[:, :, 5, 5] = np.nan
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.AvgPool2d(2), nn.InstanceNorm2d(4), nn.Upsample(None, 2)
+    )
+    model, opened = as_model(network.eval()), open_image(image, axes="ctyx")
+    own = _read(fill_nan=0)
+    freeze_statistics(model, opened, settings=own).save(tmp_path / "found")
+    statistics = Statistics.load(tmp_path / "found")
+    fixed = model.with_statistics(statistics)
+
+    def notes(network, **changed):
+        return [n for n in seamscope.prepare(own.but(**changed), network, opened).notes
+                if "statistics were found" in n]  # fmt: skip
+
+    assert notes(fixed) == notes(fixed, area={"t": (1, 2)}, tile=64) == []
+    (said,) = notes(fixed, **changed)
+    before, after = told
+    assert f"found with {before}, and array is read with {after}: predictions will be" in said
+    assert f"({option})" in said
+    older = dataclasses.replace(statistics, about={"tile": [48, 48]})
+    assert notes(model.with_statistics(older), **changed) == []
+    with pytest.raises(SettingsError, match="were found with"):
+        measure_features(opened, model, own.but(**changed), statistics=statistics)
+
+
+def test_what_has_no_effect_on_what_is_read_is_not_noted(small) -> None:
+    image = np.random.default_rng(0).random((1, 128, 128), np.float32)
+    statistics = freeze_statistics(small, image, axes="cyx", tile=96, normalize="none")
+    changed = Settings(normalize="none", channel=0, percentiles=(3, 97), fill_nan=0, border="zeros")
+    opened = open_image(image, axes="cyx")
+    plan = seamscope.prepare(changed, small.with_statistics(statistics), opened)
+    assert not any("statistics were found" in note for note in plan.notes)

@@ -679,7 +679,6 @@ class _Task:
             "halo": [list(side) for side in plan.grid.halo],
             "tiles": self.plan.tiles,
             "cell": None if self.plan.cell is None else list(self.plan.cell),
-            "normalize": str(plan.settings.normalize),
         }
         return Statistics(
             self.plan.how,
@@ -688,7 +687,7 @@ class _Task:
             self.model.name,
             self.image.name,
             plan.grid.image_shape,
-            told | about,
+            told | plan.seen | about,
         )
 
     # -- windows

@@ -21,6 +21,7 @@ from seamscope.docks.normalization.layers import MapLayer, image_pixel, tile_map
 from seamscope.docks.normalization.plots import FeaturePanels, PixelFeaturesPlot
 from seamscope.docks.normalization.tasks import Features, FeaturesOfPixel
 from seamscope.docks.normalization.texts import features_text, pixel_text, standardized
+from seamscope.normalization.statistics import Statistics
 
 _TIPS = {
     "tile": "Extent of the tiles that are looked at, best that of the patches in training.",
@@ -120,13 +121,17 @@ class FeaturesPage(QWidget):
         image, settings = bench.image(), bench.settings()
         if image is None or settings is None or bench.model is None:
             return
-        fixed = bench.session.fixed
-        known = None
-        if fixed is not None and fixed.layer is bench.layer:
-            own = fixed.network.statistics
-            known = own if own is not None and own.how == "exact" else None
-        work = Features(bench.model, image, settings, known, self.most.value())
+        work = Features(bench.model, image, settings, self._known(), self.most.value())
         bench.begin("measuring features", work, self._measured)
+
+    def _known(self) -> Statistics | None:
+        """Exact statistics of this very image, seen in this very way; None where there are none."""
+        fixed, plan = self._bench.session.fixed, self._bench.session.plan
+        own = None if fixed is None else fixed.network.statistics
+        if fixed is None or own is None or plan is None:
+            return None
+        same = fixed.layer is self._bench.layer and not own.differing(plan.seen)
+        return own if same and own.how == "exact" else None
 
     def _measured(self, found: tuple[FeatureStatistics, BatchExperiment]) -> None:
         self.features, self.batches = found

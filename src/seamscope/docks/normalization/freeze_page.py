@@ -67,6 +67,7 @@ class FreezePage(QWidget):
         self._cost_timer.timeout.connect(self._foresee)
         self._bench.replaced.connect(self._forget)
         self._bench.patch_changed.connect(self.panel.cell.setValue)
+        self._bench.changed.connect(self._show_fixed)
         self._bench.changed.connect(self.foresee_soon)
         self._bench.session.fixed_changed.connect(self._show_fixed)
 
@@ -222,7 +223,9 @@ class FreezePage(QWidget):
         fixed = self._bench.session.fixed
         own = fixed is not None and fixed.plain is self._bench.model
         statistics = fixed.network.statistics if fixed is not None and own else None
-        told = "" if statistics is None or fixed is None else fixed_text(statistics, fixed.network)
+        told = ""
+        if statistics is not None and fixed is not None:
+            told = fixed_text(statistics, fixed.network, self._bench.against(statistics))
         self.panel.result.setText(told)
         self._show_state()
 
