@@ -860,6 +860,73 @@ def test_what_is_taken_by_hand_cannot_vary(tissue) -> None:
     assert _apart(one, two) < SAME
 
 
+class Excited(nn.Module):
+    """Two squeeze-and-excitations: of features, and of what a window's own statistics made."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1)
+        self.norm, self.one, self.two = nn.InstanceNorm2d(4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.up = nn.Upsample(scale_factor=2)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        x = x * self.one(x.mean((2, 3))).sigmoid()[..., None, None]
+        x = self.norm(self.b(x)).relu()
+        return self.up(x * self.two(F.adaptive_avg_pool2d(x, 1).flatten(1))[..., None, None])
+
+
+def test_what_is_taken_by_hand_counts_each_pixel_of_the_image_once(tmp_path) -> None:
+    network, cell, size = Excited().eval(), 16, 104
+    image = np.random.default_rng(0).random((size, size), np.float32)
+    image[:, :8] += 10  # borders lie in one window, the rest in four
+    expected = {0: torch.zeros(4, size, size), 2: torch.zeros(4, size // 2, size // 2)}
+    starts, borders = [0, 8, 24, 40, 56, 72], [0, 16, 32, 48, 64, 80, size]
+    for (i, y), (j, x) in itertools.product(enumerate(starts), repeat=2):
+        seen = {}
+        window = torch.from_numpy(image[y : y + 2 * cell, x : x + 2 * cell].copy())
+        Normalizations(lambda call, seen=seen: seen.update({call.number: call.features[0]})).run(
+            network, window[None, None]
+        )
+        for call, step in ((0, 1), (2, 2)):
+            core = [slice(borders[k] // step, borders[k + 1] // step) for k in (i, j)]
+            own = [
+                slice(part.start - start // step, part.stop - start // step)
+                for part, start in zip(core, (y, x), strict=True)
+            ]
+            expected[call][:, *core] = seen[call][:, *own]
+
+    asked = {"cell": cell, "normalize": "none"}
+    found = freeze_statistics(network, image, "local", **asked)
+    assert [layer.uniform for layer in found.layers] == [True, False, True]
+    for call, features in expected.items():
+        own = found.layers[call]
+        assert own.count.sum() == features[0].numel()
+        np.testing.assert_allclose(own.mean.reshape(-1), features.mean((1, 2)), rtol=1e-5)
+    whole = freeze_statistics(network, image, normalize="none", tile=size)
+    np.testing.assert_allclose(found.layers[0].mean, whole.layers[0].mean, rtol=1e-6)
+
+    done: list[int] = []
+    partial = tmp_path / "partial"
+    with pytest.raises(InterruptedError):
+        freeze_statistics(
+            network, image, "local", partial=partial, cancelled=lambda: len(done) > 20,
+            on_progress=lambda *_: done.append(1), **asked,
+        )  # fmt: skip
+    assert partial.exists()
+    assert _same_numbers(
+        freeze_statistics(network, image, "local", partial=partial, **asked), found
+    )
+
+
+def test_windows_need_no_halo_and_are_not_told_to(small) -> None:
+    image = np.random.default_rng(0).random((256, 256), np.float32)
+    opened, settings = open_image(image), Settings(normalize="none", tile=96, halo=0)
+    assert plan_freeze(small, opened, "local", settings, cell=32).notes == ()
+    assert "leave the halo" in plan_freeze(small, opened, "exact", settings).sentence
+
+
 def test_statistics_of_layers_belong_together(tissue, instancenorm) -> None:
     """Why local ones are taken window by window: some of here and some of there fit nothing."""
     here, there = np.s_[512:768, :256], np.s_[:256, 256:512]  # one has background, one has none

@@ -86,7 +86,10 @@ class LayerStatistics:
 
     @property
     def average(self) -> tuple[Floats, Floats]:
-        """Mean and variance ``(groups,)`` over the whole image."""
+        """Mean and variance ``(groups,)`` over all windows, as often as a pixel lies in one.
+
+        Over the whole image, each pixel once, where there is one window.
+        """
         return _merged(self.count, self.mean, self.var)
 
     def moments(self, call: Call, places: Sequence[Sequence[int]] | None) -> Moments:
@@ -98,9 +101,9 @@ class LayerStatistics:
             The call, of ``N`` samples.
         places
             For each sample, the input pixel at which it begins, one number per axis; None for
-            tiles of no place, which get the average over the image.
+            tiles of no place, which get the average over the windows.
         """
-        if self.uniform or places is None or call.kind in ("mean", "variance"):
+        if self.uniform or places is None:
             return self._average(call.features)
         fields = [self._field(place, call.space) for place in places]
         mean = torch.stack([mean for mean, _ in fields])

@@ -33,7 +33,9 @@ lies between the windows whose middles surround it. Windows are two cells wide a
 Statistics of several layers belong together: a layer is given features that were normalized by
 those before it. So no layer's are counted over features that others' local statistics normalized
 differently from place to place, as layer by layer they would be: they would fit no patch that the
-network ever saw. ``benchmarks/frozen_statistics.py`` shows both, and how accurate each way is.
+network ever saw. Of what a network takes by hand, one number for all pixels, there is one for the
+image: over the windows' features, each pixel of the image in one window only, about whose middle it
+lies. ``benchmarks/frozen_statistics.py`` shows both, and how accurate each way is.
 """
 
 from __future__ import annotations
@@ -179,7 +181,7 @@ class FreezePlan:
 
 def _notes(plan: FreezePlan) -> Iterator[str]:
     own, model_reach = plan.plan, plan.plan.reach.convolutional
-    if plan.how != "sampled" and len(own.grid) > 1:
+    if plan.how == "exact" and len(own.grid) > 1:
         if model_reach is None:
             yield (
                 "The network sees the whole tile besides, so that features, and with them the "
@@ -769,7 +771,7 @@ class _Task:
                     if self.cancelled():
                         raise InterruptedError
                     paused = waiting.take(number) or self._begin(network, job)
-                    see = partial_of(parts.add, job=job, weight=weight)
+                    see = partial_of(parts.add, tile=job.tile, weight=weight)
                     answer = self._answer(answers, job)
                     paused = network.advance(paused, call, answer, see, self.runner.device)
                     waiting.put(number, paused)
@@ -843,19 +845,21 @@ class _WaitingRoom:
 class _Parts:
     """Which part of each tile's features counts: their cores, in the features' own pixels."""
 
-    def __init__(self, plan: FreezePlan, scale: Sequence[Fraction]) -> None:
+    def __init__(
+        self, plan: FreezePlan, scale: Sequence[Fraction], earlier: LayerStatistics | None = None
+    ) -> None:
         self._grid = plan.plan.grid
         self._scale = scale
-        self._collector = Collector((1,) * len(scale))
+        self._collector = Collector((1,) * len(scale), earlier)
         self._bounds: list[list[int]] = []
         self._starts: list[list[int]] = []
 
-    def add(self, call: Call, job: Job, weight: float) -> None:
+    def add(self, call: Call, tile: Tile, weight: float = 1) -> None:
         if not self._starts:
             self._prepare(call)
         box = [
             slice(bounds[i] - starts[i], bounds[i + 1] - starts[i])
-            for bounds, starts, i in zip(self._bounds, self._starts, job.tile.index, strict=True)
+            for bounds, starts, i in zip(self._bounds, self._starts, tile.index, strict=True)
         ]
         one = (0,) * len(box)
         self._collector.add(one, call.features[:1, :, *box], call.groups, weight)
@@ -871,17 +875,29 @@ class _Parts:
 
 
 class _Windows:
-    """Statistics of all layers in each window, as far as they are known."""
+    """Statistics of all layers in each window, as far as they are known.
+
+    What is taken by hand is one number for the image. Windows overlap, so only their cores count.
+    """
 
     def __init__(self, plan: FreezePlan, earlier: Sequence[LayerStatistics]) -> None:
         self._grid = plan.plan.grid
         self._survey = plan.survey
+        by_hand = plan.survey.by_hand
         known = {layer.call: layer for layer in earlier}
         self._collectors = {
-            call: Collector(self._grid.shape, known.get(call)) for call in plan.calls
+            call: Collector(self._grid.shape, known.get(call))
+            for call in plan.calls
+            if call not in by_hand
+        }
+        self._parts = {
+            call: _Parts(plan, plan.survey.scale[call], known.get(call))
+            for call in plan.calls
+            if call in by_hand
         }
         self._centres = {layer.call: layer.centres for layer in earlier}
-        self._counts = earlier[0].count if earlier else np.zeros(self._grid.shape)
+        counts = [layer.count for layer in earlier if layer.call not in by_hand]
+        self._counts = counts[0] if counts else np.zeros(self._grid.shape)
 
     def known(self, tile: Tile) -> bool:
         """Whether an earlier attempt has seen this window."""
@@ -889,6 +905,8 @@ class _Windows:
 
     def add(self, call: Call, tile: Tile) -> None:
         """See a call of the pass over a window."""
+        if call.number in self._parts:
+            self._parts[call.number].add(call, tile)
         if call.number not in self._collectors:
             return
         self._collectors[call.number].add(tile.index, call.features[:1], call.groups)
@@ -902,10 +920,11 @@ class _Windows:
 
     def layers(self, blank: Callable[[int], LayerStatistics]) -> list[LayerStatistics]:
         """Return what is known; windows that were not seen have a count of 0."""
-        return [
-            collector.statistics(blank(call), self._centres[call])
+        found = {
+            call: collector.statistics(blank(call), self._centres[call])
             for call, collector in self._collectors.items()
-        ]
+        } | {call: parts.statistics(blank(call)) for call, parts in self._parts.items()}
+        return [found[call] for call in sorted(found)]
 
 
 def _partition(axis: AxisTiling, size: int, scale: Fraction) -> tuple[list[int], list[int]]:
