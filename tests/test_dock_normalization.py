@@ -356,6 +356,32 @@ def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatc
     assert own.freezing.panel.freeze.text() == "Freeze"
 
 
+def test_what_was_left_of_another_image_is_removed_and_not_offered(qtbot, viewer, docks):
+    dock, own = docks
+    viewer.add_image(uneven(96, 96), name="one")
+    load(qtbot, docks, INSTANCE)
+    show(own, "Freeze")
+    own.freezing.panel.how.set_value("local")
+    own.freezing.panel.cell.setValue(8)
+    wait(qtbot, own)
+    freeze_button, folder = own.freezing.panel.freeze, own.freezing._folder
+    INSTANCE.module.delay = 0.02
+    press(qtbot, freeze_button)
+    qtbot.waitUntil(lambda: any(folder.iterdir()), timeout=PATIENCE)
+    own.job.stop()
+    wait(qtbot, own)
+    assert freeze_button.text() == "Resume"
+    dock.image_box.value = viewer.add_image(uneven(90, 90, seed=3), name="two")
+    wait(qtbot, own)
+    assert freeze_button.text() == "Freeze"
+    assert list(folder.iterdir()) == []
+    press(qtbot, freeze_button)
+    own.job.stop()  # before anything is known
+    wait(qtbot, own)
+    assert freeze_button.text() == "Freeze"
+    assert "nothing new is known" in own.problem
+
+
 def test_statistics_are_saved_and_loaded_for_the_same_network_only(qtbot, viewer, docks, tmp_path):
     dock, own = docks
     image = uneven(64, 96)

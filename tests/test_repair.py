@@ -244,6 +244,21 @@ def test_waiting_takes_as_much_memory_as_planned(tissue, small, monkeypatch) -> 
     assert largest[0] == pytest.approx(plan.memory - plan.plan.bytes_per_tile, rel=0.2)
 
 
+def test_no_memory_to_wait_in_is_none_and_less_is_refused(small) -> None:
+    opened = open_image(np.zeros((256, 256), np.float32))
+    asked = Settings(normalize="none", tile=96)
+    none = plan_freeze(small, opened, "exact", asked, memory=0)
+    assert (none.in_memory, none.on_disk) == (0, none.tiles)
+    nowhere = plan_freeze(small, opened, "exact", asked, memory=0, disk=0)
+    assert nowhere.recomputed == nowhere.tiles > 1
+    assert plan_freeze(small, opened, "exact", asked).in_memory == none.tiles
+    with pytest.raises(SettingsError, match="0 bytes may be used"):
+        plan_freeze(small, opened, "local", asked, memory=0)
+    for limit in ("memory", "disk"):
+        with pytest.raises(SettingsError, match=f"{limit} -1: give a number of bytes"):
+            plan_freeze(small, opened, "exact", asked, **{limit: -1})
+
+
 def test_interrupted_and_taken_up_again(tissue, small, tmp_path) -> None:
     image, partial = tissue[:160, :160], tmp_path / "partial"
     expected = freeze_statistics(small, image, tile=96, normalize="none")

@@ -246,7 +246,11 @@ def plan_freeze(
         raise SettingsError(_nothing_to_fix(model, audit))
     if how == "sampled" and tiles < 1:
         raise SettingsError(f"{tiles} tiles are no sample: use 1 or more, best 8 to 32.")
-    room = memory or int(psutil.virtual_memory().available * _MEMORY_SHARE)
+    for what, limit in (("memory", memory), ("disk", disk)):
+        if limit is not None and limit < 0:
+            raise SettingsError(f"{what} {limit}: give a number of bytes, 0 for none, or None.")
+    free = psutil.virtual_memory().available
+    room = int(free * _MEMORY_SHARE) if memory is None else memory
     plan = _tiles(settings or Settings(), model, image, how, room)
     survey = _Survey.of(model, audit)
     if how == "local":
@@ -498,7 +502,8 @@ def freeze_statistics(
     tiles
         For sampled ones: how many.
     memory, disk
-        Bytes in which tiles may wait; by default a share of what is free. ``disk=0`` uses none.
+        Bytes in which tiles may wait; by default a share of what is free, and with 0 none do. A
+        window has to fit into `memory`.
     partial
         File for what is found on the way. If it exists, and belongs to the very same task (network,
         pixels, tiles, intensities), work goes on from there, else anew; it is removed at the end.

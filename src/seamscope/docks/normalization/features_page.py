@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QWidget
 from seamscope.diagnosis.feature_statistics import BatchExperiment, FeatureStatistics, PixelFeatures
 from seamscope.docks.controls import button, fill, form, number, ticked
 from seamscope.docks.editors import Choice
+from seamscope.docks.layers import on_click
 from seamscope.docks.looks import text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.layers import MapLayer, image_pixel, tile_map
@@ -64,6 +65,7 @@ class FeaturesPage(QWidget):
         self.batches: BatchExperiment | None = None
         self.pixel: tuple[PixelFeatures, ...] = ()
         self.strays = MapLayer(bench.viewer, "stray", "inferno")
+        self._clicked = on_click(self.ask_at)
         self.tile = number((8, 8192), bench.tile, _TIPS["tile"], " px")
         self.most = number((4, 65536), 256, _TIPS["most"])
         self.measure = button("Measure", _TIPS["measure"])
@@ -180,16 +182,6 @@ class FeaturesPage(QWidget):
             callbacks.append(self._clicked)
         elif self._clicked in callbacks:
             callbacks.remove(self._clicked)
-
-    def _clicked(self, _: Any, event: Any) -> Any:
-        """Tell a click from a drag: a generator that napari resumes while the mouse moves."""
-        yield
-        moved = False
-        while event.type == "mouse_move":
-            moved = True
-            yield
-        if not moved:
-            self.ask_at(event.position)
 
     def ask_at(self, world: Sequence[float]) -> None:
         """Look at the pixel at a point of the world through several tiles."""
