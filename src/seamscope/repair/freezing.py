@@ -85,7 +85,9 @@ _SAVES = 20  # of what is known, on the way
 TILES = 16
 # Measured with 14 layers and tiles of 256 x 256, in units of the work itself: stopping, counting
 # and going on for tiles that wait in memory or on disk, or do not wait; and a window's pass.
-_IN_MEMORY, _ON_DISK, _ANEW, _WINDOW = 1.15, 2.8, 1.2, 1.3
+_IN_MEMORY, _ON_DISK, _ANEW, _WINDOW = 1.15, 2.8, 1.2, 1.15
+# What each window costs besides, as the work on so many pixels (windows of 64 to 256, in 2D).
+_EACH_WINDOW = 5500
 # Tiles on which the two halves of a sample are compared.
 _JUDGED = 4
 # A sample of so many cannot be halved in a way that tells anything.
@@ -310,7 +312,7 @@ def _plan_windows(
         tiles,
         in_memory=0,
         on_disk=0,
-        passes=share * _WINDOW,
+        passes=share * (_WINDOW + _EACH_WINDOW / math.prod(plan.grid.tile_shape)),
         memory=plan.bytes_per_tile,
         disk=0,
         cell=cell,
