@@ -281,7 +281,10 @@ def test_what_does_not_go_together_is_noted(place) -> None:
         assert result.exit_code == 0, result.output
         return _words(result.stderr)
 
-    off = "found with intensities normalized by zscore, and those of image are by none"
+    off = (
+        "found with intensities normalized by zscore, and image is read with intensities "
+        "normalized by none: predictions will be off. Read it alike (--normalize zscore)"
+    )
     elsewhere = "belong to places of the image image: if other is another one"
     assert off in noted("image.npy", "exact")
     assert off not in noted("image.npy", "exact", "--normalize", "zscore")

@@ -19,6 +19,7 @@ from dock_networks import Net, measured, undrawn, whole
 from seamscope import measure_seams, predict
 from seamscope.diagnosis.blend_choice import compare_blends
 from seamscope.diagnosis.feature_statistics import measure_features
+from seamscope.docks.looks import boxed
 from seamscope.docks.normalization.dock import NormalizationDock
 from seamscope.docks.normalization.layers import tile_map
 from seamscope.docks.prediction.dock import PredictionDock
@@ -228,6 +229,41 @@ def test_frozen_network_predicts_like_the_whole_image(qtbot, viewer, docks):
     assert own.freezing.panel.result.text() == ""
 
 
+def test_statistics_of_another_channel_are_told_and_not_measured_against(qtbot, viewer, docks):
+    dock, own = docks
+    image = np.stack([uneven(64, 96), 5 + 9 * uneven(64, 96, seed=2) ** 4])
+    viewer.add_image(image, name="two")
+    dock.axes.setText("cyx")
+    dock.axes.editingFinished.emit()
+    dock.set_model(INSTANCE)
+    dock.options.channel.set_value(0)
+    dock.refresh()
+    qtbot.waitUntil(lambda: own.settled and own.audit is not None, timeout=PATIENCE)
+    freeze(qtbot, own)
+    good = [text.text() for text in (own.verdict, own.freezing.panel.result, dock.fixed)]
+    assert good[2] == "Fixed statistics (exact, this image)"
+    dock.options.channel.set_value(1)
+    dock.refresh()
+    green = boxed("", "good").split("bgcolor=")[1].split()[0]
+    assert green in good[0]
+    off = "were found with channel 0, and two is read with channel 1: predictions will be off"
+    for text in (own.verdict, own.freezing.panel.result, dock.notes):
+        assert off in text.text()
+        assert green not in text.text()
+    assert dock.fixed.text() == "Fixed statistics (exact, this image, read otherwise)"
+    show(own, "Features")
+    own.features.tile.setValue(32)
+    press(qtbot, own.features.measure)
+    wait(qtbot, own)
+    assert own.problem == ""
+    (one,) = own.features.features.layers
+    found = first_features(image[1])
+    np.testing.assert_allclose(one.reference_mean, found.mean((1, 2)), rtol=1e-5)
+    dock.options.channel.set_value(0)
+    dock.refresh()
+    assert [t.text() for t in (own.verdict, own.freezing.panel.result, dock.fixed)] == good
+
+
 def test_ways_of_freezing_and_their_cost_follow_the_controls(qtbot, viewer, docks):
     dock, own = docks
     viewer.add_image(uneven(96, 120), name="cells")
@@ -318,6 +354,32 @@ def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatc
     wait(qtbot, own)
     assert own.bench.session.fixed is not None
     assert own.freezing.panel.freeze.text() == "Freeze"
+
+
+def test_what_was_left_of_another_image_is_removed_and_not_offered(qtbot, viewer, docks):
+    dock, own = docks
+    viewer.add_image(uneven(96, 96), name="one")
+    load(qtbot, docks, INSTANCE)
+    show(own, "Freeze")
+    own.freezing.panel.how.set_value("local")
+    own.freezing.panel.cell.setValue(8)
+    wait(qtbot, own)
+    freeze_button, folder = own.freezing.panel.freeze, own.freezing._folder
+    INSTANCE.module.delay = 0.02
+    press(qtbot, freeze_button)
+    qtbot.waitUntil(lambda: any(folder.iterdir()), timeout=PATIENCE)
+    own.job.stop()
+    wait(qtbot, own)
+    assert freeze_button.text() == "Resume"
+    dock.image_box.value = viewer.add_image(uneven(90, 90, seed=3), name="two")
+    wait(qtbot, own)
+    assert freeze_button.text() == "Freeze"
+    assert list(folder.iterdir()) == []
+    press(qtbot, freeze_button)
+    own.job.stop()  # before anything is known
+    wait(qtbot, own)
+    assert freeze_button.text() == "Freeze"
+    assert "nothing new is known" in own.problem
 
 
 def test_statistics_are_saved_and_loaded_for_the_same_network_only(qtbot, viewer, docks, tmp_path):

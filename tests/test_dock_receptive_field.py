@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ pytest.importorskip("napari")
 from qtpy.QtCore import QSettings, Qt
 
 from dock_networks import measured, undrawn
-from seamscope.docks.layers import image_of
+from seamscope.docks.layers import image_of, on_click
 from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.receptive_field.dock import ReceptiveFieldDock
 from seamscope.docks.receptive_field.layers import box_around, centred
@@ -180,6 +182,21 @@ def test_a_click_makes_the_map_of_that_pixel(qtbot, viewer, docks):
     assert "beside the image" in fields.problem
     press(qtbot, fields.probe)
     assert fields._clicked not in viewer.mouse_drag_callbacks
+
+
+@pytest.mark.parametrize("moves", [0, 1, 5])
+def test_a_drag_is_no_click(moves):
+    heard = []
+    event = SimpleNamespace(type="mouse_press", position=(3.0, 4.0))
+    going_on = on_click(heard.append)(None, event)
+    next(going_on)
+    event.type = "mouse_move"
+    for _ in range(moves):
+        next(going_on)
+    event.type = "mouse_release"
+    assert heard == []
+    assert next(going_on, "over") == "over"
+    assert heard == ([] if moves else [(3.0, 4.0)])
 
 
 def test_clicks_while_something_is_measured_wait_for_it(qtbot, viewer, docks):

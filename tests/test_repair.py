@@ -22,6 +22,7 @@ import real_networks
 import seamscope
 import seamscope.repair.freezing
 from seamscope.demo import build, sample_image, zscore
+from seamscope.diagnosis.feature_statistics import measure_features
 from seamscope.diagnosis.measure import measure_seams
 from seamscope.errors import ModelError, SettingsError
 from seamscope.images.image import open_image
@@ -241,6 +242,21 @@ def test_waiting_takes_as_much_memory_as_planned(tissue, small, monkeypatch) -> 
     monkeypatch.setattr(seamscope.repair.freezing._WaitingRoom, "put", put)
     carry_out(plan, small, image)
     assert largest[0] == pytest.approx(plan.memory - plan.plan.bytes_per_tile, rel=0.2)
+
+
+def test_no_memory_to_wait_in_is_none_and_less_is_refused(small) -> None:
+    opened = open_image(np.zeros((256, 256), np.float32))
+    asked = Settings(normalize="none", tile=96)
+    none = plan_freeze(small, opened, "exact", asked, memory=0)
+    assert (none.in_memory, none.on_disk) == (0, none.tiles)
+    nowhere = plan_freeze(small, opened, "exact", asked, memory=0, disk=0)
+    assert nowhere.recomputed == nowhere.tiles > 1
+    assert plan_freeze(small, opened, "exact", asked).in_memory == none.tiles
+    with pytest.raises(SettingsError, match="0 bytes may be used"):
+        plan_freeze(small, opened, "local", asked, memory=0)
+    for limit in ("memory", "disk"):
+        with pytest.raises(SettingsError, match=f"{limit} -1: give a number of bytes"):
+            plan_freeze(small, opened, "exact", asked, **{limit: -1})
 
 
 def test_interrupted_and_taken_up_again(tissue, small, tmp_path) -> None:
@@ -859,6 +875,82 @@ def test_what_is_taken_by_hand_cannot_vary(tissue) -> None:
     assert _apart(one, two) < SAME
 
 
+class Excited(nn.Module):
+    """Two squeeze-and-excitations: of features, and of what a window's own statistics made."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1)
+        self.norm, self.one, self.two = nn.InstanceNorm2d(4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.up = nn.Upsample(scale_factor=2)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        x = x * self.one(x.mean((2, 3))).sigmoid()[..., None, None]
+        x = self.norm(self.b(x)).relu()
+        return self.up(x * self.two(F.adaptive_avg_pool2d(x, 1).flatten(1))[..., None, None])
+
+
+def test_what_is_taken_by_hand_counts_each_pixel_of_the_image_once(tmp_path) -> None:
+    network, cell, size = Excited().eval(), 16, 104
+    image = np.random.default_rng(0).random((size, size), np.float32)
+    image[:, :8] += 10  # borders lie in one window, the rest in four
+    expected = {0: torch.zeros(4, size, size), 2: torch.zeros(4, size // 2, size // 2)}
+    starts, borders = [0, 8, 24, 40, 56, 72], [0, 16, 32, 48, 64, 80, size]
+    for (i, y), (j, x) in itertools.product(enumerate(starts), repeat=2):
+        seen = {}
+        window = torch.from_numpy(image[y : y + 2 * cell, x : x + 2 * cell].copy())
+        Normalizations(lambda call, seen=seen: seen.update({call.number: call.features[0]})).run(
+            network, window[None, None]
+        )
+        for call, step in ((0, 1), (2, 2)):
+            core = [slice(borders[k] // step, borders[k + 1] // step) for k in (i, j)]
+            own = [
+                slice(part.start - start // step, part.stop - start // step)
+                for part, start in zip(core, (y, x), strict=True)
+            ]
+            expected[call][:, *core] = seen[call][:, *own]
+
+    asked = {"cell": cell, "normalize": "none"}
+    found = freeze_statistics(network, image, "local", **asked)
+    assert [layer.uniform for layer in found.layers] == [True, False, True]
+    for call, features in expected.items():
+        own = found.layers[call]
+        assert own.count.sum() == features[0].numel()
+        np.testing.assert_allclose(own.mean.reshape(-1), features.mean((1, 2)), rtol=1e-5)
+    whole = freeze_statistics(network, image, normalize="none", tile=size)
+    np.testing.assert_allclose(found.layers[0].mean, whole.layers[0].mean, rtol=1e-6)
+
+    done: list[int] = []
+    partial = tmp_path / "partial"
+    with pytest.raises(InterruptedError):
+        freeze_statistics(
+            network, image, "local", partial=partial, cancelled=lambda: len(done) > 20,
+            on_progress=lambda *_: done.append(1), **asked,
+        )  # fmt: skip
+    assert partial.exists()
+    assert _same_numbers(
+        freeze_statistics(network, image, "local", partial=partial, **asked), found
+    )
+
+
+def test_small_windows_cost_more_than_their_pixels(instancenorm) -> None:
+    """As measured: processor time of freezing an image of 768 x 768, in that of predicting it."""
+    opened = open_image(np.zeros((768, 768), np.float32))
+    settings = Settings(normalize="none", tile=256)
+    for cell, measured in ((128, 1.21), (64, 1.76), (32, 3.39)):
+        plan = plan_freeze(instancenorm, opened, "local", settings, cell=cell)
+        assert plan.passes == pytest.approx(measured, rel=0.1)
+
+
+def test_windows_need_no_halo_and_are_not_told_to(small) -> None:
+    image = np.random.default_rng(0).random((256, 256), np.float32)
+    opened, settings = open_image(image), Settings(normalize="none", tile=96, halo=0)
+    assert plan_freeze(small, opened, "local", settings, cell=32).notes == ()
+    assert "leave the halo" in plan_freeze(small, opened, "exact", settings).sentence
+
+
 def test_statistics_of_layers_belong_together(tissue, instancenorm) -> None:
     """Why local ones are taken window by window: some of here and some of there fit nothing."""
     here, there = np.s_[512:768, :256], np.s_[:256, 256:512]  # one has background, one has none
@@ -977,3 +1069,59 @@ def test_frames_are_taken_together_or_chosen(tissue, small) -> None:
     alone = freeze_statistics(small, stack[1], tile=96, normalize="none")
     assert _same_numbers(second, alone)
     assert both.layers[0].count.sum() == 2 * alone.layers[0].count.sum()
+
+
+def _read(**changed):
+    return Settings(channel=0, normalize="percentile", tile=48, halo=0).but(**changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told", "option"),
+    [
+        ({"channel": 1}, ("channel 0", "channel 1"), "--channel 0"),
+        ({"percentiles": (2, 98)}, ("percentiles 1,99.8", "percentiles 2,98"),
+         "--percentiles 1,99.8"),
+        ({"border": "zeros"}, ("its border continued by reflect", "its border continued by zeros"),
+         "--border reflect"),
+        ({"fill_nan": 3}, ("0 for what is not finite", "3 for what is not finite"), "--fill-nan 0"),
+        ({"channel_axis": "t"}, ("channels along c", "channels along t"), "--channel-axis c"),
+        ({"normalize": "none"}, ("intensities normalized by percentile",
+                                 "intensities normalized by none"), "--normalize percentile"),
+    ],
+)  # fmt: skip
+def test_statistics_of_what_is_read_otherwise_are_noted(tmp_path, changed, told, option) -> None:
+    image = np.random.default_rng(0).random((2, 2, 97, 128), np.float32)
+    image[1] = 3 + 9 * image[1] ** 4
+    image[:, :, 5, 5] = np.nan
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.AvgPool2d(2), nn.InstanceNorm2d(4), nn.Upsample(None, 2)
+    )
+    model, opened = as_model(network.eval()), open_image(image, axes="ctyx")
+    own = _read(fill_nan=0)
+    freeze_statistics(model, opened, settings=own).save(tmp_path / "found")
+    statistics = Statistics.load(tmp_path / "found")
+    fixed = model.with_statistics(statistics)
+
+    def notes(network, **changed):
+        return [n for n in seamscope.prepare(own.but(**changed), network, opened).notes
+                if "statistics were found" in n]  # fmt: skip
+
+    assert notes(fixed) == notes(fixed, area={"t": (1, 2)}, tile=64) == []
+    (said,) = notes(fixed, **changed)
+    before, after = told
+    assert f"found with {before}, and array is read with {after}: predictions will be" in said
+    assert f"({option})" in said
+    older = dataclasses.replace(statistics, about={"tile": [48, 48]})
+    assert notes(model.with_statistics(older), **changed) == []
+    with pytest.raises(SettingsError, match="were found with"):
+        measure_features(opened, model, own.but(**changed), statistics=statistics)
+
+
+def test_what_has_no_effect_on_what_is_read_is_not_noted(small) -> None:
+    image = np.random.default_rng(0).random((1, 128, 128), np.float32)
+    statistics = freeze_statistics(small, image, axes="cyx", tile=96, normalize="none")
+    changed = Settings(normalize="none", channel=0, percentiles=(3, 97), fill_nan=0, border="zeros")
+    opened = open_image(image, axes="cyx")
+    plan = seamscope.prepare(changed, small.with_statistics(statistics), opened)
+    assert not any("statistics were found" in note for note in plan.notes)

@@ -179,7 +179,7 @@ def measure_features(
     Raises
     ------
     SettingsError
-        Where the network has no normalization layer.
+        Where the network has no normalization layer, or statistics are of another channel.
     InterruptedError
         When cancelled.
     """
@@ -193,6 +193,8 @@ def measure_features(
             "another program: get the network as .pt2, TorchScript or Python."
         )
     plan = tile_plan(network, opened, settings, asked)
+    if statistics is not None and statistics.misread(plan.seen):
+        raise SettingsError(statistics.notes(opened.name, plan.seen)[0])
     jobs = tuple(jobs_of(plan, None))
     if most is not None and most < len(jobs):
         chosen = np.linspace(0, len(jobs) - 1, most).round().astype(int)

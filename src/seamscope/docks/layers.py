@@ -1,13 +1,13 @@
 """napari's layers and the engine's images: which is which, and where each lies.
 
-Knows layers' data, axis names, transforms and shapes drawn in them. Does not know plans, networks
-or widgets.
+Knows layers' data, axis names, transforms, shapes drawn in them and clicks into them. Does not know
+plans, networks or widgets.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,27 @@ class Wires:
         for emitter, callback in self._pairs:
             emitter.disconnect(callback)
         self._pairs.clear()
+
+
+def on_click(act: Callable[[Sequence[float]], None]) -> Callable[[Any, Any], Iterator[None]]:
+    """Make a callback for a viewer's ``mouse_drag_callbacks`` that hears clicks, and no drags.
+
+    Parameters
+    ----------
+    act
+        Is given the point of the world that was clicked.
+    """
+
+    def pressed(_: Any, event: Any) -> Iterator[None]:
+        yield  # napari goes on with this generator whenever the mouse moves, and at its release
+        moved = False
+        while event.type == "mouse_move":
+            moved = True
+            yield
+        if not moved:
+            act(event.position)
+
+    return pressed
 
 
 # -- a layer as an image

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -39,6 +39,15 @@ PATCH = {1: 1024, 2: 128, 3: 64}
 
 _FORMAT = "seamscope statistics 2"
 _IN_CACHE = 1 << 17  # numbers
+# What a network may be shown of an image, in words.
+_SEEN = {
+    "normalize": "intensities normalized by {}",
+    "percentiles": "percentiles {}",
+    "channel_axis": "channels along {}",
+    "channel": "channel {}",
+    "fill_nan": "{} for what is not finite",
+    "border": "its border continued by {}",
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,10 @@ class LayerStatistics:
 
     @property
     def average(self) -> tuple[Floats, Floats]:
-        """Mean and variance ``(groups,)`` over the whole image."""
+        """Mean and variance ``(groups,)`` over all windows, as often as a pixel lies in one.
+
+        Over the whole image, each pixel once, where there is one window.
+        """
         return _merged(self.count, self.mean, self.var)
 
     def moments(self, call: Call, places: Sequence[Sequence[int]] | None) -> Moments:
@@ -89,9 +101,9 @@ class LayerStatistics:
             The call, of ``N`` samples.
         places
             For each sample, the input pixel at which it begins, one number per axis; None for
-            tiles of no place, which get the average over the image.
+            tiles of no place, which get the average over the windows.
         """
-        if self.uniform or places is None or call.kind in ("mean", "variance"):
+        if self.uniform or places is None:
             return self._average(call.features)
         fields = [self._field(place, call.space) for place in places]
         mean = torch.stack([mean for mean, _ in fields])
@@ -239,23 +251,51 @@ class Statistics:
                 "freeze them anew, or use exact or sampled ones."
             )
 
-    def notes(self, image: str, normalize: str) -> tuple[str, ...]:
+    def differing(self, seen: Mapping[str, Any]) -> tuple[str, ...]:
+        """What of an image, or in which way, a network is shown otherwise than it was for these.
+
+        Parameters
+        ----------
+        seen
+            What it is shown (see `seamscope.planning.plan.Plan.seen`).
+
+        Returns
+        -------
+        tuple of str
+            Keys of `seen`; those that are not known of these statistics are taken to be alike.
+        """
+        return tuple(key for key in seen if self.about.get(key, seen[key]) != seen[key])
+
+    def misread(self, seen: Mapping[str, Any]) -> tuple[str, ...]:
+        """What keeps them from being right for any image; keys as by `differing`.
+
+        All but frames: statistics may be used for others, as they may for another image.
+        """
+        return tuple(key for key in self.differing(seen) if key in _SEEN)
+
+    def notes(self, image: str, seen: Mapping[str, Any]) -> tuple[str, ...]:
         """What is to be known before they are used for an image; sentences.
 
         Parameters
         ----------
         image
             Its name.
-        normalize
-            How its intensities are normalized.
+        seen
+            What of it the network is shown, and in which way (see `differing`).
         """
         said = []
-        own = self.about.get("normalize", normalize)
-        if own != normalize:
+        other = self.misread(seen)
+        if other:
+            own, now = (_as_seen(each, other) for each in (self.about, seen))
+            options = " ".join(
+                f"--{key.replace('_', '-')} {_value(self.about[key])}"
+                for key in other
+                if self.about[key] is not None
+            )
             said.append(
-                f"The network's statistics were found with intensities normalized by {own}, and "
-                f"those of {image} are by {normalize}: predictions will be off. Normalize alike "
-                f"(--normalize {own}), or freeze them anew."
+                f"The network's statistics were found with {own}, and {image} is read with {now}: "
+                f"predictions will be off. Read it alike{options and f' ({options})'}, or freeze "
+                "them anew."
             )
         if not self.uniform and self.image != image:
             said.append(
@@ -457,3 +497,18 @@ def _merged(count: Floats, mean: Floats, var: Floats) -> tuple[Floats, Floats]:
 
 def _times(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
+
+
+def _as_seen(seen: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """What a network is shown, in words."""
+    return " and ".join(
+        "all channels" if seen[key] is None else _SEEN[key].format(_value(seen[key]))
+        for key in keys
+    )
+
+
+def _value(value: Any) -> str:
+    """A setting as it is written on the command line."""
+    if isinstance(value, list):
+        return ",".join(map(_value, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

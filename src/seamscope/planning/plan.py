@@ -278,6 +278,32 @@ class Plan:
         return (*(1,) * len(self.frame_ranges), *channels, *spatial)
 
     @property
+    def seen(self) -> dict[str, Any]:
+        """What of the image the network is shown, and in which way; plain values, as in JSON.
+
+        Only what has an effect: no percentiles where none are used, no border where none is passed.
+        """
+        own, layout = self.settings, self.layout
+        told: dict[str, Any] = {
+            "normalize": str(own.normalize),
+            "frames": {
+                letter: list(part)
+                for letter, part in zip(layout.frames, self.frame_ranges, strict=True)
+            },
+        }
+        if own.normalize == "percentile":
+            told["percentiles"] = [float(percentage) for percentage in own.percentiles]
+        if layout.channel is not None:
+            single = layout.sizes(layout.channel, self.image_shape) == (1,)
+            told["channel_axis"] = layout.channel
+            told["channel"] = 0 if single else own.channel
+        if own.fill_nan is not None:
+            told["fill_nan"] = float(own.fill_nan)
+        if any(axis.padded != axis.size or any(axis.lattice.crop) for axis in self.grid.axes):
+            told["border"] = own.border
+        return told
+
+    @property
     def speed_key(self) -> str:
         """Where `Model.speeds` holds what is known of such a run's speed."""
         return speed_key(self.settings.device, self.grid.halo)
@@ -370,7 +396,7 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
         preparation=model.preparation if kind == "auto" else None,
         postprocessing=_postprocessing(settings, model),
     )
-    fixed = () if model.statistics is None else model.statistics.notes(image.name, str(kind))
+    fixed = () if model.statistics is None else model.statistics.notes(image.name, plan.seen)
     own = (*_postprocessing_notes(plan, model), *_notes(plan, settings, budget))
     notes = (*model.notes, *fixed, *own)
     return dataclasses.replace(plan, notes=notes)

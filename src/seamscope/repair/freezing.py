@@ -33,7 +33,9 @@ lies between the windows whose middles surround it. Windows are two cells wide a
 Statistics of several layers belong together: a layer is given features that were normalized by
 those before it. So no layer's are counted over features that others' local statistics normalized
 differently from place to place, as layer by layer they would be: they would fit no patch that the
-network ever saw. ``benchmarks/frozen_statistics.py`` shows both, and how accurate each way is.
+network ever saw. Of what a network takes by hand, one number for all pixels, there is one for the
+image: over the windows' features, each pixel of the image in one window only, about whose middle it
+lies. ``benchmarks/frozen_statistics.py`` shows both, and how accurate each way is.
 """
 
 from __future__ import annotations
@@ -83,7 +85,9 @@ _SAVES = 20  # of what is known, on the way
 TILES = 16
 # Measured with 14 layers and tiles of 256 x 256, in units of the work itself: stopping, counting
 # and going on for tiles that wait in memory or on disk, or do not wait; and a window's pass.
-_IN_MEMORY, _ON_DISK, _ANEW, _WINDOW = 1.15, 2.8, 1.2, 1.3
+_IN_MEMORY, _ON_DISK, _ANEW, _WINDOW = 1.15, 2.8, 1.2, 1.15
+# What each window costs besides, as the work on so many pixels (windows of 64 to 256, in 2D).
+_EACH_WINDOW = 5500
 # Tiles on which the two halves of a sample are compared.
 _JUDGED = 4
 # A sample of so many cannot be halved in a way that tells anything.
@@ -179,7 +183,7 @@ class FreezePlan:
 
 def _notes(plan: FreezePlan) -> Iterator[str]:
     own, model_reach = plan.plan, plan.plan.reach.convolutional
-    if plan.how != "sampled" and len(own.grid) > 1:
+    if plan.how == "exact" and len(own.grid) > 1:
         if model_reach is None:
             yield (
                 "The network sees the whole tile besides, so that features, and with them the "
@@ -244,7 +248,11 @@ def plan_freeze(
         raise SettingsError(_nothing_to_fix(model, audit))
     if how == "sampled" and tiles < 1:
         raise SettingsError(f"{tiles} tiles are no sample: use 1 or more, best 8 to 32.")
-    room = memory or int(psutil.virtual_memory().available * _MEMORY_SHARE)
+    for what, limit in (("memory", memory), ("disk", disk)):
+        if limit is not None and limit < 0:
+            raise SettingsError(f"{what} {limit}: give a number of bytes, 0 for none, or None.")
+    free = psutil.virtual_memory().available
+    room = int(free * _MEMORY_SHARE) if memory is None else memory
     plan = _tiles(settings or Settings(), model, image, how, room)
     survey = _Survey.of(model, audit)
     if how == "local":
@@ -304,7 +312,7 @@ def _plan_windows(
         tiles,
         in_memory=0,
         on_disk=0,
-        passes=share * _WINDOW,
+        passes=share * (_WINDOW + _EACH_WINDOW / math.prod(plan.grid.tile_shape)),
         memory=plan.bytes_per_tile,
         disk=0,
         cell=cell,
@@ -496,7 +504,8 @@ def freeze_statistics(
     tiles
         For sampled ones: how many.
     memory, disk
-        Bytes in which tiles may wait; by default a share of what is free. ``disk=0`` uses none.
+        Bytes in which tiles may wait; by default a share of what is free, and with 0 none do. A
+        window has to fit into `memory`.
     partial
         File for what is found on the way. If it exists, and belongs to the very same task (network,
         pixels, tiles, intensities), work goes on from there, else anew; it is removed at the end.
@@ -679,7 +688,6 @@ class _Task:
             "halo": [list(side) for side in plan.grid.halo],
             "tiles": self.plan.tiles,
             "cell": None if self.plan.cell is None else list(self.plan.cell),
-            "normalize": str(plan.settings.normalize),
         }
         return Statistics(
             self.plan.how,
@@ -688,7 +696,7 @@ class _Task:
             self.model.name,
             self.image.name,
             plan.grid.image_shape,
-            told | about,
+            told | plan.seen | about,
         )
 
     # -- windows
@@ -770,7 +778,7 @@ class _Task:
                     if self.cancelled():
                         raise InterruptedError
                     paused = waiting.take(number) or self._begin(network, job)
-                    see = partial_of(parts.add, job=job, weight=weight)
+                    see = partial_of(parts.add, tile=job.tile, weight=weight)
                     answer = self._answer(answers, job)
                     paused = network.advance(paused, call, answer, see, self.runner.device)
                     waiting.put(number, paused)
@@ -844,19 +852,21 @@ class _WaitingRoom:
 class _Parts:
     """Which part of each tile's features counts: their cores, in the features' own pixels."""
 
-    def __init__(self, plan: FreezePlan, scale: Sequence[Fraction]) -> None:
+    def __init__(
+        self, plan: FreezePlan, scale: Sequence[Fraction], earlier: LayerStatistics | None = None
+    ) -> None:
         self._grid = plan.plan.grid
         self._scale = scale
-        self._collector = Collector((1,) * len(scale))
+        self._collector = Collector((1,) * len(scale), earlier)
         self._bounds: list[list[int]] = []
         self._starts: list[list[int]] = []
 
-    def add(self, call: Call, job: Job, weight: float) -> None:
+    def add(self, call: Call, tile: Tile, weight: float = 1) -> None:
         if not self._starts:
             self._prepare(call)
         box = [
             slice(bounds[i] - starts[i], bounds[i + 1] - starts[i])
-            for bounds, starts, i in zip(self._bounds, self._starts, job.tile.index, strict=True)
+            for bounds, starts, i in zip(self._bounds, self._starts, tile.index, strict=True)
         ]
         one = (0,) * len(box)
         self._collector.add(one, call.features[:1, :, *box], call.groups, weight)
@@ -872,17 +882,29 @@ class _Parts:
 
 
 class _Windows:
-    """Statistics of all layers in each window, as far as they are known."""
+    """Statistics of all layers in each window, as far as they are known.
+
+    What is taken by hand is one number for the image. Windows overlap, so only their cores count.
+    """
 
     def __init__(self, plan: FreezePlan, earlier: Sequence[LayerStatistics]) -> None:
         self._grid = plan.plan.grid
         self._survey = plan.survey
+        by_hand = plan.survey.by_hand
         known = {layer.call: layer for layer in earlier}
         self._collectors = {
-            call: Collector(self._grid.shape, known.get(call)) for call in plan.calls
+            call: Collector(self._grid.shape, known.get(call))
+            for call in plan.calls
+            if call not in by_hand
+        }
+        self._parts = {
+            call: _Parts(plan, plan.survey.scale[call], known.get(call))
+            for call in plan.calls
+            if call in by_hand
         }
         self._centres = {layer.call: layer.centres for layer in earlier}
-        self._counts = earlier[0].count if earlier else np.zeros(self._grid.shape)
+        counts = [layer.count for layer in earlier if layer.call not in by_hand]
+        self._counts = counts[0] if counts else np.zeros(self._grid.shape)
 
     def known(self, tile: Tile) -> bool:
         """Whether an earlier attempt has seen this window."""
@@ -890,6 +912,8 @@ class _Windows:
 
     def add(self, call: Call, tile: Tile) -> None:
         """See a call of the pass over a window."""
+        if call.number in self._parts:
+            self._parts[call.number].add(call, tile)
         if call.number not in self._collectors:
             return
         self._collectors[call.number].add(tile.index, call.features[:1], call.groups)
@@ -903,10 +927,11 @@ class _Windows:
 
     def layers(self, blank: Callable[[int], LayerStatistics]) -> list[LayerStatistics]:
         """Return what is known; windows that were not seen have a count of 0."""
-        return [
-            collector.statistics(blank(call), self._centres[call])
+        found = {
+            call: collector.statistics(blank(call), self._centres[call])
             for call, collector in self._collectors.items()
-        ]
+        } | {call: parts.statistics(blank(call)) for call, parts in self._parts.items()}
+        return [found[call] for call in sorted(found)]
 
 
 def _partition(axis: AxisTiling, size: int, scale: Fraction) -> tuple[list[int], list[int]]:

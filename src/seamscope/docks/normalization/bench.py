@@ -21,7 +21,7 @@ from seamscope.docks.session import Session
 from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
-from seamscope.normalization.statistics import PATCH
+from seamscope.normalization.statistics import PATCH, Statistics
 from seamscope.planning.plan import Settings
 
 _NOTHING_NEW = "Stopped: nothing new is known."
@@ -225,6 +225,11 @@ class Bench(QObject):
             for axis, size in zip(plan.facts.lattice, sizes, strict=True)
         )
         return settings.but(tile=tile, halo=0, overlap=0, batch=self.batch)
+
+    def against(self, statistics: Statistics) -> tuple[str, ...]:
+        """What speaks against using these statistics for the image at hand; sentences."""
+        plan, layer = self.session.plan, self.layer
+        return () if plan is None or layer is None else statistics.notes(layer.name, plan.seen)
 
     def fail(self, error: Exception, what: str) -> None:
         """Say what an error means."""

@@ -198,7 +198,8 @@ class NormalizationDock(QWidget):
         elif audit is None:
             self.verdict.setText("" if self.problem else "<i>Looking at the layers …</i>")
         elif session.model is not None and session.model.statistics is not None:
-            self.verdict.setText(fixed_text(session.model.statistics, session.model))
+            fixed = session.model.statistics
+            self.verdict.setText(fixed_text(fixed, session.model, bench.against(fixed)))
         else:
             self.verdict.setText(audit_text(bench.model, audit))
 

@@ -15,12 +15,14 @@ from qtpy.QtWidgets import QWidget
 from seamscope.diagnosis.feature_statistics import BatchExperiment, FeatureStatistics, PixelFeatures
 from seamscope.docks.controls import button, fill, form, number, ticked
 from seamscope.docks.editors import Choice
+from seamscope.docks.layers import on_click
 from seamscope.docks.looks import text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.layers import MapLayer, image_pixel, tile_map
 from seamscope.docks.normalization.plots import FeaturePanels, PixelFeaturesPlot
 from seamscope.docks.normalization.tasks import Features, FeaturesOfPixel
 from seamscope.docks.normalization.texts import features_text, pixel_text, standardized
+from seamscope.normalization.statistics import Statistics
 
 _TIPS = {
     "tile": "Extent of the tiles that are looked at, best that of the patches in training.",
@@ -63,6 +65,7 @@ class FeaturesPage(QWidget):
         self.batches: BatchExperiment | None = None
         self.pixel: tuple[PixelFeatures, ...] = ()
         self.strays = MapLayer(bench.viewer, "stray", "inferno")
+        self._clicked = on_click(self.ask_at)
         self.tile = number((8, 8192), bench.tile, _TIPS["tile"], " px")
         self.most = number((4, 65536), 256, _TIPS["most"])
         self.measure = button("Measure", _TIPS["measure"])
@@ -120,13 +123,17 @@ class FeaturesPage(QWidget):
         image, settings = bench.image(), bench.settings()
         if image is None or settings is None or bench.model is None:
             return
-        fixed = bench.session.fixed
-        known = None
-        if fixed is not None and fixed.layer is bench.layer:
-            own = fixed.network.statistics
-            known = own if own is not None and own.how == "exact" else None
-        work = Features(bench.model, image, settings, known, self.most.value())
+        work = Features(bench.model, image, settings, self._known(), self.most.value())
         bench.begin("measuring features", work, self._measured)
+
+    def _known(self) -> Statistics | None:
+        """Exact statistics of this very image, seen in this very way; None where there are none."""
+        fixed, plan = self._bench.session.fixed, self._bench.session.plan
+        own = None if fixed is None else fixed.network.statistics
+        if fixed is None or own is None or plan is None:
+            return None
+        same = fixed.layer is self._bench.layer and not own.differing(plan.seen)
+        return own if same and own.how == "exact" else None
 
     def _measured(self, found: tuple[FeatureStatistics, BatchExperiment]) -> None:
         self.features, self.batches = found
@@ -175,16 +182,6 @@ class FeaturesPage(QWidget):
             callbacks.append(self._clicked)
         elif self._clicked in callbacks:
             callbacks.remove(self._clicked)
-
-    def _clicked(self, _: Any, event: Any) -> Any:
-        """Tell a click from a drag: a generator that napari resumes while the mouse moves."""
-        yield
-        moved = False
-        while event.type == "mouse_move":
-            moved = True
-            yield
-        if not moved:
-            self.ask_at(event.position)
 
     def ask_at(self, world: Sequence[float]) -> None:
         """Look at the pixel at a point of the world through several tiles."""

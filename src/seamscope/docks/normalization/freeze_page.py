@@ -6,6 +6,7 @@ not know how statistics are found, or the controls themselves (see `FreezePanel`
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 import weakref
@@ -26,7 +27,7 @@ from seamscope.docks.normalization.texts import fixed_text
 from seamscope.docks.prediction.run_panel import sentence
 from seamscope.docks.session import Fixed
 from seamscope.models.model import Model
-from seamscope.repair.freezing import FreezePlan
+from seamscope.repair.freezing import FreezePlan, forget
 
 _COST_DELAY_MS = 200
 
@@ -51,6 +52,7 @@ class FreezePage(QWidget):
         self._folder = Path(tempfile.mkdtemp(prefix="seamscope-"))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._partials: dict[tuple[Any, ...], Path] = {}
+        self._numbers = itertools.count()  # no file is named as one before it
         self.panel = FreezePanel()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -67,6 +69,7 @@ class FreezePage(QWidget):
         self._cost_timer.timeout.connect(self._foresee)
         self._bench.replaced.connect(self._forget)
         self._bench.patch_changed.connect(self.panel.cell.setValue)
+        self._bench.changed.connect(self._show_fixed)
         self._bench.changed.connect(self.foresee_soon)
         self._bench.session.fixed_changed.connect(self._show_fixed)
 
@@ -100,6 +103,8 @@ class FreezePage(QWidget):
 
     def _forget(self) -> None:
         """What was found on the way belongs to another network or image."""
+        for partial in self._partials.values():
+            forget(partial)
         self._partials.clear()
         self.plan = self._foreseen = None
         self._show_fixed()
@@ -193,7 +198,9 @@ class FreezePage(QWidget):
             return
         key = self._key()
         planned = self.plan if key == self._foreseen else None
-        partial = self._partials.setdefault(key, self._new_file())
+        if key not in self._partials:
+            self._partials[key] = self._folder / f"{next(self._numbers)}.safetensors"
+        partial = self._partials[key]
         work = _FreezeAnyhow(asked, planned, partial)
         name = f"fixing the statistics of {layer.name}"
         self._bench.begin(name, work, self._frozen, self._stopped)
@@ -202,9 +209,6 @@ class FreezePage(QWidget):
         if self._resumable():
             return "Stopped: Resume goes on from what is known."
         return "Stopped: nothing new is known."
-
-    def _new_file(self) -> Path:
-        return self._folder / f"{len(self._partials)}.safetensors"
 
     def _frozen(self, network: Model) -> None:
         self._use(network, self._bench.layer)
@@ -222,7 +226,9 @@ class FreezePage(QWidget):
         fixed = self._bench.session.fixed
         own = fixed is not None and fixed.plain is self._bench.model
         statistics = fixed.network.statistics if fixed is not None and own else None
-        told = "" if statistics is None or fixed is None else fixed_text(statistics, fixed.network)
+        told = ""
+        if statistics is not None and fixed is not None:
+            told = fixed_text(statistics, fixed.network, self._bench.against(statistics))
         self.panel.result.setText(told)
         self._show_state()
 

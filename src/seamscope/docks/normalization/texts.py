@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from seamscope.diagnosis.disparity import FORWARD_ONLY, Disparity, advice
 from seamscope.diagnosis.feature_statistics import BatchExperiment, FeatureStatistics, LayerFeatures
-from seamscope.docks.looks import boxed, figure, plain, times
+from seamscope.docks.looks import boxed, figure, in_dock, plain, times
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.statistics import Statistics
@@ -75,8 +75,8 @@ def _listed(names: Sequence[str]) -> str:
 # -- freezing
 
 
-def fixed_text(statistics: Statistics, network: Model) -> str:
-    """What was fixed, and what halo the network needs now."""
+def fixed_text(statistics: Statistics, network: Model, wrong: Sequence[str] = ()) -> str:
+    """What was fixed, what halo the network needs now, and why they may not fit the image."""
     layers = len(statistics.layers)
     what = "1 normalization is" if layers == 1 else f"{layers} normalizations are"
     of = f", of {statistics.image}" if statistics.image else ""
@@ -87,7 +87,9 @@ def fixed_text(statistics: Statistics, network: Model) -> str:
             f"Predictions are estimated to differ by {distance['mean_difference']:.2g} on average "
             "from those with exact statistics (within a factor of 2 or so)."
         )
-    return boxed(" ".join(told), "good" if network.reach.bounded else "warning")
+    good = network.reach.bounded and not wrong
+    told += map(in_dock, wrong)
+    return boxed(" ".join(told), "good" if good else "warning")
 
 
 def comparison_text(effect: BeforeAfter) -> str:

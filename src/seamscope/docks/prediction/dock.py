@@ -446,7 +446,10 @@ class PredictionDock(QWidget):
         if fixed is not None and statistics is not None:
             own = fixed.layer is not None and fixed.layer is self.layer
             where = "this image" if own else statistics.image or "another image"
-            self.fixed.setText(f"Fixed statistics ({statistics.how}, {where})")
+            plan = self.plan
+            other = plan is not None and statistics.misread(plan.seen)
+            read = ", read otherwise" if other else ""
+            self.fixed.setText(f"Fixed statistics ({statistics.how}, {where}{read})")
 
     def _use_fixed(self, _: Any = None) -> None:
         """Predict by fixed statistics, or by each tile's own, as the box says."""
@@ -551,6 +554,7 @@ class PredictionDock(QWidget):
 
     def _show_plan(self) -> None:
         plan, image = self.plan, self.image
+        self._offer_fixed()
         for editor in (self.tile, self.halo, self.overlap, self.blend):
             editor.setEnabled(self.model is not None and image is not None)
         if plan is None or image is None:

@@ -25,7 +25,7 @@ from seamscope.docks.controls import button, form, ticked
 from seamscope.docks.editors import Choice
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.late_plot import follow_theme
-from seamscope.docks.layers import Wires, image_of, shown_point
+from seamscope.docks.layers import Wires, image_of, on_click, shown_point
 from seamscope.docks.looks import boxed, legend, plain, text_label, times
 from seamscope.docks.prediction.run_panel import sentence
 from seamscope.docks.receptive_field.layers import EFFECTIVE, FieldLayers, box_around, centred
@@ -95,6 +95,7 @@ class ReceptiveFieldDock(QWidget):
         self._origin: tuple[int, ...] | None = None  # of the mean's map, once it has a place
         self._job: Job | None = None
         self._done: Callable[[Any], None] = lambda _: None
+        self._clicked = on_click(self.probe_at)
         self._clicked_at: _Place | None = None
         self._waiting: _Place | None = None  # clicked while something was measured
         self._probes = Probes()
@@ -316,16 +317,6 @@ class ReceptiveFieldDock(QWidget):
             callbacks.append(self._clicked)
         elif self._clicked in callbacks:
             callbacks.remove(self._clicked)
-
-    def _clicked(self, _: Any, event: Any) -> Any:
-        """Tell a click from a drag: a generator that napari resumes while the mouse moves."""
-        yield
-        moved = False
-        while event.type == "mouse_move":
-            moved = True
-            yield
-        if not moved:
-            self.probe_at(event.position)
 
     def probe_at(self, world: Sequence[float]) -> None:
         """Make the map of the pixel at a point of the world."""

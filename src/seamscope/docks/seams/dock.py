@@ -30,7 +30,7 @@ from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.late_plot import follow_theme
-from seamscope.docks.layers import Wires, area_in_view, look_at, shown_point
+from seamscope.docks.layers import Wires, area_in_view, look_at, on_click, shown_point
 from seamscope.docks.looks import boxed, text_label
 from seamscope.docks.pages import Pages
 from seamscope.docks.prediction.run_panel import sentence
@@ -88,6 +88,7 @@ class SeamsDock(QWidget):
         self._stitching: Job | None = None
         self._views: SideBySide | None = None
         self._stitched = RestitchedLayers(napari_viewer)
+        self._clicked = on_click(self.ask_at)
         self._wires = Wires()
         self._awake = False
         self._make_controls()
@@ -536,16 +537,6 @@ class SeamsDock(QWidget):
             callbacks.append(self._clicked)
         elif self._clicked in callbacks:
             callbacks.remove(self._clicked)
-
-    def _clicked(self, _: Any, event: Any) -> Any:
-        """Tell a click from a drag: a generator that napari resumes while the mouse moves."""
-        yield
-        moved = False
-        while event.type == "mouse_move":
-            moved = True
-            yield
-        if not moved:
-            self.ask_at(event.position)
 
     def ask_at(self, world: Sequence[float]) -> None:
         """Show what every tile predicts at a point of the world."""
