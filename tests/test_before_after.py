@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,11 @@ import seamscope
 from seamscope.demo import sample_image, zscore
 from seamscope.diagnosis.causes import diagnose
 from seamscope.diagnosis.measure import measure_seams
+from seamscope.diagnosis.tile_sizes import sweep
+from seamscope.errors import SettingsError
 from seamscope.images.image import open_image
+from seamscope.images.postprocessing import Postprocessing
+from seamscope.images.preparation import Binarized
 from seamscope.models.model import as_model
 from seamscope.repair.before_after import compare_statistics
 from seamscope.repair.freezing import freeze_statistics
@@ -60,6 +66,73 @@ def test_dice_is_that_of_whole_label_images(compared) -> None:
         passes = seen[f"Explaining seams {when}"]
         assert passes[-1][0] == passes[-1][1] <= 11 * 16
     assert len(seen["Explaining seams after"]) < 3 * 16
+
+
+@pytest.fixture(scope="module")
+def single():
+    """One channel that is no probability, an image, its labels, and statistics."""
+    torch.manual_seed(0)
+    image, classes = (part[160:320, 240:416] for part in sample_image("tissue2d"))
+    model = as_model(networks.UNet(2, 2, norm="instance", classes=1).eval())
+    image = zscore(image)
+    statistics = freeze_statistics(model, image, **SETTINGS)
+    return image, (classes == 1).astype(np.uint8), model, statistics
+
+
+@pytest.mark.parametrize("area", [None, {"y": (13, 121), "x": (0, 97)}])
+@pytest.mark.parametrize("threshold", [0.5, 0.1, -0.05])
+def test_dice_of_one_channel_is_that_of_the_labels_a_user_gets(single, threshold, area) -> None:
+    image, truth, model, statistics = single
+    ask = {**SETTINGS, "threshold": threshold, "area": area}
+    found = compare_statistics(image, model, statistics, labels=truth, explain=False, **ask)
+    overlap = found.before.plan.grid.overlap
+    true = truth[13:121, :97] if area else truth
+    for network, dice in (
+        (model, found.dice_before),
+        (model.with_statistics(statistics), found.dice_after),
+    ):
+        mask = seamscope.predict(image, network, result="labels", overlap=overlap, **ask)
+        expected = 2 * ((mask == 1) & (true == 1)).sum() / (mask.sum() + true.sum())
+        assert dice == pytest.approx([expected], rel=1e-9)
+    swept = sweep(image, model, [80], labels=truth, overlap=overlap, **ask)
+    assert swept.dice.value[0] == pytest.approx(found.dice_before, rel=1e-9)
+    said = " ".join(found.sentences())
+    assert f"after, at threshold {threshold})" in said
+    assert found.meaning.endswith(f"where the output is above {threshold}.")
+    assert found.to_json()["threshold"] == threshold
+    assert swept.meaning == found.meaning
+
+
+def test_what_may_surprise_in_dice_is_told(single, compared) -> None:
+    image, truth, model, statistics = single
+    ask = {**SETTINGS, "labels": truth, "explain": False}
+    found = compare_statistics(image, model, statistics, **ask)
+    overlap = found.before.plan.grid.overlap
+    predicted = [
+        seamscope.predict(image, network, overlap=overlap, **SETTINGS)
+        for network in (model, model.with_statistics(statistics))
+    ]
+    low, high = np.min(predicted), np.max(predicted)
+    assert low < 0
+    (note,) = found.notes
+    assert note.startswith(f"The output ranges from {low:.3g} to {high:.3g}, which are no prob")
+    assert found.to_json()["notes"] == [note]
+    card = replace(model, postprocessing=Postprocessing((Binarized((0.7,)),)))
+    chosen = compare_statistics(image, card, statistics, threshold=0.2, blend="linear", **ask)
+    assert [note.split(",")[0] for note in chosen.notes] == [
+        "Dice is that of what the network gives",
+        "Dice is that of each tile's own part",
+    ]
+    *_, several, _ = compared
+    assert several.notes == ()
+    assert several.to_json()["threshold"] is None
+    assert "threshold" not in " ".join(several.sentences())
+
+
+def test_labels_of_another_size_are_refused(single) -> None:
+    image, truth, model, statistics = single
+    with pytest.raises(SettingsError, match="150 x 176 pixels and the prediction is 160 x 176"):
+        compare_statistics(image, model, statistics, labels=truth[:150], **SETTINGS)
 
 
 def test_seams_are_those_measured_by_themselves(compared) -> None:

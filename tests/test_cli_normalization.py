@@ -196,6 +196,43 @@ def test_before_and_after_are_told_side_by_side_and_drawn(place) -> None:
     assert "http://" not in written.replace("http://www.w3.org", "")
 
 
+@pytest.mark.parametrize("threshold", [0.5, -0.05])
+def test_all_commands_tell_the_same_dice(place, threshold) -> None:
+    """That of the labels which `predict` writes, of one channel that is no probability."""
+    torch.manual_seed(0)
+    network = networks.UNet(2, 2, norm="instance", classes=1).eval()
+    image, labels, page = place / "image.npy", place / "labels.npy", place / "one.html"
+    model, frozen, mask = place / "one.pt", place / f"one {threshold}", place / f"{threshold}.npy"
+    torch.jit.save(torch.jit.trace(network, torch.zeros(1, 1, 32, 32)), model)
+    ask = ["--overlap", 20, "--halo", 8, "--threshold", threshold]
+    given = [*ask, "--labels", labels, "--report", page, "--json", place / "one.json"]
+    result = _run("freeze", image, model, frozen, "--tile", 96, "--no-explain", *given)
+    assert result.exit_code == 0, result.output
+    compared = json.loads((place / "one.json").read_text())["comparison"]
+    written = [page.read_text()]
+    assert f"after, at threshold {threshold})." in result.stdout
+    result = _run("sweep", image, model, "--tiles", 96, *given)
+    swept = json.loads((place / "one.json").read_text())
+    written.append(page.read_text())
+    assert f"labels at threshold {threshold} is " in result.stdout
+    true = np.load(labels) == 1
+    for told, fixed in (
+        (compared["dice_before"], []),
+        (swept["dice"]["value"][0], []),
+        (compared["dice_after"], ["--statistics", frozen]),
+    ):
+        asked = [*ask, *fixed, "--tile", 96, "--result", "labels", "--overwrite"]
+        _run("predict", image, model, mask, *asked)
+        found = np.load(mask) == 1
+        dice = 2 * (found & true).sum() / (found.sum() + true.sum())
+        assert told == pytest.approx([dice], rel=1e-9)
+    assert 0 < compared["dice_before"][0] < 1
+    assert compared["threshold"] == swept["threshold"] == threshold
+    for text in written:
+        assert f"where the output is above {threshold}." in text
+        assert ("which are no probabilities" in text) == (threshold == 0.5)
+
+
 def test_the_explanation_can_be_left_out(place) -> None:
     image, model = place / "image.npy", place / "instance.pt"
     given = ["--tile", 96, "--compare", "--no-explain", "--json", "-"]

@@ -469,6 +469,32 @@ def test_effect_on_seams_and_on_dice(qtbot, viewer, docks):
     assert own.effect.truth.count() == 1
 
 
+def test_dice_of_one_channel_is_at_the_threshold_of_tiled_prediction(qtbot, viewer, docks):
+    dock, own = docks
+    image = uneven(96, 120)
+    model = measured(norm=True, classes=1)
+    best = whole(model, image)[0]
+    threshold = round(float(np.quantile(best, 0.7)), 2)
+    assert not 0.48 < threshold < 0.52, "nothing to tell from the default"
+    viewer.add_image(image, name="cells")
+    viewer.add_labels((best > np.float32(threshold)).astype(int), name="truth")
+    load(qtbot, docks, model)
+    dock.options.threshold.setValue(threshold)
+    freeze(qtbot, own)
+    show(own, "Effect")
+    own.effect.truth.setCurrentIndex(own.effect.truth.findText("truth"))
+    press(qtbot, own.effect.compare)
+    wait(qtbot, own)
+    assert own.problem == ""
+    found = own.effect.effect
+    assert found.classified.threshold == threshold
+    assert found.dice_after[0] > 0.999  # the truth was predicted untiled
+    assert found.dice_before[0] < 0.999
+    text = own.effect.comparison.text()
+    assert f"after, at threshold {threshold})." in text
+    assert f"where the output is above {threshold}." in text
+
+
 # -- features
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,10 @@ from seamscope import open_image, predict
 from seamscope.diagnosis.tile_content import content
 from seamscope.diagnosis.tile_sizes import bootstrap, sweep
 from seamscope.errors import ImageError, SettingsError
+from seamscope.images.postprocessing import Postprocessing
+from seamscope.images.preparation import Binarized
 from seamscope.images.truth import classes_of, truth_for
+from seamscope.models.model import as_model
 from seamscope.planning.halo_room import with_room
 from seamscope.planning.plan import Settings
 
@@ -204,18 +208,79 @@ def test_three_dimensions_show_one_slice():
     assert found.max_dist[0, 1] > 0.01
 
 
-def test_logits_are_compared_as_they_are_and_classified_as_shares():
-    class Logits(nn.Module):
-        def forward(self, x):
-            return 9 * (x - x.mean((2, 3), keepdim=True))
+class Logits(nn.Module):
+    """One channel, no probability."""
 
+    def forward(self, x):
+        return 9 * (x - x.mean((2, 3), keepdim=True))
+
+
+def test_logits_are_compared_as_they_are_and_classified_as_results_are():
     found = sweep(uneven(), Logits(), [32], halo=0, labels=(uneven() > 0.4).astype(int))
     p = predict(uneven(), Logits(), tile=32, halo=0).astype(np.float64)
     q = predict(uneven(), Logits(), tile=(96, 80)).astype(np.float64)
     assert found.max_dist[0, 1] == pytest.approx(np.abs(p - q).max())
     assert found.soft[0, 1, 0] == pytest.approx(soft(1 / (1 + np.exp(-p)), 1 / (1 + np.exp(-q))))
-    assert found.hard[0, 1, 0] == pytest.approx(1 - dice(p > 0, q > 0))
-    assert found.dice.value[1, 0] == pytest.approx(dice(q > 0, uneven() > 0.4))
+    assert found.hard[0, 1, 0] == pytest.approx(1 - dice(p > 0.5, q > 0.5))
+    assert found.dice.value[1, 0] == pytest.approx(dice(q > 0.5, uneven() > 0.4))
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.9, -1.3])
+def test_dice_is_that_of_the_labels_a_user_gets(threshold):
+    """Of one channel that is no probability: whatever is above the threshold, as it is."""
+    truth = uneven() > 0.4
+    found = sweep(uneven(), Logits(), [32, 48], halo=0, labels=truth, threshold=threshold)
+    ask = {"result": "labels", "threshold": threshold, "halo": 0}
+    labels = [predict(uneven(), Logits(), tile=tile, **ask) == 1 for tile in found.tiles]
+    expected = [dice(mask, truth) for mask in labels]
+    assert len(set(expected)) == 3, "nothing to compare"
+    np.testing.assert_allclose(found.dice.value[:, 0], expected, rtol=1e-12)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert found.hard[i, j, 0] == pytest.approx(1 - dice(labels[i], labels[j]))
+    best, worst = max(expected), min(expected)
+    said = f"Mean Dice with the labels at threshold {threshold} is best at "
+    assert said in found.describe()
+    assert f"({best:.3f})" in found.describe()
+    assert f"({worst:.3f})" in found.describe()
+    told = found.to_json()
+    assert told["threshold"] == threshold
+    assert told["labels"].endswith(f"where the output is above {threshold}.")
+    warned = [note for note in found.notes if "no probabilities" in note]
+    assert len(warned) == (threshold == 0.5)  # who chose one is not told to
+
+
+def test_a_value_at_the_threshold_is_classified_as_in_results():
+    """In the precision of results: 0.1 as float32 is above 0.1, and is not taken for that."""
+    image = np.where(PIXELS > 0.5, np.float32(0.1), np.float32(0.2))
+    truth = image > 0.15
+    found = sweep(image, nn.Identity(), [32], halo=0, labels=truth, threshold=0.1)
+    labels = predict(image, nn.Identity(), tile=32, result="labels", threshold=0.1, halo=0)
+    assert found.dice.value[:, 0].tolist() == [dice(labels == 1, truth)] * 2 == [1, 1]
+
+
+def test_equal_dice_has_no_best_and_probabilities_no_warning():
+    labels = PIXELS > 0.6
+    found = sweep(PIXELS, nn.Identity(), [32, 48], halo=0, labels=labels, threshold=0.6)
+    assert found.dice.value.tolist() == [[1]] * 3
+    assert found._best() == "Mean Dice with the labels at threshold 0.6 is 1.000 at all sizes."
+    plain = sweep(PIXELS, nn.Identity(), [32], halo=0, labels=labels)
+    assert not any("probabilities" in note for note in plain.notes)
+    two = sweep(uneven(), TileMean(), [32], halo=4, labels=labels.astype(int))
+    assert two.to_json()["threshold"] is None
+    assert two.to_json()["labels"].endswith("the class of its largest channel.")
+    assert "threshold" not in two.describe()
+    unlabelled = sweep(uneven(), Logits(), [32], halo=0)
+    assert unlabelled.to_json()["labels"] is unlabelled.to_json()["threshold"] is None
+    assert not any("probabilities" in note for note in unlabelled.notes)
+
+
+def test_dice_before_a_cards_postprocessing_is_said_to_be_that():
+    card = Postprocessing((Binarized((0.7,)),))
+    model = replace(as_model(nn.Identity()), postprocessing=card)
+    said = "Dice is that of what the network gives, before its card's postprocessing."
+    assert said in sweep(PIXELS, model, [32], halo=0, labels=PIXELS > 0.6).notes
+    assert said not in sweep(PIXELS, model, [32], halo=0).notes
+    assert said not in sweep(PIXELS, nn.Identity(), [32], halo=0, labels=PIXELS > 0.6).notes
 
 
 # ------------------------------------------------------------------------------- what is refused
@@ -280,7 +345,10 @@ def test_json_is_plain(found):
     assert told["tiles"] == [[32, 32], [48, 32], [96, 80]]
     assert np.allclose(told["mismatch"], found[0].soft)
     assert told["plans"][0]["tile"] == [32, 32]
-    assert told["labels"] == "Labels 0 to 1 are the channels channel 0, channel 1, in this order."
+    assert told["labels"] == (
+        "Labels 0 to 1 are the channels channel 0, channel 1, in this order. "
+        "A pixel is predicted as the class of its largest channel."
+    )
 
 
 # --------------------------------------------------------------------------------------- bootstrap

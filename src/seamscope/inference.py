@@ -618,9 +618,13 @@ def as_labels(prediction: Array, threshold: float = 0.5) -> npt.NDArray[np.uint8
     The number of the largest channel, the lower one of equals; for a single channel 1 where it is
     above `threshold`, else 0.
     """
+    return class_numbers(prediction, threshold).astype(np.uint8)
+
+
+def class_numbers(prediction: Array, threshold: float = 0.5) -> npt.NDArray[np.intp]:
+    """As `as_labels`, for any number of channels."""
     single = prediction.shape[0] == 1
-    labels = prediction[0] > threshold if single else prediction.argmax(0)
-    return np.asarray(labels, np.uint8)
+    return np.asarray(prediction[0] > threshold if single else prediction.argmax(0), np.intp)
 
 
 __all__ = [
@@ -632,6 +636,7 @@ __all__ = [
     "Started",
     "TileDone",
     "as_labels",
+    "class_numbers",
     "open_output",
     "predict",
     "predict_tiles",

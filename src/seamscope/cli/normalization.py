@@ -291,6 +291,9 @@ class FreezeOptions:
         str | None,
         option("Statistics", "Compare Dice with these labels too.", "LABELS"),
     ] = None
+    threshold: Annotated[
+        float, option("Statistics", "For Dice of a single channel: its class is above this.")
+    ] = 0.5
 
 
 @command
@@ -329,7 +332,7 @@ def freeze(
     with open_display(answer.quiet) as display, long_work(display) as work:
         work.phase("Loading")
         opened, network = pixels.open(image), loading.load(model)
-        settings = settings_of(grid, pixels, computation, tile=tile)
+        settings = settings_of(grid, pixels, computation, tile=tile, threshold=freezing.threshold)
         job = _Freezing(opened, network, settings, freezing, target, work)
         statistics = job.statistics()
         statistics.save(target)
@@ -472,5 +475,6 @@ def _said(
         tiles = shape_text(effect.before.plan.grid.tile_shape)
         yield from ("", _table([(f"tiles of {tiles}", "before", "after"), *effect.rows()]), "")
         yield from effect.sentences()
+        yield from (*([effect.meaning] if effect.meaning else []), *effect.notes)
     count = len(statistics.layers)
     yield f"{count} layer{'s' * (count > 1)} fixed: use --statistics {out} on any command."

@@ -14,6 +14,9 @@ Measures, for predictions ``P`` and ``Q`` of one channel over the whole image::
     mean, max distance        of |P - Q| over all pixels and channels
     Dice with labels          2 |P and T| / (|P| + |T|)
 
+Classes are those of results that are labels (`seamscope.diagnosis.accuracy`): the largest channel,
+or where the only channel is above the threshold, as it is. Soft mismatch of a prediction that
+leaves the range of probabilities is that of its softmax, or of the sigmoid of its only channel.
 A class absent from both is agreement: mismatch 0; against labels it has no Dice (NaN).
 
 Confidence bands are 95% percentile intervals of a bootstrap over blocks (Efron 1979; Kunsch 1989
@@ -40,10 +43,16 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from seamscope.diagnosis.accuracy import (
+    Classified,
+    classified_by,
+    labels_for,
+    predicted_classes,
+)
 from seamscope.diagnosis.tile_content import tile_name
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.image import Image, Output, open_image
-from seamscope.images.truth import Truth, truth_for
+from seamscope.images.truth import Truth
 from seamscope.inference import Finished, Reduced, TileDone, open_output, run
 from seamscope.loaders import load_model
 from seamscope.models.model import Model
@@ -130,6 +139,8 @@ class Sweep:
         ``(S, K)`` with labels, for the classes of `truth`; None without.
     truth
         How labels were read.
+    classified
+        How predictions were, to hold them against labels.
     pictures
         Where predictions differ most.
     seconds
@@ -153,6 +164,7 @@ class Sweep:
     to_last: Estimate
     dice: Estimate | None
     truth: Truth | None
+    classified: Classified
     pictures: Pictures
     seconds: tuple[float, ...]
     tolerance: float
@@ -164,6 +176,13 @@ class Sweep:
         """What to call each prediction."""
         sizes = [tile_name(tile) for tile in self.tiles]
         return (*sizes[:-1], "untiled") if self.untiled else tuple(sizes)
+
+    @property
+    def meaning(self) -> str | None:
+        """How labels were read, and predictions classified; None without labels."""
+        if self.truth is None:
+            return None
+        return f"{self.truth.meaning} {self.classified.meaning()}"
 
     def describe(self) -> str:
         """Say in a sentence or two whether, and how much, the size of the tiles matters."""
@@ -193,8 +212,11 @@ class Sweep:
             return "The labels hold none of the classes."
         scores = self.dice.value[:, known].mean(1)
         best, worst = int(scores.argmax()), int(scores.argmin())
+        mean = f"Mean Dice with the labels{self.classified.at}"
+        if f"{scores[best]:.3f}" == f"{scores[worst]:.3f}":
+            return f"{mean} is {scores[best]:.3f} at all sizes."
         return (
-            f"Mean Dice with the labels is best at {self.names[best]} ({scores[best]:.3f}) and "
+            f"{mean} is best at {self.names[best]} ({scores[best]:.3f}) and "
             f"worst at {self.names[worst]} ({scores[worst]:.3f})."
         )
 
@@ -212,7 +234,8 @@ class Sweep:
             "mismatch_to_last": self.to_last.to_json(),
             "dice": None if self.dice is None else self.dice.to_json(),
             "classes": None if self.truth is None else list(self.truth.names),
-            "labels": None if self.truth is None else self.truth.meaning,
+            "labels": self.meaning,
+            "threshold": None if self.truth is None else self.classified.threshold,
             "tolerance": self.tolerance,
             "seconds": [round(s, 3) for s in self.seconds],
             "explanation": self.describe(),
@@ -300,7 +323,7 @@ def sweep(
         result="probabilities", seams="none", postprocess=False
     )
     plans, whole, notes = _plans(tiles, wanted, network, opened, untiled)
-    truth = _truth(labels, foreground, plans[0], network)
+    truth = None if labels is None else labels_for(plans[0], network, labels, foreground)
     comparison = _Comparison(plans, truth)
     steps = _Steps(sum(p.tiles * p.frames for p in plans) + comparison.blocks, on_progress)
     with _Shelf(plans) as shelf:
@@ -312,15 +335,18 @@ def sweep(
         ]
         comparison.see(shelf.arrays, steps, cancelled)
         pictures = comparison.pictures(opened, shelf.arrays)
+    classified = classified_by(plans[0], network, *comparison.range)
+    told = [*notes, *(classified.notes() if truth else ())]
     return Sweep(
         tiles=tuple(plan.grid.tile_shape for plan in plans),
         untiled=whole,
         channels=network.channels_of(plans[0].facts),
         truth=truth,
+        classified=classified,
         pictures=pictures,
         seconds=tuple(seconds),
         settings=tuple(plan.to_json() for plan in plans),
-        notes=(*notes, *dict.fromkeys(note for plan in plans[:-1] for note in plan.notes)),
+        notes=(*told, *dict.fromkeys(note for plan in plans[:-1] for note in plan.notes)),
         **comparison.measures(seed),
     )
 
@@ -381,21 +407,6 @@ def _untiled(wanted: Settings, other: Plan, model: Model, image: Image) -> Plan 
             "predictions are compared with the one of the largest tiles."
         )
     return plan
-
-
-def _truth(labels: Any, foreground: int | None, plan: Plan, model: Model) -> Truth | None:
-    if labels is None:
-        return None
-    truth = truth_for(
-        labels, plan.layout.spatial, model.channels_of(plan.facts), foreground=foreground
-    )
-    expected = plan.grid.output_shape
-    if truth.shape != expected:
-        raise SettingsError(
-            f"The labels {truth.labels.name} are {tile_name(truth.shape)} pixels and the "
-            f"prediction is {tile_name(expected)}: give labels of the same image at the same size."
-        )
-    return truth
 
 
 class _Steps:
@@ -498,6 +509,7 @@ class _Comparison:
         self._hard = np.zeros((self.blocks, c, s, s))
         self._total = np.zeros((s, s))
         self._largest = np.zeros((s, s))
+        self.range = (math.inf, -math.inf)  # of all predictions
         self._moments = np.zeros(3)  # of the last prediction: count, sum, sum of squares
         classes = len(truth.channels) if truth else 0
         self._right = np.zeros((self.blocks, s, classes))
@@ -517,7 +529,7 @@ class _Comparison:
             steps.one()
 
     def _stack(self, arrays: Sequence[Any], frame: tuple[int, ...], region: Slices) -> Array:
-        """All predictions of a region, ``(S, C, pixels)`` float64."""
+        """All predictions of a region, ``(S, C, pixels)``, as precise as they are."""
         channels = (slice(None),) * (self._channels > 1)
         values = [np.asarray(array[(*frame, *channels, *region)]) for array in arrays]
         for name, each in zip(self._names, values, strict=True):
@@ -527,14 +539,16 @@ class _Comparison:
                     "such numbers cannot be compared: check the image for such pixels, its "
                     "intensities, and the network."
                 )
-        return np.stack(values).reshape(self._sizes, self._channels, -1).astype(np.float64)
+        return np.stack(values).reshape(self._sizes, self._channels, -1)
 
     def _add(
-        self, unit: int, frame: tuple[int, ...], region: Slices, values: Array, logits: bool
+        self, unit: int, frame: tuple[int, ...], region: Slices, predicted: Array, logits: bool
     ) -> None:
+        classes = self._classes(predicted)  # before they are made more precise than results are
+        values = predicted.astype(np.float64)
         shares = _shares(values) if logits else values
-        threshold = self._plan.settings.threshold
-        classes = _classes(shares, threshold)
+        low, high = self.range
+        self.range = min(low, float(values.min())), max(high, float(values.max()))
         self._pixels[unit] += values.shape[-1]
         self._gram[unit] += _gram(shares)
         self._hard[unit] += _gram(classes)
@@ -547,6 +561,12 @@ class _Comparison:
         if self._truth is not None:
             self._add_truth(unit, frame, region, classes)
         self._look(frame, region, np.ptp(values, axis=0))
+
+    def _classes(self, predicted: Array) -> Array:
+        """Which pixels belong to which channel, 0 or 1, ``(S, C, pixels)`` float64."""
+        channels, threshold = range(self._channels), self._plan.settings.threshold
+        classes = [predicted_classes(one, channels, threshold) for one in predicted]
+        return np.stack(classes).astype(np.float64)
 
     def _add_truth(self, unit: int, frame: tuple[int, ...], region: Slices, classes: Array) -> None:
         assert self._truth is not None
@@ -688,14 +708,6 @@ def _gram(values: Array) -> Array:
     """Sums over pixels of products of all pairs ``(S, C, pixels)``: ``(C, S, S)``."""
     by_channel = values.transpose(1, 0, 2)
     return np.asarray(by_channel @ by_channel.transpose(0, 2, 1))
-
-
-def _classes(shares: Array, threshold: float) -> Array:
-    """Which pixels belong to which channel, 0 or 1: the largest; for a single one, by threshold."""
-    if shares.shape[1] == 1:
-        return np.asarray(shares > threshold, np.float64)
-    largest = shares.argmax(1)[:, None] == np.arange(shares.shape[1])[:, None]
-    return np.asarray(largest, np.float64)
 
 
 def _one_minus_dice(product: Array, squares: Array, absent: float) -> Array:

@@ -10,6 +10,8 @@ labels are given, both are held against them, and the conclusion says which one 
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +19,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.diagnosis.accuracy import (
+    Classified,
+    classified_by,
+    labels_for,
+    predicted_classes,
+)
 from seamscope.diagnosis.causes import diagnose
 from seamscope.diagnosis.feature_statistics import opened_as
 from seamscope.diagnosis.findings import Diagnosis, numbers, short
 from seamscope.diagnosis.measure import measure_seams
 from seamscope.images.image import Image
-from seamscope.images.truth import Truth, truth_for
+from seamscope.images.truth import Truth
 from seamscope.inference import Event, TileDone
 from seamscope.models.model import Model
 from seamscope.normalization.statistics import Statistics
@@ -30,7 +38,7 @@ from seamscope.planning.halo_room import with_room
 from seamscope.planning.plan import Plan, Settings
 from seamscope.planning.reading import Cancelled
 from seamscope.seams.report import SeamReport
-from seamscope.tiling import Tile
+from seamscope.tiling import Slices, Tile
 
 Array = npt.NDArray[Any]
 
@@ -53,7 +61,9 @@ class BeforeAfter:
     dice_before, dice_after
         For each class, of the classified predictions over all cores.
     meaning
-        How labels were read.
+        How labels were read, and predictions classified.
+    classified
+        How predictions were; None without labels.
     why_before, why_after
         What the seams are made of, examined where they are worst; None where nobody asked.
     """
@@ -65,6 +75,7 @@ class BeforeAfter:
     dice_before: tuple[float, ...] = ()
     dice_after: tuple[float, ...] = ()
     meaning: str = ""
+    classified: Classified | None = None
     why_before: Diagnosis | None = None
     why_after: Diagnosis | None = None
 
@@ -74,6 +85,11 @@ class BeforeAfter:
         if not self.classes:
             return None
         return float(np.mean(self.dice_after) - np.mean(self.dice_before))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what may surprise in Dice."""
+        return tuple(self.classified.notes()) if self.classified else ()
 
     def rows(self) -> tuple[tuple[str, str, str], ...]:
         """Measures side by side: what, before, after."""
@@ -105,6 +121,8 @@ class BeforeAfter:
             )
         if self.gain is not None:
             dice = f"{np.mean(self.dice_before):.3f} before, {np.mean(self.dice_after):.3f} after"
+            if self.classified and self.classified.at:
+                dice += f",{self.classified.at}"
             if abs(self.gain) < _SAME_DICE:
                 said.append(f"As accurate as before (mean Dice {dice}).")
             elif self.gain > 0:
@@ -128,6 +146,8 @@ class BeforeAfter:
             "dice_before": list(self.dice_before),
             "dice_after": list(self.dice_after),
             "labels": self.meaning,
+            "threshold": self.classified and self.classified.threshold,
+            "notes": list(self.notes),
             **{name: found and found.to_json() for name, found in why.items()},
             "sentences": list(self.sentences()),
         }
@@ -195,7 +215,7 @@ def compare_statistics(
     # at the very same tiles, also where they were chosen for the first
     same = before.report.plan.settings
     after = bench.side(model.with_statistics(statistics), same, "after")
-    truth = before.counter.truth
+    truth, classified = before.counter.truth, _classified(before, after, model)
     return BeforeAfter(
         before.report,
         after.report,
@@ -203,10 +223,21 @@ def compare_statistics(
         truth.names if truth else (),
         before.counter.dice(),
         after.counter.dice(),
-        truth.meaning if truth else "",
+        f"{truth.meaning} {classified.meaning()}" if truth and classified else "",
+        classified,
         before.why,
         after.why,
     )
+
+
+def _classified(before: _Side, after: _Side, model: Model) -> Classified | None:
+    """How both sides were classified; None without labels."""
+    if before.counter.truth is None:
+        return None
+    plan = before.report.plan
+    low = min(side.counter.low for side in (before, after))
+    high = max(side.counter.high for side in (before, after))
+    return dataclasses.replace(classified_by(plan, model, low, high), cores_only=plan.blends)
 
 
 @dataclass(frozen=True)
@@ -230,7 +261,7 @@ class _Bench:
     on_phase: Callable[[str], None]
 
     def side(self, model: Model, settings: Settings, when: str) -> _Side:
-        counter = _DiceCounter(self.image, self.labels)
+        counter = _DiceCounter(self.labels)
         self.on_phase(f"Measuring seams {when}")
         report = measure_seams(
             self.image,
@@ -262,39 +293,56 @@ def _telling(on_progress: Callable[[int, int], None] | None) -> Callable[[Event]
     return tell
 
 
+def _wanted(tile: Tile, area: Slices) -> tuple[Slices, Slices]:
+    """The part of a tile's core that is in the area: in the result, and in the core."""
+    region = tuple(
+        slice(max(core.start, part.start), max(core.start, part.start, min(core.stop, part.stop)))
+        for core, part in zip(tile.core, area, strict=True)
+    )
+    inside = tuple(
+        slice(part.start - core.start, part.stop - core.start)
+        for part, core in zip(region, tile.core, strict=True)
+    )
+    return region, inside
+
+
 class _DiceCounter:
     """Watches predictions, and counts where their classes are those of the truth."""
 
-    def __init__(self, image: Image, labels: Any) -> None:
-        self._image = image
+    def __init__(self, labels: Any) -> None:
         self._labels = labels
+        self._plan: Plan | None = None
         self.truth: Truth | None = None
         self._sums: Array = np.zeros((2, 0))
+        self.low, self.high = math.inf, -math.inf  # of what was predicted
 
     def watching(self, model: Model) -> Callable[[Plan, tuple[int, ...], Tile, Array], None]:
         def watch(plan: Plan, frame: tuple[int, ...], tile: Tile, prediction: Array) -> None:
-            if self.truth is None:
-                names = model.channels_of(plan.facts)
-                self.truth = truth_for(self._labels, plan.layout.spatial, names)
-                self._sums = np.zeros((2, len(self.truth.names)))
-            self._count(plan, self.truth, frame, tile, prediction)
+            if self._plan is not plan:  # also where memory ran out, and all begins anew
+                self._begin(plan, model)
+            self._count(plan, frame, tile, prediction)
 
         return watch
 
-    def _count(
-        self, plan: Plan, truth: Truth, frame: tuple[int, ...], tile: Tile, prediction: Array
-    ) -> None:
-        own = prediction[:, *tile.crop]
-        if len(own) == 1:
-            found = own > plan.settings.threshold
-        else:
-            classes = own.argmax(0)
-            found = np.stack([classes == k for k in truth.channels])
+    def _begin(self, plan: Plan, model: Model) -> None:
+        self._plan = plan
+        self.truth = labels_for(plan, model, self._labels)
+        self._sums = np.zeros((2, len(self.truth.names)))
+        self.low, self.high = math.inf, -math.inf
+
+    def _count(self, plan: Plan, frame: tuple[int, ...], tile: Tile, prediction: Array) -> None:
+        assert self.truth is not None
+        region, inside = _wanted(tile, plan.area)
+        own = prediction[:, *tile.crop][:, *inside]
+        if not own.size:
+            return
+        found = predicted_classes(own, self.truth.channels, plan.settings.threshold)
         places = dict(zip(plan.layout.frames, frame, strict=True))
-        true = truth.read(tile.core, places)
+        true = self.truth.read(region, places)
         space = tuple(range(1, own.ndim))
         self._sums[0] += (found & true).sum(space)
         self._sums[1] += found.sum(space) + true.sum(space)
+        self.low, self.high = min(self.low, float(own.min())), max(self.high, float(own.max()))
 
     def dice(self) -> tuple[float, ...]:
         both, either = self._sums

@@ -71,6 +71,7 @@ def _verdict(effect: BeforeAfter) -> Section:
     parts.append(Table(("", "before", "after"), effect.rows(), caption))
     if effect.meaning:
         parts.append(Text(effect.meaning))
+    parts += [Text(note) for note in effect.notes]
     return Section("Verdict", parts)
 
 

@@ -417,7 +417,7 @@ def _sweep_facts(sweep: Sweep) -> list[tuple[str, str]]:
         ("made by", f"Seamscope {__version__}"),
     ]
     if sweep.truth is not None:
-        rows.insert(1, ("labels", sweep.truth.meaning))
+        rows.insert(1, ("labels", str(sweep.meaning)))
     return rows
 
 
@@ -473,8 +473,9 @@ def _sweep_tables(sweep: Sweep) -> list[Part]:
             [name, *(figure_text(float(v)) for v in values)]
             for name, values in zip(sweep.names, sweep.dice.value, strict=True)
         ]
-        caption = f"Dice with the labels. {sweep.truth.meaning}"
+        caption = f"Dice with the labels. {sweep.meaning}"
         parts.append(Table(["tile", *sweep.truth.names], scores, caption))
+        parts += [Text(note) for note in sweep.classified.notes()]
     return parts
 
 

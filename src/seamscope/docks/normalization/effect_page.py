@@ -26,7 +26,8 @@ from seamscope.repair.before_after import BeforeAfter
 _TIPS = {
     "compare": "Predict the tiles of Tiled prediction twice, with each tile's own statistics and\n"
     "with the fixed ones, and compare how neighbours agree.",
-    "truth": "Labels to hold both predictions against: seamless is not the same as accurate.",
+    "truth": "Labels to hold both predictions against: seamless is not the same as accurate.\n"
+    "A network with one channel is held by the threshold for labels of Tiled prediction.",
 }
 
 

@@ -109,7 +109,8 @@ def _comparison_table(effect: BeforeAfter) -> str:
         for name, one, other in effect.rows()
     )
     tiles = times(effect.before.plan.grid.tile_shape)
-    note = f"<br>{plain(effect.meaning)}" if effect.meaning else ""
+    told = [effect.meaning] if effect.meaning else []
+    note = "".join(f"<br>{plain(sentence)}" for sentence in (*told, *effect.notes))
     return (
         f'<table style="margin-top: 4px"><tr><td>Tiles of {tiles}</td><td {_NUMBER}>before</td>'
         f"<td {_NUMBER}>after</td></tr>{cells}</table>{note}"
