@@ -381,3 +381,29 @@ def test_interrupted_freezing_goes_on(place, monkeypatch) -> None:
     for a, b in zip(one.layers, two.layers, strict=True):
         assert np.array_equal(a.mean, b.mean)
         assert np.array_equal(a.var, b.var)
+
+
+def test_where_tiles_wait_is_the_users_choice(place) -> None:
+    given = [place / "image.npy", place / "instance.pt", place / "anew", "--tile", 96]
+    given += ["--overwrite", "--memory", "1MB", "--json", "-"]
+    anew = json.loads(_run("freeze", *given, "--disk", "0").stdout)["cost"]
+    assert anew["recomputed"] == anew["tiles"] > 1
+    assert anew["disk"] == 0
+    kept = json.loads(_run("freeze", *given, "--disk", "1GB").stdout)["cost"]
+    assert kept["on_disk"] == kept["tiles"]
+
+
+def test_a_stop_while_comparing_does_not_hide_what_is_written(place, monkeypatch) -> None:
+    def stopped(*_, **__):
+        raise InterruptedError
+
+    monkeypatch.setattr("seamscope.repair.before_after.compare_statistics", stopped)
+    out = place / "kept"
+    given = [place / "image.npy", place / "instance.pt", out, "--tile", 96, "--compare"]
+    result = _run("freeze", *given)
+    assert result.exit_code == 130
+    assert "is written, and comparing was stopped" in _words(result.stderr)
+    monkeypatch.undo()
+    again = _run("freeze", *given, "--how", out, "--overwrite")
+    assert again.exit_code == 0, again.output
+    assert "after" in again.stdout

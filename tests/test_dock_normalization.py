@@ -276,6 +276,7 @@ def test_ways_of_freezing_and_their_cost_follow_the_controls(qtbot, viewer, dock
     assert f"{tiles} tiles go in lockstep through 1 layer," in panel.cost.text()
     panel.how.set_value("sampled")
     panel.tiles.setValue(5)
+    assert own.freezing.asked().settings.halo == dock.plan.grid.halo  # of the prediction's tiles
     wait(qtbot, own)
     assert "5 tiles go in lockstep" in panel.cost.text()
     press(qtbot, panel.freeze)

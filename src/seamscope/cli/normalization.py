@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seamscope.cli.answer import Answer, place, shape_text, write_text
-from seamscope.cli.command import command
+from seamscope.cli.command import ExitCode, command, say
 from seamscope.cli.options import (
     ComputationOptions,
     Debug,
@@ -28,6 +28,7 @@ from seamscope.cli.options import (
     ReportFile,
     Tile,
     option,
+    room_of,
     settings_of,
     sizes,
 )
@@ -269,6 +270,16 @@ class FreezeOptions:
         ),
     ] = None
     tiles: Annotated[int, option("Statistics", "For sampled: how many.", "N")] = 16
+    disk: Annotated[
+        Any,
+        option(
+            "Statistics",
+            "For exact and sampled: disk space in which tiles may wait that --memory has no room "
+            "for; 0 for none. By default half of what is free for temporary files.",
+            "SIZE",
+            room_of,
+        ),
+    ] = None
     resume: Annotated[
         bool,
         typer.Option(
@@ -336,7 +347,14 @@ def freeze(
         job = _Freezing(opened, network, settings, freezing, target, work)
         statistics = job.statistics()
         statistics.save(target)
-        effect = job.compared(statistics, page is not None)
+        try:
+            effect = job.compared(statistics, page is not None)
+        except (KeyboardInterrupt, InterruptedError):
+            say(
+                f"{out} is written, and comparing was stopped: to compare, give --how {out} "
+                "--overwrite --compare."
+            )
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
         if page is not None and effect is not None:
             from seamscope.reports.repair_page import repair_page
 
@@ -379,6 +397,8 @@ class _Freezing:
             self.settings,
             cell=options.cell,
             tiles=options.tiles,
+            memory=self.settings.memory,
+            disk=options.disk,
         )
         if not options.resume:
             forget(self._partial)

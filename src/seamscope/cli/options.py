@@ -108,6 +108,11 @@ def bytes_of(text: str) -> int:
     _bad(text, "write an amount of memory, as in 4GB or 500MB.")
 
 
+def room_of(text: str) -> int:
+    """Read an amount as `bytes_of`, or 0."""
+    return 0 if text.strip() == "0" else bytes_of(text)
+
+
 def distance(text: str) -> float:
     """Read a number that is finite and not negative."""
     with contextlib.suppress(ValueError):

@@ -27,6 +27,7 @@ from seamscope.docks.normalization.texts import fixed_text
 from seamscope.docks.prediction.run_panel import sentence
 from seamscope.docks.session import Fixed
 from seamscope.models.model import Model
+from seamscope.planning.plan import Settings
 from seamscope.repair.freezing import FreezePlan, forget
 
 _COST_DELAY_MS = 200
@@ -81,19 +82,30 @@ class FreezePage(QWidget):
     def asked(self) -> FreezeAsked | None:
         """What the controls ask to be fixed; None as long as nothing can be, and for files."""
         bench, how = self._bench, self.panel.how.value()
-        plan, settings = bench.session.plan, bench.session.settings
-        if bench.model is None or bench.layer is None or plan is None or settings is None:
+        plan, wanted = bench.session.plan, self._wanted()
+        if bench.model is None or bench.layer is None or plan is None or wanted is None:
             return None
         if how == "file":
             return None
-        tile: Any = "auto" if self.panel.grid_value() == "auto" else plan.grid.tile_shape
         return FreezeAsked(
             bench.model,
             image_of(bench.layer, plan.layout.axes),
             how,
-            settings.but(tile=tile, halo="auto", overlap=None, area=None),
+            wanted,
             self.panel.cell.value(),
             self.panel.tiles.value(),
+        )
+
+    def _wanted(self) -> Settings | None:
+        """Tiles that are visited, and how they are read; None as long as that is not known."""
+        plan, settings = self._bench.session.plan, self._bench.session.settings
+        if plan is None or settings is None:
+            return None
+        tile: Any = "auto" if self.panel.grid_value() == "auto" else plan.grid.tile_shape
+        # a sample is of the prediction's own tiles; exact ones need all of the reach
+        halo: Any = plan.grid.halo if self.panel.how.value() == "sampled" else "auto"
+        return settings.but(
+            tile=tile, halo=halo, overlap=None, area=None, blend="crop", seams="none"
         )
 
     def sleep(self) -> None:
@@ -116,15 +128,9 @@ class FreezePage(QWidget):
 
     def _key(self) -> tuple[Any, ...]:
         """What is asked to be fixed, told apart from everything else."""
-        panel, session = self.panel, self._bench.session
-        settings, plan = session.settings, session.plan
-        how, grid = panel.how.value(), panel.grid_value()
+        panel, how = self.panel, self.panel.how.value()
         own: Any = {"local": panel.cell, "sampled": panel.tiles}.get(how)
-        tile = "auto" if plan is None or grid == "auto" else plan.grid.tile_shape
-        told = None if settings is None else settings.but(
-            tile=tile, halo="auto", overlap=None, area=None, blend="crop", seams="none"
-        )  # fmt: skip
-        return how, None if own is None else own.value(), repr(told)
+        return how, None if own is None else own.value(), repr(self._wanted())
 
     def _resumable(self) -> bool:
         """Whether an interrupted search for what is asked can go on."""
