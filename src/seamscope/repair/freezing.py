@@ -290,10 +290,12 @@ def _plan_windows(
 ) -> FreezePlan:
     """Lay windows of two cells over the image, one cell apart; `asked` is what would be tiled."""
     calls = model.audit.calls
-    if survey.by_hand >= set(calls):
+    # a spread around a window's own mean is none around the image's, which is what answers
+    written = any(layer.kind == "hand-written" for layer in model.audit.layers)
+    if written or survey.by_hand >= set(calls):
         raise SettingsError(
-            f"{model.name} takes its statistics by hand, one number for all pixels of a tile, so "
-            "that they cannot vary over the image: choose exact."
+            f"{model.name} takes statistics by hand, one number for all pixels of a tile, so that "
+            "they cannot vary over the image: choose exact."
         )
     window, overlap = [], []
     for axis, extent in zip(asked.grid.axes, cell, strict=True):
