@@ -28,7 +28,7 @@ from seamscope.images.image import open_image
 from seamscope.loaders.wrappers import Finished
 from seamscope.models.acceleration import choose, variants
 from seamscope.models.frozen import Answered
-from seamscope.models.fusion import fused
+from seamscope.models.fusion import fused, quiet_torchscript
 from seamscope.models.model import as_model
 from seamscope.normalization.audit import audit
 from seamscope.normalization.calls import Normalizations
@@ -513,6 +513,135 @@ def test_what_repeating_would_make_another_computation_is_not_repeated() -> None
         )
     assert network.runs == 2
     assert not torch.equal(seen[0], seen[1])
+
+
+class Reading(nn.Module):
+    """Takes a number out of a tensor, by a way that a dispatch mode may not see."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.a = nn.Conv2d(1, 2, 3, padding=1)
+        self.b = nn.Conv2d(2, 2, 3, padding=1)
+        self.norm = nn.InstanceNorm2d(2)
+        self.read = read
+
+    def forward(self, x):
+        y = self.norm(self.a(x))
+        number = self.read(x * 2)  # of a tensor that is soon gone
+        return self.norm(self.b(y) + y.square() * number)
+
+
+_READINGS = {
+    "numpy": lambda x: float(np.percentile(x.numpy(), 99)),
+    "asarray": lambda x: float(np.asarray(x).max()),
+    "dlpack": lambda x: float(np.from_dlpack(x).max()),
+    "tolist": lambda x: max(x.amax((2, 3))[0].tolist()),
+    "item": lambda x: x.max().item(),
+    "constant": lambda x: torch.zeros(1).copy_(x.max()) + torch.tensor([0.0]).add_(x.min()),
+}
+
+
+@pytest.mark.parametrize("way", _READINGS)
+def test_numbers_that_code_reads_are_each_tiles_own(way) -> None:
+    torch.manual_seed(1)
+    network = Reading(_READINGS[way]).eval()
+    pausable = PausableNetwork(network, (*network.parameters(), *network.buffers()))
+    for value in (1.0, 5.0, 20.0):
+        x = torch.rand(1, 1, 16, 16) * value
+        expected: list[torch.Tensor] = []
+        Normalizations(lambda call, into=expected: into.append(call.features.clone())).run(
+            network, x.clone()
+        )
+        seen: list[torch.Tensor] = []
+        pausable.advance(  # begun anew
+            pausable.begin(x.clone()),
+            1,
+            lambda call: None,
+            lambda call, into=seen: into.append(call.features.clone()),
+        )
+        assert torch.equal(seen[0], expected[1])
+
+
+@pytest.mark.parametrize("tile", [32, "auto"])
+@pytest.mark.parametrize("way", _READINGS)
+def test_networks_that_read_numbers_are_frozen_without_being_taken_up_again(way, tile) -> None:
+    torch.manual_seed(1)
+    read = _READINGS[way]  # of what is the same in all tiles, so that the whole image tells
+    network = Reading(lambda x: read(torch.full_like(x[:, :, :1, :1], 3))).eval()
+    image = np.random.default_rng(0).random((64, 64), np.float32)
+    statistics = freeze_statistics(network, image, tile=tile)
+    fixed = as_model(network).with_statistics(statistics)
+    assert _apart(_tiled(image, fixed, tile=32), _whole(network, image)) < SAME
+
+
+def test_a_pass_that_cannot_be_taken_up_again_is_refused() -> None:
+    network = Reading(_READINGS["tolist"]).eval()
+    pausable = PausableNetwork(network)
+    x = torch.rand(1, 1, 16, 16)
+    assert not pausable.resumable(x)
+    assert PausableNetwork(Everything().eval()).resumable(x)
+    paused = pausable.advance(pausable.begin(x), 1, lambda call: None)
+    with pytest.raises(ModelError, match="reads a tensor by tolist in a pass that is taken up"):
+        pausable.finish(paused, lambda call: None)
+
+
+class Remembering(nn.Module):
+    """Writes how bright an image was into a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.InstanceNorm2d(2))
+        self.register_buffer("last", torch.zeros(1))
+
+    def forward(self, x):
+        self.last.copy_(x.max())
+        return self.net(self.net[0](x)[:, :1])
+
+
+class Averaging(nn.Module):
+    """Keeps what it makes for the next pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+        self.norm = nn.InstanceNorm2d(2)
+        self.register_buffer("last", torch.zeros(1))
+
+    def forward(self, x):
+        self.last = self.last * 0.5 + x.max() * 0.5
+        return self.norm(self.conv(self.norm(self.conv(x))[:, :1]))
+
+
+def _scripted(network):
+    with quiet_torchscript():
+        return torch.jit.script(network)
+
+
+@pytest.mark.parametrize("scripted", [False, True])
+def test_networks_that_write_into_their_buffers_are_refused_untouched(scripted) -> None:
+    network = Remembering().eval()
+    image = np.random.default_rng(0).random((64, 64), np.float32)
+    model = as_model(_scripted(network) if scripted else network)
+    with pytest.raises(ModelError, match=r"^The network writes into its own buffers .*: keep"):
+        plan_freeze(model, open_image(image), settings=Settings(tile=32))
+    pausable = PausableNetwork(network, (*network.parameters(), *network.buffers()))
+    network.last.fill_(-1)
+    with pytest.raises(ModelError, match="writes into its own buffers"):
+        pausable.advance(pausable.begin(torch.ones(1, 1, 16, 16)), 0, lambda call: None)
+    assert network.last == -1
+
+
+def test_what_a_network_keeps_for_the_next_pass_is_real() -> None:
+    torch.manual_seed(1)
+    network = Averaging().eval()
+    image = np.random.default_rng(0).random((64, 64), np.float32)
+    model = as_model(network)
+    _ = model.audit, model.facts, model.reach  # which are measured with NaN
+    network.last = torch.zeros(1)
+    statistics = freeze_statistics(model, image, tile=32)
+    assert 0 < float(network.last) < 10
+    fixed = model.with_statistics(statistics)
+    assert _apart(_tiled(image, fixed, tile=32), _whole(network, image)) < SAME
 
 
 def test_shapes_that_depend_on_values_are_told() -> None:

@@ -84,6 +84,7 @@ TILES = 16
 # Measured with 14 layers and tiles of 256 x 256, in units of the work itself: stopping, counting
 # and going on for tiles that wait in memory or on disk, or do not wait; and a window's pass.
 _IN_MEMORY, _ON_DISK, _ANEW, _WINDOW = 1.15, 2.8, 1.2, 1.3
+_NO_ROOM = 2.0**62  # bytes for each pixel: what must not wait finds no room
 # Tiles on which the two halves of a sample are compared.
 _JUDGED = 4
 # A sample of so many cannot be halved in a way that tells anything.
@@ -260,7 +261,9 @@ def plan_freeze(
     waiting = survey.waiting * math.prod(plan.grid.tile_shape)
     space = shutil.disk_usage(tempfile.gettempdir()).free * _DISK_SHARE if disk is None else disk
     room -= plan.bytes_per_tile
-    in_memory = min(visited, max(0, int(room // waiting))) if visited > 1 else 1
+    in_memory = min(visited, max(0, int(room // waiting)))
+    if visited == 1 and survey.resumable:
+        in_memory = 1  # nothing else needs the room
     on_disk = min(visited - in_memory, int(space // waiting))
     return FreezePlan(
         how,
@@ -360,12 +363,15 @@ class _Survey:
         Bytes a stopped tile holds for each input pixel, at most.
     by_hand
         Calls by which the network takes one number for all pixels, to use it as it likes.
+    resumable
+        Whether a stopped tile can go on; else all begin anew for each call.
     """
 
     scale: Mapping[int, tuple[Fraction, ...]]
     shares: tuple[float, ...]
     waiting: float
     by_hand: frozenset[int]
+    resumable: bool = True
 
     def passes(self, how: How, in_memory: int, on_disk: int, anew: int) -> float:
         """Cost of so many tiles, in units of predicting one."""
@@ -384,11 +390,14 @@ class _Survey:
             call: _scale(small.shape[2:], one.spaces[call], large.shape[2:], two.spaces[call])
             for call in audit.calls
         }
-        if pixels:
+        resumable = one.resumable and two.resumable
+        if not resumable:
+            waiting = _NO_ROOM
+        elif pixels:
             waiting = max((b - a) / pixels for a, b in zip(one.held, two.held, strict=True))
         else:
             waiting = max(one.held) / math.prod(small.shape[2:])
-        return cls(scale, tuple(two.shares), waiting, frozenset(two.by_hand))
+        return cls(scale, tuple(two.shares), waiting, frozenset(two.by_hand), resumable)
 
 
 @dataclass
@@ -397,39 +406,40 @@ class _Seen:
     held: list[int] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     by_hand: set[int] = field(default_factory=set)
+    resumable: bool = True
 
 
 def _surveyed(model: Model, x: torch.Tensor, calls: Sequence[int]) -> _Seen:
     seen = _Seen()
-    network = PausableNetwork(model.forward)
-    paused = network.begin(x.clone())
-
-    def see(call: Call) -> None:
-        seen.spaces[call.number] = call.space
-        if call.kind in ("mean", "variance"):
-            seen.by_hand.add(call.number)
-
-    for call in calls:
-        paused = network.advance(paused, call, lambda call: None, see)
-        seen.held.append(paused.nbytes)
-    work = _Work(calls)
-    work.run(model.forward, x)
+    held = (*model.module.parameters(), *model.module.buffers())
+    network = PausableNetwork(model.forward, held)
+    seen.resumable = network.resumable(x.clone())
+    work = _Work(calls, seen)
+    work.run(model.forward, x.clone())
     seen.shares = [share / work.done for share in work.before] if work.done else [1.0] * len(calls)
+    if seen.resumable:
+        paused = network.begin(x.clone())
+        for call in calls:
+            paused = network.advance(paused, call, lambda call: None)
+            seen.held.append(paused.nbytes)
     return seen
 
 
 class _Work(Normalizations):
-    """Counts multiplications of convolutions, until each call and in all."""
+    """Sees the calls, and counts multiplications of convolutions until each and in all."""
 
-    def __init__(self, calls: Sequence[int]) -> None:
+    def __init__(self, calls: Sequence[int], seen: _Seen) -> None:
         super().__init__(self._note)
-        self._calls = calls
+        self._calls, self._seen = calls, seen
         self.before: list[int] = []
         self.done = 0
 
     def _note(self, call: Call) -> None:
         if call.number in self._calls:
             self.before.append(self.done)
+            self._seen.spaces[call.number] = call.space
+            if call.kind in ("mean", "variance"):
+                self._seen.by_hand.add(call.number)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
