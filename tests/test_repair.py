@@ -25,11 +25,12 @@ from seamscope.demo import build, sample_image, zscore
 from seamscope.diagnosis.measure import measure_seams
 from seamscope.errors import ModelError, SettingsError
 from seamscope.images.image import open_image
-from seamscope.loaders.wrappers import Finished
+from seamscope.loaders.wrappers import Finished, Rearranged
 from seamscope.models.acceleration import choose, variants
 from seamscope.models.frozen import Answered
 from seamscope.models.fusion import fused, quiet_torchscript
-from seamscope.models.model import as_model
+from seamscope.models.model import Model, as_model
+from seamscope.models.probe import Hints
 from seamscope.normalization.audit import audit
 from seamscope.normalization.calls import Normalizations
 from seamscope.normalization.pausing import PausableNetwork
@@ -598,20 +599,6 @@ class Remembering(nn.Module):
         return self.net(self.net[0](x)[:, :1])
 
 
-class Averaging(nn.Module):
-    """Keeps what it makes for the next pass."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(1, 2, 3, padding=1)
-        self.norm = nn.InstanceNorm2d(2)
-        self.register_buffer("last", torch.zeros(1))
-
-    def forward(self, x):
-        self.last = self.last * 0.5 + x.max() * 0.5
-        return self.norm(self.conv(self.norm(self.conv(x))[:, :1]))
-
-
 def _scripted(network):
     with quiet_torchscript():
         return torch.jit.script(network)
@@ -631,17 +618,109 @@ def test_networks_that_write_into_their_buffers_are_refused_untouched(scripted) 
     assert network.last == -1
 
 
-def test_what_a_network_keeps_for_the_next_pass_is_real() -> None:
+class Flattened(nn.Module):
+    """Normalizes with space in one axis, as attention blocks do."""
+
+    def __init__(self, norm, swapped=False):
+        super().__init__()
+        self.a = nn.Conv2d(1, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.swapped = norm, swapped
+
+    def forward(self, x):
+        y = self.a(x)
+        y = y.transpose(2, 3) if self.swapped else y
+        y = self.norm(y.flatten(2)).reshape(y.shape).relu()
+        return F.instance_norm(self.b(y.transpose(2, 3) if self.swapped else y))
+
+
+@pytest.mark.parametrize("tile", [48, (32, 48), "auto"])
+@pytest.mark.parametrize(
+    "norm", [nn.GroupNorm(2, 4), nn.InstanceNorm1d(4, affine=True), nn.BatchNorm1d(4)]
+)
+def test_exact_with_norms_on_flattened_space(norm, tile) -> None:
     torch.manual_seed(1)
-    network = Averaging().eval()
-    image = np.random.default_rng(0).random((64, 64), np.float32)
-    model = as_model(network)
-    _ = model.audit, model.facts, model.reach  # which are measured with NaN
-    network.last = torch.zeros(1)
-    statistics = freeze_statistics(model, image, tile=32)
-    assert 0 < float(network.last) < 10
-    fixed = model.with_statistics(statistics)
-    assert _apart(_tiled(image, fixed, tile=32), _whole(network, image)) < SAME
+    network = Flattened(norm).eval()
+    image = np.random.default_rng(0).random((96, 128), np.float32)
+    image[:, 64:] *= 5
+    image[40:] += 2
+    fixed = as_model(network).with_statistics(freeze_statistics(network, image, tile=tile))
+    assert _apart(_tiled(image, fixed, tile=(48, 64)), _whole(network, image)) < SAME
+
+
+class Swapped(nn.Module):
+    """Takes x before y."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.Conv2d(4, 2, 3, padding=1)
+        )
+
+    def forward(self, x):
+        return self.net(x.transpose(2, 3)).transpose(2, 3)
+
+
+class ChannelsLast(nn.Module):
+    """There and back."""
+
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1).sigmoid().permute(0, 3, 1, 2)
+
+
+class Pieces(nn.Module):
+    """Normalizes features whose space is in pieces."""
+
+    def forward(self, x):
+        y = x.unflatten(2, (-1, 2))
+        return F.instance_norm(y).flatten(2, 3)
+
+
+def _volumes():
+    return nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.InstanceNorm3d(2)).eval()
+
+
+@pytest.mark.parametrize("how", ["exact", "sampled", "local"])
+@pytest.mark.parametrize(
+    ("make", "ndim"),
+    [
+        (Swapped, 2),
+        (lambda: Rearranged(Swapped().net, "bcxy", "bcxy"), 2),
+        (lambda: Rearranged(_volumes(), "bczxy", "bczxy"), 3),
+        (lambda: Rearranged(_volumes(), "bcyzx", "bcyzx"), 3),
+        (lambda: Rearranged(_volumes(), "bcxyz", "bcxyz"), 3),
+        (lambda: Flattened(nn.GroupNorm(2, 4), swapped=True), 2),
+        (Pieces, 2),
+    ],
+)
+def test_features_whose_axes_are_not_the_images_are_refused(make, ndim, how) -> None:
+    model = as_model(make().eval())
+    image = open_image(np.random.default_rng(0).random((48,) * ndim, np.float32))
+    with pytest.raises(ModelError, match=r"(Norm|norm).* sees .* not in the image's order: .*\.$"):
+        plan_freeze(model, image, how, Settings(tile=(32,) * ndim))
+
+
+def test_exchanged_axes_are_seen_where_all_sizes_are_one() -> None:
+    class OneSize(Swapped):
+        def forward(self, x):
+            assert x.shape[2:] == (48, 48)
+            return super().forward(x)
+
+    model = Model(OneSize().eval(), "one size", hints=Hints(2, 1, (48, 48)))
+    image = open_image(np.random.default_rng(0).random((96, 96), np.float32))
+    with pytest.raises(ModelError, match="not in the image's order"):
+        plan_freeze(model, image, settings=Settings(tile=48))
+
+
+def test_axes_in_order_are_no_matter() -> None:
+    last = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), ChannelsLast(), nn.InstanceNorm2d(64))
+    network = nn.Sequential(last, Flattened(nn.GroupNorm(2, 4))).eval()
+    network[1].a = nn.Conv2d(64, 4, 1)  # as many channels as small inputs are high and wide
+    image = open_image(np.random.default_rng(0).random((64, 64), np.float32))
+    assert len(plan_freeze(as_model(network), image, settings=Settings(tile=48)).calls) == 3
+    model = as_model(Rearranged(_volumes(), "bczyx", "bczyx").eval())
+    image = open_image(np.random.default_rng(0).random((32, 48, 48), np.float32))
+    assert plan_freeze(model, image, settings=Settings(tile=(32, 32, 48))).calls == (0,)
 
 
 def test_shapes_that_depend_on_values_are_told() -> None:

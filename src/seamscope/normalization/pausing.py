@@ -23,11 +23,10 @@ reads numbers from tensors, or uses tensors that are neither its input nor the n
 inputs go the slow way.
 
 Some networks cannot be taken up again at all: what they skip is not there to be read. Those are
-networks that take numbers out of tensors past torch's operations (numpy, lists, pointers), that
-write into tensors which they did not make, or keep what they made for the next pass. Python's ways
-out of torch are watched (`_READS`); operations written in other languages that bypass torch's
-dispatcher are not seen. `PausableNetwork.resumable` tells; then begin anew for each call. Networks
-that write into their own weights or buffers are refused.
+networks that take numbers out of tensors past torch's operations (numpy, lists, pointers), or that
+write into tensors which they did not make. Python's ways out of torch are watched (`_READS`); what
+other languages do past torch's dispatcher is not seen. `PausableNetwork.resumable` tells; then
+begin anew for each call. Networks that write into their own weights or buffers are refused.
 """
 
 from __future__ import annotations
@@ -284,9 +283,8 @@ class PausableNetwork:
             Where the network writes into its own weights or buffers.
         """
         run = _Run(self._tape, lambda call: None, self.begin(x), None)
-        result = run.carry(self._forward, self._input)
-        assert result is not None
-        return self._tape.resumable and not run.keeps(result)
+        run.carry(self._forward, self._input)
+        return self._tape.resumable
 
     def begin(self, x: torch.Tensor) -> Paused:
         """Return a pass on this input that has done nothing yet."""
@@ -398,13 +396,6 @@ class _Run(Normalizations):
             if self._refused is not None:
                 raise self._refused from None
             raise
-
-    def keeps(self, result: torch.Tensor) -> bool:
-        """Whether something besides the result outlives a pass that came to its end."""
-        own = self._own.get(result.untyped_storage()._cdata)
-        return any(
-            not one.expired() for key, one in self._alive.items() if key not in (own, _INPUT)
-        )
 
     def _noticed(self, reading: str) -> None:
         """The code reads a tensor past torch's operations."""

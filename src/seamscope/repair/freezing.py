@@ -385,6 +385,7 @@ class _Survey:
         small, large = model.examples
         with model.on_cpu():
             one, two = (_surveyed(model, x[:1], audit.calls) for x in (small, large))
+            _check_axes(model, small, one, large[:1], two)
         pixels = math.prod(large.shape[2:]) - math.prod(small.shape[2:])
         scale = {
             call: _scale(small.shape[2:], one.spaces[call], large.shape[2:], two.spaces[call])
@@ -407,6 +408,8 @@ class _Seen:
     shares: list[float] = field(default_factory=list)
     by_hand: set[int] = field(default_factory=set)
     resumable: bool = True
+    exchanged: set[int] = field(default_factory=set)  # calls after axes of space were
+    flattened: set[int] = field(default_factory=set)  # and those of them on flattened space
 
 
 def _surveyed(model: Model, x: torch.Tensor, calls: Sequence[int]) -> _Seen:
@@ -425,6 +428,43 @@ def _surveyed(model: Model, x: torch.Tensor, calls: Sequence[int]) -> _Seen:
     return seen
 
 
+def _check_axes(
+    model: Model, small: torch.Tensor, one: _Seen, large: torch.Tensor, two: _Seen
+) -> None:
+    """Refuse features whose spatial axes are not the image's, in its order.
+
+    Inputs are small along the first axes and large along the others; so must features be. Where
+    space is flattened, or the network takes one size only, axes may not have been exchanged before.
+    """
+    ndim = small.ndim - 2
+    fixed = small.shape[2:] == large.shape[2:]
+    for call in one.spaces:
+        unknown = one.flattened | two.flattened | (one.exchanged if fixed else set())
+        if call in unknown or len(one.spaces[call]) != ndim:
+            raise ModelError(_other_axes(model, call))
+    for first in range(1, ndim):
+        box = [slice(n) for n in small.shape[2 : 2 + first]]
+        seen = _Seen()
+        try:
+            _Work(tuple(one.spaces), seen).run(model.forward, large[:, :, *box].clone())
+        except Exception:  # whatever a network raises means "not this shape"
+            continue
+        for call, space in one.spaces.items():
+            expected = (*space[:first], *two.spaces[call][first:])
+            if call in seen.flattened or seen.spaces.get(call) != expected:
+                raise ModelError(_other_axes(model, call))
+
+
+def _other_axes(model: Model, call: int) -> str:
+    layer = next((layer for layer in model.audit.layers if call in layer.calls), None)
+    name = "Global pooling (a mean taken by hand)" if layer is None else layer.kind
+    at = f" {layer.name}" if layer is not None and layer.name else ""
+    return (
+        f"{name}{at} of {model.name} sees the axes of space not in the image's order: freeze a "
+        "network that leaves (Z, Y, X) in order, and give it the image with its axes exchanged."
+    )
+
+
 class _Work(Normalizations):
     """Sees the calls, and counts multiplications of convolutions until each and in all."""
 
@@ -433,6 +473,8 @@ class _Work(Normalizations):
         self._calls, self._seen = calls, seen
         self.before: list[int] = []
         self.done = 0
+        self._exchanged = False  # whether axes of space were, so far
+        self._ndim = 0  # of what the operation at hand is given
 
     def _note(self, call: Call) -> None:
         if call.number in self._calls:
@@ -440,15 +482,39 @@ class _Work(Normalizations):
             self._seen.spaces[call.number] = call.space
             if call.kind in ("mean", "variance"):
                 self._seen.by_hand.add(call.number)
+            if self._exchanged:
+                flat = self._ndim < call.features.ndim
+                (self._seen.flattened if flat else self._seen.exchanged).add(call.number)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        self._ndim = args[0].ndim if args and isinstance(args[0], torch.Tensor) else 0
+        self._exchanged = self._exchanged or self._exchanges(func, args)
         result = super().__torch_dispatch__(func, types, args, kwargs)
         if "convolution" in func.__name__:
             transposed = args[0].numel() > result.numel()
             self.done += max(args[0].numel() * transposed, result.numel()) * args[1][0].numel()
         return result
+
+    def _exchanges(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Whether an operation exchanges axes of space, also of features as wide as high."""
+        name, ndim = func.__name__.split(".")[0], len(self.space)
+        if name not in ("transpose", "permute") or self._ndim != ndim + 2:
+            return False
+        dims = list(range(self._ndim))
+        if name == "permute":
+            dims = [d % self._ndim for d in args[1]]
+        else:
+            a, b = args[1], args[2]
+            dims[a], dims[b] = dims[b], dims[a]
+        spaces = [slice(first, first + ndim) for first in (1, 2)]  # channels last, or first
+        orders = [
+            [d for d in dims if space.start <= d < space.stop]
+            for space in spaces
+            if tuple(args[0].shape[space]) == self.space
+        ]
+        return bool(orders) and all(order != sorted(order) for order in orders)
 
 
 def _scale(
