@@ -586,6 +586,30 @@ def test_a_pass_that_cannot_be_taken_up_again_is_refused() -> None:
         pausable.finish(paused, lambda call: None)
 
 
+class ReadingList(nn.Module):
+    """Reads a number in TorchScript, where no Python is."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 2, 3, padding=1)
+        self.b = nn.Conv2d(2, 2, 3, padding=1)
+        self.norm = nn.InstanceNorm2d(2)
+
+    def forward(self, x):
+        values: list[float] = x.amax((1, 2, 3)).tolist()
+        return self.norm(self.b(self.norm(self.a(x))) + x / values[0])
+
+
+def test_numbers_that_torchscript_reads_unseen_are_found_by_trying() -> None:
+    torch.manual_seed(1)
+    network = _scripted(ReadingList().eval())
+    held = (*network.parameters(), *network.buffers())
+    assert not PausableNetwork(network, held).resumable(torch.rand(1, 1, 16, 16))
+    image = np.random.default_rng(0).random((64, 64), np.float32)
+    plan = plan_freeze(as_model(network), open_image(image), settings=Settings(tile=48))
+    assert (plan.in_memory, plan.on_disk, plan.recomputed) == (0, 0, plan.tiles)
+
+
 class Remembering(nn.Module):
     """Writes how bright an image was into a buffer."""
 

@@ -25,8 +25,9 @@ inputs go the slow way.
 Some networks cannot be taken up again at all: what they skip is not there to be read. Those are
 networks that take numbers out of tensors past torch's operations (numpy, lists, pointers), or that
 write into tensors which they did not make. Python's ways out of torch are watched (`_READS`); what
-other languages do past torch's dispatcher is not seen. `PausableNetwork.resumable` tells; then
-begin anew for each call. Networks that write into their own weights or buffers are refused.
+other languages do past torch's dispatcher shows by its results. `PausableNetwork.resumable` tells,
+having tried; then begin anew for each call, and give no `held`. Networks that write into their own
+weights or buffers are refused.
 """
 
 from __future__ import annotations
@@ -237,6 +238,7 @@ def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator
             yield from (one for one in several if isinstance(one, torch.Tensor))
 
 
+_SAME = 1e-4  # standard deviations: below is rounding
 _GONE = (
     "The network {} in a pass that is taken up again, where the numbers may be gone: its "
     "statistics cannot be fixed unless it computes what it needs by torch's own operations."
@@ -275,7 +277,7 @@ class PausableNetwork:
         self._input: _Output | None = None
 
     def resumable(self, x: torch.Tensor) -> bool:
-        """Run once on this input: whether a pass can be taken up again after a call.
+        """Try on this input, and another made of it, whether passes can be taken up again.
 
         Raises
         ------
@@ -284,7 +286,32 @@ class PausableNetwork:
         """
         run = _Run(self._tape, lambda call: None, self.begin(x), None)
         run.carry(self._forward, self._input)
-        return self._tape.resumable
+        if not self._tape.resumable or not run.count:
+            return self._tape.resumable
+        return self._repeats_rightly(x, x.flip(-1) * 2 - 1, run.count - 1)
+
+    def _repeats_rightly(self, x: torch.Tensor, other: torch.Tensor, last: int) -> bool:
+        """Whether repeating what is done to `x` gives the other input its own features.
+
+        Nothing is skipped meanwhile: code that reads what is not there may end the process.
+        """
+        expected: list[torch.Tensor] = []
+
+        def note(call: Call) -> None:
+            expected.append(call.features.clone())
+
+        Normalizations(note).run(self._forward, other.clone())
+        right: list[bool] = []
+
+        def compare(call: Call) -> None:
+            own = expected[call.number]
+            near = _SAME * float(own.std(correction=0))
+            right.append(torch.allclose(call.features, own, 0, near, equal_nan=True))
+
+        self.advance(self.begin(x.clone()), last, lambda call: None)
+        if self._tape.complete:
+            self.advance(self.begin(other.clone()), last, compare, compare)
+        return all(right)
 
     def begin(self, x: torch.Tensor) -> Paused:
         """Return a pass on this input that has done nothing yet."""

@@ -837,7 +837,8 @@ class _Task:
         """Complete one layer after the other, for these tiles with their weights."""
         answers = {layer.call: layer for layer in known}
         module = self.model.module
-        network = PausableNetwork(self.model.forward, (*module.parameters(), *module.buffers()))
+        held = (*module.parameters(), *module.buffers()) if self._survey.resumable else ()
+        network = PausableNetwork(self.model.forward, held)
         with tempfile.TemporaryDirectory(prefix="seamscope-") as folder:
             waiting = _WaitingRoom(self.plan, Path(folder))
             for call in self.plan.calls[len(known) :]:
