@@ -247,3 +247,23 @@ def test_fixed_statistics_do_not_depend_on_the_input() -> None:
 def test_an_audit_is_a_value() -> None:
     assert Audit((), ()).repairable
     assert Audit((), ()).calls == ()
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize(
+    "norm", [nn.GroupNorm(2, 4), nn.InstanceNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False)]
+)
+def test_flattened_space_is_seen_as_space(norm, samples) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2), norm).eval()
+    x = torch.randn(samples, 1, 8, 9)
+    seen: list[Call] = []
+    with torch.no_grad():
+        expected = network(x)
+
+    def answer(call: Call) -> Moments:
+        seen.append(call)
+        return call.moments()
+
+    torch.testing.assert_close(Normalizations(answer).run(network, x), expected)
+    assert [call.space for call in seen] == [(6, 7)]
+    assert seen[0].features.shape[:2] == (samples, 4)

@@ -26,11 +26,12 @@ from seamscope.diagnosis.feature_statistics import measure_features
 from seamscope.diagnosis.measure import measure_seams
 from seamscope.errors import ModelError, SettingsError
 from seamscope.images.image import open_image
-from seamscope.loaders.wrappers import Finished
+from seamscope.loaders.wrappers import Finished, Rearranged
 from seamscope.models.acceleration import choose, variants
 from seamscope.models.frozen import Answered
-from seamscope.models.fusion import fused
-from seamscope.models.model import as_model
+from seamscope.models.fusion import fused, quiet_torchscript
+from seamscope.models.model import Model, as_model
+from seamscope.models.probe import Hints
 from seamscope.normalization.audit import audit
 from seamscope.normalization.calls import Normalizations
 from seamscope.normalization.pausing import PausableNetwork
@@ -529,6 +530,237 @@ def test_what_repeating_would_make_another_computation_is_not_repeated() -> None
         )
     assert network.runs == 2
     assert not torch.equal(seen[0], seen[1])
+
+
+class Reading(nn.Module):
+    """Takes a number out of a tensor, by a way that a dispatch mode may not see."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.a = nn.Conv2d(1, 2, 3, padding=1)
+        self.b = nn.Conv2d(2, 2, 3, padding=1)
+        self.norm = nn.InstanceNorm2d(2)
+        self.read = read
+
+    def forward(self, x):
+        y = self.norm(self.a(x))
+        number = self.read(x * 2)  # of a tensor that is soon gone
+        return self.norm(self.b(y) + y.square() * number)
+
+
+_READINGS = {
+    "numpy": lambda x: float(np.percentile(x.numpy(), 99)),
+    "asarray": lambda x: float(np.asarray(x).max()),
+    "dlpack": lambda x: float(np.from_dlpack(x).max()),
+    "tolist": lambda x: max(x.amax((2, 3))[0].tolist()),
+    "item": lambda x: x.max().item(),
+    "constant": lambda x: torch.zeros(1).copy_(x.max()) + torch.tensor([0.0]).add_(x.min()),
+}
+
+
+@pytest.mark.parametrize("way", _READINGS)
+def test_numbers_that_code_reads_are_each_tiles_own(way) -> None:
+    torch.manual_seed(1)
+    network = Reading(_READINGS[way]).eval()
+    pausable = PausableNetwork(network, (*network.parameters(), *network.buffers()))
+    for value in (1.0, 5.0, 20.0):
+        x = torch.rand(1, 1, 16, 16) * value
+        expected: list[torch.Tensor] = []
+        Normalizations(lambda call, into=expected: into.append(call.features.clone())).run(
+            network, x.clone()
+        )
+        seen: list[torch.Tensor] = []
+        pausable.advance(  # begun anew
+            pausable.begin(x.clone()),
+            1,
+            lambda call: None,
+            lambda call, into=seen: into.append(call.features.clone()),
+        )
+        assert torch.equal(seen[0], expected[1])
+
+
+@pytest.mark.parametrize("tile", [32, "auto"])
+@pytest.mark.parametrize("way", _READINGS)
+def test_networks_that_read_numbers_are_frozen_without_being_taken_up_again(way, tile) -> None:
+    torch.manual_seed(1)
+    read = _READINGS[way]  # of what is the same in all tiles, so that the whole image tells
+    network = Reading(lambda x: read(torch.full_like(x[:, :, :1, :1], 3))).eval()
+    image = np.random.default_rng(0).random((64, 64), np.float32)
+    statistics = freeze_statistics(network, image, tile=tile)
+    fixed = as_model(network).with_statistics(statistics)
+    assert _apart(_tiled(image, fixed, tile=32), _whole(network, image)) < SAME
+
+
+def test_a_pass_that_cannot_be_taken_up_again_is_refused() -> None:
+    network = Reading(_READINGS["tolist"]).eval()
+    pausable = PausableNetwork(network)
+    x = torch.rand(1, 1, 16, 16)
+    assert not pausable.resumable(x)
+    assert PausableNetwork(Everything().eval()).resumable(x)
+    paused = pausable.advance(pausable.begin(x), 1, lambda call: None)
+    with pytest.raises(ModelError, match="reads a tensor by tolist in a pass that is taken up"):
+        pausable.finish(paused, lambda call: None)
+
+
+class ReadingList(nn.Module):
+    """Reads a number in TorchScript, where no Python is."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 2, 3, padding=1)
+        self.b = nn.Conv2d(2, 2, 3, padding=1)
+        self.norm = nn.InstanceNorm2d(2)
+
+    def forward(self, x):
+        values: list[float] = x.amax((1, 2, 3)).tolist()
+        return self.norm(self.b(self.norm(self.a(x))) + x / values[0])
+
+
+def test_numbers_that_torchscript_reads_unseen_are_found_by_trying() -> None:
+    torch.manual_seed(1)
+    network = _scripted(ReadingList().eval())
+    held = (*network.parameters(), *network.buffers())
+    assert not PausableNetwork(network, held).resumable(torch.rand(1, 1, 16, 16))
+    image = np.random.default_rng(0).random((64, 64), np.float32)
+    plan = plan_freeze(as_model(network), open_image(image), settings=Settings(tile=48))
+    assert (plan.in_memory, plan.on_disk, plan.recomputed) == (0, 0, plan.tiles)
+
+
+class Remembering(nn.Module):
+    """Writes how bright an image was into a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.InstanceNorm2d(2))
+        self.register_buffer("last", torch.zeros(1))
+
+    def forward(self, x):
+        self.last.copy_(x.max())
+        return self.net(self.net[0](x)[:, :1])
+
+
+def _scripted(network):
+    with quiet_torchscript():
+        return torch.jit.script(network)
+
+
+@pytest.mark.parametrize("scripted", [False, True])
+def test_networks_that_write_into_their_buffers_are_refused_untouched(scripted) -> None:
+    network = Remembering().eval()
+    image = np.random.default_rng(0).random((64, 64), np.float32)
+    model = as_model(_scripted(network) if scripted else network)
+    with pytest.raises(ModelError, match=r"^The network writes into its own buffers .*: keep"):
+        plan_freeze(model, open_image(image), settings=Settings(tile=32))
+    pausable = PausableNetwork(network, (*network.parameters(), *network.buffers()))
+    network.last.fill_(-1)
+    with pytest.raises(ModelError, match="writes into its own buffers"):
+        pausable.advance(pausable.begin(torch.ones(1, 1, 16, 16)), 0, lambda call: None)
+    assert network.last == -1
+
+
+class Flattened(nn.Module):
+    """Normalizes with space in one axis, as attention blocks do."""
+
+    def __init__(self, norm, swapped=False):
+        super().__init__()
+        self.a = nn.Conv2d(1, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.swapped = norm, swapped
+
+    def forward(self, x):
+        y = self.a(x)
+        y = y.transpose(2, 3) if self.swapped else y
+        y = self.norm(y.flatten(2)).reshape(y.shape).relu()
+        return F.instance_norm(self.b(y.transpose(2, 3) if self.swapped else y))
+
+
+@pytest.mark.parametrize("tile", [48, (32, 48), "auto"])
+@pytest.mark.parametrize(
+    "norm", [nn.GroupNorm(2, 4), nn.InstanceNorm1d(4, affine=True), nn.BatchNorm1d(4)]
+)
+def test_exact_with_norms_on_flattened_space(norm, tile) -> None:
+    torch.manual_seed(1)
+    network = Flattened(norm).eval()
+    image = np.random.default_rng(0).random((96, 128), np.float32)
+    image[:, 64:] *= 5
+    image[40:] += 2
+    fixed = as_model(network).with_statistics(freeze_statistics(network, image, tile=tile))
+    assert _apart(_tiled(image, fixed, tile=(48, 64)), _whole(network, image)) < SAME
+
+
+class Swapped(nn.Module):
+    """Takes x before y."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.InstanceNorm2d(4), nn.Conv2d(4, 2, 3, padding=1)
+        )
+
+    def forward(self, x):
+        return self.net(x.transpose(2, 3)).transpose(2, 3)
+
+
+class ChannelsLast(nn.Module):
+    """There and back."""
+
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1).sigmoid().permute(0, 3, 1, 2)
+
+
+class Pieces(nn.Module):
+    """Normalizes features whose space is in pieces."""
+
+    def forward(self, x):
+        y = x.unflatten(2, (-1, 2))
+        return F.instance_norm(y).flatten(2, 3)
+
+
+def _volumes():
+    return nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.InstanceNorm3d(2)).eval()
+
+
+@pytest.mark.parametrize("how", ["exact", "sampled", "local"])
+@pytest.mark.parametrize(
+    ("make", "ndim"),
+    [
+        (Swapped, 2),
+        (lambda: Rearranged(Swapped().net, "bcxy", "bcxy"), 2),
+        (lambda: Rearranged(_volumes(), "bczxy", "bczxy"), 3),
+        (lambda: Rearranged(_volumes(), "bcyzx", "bcyzx"), 3),
+        (lambda: Rearranged(_volumes(), "bcxyz", "bcxyz"), 3),
+        (lambda: Flattened(nn.GroupNorm(2, 4), swapped=True), 2),
+        (Pieces, 2),
+    ],
+)
+def test_features_whose_axes_are_not_the_images_are_refused(make, ndim, how) -> None:
+    model = as_model(make().eval())
+    image = open_image(np.random.default_rng(0).random((48,) * ndim, np.float32))
+    with pytest.raises(ModelError, match=r"(Norm|norm).* sees .* not in the image's order: .*\.$"):
+        plan_freeze(model, image, how, Settings(tile=(32,) * ndim))
+
+
+def test_exchanged_axes_are_seen_where_all_sizes_are_one() -> None:
+    class OneSize(Swapped):
+        def forward(self, x):
+            assert x.shape[2:] == (48, 48)
+            return super().forward(x)
+
+    model = Model(OneSize().eval(), "one size", hints=Hints(2, 1, (48, 48)))
+    image = open_image(np.random.default_rng(0).random((96, 96), np.float32))
+    with pytest.raises(ModelError, match="not in the image's order"):
+        plan_freeze(model, image, settings=Settings(tile=48))
+
+
+def test_axes_in_order_are_no_matter() -> None:
+    last = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), ChannelsLast(), nn.InstanceNorm2d(64))
+    network = nn.Sequential(last, Flattened(nn.GroupNorm(2, 4))).eval()
+    network[1].a = nn.Conv2d(64, 4, 1)  # as many channels as small inputs are high and wide
+    image = open_image(np.random.default_rng(0).random((64, 64), np.float32))
+    assert len(plan_freeze(as_model(network), image, settings=Settings(tile=48)).calls) == 3
+    model = as_model(Rearranged(_volumes(), "bczyx", "bczyx").eval())
+    image = open_image(np.random.default_rng(0).random((32, 48, 48), np.float32))
+    assert plan_freeze(model, image, settings=Settings(tile=(32, 32, 48))).calls == (0,)
 
 
 def test_shapes_that_depend_on_values_are_told() -> None:

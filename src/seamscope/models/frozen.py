@@ -72,12 +72,13 @@ def frozen(
     names = Counter(layer.name for layer in audit.layers)
     # a layer that is held under two names would be replaced under one of them only
     held = Counter(id(part) for _, part in twin.named_modules(remove_duplicate=False))
+    axes_of = _axes_of_group_norms(twin, examples[0][:1])
     for layer in audit.layers:
         call = layer.calls[0]
         if layer.name is None or names[layer.name] > 1 or call not in layers:
             continue
         part = network.get_submodule(layer.name)
-        replaced = _as_batch_norm(part, layers[call], axes)
+        replaced = _as_batch_norm(part, layers[call], axes_of.get(id(part), axes))
         hooked = part._forward_hooks or part._forward_pre_hooks
         if replaced is not None and not hooked and held[id(part)] == 1:
             _put(network, layer.name, replaced)
@@ -120,6 +121,24 @@ def _agree(one: nn.Module, other: nn.Module, x: torch.Tensor) -> bool:
 def _put(network: nn.Module, name: str, part: nn.Module) -> None:
     parent, _, own = name.rpartition(".")
     setattr(network.get_submodule(parent), own, part)
+
+
+def _axes_of_group_norms(network: nn.Module, x: torch.Tensor) -> dict[int, int]:
+    """Axes behind the channels of what each is given, by its address; space may be flattened."""
+    axes: dict[int, int] = {}
+
+    def note(part: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        if given:
+            axes[id(part)] = given[0].ndim - 2
+
+    parts = [part for part in network.modules() if type(part) is nn.GroupNorm]
+    hooks = [part.register_forward_pre_hook(note) for part in parts]
+    if hooks:
+        with torch.no_grad():
+            network(x.clone())
+    for hook in hooks:
+        hook.remove()
+    return axes
 
 
 def _as_batch_norm(part: Any, layer: LayerStatistics, axes: int) -> nn.Module | None:

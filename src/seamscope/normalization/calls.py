@@ -200,9 +200,15 @@ class Normalizations(TorchDispatchMode):
         folded = x.shape[0] == 1 and self.batch > 1 and x.shape[1] % self.batch == 0
         if folded:
             x = x.unflatten(1, (self.batch, -1))[0]
+        x = self.with_space(x)
         if running is not None:
             running = running[0][: x.shape[1]], running[1][: x.shape[1]]
         return Call("channel", x, x.shape[1], pooled=x.shape[0] > 1 and not folded, running=running)
+
+    def with_space(self, x: torch.Tensor) -> torch.Tensor:
+        """Give features ``(N, C, flattened)`` the spatial shape at hand, where it fits."""
+        fits = x.ndim == 3 and len(self.space) > 1 and x.shape[2] == math.prod(self.space)
+        return x.unflatten(2, self.space) if fits else x
 
     def reduction_call(self, kind: Kind, x: torch.Tensor, dims: Sequence[int]) -> Call | None:
         """Read a mean or variance taken over at least all of space; None for any other.
@@ -260,7 +266,7 @@ def _read_group_norm(
     mode: Normalizations, func: Any, given: dict[str, Any]
 ) -> tuple[Call, _Finish]:
     x = given["input"]
-    features = x.reshape(given["N"], given["C"], *x.shape[2:])
+    features = mode.with_space(x.reshape(given["N"], given["C"], *x.shape[2:]))
     call = Call("group", features, given["group"])
 
     def finish(moments: Moments) -> tuple[torch.Tensor, ...]:

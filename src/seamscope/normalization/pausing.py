@@ -21,6 +21,13 @@ the first input goes this way, and what it does is written down: others of its s
 operations without the network's code. Where that could be another computation, because the code
 reads numbers from tensors, or uses tensors that are neither its input nor the network's own, all
 inputs go the slow way.
+
+Some networks cannot be taken up again at all: what they skip is not there to be read. Those are
+networks that take numbers out of tensors past torch's operations (numpy, lists, pointers), or that
+write into tensors which they did not make. Python's ways out of torch are watched (`_READS`); what
+other languages do past torch's dispatcher shows by its results. `PausableNetwork.resumable` tells,
+having tried; then begin anew for each call, and give no `held`. Networks that write into their own
+weights or buffers are refused.
 """
 
 from __future__ import annotations
@@ -29,10 +36,11 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
 
 from seamscope.errors import ModelError
 from seamscope.normalization.calls import Answer, Call, Forward, Moments, Normalizations
@@ -145,6 +153,8 @@ class _Tape:
         Storages of the network's own tensors.
     complete
         Whether there is nothing else to what it does, so that it can be done without its code.
+    resumable
+        Whether skipping what was done leaves its code with all that it looks at.
     """
 
     held: frozenset[int]
@@ -152,6 +162,7 @@ class _Tape:
     asked: list[tuple[Any, Any, Any]] = field(default_factory=list)
     kept: dict[int, tuple[int, frozenset[Key]]] = field(default_factory=dict)
     complete: bool = True
+    resumable: bool = True
     _unused: dict[int, dict[int, list[Key]]] = field(default_factory=dict)
 
     def unused(self, stop: int) -> dict[int, list[Key]]:
@@ -192,6 +203,48 @@ def _changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     return value
 
 
+# Tensors' ways out of torch, by which code reads or shares numbers unseen by a dispatch mode.
+_READS = frozenset(
+    {"numpy", "__array__", "tolist", "__repr__", "__format__", "__dlpack__", "data_ptr"}
+    | {"storage", "untyped_storage", "_typed_storage", "share_memory_"}
+    | {"__deepcopy__", "__reduce_ex__"}
+)
+
+
+class _Reads(TorchFunctionMode):
+    """Watches the network's code, in this thread, for reading tensors past torch's operations."""
+
+    def __init__(self, noticed: Callable[[str], None]) -> None:
+        super().__init__()
+        self._noticed = noticed
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in _READS:
+            self._noticed(name)
+        return func(*args, **(kwargs or {}))
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
+    """Tensors that an operation changes; but for running statistics, which it does not use then."""
+    if not func._schema.is_mutable or "batch_norm" in func.__name__:
+        return
+    for number, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = args[number] if number < len(args) else kwargs.get(argument.name)
+            several = given if isinstance(given, (list, tuple)) else (given,)
+            yield from (one for one in several if isinstance(one, torch.Tensor))
+
+
+_SAME = 1e-4  # standard deviations: below is rounding
+_GONE = (
+    "The network {} in a pass that is taken up again, where the numbers may be gone: its "
+    "statistics cannot be fixed unless it computes what it needs by torch's own operations."
+)
+
+
 class _Stop(BaseException):
     """Unwinds a forward pass; no network catches it by mistake."""
 
@@ -222,6 +275,43 @@ class PausableNetwork:
         self._held = list(held)  # so that their addresses are theirs
         self._tape = self._blank()
         self._input: _Output | None = None
+
+    def resumable(self, x: torch.Tensor) -> bool:
+        """Try on this input, and another made of it, whether passes can be taken up again.
+
+        Raises
+        ------
+        ModelError
+            Where the network writes into its own weights or buffers.
+        """
+        run = _Run(self._tape, lambda call: None, self.begin(x), None)
+        run.carry(self._forward, self._input)
+        if not self._tape.resumable or not run.count:
+            return self._tape.resumable
+        return self._repeats_rightly(x, x.flip(-1) * 2 - 1, run.count - 1)
+
+    def _repeats_rightly(self, x: torch.Tensor, other: torch.Tensor, last: int) -> bool:
+        """Whether repeating what is done to `x` gives the other input its own features.
+
+        Nothing is skipped meanwhile: code that reads what is not there may end the process.
+        """
+        expected: list[torch.Tensor] = []
+
+        def note(call: Call) -> None:
+            expected.append(call.features.clone())
+
+        Normalizations(note).run(self._forward, other.clone())
+        right: list[bool] = []
+
+        def compare(call: Call) -> None:
+            own = expected[call.number]
+            near = _SAME * float(own.std(correction=0))
+            right.append(torch.allclose(call.features, own, 0, near, equal_nan=True))
+
+        self.advance(self.begin(x.clone()), last, lambda call: None)
+        if self._tape.complete:
+            self.advance(self.begin(other.clone()), last, compare, compare)
+        return all(right)
 
     def begin(self, x: torch.Tensor) -> Paused:
         """Return a pass on this input that has done nothing yet."""
@@ -309,6 +399,7 @@ class _Run(Normalizations):
         self.stop: int | None = None
         self.see: Callable[[Call], None] = lambda call: None
         self.stopped: Paused | None = None
+        self._refused: ModelError | None = None
 
     def carry(self, forward: Forward, place: _Output | None) -> torch.Tensor | None:
         """Run; returns the network's result, or None where it stopped."""
@@ -317,14 +408,31 @@ class _Run(Normalizations):
         x = place.over(self._restored[_INPUT])
         for key, storage in self._restored.items():
             self._adopt(key, storage)
+
+        def watched(x: torch.Tensor) -> torch.Tensor:
+            with _Reads(self._noticed):
+                return forward(x)
+
         try:
-            return self.run(forward, x)
+            return self.run(watched, x)
         except _Stop:
             return None
         except Exception:
             if self.stopped is not None:  # TorchScript wraps what passes through it
                 return None
+            if self._refused is not None:
+                raise self._refused from None
             raise
+
+    def _noticed(self, reading: str) -> None:
+        """The code reads a tensor past torch's operations."""
+        self._tape.complete = self._tape.resumable = False
+        if self._step < self._from.step:
+            self._refuse(_GONE.format(f"reads a tensor by {reading}"))
+
+    def _refuse(self, why: str) -> NoReturn:
+        self._refused = ModelError(why)
+        raise self._refused
 
     def repeat(self, place: _Output | None) -> None:
         """Run to the stop without the network's code, as another input did."""
@@ -369,16 +477,21 @@ class _Run(Normalizations):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        with torch._C.DisableTorchFunction():  # what we read is not what the network reads
+            return self._done(func, types, args, kwargs or {})
+
+    def _done(self, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         step = self._step
         self._step += 1
         if step < self._from.step:
-            return self._skip(step, func, args, kwargs or {})
+            return self._skip(step, func, args, kwargs)
         if step == self._from.step:
             self._restored = {}  # from here on only the network itself holds them
             if step:
                 self.space = self._from.space
+        self._check_writing(func, args, kwargs)
         if step == len(self._tape.asked):
-            given = (_changed(one, torch.Tensor, self._placed) for one in (args, kwargs or {}))
+            given = (_changed(one, torch.Tensor, self._placed) for one in (args, kwargs))
             self._tape.asked.append((func, *given))
         result = super().__torch_dispatch__(func, types, args, kwargs)
         self._note(step, func, args, result)
@@ -389,11 +502,13 @@ class _Run(Normalizations):
     def _skip(self, step: int, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         done = self._tape.steps[step]
         if done.func is not func:
-            raise ModelError(
+            self._refuse(
                 f"The network did {done.func} before and {func} now: it takes another way for "
                 "other inputs, so that its statistics cannot be fixed."
             )
         if done.repeated:
+            if next(_written(func, args, kwargs), None) is not None:
+                self._refuse(_GONE.format(f"writes into tensors that it did not make ({func})"))
             return func(*args, **kwargs)
         if step in self._scalars:
             return self._scalars[step]
@@ -410,6 +525,19 @@ class _Run(Normalizations):
         return output.empty.detach() if storage is None else output.over(storage)
 
     # -- what is done now
+
+    def _check_writing(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse, before it happens, that a network changes itself; notice other such writing."""
+        for one in _written(func, args, kwargs):
+            address = one.untyped_storage()._cdata
+            if address in self._tape.held:
+                self._refuse(
+                    f"The network writes into its own buffers or weights ({func}), so that what it "
+                    "predicts may depend on the tiles before: keep that number in a local variable "
+                    "of its forward to have its statistics fixed."
+                )
+            if address not in self._own:
+                self._tape.complete = self._tape.resumable = False
 
     def _answer(self, call: Call) -> Moments | None:
         if call.number != self.stop:
@@ -454,7 +582,7 @@ class _Run(Normalizations):
                 output.size,
                 output.stride,
             ):
-                raise ModelError(
+                self._refuse(
                     f"The network made {output.size} in {self._tape.steps[step].func} before and "
                     f"{tuple(one.shape)} now: it takes another way for other inputs, so that its "
                     "statistics cannot be fixed."

@@ -88,6 +88,7 @@ TILES = 16
 _IN_MEMORY, _ON_DISK, _ANEW, _WINDOW = 1.15, 2.8, 1.2, 1.15
 # What each window costs besides, as the work on so many pixels (windows of 64 to 256, in 2D).
 _EACH_WINDOW = 5500
+_NO_ROOM = 2.0**62  # bytes for each pixel: what must not wait finds no room
 # Tiles on which the two halves of a sample are compared.
 _JUDGED = 4
 # A sample of so many cannot be halved in a way that tells anything.
@@ -175,9 +176,12 @@ class FreezePlan:
                 f"{self.tiles} tile{'s go' if self.tiles > 1 else ' goes'} in lockstep through "
                 f"{layers}, waiting {place}: {cost}."
             )
+        why = "have no room to wait" if self.survey.resumable else (
+            "cannot wait, since the network's code reads numbers,"
+        )  # fmt: skip
         return (
-            f"{self.recomputed} of {self.tiles} tiles have no room to wait and begin anew for each "
-            f"of {layers}: {cost}."
+            f"{self.recomputed} of {self.tiles} tiles {why} and begin anew for each of {layers}: "
+            f"{cost}."
         )
 
 
@@ -268,7 +272,9 @@ def plan_freeze(
     waiting = survey.waiting * math.prod(plan.grid.tile_shape)
     space = shutil.disk_usage(tempfile.gettempdir()).free * _DISK_SHARE if disk is None else disk
     room -= plan.bytes_per_tile
-    in_memory = min(visited, max(0, int(room // waiting))) if visited > 1 else 1
+    in_memory = min(visited, max(0, int(room // waiting)))
+    if visited == 1 and survey.resumable:
+        in_memory = 1  # nothing else needs the room
     on_disk = min(visited - in_memory, int(space // waiting))
     return FreezePlan(
         how,
@@ -370,12 +376,20 @@ class _Survey:
         Bytes a stopped tile holds for each input pixel, at most.
     by_hand
         Calls by which the network takes one number for all pixels, to use it as it likes.
+    resumable
+        Whether a stopped tile can go on; else all begin anew for each call.
     """
 
     scale: Mapping[int, tuple[Fraction, ...]]
     shares: tuple[float, ...]
     waiting: float
     by_hand: frozenset[int]
+    resumable: bool = True
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a stopped tile can be taken up again."""
+        return self.waiting < _NO_ROOM
 
     def passes(self, how: How, in_memory: int, on_disk: int, anew: int) -> float:
         """Cost of so many tiles, in units of predicting one."""
@@ -389,16 +403,20 @@ class _Survey:
         small, large = model.examples
         with model.on_cpu():
             one, two = (_surveyed(model, x[:1], audit.calls) for x in (small, large))
+            _check_axes(model, small, one, large[:1], two)
         pixels = math.prod(large.shape[2:]) - math.prod(small.shape[2:])
         scale = {
             call: _scale(small.shape[2:], one.spaces[call], large.shape[2:], two.spaces[call])
             for call in audit.calls
         }
-        if pixels:
+        resumable = one.resumable and two.resumable
+        if not resumable:
+            waiting = _NO_ROOM
+        elif pixels:
             waiting = max((b - a) / pixels for a, b in zip(one.held, two.held, strict=True))
         else:
             waiting = max(one.held) / math.prod(small.shape[2:])
-        return cls(scale, tuple(two.shares), waiting, frozenset(two.by_hand))
+        return cls(scale, tuple(two.shares), waiting, frozenset(two.by_hand), resumable)
 
 
 @dataclass
@@ -407,48 +425,114 @@ class _Seen:
     held: list[int] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     by_hand: set[int] = field(default_factory=set)
+    resumable: bool = True
+    exchanged: set[int] = field(default_factory=set)  # calls after axes of space were
+    flattened: set[int] = field(default_factory=set)  # and those of them on flattened space
 
 
 def _surveyed(model: Model, x: torch.Tensor, calls: Sequence[int]) -> _Seen:
     seen = _Seen()
-    network = PausableNetwork(model.forward)
-    paused = network.begin(x.clone())
-
-    def see(call: Call) -> None:
-        seen.spaces[call.number] = call.space
-        if call.kind in ("mean", "variance"):
-            seen.by_hand.add(call.number)
-
-    for call in calls:
-        paused = network.advance(paused, call, lambda call: None, see)
-        seen.held.append(paused.nbytes)
-    work = _Work(calls)
-    work.run(model.forward, x)
+    held = (*model.module.parameters(), *model.module.buffers())
+    network = PausableNetwork(model.forward, held)
+    seen.resumable = network.resumable(x.clone())
+    work = _Work(calls, seen)
+    work.run(model.forward, x.clone())
     seen.shares = [share / work.done for share in work.before] if work.done else [1.0] * len(calls)
+    if seen.resumable:
+        paused = network.begin(x.clone())
+        for call in calls:
+            paused = network.advance(paused, call, lambda call: None)
+            seen.held.append(paused.nbytes)
     return seen
 
 
-class _Work(Normalizations):
-    """Counts multiplications of convolutions, until each call and in all."""
+def _check_axes(
+    model: Model, small: torch.Tensor, one: _Seen, large: torch.Tensor, two: _Seen
+) -> None:
+    """Refuse features whose spatial axes are not the image's, in its order.
 
-    def __init__(self, calls: Sequence[int]) -> None:
+    Inputs are small along the first axes and large along the others; so must features be. Where
+    space is flattened, or the network takes one size only, axes may not have been exchanged before.
+    """
+    ndim = small.ndim - 2
+    fixed = small.shape[2:] == large.shape[2:]
+    for call in one.spaces:
+        unknown = one.flattened | two.flattened | (one.exchanged if fixed else set())
+        if call in unknown or len(one.spaces[call]) != ndim:
+            raise ModelError(_other_axes(model, call))
+    for first in range(1, ndim):
+        box = [slice(n) for n in small.shape[2 : 2 + first]]
+        seen = _Seen()
+        try:
+            _Work(tuple(one.spaces), seen).run(model.forward, large[:, :, *box].clone())
+        except Exception:  # whatever a network raises means "not this shape"
+            continue
+        for call, space in one.spaces.items():
+            expected = (*space[:first], *two.spaces[call][first:])
+            if call in seen.flattened or seen.spaces.get(call) != expected:
+                raise ModelError(_other_axes(model, call))
+
+
+def _other_axes(model: Model, call: int) -> str:
+    layer = next((layer for layer in model.audit.layers if call in layer.calls), None)
+    name = "Global pooling (a mean taken by hand)" if layer is None else layer.kind
+    at = f" {layer.name}" if layer is not None and layer.name else ""
+    return (
+        f"{name}{at} of {model.name} sees the axes of space not in the image's order: freeze a "
+        "network that leaves (Z, Y, X) in order, and give it the image with its axes exchanged."
+    )
+
+
+class _Work(Normalizations):
+    """Sees the calls, and counts multiplications of convolutions until each and in all."""
+
+    def __init__(self, calls: Sequence[int], seen: _Seen) -> None:
         super().__init__(self._note)
-        self._calls = calls
+        self._calls, self._seen = calls, seen
         self.before: list[int] = []
         self.done = 0
+        self._exchanged = False  # whether axes of space were, so far
+        self._ndim = 0  # of what the operation at hand is given
 
     def _note(self, call: Call) -> None:
         if call.number in self._calls:
             self.before.append(self.done)
+            self._seen.spaces[call.number] = call.space
+            if call.kind in ("mean", "variance"):
+                self._seen.by_hand.add(call.number)
+            if self._exchanged:
+                flat = self._ndim < call.features.ndim
+                (self._seen.flattened if flat else self._seen.exchanged).add(call.number)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        self._ndim = args[0].ndim if args and isinstance(args[0], torch.Tensor) else 0
+        self._exchanged = self._exchanged or self._exchanges(func, args)
         result = super().__torch_dispatch__(func, types, args, kwargs)
         if "convolution" in func.__name__:
             transposed = args[0].numel() > result.numel()
             self.done += max(args[0].numel() * transposed, result.numel()) * args[1][0].numel()
         return result
+
+    def _exchanges(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Whether an operation exchanges axes of space, also of features as wide as high."""
+        name, ndim = func.__name__.split(".")[0], len(self.space)
+        if name not in ("transpose", "permute") or self._ndim != ndim + 2:
+            return False
+        dims = list(range(self._ndim))
+        if name == "permute":
+            dims = [d % self._ndim for d in args[1]]
+        else:
+            a, b = args[1], args[2]
+            dims[a], dims[b] = dims[b], dims[a]
+        spaces = [slice(first, first + ndim) for first in (1, 2)]  # channels last, or first
+        orders = [
+            [d for d in dims if space.start <= d < space.stop]
+            for space in spaces
+            if tuple(args[0].shape[space]) == self.space
+        ]
+        return bool(orders) and all(order != sorted(order) for order in orders)
 
 
 def _scale(
@@ -771,7 +855,8 @@ class _Task:
         """Complete one layer after the other, for these tiles with their weights."""
         answers = {layer.call: layer for layer in known}
         module = self.model.module
-        network = PausableNetwork(self.model.forward, (*module.parameters(), *module.buffers()))
+        held = (*module.parameters(), *module.buffers()) if self._survey.resumable else ()
+        network = PausableNetwork(self.model.forward, held)
         with tempfile.TemporaryDirectory(prefix="seamscope-") as folder:
             waiting = _WaitingRoom(self.plan, Path(folder))
             for call in self.plan.calls[len(known) :]:
