@@ -386,11 +386,6 @@ class _Survey:
     by_hand: frozenset[int]
     resumable: bool = True
 
-    @property
-    def resumable(self) -> bool:
-        """Whether a stopped tile can be taken up again."""
-        return self.waiting < _NO_ROOM
-
     def passes(self, how: How, in_memory: int, on_disk: int, anew: int) -> float:
         """Cost of so many tiles, in units of predicting one."""
         kept = in_memory * _IN_MEMORY + on_disk * _ON_DISK
