@@ -296,6 +296,20 @@ def test_ways_of_freezing_and_their_cost_follow_the_controls(qtbot, viewer, dock
     assert dock.fixed.text() == "Fixed statistics (local, this image)"
 
 
+def test_where_nothing_can_be_planned_the_dock_that_says_why_is_named(qtbot, viewer, docks):
+    dock, own = docks
+    viewer.add_image(uneven(96, 120), name="cells")
+    load(qtbot, docks, INSTANCE)
+    dock.tile.set_value(16)
+    dock.halo.set_value(12)
+    dock.refresh()
+    assert dock.plan is None
+    show(own, "Freeze")
+    wait(qtbot, own)
+    assert "Tiled prediction says what to mend" in own.freezing.panel.cost.text()
+    assert not own.freezing.panel.freeze.isEnabled()
+
+
 def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatch):
     import seamscope.docks.normalization.tasks as tasks
 

@@ -161,6 +161,8 @@ class FreezePage(QWidget):
         except Exception as error:
             self.panel.cost.setText(boxed(sentence(error, "Planning"), "error"))
             return
+        if asked is None and self._bench.session.plan is None:
+            self.panel.cost.setText("<i>The dock Tiled prediction says what to mend first.</i>")
         if asked is None or key == self._foreseen:
             return
         self._abandon()
