@@ -673,7 +673,11 @@ def frozen(module: nn.Module, *, fold: bool = True) -> Any:
 
 @contextmanager
 def quiet_torchscript() -> Iterator[None]:
-    """TorchScript is deprecated from torch 2.13 on, which its users know; the files remain."""
+    """TorchScript is deprecated from torch 2.13 on, which its users know; the files remain.
+
+    Nor is it the users' doing how copies of exported programs are made.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         yield
