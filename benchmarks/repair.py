@@ -33,7 +33,8 @@ from seamscope.models.frozen import Answered
 from seamscope.models.fusion import quiet_torchscript
 from seamscope.models.model import Model
 from seamscope.process_memory import keep_freed_memory
-from seamscope.repair.freezing import carry_out, freeze_statistics, plan_freeze
+from seamscope.repair.freeze_plan import plan_freeze
+from seamscope.repair.freezing import carry_out, freeze_statistics
 
 
 def main() -> None:

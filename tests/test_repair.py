@@ -37,7 +37,8 @@ from seamscope.normalization.calls import Normalizations
 from seamscope.normalization.pausing import PausableNetwork
 from seamscope.normalization.statistics import Statistics
 from seamscope.planning.plan import Settings
-from seamscope.repair.freezing import carry_out, freeze_statistics, plan_freeze
+from seamscope.repair.freeze_plan import plan_freeze
+from seamscope.repair.freezing import carry_out, freeze_statistics
 from test_normalization import ByHand, Everything
 
 SAME = 1e-4  # standard deviations: below is rounding, above an artifact

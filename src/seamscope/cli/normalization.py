@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from seamscope.normalization.statistics import Statistics
     from seamscope.planning.plan import Settings
     from seamscope.repair.before_after import BeforeAfter
-    from seamscope.repair.freezing import FreezePlan
+    from seamscope.repair.freeze_plan import FreezePlan
 
 _NAMES = ("exact", "local", "sampled")
 
@@ -385,7 +385,8 @@ class _Freezing:
     def statistics(self) -> Statistics:
         if self.options.how not in _NAMES:
             return self._taken_over()
-        from seamscope.repair.freezing import carry_out, forget, plan_freeze
+        from seamscope.repair.freeze_plan import plan_freeze
+        from seamscope.repair.freezing import carry_out, forget
 
         work, options = self.work, self.options
         work.phase("Measuring the network")

@@ -28,7 +28,8 @@ from seamscope.docks.prediction.run_panel import sentence
 from seamscope.docks.session import Fixed
 from seamscope.models.model import Model
 from seamscope.planning.plan import Settings
-from seamscope.repair.freezing import FreezePlan, forget
+from seamscope.repair.freeze_plan import FreezePlan
+from seamscope.repair.freezing import forget
 
 _COST_DELAY_MS = 200
 

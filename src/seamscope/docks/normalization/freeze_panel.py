@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 from seamscope.docks.editors import Choice
 from seamscope.docks.looks import set_row, text_label
 from seamscope.normalization.statistics import PATCH
-from seamscope.repair.freezing import TILES
+from seamscope.repair.freeze_plan import TILES
 
 Way: TypeAlias = Literal["exact", "local", "sampled", "file"]
 

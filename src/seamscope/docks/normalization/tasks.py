@@ -37,7 +37,8 @@ from seamscope.normalization.audit import Audit
 from seamscope.normalization.statistics import How, Statistics
 from seamscope.planning.plan import Plan, Settings
 from seamscope.repair.before_after import compare_statistics
-from seamscope.repair.freezing import FreezePlan, carry_out, freeze_statistics, plan_freeze
+from seamscope.repair.freeze_plan import FreezePlan, plan_freeze
+from seamscope.repair.freezing import carry_out, freeze_statistics
 from seamscope.tiling import Tile
 
 _MAP_SHARE = 0.1  # of the free memory, that a map pixel by pixel may take
