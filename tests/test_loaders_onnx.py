@@ -15,7 +15,7 @@ from extras import extra
 from seamscope.errors import ModelError
 from seamscope.loaders import format_of, load_model, onnx_nan, would_run
 from seamscope.loaders import onnx as onnx_format
-from seamscope.loaders.onnx_audit import read_audit
+from seamscope.loaders.onnx_audit import memory_of, read_audit
 from seamscope.loaders.onnx_nan import with_spreading_nan
 from seamscope.normalization.audit import Audit, audit
 
@@ -291,6 +291,32 @@ class Swallows(nn.Module):
         y = nn.functional.elu(nn.functional.relu6(torch.sigmoid(y)))
         y = nn.functional.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False)
         return torch.tanh(self.far(y))
+
+
+class Skipping(nn.Module):
+    """Its first features (4 channels) wait beside the second (4) for the sum, until (2)."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
+        self.middle = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        y = self.first(x)
+        return self.last(y + self.middle(y))
+
+
+def test_memory_is_told_although_torch_does_not_see_it(tmp_path, monkeypatch) -> None:
+    extra("onnxruntime")
+    path = written(tmp_path / "net.onnx", Skipping().eval())
+    pixels = 48 * 64
+    # at the sum: both that are added and the sum, 12 numbers of 4 bytes; as much again for work
+    assert memory_of(path.read_bytes(), (1, 1, 48, 64)) == 2 * 12 * 4 * pixels
+    net = networks.UNet(2, 2, norm="instance").eval()
+    own = load_model(net).facts.bytes_per_pixel
+    monkeypatch.setitem(sys.modules, "onnx2torch", None)
+    loaded = load_model(written(tmp_path / "unet.onnx", net))
+    assert own / 2 < loaded.facts.bytes_per_pixel < 2 * own
 
 
 def test_reach_is_found_although_onnxruntime_loses_nan(tmp_path, monkeypatch) -> None:

@@ -243,6 +243,7 @@ def _load(spec: Spec) -> Model:
         declared=_declared(first, output, channels),
         outputs=names,
         read_audit=_read_audit(package, network),
+        read_memory=_read_memory(package, network),
         vectors=lambda: _vectors(package, inputs, output, left_out),
         notes=(*notes, *warnings, *left_out),
     )
@@ -281,6 +282,14 @@ def _read_audit(package: Package, network: nn.Module) -> Callable[[], Audit] | N
     from seamscope.loaders.onnx import audit_of
 
     return audit_of(network, lambda: package.read(package.weights))
+
+
+def _read_memory(package: Package, network: nn.Module) -> Callable[[Sequence[int]], int] | None:
+    if package.kind != "onnx":
+        return None
+    from seamscope.loaders.onnx import memory_of
+
+    return memory_of(network, lambda: package.read(package.weights))
 
 
 def _of_torch(package: Package, data: bytes, source: str) -> nn.Module:

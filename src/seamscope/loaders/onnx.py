@@ -222,6 +222,23 @@ def audit_of(module: nn.Module, read: Callable[[], bytes]) -> Callable[[], Audit
     return found
 
 
+def memory_of(
+    module: nn.Module, read: Callable[[], bytes]
+) -> Callable[[Sequence[int]], int] | None:
+    """What tells the memory of a graph that onnxruntime runs; parameters as for `audit_of`."""
+    if not any(isinstance(part, OnnxSession) for part in module.modules()):
+        return None
+
+    def found(shape: Sequence[int]) -> int:
+        if importlib.util.find_spec("onnx") is None:
+            raise missing("onnx", "Telling the memory of an ONNX graph")
+        from seamscope.loaders.onnx_audit import memory_of
+
+        return memory_of(read(), shape)
+
+    return found
+
+
 def _sizes(data: bytes, channels: Sequence[int] = ()) -> list[int | None]:
     """Sizes of the one image that goes in, None where any will do."""
     shapes = _shapes(data)
@@ -321,7 +338,7 @@ def _session(data: bytes) -> Any:
 
 def _load(spec: Spec) -> Model:
     module, notes = load_graph(spec.path, str(spec.path))
-    read_audit = audit_of(module, lambda: _bytes(spec.path, str(spec.path)))
+    runs = module
     sizes = _sizes(_bytes(spec.path, str(spec.path)))
     spatial = sizes[2:]
     fixed = tuple(n for n in spatial if n is not None)
@@ -339,7 +356,8 @@ def _load(spec: Spec) -> Model:
             fixed if fixed and len(fixed) == len(spatial) else None,
         ),
         outputs=names if len(names) > 1 else None,
-        read_audit=read_audit,
+        read_audit=audit_of(runs, lambda: _bytes(spec.path, str(spec.path))),
+        read_memory=memory_of(runs, lambda: _bytes(spec.path, str(spec.path))),
         notes=notes,
     )
 

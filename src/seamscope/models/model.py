@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -90,6 +91,8 @@ class Model:
     read_audit
         Reads from its file what normalizes and what else sees the whole tile, where another
         program runs the network, so that its calls cannot be watched.
+    read_memory
+        Tells then the bytes that it takes for an input of a shape.
     vectors
         Reads the test input and output that came with it, for `seamscope.loaders.verify`.
     notes
@@ -119,6 +122,7 @@ class Model:
     declared: Declared | None = None
     outputs: tuple[str, ...] | None = None
     read_audit: Callable[[], Audit] | None = field(default=None, repr=False)
+    read_memory: Callable[[Sequence[int]], int] | None = field(default=None, repr=False)
     vectors: TestVectors | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     choices: dict[str, Choice] = field(default_factory=dict, repr=False)
@@ -135,7 +139,23 @@ class Model:
         statistics = facts.statistics
         with contextlib.suppress(ModelError):  # what reads the file may not be installed
             statistics = statistics_calls(self.audit)
-        return dataclasses.replace(facts, forward_only=True, statistics=statistics)
+        return dataclasses.replace(
+            facts,
+            forward_only=True,
+            statistics=statistics,
+            bytes_per_pixel=self._bytes_per_pixel(facts),
+        )
+
+    def _bytes_per_pixel(self, facts: Facts) -> float:
+        """What another program takes, which torch does not see."""
+        seen = facts.bytes_per_pixel
+        if self.read_memory is None:
+            return seen
+        side = {1: 4096, 2: 256, 3: 48}[len(facts.lattice)]
+        shape = [axis.size_at_least(side + sum(axis.crop)) for axis in facts.lattice]
+        with contextlib.suppress(ModelError):  # what reads the file may not be installed
+            seen = max(seen, self.read_memory((1, facts.in_channels, *shape)) / math.prod(shape))
+        return seen
 
     @cached_property
     def reach(self) -> Reach:
