@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,7 +59,6 @@ from seamscope.loaders.wrappers import (
 from seamscope.models.declared import Array, Declared, Vectors
 from seamscope.models.model import Model
 from seamscope.models.probe import Hints
-from seamscope.normalization.audit import Audit
 
 _CARDS = ("rdf.yaml", "bioimageio.yaml", "model.yaml", "rdf.yml", "model.yml")
 _KINDS = ("torchscript", "pytorch_state_dict", "onnx")
@@ -242,10 +241,9 @@ def _load(spec: Spec) -> Model:
         postprocessing=finishing,
         declared=_declared(first, output, channels),
         outputs=names,
-        read_audit=_read_audit(package, network),
-        read_memory=_read_memory(package, network),
         vectors=lambda: _vectors(package, inputs, output, left_out),
         notes=(*notes, *warnings, *left_out),
+        **_read_instead(package, network),
     )
 
 
@@ -276,20 +274,12 @@ def _network(package: Package, given: Sequence[int | None]) -> tuple[nn.Module, 
     return (SplitInput(network, given) if len(given) > 1 else network), ()
 
 
-def _read_audit(package: Package, network: nn.Module) -> Callable[[], Audit] | None:
+def _read_instead(package: Package, network: nn.Module) -> dict[str, Any]:
     if package.kind != "onnx":
-        return None
-    from seamscope.loaders.onnx import audit_of
+        return {}
+    from seamscope.loaders.onnx import read_instead
 
-    return audit_of(network, lambda: package.read(package.weights))
-
-
-def _read_memory(package: Package, network: nn.Module) -> Callable[[Sequence[int]], int] | None:
-    if package.kind != "onnx":
-        return None
-    from seamscope.loaders.onnx import memory_of
-
-    return memory_of(network, lambda: package.read(package.weights))
+    return read_instead(network, lambda: package.read(package.weights))
 
 
 def _of_torch(package: Package, data: bytes, source: str) -> nn.Module:

@@ -199,8 +199,8 @@ def _forward_only(reason: str) -> str:
     )
 
 
-def audit_of(module: nn.Module, read: Callable[[], bytes]) -> Callable[[], Audit] | None:
-    """What reads the layers of a graph that onnxruntime runs; None where they can be watched.
+def read_instead(module: nn.Module, read: Callable[[], bytes]) -> dict[str, Any]:
+    """What of a `Model` is read from a graph that onnxruntime runs; nothing where it is watched.
 
     Parameters
     ----------
@@ -210,33 +210,26 @@ def audit_of(module: nn.Module, read: Callable[[], bytes]) -> Callable[[], Audit
         Reads the file.
     """
     if not any(isinstance(part, OnnxSession) for part in module.modules()):
-        return None
+        return {}
 
-    def found() -> Audit:
-        if importlib.util.find_spec("onnx") is None:
-            raise missing("onnx", "Reading the layers of an ONNX graph")
+    def layers() -> Audit:
+        _require_onnx("Reading the layers of an ONNX graph")
         from seamscope.loaders.onnx_audit import read_audit
 
         return read_audit(read())
 
-    return found
-
-
-def memory_of(
-    module: nn.Module, read: Callable[[], bytes]
-) -> Callable[[Sequence[int]], int] | None:
-    """What tells the memory of a graph that onnxruntime runs; parameters as for `audit_of`."""
-    if not any(isinstance(part, OnnxSession) for part in module.modules()):
-        return None
-
-    def found(shape: Sequence[int]) -> int:
-        if importlib.util.find_spec("onnx") is None:
-            raise missing("onnx", "Telling the memory of an ONNX graph")
+    def memory(shape: Sequence[int]) -> int:
+        _require_onnx("Telling the memory of an ONNX graph")
         from seamscope.loaders.onnx_audit import memory_of
 
         return memory_of(read(), shape)
 
-    return found
+    return {"read_audit": layers, "read_memory": memory}
+
+
+def _require_onnx(what: str) -> None:
+    if importlib.util.find_spec("onnx") is None:
+        raise missing("onnx", what)
 
 
 def _sizes(data: bytes, channels: Sequence[int] = ()) -> list[int | None]:
@@ -356,9 +349,8 @@ def _load(spec: Spec) -> Model:
             fixed if fixed and len(fixed) == len(spatial) else None,
         ),
         outputs=names if len(names) > 1 else None,
-        read_audit=audit_of(runs, lambda: _bytes(spec.path, str(spec.path))),
-        read_memory=memory_of(runs, lambda: _bytes(spec.path, str(spec.path))),
         notes=notes,
+        **read_instead(runs, lambda: _bytes(spec.path, str(spec.path))),
     )
 
 
