@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from seamscope import Settings, load_model, open_image
-from seamscope.diagnosis.measure import measurable
-from seamscope.inference import Finished, run
 from seamscope.planning.plan import resolve
+from seamscope.prediction.measure_seams import measurable
+from seamscope.prediction.run import Finished, run
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     from seamscope.docks.results import ResultLayers, Run
     from seamscope.docks.seams.dock import SeamsDock
     from seamscope.docks.session import Session
-    from seamscope.inference import open_output
+    from seamscope.prediction.run import open_output
 
     network = nn.Sequential(nn.Conv2d(1, args.channels, 9, padding=4), nn.Softmax(1))
     model = load_model(network.eval())

@@ -34,7 +34,7 @@ def measure(memory: str, threads: int, repeats: int, norm: str) -> dict[str, Any
     import torch
 
     from networks import network
-    from seamscope.models.acceleration import variants
+    from seamscope.models.speed.acceleration import variants
 
     torch.set_num_threads(threads)
     clock = time.process_time if threads == 1 else time.perf_counter

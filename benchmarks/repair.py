@@ -29,12 +29,12 @@ import torch
 from seamscope import Settings, load_model, open_image, predict
 from seamscope.demo import zscore
 from seamscope.demo.tissue import tissue
-from seamscope.models.frozen import Answered
-from seamscope.models.fusion import quiet_torchscript
+from seamscope.fixed_statistics.freeze_plan import plan_freeze
+from seamscope.fixed_statistics.freezing import carry_out, freeze_statistics
+from seamscope.models.fixed import Answered
 from seamscope.models.model import Model
+from seamscope.models.speed.fusion import quiet_torchscript
 from seamscope.process_memory import keep_freed_memory
-from seamscope.repair.freeze_plan import plan_freeze
-from seamscope.repair.freezing import carry_out, freeze_statistics
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ import torch
 
 from seamscope import Settings, load_model, open_image, prepare
 from seamscope.demo import sample_image
-from seamscope.inference import Finished, run
+from seamscope.prediction.run import Finished, run
 from seamscope.seams.meter import SeamMeter
 from seamscope.tiling import TileGrid
 

@@ -32,7 +32,7 @@ import seamscope
 from seamscope.demo import zscore
 from seamscope.demo.network import UNet
 from seamscope.demo.tissue import tissue
-from seamscope.diagnosis.disparity import measure_disparity
+from seamscope.explain.train_eval import measure_disparity
 from seamscope.models.model import Model, as_model
 from seamscope.normalization.batch_renorm import Warmup, replace_normalization
 

@@ -10,7 +10,7 @@ tiles:
   neighbours (`seamscope.measure_seams`),
 * Dice with the truth, the mean over the four classes (`seamscope.sweep`),
 * train/eval disparity of the BatchNorm network, batches of one tile
-  (`seamscope.diagnosis.disparity.measure_disparity`),
+  (`seamscope.explain.train_eval.measure_disparity`),
 
 each the mean over images with a band from the lowest to the highest of them; and a place of the
 first image where the size of the tiles matters most to the InstanceNorm network.
@@ -33,10 +33,10 @@ import numpy as np
 import torch
 
 import seamscope
+from seamscope.compare.tile_sizes import Sweep, sweep
 from seamscope.demo import CHANNEL_COLORS, CHANNEL_NAMES
 from seamscope.demo.tissue import tissue
-from seamscope.diagnosis.disparity import measure_disparity
-from seamscope.diagnosis.tile_sizes import Sweep, sweep
+from seamscope.explain.train_eval import measure_disparity
 from seamscope.models.model import Model
 from seamscope.reports.page import INK, MUTED, SERIES, drawn_here
 

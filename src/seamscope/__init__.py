@@ -19,7 +19,7 @@ _PUBLIC = {
     "Image": "images.image",
     "Intensity": "images.intensity",
     "Model": "models.model",
-    "Pipeline": "diagnosis.pipelines",
+    "Pipeline": "explain.pipelines",
     "Plan": "planning.plan",
     "SeamReport": "seams.report",
     "SeamscopeError": "errors",
@@ -27,22 +27,22 @@ _PUBLIC = {
     "Statistics": "normalization.statistics",
     "TileGrid": "tiling",
     "audit": "normalization.audit",
-    "certify": "diagnosis.certificate",
-    "diagnose": "diagnosis.causes",
-    "examine": "diagnosis.causes",
-    "freeze_statistics": "repair.freezing",
-    "load_model": "loaders",
+    "certify": "compare.certificate",
+    "diagnose": "explain.causes",
+    "examine": "explain.causes",
+    "freeze_statistics": "fixed_statistics.freezing",
+    "load_model": "models.formats",
     "measure_intensity": "images.intensity",
     "measure_receptive_field": "receptive_field.fields",
-    "measure_seams": "diagnosis.measure",
+    "measure_seams": "prediction.measure_seams",
     "open_image": "images.image",
-    "predict": "inference",
-    "prepare": "inference",
+    "predict": "prediction.run",
+    "prepare": "prediction.run",
     "replace_normalization": "normalization.batch_renorm",
     "resolve": "planning.plan",
-    "run": "inference",
-    "store_certificate": "diagnosis.certificate",
-    "sweep": "diagnosis.tile_sizes",
+    "run": "prediction.run",
+    "store_certificate": "compare.certificate",
+    "sweep": "compare.tile_sizes",
 }
 
 __all__ = [
@@ -77,23 +77,23 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from seamscope.diagnosis.causes import diagnose, examine
-    from seamscope.diagnosis.certificate import certify, store_certificate
-    from seamscope.diagnosis.measure import measure_seams
-    from seamscope.diagnosis.pipelines import Pipeline
-    from seamscope.diagnosis.tile_sizes import sweep
+    from seamscope.compare.certificate import certify, store_certificate
+    from seamscope.compare.tile_sizes import sweep
     from seamscope.errors import SeamscopeError
+    from seamscope.explain.causes import diagnose, examine
+    from seamscope.explain.pipelines import Pipeline
+    from seamscope.fixed_statistics.freezing import freeze_statistics
     from seamscope.images.image import Image, open_image
     from seamscope.images.intensity import Intensity, measure_intensity
-    from seamscope.inference import predict, prepare, run
-    from seamscope.loaders import load_model
+    from seamscope.models.formats import load_model
     from seamscope.models.model import Model
     from seamscope.normalization.audit import audit
     from seamscope.normalization.batch_renorm import replace_normalization
     from seamscope.normalization.statistics import Statistics
     from seamscope.planning.plan import Plan, Settings, resolve
+    from seamscope.prediction.measure_seams import measure_seams
+    from seamscope.prediction.run import predict, prepare, run
     from seamscope.receptive_field.fields import measure_receptive_field
-    from seamscope.repair.freezing import freeze_statistics
     from seamscope.seams.report import SeamReport
     from seamscope.tiling import TileGrid
 

@@ -24,11 +24,11 @@ from seamscope.cli.options import (
     Tile,
     settings_of,
 )
+from seamscope.cli.progress import open_display
 from seamscope.cli.work import long_work
-from seamscope.progress import open_display
 
 if TYPE_CHECKING:
-    from seamscope.diagnosis.blend_choice import BlendComparison
+    from seamscope.compare.blends import BlendComparison
 
 
 @command
@@ -56,7 +56,7 @@ def blends(
     answer = Answer(json_file, quiet, forbidden=[image, model])
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
-        from seamscope.diagnosis.blend_choice import compare_blends
+        from seamscope.compare.blends import compare_blends
 
         opened, network = pixels.open(image), loading.load(model)
         settings = settings_of(grid, pixels, computation, tile=tile)

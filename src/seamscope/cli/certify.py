@@ -30,8 +30,8 @@ from seamscope.cli.options import (
     option,
     settings_of,
 )
+from seamscope.cli.progress import open_display
 from seamscope.cli.work import long_work
-from seamscope.progress import open_display
 
 
 @command
@@ -73,8 +73,8 @@ def certify(
     page = place("--report", report_file, (image, model)) if report_file else None
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
-        from seamscope.diagnosis.certificate import certify as compare
-        from seamscope.diagnosis.certificate import store_certificate
+        from seamscope.compare.certificate import certify as compare
+        from seamscope.compare.certificate import store_certificate
 
         if page is not None:
             from seamscope.reports.page import require

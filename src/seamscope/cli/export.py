@@ -15,7 +15,7 @@ from seamscope import __version__
 from seamscope.cli.answer import Answer, columns, shape_text
 from seamscope.cli.command import command
 from seamscope.cli.options import Debug, Json, ModelName, ModelOptions, Quiet, option
-from seamscope.progress import open_display
+from seamscope.cli.progress import open_display
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def export(
     answer = Answer(json_file, quiet, forbidden=(model, out))
     with open_display(quiet=answer.quiet or not sys.stderr.isatty()) as display:
         display.phase("Loading")
-        from seamscope.loaders.export import Credits
-        from seamscope.loaders.export import export as write
+        from seamscope.models.formats.export import Credits
+        from seamscope.models.formats.export import export as write
 
         network = loading.load(model)
         display.phase("Measuring, writing and reading back")

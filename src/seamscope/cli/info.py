@@ -17,8 +17,8 @@ from seamscope import __version__
 from seamscope.cli.answer import Answer, amount, columns, same_text, shape_text
 from seamscope.cli.command import ExitCode, command
 from seamscope.cli.options import Debug, Json, ModelName, ModelOptions
+from seamscope.cli.progress import open_display
 from seamscope.errors import SettingsError
-from seamscope.progress import open_display
 
 if TYPE_CHECKING:
     from seamscope.images.image import Image
@@ -54,7 +54,7 @@ def info(
         display.phase("Measuring the network")
         told = model_facts(network)
         if verify:
-            from seamscope.loaders import verify as verified
+            from seamscope.models.formats import verify as verified
 
             display.phase("Predicting its test vectors")
             found = verified(network)
@@ -66,7 +66,7 @@ def info(
 
 def _show_source(model: str, answer: Answer) -> None:
     """Tell what loading would run, with its text; nothing is run to find out."""
-    from seamscope.loaders import code_of, format_of
+    from seamscope.models.formats import code_of, format_of
 
     code = code_of(model)
     told = {

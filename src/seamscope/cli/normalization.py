@@ -32,19 +32,19 @@ from seamscope.cli.options import (
     settings_of,
     sizes,
 )
+from seamscope.cli.progress import open_display
 from seamscope.cli.work import Work, long_work
 from seamscope.errors import SettingsError
-from seamscope.progress import open_display
 
 if TYPE_CHECKING:
-    from seamscope.diagnosis.disparity import Disparity
-    from seamscope.diagnosis.feature_statistics import BatchExperiment, FeatureStatistics
+    from seamscope.compare.before_after import BeforeAfter
+    from seamscope.explain.feature_statistics import BatchExperiment, FeatureStatistics
+    from seamscope.explain.train_eval import Disparity
+    from seamscope.fixed_statistics.freeze_plan import FreezePlan
     from seamscope.images.image import Image
     from seamscope.models.model import Model
     from seamscope.normalization.statistics import Statistics
     from seamscope.planning.plan import Settings
-    from seamscope.repair.before_after import BeforeAfter
-    from seamscope.repair.freeze_plan import FreezePlan
 
 _NAMES = ("exact", "local", "sampled")
 
@@ -131,9 +131,9 @@ class _Found:
         self.disparity: Disparity | None = None
 
     def measure(self, image: Image, settings: Settings, most: int | None, work: Work) -> None:
-        from seamscope.diagnosis.disparity import measure_disparity
-        from seamscope.diagnosis.feature_statistics import batch_experiment, measure_features
-        from seamscope.repair.freezing import freeze_statistics
+        from seamscope.explain.feature_statistics import batch_experiment, measure_features
+        from seamscope.explain.train_eval import measure_disparity
+        from seamscope.fixed_statistics.freezing import freeze_statistics
 
         self.image = image.name
         told: dict[str, Any] = {"cancelled": work.cancelled, "on_progress": work.progress}
@@ -155,7 +155,7 @@ class _Found:
         self.disparity = measure_disparity(image, self.model, settings, **told)
 
     def advice(self) -> tuple[str, ...]:
-        from seamscope.diagnosis.disparity import advice
+        from seamscope.explain.train_eval import advice
 
         if self.model.statistics is not None:
             fixed = self.model.statistics.told()
@@ -385,8 +385,8 @@ class _Freezing:
     def statistics(self) -> Statistics:
         if self.options.how not in _NAMES:
             return self._taken_over()
-        from seamscope.repair.freeze_plan import plan_freeze
-        from seamscope.repair.freezing import carry_out, forget
+        from seamscope.fixed_statistics.freeze_plan import plan_freeze
+        from seamscope.fixed_statistics.freezing import carry_out, forget
 
         work, options = self.work, self.options
         work.phase("Measuring the network")
@@ -425,7 +425,7 @@ class _Freezing:
     def compared(self, statistics: Statistics, always: bool) -> BeforeAfter | None:
         if not (always or self.options.compare or self.options.labels is not None):
             return None
-        from seamscope.repair.before_after import compare_statistics
+        from seamscope.compare.before_after import compare_statistics
 
         return compare_statistics(
             self.image,

@@ -181,7 +181,7 @@ class ModelOptions:
 
     def load(self, name: str) -> Model:
         """Load the model of this name, with the statistics asked for."""
-        from seamscope.loaders import load_model, remember
+        from seamscope.models.formats import load_model, remember
 
         if self.trust:
             remember(name)

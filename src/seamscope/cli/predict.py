@@ -33,15 +33,15 @@ from seamscope.cli.options import (
     option,
     settings_of,
 )
+from seamscope.cli.progress import Display, duration, open_display
 from seamscope.cli.work import Interrupts
 from seamscope.errors import SeamscopeError
-from seamscope.progress import Display, duration, open_display
 
 if TYPE_CHECKING:
     from seamscope.images.image import Image, Output
-    from seamscope.inference import Event, LateOutput
     from seamscope.models.model import Model
     from seamscope.planning.plan import Plan
+    from seamscope.prediction.run import Event, LateOutput
 
 
 @command
@@ -96,7 +96,7 @@ def predict(
     answer = Answer(json_file, quiet, forbidden=(image, model, out))
     with open_display(quiet) as display:
         display.phase("Loading")
-        from seamscope.inference import prepare
+        from seamscope.prediction.run import prepare
 
         settings = settings_of(
             grid,
@@ -160,7 +160,7 @@ class _Run:
 
     def carry_out(self, overwrite: bool, display: Display) -> None:
         """Predict all tiles; Ctrl-C ends it after the tile at hand."""
-        from seamscope.inference import LateOutput, open_output
+        from seamscope.prediction.run import LateOutput, open_output
 
         def opened() -> Output:
             return open_output(self.plan, self.image, self.model, self.out, overwrite=overwrite)
@@ -176,7 +176,7 @@ class _Run:
                 raise
 
     def _drain(self, output: LateOutput, display: Display, interrupts: Interrupts) -> None:
-        from seamscope.inference import run
+        from seamscope.prediction.run import run
 
         events: Any = run(  # a generator, to be closed
             self.plan,
@@ -191,7 +191,7 @@ class _Run:
                 self._note(event, display, interrupts)
 
     def _note(self, event: Event, display: Display, interrupts: Interrupts) -> None:
-        from seamscope.inference import Finished, Preparing, Reduced, Started, TileDone
+        from seamscope.prediction.run import Finished, Preparing, Reduced, Started, TileDone
 
         match event:
             case TileDone():
@@ -215,7 +215,7 @@ class _Run:
 
     def record(self) -> dict[str, Any]:
         """Everything about this run, as plain values."""
-        from seamscope.inference import record
+        from seamscope.prediction.run import record
 
         plan = self.plan
         return {
@@ -255,7 +255,7 @@ class _Run:
 
 def _expected(run: _Run) -> dict[str, Any]:
     """Time of the whole run judged by one tile, or why there is none."""
-    from seamscope.inference import time_one_tile
+    from seamscope.prediction.run import time_one_tile
 
     try:
         seconds = time_one_tile(run.plan, run.model, run.image)

@@ -27,8 +27,8 @@ from seamscope.cli.options import (
     sizes,
     tile_size,
 )
+from seamscope.cli.progress import open_display
 from seamscope.cli.work import long_work
-from seamscope.progress import open_display
 
 if TYPE_CHECKING:
     from seamscope.receptive_field.fields import ReceptiveField

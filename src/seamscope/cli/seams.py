@@ -40,14 +40,14 @@ from seamscope.cli.options import (
     option,
     settings_of,
 )
+from seamscope.cli.progress import open_display
 from seamscope.cli.work import Work, long_work
-from seamscope.progress import open_display
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from seamscope.diagnosis.causes import Diagnosis
-    from seamscope.diagnosis.certificate import Certificate
+    from seamscope.compare.certificate import Certificate
+    from seamscope.explain.causes import Diagnosis
     from seamscope.images.image import Image
     from seamscope.models.model import Model
     from seamscope.planning.plan import Plan, Settings
@@ -167,8 +167,8 @@ class _Bench:
 
     def measure(self, settings: Settings, layers: str | None, overwrite: bool) -> None:
         """Measure, explain and certify as asked."""
-        from seamscope.diagnosis.causes import diagnose
-        from seamscope.diagnosis.certificate import certify
+        from seamscope.compare.certificate import certify
+        from seamscope.explain.causes import diagnose
 
         plan = self._plan(settings)
         self.report = self._measured(plan, layers, overwrite)
@@ -187,9 +187,9 @@ class _Bench:
             self.certificate = certify(self.image, self.model, settings, **asked)
 
     def _plan(self, settings: Settings) -> Plan:
-        from seamscope.diagnosis.measure import measurable
         from seamscope.planning.halo_room import with_room
         from seamscope.planning.tuning import prepare
+        from seamscope.prediction.measure_seams import measurable
 
         self._work.phase("Measuring the network")
         fitting = with_room(settings, self.model)
@@ -199,7 +199,7 @@ class _Bench:
         return measurable(plan, fitting, self.model, self.image)
 
     def _measured(self, plan: Plan, layers: str | None, overwrite: bool) -> SeamReport:
-        from seamscope.diagnosis.measure import measure_seams
+        from seamscope.prediction.measure_seams import measure_seams
         from seamscope.seams.heatmaps import HeatmapFile
 
         maps = HeatmapFile(plan, self.image, layers, overwrite) if layers else None
@@ -260,7 +260,7 @@ class _Bench:
 
     def page(self, settings: Settings) -> str:
         """The report, as HTML."""
-        from seamscope.planning.pictures import thumbnail
+        from seamscope.planning.thumbnails import thumbnail
         from seamscope.reports.seam_page import seam_page
         from seamscope.seams.views import look_at
 

@@ -32,12 +32,12 @@ from seamscope.cli.options import (
     settings_of,
     tile_sizes,
 )
+from seamscope.cli.progress import open_display
 from seamscope.cli.work import long_work
-from seamscope.progress import open_display
 
 if TYPE_CHECKING:
-    from seamscope.diagnosis.tile_content import Content
-    from seamscope.diagnosis.tile_sizes import Sweep
+    from seamscope.compare.tile_content import Content
+    from seamscope.compare.tile_sizes import Sweep
 
 
 @command
@@ -84,8 +84,8 @@ def sweep(
     page = place("--report", report_file, taken) if report_file else None
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
-        from seamscope.diagnosis.tile_content import content
-        from seamscope.diagnosis.tile_sizes import sweep as compare
+        from seamscope.compare.tile_content import content
+        from seamscope.compare.tile_sizes import sweep as compare
 
         if page is not None:
             from seamscope.reports.page import require

@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from seamscope.progress import Display
+from seamscope.cli.progress import Display
 
 if TYPE_CHECKING:
-    from seamscope.inference import Event
+    from seamscope.prediction.run import Event
 
 
 class Interrupts:
@@ -94,8 +94,8 @@ class Work:
         self._display.note(sentence)
 
     def event(self, event: Event) -> None:
-        """Be told of what happens in a run (see `seamscope.inference.run`)."""
-        from seamscope.inference import Preparing, Reduced, Started, TileDone
+        """Be told of what happens in a run (see `seamscope.prediction.run.run`)."""
+        from seamscope.prediction.run import Preparing, Reduced, Started, TileDone
 
         match event:
             case TileDone():

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import psutil
 
-from seamscope.inference import Watcher
 from seamscope.planning.plan import Plan
+from seamscope.prediction.run import Watcher
 from seamscope.seams.heatmaps import PixelMaps, map_shape
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.opinions import Opinions
@@ -58,7 +58,7 @@ class Evidence:
 
     @property
     def watchers(self) -> Sequence[Watcher]:
-        """For `seamscope.inference.run`."""
+        """For `seamscope.prediction.run.run`."""
         return [] if self.opinions is None else [self.opinions.watch]
 
     def meter(self, plan: Plan) -> SeamMeter:

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QGridLayout, QProgressBar, QPushButton, QWidget
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.looks import duration, plain, text_label
 from seamscope.docks.prediction.run_panel import sentence
-from seamscope.inference import Preparing, TileDone
+from seamscope.prediction.run import Preparing, TileDone
 
 
 class JobRow(QWidget):

@@ -31,8 +31,8 @@ def is_network(path: str) -> bool:
     What is wrong with it is then told by the dock.
     """
     from seamscope.errors import SeamscopeError
-    from seamscope.loaders import format_of
-    from seamscope.loaders.archive import Archive
+    from seamscope.models.formats import format_of
+    from seamscope.models.formats.archive import Archive
 
     try:
         kind = format_of(path)

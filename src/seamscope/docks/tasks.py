@@ -15,10 +15,10 @@ from typing import Any
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Reporter
 from seamscope.images.image import Image, Output
-from seamscope.inference import Event, prepare, run, time_one_tile
-from seamscope.loaders import load_model
+from seamscope.models.formats import load_model
 from seamscope.models.model import Model, as_model
 from seamscope.planning.plan import Plan, Settings, resolve
+from seamscope.prediction.run import Event, prepare, run, time_one_tile
 from seamscope.seams.meter import Border
 
 _TRIAL_SIDE = {1: 4096, 2: 256, 3: 64}
@@ -135,7 +135,7 @@ class Inquire:
     Parameters
     ----------
     question
-        `seamscope.diagnosis.causes.diagnose` or `seamscope.diagnosis.certificate.certify`.
+        `seamscope.explain.causes.diagnose` or `seamscope.compare.certificate.certify`.
     model, image, settings
         What about.
     worst

@@ -1,1 +1,1 @@
-"""One face for every network: probed, made faster, its statistics fixed."""
+"""Open a network, measure what it needs, run it: one face for every format."""

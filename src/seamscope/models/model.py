@@ -1,7 +1,7 @@
 """One face for every network.
 
 Knows how to run a network on numpy tiles on a device, and what was measured of it. Does not know
-tiles' positions, images, or how it was loaded (see `seamscope.loaders`).
+tiles' positions, images, or how it was loaded (see `seamscope.models.formats`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import torch
 from torch import nn
 
 from seamscope.errors import ModelError, SettingsError
-from seamscope.models.acceleration import Choice, Run
 from seamscope.models.declared import Declared, TestVectors
 from seamscope.models.probe import Facts, Hints, probe
 from seamscope.models.reach import PhaseFields, Reach, measure_fields, measure_reach
+from seamscope.models.speed.acceleration import Choice, Run
 from seamscope.normalization.audit import Audit, audit, statistics_calls
 from seamscope.tiling import Sides, Slices, Tile, TileGrid, axis_names
 
@@ -94,7 +94,7 @@ class Model:
     read_memory
         Tells then the bytes that it takes for an input of a shape.
     vectors
-        Reads the test input and output that came with it, for `seamscope.loaders.verify`.
+        Reads the test input and output that came with it, for `seamscope.models.formats.verify`.
     notes
         Sentences its user should read.
     choices, speeds
@@ -216,7 +216,7 @@ class Model:
         SettingsError
             Where they belong to another network.
         """
-        from seamscope.models.frozen import frozen
+        from seamscope.models.fixed import frozen
 
         statistics.check_model(self.fingerprint, self.name)
         with self.on_cpu():

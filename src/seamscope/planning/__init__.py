@@ -1,1 +1,1 @@
-"""What was asked becomes tiles in an order, with their costs."""
+"""Plan tiles: exact grid, cost, warnings."""

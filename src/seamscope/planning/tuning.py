@@ -18,8 +18,8 @@ import torch
 from seamscope.errors import SettingsError
 from seamscope.images.image import Image
 from seamscope.images.intensity import Intensity
-from seamscope.models.acceleration import Run, choose
 from seamscope.models.model import Model, Runner, Speed
+from seamscope.models.speed.acceleration import Run, choose
 from seamscope.planning.plan import Plan, Settings, resolve
 from seamscope.planning.reading import TileReader, jobs_of
 from seamscope.stitching import Array

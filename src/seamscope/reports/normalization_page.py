@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.diagnosis.disparity import NOTICEABLE, Disparity
-from seamscope.diagnosis.feature_statistics import (
+from seamscope.explain.feature_statistics import (
     REPRESENTATIVE,
     BatchExperiment,
     FeatureStatistics,
     LayerFeatures,
 )
+from seamscope.explain.train_eval import NOTICEABLE, Disparity
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit, NormLayer
 from seamscope.reports.figures import name_powers

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope import __version__
+from seamscope.compare.before_after import BeforeAfter
 from seamscope.normalization.statistics import Statistics
-from seamscope.repair.before_after import BeforeAfter
 from seamscope.reports import figures
 from seamscope.reports.page import (
     Facts,

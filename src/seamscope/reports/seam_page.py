@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope import __version__
-from seamscope.diagnosis.tile_content import Content
-from seamscope.diagnosis.tile_sizes import Sweep
+from seamscope.compare.tile_content import Content
+from seamscope.compare.tile_sizes import Sweep
 from seamscope.reports import figures
 from seamscope.reports.page import (
     Definition,
@@ -34,8 +34,8 @@ from seamscope.seams.meter import SeamCurve
 from seamscope.seams.report import SeamReport
 
 if TYPE_CHECKING:
-    from seamscope.diagnosis.causes import Diagnosis
-    from seamscope.diagnosis.certificate import Certificate
+    from seamscope.compare.certificate import Certificate
+    from seamscope.explain.causes import Diagnosis
     from seamscope.seams.views import SeamView
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -65,7 +65,7 @@ def seam_page(
     report
         What was measured.
     image
-        ``(Y, X)``, the image at any resolution (`seamscope.planning.pictures.thumbnail`).
+        ``(Y, X)``, the image at any resolution (`seamscope.planning.thumbnails.thumbnail`).
     views
         Of the worst borders (`seamscope.seams.views.look_at`).
     diagnosis, certificate, sweep, content

@@ -380,7 +380,7 @@ class SeamMeter:
                 self._compare(key, region, other, own)
 
     def watch(self, plan: Any, frame: Frame, tile: Tile, prediction: Array) -> None:
-        """Be a watcher of `seamscope.inference.run`."""
+        """Be a watcher of `seamscope.prediction.run.run`."""
         self.see(tile, prediction, frame)
 
     def _neighbourhoods(self, tile: Tile) -> Iterator[tuple[int, tuple[int, ...]]]:

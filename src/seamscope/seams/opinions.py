@@ -141,7 +141,7 @@ class Opinions:
         return self._plan is not None and len(self._places) == self._plan.tiles * self._plan.frames
 
     def watch(self, plan: Plan, frame: Frame, tile: Tile, prediction: Array) -> None:
-        """Be a watcher of `seamscope.inference.run`; a new plan drops what was kept of another."""
+        """Watch a run (see `seamscope.prediction.run.run`); a new plan drops the earlier tiles."""
         if plan is not self._plan:
             self._begin(plan)
         place = self._places.setdefault((frame, tile.index), len(self._places))

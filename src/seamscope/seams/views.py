@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from seamscope.images.image import Image
 from seamscope.models.model import Model
-from seamscope.planning.pictures import image_under
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import Job, TileReader, whole_image_intensity
+from seamscope.planning.thumbnails import image_under
 from seamscope.seams.meter import Border, overlap_of
 from seamscope.tiling import Slices
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from seamscope.diagnosis.blend_choice import BlendComparison, BlendScore
+from seamscope.compare.blends import BlendComparison, BlendScore
 from seamscope.docks.looks import figure, plain, times
 from seamscope.planning.plan import Plan
 

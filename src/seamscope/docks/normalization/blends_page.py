@@ -1,7 +1,7 @@
 """The page *Blends*: which way of blending suits tiles that go on to disagree.
 
 Knows its controls, what comparing costs, and how the best way gets into *Tiled prediction*. Does
-not know how ways are compared (see `seamscope.diagnosis.blend_choice`) or told.
+not know how ways are compared (see `seamscope.compare.blends`) or told.
 
 It is a page of the dock *Normalization*, not of *Seams*: that dock shows a result that is there,
 while this asks about the network, image and tiles that *Tiled prediction* would use next, with
@@ -16,7 +16,7 @@ from typing import Any
 
 from qtpy.QtWidgets import QWidget
 
-from seamscope.diagnosis.blend_choice import BlendComparison
+from seamscope.compare.blends import BlendComparison
 from seamscope.docks.controls import button, fill
 from seamscope.docks.looks import boxed, duration, in_dock, plain, text_label
 from seamscope.docks.normalization.bench import Bench

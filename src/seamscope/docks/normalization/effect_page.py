@@ -12,6 +12,7 @@ from napari.layers import Labels
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QWidget
 
+from seamscope.compare.before_after import BeforeAfter
 from seamscope.docks.controls import button, fill, form
 from seamscope.docks.editors import Choice
 from seamscope.docks.looks import text_label
@@ -21,7 +22,6 @@ from seamscope.docks.normalization.tasks import Compare
 from seamscope.docks.normalization.texts import comparison_text
 from seamscope.images.image import Image, open_image
 from seamscope.planning.plan import Plan
-from seamscope.repair.before_after import BeforeAfter
 
 _TIPS = {
     "compare": "Predict the tiles of Tiled prediction twice, with each tile's own statistics and\n"

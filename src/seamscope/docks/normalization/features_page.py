@@ -12,7 +12,6 @@ import numpy as np
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QWidget
 
-from seamscope.diagnosis.feature_statistics import BatchExperiment, FeatureStatistics, PixelFeatures
 from seamscope.docks.controls import button, fill, form, number, ticked
 from seamscope.docks.editors import Choice
 from seamscope.docks.layers import on_click
@@ -22,6 +21,7 @@ from seamscope.docks.normalization.layers import MapLayer, image_pixel, tile_map
 from seamscope.docks.normalization.plots import FeaturePanels, PixelFeaturesPlot
 from seamscope.docks.normalization.tasks import Features, FeaturesOfPixel
 from seamscope.docks.normalization.texts import features_text, pixel_text, standardized
+from seamscope.explain.feature_statistics import BatchExperiment, FeatureStatistics, PixelFeatures
 from seamscope.normalization.statistics import Statistics
 
 _TIPS = {

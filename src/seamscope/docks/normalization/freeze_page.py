@@ -26,10 +26,10 @@ from seamscope.docks.normalization.tasks import Foresee, Freeze, FreezeAsked, In
 from seamscope.docks.normalization.texts import fixed_text
 from seamscope.docks.prediction.run_panel import sentence
 from seamscope.docks.session import Fixed
+from seamscope.fixed_statistics.freeze_plan import FreezePlan
+from seamscope.fixed_statistics.freezing import forget
 from seamscope.models.model import Model
 from seamscope.planning.plan import Settings
-from seamscope.repair.freeze_plan import FreezePlan
-from seamscope.repair.freezing import forget
 
 _COST_DELAY_MS = 200
 

@@ -22,8 +22,8 @@ from qtpy.QtWidgets import (
 
 from seamscope.docks.editors import Choice
 from seamscope.docks.looks import set_row, text_label
+from seamscope.fixed_statistics.freeze_plan import TILES
 from seamscope.normalization.statistics import PATCH
-from seamscope.repair.freeze_plan import TILES
 
 Way: TypeAlias = Literal["exact", "local", "sampled", "file"]
 

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from napari.layers import Image as ImageLayer
 
-from seamscope.diagnosis.feature_statistics import FeatureStatistics
 from seamscope.docks.layers import pixels, place_like
 from seamscope.docks.results import faded
+from seamscope.explain.feature_statistics import FeatureStatistics
 from seamscope.planning.plan import Plan
 from seamscope.tiling import AxisTiling
 

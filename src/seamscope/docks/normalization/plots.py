@@ -15,10 +15,10 @@ import pyqtgraph as pg
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
-from seamscope.diagnosis.feature_statistics import REPRESENTATIVE, BatchExperiment, LayerFeatures
+from seamscope.compare.before_after import BeforeAfter
 from seamscope.docks.late_plot import LatePlot, Plot
 from seamscope.docks.looks import COLORS, colored, plain
-from seamscope.repair.before_after import BeforeAfter
+from seamscope.explain.feature_statistics import REPRESENTATIVE, BatchExperiment, LayerFeatures
 from seamscope.seams.report import SeamReport
 
 Values = npt.NDArray[np.float64]

@@ -18,9 +18,11 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from seamscope.diagnosis.blend_choice import BlendComparison, compare_blends
-from seamscope.diagnosis.disparity import Disparity, has_running_statistics, measure_disparity
-from seamscope.diagnosis.feature_statistics import (
+from seamscope.compare.before_after import compare_statistics
+from seamscope.compare.blends import BlendComparison, compare_blends
+from seamscope.docks.job import Reporter
+from seamscope.docks.tasks import held
+from seamscope.explain.feature_statistics import (
     BatchExperiment,
     FeatureStatistics,
     PixelFeatures,
@@ -28,17 +30,15 @@ from seamscope.diagnosis.feature_statistics import (
     features_of_pixel,
     measure_features,
 )
-from seamscope.docks.job import Reporter
-from seamscope.docks.tasks import held
+from seamscope.explain.train_eval import Disparity, has_running_statistics, measure_disparity
+from seamscope.fixed_statistics.freeze_plan import FreezePlan, plan_freeze
+from seamscope.fixed_statistics.freezing import carry_out, freeze_statistics
 from seamscope.images.image import Image
-from seamscope.inference import Preparing
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.statistics import How, Statistics
 from seamscope.planning.plan import Plan, Settings
-from seamscope.repair.before_after import compare_statistics
-from seamscope.repair.freeze_plan import FreezePlan, plan_freeze
-from seamscope.repair.freezing import carry_out, freeze_statistics
+from seamscope.prediction.run import Preparing
 from seamscope.tiling import Tile
 
 _MAP_SHARE = 0.1  # of the free memory, that a map pixel by pixel may take
@@ -329,7 +329,7 @@ class DifferenceMap:
         return 4 * pixels <= psutil.virtual_memory().available * _MAP_SHARE
 
     def see(self, frame: tuple[int, ...], tile: Tile, train: Any, evaluation: Any) -> None:
-        """Take one tile's core (see `seamscope.diagnosis.disparity.measure_disparity`)."""
+        """Take one tile's core (see `seamscope.explain.train_eval.measure_disparity`)."""
         place = tuple(
             f - start for f, (start, _) in zip(frame, self.plan.frame_ranges, strict=True)
         )
@@ -353,7 +353,7 @@ class Train:
 
     def __call__(self, reporter: Reporter) -> tuple[Disparity, DifferenceMap | None] | None:
         """Return the disparity, with a map of it; None for a network that trains as it predicts."""
-        from seamscope.diagnosis.feature_statistics import tile_plan
+        from seamscope.explain.feature_statistics import tile_plan
 
         if not has_running_statistics(self.model.audit):
             return None

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.diagnosis.disparity import FORWARD_ONLY, Disparity, advice
-from seamscope.diagnosis.feature_statistics import BatchExperiment, FeatureStatistics, LayerFeatures
+from seamscope.compare.before_after import BeforeAfter
 from seamscope.docks.looks import boxed, figure, in_dock, plain, times
+from seamscope.explain.feature_statistics import BatchExperiment, FeatureStatistics, LayerFeatures
+from seamscope.explain.train_eval import FORWARD_ONLY, Disparity, advice
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.statistics import Statistics
 from seamscope.planning.plan import Plan
-from seamscope.repair.before_after import BeforeAfter
 
 Values = npt.NDArray[np.float64]
 

@@ -11,8 +11,6 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QWidget
 
-from seamscope.diagnosis.disparity import Disparity, has_running_statistics
-from seamscope.diagnosis.feature_statistics import BatchExperiment, FeatureStatistics
 from seamscope.docks.controls import button, fill, form, number, ticked
 from seamscope.docks.looks import plain, text_label
 from seamscope.docks.normalization.bench import Bench
@@ -20,6 +18,8 @@ from seamscope.docks.normalization.layers import MapLayer, pixel_map
 from seamscope.docks.normalization.plots import BatchPlot
 from seamscope.docks.normalization.tasks import DifferenceMap, Train
 from seamscope.docks.normalization.texts import disparity_text, training_advice
+from seamscope.explain.feature_statistics import BatchExperiment, FeatureStatistics
+from seamscope.explain.train_eval import Disparity, has_running_statistics
 
 _TIPS = {
     "batch": "Tiles in a batch in training; their extent is chosen in the tab Features.",

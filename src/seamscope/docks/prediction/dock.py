@@ -29,7 +29,6 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 from superqt.utils import qthrottled
 
-from seamscope.diagnosis.measure import measurable
 from seamscope.docks.editors import Choice, PixelsEditor, Steps
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Job, Outcome
@@ -67,11 +66,12 @@ from seamscope.docks.session import Session
 from seamscope.docks.tasks import Load, Time
 from seamscope.errors import SeamscopeError, TrustError
 from seamscope.images.image import Image
-from seamscope.inference import Finished, open_output
-from seamscope.loaders.spec import shown_output, with_output
 from seamscope.models.declared import disagreements
+from seamscope.models.formats.spec import shown_output, with_output
 from seamscope.models.model import Model, check_device
 from seamscope.planning.plan import Plan, Settings, available_memory, resolve
+from seamscope.prediction.measure_seams import measurable
+from seamscope.prediction.run import Finished, open_output
 from seamscope.tiling import Sides
 
 log = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ from qtpy.QtWidgets import (
 )
 
 from seamscope.errors import SeamscopeError
-from seamscope.loaders import Code, code_of, remember
+from seamscope.models.formats import Code, code_of, remember
 
 _MOST_RECENT = 8
 _DEMOS = {

@@ -23,7 +23,7 @@ from seamscope.docks.looks import boxed, duration, in_dock, plain, text_label
 from seamscope.docks.results import ResultLayers, Run
 from seamscope.docks.tasks import Predict
 from seamscope.errors import SeamscopeError
-from seamscope.inference import Event, Finished, Preparing, Reduced, Started, TileDone
+from seamscope.prediction.run import Event, Finished, Preparing, Reduced, Started, TileDone
 
 log = logging.getLogger(__name__)
 

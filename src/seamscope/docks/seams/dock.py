@@ -21,9 +21,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from seamscope.diagnosis.causes import Diagnosis, diagnose
-from seamscope.diagnosis.certificate import Certificate, certify
-from seamscope.diagnosis.measure import measurable
+from seamscope.compare.certificate import Certificate, certify
 from seamscope.docks.controls import button, form, ticked
 from seamscope.docks.editors import Choice
 from seamscope.docks.evidence import Evidence
@@ -43,8 +41,10 @@ from seamscope.docks.seams.restitched import RestitchedLayers
 from seamscope.docks.seams.texts import certificate_text, diagnosis_text, numbers_table
 from seamscope.docks.session import Session
 from seamscope.docks.tasks import Inquire, Predict
-from seamscope.inference import Finished
+from seamscope.explain.causes import Diagnosis, diagnose
 from seamscope.planning.plan import Plan, resolve
+from seamscope.prediction.measure_seams import measurable
+from seamscope.prediction.run import Finished
 from seamscope.seams.meter import Border, HaloRay
 from seamscope.seams.opinions import SideBySide
 from seamscope.tiling import Sides

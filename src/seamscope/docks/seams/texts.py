@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 
-from seamscope.diagnosis.causes import Diagnosis, Finding
-from seamscope.diagnosis.certificate import Certificate
+from seamscope.compare.certificate import Certificate
 from seamscope.docks.looks import Kind, boxed, figure, plain
+from seamscope.explain.causes import Diagnosis, Finding
 from seamscope.seams.report import Interval, SeamReport
 
 _BAR, _REST = "#3f8fd2", "#80808040"

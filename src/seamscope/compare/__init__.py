@@ -1,0 +1,1 @@
+"""Compare runs: tiled with untiled (the certificate), tile sizes, blends, before with after."""

@@ -1,0 +1,349 @@
+"""What fixing statistics did: seams, their causes, and Dice where truth is known, before and after.
+
+Knows what is compared, and what to conclude. Does not know how seams are measured or explained, or
+labels read.
+
+Seamless is not the same as accurate: a network that was trained with the statistics of small
+patches may predict better with those of single tiles than with those of the whole image. So where
+labels are given, both are held against them, and the conclusion says which one is closer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seamscope.compare.accuracy import (
+    Classified,
+    classified_by,
+    labels_for,
+    predicted_classes,
+)
+from seamscope.explain.causes import diagnose
+from seamscope.explain.feature_statistics import opened_as
+from seamscope.explain.findings import Diagnosis, numbers, short
+from seamscope.images.ground_truth import Truth
+from seamscope.images.image import Image
+from seamscope.models.model import Model
+from seamscope.normalization.statistics import Statistics
+from seamscope.planning.halo_room import with_room
+from seamscope.planning.plan import Plan, Settings
+from seamscope.planning.reading import Cancelled
+from seamscope.prediction.measure_seams import measure_seams
+from seamscope.prediction.run import Event, TileDone
+from seamscope.seams.report import SeamReport
+from seamscope.tiling import Slices, Tile
+
+Array = npt.NDArray[Any]
+
+# Mean Dice that differs by less is called the same.
+_SAME_DICE = 0.005
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """Seams and accuracy with each tile's own statistics, and with fixed ones.
+
+    Attributes
+    ----------
+    before, after
+        Measured at the same tiles.
+    how
+        Of the statistics.
+    classes
+        Of the truth; empty without labels.
+    dice_before, dice_after
+        For each class, of the classified predictions over all cores.
+    meaning
+        How labels were read, and predictions classified.
+    classified
+        How predictions were; None without labels.
+    why_before, why_after
+        What the seams are made of, examined where they are worst; None where nobody asked.
+    """
+
+    before: SeamReport
+    after: SeamReport
+    how: str
+    classes: tuple[str, ...] = ()
+    dice_before: tuple[float, ...] = ()
+    dice_after: tuple[float, ...] = ()
+    meaning: str = ""
+    classified: Classified | None = None
+    why_before: Diagnosis | None = None
+    why_after: Diagnosis | None = None
+
+    @property
+    def gain(self) -> float | None:
+        """Mean Dice that was gained; None without labels."""
+        if not self.classes:
+            return None
+        return float(np.mean(self.dice_after) - np.mean(self.dice_before))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what may surprise in Dice."""
+        return tuple(self.classified.notes()) if self.classified else ()
+
+    def rows(self) -> tuple[tuple[str, str, str], ...]:
+        """Measures side by side: what, before, after."""
+        one, other = self.before.measures, self.after.measures
+        told = [
+            ("Largest distance", short(one.max_dist), short(other.max_dist)),
+            ("Mean distance", short(one.mean_dist), short(other.mean_dist)),
+        ]
+        for name, a, b in zip(self.before.channels, one.soft, other.soft, strict=False):
+            told.append((f"Tile mismatch, {name}", short(a), short(b)))
+        halos = _seamless_from(self.before), _seamless_from(self.after)
+        told.append(("Smallest seamless halo", *halos))
+        if self.why_before is not None and self.why_after is not None:
+            told.append(("Verdict", self.why_before.verdict, self.why_after.verdict))
+            shares = causes_text(self.why_before), causes_text(self.why_after)
+            if shares != told[-1][1:]:
+                told.append(("Shares", *shares))
+        for name, a, b in zip(self.classes, self.dice_before, self.dice_after, strict=True):
+            told.append((f"Dice to truth, {name}", f"{a:.3f}", f"{b:.3f}"))
+        return tuple(told)
+
+    def sentences(self) -> tuple[str, ...]:
+        """Say what changed, in a few sentences."""
+        said = [f"Before: {self.before.sentence()}", f"After: {self.after.sentence()}"]
+        if self.why_before is not None and self.why_after is not None:
+            said.append(
+                f"Explained before by {causes_text(self.why_before)}; after: "
+                f"{causes_text(self.why_after)}."
+            )
+        if self.gain is not None:
+            dice = f"{np.mean(self.dice_before):.3f} before, {np.mean(self.dice_after):.3f} after"
+            if self.classified and self.classified.at:
+                dice += f",{self.classified.at}"
+            if abs(self.gain) < _SAME_DICE:
+                said.append(f"As accurate as before (mean Dice {dice}).")
+            elif self.gain > 0:
+                said.append(f"More accurate than before (mean Dice {dice}).")
+            else:
+                said.append(
+                    f"Less accurate than before (mean Dice {dice}): seamless, but farther from "
+                    "these labels. Compare the other ways of freezing, or keep single tiles as "
+                    "large as memory allows."
+                )
+        return tuple(said)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all figures as plain values."""
+        why = {"why_before": self.why_before, "why_after": self.why_after}
+        return {
+            "how": self.how,
+            "before": self.before.to_json(),
+            "after": self.after.to_json(),
+            "classes": list(self.classes),
+            "dice_before": list(self.dice_before),
+            "dice_after": list(self.dice_after),
+            "labels": self.meaning,
+            "threshold": self.classified and self.classified.threshold,
+            "notes": list(self.notes),
+            **{name: found and found.to_json() for name, found in why.items()},
+            "sentences": list(self.sentences()),
+        }
+
+
+def _seamless_from(report: SeamReport) -> str:
+    found = report.smallest_seamless_halo
+    return "none" if found is None else numbers(found)
+
+
+def causes_text(diagnosis: Diagnosis) -> str:
+    """Name the causes that act, with their shares, largest first; the verdict where none does."""
+    acting = [f"{one.cause} {one.share:.0%}" for one in diagnosis.findings if one.share >= 0.005]
+    return ", ".join(acting) or diagnosis.verdict
+
+
+def compare_statistics(
+    image: Any,
+    model: Model,
+    statistics: Statistics,
+    settings: Settings | None = None,
+    *,
+    labels: Any = None,
+    explain: bool = True,
+    axes: str | None = None,
+    cancelled: Cancelled | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_phase: Callable[[str], None] | None = None,
+    **asked: Any,
+) -> BeforeAfter:
+    """Predict an image with each tile's own statistics and with fixed ones, and compare.
+
+    Costs two predictions of the image. To explain costs those of a sample more, of 16 tiles or a
+    few large ones: once or twice where tiles agree, up to 11 times where several causes act.
+
+    Parameters
+    ----------
+    image, settings, axes, asked
+        As for `seamscope.predict`; a tile too small for the network's reach is given the halo that
+        it has room for.
+    model
+        Without statistics.
+    statistics
+        Of this network.
+    labels
+        Truth, as for `seamscope.images.ground_truth.truth_for`.
+    explain
+        Whether causes are told too, where seams are worst.
+    cancelled
+        Asked before each forward pass.
+    on_progress
+        Told forward passes done and to do, of each phase.
+    on_phase
+        Told what begins.
+
+    Raises
+    ------
+    InterruptedError
+        When cancelled.
+    """
+    opened = opened_as(image, axes)
+    wanted = with_room((settings or Settings()).but(**asked), model)
+    bench = _Bench(opened, labels, explain, cancelled, on_progress, on_phase or (lambda what: None))
+    before = bench.side(model, wanted, "before")
+    # at the very same tiles, also where they were chosen for the first
+    same = before.report.plan.settings
+    after = bench.side(model.with_statistics(statistics), same, "after")
+    truth, classified = before.counter.truth, _classified(before, after, model)
+    return BeforeAfter(
+        before.report,
+        after.report,
+        statistics.how,
+        truth.names if truth else (),
+        before.counter.dice(),
+        after.counter.dice(),
+        f"{truth.meaning} {classified.meaning()}" if truth and classified else "",
+        classified,
+        before.why,
+        after.why,
+    )
+
+
+def _classified(before: _Side, after: _Side, model: Model) -> Classified | None:
+    """How both sides were classified; None without labels."""
+    if before.counter.truth is None:
+        return None
+    plan = before.report.plan
+    low = min(side.counter.low for side in (before, after))
+    high = max(side.counter.high for side in (before, after))
+    return dataclasses.replace(classified_by(plan, model, low, high), cores_only=plan.blends)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What is known of one of the two networks."""
+
+    report: SeamReport
+    counter: _DiceCounter
+    why: Diagnosis | None
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """An image, what is asked about its seams, and who is told meanwhile."""
+
+    image: Image
+    labels: Any
+    explain: bool
+    cancelled: Cancelled | None
+    on_progress: Callable[[int, int], None] | None
+    on_phase: Callable[[str], None]
+
+    def side(self, model: Model, settings: Settings, when: str) -> _Side:
+        counter = _DiceCounter(self.labels)
+        self.on_phase(f"Measuring seams {when}")
+        report = measure_seams(
+            self.image,
+            model,
+            settings,
+            watchers=[counter.watching(model)] if self.labels is not None else [],
+            on_event=_telling(self.on_progress),
+            cancelled=self.cancelled,
+        )
+        return _Side(report, counter, self._why(model, report, when) if self.explain else None)
+
+    def _why(self, model: Model, report: SeamReport, when: str) -> Diagnosis:
+        self.on_phase(f"Explaining seams {when}")
+        return diagnose(
+            self.image,
+            model,
+            report.plan.settings,
+            worst=report.borders,
+            cancelled=self.cancelled,
+            on_progress=self.on_progress,
+        )
+
+
+def _telling(on_progress: Callable[[int, int], None] | None) -> Callable[[Event], None]:
+    def tell(event: Event) -> None:
+        if on_progress is not None and isinstance(event, TileDone):
+            on_progress(event.done, event.total)
+
+    return tell
+
+
+def _wanted(tile: Tile, area: Slices) -> tuple[Slices, Slices]:
+    """The part of a tile's core that is in the area: in the result, and in the core."""
+    region = tuple(
+        slice(max(core.start, part.start), max(core.start, part.start, min(core.stop, part.stop)))
+        for core, part in zip(tile.core, area, strict=True)
+    )
+    inside = tuple(
+        slice(part.start - core.start, part.stop - core.start)
+        for part, core in zip(region, tile.core, strict=True)
+    )
+    return region, inside
+
+
+class _DiceCounter:
+    """Watches predictions, and counts where their classes are those of the truth."""
+
+    def __init__(self, labels: Any) -> None:
+        self._labels = labels
+        self._plan: Plan | None = None
+        self.truth: Truth | None = None
+        self._sums: Array = np.zeros((2, 0))
+        self.low, self.high = math.inf, -math.inf  # of what was predicted
+
+    def watching(self, model: Model) -> Callable[[Plan, tuple[int, ...], Tile, Array], None]:
+        def watch(plan: Plan, frame: tuple[int, ...], tile: Tile, prediction: Array) -> None:
+            if self._plan is not plan:  # also where memory ran out, and all begins anew
+                self._begin(plan, model)
+            self._count(plan, frame, tile, prediction)
+
+        return watch
+
+    def _begin(self, plan: Plan, model: Model) -> None:
+        self._plan = plan
+        self.truth = labels_for(plan, model, self._labels)
+        self._sums = np.zeros((2, len(self.truth.names)))
+        self.low, self.high = math.inf, -math.inf
+
+    def _count(self, plan: Plan, frame: tuple[int, ...], tile: Tile, prediction: Array) -> None:
+        assert self.truth is not None
+        region, inside = _wanted(tile, plan.area)
+        own = prediction[:, *tile.crop][:, *inside]
+        if not own.size:
+            return
+        found = predicted_classes(own, self.truth.channels, plan.settings.threshold)
+        places = dict(zip(plan.layout.frames, frame, strict=True))
+        true = self.truth.read(region, places)
+        space = tuple(range(1, own.ndim))
+        self._sums[0] += (found & true).sum(space)
+        self._sums[1] += found.sum(space) + true.sum(space)
+        self.low, self.high = min(self.low, float(own.min())), max(self.high, float(own.max()))
+
+    def dice(self) -> tuple[float, ...]:
+        both, either = self._sums
+        return tuple(float(2 * b / e) if e else 1.0 for b, e in zip(both, either, strict=True))

@@ -1,0 +1,525 @@
+"""Tiled against untiled: the proof that a setting leaves no seams, or by how much it does.
+
+Knows crops, and what a comparison says. Does not know how tiles are predicted or stitched.
+
+A crop of the image is predicted twice by the same engine: with the tiles, halo and blend asked
+for, and as one tile. Both see the intensities as the whole image's statistics make them, and both
+see the crop's border as the image's border, so that every pixel of the crop is compared, and the
+only difference there may be is tiling. Where the whole image fits into memory, it is the crop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from seamscope.errors import OutputError, SettingsError
+from seamscope.explain.causes import worst_places
+from seamscope.explain.pipelines import Box, Subject, subject_of_plan
+from seamscope.explain.tile_sample import spread_places
+from seamscope.images.image import Image, open_image
+from seamscope.images.outputs import read_record
+from seamscope.models.formats import load_model
+from seamscope.models.model import Model
+from seamscope.models.reach import MemoryMeter
+from seamscope.planning.plan import Plan, Settings, available_memory, resolve
+from seamscope.planning.reading import whole_image_intensity
+from seamscope.prediction.run import Finished, Reduced, TileDone, open_output, run
+from seamscope.seams.meter import TOLERANCE, Spread, check_tolerance
+from seamscope.tiling import Lattice, Sides
+
+Array: TypeAlias = npt.NDArray[Any]
+Cancelled: TypeAlias = Callable[[], bool]
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One part of the image, predicted both ways.
+
+    Attributes
+    ----------
+    start, stop
+        Input pixels along the spatial axes.
+    tiles
+        Tiles of the tiled prediction.
+    max_difference, mean_difference
+        Of ``abs(tiled - untiled)`` over all pixels and channels.
+    worst
+        Input pixel of the largest difference, in the image.
+    """
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+    tiles: int
+    max_difference: float
+    mean_difference: float
+    worst: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How far a tiled prediction is from the untiled one.
+
+    Attributes
+    ----------
+    passed
+        Whether the largest difference is within the tolerance, on all crops.
+    max_difference, mean_difference
+        Over all crops; raw, in units of the prediction.
+    spread
+        Standard deviation of the untiled prediction.
+    tolerance
+        Largest difference that passes, in units of the prediction.
+    crops
+        The parts compared.
+    covered
+        Part of the image that they cover, 0 to 1; 1 means that all of it was compared.
+    tile, halo, overlap, blend
+        What is certified.
+    model, fingerprint
+        Name and weights of the network.
+    image, image_shape
+        Name and size of the whole image.
+    frame
+        Time point and the like that was examined.
+    """
+
+    passed: bool
+    max_difference: float
+    mean_difference: float
+    spread: float
+    tolerance: float
+    crops: tuple[Crop, ...]
+    covered: float
+    tile: tuple[int, ...]
+    halo: tuple[Sides, ...]
+    overlap: tuple[int, ...]
+    blend: str
+    model: str
+    fingerprint: str
+    image: str
+    image_shape: tuple[int, ...]
+    frame: tuple[int, ...] = ()
+
+    @property
+    def max_in_std(self) -> float:
+        """Largest difference in standard deviations of the prediction."""
+        return self.max_difference / self.spread if self.spread else 0.0
+
+    def __str__(self) -> str:
+        tiles = sum(crop.tiles for crop in self.crops)
+        sizes = {tuple(b - a for a, b in zip(c.start, c.stop, strict=True)) for c in self.crops}
+        where = "the whole image" if self.covered == 1 else f"{len(self.crops)} crop"
+        if self.covered < 1:
+            where += "s" * (len(self.crops) > 1)
+            where += (
+                f" of {' x '.join(map(str, max(sizes)))} ({100 * self.covered:.2g} % of the image)"
+            )
+        verdict = "passes" if self.passed else "FAILS"
+        if all(crop.tiles == 1 for crop in self.crops):
+            return f"One tile covers {where}: there is no border to certify."
+        return (
+            f"The tiled prediction {verdict}: on {where}, {tiles} tiles, it differs from the "
+            f"untiled one by {self.max_difference:.2g} at most ({self.max_in_std:.2g} standard "
+            f"deviations), where {self.tolerance:.2g} is noise."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        told = dataclasses.asdict(self)
+        told["crops"] = [
+            {k: list(v) if isinstance(v, tuple) else v for k, v in crop.items()}
+            for crop in told["crops"]
+        ]
+        for name in ("tile", "overlap", "image_shape", "frame"):
+            told[name] = list(told[name])
+        told["halo"] = [list(sides) for sides in self.halo]
+        return told | {"max_in_std": self.max_in_std, "sentence": str(self)}
+
+
+def certify(
+    image: Any,
+    model: str | nn.Module | Model,
+    settings: Settings | None = None,
+    *,
+    worst: Sequence[Any] | None = None,
+    crops: int = 3,
+    memory: int | None = None,
+    tolerance: float = TOLERANCE,
+    trust: bool = False,
+    axes: str | None = None,
+    cancelled: Cancelled | None = None,
+    on_progress: Progress | None = None,
+    **asked: Any,
+) -> Certificate:
+    """Compare the tiled prediction with the untiled one, on the largest crops that fit in memory.
+
+    Parameters
+    ----------
+    image, model, settings, trust, axes
+        As for `seamscope.predict`; single settings may be given by name.
+    worst
+        Where seams are worst, worst first: `seamscope.seams.meter.Border`, or points in pixels
+        along the spatial axes. Crops lie around them; without, spread over the image.
+    crops
+        How many, where the whole image does not fit.
+    memory
+        Bytes that an untiled prediction may use; by default a share of what is free.
+    tolerance
+        Largest difference that passes, in standard deviations of the untiled prediction.
+    cancelled
+        Asked before each forward pass.
+    on_progress
+        Told how many forward passes are done, and how many there will be.
+
+    Raises
+    ------
+    SettingsError
+        Also where no crop larger than a tile fits, or the network takes one size of tile only.
+    InterruptedError
+        When cancelled.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> image = np.random.default_rng(0).random((64, 64), np.float32)
+    >>> blur = torch.nn.Conv2d(1, 1, 5, padding=2)
+    >>> certify(image, blur, tile=32).passed, certify(image, blur, tile=32, halo=1).passed
+    (True, False)
+    """
+    never = cancelled or (lambda: False)
+    check_tolerance(tolerance)
+    opened = open_image(image, axes=axes)
+    network = load_model(model, trust=trust)
+    plan = resolve(dataclasses.replace(settings or Settings(), **asked), network, opened)
+    intensity = whole_image_intensity(plan, opened, never, None)
+    frame, points = worst_places(worst or (), plan)
+    subject = subject_of_plan(plan, network, opened, intensity, frame)
+    bench = _Comparison(plan, network, subject, never, on_progress)
+    largest = _largest_pixels(plan, subject, memory)
+    while True:
+        places = _crops(plan, largest, points, crops)
+        _check_statistics(network, places, plan)
+        try:
+            found = bench.compare(places)
+        except _TooLarge:
+            largest = math.prod(b - a for a, b in places[0]) // 2
+            continue
+        made = {"image": opened.name, "image_shape": opened.shape, "frame": frame}
+        return _certificate(plan, network, found, bench.spread.std, tolerance, **made)
+
+
+def store_certificate(certificate: Certificate, path: str | Path) -> None:
+    """Write a certificate into the metadata of a result that is there already.
+
+    Parameters
+    ----------
+    certificate
+        Of the setting and network that made the result.
+    path
+        A zarr or OME-Zarr result of Seamscope. Its attributes are changed in place, pixels are
+        not touched.
+
+    Raises
+    ------
+    OutputError
+        Where the result is no zarr (TIFF, npy and PNG have their record in a file beside them:
+        give the certificate as a file of its own, ``to_json``), was not made by Seamscope, or by
+        another network or with another tile or halo than is certified.
+    """
+    told = record_to_certify(path)
+    _check_same(certificate, told, Path(path).name)
+    import zarr
+
+    node = zarr.open(str(Path(path).expanduser()), mode="r+")
+    node.attrs["seamscope"] = {**told, "certificate": certificate.to_json()}
+
+
+def record_to_certify(path: str | Path) -> dict[str, Any]:
+    """Return the record of a result that a certificate can be stored with.
+
+    Worth asking before a certificate is made. Raises as `store_certificate`.
+    """
+    target = Path(path).expanduser()
+    if not target.exists():
+        raise OutputError(f"There is no result {target}: give the path of a zarr that was written.")
+    if not target.is_dir():
+        raise OutputError(
+            f"{target.name} is no zarr, and only zarr's attributes can be changed in place: save "
+            "the certificate in a file of its own (--json), or write results as .zarr."
+        )
+    told = read_record(target)
+    if not told or "plan" not in told:
+        raise OutputError(
+            f"{target.name} has no record of how it was made, so that nothing can be certified of "
+            "it: certify what seamscope predict has written."
+        )
+    return told
+
+
+def _check_same(certificate: Certificate, told: dict[str, Any], name: str) -> None:
+    """Refuse a certificate of something else."""
+    made = told["plan"]
+    pairs = {
+        "network": (told.get("model", {}).get("fingerprint"), certificate.fingerprint),
+        "tile": (made.get("tile"), list(certificate.tile)),
+        "halo": (made.get("halo"), [list(sides) for sides in certificate.halo]),
+        "blend": (made.get("blend"), certificate.blend),
+        "image size": (made.get("image_shape"), list(certificate.image_shape)),
+    }
+    for what, (of_result, of_certificate) in pairs.items():
+        if of_result != of_certificate:
+            raise OutputError(
+                f"{name} was made with the {what} {of_result}, and the certificate is for "
+                f"{of_certificate}: certify the result's own setting."
+            )
+
+
+# -- comparing
+
+
+class _TooLarge(Exception):  # noqa: N818  (a turn of events, not an error)
+    """Memory ran out with a crop as one tile."""
+
+
+class _Comparison:
+    """Predicts crops both ways."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        model: Model,
+        subject: Subject,
+        cancelled: Cancelled,
+        on_progress: Progress | None,
+    ) -> None:
+        self._plan = plan
+        self._model = model
+        self._subject = subject
+        self._cancelled = cancelled
+        self._tell = on_progress or (lambda done, total: None)
+        self._done = self._total = 0
+        self.spread = Spread()
+
+    def compare(self, places: Sequence[Box]) -> list[Crop]:
+        """Predict all crops both ways."""
+        self.spread = Spread()
+        self._done = 0
+        plans = [self._both(place) for place in places]
+        self._total = sum(tiled.tiles + 1 for _, tiled, _ in plans)
+        return [self._compared(place, *both) for place, both in zip(places, plans, strict=True)]
+
+    def _both(self, place: Box) -> tuple[Image, Plan, Plan]:
+        """The crop as an image by itself; how it is predicted tiled, and as one tile."""
+        pixels = self._subject.inputs(place, None)
+        crop = open_image(pixels, axes="c" + self._plan.layout.spatial)
+        # intensities are the whole image's already
+        settings = self._plan.settings.but(
+            normalize="none",
+            result="probabilities",
+            area=None,
+            channel=None,
+            channel_axis="c",
+            fill_nan=None,
+            seams="none",
+            postprocess=False,
+        )
+        sizes = tuple(
+            axis.size_at_least(b - a + sum(axis.crop))
+            for (a, b), axis in zip(place, self._plan.facts.lattice, strict=True)
+        )
+        one = settings.but(
+            tile=sizes, halo=0, overlap=None, blend="crop", batch=1, accelerate=False
+        )
+        return crop, resolve(settings, self._model, crop), resolve(one, self._model, crop)
+
+    def _compared(self, place: Box, crop: Image, tiled: Plan, one: Plan) -> Crop:
+        whole = self._predict(crop, one)
+        apart = np.abs(self._predict(crop, tiled) - whole)
+        self.spread.see(whole)
+        worst = np.unravel_index(int(apart.argmax()), apart.shape)[-len(place) :]
+        scale = self._plan.facts.scale
+        return Crop(
+            start=tuple(a for a, _ in place),
+            stop=tuple(b for _, b in place),
+            tiles=tiled.tiles,
+            max_difference=float(apart.max()),
+            mean_difference=float(apart.mean(dtype=np.float64)),
+            worst=tuple(
+                a + int(x / float(s)) for (a, _), x, s in zip(place, worst, scale, strict=True)
+            ),
+        )
+
+    def _predict(self, crop: Image, plan: Plan) -> Array:
+        output = open_output(plan, crop, self._model)
+        last = None
+        for last in run(plan, self._model, crop, output, cancelled=self._cancelled):
+            if isinstance(last, Reduced) and len(plan.grid) == 1:
+                raise _TooLarge
+            if isinstance(last, TileDone):
+                self._done += 1
+                self._tell(min(self._done, self._total), self._total)
+        if not isinstance(last, Finished):
+            raise InterruptedError("The certificate was cancelled.")
+        return np.asarray(output.array, np.float64)
+
+
+def _certificate(
+    plan: Plan,
+    model: Model,
+    crops: Sequence[Crop],
+    spread: float,
+    tolerance: float,
+    **made: Any,
+) -> Certificate:
+    volumes = [math.prod(b - a for a, b in zip(c.start, c.stop, strict=True)) for c in crops]
+    largest = max(crop.max_difference for crop in crops)
+    means = [crop.mean_difference for crop in crops]
+    return Certificate(
+        # no number passes where the prediction is not finite
+        passed=bool(largest <= tolerance * spread),
+        max_difference=largest,
+        mean_difference=float(np.average(means, weights=volumes)),
+        spread=spread,
+        tolerance=tolerance * spread,
+        crops=tuple(crops),
+        covered=_covered(crops, plan.grid.image_shape),
+        tile=plan.grid.tile_shape,
+        halo=plan.grid.halo,
+        overlap=plan.grid.overlap,
+        blend=plan.settings.blend,
+        model=model.name,
+        fingerprint=model.fingerprint,
+        **made,
+    )
+
+
+# -- crops
+
+
+def _largest_pixels(plan: Plan, subject: Subject, memory: int | None) -> int:
+    """Pixels of the largest crop whose untiled prediction fits.
+
+    Memory of two forward passes is measured, of a tile and of one of half the size, so that
+    networks whose memory grows faster than the pixels (attention) are not mistaken.
+    """
+    budget = memory or available_memory(plan.settings.device)
+    lattice = plan.facts.lattice
+    if subject.fixed:
+        if len(plan.grid) == 1:
+            return math.prod(plan.grid.image_shape)
+        raise SettingsError(
+            f"This network takes tiles of {_times(plan.grid.tile_shape)} only, so that there is no "
+            "untiled prediction to compare with: load it in a format that keeps sizes free."
+        )
+    tile = plan.grid.tile_shape
+    half = tuple(axis.size_at_least(n // 2) for axis, n in zip(lattice, tile, strict=True))
+    large, small = (_peak(subject, plan.facts.in_channels, shape) for shape in (tile, half))
+    pixels, fewer = math.prod(tile), math.prod(half)
+    growth = math.log(large / small) / math.log(pixels / fewer) if pixels > fewer else 1.0
+    return int(pixels * (budget / large) ** (1 / max(1.0, growth)))
+
+
+def _peak(subject: Subject, channels: int, shape: Sequence[int]) -> int:
+    """Bytes of one forward pass."""
+    meter = MemoryMeter()
+    with torch.no_grad(), meter:
+        subject.forward(torch.zeros(1, channels, *shape))
+    return max(meter.peak, 4 * math.prod(shape))
+
+
+def _crops(plan: Plan, most: int, points: Sequence[Sequence[float]], count: int) -> list[Box]:
+    """Places of the largest crops, on the period's grid."""
+    sizes = plan.grid.image_shape
+    shape = _shape_within(sizes, most, plan.facts.lattice)
+    if shape == sizes:
+        return [tuple((0, n) for n in sizes)]
+    tile = tuple(axis.kept for axis in plan.grid.axes)
+    if all(n <= t for n, t in zip(shape, tile, strict=True)):
+        raise SettingsError(
+            f"Memory allows an untiled prediction of {_times(shape)} pixels, which is no more than "
+            f"one tile of {_times(tile)}: allow more memory, or certify smaller tiles."
+        )
+    steps = [lattice.pitch for lattice in plan.facts.lattice]
+    room = [(n - s) // p for n, s, p in zip(sizes, shape, steps, strict=True)]
+    corners = [
+        tuple(
+            min(max(0, round((x - s / 2) / p)), r)
+            for x, s, p, r in zip(point, shape, steps, room, strict=True)
+        )
+        for point in points
+    ]
+    corners += spread_places([r + 1 for r in room], max(1, count))
+    chosen: list[Box] = []
+    for corner in corners:
+        place = tuple((c * p, c * p + s) for c, p, s in zip(corner, steps, shape, strict=True))
+        if len(chosen) < max(1, count) and not any(_mostly_same(place, other) for other in chosen):
+            chosen.append(place)
+    return chosen
+
+
+def _check_statistics(model: Model, places: Sequence[Box], plan: Plan) -> None:
+    """Refuse crops where the network's statistics belong to places of the whole image."""
+    sizes = plan.grid.image_shape
+    part = tuple(b - a for a, b in places[0])
+    local = model.statistics is not None and not model.statistics.uniform
+    if local and part != sizes:
+        raise SettingsError(
+            f"Memory allows an untiled prediction of {_times(part)} of {_times(sizes)} pixels, and "
+            "a crop would get other statistics than its place has, since the network's are local: "
+            "allow more memory (the whole image is compared then), or freeze exact statistics."
+        )
+
+
+def _shape_within(sizes: Sequence[int], most: int, lattice: Sequence[Lattice]) -> tuple[int, ...]:
+    """Largest box of about equal sides within an image and a number of pixels."""
+    if math.prod(sizes) <= most:
+        return tuple(sizes)
+    shape = list(sizes)
+    left: float = most
+    by_size = sorted(range(len(sizes)), key=lambda axis: sizes[axis])
+    for done, axis in enumerate(by_size):  # what a short axis cannot take, longer ones may
+        side = int(left ** (1 / (len(sizes) - done)))
+        lost = sum(lattice[axis].crop)
+        fitting = lattice[axis].size_at_most(side + lost) - lost
+        shape[axis] = min(sizes[axis], max(fitting, lattice[axis].pitch))
+        left /= shape[axis]
+    return tuple(shape)
+
+
+def _mostly_same(one: Box, two: Box) -> bool:
+    """Whether two crops share more than half."""
+    shared = math.prod(
+        max(0, min(a[1], b[1]) - max(a[0], b[0])) for a, b in zip(one, two, strict=True)
+    )
+    return shared > math.prod(b - a for a, b in one) / 2
+
+
+def _covered(crops: Sequence[Crop], sizes: Sequence[int]) -> float:
+    """Part of the image that crops cover together, counted on a coarse grid of 64 to a side."""
+    step = [max(1, n // 64) for n in sizes]
+    mask = np.zeros([-(-n // s) for n, s in zip(sizes, step, strict=True)], bool)
+    for crop in crops:
+        part = (
+            slice(-(-a // s), -(-b // s))
+            for a, b, s in zip(crop.start, crop.stop, step, strict=True)
+        )
+        mask[tuple(part)] = True
+    return float(mask.mean())
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+__all__ = ["Certificate", "Crop", "certify", "record_to_certify", "store_certificate"]

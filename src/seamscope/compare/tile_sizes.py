@@ -1,0 +1,780 @@
+"""How much the size of the tiles matters to a prediction.
+
+Knows how predictions of one image are compared with each other and with labels. Does not know how
+they are made (`seamscope.prediction.run`) or drawn (`seamscope.reports.seam_page`).
+
+`sweep` predicts an image with tiles of several sizes and once untiled, where that fits. A network
+whose prediction does not depend on its tile gives the same each time; one that normalizes by its
+tile's statistics does not (Buglakova et al. 2025, and the tutorial that follows it).
+
+Measures, for predictions ``P`` and ``Q`` of one channel over the whole image::
+
+    mismatch  1 - Dice        Dice = 2 sum(P Q) / (sum P^2 + sum Q^2)         soft
+                              Dice = 2 |P and Q| / (|P| + |Q|) of the classes   hard
+    mean, max distance        of |P - Q| over all pixels and channels
+    Dice with labels          2 |P and T| / (|P| + |T|)
+
+Classes are those of results that are labels (`seamscope.compare.accuracy`): the largest channel,
+or where the only channel is above the threshold, as it is. Soft mismatch of a prediction that
+leaves the range of probabilities is that of its softmax, or of the sigmoid of its only channel.
+A class absent from both is agreement: mismatch 0; against labels it has no Dice (NaN).
+
+Confidence bands are 95% percentile intervals of a bootstrap over blocks (Efron 1979; Kunsch 1989
+for blocks): the image is cut into 8 x 8 (in 3D 4 x 4 x 4) blocks, 1000 images are made by drawing
+that many blocks with replacement, and each measure is taken of the drawn blocks' sums together.
+All sizes share the same draws. Neighbouring pixels may depend on each other as they like; blocks
+are taken for independent, so that bands are too narrow where structures or tiles are larger than
+blocks. They say how certain the measure is for images like this one, and nothing about others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from seamscope.compare.accuracy import (
+    Classified,
+    classified_by,
+    labels_for,
+    predicted_classes,
+)
+from seamscope.compare.tile_content import tile_name
+from seamscope.errors import ImageError, SettingsError
+from seamscope.images.ground_truth import Truth
+from seamscope.images.image import Image, Output, open_image
+from seamscope.models.formats import load_model
+from seamscope.models.model import Model
+from seamscope.planning.halo_room import with_room
+from seamscope.planning.plan import Plan, Settings, resolve
+from seamscope.planning.thumbnails import image_under
+from seamscope.prediction.run import Finished, Reduced, TileDone, open_output, run
+from seamscope.seams.meter import ABSENT, TOLERANCE, plain
+from seamscope.tiling import Slices, per_axis
+
+Array: TypeAlias = npt.NDArray[Any]
+Progress: TypeAlias = Callable[[int, int], None]
+Cancelled: TypeAlias = Callable[[], bool]
+
+_RESAMPLES = 1000
+_BLOCKS = {1: 64, 2: 8, 3: 4}  # along each axis
+_PICTURE = 256  # pixels of the side of what is shown
+_AT_ONCE = 1 << 25  # bytes of predictions that are compared at a time
+_MEMORY_SHARE = 0.2  # of what is free: predictions beyond it go to disk
+
+
+# -- what is told
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Values with a 95% confidence band; all three ``(sizes, channels)``."""
+
+    value: Array
+    low: Array
+    high: Array
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists."""
+        return {"value": plain(self.value), "low": plain(self.low), "high": plain(self.high)}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The same place in all predictions, where they differ most.
+
+    Attributes
+    ----------
+    channel
+        What is shown of the predictions.
+    corner
+        First pixel shown, along each axis of space of the result; in 3D one slice is shown.
+    frame
+        Index of the time point and the like.
+    image
+        ``(Y, X)``.
+    predictions
+        ``(sizes, Y, X)`` float32.
+    truth
+        ``(Y, X)`` bool; None without labels for this channel.
+    """
+
+    channel: int
+    corner: tuple[int, ...]
+    frame: tuple[int, ...]
+    image: Array
+    predictions: Array
+    truth: Array | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Predictions with tiles of several sizes, compared. ``S`` sizes, ``C`` channels.
+
+    Attributes
+    ----------
+    tiles
+        Shape of the tiles, by size; the last is the whole image where `untiled`.
+    untiled
+        Whether the last prediction is an untiled one.
+    channels
+        Names of the predicted channels.
+    soft, hard
+        ``(S, S, C)`` mismatch between all pairs.
+    mean_dist, max_dist
+        ``(S, S)`` between all pairs, over all channels.
+    to_last
+        Soft mismatch to the last prediction, ``(S, C)``: the untiled one, or the largest tiles.
+    dice
+        ``(S, K)`` with labels, for the classes of `truth`; None without.
+    truth
+        How labels were read.
+    classified
+        How predictions were, to hold them against labels.
+    pictures
+        Where predictions differ most.
+    seconds
+        Of each prediction.
+    tolerance
+        Largest difference that floating-point noise explains: 1e-4 of the standard deviation of
+        the last prediction.
+    settings
+        The plan of each prediction, as plain values.
+    notes
+        Sentences for the user.
+    """
+
+    tiles: tuple[tuple[int, ...], ...]
+    untiled: bool
+    channels: tuple[str, ...]
+    soft: Array
+    hard: Array
+    mean_dist: Array
+    max_dist: Array
+    to_last: Estimate
+    dice: Estimate | None
+    truth: Truth | None
+    classified: Classified
+    pictures: Pictures
+    seconds: tuple[float, ...]
+    tolerance: float
+    settings: tuple[dict[str, Any], ...] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What to call each prediction."""
+        sizes = [tile_name(tile) for tile in self.tiles]
+        return (*sizes[:-1], "untiled") if self.untiled else tuple(sizes)
+
+    @property
+    def meaning(self) -> str | None:
+        """How labels were read, and predictions classified; None without labels."""
+        if self.truth is None:
+            return None
+        return f"{self.truth.meaning} {self.classified.meaning()}"
+
+    def describe(self) -> str:
+        """Say in a sentence or two whether, and how much, the size of the tiles matters."""
+        largest = float(self.max_dist.max())
+        if largest <= self.tolerance:
+            return (
+                f"The size of the tiles does not matter: predictions differ by {largest:.2g} at "
+                f"most, which is floating-point noise (tolerance {self.tolerance:.2g})."
+            )
+        i, j = (int(k) for k in np.unravel_index(self.max_dist.argmax(), self.max_dist.shape))
+        size, channel = np.unravel_index(self.to_last.value.argmax(), self.to_last.value.shape)
+        value, low, high = (
+            float(v[size, channel])
+            for v in (self.to_last.value, self.to_last.low, self.to_last.high)
+        )
+        told = (
+            f"The size of the tiles matters: predictions ({_pair(self.names, i, j)}) differ by up "
+            f"to {largest:.2g}. Furthest from {self.names[-1]} is {self.channels[channel]} at "
+            f"{self.names[size]}: 1 - Dice {value:.2g} (95%: {low:.2g} to {high:.2g})."
+        )
+        return f"{told} {self._best()}" if self.dice is not None else told
+
+    def _best(self) -> str:
+        assert self.dice is not None
+        known = np.isfinite(self.dice.value).all(0)
+        if not known.any():
+            return "The labels hold none of the classes."
+        scores = self.dice.value[:, known].mean(1)
+        best, worst = int(scores.argmax()), int(scores.argmin())
+        mean = f"Mean Dice with the labels{self.classified.at}"
+        if f"{scores[best]:.3f}" == f"{scores[worst]:.3f}":
+            return f"{mean} is {scores[best]:.3f} at all sizes."
+        return (
+            f"{mean} is best at {self.names[best]} ({scores[best]:.3f}) and "
+            f"worst at {self.names[worst]} ({scores[worst]:.3f})."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the pictures, as plain values."""
+        return {
+            "tiles": [list(tile) for tile in self.tiles],
+            "names": list(self.names),
+            "untiled": self.untiled,
+            "channels": list(self.channels),
+            "mismatch": plain(self.soft),
+            "mismatch_hard": plain(self.hard),
+            "mean_dist": plain(self.mean_dist),
+            "max_dist": plain(self.max_dist),
+            "mismatch_to_last": self.to_last.to_json(),
+            "dice": None if self.dice is None else self.dice.to_json(),
+            "classes": None if self.truth is None else list(self.truth.names),
+            "labels": self.meaning,
+            "threshold": None if self.truth is None else self.classified.threshold,
+            "tolerance": self.tolerance,
+            "seconds": [round(s, 3) for s in self.seconds],
+            "explanation": self.describe(),
+            "plans": list(self.settings),
+            "notes": list(self.notes),
+        }
+
+
+def _pair(names: Sequence[str], i: int, j: int) -> str:
+    return f"{names[min(i, j)]} and {names[max(i, j)]}"
+
+
+# -- the sweep
+
+
+def sweep(
+    image: Any,
+    model: Any,
+    tiles: Sequence[int | Sequence[int]],
+    *,
+    labels: Any = None,
+    foreground: int | None = None,
+    settings: Settings | None = None,
+    untiled: bool = True,
+    trust: bool = False,
+    axes: str | None = None,
+    seed: int = 0,
+    cancelled: Cancelled = lambda: False,
+    on_progress: Progress = lambda done, total: None,
+    **asked: Any,
+) -> Sweep:
+    """Predict an image with tiles of several sizes, and compare the predictions.
+
+    Parameters
+    ----------
+    image, model, trust, axes
+        As for `seamscope.predict`.
+    tiles
+        Sizes of tiles: numbers, or one number for each axis.
+    labels
+        Truth to compare with (see `seamscope.images.ground_truth.truth_for`); None for none.
+    foreground
+        Channel that labels of objects are to be compared with, where no name says it.
+    settings
+        What is asked for, the tile apart; single settings may be given by name instead. A halo
+        ``"auto"`` is what the smallest tile has room for, and the same for all sizes.
+    untiled
+        Whether the untiled prediction is added where it fits the memory.
+    seed
+        Of the bootstrap.
+    cancelled
+        Asked before each forward pass and each block.
+    on_progress
+        Called with what is done and what is to do: tiles, then blocks.
+
+    Returns
+    -------
+    Sweep
+
+    Raises
+    ------
+    SeamscopeError
+        One sentence with the value, the rule and the remedy.
+    InterruptedError
+        When cancelled.
+
+    Notes
+    -----
+    Predictions are kept in memory where a fifth of what is free holds them all, else in temporary
+    files; they are compared block by block.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> image = np.random.default_rng(0).random((64, 64))
+    >>> found = sweep(image, torch.nn.Identity(), [16, 32])
+    >>> found.names, float(found.max_dist.max())
+    (('16', '32', 'untiled'), 0.0)
+    """
+    opened = image if isinstance(image, Image) else open_image(image, axes=axes)
+    if axes is not None and opened.axes != axes:
+        opened = opened.with_axes(axes)
+    network = load_model(model, trust=trust)
+    wanted = dataclasses.replace(settings or Settings(), **asked).but(
+        result="probabilities", seams="none", postprocess=False
+    )
+    plans, whole, notes = _plans(tiles, wanted, network, opened, untiled)
+    truth = None if labels is None else labels_for(plans[0], network, labels, foreground)
+    comparison = _Comparison(plans, truth)
+    steps = _Steps(sum(p.tiles * p.frames for p in plans) + comparison.blocks, on_progress)
+    with _Shelf(plans) as shelf:
+        seconds = [
+            _predict(
+                plan, network, opened, shelf.output(k, plan, opened, network), steps, cancelled
+            )
+            for k, plan in enumerate(plans)
+        ]
+        comparison.see(shelf.arrays, steps, cancelled)
+        pictures = comparison.pictures(opened, shelf.arrays)
+    classified = classified_by(plans[0], network, *comparison.range)
+    told = [*notes, *(classified.notes() if truth else ())]
+    return Sweep(
+        tiles=tuple(plan.grid.tile_shape for plan in plans),
+        untiled=whole,
+        channels=network.channels_of(plans[0].facts),
+        truth=truth,
+        classified=classified,
+        pictures=pictures,
+        seconds=tuple(seconds),
+        settings=tuple(plan.to_json() for plan in plans),
+        notes=(*told, *dict.fromkeys(note for plan in plans[:-1] for note in plan.notes)),
+        **comparison.measures(seed),
+    )
+
+
+def _plans(
+    tiles: Sequence[int | Sequence[int]],
+    wanted: Settings,
+    model: Model,
+    image: Image,
+    untiled: bool,
+) -> tuple[list[Plan], bool, list[str]]:
+    """A plan for each size, from small to large; whether the last is untiled; and notes."""
+    found: dict[tuple[int, ...], Plan] = {}
+    sizes: list[Any] = [size if isinstance(size, int) else tuple(size) for size in tiles]
+    wanted = _same_halo(sizes, wanted, model)
+    for tile in sizes:
+        plan = resolve(wanted.but(tile=tile), model, image)
+        found.setdefault(plan.grid.tile_shape, plan)
+    plans = sorted(found.values(), key=lambda plan: math.prod(plan.grid.tile_shape))
+    notes = []
+    if plans and untiled and len(plans[-1].grid) > 1:
+        whole = _untiled(wanted, plans[-1], model, image)
+        if isinstance(whole, str):
+            notes.append(whole)
+        else:
+            plans.append(whole)
+    if len(plans) < 2:
+        raise SettingsError(
+            f"Tiles {', '.join(map(str, tiles)) or '(none)'} make {len(plans)} prediction"
+            f"{'s' * (len(plans) != 1)} of this image, and a comparison takes two: give several "
+            "different sizes below the image's."
+        )
+    return plans, len(plans[-1].grid) == 1, notes
+
+
+def _same_halo(sizes: Sequence[Any], wanted: Settings, model: Model) -> Settings:
+    """Settings with one halo for all sizes, so that nothing but the size differs."""
+    axes = model.facts.spatial_axes
+    each = [per_axis(size, axes, "tile") for size in sizes]
+    if not each:
+        return wanted
+    least = tuple(min(along) for along in zip(*each, strict=True))
+    return wanted.but(halo=with_room(wanted.but(tile=least), model).halo)
+
+
+def _untiled(wanted: Settings, other: Plan, model: Model, image: Image) -> Plan | str:
+    """The plan of one tile that is the whole image, or why there is none."""
+    whole = tuple(
+        axis.lattice.size_at_least(axis.size + sum(axis.lattice.crop)) for axis in other.grid.axes
+    )
+    plan = resolve(wanted.but(tile=whole, overlap=None), model, image)
+    if len(plan.grid) > 1:
+        return "The network takes tiles of one size alone: there is no untiled prediction."
+    if plan.bytes_per_tile > (plan.settings.memory or 0):
+        return (
+            f"The untiled prediction needs about {plan.bytes_per_tile / 1e9:.1f} GB and "
+            f"{(plan.settings.memory or 0) / 1e9:.1f} GB may be used: it is left out, and "
+            "predictions are compared with the one of the largest tiles."
+        )
+    return plan
+
+
+class _Steps:
+    """Counts what is done."""
+
+    def __init__(self, total: int, on_progress: Progress) -> None:
+        self._done = 0
+        self._total = total
+        self._tell = on_progress
+
+    def one(self) -> None:
+        self._done += 1
+        self._tell(min(self._done, self._total), self._total)
+
+
+class _Shelf:
+    """Where predictions are kept until they are compared: in memory, or on disk if large."""
+
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        size = sum(math.prod(p.out_shape) * p.out_dtype.itemsize for p in plans)
+        self._on_disk = size > _MEMORY_SHARE * psutil.virtual_memory().available
+        self._stack = contextlib.ExitStack()
+        self._outputs: list[Output] = []
+
+    def __enter__(self) -> _Shelf:
+        if self._on_disk:
+            folder = tempfile.TemporaryDirectory(prefix="seamscope-sweep-")
+            self._folder = Path(self._stack.enter_context(folder))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def output(self, number: int, plan: Plan, image: Image, model: Model) -> Output:
+        """Open the place of one prediction."""
+        place = self._folder / f"{number}.zarr" if self._on_disk else None
+        self._outputs.append(open_output(plan, image, model, place))
+        return self._outputs[-1]
+
+    @property
+    def arrays(self) -> list[Any]:
+        """All predictions."""
+        return [output.array for output in self._outputs]
+
+
+def _predict(
+    plan: Plan, model: Model, image: Image, output: Output, steps: _Steps, cancelled: Cancelled
+) -> float:
+    """Carry a plan out; returns the seconds it took."""
+    events: Any = run(plan, model, image, output, cancelled=cancelled)
+    with contextlib.closing(events):
+        for event in events:
+            match event:
+                case TileDone():
+                    steps.one()
+                case Reduced() if event.plan.grid.tile_shape != plan.grid.tile_shape:
+                    raise SettingsError(
+                        f"Memory ran out with tiles of {tile_name(plan.grid.tile_shape)}: leave "
+                        "that size out, or lower the batch."
+                    )
+                case Finished():
+                    return event.seconds
+    raise InterruptedError
+
+
+# -- the comparison
+
+
+@dataclass
+class _Peak:
+    """Where predictions differ most, as far as is known."""
+
+    score: float = -1.0
+    frame: tuple[int, ...] = ()
+    pixel: tuple[int, ...] = ()
+    channel: int = 0
+
+
+class _Comparison:
+    """Sums over blocks, of which all measures are made.
+
+    Products of all pairs of predictions in one block are a Gram matrix: its diagonal holds the
+    sums of squares, and any Dice is made of three of its entries.
+    """
+
+    def __init__(self, plans: Sequence[Plan], truth: Truth | None) -> None:
+        plan, sizes = plans[0], len(plans)
+        self._plan = plan
+        self._names = [tile_name(each.grid.tile_shape) for each in plans]
+        self._sizes = sizes
+        self._truth = truth
+        self._channels = plan.facts.out_channels
+        space = plan.out_shape[-len(plan.layout.spatial) :]
+        self._units = list(_grid_of_blocks(space, _BLOCKS[len(space)]))
+        self._frames = list(np.ndindex(*(b - a for a, b in plan.frame_ranges)))
+        self.blocks = len(self._units) * len(self._frames)
+        s, c = sizes, self._channels
+        self._pixels = np.zeros(self.blocks)
+        self._gram = np.zeros((self.blocks, c, s, s))
+        self._hard = np.zeros((self.blocks, c, s, s))
+        self._total = np.zeros((s, s))
+        self._largest = np.zeros((s, s))
+        self.range = (math.inf, -math.inf)  # of all predictions
+        self._moments = np.zeros(3)  # of the last prediction: count, sum, sum of squares
+        classes = len(truth.channels) if truth else 0
+        self._right = np.zeros((self.blocks, s, classes))
+        self._truths = np.zeros((self.blocks, classes))
+        self._peak = _Peak()
+
+    def see(self, arrays: Sequence[Any], steps: _Steps, cancelled: Cancelled) -> None:
+        """Compare all predictions."""
+        logits = _are_logits(arrays[-1])
+        at_once = max(1024, _AT_ONCE // (8 * self._sizes * self._channels))
+        jobs = itertools.product(self._frames, self._units)
+        for unit, (frame, block) in enumerate(jobs):
+            if cancelled():
+                raise InterruptedError
+            for region in _slabs(block, at_once):
+                self._add(unit, frame, region, self._stack(arrays, frame, region), logits)
+            steps.one()
+
+    def _stack(self, arrays: Sequence[Any], frame: tuple[int, ...], region: Slices) -> Array:
+        """All predictions of a region, ``(S, C, pixels)``, as precise as they are."""
+        channels = (slice(None),) * (self._channels > 1)
+        values = [np.asarray(array[(*frame, *channels, *region)]) for array in arrays]
+        for name, each in zip(self._names, values, strict=True):
+            if not np.isfinite(each).all():
+                raise ImageError(
+                    f"The prediction with tiles of {name} is not finite (NaN or infinity), and "
+                    "such numbers cannot be compared: check the image for such pixels, its "
+                    "intensities, and the network."
+                )
+        return np.stack(values).reshape(self._sizes, self._channels, -1)
+
+    def _add(
+        self, unit: int, frame: tuple[int, ...], region: Slices, predicted: Array, logits: bool
+    ) -> None:
+        classes = self._classes(predicted)  # before they are made more precise than results are
+        values = predicted.astype(np.float64)
+        shares = _shares(values) if logits else values
+        low, high = self.range
+        self.range = min(low, float(values.min())), max(high, float(values.max()))
+        self._pixels[unit] += values.shape[-1]
+        self._gram[unit] += _gram(shares)
+        self._hard[unit] += _gram(classes)
+        for i in range(self._sizes - 1):
+            apart = np.abs(values[i + 1 :] - values[i])
+            self._total[i, i + 1 :] += apart.sum((1, 2))
+            self._largest[i, i + 1 :] = np.maximum(self._largest[i, i + 1 :], apart.max((1, 2)))
+        last = values[-1]
+        self._moments += (last.size, last.sum(), np.vdot(last, last))
+        if self._truth is not None:
+            self._add_truth(unit, frame, region, classes)
+        self._look(frame, region, np.ptp(values, axis=0))
+
+    def _classes(self, predicted: Array) -> Array:
+        """Which pixels belong to which channel, 0 or 1, ``(S, C, pixels)`` float64."""
+        channels, threshold = range(self._channels), self._plan.settings.threshold
+        classes = [predicted_classes(one, channels, threshold) for one in predicted]
+        return np.stack(classes).astype(np.float64)
+
+    def _add_truth(self, unit: int, frame: tuple[int, ...], region: Slices, classes: Array) -> None:
+        assert self._truth is not None
+        true = self._true(frame, region).reshape(len(self._truth.channels), -1)
+        chosen = classes[:, list(self._truth.channels)]
+        self._right[unit] += np.einsum("skn,kn->sk", chosen, true.astype(np.float64))
+        self._truths[unit] += true.sum(1)
+
+    def _true(self, frame: tuple[int, ...], region: Slices) -> Array:
+        assert self._truth is not None
+        indices = dict(zip(self._plan.layout.frames, self._absolute(frame), strict=True))
+        return self._truth.read(self._in_whole(region), indices)
+
+    def _in_whole(self, region: Slices) -> Slices:
+        """Where a region of the wanted area is in the whole result."""
+        return tuple(
+            slice(part.start + area.start, part.stop + area.start)
+            for part, area in zip(region, self._plan.area, strict=True)
+        )
+
+    def _absolute(self, frame: tuple[int, ...]) -> tuple[int, ...]:
+        """Index of the image along each iterated axis."""
+        return tuple(
+            i + start for i, (start, _) in zip(frame, self._plan.frame_ranges, strict=True)
+        )
+
+    def _look(self, frame: tuple[int, ...], region: Slices, spread: Array) -> None:
+        """Remember the place where predictions differ most."""
+        scores = spread.mean(1)
+        channel = int(scores.argmax())
+        if scores[channel] > self._peak.score:
+            shape = tuple(part.stop - part.start for part in region)
+            inside = np.unravel_index(int(spread[channel].argmax()), shape)
+            pixel = tuple(part.start + int(i) for part, i in zip(region, inside, strict=True))
+            self._peak = _Peak(float(scores[channel]), frame, pixel, channel)
+
+    # -- what comes out
+
+    def measures(self, seed: int) -> dict[str, Any]:
+        """Everything a `Sweep` tells in numbers."""
+        count = max(self._pixels.sum() * self._channels, 1)
+        chosen = [] if self._truth is None else list(self._truth.channels)
+        n, total, squares = self._moments
+        spread = math.sqrt(max(0.0, squares / n - (total / n) ** 2)) if n else 0.0
+        own = np.diagonal(self._gram, axis1=-2, axis2=-1)
+        to_last = np.stack([self._gram[..., -1], own, own[..., -1:] + 0 * own], -1)
+        return {
+            "soft": _all_pairs(self._gram.sum(0), 2 * ABSENT**2 * self._pixels.sum()),
+            "hard": _all_pairs(self._hard.sum(0), 0.5),
+            "mean_dist": _both_ways(self._total / count),
+            "max_dist": _both_ways(self._largest),
+            "tolerance": TOLERANCE * spread,
+            "to_last": self._estimate(to_last.transpose(0, 2, 1, 3), self._mismatch, seed),
+            "dice": self._dice(chosen, seed) if self._truth is not None else None,
+        }
+
+    def _mismatch(self, sums: Array) -> Array:
+        """``1 - Dice`` of sums (..., product, squares of one, squares of the other)."""
+        product, one, two = np.moveaxis(sums, -1, 0)
+        # drawn images have about as many pixels as the image
+        absent = 2 * ABSENT**2 * self._pixels.sum()
+        return _one_minus_dice(product, one + two, absent)
+
+    def _dice(self, chosen: list[int], seed: int) -> Estimate:
+        predicted = np.diagonal(self._hard, axis1=-2, axis2=-1)[:, chosen].transpose(0, 2, 1)
+        true = np.broadcast_to(self._truths[:, None], predicted.shape)
+        return self._estimate(np.stack([self._right, predicted, true], -1), _dice, seed)
+
+    def _estimate(self, terms: Array, statistic: Callable[[Array], Array], seed: int) -> Estimate:
+        low, high = bootstrap(terms, statistic, seed)
+        return Estimate(statistic(terms.sum(0)), low, high)
+
+    def pictures(self, image: Image, arrays: Sequence[Any]) -> Pictures:
+        """Cut out what differs most."""
+        plan, peak = self._plan, self._peak
+        space = plan.out_shape[-len(plan.layout.spatial) :]
+        window = tuple(
+            _window(center, size, 1 if axis == "z" else _PICTURE)
+            for center, size, axis in zip(peak.pixel, space, plan.layout.spatial, strict=True)
+        )
+        whole = self._in_whole(window)
+        channels = (peak.channel,) * (self._channels > 1)
+        flat = tuple(part.stop - part.start for part in window)[-2:]
+        shown = [np.asarray(a[(*peak.frame, *channels, *window)]).reshape(flat) for a in arrays]
+        truth = None
+        if self._truth is not None and peak.channel in self._truth.channels:
+            which = self._truth.channels.index(peak.channel)
+            truth = self._true(peak.frame, window)[which].reshape(flat)
+        return Pictures(
+            channel=peak.channel,
+            corner=tuple(part.start for part in window),
+            frame=peak.frame,
+            image=image_under(plan, image, whole, self._absolute(peak.frame)).reshape(flat),
+            predictions=np.stack(shown),
+            truth=truth,
+        )
+
+
+def _grid_of_blocks(shape: Sequence[int], pieces: int) -> Iterator[Slices]:
+    """Blocks that cover a shape, at most so many along each axis, as equal as can be."""
+    edges = [np.linspace(0, n, min(pieces, n) + 1).astype(int).tolist() for n in shape]
+    sides = [list(itertools.pairwise(each)) for each in edges]
+    return (tuple(slice(a, b) for a, b in block) for block in itertools.product(*sides))
+
+
+def _slabs(block: Slices, at_most: int) -> Iterator[Slices]:
+    """Cut a block along its first axis into slabs of at most so many pixels."""
+    first, *rest = block
+    thick = max(1, at_most // math.prod(part.stop - part.start for part in rest))
+    for start in range(first.start, first.stop, thick):
+        yield slice(start, min(start + thick, first.stop)), *rest
+
+
+def _window(center: int, size: int, width: int) -> slice:
+    width = min(width, size)
+    start = min(max(center - width // 2, 0), size - width)
+    return slice(start, start + width)
+
+
+def _are_logits(array: Any) -> bool:
+    """Whether a prediction leaves the range of probabilities."""
+    for index in open_image(array).blocks():
+        values = np.asarray(array[index])
+        if values.min() < -1e-3 or values.max() > 1.001:
+            return True
+    return False
+
+
+def _shares(logits: Array) -> Array:
+    """Probabilities ``(S, C, pixels)``: softmax, for a single channel sigmoid."""
+    if logits.shape[1] == 1:
+        odds: Array = np.exp(np.clip(logits, -60, 60))
+        return np.asarray(odds / (1 + odds))
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
+
+
+def _gram(values: Array) -> Array:
+    """Sums over pixels of products of all pairs ``(S, C, pixels)``: ``(C, S, S)``."""
+    by_channel = values.transpose(1, 0, 2)
+    return np.asarray(by_channel @ by_channel.transpose(0, 2, 1))
+
+
+def _one_minus_dice(product: Array, squares: Array, absent: float) -> Array:
+    seen = squares > absent
+    mismatch: Array = np.where(seen, 1 - 2 * product / np.where(seen, squares, 1), 0.0)
+    return np.maximum(mismatch, 0)
+
+
+def _all_pairs(gram: Array, absent: float) -> Array:
+    """Mismatch ``(S, S, C)`` of Gram matrices ``(C, S, S)``."""
+    own = np.diagonal(gram, axis1=-2, axis2=-1)
+    pairs = _one_minus_dice(gram, own[:, :, None] + own[:, None, :], absent)
+    return pairs.transpose(1, 2, 0)
+
+
+def _both_ways(upper: Array) -> Array:
+    whole: Array = upper + upper.T
+    return whole
+
+
+def _dice(sums: Array) -> Array:
+    """Dice of sums (..., pixels right, predicted, true); NaN where there are neither."""
+    right, predicted, true = np.moveaxis(sums, -1, 0)
+    both = predicted + true
+    dice: Array = np.where(both > 0, 2 * right / np.where(both > 0, both, 1), np.nan)
+    return dice
+
+
+def bootstrap(
+    terms: Array, statistic: Callable[[Array], Array], seed: int = 0, resamples: int = _RESAMPLES
+) -> tuple[Array, Array]:
+    """Confidence band of a statistic of sums over blocks.
+
+    Parameters
+    ----------
+    terms
+        ``(blocks, ...)``: what each block adds to the sums.
+    statistic
+        Makes values of sums; it must accept further axes in front.
+    seed
+        Of the draws.
+    resamples
+        Number of images that are drawn.
+
+    Returns
+    -------
+    low, high
+        2.5th and 97.5th percentile of the statistic over drawn images; NaN for a single block.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> draws = np.random.default_rng(1).normal(5, 2, size=400)
+    >>> low, high = bootstrap(draws, lambda sums: sums / 400)
+    >>> bool(low < 5 < high), round(float(high - low), 1)  # 2 * 1.96 * 2 / sqrt(400) = 0.4
+    (True, 0.4)
+    """
+    blocks = terms.shape[0]
+    if blocks < 2:
+        nothing = np.full(np.shape(statistic(terms.sum(0))), np.nan)
+        return nothing, nothing
+    draws = np.random.default_rng(seed).multinomial(blocks, [1 / blocks] * blocks, resamples)
+    values = statistic(np.tensordot(draws.astype(np.float64), terms, 1))
+    unknown = np.isnan(values).all(0)
+    values = np.where(unknown, 0.0, values)
+    low, high = np.nanpercentile(values, [2.5, 97.5], axis=0)
+    return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+
+
+__all__ = ["Estimate", "Pictures", "Sweep", "bootstrap", "sweep"]

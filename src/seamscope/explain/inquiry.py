@@ -1,0 +1,481 @@
+"""Experiments weighed: how much each cause makes, and the sentences that say so.
+
+Knows what experiments mean together. Does not know how one is done (see
+`seamscope.explain.experiments`), or where pipeline, grid and settings come from (see
+`seamscope.explain.causes`, which defines shares).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from seamscope.explain.experiments import Bench, Cause, Disagreement, Removed
+from seamscope.explain.findings import (
+    Diagnosis,
+    Finding,
+    HaloIs,
+    Verdict,
+    halo_text,
+    numbers,
+    short,
+)
+from seamscope.explain.pipelines import Box, Subject
+from seamscope.explain.tile_sample import deeper, sample_of
+from seamscope.planning.plan import Plan
+from seamscope.prediction.run import as_labels
+from seamscope.seams.meter import TOLERANCE, SeamCurve
+from seamscope.tiling import Sides, Tile, TileGrid
+
+# A cause below this part of the disagreement is none; one above names it; a halo is suggested
+# where edge effects make so much.
+_NEGLIGIBLE, _MAIN, _NOTABLE = 0.01, 0.6, 0.2
+# Least fall of a curve that never ends; less may be its unevenness, as content differs by place.
+_FALL = 1 / 3
+
+_CAUSES: tuple[Cause, ...] = (
+    "preprocessing",
+    "misaligned",
+    "tile statistics",
+    "edge effects",
+    "global coupling",
+    "postprocessing",
+)
+
+
+class Inquiry:
+    """All experiments on one subject, and what they add up to."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        grid: TileGrid,
+        worst: Sequence[Sequence[float]],
+        cancelled: Callable[[], bool],
+        on_progress: Callable[[int, int], None] | None,
+        plan: Plan | None = None,
+        tolerance: float = TOLERANCE,
+    ) -> None:
+        self._subject = subject
+        self._plan = plan
+        self._tolerance = tolerance
+        self._worst = worst
+        self._cancelled = cancelled
+        self._tell = on_progress or (lambda done, total: None)
+        self._total = 0
+        self._passes = 0
+        self.bench = self._bench(grid)
+        self._removable = frozenset(self._what_may_act())
+        self._total = len(self.bench.tiles) * (2 ** len(self._removable) + 3)
+
+    def _bench(self, grid: TileGrid) -> Bench:
+        area = None if self._plan is None else self._plan.area
+        tiles = sample_of(grid, self._contrast(grid), self._worst, area)
+        return Bench(self._subject, grid, tiles, self._cancelled, self._advance, self._tolerance)
+
+    def _contrast(self, grid: TileGrid) -> Callable[[Tile], float]:
+        def contrast(tile: Tile) -> float:
+            box: Box = tuple(
+                (axis[i].start, axis[i].stop) for axis, i in zip(grid.axes, tile.index, strict=True)
+            )
+            return float(self._subject.inputs(box, None).std())
+
+        return contrast
+
+    def _advance(self) -> None:
+        self._passes += 1
+        self._tell(self._passes, max(self._total, self._passes))
+
+    def _what_may_act(self) -> Iterator[Cause]:
+        if self._subject.preprocesses:
+            yield "preprocessing"
+        if any(len(each) > 1 for each in self.bench.remainders()):
+            yield "misaligned"
+        if self._subject.normalizing:
+            yield "tile statistics"
+        if any(map(any, self.bench.margin)):
+            yield "edge effects"
+        if self._subject.postprocess is not None:
+            yield "postprocessing"
+
+    # -- shares
+
+    def diagnosis(self) -> Diagnosis:
+        """Carry the experiments out."""
+        bench = self.bench
+        now = bench.disagreement()
+        self._curves = {"as it is": bench.curve()}
+        amounts = {} if now.largest <= bench.tolerance else self._amounts(now)
+        total = sum(amounts.values())
+        shares = {cause: amount / total for cause, amount in amounts.items()} if total else {}
+        verdict = _verdict(shares)
+        self._here = self._halo_here(shares)
+        halo, halo_is = self._suggestion(shares, verdict)
+        findings = self._findings(shares)
+        self._tell(self._passes, self._passes)
+        grid = bench.grid
+        start = self._curves["as it is"]
+        return Diagnosis(
+            verdict=verdict,
+            explanation=self._explanation(verdict, findings, now),
+            findings=findings,
+            tile=grid.tile_shape,
+            halo=grid.halo,
+            overlap=grid.overlap,
+            period=tuple(axis.period for axis in self._subject.lattice),
+            suggested_halo=halo,
+            halo_is=halo_is,
+            halo_here=self._here,
+            mean_dist=now.mean,
+            max_dist=now.largest,
+            mean_dist_0=float(start.mean_dist[0]) if start.halo.size else 0.0,
+            max_dist_0=float(start.max_dist[0]) if start.halo.size else 0.0,
+            tolerance=bench.tolerance,
+            spread=bench.spread,
+            tiles=len(bench.tiles),
+            borders=len(bench.borders),
+            curves=self._curves,
+        )
+
+    def _alone(self, cause: Cause) -> Disagreement:
+        """What a cause makes when all others are removed."""
+        return self.bench.disagreement(self._removable - {cause})
+
+    def _amounts(self, now: Disagreement) -> dict[Cause, float]:
+        """Disagreement that goes away with each cause."""
+        left = self.bench.disagreement(self._removable)
+        acting = [
+            cause
+            for cause in _CAUSES
+            if cause in self._removable
+            and self._alone(cause).largest > self.bench.tolerance
+            and self._alone(cause).mean > left.mean + _NEGLIGIBLE * now.mean
+        ]
+        rest = self.bench.disagreement(frozenset(acting))
+        if left.largest <= self.bench.tolerance < rest.largest:
+            # causes that make nothing alone, but something together
+            acting = [cause for cause in _CAUSES if cause in self._removable]
+            rest = left
+        amounts = _amounts_of(acting, lambda removed: self.bench.disagreement(removed).mean)
+        if rest.largest > self.bench.tolerance:
+            for cause, amount in self._of_rest(rest.mean, frozenset(acting)):
+                amounts[cause] = amounts.get(cause, 0.0) + amount
+        return {c: a for c, a in amounts.items() if a > _NEGLIGIBLE * now.mean}
+
+    def _of_rest(self, rest: float, removed: Removed) -> Iterator[tuple[Cause, float]]:
+        """Tell whose that is which is left when all that can be removed is gone."""
+        if self._subject.reach is not None:
+            complete = self.bench.margin == self.bench.missing
+            yield ("global coupling" if complete else "edge effects"), rest
+            return
+        fall = self._fall(removed)
+        coupling: Cause = "global coupling"
+        if self._is_bare and self.bench.ignores_brightness():
+            coupling = "preprocessing"
+        yield "edge effects", fall * rest
+        yield coupling, (1 - fall) * rest
+
+    @property
+    def _is_bare(self) -> bool:
+        """Whether preprocessing could hide in the network."""
+        return self._plan is None and not self._subject.preprocesses
+
+    def _fall(self, removed: Removed) -> float:
+        """Part by which the curve falls from the halo asked for to the deepest overlap."""
+        curve = self._deep_curve(removed)
+        believed = np.flatnonzero(curve.share >= 0.5)
+        if not believed.size:
+            return 0.0
+        floor = float(curve.mean_dist[believed[-1]])
+        at = min(curve.ray.largest_within(self.bench.grid.halo), int(believed[-1]))
+        here = float(curve.mean_dist[at])
+        fall = 1 - floor / here if here > 0 else 0.0
+        return fall if fall >= _FALL else 0.0
+
+    def _deep_curve(self, removed: Removed) -> SeamCurve:
+        """Disagreement at all halos that this tile allows, with causes removed."""
+        name = "edge effects alone"
+        if name not in self._curves:
+            reach = self._subject.reach
+            sides = reach or (None,) * len(self.bench.grid.axes)
+            axes = tuple(deeper(a, r) for a, r in zip(self.bench.grid.axes, sides, strict=True))
+            self._curves[name] = self._bench(TileGrid(axes)).curve(removed, along=reach)
+        return self._curves[name]
+
+    # -- the halo to use
+
+    def _halo_here(self, shares: Mapping[Cause, float]) -> tuple[Sides, ...] | None:
+        """Smallest halo at which the borders examined agree, edge effects alone considered."""
+        curve = self._curves["as it is"]
+        if shares:
+            if self._subject.reach is None or "edge effects" not in shares:
+                return None
+            curve = self._deep_curve(self._removable - {"edge effects"})
+        found = curve.smallest_seamless(self.bench.raw_tolerance)
+        return None if found is None else curve.ray.sides(found)
+
+    def _suggestion(
+        self, shares: Mapping[Cause, float], verdict: Verdict
+    ) -> tuple[tuple[Sides, ...] | None, HaloIs | None]:
+        """Halo to use; none where what makes the seams is nothing that a halo removes."""
+        if verdict not in ("edge effects", "mixed") or shares.get("edge effects", 0) < _NOTABLE:
+            return None, None
+        if self._subject.reach is None:
+            curve = self._curves["edge effects alone"]
+            return curve.ray.sides(curve.knee()), "knee"
+        alone = shares["edge effects"] > 1 - _NEGLIGIBLE
+        return self._subject.reach, "smallest seamless" if alone else "removes edge effects"
+
+    # -- sentences
+
+    def _findings(self, shares: Mapping[Cause, float]) -> tuple[Finding, ...]:
+        found = []
+        for cause in _CAUSES:
+            share = shares.get(cause, 0.0)
+            number, what, remedy = self._told(cause, share)
+            unit = "of the pixels" if self.bench.labels else "mean difference"
+            remedy = f"{remedy}." if share else ""
+            found.append(Finding(cause, share, number, unit, f"{what}.", remedy))
+        return tuple(sorted(found, key=lambda f: -f.share))
+
+    def _told(self, cause: Cause, share: float) -> tuple[float, str, str]:
+        """Number, what, remedy."""
+        bench = self.bench
+        alone = share * bench.disagreement().mean
+        if cause in self._removable and bench.disagreement().largest > bench.tolerance:
+            alone = self._alone(cause).mean
+            if not share and self._alone(cause).largest > bench.tolerance:
+                hidden = (
+                    f"Alone this would make {short(alone)}; next to the other causes it makes no "
+                    "difference to remove it"
+                )
+                return alone, hidden, ""
+        tell = {
+            "preprocessing": self._preprocessing,
+            "misaligned": self._misaligned,
+            "tile statistics": self._statistics,
+            "edge effects": self._edges,
+            "global coupling": self._coupling,
+            "postprocessing": self._postprocessing,
+        }[cause]
+        what, remedy = tell(share, alone)
+        return alone, what, remedy
+
+    def _preprocessing(self, share: float, alone: float) -> tuple[str, str]:
+        remedy = (
+            "Measure the intensities of the whole image once and prepare every tile with the same "
+            "numbers"
+        )
+        if share and not self._subject.preprocesses:
+            return (
+                "The prediction stays the same when a tile is made brighter: the code "
+                f"normalizes each tile by itself, which makes {short(alone)}, together "
+                "with all else that looks at the whole tile",
+                remedy,
+            )
+        apart, spread = self.bench.inputs_apart()
+        if apart == 0:
+            return (
+                "With an identity network the pipeline gives the image back: the same pixel is the "
+                "same in every tile",
+                "",
+            )
+        return (
+            "With an identity network neighbouring tiles already differ: by up to "
+            f"{short(apart)} in the network's input, whose standard deviation is {short(spread)}. "
+            f"This alone makes {short(alone)} in the prediction",
+            remedy,
+        )
+
+    def _misaligned(self, share: float, alone: float) -> tuple[str, str]:
+        period = numbers([axis.pitch for axis in self._subject.lattice])
+        if not share:
+            what = f"Tile starts lie on the network's grid of {period}"
+            if "misaligned" in self._removable:
+                return "Tile starts off the network's grid make no difference here", ""
+            shift = tuple(axis.pitch // 2 for axis in self._subject.lattice)
+            cost = self.bench.shifted_apart(shift) if any(shift) else None
+            if cost is not None:
+                what += f"; {numbers(shift)} pixels off it would make {short(cost)}"
+            return what, ""
+        off = sorted(set(itertools.chain(*self.bench.remainders())))
+        return (
+            f"Tiles start {', '.join(map(str, off))} pixels off the network's grid of {period}, so "
+            f"that strides and poolings fall differently: this alone makes {short(alone)}, at any "
+            "halo",
+            f"Let tiles start on multiples of {period}; continue the image at its end instead of "
+            "moving the last tile back",
+        )
+
+    def _statistics(self, share: float, alone: float) -> tuple[str, str]:
+        count = len(self._subject.audit.tile_layers)
+        if not count:
+            return "No normalization layer uses statistics of the tile", ""
+        layers = f"{count} normalization layer{'s use' if count > 1 else ' uses'} each tile's own"
+        if not self._subject.audit.watched:
+            return (
+                f"{layers} statistics, which cannot be held fixed in a network that runs forward "
+                "only: what they make is counted as global coupling",
+                "",
+            )
+        fixed = self.bench.disagreement(frozenset(("tile statistics",))).mean if share else 0.0
+        if not share:
+            return f"{layers} statistics; holding them fixed changes nothing here", ""
+        now = self.bench.disagreement().mean
+        return (
+            f"{layers} statistics: with the same statistics for all tiles the difference goes from "
+            f"{short(now)} to {short(fixed)}; by themselves they make {short(alone)}, which no "
+            "halo removes",
+            "Fix the statistics (repair), or use a network with batch normalization or none; "
+            "larger tiles make it fainter",
+        )
+
+    def _edges(self, share: float, alone: float) -> tuple[str, str]:
+        start = self._curves["as it is"]
+        at_0 = f"{short(start.mean_dist[0])} without a halo" if start.halo.size else "0"
+        used = halo_text(self.bench.grid.halo)
+        reach = self._subject.reach
+        sees = "the whole tile" if reach is None else f"{halo_text(reach)} pixels around each pixel"
+        if not share:
+            return (
+                f"The network sees {sees}; at halo {used} tiles' borders do not "
+                f"show (neighbours differ by {at_0})",
+                "",
+            )
+        what = (
+            f"At halo {used} the network misses context near tiles' borders (it sees {sees}): "
+            f"this alone makes {short(alone)}; neighbours differ by {at_0}"
+        )
+        if reach is None:
+            curve = self._curves["edge effects alone"]
+            knee = halo_text(curve.ray.sides(curve.knee()))
+            return what, f"Use a halo of {knee}, beyond which more helps little"
+        remedy = f"Use a halo of {halo_text(reach)}"
+        lattices = self._subject.lattice
+        needed = [a.smallest_tile(sides) for a, sides in zip(lattices, reach, strict=True)]
+        if any(n > t for n, t in zip(needed, self.bench.grid.tile_shape, strict=True)):
+            remedy += f", with tiles of {numbers(needed)} or more"
+        if self._here is not None and self._here != reach:
+            remedy += f" (on the borders examined {halo_text(self._here)} is enough)"
+        return what, remedy
+
+    def _coupling(self, share: float, alone: float) -> tuple[str, str]:
+        if not share:
+            return "Nothing else depends on the whole tile", ""
+        found = self._subject.audit
+        named = ", ".join(map(str, found.global_operations))
+        if not found.watched and found.tile_layers:
+            count = len(found.tile_layers)
+            layers = f"normalization by each tile's own statistics in {count} layers"
+            named = f"{layers}, {named}" if named else layers
+        what = named or (
+            f"Something in the {'code' if self._is_bare else 'network'} besides normalization "
+            "layers (a step done for each tile, positions, sizes)"
+        )
+        same = "the same statistics and " if found.watched else ""
+        remedy = "Use tiles as large as memory allows, and blend neighbours so that it shows less"
+        if named and found.repairable:
+            remedy = f"Fix the means it takes of the tile (repair). Or: {remedy.lower()}"
+        return (
+            f"{what[0].upper()}{what[1:]} depends on the whole tile: with {same}"
+            f"all context it still makes {short(alone)}, at any halo",
+            f"No halo removes it. {remedy}",
+        )
+
+    def _postprocessing(self, share: float, alone: float) -> tuple[str, str]:
+        if self._subject.postprocess is None:
+            if self._plan is not None and self._plan.settings.result == "labels":
+                threshold = self._plan.settings.threshold
+                part = self.bench.classes_apart(lambda y: as_labels(y, threshold))
+                return (
+                    f"Classes are decided pixel by pixel: {short(100 * part)} % of the pixels "
+                    "get another one in the neighbouring tile",
+                    "",
+                )
+            return "There is none", ""
+        before = self._curves["as it is"]
+        at = min(before.ray.largest_within(self.bench.grid.halo), before.halo.size - 1)
+        raw = f"before it the predictions differ by {short(before.mean_dist[at])}"
+        if not share:
+            return f"Postprocessing two neighbours as one image changes nothing; {raw}", ""
+        return (
+            f"Postprocessing each tile by itself makes {short(alone)} alone; {raw}, after it by "
+            f"{short(self.bench.disagreement().mean)}",
+            "Stitch the predictions first and postprocess the whole",
+        )
+
+    def _explanation(
+        self,
+        verdict: Verdict,
+        findings: Sequence[Finding],
+        now: Disagreement,
+    ) -> str:
+        bench = self.bench
+        used = halo_text(bench.grid.halo)
+        sample = f"{len(bench.borders)} border{'s' * (len(bench.borders) > 1)}"
+        if bench.spread == 0:
+            value = "the same number" if not bench.labels else "one label"
+            return (
+                f"The prediction is {value} everywhere on the {len(bench.tiles)} tiles examined, "
+                "so that no seam could show. Check the image, its intensities, and whether the "
+                "network was made for it."
+            )
+        if verdict == "seamless":
+            told = (
+                f"Seamless at halo {used}: on the {sample} examined neighbouring tiles differ by "
+                f"{short(now.largest)} at most, where {short(bench.tolerance)} is noise."
+            )
+            start = self._curves["as it is"]
+            if start.halo.size and any(map(any, bench.grid.halo)):
+                told += (
+                    f" Without a halo they would differ by {short(start.mean_dist[0])} on average "
+                    f"and {short(start.max_dist[0])} at most."
+                )
+            if self._here is not None and self._here < bench.grid.halo:
+                told += f" On these borders a halo of {halo_text(self._here)} would do."
+            return told
+        if bench.labels:
+            size = f"in {short(100 * now.mean)} % of the pixels"
+        else:
+            size = (
+                f"by {short(now.mean)} on average and {short(now.largest)} at most "
+                f"({short(now.largest / bench.spread)} standard deviations of the prediction)"
+            )
+        parts = [f"At halo {used} neighbouring tiles differ {size}, on {sample}."]
+        for found in findings:
+            if found.share >= _NEGLIGIBLE:
+                parts.append(
+                    f"{found.cause.capitalize()}, {100 * found.share:.0f} % of it: {found.what} "
+                    f"{found.remedy}"
+                )
+        return " ".join(parts)
+
+
+def _amounts_of(causes: Sequence[Cause], left: Callable[[Removed], float]) -> dict[Cause, float]:
+    """What removing each cause takes away, averaged over all orders of removal.
+
+    Shapley's value (1953), except that a step which uncovers more than it takes counts as nothing.
+    `left` is the disagreement with causes removed.
+    """
+    n = len(causes)
+    amounts: dict[Cause, float] = {}
+    for cause in causes:
+        others = [c for c in causes if c != cause]
+        amount = 0.0
+        for size in range(n):
+            weight = math.factorial(size) * math.factorial(n - size - 1) / math.factorial(n)
+            for before in itertools.combinations(others, size):
+                removed = frozenset(before)
+                amount += weight * max(0.0, left(removed) - left(removed | {cause}))
+        amounts[cause] = amount
+    return amounts
+
+
+def _verdict(shares: Mapping[Cause, float]) -> Verdict:
+    if not shares:
+        return "seamless"
+    main = max(shares, key=lambda cause: shares[cause])
+    return main if shares[main] >= _MAIN else "mixed"

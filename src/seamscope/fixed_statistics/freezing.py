@@ -1,0 +1,466 @@
+"""Seamless prediction without retraining: statistics of a whole image, found tile by tile.
+
+Knows in which order tiles and layers are visited, and what is kept meanwhile. Does not know what
+that costs (`seamscope.fixed_statistics.freeze_plan`), how calls are seen or statistics merged.
+
+Exact ones, and those of a sample. A layer's statistics depend on those of all layers before it, for
+all tiles. So layer after layer is completed: every tile goes on to the layer, gives the sums of its
+features there, and stops; then all know the layer's statistics and go on. Only cores are counted,
+each pixel once, at halos as wide as the convolutions reach; then the sums are those of the image
+run at once.
+
+Tiles wait in lockstep, in memory or on disk, so that the network runs once in all. Tiles for which
+there is no room begin anew for each layer, with the statistics found so far.
+
+::
+
+    layer       0     1     2              (0, 1 ... where a tile stops)
+    tile a      0 --- 1 --- 2              waits in memory or on disk
+    tile b      0 --- 1 --- 2
+    tile c      0                          no room:
+                ----- 1                      begins anew
+                ----------- 2
+
+Local ones. The network runs once on each window of a grid that is fixed in the image, with the
+window's own statistics in all layers, as it does on a patch in training; a pixel then gets what
+lies between the windows whose middles surround it. Windows are two cells wide and one cell apart::
+
+    image     [                                  )
+    windows   [---- x ----)                            x: middle, where its statistics hold
+                    [---- x ----)
+                          [---- x ----)
+
+Statistics of several layers belong together: a layer is given features that were normalized by
+those before it. So no layer's are counted over features that others' local statistics normalized
+differently from place to place, as layer by layer they would be: they would fit no patch that the
+network ever saw. Of what a network takes by hand, one number for all pixels, there is one for the
+image: over the windows' features, each pixel of the image in one window only, about whose middle it
+lies. ``benchmarks/frozen_statistics.py`` shows both, and how accurate each way is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from functools import partial as partial_of
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+from seamscope.errors import ModelError
+from seamscope.fixed_statistics.counting import Parts, Windows
+from seamscope.fixed_statistics.freeze_plan import JUDGED, TILES, TOO_FEW, FreezePlan, plan_freeze
+from seamscope.fixed_statistics.sampling import Sample, diverse_tiles
+from seamscope.images.image import Image, open_image
+from seamscope.models.formats import load_model
+from seamscope.models.model import Model
+from seamscope.normalization.audit import NormLayer
+from seamscope.normalization.calls import Call, Moments, Normalizations
+from seamscope.normalization.pausing import PausableNetwork, Paused
+from seamscope.normalization.statistics import (
+    How,
+    LayerStatistics,
+    Statistics,
+)
+from seamscope.planning.plan import Settings
+from seamscope.planning.reading import Cancelled, Job, TileReader, whole_image_intensity
+
+Progress: TypeAlias = Callable[[int, int], None]
+
+_SAVES = 20  # of what is known, on the way
+
+
+def freeze_statistics(
+    model: str | nn.Module | Model,
+    image: Any,
+    how: How = "exact",
+    settings: Settings | None = None,
+    *,
+    trust: bool = False,
+    axes: str | None = None,
+    cell: int | Sequence[int] | None = None,
+    tiles: int = TILES,
+    memory: int | None = None,
+    disk: int | None = None,
+    partial: Path | None = None,
+    cancelled: Cancelled | None = None,
+    on_progress: Progress | None = None,
+    **asked: Any,
+) -> Statistics:
+    """Find the statistics by which all tiles of an image are to be normalized.
+
+    Parameters
+    ----------
+    model
+        Module in hand, loaded model, or a string as for `seamscope.load_model`.
+    image
+        Array-like, path or `Image`; its frames (time and the like) are taken together, so choose
+        one by `area` where they differ.
+    how
+        ``"exact"``: of the whole image, as if it were run at once. ``"local"``: of windows all
+        over it, somewhat larger than training patches, and interpolated in between (see Notes).
+        ``"sampled"``: estimated from a few tiles that differ as much as possible.
+    settings
+        Tiles, intensities, device, area of frames as for `seamscope.predict`; single ones may be
+        given by name. ``tile="auto"`` runs the image at once where it fits. Local statistics have
+        windows of their own, and do not depend on tiles.
+    trust, axes
+        As for `seamscope.predict`.
+    cell
+        For local ones: pixels, about the extent of the patches that the network was trained with.
+        Windows are twice as wide, and lie one cell apart. By default 128 in 2D and 64 in 3D.
+    tiles
+        For sampled ones: how many.
+    memory, disk
+        Bytes in which tiles may wait; by default a share of what is free, and with 0 none do. A
+        window has to fit into `memory`.
+    partial
+        File for what is found on the way. If it exists, and belongs to the very same task (network,
+        pixels, tiles, intensities), work goes on from there, else anew; it is removed at the end.
+    cancelled
+        Asked between tiles.
+    on_progress
+        Told tiles done and to do, over all layers; for local ones, windows.
+
+    Returns
+    -------
+    Statistics
+        For `Model.with_statistics`, and to be saved.
+
+    Raises
+    ------
+    SettingsError
+        Where nothing is to be fixed, or settings contradict each other.
+    InterruptedError
+        When cancelled.
+
+    Notes
+    -----
+    All ways are seamless; which is closest to the truth depends on network and image. Mean Dice of
+    four networks trained on patches of 160 pixels, five images of 768 each, a third of them empty
+    background (``benchmarks/frozen_statistics.py``): local with cells of 128 0.983, of 64 0.973,
+    of 256 0.975; exact 0.966; 16 sampled tiles 0.962; each tile's own 0.979 at 160 and 0.981 at
+    256. On nuclei, which fill their image evenly, a real network had 0.792 with local ones (128)
+    and 0.798 with exact ones; its tiles' own gave 0.792 and 0.796.
+
+    A local set of statistics is that of a window in which the network ran by itself, so that those
+    of all layers belong together. Counted layer by layer, over features that were normalized
+    differently from place to place, they gave 0.91 and 0.87 where these gave 0.98, on two of the
+    four, and 0.796 on the nuclei.
+
+    Examples
+    --------
+    >>> import seamscope
+    >>> image = np.random.default_rng(0).random((96, 96), np.float32)
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.InstanceNorm2d(2)).eval()
+    >>> statistics = seamscope.freeze_statistics(net, image, tile=32)
+    >>> fixed = seamscope.load_model(net).with_statistics(statistics)
+    >>> tiled = seamscope.predict(image, fixed, tile=32)
+    >>> whole = net(torch.from_numpy(image)[None, None])[0].detach().numpy()
+    >>> bool(abs(tiled - whole).max() < 1e-5)
+    True
+    """
+    network = load_model(model, trust=trust)
+    opened = image if isinstance(image, Image) else open_image(image, axes=axes)
+    if axes is not None and opened.axes != axes:
+        opened = opened.with_axes(axes)
+    wanted = (settings or Settings()).but(**asked)
+    limits: dict[str, Any] = {"cell": cell, "tiles": tiles, "memory": memory, "disk": disk}
+    plan = plan_freeze(network, opened, how, wanted, **limits)
+    return carry_out(plan, network, opened, partial, cancelled, on_progress)
+
+
+def carry_out(
+    plan: FreezePlan,
+    model: Model,
+    image: Image,
+    partial: Path | None = None,
+    cancelled: Cancelled | None = None,
+    on_progress: Progress | None = None,
+) -> Statistics:
+    """Find statistics as planned; parameters as for `freeze_statistics`."""
+    task = _Task(plan, model, image, cancelled or (lambda: False), on_progress)
+    if plan.how == "local":
+        found = task.local(partial)
+    else:
+        found = task.sampled(partial) if plan.how == "sampled" else task.whole(partial)
+    if partial is not None:
+        forget(partial)
+    return found
+
+
+def forget(partial: Path) -> None:
+    """Remove what an interrupted freezing left behind, so that the next one begins anew."""
+    for file in (partial, *_files_of_halves(partial)):
+        file.unlink(missing_ok=True)
+
+
+def _files_of_halves(partial: Path) -> tuple[Path, Path]:
+    """Where the two halves of a sample are kept, by which it is judged."""
+    return partial.with_name(partial.name + ".half1"), partial.with_name(partial.name + ".half2")
+
+
+@dataclass(frozen=True)
+class _Round:
+    """Tiles with their weights, whose statistics are found layer by layer.
+
+    Attributes
+    ----------
+    jobs
+        Tiles, and how often each counts.
+    file
+        For what is found on the way, if it is to be kept.
+    """
+
+    jobs: tuple[tuple[Job, float], ...]
+    file: Path | None
+
+
+class _Task:
+    """One freezing: the network on its device, the image as its tiles are read."""
+
+    def __init__(
+        self,
+        plan: FreezePlan,
+        model: Model,
+        image: Image,
+        cancelled: Cancelled,
+        on_progress: Progress | None,
+    ) -> None:
+        self.plan, self.model, self.image = plan, model, image
+        self.cancelled = cancelled
+        self._on_progress = on_progress or (lambda done, total: None)
+        self._done = self._total = 0
+        intensity = whole_image_intensity(plan.plan, image, cancelled, None)
+        self.reader = TileReader(plan.plan, image, intensity)
+        self.runner = model.runner(plan.plan.settings.device)
+        self._survey = plan.survey
+        self.model.module.to(self.runner.device)
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """All tiles; of one frame after the other, also where an area cuts a part."""
+        grid = self.plan.plan.grid
+        frames = itertools.product(*(range(*part) for part in self.plan.plan.frame_ranges))
+        return [Job(frame, tile) for frame in frames for tile in grid]
+
+    # -- all tiles
+
+    def whole(self, partial: Path | None) -> Statistics:
+        """Statistics counted over all tiles."""
+        (found,) = self._carried_out([_Round(tuple((job, 1.0) for job in self.jobs), partial)])
+        return found
+
+    def _carried_out(self, rounds: Sequence[_Round]) -> list[Statistics]:
+        """Statistics of each round, going on from what was kept of it."""
+        self._total = sum(len(one.jobs) for one in rounds) * len(self.plan.calls)
+        return [self._one(one) for one in rounds]
+
+    def _one(self, one: _Round) -> Statistics:
+        task = "" if one.file is None else self._identity(one.jobs)
+        known = _resumed(one.file, task)
+        self._done += len(known) * len(one.jobs)
+        layers = list(known)
+        for layer in self._layers(one.jobs, known):
+            layers.append(layer)
+            if one.file is not None:
+                self._statistics(layers, task=task).save(one.file)
+        return self._statistics(layers)
+
+    def _identity(self, jobs: Sequence[tuple[Job, float]]) -> str:
+        """Hash of all that statistics depend on: what the network is, and what it is shown.
+
+        Tiles are read as the network sees them, so that whatever changes what it sees, the image,
+        its intensities, its channel, its border, changes the hash; that costs one more reading. Of
+        the network, besides its weights, a prediction counts: its code may have been edited.
+        """
+        plan, model = self.plan, self.model
+        small, _ = model.examples
+        with model.on_cpu(), torch.no_grad():
+            answer = model.forward(small)
+        model.module.to(self.runner.device)  # where it was, even without weights that say so
+        told = (plan.how, plan.calls, plan.cell, str(self.runner.device), model.fingerprint)
+        digest = hashlib.sha256(repr((told, plan.plan.grid)).encode())
+        digest.update(answer.float().contiguous().numpy().tobytes())
+        for job, weight in jobs:
+            if self.cancelled():
+                raise InterruptedError
+            digest.update(repr((job.frame, job.tile.index, weight)).encode())
+            digest.update(self.reader.read([job]).tobytes())
+        return digest.hexdigest()
+
+    def _statistics(self, layers: Sequence[LayerStatistics], **about: Any) -> Statistics:
+        plan = self.plan.plan
+        told = {
+            "tile": list(plan.grid.tile_shape),
+            "halo": [list(side) for side in plan.grid.halo],
+            "tiles": self.plan.tiles,
+            "cell": None if self.plan.cell is None else list(self.plan.cell),
+        }
+        return Statistics(
+            self.plan.how,
+            tuple(layers),
+            self.model.fingerprint,
+            self.model.name,
+            self.image.name,
+            plan.grid.image_shape,
+            told | plan.seen | about,
+        )
+
+    # -- windows
+
+    def local(self, partial: Path | None) -> Statistics:
+        """Statistics of windows, by the network's own pass over each; frames taken together."""
+        task = "" if partial is None else self._identity([(job, 1.0) for job in self.jobs])
+        windows = Windows(self.plan, _resumed(partial, task))
+        grid = self.plan.plan.grid
+        often = max(1, len(grid) // _SAVES)
+        self._total = len(self.jobs)
+        for number, tile in enumerate(grid):
+            if windows.known(tile):
+                self._done += self.plan.plan.frames
+                continue
+            for job in self.jobs[number :: len(grid)]:
+                if self.cancelled():
+                    raise InterruptedError
+                self._look(job, windows)
+            if partial is not None and number % often == often - 1:
+                self._statistics(windows.layers(self._blank), task=task).save(partial)
+        return self._statistics(windows.layers(self._blank))
+
+    def _look(self, job: Job, windows: Windows) -> None:
+        x = torch.from_numpy(self.reader.read([job])).to(self.runner.device)
+        Normalizations(partial_of(windows.add, tile=job.tile)).run(self.model.forward, x)
+        self._tell()
+
+    # -- some tiles
+
+    def sampled(self, partial: Path | None) -> Statistics:
+        """Statistics estimated from a few tiles, and how far they may be from the exact ones."""
+        sample = diverse_tiles(self.jobs, self.reader, self.plan.tiles, self.cancelled)
+        samples = (sample, *(sample.halves() if len(sample.jobs) > TOO_FEW else ()))
+        files = (None,) * 3 if partial is None else (partial, *_files_of_halves(partial))
+        rounds = [
+            _Round(tuple(one.weighted), file) for one, file in zip(samples, files, strict=False)
+        ]
+        statistics, *twins = self._carried_out(rounds)
+        if not twins:
+            return statistics
+        return self._statistics(statistics.layers, distance=self._distance(sample, twins))
+
+    def _distance(self, sample: Sample, twins: Sequence[Statistics]) -> dict[str, float]:
+        """Estimate how far predictions are from those with exact statistics.
+
+        Each half of the sample misses the truth with twice the variance of the whole, and they do
+        so independently; so their distance from one another is twice the whole's from the truth,
+        less what a sample without repetition gains, ``sqrt(1 - n / N)``.
+        """
+        gain = math.sqrt(max(0.0, 1 - len(sample.jobs) / len(self.jobs)))
+        apart: list[float] = []
+        spread: list[float] = []
+        for job in sample.jobs[:JUDGED]:
+            if self.cancelled():
+                raise InterruptedError
+            x = torch.from_numpy(self.reader.read([job])).to(self.runner.device)
+            one, two = (Normalizations(twin.answer).run(self.model.forward, x) for twin in twins)
+            apart.append(float((one - two).abs().mean()))
+            spread.append(float(one.std()))
+        mean = float(np.mean(apart)) / 2 * gain
+        scale = float(np.mean(spread)) or 1.0
+        return {"mean_difference": mean, "in_standard_deviations": mean / scale}
+
+    # -- layer after layer
+
+    def _layers(
+        self, jobs: Sequence[tuple[Job, float]], known: Sequence[LayerStatistics]
+    ) -> Iterator[LayerStatistics]:
+        """Complete one layer after the other, for these tiles with their weights."""
+        answers = {layer.call: layer for layer in known}
+        module = self.model.module
+        held = (*module.parameters(), *module.buffers()) if self._survey.resumable else ()
+        network = PausableNetwork(self.model.forward, held)
+        with tempfile.TemporaryDirectory(prefix="seamscope-") as folder:
+            waiting = _WaitingRoom(self.plan, Path(folder))
+            for call in self.plan.calls[len(known) :]:
+                parts = Parts(self.plan, self._survey.scale[call])
+                for number, (job, weight) in enumerate(jobs):
+                    if self.cancelled():
+                        raise InterruptedError
+                    paused = waiting.take(number) or self._begin(network, job)
+                    see = partial_of(parts.add, tile=job.tile, weight=weight)
+                    answer = self._answer(answers, job)
+                    paused = network.advance(paused, call, answer, see, self.runner.device)
+                    waiting.put(number, paused)
+                    self._tell()
+                answers[call] = parts.statistics(self._blank(call))
+                yield answers[call]
+
+    def _blank(self, call: int) -> LayerStatistics:
+        """A layer of which nothing is known but what it is."""
+        layer = self._names.get(call)
+        name, kind = (layer.name, layer.kind) if layer else (None, "global pooling")
+        none = np.zeros(0)
+        return LayerStatistics(call, name, kind, none, none, none, (), self._survey.scale[call])
+
+    @cached_property
+    def _names(self) -> dict[int, NormLayer]:
+        return {call: layer for layer in self.model.audit.layers for call in layer.calls}
+
+    def _begin(self, network: PausableNetwork, job: Job) -> Paused:
+        return network.begin(torch.from_numpy(self.reader.read([job])))
+
+    def _answer(
+        self, answers: Mapping[int, LayerStatistics], job: Job
+    ) -> Callable[[Call], Moments | None]:
+        place = self.plan.plan.grid.place(job.tile)
+
+        def answer(call: Call) -> Moments | None:
+            layer = answers.get(call.number)
+            return None if layer is None else layer.moments(call, [place])
+
+        return answer
+
+    def _tell(self) -> None:
+        self._done += 1
+        self._on_progress(self._done, self._total)
+
+
+def _resumed(file: Path | None, task: str) -> tuple[LayerStatistics, ...]:
+    """Layers of an earlier attempt at the same task; none where the file is of no use."""
+    if file is None or not file.exists():
+        return ()
+    try:
+        earlier = Statistics.load(file)
+    except ModelError:  # damaged: what it held is found anew
+        return ()
+    return earlier.layers if earlier.about.get("task") == task else ()
+
+
+class _WaitingRoom:
+    """Where stopped tiles wait: in memory, then on disk, then nowhere."""
+
+    def __init__(self, plan: FreezePlan, folder: Path) -> None:
+        self._in_memory, self._on_disk = plan.in_memory, plan.on_disk
+        self._folder = folder
+        self._tiles: dict[int, Paused] = {}
+
+    def put(self, number: int, paused: Paused) -> None:
+        if number >= self._in_memory + self._on_disk:
+            return
+        if number >= self._in_memory:
+            paused.spill(self._folder / str(number))
+        self._tiles[number] = paused
+
+    def take(self, number: int) -> Paused | None:
+        paused = self._tiles.pop(number, None)
+        if paused is not None and number >= self._in_memory:
+            paused.fetch(self._folder / str(number))
+        return paused

@@ -1,0 +1,244 @@
+"""Files become networks, and nothing runs before its owner is trusted.
+
+Knows which formats there are, and asks each of them in turn. Does not know any of them, nor what
+networks do.
+
+A network is named by one string (see `seamscope.models.formats.spec`); what a file is, is told by
+its content and never by its suffix:
+
+================  ==================================================================================
+`exported`        programs of ``torch.export`` (``.pt2``)
+`torchscript`     TorchScript, scripted or traced
+`bioimageio`      packages of bioimage.io: folder, zip or yaml, formats 0.4 and 0.5
+`monai_bundle`    bundles of MONAI: folder or zip
+`onnx`            ONNX
+`factories`       Python functions and classes, from packages and files, and their weights
+`checkpoints`     files of tensors and pickled modules
+================  ==================================================================================
+
+Whatever would execute code is listed by `code_of` and `would_run`, and refused until it is trusted:
+for one call by ``trust=True``, from then on by `remember`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from pathlib import Path
+
+from torch import nn
+
+from seamscope.errors import ModelError, TrustError
+from seamscope.models.formats import trust as trusting
+from seamscope.models.formats.archive import Archive
+from seamscope.models.formats.bioimageio import BIOIMAGEIO
+from seamscope.models.formats.checkpoints import only_weights, pickled, read_checkpoint
+from seamscope.models.formats.demo import DEMO, demo_names
+from seamscope.models.formats.exported import EXPORTED
+from seamscope.models.formats.factories import FACTORY
+from seamscope.models.formats.format import Code, Format
+from seamscope.models.formats.monai_bundle import MONAI_BUNDLE
+from seamscope.models.formats.onnx import ONNX
+from seamscope.models.formats.spec import Spec
+from seamscope.models.formats.torchscript import TORCHSCRIPT
+from seamscope.models.formats.verification import verify
+from seamscope.models.formats.wrappers import Chosen, evaluate
+from seamscope.models.model import Model, as_model
+from seamscope.models.probe import Hints
+
+# Of foreign files their first bytes, and what to do about them.
+_FOREIGN = (
+    (0, b"\x89HDF", "a Keras or HDF5 file", "export it to ONNX (tf2onnx)"),
+    (4, b"TFL3", "a TensorFlow Lite file", "export the network to ONNX"),
+    (0, b"\x1f\x8b\x08", "a gzip archive", "unpack it first"),
+    (0, b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
+)
+
+
+def load_model(
+    spec: str | os.PathLike[str] | nn.Module | Model,
+    *,
+    trust: bool = False,
+    spatial_axes: int | None = None,
+    channels: int | None = None,
+) -> Model:
+    """Load a network.
+
+    Parameters
+    ----------
+    spec
+        A module in hand, or a string as in the module's documentation.
+    trust
+        Whether code that comes with the file may run, this once; what was trusted by `remember`
+        may anyway.
+    spatial_axes, channels
+        Number of spatial axes and of input channels, where probing should not look for them.
+
+    Returns
+    -------
+    Model
+        In evaluation mode, on the CPU.
+
+    Raises
+    ------
+    TrustError
+        When loading would run code; lists what.
+    ModelError
+        When the file is missing, damaged, or holds no network.
+    """
+    if isinstance(spec, (Model, nn.Module)):
+        model = as_model(spec)
+    else:
+        model = _load(Spec.parse(os.fspath(spec)), trust)
+    if spatial_axes or channels:
+        model.hints = Hints(spatial_axes, channels, model.hints.shape)
+    return model
+
+
+def would_run(spec: str | os.PathLike[str]) -> tuple[str, ...]:
+    """List what loading would execute, one line each; empty when nothing."""
+    return tuple(code.what for code in code_of(spec))
+
+
+def code_of(spec: str | os.PathLike[str]) -> tuple[Code, ...]:
+    """What loading would execute, with its source where that is text: to be read first.
+
+    Nothing is executed to find out.
+    """
+    parsed = Spec.parse(os.fspath(spec))
+    return _format_of(parsed).code(parsed)
+
+
+def format_of(spec: str | os.PathLike[str]) -> str:
+    """Name of the format of what a model string names, judged by its content."""
+    return _format_of(Spec.parse(os.fspath(spec))).name
+
+
+def remember(spec: str | os.PathLike[str]) -> None:
+    """Trust what loading this would execute, from now on and as it is now.
+
+    Kept by a hash of its content in the user's settings (`seamscope.models.formats.trust`).
+    """
+    trusting.remember({code.digest: f"{code.what} [{os.fspath(spec)}]" for code in code_of(spec)})
+
+
+def _load(spec: Spec, trust: bool) -> Model:
+    row = _format_of(spec)
+    danger = row.code(spec)
+    if danger and not trust and not trusting.trusted(code.digest for code in danger):
+        raise TrustError(spec.text, tuple(code.what for code in danger))
+    model = row.load(spec)
+    if spec.output is not None and model.outputs is None:
+        model.module = Chosen(model.module, spec.output)
+    evaluate(model.module)
+    for parameter in model.module.parameters():
+        parameter.requires_grad_(False)
+    return model
+
+
+def _format_of(spec: Spec) -> Format:
+    if spec.file is not None and not spec.text.startswith("demo:"):
+        _check_readable(spec.file, spec.text)
+    return next(row for row in FORMATS if row.recognises(spec))
+
+
+def _check_readable(path: Path, text: str) -> None:
+    if re.match(r"\w+://", text):
+        raise ModelError(
+            f"{text} is an address, and nothing is ever downloaded here: download the file or the "
+            "whole package yourself, and give its path."
+        )
+    if not path.exists():
+        raise ModelError(
+            f"There is no file {path}: check the path, or try one of {', '.join(demo_names())}, "
+            "or name a factory as package.module:function."
+        )
+    if not os.access(path, os.R_OK):
+        raise ModelError(f"{path} cannot be read: you lack the permission to read it.")
+    if path.is_file() and path.stat().st_size == 0:
+        raise ModelError(f"{path} is empty: it was perhaps not copied completely; copy it again.")
+    if path.is_file():
+        _refuse_foreign(path)
+        _refuse_half_a_zip(path)
+
+
+# -- the last row: files of tensors, and what is nothing of all this
+
+
+def _weights_code(spec: Spec) -> tuple[Code, ...]:
+    return pickled(spec.path, spec.path.name) if spec.path.is_file() else ()
+
+
+def _load_weights(spec: Spec) -> Model:
+    """A checkpoint without a factory: a pickled module, or only weights, which is not enough."""
+    if spec.path.is_dir():
+        raise ModelError(
+            f"{spec.path} cannot be read as a file, and as a folder it holds no network: give the "
+            "folder with rdf.yaml (bioimage.io) or configs/metadata.json (MONAI), or a file."
+        )
+    if zipfile.is_zipfile(spec.path) and not _holds_pickle(spec.path):
+        raise ModelError(
+            f"{spec.path} is a zip archive without a network: a package of bioimage.io has an "
+            "rdf.yaml, a bundle of MONAI a configs/metadata.json, a file of PyTorch a data.pkl."
+        )
+    content = read_checkpoint(spec.path, str(spec.path))
+    if isinstance(content, nn.Module):
+        return Model(content, name=spec.path.stem, spec=spec.text)
+    raise only_weights(content, str(spec.path))
+
+
+def _holds_pickle(path: Path) -> bool:
+    return any(name.endswith("data.pkl") for name in Archive(path).names)
+
+
+def _refuse_half_a_zip(path: Path) -> None:
+    """A zip file's table lies at its end: without it, nothing is found of what it holds."""
+    with open(path, "rb") as file:
+        begins_as_zip = file.read(4) == b"PK\x03\x04"
+    if begins_as_zip and not _is_whole_zip(path):
+        raise ModelError(
+            f"{path} ({path.stat().st_size:,} bytes) begins as a zip archive, and its end is "
+            "missing: it was not copied or downloaded completely; get it again."
+        )
+
+
+def _is_whole_zip(path: Path) -> bool:
+    """Whether its table is there; that of an archive within it may be found in its stead."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return min((each.header_offset for each in archive.infolist()), default=0) == 0
+    except zipfile.BadZipFile:
+        return False
+
+
+def _refuse_foreign(path: Path) -> None:
+    with open(path, "rb") as file:
+        head = file.read(8)
+    for place, start, kind, remedy in _FOREIGN:
+        if head[place:].startswith(start):
+            raise ModelError(f"{path} is {kind}, which PyTorch cannot run: {remedy}.")
+
+
+FORMATS: tuple[Format, ...] = (
+    DEMO,
+    FACTORY,
+    EXPORTED,
+    TORCHSCRIPT,
+    BIOIMAGEIO,
+    MONAI_BUNDLE,
+    ONNX,
+    Format("checkpoint", lambda spec: True, _weights_code, _load_weights),
+)
+
+__all__ = [
+    "FORMATS",
+    "Code",
+    "Spec",
+    "code_of",
+    "format_of",
+    "load_model",
+    "remember",
+    "verify",
+    "would_run",
+]

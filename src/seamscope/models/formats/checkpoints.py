@@ -1,0 +1,359 @@
+"""Files of tensors: plain state dicts, dictionaries of training programs, pickled modules.
+
+Knows how tensors are read without running anything, what a pickle would run, and how the tensors
+of one network are found among others. Does not know where networks come from.
+
+Lightning, torch-em, pytorch-3dunet, nnU-Net and everybody's own scripts put a network's weights
+under different keys and prefixes. None of them is known here by name: of all mappings in a file,
+with any common prefix taken off, the one is used that gives the network all its tensors.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import nn
+
+from seamscope.errors import ModelError
+from seamscope.models.formats.format import Code, damaged, first_sentence
+
+Source: TypeAlias = Path | bytes
+Tensors: TypeAlias = dict[str, torch.Tensor]
+
+_OF_STATISTICS = re.compile(r"\d+\.(mean|var|count)")  # as seamscope freeze writes them
+_DEEPEST = 4  # mappings within mappings
+
+
+# -- without running anything
+
+
+def is_safetensors(source: Source) -> bool:
+    """Eight bytes of header length, then JSON."""
+    if isinstance(source, bytes):
+        head, size = source[:9], len(source)
+    else:
+        with open(source, "rb") as file:
+            head, size = file.read(9), source.stat().st_size
+    return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size
+
+
+def pickled(source: Source, name: str) -> tuple[Code, ...]:
+    """What unpickling a file would run beyond rebuilding tensors and numbers.
+
+    Parameters
+    ----------
+    source
+        The file, or its bytes.
+    name
+        What to call it.
+    """
+    if is_safetensors(source):
+        return ()
+    try:
+        _load_tensors(source, "meta")
+    except pickle.UnpicklingError:
+        names = _globals_of(source)
+        if not names:
+            return ()  # no pickle at all, and never read as one
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        return (
+            Code.of(
+                f"Python objects pickled in {name} ({', '.join(names)})",
+                content,
+                text="\n".join(names),
+            ),
+        )
+    except Exception:
+        return ()  # damaged: loading says so
+    return ()
+
+
+def read_checkpoint(source: Source, name: str) -> Any:
+    """Read a file of tensors; whoever calls this was asked for trust if it needs any.
+
+    Raises
+    ------
+    ModelError
+        When it is damaged, or made of classes that are not installed.
+    """
+    try:
+        if is_safetensors(source):
+            from safetensors.torch import load, load_file
+
+            return load(source) if isinstance(source, bytes) else load_file(source)
+        _refuse_no_pickle(source, name)
+        if pickled(source, name):
+            return torch.load(_opened(source), map_location="cpu", weights_only=False)
+        return _load_tensors(source, "cpu")
+    except ModelError:
+        raise
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ModelError(
+            f"{name} holds Python objects whose code is not here ({first_sentence(error)}): "
+            "install the package they come from, or load only the weights with a factory."
+        ) from error
+    except Exception as error:
+        raise damaged(name, "a network's weights", error) from error
+
+
+def _refuse_no_pickle(source: Source, name: str) -> None:
+    """Refuse what is neither a zip archive nor a pickle nor a tar archive, as torch writes them."""
+    with _opened(source) if isinstance(source, bytes) else source.open("rb") as file:
+        data = file.read(512)
+    if name.endswith(".py"):
+        raise ModelError(
+            f"{name} is Python source: say what in it builds the network, as in "
+            f"{name}:Net(depth=3), and its weights, if there are any, as in ...@weights.pt."
+        )
+    if not data.startswith((b"PK", b"\x80")) and data[257:262] != b"ustar":
+        raise ModelError(
+            f"{name} begins with {data[:12]!r}, as no file of PyTorch does: give a file of weights "
+            "or of a network (.pt, .pth, .safetensors, .pt2, .onnx)."
+        )
+
+
+def _opened(source: Source) -> Any:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
+
+
+def _load_tensors(source: Source, device: str) -> Any:
+    with warnings.catch_warnings(), torch.serialization.safe_globals(_numbers()):
+        warnings.simplefilter("ignore", UserWarning)  # of pickle protocols torch itself dislikes
+        return torch.load(_opened(source), map_location=device, weights_only=True)
+
+
+@cache
+def _numbers() -> list[Any]:
+    """Numpy's numbers and arrays: training programs log them beside the weights, as nnU-Net does.
+
+    What rebuilds them runs nothing, and objects inside of them are restricted in the same way.
+    """
+    core = np.array(0).__reduce__()[0].__module__.rpartition(".")[0]  # numpy.core, numpy._core
+    multiarray = __import__(f"{core}.multiarray", fromlist=["scalar"])
+    kinds = {type(np.dtype(letter)) for letter in "?bBhHiIlLqQefdgFDSU"}
+    old = [
+        (getattr(multiarray, name), f"{package}.multiarray.{name}")
+        for package in ("numpy.core", "numpy._core")
+        for name in ("scalar", "_reconstruct")
+    ]
+    return [*old, np.dtype, np.ndarray, *kinds]
+
+
+_REBUILDS = re.compile(
+    r"collections\.OrderedDict|torch\._utils\._rebuild_\w+|torch\.\w*Storage|torch\.\w+\d+|"
+    r"torch\.(?:Size|device|nn\.parameter\.Parameter)|numpy(?:\.\w+)*\.(?:dtype|scalar|ndarray)"
+)
+
+
+def _globals_of(source: Source) -> list[str]:
+    """Names a pickle calls for, but those that rebuild tensors; as far as they can be read."""
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            parts = [archive.read(n) for n in archive.namelist() if n.endswith("data.pkl")]
+    else:
+        parts = [data]
+    found = {name for part in parts for name in _globals_in(part)}
+    return sorted(name for name in found if not _REBUILDS.fullmatch(name))
+
+
+def _globals_in(data: bytes) -> Iterator[str]:
+    stream, texts = io.BytesIO(data), ["?", "?"]
+    while stream.tell() < len(data):
+        try:
+            for code, argument, _ in pickletools.genops(stream):
+                if isinstance(argument, str) and "UNICODE" in code.name:
+                    texts.append(argument)
+                elif code.name in ("GLOBAL", "INST"):
+                    yield _today(str(argument).replace(" ", "."))
+                elif code.name == "STACK_GLOBAL":
+                    yield _today(f"{texts[-2]}.{texts[-1]}")
+        except Exception:  # after torch's old pickles come the tensors' plain bytes
+            return
+
+
+def _today(name: str) -> str:
+    """Pickles of old protocols call Python's own functions by their old names."""
+    return name.replace("__builtin__.", "builtins.", 1)
+
+
+# -- the network's own tensors
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """How one mapping's tensors, after a prefix, fit a network."""
+
+    tensors: Tensors
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    shapes: tuple[str, ...]
+    where: str
+
+    @property
+    def complaint(self) -> str:
+        return "; ".join(
+            [f"missing {_some(self.missing)}"] * bool(self.missing)
+            + [f"unknown {_some(self.extra)}"] * bool(self.extra)
+            + [_some(self.shapes)] * bool(self.shapes)
+        )
+
+
+def fill(network: nn.Module, content: Any, name: str, builder: str) -> tuple[str, ...]:
+    """Load a network's weights, or say in one sentence how they differ from its own.
+
+    Parameters
+    ----------
+    network
+        To be filled.
+    content
+        Whatever `read_checkpoint` gave: the weights may be anywhere in it, under any prefix.
+    name, builder
+        What to call the file and what built the network.
+
+    Returns
+    -------
+    notes
+        What should be known of the choice.
+
+    Raises
+    ------
+    ModelError
+        When no mapping in the content gives the network all its tensors and nothing else.
+    """
+    own = network.state_dict()
+    fits = [fit for where, given in _placed(content) for fit in _fits(own, given, where)]
+    if not fits:
+        raise ModelError(f"{name} holds no named tensors: give a checkpoint with a state dict.")
+    # max keeps the first of equals: the order of the file
+    best = max(fits, key=lambda fit: (not fit.complaint, len(fit.tensors) - len(fit.extra)))
+    if best.complaint:
+        raise ModelError(
+            f"The weights in {name} do not fit {builder}: {best.complaint}. "
+            "Check that factory, arguments and weights belong together."
+        )
+    network.load_state_dict({**own, **best.tensors})
+    return _told_others(best, fits, name)
+
+
+def _told_others(best: _Fit, fits: Sequence[_Fit], name: str) -> tuple[str, ...]:
+    """Say that a checkpoint holds other weights which would fit as well, such as an average."""
+    others = [
+        fit.where
+        for fit in fits
+        if not fit.complaint and any(not torch.equal(best.tensors[k], fit.tensors[k])
+                                     for k in best.tensors.keys() & fit.tensors.keys())
+    ]  # fmt: skip
+    if not others:
+        return ()
+    return (
+        f"{name} holds {1 + len(others)} sets of weights that fit, and {best.where} is used: for "
+        f"{', '.join(others)} save that one to a file of its own.",
+    )
+
+
+def mappings(content: Any) -> Iterator[Tensors]:
+    """All mappings of names to tensors in a checkpoint, outer ones first."""
+    for _, found in _placed(content):
+        yield found
+
+
+def _placed(content: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str, Tensors]]:
+    """The same with the keys under which they lie."""
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
+    if not isinstance(content, Mapping) or depth > _DEEPEST:
+        return
+    found = {k: v for k, v in content.items() if isinstance(k, str) and torch.is_tensor(v)}
+    if found:
+        yield where, found
+    for key, value in content.items():
+        yield from _placed(value, f"{where}.{key}".lstrip("."), depth + 1)
+
+
+def _fits(own: Mapping[str, torch.Tensor], given: Tensors, where: str) -> Iterator[_Fit]:
+    prefixes = {""} | {
+        key[: -len(name)] for name in _rarest(own) for key in given if key.endswith(f".{name}")
+    }
+    for prefix in sorted(prefixes, key=len):
+        tensors = {k[len(prefix) :]: v for k, v in given.items() if k.startswith(prefix)}
+        yield _Fit(
+            tensors,
+            # counters of training steps that some libraries drop on saving
+            tuple(k for k in own if k not in tensors and not k.endswith("num_batches_tracked")),
+            tuple(k for k in tensors if k not in own),
+            tuple(_differing(own, tensors)),
+            f"{where}.{prefix}".strip(".") or "what lies outermost",
+        )
+
+
+def _rarest(own: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names that tell a prefix: the longest is least likely to end another by chance."""
+    return sorted(own, key=len)[-1:]
+
+
+def _differing(own: Mapping[str, torch.Tensor], given: Tensors) -> Iterator[str]:
+    for name, tensor in own.items():
+        if name in given and given[name].shape != tensor.shape:
+            yield (f"{name} is {tuple(given[name].shape)}, the network's {tuple(tensor.shape)}")
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+# -- weights without their network
+
+
+_LOOKS_LIKE = (
+    ("conv_0.conv_0.conv.weight", "monai.networks.nets:BasicUNet(spatial_dims={d}{io})"),
+    ("swinViT.", "monai.networks.nets:SwinUNETR(spatial_dims={d}{io})"),
+    ("model.0.conv.unit0.conv.weight", "monai.networks.nets:UNet(spatial_dims={d}{io}, ...)"),
+    ("segmentation_head.0.weight",
+     "segmentation_models_pytorch:Unet(encoder_name='resnet34', encoder_weights=None, ...)"),
+    ("encoders.0.basic_module.", "pytorch3dunet.unet3d.model:UNet{d}D(...)"),
+    ("encoder.stages.0.0.convs.0.",
+     "dynamic_network_architectures.architectures.unet:PlainConvUNet(...)"),
+    ("decoder.samplers.0.conv.weight", "torch_em.model:UNet{d}d(...)"),
+)  # fmt: skip
+
+
+def only_weights(content: Any, name: str) -> ModelError:
+    """One sentence for weights whose network is not told, with the factory they look like."""
+    tensors = max(mappings(content), key=len, default={})
+    if not tensors:
+        return ModelError(f"{name} holds no named tensors: give a checkpoint with a state dict.")
+    short = Path(name).name
+    if all(_OF_STATISTICS.fullmatch(key) for key in tensors):
+        return ModelError(
+            f"{name} holds fixed statistics and no network: use it beside the network that they "
+            "were found for (--statistics)."
+        )
+    guess = _looks_like(tensors)
+    likely = f", and they look like {guess}@{short}" if guess else ""
+    return ModelError(
+        f"{name} holds {len(tensors)} tensors and no network: say what builds it, as in "
+        f"package.module:function@{short} or network.py:Net(depth=3)@{short}{likely}."
+    )
+
+
+def _looks_like(tensors: Tensors) -> str:
+    kernels = [t for t in tensors.values() if t.ndim in (4, 5)]
+    for part, factory in _LOOKS_LIKE:
+        if kernels and any(f".{key}".find(f".{part}") >= 0 for key in tensors):
+            channels = f", in_channels={kernels[0].shape[1]}, out_channels={kernels[-1].shape[0]}"
+            return factory.format(d=kernels[0].ndim - 2, io=channels)
+    return ""

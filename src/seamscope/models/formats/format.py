@@ -1,0 +1,101 @@
+"""What every file format of networks has to say for itself.
+
+Knows the questions: is this yours, what would loading it run, load it. Does not know any answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from seamscope.errors import ModelError
+from seamscope.models.formats.spec import Spec
+from seamscope.models.model import Model
+
+EXTRAS = {
+    "monai": "monai",
+    "onnx": "onnx",
+    "onnx2torch": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "segmentation_models_pytorch": "smp",
+}
+"""The extra of ours that brings a package."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """Something that loading would execute.
+
+    Attributes
+    ----------
+    what
+        One line that names it.
+    digest
+        Hash of its content: whoever trusts it trusts exactly this.
+    text
+        Its source, or what of it can be read, to be looked at before it is trusted.
+    """
+
+    what: str
+    digest: str
+    text: str = ""
+
+    @classmethod
+    def of(cls, what: str, *content: str | bytes, text: str = "") -> Code:
+        """Code with the digest of its content."""
+        digest = hashlib.sha256()
+        for part in content:
+            data = part.encode() if isinstance(part, str) else part
+            digest.update(len(data).to_bytes(8, "little") + data)
+        return cls(what, digest.hexdigest(), text)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A row of the table of formats.
+
+    Attributes
+    ----------
+    name
+        As it is told to a person.
+    recognises
+        Whether a model string names something of this format, judged by content.
+    code
+        What loading it would execute.
+    load
+        Loads it; everything `code` told of is trusted by then.
+    """
+
+    name: str
+    recognises: Callable[[Spec], bool]
+    code: Callable[[Spec], tuple[Code, ...]]
+    load: Callable[[Spec], Model]
+
+
+def no_code(spec: Spec) -> tuple[Code, ...]:
+    """For formats that are data alone."""
+    return ()
+
+
+def missing(package: str, needed_for: str) -> ModelError:
+    """One sentence for a library that is not installed, with the line that installs it."""
+    return ModelError(
+        f"{needed_for} needs the package {package}, which is not installed: "
+        f'pip install "seamscope[{EXTRAS[package]}]".'
+    )
+
+
+def first_sentence(error: BaseException) -> str:
+    """Return the first line of an error's message, short enough for a sentence."""
+    text = str(error).strip().splitlines()
+    return text[0][:160].rstrip(".") if text else type(error).__name__
+
+
+def damaged(path: object, kind: str, error: BaseException) -> ModelError:
+    """One sentence for a file that is not what it says."""
+    return ModelError(
+        f"{path} cannot be read as {kind} ({type(error).__name__}: {first_sentence(error)}): it "
+        "may be damaged or of another format; copy it again or export it anew."
+    )

@@ -1,0 +1,371 @@
+"""Networks of other manners, brought to the one the engine knows: image in, image out.
+
+Knows orders of axes, choices among outputs, and what is done to each pixel of a prediction. Does
+not know formats.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from seamscope.errors import ModelError
+from seamscope.models.speed.fusion import graph_of
+
+
+class Wrapper(nn.Module):
+    """A module around another; its weights keep the names they have inside.
+
+    So that a network has the same fingerprint however it was loaded.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.training = False
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Weights and buffers of the module inside, by its own names."""
+        return self.inner.state_dict(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Wrapper:
+        """Set the mode of the module inside, as far as it has one."""
+        evaluate(self.inner) if not mode else self.inner.train(mode)
+        self.training = mode
+        return self
+
+
+def evaluate(module: nn.Module) -> nn.Module:
+    """Set a module to evaluation; exported programs have one mode and refuse to be asked."""
+    try:
+        module.eval()
+    except NotImplementedError:
+        module.training = False
+    return module
+
+
+class FixedBatch(Wrapper):
+    """A network that takes batches of one size: others are cut, or filled up to it.
+
+    Networks are often exported for a single image.
+
+    Parameters
+    ----------
+    inner
+        The network.
+    size
+        Images in a batch; None where any number will do.
+    """
+
+    def __init__(self, inner: nn.Module, size: int | None) -> None:
+        super().__init__(inner)
+        self.size = size
+
+    @property
+    def graph_batch(self) -> int | None:
+        """Images that its graph takes."""
+        return self.size
+
+    def as_graph(self) -> fx.GraphModule:
+        """Return the graph of the network inside."""
+        return graph_of(self.inner)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Run the network on any number of images."""
+        if self.size is None or x.shape[0] == self.size:
+            return self.inner(x)
+        return _joined([self._run(part, self.size) for part in x.split(self.size)])
+
+    def _run(self, part: torch.Tensor, size: int) -> Any:
+        count = part.shape[0]
+        if count == size:
+            return self.inner(part)
+        filled = torch.cat([part, part[-1:].expand(size - count, *part.shape[1:])])
+        return _each(self.inner(filled), lambda y: y[:count])
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    first = parts[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(list(parts))
+    if isinstance(first, Mapping):
+        return {key: _joined([part[key] for part in parts]) for key in first}
+    return tuple(_joined(each) for each in zip(*parts, strict=True))
+
+
+def _each(output: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(output, torch.Tensor):
+        return change(output)
+    if isinstance(output, Mapping):
+        return {key: _each(value, change) for key, value in output.items()}
+    return tuple(_each(value, change) for value in output)
+
+
+class Chosen(Wrapper):
+    """One of several outputs of a network.
+
+    Parameters
+    ----------
+    inner
+        The network; returns a tuple, a list or a mapping.
+    key
+        Name or number of the output; negative numbers count from the end.
+    """
+
+    def __init__(self, inner: nn.Module, key: str) -> None:
+        super().__init__(inner)
+        self.key = key
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Run the network and choose."""
+        return chosen(self.inner(x), self.key)
+
+
+def chosen(output: Any, key: str) -> Any:
+    """Return one of several outputs."""
+    if isinstance(output, Mapping):
+        if key in output:
+            return output[key]
+        raise ModelError(f"The network has no output {key!r}: choose #{', #'.join(output)}.")
+    if isinstance(output, torch.Tensor):
+        output = (output,)
+    count = len(output)
+    if key.lstrip("-").isdigit() and -count <= int(key) < count:
+        return output[int(key)]
+    names = getattr(output, "_fields", ())  # of a named tuple
+    if key in names:
+        return getattr(output, key)
+    raise ModelError(
+        f"The network has no output {key!r}: it gives {count}, choose #0"
+        + (f" to #{count - 1}." if count > 1 else ".")
+    )
+
+
+def one_output(
+    module: nn.Module, names: Sequence[str], wanted: str | None, source: str
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Show one of several outputs that a network returns as a tuple: the first, unless told.
+
+    Parameters
+    ----------
+    module
+        The network.
+    names
+        Of its outputs, in order.
+    wanted
+        Name or number of the one that is wanted.
+    source
+        What to call the network's file.
+
+    Returns
+    -------
+    module
+        Returns the one.
+    notes
+        What its user should know.
+    """
+    place = place_of(names, wanted, source)
+    return Chosen(module, str(place)), told_outputs(names, wanted)
+
+
+def place_of(names: Sequence[str], wanted: str | None, source: str) -> int:
+    """Return the number of an output, given by name or number; the first where none is wanted.
+
+    Raises
+    ------
+    ModelError
+        When there is none of that name.
+    """
+    if wanted is None:
+        return 0
+    if wanted in names:
+        return list(names).index(wanted)
+    count = len(names)
+    if wanted.lstrip("-").isdigit() and -count <= int(wanted) < count:
+        return int(wanted) % count
+    raise ModelError(f"{source} has no output {wanted!r}: choose #{', #'.join(names)}.")
+
+
+def told_outputs(names: Sequence[str], wanted: str | None) -> tuple[str, ...]:
+    """Say that there are further outputs, to who has not chosen one."""
+    if wanted is not None or len(names) < 2:
+        return ()
+    others = ", ".join(f"#{name}" for name in names[1:])
+    return (
+        f"It has {len(names)} outputs; {names[0]} is shown. Add {others} to the model's name for "
+        "another.",
+    )
+
+
+class Rearranged(Wrapper):
+    """A network whose tensors have other axes than ``(N, C, *spatial)``.
+
+    Parameters
+    ----------
+    inner
+        The network.
+    given, returned
+        Axes of its input and its output, one letter each: ``b`` batch, ``c`` channel, ``zyx``.
+        Without ``b`` it is run once for each image; without ``c`` images have one channel.
+    """
+
+    def __init__(self, inner: nn.Module, given: str, returned: str) -> None:
+        super().__init__(inner)
+        self.given, self.returned = given, returned
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the network on ``(N, C, *spatial)``."""
+        if "b" in self.given:
+            return self._from(self.inner(self._to(x)))
+        return torch.cat([self._from(self.inner(self._to(each[None]))) for each in x])
+
+    def _to(self, x: torch.Tensor) -> torch.Tensor:
+        own = _own_axes(self.given)
+        for letter in "bc":
+            if letter not in self.given:
+                x, own = x.squeeze(own.index(letter)), own.replace(letter, "")
+        return x.permute([own.index(letter) for letter in self.given])
+
+    def _from(self, y: torch.Tensor) -> torch.Tensor:
+        wanted = _own_axes(self.returned)
+        present = [letter for letter in wanted if letter in self.returned]
+        y = y.permute([self.returned.index(letter) for letter in present])
+        for place, letter in enumerate(wanted):
+            if letter not in self.returned:
+                y = y.unsqueeze(place)
+        return y
+
+
+def _own_axes(axes: str) -> str:
+    return "bc" + "".join(letter for letter in "zyx" if letter in axes)
+
+
+class SplitInput(Wrapper):
+    """A network with several inputs: channels of one image, in order.
+
+    Parameters
+    ----------
+    inner
+        The network; takes one tensor ``(N, C_i, *spatial)`` after another.
+    channels
+        Channels of each input; None for an optional one that is not given.
+    """
+
+    def __init__(self, inner: nn.Module, channels: Sequence[int | None]) -> None:
+        super().__init__(inner)
+        self.channels = list(channels)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Run the network on all channels side by side."""
+        parts: list[torch.Tensor | None] = []
+        start = 0
+        for count in self.channels:
+            parts.append(None if count is None else x.narrow(1, start, count))
+            start += count or 0
+        return self.inner(*parts)
+
+
+def one_image(shapes: Sequence[Sequence[int | None]], kind: str) -> list[int | None]:
+    """Shape of the one image whose channels are all inputs of a network.
+
+    Parameters
+    ----------
+    shapes
+        ``(N, C, *spatial)`` of each input; None for sizes that are free.
+    kind
+        What the network is, as a sentence begins: ``"The ONNX graph"``.
+
+    Raises
+    ------
+    ModelError
+        When they cannot be channels of one image.
+    """
+    first = shapes[0] if shapes else ()
+    if len(shapes) == 1:
+        return list(first)
+    told = ", ".join(str(tuple("?" if n is None else n for n in shape)) for shape in shapes)
+    alike = all(
+        len(shape) == len(first) > 2
+        and all(a == b or None in (a, b) for a, b in zip(shape[2:], first[2:], strict=True))
+        for shape in shapes
+    )
+    channels = [shape[1] for shape in shapes if len(shape) > 1]
+    if not shapes or not alike or None in channels:
+        raise ModelError(
+            f"{kind} takes {len(shapes)} tensors ({told or 'none'}), which cannot be channels of "
+            "one image: export a module that takes one image (N, C, [Z,] Y, X)."
+        )
+    sizes = [next((n for n in each if n is not None), None) for each in zip(*shapes, strict=True)]
+    return [sizes[0], sum(n for n in channels if n is not None), *sizes[2:]]
+
+
+class Finished(Wrapper):
+    """A network followed by operations on each pixel of its prediction.
+
+    Parameters
+    ----------
+    inner
+        The network.
+    steps
+        Modules, applied in order.
+    """
+
+    def __init__(self, inner: nn.Module, steps: Sequence[nn.Module]) -> None:
+        super().__init__(inner)
+        self.steps = nn.ModuleList(copy.deepcopy(list(steps)))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Run the network and finish its prediction."""
+        y = self.inner(x)
+        for step in self.steps:
+            y = step(y)
+        return y
+
+
+class Linear(nn.Module):
+    """``y -> y * gain + offset`` for each channel, or for all."""
+
+    def __init__(self, gain: Sequence[float], offset: Sequence[float]) -> None:
+        super().__init__()
+        self.gain, self.offset = tuple(gain), tuple(offset)
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        """Scale a prediction ``(N, C, *spatial)``."""
+        scaled: torch.Tensor = y * self._column(self.gain, y) + self._column(self.offset, y)
+        return scaled
+
+    @staticmethod
+    def _column(values: tuple[float, ...], y: torch.Tensor) -> Any:
+        if len(values) == 1:
+            return values[0]
+        return y.new_tensor(values).view(1, -1, *[1] * (y.ndim - 2))
+
+
+class Clip(nn.Module):
+    """``y -> min(max(y, low), high)``; NaN stays NaN, so that reach can be measured through it."""
+
+    def __init__(self, low: float | None, high: float | None) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        """Clip a prediction."""
+        clipped: torch.Tensor = y.clamp(self.low, self.high)
+        return clipped
+
+
+class Above(nn.Module):
+    """``y -> 1 where y is above a threshold, else 0``."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        """Threshold a prediction."""
+        above: torch.Tensor = y > self.threshold
+        return above.to(y.dtype)

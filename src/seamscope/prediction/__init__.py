@@ -1,0 +1,1 @@
+"""Predict an image tile by tile, with or without keeping the result."""

@@ -1,0 +1,128 @@
+"""Measure the seams of tiled prediction: the run without its result.
+
+Knows how a run is watched. Does not know how disagreement is counted (see `seamscope.seams.meter`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from seamscope.errors import SettingsError
+from seamscope.images.image import Image, open_image
+from seamscope.models.formats import load_model
+from seamscope.models.model import Model
+from seamscope.planning.plan import Plan, Settings, resolve
+from seamscope.planning.reading import Cancelled
+from seamscope.planning.tuning import prepare
+from seamscope.prediction.run import Event, Finished, Watcher, run
+from seamscope.seams.meter import TOLERANCE, Kind, Overlap, SeamMeter, check_tolerance
+from seamscope.seams.report import SeamReport
+
+
+def measure_seams(
+    image: Any,
+    model: str | nn.Module | Model,
+    settings: Settings | None = None,
+    *,
+    seams: Literal["all", "sample"] = "all",
+    kind: Kind | Literal["auto"] = "auto",
+    classes: Literal["largest", "threshold"] | None = None,
+    tolerance: float = TOLERANCE,
+    watchers: Sequence[Watcher] = (),
+    tell: Callable[[Overlap], None] | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    cancelled: Cancelled | None = None,
+    trust: bool = False,
+    axes: str | None = None,
+    **asked: Any,
+) -> SeamReport:
+    """Predict an image tile by tile, and measure how neighbouring tiles disagree.
+
+    Parameters
+    ----------
+    image, model, settings, trust, axes, asked
+        As for `seamscope.predict`. Unless an overlap is asked for, tiles overlap by a pixel more
+        on each side than the halo needs, so that something is left to be compared.
+    seams
+        Whether all overlaps are measured, or a representative sample.
+    kind, classes
+        What is predicted, and how it is classified (see `seamscope.seams.meter.SeamMeter`).
+    tolerance
+        Distance that is taken for noise, in standard deviations of the output.
+    watchers, tell
+        Called with each tile's prediction (see `seamscope.prediction.run.run`), and each overlap.
+    on_event
+        Called with each event of the run.
+    cancelled
+        Asked before each forward pass.
+
+    Raises
+    ------
+    SeamscopeError
+        One sentence with the value, the rule and the remedy.
+    InterruptedError
+        When cancelled.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, seamscope
+    >>> image = np.random.default_rng(0).random((64, 64), np.float32)
+    >>> blur = torch.nn.Conv2d(1, 1, 5, padding=2)
+    >>> report = seamscope.measure_seams(image, blur, tile=32)
+    >>> report.plan.grid.halo, report.seamless, report.smallest_seamless_halo
+    (((2, 2), (2, 2)), True, (2, 2))
+    """
+    check_tolerance(tolerance)
+    opened = image if isinstance(image, Image) else open_image(image, axes=axes)
+    if axes is not None and opened.axes != axes:
+        opened = opened.with_axes(axes)
+    network = load_model(model, trust=trust)
+    wanted = dataclasses.replace(settings or Settings(), **asked, seams=seams)
+    plan = measurable(prepare(wanted, network, opened), wanted, network, opened)
+
+    def meter(plan: Plan) -> SeamMeter:
+        return SeamMeter(
+            plan.grid,
+            kind=kind,
+            classes=classes,
+            threshold=plan.settings.threshold,
+            tell=tell,
+        )
+
+    events = run(plan, network, opened, None, watchers=watchers, meter=meter, cancelled=cancelled)
+    finished = _last(events, on_event)
+    if finished is None:
+        raise InterruptedError("measuring seams was cancelled")
+    if finished.seams is None:
+        return SeamReport.of(meter(plan), plan, network, tolerance)
+    return dataclasses.replace(finished.seams, tolerance=tolerance * finished.seams.spread)
+
+
+def measurable(plan: Plan, asked: Settings, model: Model, image: Image) -> Plan:
+    """Let tiles overlap by a pixel more on each side than the halo, unless asked otherwise."""
+    if asked.overlap is not None:
+        return plan
+    overlap = tuple(
+        max(own, sum(sides) + 2)
+        for own, sides in zip(plan.grid.overlap, plan.grid.halo, strict=True)
+    )
+    settings = plan.settings.but(overlap=overlap, area=asked.area)
+    try:
+        return resolve(settings, model, image)
+    except SettingsError:  # no room for it in this tile: the pixels beside the seams must do
+        return plan
+
+
+def _last(events: Iterable[Event], on_event: Callable[[Event], None] | None) -> Finished | None:
+    last = None
+    for last in events:
+        if on_event is not None:
+            on_event(last)
+    return last if isinstance(last, Finished) else None
+
+
+__all__ = ["measurable", "measure_seams"]

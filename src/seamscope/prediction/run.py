@@ -1,0 +1,648 @@
+"""The plan is carried out: tiles are read, predicted, stitched, written.
+
+Knows the order of things. Does not know windows, command lines or file formats.
+
+::
+
+    image --read--> batch --network--> predictions --canvas--> final blocks --write--> output
+
+The loop to read aloud: *for each tile's prediction: let the watchers see it, add it to the canvas,
+write what became final, tell.* Everything is a generator; to cancel is to stop pulling and close.
+
+Memory is bounded by tiles: one batch is predicted while the next is read, and a canvas holds at
+most one band of blended rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from seamscope.errors import ImageError, ModelError, SeamscopeError
+from seamscope.images.image import Image, Output, create_output, open_image
+from seamscope.images.intensity import Intensity
+from seamscope.images.postprocessing import change_result, measure_result
+from seamscope.images.preparation import Prepared
+from seamscope.models.formats import load_model
+from seamscope.models.model import Model, Runner
+from seamscope.planning.plan import Plan, Settings
+from seamscope.planning.reading import Cancelled, Job, TileReader, jobs_of, whole_image_intensity
+from seamscope.planning.tuning import (
+    OutOfMemory,
+    accelerate,
+    is_memory_error,
+    prepare,
+    smaller,
+    time_one_tile,
+    tune,
+    worth_a_trial,
+)
+from seamscope.seams.meter import SeamMeter
+from seamscope.seams.report import SAMPLED_SHARE, SeamReport, sampled_tiles
+from seamscope.stitching import Array, canvas
+from seamscope.tiling import Slices, Tile
+
+Watcher: TypeAlias = Callable[[Plan, tuple[int, ...], Tile, Array], None]
+MakeMeter: TypeAlias = Callable[[Plan], SeamMeter]
+
+
+# -- events
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """Something is measured, before the first tile or after the last."""
+
+    what: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """The first tile is about to be predicted."""
+
+    plan: Plan
+    tiles: int
+    frames: int
+
+
+@dataclass(frozen=True)
+class TileDone:
+    """A tile was predicted.
+
+    Attributes
+    ----------
+    region
+        What became final in the output, one slice per axis of it; empty when nothing did.
+    done, total
+        Tiles predicted, and to predict in all.
+    seconds
+        Since the first tile began.
+    """
+
+    region: Slices
+    done: int
+    total: int
+    seconds: float
+
+    @property
+    def seconds_left(self) -> float:
+        """Estimated from the tiles done so far."""
+        return self.seconds / max(self.done, 1) * (self.total - self.done)
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """Memory ran out: the run goes on with a smaller batch, or starts again with smaller tiles."""
+
+    plan: Plan
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Everything is written.
+
+    Attributes
+    ----------
+    seconds
+        From the first tile's start.
+    figures
+        What belongs into a record of the run.
+    seams
+        How neighbouring tiles disagreed; None where nothing was measured.
+    warning
+        A sentence on what was left out; empty where nothing was.
+    """
+
+    seconds: float
+    figures: dict[str, Any] = field(default_factory=dict)
+    seams: SeamReport | None = field(default=None, repr=False)
+    warning: str = ""
+
+
+Event: TypeAlias = Preparing | Started | TileDone | Reduced | Finished
+
+
+# -- the public face
+
+
+def predict(
+    image: Any,
+    model: str | nn.Module | Model,
+    out: Any = None,
+    settings: Settings | None = None,
+    *,
+    trust: bool = False,
+    axes: str | None = None,
+    overwrite: bool = False,
+    on_event: Callable[[Event], None] | None = None,
+    **asked: Any,
+) -> Any:
+    """Predict an image tile by tile.
+
+    Parameters
+    ----------
+    image
+        Array-like (numpy, dask, zarr), path, or `Image`; never loaded whole unless it is in memory.
+    model
+        Module in hand, loaded model, or a string as for `load_model`.
+    out
+        None for an array in memory, an array to fill, or a path (zarr, OME-Zarr, TIFF, npy, PNG).
+    settings
+        What is asked for; single settings may be given by name instead, ``tile=256, halo=32``.
+    trust
+        Whether code that comes with the model's file may run.
+    axes
+        One letter of ``tczyx`` for each of the image's axes, where its file does not say.
+    overwrite
+        Whether an existing file may be replaced.
+    on_event
+        Called with each event; exceptions it raises end the run.
+
+    Returns
+    -------
+    array
+        The filled output, ``(frames..., C', *spatial)``; the axis ``C'`` only where the result has
+        several channels.
+
+    Raises
+    ------
+    SeamscopeError
+        One sentence with the value, the rule and the remedy. What was written stays.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, seamscope
+    >>> image = np.arange(12.0).reshape(3, 4)
+    >>> seamscope.predict(image, torch.nn.Identity()).shape
+    (3, 4)
+    """
+    opened = image if isinstance(image, Image) else open_image(image, axes=axes)
+    if axes is not None and opened.axes != axes:
+        opened = opened.with_axes(axes)
+    network = load_model(model, trust=trust)
+    wanted = dataclasses.replace(settings or Settings(), **asked)
+    plan = prepare(wanted, network, opened)
+    late = LateOutput(lambda: open_output(plan, opened, network, out, overwrite=overwrite))
+    with late as output:
+        if not overwrite:
+            output()  # what is wrong with the place is told before anything is measured
+        for event in run(plan, network, opened, output):
+            if on_event is not None:
+                on_event(event)
+        return output().array
+
+
+class LateOutput:
+    """An output that is opened when first asked for, and leaves no empty file when a run fails.
+
+    So that replacing an old result can wait for the first tile: what fails earlier costs no file.
+
+    Parameters
+    ----------
+    open
+        Opens the output.
+    """
+
+    def __init__(self, open: Callable[[], Output]) -> None:
+        self._open = open
+        self._output: Output | None = None
+        self.used = False
+
+    def __call__(self) -> Output:
+        """Return the output, opened."""
+        if self._output is None:
+            self._output = self._open()
+        return self._output
+
+    def __enter__(self) -> LateOutput:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._output is None:
+            return
+        if self.used:
+            self._output.close()
+        else:
+            with contextlib.suppress(SeamscopeError):
+                self._output.discard()
+
+
+def open_output(
+    plan: Plan, image: Image, model: Model, target: Any = None, *, overwrite: bool = False
+) -> Output:
+    """Create what a plan's result is written into (see `seamscope.images.image.create_output`)."""
+    return create_output(
+        target,
+        plan.out_shape,
+        plan.out_dtype,
+        axes=plan.out_axes,
+        scale=plan.scale,
+        units=plan.units,
+        chunks=plan.out_chunks,
+        overwrite=overwrite,
+        metadata=record(plan, model, image),
+        source=image,
+    )
+
+
+def record(plan: Plan, model: Model, image: Image) -> dict[str, Any]:
+    """What a result should know about how it was made, as plain values."""
+    told: dict[str, Any] = {
+        "plan": plan.to_json(),
+        "model": {
+            "name": model.name,
+            "spec": model.spec,
+            "fingerprint": model.fingerprint,
+            "facts": str(plan.facts),
+            "statistics": None if model.statistics is None else model.statistics.described,
+        },
+        "image": {"name": image.name, "source": image.source, "shape": list(image.shape)},
+    }
+    if plan.settings.result == "probabilities" and plan.out_channels > 1:
+        colors = model.channel_colors or (None,) * plan.out_channels
+        told["channels"] = [
+            {"name": name} | ({"color": color.lstrip("#")} if color else {})
+            for name, color in zip(model.channels_of(plan.facts), colors, strict=True)
+        ]
+    return told
+
+
+def run(
+    plan: Plan,
+    model: Model,
+    image: Image,
+    output: Output | LateOutput | None,
+    *,
+    watchers: Sequence[Watcher] = (),
+    meter: MakeMeter = SeamMeter.of,
+    first: Sequence[float] | None = None,
+    cancelled: Cancelled | None = None,
+    measuring: Callable[[float], None] | None = None,
+) -> Iterator[Event]:
+    """Carry a plan out; yields events and writes the result as it goes.
+
+    Parameters
+    ----------
+    plan, model, image
+        As given to and by `resolve`.
+    output
+        Where the result goes, of `Plan.out_shape`; a `LateOutput` is opened before the first tile.
+        None: nothing is stitched, the run is only watched and measured.
+    watchers
+        Called with each tile's whole prediction ``(plan, frame, tile, (C, *spatial))``, a view
+        that is only good during the call.
+    meter
+        Makes the meter for the overlaps that `Settings.seams` asks to measure. Called again when
+        memory ran out and the run starts again.
+    first
+        Spatial point in image pixels; nearest tiles are predicted first, where tiles are cropped
+        (blends need their order).
+    cancelled
+        Asked before each forward pass; when it says yes, the generator ends without `Finished`.
+    measuring
+        Told the part of the intensity measurement that is done.
+    """
+    never: Cancelled = cancelled or (lambda: False)
+    if plan.settings.normalize != "none":
+        yield Preparing("measuring the whole image's intensities")
+    try:
+        intensity = whole_image_intensity(plan, image, never, measuring)
+    except InterruptedError:
+        return
+    while True:
+        try:
+            finishing = _Finishing(image, never, measuring)
+            attempt = yield from _prepared(plan, model, image, intensity)
+            if never():
+                return
+            target = output() if isinstance(output, LateOutput) else output
+            for event in attempt.carry_out(target, watchers, meter(plan), first, finishing):
+                if isinstance(output, LateOutput):
+                    output.used |= isinstance(event, TileDone)
+                yield event
+            return
+        except OutOfMemory as trouble:
+            plan, reason = smaller(plan, model, image, trouble)
+        yield Reduced(plan, reason)
+
+
+# -- one attempt
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """Everything a run needs, for as long as memory suffices."""
+
+    plan: Plan
+    model: Model
+    runner: Runner
+    reader: TileReader
+    intensity: Intensity | Prepared
+    way: str  # name of the network's equivalent that is used
+
+    def carry_out(
+        self,
+        output: Output | None,
+        watchers: Sequence[Watcher],
+        meter: SeamMeter,
+        first: Sequence[float] | None,
+        finishing: _Finishing,
+    ) -> Iterator[Event]:
+        plan = self.plan
+        total = plan.tiles * plan.frames
+        yield Started(plan, plan.tiles, plan.frames)
+        begin = time.perf_counter()
+        done = 0
+        stitcher = None if output is None else _Stitcher(plan, output)
+        measured = _measured_tiles(plan)
+        # watchers see whole predictions, overlaps and all; stitching needs only what it keeps
+        whole = (lambda _: True) if watchers else (lambda tile: tile.index in measured)
+        predictions = predict_tiles(
+            plan, self.runner, self.reader, first=first, cancelled=finishing.cancelled, whole=whole
+        )
+        with contextlib.closing(predictions):
+            for frame, tile, prediction in predictions:
+                for watch in watchers:
+                    watch(plan, frame, tile, prediction)
+                if tile.index in measured:
+                    meter.see(tile, prediction, frame)
+                region = stitcher.add(frame, tile, prediction) if stitcher else ()
+                done += 1
+                yield TileDone(region, done, total, time.perf_counter() - begin)
+        if done < total:
+            return
+        if stitcher:
+            stitcher.finish()
+        seconds = time.perf_counter() - begin
+        seams = SeamReport.of(meter, plan, self.model) if measured else None
+        figures = self._figures(seconds, done, seams)
+        warning = ""
+        if output is not None and plan.postprocessing is not None:
+            yield Preparing("measuring the whole prediction, to postprocess it")
+            try:
+                figures["postprocessing"] = finishing.carry_out(plan, output).to_json()
+            except InterruptedError:
+                return
+            except ImageError as error:  # hours of work are not lost for that
+                figures["postprocessing"], warning = None, _not_postprocessed(plan, error)
+        if output is not None:
+            output.finish({"plan": plan.to_json(), "figures": figures})
+        yield Finished(seconds, figures, seams, warning)
+
+    def _figures(self, seconds: float, tiles: int, seams: SeamReport | None) -> dict[str, Any]:
+        told = {} if seams is None else {"seams": _summary(seams)}
+        return told | {
+            "seconds": round(seconds, 3),
+            "tiles": tiles,
+            "tiles_per_second": round(tiles / seconds, 3) if seconds else None,
+            "redundancy": round(self.plan.redundancy, 4),
+            "network": self.way,
+            "device": self.plan.settings.device,
+            "intensity": self.intensity.to_json(),
+        }
+
+
+def _not_postprocessed(plan: Plan, error: ImageError) -> str:
+    return (
+        f"Its card's postprocessing ({plan.postprocessing}) was left out, and the result is what "
+        f"the network gave: {str(error).split('. ')[0]}. Give what is not finite in the image an "
+        "intensity (--fill-nan), or ask for the raw prediction (--raw)."
+    )
+
+
+@dataclass(frozen=True)
+class _Finishing:
+    """What is done to the whole prediction, and who is asked and told meanwhile."""
+
+    image: Image
+    cancelled: Cancelled
+    measuring: Callable[[float], None] | None
+
+    def carry_out(self, plan: Plan, output: Output) -> Prepared:
+        """Postprocess the result where it lies; return what was done to it."""
+        assert plan.postprocessing is not None
+        wanted = plan.postprocessing.preparation(self._zscore(plan))
+        prepared = measure_result(
+            output.array,
+            plan.out_axes,
+            wanted,
+            progress=self.measuring,
+            cancelled=self.cancelled,
+        )
+        change_result(output, plan.out_axes, prepared)
+        return prepared
+
+    def _zscore(self, plan: Plan) -> Intensity | None:
+        """Of the image as it is, where the postprocessing needs it."""
+        if plan.postprocessing is None or not plan.postprocessing.needs_image:
+            return None
+        plain = dataclasses.replace(
+            plan, settings=plan.settings.but(normalize="zscore"), preparation=None
+        )
+        found = whole_image_intensity(plain, self.image, self.cancelled, self.measuring)
+        assert isinstance(found, Intensity)  # no preparation, no `Prepared`
+        return found
+
+
+def _prepared(
+    plan: Plan, model: Model, image: Image, intensity: Intensity | Prepared
+) -> Generator[Event, None, _Attempt]:
+    reader = TileReader(plan, image, intensity)
+    runner = model.runner(plan.settings.device, plan.settings.precision)
+    if worth_a_trial(plan):
+        yield Preparing("choosing the fastest way to run the network")
+    way = accelerate(plan, model, runner, reader)
+    return _Attempt(plan, model, runner, reader, intensity, way)
+
+
+def _measured_tiles(plan: Plan) -> frozenset[tuple[int, ...]]:
+    """Tiles whose overlaps are measured."""
+    share = {"none": 0.0, "sample": SAMPLED_SHARE, "all": 1.0}[plan.settings.seams]
+    return sampled_tiles(plan, share) if share and plan.tiles > 1 else frozenset()
+
+
+# Of a run's record: what fits into a result's metadata.
+_SUMMARY = (
+    "kind", "overlaps", "overlaps_measured", "max_dist", "mean_dist", "tile_mismatch",
+    "tile_mismatch_hard", "channels", "spread", "tolerance", "seamless",
+    "smallest_seamless_halo", "sentence",
+)  # fmt: skip
+
+
+def _summary(seams: SeamReport) -> dict[str, Any]:
+    told = seams.to_json()
+    return {key: told[key] for key in _SUMMARY}
+
+
+def predict_tiles(
+    plan: Plan,
+    runner: Runner,
+    reader: TileReader,
+    *,
+    first: Sequence[float] | None = None,
+    cancelled: Cancelled = lambda: False,
+    whole: Callable[[Tile], bool] = lambda _: True,
+) -> Generator[tuple[tuple[int, ...], Tile, Array], None, None]:
+    """Predict all tiles of a plan.
+
+    Yields
+    ------
+    frame, tile, prediction
+        The prediction ``(C, *spatial)`` of one tile. Unless `whole` says so, only what stitching
+        keeps is computed, and the tile's `origin` says where that begins.
+    """
+    batches = _batched(jobs_of(plan, first), plan.settings.batch)
+    for jobs, batch in reader.ahead(batches):
+        if cancelled():
+            return
+        tiles = [job.tile for job in jobs]
+        keep = None if any(map(whole, tiles)) else _needed(plan, tiles)
+        runner.at(plan.grid, tiles)
+        predictions = _forward(runner, batch, plan, keep)
+        for job, prediction in zip(jobs, predictions, strict=True):
+            yield job.frame, _beginning_at(job.tile, keep), prediction
+
+
+def _needed(plan: Plan, tiles: Sequence[Tile]) -> Slices:
+    """Smallest box within predictions that holds what stitching keeps of each of these tiles.
+
+    Not cut to the area that is wanted: tiles of an area come out bit for bit as in the whole.
+    """
+    parts = [tile.within(tile.trusted if plan.blends else tile.core) for tile in tiles]
+    return tuple(
+        slice(min(part[axis].start for part in parts), max(part[axis].stop for part in parts))
+        for axis in range(len(plan.area))
+    )
+
+
+def _beginning_at(tile: Tile, keep: Slices | None) -> Tile:
+    if keep is None:
+        return tile
+    origin = tuple(o + part.start for o, part in zip(tile.origin, keep, strict=True))
+    return dataclasses.replace(tile, origin=origin)
+
+
+def _batched(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
+    iterator = iter(jobs)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def _forward(runner: Runner, batch: Array, plan: Plan, keep: Slices | None) -> Array:
+    try:
+        predictions = runner(batch, keep)
+    except MemoryError as error:
+        raise OutOfMemory(error) from error
+    except SeamscopeError:
+        raise
+    except Exception as error:  # whatever somebody's network raises
+        if is_memory_error(error):
+            raise OutOfMemory(error) from error
+        raise ModelError(
+            f"The network failed on a tile of shape {batch.shape} "
+            f"({type(error).__name__}: {_last_line(error)}). Try another tile size; if it fails "
+            "on all, the fault is inside the network."
+        ) from error
+    size = plan.grid.prediction_shape if keep is None else tuple(k.stop - k.start for k in keep)
+    expected = (batch.shape[0], plan.facts.out_channels, *size)
+    if predictions.shape != expected:
+        raise ModelError(
+            f"For a tile of shape {batch.shape} the network gave {predictions.shape} instead of "
+            f"{expected}: its output does not grow evenly with its input, so that tiles cannot "
+            "be stitched. Use another tile size."
+        )
+    return predictions
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1][:200] if lines else type(error).__name__
+
+
+# -- writing
+
+
+class _Stitcher:
+    """Puts predictions of all frames into the output, as values or as labels."""
+
+    def __init__(self, plan: Plan, output: Output) -> None:
+        self._plan = plan
+        self._output = output
+        self._frame: tuple[int, ...] | None = None
+
+    def add(self, frame: tuple[int, ...], tile: Tile, prediction: Array) -> Slices:
+        """Stitch one prediction; return the output region that became final."""
+        if frame != self._frame:
+            self.finish()
+            self._frame = frame
+            self._canvas = canvas(self._plan.grid, self._plan.settings.blend, self._plan.area)
+        region: Slices = ()
+        for place, block in self._canvas.add(tile, prediction):
+            region = self._write(place, block)
+        return region
+
+    def finish(self) -> None:
+        """Write what is left of the frame at hand."""
+        if self._frame is not None:
+            for place, block in self._canvas.rest():
+                self._write(place, block)
+
+    def _write(self, place: Slices, block: Array) -> Slices:
+        assert self._frame is not None
+        if self._plan.settings.result == "labels":
+            block = as_labels(block, self._plan.settings.threshold)[None]
+        frame = tuple(
+            slice(i - start, i - start + 1)
+            for i, (start, _) in zip(self._frame, self._plan.frame_ranges, strict=True)
+        )
+        channels = (slice(0, block.shape[0]),) * ("c" in self._plan.out_axes)
+        region = (*frame, *channels, *place)
+        values = block if channels else block[0]
+        self._output.write(region, values.reshape((1,) * len(frame) + values.shape))
+        return region
+
+
+def as_labels(prediction: Array, threshold: float = 0.5) -> npt.NDArray[np.uint8]:
+    """Classes ``(*spatial)`` of a prediction ``(C, *spatial)``.
+
+    The number of the largest channel, the lower one of equals; for a single channel 1 where it is
+    above `threshold`, else 0.
+    """
+    return class_numbers(prediction, threshold).astype(np.uint8)
+
+
+def class_numbers(prediction: Array, threshold: float = 0.5) -> npt.NDArray[np.intp]:
+    """As `as_labels`, for any number of channels."""
+    single = prediction.shape[0] == 1
+    return np.asarray(prediction[0] > threshold if single else prediction.argmax(0), np.intp)
+
+
+__all__ = [
+    "Event",
+    "Finished",
+    "LateOutput",
+    "Preparing",
+    "Reduced",
+    "Started",
+    "TileDone",
+    "as_labels",
+    "class_numbers",
+    "open_output",
+    "predict",
+    "predict_tiles",
+    "prepare",
+    "record",
+    "run",
+    "time_one_tile",
+    "tune",
+]

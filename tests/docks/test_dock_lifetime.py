@@ -1,0 +1,52 @@
+"""Docks in windows of their own: found by napari, and closed with work going on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+
+from dock_networks import measured
+from qtpy.QtCore import QSettings
+
+from seamscope.docks.prediction.dock import PredictionDock
+
+PATIENCE = 30_000
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path):
+    """Recent models of whoever runs the tests are neither read nor changed."""
+    QSettings.setPath(
+        QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path / "settings")
+    )
+
+
+def test_closing_the_viewer_ends_the_run(qtbot, make_napari_viewer):
+    viewer = make_napari_viewer(show=True)
+    dock = PredictionDock(viewer)
+    viewer.window.add_dock_widget(dock)
+    viewer.add_image(np.random.default_rng(1).random((128, 128)).astype(np.float32))
+    model = measured()
+    dock.set_model(model)
+    qtbot.waitUntil(lambda: dock.plan is not None, timeout=PATIENCE)
+    dock.tile.set_value(32)
+    model.module.delay = 0.1
+    dock.panel.run.click()
+    qtbot.waitUntil(lambda: dock.panel.bar.value() >= 2, timeout=PATIENCE)
+    reporter = dock.panel._running.job._reporter
+    viewer.close()
+    qtbot.waitUntil(reporter.cancelled, timeout=PATIENCE)
+    qtbot.wait(300)  # late events meet no dock
+
+
+def test_napari_finds_widget_and_samples(make_napari_viewer):
+    viewer = make_napari_viewer(show=True)
+    _, dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
+    assert isinstance(dock, PredictionDock)
+    viewer.open_sample("seamscope", "tissue_2d")
+    assert viewer.layers[-1].data.shape == (1024, 1024)
+    assert dock.layer is viewer.layers[-1]
+    viewer.open_sample("seamscope", "tissue_3d")
+    assert viewer.layers["tissue3d"].axis_labels == ("z", "y", "x")

@@ -1,0 +1,275 @@
+"""Checkpoints of all styles: the network's weights are found inside, whatever is around them."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import networks
+from seamscope.errors import ModelError, TrustError
+from seamscope.models.formats import checkpoints, code_of, load_model, remember, trust, would_run
+
+FACTORY = f"{networks.__file__}:UNet(levels=1)"
+
+
+def small(**kwargs):
+    torch.manual_seed(0)
+    return networks.UNet(2, 1, **kwargs).eval()
+
+
+def prefixed(state, prefix):
+    return {f"{prefix}{k}": v for k, v in state.items()}
+
+
+STATE = small().state_dict()
+OTHER = networks.UNet(2, 1, classes=7).state_dict()  # a loss network, say: it does not fit
+STYLES = {
+    "plain": STATE,
+    "data parallel": prefixed(STATE, "module."),
+    "compiled": prefixed(STATE, "_orig_mod."),
+    "both": prefixed(STATE, "module._orig_mod."),
+    "lightning": {
+        "epoch": 3, "global_step": 7, "pytorch-lightning_version": "2.6.6",
+        "state_dict": {**prefixed(OTHER, "criterion.net."), **prefixed(STATE, "model.")},
+        "hyper_parameters": {"lr": 1e-3}, "optimizer_states": [{"state": {0: torch.zeros(1)}}],
+    },
+    "lightning, compiled": {"state_dict": prefixed(STATE, "net._orig_mod.")},
+    "torch-em": {
+        "model_state": STATE, "optimizer_state": {"state": {0: {"exp_avg": torch.zeros(3)}}},
+        "epoch": 5, "best_metric": np.float64(0.1), "init": {"model_class": "UNet2d"},
+    },
+    "pytorch-3dunet": {"model_state_dict": STATE, "num_epochs": 2, "best": np.float32(1)},
+    "nnU-Net": {
+        "network_weights": STATE, "current_epoch": 1000, "_best_ema": np.float64(0.9),
+        "logging": {"mean_fg_dice": [np.float64(0.5)], "lrs": np.arange(3.0)},
+        "init_args": {"configuration": "2d", "fold": 0}, "trainer_name": "nnUNetTrainer",
+    },
+    "deep": {"a": {"b": {"c": {"weights": STATE}}}},
+    "averaged": {"ema": {"decay": torch.tensor(0.9)}, "net": STATE},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_networks_weights_are_found_in_every_style(tmp_path, style) -> None:
+    torch.save(STYLES[style], tmp_path / "c.pth")
+    spec = f"{FACTORY}@{tmp_path / 'c.pth'}"
+    # numpy's numbers are no code: only the factory is asked for
+    assert len(would_run(spec)) == 1
+    loaded = load_model(spec, trust=True).module.state_dict()
+    assert loaded.keys() == STATE.keys()
+    assert all(torch.equal(loaded[k], STATE[k]) for k in STATE)
+
+
+def test_what_does_not_fit_is_said_of_the_best_candidate(tmp_path) -> None:
+    state = {k: v for k, v in STATE.items() if k != "last.bias"}
+    torch.save({"state_dict": {**prefixed(state, "model."), "x": torch.zeros(2)}}, tmp_path / "c")
+    with pytest.raises(ModelError, match=r"missing last\.bias\.") as caught:
+        load_model(f"{FACTORY}@{tmp_path / 'c'}", trust=True)
+    assert "unknown" not in str(caught.value)
+
+
+def test_weights_alone_suggest_what_they_look_like(tmp_path) -> None:
+    weights = {
+        "conv_0.conv_0.conv.weight": torch.zeros(4, 3, 3, 3, 3),
+        "final_conv.weight": torch.zeros(5, 4, 1, 1, 1),
+    }
+    save_file(weights, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError) as caught:
+        load_model(tmp_path / "w.safetensors")
+    likely = "monai.networks.nets:BasicUNet(spatial_dims=3, in_channels=3, out_channels=5)@w."
+    assert likely in str(caught.value)
+
+
+def test_foreign_files_are_named(tmp_path) -> None:
+    (tmp_path / "m.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    with pytest.raises(ModelError, match="Keras or HDF5"):
+        load_model(tmp_path / "m.h5")
+
+
+# -- trust
+
+
+class Bomb:
+    def __reduce__(self):
+        return (print, ("ran",))
+
+
+def test_what_seemed_harmless_is_read_as_harmless(tmp_path, monkeypatch, capsys) -> None:
+    """A file that changes between the question and its reading, or fools the question."""
+    torch.save({"w": torch.zeros(1), "x": Bomb()}, tmp_path / "bomb.pth")
+    monkeypatch.setattr(checkpoints, "pickled", lambda *_: ())
+    with pytest.raises(ModelError):
+        checkpoints.read_checkpoint(tmp_path / "bomb.pth", "bomb.pth")
+    assert capsys.readouterr().out == ""
+
+
+def test_what_was_trusted_is_remembered_by_content(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SEAMSCOPE_CONFIG", str(tmp_path / "settings"))
+    path = tmp_path / "whole.pth"
+    torch.save(small(), path)
+    with pytest.raises(TrustError):
+        load_model(path)
+    load_model(path, trust=True)
+    with pytest.raises(TrustError):  # trusted for that call alone
+        load_model(path)
+    remember(path)
+    assert (tmp_path / "settings" / "trusted.json").is_file()
+    load_model(path)
+    moved = tmp_path / "elsewhere.pth"
+    moved.write_bytes(path.read_bytes())
+    load_model(moved)
+    # other content is asked for anew
+    changed = small()
+    changed.last.bias.data += 1
+    torch.save(changed, path)
+    with pytest.raises(TrustError):
+        load_model(path)
+    trust.forget(code.digest for code in code_of(moved))
+    with pytest.raises(TrustError):
+        load_model(moved)
+
+
+def test_a_factory_is_trusted_with_its_arguments_and_its_source(tmp_path) -> None:
+    source = tmp_path / "net.py"
+    source.write_text("import torch\ndef net(n=1): return torch.nn.Conv2d(1, n, 1)\n")
+    remember(f"{source}:net(n=2)")
+    load_model(f"{source}:net(n=2)")
+    for other in (f"{source}:net(n=3)", f"{source}:net"):
+        with pytest.raises(TrustError):
+            load_model(other)
+    with source.open("a") as file:
+        file.write("# changed\n")
+    with pytest.raises(TrustError):
+        load_model(f"{source}:net(n=2)")
+
+
+def test_the_source_can_be_read_first(tmp_path) -> None:
+    source = tmp_path / "net.py"
+    source.write_text("raise SystemExit  # runs when imported\n")
+    (code,) = code_of(f"{source}:net")
+    assert code.text == source.read_text()
+    (code,) = code_of("torch.nn.modules.conv:Conv2d(in_channels=1)")
+    assert "class Conv2d" in code.text
+    torch.save({"w": torch.zeros(1), "x": Bomb()}, tmp_path / "bomb.pth")
+    (code,) = code_of(tmp_path / "bomb.pth")
+    assert "builtins.print" in code.text
+    with open(tmp_path / "old.pth", "wb") as file:
+        pickle.dump(Bomb(), file)
+    (code,) = code_of(tmp_path / "old.pth")
+    assert "builtins.print" in code.text
+
+
+def test_a_settings_folder_that_cannot_be_written_is_no_failure(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SEAMSCOPE_CONFIG", str(tmp_path / "file" / "below"))
+    remember("torch.nn:Identity")
+    with pytest.raises(TrustError):
+        load_model("torch.nn:Identity")
+
+
+def test_the_settings_folder_follows_the_system(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("SEAMSCOPE_CONFIG")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert trust.config_folder() == tmp_path / "seamscope"
+
+
+def test_torchscript_that_touches_files_is_told(tmp_path, recwarn) -> None:
+    class Writer(torch.nn.Module):
+        def __init__(self, name: str):
+            super().__init__()
+            self.name = name
+
+        def forward(self, x):
+            torch.save(x, self.name)
+            return x
+
+    trace = tmp_path / "ran"
+    torch.jit.script(Writer(str(trace))).save(tmp_path / "s.pt")
+    (line,) = would_run(tmp_path / "s.pt")
+    assert "torch.save" in line
+    with pytest.raises(TrustError):
+        load_model(tmp_path / "s.pt")
+    assert not trace.exists()
+    load_model(tmp_path / "s.pt", trust=True).runner()(np.zeros((1, 1, 8, 8), np.float32))
+    assert trace.exists()
+
+
+def test_torchscript_made_on_a_gpu_is_one_sentence(tmp_path, recwarn) -> None:
+    class OnGpu(torch.nn.Module):
+        def forward(self, x):
+            return x + torch.zeros(1, device=torch.device("cuda:0"))
+
+    torch.jit.script(OnGpu()).save(tmp_path / "s.pt")
+    with pytest.raises(ModelError, match="asks for cuda:0 by name"):
+        load_model(tmp_path / "s.pt")
+
+
+def test_the_fingerprint_is_the_same_in_every_format(tmp_path, recwarn) -> None:
+    net = small()
+    torch.jit.trace(net, torch.zeros(1, 1, 32, 32)).save(tmp_path / "t.pt")
+    torch.save(copy.deepcopy(net), tmp_path / "w.pth")
+    prints = {
+        load_model(each, trust=True).fingerprint
+        for each in (net, tmp_path / "t.pt", tmp_path / "w.pth")
+    }
+    assert len(prints) == 1
+
+
+def test_half_a_zip_is_told_as_such(tmp_path, recwarn) -> None:
+    """Also where a whole archive lies within the half."""
+    inner = tmp_path / "inner.pt"
+    torch.save({"w": torch.zeros(2000)}, inner)
+    whole = tmp_path / "whole.zip"
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.write(inner)
+        archive.writestr("rdf.yaml", "a: 1")
+    size = whole.stat().st_size
+    for part in (size - 10, size - 250, size // 2):
+        path = tmp_path / "half.zip"
+        path.write_bytes(whole.read_bytes()[:part])
+        with pytest.raises(
+            ModelError, match=r"bytes\) begins as a zip archive, and its end"
+        ) as told:
+            load_model(path, trust=True)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("net.pt", b"hello world", "begins with b'hello world', as no file of PyTorch does"),
+        ("net.zip", b"PK\x05\x06" + bytes(18), "is a zip archive without a network"),
+        ("rdf.yaml", b"a: 1", "no model card of bioimage.io"),
+    ],
+)
+def test_files_of_something_else_are_one_sentence(tmp_path, name, content, words) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelError, match=words) as told:
+        load_model(tmp_path / name, trust=True)
+    assert "\n" not in str(told.value)
+
+
+def test_addresses_are_never_fetched() -> None:
+    for spec in ("https://bioimage.io/#/?id=some-model", "http://example.org/net.pt"):
+        with pytest.raises(ModelError, match="nothing is ever downloaded here"):
+            load_model(spec, trust=True)
+
+
+def test_several_sets_of_weights_that_fit_are_told(tmp_path) -> None:
+    net = networks.UNet(2, 1).eval()
+    own = net.state_dict()
+    average = {f"module.{k}": v * 0.5 for k, v in own.items()}
+    spec = f"{networks.__file__}:UNet(levels=1)@{tmp_path / 'net.pt'}"
+    torch.save({"model": own, "ema": average}, tmp_path / "net.pt")
+    model = load_model(spec, trust=True)
+    (note,) = model.notes
+    assert "2 sets of weights that fit, and model is used: for ema.module save that one" in note
+    assert torch.equal(model.module.last.weight, net.last.weight)
+    torch.save({"model": own, "same": dict(own)}, tmp_path / "net.pt")
+    assert load_model(spec, trust=True).notes == ()

@@ -1,0 +1,361 @@
+"""Facts, period and reach of networks whose answers are known by hand, and proved by cropping."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import networks
+from seamscope.errors import ModelError
+from seamscope.models.formats import load_model
+from seamscope.models.model import as_model
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 2, 3, padding=1)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(x * torch.sigmoid(x.mean((2, 3), keepdim=True)))
+
+
+class SwallowsNan(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 2, 5, padding=2)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(torch.where(x > 0, x, torch.zeros_like(x)))
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(1, 8, 8, stride=8)
+        self.mix = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.out = nn.ConvTranspose2d(8, 2, 8, stride=8)
+
+    def forward(self, x):
+        x = self.embed(x)
+        tokens = x.flatten(2).transpose(1, 2)
+        y, _ = self.mix(tokens, tokens, tokens, need_weights=False)
+        return self.out(y.transpose(1, 2).reshape(x.shape))
+
+
+class ChannelLayerNorm(nn.Module):
+    """Normalises over channels at each pixel: looks global, is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.LayerNorm(4)
+
+    def forward(self, x):
+        return self.norm(self.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+
+
+def seq(*layers):
+    return nn.Sequential(*layers)
+
+
+C2, C3 = nn.Conv2d, nn.Conv3d
+
+# name, network, period, halo (before, after) per axis, crop, scale; all known by hand
+KNOWN = [
+    ("one 3x3", seq(C2(1, 4, 3, padding=1)), 1, (1, 1), (0, 0), 1),
+    (
+        "5x5 and 3x3",
+        seq(C2(1, 4, 5, padding=2), nn.ReLU(), C2(4, 2, 3, padding=1)),
+        1,
+        (3, 3),
+        (0, 0),
+        1,
+    ),
+    (
+        "dilated 4 and 9",
+        seq(C2(1, 4, 3, padding=4, dilation=4), C2(4, 2, 3, padding=9, dilation=9)),
+        1,
+        (13, 13),
+        (0, 0),
+        1,
+    ),
+    ("valid 3x3 twice", seq(C2(1, 4, 3), nn.ReLU(), C2(4, 2, 3)), 1, (0, 0), (2, 2), 1),
+    ("valid 2x2", seq(C2(1, 4, 2)), 1, (0, 0), (0, 1), 1),
+    (
+        "pool 3, transposed 3",
+        seq(nn.MaxPool2d(3), C2(1, 4, 3, padding=1), nn.ConvTranspose2d(4, 2, 3, stride=3)),
+        3,
+        (3, 3),
+        (0, 0),
+        1,
+    ),
+    (
+        "transposed k3 s2 is one-sided",
+        seq(nn.AvgPool2d(2), nn.ConvTranspose2d(1, 2, 3, 2, 1, output_padding=1)),
+        2,
+        (0, 1),
+        (0, 0),
+        1,
+    ),
+    (
+        "stride 2, output half",
+        seq(C2(1, 4, 3, padding=1, stride=2)),
+        2,
+        (2, 0),
+        (0, 0),
+        Fraction(1, 2),
+    ),
+    (
+        "upsampled twofold",
+        seq(C2(1, 4, 3, padding=1), nn.Upsample(scale_factor=2)),
+        1,
+        (1, 1),
+        (0, 0),
+        2,
+    ),
+    (
+        "anisotropic",
+        seq(
+            C3(1, 4, (1, 3, 3), padding=(0, 1, 1)),
+            nn.MaxPool3d((1, 2, 2)),
+            C3(4, 4, 3, padding=1),
+            nn.Upsample(scale_factor=(1, 2, 2)),
+        ),
+        (1, 2, 2),
+        ((1, 1), (4, 4), (4, 4)),
+        (0, 0),
+        1,
+    ),
+    ("U-Net 2 transposed", networks.UNet(2, 2), 4, (22, 22), (0, 0), 1),
+    ("U-Net 3 transposed", networks.UNet(2, 3), 8, (46, 46), (0, 0), 1),
+    ("U-Net 2 bilinear", networks.UNet(2, 2, up="bilinear"), 4, (25, 25), (0, 0), 1),
+    ("U-Net 3 bilinear", networks.UNet(2, 3, up="bilinear"), 8, (53, 53), (0, 0), 1),
+    ("U-Net 3D", networks.UNet(3, 2, features=2), 4, (22, 22), (0, 0), 1),
+    ("valid U-Net 2", networks.ValidUNet(2), 4, (0, 0), (20, 20), 1),
+    ("valid U-Net 4 (572 -> 388)", networks.ValidUNet(4, features=2), 16, (0, 0), (92, 92), 1),
+    ("LayerNorm over channels", ChannelLayerNorm(), 1, (1, 1), (0, 0), 1),
+    ("identity", nn.Identity(), 1, (0, 0), (0, 0), 1),
+]
+
+
+@pytest.mark.parametrize(
+    ("network", "period", "halo", "crop", "scale"),
+    [k[1:] for k in KNOWN],
+    ids=[k[0] for k in KNOWN],
+)
+def test_known_by_hand(network, period, halo, crop, scale) -> None:
+    model = as_model(network)
+    ndim = model.facts.spatial_axes
+    periods = period if isinstance(period, tuple) else (period,) * ndim
+    halos = halo if isinstance(halo[0], tuple) else (halo,) * ndim
+    assert model.facts.period == periods
+    assert model.facts.period_found
+    assert [a.crop for a in model.facts.lattice] == [crop] * ndim
+    assert {float(s) for s in model.facts.scale} == ({float(scale)} if ndim == 2 else {1.0})
+    assert model.reach.bounded
+    assert model.reach.halo == halos
+    assert not model.reach.swallows_nan
+
+
+@pytest.mark.parametrize(
+    ("network", "convolutional", "calls"),
+    [
+        (networks.UNet(2, 2, norm="instance"), 22, 10),
+        (networks.UNet(2, 2, norm="group"), 22, 10),
+        (networks.UNet(3, 2, features=2, norm="instance"), 22, 10),
+        (SqueezeExcite(), 2, 1),  # its mean over space can be held fixed too
+        (Attention(), None, 0),
+    ],
+    ids=["instance", "group", "instance 3D", "squeeze-excite", "attention"],
+)
+def test_networks_that_see_the_whole_tile_are_told(network, convolutional, calls) -> None:
+    model = as_model(network)
+    assert not model.reach.bounded
+    assert len(model.facts.statistics) == calls
+    ndim = model.facts.spatial_axes
+    expected = ((convolutional, convolutional),) * ndim if convolutional else None
+    assert model.reach.convolutional == expected
+    assert "No halo will help" in model.describe()
+
+
+@pytest.mark.parametrize(
+    ("network", "period", "reach"),
+    [
+        # the second network's period is longer than its first slab, the first one's reach as well
+        (seq(*(C2(1, 1, 3, padding=40, dilation=40) for _ in range(9))), 1, 360),
+        (seq(nn.AvgPool2d(64), C2(1, 1, 1), nn.Upsample(scale_factor=64)), 64, 0),
+        (seq(nn.AvgPool3d(32), C3(1, 1, 3, padding=1), nn.Upsample(scale_factor=32)), 32, 32),
+    ],
+    ids=["reach 360", "period 64", "period 32 in 3D"],
+)
+def test_far_reach_and_long_periods(network, period, reach) -> None:
+    model = as_model(network)
+    assert set(model.facts.period) == {period}
+    assert model.facts.period_found
+    assert set(model.reach.halo) == {(reach, reach)}
+
+
+def test_swallowed_nan_does_not_hide_reach() -> None:
+    model = as_model(SwallowsNan())
+    assert model.reach.swallows_nan
+    assert model.reach.halo == ((3, 3), (3, 3))
+    assert model.facts.period == (1, 1)
+
+
+def forms(network):
+    example = torch.randn(1, 1, 64, 64)
+    yield "traced", torch.jit.trace(network, example)
+    yield "scripted", torch.jit.script(network)
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing and scripting warn of their own end
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_scripts_are_measured_like_the_module(norm) -> None:
+    torch.manual_seed(1)
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.InstanceNorm2d(4) if norm == "instance" else nn.BatchNorm2d(4),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.ConvTranspose2d(4, 2, 2, 2),
+    ).eval()
+    plain = as_model(network)
+    for _, form in forms(network):
+        model = as_model(form)
+        assert model.facts.period == plain.facts.period == (2, 2)
+        assert model.reach == plain.reach
+        assert model.facts.statistics == plain.facts.statistics
+
+
+@pytest.mark.parametrize("levels", [2, 3])
+@pytest.mark.parametrize("up", ["transposed", "bilinear"])
+def test_cropping_at_the_reach_equals_the_whole_and_one_pixel_less_does_not(levels, up) -> None:
+    """The oracle of all oracles, in plain indexing and nothing of ours but the reach."""
+    torch.manual_seed(levels)
+    network = networks.UNet(2, levels, up=up).eval()
+    deepen(network)
+    (before, after), _ = as_model(network).reach.halo
+    period = 2**levels
+    x = torch.randn(1, 1, 64, 40 * period)
+    with torch.inference_mode():
+        whole = network(x)[..., 8 * period : 32 * period]
+        tile = network(x[..., 8 * period : 32 * period])
+    differs = (tile - whole).abs().amax((0, 1, 2)) > 1e-5 * whole.std()
+    assert not differs[before : differs.numel() - after].any()
+    assert differs[before - 1]
+    assert differs[differs.numel() - after]
+
+
+def deepen(network):
+    """Make the deepest path as strong as the shallow ones, so that its reach shows in values."""
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+                module.weight.mul_(3)
+
+
+def test_a_shift_off_the_period_changes_the_prediction() -> None:
+    """What the period is for: three pixels off the grid is worse than no halo."""
+    torch.manual_seed(0)
+    network = networks.UNet(2, 2).eval()
+    deepen(network)
+    period = as_model(network).facts.period[0]
+    x = torch.randn(1, 1, 160, 160)
+    with torch.inference_mode():
+        whole = network(x)
+        for shift in range(2 * period + 1):
+            moved = network(torch.roll(x, -shift, 2))
+            error = (moved[:, :, 40:80] - whole[:, :, 40 + shift : 80 + shift]).abs().max()
+            assert (error < 1e-4 * whole.std()) == (shift % period == 0)
+
+
+def test_channels_are_found() -> None:
+    assert as_model(nn.Conv2d(5, 7, 1)).facts.in_channels == 5
+    assert as_model(nn.Conv2d(5, 7, 1)).facts.out_channels == 7
+    assert as_model(nn.Conv3d(2, 1, 1)).facts.spatial_axes == 3
+    assert as_model(nn.Conv3d(1, 1, 1)).facts.spatial_axes == 3  # also runs on 4-D input
+    assert as_model(nn.Identity()).facts.any_channels
+
+
+def test_memory_of_a_forward_pass_is_counted() -> None:
+    """Two activations of 8 float32 channels live at once: 64 bytes a pixel."""
+    network = seq(C2(1, 8, 1), C2(8, 8, 1), C2(8, 8, 1))
+    assert as_model(network).facts.bytes_per_pixel == pytest.approx(64, rel=0.15)
+
+
+def test_the_users_module_is_not_changed() -> None:
+    network = networks.UNet(2, 2)
+    network.train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    model = as_model(network)
+    assert model.facts is not None
+    assert model.reach is not None
+    assert network.training
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("shape mismatch inside")
+
+
+class GivesTwo(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+class GivesVector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x):
+        return self.a(x).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [(Broken(), "shape mismatch inside"), (GivesTwo(), "tuple of 2"), (GivesVector(), "gives")],
+)
+def test_what_is_no_image_network_is_refused_in_a_sentence(network, words) -> None:
+    with pytest.raises(ModelError, match=words):
+        _ = as_model(network).facts
+
+
+@pytest.mark.parametrize(
+    ("folder", "factory", "period", "reach"),
+    [
+        ("unet2d_nuclei_broad", "nuclei_broad", 8, (53, 53)),
+        ("unet2d_covid_if_instancenorm", "covid_instancenorm", 8, (53, 53)),
+        ("unet2d_nuclei_batchnorm", "nuclei_batchnorm", 16, (108, 123)),
+    ],
+)
+def test_real_networks(real_models, folder, factory, period, reach) -> None:
+    """Aligned reach; at the worst phase it is 58 and 121/136, as their README says."""
+    from pathlib import Path
+
+    here = Path(__file__).parents[1] / "real_networks.py"
+    weights = real_models / folder / "state_dict.safetensors"
+    model = load_model(f"{here}:{factory}@{weights}", trust=True)
+    assert model.facts.period == (period, period)
+    assert model.reach.convolutional == (reach, reach)
+    assert model.reach.bounded == (factory != "covid_instancenorm")
+    assert len(model.facts.statistics) == (14 if factory == "covid_instancenorm" else 0)
+    vectors = real_models / folder / "test_input.npy"
+    if vectors.exists():
+        x = np.load(vectors).astype(np.float64)
+        z = ((x - x.mean()) / (x.std() + 1e-6)).astype(np.float32)
+        y = model.runner()(z)
+        expected = np.load(real_models / folder / "test_output.npy")
+        if factory == "nuclei_broad":  # published after a sigmoid
+            y = 1 / (1 + np.exp(-y))
+        assert np.abs(y - expected).max() < 1e-5

@@ -1,0 +1,73 @@
+"""Imports point only downward, and the engine knows no window."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from test_documentation import MODULES
+
+import seamscope
+
+PACKAGE = Path(seamscope.__file__).parent
+# From the bottom up: each room may import those before it, and itself.
+ROOMS = (
+    "errors",
+    "tiling",
+    "stitching",
+    "process_memory",
+    "images",
+    "normalization",
+    "models",
+    "planning",
+    "seams",
+    "prediction",
+    "receptive_field",
+    "explain",
+    "compare",
+    "fixed_statistics",
+    "reports",
+    "demo",
+    "cli",
+    "docks",
+)
+
+
+def _imports_of(file: Path) -> Iterator[str]:
+    """Rooms that are imported as the module is; what a function imports when called is not."""
+    for node in ast.parse(file.read_text(encoding="utf8")).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("seamscope."):
+            yield str(node.module).split(".")[1]
+        elif isinstance(node, ast.ImportFrom) and node.module == "seamscope":
+            yield from (name.name for name in node.names if name.name in ROOMS)
+
+
+def test_every_module_has_a_room() -> None:
+    rooms = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert rooms - {"__init__", "__main__", "__pycache__", "resources"} == set(ROOMS)
+
+
+def test_imports_point_downward() -> None:
+    upward = [
+        f"{file.relative_to(PACKAGE)} imports {target}"
+        for room in ROOMS
+        for file in (*(PACKAGE / room).rglob("*.py"), *PACKAGE.glob(f"{room}.py"))
+        for target in _imports_of(file)
+        if ROOMS.index(target) > ROOMS.index(room)
+    ]
+    assert not upward
+
+
+def test_engine_imports_neither_napari_nor_qt() -> None:
+    code = (
+        "import importlib, sys\n"
+        f"for name in {MODULES!r}:\n"
+        "    importlib.import_module(name)\n"
+        "windows = {'napari', 'qtpy', 'PyQt6', 'superqt'}\n"
+        "bad = windows & {name.split('.')[0] for name in sys.modules}\n"
+        "assert not bad, bad\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
