@@ -16,6 +16,7 @@ PACKAGE = Path(seamscope.__file__).parent
 # From the bottom up: each room may import those before it, and itself.
 ROOMS = (
     "errors",
+    "work",
     "tiling",
     "stitching",
     "process_memory",

@@ -1,0 +1,64 @@
+"""How long work reports its progress, and how it is stopped.
+
+Every function of the engine that may take more than a moment has a last argument ``work``. It calls
+`Work.phase` when a part with a name begins, `Work.step` as that part advances, `Work.note` for a
+sentence the user should read, and asks `Work.stopped` between steps. The command line shows all
+this in a terminal, a dock in its progress row, and `QUIET`, the default, shows nothing::
+
+    def count(image: Image, model: Model, *, work: Work = QUIET) -> int:
+        work.phase("Counting")
+        for done, tile in enumerate(tiles):
+            check(work)
+            ...
+            work.step(done + 1, len(tiles))
+
+A function that was stopped raises `InterruptedError`; what it wrote until then stays.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Work(Protocol):
+    """Receives progress and notes of one piece of long work, and knows whether to stop it."""
+
+    def phase(self, what: str) -> None:
+        """Begin a named part, such as "Measuring seams"; its length may be unknown."""
+
+    def step(self, done: int, total: int) -> None:
+        """Report that `done` of `total` steps of the current part are finished."""
+
+    def note(self, sentence: str) -> None:
+        """Show a sentence that the user should read."""
+
+    def stopped(self) -> bool:
+        """Return whether the user asked to stop."""
+
+
+class _Quiet:
+    """Shows nothing and never stops."""
+
+    def phase(self, what: str) -> None:
+        pass
+
+    def step(self, done: int, total: int) -> None:
+        pass
+
+    def note(self, sentence: str) -> None:
+        pass
+
+    def stopped(self) -> bool:
+        return False
+
+
+QUIET: Work = _Quiet()
+
+
+def check(work: Work) -> None:
+    """Raise `InterruptedError` if the user asked to stop."""
+    if work.stopped():
+        raise InterruptedError("stopped by the user")
+
+
+__all__ = ["QUIET", "Work", "check"]
