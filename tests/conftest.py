@@ -6,9 +6,12 @@ their place as an argument and are skipped where they are absent.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,10 @@ import pytest
 os.environ.setdefault("QT_API", "pyqt6")
 os.environ.setdefault("PYTEST_QT_API", os.environ["QT_API"])
 os.environ["NAPARI_CONFIG"] = ""
+
+# What tests measure is kept in a folder of this session's own, never in the user's.
+os.environ["SEAMSCOPE_CACHE"] = tempfile.mkdtemp(prefix="seamscope-tests-")
+atexit.register(shutil.rmtree, os.environ["SEAMSCOPE_CACHE"], ignore_errors=True)
 
 # Test networks are so small that a second thread only waits, the longer the busier the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -17,6 +17,7 @@ PACKAGE = Path(seamscope.__file__).parent
 ROOMS = (
     "errors",
     "work",
+    "cache",
     "tiling",
     "stitching",
     "process_memory",

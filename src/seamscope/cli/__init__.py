@@ -51,6 +51,7 @@ from seamscope.cli import receptive_field
 from seamscope.cli import export
 from seamscope.cli import demo
 from seamscope.cli import normalization
+from seamscope.cli import cache
 
 
 def main() -> None:
