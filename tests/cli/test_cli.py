@@ -32,8 +32,9 @@ from seamscope import cli, progress
 from seamscope.cli import demo, options, predict, work
 from seamscope.cli.answer import Answer
 from seamscope.cli.command import ExitCode
-from seamscope.images.image import open_image, read_record
+from seamscope.images.image import open_image
 from seamscope.images.intensity import Method
+from seamscope.images.records import read_record
 from seamscope.models.model import Precision
 from seamscope.planning.plan import Border, Result, Seams, Settings
 from seamscope.prediction.run import Preparing, TileDone

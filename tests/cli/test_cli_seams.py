@@ -23,7 +23,7 @@ import seamscope
 from seamscope import cli
 from seamscope.cli import options
 from seamscope.cli.command import app
-from seamscope.images.image import read_record
+from seamscope.images.records import read_record
 from seamscope.prediction.measure_seams import measure_seams
 from seamscope.seams.meter import Kind
 

@@ -18,7 +18,7 @@ from seamscope.compare.certificate import certify, store_certificate
 from seamscope.errors import OutputError, SettingsError
 from seamscope.explain import certificate as certificates
 from seamscope.fixed_statistics.freezing import freeze_statistics
-from seamscope.images.outputs import read_record
+from seamscope.images.records import read_record
 from seamscope.models.formats import load_model
 from seamscope.prediction.run import predict
 from seamscope.seams.meter import Border

@@ -38,7 +38,8 @@ from seamscope.cli.work import Interrupts
 from seamscope.errors import SeamscopeError
 
 if TYPE_CHECKING:
-    from seamscope.images.image import Image, Output
+    from seamscope.images.image import Image
+    from seamscope.images.outputs import Output
     from seamscope.models.model import Model
     from seamscope.planning.plan import Plan
     from seamscope.prediction.run import Event, LateOutput

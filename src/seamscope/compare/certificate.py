@@ -27,7 +27,7 @@ from seamscope.explain.causes import worst_places
 from seamscope.explain.pipelines import Box, Subject, subject_of_plan
 from seamscope.explain.tile_sample import spread_places
 from seamscope.images.image import Image, open_image
-from seamscope.images.outputs import read_record
+from seamscope.images.records import read_record
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.models.reach import MemoryMeter

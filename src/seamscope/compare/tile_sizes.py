@@ -52,7 +52,8 @@ from seamscope.compare.accuracy import (
 from seamscope.compare.tile_content import tile_name
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.ground_truth import Truth
-from seamscope.images.image import Image, Output, open_image
+from seamscope.images.image import Image, open_image
+from seamscope.images.outputs import Output
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.planning.halo_room import with_room

@@ -25,7 +25,8 @@ from napari.utils.colormaps import ensure_colormap
 
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.layers import place_like
-from seamscope.images.image import Image, Output
+from seamscope.images.image import Image
+from seamscope.images.outputs import Output
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 

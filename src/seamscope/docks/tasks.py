@@ -14,7 +14,8 @@ from typing import Any
 
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Reporter
-from seamscope.images.image import Image, Output
+from seamscope.images.image import Image
+from seamscope.images.outputs import Output
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model, as_model
 from seamscope.planning.plan import Plan, Settings, resolve

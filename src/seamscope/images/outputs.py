@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import math
 import os
 import shutil
@@ -30,6 +29,8 @@ import psutil
 
 from seamscope.errors import OutputError
 from seamscope.images.dimensions import bounds, checked_axes, times, told_region, unit_symbol, why
+from seamscope.images.records import plain, sidecar, write_sidecar
+from seamscope.images.stored import file_of
 
 if TYPE_CHECKING:
     from seamscope.images.image import Image
@@ -41,40 +42,6 @@ def _amount(size: float) -> str:
         return f"{size:.0f} bytes"
     power = min(4, int(math.log(size, 1000)))
     return f"{size / 1000**power:.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
-
-
-def read_record(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what a run has noted with its result: plan, model, figures, and if it ``finished``.
-
-    Parameters
-    ----------
-    path
-        A result that `create_output` made.
-
-    Returns
-    -------
-    dict or None
-        The record, None when there is none.
-    """
-    target = Path(path)
-    with contextlib.suppress(Exception):
-        if target.is_dir():
-            import zarr
-
-            return record_in(zarr.open(str(target), mode="r").attrs) or None
-        return record_in(json.loads(_sidecar(target).read_text(encoding="utf-8"))) or None
-    return None
-
-
-def record_in(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record out of zarr attributes or of a file beside a result, {} if none."""
-    record = attributes.get("seamscope")
-    return dict(record) if isinstance(record, Mapping) else {}
-
-
-def _sidecar(path: Path) -> Path:
-    """Return where the record of a file lies; the whole name is kept: out.json is the user's."""
-    return path.with_name(path.name + ".json")
 
 
 class Output:
@@ -134,7 +101,7 @@ class Output:
             Added to the record: plan, model, figures; anything that can be written as JSON.
         """
         fixed = {name: self.record[name] for name in ("axes", "scale", "units")}
-        told = _jsonable(metadata or {})
+        told = plain(metadata or {})
         unfinished = self.record
         self.record = {**unfinished, **told, **fixed, "finished": True}
         try:
@@ -196,7 +163,7 @@ class Output:
     def _save_record(self) -> None:
         """Store `record` with the pixels, of files beside them."""
         if self._file is not None:
-            _write_sidecar(self._file, self.record)
+            write_sidecar(self._file, self.record)
 
 
 class _ZarrOutput(Output):
@@ -382,7 +349,7 @@ def create_output(
         tuple(units),
         _chunks(chunks, shape, axes),
         name,
-        _jsonable(metadata or {}),
+        plain(metadata or {}),
     )
     if target is None:
         return _in_memory(wanted)
@@ -483,12 +450,12 @@ def _check_place(path: Path, overwrite: bool, source: Image | None) -> None:
             raise OutputError(
                 f"{path} would overwrite the image that is read ({read}): choose another name."
             )
-    if not path.exists() and not _sidecar(path).exists():
+    if not path.exists() and not sidecar(path).exists():
         return
     if path.is_dir() and not _replaceable(path):
         raise OutputError(f"{path} is a folder that is not zarr: choose another name.")
     if not overwrite:
-        there = path if path.exists() else _sidecar(path)
+        there = path if path.exists() else sidecar(path)
         raise OutputError(
             f"{there} exists. Choose another name, or allow it to be replaced "
             "(--overwrite, or overwrite=True)."
@@ -505,15 +472,6 @@ def _files_of(source: Image | None) -> list[Path]:
     if source is None:
         return []
     return [Path(name) for name in (source.source, file_of(source.data)) if name]
-
-
-def file_of(array: Any) -> Path | None:
-    """Return where the pixels of a zarr array or a memory map lie on disk, None if nowhere."""
-    root = getattr(getattr(array, "store", None), "root", None)
-    if isinstance(root, Path):
-        return root / str(array.path)
-    name = getattr(array, "filename", None)
-    return Path(name) if isinstance(name, str | os.PathLike) else None
 
 
 def _overlap(a: Path, b: Path) -> bool:
@@ -546,20 +504,7 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path)
         return
     path.unlink(missing_ok=True)
-    _sidecar(path).unlink(missing_ok=True)
-
-
-def _write_sidecar(path: Path, record: Mapping[str, Any]) -> None:
-    text = json.dumps({"seamscope": record}, indent=1, ensure_ascii=False)
-    whole = _sidecar(path)
-    part = whole.with_name(f".{whole.name}.part")
-    try:
-        # a disk that is full must not cost the record that is there
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(whole)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    sidecar(path).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -577,19 +522,6 @@ def _telling(path: str | Path | None, left: str) -> Iterator[None]:
             f"{path} cannot be written ({why(error)}). Check that its folder is there and may be "
             f"written to. {left}"
         ) from error
-
-
-def _jsonable(value: Any) -> Any:
-    """Return `value` in JSON's own types; what is not a number becomes null, the unknown text."""
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_jsonable(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)
 
 
 # ---- kinds of files ------------------------------------------------------------------------------

@@ -18,8 +18,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.images.image import Image, Output, open_image
+from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import EPS, Intensity
+from seamscope.images.outputs import Output
 from seamscope.images.preparation import Measured, Preparation, Prepared, Scaled, Step
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -28,8 +28,9 @@ import numpy.typing as npt
 from torch import nn
 
 from seamscope.errors import ImageError, ModelError, SeamscopeError
-from seamscope.images.image import Image, Output, create_output, open_image
+from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import Intensity
+from seamscope.images.outputs import Output, create_output
 from seamscope.images.postprocessing import change_result, measure_result
 from seamscope.images.preparation import Prepared
 from seamscope.models.formats import load_model
@@ -240,7 +241,7 @@ class LateOutput:
 def open_output(
     plan: Plan, image: Image, model: Model, target: Any = None, *, overwrite: bool = False
 ) -> Output:
-    """Create what a plan's result is written into (see `seamscope.images.image.create_output`)."""
+    """Create what a plan's result is written into (see `images.outputs.create_output`)."""
     return create_output(
         target,
         plan.out_shape,

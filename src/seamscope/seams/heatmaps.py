@@ -23,7 +23,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.images.image import Image, Output, create_output
+from seamscope.images.image import Image
+from seamscope.images.outputs import Output, create_output
 from seamscope.planning.plan import Plan
 from seamscope.seams.meter import Array, Overlap
 from seamscope.seams.report import SeamReport
@@ -292,7 +293,7 @@ class HeatmapFile:
     image
         Whose scale and units the pictures have.
     target, overwrite
-        As for `seamscope.images.image.create_output`.
+        As for `seamscope.images.outputs.create_output`.
     """
 
     def __init__(self, plan: Plan, image: Image, target: Any, overwrite: bool = False) -> None:

@@ -1,0 +1,128 @@
+"""Which reader opens what: files by their first bytes, folders by their metadata, arrays as is.
+
+Knows which kinds there are, and reads the simple ones (PNG, JPEG, npy) itself. Does not know what
+is done with the pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seamscope.errors import ImageError
+from seamscope.images.dimensions import are_axes, why
+from seamscope.images.records import read_record
+from seamscope.images.stored import Stored, file_of
+from seamscope.images.tiff import open_tiff
+from seamscope.images.zarr import is_zarr, open_folder, open_zarr
+
+
+def open_array(data: Any) -> Stored:
+    """Take an array (numpy, dask, zarr, torch, xarray ...) for an image."""
+    array = _as_array(data)
+    names = [str(d).lower() for d in getattr(array, "dims", ())]
+    axes = "".join(names) if names and all(len(d) == 1 for d in names) else ""
+    if is_zarr(array):
+        return open_zarr(array, file_of(array))
+    fitting = len(axes) == len(array.shape) and are_axes(axes)
+    return Stored(
+        array, name=str(getattr(array, "name", None) or "array"), axes=axes if fitting else None
+    )
+
+
+def _as_array(data: Any) -> Any:
+    """Return `data` if it can be read by slices, else a numpy array of it."""
+    if hasattr(data, "detach"):  # torch; bfloat16 has no numpy type
+        tensor = data.detach().cpu()
+        is_brain_float = str(tensor.dtype) == "torch.bfloat16"
+        return (tensor.float() if is_brain_float else tensor).numpy()
+    if is_zarr(data) or all(hasattr(data, a) for a in ("shape", "dtype", "__getitem__")):
+        return data
+    try:
+        return np.asarray(data)
+    except ValueError as error:
+        raise ImageError(
+            f"{type(data).__name__} is not an image ({why(error)}). Give a path or one array "
+            "(of a pyramid, its first level)."
+        ) from error
+
+
+def open_path(path: Path) -> Stored:
+    """Open a file or folder by what it holds."""
+    if not path.exists():
+        raise ImageError(
+            f"There is no file or folder {path} (looked for in {Path.cwd()}). "
+            "Check the spelling; web addresses must be downloaded first."
+        )
+    try:
+        if path.is_dir():
+            return open_folder(path)
+        return _opener(path)(path)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageError(
+            f"{path} cannot be opened ({why(error)}). It may be damaged, cut short or not "
+            "readable for you: check it, or copy it again."
+        ) from error
+
+
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"II+\0", "tiff"),
+    (b"MM\0+", "tiff"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x93NUMPY", "npy"),
+    (b"\x89HDF", "hdf5"),
+    (b"PK\x03\x04", "zip"),
+)
+_ADVICE = {
+    "hdf5": "is HDF5, which holds several arrays: open it with h5py and give the dataset, "
+    "or save that one as TIFF or zarr.",
+    "zip": "is a zip archive (npz, zipped zarr): unpack it and give what is inside.",
+    "": "is of no kind that is known: TIFF, PNG, JPEG, npy, zarr and OME-Zarr are read. "
+    "Save it as one of them.",
+}
+
+
+def _opener(path: Path) -> Callable[[Path], Stored]:
+    with path.open("rb") as file:
+        head = file.read(8)
+    if not head:
+        raise ImageError(f"{path} is empty (0 bytes). Copy or save it again.")
+    kind = next((kind for magic, kind in _MAGIC if head.startswith(magic)), "")
+    openers = {"tiff": open_tiff, "png": _open_picture, "jpeg": _open_picture, "npy": _open_npy}
+    if kind not in openers:
+        raise ImageError(f"{path} {_ADVICE[kind]}")
+    return openers[kind]
+
+
+def _open_picture(path: Path) -> Stored:
+    """Decode a PNG or JPEG, at once: neither can be read in part."""
+    import imagecodecs  # unlike Pillow it keeps 16 bits of colour, and has no limit of size
+
+    encoded = path.read_bytes()
+    decode = imagecodecs.jpeg_decode if encoded[:2] == b"\xff\xd8" else imagecodecs.png_decode
+    data = decode(encoded)
+    return Stored(data, name=path.stem, source=path, axes="yxc" if data.ndim == 3 else "yx")
+
+
+def _open_npy(path: Path) -> Stored:
+    data = np.load(path, mmap_mode="r", allow_pickle=False)
+    record = read_record(path) or {}
+    axes = str(record.get("axes", ""))
+    if len(axes) != data.ndim or not are_axes(axes):
+        return Stored(data, name=path.stem, source=path)
+    return Stored(
+        data,
+        name=path.stem,
+        source=path,
+        axes=axes,
+        scale=record.get("scale"),
+        units=record.get("units"),
+    )

@@ -1,0 +1,78 @@
+"""Records: what a run notes with its result, and where that lies.
+
+Knows that zarr keeps a record among its attributes and every other kind in ``NAME.json`` beside it.
+Does not know what is noted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def read_record(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return what a run has noted with its result: plan, model, figures, and if it ``finished``.
+
+    Parameters
+    ----------
+    path
+        A result that `create_output` made.
+
+    Returns
+    -------
+    dict or None
+        The record, None when there is none.
+    """
+    target = Path(path)
+    with contextlib.suppress(Exception):
+        if target.is_dir():
+            import zarr
+
+            return record_in(zarr.open(str(target), mode="r").attrs) or None
+        return record_in(json.loads(sidecar(target).read_text(encoding="utf-8"))) or None
+    return None
+
+
+def record_in(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record out of zarr attributes or of a file beside a result, {} if none."""
+    record = attributes.get("seamscope")
+    return dict(record) if isinstance(record, Mapping) else {}
+
+
+def sidecar(path: Path) -> Path:
+    """Return where the record of a file lies; the whole name is kept: out.json is the user's."""
+    return path.with_name(path.name + ".json")
+
+
+def write_sidecar(path: Path, record: Mapping[str, Any]) -> None:
+    """Store the record of a file beside it, in one step."""
+    text = json.dumps({"seamscope": record}, indent=1, ensure_ascii=False)
+    whole = sidecar(path)
+    part = whole.with_name(f".{whole.name}.part")
+    try:
+        # a disk that is full must not cost the record that is there
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(whole)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def plain(value: Any) -> Any:
+    """Return `value` in JSON's own types; NaN and infinity become null, unknown types text."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int | bool) else str(value)
