@@ -90,11 +90,12 @@ if TYPE_CHECKING:
     from seamscope.normalization.audit import audit
     from seamscope.normalization.batch_renorm import replace_normalization
     from seamscope.normalization.statistics import Statistics
-    from seamscope.planning.plan import Plan, Settings, resolve
+    from seamscope.planning.plan import Plan, resolve
     from seamscope.prediction.measure_seams import measure_seams
     from seamscope.prediction.run import predict, prepare, run
     from seamscope.receptive_field.fields import measure_receptive_field
     from seamscope.seams.report import SeamReport
+    from seamscope.settings import Settings
     from seamscope.tiling import TileGrid
 
 

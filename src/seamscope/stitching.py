@@ -25,14 +25,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.settings import Blend
 from seamscope.tiling import AxisTiling, Slices, Tile, TileGrid
 
-Blend: TypeAlias = Literal["crop", "linear", "gaussian", "distance"]
 BLENDS: tuple[Blend, ...] = get_args(Blend)
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -28,16 +28,14 @@ from torch import nn
 
 import networks
 import seamscope
-from seamscope import cli, progress
-from seamscope.cli import demo, options, predict, work
+from seamscope import cli
+from seamscope.cli import demo, options, predict, progress, work
 from seamscope.cli.answer import Answer
 from seamscope.cli.command import ExitCode
 from seamscope.images.image import open_image
-from seamscope.images.intensity import Method
 from seamscope.images.records import read_record
-from seamscope.models.model import Precision
-from seamscope.planning.plan import Border, Result, Seams, Settings
 from seamscope.prediction.run import Preparing, TileDone
+from seamscope.settings import WORDS, Method, Padding, Precision, Result, Seams, Settings
 from seamscope.stitching import BLENDS
 
 # In standard deviations of the output; a halo one pixel short is off by 1e-3 and more.
@@ -200,7 +198,7 @@ def test_exit_codes_are_documented():
         (options.Precision, get_args(Precision)),
         (options.Normalize, ("auto", *get_args(Method))),
         (options.Result, get_args(Result)),
-        (options.Border, get_args(Border)),
+        (options.Padding, get_args(Padding)),
         (options.Seams, get_args(Seams)),
     ],
 )
@@ -217,6 +215,12 @@ def test_every_setting_is_an_option_with_the_same_default():
         assert default == field.default, field.name
 
 
+def test_every_setting_has_its_words():
+    assert list(WORDS) == [field.name for field in dataclasses.fields(Settings)]
+    for name, words in WORDS.items():
+        assert words.help in Settings.__doc__.replace("\n    ", " "), name
+
+
 def test_every_option_reaches_its_setting(at_home, tmp_path):
     given = {
         "--tile": ("44,40", "tile", [44, 40]),
@@ -231,7 +235,7 @@ def test_every_option_reaches_its_setting(at_home, tmp_path):
         "--area": ("y=3:60,x=5", "area", {"y": [3, 60], "x": [5, 6]}),
         "--result": ("labels", "result", "labels"),
         "--threshold": ("0.25", "threshold", 0.25),
-        "--border": ("zeros", "border", "zeros"),
+        "--padding": ("zeros", "padding", "zeros"),
         "--channel-axis": ("c", "channel_axis", "c"),
         "--channel": ("1", "channel", 1),
         "--fill-nan": ("-7", "fill_nan", -7.0),

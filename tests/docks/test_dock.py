@@ -234,7 +234,7 @@ def test_of_a_pyramid_the_full_resolution_is_taken(qtbot, viewer, dock):
         ("result", "labels", {"result": "labels"}),
         ("normalize", "zscore", {"normalize": "zscore"}),
         ("normalize", "percentile", {"normalize": "percentile"}),
-        ("border", "zeros", {"border": "zeros"}),
+        ("padding", "zeros", {"padding": "zeros"}),
         ("device", "cpu", {"device": "cpu"}),
         ("precision", "bfloat16", {"precision": "bfloat16"}),
         ("batch", 3, {"batch": 3}),

@@ -18,7 +18,8 @@ from seamscope.compare.blends import BlendComparison, BlendScore, compare_blends
 from seamscope.demo import sample_image
 from seamscope.errors import SettingsError
 from seamscope.images.image import open_image
-from seamscope.planning.plan import Settings, resolve
+from seamscope.planning.plan import resolve
+from seamscope.settings import Settings
 from seamscope.stitching import BLENDS
 from seamscope.tiling import Lattice, TileGrid
 

@@ -25,8 +25,9 @@ from seamscope.images.intensity import Intensity
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.models.probe import Hints
-from seamscope.planning.plan import Settings, resolve
+from seamscope.planning.plan import resolve
 from seamscope.seams.meter import Border
+from seamscope.settings import Settings
 from seamscope.tiling import Lattice, TileGrid
 
 

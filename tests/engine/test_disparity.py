@@ -22,8 +22,9 @@ from seamscope.explain.train_eval import advice, has_running_statistics, measure
 from seamscope.fixed_statistics.freezing import freeze_statistics
 from seamscope.models.model import as_model
 from seamscope.normalization.batch_renorm import Warmup, replace_normalization
-from seamscope.planning.plan import Settings, resolve
+from seamscope.planning.plan import resolve
 from seamscope.planning.reading import jobs_of
+from seamscope.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ from seamscope.models.formats import load_model, would_run
 from seamscope.models.formats import onnx as onnx_format
 from seamscope.models.formats.export import export
 from seamscope.models.formats.rounding import agree
-from seamscope.planning.plan import Settings
 from seamscope.receptive_field.gradient_maps import GradientProbe
+from seamscope.settings import Settings
 
 NAMES = {
     "unet2d_nuclei_broad": real_networks.nuclei_broad,

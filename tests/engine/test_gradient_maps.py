@@ -16,7 +16,6 @@ from seamscope.errors import ModelError, SettingsError
 from seamscope.images.image import open_image
 from seamscope.models.model import as_model
 from seamscope.models.reach import MemoryMeter
-from seamscope.planning.plan import Settings
 from seamscope.receptive_field.fields import measure_receptive_field
 from seamscope.receptive_field.gradient_maps import (
     SHARES,
@@ -25,6 +24,7 @@ from seamscope.receptive_field.gradient_maps import (
     GradientProbe,
     absolute_gradient,
 )
+from seamscope.settings import Settings
 
 AT = (5, 10)
 C2 = nn.Conv2d

@@ -13,12 +13,13 @@ import networks
 from seamscope import measure_seams
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
-from seamscope.planning.plan import Settings, resolve
+from seamscope.planning.plan import resolve
 from seamscope.prediction.measure_seams import measurable
 from seamscope.seams.heatmaps import HeatmapFile, PixelMaps, SeamPicture, pyramid, tile_values
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.opinions import Opinions
 from seamscope.seams.report import SeamReport
+from seamscope.settings import Settings
 
 CASES = {
     "2d": ((140, 170), {"tile": 64, "halo": 8, "overlap": 30}),

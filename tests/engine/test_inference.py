@@ -22,7 +22,7 @@ from seamscope.errors import ImageError, ModelError, SettingsError
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
 from seamscope.models.model import Speed
-from seamscope.planning.plan import Settings, resolve
+from seamscope.planning.plan import resolve
 from seamscope.prediction.run import (
     Finished,
     Preparing,
@@ -34,6 +34,7 @@ from seamscope.prediction.run import (
     prepare,
     run,
 )
+from seamscope.settings import Settings
 
 # In standard deviations of the output: sums in another order differ by 1e-6 to 2e-5 (other sizes
 # take other convolution kernels), a halo one pixel short or a tile off the grid by 1e-3 and more.
@@ -253,7 +254,7 @@ def test_zero_border() -> None:
     network = deep(nn.Conv2d(1, 1, 5))  # valid: needs two pixels beyond the border
     image = noise(40, 41)
     expected = untiled_any(network, np.pad(image, 2))[0]
-    assert np.array_equal(predict(image, network, tile=20, border="zeros"), expected)
+    assert np.array_equal(predict(image, network, tile=20, padding="zeros"), expected)
     expected = untiled_any(network, np.pad(image, 2, mode="reflect"))[0]
     assert np.array_equal(predict(image, network, tile=20), expected)
 
@@ -604,7 +605,8 @@ import networks
 from test_inference import peak_while, noise
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
-from seamscope.planning.plan import Settings, resolve
+from seamscope.planning.plan import resolve
+from seamscope.settings import Settings
 
 model = load_model(networks.UNet(2, 2, features=16).eval())
 image = open_image(noise(1024, 1024))

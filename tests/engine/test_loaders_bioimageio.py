@@ -25,8 +25,9 @@ from seamscope.models.declared import Declared, disagreements
 from seamscope.models.formats import code_of, format_of, load_model, verify, would_run
 from seamscope.models.formats.archive import Archive
 from seamscope.models.model import Model
-from seamscope.planning.plan import Settings, resolve
+from seamscope.planning.plan import resolve
 from seamscope.prediction.run import predict
+from seamscope.settings import Settings
 
 SOURCE = '''
 import torch

@@ -15,11 +15,12 @@ from seamscope import measure_seams
 from seamscope.errors import SettingsError
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
-from seamscope.planning.plan import Settings, resolve
+from seamscope.planning.plan import resolve
 from seamscope.prediction.measure_seams import measurable
 from seamscope.prediction.run import Finished, run
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.report import SeamReport, count_overlaps, sampled_tiles
+from seamscope.settings import Settings
 
 
 def deep(network):

@@ -14,10 +14,11 @@ import networks
 from seamscope.errors import OutputError, SettingsError
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
-from seamscope.planning.plan import Settings, resolve
+from seamscope.planning.plan import resolve
 from seamscope.prediction.run import run
 from seamscope.seams import opinions as opinions_module
 from seamscope.seams.opinions import Opinions
+from seamscope.settings import Settings
 
 
 def watched(network, image, opinions=None, **settings):

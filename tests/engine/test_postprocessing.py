@@ -20,9 +20,10 @@ from seamscope.compare.certificate import certify
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model, verify
 from seamscope.models.formats.factories import module_from_text
-from seamscope.planning.plan import Settings, resolve
+from seamscope.planning.plan import resolve
 from seamscope.prediction.run import Finished, LateOutput, Preparing, open_output, predict, run
 from seamscope.seams.meter import SeamMeter
+from seamscope.settings import Settings
 
 SOURCE = '''
 from torch import nn

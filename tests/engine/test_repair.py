@@ -38,8 +38,8 @@ from seamscope.normalization.audit import audit
 from seamscope.normalization.calls import Normalizations
 from seamscope.normalization.pausing import PausableNetwork
 from seamscope.normalization.statistics import Statistics
-from seamscope.planning.plan import Settings
 from seamscope.prediction.measure_seams import measure_seams
+from seamscope.settings import Settings
 
 SAME = 1e-4  # standard deviations: below is rounding, above an artifact
 
@@ -1311,8 +1311,8 @@ def _read(**changed):
         ({"channel": 1}, ("channel 0", "channel 1"), "--channel 0"),
         ({"percentiles": (2, 98)}, ("percentiles 1,99.8", "percentiles 2,98"),
          "--percentiles 1,99.8"),
-        ({"border": "zeros"}, ("its border continued by reflect", "its border continued by zeros"),
-         "--border reflect"),
+        ({"padding": "zeros"}, ("padding by reflect", "padding by zeros"),
+         "--padding reflect"),
         ({"fill_nan": 3}, ("0 for what is not finite", "3 for what is not finite"), "--fill-nan 0"),
         ({"channel_axis": "t"}, ("channels along c", "channels along t"), "--channel-axis c"),
         ({"normalize": "none"}, ("intensities normalized by percentile",
@@ -1351,7 +1351,9 @@ def test_statistics_of_what_is_read_otherwise_are_noted(tmp_path, changed, told,
 def test_what_has_no_effect_on_what_is_read_is_not_noted(small) -> None:
     image = np.random.default_rng(0).random((1, 128, 128), np.float32)
     statistics = freeze_statistics(small, image, axes="cyx", tile=96, normalize="none")
-    changed = Settings(normalize="none", channel=0, percentiles=(3, 97), fill_nan=0, border="zeros")
+    changed = Settings(
+        normalize="none", channel=0, percentiles=(3, 97), fill_nan=0, padding="zeros"
+    )
     opened = open_image(image, axes="cyx")
     plan = seamscope.prepare(changed, small.with_statistics(statistics), opened)
     assert not any("statistics were found" in note for note in plan.notes)

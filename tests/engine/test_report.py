@@ -18,7 +18,7 @@ import seamscope
 from seamscope.compare.tile_content import content
 from seamscope.compare.tile_sizes import sweep
 from seamscope.errors import SettingsError
-from seamscope.planning.plan import Settings, resolve
+from seamscope.planning.plan import resolve
 from seamscope.planning.thumbnails import image_under, thumbnail
 from seamscope.prediction.measure_seams import measure_seams
 from seamscope.reports import figures
@@ -38,6 +38,7 @@ from seamscope.reports.page import (
 )
 from seamscope.reports.seam_page import _lines, seam_page, sweep_page
 from seamscope.seams.views import look_at
+from seamscope.settings import Settings
 
 MATH = "out $x^ \\frac$"  # what matplotlib would take for a formula, and fail
 HOSTILE = "</title><script>alert(1)</script>&\"' $x^ \\frac ${} {{7*7}} \x1b\x00 \ud800 日本 é"

@@ -25,7 +25,7 @@ from seamscope.images.postprocessing import Postprocessing
 from seamscope.images.preparation import Binarized
 from seamscope.models.model import as_model
 from seamscope.planning.halo_room import with_room
-from seamscope.planning.plan import Settings
+from seamscope.settings import Settings
 
 PIXELS = np.random.default_rng(5).random((96, 80)).astype(np.float32)
 HALO = {"halo": 8, "accelerate": False}

@@ -14,10 +14,11 @@ import networks
 from seamscope.errors import SettingsError
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
-from seamscope.planning.plan import Settings, resolve
+from seamscope.planning.plan import resolve
 from seamscope.prediction.run import open_output, run
 from seamscope.seams import meter as seams
 from seamscope.seams.meter import ABSENT, SeamMeter, overlap_of
+from seamscope.settings import Settings
 from seamscope.tiling import Lattice, TileGrid
 
 

@@ -163,7 +163,8 @@ _TRIED = {1: (1024, 4096, 16384), 2: (128, 256, 512, 1024, 2048), 3: (32, 64, 96
 
 def _suggested(model: Model) -> Iterator[dict[str, Any]]:
     """Tile sizes of about the usual ones, and what each costs on a large image."""
-    from seamscope.planning.plan import Settings, available_memory, resolve
+    from seamscope.planning.plan import available_memory, resolve
+    from seamscope.settings import Settings
 
     facts = model.facts
     image = _large_image(facts.in_channels, facts.spatial_axes)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from seamscope.images.image import Image
     from seamscope.models.model import Model
     from seamscope.normalization.statistics import Statistics
-    from seamscope.planning.plan import Settings
+    from seamscope.settings import Settings
 
 _NAMES = ("exact", "local", "sampled")
 

@@ -23,16 +23,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from seamscope.settings import WORDS
+
 if TYPE_CHECKING:
     from seamscope.images.image import Image
     from seamscope.models.model import Model
-    from seamscope.planning.plan import Settings
+    from seamscope.settings import Settings
 
 Blend = StrEnum("Blend", ["crop", "linear", "gaussian", "distance"])
 Precision = StrEnum("Precision", ["float32", "bfloat16", "float16"])
 Normalize = StrEnum("Normalize", ["auto", "zscore", "minmax", "percentile", "none"])
 Result = StrEnum("Result", ["probabilities", "labels"])
-Border = StrEnum("Border", ["reflect", "zeros"])
+Padding = StrEnum("Padding", ["reflect", "zeros"])
 Seams = StrEnum("Seams", ["sample", "all", "none"])
 Kind = StrEnum("Kind", ["auto", "probabilities", "logits", "embeddings"])
 
@@ -130,6 +132,11 @@ def tile_sizes(text: str) -> tuple[int | tuple[int, ...], ...]:
     return tuple(size[0] if len(size) == 1 else size for size in read)
 
 
+def setting(panel: str, name: str, metavar: str | None = None, parser: Any = None) -> Any:
+    """Describe the option of a setting, in the words of `seamscope.settings.WORDS`."""
+    return option(panel, WORDS[name].help, metavar, parser)
+
+
 def option(panel: str, help: str, metavar: str | None = None, parser: Any = None) -> Any:
     """Describe an option that is named like its parameter."""
     return typer.Option(rich_help_panel=panel, help=help, metavar=metavar, parser=parser)
@@ -199,19 +206,12 @@ class ImageOptions:
 
     normalize: Annotated[
         Normalize,
-        option("Image", "Of the whole image's intensities; auto is what the model asks for."),
+        setting("Image", "normalize"),
     ] = Normalize.auto
-    percentiles: Annotated[
-        Any, option("Image", "For --normalize percentile.", "LOW,HIGH", percentages)
-    ] = "1,99.8"
+    percentiles: Annotated[Any, setting("Image", "percentiles", "LOW,HIGH", percentages)] = "1,99.8"
     area: Annotated[
         Any,
-        option(
-            "Image",
-            "Predict this part alone, in pixels; other axes too: t=3, z=10:20.",
-            "y=0:512,x=100:300",
-            ranges,
-        ),
+        setting("Image", "area", "y=0:512,x=100:300,t=3", ranges),
     ] = None
     axes: Annotated[
         str | None,
@@ -221,13 +221,11 @@ class ImageOptions:
             "tczyx",
         ),
     ] = None
-    channel: Annotated[int | None, option("Image", "Use this one, from 0.", "N")] = None
-    channel_axis: Annotated[
-        str, option("Image", "Axis that becomes the network's channels.", "AXIS")
-    ] = "c"
+    channel: Annotated[int | None, setting("Image", "channel", "N")] = None
+    channel_axis: Annotated[str, setting("Image", "channel_axis", "AXIS")] = "c"
     fill_nan: Annotated[
         float | None,
-        option("Image", "Use this for pixels that are not finite; else refused.", "VALUE"),
+        setting("Image", "fill_nan", "VALUE"),
     ] = None
 
     def open(self, name: str) -> Image:
@@ -242,14 +240,9 @@ class ImageOptions:
 
 Tile = Annotated[
     Any,
-    option(
-        "Tiles",
-        "Pixels of a tile; auto takes the least computation that fits the memory.",
-        "auto|N|N,N",
-        tile_size,
-    ),
+    setting("Tiles", "tile", "auto|N|N,N", tile_size),
 ]
-BlendChoice = Annotated[Blend, option("Tiles", "How neighbours are joined.")]
+BlendChoice = Annotated[Blend, setting("Tiles", "blend")]
 
 
 @dataclass(frozen=True)
@@ -258,56 +251,32 @@ class GridOptions:
 
     halo: Annotated[
         Any,
-        option(
-            "Tiles",
-            "Pixels not believed at inner borders (B before and A after); auto is the network's "
-            "reach as measured.",
-            "auto|N|N,N|B/A,B/A",
-            halo_sides,
-        ),
+        setting("Tiles", "halo", "auto|N|N,N|B/A,B/A", halo_sides),
     ] = "auto"
     overlap: Annotated[
         Any,
-        option(
-            "Tiles",
-            "Pixels that neighbours share at least; by default what halo and blend need.",
-            "N|N,N",
-            sizes,
-        ),
+        setting("Tiles", "overlap", "N|N,N", sizes),
     ] = None
-    border: Annotated[
-        Border, option("Tiles", "How the image goes on beyond its end, where it must.")
-    ] = Border.reflect
+    padding: Annotated[Padding, setting("Tiles", "padding")] = Padding.reflect
 
 
 @dataclass(frozen=True)
 class ComputationOptions:
     """On what the network runs, and how."""
 
-    batch: Annotated[int, option("Computation", "Tiles per forward pass.", "N")] = 1
-    device: Annotated[str, option("Computation", "auto, cpu, cuda, cuda:1 or mps.", "DEVICE")] = (
-        "auto"
-    )
-    precision: Annotated[
-        Precision, option("Computation", "Floating point type of the computation.")
-    ] = Precision.float32
+    batch: Annotated[int, setting("Computation", "batch", "N")] = 1
+    device: Annotated[str, setting("Computation", "device", "DEVICE")] = "auto"
+    precision: Annotated[Precision, setting("Computation", "precision")] = Precision.float32
     memory: Annotated[
         Any,
-        option(
-            "Computation",
-            "What one batch may use; by default a share of what is free.",
-            "4GB",
-            bytes_of,
-        ),
+        setting("Computation", "memory", "4GB", bytes_of),
     ] = None
-    accelerate: Annotated[
-        bool, option("Computation", "Try faster equivalents of the network on the first tile.")
-    ] = True
+    accelerate: Annotated[bool, setting("Computation", "accelerate")] = True
 
 
 def settings_of(*groups: Any, **single: Any) -> Settings:
     """Make settings of groups of options and of single ones; what is no setting is left out."""
-    from seamscope.planning.plan import Settings
+    from seamscope.settings import Settings
 
     given = {name: value for group in groups for name, value in vars(group).items()} | single
     known = {field.name for field in dataclasses.fields(Settings)}

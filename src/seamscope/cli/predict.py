@@ -30,12 +30,13 @@ from seamscope.cli.options import (
     Result,
     Seams,
     Tile,
-    option,
+    setting,
     settings_of,
 )
 from seamscope.cli.progress import Display, duration, open_display
 from seamscope.cli.work import Interrupts
 from seamscope.errors import SeamscopeError
+from seamscope.settings import WORDS
 
 if TYPE_CHECKING:
     from seamscope.images.image import Image
@@ -62,19 +63,15 @@ def predict(
     grid: GridOptions,
     blend: BlendChoice = Blend.crop,
     pixels: ImageOptions,
-    result: Annotated[
-        Result, option("Result", "What the network gives, or the number of the class.")
-    ] = Result.probabilities,
-    threshold: Annotated[float, option("Result", "For labels of a single channel.")] = 0.5,
-    seams: Annotated[
-        Seams, option("Result", "Of which tiles the seams are measured along the way.")
-    ] = Seams.sample,
+    result: Annotated[Result, setting("Result", "result")] = Result.probabilities,
+    threshold: Annotated[float, setting("Result", "threshold")] = 0.5,
+    seams: Annotated[Seams, setting("Result", "seams")] = Seams.sample,
     postprocess: Annotated[
         bool,
         typer.Option(
             "--postprocess/--raw",
             rich_help_panel="Result",
-            help="Do what the model's card asks to be done to the whole prediction, or not.",
+            help=WORDS["postprocess"].help,
         ),
     ] = True,
     overwrite: Annotated[

@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     from seamscope.explain.causes import Diagnosis
     from seamscope.images.image import Image
     from seamscope.models.model import Model
-    from seamscope.planning.plan import Plan, Settings
+    from seamscope.planning.plan import Plan
     from seamscope.seams.report import SeamReport
+    from seamscope.settings import Settings
 
 # of a diagnosis: told among the first things
 _FIRST = ("verdict", "explanation", "findings", "suggested_halo", "halo_is")

@@ -20,8 +20,9 @@ from seamscope.compare.tile_content import tile_name
 from seamscope.errors import SettingsError
 from seamscope.images.ground_truth import Mask, Truth, truth_for
 from seamscope.models.model import Model
-from seamscope.planning.plan import Plan, Settings
+from seamscope.planning.plan import Plan
 from seamscope.prediction.run import class_numbers
+from seamscope.settings import Settings
 
 Array = npt.NDArray[Any]
 

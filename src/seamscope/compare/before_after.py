@@ -33,11 +33,12 @@ from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.normalization.statistics import Statistics
 from seamscope.planning.halo_room import with_room
-from seamscope.planning.plan import Plan, Settings
+from seamscope.planning.plan import Plan
 from seamscope.planning.reading import Cancelled
 from seamscope.prediction.measure_seams import measure_seams
 from seamscope.prediction.run import Event, TileDone
 from seamscope.seams.report import SeamReport
+from seamscope.settings import Settings
 from seamscope.tiling import Slices, Tile
 
 Array = npt.NDArray[Any]

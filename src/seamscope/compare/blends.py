@@ -53,12 +53,13 @@ from seamscope.images.image import Image, open_image
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.planning.halo_room import with_room
-from seamscope.planning.plan import Plan, Settings
+from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
 from seamscope.prediction.run import TileDone, run
 from seamscope.seams.meter import TOLERANCE, plain
 from seamscope.seams.opinions import Opinions
-from seamscope.stitching import BLENDS, Blend, canvas
+from seamscope.settings import Blend, Settings
+from seamscope.stitching import BLENDS, canvas
 from seamscope.tiling import AxisTiling, TileGrid
 
 Array: TypeAlias = npt.NDArray[Any]

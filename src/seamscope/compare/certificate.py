@@ -31,10 +31,11 @@ from seamscope.images.records import read_record
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.models.reach import MemoryMeter
-from seamscope.planning.plan import Plan, Settings, available_memory, resolve
+from seamscope.planning.plan import Plan, available_memory, resolve
 from seamscope.planning.reading import whole_image_intensity
 from seamscope.prediction.run import Finished, Reduced, TileDone, open_output, run
 from seamscope.seams.meter import TOLERANCE, Spread, check_tolerance
+from seamscope.settings import Settings
 from seamscope.tiling import Lattice, Sides
 
 Array: TypeAlias = npt.NDArray[Any]

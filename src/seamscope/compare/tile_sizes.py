@@ -57,10 +57,11 @@ from seamscope.images.outputs import Output
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.planning.halo_room import with_room
-from seamscope.planning.plan import Plan, Settings, resolve
+from seamscope.planning.plan import Plan, resolve
 from seamscope.planning.thumbnails import image_under
 from seamscope.prediction.run import Finished, Reduced, TileDone, open_output, run
 from seamscope.seams.meter import ABSENT, TOLERANCE, plain
+from seamscope.settings import Settings
 from seamscope.tiling import Slices, per_axis
 
 Array: TypeAlias = npt.NDArray[Any]

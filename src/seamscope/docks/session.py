@@ -19,7 +19,8 @@ from qtpy.QtCore import QObject, Signal
 
 from seamscope.docks.results import Run
 from seamscope.models.model import Model
-from seamscope.planning.plan import Plan, Settings
+from seamscope.planning.plan import Plan
+from seamscope.settings import Settings
 from seamscope.tiling import Sides
 
 _KEPT = 3  # runs whose tiles can still be asked

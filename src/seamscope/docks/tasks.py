@@ -18,9 +18,10 @@ from seamscope.images.image import Image
 from seamscope.images.outputs import Output
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model, as_model
-from seamscope.planning.plan import Plan, Settings, resolve
+from seamscope.planning.plan import Plan, resolve
 from seamscope.prediction.run import Event, prepare, run, time_one_tile
 from seamscope.seams.meter import Border
+from seamscope.settings import Settings
 
 _TRIAL_SIDE = {1: 4096, 2: 256, 3: 64}
 

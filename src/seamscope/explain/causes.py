@@ -47,9 +47,10 @@ from seamscope.images.image import Image, open_image
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.planning.halo_room import with_room
-from seamscope.planning.plan import Plan, Settings, resolve
+from seamscope.planning.plan import Plan, resolve
 from seamscope.planning.reading import whole_image_intensity
 from seamscope.seams.meter import TOLERANCE, check_tolerance
+from seamscope.settings import Settings
 from seamscope.tiling import (
     PerAxis,
     Sides,

@@ -34,8 +34,9 @@ from seamscope.models.model import Model
 from seamscope.normalization.audit import NormLayer
 from seamscope.normalization.calls import Call, Moments, Normalizations, mean_and_variance
 from seamscope.normalization.statistics import Statistics
-from seamscope.planning.plan import Plan, Settings, resolve
+from seamscope.planning.plan import Plan, resolve
 from seamscope.planning.reading import Cancelled, Job, TileReader, jobs_of, whole_image_intensity
+from seamscope.settings import Settings
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]

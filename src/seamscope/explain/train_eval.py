@@ -40,8 +40,9 @@ from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.batch_renorm import BatchRenorm
 from seamscope.normalization.calls import Call, Moments, Normalizations
-from seamscope.planning.plan import Plan, Settings
+from seamscope.planning.plan import Plan
 from seamscope.planning.reading import Cancelled, jobs_of
+from seamscope.settings import Settings
 from seamscope.tiling import Tile
 
 Floats = npt.NDArray[np.float64]

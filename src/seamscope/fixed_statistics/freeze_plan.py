@@ -28,7 +28,8 @@ from seamscope.normalization.statistics import (
     PATCH,
     How,
 )
-from seamscope.planning.plan import Plan, Settings, available_memory, resolve
+from seamscope.planning.plan import Plan, available_memory, resolve
+from seamscope.settings import Settings
 
 # Part of the free memory, and of the free disk, in which tiles may wait.
 _MEMORY_SHARE, _DISK_SHARE = 0.4, 0.5

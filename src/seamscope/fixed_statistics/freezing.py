@@ -70,8 +70,8 @@ from seamscope.normalization.statistics import (
     LayerStatistics,
     Statistics,
 )
-from seamscope.planning.plan import Settings
 from seamscope.planning.reading import Cancelled, Job, TileReader, whole_image_intensity
+from seamscope.settings import Settings
 
 Progress: TypeAlias = Callable[[int, int], None]
 

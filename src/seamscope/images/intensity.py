@@ -22,14 +22,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.image import Image
-
-Method = Literal["none", "zscore", "minmax", "percentile"]
+from seamscope.settings import Method
 
 EPS = 1e-6
 """Added to divisors, as bioimage.io does."""

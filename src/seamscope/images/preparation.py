@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from seamscope.errors import SettingsError
 from seamscope.images.image import Image
-from seamscope.images.intensity import EPS, Intensity, Method, measure_intensity
+from seamscope.images.intensity import EPS, Intensity, measure_intensity
+from seamscope.settings import Method
 
 Array: TypeAlias = npt.NDArray[Any]
 

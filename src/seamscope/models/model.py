@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from seamscope.models.probe import Facts, Hints, probe
 from seamscope.models.reach import PhaseFields, Reach, measure_fields, measure_reach
 from seamscope.models.speed.acceleration import Choice, Run
 from seamscope.normalization.audit import Audit, audit, statistics_calls
+from seamscope.settings import Precision
 from seamscope.tiling import Sides, Slices, Tile, TileGrid, axis_names
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from seamscope.images.preparation import Preparation
     from seamscope.normalization.statistics import Statistics
 
-Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Array: TypeAlias = npt.NDArray[Any]
 
 _PRECISIONS: dict[Precision, torch.dtype] = {

@@ -46,7 +46,7 @@ _SEEN = {
     "channel_axis": "channels along {}",
     "channel": "channel {}",
     "fill_nan": "{} for what is not finite",
-    "border": "its border continued by {}",
+    "padding": "padding by {}",
 }
 
 

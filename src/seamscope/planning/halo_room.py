@@ -10,7 +10,7 @@ as it has room for.
 from __future__ import annotations
 
 from seamscope.models.model import Model
-from seamscope.planning.plan import Settings
+from seamscope.settings import Settings
 from seamscope.tiling import Lattice, Sides, per_axis
 
 

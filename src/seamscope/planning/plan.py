@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import psutil
@@ -24,13 +24,13 @@ import torch
 
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.image import Image
-from seamscope.images.intensity import Method
 from seamscope.images.postprocessing import Postprocessing
 from seamscope.images.preparation import Preparation
-from seamscope.models.model import Model, Precision, Speed, check_device
+from seamscope.models.model import Model, Speed, check_device
 from seamscope.models.probe import Facts
 from seamscope.models.reach import Reach
-from seamscope.stitching import BLENDS, Blend
+from seamscope.plain import plain, restore
+from seamscope.settings import Blend, Settings
 from seamscope.tiling import (
     AxisTiling,
     Lattice,
@@ -42,11 +42,6 @@ from seamscope.tiling import (
     per_axis,
 )
 
-Auto: TypeAlias = Literal["auto"]
-Result: TypeAlias = Literal["probabilities", "labels"]
-Border: TypeAlias = Literal["reflect", "zeros"]
-Seams: TypeAlias = Literal["sample", "all", "none"]
-
 # Part of the free memory a tile may use when no budget is given.
 _CPU_SHARE, _GPU_SHARE = 0.2, 0.6
 # A tile above this many bytes gains nothing measurable and makes cancelling slow.
@@ -55,105 +50,6 @@ _LARGEST_TILE_BYTES = 4 << 30
 _BEYOND_MEASURED = 3
 # Tile shapes weighed against each other; more gains less than a percent and takes noticeable time.
 _MOST_CANDIDATES = 20_000
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is asked for. Everything has a default that works.
-
-    Attributes
-    ----------
-    tile
-        Input pixels of a tile: one number, one per axis, or ``"auto"`` for the least computation
-        within the memory budget.
-    halo
-        Distrusted pixels at a tile's inner borders: one number, one per axis, ``(before, after)``
-        per axis, or ``"auto"`` for the network's reach.
-    overlap
-        Pixels that neighbouring tiles share at least. None: twice the halo, and for blends a
-        quarter of the tile more.
-    blend
-        ``"crop"``, ``"linear"``, ``"gaussian"`` or ``"distance"``.
-    batch
-        Tiles per forward pass.
-    device
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        Floating point type of the computation.
-    normalize
-        Of the whole image's intensities; ``"auto"`` is what the network asks for, else none.
-    percentiles
-        For ``normalize="percentile"``.
-    result
-        ``"probabilities"``: what the network gives, float32. ``"labels"``: the number of the
-        largest channel, or for one channel whether it is above `threshold`; uint8.
-    threshold
-        For labels of a network with one channel.
-    area
-        Part of the image that is wanted: ``{"y": (start, stop), ...}`` in image pixels.
-    border
-        How the image goes on beyond its border, where a network needs it to.
-    channel_axis
-        Axis that becomes the network's channels.
-    channel
-        The one channel to use, of an image with several.
-    fill_nan
-        Intensity that pixels which are not finite are taken to have; None refuses such images.
-    accelerate
-        Whether the fastest equivalent of the network may be chosen by a trial.
-    memory
-        Bytes that one batch may use; None for a share of what is free.
-    seams
-        Which overlaps are measured while predicting: a representative sample, which costs at most
-        a few percent of the time; all; or none.
-    postprocess
-        Whether what the model's card asks to be done to the whole prediction is done, after the
-        last tile. Never to labels.
-    """
-
-    tile: Auto | int | Sequence[int] = "auto"
-    halo: Auto | int | Sequence[int | Sides] = "auto"
-    overlap: int | Sequence[int] | None = None
-    blend: Blend = "crop"
-    batch: int = 1
-    device: str = "auto"
-    precision: Precision = "float32"
-    normalize: Auto | Method = "auto"
-    percentiles: tuple[float, float] = (1.0, 99.8)
-    result: Result = "probabilities"
-    threshold: float = 0.5
-    area: Mapping[str, tuple[int, int]] | None = None
-    border: Border = "reflect"
-    channel_axis: str = "c"
-    channel: int | None = None
-    fill_nan: float | None = None
-    accelerate: bool = True
-    memory: int | None = None
-    seams: Seams = "sample"
-    postprocess: bool = True
-
-    def __post_init__(self) -> None:
-        _one_of("blend", self.blend, BLENDS)
-        _one_of("result", self.result, ("probabilities", "labels"))
-        _one_of("border", self.border, ("reflect", "zeros"))
-        _one_of("seams", self.seams, ("sample", "all", "none"))
-        _one_of("precision", self.precision, ("float32", "bfloat16", "float16"))
-        _one_of("normalize", self.normalize, ("auto", "none", "zscore", "minmax", "percentile"))
-        if self.batch < 1:
-            raise SettingsError(f"batch {self.batch}: a batch is 1 tile or more.")
-        low, high = self.percentiles
-        if not 0 <= low < high <= 100:
-            raise SettingsError(
-                f"percentiles {low} and {high}: give two percentages with 0 <= low < high <= 100."
-            )
-        if self.memory is not None and self.memory <= 0:
-            raise SettingsError(f"memory {self.memory}: give a number of bytes above 0, or None.")
-        if not math.isfinite(self.threshold):
-            raise SettingsError(f"threshold {self.threshold}: give a finite number.")
-
-    def but(self, **changes: Any) -> Settings:
-        """Return these settings with some changed."""
-        return dataclasses.replace(self, **changes)
 
 
 @dataclass(frozen=True)
@@ -281,7 +177,7 @@ class Plan:
     def seen(self) -> dict[str, Any]:
         """What of the image the network is shown, and in which way; plain values, as in JSON.
 
-        Only what has an effect: no percentiles where none are used, no border where none is passed.
+        Only what has an effect: percentiles where they are used, padding where tiles are padded.
         """
         own, layout = self.settings, self.layout
         told: dict[str, Any] = {
@@ -300,7 +196,7 @@ class Plan:
         if own.fill_nan is not None:
             told["fill_nan"] = float(own.fill_nan)
         if any(axis.padded != axis.size or any(axis.lattice.crop) for axis in self.grid.axes):
-            told["border"] = own.border
+            told["padding"] = own.padding
         return told
 
     @property
@@ -314,10 +210,9 @@ class Plan:
         return self.grid.redundancy
 
     def to_json(self) -> dict[str, Any]:
-        """Everything needed to do the same again, as plain values."""
-        settings = dataclasses.asdict(self.settings)
+        """Return settings and figures as plain values; `from_json` reads those under ``exact``."""
         return {
-            **settings,
+            **self.settings.to_json(),
             "preparation": self.preparation.to_json() if self.preparation else None,
             "postprocessing": self.postprocessing.to_json() if self.postprocessing else None,
             "axes": self.layout.axes,
@@ -332,7 +227,20 @@ class Plan:
             "redundancy": round(self.redundancy, 4),
             "bytes_per_tile": self.bytes_per_tile,
             "notes": list(self.notes),
+            "exact": plain(self),
         }
+
+    @classmethod
+    def from_json(cls, written: Mapping[str, Any]) -> Plan:
+        """Return the plan that `to_json` wrote.
+
+        Raises
+        ------
+        SettingsError
+            Where it is not what `to_json` writes.
+        """
+        plan: Plan = restore(cls, written.get("exact"))
+        return plan
 
 
 def resolve(settings: Settings, model: Model, image: Image) -> Plan:
@@ -739,7 +647,7 @@ def _tile_notes(plan: Plan, asked: Settings) -> Iterator[str]:
         if lost and not any(axis.lattice.crop):
             yield (
                 f"{lost} pixels are added behind the image's end along {name} "
-                f"({'reflected' if plan.settings.border == 'reflect' else 'zeros'}), because the "
+                f"({'reflected' if plan.settings.padding == 'reflect' else 'zeros'}), because the "
                 f"network takes multiples of {axis.lattice.increment}."
             )
     if plan.facts.valid:
@@ -780,11 +688,6 @@ def _halo_notes(plan: Plan) -> Iterator[str]:
             f"Halo {own[0]} along {name} is less than the network's reach of {max(need)}: expect "
             "edge effects at the seams."
         )
-
-
-def _one_of(what: str, value: object, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise SettingsError(f"{what} {value!r}: choose one of {', '.join(allowed)}.")
 
 
 def _times(shape: Sequence[int]) -> str:

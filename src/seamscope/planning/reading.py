@@ -105,7 +105,7 @@ class TileReader:
         tile = job.tile
         if not any(itertools.chain(*tile.pad)):
             self._normalize(self._pixels(job.frame, tile.read), target)
-        elif self._plan.settings.border == "zeros":
+        elif self._plan.settings.padding == "zeros":
             target[...] = 0
             inside = tuple(
                 slice(before, before + part.stop - part.start)

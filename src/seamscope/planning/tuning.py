@@ -20,8 +20,9 @@ from seamscope.images.image import Image
 from seamscope.images.intensity import Intensity
 from seamscope.models.model import Model, Runner, Speed
 from seamscope.models.speed.acceleration import Run, choose
-from seamscope.planning.plan import Plan, Settings, resolve
+from seamscope.planning.plan import Plan, resolve
 from seamscope.planning.reading import TileReader, jobs_of
+from seamscope.settings import Settings
 from seamscope.stitching import Array
 from seamscope.tiling import AxisTiling, Lattice, Slices
 

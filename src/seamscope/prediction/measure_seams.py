@@ -15,12 +15,13 @@ from seamscope.errors import SettingsError
 from seamscope.images.image import Image, open_image
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
-from seamscope.planning.plan import Plan, Settings, resolve
+from seamscope.planning.plan import Plan, resolve
 from seamscope.planning.reading import Cancelled
 from seamscope.planning.tuning import prepare
 from seamscope.prediction.run import Event, Finished, Watcher, run
 from seamscope.seams.meter import TOLERANCE, Kind, Overlap, SeamMeter, check_tolerance
 from seamscope.seams.report import SeamReport
+from seamscope.settings import Settings
 
 
 def measure_seams(

@@ -35,7 +35,7 @@ from seamscope.images.postprocessing import change_result, measure_result
 from seamscope.images.preparation import Prepared
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model, Runner
-from seamscope.planning.plan import Plan, Settings
+from seamscope.planning.plan import Plan
 from seamscope.planning.reading import Cancelled, Job, TileReader, jobs_of, whole_image_intensity
 from seamscope.planning.tuning import (
     OutOfMemory,
@@ -49,6 +49,7 @@ from seamscope.planning.tuning import (
 )
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.report import SAMPLED_SHARE, SeamReport, sampled_tiles
+from seamscope.settings import Settings
 from seamscope.stitching import Array, canvas
 from seamscope.tiling import Slices, Tile
 

@@ -20,7 +20,6 @@ from seamscope.models.model import Model, describe
 from seamscope.models.probe import Facts
 from seamscope.models.reach import PhaseFields, Reach, worst
 from seamscope.normalization.audit import GlobalOperation, audit
-from seamscope.planning.plan import Settings
 from seamscope.receptive_field.gradient_maps import (
     MOST_TILES,
     SHARES,
@@ -29,6 +28,7 @@ from seamscope.receptive_field.gradient_maps import (
     GradientProbe,
 )
 from seamscope.receptive_field.grid_rules import Violation, Windows, check_windows
+from seamscope.settings import Settings
 from seamscope.tiling import Sides, per_axis
 
 

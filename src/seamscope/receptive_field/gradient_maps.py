@@ -28,9 +28,10 @@ from seamscope.errors import ModelError, SeamscopeError, SettingsError
 from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.models.reach import MemoryMeter, PhaseFields, worst
-from seamscope.planning.plan import Settings, available_memory, image_layout, resolve
+from seamscope.planning.plan import available_memory, image_layout, resolve
 from seamscope.planning.reading import Job, TileReader, whole_image_intensity
 from seamscope.planning.tuning import is_memory_error
+from seamscope.settings import Settings
 from seamscope.tiling import AxisTiling, Lattice, Sides, Slices, Tile
 
 Values: TypeAlias = npt.NDArray[np.float64]

@@ -22,7 +22,7 @@ from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.statistics import PATCH, Statistics
-from seamscope.planning.plan import Settings
+from seamscope.settings import Settings
 
 _NOTHING_NEW = "Stopped: nothing new is known."
 

@@ -24,7 +24,8 @@ from seamscope.docks.normalization.blend_texts import COLUMNS, blends_text, used
 from seamscope.docks.normalization.tasks import CompareBlends
 from seamscope.docks.prediction.run_panel import sentence
 from seamscope.models.model import Model
-from seamscope.planning.plan import Plan, Settings, resolve
+from seamscope.planning.plan import Plan, resolve
+from seamscope.settings import Settings
 
 _TIPS = {
     "compare": "Predict the tiles of Tiled prediction, and the same moved by half a stride, and\n"

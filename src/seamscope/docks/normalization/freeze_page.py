@@ -29,7 +29,7 @@ from seamscope.docks.session import Fixed
 from seamscope.fixed_statistics.freeze_plan import FreezePlan
 from seamscope.fixed_statistics.freezing import forget
 from seamscope.models.model import Model
-from seamscope.planning.plan import Settings
+from seamscope.settings import Settings
 
 _COST_DELAY_MS = 200
 

@@ -37,8 +37,9 @@ from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.statistics import How, Statistics
-from seamscope.planning.plan import Plan, Settings
+from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Preparing
+from seamscope.settings import Settings
 from seamscope.tiling import Tile
 
 _MAP_SHARE = 0.1  # of the free memory, that a map pixel by pixel may take

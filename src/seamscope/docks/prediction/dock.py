@@ -69,9 +69,10 @@ from seamscope.images.image import Image
 from seamscope.models.declared import disagreements
 from seamscope.models.formats.spec import shown_output, with_output
 from seamscope.models.model import Model, check_device
-from seamscope.planning.plan import Plan, Settings, available_memory, resolve
+from seamscope.planning.plan import Plan, available_memory, resolve
 from seamscope.prediction.measure_seams import measurable
 from seamscope.prediction.run import Finished, open_output
+from seamscope.settings import Settings
 from seamscope.tiling import Sides
 
 log = logging.getLogger(__name__)

@@ -22,35 +22,32 @@ from qtpy.QtWidgets import (
 
 from seamscope.docks.editors import Choice
 from seamscope.docks.looks import set_row
+from seamscope.settings import WORDS
 
 _GB = 10**9
 _LABELS = {"Replace NaN by": "Replace", "Seams": "Measure seams"}
 
-_TIPS = {
-    "Region": "What is predicted. Current view: what you see, on the slice you see. "
-    "A region's result equals the same part of the whole result.",
-    "Result": "Probabilities: what the network gives. Labels: the number of the largest channel; "
-    "for a single channel, whether it is above the threshold.",
-    "Seams": "Where tiles overlap, their predictions are compared. All tiles: every overlap, and "
-    "what each tile predicts is kept for the dock Seams. A sample: about an eighth of the tiles, "
-    "nothing is kept, a few percent faster. Auto: all, where that fits a quarter of the free "
-    "memory.",
-    "Threshold": "Labels of a network with one channel are 1 above this.",
-    "Channel": "The one channel that is used, of an image with several.",
-    "Normalize": "Of intensities, over the whole image at once and never tile by tile. "
-    "Auto: what the network asks for.",
-    "Border": "How the image goes on beyond its border, where the network needs it to.",
-    "Replace NaN by": "Images with values that are not finite are refused, unless these are "
-    "replaced.",
-    "Device": "Where the network runs. Auto: the fastest there is.",
-    "Precision": "Floating point type of the computation. Less than float32 is faster on GPUs, "
-    "and not exact.",
-    "Batch": "Tiles in one pass of the network. On a CPU, 1 is fastest.",
-    "Accelerate": "Try equal but faster ways to run the network on the first tile, and use the "
-    "fastest whose output is the same.",
-    "Memory": "What one batch may use, and so how large Auto makes tiles. Auto: a share of what "
-    "is free.",
+_NAMES = {
+    "Region": "area",
+    "Result": "result",
+    "Seams": "seams",
+    "Threshold": "threshold",
+    "Channel": "channel",
+    "Normalize": "normalize",
+    "Padding": "padding",
+    "Replace NaN by": "fill_nan",
+    "Device": "device",
+    "Precision": "precision",
+    "Batch": "batch",
+    "Accelerate": "accelerate",
+    "Memory": "memory",
 }
+_TIPS = {row: WORDS[name].help for row, name in _NAMES.items()}
+_TIPS["Region"] += " Current view: the part and the slice that you see."
+_TIPS["Seams"] += (
+    " With all, the dock Seams can show what each tile predicts. Auto: all where keeping the "
+    "predictions takes less than a quarter of the free memory, else a sample."
+)
 
 
 def devices() -> list[tuple[str, str]]:
@@ -88,7 +85,7 @@ class Options(QWidget):
                 ("Percentiles 1 to 99.8", "percentile"),
             ]
         )
-        self.border = Choice([("Reflected", "reflect"), ("Zeros", "zeros")])
+        self.padding = Choice([("Reflected", "reflect"), ("Zeros", "zeros")])
         self.replace_nan = QCheckBox("NaN by 0")
         self.device = Choice(devices())
         self.precision = Choice([(p, p) for p in ("float32", "bfloat16", "float16")])
@@ -113,7 +110,7 @@ class Options(QWidget):
             "threshold": self.threshold.value(),
             "channel": self.channel.value(),
             "normalize": self.normalize.value(),
-            "border": self.border.value(),
+            "padding": self.padding.value(),
             "fill_nan": 0.0 if self.replace_nan.isChecked() else None,
             "device": self.device.value(),
             "precision": self.precision.value(),
@@ -148,7 +145,7 @@ class Options(QWidget):
             "Threshold": self.threshold,
             "Channel": self.channel,
             "Normalize": self.normalize,
-            "Border": self.border,
+            "Padding": self.padding,
             "Replace NaN by": self.replace_nan,
             "Device": self.device,
             "Precision": self.precision,
@@ -168,7 +165,7 @@ class Options(QWidget):
 
     def _connect(self) -> None:
         choices = (self.region, self.result, self.seams, self.channel, self.normalize)
-        for choice in (*choices, self.border, self.device, self.precision):
+        for choice in (*choices, self.padding, self.device, self.precision):
             choice.value_changed.connect(self._tell)
         for number in (self.threshold, self.batch, self.memory):
             number.valueChanged.connect(self._tell)

@@ -39,9 +39,10 @@ from seamscope.docks.receptive_field.tasks import (
 )
 from seamscope.docks.session import Session
 from seamscope.models.model import Model
-from seamscope.planning.plan import Plan, Settings
+from seamscope.planning.plan import Plan
 from seamscope.receptive_field.fields import ReceptiveField
 from seamscope.receptive_field.gradient_maps import MOST_TILES, SHARES, EffectiveField, GradientMap
+from seamscope.settings import Settings
 from seamscope.tiling import Sides
 
 Shown = Literal["mean", "pixel"]

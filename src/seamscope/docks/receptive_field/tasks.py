@@ -15,9 +15,9 @@ from seamscope.docks.job import Reporter
 from seamscope.docks.tasks import held
 from seamscope.images.image import Image
 from seamscope.models.model import Model
-from seamscope.planning.plan import Settings
 from seamscope.receptive_field.fields import ReceptiveField, measure_receptive_field
 from seamscope.receptive_field.gradient_maps import GradientProbe
+from seamscope.settings import Settings
 
 
 @dataclass(frozen=True)
