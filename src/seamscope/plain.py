@@ -47,7 +47,8 @@ def plain(value: Any) -> Any:
 
     Examples
     --------
-    >>> plain({"part": slice(0, 4), "scale": Fraction(1, 2), "largest": math.nan})
+    >>> from fractions import Fraction
+    >>> plain({"part": slice(0, 4), "scale": Fraction(1, 2), "largest": float("nan")})
     {'part': [0, 4], 'scale': '1/2', 'largest': None}
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -86,6 +87,7 @@ def restore(cls: type[T], value: Any) -> T:
 
     Examples
     --------
+    >>> from fractions import Fraction
     >>> from seamscope.tiling import Lattice
     >>> lattice = Lattice(period=8, step=8, scale=Fraction(1, 2))
     >>> restore(Lattice, plain(lattice)) == lattice
