@@ -21,8 +21,10 @@ _PUBLIC = {
     "Model": "models.model",
     "Pipeline": "explain.pipelines",
     "Plan": "planning.plan",
+    "Recipe": "segmentation.recipe",
     "SeamReport": "seams.report",
     "SeamscopeError": "errors",
+    "Segmentation": "segmentation.segment",
     "Settings": "planning.plan",
     "Statistics": "normalization.statistics",
     "TileGrid": "tiling",
@@ -41,6 +43,7 @@ _PUBLIC = {
     "replace_normalization": "normalization.batch_renorm",
     "resolve": "planning.plan",
     "run": "prediction.run",
+    "segment": "segmentation.segment",
     "store_certificate": "compare.certificate",
     "sweep": "compare.tile_sizes",
 }
@@ -51,8 +54,10 @@ __all__ = [
     "Model",
     "Pipeline",
     "Plan",
+    "Recipe",
     "SeamReport",
     "SeamscopeError",
+    "Segmentation",
     "Settings",
     "Statistics",
     "TileGrid",
@@ -72,6 +77,7 @@ __all__ = [
     "replace_normalization",
     "resolve",
     "run",
+    "segment",
     "store_certificate",
     "sweep",
 ]
@@ -95,6 +101,8 @@ if TYPE_CHECKING:
     from seamscope.prediction.run import predict, prepare, run
     from seamscope.receptive_field.fields import measure_receptive_field
     from seamscope.seams.report import SeamReport
+    from seamscope.segmentation.recipe import Recipe
+    from seamscope.segmentation.segment import Segmentation, segment
     from seamscope.settings import Settings
     from seamscope.tiling import TileGrid
 

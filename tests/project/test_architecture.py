@@ -29,6 +29,7 @@ ROOMS = (
     "planning",
     "seams",
     "prediction",
+    "segmentation",
     "receptive_field",
     "explain",
     "compare",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from places import ROOT
+from conftest import ROOT
 from seamscope.demo import build, zscore
 from seamscope.demo.tissue import tissue
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import seamscope
-from places import ROOT
+from conftest import ROOT
 
 MODULES = [
     name

@@ -1,0 +1,11 @@
+"""Labels that do not depend on the tiling: from predictions to objects, corrections and checks.
+
+==============  ==================================================================================
+`recipe`        what turns a prediction into heights, and which objects are kept
+`blocks`        how an image is divided for the computation
+`basins`        zones, drains and basins of the heights, block by block, joined over faces
+`graph`         passes between basins, their minimum spanning tree, and every cut of it
+`objects`       sizes, places and intensities of objects
+`segment`       all of these in order: `seamscope.segment`
+==============  ==================================================================================
+"""

@@ -1,0 +1,621 @@
+"""Basins of a height image: the same array, bit for bit, for any blocks, order and workers.
+
+Knows integers and their neighbours. Does not know where heights come from, nor what basins are for.
+
+1. *Zone*: pixels of equal height that touch.
+2. *Drain*: each zone points to its lowest neighbouring pixel if that is lower than itself; of
+   equally low ones, to the one with the smaller linear index. Zones without a lower neighbour are
+   minima.
+3. *Basin*: everything whose pointers lead to the same minimum. Basins are numbered by their
+   smallest linear index, from 1.
+4. *Pass* between two basins: the smallest ``max(height, height)`` over their touching pixels.
+
+Each step is a union or a minimum over pairs of neighbouring pixels: associative and commutative,
+hence independent of the order. A block is computed by itself::
+
+    +----------------+      zones that touch an inner face of the block may go on behind it: their
+    |  o interior    |      drains are only decided when the faces are joined. All other zones are
+    |     minimum <--|--.   final. Pixels are kept as *fragments*: all that drains to one interior
+    |  *** face zone |  |   minimum, or to one face zone.
+    +----------------+--'
+
+Joining works on fragments and on the outermost pixels of blocks, so memory is one block and the
+graph of fragments.
+
+The watershed by these basins is the minimum spanning forest of Cousty et al. 2009, "Watershed
+cuts", https://doi.org/10.1109/TPAMI.2008.173.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from skimage.measure import label as label_equal
+
+from seamscope.errors import SettingsError
+from seamscope.segmentation.blocks import Blocks, neighbour_offsets, pair_slices
+from seamscope.tiling import Slices
+from seamscope.work import QUIET, Work, check
+
+Array: TypeAlias = npt.NDArray[Any]
+ReadHeights: TypeAlias = Callable[[Slices], Array]
+
+OUTSIDE = 65535
+"""Height of a pixel that belongs to nothing."""
+
+MOST_BASINS = 2**32 - 1
+_INDEX_BITS = 47  # of a pixel's linear index, beside 16 bits of height, in one sorting key
+_NO_KEY = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Pairs of touching basins and the lowest pass between them.
+
+    Attributes
+    ----------
+    first, second
+        Basins, ``first < second``, in ascending order; ``(E,)`` int64.
+    height
+        Of the pass, ``(E,)`` uint16.
+    """
+
+    first: Array
+    second: Array
+    height: Array
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+@dataclass(frozen=True)
+class Basins:
+    """Basins of an image.
+
+    Entries 0 of all arrays stand for pixels outside.
+
+    Attributes
+    ----------
+    numbers
+        For each pixel its basin, 0 outside; uint32, an array or what can be sliced like one.
+    blocks
+        How the image was divided; what is computed from `numbers` may use the same blocks.
+    connectivity
+        Of pixels, see `neighbour_offsets`.
+    lowest
+        Height of each basin's minimum, ``(N + 1,)`` uint16.
+    area
+        Pixels of each basin, ``(N + 1,)`` int64.
+    start
+        Smallest linear index of each basin, ``(N + 1,)`` int64.
+    at_border
+        Whether a basin touches the image's border (not along isolated axes), ``(N + 1,)`` bool.
+    cut_off
+        Whether it touches a side of `Blocks.open_sides`, ``(N + 1,)`` bool.
+    passes
+        Between touching basins.
+    histogram
+        Pixels of each height, ``(65536,)`` int64.
+    """
+
+    numbers: Any
+    blocks: Blocks
+    connectivity: int
+    lowest: Array
+    area: Array
+    start: Array
+    at_border: Array
+    cut_off: Array
+    passes: Passes
+    histogram: Array
+
+    @property
+    def count(self) -> int:
+        """Number of basins."""
+        return len(self.area) - 1
+
+
+def find_basins(
+    heights: ReadHeights,
+    numbers: Any,
+    blocks: Blocks,
+    *,
+    connectivity: int = 1,
+    flat: bool = False,
+    workers: int = 1,
+    work: Work = QUIET,
+) -> Basins:
+    """Find the basins of an image, block by block.
+
+    Parameters
+    ----------
+    heights
+        Returns the heights of a region, uint16; `OUTSIDE` for pixels that belong to nothing. It is
+        called once for each block, from several threads where `workers` is above 1.
+    numbers
+        Array of the image's shape, uint32, to be filled.
+    blocks
+        How the image is divided.
+    connectivity
+        1 for pixels that share a face, up to the number of joined axes for corners too.
+    flat
+        Whether each zone is a basin of its own: no zone drains.
+    workers
+        Threads.
+    work
+        Shows progress and stops.
+
+    Raises
+    ------
+    SettingsError
+        When the image has more than 2^32 basins or 2^47 pixels.
+    InterruptedError
+        When stopped.
+    """
+    if int(np.prod(blocks.shape, dtype=object)) >= 2**_INDEX_BITS:
+        raise SettingsError("An image of 2^47 pixels or more cannot be labelled: cut it in parts.")
+    parts = _all_parts(heights, numbers, blocks, connectivity, flat, workers, work)
+    check(work)
+    work.phase("Joining blocks")
+    joined = _Joining(parts, blocks, connectivity, flat)
+    basin, lowest = joined.solve()
+    count = len(lowest) - 1
+    if count > MOST_BASINS:
+        raise SettingsError(
+            f"The image has {count} basins, but at most {MOST_BASINS} can be numbered: smooth the "
+            "prediction, or segment parts of it."
+        )
+    passes = joined.passes(basin)
+    area = np.bincount(basin, weights=joined.area, minlength=count + 1).astype(np.int64)
+    start = np.full(count + 1, _NO_KEY)
+    np.minimum.at(start, basin, joined.start)
+    at_border, cut_off = np.zeros((2, count + 1), np.bool_)
+    at_border[basin[joined.at_border]] = True
+    cut_off[basin[joined.cut_off]] = True
+    histogram = sum((part.histogram for part in parts), np.zeros(OUTSIDE + 1, np.int64))
+    area[0] = histogram[OUTSIDE]
+    at_border[0] = cut_off[0] = False
+    _renumber(numbers, parts, basin, joined.offsets, work)
+    return Basins(
+        numbers, blocks, connectivity, lowest, area, start, at_border, cut_off, passes, histogram
+    )
+
+
+def _all_parts(
+    heights: ReadHeights,
+    numbers: Any,
+    blocks: Blocks,
+    connectivity: int,
+    flat: bool,
+    workers: int,
+    work: Work,
+) -> list[_Part]:
+    """Find the fragments of all blocks; they are listed by block, whichever is done first."""
+
+    def one(region: Slices) -> _Part:
+        check(work)
+        part, fragments = _part(heights(region), region, blocks, connectivity, flat)
+        numbers[region] = fragments
+        return part
+
+    work.phase("Finding basins")
+    found: list[_Part] = []
+    total = len(blocks)
+    if workers == 1:
+        each: Iterator[_Part] = map(one, blocks)
+        for part in each:
+            found.append(part)
+            work.step(len(found), total)
+        return found
+    with ThreadPoolExecutor(workers) as pool:
+        regions = iter(blocks)
+        waiting = [pool.submit(one, region) for region in itertools.islice(regions, 2 * workers)]
+        while waiting:
+            found.append(waiting.pop(0).result())
+            work.step(len(found), total)
+            waiting += [pool.submit(one, region) for region in itertools.islice(regions, 1)]
+    return found
+
+
+def _renumber(numbers: Any, parts: list[_Part], basin: Array, offsets: Array, work: Work) -> None:
+    """Replace the fragments of each block by basins."""
+    work.phase("Numbering basins")
+    for done, (part, offset) in enumerate(zip(parts, offsets, strict=True)):
+        check(work)
+        lookup = np.concatenate([[0], basin[offset + 1 : offset + 1 + part.count]])
+        numbers[part.region] = lookup.astype(np.uint32)[numbers[part.region]]
+        work.step(done + 1, len(parts))
+
+
+# -- one block
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The fragments of one block, numbered from 1.
+
+    Arrays are ``(F,)``, the entry ``i`` is fragment ``i + 1``.
+    """
+
+    region: Slices
+    height: Array  # of the zone that is the fragment's root
+    start: Array  # smallest linear index of the image
+    area: Array
+    at_border: Array
+    cut_off: Array
+    key: Array  # of face zones: their lowest neighbouring pixel inside the block
+    target: Array  # its fragment, 0 for none
+    edges: tuple[Array, Array, Array]
+    faces: dict[tuple[int, int], tuple[Array, Array]]  # axis, side: heights and fragments
+    histogram: Array
+
+    @property
+    def count(self) -> int:
+        return len(self.height)
+
+
+def _part(
+    heights: Array, region: Slices, blocks: Blocks, connectivity: int, flat: bool
+) -> tuple[_Part, Array]:
+    offsets = _offsets(blocks, connectivity)
+    zones, count = _zones(heights, blocks, connectivity)
+    flat_zones, flat_heights = zones.ravel(), heights.ravel()
+    pixels = flat_zones.size
+    first = np.zeros(count + 1, np.int64)
+    first[flat_zones[::-1]] = np.arange(pixels - 1, -1, -1)
+    height = flat_heights[first]
+    pending = _face_zones(zones, region, blocks, count)
+    parent = np.arange(count + 1)
+    key = np.full(count + 1, _NO_KEY)
+    if not flat:
+        key = _lowest_neighbours(heights, zones, offsets, count)
+        lower = (key >> 32) < height
+        lower[0] = False
+        key[~lower] = _NO_KEY
+        drains = lower & ~pending
+        parent[drains] = flat_zones[key[drains] & 0xFFFFFFFF]
+        parent = _roots(parent)
+    is_root = parent == np.arange(count + 1)
+    is_root[0] = False
+    number = np.cumsum(is_root)
+    fragment_of = np.where(np.arange(count + 1) > 0, number[parent], 0)
+    fragments = fragment_of[zones].astype(np.uint32)
+    roots = np.flatnonzero(is_root)
+    total = len(roots)
+    start = np.full(total + 1, pixels)
+    np.minimum.at(start, fragment_of[1:], first[1:])
+    sent = pending[roots] & (key[roots] < _NO_KEY)
+    target = np.zeros(total, np.int64)
+    target[sent] = fragment_of[flat_zones[key[roots][sent] & 0xFFFFFFFF]]
+    global_key = np.full(total, _NO_KEY)
+    place = _linear(key[roots][sent] & 0xFFFFFFFF, region, blocks)
+    global_key[sent] = (key[roots][sent] >> 32 << _INDEX_BITS) | place
+    part = _Part(
+        region,
+        height[roots],
+        _linear(start[1:], region, blocks),
+        np.bincount(fragments.ravel(), minlength=total + 1)[1:],
+        touching(fragments, region, blocks, total)[1:],
+        touching(fragments, region, blocks, total, open_sides=True)[1:],
+        global_key,
+        target,
+        _edges(heights, fragments, offsets),
+        _faces(heights, fragments, region, blocks),
+        np.bincount(flat_heights, minlength=OUTSIDE + 1),
+    )
+    return part, fragments
+
+
+def _offsets(blocks: Blocks, connectivity: int) -> list[tuple[int, ...]]:
+    """Half of the neighbours, as offsets along all axes."""
+    joined = blocks.joined
+    found = []
+    for offset in neighbour_offsets(len(joined), connectivity):
+        whole = [0] * len(blocks.shape)
+        for axis, step in zip(joined, offset, strict=True):
+            whole[axis] = step
+        found.append(tuple(whole))
+    return found
+
+
+def _zones(heights: Array, blocks: Blocks, connectivity: int) -> tuple[Array, int]:
+    """Number the zones of a block in any order, 0 outside."""
+    shape = tuple(heights.shape[a] for a in blocks.joined)
+    spatial = heights.reshape(shape).astype(np.int32)
+    zones, count = label_equal(
+        spatial, background=OUTSIDE, return_num=True, connectivity=connectivity
+    )
+    return zones.reshape(heights.shape), int(count)
+
+
+def _face_zones(zones: Array, region: Slices, blocks: Blocks, count: int) -> Array:
+    """Tell which zones touch a face behind which the image goes on."""
+    found = np.zeros(count + 1, np.bool_)
+    for axis, side in _inner_sides(region, blocks):
+        found[np.take(zones, -side, axis)] = True
+    found[0] = False
+    return found
+
+
+def _inner_sides(region: Slices, blocks: Blocks) -> Iterator[tuple[int, int]]:
+    """Yield axis and side (0 before, 1 after) of each inner face of a block."""
+    for axis in blocks.joined:
+        if region[axis].start > 0:
+            yield axis, 0
+        if region[axis].stop < blocks.shape[axis]:
+            yield axis, 1
+
+
+def touching(
+    numbers: Array, region: Slices, blocks: Blocks, count: int, *, open_sides: bool = False
+) -> Array:
+    """Tell which numbers of a block touch the image's border, or sides behind which it goes on."""
+    found = np.zeros(count + 1, np.bool_)
+    for axis in blocks.joined:
+        for side, there in ((0, region[axis].start == 0), (1, _ends(region, axis, blocks))):
+            if there and ((axis, side) in blocks.open_sides) == open_sides:
+                found[np.take(numbers, -side, axis)] = True
+    found[0] = False
+    return found
+
+
+def _ends(region: Slices, axis: int, blocks: Blocks) -> bool:
+    return bool(region[axis].stop == blocks.shape[axis])
+
+
+def _lowest_neighbours(
+    heights: Array, zones: Array, offsets: list[tuple[int, ...]], count: int
+) -> Array:
+    """For each zone the height (bits 32 and up) and place in the block of its lowest neighbour."""
+    own = (heights.astype(np.int64) << 32) | np.arange(heights.size).reshape(heights.shape)
+    lowest = np.full(heights.shape, _NO_KEY)
+    for offset in offsets:
+        a, b = pair_slices(offset)
+        np.minimum(lowest[a], own[b], out=lowest[a])
+        np.minimum(lowest[b], own[a], out=lowest[b])
+    key = np.full(count + 1, _NO_KEY)
+    np.minimum.at(key, zones.ravel(), lowest.ravel())
+    return key
+
+
+def _roots(parent: Array) -> Array:
+    """Follow all pointers to their ends, doubling the distance in each round."""
+    while True:
+        further = parent[parent]
+        if np.array_equal(further, parent):
+            return parent
+        parent = further
+
+
+def _linear(places: Array, region: Slices, blocks: Blocks) -> Array:
+    """Turn linear indices of a block into those of the image."""
+    shape = tuple(part.stop - part.start for part in region)
+    index = np.unravel_index(places, shape)
+    moved = tuple(i + part.start for i, part in zip(index, region, strict=True))
+    return np.asarray(np.ravel_multi_index(moved, blocks.shape), np.int64)
+
+
+def _edges(
+    heights: Array, fragments: Array, offsets: list[tuple[int, ...]]
+) -> tuple[Array, Array, Array]:
+    """Return pairs of touching fragments of a block, and the lowest pass of each."""
+    found = []
+    for offset in offsets:
+        a, b = pair_slices(offset)
+        one, two = fragments[a], fragments[b]
+        apart = (one != two) & (one > 0) & (two > 0)
+        if apart.any():
+            height = np.maximum(heights[a][apart], heights[b][apart])
+            found.append((one[apart].astype(np.int64), two[apart].astype(np.int64), height))
+    return lowest_pairs(found)
+
+
+def lowest_pairs(found: list[tuple[Array, Array, Array]]) -> tuple[Array, Array, Array]:
+    """Return each pair of different numbers once, the smaller first, with its lowest height."""
+    if not found:
+        nothing = np.zeros(0, np.int64)
+        return nothing, nothing, np.zeros(0, np.uint16)
+    a, b, height = (np.concatenate(each) for each in zip(*found, strict=True))
+    apart = a != b
+    a, b, height = a[apart], b[apart], height[apart]
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    span = int(high.max(initial=0)) + 1
+    if span < 2**23:
+        packed = np.sort(((low * span + high) << 16) | height)
+        pair = packed >> 16
+        once = np.ones(len(pair), np.bool_)
+        once[1:] = pair[1:] != pair[:-1]
+        pair, height = pair[once], (packed[once] & 0xFFFF).astype(np.uint16)
+        return pair // span, pair % span, height
+    order = np.lexsort((height, high, low))
+    low, high, height = low[order], high[order], height[order]
+    once = np.ones(len(low), np.bool_)
+    once[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
+    return low[once], high[once], height[once].astype(np.uint16)
+
+
+def _faces(
+    heights: Array, fragments: Array, region: Slices, blocks: Blocks
+) -> dict[tuple[int, int], tuple[Array, Array]]:
+    """Copy the outermost pixels at each inner face."""
+    return {
+        (axis, side): (np.take(heights, -side, axis), np.take(fragments, -side, axis))
+        for axis, side in _inner_sides(region, blocks)
+    }
+
+
+# -- all blocks
+
+
+class _Joining:
+    """Fragments of all blocks, numbered one after the other, and what their faces decide.
+
+    Entry 0 of all arrays stands for pixels outside.
+    """
+
+    def __init__(self, parts: list[_Part], blocks: Blocks, connectivity: int, flat: bool) -> None:
+        self._parts = parts
+        self._blocks = blocks
+        self._offsets = _offsets(blocks, connectivity)
+        self._flat = flat
+        counts = [part.count for part in parts]
+        self.offsets = np.concatenate([[0], np.cumsum(counts)])[:-1].astype(np.int64)
+        self.height = _after(OUTSIDE, [part.height for part in parts]).astype(np.int64)
+        self.start = _after(_NO_KEY, [part.start for part in parts])
+        self.area = _after(0, [part.area for part in parts])
+        self.at_border = _after(False, [part.at_border for part in parts])
+        self.cut_off = _after(False, [part.cut_off for part in parts])
+        self._key = _after(_NO_KEY, [part.key for part in parts])
+        self._target = _after(
+            0,
+            [
+                np.where(part.target > 0, part.target + offset, 0)
+                for part, offset in zip(parts, self.offsets, strict=True)
+            ],
+        )
+        self._pairs: list[tuple[Array, Array, Array]] = []
+
+    def solve(self) -> tuple[Array, Array]:
+        """Return the basin of each fragment, and the height of each basin's minimum."""
+        equal = self._join_faces()
+        count = len(self.height)
+        zone = _components(count, equal)
+        root = zone
+        zones = int(zone.max(initial=0)) + 1
+        height = np.full(zones, OUTSIDE, np.int64)
+        height[zone] = self.height
+        if not self._flat:
+            key = np.full(zones, _NO_KEY)
+            np.minimum.at(key, zone, self._key)
+            target = np.zeros(zones, np.int64)
+            decides = self._key == key[zone]
+            target[zone[decides]] = self._target[decides]
+            parent = np.arange(zones)
+            lower = (key >> _INDEX_BITS) < height
+            parent[lower] = zone[target[lower]]
+            root = _roots(parent)[zone]
+        return self._numbered(root, height, zone)
+
+    def _numbered(self, root: Array, height: Array, zone: Array) -> tuple[Array, Array]:
+        """Number basins by their smallest linear index; fragment 0 is and stays outside."""
+        start = np.full(len(height), _NO_KEY)
+        np.minimum.at(start, root[1:], self.start[1:])
+        order = np.argsort(start, kind="stable")[: int((start < _NO_KEY).sum())]
+        number = np.zeros(len(height), np.int64)
+        number[order] = np.arange(1, len(order) + 1)
+        lowest = np.concatenate([[OUTSIDE], height[order]]).astype(np.uint16)
+        basin = number[root]
+        basin[0] = 0
+        return basin, lowest
+
+    def passes(self, basin: Array) -> Passes:
+        """Return the lowest passes between touching basins."""
+        found = [(basin[a], basin[b], height) for a, b, height in self._pairs]
+        for part, offset in zip(self._parts, self.offsets, strict=True):
+            a, b, height = part.edges
+            found.append((basin[a + offset], basin[b + offset], height))
+        return Passes(*lowest_pairs(found))
+
+    def _join_faces(self) -> tuple[Array, Array]:
+        """Look at all pairs of pixels across faces; return pairs of fragments that are one zone."""
+        equal: list[tuple[Array, Array]] = [(np.zeros(0, np.int64),) * 2]
+        keys: list[tuple[Array, Array, Array]] = []
+        for axis in self._blocks.joined:
+            for layer in range(1, self._blocks.counts[axis]):
+                plane = self._plane(axis, layer)
+                for offset in self._offsets:
+                    if offset[axis]:
+                        self._look(plane, axis, offset, equal, keys)
+        for fragment, key, _ in keys:
+            np.minimum.at(self._key, fragment, key)
+        for fragment, key, target in keys:
+            decides = self._key[fragment] == key
+            self._target[fragment[decides]] = target[decides]
+        a, b = (np.concatenate(each) for each in zip(*equal, strict=True))
+        return a, b
+
+    def _plane(self, axis: int, layer: int) -> tuple[tuple[Array, Array, Array], ...]:
+        """Heights, fragments and linear indices on both sides of the border before a layer."""
+        blocks = self._blocks
+        cross = tuple(n for a, n in enumerate(blocks.shape) if a != axis)
+        at = blocks.cuts[axis][layer]
+        sides = []
+        for side, number in ((1, layer - 1), (0, layer)):
+            heights = np.full(cross, OUTSIDE, np.uint16)
+            fragments = np.zeros(cross, np.int64)
+            for i in self._layer(axis, number):
+                part, offset = self._parts[i], self.offsets[i]
+                where = tuple(s for a, s in enumerate(part.region) if a != axis)
+                face_heights, face_fragments = part.faces[axis, side]
+                heights[where] = face_heights
+                fragments[where] = np.where(face_fragments > 0, face_fragments + offset, 0)
+            index = np.ogrid[tuple(slice(0, n) for n in cross)]
+            full = [*index[:axis], np.array(at - side), *index[axis:]]
+            place = np.ravel_multi_index(np.broadcast_arrays(*full), blocks.shape)
+            sides.append((heights, fragments, np.asarray(place, np.int64)))
+        return tuple(sides)
+
+    def _layer(self, axis: int, number: int) -> Iterator[int]:
+        """Yield the numbers of all blocks at one place along an axis."""
+        counts = self._blocks.counts
+        index = np.arange(len(self._parts)).reshape(counts)
+        yield from (int(i) for i in np.take(index, number, axis).ravel())
+
+    def _look(
+        self,
+        plane: tuple[tuple[Array, Array, Array], ...],
+        axis: int,
+        offset: tuple[int, ...],
+        equal: list[tuple[Array, Array]],
+        keys: list[tuple[Array, Array, Array]],
+    ) -> None:
+        """Look at the pairs at one offset across one plane."""
+        step = offset if offset[axis] > 0 else tuple(-o for o in offset)
+        here, there = pair_slices([o for a, o in enumerate(step) if a != axis])
+        low = tuple(each[here] for each in plane[0])
+        high = tuple(each[there] for each in plane[1])
+        both = (low[1] > 0) & (high[1] > 0)
+        height_a, a, place_a = (each[both] for each in low)
+        height_b, b, place_b = (each[both] for each in high)
+        if not len(a):
+            return
+        same = height_a == height_b
+        equal.append((a[same], b[same]))
+        self._pairs.append((a, b, np.maximum(height_a, height_b)))
+        down, up = height_b < height_a, height_a < height_b
+        keys.append((a[down], _key(height_b[down], place_b[down]), b[down]))
+        keys.append((b[up], _key(height_a[up], place_a[up]), a[up]))
+
+
+def _key(height: Array, place: Array) -> Array:
+    return (height.astype(np.int64) << _INDEX_BITS) | place
+
+
+def _after(first: Any, parts: list[Array]) -> Array:
+    """Join arrays behind an entry 0."""
+    return np.concatenate([np.asarray([first]), *parts])
+
+
+def _components(count: int, pairs: tuple[Array, Array]) -> Array:
+    """Number connected fragments."""
+    matrix = sparse.coo_array((np.ones(len(pairs[0]), np.bool_), pairs), shape=(count, count))
+    found = sparse.csgraph.connected_components(matrix, directed=False)[1]
+    return np.asarray(found, np.int64)
+
+
+__all__ = [
+    "MOST_BASINS",
+    "OUTSIDE",
+    "Basins",
+    "Passes",
+    "find_basins",
+    "lowest_pairs",
+    "touching",
+]

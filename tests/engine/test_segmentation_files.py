@@ -1,0 +1,92 @@
+"""Labels in files: every kind, as others read them; full disks; labels inside an image."""
+
+from __future__ import annotations
+
+import errno
+
+import numpy as np
+import pytest
+import tifffile
+import zarr
+from ome_zarr_models.v05.image_label import ImageLabel
+from ome_zarr_models.v05.labels import Labels as LabelsGroup
+
+import seamscope
+from seamscope.errors import OutputError
+from seamscope.images.outputs import Output, create_output
+
+
+@pytest.fixture
+def found():
+    p = np.zeros((20, 30), np.float32)
+    p[2:5, 2:9] = p[10:15, 4:20] = 1
+    return seamscope.segment(p)
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.tif", "out.ome.tif", "out.zarr", "out.ome.zarr"])
+def test_every_kind_of_file_gives_the_labels_back(found, tmp_path, name) -> None:
+    found.write(tmp_path / name)
+    opened = seamscope.open_image(tmp_path / name)
+    assert opened.dtype == np.uint8
+    assert opened.axes == "yx"
+    np.testing.assert_array_equal(opened.read((slice(None),) * 2), np.asarray(found.labels))
+    with pytest.raises(OutputError, match="exists"):
+        found.write(tmp_path / name)
+    found.at(min_size=30).write(tmp_path / name, overwrite=True)
+    assert seamscope.open_image(tmp_path / name).read((slice(None),) * 2).max() == 1
+
+
+def test_ome_zarr_is_marked_as_labels(found, tmp_path) -> None:
+    found.write(tmp_path / "cells.ome.zarr")
+    group = zarr.open_group(str(tmp_path / "cells.ome.zarr"), mode="r")
+    assert ImageLabel.from_zarr(group).ome_attributes.image_label is not None
+    assert group.attrs["ome"]["version"] == "0.5"
+
+
+def test_labels_join_the_image_they_belong_to(found, tmp_path) -> None:
+    image = tmp_path / "image.ome.zarr"
+    output = create_output(
+        image, (20, 30), np.float32, axes="yx", scale=(1, 1), units=("pixel", "pixel")
+    )
+    with output:
+        output.finish()
+    for name in ("cells", "nuclei", "cells"):
+        found.write(image / "labels" / name, overwrite=True)
+    listed = LabelsGroup.from_zarr(zarr.open_group(str(image / "labels"), mode="r"))
+    assert listed.label_paths == ["cells", "nuclei"]
+    group = zarr.open_group(str(image / "labels" / "cells"), mode="r")
+    assert group.attrs["ome"]["image-label"]["source"] == {"image": "../../"}
+    np.testing.assert_array_equal(group["0"][...], np.asarray(found.labels))
+    assert sorted(p.name for p in (image / "labels").iterdir()) == ["cells", "nuclei", "zarr.json"]
+    with pytest.raises(OutputError, match="exists"):
+        found.write(image / "labels" / "cells")
+
+
+def test_a_full_disk_is_one_sentence(found, tmp_path, monkeypatch) -> None:
+    def full(self, index, block):
+        with self._telling():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Output, "write", full)
+    with pytest.raises(OutputError, match="is full"):
+        found.write(tmp_path / "out.zarr")
+
+
+def test_many_objects_take_a_wider_type(tmp_path) -> None:
+    p = np.zeros((64, 64), np.float32)
+    p[::2, ::2] = 1
+    found = seamscope.segment(p)
+    assert found.count == 1024
+    found.write(tmp_path / "out.tif")
+    assert tifffile.imread(tmp_path / "out.tif").dtype == np.uint16
+
+
+def test_basins_beyond_memory_go_to_disk(monkeypatch, tmp_path) -> None:
+    p = np.random.default_rng(0).random((40, 40)).astype(np.float32)
+    expected = np.asarray(seamscope.segment(p, fill_holes=True, blocks=16).labels)
+    monkeypatch.setattr("seamscope.segmentation.segment._SHARE", 0)
+    found = seamscope.segment(p, fill_holes=True, blocks=16, scratch=tmp_path)
+    np.testing.assert_array_equal(np.asarray(found.labels), expected)
+    assert list(tmp_path.iterdir())
+    del found
+    assert not list(tmp_path.iterdir())
