@@ -19,6 +19,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from places import ROOT
+
 # Before anything imports Qt or napari: one binding for all, and napari's settings kept in memory,
 # so that tests neither read nor change the user's. PyQt6 unless QT_API names another.
 os.environ.setdefault("QT_API", "pyqt6")
@@ -31,8 +33,6 @@ atexit.register(shutil.rmtree, os.environ["SEAMSCOPE_CACHE"], ignore_errors=True
 
 # Test networks are so small that a second thread only waits, the longer the busier the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-ROOT = Path(__file__).resolve().parents[1]
 
 # Machines that are shared make every deadline a matter of luck. CI repeats the same examples, so
 # that a change is judged by what it changed; at home each run looks at new ones.

@@ -40,11 +40,27 @@ class Net(nn.Module):
         return y.softmax(1) if y.shape[1] > 1 else y.sigmoid()
 
 
+_SHARED: list[Model] = []
+
+
+def shared(net: nn.Module) -> Model:
+    """A measured model that all tests of a file may use; `at_rest` is called after each."""
+    model = as_model(net.eval())
+    model.describe()
+    _SHARED.append(model)
+    return model
+
+
 def measured(**arguments) -> Model:
     """A network with facts and reach already known."""
-    model = as_model(Net(**arguments).eval())
-    model.describe()
-    return model
+    return shared(Net(**arguments))
+
+
+def at_rest() -> None:
+    """Forget delays and failures that a test has set on shared networks."""
+    for model in _SHARED:
+        model.module.delay, model.module.calls_until_failure = 0.0, -1
+        model.module.most_tiles = 99
 
 
 def whole(model: Model, image: np.ndarray) -> np.ndarray:

@@ -17,9 +17,10 @@ import torch
 pytest.importorskip("napari")
 
 from dock_networks import Net, measured, undrawn, whole
+from hands import PATIENCE, load, picture, press
 from napari.layers import Labels, Shapes
 from napari.utils import progress
-from qtpy.QtCore import QMimeData, QPointF, QSettings, Qt, QUrl
+from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent
 
 from seamscope.docks.layers import camera
@@ -33,53 +34,11 @@ SINGLE = measured(classes=1)
 COLOR = measured(channels=3)
 INSTANCE = measured(norm=True)
 SOLID = measured(ndim=3)
-PATIENCE = 30_000
-
-
-@pytest.fixture(autouse=True)
-def own_settings(tmp_path):
-    """Recent models of whoever runs the tests are neither read nor changed."""
-    QSettings.setPath(
-        QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path / "settings")
-    )
-
-
-@pytest.fixture(autouse=True)
-def networks_at_rest():
-    """Whatever a test asked of the networks that all share is forgotten."""
-    yield
-    for model in (CLASSES, SINGLE, COLOR, INSTANCE, SOLID):
-        model.module.delay, model.module.calls_until_failure = 0.0, -1
-        model.module.most_tiles = 99
 
 
 @pytest.fixture
-def viewer(make_napari_viewer):
-    """A window for each test: napari 0.9 crashes on software OpenGL where layers come and go."""
-    viewer = make_napari_viewer(show=True)
-    viewer.window.resize(900, 700)
-    return viewer
-
-
-@pytest.fixture
-def dock(viewer, qtbot):
-    dock = PredictionDock(viewer)
-    viewer.window.add_dock_widget(dock, name="Tiled prediction")
-    yield dock
-    qtbot.waitUntil(lambda: dock._trial is None, timeout=PATIENCE)
-
-
-def picture(*shape, seed=1, dtype=np.float32):
-    return np.random.default_rng(seed).random(shape).astype(dtype)
-
-
-def load(qtbot, dock, model):
-    dock.set_model(model)
-    qtbot.waitUntil(lambda: dock._loading is None, timeout=PATIENCE)
-
-
-def press(qtbot, button):
-    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+def dock(open_docks):
+    return open_docks("prediction")
 
 
 def run(qtbot, dock):
@@ -359,10 +318,10 @@ def edges(layer, dim):
 def test_the_preview_shows_windows_and_cores_and_follows_the_sliders(qtbot, viewer, dock):
     viewer.add_image(picture(200, 300))
     load(qtbot, dock, CLASSES)
-    preview = dock._preview.layer
+    preview = dock.tiles.layer
     for size in (40, 64, 38):
         dock.tile.rows[0].number.setValue(size)
-        assert dock._preview.layer is preview  # data are replaced, never the layer
+        assert dock.tiles.layer is preview  # data are replaced, never the layer
         tiles = list(dock.plan.grid)
         for dim in (0, 1):
             windows, cores = edges(preview, dim)
@@ -396,7 +355,7 @@ def test_the_preview_lies_on_the_current_slice_in_any_plane(qtbot, viewer, dock)
     viewer.add_image(picture(20, 64, 48), axis_labels=("z", "y", "x"), scale=(3, 1, 1))
     load(qtbot, dock, SOLID)
     dock.tile.set_value((12, 24, 24))
-    preview = dock._preview.layer
+    preview = dock.tiles.layer
     for z in (4, 9):
         viewer.dims.set_point(0, 3 * z)
         for shape in preview.data:
@@ -421,7 +380,7 @@ def test_ten_thousand_tiles_follow_the_slider(qtbot, viewer, dock):
         dock.tile.rows[0].number.setValue(size)
         seconds.append(time.perf_counter() - start)
         assert dock.plan.tiles >= 10_000
-        assert len(edges(dock._preview.layer, 0)[1]) > 100
+        assert len(edges(dock.tiles.layer, 0)[1]) > 100
     print(f"preview of {dock.plan.tiles} tiles: {1000 * min(seconds):.0f} ms")
     assert min(seconds) < 0.3
 
@@ -561,11 +520,11 @@ def test_a_tile_smaller_than_its_halo(qtbot, viewer, dock):
     dock.halo.set_value(10)
     assert "Tile 16" in dock.problem
     assert not dock.panel.run.isEnabled()
-    assert not dock._preview.layer.visible
+    assert not dock.tiles.layer.visible
     dock.halo.set_value("auto")
     assert dock.problem == ""
     assert dock.panel.run.isEnabled()
-    assert dock._preview.layer.visible
+    assert dock.tiles.layer.visible
 
 
 def test_nan_is_refused_where_it_is_met_or_replaced(qtbot, viewer, dock):
@@ -702,7 +661,7 @@ def test_models_are_remembered_and_offered(qtbot, viewer, dock, tmp_path):
 def test_a_file_that_is_not_there(qtbot, viewer, dock):
     viewer.add_image(picture(64, 64))
     dock.model_picker.set_value("nowhere.pt")
-    qtbot.waitUntil(lambda: dock._loading is None, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not dock.job.busy, timeout=PATIENCE)
     assert "There is no file nowhere.pt" in dock.facts.text()
     assert not dock.panel.run.isEnabled()
 
@@ -711,7 +670,7 @@ def test_a_model_chosen_later_wins(qtbot, viewer, dock):
     viewer.add_image(picture(64, 64))
     dock.set_model(Net(classes=5))  # has to be measured first
     dock.set_model(SINGLE)
-    qtbot.waitUntil(lambda: dock._loading is None, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not dock.job.busy, timeout=PATIENCE)
     qtbot.wait(500)
     assert dock.model is SINGLE
 

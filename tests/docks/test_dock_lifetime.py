@@ -8,19 +8,9 @@ import pytest
 pytest.importorskip("napari")
 
 from dock_networks import measured
-from qtpy.QtCore import QSettings
+from hands import PATIENCE
 
 from seamscope.docks.prediction.dock import PredictionDock
-
-PATIENCE = 30_000
-
-
-@pytest.fixture(autouse=True)
-def own_settings(tmp_path):
-    """Recent models of whoever runs the tests are neither read nor changed."""
-    QSettings.setPath(
-        QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path / "settings")
-    )
 
 
 def test_closing_the_viewer_ends_the_run(qtbot, make_napari_viewer):
@@ -35,7 +25,7 @@ def test_closing_the_viewer_ends_the_run(qtbot, make_napari_viewer):
     model.module.delay = 0.1
     dock.panel.run.click()
     qtbot.waitUntil(lambda: dock.panel.bar.value() >= 2, timeout=PATIENCE)
-    reporter = dock.panel._running.job._reporter
+    reporter = dock.panel.job.reporter
     viewer.close()
     qtbot.waitUntil(reporter.cancelled, timeout=PATIENCE)
     qtbot.wait(300)  # late events meet no dock

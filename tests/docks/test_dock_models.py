@@ -13,7 +13,8 @@ pytest.importorskip("napari")
 
 import npe2
 import numpy as np
-from qtpy.QtCore import QMimeData, QPoint, QPointF, QSettings, Qt, QUrl
+from hands import PATIENCE, press
+from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QApplication, QDockWidget
 
@@ -23,15 +24,6 @@ from seamscope.docks import open_model_file
 from seamscope.docks.prediction.model_picker import ModelPicker
 from seamscope.models.declared import Declared
 from seamscope.models.formats import load_model
-
-PATIENCE = 30_000
-
-
-@pytest.fixture(autouse=True)
-def own_settings(tmp_path):
-    QSettings.setPath(
-        QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path / "settings")
-    )
 
 
 @pytest.fixture
@@ -73,10 +65,6 @@ def two_outputs(folder, halo=8, step=16):
     files = {"w.pt": buffer.getvalue(), "README.md": b"# Test"}
     weights = {"torchscript": {"source": "w.pt", "sha256": sha(files["w.pt"])}}
     return written(folder, [(given, data)], outputs, (weights, files))
-
-
-def press(qtbot, button):
-    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
 
 
 def test_a_network_dropped_onto_the_viewer_opens_the_dock(

@@ -9,11 +9,12 @@ from torch import nn
 
 pytest.importorskip("napari")
 
-from dock_networks import Net, measured, undrawn, whole
+from dock_networks import Net, measured, shared, undrawn, whole
+from hands import PATIENCE, press, uneven
 from napari.layers import Image as ImageLayer
 from napari.utils.theme import get_theme
 from pyqtgraph import ScatterPlotItem
-from qtpy.QtCore import QSettings, Qt
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QScrollArea
 
 from seamscope import measure_seams, predict
@@ -26,8 +27,6 @@ from seamscope.docks.session import Session
 from seamscope.explain.feature_statistics import measure_features
 from seamscope.models.model import as_model
 from seamscope.tiling import TileGrid
-
-PATIENCE = 30_000
 
 
 class Brightest(nn.Module):
@@ -50,9 +49,7 @@ def batch_norm():
     net.norm = nn.BatchNorm2d(4)
     net.norm.running_mean.copy_(torch.tensor([0.1, -0.2, 0.3, 0.0]))
     net.norm.running_var.copy_(torch.tensor([0.5, 1.5, 0.2, 1.0]))
-    model = as_model(net.eval())
-    model.describe()
-    return model
+    return shared(net)
 
 
 INSTANCE = measured(norm=True)
@@ -60,50 +57,10 @@ SOLID = measured(ndim=3, norm=True)
 BATCH = batch_norm()
 
 
-@pytest.fixture(autouse=True)
-def own_settings(tmp_path):
-    """Recent models of whoever runs the tests are neither read nor changed."""
-    QSettings.setPath(
-        QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path / "settings")
-    )
-
-
-@pytest.fixture(autouse=True)
-def networks_at_rest():
-    """Whatever a test asked of the networks that all share is forgotten."""
-    yield
-    for model in (INSTANCE, SOLID, BATCH):
-        model.module.delay, model.module.calls_until_failure = 0.0, -1
-        model.module.most_tiles = 99
-
-
 @pytest.fixture
-def viewer(make_napari_viewer):
-    viewer = make_napari_viewer(show=True)
-    viewer.window.resize(1000, 800)
-    return viewer
-
-
-@pytest.fixture
-def docks(viewer, qtbot):
-    """Both docks: the one to predict, and the one about normalization."""
-    dock, own = PredictionDock(viewer), NormalizationDock(viewer)
-    viewer.window.add_dock_widget(dock, name="Tiled prediction", area="left")
-    viewer.window.add_dock_widget(own, name="Normalization")
-    dock.options.accelerate.setChecked(False)  # trials take longer than these runs
-    yield dock, own
-    qtbot.waitUntil(lambda: dock.settled and own.settled, timeout=PATIENCE)
-
-
-def uneven(*shape, seed=1):
-    """Noise that is brighter on one side, so that tiles' statistics differ."""
-    noise = np.random.default_rng(seed).random(shape).astype(np.float32)
-    return noise * np.linspace(0.5, 3, shape[-1], dtype=np.float32)
-
-
-def press(qtbot, button):
-    assert button.isEnabled()
-    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+def docks(open_docks):
+    """The dock to predict, and the dock about normalization."""
+    return open_docks("prediction", "normalization")
 
 
 def load(qtbot, docks, model, tile=32):
@@ -797,7 +754,7 @@ def test_closing_the_viewer_ends_a_comparison_of_blends(qtbot, make_napari_viewe
     INSTANCE.module.delay = 0.1
     press(qtbot, own.blends.compare)
     qtbot.waitUntil(lambda: own.job.bar.value() >= 1, timeout=PATIENCE)
-    reporter = own.job._job._reporter
+    reporter = own.job.job.reporter
     viewer.close()
     qtbot.waitUntil(reporter.cancelled, timeout=PATIENCE)
     INSTANCE.module.delay = 0.0

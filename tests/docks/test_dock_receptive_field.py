@@ -10,10 +10,9 @@ import pytest
 pytest.importorskip("napari")
 
 from dock_networks import measured, undrawn
-from qtpy.QtCore import QSettings, Qt
+from hands import PATIENCE, picture, press
 
 from seamscope.docks.layers import image_of, on_click
-from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.receptive_field.dock import ReceptiveFieldDock
 from seamscope.docks.receptive_field.layers import box_around, centred
 from seamscope.docks.session import Session
@@ -22,46 +21,12 @@ from seamscope.receptive_field.gradient_maps import GradientProbe
 CLASSES = measured()
 INSTANCE = measured(norm=True)
 SOLID = measured(ndim=3)
-PATIENCE = 30_000
-
-
-@pytest.fixture(autouse=True)
-def own_settings(tmp_path):
-    """Recent models of whoever runs the tests are neither read nor changed."""
-    QSettings.setPath(
-        QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path / "settings")
-    )
-
-
-@pytest.fixture(autouse=True)
-def networks_at_rest():
-    """Whatever a test asked of the networks that all share is forgotten."""
-    yield
-    for model in (CLASSES, INSTANCE, SOLID):
-        model.module.delay, model.module.calls_until_failure = 0.0, -1
 
 
 @pytest.fixture
-def viewer(make_napari_viewer):
-    """A window for each test: napari 0.9 crashes on software OpenGL where layers come and go."""
-    viewer = make_napari_viewer(show=True)
-    viewer.window.resize(1000, 800)
-    return viewer
-
-
-@pytest.fixture
-def docks(viewer, qtbot):
-    """Both docks, the one to predict and the one that tells what is seen."""
-    dock, fields = PredictionDock(viewer), ReceptiveFieldDock(viewer)
-    viewer.window.add_dock_widget(dock, name="Tiled prediction", area="left")
-    viewer.window.add_dock_widget(fields, name="Receptive field")
-    dock.options.accelerate.setChecked(False)
-    yield dock, fields
-    qtbot.waitUntil(lambda: dock.settled and not fields.busy, timeout=PATIENCE)
-
-
-def picture(*shape, seed=1):
-    return np.random.default_rng(seed).random(shape).astype(np.float32)
+def docks(open_docks):
+    """The dock to predict, and the dock about the receptive field."""
+    return open_docks("prediction", "field")
 
 
 def load(qtbot, docks, model):
@@ -71,15 +36,11 @@ def load(qtbot, docks, model):
     qtbot.waitUntil(lambda: fields.theory is not None and not fields.busy, timeout=PATIENCE)
 
 
-def press(qtbot, button):
-    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
-
-
 def compute(qtbot, fields, most=6):
     fields.most.setValue(most)
     press(qtbot, fields.compute)
     assert fields.busy
-    assert fields.cancel.isVisible()
+    assert fields.job.cancel.isVisible()
     qtbot.waitUntil(lambda: not fields.busy, timeout=PATIENCE)
 
 
@@ -127,7 +88,7 @@ def test_the_mean_is_plotted_told_and_drawn(qtbot, viewer, docks):
         assert str(found.map.radius(share)[0]) in fields.numbers.text()
     assert "Beyond the convolutions" in fields.numbers.text()
 
-    drawn = fields._layers.map
+    drawn = fields.layers.map
     np.testing.assert_allclose(drawn.data.max(), 0)
     where = np.unravel_index(drawn.data.argmax(), drawn.data.shape)
     centre = layer.world_to_data(drawn.data_to_world(where))
@@ -136,7 +97,7 @@ def test_the_mean_is_plotted_told_and_drawn(qtbot, viewer, docks):
     origin = np.round(layer.world_to_data(drawn.data_to_world((0, 0)))).astype(int)
     assert not (origin % CLASSES.facts.period).any()
 
-    boxes = fields._layers.boxes
+    boxes = fields.layers.boxes
     assert len(boxes.data) == 12
     first = [covered + o for (covered, _), o in zip(found.map.covered, origin, strict=True)]
     for vertices, sides in (
@@ -150,11 +111,11 @@ def test_the_mean_is_plotted_told_and_drawn(qtbot, viewer, docks):
     assert Session.of(viewer).effective == tuple((r, r) for r in found.map.radius(0.99))
 
     fields.show_map.setChecked(False)
-    assert fields._layers.map is None
+    assert fields.layers.map is None
     fields.show_boxes.setChecked(False)
-    assert fields._layers.boxes is None
+    assert fields.layers.boxes is None
     fields.show_map.setChecked(True)
-    assert fields._layers.map is drawn  # taken over, not made anew
+    assert fields.layers.map is drawn  # taken over, not made anew
 
 
 def test_a_click_makes_the_map_of_that_pixel(qtbot, viewer, docks):
@@ -168,7 +129,7 @@ def test_a_click_makes_the_map_of_that_pixel(qtbot, viewer, docks):
     assert fields.pixel.origin == expected.origin
     np.testing.assert_allclose(fields.pixel.values, expected.values, rtol=1e-6)
     assert fields.shown.currentText() == "Pixel 33, 52"
-    drawn = fields._layers.map
+    drawn = fields.layers.map
     place = layer.world_to_data(drawn.data_to_world((0, 0)))
     np.testing.assert_allclose(place, expected.origin, atol=1e-6)
     assert drawn.metadata["seamscope"]["origin"] == list(expected.origin)
@@ -216,15 +177,15 @@ def test_cancel_stops_and_says_so(qtbot, viewer, docks):
     load(qtbot, docks, CLASSES)
     CLASSES.module.delay = 0.05
     fields.most.setValue(4000)
-    fields._session.changed.emit()
+    fields.session.changed.emit()
     press(qtbot, fields.compute)
-    qtbot.waitUntil(lambda: fields.bar.value() >= 2, timeout=PATIENCE)
-    assert "of at most 4000 tiles" in fields.progress.text()
-    press(qtbot, fields.cancel)
+    qtbot.waitUntil(lambda: fields.job.bar.value() >= 2, timeout=PATIENCE)
+    assert "of at most 4000 tiles" in fields.job.text.text()
+    press(qtbot, fields.job.cancel)
     qtbot.waitUntil(lambda: not fields.busy, timeout=PATIENCE)
     assert "Stopped" in fields.problem
     assert fields.mean is None
-    assert not fields.bar.isVisible()
+    assert not fields.job.bar.isVisible()
     assert fields.compute.isEnabled()
 
 
@@ -267,20 +228,20 @@ def test_a_volume_and_a_time_series_of_it(qtbot, viewer, docks):
     probe(qtbot, fields, (1, 9, 11, 12))
     expected = GradientProbe(SOLID, image_of(layer), fields.settings()).at((9, 11, 12), frame=(1,))
     np.testing.assert_allclose(fields.pixel.values, expected.values, rtol=1e-6)
-    drawn = fields._layers.map
+    drawn = fields.layers.map
     assert drawn.data.ndim == 3  # the same at all times
 
     def visible():
-        return fields._layers.boxes is not None
+        return fields.layers.boxes is not None
 
     viewer.dims.set_point(1, 9)
     assert visible()
-    assert len(fields._layers.boxes.data) == 12
+    assert len(fields.layers.boxes.data) == 12
     viewer.dims.set_point(1, 0)
     assert not visible()  # the slice does not cut the boxes
     viewer.dims.set_point(1, 9)
     viewer.dims.ndisplay = 3
-    faces = np.array(fields._layers.boxes.data[:6])[..., 1:]
+    faces = np.array(fields.layers.boxes.data[:6])[..., 1:]
     radii = expected.radius(0.99)
     np.testing.assert_allclose(
         faces.min((0, 1)), [9 - radii[0] - 0.5, 11 - radii[1] - 0.5, 12 - radii[2] - 0.5]
@@ -297,14 +258,14 @@ def test_layers_that_are_taken_out_stay_out(qtbot, viewer, docks):
     layer = viewer.add_image(picture(80, 90))
     load(qtbot, docks, CLASSES)
     probe(qtbot, fields, (30, 30))
-    undrawn(viewer).layers.remove(fields._layers.boxes)
+    undrawn(viewer).layers.remove(fields.layers.boxes)
     viewer.dims.events.current_step()
-    assert fields._layers.boxes is None
+    assert fields.layers.boxes is None
     probe(qtbot, fields, (40, 30))
-    assert fields._layers.boxes is not None
+    assert fields.layers.boxes is not None
     undrawn(viewer).layers.remove(layer)  # its maps are of no use
-    assert fields._layers.map is None
-    assert fields._layers.boxes is None
+    assert fields.layers.map is None
+    assert fields.layers.boxes is None
     assert fields.mean is fields.pixel is None
     undrawn(viewer).layers.clear()
     assert len(viewer.layers) == 0
@@ -317,7 +278,7 @@ def test_another_network_or_image_forgets_the_maps(qtbot, viewer, docks):
     probe(qtbot, fields, (30, 30))
     load(qtbot, docks, INSTANCE)
     assert fields.pixel is None
-    assert fields._layers.map is None
+    assert fields.layers.map is None
     assert not fields.shown.isVisible()
     assert fields.halo.itemText(0).startswith("Of the convolutions")
 

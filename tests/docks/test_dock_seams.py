@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("napari")
 
 from dock_networks import measured, undrawn, whole
-from qtpy.QtCore import QPoint, QSettings, Qt
+from hands import PATIENCE, predict, press, uneven
+from qtpy.QtCore import QPoint, Qt
 
 from seamscope import measure_seams
 from seamscope.docks.evidence import Evidence
@@ -28,65 +29,12 @@ from seamscope.seams.meter import HaloRay
 CLASSES = measured()
 INSTANCE = measured(norm=True)
 SOLID = measured(ndim=3, norm=True)
-PATIENCE = 30_000
-
-
-@pytest.fixture(autouse=True)
-def own_settings(tmp_path):
-    """Recent models of whoever runs the tests are neither read nor changed."""
-    QSettings.setPath(
-        QSettings.Format.IniFormat, QSettings.Scope.UserScope, str(tmp_path / "settings")
-    )
-
-
-@pytest.fixture(autouse=True)
-def networks_at_rest():
-    """Whatever a test asked of the networks that all share is forgotten."""
-    yield
-    for model in (CLASSES, INSTANCE, SOLID):
-        model.module.delay, model.module.calls_until_failure = 0.0, -1
 
 
 @pytest.fixture
-def viewer(make_napari_viewer):
-    """A window for each test: napari 0.9 crashes on software OpenGL where layers come and go."""
-    viewer = make_napari_viewer(show=True)
-    viewer.window.resize(1000, 800)
-    return viewer
-
-
-@pytest.fixture
-def docks(viewer, qtbot):
-    """Both docks, the one to predict and the one to look at seams."""
-    dock, seams = PredictionDock(viewer), SeamsDock(viewer)
-    viewer.window.add_dock_widget(dock, name="Tiled prediction", area="left")
-    viewer.window.add_dock_widget(seams, name="Seams")
-    dock.options.accelerate.setChecked(False)  # trials take longer than these runs
-    yield dock, seams
-    qtbot.waitUntil(lambda: dock.settled and not seams.busy, timeout=PATIENCE)
-
-
-def uneven(*shape, seed=1):
-    """Noise that is brighter on one side, so that tiles' statistics differ."""
-    noise = np.random.default_rng(seed).random(shape).astype(np.float32)
-    return noise * np.linspace(0.5, 3, shape[-1], dtype=np.float32)
-
-
-def press(qtbot, button):
-    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
-
-
-def predict(qtbot, dock, model, tile=32, **values):
-    """Load a network, set what is given, press Run and wait for the end."""
-    if dock.model is not model:
-        dock.set_model(model)
-        qtbot.waitUntil(lambda: dock.model is model, timeout=PATIENCE)
-    dock.tile.set_value(tile)
-    for name, value in values.items():
-        getattr(dock, name).set_value(value)
-    press(qtbot, dock.panel.run)
-    qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
-    assert dock.problem == ""
+def docks(open_docks):
+    """The dock to predict, and the dock to look at seams."""
+    return open_docks("prediction", "seams")
 
 
 def slide(qtbot, seams, halo):
@@ -208,13 +156,13 @@ def test_the_slider_stitches_again_without_the_network(qtbot, viewer, docks):
         move()
         qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
         assert seams.halo.value() == halo == seams.halo.line.value()
-        np.testing.assert_allclose(seams._stitched.array, stitched(halo), atol=1e-6)
-    layers = seams._stitched.layers
+        np.testing.assert_allclose(seams.stitched.array, stitched(halo), atol=1e-6)
+    layers = seams.stitched.layers
     assert [layer.visible for layer in layers] == [False, True, True]
     assert not any(layer.visible for layer in results)
     for layer, channel in zip(layers, (2, 1, 0), strict=True):
         assert layer.name.startswith(f"re-stitched · channel {channel}")
-        np.testing.assert_array_equal(layer.data, seams._stitched.array[channel])
+        np.testing.assert_array_equal(layer.data, seams.stitched.array[channel])
         np.testing.assert_array_equal(layer.translate, results[0].translate)
         np.testing.assert_array_equal(layer.scale, results[0].scale)
     seams.stitch.click()
@@ -222,7 +170,7 @@ def test_the_slider_stitches_again_without_the_network(qtbot, viewer, docks):
     assert not any(layer.visible for layer in layers)
     seams.stitch.click()
     slide(qtbot, seams, 1)
-    assert seams._stitched.layers == layers  # taken over, not made again
+    assert seams.stitched.layers == layers  # taken over, not made again
     assert seams.problem == ""
 
 
@@ -239,7 +187,7 @@ def test_suggest_and_apply_write_the_halo_into_the_other_dock(qtbot, viewer, doc
     assert seams.halo.value() == found <= needed
     assert f"Halo {found} is the smallest without seams" in seams.suggestion.text()
     qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
-    assert np.allclose(seams._stitched.array, whole(CLASSES, viewer.layers[0].data), atol=1e-6)
+    assert np.allclose(seams.stitched.array, whole(CLASSES, viewer.layers[0].data), atol=1e-6)
     press(qtbot, seams.apply)
     assert dock.halo.value() == (found, found)
     assert dock.plan.grid.halo == ((found, found),) * 2
@@ -437,7 +385,7 @@ def test_volumes_and_time(qtbot, viewer, docks):
     seams.table.choose(across)
     viewer.dims.ndisplay = 2
     slide(qtbot, seams, 0)
-    assert seams._stitched.layers[0].data.shape == image.shape
+    assert seams.stitched.layers[0].data.shape == image.shape
 
     viewer.layers.selection = set()
     times = uneven(3, 64, 72)
@@ -451,13 +399,13 @@ def test_volumes_and_time(qtbot, viewer, docks):
     assert viewer.dims.point[-3] == 12
     slide(qtbot, seams, 1)
     opinions = seams.run.evidence.opinions
-    shown = seams._stitched.layers[0]
-    np.testing.assert_array_equal(seams._stitched.array, opinions.restitch(1, (2,)).array)
+    shown = seams.stitched.layers[0]
+    np.testing.assert_array_equal(seams.stitched.array, opinions.restitch(1, (2,)).array)
     assert shown.translate[0] == 12
     viewer.dims.set_point(viewer.dims.ndim - 3, 6)
-    np.testing.assert_array_equal(seams._stitched.array, opinions.restitch(1, (1,)).array)
+    np.testing.assert_array_equal(seams.stitched.array, opinions.restitch(1, (1,)).array)
     assert shown.translate[0] == 6
-    np.testing.assert_array_equal(shown.data[0], seams._stitched.array[2])
+    np.testing.assert_array_equal(shown.data[0], seams.stitched.array[2])
 
 
 def test_what_was_not_kept_can_be_measured(qtbot, viewer, docks, monkeypatch):
@@ -579,12 +527,12 @@ def test_layers_and_docks_come_and_go(qtbot, viewer, docks):
     assert len(viewer.layers) == count + 3  # each run has its layers once
     seams.runs.set_value(second)
     slide(qtbot, seams, 3)  # labels are stitched as probabilities
-    assert len(seams._stitched.layers) == 3
+    assert len(seams.stitched.layers) == 3
     (labels,) = (x for x in viewer.layers if x.name.startswith("labels"))
     assert not labels.visible
     undrawn(viewer).layers.remove(labels)
     assert seams.runs.value() is first
-    assert seams._stitched.layers == []
+    assert seams.stitched.layers == []
     for layer in Session.of(viewer).layers_of(first):
         undrawn(viewer).layers.remove(layer)
     assert seams.run is None
@@ -648,7 +596,7 @@ def test_closing_the_viewer_ends_what_is_measured(qtbot, make_napari_viewer):
     INSTANCE.module.delay = 0.1
     seams.measure.click()
     qtbot.waitUntil(lambda: seams.job.bar.value() >= 2, timeout=PATIENCE)
-    reporter = seams.job._job._reporter
+    reporter = seams.job.job.reporter
     viewer.close()
     qtbot.waitUntil(reporter.cancelled, timeout=PATIENCE)
     qtbot.wait(300)  # late events meet no dock

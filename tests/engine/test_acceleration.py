@@ -16,7 +16,7 @@ from torch import nn
 
 import real_networks
 from seamscope import demo
-from seamscope.models import acceleration
+from seamscope.models.speed import acceleration
 from seamscope.models.speed.acceleration import TOLERANCE, choose, variants
 from seamscope.models.speed.fusion import fused
 

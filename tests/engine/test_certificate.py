@@ -14,9 +14,9 @@ from torch import nn
 
 import networks
 import real_networks
+from seamscope.compare import certificate as certificates
 from seamscope.compare.certificate import certify, store_certificate
 from seamscope.errors import OutputError, SettingsError
-from seamscope.explain import certificate as certificates
 from seamscope.fixed_statistics.freezing import freeze_statistics
 from seamscope.images.records import read_record
 from seamscope.models.formats import load_model

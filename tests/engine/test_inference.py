@@ -599,7 +599,7 @@ def test_accelerated_equals_plain() -> None:
 
 PEAK_OF_ONE_TILE = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 import numpy as np
 import networks
 from test_inference import peak_while, noise
@@ -619,7 +619,13 @@ print(plan.bytes_per_tile, peak_while(lambda: runner(batch)))
 def test_plan_knows_the_memory_it_takes() -> None:
     """Predicted bytes of a forward pass against those a process of its own really takes."""
     anonymous_memory()  # skips where it cannot be read
-    command = [sys.executable, "-c", PEAK_OF_ONE_TILE, str(Path(__file__).parents[1])]
+    command = [
+        sys.executable,
+        "-c",
+        PEAK_OF_ONE_TILE,
+        str(Path(__file__).parents[1]),
+        str(Path(__file__).parent),
+    ]
     answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     predicted, taken = map(int, answer.split())
     assert 0.7 * predicted < taken < 1.3 * predicted

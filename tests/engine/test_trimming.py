@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from seamscope.models import trimming
+from seamscope.models.speed import trimming
 from seamscope.models.speed.fusion import fused
 from seamscope.models.speed.trimming import Trimmed
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT
+from places import ROOT
 from seamscope.demo import build, zscore
 from seamscope.demo.tissue import tissue
 

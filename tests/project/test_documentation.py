@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import seamscope
-from conftest import ROOT
+from places import ROOT
 
 MODULES = [
     name

@@ -38,21 +38,38 @@ class Outcome:
     error: Exception | None = None
 
 
+@dataclass(frozen=True)
+class Step:
+    """How far one of several parts of a job is."""
+
+    done: int
+    total: int
+    what: str
+    seconds_left: float | None
+
+
 @dataclass(eq=False)
 class Reporter:
     """What a job's work holds: a way to tell, and a question to ask.
 
-    It outlives its `Job`: when a window is closed the worker still runs for a moment.
+    It outlives its `Job`: when a window is closed the worker still runs for a moment, and is then
+    `alone`: nobody may call Qt's objects of the job any more.
     """
 
     mailbox: deque[Any] = field(default_factory=deque)
     stop: threading.Event = field(default_factory=threading.Event)
     quitting: Callable[[], bool] = bool
     outcome: Outcome = field(default_factory=Outcome)
+    alone: bool = False
 
     def tell(self, message: Any) -> None:
         """Leave a message for the window; returns at once."""
         self.mailbox.append(message)
+
+    def orphan(self) -> None:
+        """Note that the job is deleted, and ask the work to stop."""
+        self.alone = True
+        self.stop.set()
 
     def cancelled(self) -> bool:
         """Whether the work should stop: asked for in the dock, or because napari quits."""
@@ -109,6 +126,11 @@ class Job(QObject):
         Called with a `Reporter`; its value or exception becomes the `Outcome`.
     parent
         When this is destroyed, so is the job, and its work is asked to stop.
+
+    Attributes
+    ----------
+    reporter
+        What the work holds.
     """
 
     told = Signal(list)
@@ -116,13 +138,13 @@ class Job(QObject):
 
     def __init__(self, name: str, work: Callable[[Reporter], Any], parent: QObject) -> None:
         super().__init__(parent)
-        self._reporter = Reporter()
-        self.destroyed.connect(self._reporter.stop.set)
+        self.reporter = Reporter()
+        self.destroyed.connect(self.reporter.orphan)
         self._timer = QTimer(self)
         self._timer.setInterval(_MAILBOX_MS)
         self._timer.timeout.connect(self._deliver)
-        self._worker = create_worker(_Task(name, work, self._reporter), _worker_class=_Worker)
-        self._reporter.quitting = _Quitting(self._worker)
+        self._worker = create_worker(_Task(name, work, self.reporter), _worker_class=_Worker)
+        self.reporter.quitting = _Quitting(self._worker)
         self._worker.finished.connect(self._end)
         self.running = False
 
@@ -134,12 +156,12 @@ class Job(QObject):
 
     def cancel(self) -> None:
         """Ask the work to stop; `ended` still comes, when it has."""
-        self._reporter.stop.set()
+        self.reporter.stop.set()
 
     @property
     def cancelled(self) -> bool:
         """Whether it was asked to stop."""
-        return self._reporter.stop.is_set()
+        return self.reporter.stop.is_set()
 
     def abandon(self) -> None:
         """Ask the work to stop, and hear nothing more of it."""
@@ -148,16 +170,18 @@ class Job(QObject):
         self.blockSignals(True)
 
     def _deliver(self) -> None:
-        mailbox = self._reporter.mailbox
+        mailbox = self.reporter.mailbox
         messages = [mailbox.popleft() for _ in range(len(mailbox))]
         if messages:
             self.told.emit(messages)
 
     def _end(self) -> None:
+        if self.reporter.alone:  # the worker's last signal arrived after the window was deleted
+            return
         self._timer.stop()
         self._deliver()
         self.running = False
-        self.ended.emit(self._reporter.outcome)
+        self.ended.emit(self.reporter.outcome)
         self.deleteLater()
 
 

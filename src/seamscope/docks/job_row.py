@@ -11,9 +11,9 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QProgressBar, QPushButton, QWidget
 
-from seamscope.docks.job import Job, Outcome
+from seamscope.docks.job import Job, Outcome, Step
 from seamscope.docks.looks import duration, plain, text_label
-from seamscope.docks.prediction.run_panel import sentence
+from seamscope.docks.sentences import sentence
 from seamscope.prediction.run import Preparing, TileDone
 
 
@@ -26,6 +26,11 @@ class JobRow(QWidget):
         A job began or ended.
     failed : (str)
         It ended with an error: one sentence.
+
+    Attributes
+    ----------
+    job
+        What is being done; None where nothing is.
     """
 
     changed = Signal()
@@ -33,9 +38,10 @@ class JobRow(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._job: Job | None = None
-        self._name = ""
+        self.job: Job | None = None
+        self._name = self._counted = ""
         self._done: Callable[[Any], None] = lambda _: None
+        self._failed: Callable[[Exception], None] | None = None
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.text = text_label()
@@ -51,56 +57,90 @@ class JobRow(QWidget):
     @property
     def busy(self) -> bool:
         """Whether something is being done."""
-        return self._job is not None
+        return self.job is not None
 
-    def start(self, name: str, work: Any, done: Callable[[Any], None]) -> None:
-        """Begin; `done` is called with the value of the work, unless it fails."""
-        self._name, self._done = name, done
-        self._job = job = Job(name, work, self)
+    def start(
+        self,
+        name: str,
+        work: Any,
+        done: Callable[[Any], None],
+        counted: str = "forward passes",
+        failed: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """Begin.
+
+        Parameters
+        ----------
+        name
+            What is done: "measuring the seams of cells".
+        work
+            Called with a `Reporter` in a thread.
+        done
+            Called with the value of the work, unless it fails.
+        counted
+            Noun for the pairs of numbers that the work reports.
+        failed
+            Called with the error; None to emit the signal `failed`.
+        """
+        self._name = f"{name[:1].upper()}{name[1:]}"
+        self._done, self._counted, self._failed = done, counted, failed
+        self.job = job = Job(name, work, self)
         job.told.connect(self._hear)
         job.ended.connect(self._end)
         self.bar.setRange(0, 0)
         self.cancel.setEnabled(True)
-        self._say("Preparing …")
+        self._say(f"{self._name} …")
         self.show()
         self.changed.emit()
         job.start()
 
     def stop(self, _: Any = None) -> None:
         """Stop what is being done; `done` is still called."""
-        if self._job is not None:
-            self._job.cancel()
+        if self.job is not None:
+            self.job.cancel()
             self.cancel.setEnabled(False)
             self._say("Stopping …")
+
+    def abandon(self) -> None:
+        """Stop the job; `done` is not called."""
+        if self.job is not None:
+            self.job.abandon()
+            self.job = None
+            self.hide()
+            self.changed.emit()
 
     def _hear(self, messages: Sequence[Any]) -> None:
         last = messages[-1]
         if isinstance(last, TileDone):
             left = f", {duration(last.seconds_left)} left" if last.done > 1 else ""
             self._show(last.done, last.total, f"tiles{left}")
+        elif isinstance(last, Step):
+            left = "" if last.seconds_left is None else f", {duration(last.seconds_left)} left"
+            self._show(last.done, last.total, f"{last.what}{left}")
         elif isinstance(last, tuple):
             done, total = last
-            self._show(done, total, "forward passes at most")
+            self._show(done, total, self._counted, "at most ")
         elif isinstance(last, Preparing):
             self._say(f"{last.what[:1].upper()}{last.what[1:]} …")
         elif isinstance(last, float):
             self._say(f"Measuring the whole image's intensities: {last:.0%}")
 
-    def _show(self, done: int, total: int, what: str) -> None:
+    def _show(self, done: int, total: int, what: str, bound: str = "") -> None:
         self.bar.setRange(0, total)
         self.bar.setValue(done)
-        if self._job is not None and not self._job.cancelled:
-            self._say(f"{done} of {total} {what}")
+        if self.job is not None and not self.job.cancelled:
+            self._say(f"{done} of {bound}{total} {what}")
 
     def _say(self, text: str) -> None:
         self.text.setText(plain(text))
 
     def _end(self, outcome: Outcome) -> None:
-        self._job = None
+        self.job = None
         self.hide()
-        if outcome.error is not None:
-            name = f"{self._name[:1].upper()}{self._name[1:]}"
-            self.failed.emit(sentence(outcome.error, name))
+        if outcome.error is not None and self._failed is not None:
+            self._failed(outcome.error)
+        elif outcome.error is not None:
+            self.failed.emit(sentence(outcome.error, self._name))
         else:
             self._done(outcome.value)
         self.changed.emit()

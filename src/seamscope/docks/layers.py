@@ -196,7 +196,9 @@ def shown_point(layer: Layer, viewer: Any) -> npt.NDArray[np.float64]:
     return np.asarray(layer.world_to_data(point), float)
 
 
-def look_at(layer: Layer, point: Sequence[float | None], size: float, viewer: Any) -> None:
+def look_at(
+    layer: Layer, point: Sequence[float | None], size: float, viewer: Any, canvas: int
+) -> None:
     """Move camera and sliders to a point, and come near; never go further away.
 
     Parameters
@@ -207,6 +209,8 @@ def look_at(layer: Layer, point: Sequence[float | None], size: float, viewer: An
         So many pixels at least fit into the view.
     viewer
         Whose camera moves.
+    canvas
+        Shorter side of its canvas, in screen pixels.
     """
     now = shown_point(layer, viewer)
     place = [n if p is None else p for n, p in zip(now, point, strict=True)]
@@ -220,7 +224,7 @@ def look_at(layer: Layer, point: Sequence[float | None], size: float, viewer: An
         else:
             viewer.dims.set_point(dim, value)
     pixel = float(np.abs(np.asarray(layer.scale)[-2:]).min())
-    near = min(viewer.window._qt_viewer.canvas.size) / (size * pixel)
+    near = canvas / (size * pixel)
     camera(viewer).zoom = max(camera(viewer).zoom, near)
     camera(viewer).center = tuple(center)
 

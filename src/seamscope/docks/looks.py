@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDockWidget, QFormLayout, QHBoxLayout, QLabel, QSizePolicy, QWidget
+from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QSizePolicy, QWidget
 
 from seamscope.docks.evidence import Evidence
 from seamscope.planning.plan import Plan
@@ -172,13 +172,3 @@ def figure(value: float) -> str:
 def colored(text: str, color: str) -> str:
     """Text in a colour."""
     return f'<span style="color: {color}">{text}</span>'
-
-
-def come_forward(widget: QWidget) -> None:
-    """Show a dock that other docks may lie over."""
-    frame: Any = widget
-    while frame is not None and not isinstance(frame, QDockWidget):
-        frame = frame.parent()
-    if frame is not None:
-        frame.show()
-        frame.raise_()

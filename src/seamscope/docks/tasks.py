@@ -33,12 +33,12 @@ class Load:
     spec: Any
     trust: bool = False
 
-    def __call__(self, reporter: Reporter) -> Model:
-        """Return the model, its facts and reach known."""
+    def __call__(self, reporter: Reporter) -> Model | None:
+        """Return the model, its facts and reach known; None where it was cancelled."""
         given = self.spec
         model = load_model(given, trust=self.trust) if isinstance(given, str) else as_model(given)
         model.describe()
-        return model
+        return None if reporter.cancelled() else model
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QObject, Signal
 
 from seamscope.docks.job import Job, Outcome
+from seamscope.docks.job_row import JobRow
 from seamscope.docks.layers import image_of
-from seamscope.docks.normalization.step_row import StepRow
 from seamscope.docks.normalization.tasks import AuditIt, InTurn
-from seamscope.docks.prediction.run_panel import sentence
+from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Session
 from seamscope.images.image import Image
 from seamscope.models.model import Model
@@ -73,7 +73,7 @@ class Bench(QObject):
     patch_changed = Signal(int)
     told = Signal(str)
 
-    def __init__(self, viewer: Any, job: StepRow) -> None:
+    def __init__(self, viewer: Any, job: JobRow) -> None:
         super().__init__(job)
         self.viewer, self.job = viewer, job
         self.session = Session.of(viewer)

@@ -22,7 +22,7 @@ from seamscope.docks.looks import boxed, duration, in_dock, plain, text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.blend_texts import COLUMNS, blends_text, used_text
 from seamscope.docks.normalization.tasks import CompareBlends
-from seamscope.docks.prediction.run_panel import sentence
+from seamscope.docks.sentences import sentence
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan, resolve
 from seamscope.settings import Settings

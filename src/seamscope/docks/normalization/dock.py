@@ -7,21 +7,19 @@ how anything is measured or drawn.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from qtpy.QtCore import QEvent, Qt
-from qtpy.QtWidgets import QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QWidget
 
-from seamscope.docks.late_plot import follow_theme
-from seamscope.docks.layers import Wires
-from seamscope.docks.looks import boxed, text_label
+from seamscope.docks.dock import Dock
+from seamscope.docks.looks import text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.blends_page import BlendsPage
 from seamscope.docks.normalization.effect_page import EffectPage
 from seamscope.docks.normalization.features_page import FeaturesPage
 from seamscope.docks.normalization.freeze_page import FreezePage
 from seamscope.docks.normalization.layers_page import LayersPage
-from seamscope.docks.normalization.step_row import StepRow
 from seamscope.docks.normalization.texts import audit_text, fixed_text
 from seamscope.docks.normalization.training_page import TrainingPage
 from seamscope.docks.pages import Pages
@@ -33,7 +31,7 @@ _WAITING = (
 )
 
 
-class NormalizationDock(QWidget):
+class NormalizationDock(Dock):
     """See by what a network normalizes, and fix its statistics without retraining.
 
     Parameters
@@ -48,28 +46,21 @@ class NormalizationDock(QWidget):
         The pages.
     """
 
-    _made = False  # Qt tells of events before all is there
+    width = 400
 
-    def __init__(self, napari_viewer: Any) -> None:
-        super().__init__()
-        self.viewer = napari_viewer
-        self._wires = Wires()
+    def build(self) -> None:
+        """Make the pages and wire them."""
         self.verdict = text_label()
-        self.error = text_label()
-        self.error.hide()
-        self.job = StepRow()
-        self.bench = Bench(napari_viewer, self.job)
+        self.bench = Bench(self.viewer, self.job)
         self.layers = LayersPage(self.bench)
         self.freezing = FreezePage(self.bench)
         self.effect = EffectPage(self.bench)
         self.features = FeaturesPage(self.bench)
         self.training = TrainingPage(self.bench)
         self.blends = BlendsPage(self.bench)
-        self._lay_out()
+        self.tabs = self._make_tabs()
+        self.place([self.verdict, self.error, self.job, self.tabs])
         self._connect()
-        self.destroyed.connect(self._wires.cut)
-        self._made = True
-        self._wake()
 
     # -- for programs
 
@@ -84,33 +75,11 @@ class NormalizationDock(QWidget):
         return not self.bench.auditing and self.freezing.settled and not self.busy
 
     @property
-    def problem(self) -> str:
-        """The sentence on what went wrong, empty when nothing did."""
-        return self.bench.problem
-
-    @property
     def audit(self) -> Audit | None:
         """The network's layers; None as long as they are not known."""
         return self.bench.audit
 
     # -- making
-
-    def _lay_out(self) -> None:
-        inside = QWidget()
-        column = QVBoxLayout(inside)
-        self.tabs = self._make_tabs()
-        for part in (self.verdict, self.error, self.job):
-            column.addWidget(part)
-        column.addWidget(self.tabs, 1)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setFrameShape(QScrollArea.Shape.NoFrame)
-        scroll.setWidget(inside)
-        whole = QVBoxLayout(self)
-        whole.setContentsMargins(0, 0, 0, 0)
-        whole.addWidget(scroll)
-        self.setMinimumWidth(400)
 
     def _make_tabs(self) -> Pages:
         tabs = Pages()
@@ -127,7 +96,7 @@ class NormalizationDock(QWidget):
         return tabs
 
     def _connect(self) -> None:
-        self.bench.told.connect(self._show_problem)
+        self.bench.told.connect(self.tell)
         self.bench.changed.connect(self._show_verdict)
         self.bench.session.fixed_changed.connect(self._show_verdict)
         self.layers.chosen.connect(self.features.layer.set_value)
@@ -138,36 +107,24 @@ class NormalizationDock(QWidget):
 
     # -- coming and going
 
-    def _wake(self) -> None:
-        """Follow the viewer."""
+    def follow(self) -> None:
+        """Follow the viewer and the session."""
         layers = self.viewer.layers.events
         changes = (layers.inserted, layers.removed, layers.renamed)
-        self._wires.connect(changes, self._layers_changed)
-        self._wires.connect([self.viewer.events.theme], self._theme_changed)
-        self._theme_changed()
+        self.listen(changes, self._layers_changed)
         self._layers_changed()
         self.bench.wake()
 
-    def _sleep(self) -> None:
-        """Taken out of its window: end what is going on, and leave nothing behind."""
+    def leave(self) -> None:
+        """Stop work, and hide the maps."""
         self.bench.sleep()
         for page in (self.freezing, self.features, self.training):
             page.sleep()
-        self._wires.cut()
 
-    def event(self, event: Any) -> bool:
-        """Notice being docked, and being closed: napari then only takes the widget out."""
-        if event.type() == QEvent.Type.ParentChange and self._made:
-            if self.parent() is None and self.bench.awake:
-                self._sleep()
-            elif self.parent() is not None and not self.bench.awake:
-                self._wake()
-        return bool(super().event(event))
-
-    def _theme_changed(self, _: Any = None) -> None:
+    def plots(self) -> Sequence[Any]:
+        """Plots of all pages."""
         features = self.features
-        plots = features.panels, features.pixel_plot, self.training.batch_plot, self.effect.curves
-        follow_theme(plots, self.viewer)
+        return features.panels, features.pixel_plot, self.training.batch_plot, self.effect.curves
 
     def _layers_changed(self, _: Any = None) -> None:
         self.effect.offer_truth()
@@ -202,10 +159,6 @@ class NormalizationDock(QWidget):
             self.verdict.setText(fixed_text(fixed, session.model, bench.against(fixed)))
         else:
             self.verdict.setText(audit_text(bench.model, audit))
-
-    def _show_problem(self, problem: str) -> None:
-        self.error.setText(boxed(problem, "error") if problem else "")
-        self.error.setVisible(bool(problem))
 
 
 __all__ = ["NormalizationDock"]

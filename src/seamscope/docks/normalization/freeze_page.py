@@ -24,7 +24,7 @@ from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.freeze_panel import FreezePanel
 from seamscope.docks.normalization.tasks import Foresee, Freeze, FreezeAsked, InTurn, TakeOver
 from seamscope.docks.normalization.texts import fixed_text
-from seamscope.docks.prediction.run_panel import sentence
+from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Fixed
 from seamscope.fixed_statistics.freeze_plan import FreezePlan
 from seamscope.fixed_statistics.freezing import forget

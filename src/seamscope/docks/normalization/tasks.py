@@ -20,7 +20,7 @@ import psutil
 
 from seamscope.compare.before_after import compare_statistics
 from seamscope.compare.blends import BlendComparison, compare_blends
-from seamscope.docks.job import Reporter
+from seamscope.docks.job import Reporter, Step
 from seamscope.docks.tasks import held
 from seamscope.explain.feature_statistics import (
     BatchExperiment,
@@ -43,16 +43,6 @@ from seamscope.settings import Settings
 from seamscope.tiling import Tile
 
 _MAP_SHARE = 0.1  # of the free memory, that a map pixel by pixel may take
-
-
-@dataclass(frozen=True)
-class Step:
-    """How far one of several parts of a job is."""
-
-    done: int
-    total: int
-    what: str
-    seconds_left: float | None
 
 
 class Progress:

@@ -16,24 +16,21 @@ from typing import Any
 
 from magicgui.widgets import ComboBox
 from napari.layers import Image as ImageLayer
-from qtpy.QtCore import QEvent, QSignalBlocker, Qt, QTimer
+from qtpy.QtCore import QSignalBlocker, QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
     QFormLayout,
     QLineEdit,
-    QScrollArea,
     QSizePolicy,
-    QVBoxLayout,
-    QWidget,
 )
 from superqt import QCollapsible
 from superqt.utils import qthrottled
 
+from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice, PixelsEditor, Steps
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.layers import (
-    Wires,
     area_in_view,
     area_of_shape,
     axes_of,
@@ -47,7 +44,6 @@ from seamscope.docks.layers import (
 from seamscope.docks.looks import (
     Kind,
     boxed,
-    come_forward,
     cost_table,
     in_dock,
     legend,
@@ -60,10 +56,11 @@ from seamscope.docks.prediction.folder_drops import FolderDrops
 from seamscope.docks.prediction.model_picker import ModelPicker, remember_model
 from seamscope.docks.prediction.options import Options
 from seamscope.docks.prediction.preview import CORE, WINDOW, TilePreview
-from seamscope.docks.prediction.run_panel import RunPanel, sentence
+from seamscope.docks.prediction.run_panel import RunPanel
 from seamscope.docks.results import ResultLayers, Run
-from seamscope.docks.session import Session
+from seamscope.docks.sentences import sentence
 from seamscope.docks.tasks import Load, Time
+from seamscope.docks.window import come_forward
 from seamscope.errors import SeamscopeError, TrustError
 from seamscope.images.image import Image
 from seamscope.models.declared import disagreements
@@ -90,7 +87,7 @@ _FIXED_TIP = (
 )
 
 
-class PredictionDock(QWidget):
+class PredictionDock(Dock):
     """Predict an image layer tile by tile.
 
     Parameters
@@ -99,37 +96,26 @@ class PredictionDock(QWidget):
         The viewer whose layers are offered, and which gets the results.
     """
 
-    _made = False  # Qt tells of events before all is there
-
-    def __init__(self, napari_viewer: Any) -> None:
-        super().__init__()
-        self.viewer = napari_viewer
+    def build(self) -> None:
+        """Make the controls and wire them."""
         self.model: Model | None = None  # that predicts: with fixed statistics where wanted
         self._plain: Model | None = None  # as it was loaded
         self.image: Image | None = None
         self.plan: Plan | None = None
         self._asked = Settings()
         self._trusted = False  # the network that is shown, for this once
-        self._loading: Job | None = None
         self._trial: Job | None = None
         self._trial_key: Any = None
         self._pace: dict[Any, float | None] = {}  # seconds for each input pixel
         self._budgets: dict[str, int] = {}
-        self._session = Session.of(napari_viewer)
-        self._turn = self._session.turn
-        self._preview = TilePreview(napari_viewer, self._preview_lost)
+        self.tiles = TilePreview(self.viewer, self._preview_lost)
         self._drops = FolderDrops(self)
-        self._awake = False
-        self._wires = Wires()
         self._make_controls()
         self._lay_out()
         self._connect()
-        self.destroyed.connect(self._wires.cut)
-        self.destroyed.connect(self._preview.sleep)
+        self.destroyed.connect(self.tiles.sleep)
         self._drops.found.connect(self.open_network)
         self.setAcceptDrops(True)
-        self._made = True
-        self._wake()
 
     # -- for programs: what the controls say, and doing what they do
 
@@ -181,7 +167,7 @@ class PredictionDock(QWidget):
     @property
     def settled(self) -> bool:
         """Whether nothing is going on: no loading, no timing, no prediction."""
-        idle = self._loading is None and self._trial is None and not self.busy
+        idle = not self.job.busy and self._trial is None and not self.busy
         return idle and not self._trial_timer.isActive()
 
     @property
@@ -228,7 +214,7 @@ class PredictionDock(QWidget):
         self.preview.setToolTip("Draw the tiles over the image, one of them filled.")
         self.cost = text_label()
         self.notes = text_label()
-        self.panel = RunPanel(self.viewer)
+        self.panel = RunPanel(self.viewer, self.error)
         self._trial_timer = QTimer(self)
         self._trial_timer.setSingleShot(True)
         self._trial_timer.setInterval(_TRIAL_DELAY_MS)
@@ -238,23 +224,9 @@ class PredictionDock(QWidget):
         self.more = QCollapsible("More options")
         self.more.addWidget(self.options)
         self.more.layout().setContentsMargins(0, 0, 0, 0)
-        inside = QWidget()
-        column = QVBoxLayout(inside)
-        column.addLayout(self._form)
         shown = legend(self.preview, [("core", CORE), ("read", WINDOW)])
-        for part in (self.more, shown, self.cost, self.notes):
-            column.addWidget(part)
-        column.addStretch(1)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setFrameShape(QScrollArea.Shape.NoFrame)
-        scroll.setWidget(inside)
-        whole = QVBoxLayout(self)
-        whole.setContentsMargins(0, 0, 0, 0)
-        whole.addWidget(scroll, 1)
-        whole.addWidget(self.panel)
-        self.setMinimumWidth(350)
+        parts = [self._form, self.more, shown, self.cost, self.notes]
+        self.place(parts, below=self.panel)
 
     def _make_form(self) -> QFormLayout:
         form = QFormLayout()
@@ -266,6 +238,7 @@ class PredictionDock(QWidget):
         form.addRow(self.model_picker.consent)
         form.addRow("Output", self.output)
         set_row(form, self.output, False)
+        form.addRow(self.job)
         form.addRow(self.facts)
         form.addRow(self.fixed)
         form.addRow("Tile", self.tile)
@@ -290,45 +263,33 @@ class PredictionDock(QWidget):
         self.panel.asked.connect(self.run)
         self.panel.ended.connect(self._ended)
         self._trial_timer.timeout.connect(self._time_a_tile)
-        self._session.halo_wanted.connect(self._take_halo)
-        self._session.blend_wanted.connect(self._take_blend)
-        self._session.fixed_changed.connect(self._fixed_changed)
+        self.session.halo_wanted.connect(self._take_halo)
+        self.session.blend_wanted.connect(self._take_blend)
+        self.session.fixed_changed.connect(self._fixed_changed)
         self.fixed.toggled.connect(self._use_fixed)
         # not at once: what is in view is known when it has been drawn
         self._follow = qthrottled(self._view_moved, timeout=_FOLLOW_MS, leading=False)
 
-    def _wake(self) -> None:
+    def follow(self) -> None:
         """Follow the viewer."""
+        self.tiles.wake()
         viewer = self.viewer
         layers, dims = viewer.layers.events, viewer.dims.events
         changes = (layers.inserted, layers.removed, layers.reordered, layers.renamed)
-        self._wires.connect(changes, self._layers_changed)
-        self._wires.connect([layers.removed], self.panel.layer_removed)
-        self._wires.connect([camera(viewer).events, dims.current_step], self._camera_moved)
+        self.listen(changes, self._layers_changed)
+        self.listen([layers.removed], self.panel.layer_removed)
+        self.listen([camera(viewer).events, dims.current_step], self._camera_moved)
         self._drops.awake = True
-        self._awake = True
         self._layers_changed()
         self.refresh()
 
-    def _sleep(self) -> None:
-        """Taken out of its window: end what is going on, and leave nothing behind."""
-        self._awake = False
-        self._wires.cut()
+    def leave(self) -> None:
+        """Stop the prediction, and hide the tiles."""
         self._drops.awake = False
         self.panel.stop()
         self._cancel_trial()
-        self._preview.hide()
-        self._preview.sleep()
-
-    def event(self, event: Any) -> bool:
-        """Notice being docked, and being closed: napari then only takes the widget out."""
-        if event.type() == QEvent.Type.ParentChange and self._made:
-            if self.parent() is None and self._awake:
-                self._sleep()
-            elif self.parent() is not None and not self._awake:
-                self._preview.wake()
-                self._wake()
-        return bool(super().event(event))
+        self.tiles.hide()
+        self.tiles.sleep()
 
     # -- the image
 
@@ -361,8 +322,7 @@ class PredictionDock(QWidget):
     # -- the network
 
     def _load(self, spec: Any, trust: bool = False) -> None:
-        if self._loading is not None:
-            self._loading.abandon()
+        self.job.abandon()
         self._cancel_trial()
         self.model = self._plain = None
         self._trusted = trust
@@ -371,21 +331,25 @@ class PredictionDock(QWidget):
         self._offer_outputs(None)
         self.card_sizes.show_for(None)
         self.model_picker.consent.hide()
-        self._tell_facts("<i>Loading and measuring the network …</i>")
+        self._tell_facts("")
         name = spec if isinstance(spec, str) else type(spec).__name__
-        self._loading = self._start(f"loading {name}", Load(spec, trust), self._loaded)
+        self.job.start(f"loading {name}", Load(spec, trust), self._loaded, failed=self._not_loaded)
         self.refresh()
 
-    def _loaded(self, outcome: Outcome) -> None:
-        self._loading = None
-        self.model = self._plain = outcome.value
+    def _loaded(self, model: Model | None) -> None:
+        """The network is loaded; None where Cancel was pressed."""
+        self.model = self._plain = model
         self._tell_facts("")
-        if isinstance(outcome.error, TrustError):
-            self.model_picker.ask_consent(outcome.error.source, outcome.error.would_run)
-        elif outcome.error is not None:
-            self._tell_facts(boxed(sentence(outcome.error, "The network"), "error"))
+        if model is not None:
+            self._network_ready(model)
+        self.refresh()
+
+    def _not_loaded(self, error: Exception) -> None:
+        self._tell_facts("")
+        if isinstance(error, TrustError):
+            self.model_picker.ask_consent(error.source, error.would_run)
         else:
-            self._network_ready(outcome.value)
+            self._tell_facts(boxed(sentence(error, "The network"), "error"))
         self.refresh()
 
     def _network_ready(self, model: Model) -> None:
@@ -438,7 +402,7 @@ class PredictionDock(QWidget):
 
     def _offer_fixed(self, use: bool = False) -> None:
         """Show the box where there are statistics of this network."""
-        fixed = self._session.fixed
+        fixed = self.session.fixed
         known = fixed is not None and fixed.plain is self._plain
         with QSignalBlocker(self.fixed):
             self.fixed.setChecked(known and (use or self.fixed.isChecked()))
@@ -454,7 +418,7 @@ class PredictionDock(QWidget):
 
     def _use_fixed(self, _: Any = None) -> None:
         """Predict by fixed statistics, or by each tile's own, as the box says."""
-        fixed = self._session.fixed
+        fixed = self.session.fixed
         wanted = self._plain
         if fixed is not None and fixed.plain is self._plain and self.fixed.isChecked():
             wanted = fixed.network
@@ -469,7 +433,7 @@ class PredictionDock(QWidget):
 
     def refresh(self, _: Any = None) -> None:
         """Make a plan from the controls and show it, or say why there is none."""
-        if not self._awake:
+        if not self.awake:
             return
         self.plan = None
         problem = ""
@@ -493,7 +457,7 @@ class PredictionDock(QWidget):
         self._show_plan()
         self._show_preview()
         self._plan_trial()
-        self._session.tell(self.model, self.layer, self._asked, self.plan, self._plain)
+        self.session.tell(self.model, self.layer, self._asked, self.plan, self._plain)
 
     def _with_seams(self, plan: Plan) -> Plan:
         """Let all overlaps be measured where what is kept of them fits, else a sample.
@@ -517,7 +481,7 @@ class PredictionDock(QWidget):
         self.panel.set_ready(False)
         self._show_plan()
         self._show_preview()
-        self._session.tell(self.model, None, None, None, self._plain)
+        self.session.tell(self.model, None, None, None, self._plain)
 
     def _open_image(self) -> Image:
         layer = check_image(self.layer)
@@ -574,14 +538,14 @@ class PredictionDock(QWidget):
     def _next_step(self) -> str:
         if self.layer is None:
             return "Open an image, or try File > Open Sample > Seamscope."
-        waiting = self.model is None and self._loading is None
+        waiting = self.model is None and not self.job.busy
         return "Choose a network, or drop its file here." if waiting else ""
 
     def _show_preview(self, _: Any = None) -> None:
         if self.plan is not None and self.layer is not None and self.preview.isChecked():
-            self._preview.show(self.layer, self.plan)
+            self.tiles.show(self.layer, self.plan)
         else:
-            self._preview.hide()
+            self.tiles.hide()
 
     def _budget(self, device: str) -> int:
         """Memory that may be used, asked once: free memory varies, and Auto's tile should not."""
@@ -617,7 +581,7 @@ class PredictionDock(QWidget):
         if self.options.region.value() != "shape" or self.layer is None:
             return
         shapes = drawn_shapes(self.viewer) or self._add_region(self.layer)
-        self._wires.connect([shapes.events.data, shapes.events.highlight], self._camera_moved)
+        self.listen([shapes.events.data, shapes.events.highlight], self._camera_moved)
 
     def _add_region(self, layer: ImageLayer) -> Any:
         """Give the user a layer to draw in, the pen in hand."""
@@ -673,7 +637,7 @@ class PredictionDock(QWidget):
         if self.plan is None or self.model is None or self.image is None or self.busy:
             return
         self._trial_key = self._trial_needed(self.plan)
-        work = Time(self._asked.but(area=None), self.model, self.image, self._turn)
+        work = Time(self._asked.but(area=None), self.model, self.image, self.session.turn)
         self._trial = self._start("timing one tile", work, self._timed)
         self._show_plan()
 
@@ -705,10 +669,10 @@ class PredictionDock(QWidget):
             evidence = Evidence(keep=self.plan.settings.seams == "all")
             prefix = _FIXED_PREFIX if self.model.statistics is not None else ""
             made = Run(layer, self.image, self.model, self.plan, output, evidence, prefix)
-            self.panel.begin(made, self._looked_at(made), self._turn)
+            self.panel.begin(made, self._looked_at(made), self.session.turn)
         except Exception as error:
             self.panel.show_problem(sentence(error, "The prediction"))
-        self._preview.raise_to_top()
+        self.tiles.raise_to_top()
 
     def _looked_at(self, made: Run) -> Sequence[float]:
         """Where the view is, so that tiles there come first."""
@@ -720,7 +684,7 @@ class PredictionDock(QWidget):
             pace = outcome.value.seconds / max(_pixels(made.plan), 1)
             self._pace[self._pace_key(made.plan), made.plan.grid.tile_shape] = pace
         if self.results is not None:
-            self._session.add_run(made, self.results.layers)
+            self.session.add_run(made, self.results.layers)
         self.refresh()
 
     def _take_halo(self, halo: Sequence[Sides], overlap: Any) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, Signal
-from qtpy.QtWidgets import QMainWindow, QWidget
+from qtpy.QtWidgets import QWidget
 
 from seamscope.docks.readers import is_network
+from seamscope.docks.window import main_window
 
 
 class FolderDrops(QObject):
@@ -40,13 +41,12 @@ class FolderDrops(QObject):
 
     def __init__(self, dock: QWidget) -> None:
         super().__init__(dock)
+        self._dock = dock
         self.awake = False
 
     def watch(self) -> None:
         """Watch whatever of the window takes drops; again where the dock was moved to another."""
-        window = self.parent()
-        while window is not None and not isinstance(window, QMainWindow):
-            window = window.parent()
+        window = main_window(self._dock)
         middle = None if window is None else window.centralWidget()
         if middle is not None:
             for target in (middle, *middle.findChildren(QWidget)):

@@ -113,7 +113,6 @@ class TilePreview:
         self._layer: Shapes | None = None
         self._of: tuple[ImageLayer, Plan] | None = None
         self._wires = Wires()
-        self.wake()
 
     def wake(self) -> None:
         """Follow the viewer."""

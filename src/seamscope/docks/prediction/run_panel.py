@@ -7,39 +7,24 @@ know how a plan comes about.
 from __future__ import annotations
 
 import io
-import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from napari.utils import progress
-from napari.utils.notifications import show_error, show_warning
+from napari.utils.notifications import show_warning
 from qtpy.QtCore import QTimer, Signal
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from seamscope.docks.job import Job, Outcome
-from seamscope.docks.looks import boxed, duration, in_dock, plain, text_label
+from seamscope.docks.looks import boxed, duration, plain, text_label
 from seamscope.docks.results import ResultLayers, Run
+from seamscope.docks.sentences import sentence
 from seamscope.docks.tasks import Predict
-from seamscope.errors import SeamscopeError
 from seamscope.prediction.run import Event, Finished, Preparing, Reduced, Started, TileDone
 
-log = logging.getLogger(__name__)
-
 _DRAW_MS = 120
-
-
-def sentence(error: Exception, what: str) -> str:
-    """What to tell of an error: our own as they are; all others are ours to mend, and logged."""
-    if isinstance(error, SeamscopeError):
-        return in_dock(error)
-    if isinstance(error, MemoryError):
-        return "Memory ran out: choose a smaller region, or close other programs."
-    log.error("%s failed", what, exc_info=error)
-    told = f"{what} failed: {type(error).__name__}: {error}"
-    show_error(told)
-    return told
 
 
 @dataclass(eq=False)
@@ -56,7 +41,14 @@ class _Running:
 
 
 class RunPanel(QWidget):
-    """Starts one prediction at a time and tells about it.
+    """Starts one prediction at a time and shows its progress.
+
+    Parameters
+    ----------
+    viewer
+        Gets the result layers.
+    error
+        Label for errors and warnings, placed above the progress bar.
 
     Signals
     -------
@@ -69,14 +61,14 @@ class RunPanel(QWidget):
     asked = Signal()
     ended = Signal(object, object)
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Any, error: QLabel) -> None:
         super().__init__()
         self._viewer = viewer
         self._running: _Running | None = None
         self._ready = False
         self.results: ResultLayers | None = None
         self.problem = ""
-        self.error = text_label()
+        self.error = error
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.text = text_label()
@@ -94,6 +86,11 @@ class RunPanel(QWidget):
     def busy(self) -> bool:
         """Whether a prediction is running."""
         return self._running is not None
+
+    @property
+    def job(self) -> Job | None:
+        """The prediction that is running."""
+        return None if self._running is None else self._running.job
 
     def set_ready(self, ready: bool) -> None:
         """Whether Run may be pressed."""

@@ -10,24 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 from napari.layers import Image as ImageLayer
-from qtpy.QtCore import QEvent, QSignalBlocker, Qt
-from qtpy.QtWidgets import (
-    QHBoxLayout,
-    QProgressBar,
-    QPushButton,
-    QScrollArea,
-    QSpinBox,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import QSignalBlocker
+from qtpy.QtWidgets import QHBoxLayout, QSpinBox, QVBoxLayout, QWidget
 
 from seamscope.docks.controls import button, form, ticked
+from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
-from seamscope.docks.job import Job, Outcome
-from seamscope.docks.late_plot import follow_theme
-from seamscope.docks.layers import Wires, image_of, on_click, shown_point
+from seamscope.docks.layers import image_of, on_click, shown_point
 from seamscope.docks.looks import boxed, legend, plain, text_label, times
-from seamscope.docks.prediction.run_panel import sentence
 from seamscope.docks.receptive_field.layers import EFFECTIVE, FieldLayers, box_around, centred
 from seamscope.docks.receptive_field.profile_plot import THEORY, ProfilePlot
 from seamscope.docks.receptive_field.tasks import (
@@ -37,7 +27,6 @@ from seamscope.docks.receptive_field.tasks import (
     Probes,
     Understand,
 )
-from seamscope.docks.session import Session
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.receptive_field.fields import ReceptiveField
@@ -70,7 +59,7 @@ _WAITING = (
 )
 
 
-class ReceptiveFieldDock(QWidget):
+class ReceptiveFieldDock(Dock):
     """See how far a network looks.
 
     Parameters
@@ -80,43 +69,31 @@ class ReceptiveFieldDock(QWidget):
         *Tiled prediction*.
     """
 
-    _made = False  # Qt tells of events before all is there
-
-    def __init__(self, napari_viewer: Any) -> None:
-        super().__init__()
-        self.viewer = napari_viewer
-        self.problem = ""
+    def build(self) -> None:
+        """Make the controls and wire them."""
         self.theory: ReceptiveField | None = None
         self.mean: EffectiveField | None = None
         self.pixel: GradientMap | None = None
-        self._session = Session.of(napari_viewer)
         self._model: Model | None = None
         self._layer: ImageLayer | None = None
         self._plan: Plan | None = None  # of what is shown
         self._origin: tuple[int, ...] | None = None  # of the mean's map, once it has a place
-        self._job: Job | None = None
-        self._done: Callable[[Any], None] = lambda _: None
         self._clicked = on_click(self.probe_at)
         self._clicked_at: _Place | None = None
         self._waiting: _Place | None = None  # clicked while something was measured
         self._probes = Probes()
-        self._layers = FieldLayers(napari_viewer)
-        self._wires = Wires()
-        self._awake = False
+        self.layers = FieldLayers(self.viewer)
         self._make_controls()
         self._lay_out()
         self._connect()
-        self.destroyed.connect(self._wires.cut)
-        self.destroyed.connect(self._layers.sleep)
-        self._made = True
-        self._wake()
+        self.destroyed.connect(self.layers.sleep)
 
     # -- for programs
 
     @property
     def busy(self) -> bool:
         """Whether something is being measured."""
-        return self._job is not None
+        return self.job.busy
 
     @property
     def map(self) -> GradientMap | None:
@@ -127,7 +104,7 @@ class ReceptiveFieldDock(QWidget):
 
     def settings(self) -> Settings | None:
         """How the image is read for gradients; None as long as nothing can be."""
-        plan = self._session.plan
+        plan = self.session.plan
         if plan is None:
             return None
         tile = plan.grid.tile_shape if self.tile.value() == "plan" else "auto"
@@ -150,11 +127,6 @@ class ReceptiveFieldDock(QWidget):
         self.compute = button("Compute", _TIPS["compute"])
         self.probe = button("Probe a pixel", _TIPS["probe"])
         self.probe.setCheckable(True)
-        self.bar = QProgressBar()
-        self.bar.setTextVisible(False)
-        self.progress = text_label()
-        self.cancel = QPushButton("Cancel")
-        self.error = text_label()
         self.shown = Choice((), _TIPS["shown"])
         self.plot = ProfilePlot()
         self.numbers = text_label()
@@ -165,8 +137,6 @@ class ReceptiveFieldDock(QWidget):
         self.used = text_label()
 
     def _lay_out(self) -> None:
-        inside = QWidget()
-        column = QVBoxLayout(inside)
         asked = form(("Channel", self.channel), ("Tiles", self.tile), ("At most", self.most))
         self.boxes_row = legend(
             self.show_boxes, [("theoretical", THEORY), ("99% of the gradient", EFFECTIVE)]
@@ -177,28 +147,17 @@ class ReceptiveFieldDock(QWidget):
         result.addLayout(form(("Shown", self.shown)))
         for part in (self.plot, self.numbers, self.show_map, self.boxes_row):
             result.addWidget(part)
-        for part in (
+        parts = [
             *(self.told, self.details, asked, _row(self.compute, self.probe)),
-            *(_row(self.bar, self.cancel), self.progress, self.error, self._result),
+            *(self.job, self.error, self._result),
             *(form(("Halo", self.halo)), self.use, self.used),
-        ):
-            column.addWidget(part) if isinstance(part, QWidget) else column.addLayout(part)
-        column.addStretch(1)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setFrameShape(QScrollArea.Shape.NoFrame)
-        scroll.setWidget(inside)
-        whole = QVBoxLayout(self)
-        whole.setContentsMargins(0, 0, 0, 0)
-        whole.addWidget(scroll)
-        self.setMinimumWidth(350)
-        for part in (self.bar, self.progress, self.cancel, self.error, self._result):
-            part.hide()
+        ]
+        self.place(parts)
+        self._result.hide()
 
     def _connect(self) -> None:
         self.compute.clicked.connect(self._compute)
-        self.cancel.clicked.connect(self.stop)
+        self.job.changed.connect(self._job_changed)
         self.probe.toggled.connect(self._probe_toggled)
         self.channel.value_changed.connect(self._probe_again)
         self.tile.value_changed.connect(self._probe_again)
@@ -206,47 +165,34 @@ class ReceptiveFieldDock(QWidget):
         self.show_map.toggled.connect(self._show_layers)
         self.show_boxes.toggled.connect(self._show_layers)
         self.use.clicked.connect(self._use_halo)
-        self._session.changed.connect(self._session_changed)
+        self.session.changed.connect(self._session_changed)
 
     # -- coming and going
 
-    def _wake(self) -> None:
-        """Follow the viewer."""
-        self._awake = True
-        self._layers.wake()
-        self._wires.connect([self.viewer.events.theme], self._theme_changed)
-        self._theme_changed()
+    def follow(self) -> None:
+        """Follow the viewer and the session."""
+        self.layers.wake()
         self._session_changed()
 
-    def _sleep(self) -> None:
-        """Taken out of its window: end what is going on, and leave nothing behind."""
-        self._awake = False
+    def leave(self) -> None:
+        """Stop work, and hide map and boxes."""
         self.stop()
         self.probe.setChecked(False)
-        self._layers.hide_map()
-        self._layers.hide_boxes()
-        self._layers.sleep()
-        self._wires.cut()
+        self.layers.hide_map()
+        self.layers.hide_boxes()
+        self.layers.sleep()
 
-    def event(self, event: Any) -> bool:
-        """Notice being docked, and being closed: napari then only takes the widget out."""
-        if event.type() == QEvent.Type.ParentChange and self._made:
-            if self.parent() is None and self._awake:
-                self._sleep()
-            elif self.parent() is not None and not self._awake:
-                self._wake()
-        return bool(super().event(event))
-
-    def _theme_changed(self, _: Any = None) -> None:
-        follow_theme((self.plot,), self.viewer)
+    def plots(self) -> Sequence[Any]:
+        """The one plot."""
+        return (self.plot,)
 
     # -- the network and the image
 
     def _session_changed(self) -> None:
         """Another network, image or plan."""
-        if not self._awake:
+        if not self.awake:
             return
-        session = self._session
+        session = self.session
         if session.model is not self._model:
             self._new_model(session.model)
         if session.layer is not self._layer:
@@ -263,12 +209,9 @@ class ReceptiveFieldDock(QWidget):
         with QSignalBlocker(self.channel):
             self.channel.set_options([("All together", None), *(each if len(each) > 1 else [])])
         self.channel.setEnabled(len(each) > 1)
-        if self._job is not None:
-            self._job.abandon()
-            self._job = None
-            self._show_busy(False)
+        self.job.abandon()
         if model is not None:
-            work = Understand(model, self._session.turn)
+            work = Understand(model, self.session.turn)
             self._start(f"measuring what {model.name} sees", work, self._understood)
 
     def _understood(self, found: ReceptiveField | None) -> None:
@@ -276,17 +219,17 @@ class ReceptiveFieldDock(QWidget):
 
     def _forget_maps(self) -> None:
         self.mean = self.pixel = self._origin = self._plan = self._clicked_at = None
-        self._session.tell_effective(None)
+        self.session.tell_effective(None)
         self._offer_shown()
         self._show_result()
 
     def _show_state(self) -> None:
         """Show what is known of the network, and which controls make sense."""
-        theory, model = self.theory, self._session.model
-        ready = self._session.plan is not None and not self.busy
+        theory, model = self.theory, self.session.model
+        ready = self.session.plan is not None and not self.busy
         self.compute.setEnabled(ready)
-        self.probe.setEnabled(self._session.plan is not None)
-        if model is None or self._session.layer is None:
+        self.probe.setEnabled(self.session.plan is not None)
+        if model is None or self.session.layer is None:
             self.told.setText(_WAITING)
             self.details.setText("")
         else:
@@ -309,7 +252,7 @@ class ReceptiveFieldDock(QWidget):
         self.mean = found
         self._origin = None
         radii = found.map.radius(0.99)
-        self._session.tell_effective(tuple((r, r) for r in radii))
+        self.session.tell_effective(tuple((r, r) for r in radii))
         self._offer_shown("mean")
 
     def _probe_toggled(self, wanted: bool) -> None:
@@ -321,13 +264,13 @@ class ReceptiveFieldDock(QWidget):
 
     def probe_at(self, world: Sequence[float]) -> None:
         """Make the map of the pixel at a point of the world."""
-        plan, layer = self._session.plan, self._session.layer
+        plan, layer = self.session.plan, self.session.layer
         if plan is None or layer is None:
             return
         point = layer.world_to_data(list(world)[-layer.ndim :])
         found = _image_pixel(plan, point)
         if found is None:
-            self._tell("That is beside the image: click into it.")
+            self.tell("That is beside the image: click into it.")
             return
         self._clicked_at = found
         self._probe_pixel(found)
@@ -352,7 +295,7 @@ class ReceptiveFieldDock(QWidget):
         self._offer_shown("pixel")
 
     def _differentiate(self, name: str, question: Any, done: Callable[[Any], None]) -> None:
-        session, settings = self._session, self.settings()
+        session, settings = self.session, self.settings()
         if self.busy or settings is None or session.model is None or session.layer is None:
             return
         plan = session.plan
@@ -360,7 +303,7 @@ class ReceptiveFieldDock(QWidget):
         try:
             image = image_of(session.layer, plan.layout.axes)
         except Exception as error:
-            self._fail(error)
+            self.fail(error, "Measuring the receptive field")
             return
         self._plan = plan
         work = Differentiate(self._probes, session.model, image, settings, question, session.turn)
@@ -368,63 +311,24 @@ class ReceptiveFieldDock(QWidget):
 
     def _start(self, name: str, work: Any, done: Callable[[Any], None]) -> None:
         """Do something that takes its time; `done` is called with its value."""
-        self._tell("")
-        self._done = done
-        self._job = job = Job(name, work, self)
-        job.told.connect(self._hear)
-        job.ended.connect(self._end)
-        self.bar.setRange(0, 0)
-        self._say(f"{name[:1].upper()}{name[1:]} …")
-        self._show_busy(True)
-        job.start()
+        self.tell("")
+        self.job.start(name, work, done, "tiles")
 
     def stop(self, _: Any = None) -> None:
         """Stop what is going on."""
         self._waiting = None
-        if self._job is not None:
-            self._job.cancel()
-            self.cancel.setEnabled(False)
-            self._say("Stopping …")
+        self.job.stop()
 
-    def _hear(self, messages: Sequence[Any]) -> None:
-        done, total = messages[-1]
-        self.bar.setRange(0, total)
-        self.bar.setValue(done)
-        if self._job is not None and not self._job.cancelled:
-            self._say(f"{done} of at most {total} tiles")
-
-    def _end(self, outcome: Outcome) -> None:
-        self._job = None
-        self._show_busy(False)
-        if outcome.error is not None:
-            self._fail(outcome.error)
-        else:
-            self._done(outcome.value)
+    def _job_changed(self) -> None:
+        """A job began or ended: after it, make the map that was clicked meanwhile."""
         self._show_state()
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            self._probe_pixel(waiting)
-
-    def _show_busy(self, busy: bool) -> None:
-        for part in (self.bar, self.progress, self.cancel):
-            part.setVisible(busy)
-        self.cancel.setEnabled(busy)
-        self.compute.setEnabled(not busy and self._session.plan is not None)
-
-    def _say(self, text: str) -> None:
-        self.progress.setText(plain(text))
-
-    def _fail(self, error: Exception) -> None:
-        self._tell(sentence(error, "Measuring the receptive field"))
+        if not self.busy:
+            waiting, self._waiting = self._waiting, None
+            if waiting is not None:
+                self._probe_pixel(waiting)
 
     def _tell_stopped(self) -> None:
-        self._tell("Stopped: nothing new is known.")
-
-    def _tell(self, problem: str) -> None:
-        """Say in one sentence what went wrong; nothing when nothing did."""
-        self.problem = problem
-        self.error.setText(boxed(problem, "error") if problem else "")
-        self.error.setVisible(bool(problem))
+        self.tell("Stopped: nothing new was measured.")
 
     # -- what is shown
 
@@ -472,18 +376,18 @@ class ReceptiveFieldDock(QWidget):
         shown, plan, layer = self.map, self._plan, self._layer
         there = layer is not None and layer in self.viewer.layers
         if shown is None or plan is None or layer is None or not there:
-            self._layers.hide_map()
-            self._layers.hide_boxes()
+            self.layers.hide_map()
+            self.layers.hide_boxes()
             return
         origin = shown.origin if shown.origin is not None else self._place(shown, plan, layer)
         if self.show_map.isChecked():
-            self._layers.show_map(layer, plan.layout, shown, origin)
+            self.layers.show_map(layer, plan.layout, shown, origin)
         else:
-            self._layers.hide_map()
+            self.layers.hide_map()
         if self.show_boxes.isChecked():
-            self._layers.show_boxes(layer, plan.layout, *self._boxes(shown, origin))
+            self.layers.show_boxes(layer, plan.layout, *self._boxes(shown, origin))
         else:
-            self._layers.hide_boxes()
+            self.layers.hide_boxes()
 
     def _place(self, shown: GradientMap, plan: Plan, layer: ImageLayer) -> tuple[int, ...]:
         """Where the mean's map is drawn: in the middle of the view, when it was made."""
@@ -502,7 +406,7 @@ class ReceptiveFieldDock(QWidget):
     # -- the halo
 
     def _offer_halos(self) -> None:
-        model, shown = self._session.model, self.map
+        model, shown = self.session.model, self.map
         options: list[tuple[str, tuple[Sides, ...]]] = []
         if model is not None and model.reach.convolutional is not None:
             name = "Theoretical, exact" if model.reach.bounded else "Of the convolutions"
@@ -514,13 +418,13 @@ class ReceptiveFieldDock(QWidget):
                 options.append((f"Effective, {100 * share:g}%: {_sides(halo)}", halo))
         with QSignalBlocker(self.halo):
             self.halo.set_options(options)
-        self.use.setEnabled(bool(options) and self._session.plan is not None)
+        self.use.setEnabled(bool(options) and self.session.plan is not None)
         self.halo.setEnabled(bool(options))
 
     def _use_halo(self, _: Any = None) -> None:
         halo = self.halo.value()
         if halo is not None:
-            self._session.want_halo(halo)
+            self.session.want_halo(halo)
             self.used.setText(f"Halo {_sides(halo)} is set in <i>Tiled prediction</i>.")
 
 

@@ -12,26 +12,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QEvent, QSignalBlocker, Qt
-from qtpy.QtWidgets import (
-    QHBoxLayout,
-    QPushButton,
-    QScrollArea,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import QSignalBlocker
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from seamscope.compare.certificate import Certificate, certify
 from seamscope.docks.controls import button, form, ticked
+from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Job, Outcome
-from seamscope.docks.job_row import JobRow
-from seamscope.docks.late_plot import follow_theme
-from seamscope.docks.layers import Wires, area_in_view, look_at, on_click, shown_point
+from seamscope.docks.layers import area_in_view, look_at, on_click, shown_point
 from seamscope.docks.looks import boxed, text_label
 from seamscope.docks.pages import Pages
-from seamscope.docks.prediction.run_panel import sentence
 from seamscope.docks.results import Run, layer_point, result_pixel
 from seamscope.docks.seams.border_table import BorderTable
 from seamscope.docks.seams.comparison import Comparison, PixelOpinions
@@ -39,8 +31,8 @@ from seamscope.docks.seams.halo_plot import HaloPlot, Mark
 from seamscope.docks.seams.heat_panel import HeatPanel
 from seamscope.docks.seams.restitched import RestitchedLayers
 from seamscope.docks.seams.texts import certificate_text, diagnosis_text, numbers_table
-from seamscope.docks.session import Session
 from seamscope.docks.tasks import Inquire, Predict
+from seamscope.docks.window import canvas_side
 from seamscope.explain.causes import Diagnosis, diagnose
 from seamscope.planning.plan import Plan, resolve
 from seamscope.prediction.measure_seams import measurable
@@ -67,7 +59,7 @@ _TIPS = {
 }
 
 
-class SeamsDock(QWidget):
+class SeamsDock(Dock):
     """See and measure the seams of a prediction, and tune its halo.
 
     Parameters
@@ -76,27 +68,19 @@ class SeamsDock(QWidget):
         The viewer whose results are offered; runs come from its dock *Tiled prediction*.
     """
 
-    _made = False  # Qt tells of events before all is there
+    width = 380
 
-    def __init__(self, napari_viewer: Any) -> None:
-        super().__init__()
-        self.viewer = napari_viewer
-        self.problem = ""
-        self._session = Session.of(napari_viewer)
+    def build(self) -> None:
+        """Make the controls and wire them."""
         self._run: Run | None = None
         self._measured_run: Run | None = None
         self._stitching: Job | None = None
         self._views: SideBySide | None = None
-        self._stitched = RestitchedLayers(napari_viewer)
+        self.stitched = RestitchedLayers(self.viewer)
         self._clicked = on_click(self.ask_at)
-        self._wires = Wires()
-        self._awake = False
         self._make_controls()
         self._lay_out()
         self._connect()
-        self.destroyed.connect(self._wires.cut)
-        self._made = True
-        self._wake()
 
     # -- for programs
 
@@ -123,9 +107,6 @@ class SeamsDock(QWidget):
         self.measure = QPushButton("Measure")
         self.measure.setToolTip(_TIPS["measure"])
         self.measure_note = text_label()
-        self.error = text_label()
-        self.error.hide()
-        self.job = JobRow()
         self.heat = HeatPanel(self.viewer)
         self.channel = Choice([("The worst", None)], _TIPS["channel"])
         self.halo = HaloPlot()
@@ -144,25 +125,14 @@ class SeamsDock(QWidget):
         self.certificate = text_label()
 
     def _lay_out(self) -> None:
-        inside = QWidget()
-        column = QVBoxLayout(inside)
-        column.addLayout(form(("Result", self.runs)))
-        for part in (self.verdict, self.numbers, self.measure_note, self.measure, self.error):
-            column.addWidget(part)
-        column.addWidget(self.job)
-        column.addWidget(self.heat)
-        column.addLayout(form(("Channel", self.channel)))
         self.tabs = self._make_tabs()
-        column.addWidget(self.tabs, 1)
-        scroll = QScrollArea()
-        scroll.setWidgetResizable(True)
-        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        scroll.setFrameShape(QScrollArea.Shape.NoFrame)
-        scroll.setWidget(inside)
-        whole = QVBoxLayout(self)
-        whole.setContentsMargins(0, 0, 0, 0)
-        whole.addWidget(scroll)
-        self.setMinimumWidth(380)
+        self.place(
+            [
+                form(("Result", self.runs)),
+                *(self.verdict, self.numbers, self.measure_note, self.measure, self.error),
+                *(self.job, self.heat, form(("Channel", self.channel)), self.tabs),
+            ]
+        )
 
     def _make_tabs(self) -> Pages:
         tabs = Pages()
@@ -178,8 +148,7 @@ class SeamsDock(QWidget):
         self.runs.value_changed.connect(self._run_chosen)
         self.measure.clicked.connect(self._measure)
         self.job.changed.connect(self._show_headline)
-        self.job.failed.connect(self._tell)
-        self.heat.missing.connect(self._tell)
+        self.heat.missing.connect(self.tell)
         self.channel.value_changed.connect(self._channel_changed)
         self.halo.moved.connect(self._halo_moved)
         self.stitch.toggled.connect(self._stitch_toggled)
@@ -189,49 +158,36 @@ class SeamsDock(QWidget):
         self.ask.toggled.connect(self._ask_toggled)
         self.explain.clicked.connect(self._explain)
         self.certify.clicked.connect(self._certify)
-        self._session.run_ended.connect(self._run_ended)
-        self._session.changed.connect(self._show_marks)
+        self.session.run_ended.connect(self._run_ended)
+        self.session.changed.connect(self._show_marks)
 
     # -- coming and going
 
-    def _wake(self) -> None:
+    def follow(self) -> None:
         """Follow the viewer."""
         viewer = self.viewer
         layers = viewer.layers.events
-        self._wires.connect([layers.removed, layers.renamed], self._layers_changed)
-        self._wires.connect([layers.removed], self._layer_removed)
-        self._wires.connect([viewer.layers.selection.events.active], self._layer_selected)
-        self._wires.connect([viewer.dims.events.current_step], self._slice_changed)
-        self._wires.connect([viewer.events.theme], self._theme_changed)
-        self._awake = True
-        self._theme_changed()
+        self.listen([layers.removed, layers.renamed], self._layers_changed)
+        self.listen([layers.removed], self._layer_removed)
+        self.listen([viewer.layers.selection.events.active], self._layer_selected)
+        self.listen([viewer.dims.events.current_step], self._slice_changed)
         self._offer_runs()
 
-    def _sleep(self) -> None:
-        """Taken out of its window: end what is going on, and listen no longer."""
-        self._awake = False
+    def leave(self) -> None:
+        """Stop work, and show the results as they were predicted."""
         self.job.stop()
         self.ask.setChecked(False)
-        self._stitched.hide()
-        self._wires.cut()
+        self.stitched.hide()
 
-    def event(self, event: Any) -> bool:
-        """Notice being docked, and being closed: napari then only takes the widget out."""
-        if event.type() == QEvent.Type.ParentChange and self._made:
-            if self.parent() is None and self._awake:
-                self._sleep()
-            elif self.parent() is not None and not self._awake:
-                self._wake()
-        return bool(super().event(event))
-
-    def _theme_changed(self, _: Any = None) -> None:
-        follow_theme((self.halo, self.pixel), self.viewer)
+    def plots(self) -> Sequence[Any]:
+        """The halo curve, and the bars of a pixel."""
+        return self.halo, self.pixel
 
     # -- which run
 
     def _offer_runs(self, newest: Run | None = None) -> None:
         """List the runs that some layer in the viewer shows, the newest first."""
-        there = [r for r in self._session.runs if self._layers_of(r)]
+        there = [r for r in self.session.runs if self._layers_of(r)]
         named = [(_name(run, there), run) for run in reversed(there)]
         with QSignalBlocker(self.runs):
             self.runs.set_options(named)
@@ -243,10 +199,10 @@ class SeamsDock(QWidget):
             self._choose(None)
 
     def _layers_of(self, run: Run) -> list[Any]:
-        return [x for x in self._session.layers_of(run) if x in self.viewer.layers]
+        return [x for x in self.session.layers_of(run) if x in self.viewer.layers]
 
     def _run_ended(self, run: Run) -> None:
-        if self._awake:
+        if self.awake:
             self._offer_runs(run)
 
     def _layers_changed(self, event: Any = None) -> None:
@@ -256,7 +212,7 @@ class SeamsDock(QWidget):
         self.heat.layer_removed(event.value)
 
     def _layer_selected(self, event: Any = None) -> None:
-        run = self._session.run_of(self.viewer.layers.selection.active)
+        run = self.session.run_of(self.viewer.layers.selection.active)
         if run is not None:
             self.runs.set_value(run)
 
@@ -265,11 +221,11 @@ class SeamsDock(QWidget):
 
     def _choose(self, run: Run | None) -> None:
         """Show another run, or nothing."""
-        self._stitched.hide()
+        self.stitched.hide()
         self._run = run
         self.causes.setText("")
         self.certificate.setText("")
-        self._tell("")
+        self.tell("")
         self._show_evidence()
 
     def _show_evidence(self) -> None:
@@ -342,10 +298,10 @@ class SeamsDock(QWidget):
         try:
             plan = self._plan_to_measure(run)
         except Exception as error:
-            self._fail(error, "Measuring")
+            self.fail(error, "Measuring")
             return
         evidence = Evidence(keep=True)
-        work = Predict(plan, run.model, run.image, None, None, self._session.turn, evidence)
+        work = Predict(plan, run.model, run.image, None, None, self.session.turn, evidence)
 
         def done(last: Any) -> None:
             if isinstance(last, Finished):
@@ -354,7 +310,7 @@ class SeamsDock(QWidget):
                 if run is self._run:
                     self._choose(run)
             else:
-                self._tell("Stopped: nothing new is known.")
+                self.tell("Stopped: nothing new is known.")
 
         self._begin(f"measuring the seams of {run.layer.name}", work, done)
 
@@ -370,17 +326,8 @@ class SeamsDock(QWidget):
         return measurable(plan, settings, run.model, run.image)
 
     def _begin(self, name: str, work: Any, done: Callable[[Any], None]) -> None:
-        self._tell("")
+        self.tell("")
         self.job.start(name, work, done)
-
-    def _fail(self, error: Exception, what: str) -> None:
-        self._tell(sentence(error, what))
-
-    def _tell(self, problem: str) -> None:
-        """Say in one sentence what went wrong; nothing when nothing did."""
-        self.problem = problem
-        self.error.setText(boxed(problem, "error") if problem else "")
-        self.error.setVisible(bool(problem))
 
     def _channel_changed(self) -> None:
         self.heat.show_channel(self.channel.value())
@@ -403,12 +350,12 @@ class SeamsDock(QWidget):
         known = [(reach.halo, "reach")]
         if reach.halo is None:
             known = [(reach.convolutional, "reach of the convolutions")]
-        if run.model is self._session.model:
-            known.append((self._session.effective, "effective reach"))
+        if run.model is self.session.model:
+            known.append((self.session.effective, "effective reach"))
         return [Mark(covering(ray, halo), name) for halo, name in known if halo is not None]
 
     def _show_marks(self) -> None:
-        if self._awake:
+        if self.awake:
             self.halo.show_marks(self._marks())
 
     def _halo_moved(self, halo: int) -> None:
@@ -418,15 +365,15 @@ class SeamsDock(QWidget):
 
     def _stitch_toggled(self, wanted: bool) -> None:
         if not wanted:
-            self._stitched.hide()
+            self.stitched.hide()
 
     def _stitch(self, halo: int) -> None:
         """Cut the seams of the picture at this halo."""
         run = self.run
         if run is None or not run.evidence.kept:
             return
-        if self._stitched.knows(run):
-            self._stitched.show(run, self._results(), self._frame(run), halo)
+        if self.stitched.knows(run):
+            self.stitched.show(run, self._results(), self._frame(run), halo)
         elif self._stitching is None:
             self._begin_to_stitch(run, halo)
 
@@ -438,9 +385,9 @@ class SeamsDock(QWidget):
         def ended(outcome: Outcome) -> None:
             self._stitching = None
             if outcome.error is not None:
-                self._fail(outcome.error, "Stitching again")
-            elif self._awake and run is self.run and self.stitch.isChecked():
-                self._stitched.add(run, frame, outcome.value)
+                self.fail(outcome.error, "Stitching again")
+            elif self.awake and run is self.run and self.stitch.isChecked():
+                self.stitched.add(run, frame, outcome.value)
                 self._stitch(self.halo.value())
                 self.heat.layers.raise_to_top()
 
@@ -463,7 +410,7 @@ class SeamsDock(QWidget):
         )
 
     def _slice_changed(self, _: Any = None) -> None:
-        if self._stitched.layers:
+        if self.stitched.layers:
             self._stitch(self.halo.value())
 
     def _suggest(self, _: Any = None) -> None:
@@ -483,7 +430,7 @@ class SeamsDock(QWidget):
         if report is None:
             return
         halo = report.curve.ray.sides(self.halo.value())
-        self._session.want_halo(halo)
+        self.session.want_halo(halo)
         told = ", ".join(f"{max(sides)}" for sides in dict.fromkeys(halo))
         self.suggestion.setText(f"Halo {told} is set in <i>Tiled prediction</i>; press <i>Run</i>.")
 
@@ -527,7 +474,7 @@ class SeamsDock(QWidget):
         """Move the view to the worst pixel of a border, its tiles filling it."""
         point = layer_point(run, border.frame, border.worst)
         size = max(run.plan.grid.prediction_shape[-2:]) / float(min(run.plan.facts.scale))
-        look_at(run.layer, point, _ROOM * size, self.viewer)
+        look_at(run.layer, point, _ROOM * size, self.viewer, canvas_side(self))
 
     # -- one pixel
 
@@ -571,7 +518,7 @@ class SeamsDock(QWidget):
         report = run.evidence.report
         worst = () if report is None else report.borders[:_MOST_WORST]
         settings = run.plan.settings
-        work = Inquire(question, run.model, run.image, settings, worst, self._session.turn)
+        work = Inquire(question, run.model, run.image, settings, worst, self.session.turn)
 
         def show(answer: Any) -> None:
             if run is self._run:

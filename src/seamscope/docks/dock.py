@@ -1,0 +1,162 @@
+"""What all docks have in common: a page that scrolls, an error, a job, and coming and going.
+
+Knows napari's docking, themes and the viewer's events. Does not know what a dock shows.
+
+napari never says that a dock was closed: it takes the widget out of its window, so that the widget
+has no parent, and may put the same widget back later. A dock follows the viewer only in between::
+
+    Dock(viewer) -> build() -> follow()         made
+    parent is None          -> leave()          closed: stop jobs, hide own layers, cut wires
+    parent again            -> follow()         opened again, as it was left
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtWidgets import QLayout, QScrollArea, QVBoxLayout, QWidget
+
+from seamscope.docks.job_row import JobRow
+from seamscope.docks.late_plot import follow_theme
+from seamscope.docks.layers import Wires
+from seamscope.docks.looks import boxed, text_label
+from seamscope.docks.sentences import sentence
+from seamscope.docks.session import Session
+
+
+class Dock(QWidget):
+    """Base of the docks; a child defines `build`, `follow` and `leave`.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer that the dock follows.
+
+    Attributes
+    ----------
+    viewer, session
+        What it follows, and what it shares with the other docks of the viewer.
+    awake
+        Whether it is in a window, and follows the viewer.
+    error, job
+        Rows for `fail` and for long work. `build` places them.
+    width
+        Least width in screen pixels.
+    """
+
+    width = 350
+    _made = False  # Qt sends events before the dock is complete
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self.viewer = napari_viewer
+        self.session = Session.of(napari_viewer)
+        self.awake = False
+        self.error = text_label()
+        self.error.hide()
+        self.job = self.make_job_row()
+        self._problem = ""
+        self._wires = Wires()
+        self._whole = QVBoxLayout(self)
+        self._whole.setContentsMargins(0, 0, 0, 0)
+        self.setMinimumWidth(self.width)
+        self.build()
+        self.job.failed.connect(self.tell)
+        self.destroyed.connect(self._wires.cut)
+        self._made = True
+        self.wake()
+
+    # -- for children
+
+    def build(self) -> None:
+        """Make the controls, place them (see `place`) and connect them."""
+
+    def follow(self) -> None:
+        """The dock is in a window: listen to the viewer (see `listen`) and show its state."""
+
+    def leave(self) -> None:
+        """The dock is in no window: stop jobs, and hide what it drew."""
+
+    def plots(self) -> Sequence[Any]:
+        """Plots that take the colours of napari's theme."""
+        return ()
+
+    def make_job_row(self) -> JobRow:
+        """Make the row that shows long work."""
+        return JobRow()
+
+    def place(self, parts: Iterable[QWidget | QLayout], below: QWidget | None = None) -> None:
+        """Put parts below each other into a page that scrolls.
+
+        Parameters
+        ----------
+        parts
+            From top to bottom.
+        below
+            Stays visible below the page.
+        """
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        for part in parts:
+            column.addWidget(part) if isinstance(part, QWidget) else column.addLayout(part)
+        column.addStretch(1)
+        self.scroll = QScrollArea()
+        self.scroll.setWidgetResizable(True)
+        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.scroll.setFrameShape(QScrollArea.Shape.NoFrame)
+        self.scroll.setWidget(inside)
+        self._whole.addWidget(self.scroll, 1)
+        if below is not None:
+            self._whole.addWidget(below)
+
+    def listen(self, emitters: Iterable[Any], callback: Callable[..., None]) -> None:
+        """Call `callback` at these events of the viewer, until the dock is closed."""
+        self._wires.connect(emitters, callback)
+
+    # -- errors
+
+    @property
+    def problem(self) -> str:
+        """The sentence in the error row; empty without an error."""
+        return self._problem
+
+    def tell(self, problem: str) -> None:
+        """Show a sentence in the error row; an empty one hides it."""
+        self._problem = problem
+        self.error.setText(boxed(problem, "error") if problem else "")
+        self.error.setVisible(bool(problem))
+
+    def fail(self, error: Exception, what: str) -> None:
+        """Show what an error means; `what` failed."""
+        self.tell(sentence(error, what))
+
+    # -- coming and going
+
+    def wake(self) -> None:
+        """Follow the viewer, unless it is followed already."""
+        if not self.awake:
+            self.awake = True
+            self.listen([self.viewer.events.theme], self._theme_changed)
+            self._theme_changed()
+            self.follow()
+
+    def sleep(self) -> None:
+        """Follow the viewer no longer."""
+        if self.awake:
+            self.awake = False
+            self.leave()
+            self._wires.cut()
+
+    def event(self, event: Any) -> bool:
+        """Notice being docked and being closed."""
+        if event.type() == QEvent.Type.ParentChange and self._made:
+            self.sleep() if self.parent() is None else self.wake()
+        return bool(super().event(event))
+
+    def _theme_changed(self, _: Any = None) -> None:
+        follow_theme(self.plots(), self.viewer)
+
+
+__all__ = ["Dock"]
