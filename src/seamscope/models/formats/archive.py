@@ -1,7 +1,11 @@
 """A folder or a zip file, read alike.
 
-Knows members' names and bytes. Does not know what they mean. Nothing is unpacked to disk, so no
-member's name can lead anywhere.
+Knows members' names and bytes, and how much may be unpacked. Does not know what members mean.
+Nothing is unpacked to disk, so no member's name can lead anywhere.
+
+A small zip file can unpack to any size, so the sizes in its table are added up before anything is
+read. The packages of bioimage.io and the files of PyTorch, whose weights hardly compress, are far
+below the limits.
 """
 
 from __future__ import annotations
@@ -19,6 +23,9 @@ from seamscope.errors import ModelError
 
 _DEPTH = 3
 _MOST_FILES = 2000
+_ALWAYS = 256 << 20  # bytes that any zip file may unpack to
+_TIMES = 20  # larger ones: how many times their own size
+_TIMES_INSIDE = 4  # of a zip file inside another one
 
 
 class Archive:
@@ -61,11 +68,33 @@ class Archive:
         """
         if self._is_folder:
             return tuple(itertools.islice(self._files(self.path, _DEPTH), _MOST_FILES))
-        names: list[str] = []
-        with contextlib.suppress(OSError, zipfile.BadZipFile), self._zip() as file:
-            names = [name for name in file.namelist() if not name.endswith("/")]
+        members: list[zipfile.ZipInfo] = []
+        shifted = False
+        with contextlib.suppress(Exception), self._zip() as file:  # damaged in one of many ways
+            members = [each for each in file.infolist() if not each.is_dir()]
+            shifted = _is_shifted(file)
+        if shifted:
+            raise ModelError(
+                f"{self.path} has other bytes before its zip archive, so that other programs may "
+                "find other members in it: it is damaged, or made to deceive; do not use it."
+            )
+        self._refuse_bomb(sum(each.file_size for each in members))
+        names = [each.filename for each in members]
         self._refuse_ambiguous(names)
         return tuple(names)
+
+    def _refuse_bomb(self, unpacked: int) -> None:
+        size, times = (
+            (self.path.stat().st_size, _TIMES)
+            if self._data is None
+            else (len(self._data), _TIMES_INSIDE)
+        )
+        if unpacked > max(_ALWAYS, times * size):
+            raise ModelError(
+                f"{self.path} ({size:,} bytes) would unpack to {unpacked:,} bytes, and at most "
+                f"{times} times its own size is unpacked: it is damaged, or made to fill the "
+                "memory. If you know that it is neither, unpack it yourself and give the folder."
+            )
 
     def _refuse_ambiguous(self, names: list[str]) -> None:
         """Refuse members of one name: whoever reads the file after us may find the other one.
@@ -108,27 +137,57 @@ class Archive:
     def __contains__(self, name: str) -> bool:
         return self.find(name) is not None
 
-    def read(self, name: str, size: int = -1) -> bytes:
+    def read(self, name: str, size: int = -1, *, limit: int | None = None) -> bytes:
         """Read a member, or its first bytes.
+
+        Parameters
+        ----------
+        name
+            Of the member.
+        size
+            Bytes to read; all of them where negative.
+        limit
+            Bytes above which the member is refused.
 
         Raises
         ------
         ModelError
-            When it is not there, or damaged.
+            When it is not there, damaged, or larger than the limit.
         """
         full = self.find(name)
         if full is None:
             raise ModelError(
                 f"{self.path} lacks {name}, which it refers to: get the whole package again."
             )
+        wanted = size if limit is None else limit + 1
         try:
             if self._is_folder:
                 with open(self.path / full, "rb") as file:
-                    return file.read(size)
-            with self._zip() as archive, archive.open(full) as member:
-                return member.read(size)
+                    data = file.read(wanted)
+            else:
+                with self._zip() as archive, archive.open(full) as member:
+                    data = member.read(wanted)
         except Exception as error:  # zip files can be damaged in many ways
             raise ModelError(
                 f"{full} in {self.path} cannot be read ({error}): the file is damaged, copy it "
                 "again."
             ) from error
+        if limit is not None and len(data) > limit:
+            raise ModelError(
+                f"{full} in {self.path} is larger than {limit:,} bytes, the most that is read of "
+                "such a file: get the package again, or ask its maker for one without it."
+            )
+        return data
+
+
+def _is_shifted(archive: zipfile.ZipFile) -> bool:
+    """Whether places in the table are not those in the file; Python allows for it, torch does not.
+
+    A file may have one table where Python looks and another where torch does.
+    """
+    members, file = archive.infolist(), archive.fp
+    if not members or file is None:
+        return False
+    file.seek(archive.start_dir + 42)  # in the first entry
+    stored = int.from_bytes(file.read(4), "little")
+    return stored not in (members[0].header_offset, 0xFFFFFFFF)

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 import re
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +25,10 @@ import torch
 from torch import nn
 
 from seamscope.errors import ModelError
+from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.format import Code, damaged, first_sentence
+from seamscope.models.formats.pickles import Found, Name, follow
+from seamscope.models.formats.readable import one_line
 
 Source: TypeAlias = Path | bytes
 Tensors: TypeAlias = dict[str, torch.Tensor]
@@ -40,17 +41,13 @@ _DEEPEST = 4  # mappings within mappings
 
 
 def is_safetensors(source: Source) -> bool:
-    """Eight bytes of header length, then JSON."""
-    if isinstance(source, bytes):
-        head, size = source[:9], len(source)
-    else:
-        with open(source, "rb") as file:
-            head, size = file.read(9), source.stat().st_size
+    """Return whether a file starts as safetensors does: a header's length, then JSON."""
+    head, size = _head(source, 9), _size(source)
     return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size
 
 
 def pickled(source: Source, name: str) -> tuple[Code, ...]:
-    """What unpickling a file would run beyond rebuilding tensors and numbers.
+    """List what unpickling a file would run beyond rebuilding tensors and numbers.
 
     Parameters
     ----------
@@ -58,30 +55,53 @@ def pickled(source: Source, name: str) -> tuple[Code, ...]:
         The file, or its bytes.
     name
         What to call it.
+
+    Raises
+    ------
+    ModelError
+        When reading it would take far more memory than its size.
     """
     if is_safetensors(source):
         return ()
+    found = _imports(source, name)
+    if found is None:
+        return ()  # no pickle, and never read as one
     try:
         _load_tensors(source, "meta")
     except pickle.UnpicklingError:
-        names = _globals_of(source)
-        if not names:
-            return ()  # no pickle at all, and never read as one
-        content = source if isinstance(source, bytes) else source.read_bytes()
-        return (
-            Code.of(
-                f"Python objects pickled in {name} ({', '.join(names)})",
-                content,
-                text="\n".join(names),
-            ),
-        )
+        return _listed(found, source, name)
     except Exception:
         return ()  # damaged: loading says so
     return ()
 
 
+def _listed(found: Found, source: Source, name: str) -> tuple[Code, ...]:
+    names = sorted(
+        {each.dotted for each in found.names if not _rebuilds(each)},
+        key=lambda dotted: (dotted.startswith(_OF_NETWORKS), dotted),
+    )
+    unknown = [f"{name}: {why}" for why in found.unknown]
+    if not names and not unknown:
+        return ()
+    shown = [one_line(each) for each in names[:_MOST_NAMES]]
+    shown += [f"and {len(names) - _MOST_NAMES} more"] * (len(names) > _MOST_NAMES)
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    return (
+        Code.of(
+            f"Python objects pickled in {name} ({', '.join(shown) or 'unknown ones'})",
+            content,
+            text="\n".join([*(f"unknown: {why}" for why in unknown), *map(one_line, names)]),
+            unknown=unknown,
+        ),
+    )
+
+
+_OF_NETWORKS = ("torch.nn.", "torchvision.", "monai.", "collections.", "numpy.")
+_MOST_NAMES = 40
+
+
 def read_checkpoint(source: Source, name: str) -> Any:
-    """Read a file of tensors; whoever calls this was asked for trust if it needs any.
+    """Read a file of tensors; if `pickled` lists anything, it is trusted by now.
 
     Raises
     ------
@@ -90,13 +110,17 @@ def read_checkpoint(source: Source, name: str) -> Any:
     """
     try:
         if is_safetensors(source):
+            _refuse_large_header(source, name)
             from safetensors.torch import load, load_file
 
             return load(source) if isinstance(source, bytes) else load_file(source)
         _refuse_no_pickle(source, name)
-        if pickled(source, name):
-            return torch.load(_opened(source), map_location="cpu", weights_only=False)
-        return _load_tensors(source, "cpu")
+        if not pickled(source, name):
+            return _load_tensors(source, "cpu")
+        # From memory: torch then never takes it for the tar archives of its first years, which
+        # unpack files to disk.
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except ModelError:
         raise
     except (ModuleNotFoundError, AttributeError) as error:
@@ -108,20 +132,105 @@ def read_checkpoint(source: Source, name: str) -> Any:
         raise damaged(name, "a network's weights", error) from error
 
 
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # as torch decides
+
+
 def _refuse_no_pickle(source: Source, name: str) -> None:
-    """Refuse what is neither a zip archive nor a pickle nor a tar archive, as torch writes them."""
-    with _opened(source) if isinstance(source, bytes) else source.open("rb") as file:
-        data = file.read(512)
+    """Refuse what is neither a zip archive nor a pickle, as torch writes them."""
+    data = _head(source, 512)
     if name.endswith(".py"):
         raise ModelError(
             f"{name} is Python source: say what in it builds the network, as in "
             f"{name}:Net(depth=3), and its weights, if there are any, as in ...@weights.pt."
         )
-    if not data.startswith((b"PK", b"\x80")) and data[257:262] != b"ustar":
+    if data[257:262] == b"ustar":
+        raise ModelError(
+            f"{name} is a tar archive, as PyTorch wrote them until 2017: load and save it with "
+            "torch.load and torch.save on a machine that you can spare, and give the new file."
+        )
+    if not data.startswith((_ZIP, _PICKLE)):
         raise ModelError(
             f"{name} begins with {data[:12]!r}, as no file of PyTorch does: give a file of weights "
             "or of a network (.pt, .pth, .safetensors, .pt2, .onnx)."
         )
+
+
+def _refuse_large_header(source: Source, name: str) -> None:
+    size = int.from_bytes(_head(source, 8), "little")
+    if size > _LARGEST_HEADER:
+        raise ModelError(
+            f"{name} has a safetensors header of {size:,} bytes, and at most {_LARGEST_HEADER:,} "
+            "are read: save the weights again, with fewer tensors and less metadata."
+        )
+
+
+_LARGEST_HEADER = 16 << 20  # some 100,000 tensors
+_LARGEST_PICKLE = 64 << 20  # without the tensors, which lie beside it
+
+
+def _head(source: Source, count: int) -> bytes:
+    if isinstance(source, bytes):
+        return source[:count]
+    with source.open("rb") as file:
+        return file.read(count)
+
+
+def _size(source: Source) -> int:
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
+
+
+def _imports(source: Source, name: str) -> Found | None:
+    """Follow all pickles that torch would read; None where the file is none of torch's."""
+    head = _head(source, 4)
+    if head == _ZIP:
+        parts = _pickles_in_zip(source, name)
+    elif head.startswith(_PICKLE):
+        parts = _pickles_in_stream(_head(source, _LARGEST_PICKLE + 1), name)
+    else:
+        return None
+    found = Found()
+    for part in parts:
+        found.add(part)
+    if found.allocates > _LARGEST_PICKLE:
+        raise ModelError(
+            f"{name} would reserve {found.allocates:,} bytes for Python objects while it is read, "
+            f"and at most {_LARGEST_PICKLE:,} are reserved: it is damaged, or made to fill the "
+            "memory; do not use it."
+        )
+    return found
+
+
+def _pickles_in_zip(source: Source, name: str) -> Iterator[Found]:
+    archive = Archive.of_bytes(source, name) if isinstance(source, bytes) else Archive(source)
+    members = [each for each in archive.names if each.endswith(".pkl")]
+    contents = {each: archive.read(each, limit=_LARGEST_PICKLE) for each in members}
+    try:
+        opened: Any = io.BytesIO(source) if isinstance(source, bytes) else str(source)
+        own = torch._C.PyTorchFileReader(opened).get_record("data.pkl")
+    except RuntimeError:
+        own = None  # torch cannot read it either: loading says so
+    if own is not None and own not in contents.values():
+        raise ModelError(
+            f"{name} holds two tables of its members, with another data.pkl in each: it is "
+            "damaged, or made to deceive; do not use it."
+        )
+    for content in contents.values():
+        yield follow(content)[0]
+
+
+def _pickles_in_stream(data: bytes, name: str) -> Iterator[Found]:
+    """Follow the pickles of a file of torch before 1.6: number, version, system, object, keys."""
+    start = 0
+    for place in range(5):
+        found, start, value = follow(data, start)
+        if len(data) > _LARGEST_PICKLE and start >= len(data) - 16:
+            raise ModelError(
+                f"{name} is a pickle of more than {_LARGEST_PICKLE:,} bytes without its tensors, "
+                "and no longer ones are read: save only the weights (state_dict) with torch.save."
+            )
+        yield found
+        if (place == 0 and value != torch.serialization.MAGIC_NUMBER) or start >= len(data):
+            return  # torch reads no further
 
 
 def _opened(source: Source) -> Any:
@@ -157,36 +266,9 @@ _REBUILDS = re.compile(
 )
 
 
-def _globals_of(source: Source) -> list[str]:
-    """Names a pickle calls for, but those that rebuild tensors; as far as they can be read."""
-    data = source if isinstance(source, bytes) else source.read_bytes()
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            parts = [archive.read(n) for n in archive.namelist() if n.endswith("data.pkl")]
-    else:
-        parts = [data]
-    found = {name for part in parts for name in _globals_in(part)}
-    return sorted(name for name in found if not _REBUILDS.fullmatch(name))
-
-
-def _globals_in(data: bytes) -> Iterator[str]:
-    stream, texts = io.BytesIO(data), ["?", "?"]
-    while stream.tell() < len(data):
-        try:
-            for code, argument, _ in pickletools.genops(stream):
-                if isinstance(argument, str) and "UNICODE" in code.name:
-                    texts.append(argument)
-                elif code.name in ("GLOBAL", "INST"):
-                    yield _today(str(argument).replace(" ", "."))
-                elif code.name == "STACK_GLOBAL":
-                    yield _today(f"{texts[-2]}.{texts[-1]}")
-        except Exception:  # after torch's old pickles come the tensors' plain bytes
-            return
-
-
-def _today(name: str) -> str:
-    """Pickles of old protocols call Python's own functions by their old names."""
-    return name.replace("__builtin__.", "builtins.", 1)
+def _rebuilds(name: Name) -> bool:
+    """Whether a name only rebuilds tensors and numbers."""
+    return "." not in name.name and _REBUILDS.fullmatch(f"{name.module}.{name.name}") is not None
 
 
 # -- the network's own tensors

@@ -6,10 +6,11 @@ Knows the questions: is this yours, what would loading it run, load it. Does not
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from seamscope.errors import ModelError
+from seamscope.models.formats.readable import lines, one_line
 from seamscope.models.formats.spec import Spec
 from seamscope.models.model import Model
 
@@ -33,23 +34,29 @@ class Code:
     what
         One line that names it.
     digest
-        Hash of its content: whoever trusts it trusts exactly this.
+        SHA-256 of its content. Trust is given to exactly this content.
     text
-        Its source, or what of it can be read, to be looked at before it is trusted.
+        Its source, or what of it can be read, for a person to read before trusting it.
+    unknown
+        One sentence for each thing that only running it would show.
     """
 
     what: str
     digest: str
     text: str = ""
+    unknown: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, what: str, *content: str | bytes, text: str = "") -> Code:
-        """Code with the digest of its content."""
+    def of(
+        cls, what: str, *content: str | bytes, text: str = "", unknown: Iterable[str] = ()
+    ) -> Code:
+        """Return code with the digest of its content; all text is made safe to print."""
         digest = hashlib.sha256()
         for part in content:
-            data = part.encode() if isinstance(part, str) else part
+            data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
             digest.update(len(data).to_bytes(8, "little") + data)
-        return cls(what, digest.hexdigest(), text)
+        shown = tuple(map(one_line, unknown))
+        return cls(one_line(what), digest.hexdigest(), lines(text), shown)
 
 
 @dataclass(frozen=True)
