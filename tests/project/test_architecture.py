@@ -17,6 +17,7 @@ PACKAGE = Path(seamscope.__file__).parent
 ROOMS = (
     "errors",
     "work",
+    "files",
     "cache",
     "plain",
     "tiling",

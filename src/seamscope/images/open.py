@@ -6,6 +6,7 @@ is done with the pixels.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from seamscope.errors import ImageError
 from seamscope.images.dimensions import are_axes, why
-from seamscope.images.records import read_record
+from seamscope.images.records import UNFINISHED, UNFINISHED_NPY, read_record, unfinished
 from seamscope.images.stored import Stored, file_of
 from seamscope.images.tiff import open_tiff
 from seamscope.images.zarr import is_zarr, open_folder, open_zarr
@@ -78,6 +79,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "png"),
     (b"\xff\xd8\xff", "jpeg"),
     (b"\x93NUMPY", "npy"),
+    (UNFINISHED_NPY, "unfinished npy"),
     (b"\x89HDF", "hdf5"),
     (b"PK\x03\x04", "zip"),
 )
@@ -96,7 +98,13 @@ def _opener(path: Path) -> Callable[[Path], Stored]:
     if not head:
         raise ImageError(f"{path} is empty (0 bytes). Copy or save it again.")
     kind = next((kind for magic, kind in _MAGIC if head.startswith(magic)), "")
-    openers = {"tiff": open_tiff, "png": _open_picture, "jpeg": _open_picture, "npy": _open_npy}
+    openers = {
+        "tiff": open_tiff,
+        "png": _open_picture,
+        "jpeg": _open_picture,
+        "npy": _open_npy,
+        "unfinished npy": _open_unfinished_npy,
+    }
     if kind not in openers:
         raise ImageError(f"{path} {_ADVICE[kind]}")
     return openers[kind]
@@ -109,15 +117,30 @@ def _open_picture(path: Path) -> Stored:
     encoded = path.read_bytes()
     decode = imagecodecs.jpeg_decode if encoded[:2] == b"\xff\xd8" else imagecodecs.png_decode
     data = decode(encoded)
-    return Stored(data, name=path.stem, source=path, axes="yxc" if data.ndim == 3 else "yx")
+    notes = (unfinished(path.name),) if UNFINISHED.encode() in encoded[:200] else ()
+    axes = "yxc" if data.ndim == 3 else "yx"
+    return Stored(data, name=path.stem, source=path, axes=axes, notes=notes)
 
 
 def _open_npy(path: Path) -> Stored:
-    data = np.load(path, mmap_mode="r", allow_pickle=False)
+    return _npy(np.load(path, mmap_mode="r", allow_pickle=False), path)
+
+
+def _open_unfinished_npy(path: Path) -> Stored:
+    """Open what numpy refuses, since its first bytes say that it is unfinished."""
+    with path.open("rb") as file:
+        header = io.BytesIO(file.read(2**16))
+    header.getbuffer()[: len(UNFINISHED_NPY)] = np.lib.format.MAGIC_PREFIX
+    np.lib.format.read_magic(header)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+    return _npy(np.memmap(path, dtype, "r", header.tell(), shape), path, unfinished(path.name))
+
+
+def _npy(data: Any, path: Path, *notes: str) -> Stored:
     record = read_record(path) or {}
     axes = str(record.get("axes", ""))
     if len(axes) != data.ndim or not are_axes(axes):
-        return Stored(data, name=path.stem, source=path)
+        return Stored(data, name=path.stem, source=path, notes=notes)
     return Stored(
         data,
         name=path.stem,
@@ -125,4 +148,5 @@ def _open_npy(path: Path) -> Stored:
         axes=axes,
         scale=record.get("scale"),
         units=record.get("units"),
+        notes=notes,
     )

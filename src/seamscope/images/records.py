@@ -16,6 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from seamscope.files import current_record, write_file
+
+UNFINISHED = "Seamscope: unfinished"
+"""What an unfinished TIFF or PNG names as its software."""
+
+UNFINISHED_NPY = b"\x93NUMPy"
+"""First bytes of an unfinished npy file, which numpy itself does not take for one."""
+
 
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return what a run has noted with its result: plan, model, figures, and if it ``finished``.
@@ -23,7 +31,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     Parameters
     ----------
     path
-        A result that `create_output` made.
+        A result that `create_output` made, or its ``NAME.partial`` as long as it is unfinished.
 
     Returns
     -------
@@ -36,8 +44,13 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any] | None:
             import zarr
 
             return record_in(zarr.open(str(target), mode="r").attrs) or None
-        return record_in(json.loads(sidecar(target).read_text(encoding="utf-8"))) or None
+        return record_in(json.loads(current_record(target).read_text(encoding="utf-8"))) or None
     return None
+
+
+def unfinished(name: str) -> str:
+    """Return what to say of a result that is opened although it is unfinished."""
+    return f"{name} is unfinished: its run was interrupted, and pixels not yet predicted are 0."
 
 
 def record_in(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,23 +59,10 @@ def record_in(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return dict(record) if isinstance(record, Mapping) else {}
 
 
-def sidecar(path: Path) -> Path:
-    """Return where the record of a file lies; the whole name is kept: out.json is the user's."""
-    return path.with_name(path.name + ".json")
-
-
-def write_sidecar(path: Path, record: Mapping[str, Any]) -> None:
-    """Store the record of a file beside it, in one step."""
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Store a record in a file of its own, in one step."""
     text = json.dumps({"seamscope": record}, indent=1, ensure_ascii=False)
-    whole = sidecar(path)
-    part = whole.with_name(f".{whole.name}.part")
-    try:
-        # a disk that is full must not cost the record that is there
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(whole)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    write_file(path, f"{text}\n".encode())
 
 
 def plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ import numpy as np
 
 from seamscope.errors import ImageError
 from seamscope.images.dimensions import are_axes, times, unit_name
+from seamscope.images.records import UNFINISHED, unfinished
 from seamscope.images.stored import Stored, finite_number
 
 _TIFF_AXES = {"T": "t", "C": "c", "S": "c", "Z": "z", "Y": "y", "X": "x"}
@@ -45,7 +46,11 @@ def _first_series(tif: Any, path: Path, heard: list[str]) -> Stored:
     _check_length(series, path)
     letters = "".join(_TIFF_AXES.get(letter, "?") for letter in series.axes)
     scale, units = _tiff_scale(tif, letters)
-    notes = *_tiff_notes(tif, path), *(f"About {path.name}: {said}" for said in heard)
+    notes = (
+        *_unfinished(tif, path),
+        *_tiff_notes(tif, path),
+        *(f"About {path.name}: {said}" for said in heard),
+    )
     return Stored(
         _tiff_data(tif, series, path),
         name=path.name.split(".")[0],
@@ -78,6 +83,11 @@ def _check_not_cut(heard: Sequence[str], path: Path) -> None:
                 f"{path} is cut short or damaged: parts that it announces are missing ({said}). "
                 "Copy it again."
             )
+
+
+def _unfinished(tif: Any, path: Path) -> tuple[str, ...]:
+    software = tif.pages.first.tags.get("Software")
+    return (unfinished(path.name),) if software and software.value == UNFINISHED else ()
 
 
 def _tiff_notes(tif: Any, path: Path) -> Iterator[str]:

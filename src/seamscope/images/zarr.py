@@ -14,7 +14,7 @@ import numpy as np
 
 from seamscope.errors import ImageError
 from seamscope.images.dimensions import AXES, are_axes, unit_name
-from seamscope.images.records import record_in
+from seamscope.images.records import record_in, unfinished
 from seamscope.images.stored import Stored, finite_number
 
 
@@ -60,6 +60,7 @@ def _zarr_array(array: Any, name: str, source: Path | None) -> Stored:
         axes=axes if fitting else None,
         scale=record.get("scale"),
         units=record.get("units"),
+        notes=_unfinished(array, name),
     )
 
 
@@ -82,8 +83,12 @@ def _ome_zarr(group: Any, multiscales: Any, name: str, source: Path | None) -> S
         axes=axes if fitting else None,
         scale=scales.prod(axis=0).tolist(),
         units=[_ngff_unit(a) for a in listed],
-        notes=_several(multiscales, name),
+        notes=(*_unfinished(group, name), *_several(multiscales, name)),
     )
+
+
+def _unfinished(node: Any, name: str) -> tuple[str, ...]:
+    return (unfinished(name),) if record_in(node.attrs).get("finished") is False else ()
 
 
 def _several(images: Sequence[Any], name: str) -> tuple[str, ...]:

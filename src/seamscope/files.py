@@ -1,0 +1,423 @@
+"""Where files may be written, and how a new one takes the place of an old one.
+
+Knows names, folders, locks and disks that are full. Does not know what is inside files.
+
+A result is written beside its place, and moved there when it is whole::
+
+    out.tif              the old result, untouched until then
+    out.tif.partial      the new one, while it is written, and after a run that was interrupted
+    out.tif.partial.json its record, which says that it is unfinished
+    .out.tif.record      the record of the whole one, for the moment between two renames
+    .out.tif.lock        held by the process that writes; it ends with that process
+    .out.tif.room        bytes that are kept free for the record
+    .out.tif.replaced    an old folder, for the moment between two renames
+    .out.tif.rubbish     what is being deleted
+
+A process can be killed at any moment: the next one that writes to the same place finishes or
+removes what it finds (`Claim`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import psutil
+
+from seamscope.errors import OutputError
+
+_ROOM = 256 * 2**10
+"""Bytes that are kept free for the record of a result: a plan and its figures."""
+
+_LONGEST = len(".") + len(".partial.json.partial")
+"""Letters that names made from the name of a result have more than it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Something that is written.
+
+    Attributes
+    ----------
+    path
+        The file, or the zarr folder.
+    option
+        What named it, such as ``"--json"``; empty for a function's argument.
+    result
+        Whether it is a result: a file with a record beside it, or a zarr folder.
+    """
+
+    path: Path
+    option: str = ""
+    result: bool = False
+
+    @property
+    def partial(self) -> Path:
+        """Name while it is written."""
+        return self.path.with_name(self.path.name + ".partial")
+
+    @property
+    def record(self) -> Path:
+        """Name of the record of a file."""
+        return record_beside(self.path)
+
+    def hidden(self, what: str) -> Path:
+        """Return the name of a helper file."""
+        return self.path.with_name(f".{self.path.name}.{what}")
+
+    def __str__(self) -> str:
+        return f"{self.option} {self.path}".strip()
+
+
+def record_beside(path: Path) -> Path:
+    """Return where the record of a file lies; the whole name is kept: out.json is the user's."""
+    return path.with_name(path.name + ".json")
+
+
+def final_record(path: Path) -> Path:
+    """Return where a record waits to take its place beside a file."""
+    return path.with_name(f".{path.name}.record")
+
+
+def current_record(path: Path) -> Path:
+    """Return where the record of a file is, also if a process was killed between two renames."""
+    waiting, partial = final_record(path), Place(path).partial
+    swapped = os.path.exists(waiting) and not os.path.exists(partial)
+    return waiting if swapped else record_beside(path)
+
+
+# -- what may be written
+
+
+def check_places(
+    places: Sequence[Place], inputs: Iterable[Path] = (), overwrite: bool = False
+) -> None:
+    """Check everything that will be written against everything that is read, and each other.
+
+    Parameters
+    ----------
+    places
+        All outputs.
+    inputs
+        All files and folders that are read. None is ever overwritten.
+    overwrite
+        Whether other files may be replaced.
+
+    Raises
+    ------
+    OutputError
+        When a folder is missing or may not be written to, a name is too long or given twice, a
+        file exists, or an input would be overwritten.
+    """
+    read = [_outermost(path) for path in inputs if os.path.lexists(path)]
+    for number, place in enumerate(places):
+        _check_folder(place)
+        for source in read:
+            for path in _written(place):
+                if overlap(path, source):
+                    raise OutputError(
+                        f"{place} would overwrite {source}, which is read: choose another name."
+                    )
+        for other in places[:number]:
+            if any(overlap(a, b) for a in _written(place) for b in _written(other)):
+                raise OutputError(f"{place} would overwrite {other}: choose another name.")
+        _check_free(place, overwrite)
+
+
+def _written(place: Place) -> tuple[Path, ...]:
+    if not place.result:
+        return (place.path,)
+    return place.path, place.record, place.partial, record_beside(place.partial)
+
+
+def _check_folder(place: Place) -> None:
+    path, folder = place.path, place.path.parent
+    if not os.path.isdir(folder):
+        raise OutputError(f"There is no folder {folder} to write {path.name} into: create it.")
+    longest = _longest_name(folder) - (_LONGEST if place.result else len("..partial"))
+    size = len(os.fsencode(path.name))
+    if size > longest:
+        shown = path.name if len(path.name) < 60 else f"{path.name[:57]}..."
+        raise OutputError(
+            f"The name {shown} has {size} bytes, and {longest} are the most that can be written "
+            f"in {folder}: shorten it."
+        )
+    if os.path.isdir(path) and not (place.result and is_zarr_folder(path)):
+        kind = "a folder that is not zarr" if place.result else "a folder"
+        raise OutputError(f"{place} is {kind}: choose another name.")
+    if not os.access(folder, os.W_OK | os.X_OK) or (
+        os.path.exists(path) and not os.access(path, os.W_OK)
+    ):
+        raise OutputError(f"{place} may not be written: choose another place.")
+
+
+def _longest_name(folder: Path) -> int:
+    try:
+        return os.pathconf(folder, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return 255
+
+
+def _check_free(place: Place, overwrite: bool) -> None:
+    if place.result and os.path.isdir(place.partial) and not _removable(place.partial):
+        raise OutputError(f"{place.partial} is a folder that is not zarr: choose another name.")
+    if overwrite:
+        return
+    for path in (place.path, *((place.record,) if place.result else ())):
+        if os.path.lexists(path):
+            raise OutputError(
+                f"{path} exists. Choose another name, or allow it to be replaced "
+                "(--overwrite, or overwrite=True)."
+            )
+    if place.result and os.path.lexists(place.partial):
+        raise OutputError(
+            f"{place.partial} exists: another run writes it, or was interrupted. Choose another "
+            "name, or allow it to be replaced (--overwrite, or overwrite=True)."
+        )
+
+
+def _outermost(path: Path) -> Path:
+    """Return the outermost zarr folder around a path: its metadata belongs to the image."""
+    path = path.resolve()
+    for parent in reversed(path.parents):
+        if _has_zarr_metadata(parent):
+            return parent
+    return path
+
+
+def overlap(a: Path, b: Path) -> bool:
+    """Whether two paths are the same, by link too, or one lies inside the other."""
+    a, b = Path(os.path.realpath(a)), Path(os.path.realpath(b))
+    same = os.path.exists(a) and os.path.exists(b) and os.path.samefile(a, b)
+    return same or a.is_relative_to(b) or b.is_relative_to(a)
+
+
+def _has_zarr_metadata(path: Path) -> bool:
+    return any(os.path.exists(path / name) for name in ("zarr.json", ".zarray", ".zgroup"))
+
+
+def is_zarr_folder(path: Path) -> bool:
+    """Only what is surely zarr, under a name that says so, may ever be replaced as a folder."""
+    return _has_zarr_metadata(path) and path.name.lower().endswith(".zarr")
+
+
+def _removable(partial: Path) -> bool:
+    """Whether a folder is surely an unfinished zarr; one that was just begun may lack metadata."""
+    begun = all(name.startswith("zarr.json") for name in os.listdir(partial))
+    return begun or _has_zarr_metadata(partial)
+
+
+# -- writing
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file in one step: who reads it meanwhile, and who is killed, finds the old one whole.
+
+    Raises
+    ------
+    OSError
+        When the disk refuses; the old file is as it was.
+    """
+    draft = path.with_name(f".{path.name}.partial")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
+class Claim:
+    """The right to write to one place, until it is released or the process ends.
+
+    Making one finishes or removes what a process left there that was killed.
+
+    Raises
+    ------
+    OutputError
+        When another process writes to the same place.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._file = place.hidden("lock")
+        self._lock = filelock.FileLock(self._file, blocking=False, thread_local=False)
+        try:
+            self._lock.acquire()
+        except filelock.Timeout:
+            raise OutputError(
+                f"{place} is being written by another process. Wait until that one ends, or choose "
+                "another name."
+            ) from None
+        try:
+            self._settle()
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let other processes write."""
+        if not self._lock.is_locked:
+            return
+        # held to the end: a process that opened the file before sees that it has no name any more
+        with contextlib.suppress(OSError):
+            self._file.unlink(missing_ok=True)
+        self._lock.release()
+
+    def reserve(self) -> None:
+        """Keep some of the disk free until `free`."""
+        with self.place.hidden("room").open("wb") as file:
+            file.write(bytes(_ROOM))
+
+    def free(self) -> None:
+        """Free what was reserved."""
+        self.place.hidden("room").unlink(missing_ok=True)
+
+    def swap(self) -> None:
+        """Put what is written into its place."""
+        place, aside = self.place, self.place.hidden("replaced")
+        if os.path.isdir(place.partial) and os.path.lexists(place.path):
+            os.rename(place.path, aside)
+            os.rename(place.partial, place.path)
+        else:
+            os.replace(place.partial, place.path)
+        self._settle()
+
+    @property
+    def final_record(self) -> Path:
+        """Where the record of the whole result waits for `swap`, which moves both."""
+        return final_record(self.place.path)
+
+    def remove(self) -> None:
+        """Delete what is unfinished."""
+        self.free()
+        self.final_record.unlink(missing_ok=True)
+        record_beside(self.place.partial).unlink(missing_ok=True)
+        self._delete(self.place.partial)
+
+    def _settle(self) -> None:
+        place, aside = self.place, self.place.hidden("replaced")
+        self._delete(None)
+        if os.path.lexists(aside):  # killed between two renames
+            if not os.path.lexists(place.path):
+                there = place.partial if os.path.lexists(place.partial) else aside
+                os.rename(there, place.path)
+            self._delete(aside)
+        if not os.path.lexists(place.partial):
+            if os.path.lexists(self.final_record) and os.path.lexists(place.path):
+                os.replace(self.final_record, place.record)
+            record_beside(place.partial).unlink(missing_ok=True)
+
+    def _delete(self, path: Path | None) -> None:
+        """Delete a file or folder: out of sight first, so that no half of it is ever seen."""
+        rubbish = self.place.hidden("rubbish")
+        if os.path.lexists(rubbish):
+            _delete_now(rubbish)
+        if path is not None and os.path.lexists(path):
+            os.rename(path, rubbish)
+            _delete_now(rubbish)
+
+
+def _delete_now(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def size_on_disk(path: Path) -> int:
+    """Return how many bytes a file or folder has, 0 where there is none."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+# -- disks that are full
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether a disk or a quota is full."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, OSError) and error.errno in full
+
+
+@contextlib.contextmanager
+def disk_errors(path: str | Path | None, left: str) -> Iterator[None]:
+    """Turn errors of the disk into `OutputError`; `left` says what they leave behind."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise OutputError(
+                f"The disk that holds {path} is full. Free some space or choose another place. "
+                + left
+            ) from error
+        why = error.strerror or str(error) or type(error).__name__
+        raise OutputError(
+            f"{path} cannot be written ({why}). Check that its folder is there and may be "
+            f"written to. {left}"
+        ) from error
+
+
+def bytes_text(size: float) -> str:
+    """Write a number of bytes for people."""
+    if size < 1000:
+        return f"{size:.0f} bytes"
+    power = min(4, int(math.log(size, 1000)))
+    return f"{size / 1000**power:.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
+
+
+# -- temporary folders
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder for as long as it is used; folders of processes that were killed are removed.
+
+    Yields
+    ------
+    Path
+        An empty folder in the directory of temporary files.
+    """
+    with tempfile.TemporaryDirectory(prefix=_prefix(os.getpid())) as folder:
+        _sweep()
+        yield Path(folder)
+
+
+def _prefix(process: int) -> str:
+    return f"seamscope-{socket.gethostname()}-{process}-"
+
+
+def _sweep() -> None:
+    here = _prefix(0).removesuffix("0-")
+    for folder in Path(tempfile.gettempdir()).glob(f"{here}*"):
+        process = folder.name.removeprefix(here).partition("-")[0]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)  # those of other users stay
+
+
+__all__ = [
+    "Claim",
+    "Place",
+    "bytes_text",
+    "check_places",
+    "current_record",
+    "disk_errors",
+    "final_record",
+    "is_full",
+    "is_zarr_folder",
+    "overlap",
+    "record_beside",
+    "size_on_disk",
+    "temporary_folder",
+    "write_file",
+]

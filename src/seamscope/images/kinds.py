@@ -1,0 +1,481 @@
+"""Kinds of files that results are written to, and what each of them can hold.
+
+Knows TIFF, OME-TIFF, npy, PNG, zarr and OME-Zarr from the writer's side. Does not know where a file
+goes, what may be replaced, or what the numbers mean.
+
+A file says that it is unfinished until `Store.complete`, also where it is copied without its record
+or under another name: zarr in its attributes, TIFF in its tag *Software*, PNG in a comment, npy by
+its first bytes, since it has room for nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seamscope.errors import OutputError
+from seamscope.files import record_beside
+from seamscope.images.dimensions import unit_symbol
+from seamscope.images.records import UNFINISHED, UNFINISHED_NPY, write_record
+
+
+class Store:
+    """Where the pixels of a result are put; this one is an array that the caller owns.
+
+    Attributes
+    ----------
+    array
+        The pixels, in the order of axes that was requested.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def flush(self) -> None:
+        """Bring all pixels to where they last."""
+
+    def save(self, record: Mapping[str, Any]) -> None:
+        """Store the record of an unfinished result."""
+
+    def complete(self, record: Mapping[str, Any], waiting: Path) -> None:
+        """Store the record of a whole result, of a file as `waiting`; the file says that it is."""
+
+    def moved(self, path: Path) -> None:
+        """Follow the result to its final name."""
+
+
+class _ZarrStore(Store):
+    """The record is among the attributes of the array, or of its OME-Zarr group."""
+
+    def __init__(self, node: Any, member: str, order: Sequence[int]) -> None:
+        self._node, self._member, self._order = node, member, order
+        super().__init__(self._array())
+
+    def _array(self) -> Any:
+        stored = self._node[self._member] if self._member else self._node
+        return _in_requested_order(stored, self._order)
+
+    def save(self, record: Mapping[str, Any]) -> None:
+        self._node.attrs["seamscope"] = dict(record)
+
+    def complete(self, record: Mapping[str, Any], waiting: Path) -> None:
+        self.save(record)
+
+    def moved(self, path: Path) -> None:
+        import zarr
+
+        self._node = zarr.open(str(path), mode="r+")
+        self.array = self._array()
+
+
+class _FileStore(Store):
+    """A file, its record beside it."""
+
+    def __init__(self, array: Any, path: Path) -> None:
+        super().__init__(array)
+        self._path = path
+
+    def save(self, record: Mapping[str, Any]) -> None:
+        write_record(record_beside(self._path), record)
+
+    def complete(self, record: Mapping[str, Any], waiting: Path) -> None:
+        write_record(waiting, record)
+        self._seal()
+
+    def _seal(self) -> None:
+        """Make the file say that it is whole."""
+
+
+class _MappedStore(_FileStore):
+    """A file mapped into memory, its axes perhaps in another order than requested."""
+
+    def __init__(self, mapped: np.memmap, order: Sequence[int], path: Path) -> None:
+        super().__init__(_in_requested_order(mapped, order), path)
+        self._mapped, self._order = mapped, order
+        self._stored = (mapped.dtype, mapped.offset, mapped.shape)
+
+    def flush(self) -> None:
+        self._mapped.flush()
+
+    def complete(self, record: Mapping[str, Any], waiting: Path) -> None:
+        super().complete(record, waiting)
+        del self._mapped, self.array  # Windows does not rename files that are mapped
+
+    def moved(self, path: Path) -> None:
+        dtype, offset, shape = self._stored
+        self._mapped = np.memmap(path, dtype, "r+", offset, shape)
+        self.array = _in_requested_order(self._mapped, self._order)
+
+
+class _NpyStore(_MappedStore):
+    def __init__(self, mapped: np.memmap, path: Path) -> None:
+        super().__init__(mapped, range(mapped.ndim), path)
+        self._begin_with(UNFINISHED_NPY)
+
+    def _seal(self) -> None:
+        self._begin_with(np.lib.format.MAGIC_PREFIX)
+
+    def _begin_with(self, magic: bytes) -> None:
+        with self._path.open("r+b") as file:
+            file.write(magic)
+
+
+class _TiffStore(_MappedStore):
+    def _seal(self) -> None:
+        import tifffile
+
+        with tifffile.TiffFile(self._path, mode="r+") as file:
+            file.pages.first.tags["Software"].overwrite("Seamscope")
+
+
+class _PngStore(_FileStore):
+    """Labels in memory until the end, since a PNG can only be written as a whole."""
+
+    def flush(self) -> None:
+        self._write(UNFINISHED)
+
+    def _seal(self) -> None:
+        self._write("Seamscope")
+
+    def _write(self, software: str) -> None:
+        import imagecodecs
+
+        encoded = imagecodecs.png_encode(self.array)
+        text = b"tEXtSoftware\0" + software.encode("latin-1")
+        chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+        header = 33  # signature and IHDR, after which text may stand
+        self._path.write_bytes(encoded[:header] + chunk + encoded[header:])
+
+
+class _Reordered:
+    """An array seen with its axes in another order, for formats that prescribe one."""
+
+    def __init__(self, stored: Any, order: Sequence[int]) -> None:
+        self._stored = stored
+        self._order = tuple(order)  # for each stored axis, which of ours it is
+        self._back = tuple(int(i) for i in np.argsort(self._order))
+        self.shape = tuple(int(stored.shape[i]) for i in self._back)
+        self.dtype = np.dtype(stored.dtype)
+        self.ndim = len(self.shape)
+
+    def __setitem__(self, index: Any, block: np.ndarray) -> None:
+        full = self._full(index)
+        self._stored[tuple(full[i] for i in self._order)] = block.transpose(self._order)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        full = self._full(index)
+        kept = tuple(i if isinstance(i, slice) else slice(i, i + 1) for i in full)
+        block = np.asarray(self._stored[tuple(kept[i] for i in self._order)]).transpose(self._back)
+        return block[tuple(slice(None) if isinstance(i, slice) else 0 for i in full)]
+
+    def _full(self, index: Any) -> tuple[Any, ...]:
+        """Return one entry for each axis, as numpy understands fewer of them or ``...``."""
+        given: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
+        at = given.index(Ellipsis) if Ellipsis in given else len(given)
+        rest = given[at + 1 :]
+        return given[:at] + (slice(None),) * (self.ndim - at - len(rest)) + rest
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[...], dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a result shall be like."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    axes: str
+    scale: tuple[float, ...]
+    units: tuple[str, ...]
+    chunks: tuple[int, ...]
+    name: str
+    metadata: dict[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pixels."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What is stored with an unfinished result."""
+        described = {"axes": self.axes, "scale": list(self.scale), "units": list(self.units)}
+        return {**self.metadata, **described, "finished": False}
+
+    def in_order(self, letters: str) -> tuple[Wanted, tuple[int, ...]]:
+        """Return this with its axes in the order of `letters`, and which axis went where."""
+        order = tuple(self.axes.index(axis) for axis in letters if axis in self.axes)
+        told: dict[str, Any] = {
+            name: tuple(getattr(self, name)[i] for i in order)
+            for name in ("shape", "scale", "units", "chunks")
+        }
+        return replace(self, axes="".join(self.axes[i] for i in order), **told), order
+
+
+def format_of(path: Path) -> Format:
+    """Return the kind of file that a name asks for by its ending.
+
+    Raises
+    ------
+    OutputError
+        When the ending is none of those that are known.
+    """
+    name = path.name.lower()
+    for ending, kind in FORMATS.items():
+        if name.endswith(ending) and len(name) > len(ending):
+            return kind
+    raise OutputError(
+        f"The ending of {path.name!r} does not say what to write: use one of {', '.join(FORMATS)}."
+    )
+
+
+def _anything(wanted: Wanted) -> str | None:
+    return None
+
+
+def _all_bytes(wanted: Wanted) -> int:
+    return wanted.nbytes + 2**20  # and its metadata
+
+
+def _zarr_bytes(wanted: Wanted) -> int:
+    """Estimate: probabilities hardly shrink, labels to a quarter at the very least."""
+    return _all_bytes(wanted) // (1 if wanted.dtype.kind == "f" else 4)
+
+
+def _zarr_array_in(create: Callable[..., Any], wanted: Wanted, **how: Any) -> Any:
+    """Create the array.
+
+    Floats are compressed by blosc, lz4 on shuffled bits: a chunk of probabilities takes 0.4 of the
+    time of zarr's default, which remains for integers since it shrinks labels much further.
+    """
+    from zarr.codecs import BloscCodec
+
+    fast = BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle")
+    return create(
+        shape=wanted.shape,
+        chunks=wanted.chunks,
+        dtype=wanted.dtype,
+        compressors=fast if wanted.dtype.kind == "f" else "auto",
+        dimension_names=list(wanted.axes),
+        **how,
+    )
+
+
+def _ome_zarr_refusal(wanted: Wanted) -> str | None:
+    space = [axis for axis in wanted.axes if axis in "zyx"]
+    if len(space) >= 2:
+        return None
+    return f"OME-Zarr wants two or three axes of space, not {wanted.axes!r}. Use .zarr or .npy."
+
+
+def _in_requested_order(stored: Any, order: Sequence[int]) -> Any:
+    return stored if list(order) == sorted(order) else _Reordered(stored, order)
+
+
+def _ngff(wanted: Wanted) -> dict[str, Any]:
+    """Return metadata of OME-NGFF 0.5, checked by ome-zarr-models."""
+    from ome_zarr_models.v05.axes import Axis
+    from ome_zarr_models.v05.multiscales import Dataset, Multiscale
+
+    types = {"t": "time", "c": "channel"}
+    axes = tuple(
+        Axis(name=a, type=types.get(a, "space"), unit=None if unit in ("", "pixel") else unit)
+        for a, unit in zip(wanted.axes, wanted.units, strict=True)
+    )
+    datasets = (Dataset.build(path="0", scale=wanted.scale, translation=None),)
+    image = Multiscale(axes=axes, datasets=datasets, name=wanted.name)
+    told = {"version": "0.5", "multiscales": [image.model_dump(mode="json", exclude_none=True)]}
+    return told | _omero(wanted)
+
+
+_COLOURS = ("56B4E9", "E69F00", "009E73", "CC79A7", "F0E442", "0072B2", "D55E00", "FFFFFF")
+"""Told apart also by the colour-blind (Okabe and Ito, 2008, with white for black)."""
+
+
+def _omero(wanted: Wanted) -> dict[str, Any]:
+    channels = _channels(wanted)
+    if not channels:
+        return {}
+    top = 1 if wanted.dtype.kind == "f" else int(np.iinfo(wanted.dtype).max)
+    window = {"start": 0, "end": top, "min": 0, "max": top}
+    listed = [
+        {"label": name, "color": colour, "active": True, "window": window}
+        for name, colour in channels
+    ]
+    return {"omero": {"channels": listed}}
+
+
+def _channels(wanted: Wanted) -> list[tuple[str, str]]:
+    """Return name and colour of each channel, as far as the metadata says."""
+    told = wanted.metadata.get("channels")
+    if "c" not in wanted.axes or not isinstance(told, list):
+        return []
+    each = [c if isinstance(c, Mapping) else {"name": c} for c in told]
+    return [
+        (str(c.get("name", i)), str(c.get("color", _COLOURS[i % len(_COLOURS)])).lstrip("#"))
+        for i, c in enumerate(each)
+    ]
+
+
+# tifffile's own limit of a classic TIFF, which is what ImageJ reads
+_CLASSIC_TIFF = 2**32 - 2**25
+_OME_TYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32", "float64")
+_IMAGEJ_TYPES = ("uint8", "uint16", "float32")
+
+
+def _tiff_refusal(wanted: Wanted) -> str | None:
+    if not {"y", "x"} <= set(wanted.axes):
+        return f"TIFF is made of pages with axes y and x, not {wanted.axes!r}. Use .zarr or .npy."
+    if str(wanted.dtype) not in _OME_TYPES:
+        return f"TIFF for microscopy has no {wanted.dtype}. Use .zarr, .npy, or float32 or uint32."
+    return None
+
+
+def _imagej_metadata(wanted: Wanted) -> dict[str, Any]:
+    sizes = dict(zip(wanted.axes, wanted.scale, strict=True))
+    units = {a: unit_symbol(u) for a, u in zip(wanted.axes, wanted.units, strict=True)}
+    told: dict[str, Any] = {"axes": wanted.axes.upper(), "unit": units["x"].replace("\u00b5", "u")}
+    told |= {f"{a}unit": units[a] for a in "yz" if units.get(a, units["x"]) != units["x"]}
+    if "z" in sizes:
+        told["spacing"] = sizes["z"]
+    if "t" in sizes:
+        told |= {"finterval": sizes["t"], "tunit": units["t"] or "s"}
+    return {
+        "imagej": True,
+        "resolution": (1 / sizes["x"], 1 / sizes["y"]),
+        "metadata": told,
+    }
+
+
+def _ome_metadata(wanted: Wanted) -> dict[str, Any]:
+    told: dict[str, Any] = {"axes": wanted.axes.upper(), "Name": wanted.name}
+    for axis, size, unit in zip(wanted.axes, wanted.scale, wanted.units, strict=True):
+        key = {"t": "TimeIncrement", "c": ""}.get(axis, f"PhysicalSize{axis.upper()}")
+        if key and (size != 1 or unit not in ("", "pixel")):
+            told |= {key: size, f"{key}Unit": unit_symbol(unit) or "s"}
+    if names := [name for name, _ in _channels(wanted)]:
+        told["Channel"] = {"Name": names}
+    return {"ome": True, "metadata": told}
+
+
+def _reserve_all(path: Path) -> None:
+    """Take the room of a file that is written through memory.
+
+    Files begin as holes. A disk that fills up under a memory map is a fatal signal and no error,
+    so where the system can (not macOS, not Windows), the disk must promise the bytes beforehand.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise  # those two: the file system cannot promise
+
+
+def _png_refusal(wanted: Wanted) -> str | None:
+    if wanted.axes == "yx" and str(wanted.dtype) in ("uint8", "uint16"):
+        return None
+    return (
+        f"PNG is for labels, 'yx' of uint8 or uint16, not {wanted.axes!r} of {wanted.dtype}. "
+        "Use .tif, .npy or .zarr."
+    )
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file.
+
+    Attributes
+    ----------
+    refusal
+        Why it cannot hold a result, None if it can.
+    room
+        Bytes on disk that it takes.
+    create
+        Makes it under a name.
+    labels_only
+        Whether it holds nothing but labels.
+    """
+
+    refusal: Callable[[Wanted], str | None]
+    room: Callable[[Wanted], int]
+    create: Callable[[Path, Wanted], Store]
+    labels_only: bool = False
+
+
+def _create_zarr(path: Path, wanted: Wanted) -> Store:
+    import zarr
+
+    node = _zarr_array_in(zarr.create_array, wanted, store=str(path), zarr_format=3)
+    return _ZarrStore(node, "", range(len(wanted.axes)))
+
+
+def _create_ome_zarr(path: Path, wanted: Wanted) -> Store:
+    import zarr
+
+    stored, order = wanted.in_order("tczyx")
+    group = zarr.create_group(str(path), zarr_format=3)
+    group.attrs["ome"] = _ngff(stored)
+    _zarr_array_in(group.create_array, stored, name="0")
+    return _ZarrStore(group, "0", order)
+
+
+def _create_tiff(path: Path, wanted: Wanted) -> Store:
+    """Write an ImageJ hyperstack where ImageJ can read the type and size, else OME-TIFF."""
+    fits = str(wanted.dtype) in _IMAGEJ_TYPES and wanted.nbytes < _CLASSIC_TIFF
+    return _map_tiff(path, wanted, _imagej_metadata if fits else _ome_metadata)
+
+
+def _create_ome_tiff(path: Path, wanted: Wanted) -> Store:
+    return _map_tiff(path, wanted, _ome_metadata)
+
+
+def _map_tiff(path: Path, wanted: Wanted, describe: Callable[[Wanted], Any]) -> Store:
+    import tifffile
+
+    stored, order = wanted.in_order("tzcyx")
+    mapped = tifffile.memmap(
+        path,
+        shape=stored.shape,
+        dtype=stored.dtype,
+        photometric="minisblack",
+        byteorder="=",
+        software=UNFINISHED,
+        **describe(stored),
+    )
+    _reserve_all(path)
+    return _TiffStore(mapped, order, path)
+
+
+def _create_npy(path: Path, wanted: Wanted) -> Store:
+    mapped = np.lib.format.open_memmap(path, "w+", wanted.dtype, wanted.shape)
+    _reserve_all(path)
+    return _NpyStore(mapped, path)
+
+
+def _create_png(path: Path, wanted: Wanted) -> Store:
+    return _PngStore(np.zeros(wanted.shape, wanted.dtype), path)
+
+
+FORMATS = {
+    ".ome.zarr": Format(_ome_zarr_refusal, _zarr_bytes, _create_ome_zarr),
+    ".zarr": Format(_anything, _zarr_bytes, _create_zarr),
+    ".ome.tif": Format(_tiff_refusal, _all_bytes, _create_ome_tiff),
+    ".ome.tiff": Format(_tiff_refusal, _all_bytes, _create_ome_tiff),
+    ".tif": Format(_tiff_refusal, _all_bytes, _create_tiff),
+    ".tiff": Format(_tiff_refusal, _all_bytes, _create_tiff),
+    ".npy": Format(_anything, _all_bytes, _create_npy),
+    ".png": Format(_png_refusal, _all_bytes, _create_png, labels_only=True),
+}
+"""Kinds of files by the ending of their name, longer endings first."""
