@@ -502,7 +502,7 @@ BAD = {
     "ending": (["image.tif", UNET, "o.xyz"], "does not say what to write"),
     "place": (["image.tif", UNET, "nowhere/o.zarr"], "no folder nowhere"),
     "floats in a PNG": (["image.tif", UNET, "o.png"], "PNG is for labels"),
-    "onto the image": (["image.tif", UNET, "image.tif", "--overwrite"], "the image that is read"),
+    "onto the image": (["image.tif", UNET, "image.tif", "--overwrite"], "which is read"),
     "no model": (["image.tif", "no.pt", OUT], "no file no.pt"),
     "no demo model": (["image.tif", "demo:nix", OUT], "demo:instancenorm"),
     "cut weights": (["image.tif", UNET.replace("@", "@cut-"), OUT], "cannot be read as a network"),
@@ -549,8 +549,9 @@ def test_a_value_that_is_not_finite_in_the_middle(at_home, tmp_path):
     assert result.exit_code == 1
     assert "y 100, x 50" in error
     assert "--fill-nan" in error
-    assert "marked as unfinished" in kept
-    assert read_record(out)["finished"] is False
+    assert "It is unfinished" in kept
+    assert read_record(f"{out}.partial")["finished"] is False
+    assert not out.exists()
     ok("predict", "nan.tif", UNET, out, "--trust", "--tile", 44, "--fill-nan", 0, "--overwrite")
     mended = np.nan_to_num(tifffile.imread("nan.tif"), nan=0)
     assert_same(zarr.open(str(out), mode="r")[:], untiled(unet(at_home), mended))
@@ -589,7 +590,7 @@ def test_full_disk(at_home, tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert "is full" in error
     assert "Stopped after 5 of" in kept
-    assert read_record(out)["finished"] is False
+    assert read_record(f"{out}.partial")["finished"] is False
 
 
 def test_a_full_disk_at_the_first_tile_leaves_nothing(at_home, tmp_path, monkeypatch):
@@ -668,10 +669,10 @@ def test_interrupt_keeps_whole_tiles_and_marks_them(signals, kept, at_home, tmp_
     assert result.exit_code == 130
     assert signal.getsignal(signal.SIGINT) is before
     assert f"Stopped after {kept} of 9 tiles" in result.stderr
-    assert read_record(tmp_path / "o.zarr")["finished"] is False
+    assert read_record(tmp_path / "o.zarr.partial")["finished"] is False
     ok("predict", "image.tif", "pranks.py:Prank()", tmp_path / "whole.npy", "--trust")
     partial, whole = (
-        zarr.open(str(tmp_path / "o.zarr"), mode="r")[:],
+        zarr.open(str(tmp_path / "o.zarr.partial"), mode="r")[:],
         np.load(tmp_path / "whole.npy"),
     )
     done = partial != 0
@@ -726,7 +727,7 @@ def test_interrupt_from_outside(at_home, tmp_path):
     assert took < 4, "the rest of the tile, and the end of a process; the run itself takes 6 s"
     assert said[-1].startswith("Stopped after")
     assert len(said) == 4, "three phases and the end"
-    assert read_record(tmp_path / "o.zarr")["finished"] is False
+    assert read_record(tmp_path / "o.zarr.partial")["finished"] is False
 
 
 # ------------------------------------------------------------------------------------------ info

@@ -320,7 +320,7 @@ BAD = {
         ["seams", "image.tif", BATCH, "--tile", "44", "--layers", "o.xyz"], "does not say what"),
     "seams, layers onto the image": (
         ["seams", "image.tif", BATCH, "--tile", "44", "--layers", "image.tif", "--overwrite"],
-        "the image that is read"),
+        "which is read"),
     "certify, no store": (
         ["certify", "image.tif", BATCH, "--tile", "44", "--store", "no.zarr"], "no result no.zarr"),
     "sweep, one size": (["sweep", "image.tif", BATCH, "--tiles", "512"], "takes two"),

@@ -24,7 +24,7 @@ import zarr
 from ome_zarr_models.v05 import Image as OmeZarrImage
 
 from seamscope.errors import OutputError, SettingsError
-from seamscope.images import outputs
+from seamscope.files import bytes_text
 from seamscope.images.image import Image, open_image
 from seamscope.images.outputs import Output, create_output
 from seamscope.images.records import read_record
@@ -233,7 +233,8 @@ def test_into_an_array_of_the_users(make: Any) -> None:
 
 def test_chunks_are_those_asked_for(tmp_path: Path) -> None:
     for ending, path in ((".zarr", ""), (".ome.zarr", "/0")):
-        create_output(tmp_path / f"a{ending}", SHAPE, "f4", **CYX, chunks=(3, 16, 99)).close()
+        with create_output(tmp_path / f"a{ending}", SHAPE, "f4", **CYX, chunks=(3, 16, 99)) as out:
+            out.finish()
         assert zarr.open_array(f"{tmp_path}/a{ending}{path}", mode="r").chunks == (3, 16, 50)
 
 
@@ -281,11 +282,11 @@ def test_record_says_whether_it_is_finished(ending: str, tmp_path: Path) -> None
     told: dict[str, Any] = {"model": "demo:batchnorm", "axes": "a name of theirs"}
     with create_output(path, (40, 50), "u1", **YX, metadata=told) as output:
         fill(output, values((40, 50), "uint8"))
-        if ending != ".png":
-            record = read_record(path)
-            assert record is not None
-            assert record["finished"] is False
-            assert record["model"] == "demo:batchnorm"
+        record = read_record(f"{path}.partial")
+        assert record is not None
+        assert record["finished"] is False
+        assert record["model"] == "demo:batchnorm"
+        assert not path.exists()
         figures = {"tile": (np.int64(3), np.float32(0.5)), "mismatch": float("nan"), "at": path}
         output.finish({"figures": figures, "scale": "theirs again"})
     record = read_record(path)
@@ -307,13 +308,37 @@ def test_interrupted_run_leaves_what_it_has(ending: str, tmp_path: Path) -> None
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    there = whole(open_image(path))
+    partial = tmp_path / f"a{ending}.partial"
+    image = open_image(partial)
+    there = whole(image)
     np.testing.assert_array_equal(there[:16], data[:16])
     assert not there[16:].any()
-    record = read_record(path)
+    assert "is unfinished" in image.notes[0]
+    record = read_record(partial)
     assert record is not None
     assert record["finished"] is False
-    assert {p.name for p in tmp_path.iterdir()} <= {path.name, path.name + ".json"}
+    assert {p.name for p in tmp_path.iterdir()} <= {partial.name, partial.name + ".json"}
+
+
+@pytest.mark.parametrize("ending", [*ENDINGS, ".png"])
+def test_a_copy_of_an_unfinished_file_alone_does_not_look_whole(
+    ending: str, tmp_path: Path
+) -> None:
+    """Also under another name and without its record. A whole one has no such note."""
+    data = values((40, 50), "uint8")
+    for name in ("whole", "part"):
+        with create_output(tmp_path / f"{name}{ending}", data.shape, "u1", **YX) as output:
+            fill(output, data)
+            if name == "whole":
+                output.finish()
+    partial, copy = tmp_path / f"part{ending}.partial", tmp_path / f"copy{ending}"
+    (shutil.copytree if partial.is_dir() else shutil.copyfile)(partial, copy)
+    assert any("is unfinished" in note for note in open_image(copy).notes)
+    assert not open_image(tmp_path / f"whole{ending}").notes
+    np.testing.assert_array_equal(whole(open_image(tmp_path / f"whole{ending}")), data)
+    if ending == ".npy":
+        with pytest.raises(ValueError, match="pickle"):
+            np.load(copy)
 
 
 def test_killed_process_leaves_what_it_has(tmp_path: Path) -> None:
@@ -326,10 +351,10 @@ def test_killed_process_leaves_what_it_has(tmp_path: Path) -> None:
             "os.kill(os.getpid(), 9)\n"
         )
         subprocess.run([sys.executable, "-c", script], check=False)
-        record = read_record(tmp_path / f"a{ending}")
+        record = read_record(tmp_path / f"a{ending}.partial")
         assert record is not None
         assert record["finished"] is False
-        assert whole(open_image(tmp_path / f"a{ending}")).sum() == 800
+        assert whole(open_image(tmp_path / f"a{ending}.partial")).sum() == 800
 
 
 @pytest.mark.parametrize("ending", [*ENDINGS, ".png"])
@@ -372,7 +397,7 @@ def test_nothing_is_overwritten_unless_told(ending: str, tmp_path: Path) -> None
         create_output(path, (40, 50), "u1", **YX)
     assert whole(open_image(path)).any()
     with create_output(path, (20, 30), "u1", **YX, overwrite=True) as output:
-        pass
+        output.finish()
     assert open_image(path).shape == (20, 30)
     record = read_record(path)
     assert record is not None
@@ -416,7 +441,7 @@ def test_the_image_itself_is_never_overwritten(ending: str, tmp_path: Path) -> N
         *targets,
         *([path / "inner.zarr", linked / "inner.zarr"] if ending == ".zarr" else []),
     ]:
-        with pytest.raises(OutputError, match="overwrite the image that is read"):
+        with pytest.raises(OutputError, match="which is read"):
             create_output(target, (40, 50), "u1", **YX, overwrite=True, source=image)
     np.testing.assert_array_equal(whole(open_image(path)), values((40, 50), "uint8"))
 
@@ -514,10 +539,16 @@ def test_room_is_checked_first(
     create_output(tmp_path / f"a{ending}", (100, 1000), "f4", **PLAIN).close()
 
 
-def test_room_of_what_is_replaced_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create_output(tmp_path / "a.npy", (1000, 1000), "f4", **PLAIN).close()
+def test_the_old_result_stays_and_its_room_is_not_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_output(tmp_path / "a.npy", (1000, 1000), "f4", **PLAIN).finish()
+    create_output(tmp_path / "b.npy", (1000, 1000), "f4", **PLAIN).close()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 0, 2_000_000))
-    create_output(tmp_path / "a.npy", (1000, 1000), "f4", **PLAIN, overwrite=True).close()
+    with pytest.raises(OutputError, match=r"older result takes 4\.0 MB and stays.*delete it"):
+        create_output(tmp_path / "a.npy", (1000, 1000), "f4", **PLAIN, overwrite=True)
+    # what is unfinished is replaced at once
+    create_output(tmp_path / "b.npy", (1000, 1000), "f4", **PLAIN, overwrite=True).close()
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve")
@@ -525,7 +556,7 @@ def test_room_of_what_is_replaced_counts(tmp_path: Path, monkeypatch: pytest.Mon
 def test_room_is_reserved(ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a hole: a disk that fills up under a memory map would kill the process."""
     create_output(tmp_path / f"a{ending}", (1000, 1000), "u1", **PLAIN).close()
-    assert (tmp_path / f"a{ending}").stat().st_blocks * 512 >= 1_000_000
+    assert (tmp_path / f"a{ending}.partial").stat().st_blocks * 512 >= 1_000_000
 
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -556,11 +587,11 @@ def test_disk_full_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         def __setitem__(self, index: Any, block: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(output, "array", Full())
-    with pytest.raises(OutputError, match=r"a\.zarr is full.*is kept"):
+    monkeypatch.setattr(output._store, "array", Full())
+    with pytest.raises(OutputError, match=r"a\.zarr\.partial is full.*is kept"):
         output.write((slice(16, 32), slice(0, 16)), data[16:32, :16])
     output.close()
-    there = whole(open_image(tmp_path / "a.zarr"))
+    there = whole(open_image(tmp_path / "a.zarr.partial"))
     np.testing.assert_array_equal(there[:16, :16], data[:16, :16])
     assert not there[16:].any()
 
@@ -585,9 +616,9 @@ def test_really_full_disk(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="full"):
             fill(output, noise)
         output.close()
-        there = whole(open_image(disk / "a.zarr"))
+        there = whole(open_image(disk / "a.zarr.partial"))
         np.testing.assert_array_equal(there[:96], noise[:96])
-        assert not list(disk.rglob("*partial*"))
+        assert read_record(disk / "a.zarr.partial")["finished"] is False
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -601,6 +632,7 @@ def test_png_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputError, match=r"full.*Nothing was written"):
         output.finish({})
+    output.discard()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -609,26 +641,27 @@ def test_full_disk_does_not_cost_the_record(
 ) -> None:
     output = create_output(tmp_path / "a.npy", (40, 50), "u1", **PLAIN)
 
-    def full(path: Path, content: str, **how: Any) -> None:
+    def full(path: Path, content: bytes) -> None:
         path.touch()
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(Path, "write_text", full)
+        broken.setattr(Path, "write_bytes", full)
         with pytest.raises(OutputError, match="full"):
             output.finish({"model": "lost"})
-    assert {p.name for p in tmp_path.iterdir()} == {"a.npy", "a.npy.json"}
-    assert read_record(tmp_path / "a.npy") == output.record
-    assert output.record["finished"] is False
+    record = read_record(tmp_path / "a.npy.partial")
+    assert record == output.record
+    assert record["finished"] is False
     output.finish({"model": "kept"})
     assert read_record(tmp_path / "a.npy") == output.record
+    assert {p.name for p in tmp_path.iterdir()} == {"a.npy", "a.npy.json"}
 
 
 def test_folder_that_vanished(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     output = create_output(tmp_path / "gone" / "a.npy", (40, 50), "u1", **PLAIN)
     shutil.rmtree(tmp_path / "gone")
-    with pytest.raises(OutputError, match=r"a\.npy cannot be written .*folder"):
+    with pytest.raises(OutputError, match=r"a\.npy\.partial cannot be written .*folder"):
         output.finish({})
 
 
@@ -644,4 +677,4 @@ def test_too_large_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (4.2e9, "4.2 GB"), (3e15, "3000.0 TB")],
 )
 def test_amounts_are_told_for_people(size: float, told: str) -> None:
-    assert outputs._amount(size) == told
+    assert bytes_text(size) == told

@@ -21,7 +21,7 @@ from seamscope.images.image import open_image
 from seamscope.models.formats import load_model, verify
 from seamscope.models.formats.factories import module_from_text
 from seamscope.planning.plan import resolve
-from seamscope.prediction.run import Finished, LateOutput, Preparing, open_output, predict, run
+from seamscope.prediction.run import Finished, Preparing, open_output, predict, run
 from seamscope.seams.meter import SeamMeter
 from seamscope.settings import Settings
 
@@ -182,10 +182,10 @@ def test_labels_and_what_compares_predictions_leave_it_out(ranged) -> None:
 def test_seams_are_measured_before_and_the_record_tells_the_numbers(ranged) -> None:
     source = open_image(image(seed=9)[0, 0], axes="yx")
     plan = resolve(Settings(tile=24, halo=0, overlap=8, seams="all"), ranged, source)
-    late = LateOutput(lambda: open_output(plan, source, ranged))
-    with late as output:
+    opened = open_output(plan, source, ranged)
+    with opened as output:
         events = list(run(plan, ranged, source, output))
-        record = output().record
+        record = output.record
     before = [e for e in events if isinstance(e, Preparing)]
     assert "whole prediction" in before[-1].what
     end = events[-1]
@@ -203,18 +203,18 @@ def test_seams_are_measured_before_and_the_record_tells_the_numbers(ranged) -> N
 def test_a_cancelled_run_leaves_the_raw_prediction_marked_as_unfinished(ranged, tmp_path) -> None:
     source = open_image(image(seed=9)[0, 0], axes="yx")
     plan = resolve(Settings(tile=24, halo=4), ranged, source)
-    late = LateOutput(lambda: open_output(plan, source, ranged, str(tmp_path / "out.zarr")))
+    opened = open_output(plan, source, ranged, str(tmp_path / "out.zarr"))
     stop = threading.Event()
-    with late as output:
+    with opened as output:
         for event in run(plan, ranged, source, output, cancelled=stop.is_set):
             assert not isinstance(event, Finished)
             if isinstance(event, Preparing) and "whole prediction" in event.what:
                 stop.set()
     assert stop.is_set()
     raw = predict(source, ranged, tile=24, halo=4, postprocess=False)
-    stored = zarr.open_array(str(tmp_path / "out.zarr"))
+    stored = zarr.open_array(str(tmp_path / "out.zarr.partial"))
     assert np.array_equal(stored[:], raw)
-    assert not output().record["finished"]
+    assert not output.record["finished"]
 
 
 def test_predictions_that_are_not_finite_stay_raw_and_that_is_told(tmp_path) -> None:
@@ -223,11 +223,11 @@ def test_predictions_that_are_not_finite_stay_raw_and_that_is_told(tmp_path) -> 
     source = open_image(image(seed=9)[0, 0], axes="yx")
     model.module.state_dict()["last.bias"][0] = np.inf
     plan = resolve(Settings(tile=24, halo=4), model, source)
-    late = LateOutput(lambda: open_output(plan, source, model, str(tmp_path / "out.zarr")))
-    with late as output:
+    opened = open_output(plan, source, model, str(tmp_path / "out.zarr"))
+    with opened as output:
         *_, end = run(plan, model, source, output)
-        assert output().record["finished"]
-        assert output().record["figures"]["postprocessing"] is None
+        assert output.record["finished"]
+        assert output.record["figures"]["postprocessing"] is None
     assert isinstance(end, Finished)
     for words in ("was left out", "the prediction has 5120 value(s) that are not finite", "--raw"):
         assert words in end.warning

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from seamscope.images.outputs import Output
     from seamscope.models.model import Model
     from seamscope.planning.plan import Plan
-    from seamscope.prediction.run import Event, LateOutput
+    from seamscope.prediction.run import Event
 
 
 @command
@@ -158,14 +158,13 @@ class _Run:
 
     def carry_out(self, overwrite: bool, display: Display) -> None:
         """Predict all tiles; Ctrl-C ends it after the tile at hand."""
-        from seamscope.prediction.run import LateOutput, open_output
+        from seamscope.prediction.run import open_output
 
-        def opened() -> Output:
-            return open_output(self.plan, self.image, self.model, self.out, overwrite=overwrite)
-
-        with LateOutput(opened) as output, Interrupts(display) as interrupts:
-            if not overwrite:
-                output()  # what is wrong with the place is told before anything is measured
+        target = (self.plan, self.image, self.model, self.out)
+        with (
+            Interrupts(display) as interrupts,
+            open_output(*target, overwrite=overwrite) as output,
+        ):
             try:
                 self._drain(output, display, interrupts)
             except BaseException:
@@ -173,7 +172,7 @@ class _Run:
                     display.tell(self.outcome())
                 raise
 
-    def _drain(self, output: LateOutput, display: Display, interrupts: Interrupts) -> None:
+    def _drain(self, output: Output, display: Display, interrupts: Interrupts) -> None:
         from seamscope.prediction.run import run
 
         events: Any = run(  # a generator, to be closed
@@ -240,15 +239,10 @@ class _Run:
             return f"{told}\n{measured['sentence']}" if measured else told
         if not self.done:
             return "Stopped before the first tile: nothing was written."
+        kept = f"{self.out}.partial holds what was done so far. It is unfinished."
         if self.done == self.total:
-            return (
-                f"Stopped before its card's postprocessing: {self.out} holds what the network gave "
-                "and is marked as unfinished."
-            )
-        return (
-            f"Stopped after {self.done} of {self.total} tiles: {self.out} holds what was done and "
-            "is marked as unfinished."
-        )
+            return f"Stopped after the last tile, before {self.out} was complete: {kept}"
+        return f"Stopped after {self.done} of {self.total} tiles: {kept}"
 
 
 def _expected(run: _Run) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from seamscope.errors import OutputError
-from seamscope.files import record_beside
+from seamscope.files import record_beside, write_file
 from seamscope.images.dimensions import unit_symbol
 from seamscope.images.records import UNFINISHED, UNFINISHED_NPY, write_record
 
@@ -35,7 +35,11 @@ class Store:
     ----------
     array
         The pixels, in the order of axes that was requested.
+    left
+        What an error of the disk leaves behind, for a person.
     """
+
+    left = "What was written so far is kept, and its record says that it is unfinished."
 
     def __init__(self, array: Any) -> None:
         self.array = array
@@ -140,6 +144,8 @@ class _TiffStore(_MappedStore):
 class _PngStore(_FileStore):
     """Labels in memory until the end, since a PNG can only be written as a whole."""
 
+    left = "Nothing was written."
+
     def flush(self) -> None:
         self._write(UNFINISHED)
 
@@ -153,7 +159,7 @@ class _PngStore(_FileStore):
         text = b"tEXtSoftware\0" + software.encode("latin-1")
         chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
         header = 33  # signature and IHDR, after which text may stand
-        self._path.write_bytes(encoded[:header] + chunk + encoded[header:])
+        write_file(self._path, encoded[:header] + chunk + encoded[header:])
 
 
 class _Reordered:

@@ -99,8 +99,8 @@ class Output:
         """
         self._check_fit(index, block)
         with self._lock, self._disk_errors():
-            self._used = True
             self._store.array[index] = block
+            self._used = True
 
     def finish(self, metadata: Mapping[str, Any] | None = None) -> None:
         """Complete the result, store what is to be known about it, and move it to its place.
@@ -118,9 +118,10 @@ class Output:
         fixed = {name: self.record[name] for name in ("axes", "scale", "units")}
         record = {**self.record, **plain(metadata or {}), **fixed, "finished": True}
         with self._lock, self._disk_errors():
-            self._store.flush()
             if self._claim is not None:
                 self._claim.free()
+            self._store.flush()
+            if self._claim is not None:
                 self._store.complete(record, self._claim.final_record)
                 self._claim.swap()
                 self._store.moved(self._claim.place.path)
@@ -135,11 +136,11 @@ class Output:
         self._open = False
         with self._lock, self._disk_errors():
             try:
-                self._store.flush()
-                self._store.save(self.record)
-            finally:
                 if self._claim is not None:
                     self._claim.free()
+                self._store.flush()
+            finally:
+                if self._claim is not None:
                     self._claim.release()
 
     def discard(self) -> None:
@@ -185,8 +186,7 @@ class Output:
             )
 
     def _disk_errors(self) -> contextlib.AbstractContextManager[None]:
-        left = "What was written so far is kept, and its record says that it is unfinished."
-        return disk_errors(self.partial, left)
+        return disk_errors(self.partial, self._store.left)
 
 
 def create_output(
@@ -262,13 +262,42 @@ def create_output(
     return _into_array(target, wanted, source)
 
 
+def check_target(
+    target: Any, *, overwrite: bool = False, source: Image | None = None, labels: bool = False
+) -> None:
+    """Check what can be known of a target before there is a result for it.
+
+    Parameters
+    ----------
+    target, overwrite, source
+        As for `create_output`.
+    labels
+        Whether the result will be labels.
+
+    Raises
+    ------
+    OutputError
+        When `create_output` would refuse it whatever the result.
+    """
+    if not isinstance(target, str | os.PathLike):
+        return
+    path = Path(target).expanduser()
+    if format_of(path).labels_only and not labels:
+        raise OutputError(f"{path.name} cannot hold probabilities, only labels: use .tif or .zarr.")
+    check_places([_place(path)], _files_of(source), overwrite)
+
+
+def _place(path: Path) -> Place:
+    """Return the place of a result; a link stays a link, and its target is replaced."""
+    return Place(Path(os.path.realpath(path)) if path.is_symlink() else path, result=True)
+
+
 def _create_file(path: Path, wanted: Wanted, overwrite: bool, source: Image | None) -> Output:
     kind = format_of(path)
     reason = kind.refusal(wanted)
     if reason:
         raise OutputError(f"{path.name} cannot hold this result: {reason}")
-    # a link stays a link: its target is replaced
-    place = Place(Path(os.path.realpath(path)) if path.is_symlink() else path, result=True)
+    place = _place(path)
     check_places([place], _files_of(source), overwrite)
     with disk_errors(path, "Nothing was written."):
         claim = Claim(place)

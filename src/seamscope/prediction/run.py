@@ -30,7 +30,7 @@ from torch import nn
 from seamscope.errors import ImageError, ModelError, SeamscopeError
 from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import Intensity
-from seamscope.images.outputs import Output, create_output
+from seamscope.images.outputs import Output, check_target, create_output
 from seamscope.images.postprocessing import change_result, measure_result
 from seamscope.images.preparation import Prepared
 from seamscope.models.formats import load_model
@@ -191,52 +191,16 @@ def predict(
     opened = image if isinstance(image, Image) else open_image(image, axes=axes)
     if axes is not None and opened.axes != axes:
         opened = opened.with_axes(axes)
-    network = load_model(model, trust=trust)
     wanted = dataclasses.replace(settings or Settings(), **asked)
+    labels = wanted.result == "labels"
+    check_target(out, overwrite=overwrite, source=opened, labels=labels)
+    network = load_model(model, trust=trust)
     plan = prepare(wanted, network, opened)
-    late = LateOutput(lambda: open_output(plan, opened, network, out, overwrite=overwrite))
-    with late as output:
-        if not overwrite:
-            output()  # what is wrong with the place is told before anything is measured
+    with open_output(plan, opened, network, out, overwrite=overwrite) as output:
         for event in run(plan, network, opened, output):
             if on_event is not None:
                 on_event(event)
-        return output().array
-
-
-class LateOutput:
-    """An output that is opened when first asked for, and leaves no empty file when a run fails.
-
-    So that replacing an old result can wait for the first tile: what fails earlier costs no file.
-
-    Parameters
-    ----------
-    open
-        Opens the output.
-    """
-
-    def __init__(self, open: Callable[[], Output]) -> None:
-        self._open = open
-        self._output: Output | None = None
-        self.used = False
-
-    def __call__(self) -> Output:
-        """Return the output, opened."""
-        if self._output is None:
-            self._output = self._open()
-        return self._output
-
-    def __enter__(self) -> LateOutput:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._output is None:
-            return
-        if self.used:
-            self._output.close()
-        else:
-            with contextlib.suppress(SeamscopeError):
-                self._output.discard()
+        return output.array
 
 
 def open_output(
@@ -283,7 +247,7 @@ def run(
     plan: Plan,
     model: Model,
     image: Image,
-    output: Output | LateOutput | None,
+    output: Output | None,
     *,
     watchers: Sequence[Watcher] = (),
     meter: MakeMeter = SeamMeter.of,
@@ -298,8 +262,8 @@ def run(
     plan, model, image
         As given to and by `resolve`.
     output
-        Where the result goes, of `Plan.out_shape`; a `LateOutput` is opened before the first tile.
-        None: nothing is stitched, the run is only watched and measured.
+        Where the result goes, of `Plan.out_shape`. None: nothing is stitched, the run is only
+        watched and measured.
     watchers
         Called with each tile's whole prediction ``(plan, frame, tile, (C, *spatial))``, a view
         that is only good during the call.
@@ -327,11 +291,7 @@ def run(
             attempt = yield from _prepared(plan, model, image, intensity)
             if never():
                 return
-            target = output() if isinstance(output, LateOutput) else output
-            for event in attempt.carry_out(target, watchers, meter(plan), first, finishing):
-                if isinstance(output, LateOutput):
-                    output.used |= isinstance(event, TileDone)
-                yield event
+            yield from attempt.carry_out(output, watchers, meter(plan), first, finishing)
             return
         except OutOfMemory as trouble:
             plan, reason = smaller(plan, model, image, trouble)
@@ -632,7 +592,6 @@ def class_numbers(prediction: Array, threshold: float = 0.5) -> npt.NDArray[np.i
 __all__ = [
     "Event",
     "Finished",
-    "LateOutput",
     "Preparing",
     "Reduced",
     "Started",
