@@ -155,7 +155,7 @@ class _PngStore(_FileStore):
     def _write(self, software: str) -> None:
         import imagecodecs
 
-        encoded = imagecodecs.png_encode(self.array)
+        encoded = bytes(imagecodecs.png_encode(self.array))
         text = b"tEXtSoftware\0" + software.encode("latin-1")
         chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
         header = 33  # signature and IHDR, after which text may stand
