@@ -117,7 +117,7 @@ def predicted_by_core(given: dict[Path, dict[str, Any]]) -> dict[str, dict[str, 
         np.savez(folder / "given.npz", **images)
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, *map(str, given)],
-        capture_output=True, text=True, timeout=280, check=False,
+        capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return {folder.name: dict(np.load(folder / "found.npz")) for folder in given}

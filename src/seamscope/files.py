@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import math
 import os
 import shutil
 import socket
@@ -368,14 +367,6 @@ def disk_errors(path: str | Path | None, left: str) -> Iterator[None]:
         ) from error
 
 
-def bytes_text(size: float) -> str:
-    """Write a number of bytes for people."""
-    if size < 1000:
-        return f"{size:.0f} bytes"
-    power = min(4, int(math.log(size, 1000)))
-    return f"{size / 1000**power:.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
-
-
 # -- temporary folders
 
 
@@ -408,7 +399,6 @@ def _sweep() -> None:
 __all__ = [
     "Claim",
     "Place",
-    "bytes_text",
     "check_places",
     "current_record",
     "disk_errors",

@@ -95,7 +95,7 @@ def test_a_network_goes_to_every_format_and_predicts_the_same(tmp_path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "net.zip")],
-        capture_output=True, text=True, timeout=240, check=False,
+        capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert "RESULT passed" in done.stdout, done.stderr[-2000:]
 

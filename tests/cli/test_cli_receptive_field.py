@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import networks
 from seamscope.cli import app
+from seamscope.text import percent_text
 
 runner = CliRunner()
 
@@ -151,9 +152,9 @@ def test_the_page_stands_alone_and_says_what_was_measured(scripts, image, tmp_pa
     for sentence in told["sentences"]:
         assert sentence in shown.text
     for share in ("0.95", "0.99", "0.999"):
-        assert f"{100 * float(share):g} %" in shown.text
+        assert f"{100 * float(share):g}%" in shown.text
         assert all(str(r) in shown.text for r in told["effective"][share])
-    assert f"{100 * told['mass_outside']:.3g} %" in shown.text
+    assert percent_text(told["mass_outside"]) in shown.text
     assert "Pixel 70, 61" in shown.text
     assert re.search(r"stride\s+y x\s+50\s+48 or 52", shown.text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import numpy as np
@@ -24,10 +25,26 @@ class Net(nn.Module):
         self.up = nn.Upsample(scale_factor=2)
         self.last = convolution(4, classes, 3, padding=1)
         self.delay = 0.0
+        self.calls = 0
+        self._held_after: int | None = None
+        self._open = threading.Event()
         self.calls_until_failure = -1
         self.most_tiles = 99
 
+    def hold(self, calls: int) -> None:
+        """Let so many more calls pass; the next one waits for `release`."""
+        self._open.clear()
+        self._held_after = self.calls + calls
+
+    def release(self) -> None:
+        """Let all calls pass."""
+        self._held_after = None
+        self._open.set()
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self._held_after is not None and self.calls > self._held_after:
+            self._open.wait()
         time.sleep(self.delay)
         if self.delay:
             x.flatten()[0].item()  # who reads numbers is run for every tile, also when freezing
@@ -59,6 +76,7 @@ def measured(**arguments) -> Model:
 def at_rest() -> None:
     """Forget delays and failures that a test has set on shared networks."""
     for model in _SHARED:
+        model.module.release()
         model.module.delay, model.module.calls_until_failure = 0.0, -1
         model.module.most_tiles = 99
 

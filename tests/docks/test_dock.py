@@ -6,7 +6,6 @@ import itertools
 import json
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -374,15 +373,14 @@ def test_ten_thousand_tiles_follow_the_slider(qtbot, viewer, dock):
     viewer.add_image(np.zeros((2000, 2000), np.uint8), contrast_limits=(0, 255))
     load(qtbot, dock, SINGLE)
     dock.halo.set_value(6)
-    seconds = []
-    for size in (32, 30, 28, 30, 32):
-        start = time.perf_counter()
+    for size in (32, 30, 28):
         dock.tile.rows[0].number.setValue(size)
-        seconds.append(time.perf_counter() - start)
         assert dock.plan.tiles >= 10_000
+        shapes = dock.tiles.layer.data
         assert len(edges(dock.tiles.layer, 0)[1]) > 100
-    print(f"preview of {dock.plan.tiles} tiles: {1000 * min(seconds):.0f} ms")
-    assert min(seconds) < 0.3
+        # lines through the whole grid, not a rectangle for each tile
+        assert len(shapes) <= 6
+        assert sum(map(len, shapes)) < 20 * sum(dock.plan.grid.shape)
 
 
 def test_costs_are_told_in_plain_numbers(qtbot, viewer, dock):
@@ -393,7 +391,7 @@ def test_costs_are_told_in_plain_numbers(qtbot, viewer, dock):
     text = dock.cost.text()
     read = sum(40 * 40 for _ in dock.plan.grid)
     assert f"<b>{len(list(dock.plan.grid))}</b>" in text
-    assert f"{100 * (read / 100**2 - 1):.0f} % redundant" in text
+    assert f"{100 * (read / 100**2 - 1):.0f}% redundant" in text
     assert "on cpu" in text  # the time, after a trial
     assert "period 2" in text
     assert "all measured" in text
@@ -420,14 +418,16 @@ def test_cancel_ends_within_a_tile_and_leaves_what_is_done(qtbot, viewer, dock):
     viewer.add_image(image)
     load(qtbot, dock, CLASSES)
     dock.tile.set_value(32)
-    CLASSES.module.delay = 0.1
+    qtbot.waitUntil(lambda: dock.settled, timeout=PATIENCE)
+    CLASSES.module.hold(6)
     begin(qtbot, dock)
     assert not dock.panel.run.isEnabled()
     assert dock.panel.cancel.isVisible()
-    start = time.perf_counter()
     press(qtbot, dock.panel.cancel)
+    before = CLASSES.module.calls
+    CLASSES.module.release()
     qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
-    assert time.perf_counter() - start < 2
+    assert CLASSES.module.calls <= before + 1  # the tile that was under way ends, none begins
     assert dock.panel.run.isEnabled()
     assert not dock.panel.cancel.isVisible()
     assert not dock.panel.bar.isVisible()
@@ -436,7 +436,6 @@ def test_cancel_ends_within_a_tile_and_leaves_what_is_done(qtbot, viewer, dock):
     result = dock.results.array
     there = result.sum(0) > 0
     assert 0 < there.mean() < 0.9
-    CLASSES.module.delay = 0
     np.testing.assert_allclose(result[:, there], whole(CLASSES, image)[:, there], atol=1e-6)
     record = dock.results.layers[0].metadata["seamscope"]
     assert record["finished"] is False

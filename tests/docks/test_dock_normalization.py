@@ -283,7 +283,7 @@ def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatc
     assert f"of {dock.plan.tiles} tiles" in own.job.text.text()
     done = own.job.bar.value()
     qtbot.mouseClick(own.job.cancel, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: not own.busy, timeout=1000)
+    qtbot.waitUntil(lambda: not own.busy, timeout=PATIENCE)
     assert done < dock.plan.tiles / 2
     assert "Stopped" in own.problem
     assert own.bench.session.fixed is None
@@ -710,7 +710,7 @@ def test_comparing_blends_is_cancelled_or_fails_in_one_sentence(qtbot, viewer, d
     assert "stitched results" in own.job.text.text()
     assert "left" in own.job.text.text()
     qtbot.mouseClick(own.job.cancel, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: not own.busy, timeout=2000)
+    qtbot.waitUntil(lambda: not own.busy, timeout=PATIENCE)
     assert own.problem == "Stopped: nothing new is known."
     assert page.found is None
 

@@ -25,6 +25,7 @@ from seamscope.docks.session import Session
 from seamscope.planning.plan import Layout
 from seamscope.seams.heatmaps import SeamPicture, pyramid
 from seamscope.seams.meter import HaloRay
+from seamscope.text import percent_text
 
 CLASSES = measured()
 INSTANCE = measured(norm=True)
@@ -478,7 +479,7 @@ def test_causes_and_certificate(qtbot, viewer, docks):
     for finding in told["diagnosis"]["findings"]:
         if finding["share"] > 0:
             assert finding["remedy"] in text
-            assert f"<b>{finding['cause']}</b>: {round(100 * finding['share'])} %" in text
+            assert f"<b>{finding['cause']}</b>: {percent_text(finding['share'])}" in text
     press(qtbot, seams.certify)
     qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
     certificate = dock.results.layers[0].metadata["seamscope"]["certificate"]

@@ -22,6 +22,7 @@ from seamscope.images.preparation import Binarized
 from seamscope.models.model import as_model
 from seamscope.prediction.measure_seams import measure_seams
 from seamscope.seams.views import look_at
+from seamscope.text import figure_text, percent_text
 
 SETTINGS = {"tile": 80, "normalize": "none"}
 
@@ -161,12 +162,12 @@ def test_causes_are_told_before_and_after(compared) -> None:
     assert found.why_before.verdict == "tile statistics"
     assert found.why_before.share("tile statistics") > 0.9
     assert found.why_after.verdict == "seamless"
-    share = f"{found.why_before.share('tile statistics'):.0%}"
+    share = percent_text(found.why_before.share("tile statistics"))
     assert f"Explained before by tile statistics {share}" in " ".join(found.sentences())
     rows = {name: both for name, *both in found.rows()}
     assert rows["Verdict"] == ["tile statistics", "seamless"]
     assert rows["Smallest seamless halo"] == ["none", str(found.after.smallest_seamless)]
-    assert rows["Largest distance"][0] == f"{found.before.measures.max_dist:.2g}"
+    assert rows["Largest distance"][0] == figure_text(found.before.measures.max_dist)
     assert [rows[f"Dice to truth, {name}"][1] for name in found.classes] == [
         f"{value:.3f}" for value in found.dice_after
     ]

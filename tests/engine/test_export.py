@@ -164,7 +164,7 @@ def test_bioimageio_core_accepts_packages_and_predicts_the_same(tmp_path) -> Non
     paths = [str(tmp_path / f"{kind}.zip") for kind in kinds]
     done = subprocess.run(
         [sys.executable, "-c", program, *paths],
-        capture_output=True, text=True, timeout=240, check=False,
+        capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     assert len(lines) == len(paths), done.stderr[-2000:]

@@ -216,7 +216,7 @@ def test_bioimageio_core_agrees_with_these_packages(tmp_path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program, *paths],
-        capture_output=True, text=True, timeout=240, check=False,
+        capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     assert len(lines) == 2, done.stderr[-2000:]

@@ -162,7 +162,7 @@ def commanded(model, folder, *more: str) -> str:
     asked += ["--axes", "yx", "--tile", "24", "--halo", "4", "--trust", "--overwrite"]
     done = subprocess.run(
         [sys.executable, "-m", "seamscope", *asked],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return " ".join(done.stderr.split())

@@ -32,13 +32,13 @@ from seamscope.reports.page import (
     Text,
     Verdict,
     drawn_here,
-    figure_text,
     name_text,
     page,
 )
 from seamscope.reports.seam_page import _lines, seam_page, sweep_page
 from seamscope.seams.views import look_at
 from seamscope.settings import Settings
+from seamscope.text import figure_text
 
 MATH = "out $x^ \\frac$"  # what matplotlib would take for a formula, and fail
 HOSTILE = "</title><script>alert(1)</script>&\"' $x^ \\frac ${} {{7*7}} \x1b\x00 \ud800 日本 é"
@@ -289,8 +289,8 @@ def test_all_parts_in_order():
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0, "0"), (0.0123456, "0.0123"), (1.2345e-6, "1.23e-06"), (123456.7, "1.23e+05"),
-        (float("nan"), "–"), (None, "–"), (float("inf"), "inf"), (1, "1"), (-0.5, "-0.5"),
+        (0, "0"), (0.0123456, "0.0123"), (1.2345e-6, "1.23e-06"), (123456.7, "123457"),
+        (float("nan"), "–"), (None, "–"), (float("inf"), "∞"), (1, "1"), (-0.5, "-0.5"),
     ],
 )  # fmt: skip
 def test_numbers_for_people(value, text):

@@ -18,7 +18,7 @@ import seamscope.compare.tile_content
 import seamscope.compare.tile_sizes
 from seamscope import open_image, predict
 from seamscope.compare.tile_content import content
-from seamscope.compare.tile_sizes import bootstrap, sweep
+from seamscope.compare.tile_sizes import sweep
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.ground_truth import classes_of, truth_for
 from seamscope.images.postprocessing import Postprocessing
@@ -349,42 +349,6 @@ def test_json_is_plain(found):
         "Labels 0 to 1 are the channels channel 0, channel 1, in this order. "
         "A pixel is predicted as the class of its largest channel."
     )
-
-
-# --------------------------------------------------------------------------------------- bootstrap
-
-
-def test_band_of_a_mean_has_the_known_width():
-    blocks = np.random.default_rng(0).normal(3, 2, size=(900, 2))
-    low, high = bootstrap(blocks, lambda sums: sums / 900, seed=1)
-    expected = 2 * 1.96 * blocks.std(0) / 30
-    np.testing.assert_allclose(high - low, expected, rtol=0.08)
-
-
-def test_band_covers_the_truth_as_often_as_it_says():
-    """A Dice of sums, over many images of independent blocks whose expected Dice is known."""
-    rng = np.random.default_rng(7)
-    inside = 0
-    for trial in range(400):
-        right = rng.gamma(4.0, 1.0, size=64)
-        wrong = rng.gamma(2.0, 1.0, size=64)  # each counts once in either
-        terms = np.stack([right, right + wrong, right + wrong], -1)
-        low, high = bootstrap(terms, seamscope.compare.tile_sizes._dice, seed=trial, resamples=200)
-        inside += low <= 4 / (4 + 2) <= high
-    # 95% asked; the percentile bootstrap of 64 blocks is known to fall one or two short
-    assert 0.90 <= inside / 400 <= 0.98
-
-
-def test_band_is_the_same_for_the_same_seed():
-    blocks = np.random.default_rng(0).random((64, 3))
-    one, two, other = (bootstrap(blocks, lambda sums: sums, seed=s)[0] for s in (1, 1, 2))
-    np.testing.assert_array_equal(one, two)
-    assert np.abs(one - other).max() > 0
-
-
-def test_a_single_block_has_no_band():
-    low, high = bootstrap(np.ones((1, 2)), lambda sums: sums)
-    assert np.isnan([*low, *high]).all()
 
 
 # ------------------------------------------------------------------------------------------ labels

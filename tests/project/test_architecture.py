@@ -17,7 +17,10 @@ PACKAGE = Path(seamscope.__file__).parent
 ROOMS = (
     "errors",
     "work",
+    "text",
     "files",
+    "dice",
+    "bootstrap",
     "cache",
     "plain",
     "tiling",

@@ -14,7 +14,7 @@ def test_a_short_training_tells_all_figures() -> None:
         [sys.executable, EXAMPLE, "--steps", "6", "--size", "160"],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     rows = {line[:24].strip(): line[24:].split() for line in done.stdout.splitlines()[1:]}

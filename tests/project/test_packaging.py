@@ -90,7 +90,7 @@ class Environment:
             env={k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL"))},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=900,
         )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,32 +117,6 @@ def write_text(option: str, path: Path, text: str) -> None:
 
 
 # -- values for people
-
-
-def amount(size: float) -> str:
-    """Write a number of bytes, as in ``1.5 GB``."""
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-def shape_text(shape: Sequence[int], axes: str | None = None) -> str:
-    """Write a shape, as in ``4 x 512 x 512 (cyx)``."""
-    text = " x ".join(map(str, shape))
-    return f"{text} ({axes})" if axes else text
-
-
-def same_text(values: Sequence[Any]) -> str:
-    """Write one value for all axes where they are the same, else a shape."""
-    return str(values[0]) if len(set(values)) == 1 else shape_text(values)
-
-
-def sides_text(sides: Sequence[Sequence[int]]) -> str:
-    """Write a halo, as in ``46`` or ``44/46,46``."""
-    each = [str(a) if a == b else f"{a}/{b}" for a, b in sides]
-    return each[0] if len(set(each)) == 1 else ",".join(each)
 
 
 def columns(rows: Iterable[tuple[str, str]]) -> str:

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from seamscope.cli.answer import Answer, amount
+from seamscope.cli.answer import Answer
 from seamscope.cli.command import command
 from seamscope.cli.options import Debug, Json
+from seamscope.text import bytes_text
 
 
 @command
@@ -36,11 +37,11 @@ def cache(
         return
     entries = kept.entries()
     rows = [
-        f"{_date(each.saved)}  {each.kind:<12}{amount(each.bytes):>10}  {each.key}"
+        f"{_date(each.saved)}  {each.kind:<12}{bytes_text(each.bytes):>10}  {each.key}"
         + ("" if each.current else "  (of another version)")
         for each in entries
     ]
-    size = amount(sum(each.bytes for each in entries))
+    size = bytes_text(sum(each.bytes for each in entries))
     rows.append(f"{len(entries)} kept measurements, {size} in {folder}.")
     answer.write({"folder": str(folder), "entries": [vars(e) for e in entries]}, "\n".join(rows))
 

@@ -12,10 +12,11 @@ from typing import Annotated
 import typer
 
 from seamscope import __version__
-from seamscope.cli.answer import Answer, columns, shape_text
+from seamscope.cli.answer import Answer, columns
 from seamscope.cli.command import command
 from seamscope.cli.options import Debug, Json, ModelName, ModelOptions, Quiet, option
 from seamscope.cli.progress import open_display
+from seamscope.text import shape_text
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seamscope import __version__
-from seamscope.cli.answer import Answer, amount, columns, same_text, shape_text
+from seamscope.cli.answer import Answer, columns
 from seamscope.cli.command import ExitCode, command
 from seamscope.cli.options import Debug, Json, ModelName, ModelOptions
 from seamscope.cli.progress import open_display
 from seamscope.errors import SettingsError
+from seamscope.text import axes_text, bytes_text, shape_text
 
 if TYPE_CHECKING:
     from seamscope.images.image import Image
@@ -145,7 +146,7 @@ def _card_lines(told: Mapping[str, Any]) -> Iterator[str]:
     """What the model's own card says, where it is wrong, and what else should be known."""
     declared = told["declared"]
     if declared and declared["halo"] and not told["disagreements"]:
-        halo = same_text(declared["halo"])
+        halo = axes_text(declared["halo"])
         yield f"{declared['by']} asks for halo {halo}, which agrees with what was measured."
     yield from told["disagreements"]
     yield from told["notes"]
@@ -203,15 +204,15 @@ def _large_image(channels: int, spatial_axes: int) -> Image:
 def _facts_text(told: Mapping[str, Any], model: Model) -> str:
     fixed = [size for size in told["tile_fixed"] if size]
     sizes = f"only {shape_text(told['tile_fixed'])}" if fixed else (
-        f"multiples of {same_text(told['tile_step'])}"
-        + (f" plus {same_text(told['tile_offset'])}" if any(told["tile_offset"]) else "")
+        f"multiples of {axes_text(told['tile_step'])}"
+        + (f" plus {axes_text(told['tile_offset'])}" if any(told["tile_offset"]) else "")
     )  # fmt: skip
     rows = [
         ("channels", ", ".join(told["channels"])),
         ("intensities", _intensities(told)),
         *([("afterwards", str(told["afterwards"]))] if told["afterwards"] else []),
         ("tile sizes", sizes),
-        ("memory", f"about {amount(told['bytes_per_pixel'])} for each pixel of a tile"),
+        ("memory", f"about {bytes_text(told['bytes_per_pixel'])} for each pixel of a tile"),
         ("weights", f"{told['parameters']:,} parameters, fingerprint {told['fingerprint']}"),
     ]
     if model.statistics is not None:
@@ -229,6 +230,6 @@ def _facts_text(told: Mapping[str, Any], model: Model) -> str:
 def _tiles_text(tiles: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"{'tile':<20}{'memory':<12}computed for each pixel kept"]
     for each in tiles:
-        size = amount(each["bytes"])
+        size = bytes_text(each["bytes"])
         lines.append(f"{shape_text(each['tile']):<20}{size:<12}{each['redundancy']:.2f}")
     return "\n".join(lines)

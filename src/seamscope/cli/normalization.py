@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import Answer, place, shape_text, write_text
+from seamscope.cli.answer import Answer, place, write_text
 from seamscope.cli.command import ExitCode, command, say
 from seamscope.cli.options import (
     ComputationOptions,
@@ -35,6 +35,7 @@ from seamscope.cli.options import (
 from seamscope.cli.progress import open_display
 from seamscope.cli.work import Work, long_work
 from seamscope.errors import SettingsError
+from seamscope.text import shape_text
 
 if TYPE_CHECKING:
     from seamscope.compare.before_after import BeforeAfter

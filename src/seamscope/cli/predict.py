@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seamscope import __version__
-from seamscope.cli.answer import Answer, amount, columns, shape_text, sides_text
+from seamscope.cli.answer import Answer, columns
 from seamscope.cli.command import ExitCode, command, first_line, say
 from seamscope.cli.options import (
     Blend,
@@ -33,10 +33,11 @@ from seamscope.cli.options import (
     setting,
     settings_of,
 )
-from seamscope.cli.progress import Display, duration, open_display
+from seamscope.cli.progress import Display, open_display
 from seamscope.cli.work import Interrupts
 from seamscope.errors import SeamscopeError
 from seamscope.settings import WORDS
+from seamscope.text import bytes_text, duration_text, halo_text, shape_text
 
 if TYPE_CHECKING:
     from seamscope.images.image import Image
@@ -233,7 +234,7 @@ class _Run:
         if self.finished:
             told = (
                 f"{self.out}: {shape_text(self.plan.out_shape, self.plan.out_axes)}, {self.total} "
-                f"tile{'s' * (self.total != 1)} in {duration(self.figures['seconds'])}."
+                f"tile{'s' * (self.total != 1)} in {duration_text(self.figures['seconds'])}."
             )
             measured = self.figures.get("seams")
             return f"{told}\n{measured['sentence']}" if measured else told
@@ -263,20 +264,20 @@ def _plan_text(run: _Run, figures: Mapping[str, Any]) -> str:
     size = math.prod(plan.out_shape) * plan.out_dtype.itemsize
     counts = shape_text(plan.grid.shape)
     frames = f" in each of {plan.frames} frames" if plan.frames > 1 else ""
-    halo = "" if len(plan.grid) == 1 else f", halo {sides_text(plan.grid.halo)}, {settings.blend}"
+    halo = "" if len(plan.grid) == 1 else f", halo {halo_text(plan.grid.halo)}, {settings.blend}"
     rows = [
         ("image", f"{run.image.name}, {shape_text(plan.image_shape, plan.layout.axes)}"),
         ("model", f"{run.model.name}: {plan.facts}"),
         ("result", f"{run.out}, {shape_text(plan.out_shape, plan.out_axes)}, {plan.out_dtype}, "
-                   f"{amount(size)} uncompressed"),
+                   f"{bytes_text(size)} uncompressed"),
         ("tile", f"{shape_text(plan.grid.tile_shape)}, stride {shape_text(plan.grid.stride)}"
                  f"{halo}"),
         ("tiles", f"{plan.tiles}{frames} (whole grid {counts})"),
         ("computed", f"{plan.redundancy:.2f} pixels for each one kept"),
         ("intensities", settings.normalize),
         ("device", f"{settings.device}, {settings.precision}, batch {settings.batch}"),
-        ("memory", f"about {amount(plan.bytes_per_tile)} for a forward pass"),
+        ("memory", f"about {bytes_text(plan.bytes_per_tile)} for a forward pass"),
         ("time", f"unknown, one tile failed: {figures['failure']}" if seconds is None
-                 else f"about {duration(seconds)} or less, judged by one tile"),
+                 else f"about {duration_text(seconds)} or less, judged by one tile"),
     ]  # fmt: skip
     return columns(rows)

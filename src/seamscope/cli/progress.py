@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Self
 
 import typer
 
+from seamscope.text import duration_text
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -154,22 +156,13 @@ def told(event: TileDone) -> str:
     """Tiles, rate and time left in a few words."""
     rate = event.done / max(event.seconds, 1e-9)
     speed = f"{rate:.1f} tiles/s" if rate >= 1 else f"{1 / rate:.1f} s/tile"
-    return f"{event.done} of {event.total} tiles, {speed}, {duration(event.seconds_left)} left"
+    return f"{event.done} of {event.total} tiles, {speed}, {duration_text(event.seconds_left)} left"
 
 
 def counted(done: int, total: int, seconds: float) -> str:
     """Parts done since so many seconds, and time left, in a few words."""
-    left = f", {duration(seconds / done * (total - done))} left" if done else ""
+    left = f", {duration_text(seconds / done * (total - done))} left" if done else ""
     return f"{done} of {total}{left}"
 
 
-def duration(seconds: float) -> str:
-    """Write a time for people, as in ``8.1 s``, ``2:05 min``, ``1:02:05 h``."""
-    if seconds < 59.5:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
-
-
-__all__ = ["Display", "counted", "duration", "open_display", "told"]
+__all__ = ["Display", "counted", "open_display", "told"]

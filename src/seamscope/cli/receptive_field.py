@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import Answer, columns, place, same_text, sides_text, write_text
+from seamscope.cli.answer import Answer, columns, place, write_text
 from seamscope.cli.command import command
 from seamscope.cli.options import (
     Debug,
@@ -29,6 +29,7 @@ from seamscope.cli.options import (
 )
 from seamscope.cli.progress import open_display
 from seamscope.cli.work import long_work
+from seamscope.text import axes_text, halo_text, percent_text
 
 if TYPE_CHECKING:
     from seamscope.receptive_field.fields import ReceptiveField
@@ -164,16 +165,16 @@ def receptive_field(
 def _rows(found: ReceptiveField) -> Iterator[tuple[str, str]]:
     yield "network", str(found.facts)
     if found.theoretical is not None:
-        yield "field", f"{sides_text(found.theoretical)} at the worst phase"
+        yield "field", f"{halo_text(found.theoretical)} at the worst phase"
     elif found.convolutional is not None:
-        yield "field", f"the whole tile; convolutions {sides_text(found.convolutional)}"
+        yield "field", f"the whole tile; convolutions {halo_text(found.convolutional)}"
     else:
         yield "field", "the whole tile"
     if found.halo is not None:
-        yield "halo", sides_text(found.halo)
+        yield "halo", halo_text(found.halo)
     if found.effective is not None:
         shown = found.effective.map
         for share in (0.95, 0.99, 0.999):
-            yield f"{100 * share:g}% within", same_text(shown.radius(share))
+            yield f"{100 * share:g}% within", axes_text(shown.radius(share))
     if found.mass_outside is not None:
-        yield "beyond", f"{100 * found.mass_outside:.3g}% of the gradient"
+        yield "beyond", f"{percent_text(found.mass_outside)} of the gradient"

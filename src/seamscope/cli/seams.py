@@ -13,15 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seamscope import __version__
-from seamscope.cli.answer import (
-    Answer,
-    columns,
-    place,
-    same_text,
-    shape_text,
-    sides_text,
-    write_text,
-)
+from seamscope.cli.answer import Answer, columns, place, write_text
 from seamscope.cli.command import command
 from seamscope.cli.options import (
     ComputationOptions,
@@ -42,6 +34,7 @@ from seamscope.cli.options import (
 )
 from seamscope.cli.progress import open_display
 from seamscope.cli.work import Work, long_work
+from seamscope.text import axes_text, halo_text, shape_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -327,7 +320,7 @@ def _conclusion(diagnosis: Diagnosis) -> str:
 def _rows(report: SeamReport) -> Iterator[tuple[str, str]]:
     grid, measures = report.plan.grid, report.measures
     yield "tile", f"{shape_text(grid.tile_shape)}, stride {shape_text(grid.stride)}"
-    yield "halo", f"{sides_text(grid.halo)}, overlap {shape_text(grid.overlap)}"
+    yield "halo", f"{halo_text(grid.halo)}, overlap {shape_text(grid.overlap)}"
     part = "" if report.complete else f", {report.measured} measured"
     yield "tiles", f"{report.tiles}, overlaps {report.overlaps}{part}"
     if not report.measured:
@@ -339,7 +332,7 @@ def _rows(report: SeamReport) -> Iterator[tuple[str, str]]:
         label = f"mismatch of {name}" if len(report.channels) > 1 else "tile mismatch"
         yield label, f"{soft:.3g}"
     found = report.smallest_seamless_halo
-    yield "seamless here from", "no halo" if found is None else f"halo {same_text(found)}"
+    yield "seamless here from", "no halo" if found is None else f"halo {axes_text(found)}"
 
 
 def _worst(report: SeamReport) -> str:

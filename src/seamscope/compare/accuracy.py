@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.compare.tile_content import tile_name
 from seamscope.errors import SettingsError
 from seamscope.images.ground_truth import Mask, Truth, truth_for
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import class_numbers
 from seamscope.settings import Settings
+from seamscope.text import axes_text
 
 Array = npt.NDArray[Any]
 
@@ -49,8 +49,8 @@ def labels_for(plan: Plan, model: Model, labels: Any, foreground: int | None = N
     expected = plan.grid.output_shape
     if truth.shape != expected:
         raise SettingsError(
-            f"The labels {truth.labels.name} are {tile_name(truth.shape)} pixels and the "
-            f"prediction is {tile_name(expected)}: give labels of the same image at the same size."
+            f"The labels {truth.labels.name} are {axes_text(truth.shape)} pixels and the "
+            f"prediction is {axes_text(expected)}: give labels of the same image at the same size."
         )
     return truth
 

@@ -25,9 +25,10 @@ from seamscope.compare.accuracy import (
     labels_for,
     predicted_classes,
 )
+from seamscope.dice import dice
 from seamscope.explain.causes import diagnose
 from seamscope.explain.feature_statistics import opened_as
-from seamscope.explain.findings import Diagnosis, numbers, short
+from seamscope.explain.findings import Diagnosis
 from seamscope.images.ground_truth import Truth
 from seamscope.images.image import Image
 from seamscope.models.model import Model
@@ -39,6 +40,7 @@ from seamscope.prediction.measure_seams import measure_seams
 from seamscope.prediction.run import Event, TileDone
 from seamscope.seams.report import SeamReport
 from seamscope.settings import Settings
+from seamscope.text import axes_text, figure_text, percent_text
 from seamscope.tiling import Slices, Tile
 
 Array = npt.NDArray[Any]
@@ -96,11 +98,11 @@ class BeforeAfter:
         """Measures side by side: what, before, after."""
         one, other = self.before.measures, self.after.measures
         told = [
-            ("Largest distance", short(one.max_dist), short(other.max_dist)),
-            ("Mean distance", short(one.mean_dist), short(other.mean_dist)),
+            ("Largest distance", figure_text(one.max_dist), figure_text(other.max_dist)),
+            ("Mean distance", figure_text(one.mean_dist), figure_text(other.mean_dist)),
         ]
         for name, a, b in zip(self.before.channels, one.soft, other.soft, strict=False):
-            told.append((f"Tile mismatch, {name}", short(a), short(b)))
+            told.append((f"Tile mismatch, {name}", figure_text(a), figure_text(b)))
         halos = _seamless_from(self.before), _seamless_from(self.after)
         told.append(("Smallest seamless halo", *halos))
         if self.why_before is not None and self.why_after is not None:
@@ -156,12 +158,14 @@ class BeforeAfter:
 
 def _seamless_from(report: SeamReport) -> str:
     found = report.smallest_seamless_halo
-    return "none" if found is None else numbers(found)
+    return "none" if found is None else axes_text(found)
 
 
 def causes_text(diagnosis: Diagnosis) -> str:
     """Name the causes that act, with their shares, largest first; the verdict where none does."""
-    acting = [f"{one.cause} {one.share:.0%}" for one in diagnosis.findings if one.share >= 0.005]
+    acting = [
+        f"{one.cause} {percent_text(one.share)}" for one in diagnosis.findings if one.share >= 0.005
+    ]
     return ", ".join(acting) or diagnosis.verdict
 
 
@@ -346,5 +350,4 @@ class _DiceCounter:
         self.low, self.high = min(self.low, float(own.min())), max(self.high, float(own.max()))
 
     def dice(self) -> tuple[float, ...]:
-        both, either = self._sums
-        return tuple(float(2 * b / e) if e else 1.0 for b, e in zip(both, either, strict=True))
+        return tuple(map(float, dice(*self._sums, absent=1.0)))

@@ -60,6 +60,7 @@ from seamscope.seams.meter import TOLERANCE, plain
 from seamscope.seams.opinions import Opinions
 from seamscope.settings import Blend, Settings
 from seamscope.stitching import BLENDS, canvas
+from seamscope.text import shape_text
 from seamscope.tiling import AxisTiling, TileGrid
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -327,7 +328,7 @@ def _plan(wanted: Settings, model: Model, image: Image) -> Plan:
     wanted = wanted.but(blend=blend, result="probabilities", seams="none")
     plan = prepare(with_room(wanted, model), model, image)
     if plan.tiles < 2:
-        shape = " x ".join(map(str, plan.grid.tile_shape))
+        shape = shape_text(plan.grid.tile_shape)
         raise SettingsError(
             f"A tile of {shape} holds all that is wanted of the image: there are no seams to "
             "compare. Give a smaller tile (--tile)."
@@ -389,7 +390,7 @@ def _predict(plan: Plan, model: Model, image: Image, kept: Opinions, steps: _Ste
         raise InterruptedError("comparing blends was cancelled")
     if kept.plan.grid != plan.grid:
         raise SettingsError(
-            f"Memory ran out with tiles of {' x '.join(map(str, plan.grid.tile_shape))}: ask for "
+            f"Memory ran out with tiles of {shape_text(plan.grid.tile_shape)}: ask for "
             "smaller tiles, or a smaller batch."
         )
 

@@ -36,6 +36,7 @@ from seamscope.planning.reading import whole_image_intensity
 from seamscope.prediction.run import Finished, Reduced, TileDone, open_output, run
 from seamscope.seams.meter import TOLERANCE, Spread, check_tolerance
 from seamscope.settings import Settings
+from seamscope.text import percent_text, shape_text
 from seamscope.tiling import Lattice, Sides
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -123,9 +124,7 @@ class Certificate:
         where = "the whole image" if self.covered == 1 else f"{len(self.crops)} crop"
         if self.covered < 1:
             where += "s" * (len(self.crops) > 1)
-            where += (
-                f" of {' x '.join(map(str, max(sizes)))} ({100 * self.covered:.2g} % of the image)"
-            )
+            where += f" of {shape_text(max(sizes))} ({percent_text(self.covered)} of the image)"
         verdict = "passes" if self.passed else "FAILS"
         if all(crop.tiles == 1 for crop in self.crops):
             return f"One tile covers {where}: there is no border to certify."
@@ -420,8 +419,8 @@ def _largest_pixels(plan: Plan, subject: Subject, memory: int | None) -> int:
         if len(plan.grid) == 1:
             return math.prod(plan.grid.image_shape)
         raise SettingsError(
-            f"This network takes tiles of {_times(plan.grid.tile_shape)} only, so that there is no "
-            "untiled prediction to compare with: load it in a format that keeps sizes free."
+            f"This network takes tiles of {shape_text(plan.grid.tile_shape)} only, so that there "
+            "is no untiled prediction to compare with: load it in a format that keeps sizes free."
         )
     tile = plan.grid.tile_shape
     half = tuple(axis.size_at_least(n // 2) for axis, n in zip(lattice, tile, strict=True))
@@ -448,8 +447,8 @@ def _crops(plan: Plan, most: int, points: Sequence[Sequence[float]], count: int)
     tile = tuple(axis.kept for axis in plan.grid.axes)
     if all(n <= t for n, t in zip(shape, tile, strict=True)):
         raise SettingsError(
-            f"Memory allows an untiled prediction of {_times(shape)} pixels, which is no more than "
-            f"one tile of {_times(tile)}: allow more memory, or certify smaller tiles."
+            f"Memory allows an untiled prediction of {shape_text(shape)} pixels, which is no more "
+            f"than one tile of {shape_text(tile)}: allow more memory, or certify smaller tiles."
         )
     steps = [lattice.pitch for lattice in plan.facts.lattice]
     room = [(n - s) // p for n, s, p in zip(sizes, shape, steps, strict=True)]
@@ -476,9 +475,10 @@ def _check_statistics(model: Model, places: Sequence[Box], plan: Plan) -> None:
     local = model.statistics is not None and not model.statistics.uniform
     if local and part != sizes:
         raise SettingsError(
-            f"Memory allows an untiled prediction of {_times(part)} of {_times(sizes)} pixels, and "
-            "a crop would get other statistics than its place has, since the network's are local: "
-            "allow more memory (the whole image is compared then), or freeze exact statistics."
+            f"Memory allows an untiled prediction of {shape_text(part)} of {shape_text(sizes)} "
+            "pixels, and a crop would get other statistics than its place has, since the network's "
+            "are local: allow more memory (the whole image is compared then), or freeze exact "
+            "statistics."
         )
 
 
@@ -517,10 +517,6 @@ def _covered(crops: Sequence[Crop], sizes: Sequence[int]) -> float:
         )
         mask[tuple(part)] = True
     return float(mask.mean())
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
 
 
 __all__ = ["Certificate", "Crop", "certify", "record_to_certify", "store_certificate"]

@@ -19,17 +19,13 @@ from seamscope.errors import SettingsError
 from seamscope.images.ground_truth import Truth, classes_of
 from seamscope.images.image import Image, open_image
 from seamscope.seams.meter import plain
+from seamscope.text import axes_text
 from seamscope.tiling import AXIS_NAMES, Slices, per_axis
 
 Array: TypeAlias = npt.NDArray[Any]
 
 _LEVELS = (0, 5, 25, 50, 75, 95, 100)
 _AT_ONCE = 1 << 20  # pixels that are looked at together
-
-
-def tile_name(tile: Sequence[int]) -> str:
-    """Write a tile's size, as in ``64`` or ``32 x 128 x 128``."""
-    return str(tile[0]) if len(set(tile)) == 1 else " x ".join(map(str, tile))
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Content:
     @property
     def names(self) -> tuple[str, ...]:
         """What to call each size."""
-        return tuple(tile_name(tile) for tile in self.tiles)
+        return tuple(axes_text(tile) for tile in self.tiles)
 
     @property
     def spread(self) -> Array:
@@ -196,7 +192,7 @@ def _tile_sizes(
         given: Any = size if isinstance(size, int) else tuple(size)
         tile = per_axis(given, len(shape), "tile")
         if min(tile) < 1:
-            raise SettingsError(f"Tile {tile_name(tile)}: give sizes of 1 pixel or more.")
+            raise SettingsError(f"Tile {axes_text(tile)}: give sizes of 1 pixel or more.")
         found.add(tuple(map(min, tile, shape)))
     if not found:
         raise SettingsError("No tile sizes: give one or more, as in 64,128,256.")
@@ -340,4 +336,4 @@ def _axes_of(image: Image, spatial: str) -> str:
     return letters
 
 
-__all__ = ["Content", "content", "tile_name"]
+__all__ = ["Content", "content"]

@@ -43,13 +43,14 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from seamscope.bootstrap import bootstrap
 from seamscope.compare.accuracy import (
     Classified,
     classified_by,
     labels_for,
     predicted_classes,
 )
-from seamscope.compare.tile_content import tile_name
+from seamscope.dice import dice, probabilities, ratio
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.ground_truth import Truth
 from seamscope.images.image import Image, open_image
@@ -62,13 +63,13 @@ from seamscope.planning.thumbnails import image_under
 from seamscope.prediction.run import Finished, Reduced, TileDone, open_output, run
 from seamscope.seams.meter import ABSENT, TOLERANCE, plain
 from seamscope.settings import Settings
+from seamscope.text import axes_text, bytes_text
 from seamscope.tiling import Slices, per_axis
 
 Array: TypeAlias = npt.NDArray[Any]
 Progress: TypeAlias = Callable[[int, int], None]
 Cancelled: TypeAlias = Callable[[], bool]
 
-_RESAMPLES = 1000
 _BLOCKS = {1: 64, 2: 8, 3: 4}  # along each axis
 _PICTURE = 256  # pixels of the side of what is shown
 _AT_ONCE = 1 << 25  # bytes of predictions that are compared at a time
@@ -176,7 +177,7 @@ class Sweep:
     @property
     def names(self) -> tuple[str, ...]:
         """What to call each prediction."""
-        sizes = [tile_name(tile) for tile in self.tiles]
+        sizes = [axes_text(tile) for tile in self.tiles]
         return (*sizes[:-1], "untiled") if self.untiled else tuple(sizes)
 
     @property
@@ -404,8 +405,8 @@ def _untiled(wanted: Settings, other: Plan, model: Model, image: Image) -> Plan 
         return "The network takes tiles of one size alone: there is no untiled prediction."
     if plan.bytes_per_tile > (plan.settings.memory or 0):
         return (
-            f"The untiled prediction needs about {plan.bytes_per_tile / 1e9:.1f} GB and "
-            f"{(plan.settings.memory or 0) / 1e9:.1f} GB may be used: it is left out, and "
+            f"The untiled prediction needs about {bytes_text(plan.bytes_per_tile)} and "
+            f"{bytes_text(plan.settings.memory or 0)} may be used: it is left out, and "
             "predictions are compared with the one of the largest tiles."
         )
     return plan
@@ -466,7 +467,7 @@ def _predict(
                     steps.one()
                 case Reduced() if event.plan.grid.tile_shape != plan.grid.tile_shape:
                     raise SettingsError(
-                        f"Memory ran out with tiles of {tile_name(plan.grid.tile_shape)}: leave "
+                        f"Memory ran out with tiles of {axes_text(plan.grid.tile_shape)}: leave "
                         "that size out, or lower the batch."
                     )
                 case Finished():
@@ -497,7 +498,7 @@ class _Comparison:
     def __init__(self, plans: Sequence[Plan], truth: Truth | None) -> None:
         plan, sizes = plans[0], len(plans)
         self._plan = plan
-        self._names = [tile_name(each.grid.tile_shape) for each in plans]
+        self._names = [axes_text(each.grid.tile_shape) for each in plans]
         self._sizes = sizes
         self._truth = truth
         self._channels = plan.facts.out_channels
@@ -548,7 +549,7 @@ class _Comparison:
     ) -> None:
         classes = self._classes(predicted)  # before they are made more precise than results are
         values = predicted.astype(np.float64)
-        shares = _shares(values) if logits else values
+        shares = probabilities(values, axis=1) if logits else values
         low, high = self.range
         self.range = min(low, float(values.min())), max(high, float(values.max()))
         self._pixels[unit] += values.shape[-1]
@@ -630,7 +631,7 @@ class _Comparison:
         product, one, two = np.moveaxis(sums, -1, 0)
         # drawn images have about as many pixels as the image
         absent = 2 * ABSENT**2 * self._pixels.sum()
-        return _one_minus_dice(product, one + two, absent)
+        return _mismatch(product, one + two, absent)
 
     def _dice(self, chosen: list[int], seed: int) -> Estimate:
         predicted = np.diagonal(self._hard, axis1=-2, axis2=-1)[:, chosen].transpose(0, 2, 1)
@@ -638,7 +639,7 @@ class _Comparison:
         return self._estimate(np.stack([self._right, predicted, true], -1), _dice, seed)
 
     def _estimate(self, terms: Array, statistic: Callable[[Array], Array], seed: int) -> Estimate:
-        low, high = bootstrap(terms, statistic, seed)
+        low, high = bootstrap(len(terms), _of_sums(terms, statistic), seed=seed)
         return Estimate(statistic(terms.sum(0)), low, high)
 
     def pictures(self, image: Image, arrays: Sequence[Any]) -> Pictures:
@@ -697,31 +698,32 @@ def _are_logits(array: Any) -> bool:
     return False
 
 
-def _shares(logits: Array) -> Array:
-    """Probabilities ``(S, C, pixels)``: softmax, for a single channel sigmoid."""
-    if logits.shape[1] == 1:
-        odds: Array = np.exp(np.clip(logits, -60, 60))
-        return np.asarray(odds / (1 + odds))
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(powers / powers.sum(1, keepdims=True))
-
-
 def _gram(values: Array) -> Array:
     """Sums over pixels of products of all pairs ``(S, C, pixels)``: ``(C, S, S)``."""
     by_channel = values.transpose(1, 0, 2)
     return np.asarray(by_channel @ by_channel.transpose(0, 2, 1))
 
 
-def _one_minus_dice(product: Array, squares: Array, absent: float) -> Array:
-    seen = squares > absent
-    mismatch: Array = np.where(seen, 1 - 2 * product / np.where(seen, squares, 1), 0.0)
-    return np.maximum(mismatch, 0)
+def _mismatch(product: Array, squares: Array, absent: float) -> Array:
+    """``1 - Dice``; 0 where a class is in neither prediction."""
+    return np.maximum(ratio(squares - 2 * product, squares, least=absent, absent=0.0), 0)
+
+
+def _of_sums(terms: Array, statistic: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Make a statistic of the sums of ``(blocks, ...)`` one of how often each block is drawn."""
+    return lambda times: statistic(np.tensordot(times.astype(np.float64), terms, 1))
+
+
+def _dice(sums: Array) -> Array:
+    """Dice of sums (..., pixels right, predicted, true); NaN where there are neither."""
+    right, predicted, true = np.moveaxis(sums, -1, 0)
+    return dice(right, predicted + true)
 
 
 def _all_pairs(gram: Array, absent: float) -> Array:
     """Mismatch ``(S, S, C)`` of Gram matrices ``(C, S, S)``."""
     own = np.diagonal(gram, axis1=-2, axis2=-1)
-    pairs = _one_minus_dice(gram, own[:, :, None] + own[:, None, :], absent)
+    pairs = _mismatch(gram, own[:, :, None] + own[:, None, :], absent)
     return pairs.transpose(1, 2, 0)
 
 
@@ -730,53 +732,4 @@ def _both_ways(upper: Array) -> Array:
     return whole
 
 
-def _dice(sums: Array) -> Array:
-    """Dice of sums (..., pixels right, predicted, true); NaN where there are neither."""
-    right, predicted, true = np.moveaxis(sums, -1, 0)
-    both = predicted + true
-    dice: Array = np.where(both > 0, 2 * right / np.where(both > 0, both, 1), np.nan)
-    return dice
-
-
-def bootstrap(
-    terms: Array, statistic: Callable[[Array], Array], seed: int = 0, resamples: int = _RESAMPLES
-) -> tuple[Array, Array]:
-    """Confidence band of a statistic of sums over blocks.
-
-    Parameters
-    ----------
-    terms
-        ``(blocks, ...)``: what each block adds to the sums.
-    statistic
-        Makes values of sums; it must accept further axes in front.
-    seed
-        Of the draws.
-    resamples
-        Number of images that are drawn.
-
-    Returns
-    -------
-    low, high
-        2.5th and 97.5th percentile of the statistic over drawn images; NaN for a single block.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> draws = np.random.default_rng(1).normal(5, 2, size=400)
-    >>> low, high = bootstrap(draws, lambda sums: sums / 400)
-    >>> bool(low < 5 < high), round(float(high - low), 1)  # 2 * 1.96 * 2 / sqrt(400) = 0.4
-    (True, 0.4)
-    """
-    blocks = terms.shape[0]
-    if blocks < 2:
-        nothing = np.full(np.shape(statistic(terms.sum(0))), np.nan)
-        return nothing, nothing
-    draws = np.random.default_rng(seed).multinomial(blocks, [1 / blocks] * blocks, resamples)
-    values = statistic(np.tensordot(draws.astype(np.float64), terms, 1))
-    unknown = np.isnan(values).all(0)
-    values = np.where(unknown, 0.0, values)
-    low, high = np.nanpercentile(values, [2.5, 97.5], axis=0)
-    return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
-
-
-__all__ = ["Estimate", "Pictures", "Sweep", "bootstrap", "sweep"]
+__all__ = ["Estimate", "Pictures", "Sweep", "sweep"]

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from seamscope.dice import dice
+from seamscope.text import shape_text
+
 _MODEL, _IMAGE, _TILE = "demo:batchnorm", "tissue2d", 256
 _FIGURES = ("tiles", "redundancy", "seconds", "tiles_per_second", "network", "device")
 _PATIENCE = 600.0  # seconds
@@ -112,7 +115,7 @@ def _predict(viewer: Any, dock: Any, seams: Any, screenshot: Path | None) -> dic
     plan, run = record["plan"], record["figures"]
     figures: dict[str, Any] = {
         "model": record["model"]["spec"],
-        "tile": " x ".join(map(str, plan["tile"])),
+        "tile": shape_text(plan["tile"]),
         "halo": plan["halo"][0][0],
         **{name: run[name] for name in _FIGURES},
     }
@@ -125,10 +128,14 @@ def _dice(probabilities: Any) -> dict[str, float]:
     from seamscope.demo import CHANNEL_NAMES, sample_image
 
     found, true = np.asarray(probabilities).argmax(0), sample_image(_IMAGE)[1]
+    classes = np.arange(len(CHANNEL_NAMES)).reshape(-1, *[1] * found.ndim)
+    one, two = (labels == classes for labels in (found, true))
+    space = tuple(range(1, one.ndim))
+    each = dice((one & two).sum(space), one.sum(space) + two.sum(space))
     return {
-        f"dice_{name}": round(2 * float(((found == i) & (true == i)).sum()) / float(sizes), 3)
-        for i, name in enumerate(CHANNEL_NAMES)
-        if (sizes := (found == i).sum() + (true == i).sum())
+        f"dice_{name}": round(float(value), 3)
+        for name, value in zip(CHANNEL_NAMES, each, strict=True)
+        if not np.isnan(value)
     }
 
 

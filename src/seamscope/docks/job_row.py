@@ -15,6 +15,7 @@ from seamscope.docks.job import Job, Outcome, Step
 from seamscope.docks.looks import duration, plain, text_label
 from seamscope.docks.sentences import sentence
 from seamscope.prediction.run import Preparing, TileDone
+from seamscope.text import duration_text, percent_text
 
 
 class JobRow(QWidget):
@@ -112,7 +113,7 @@ class JobRow(QWidget):
     def _hear(self, messages: Sequence[Any]) -> None:
         last = messages[-1]
         if isinstance(last, TileDone):
-            left = f", {duration(last.seconds_left)} left" if last.done > 1 else ""
+            left = f", {duration_text(last.seconds_left)} left" if last.done > 1 else ""
             self._show(last.done, last.total, f"tiles{left}")
         elif isinstance(last, Step):
             left = "" if last.seconds_left is None else f", {duration(last.seconds_left)} left"
@@ -123,7 +124,7 @@ class JobRow(QWidget):
         elif isinstance(last, Preparing):
             self._say(f"{last.what[:1].upper()}{last.what[1:]} …")
         elif isinstance(last, float):
-            self._say(f"Measuring the whole image's intensities: {last:.0%}")
+            self._say(f"Measuring the whole image's intensities: {percent_text(last)}")
 
     def _show(self, done: int, total: int, what: str, bound: str = "") -> None:
         self.bar.setRange(0, total)

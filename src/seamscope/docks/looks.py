@@ -6,16 +6,16 @@ Knows rich text and units. Does not know what is being told.
 from __future__ import annotations
 
 import html
-import math
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QSizePolicy, QWidget
 
 from seamscope.docks.evidence import Evidence
 from seamscope.planning.plan import Plan
+from seamscope.text import axes_text, bytes_text, duration_text, halo_text, shape_text
 
 Kind = Literal["good", "warning", "error"]
 
@@ -87,14 +87,15 @@ def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
     each = f", {plan.tiles} for each of {plan.frames} images" if plan.frames > 1 else ""
     rows = [
         ("Tiles", f"<b>{count:,}</b>{each}"),
-        ("Tile", f"{times(grid.tile_shape)} px"),
-        ("Core", f"{times(grid.stride)} px"),
+        ("Tile", f"{shape_text(grid.tile_shape)} px"),
+        ("Core", f"{shape_text(grid.stride)} px"),
         (
             "Overlap",
-            f"{_short(grid.overlap)} px, halo {_halo(plan)}, period {_short(plan.facts.period)}",
+            f"{axes_text(grid.overlap)} px, halo {halo_text(plan.grid.halo)}, period "
+            f"{axes_text(plan.facts.period)}",
         ),
-        ("Computed", f"{100 * (plan.redundancy - 1):.0f} % redundant pixels"),
-        ("Memory", f"about {amount(plan.bytes_per_tile)} for each {_batch(plan)}"),
+        ("Computed", f"{100 * (plan.redundancy - 1):.0f}% redundant pixels"),
+        ("Memory", f"about {bytes_text(plan.bytes_per_tile)} for each {_batch(plan)}"),
         ("Seams", _seams(plan)),
         ("Time", _expected(plan, seconds, timing)),
     ]
@@ -115,58 +116,15 @@ def _seams(plan: Plan) -> str:
     if plan.tiles == 1:
         return "none: one tile"
     if plan.settings.seams == "all":
-        return f"all measured, {amount(Evidence.bytes_of(plan))} kept"
+        return f"all measured, {bytes_text(Evidence.bytes_of(plan))} kept"
     return {"sample": "a sample is measured", "none": "not measured"}[plan.settings.seams]
 
 
 def _expected(plan: Plan, seconds: float | None, timing: bool) -> str:
     if seconds is not None:
         about = "" if seconds < 1 else "about "
-        return f"{about}{duration(seconds)} on {plan.settings.device}"
+        return f"{about}{duration_text(seconds)} on {plan.settings.device}"
     return "timing one tile …" if timing else "known after one tile"
-
-
-def _halo(plan: Plan) -> str:
-    sides = [str(a) if a == b else f"{a}/{b}" for a, b in plan.grid.halo]
-    return _short(sides)
-
-
-def _short(values: Sequence[Any]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else times(values)
-
-
-def times(values: Sequence[Any]) -> str:
-    """Sizes along the axes: 256 × 320."""
-    return " × ".join(map(str, values))
-
-
-def amount(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people, no more exact than an estimate can be."""
-    if seconds < 1:
-        return "less than a second"
-    if seconds < 90:
-        return f"{math.ceil(seconds):.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def figure(value: float) -> str:
-    """A measured number, two digits of it; exact zeros are told apart."""
-    if value == 0:
-        return "0"
-    if not math.isfinite(value):
-        return "∞" if value > 0 else "–"
-    return f"{value:.2g}"
 
 
 def colored(text: str, color: str) -> str:

@@ -39,7 +39,7 @@ import numpy as np
 from torch import nn
 
 from seamscope.errors import ImageError, SettingsError
-from seamscope.explain.findings import Diagnosis, Finding, Verdict, halo_text, numbers
+from seamscope.explain.findings import Diagnosis, Finding, Verdict
 from seamscope.explain.inquiry import Inquiry
 from seamscope.explain.pipelines import Pipeline, Step, subject_of_pipeline, subject_of_plan
 from seamscope.explain.tile_sample import PlacedAxis, comparable, shared
@@ -51,6 +51,7 @@ from seamscope.planning.plan import Plan, resolve
 from seamscope.planning.reading import whole_image_intensity
 from seamscope.seams.meter import TOLERANCE, check_tolerance
 from seamscope.settings import Settings
+from seamscope.text import axes_text, halo_text, shape_text
 from seamscope.tiling import (
     PerAxis,
     Sides,
@@ -364,18 +365,18 @@ def _with_what_was_examined(found: Diagnosis, asked: TileGrid, grid: TileGrid) -
 
 def _setting(grid: TileGrid) -> str:
     return (
-        f"tile {numbers(grid.tile_shape)}, overlap {numbers(grid.overlap)} and halo "
+        f"tile {axes_text(grid.tile_shape)}, overlap {axes_text(grid.overlap)} and halo "
         f"{halo_text(grid.halo)}"
     )
 
 
 def _only_touching(grid: TileGrid, period: tuple[int, ...]) -> Diagnosis:
-    least = numbers([axis.tile + axis.lattice.pitch for axis in grid.axes])
+    least = axes_text([axis.tile + axis.lattice.pitch for axis in grid.axes])
     return Diagnosis(
         verdict="not compared",
         explanation=(
-            f"Tiles of {numbers(grid.tile_shape)} only touch: the network's period is "
-            f"{numbers(period)}, so that no two different tiles share a pixel, and there is "
+            f"Tiles of {axes_text(grid.tile_shape)} only touch: the network's period is "
+            f"{axes_text(period)}, so that no two different tiles share a pixel, and there is "
             f"nothing to compare. Use larger tiles, of {least} or more, in an image larger "
             "than they are."
         ),
@@ -388,7 +389,7 @@ def _only_touching(grid: TileGrid, period: tuple[int, ...]) -> Diagnosis:
 
 
 def _one_tile(grid: TileGrid, period: tuple[int, ...]) -> Diagnosis:
-    size = " x ".join(map(str, grid.image_shape))
+    size = shape_text(grid.image_shape)
     return Diagnosis(
         verdict="seamless",
         explanation=(

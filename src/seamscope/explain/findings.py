@@ -7,7 +7,7 @@ Knows verdicts and findings. Does not know how either is come by (see
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -138,20 +138,3 @@ class Diagnosis:
         for name in ("halo", "suggested_halo", "halo_here"):
             told[name] = told[name] and [list(sides) for sides in told[name]]
         return told
-
-
-def short(value: float) -> str:
-    """Write a number for people."""
-    return f"{value:.2g}" if value else "0"
-
-
-def numbers(values: Sequence[int]) -> str:
-    """Write one number for each axis; once where all are equal."""
-    return str(values[0]) if len(set(values)) == 1 else " x ".join(map(str, values))
-
-
-def halo_text(sides: Sequence[Sides]) -> str:
-    """Write a halo: one number where all sides are equal."""
-    if all(a == b for a, b in sides):
-        return numbers([a for a, _ in sides])
-    return " x ".join(f"{a}/{b}" for a, b in sides)

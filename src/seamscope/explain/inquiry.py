@@ -14,20 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from seamscope.explain.experiments import Bench, Cause, Disagreement, Removed
-from seamscope.explain.findings import (
-    Diagnosis,
-    Finding,
-    HaloIs,
-    Verdict,
-    halo_text,
-    numbers,
-    short,
-)
+from seamscope.explain.findings import Diagnosis, Finding, HaloIs, Verdict
 from seamscope.explain.pipelines import Box, Subject
 from seamscope.explain.tile_sample import deeper, sample_of
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import as_labels
 from seamscope.seams.meter import TOLERANCE, SeamCurve
+from seamscope.text import axes_text, figure_text, halo_text, percent_text
 from seamscope.tiling import Sides, Tile, TileGrid
 
 # A cause below this part of the disagreement is none; one above names it; a halo is suggested
@@ -249,8 +242,8 @@ class Inquiry:
             alone = self._alone(cause).mean
             if not share and self._alone(cause).largest > bench.tolerance:
                 hidden = (
-                    f"Alone this would make {short(alone)}; next to the other causes it makes no "
-                    "difference to remove it"
+                    f"Alone this would make {figure_text(alone)}; next to the other causes it "
+                    "makes no difference to remove it"
                 )
                 return alone, hidden, ""
         tell = {
@@ -272,7 +265,7 @@ class Inquiry:
         if share and not self._subject.preprocesses:
             return (
                 "The prediction stays the same when a tile is made brighter: the code "
-                f"normalizes each tile by itself, which makes {short(alone)}, together "
+                f"normalizes each tile by itself, which makes {figure_text(alone)}, together "
                 "with all else that looks at the whole tile",
                 remedy,
             )
@@ -285,13 +278,13 @@ class Inquiry:
             )
         return (
             "With an identity network neighbouring tiles already differ: by up to "
-            f"{short(apart)} in the network's input, whose standard deviation is {short(spread)}. "
-            f"This alone makes {short(alone)} in the prediction",
+            f"{figure_text(apart)} in the network's input, whose standard deviation is "
+            f"{figure_text(spread)}. This alone makes {figure_text(alone)} in the prediction",
             remedy,
         )
 
     def _misaligned(self, share: float, alone: float) -> tuple[str, str]:
-        period = numbers([axis.pitch for axis in self._subject.lattice])
+        period = axes_text([axis.pitch for axis in self._subject.lattice])
         if not share:
             what = f"Tile starts lie on the network's grid of {period}"
             if "misaligned" in self._removable:
@@ -299,13 +292,13 @@ class Inquiry:
             shift = tuple(axis.pitch // 2 for axis in self._subject.lattice)
             cost = self.bench.shifted_apart(shift) if any(shift) else None
             if cost is not None:
-                what += f"; {numbers(shift)} pixels off it would make {short(cost)}"
+                what += f"; {axes_text(shift)} pixels off it would make {figure_text(cost)}"
             return what, ""
         off = sorted(set(itertools.chain(*self.bench.remainders())))
         return (
             f"Tiles start {', '.join(map(str, off))} pixels off the network's grid of {period}, so "
-            f"that strides and poolings fall differently: this alone makes {short(alone)}, at any "
-            "halo",
+            f"that strides and poolings fall differently: this alone makes {figure_text(alone)}, "
+            "at any halo",
             f"Let tiles start on multiples of {period}; continue the image at its end instead of "
             "moving the last tile back",
         )
@@ -327,15 +320,15 @@ class Inquiry:
         now = self.bench.disagreement().mean
         return (
             f"{layers} statistics: with the same statistics for all tiles the difference goes from "
-            f"{short(now)} to {short(fixed)}; by themselves they make {short(alone)}, which no "
-            "halo removes",
+            f"{figure_text(now)} to {figure_text(fixed)}; by themselves they make "
+            f"{figure_text(alone)}, which no halo removes",
             "Fix the statistics (repair), or use a network with batch normalization or none; "
             "larger tiles make it fainter",
         )
 
     def _edges(self, share: float, alone: float) -> tuple[str, str]:
         start = self._curves["as it is"]
-        at_0 = f"{short(start.mean_dist[0])} without a halo" if start.halo.size else "0"
+        at_0 = f"{figure_text(start.mean_dist[0])} without a halo" if start.halo.size else "0"
         used = halo_text(self.bench.grid.halo)
         reach = self._subject.reach
         sees = "the whole tile" if reach is None else f"{halo_text(reach)} pixels around each pixel"
@@ -347,7 +340,7 @@ class Inquiry:
             )
         what = (
             f"At halo {used} the network misses context near tiles' borders (it sees {sees}): "
-            f"this alone makes {short(alone)}; neighbours differ by {at_0}"
+            f"this alone makes {figure_text(alone)}; neighbours differ by {at_0}"
         )
         if reach is None:
             curve = self._curves["edge effects alone"]
@@ -357,7 +350,7 @@ class Inquiry:
         lattices = self._subject.lattice
         needed = [a.smallest_tile(sides) for a, sides in zip(lattices, reach, strict=True)]
         if any(n > t for n, t in zip(needed, self.bench.grid.tile_shape, strict=True)):
-            remedy += f", with tiles of {numbers(needed)} or more"
+            remedy += f", with tiles of {axes_text(needed)} or more"
         if self._here is not None and self._here != reach:
             remedy += f" (on the borders examined {halo_text(self._here)} is enough)"
         return what, remedy
@@ -381,7 +374,7 @@ class Inquiry:
             remedy = f"Fix the means it takes of the tile (repair). Or: {remedy.lower()}"
         return (
             f"{what[0].upper()}{what[1:]} depends on the whole tile: with {same}"
-            f"all context it still makes {short(alone)}, at any halo",
+            f"all context it still makes {figure_text(alone)}, at any halo",
             f"No halo removes it. {remedy}",
         )
 
@@ -391,19 +384,19 @@ class Inquiry:
                 threshold = self._plan.settings.threshold
                 part = self.bench.classes_apart(lambda y: as_labels(y, threshold))
                 return (
-                    f"Classes are decided pixel by pixel: {short(100 * part)} % of the pixels "
-                    "get another one in the neighbouring tile",
+                    f"Classes are decided pixel by pixel: {percent_text(part)} of the "
+                    "pixels get another one in the neighbouring tile",
                     "",
                 )
             return "There is none", ""
         before = self._curves["as it is"]
         at = min(before.ray.largest_within(self.bench.grid.halo), before.halo.size - 1)
-        raw = f"before it the predictions differ by {short(before.mean_dist[at])}"
+        raw = f"before it the predictions differ by {figure_text(before.mean_dist[at])}"
         if not share:
             return f"Postprocessing two neighbours as one image changes nothing; {raw}", ""
         return (
-            f"Postprocessing each tile by itself makes {short(alone)} alone; {raw}, after it by "
-            f"{short(self.bench.disagreement().mean)}",
+            f"Postprocessing each tile by itself makes {figure_text(alone)} alone; {raw}, after it "
+            f"by {figure_text(self.bench.disagreement().mean)}",
             "Stitch the predictions first and postprocess the whole",
         )
 
@@ -426,29 +419,30 @@ class Inquiry:
         if verdict == "seamless":
             told = (
                 f"Seamless at halo {used}: on the {sample} examined neighbouring tiles differ by "
-                f"{short(now.largest)} at most, where {short(bench.tolerance)} is noise."
+                f"{figure_text(now.largest)} at most, where {figure_text(bench.tolerance)} is "
+                "noise."
             )
             start = self._curves["as it is"]
             if start.halo.size and any(map(any, bench.grid.halo)):
                 told += (
-                    f" Without a halo they would differ by {short(start.mean_dist[0])} on average "
-                    f"and {short(start.max_dist[0])} at most."
+                    f" Without a halo they would differ by {figure_text(start.mean_dist[0])} on "
+                    f"average and {figure_text(start.max_dist[0])} at most."
                 )
             if self._here is not None and self._here < bench.grid.halo:
                 told += f" On these borders a halo of {halo_text(self._here)} would do."
             return told
         if bench.labels:
-            size = f"in {short(100 * now.mean)} % of the pixels"
+            size = f"in {percent_text(now.mean)} of the pixels"
         else:
             size = (
-                f"by {short(now.mean)} on average and {short(now.largest)} at most "
-                f"({short(now.largest / bench.spread)} standard deviations of the prediction)"
+                f"by {figure_text(now.mean)} on average and {figure_text(now.largest)} at most "
+                f"({figure_text(now.largest / bench.spread)} standard deviations of the prediction)"
             )
         parts = [f"At halo {used} neighbouring tiles differ {size}, on {sample}."]
         for found in findings:
             if found.share >= _NEGLIGIBLE:
                 parts.append(
-                    f"{found.cause.capitalize()}, {100 * found.share:.0f} % of it: {found.what} "
+                    f"{found.cause.capitalize()}, {percent_text(found.share)} of it: {found.what} "
                     f"{found.remedy}"
                 )
         return " ".join(parts)

@@ -28,6 +28,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from seamscope.dice import dice
 from seamscope.explain.feature_statistics import (
     BatchExperiment,
     FeatureStatistics,
@@ -43,6 +44,7 @@ from seamscope.normalization.calls import Call, Moments, Normalizations
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import Cancelled, jobs_of
 from seamscope.settings import Settings
+from seamscope.text import shape_text
 from seamscope.tiling import Tile
 
 Floats = npt.NDArray[np.float64]
@@ -244,8 +246,8 @@ class _Sums:
     def disparity(self, channels: tuple[str, ...]) -> Disparity:
         return Disparity(
             channels,
-            _one_minus_dice(2 * self._product, self._squares),
-            _one_minus_dice(2 * self._both, self._either),
+            _mismatch(self._product, self._squares),
+            _mismatch(self._both, self._either),
             self._difference / max(self._pixels, 1),
             np.stack([self._tiles[frame] for frame in sorted(self._tiles)]),
             self._plan.settings.batch,
@@ -253,8 +255,9 @@ class _Sums:
         )
 
 
-def _one_minus_dice(top: Floats, bottom: Floats) -> tuple[float, ...]:
-    return tuple(float(1 - t / b) if b > 0 else 0.0 for t, b in zip(top, bottom, strict=True))
+def _mismatch(common: Floats, total: Floats) -> tuple[float, ...]:
+    """``1 - Dice``; 0 where a class is in neither prediction."""
+    return tuple(map(float, 1 - dice(common, total, absent=1.0)))
 
 
 # -- what to do about it
@@ -273,7 +276,7 @@ def advice(
     elif disparity is not None:
         said.append(
             f"{disparity.sentence()} If the network was trained with such batches, of tiles of "
-            f"{_times(disparity.plan.grid.tile_shape)}, what it remembers does not fit what it "
+            f"{shape_text(disparity.plan.grid.tile_shape)}, what it remembers does not fit what it "
             "learned: retrain with larger or more alike batches (sample patches with foreground, "
             "keep the share of classes), or with BatchRenorm (seamscope.replace_normalization)."
         )
@@ -305,7 +308,7 @@ def _on_layers(audit: Audit) -> list[str]:
 
 
 def _on_batches(batches: BatchExperiment, features: FeatureStatistics) -> str:
-    tile = _times(features.plan.grid.tile_shape)
+    tile = shape_text(features.plan.grid.tile_shape)
     enough = batches.representative
     if enough == batches.sizes[0]:
         return f"Single tiles of {tile} already have the statistics of the image."
@@ -319,7 +322,3 @@ def _on_batches(batches: BatchExperiment, features: FeatureStatistics) -> str:
         f"{enough} tiles of {tile} per batch are needed before a batch has the statistics of the "
         f"image; a single tile strays by {batches.typical[0]:.2g} standard deviations."
     )
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

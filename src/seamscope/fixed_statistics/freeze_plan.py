@@ -30,6 +30,7 @@ from seamscope.normalization.statistics import (
 )
 from seamscope.planning.plan import Plan, available_memory, resolve
 from seamscope.settings import Settings
+from seamscope.text import bytes_text, shape_text
 
 # Part of the free memory, and of the free disk, in which tiles may wait.
 _MEMORY_SHARE, _DISK_SHARE = 0.4, 0.5
@@ -93,7 +94,7 @@ class FreezePlan:
     @property
     def window(self) -> str:
         """Extent of a tile or window, as it is told."""
-        return " x ".join(map(str, self.plan.grid.tile_shape))
+        return shape_text(self.plan.grid.tile_shape)
 
     @property
     def sentence(self) -> str:
@@ -108,11 +109,10 @@ class FreezePlan:
     @property
     def cost(self) -> str:
         """What will be done and what it costs."""
-        cost = (
-            f"about {self.passes:.1f} times one tiled prediction, {_bytes(self.memory)} of memory"
-        )
+        cost = f"about {self.passes:.1f} times one tiled prediction"
+        cost += f", {bytes_text(self.memory)} of memory"
         if self.disk:
-            cost += f" and {_bytes(self.disk)} of disk"
+            cost += f" and {bytes_text(self.disk)} of disk"
         layers = f"{len(self.calls)} layer{'s' * (len(self.calls) > 1)}"
         if self.tiles == 1 and len(self.plan.grid) == 1:
             return f"The image is run at once, {layers} in one pass: {cost}."
@@ -211,8 +211,8 @@ def plan_freeze(
         windows = _plan_windows(model, image, plan, survey, _whole_periods(cell, model))
         if windows.memory > (room := _room_on(windows.plan, room)):
             raise SettingsError(
-                f"A window of {windows.window} pixels needs about {_bytes(windows.memory)} and "
-                f"{_bytes(room)} may be used: give a smaller cell (it is half a window)."
+                f"A window of {windows.window} pixels needs about {bytes_text(windows.memory)} and "
+                f"{bytes_text(room)} may be used: give a smaller cell (it is half a window)."
             )
         return windows
     count = len(plan.grid) * plan.frames
@@ -487,11 +487,3 @@ def _scale(
         Fraction(d - c, b - a) if b != a else Fraction(c, a)
         for a, c, b, d in zip(small, one, large, two, strict=True)
     )
-
-
-def _bytes(count: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from seamscope.errors import SettingsError
+from seamscope.text import shape_text
 
 Index = tuple[int | slice, ...]
 Region = tuple[tuple[int, int], ...]
@@ -81,7 +82,7 @@ def checked_axes(axes: str, shape: Sequence[int]) -> str:
     if len(wanted) != len(shape):
         raise SettingsError(
             f"Axes {axes!r} name {len(wanted)} dimensions, but the image has {len(shape)}, of "
-            f"sizes {times(shape)}: give one letter for each, out of {AXES!r}."
+            f"sizes {shape_text(shape)}: give one letter for each, out of {AXES!r}."
         )
     if not are_axes(wanted):
         raise SettingsError(
@@ -122,11 +123,6 @@ def bounds(index: Index, shape: Sequence[int]) -> Region | None:
 def volume(region: Region) -> int:
     """Return how many pixels a region has."""
     return math.prod(b - a for a, b in region)
-
-
-def times(shape: Sequence[int]) -> str:
-    """Write a shape for people: 512 x 600."""
-    return " x ".join(str(n) for n in shape)
 
 
 def told_region(index: Index) -> str:

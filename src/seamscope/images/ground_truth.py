@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.image import Image, open_image
+from seamscope.text import shape_text
 from seamscope.tiling import Slices
 
 Mask = npt.NDArray[np.bool_]
@@ -191,8 +192,9 @@ def _opened(labels: Any, spatial: str, axes: str | None) -> tuple[Image, str]:
     letters = axes or (spatial if image.ndim == len(spatial) else image.axes)
     if letters is None or len(letters) != image.ndim or not set(spatial) <= set(letters):
         raise SettingsError(
-            f"The labels {image.name} have {image.ndim} axes ({_times(image.shape)}) and nothing "
-            f"says which are {spatial}: give labels with just these, or name all their axes."
+            f"The labels {image.name} have {image.ndim} axes ({shape_text(image.shape)}) and "
+            f"nothing says which are {spatial}: give labels with just these, or name all their "
+            "axes."
         )
     if image.dtype.kind == "f":
         _check_whole(image)
@@ -260,10 +262,6 @@ def _few_values(image: Image) -> tuple[int, ...] | None:
         if len(found) > _MOST_CLASSES:
             return None
     return tuple(sorted(found))
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
 
 
 __all__ = ["Truth", "classes_of", "truth_for"]

@@ -30,13 +30,13 @@ from seamscope.images.dimensions import (
     bounds,
     checked_axes,
     default_units,
-    times,
     told_region,
     volume,
     why,
 )
 from seamscope.images.open import open_array, open_path
 from seamscope.images.stored import Stored
+from seamscope.text import shape_text
 
 _KEEP_AT_MOST = 256 * 2**20
 """Largest decoded block, in bytes, that an image holds on to between two reads."""
@@ -325,7 +325,8 @@ def _check_pixels(data: Any, name: str) -> None:
         )
     if 0 in shape:
         raise ImageError(
-            f"{name} is empty: its size is {times(shape)} pixels. Check how it was saved or cut."
+            f"{name} is empty: its size is {shape_text(shape)} pixels. Check how it was saved or "
+            "cut."
         )
     dtype = np.dtype(data.dtype)
     if dtype.kind not in "buif" or dtype.itemsize > 8:

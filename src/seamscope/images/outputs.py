@@ -28,16 +28,16 @@ from seamscope.errors import OutputError
 from seamscope.files import (
     Claim,
     Place,
-    bytes_text,
     check_places,
     disk_errors,
     overlap,
     size_on_disk,
 )
-from seamscope.images.dimensions import bounds, checked_axes, times, told_region
+from seamscope.images.dimensions import bounds, checked_axes, told_region
 from seamscope.images.kinds import Format, Store, Wanted, format_of
 from seamscope.images.records import plain
 from seamscope.images.stored import file_of
+from seamscope.text import bytes_text, shape_text
 
 if TYPE_CHECKING:
     from seamscope.images.image import Image
@@ -176,8 +176,8 @@ class Output:
         size = None if region is None else tuple(b - a for a, b in region)
         if size != block.shape:
             raise OutputError(
-                f"A block of {times(block.shape)} does not fit [{told_region(index)}] of a result "
-                f"of {times(self.array.shape)}: give exactly one value for each pixel."
+                f"A block of {shape_text(block.shape)} does not fit [{told_region(index)}] of a "
+                f"result of {shape_text(self.array.shape)}: give exactly one value for each pixel."
             )
         if not np.can_cast(block.dtype, self.array.dtype, "same_kind"):
             raise OutputError(
@@ -345,8 +345,8 @@ def _into_array(target: Any, wanted: Wanted, source: Image | None) -> Output:
         )
     if tuple(array.shape) != wanted.shape:
         raise OutputError(
-            f"The array to be filled is {times(array.shape)}, the result {times(wanted.shape)} "
-            f"({wanted.axes}): create it with that shape."
+            f"The array to be filled is {shape_text(array.shape)}, the result "
+            f"{shape_text(wanted.shape)} ({wanted.axes}): create it with that shape."
         )
     if not np.can_cast(wanted.dtype, array.dtype, "safe"):
         raise OutputError(

@@ -18,9 +18,10 @@ from xml.etree import ElementTree
 import numpy as np
 
 from seamscope.errors import ImageError
-from seamscope.images.dimensions import are_axes, times, unit_name
+from seamscope.images.dimensions import are_axes, unit_name
 from seamscope.images.records import UNFINISHED, unfinished
 from seamscope.images.stored import Stored, finite_number
+from seamscope.text import shape_text
 
 _TIFF_AXES = {"T": "t", "C": "c", "S": "c", "Z": "z", "Y": "y", "X": "x"}
 
@@ -94,7 +95,7 @@ def _tiff_notes(tif: Any, path: Path) -> Iterator[str]:
     first = tif.series[0]
     if len(tif.series) > 1:
         yield (
-            f"{path.name} holds {len(tif.series)} images; the first, {times(first.shape)} "
+            f"{path.name} holds {len(tif.series)} images; the first, {shape_text(first.shape)} "
             "pixels, is the one opened. Save the one you want by itself if it is another."
         )
     # looking at every page takes long, and pixels in one piece are all there

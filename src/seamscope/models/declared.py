@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.text import axes_text
 from seamscope.tiling import axis_names
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _halos(declared: Declared, facts: Facts, reach: Reach) -> Iterator[str]:
     if declared.halo is None or len(declared.halo) != facts.spatial_axes:
         return
     needed = reach.halo or reach.convolutional
-    told = _numbers(declared.halo)
+    told = axes_text(declared.halo)
     if reach.halo is None:
         yield (
             f"{declared.by} asks for halo {told}, but no halo makes this network's tiles agree: "
@@ -183,8 +184,4 @@ def _halos(declared: Declared, facts: Facts, reach: Reach) -> Iterator[str]:
 
 
 def _reached(sides: Sequence[tuple[int, int]]) -> str:
-    return _numbers([max(side) for side in sides])
-
-
-def _numbers(values: Sequence[int]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else " x ".join(map(str, values))
+    return axes_text([max(side) for side in sides])

@@ -28,7 +28,8 @@ from seamscope.models.reach import PhaseFields, Reach, measure_fields, measure_r
 from seamscope.models.speed.acceleration import Choice, Run
 from seamscope.normalization.audit import Audit, audit, statistics_calls
 from seamscope.settings import Precision
-from seamscope.tiling import Sides, Slices, Tile, TileGrid, axis_names
+from seamscope.text import axes_text, halo_text
+from seamscope.tiling import Slices, Tile, TileGrid
 
 if TYPE_CHECKING:
     from seamscope.images.postprocessing import Postprocessing
@@ -379,16 +380,16 @@ def single_tensor(output: Any) -> torch.Tensor:
 
 def describe(facts: Facts, reach: Reach) -> str:
     """Say in one sentence what halo a network needs, or why none helps."""
-    grid = _numbers(facts.period)
+    grid = axes_text(facts.period)
     steps = f" on multiples of {grid}" if set(facts.period) != {1} else ""
     if reach.halo is not None:
-        return f"Seamless with halo {_halo(reach.halo)}{steps}."
+        return f"Seamless with halo {halo_text(reach.halo)}{steps}."
     if facts.statistics:
         layers = facts.told_statistics
         if reach.convolutional is not None:
             return (
                 f"No halo will help: {layers}. The convolutions alone reach "
-                f"{_halo(reach.convolutional)} pixels{steps}."
+                f"{halo_text(reach.convolutional)} pixels{steps}."
             )
         if facts.forward_only:
             return (
@@ -405,19 +406,6 @@ def describe(facts: Facts, reach: Reach) -> str:
         "No halo will help: the network sees the whole tile (attention, global pooling or the "
         "like)."
     )
-
-
-def _numbers(values: tuple[int, ...]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else " x ".join(map(str, values))
-
-
-def _halo(sides: tuple[Sides, ...]) -> str:
-    if all(a == b for a, b in sides):
-        return _numbers(tuple(a for a, _ in sides))
-    if len(set(sides)) == 1:
-        return f"{sides[0][0]} before and {sides[0][1]} after"
-    names = axis_names(len(sides))
-    return ", ".join(f"{n} {a}/{b}" for n, (a, b) in zip(names, sides, strict=True))
 
 
 def best_device() -> str:

@@ -30,6 +30,7 @@ import torch
 
 from seamscope.errors import ModelError, OutputError, SettingsError
 from seamscope.normalization.calls import Call, Moments
+from seamscope.text import shape_text
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 How: TypeAlias = Literal["exact", "local", "sampled"]
@@ -247,8 +248,8 @@ class Statistics:
         if not self.uniform and tuple(shape) != self.image_shape:
             raise SettingsError(
                 f"These local statistics belong to places of the image {self.image} "
-                f"({_times(self.image_shape)}) and cannot be used for one of {_times(shape)}: "
-                "freeze them anew, or use exact or sampled ones."
+                f"({shape_text(self.image_shape)}) and cannot be used for one of "
+                f"{shape_text(shape)}: freeze them anew, or use exact or sampled ones."
             )
 
     def differing(self, seen: Mapping[str, Any]) -> tuple[str, ...]:
@@ -307,7 +308,7 @@ class Statistics:
     def told(self) -> str:
         """What they are, in a few words."""
         layers = f"{len(self.layers)} layer{'s' * (len(self.layers) > 1)}"
-        of = f", of {self.image} ({_times(self.image_shape)})" if self.image else ""
+        of = f", of {self.image} ({shape_text(self.image_shape)})" if self.image else ""
         return f"{self.how}, {layers}{of}"
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -493,10 +494,6 @@ def _merged(count: Floats, mean: Floats, var: Floats) -> tuple[Floats, Floats]:
     whole = (count * mean).sum(axes, keepdims=True) / count.sum()
     spread = (count * (var + (mean - whole) ** 2)).sum(axes) / count.sum()
     return whole.reshape(-1), spread
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def _as_seen(seen: Mapping[str, Any], keys: Sequence[str]) -> str:

@@ -31,6 +31,7 @@ from seamscope.models.probe import Facts
 from seamscope.models.reach import Reach
 from seamscope.plain import plain, restore
 from seamscope.settings import Blend, Settings
+from seamscope.text import bytes_text, shape_text
 from seamscope.tiling import (
     AxisTiling,
     Lattice,
@@ -346,7 +347,7 @@ def image_layout(settings: Settings, facts: Facts, image: Image) -> Layout:
         raise SettingsError(
             f"The network is {facts.spatial_axes}D and needs the axes {spatial}, but the image "
             f"{image.name} has {axes}: name its axes (--axes), one letter of tczyx for each of "
-            f"{_times(image.shape)}."
+            f"{shape_text(image.shape)}."
         )
     rest = [letter for letter in axes if letter not in spatial]
     channel = settings.channel_axis if settings.channel_axis in rest else None
@@ -368,8 +369,8 @@ def _obvious_axes(image: Image, facts: Facts, spatial: str) -> str:
         {_example_axes(image.ndim, spatial, extra) for extra in ("c", "t", "z")} - {""}
     )
     raise SettingsError(
-        f"The image {image.name} has {image.ndim} axes ({_times(image.shape)}) and nothing says "
-        f"which is which; the network needs {spatial}. Name them (--axes), for example "
+        f"The image {image.name} has {image.ndim} axes ({shape_text(image.shape)}) and nothing "
+        f"says which is which; the network needs {spatial}. Name them (--axes), for example "
         f"{' or '.join(examples) or 'tczyx'}."
     )
 
@@ -400,7 +401,7 @@ def _check_channels(settings: Settings, facts: Facts, image: Image, layout: Layo
     if facts.in_channels > 1:
         remedy = f"give an image with {facts.in_channels} channels on an axis named c"
     raise SettingsError(
-        f"The image {image.name} ({layout.axes}, {_times(image.shape)}) has {count} channel"
+        f"The image {image.name} ({layout.axes}, {shape_text(image.shape)}) has {count} channel"
         f"{'s' * (count > 1)} and the network takes {facts.in_channels}: {remedy}."
     )
 
@@ -418,7 +419,7 @@ def _grid(
 ) -> TileGrid:
     ndim = facts.spatial_axes
     if min(sizes) < 1:
-        raise ImageError(f"The image is empty ({_times(sizes)}): give one with pixels.")
+        raise ImageError(f"The image is empty ({shape_text(sizes)}): give one with pixels.")
     overlap = None if settings.overlap is None else per_axis(settings.overlap, ndim, "overlap")
     if settings.tile == "auto":
         tile = _fastest(tile_candidates(facts, sizes, halo, overlap, settings, budget), speed)
@@ -502,9 +503,9 @@ def tile_candidates(
     smallest = tuple(min(tile for tile, _ in options) for options in per)
     if math.prod(smallest) > most:
         raise SettingsError(
-            f"The smallest tile this halo allows ({_times(smallest)}) needs about "
-            f"{_bytes(_tile_bytes(facts, smallest, settings.batch))}, and {_bytes(budget)} may be "
-            "used: free memory, raise the budget (--memory), or lower halo or batch."
+            f"The smallest tile this halo allows ({shape_text(smallest)}) needs about "
+            f"{bytes_text(_tile_bytes(facts, smallest, settings.batch))}, and {bytes_text(budget)} "
+            "may be used: free memory, raise the budget (--memory), or lower halo or batch."
         )
     found = [
         (math.prod(t * n for t, n in option), tuple(t for t, _ in option))
@@ -617,8 +618,8 @@ def _notes(plan: Plan, asked: Settings, budget: int) -> Iterator[str]:
     yield from _halo_notes(plan)
     if plan.bytes_per_tile > budget:
         yield (
-            f"One batch needs about {_bytes(plan.bytes_per_tile)} and {_bytes(budget)} may be "
-            "used: lower the tile or the batch if memory runs out."
+            f"One batch needs about {bytes_text(plan.bytes_per_tile)} and {bytes_text(budget)} may "
+            "be used: lower the tile or the batch if memory runs out."
         )
 
 
@@ -688,15 +689,3 @@ def _halo_notes(plan: Plan) -> Iterator[str]:
             f"Halo {own[0]} along {name} is less than the network's reach of {max(need)}: expect "
             "edge effects at the seams."
         )
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _bytes(count: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from seamscope.planning.plan import Plan, resolve
 from seamscope.planning.reading import TileReader, jobs_of
 from seamscope.settings import Settings
 from seamscope.stitching import Array
+from seamscope.text import shape_text
 from seamscope.tiling import AxisTiling, Lattice, Slices
 
 # A trial of faster equivalents costs about a dozen tiles of this many pixels, and saves half and
@@ -204,11 +205,12 @@ def smaller(plan: Plan, model: Model, image: Image, trouble: OutOfMemory) -> tup
     if tile is None:
         raise SettingsError(
             "Memory ran out with the smallest tile this halo allows "
-            f"({_times(plan.grid.tile_shape)}): free memory, use a smaller halo, or another device."
+            f"({shape_text(plan.grid.tile_shape)}): free memory, use a smaller halo, or another "
+            "device."
         ) from trouble
     reason = (
-        f"Memory ran out: tiles are reduced from {_times(plan.grid.tile_shape)} to {_times(tile)}, "
-        "and the run starts again."
+        f"Memory ran out: tiles are reduced from {shape_text(plan.grid.tile_shape)} to "
+        f"{shape_text(tile)}, and the run starts again."
     )
     # the overlap belongs to the tile it was chosen for
     return resolve(settings.but(tile=tile, overlap=None), model, image), reason
@@ -227,7 +229,3 @@ def _shrunk(axis: AxisTiling, factor: float) -> int:
         return axis.tile
     smaller = axis.lattice.size_at_most(int(axis.tile * factor))
     return max(smaller, axis.lattice.smallest_tile(axis.halo))
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))

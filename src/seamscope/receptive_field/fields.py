@@ -29,6 +29,7 @@ from seamscope.receptive_field.gradient_maps import (
 )
 from seamscope.receptive_field.grid_rules import Violation, Windows, check_windows
 from seamscope.settings import Settings
+from seamscope.text import axes_text, percent_text
 from seamscope.tiling import Sides, per_axis
 
 
@@ -105,11 +106,11 @@ class ReceptiveField:
         yield from self.notes
 
     def _effective_sentence(self, effective: EffectiveField) -> str:
-        told = [f"{100 * s:g}% within {_numbers(effective.map.radius(s))}" for s in SHARES]
+        told = [f"{100 * s:g}% within {axes_text(effective.map.radius(s))}" for s in SHARES]
         text = f"Of the gradient {', '.join(told)} pixels (mean of {effective.tiles} tiles)"
         outside = self.mass_outside
         if outside:
-            text += f"; {_percent(outside)} lies beyond what the convolutions reach"
+            text += f"; {percent_text(outside)} lies beyond what the convolutions reach"
         return f"{text}."
 
     def to_json(self) -> dict[str, Any]:
@@ -305,23 +306,15 @@ def _pairs(sides: Sequence[Sides] | None) -> list[list[int]] | None:
     return None if sides is None else [list(side) for side in sides]
 
 
-def _numbers(values: Sequence[int]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else " x ".join(map(str, values))
-
-
 def _told(sides: Sequence[Sides]) -> str:
     if all(a == b for a, b in sides):
-        return f"{_numbers([a for a, _ in sides])} pixels on either side"
+        return f"{axes_text([a for a, _ in sides])} pixels on either side"
     before, after = zip(*sides, strict=True)
-    return f"{_numbers(before)} pixels before it and {_numbers(after)} after"
+    return f"{axes_text(before)} pixels before it and {axes_text(after)} after"
 
 
 def _listed(operations: Sequence[GlobalOperation]) -> str:
     return ", ".join(f"{each.count} x {each.op} ({each.kind})" for each in operations)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.2g}%" if share < 0.1 else f"{100 * share:.0f}%"
 
 
 __all__ = ["ReceptiveField", "global_operations", "measure_receptive_field"]

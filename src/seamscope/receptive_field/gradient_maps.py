@@ -32,6 +32,7 @@ from seamscope.planning.plan import available_memory, image_layout, resolve
 from seamscope.planning.reading import Job, TileReader, whole_image_intensity
 from seamscope.planning.tuning import is_memory_error
 from seamscope.settings import Settings
+from seamscope.text import bytes_text, shape_text
 from seamscope.tiling import AxisTiling, Lattice, Sides, Slices, Tile
 
 Values: TypeAlias = npt.NDArray[np.float64]
@@ -498,9 +499,9 @@ class GradientProbe:
         if tile != wanted:
             self.plan = resolve(asked.but(tile=tile), self._model, self._pixels)
             self.notes = (
-                f"Gradients of tiles of {_times(wanted)} would need "
-                f"{memory.of(math.prod(wanted)) / 1e9:.1f} GB, and {budget / 1e9:.1f} GB may be "
-                f"used: maps were made with tiles of {_times(tile)}.",
+                f"Gradients of tiles of {shape_text(wanted)} would need "
+                f"{bytes_text(memory.of(math.prod(wanted)))}, and {bytes_text(budget)} may be "
+                f"used: maps were made with tiles of {shape_text(tile)}.",
             )
 
     @cached_property
@@ -539,7 +540,7 @@ class GradientProbe:
             0 <= p < n for p, n in zip(pixel, shape, strict=True)
         ):
             raise SettingsError(
-                f"Pixel {tuple(pixel)} is not in the image of {_times(shape)} pixels: give one "
+                f"Pixel {tuple(pixel)} is not in the image of {shape_text(shape)} pixels: give one "
                 "index from 0 for each of its spatial axes."
             )
 
@@ -587,7 +588,7 @@ class GradientProbe:
             if not is_memory_error(error):
                 raise
             raise SettingsError(
-                f"Memory ran out for gradients of tiles of {_times(batch.shape[2:])}: give a "
+                f"Memory ran out for gradients of tiles of {shape_text(batch.shape[2:])}: give a "
                 "smaller tile (--tile)."
             ) from error
         return values.cpu().double().numpy()
@@ -703,10 +704,6 @@ def _unravel(number: int, axes: Sequence[range]) -> list[int]:
         number, i = divmod(number, len(axis))
         index.append(i)
     return index[::-1]
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
 
 
 __all__ = [

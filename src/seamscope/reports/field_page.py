@@ -30,9 +30,9 @@ from seamscope.reports.page import (
     Text,
     Verdict,
     drawn_here,
-    figure_text,
     page,
 )
+from seamscope.text import axes_text, figure_text, halo_text, percent_text
 from seamscope.tiling import Sides, axis_names
 
 _WIDTH = 7.4  # inches: the page's column of text
@@ -87,16 +87,16 @@ def field_page(found: ReceptiveField, name: str, setting: Sequence[tuple[str, st
 def _facts(found: ReceptiveField) -> Iterator[tuple[str, str]]:
     facts = found.facts
     yield "network", str(facts)
-    yield "period", _per_axis(facts.period) if facts.period_found else "none up to 64 pixels"
+    yield "period", axes_text(facts.period) if facts.period_found else "none up to 64 pixels"
     yield "halo", _told(found.halo)
     yield "halo of the convolutions", _told(found.reach.convolutional)
     if (effective := found.effective) is not None:
-        yield "gradients on", f"{effective.on}, tiles of {_per_axis(effective.map.values.shape)}"
+        yield "gradients on", f"{effective.on}, tiles of {axes_text(effective.map.values.shape)}"
         yield "tiles averaged", f"{effective.tiles}{'' if effective.steady else ' (not steady)'}"
         channel = "all together" if effective.channel is None else str(effective.channel)
         yield "output channel", channel
     if found.mass_outside is not None:
-        yield "gradient beyond the convolutions", f"{100 * found.mass_outside:.3g} %"
+        yield "gradient beyond the convolutions", percent_text(found.mass_outside)
     yield "Seamscope", __version__
 
 
@@ -137,7 +137,7 @@ def _effect(found: ReceptiveField, shown: GradientMap, what: str) -> Iterator[Pa
         "theoretical receptive field, solid the box that holds 99% of the gradient.",
     )
     rows = [
-        (f"{100 * share:g} %", *map(str, shown.radius(share)), str(shown.box(share)))
+        (f"{100 * share:g}%", *map(str, shown.radius(share)), str(shown.box(share)))
         for share in SHARES
     ]
     columns = ("share", *(f"radius along {n}" for n in names), "box")
@@ -160,13 +160,7 @@ def _position(shown: GradientMap) -> list[int]:
 def _told(sides: Sequence[Sides] | None) -> str:
     if sides is None:
         return "none helps"
-    if all(a == b for a, b in sides):
-        return _per_axis([a for a, _ in sides])
-    return ", ".join(f"{a} before and {b} after" for a, b in sides)
-
-
-def _per_axis(values: Sequence[int]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else " × ".join(map(str, values))
+    return halo_text(sides)
 
 
 _DEFINITIONS = (

@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.reports.page import INK, MUTED, SERIES, drawn_here, figure_text, name_text
+from seamscope.reports.page import INK, MUTED, SERIES, drawn_here, name_text
+from seamscope.text import figure_text
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -352,7 +353,7 @@ def shares(causes: Mapping[str, float]) -> Any:
     axes.spines["left"].set_visible(False)
     axes.grid(axis="y", visible=False)
     for place, value in zip(places, values, strict=True):
-        axes.annotate(f"{value:.0f} %", (value, place), xytext=(4, 0), textcoords="offset points",
+        axes.annotate(f"{value:.0f}%", (value, place), xytext=(4, 0), textcoords="offset points",
                       va="center")  # fmt: skip
     axes.set_xlim(0, 110)
     axes.set_xticks([0, 25, 50, 75, 100])

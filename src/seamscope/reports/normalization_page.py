@@ -34,10 +34,10 @@ from seamscope.reports.page import (
     Text,
     Verdict,
     drawn_here,
-    figure_text,
     name_text,
     page,
 )
+from seamscope.text import figure_text, shape_text
 
 _PANELS = 32  # channels drawn, as in the tutorial on BatchNorm
 _MEANINGS = {
@@ -149,7 +149,7 @@ def _described(layer: NormLayer) -> list[str]:
 
 
 def _features(features: FeatureStatistics) -> list[Any]:
-    tile = " x ".join(map(str, features.plan.grid.tile_shape))
+    tile = shape_text(features.plan.grid.tile_shape)
     worst = max(features.layers, key=lambda layer: layer.stray)
     parts: list[Any] = [
         Definition(

@@ -19,7 +19,6 @@ import functools
 import hashlib
 import importlib.util
 import io
-import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from xml.etree import ElementTree
 
 from seamscope import __version__
 from seamscope.errors import SettingsError
+from seamscope.text import typeset
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -198,6 +198,7 @@ def page(title: str, sections: Sequence[Section], lead: str = "") -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["typeset"] = typeset
     composed: str = environment.from_string(template).render(
         title=title,
         lead=lead,
@@ -234,17 +235,6 @@ def _written(text: str) -> str:
 # -- numbers for people
 
 
-def figure_text(value: float | None, digits: int = 3) -> str:
-    """Write a measure, as in ``0.0123``, ``1.2e-06``, ``0``; a dash where there is none."""
-    if value is None or math.isnan(value):
-        return "–"
-    if value == 0 or math.isinf(value):
-        return f"{value:g}"
-    if 1e-3 <= abs(value) < 1e5:
-        return f"{value:.{digits}g}"
-    return f"{value:.{digits - 1}e}"
-
-
 def name_text(name: str, longest: int = 40) -> str:
     """Write a name from outside so that it can be drawn: on one line, and not too long."""
     text = _written(_CONTROL.sub("", " ".join(name.split())))
@@ -253,7 +243,7 @@ def name_text(name: str, longest: int = 40) -> str:
 
 def _is_number(text: str) -> bool:
     with contextlib.suppress(ValueError):
-        float(text.removesuffix(" %").replace(",", "_"))
+        float(text.removesuffix("%").removeprefix(">").replace(",", "_"))
         return True
     return text in ("–", "")
 
@@ -381,7 +371,6 @@ __all__ = [
     "Text",
     "Verdict",
     "drawn_here",
-    "figure_text",
     "name_text",
     "page",
     "require",

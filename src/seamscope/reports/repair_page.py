@@ -23,11 +23,11 @@ from seamscope.reports.page import (
     Table,
     Text,
     Verdict,
-    figure_text,
     name_text,
     page,
 )
 from seamscope.reports.seam_page import seam_definitions
+from seamscope.text import figure_text, percent_text, shape_text
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -77,14 +77,14 @@ def _verdict(effect: BeforeAfter) -> Section:
 
 def _setting(effect: BeforeAfter, statistics: Statistics) -> Section:
     plan, told = effect.before.plan, effect.before.plan.to_json()
-    shape = _times(statistics.image_shape)
+    shape = shape_text(statistics.image_shape)
     rows = [
-        ("image", f"{_times(plan.image_shape)} pixels ({plan.layout.axes})"),
+        ("image", f"{shape_text(plan.image_shape)} pixels ({plan.layout.axes})"),
         ("network", f"{name_text(statistics.model)}, fingerprint {statistics.fingerprint}"),
         ("statistics", f"{statistics.how}, {len(statistics.layers)} layers"),
         ("found on", f"{name_text(statistics.image)}, {shape} pixels"),
-        ("tile", f"{_times(told['tile'])} pixels"),
-        ("overlap of neighbours", f"{_times(told['overlap'])} pixels"),
+        ("tile", f"{shape_text(told['tile'])} pixels"),
+        ("overlap of neighbours", f"{shape_text(told['overlap'])} pixels"),
         ("intensities", f"{plan.settings.normalize}, of the whole image"),
         ("computed with", f"{plan.settings.device}, {plan.settings.precision}"),
         ("overlaps", f"{effect.before.overlaps:,}, of which {effect.before.measured:,} measured"),
@@ -129,7 +129,7 @@ def _causes(effect: BeforeAfter) -> Section:
     assert before is not None
     assert after is not None
     rows = [
-        (one.cause, f"{one.share:.0%}", f"{after.share(one.cause):.0%}", one.what)
+        (one.cause, percent_text(one.share), percent_text(after.share(one.cause)), one.what)
         for one in before.findings
     ]
     caption = (
@@ -144,10 +144,6 @@ def _causes(effect: BeforeAfter) -> Section:
             Table(("cause", "before", "after", "what was found before"), rows, caption),
         ],
     )
-
-
-def _times(shape: Any) -> str:
-    return " × ".join(map(str, shape))
 
 
 __all__ = ["repair_page"]

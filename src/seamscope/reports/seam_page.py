@@ -26,12 +26,12 @@ from seamscope.reports.page import (
     Table,
     Text,
     Verdict,
-    figure_text,
     page,
 )
 from seamscope.seams.heatmaps import tile_values
 from seamscope.seams.meter import SeamCurve
 from seamscope.seams.report import SeamReport
+from seamscope.text import figure_text, halo_text, percent_text, shape_text
 
 if TYPE_CHECKING:
     from seamscope.compare.certificate import Certificate
@@ -136,13 +136,13 @@ def _setting(report: SeamReport, setting: Sequence[tuple[str, str]]) -> Section:
     plan, told = report.plan, report.plan.to_json()
     rows = [
         *setting,
-        ("image", f"{_times(plan.image_shape)} pixels ({plan.layout.axes})"),
+        ("image", f"{shape_text(plan.image_shape)} pixels ({plan.layout.axes})"),
         ("network", f"{report.model_name}, {plan.facts}"),
-        ("tile", f"{_times(told['tile'])} pixels"),
-        ("halo", f"{_sides(told['halo'])} pixels"),
-        ("overlap of neighbours", f"{_times(told['overlap'])} pixels"),
-        ("stride", f"{_times(told['stride'])} pixels"),
-        ("period of the network", f"{_times(told['period'])} pixels"),
+        ("tile", f"{shape_text(told['tile'])} pixels"),
+        ("halo", f"{halo_text(told['halo'])} pixels"),
+        ("overlap of neighbours", f"{shape_text(told['overlap'])} pixels"),
+        ("stride", f"{shape_text(told['stride'])} pixels"),
+        ("period of the network", f"{shape_text(told['period'])} pixels"),
         ("intensities", f"{plan.settings.normalize}, of the whole image"),
         ("computed with", f"{plan.settings.device}, {plan.settings.precision}"),
         ("tiles", f"{report.tiles:,}"),
@@ -177,7 +177,7 @@ def _figures(report: SeamReport) -> Section:
         ("mean distance", _with_interval(measures.mean_dist, report.mean_dist_interval)),
         ("tolerance", f"{figure_text(report.tolerance)} (standard deviation of the output "
                       f"{figure_text(report.spread)})"),
-        ("seamless here from a halo of", "none" if found is None else f"{_times(found)} pixels"),
+        ("seamless here from a halo of", f"{shape_text(found)} pixels" if found else "none"),
     ]  # fmt: skip
     caption = "Disagreement of neighbouring tiles at this halo, in the overlap that both know."
     return Section("Measures", [Facts(facts), Table(columns, rows, caption)])
@@ -351,7 +351,7 @@ def _causes(diagnosis: Diagnosis) -> Section:
     rows = [
         [
             found.cause,
-            f"{100 * found.share:.0f} %",
+            percent_text(found.share),
             f"{figure_text(found.number)} {found.unit}",
             found.what,
             found.remedy or "–",
@@ -374,10 +374,10 @@ def certificate_section(certificate: Certificate) -> Section:
                                f"{figure_text(certificate.max_in_std)} standard deviations"),
         ("mean difference", figure_text(certificate.mean_difference)),
         ("tolerance", figure_text(certificate.tolerance)),
-        ("compared", f"{100 * certificate.covered:.3g} % of the image"),
-        ("tile", f"{_times(certificate.tile)} pixels"),
-        ("halo", f"{_sides(certificate.halo)} pixels"),
-        ("overlap", f"{_times(certificate.overlap)} pixels, {certificate.blend}"),
+        ("compared", f"{percent_text(certificate.covered)} of the image"),
+        ("tile", f"{shape_text(certificate.tile)} pixels"),
+        ("halo", f"{halo_text(certificate.halo)} pixels"),
+        ("overlap", f"{shape_text(certificate.overlap)} pixels, {certificate.blend}"),
         ("weights", f"{certificate.model}, fingerprint {certificate.fingerprint}"),
     ]  # fmt: skip
     crops = [
@@ -411,7 +411,7 @@ def _sweep_facts(sweep: Sweep) -> list[tuple[str, str]]:
     first = sweep.settings[0]
     rows = [
         ("tiles", ", ".join(sweep.names)),
-        ("halo", f"{_sides(first['halo'])} pixels"),
+        ("halo", f"{halo_text(first['halo'])} pixels"),
         ("intensities", f"{first['normalize']}, of the whole image"),
         ("tolerance", figure_text(sweep.tolerance)),
         ("made by", f"Seamscope {__version__}"),
@@ -631,17 +631,8 @@ _SWEEP_DEFINITIONS = (
 # -- words
 
 
-def _times(shape: Sequence[int]) -> str:
-    return " × ".join(map(str, shape))
-
-
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _sides(sides: Sequence[Sequence[int]]) -> str:
-    each = [str(a) if a == b else f"{a} before and {b} after" for a, b in sides]
-    return each[0] if len(set(each)) == 1 else ", ".join(each)
 
 
 __all__ = [

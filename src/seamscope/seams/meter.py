@@ -56,6 +56,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.dice import dice, probabilities, ratio, sigmoid
 from seamscope.errors import SettingsError
 from seamscope.tiling import AxisTiling, Sides, Slices, Tile, TileGrid
 
@@ -475,9 +476,8 @@ class SeamMeter:
     def _activated(self, values: Array) -> Array:
         """Probabilities that logits stand for."""
         if values.shape[0] == 1 or self._classes == "threshold":
-            return np.asarray(1 / (1 + np.exp(-np.clip(values, -60, 60))))
-        powers = np.exp(values - values.max(0))
-        return np.asarray(powers / powers.sum(0))
+            return sigmoid(values)
+        return probabilities(values)
 
     def _hard(self, fold: _Fold, one: Array, two: Array) -> tuple[Array, Array]:
         """Pixels of each class in both classifications, and the sum of those in either."""
@@ -685,11 +685,8 @@ class _Terms(NamedTuple):
 
     def mismatch(self, absent: float) -> tuple[Array, Array]:
         """``1 - Dice``, soft and hard; NaN where the class is absent from both tiles."""
-        seen = self.squares > 2 * absent**2 * self.pixels
-        soft = np.where(seen, self.apart / np.where(seen, self.squares, 1), np.nan)
-        counted = self.either > 0
-        hard = np.where(counted, 1 - 2 * self.both / np.where(counted, self.either, 1), np.nan)
-        return soft, hard
+        soft = ratio(self.apart, self.squares, least=2 * absent**2 * self.pixels)
+        return soft, 1 - dice(self.both, self.either)
 
 
 class _Ends(NamedTuple):

@@ -29,6 +29,7 @@ from seamscope.errors import OutputError, SettingsError
 from seamscope.planning.plan import Plan
 from seamscope.seams.meter import Array, Border, Frame, HaloRay
 from seamscope.stitching import canvas
+from seamscope.text import bytes_text
 from seamscope.tiling import Slices, Tile
 
 Index: TypeAlias = tuple[int, ...]
@@ -164,8 +165,8 @@ class Opinions:
         free = psutil.disk_usage(tempfile.gettempdir()).free
         if needed > free:
             raise OutputError(
-                f"Keeping the predictions of {shape[0]} tiles takes {needed / 1e9:.1f} GB, and "
-                f"{free / 1e9:.1f} GB are free for temporary files: choose a smaller region, or "
+                f"Keeping the predictions of {shape[0]} tiles takes {bytes_text(needed)}, and "
+                f"{bytes_text(free)} are free for temporary files: choose a smaller region, or "
                 "set TMPDIR to a larger disk."
             )
         self._file = tempfile.NamedTemporaryFile(prefix="seamscope-")  # noqa: SIM115  (see close)

@@ -14,13 +14,13 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from seamscope.bootstrap import bootstrap
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.seams.meter import (
@@ -34,6 +34,7 @@ from seamscope.seams.meter import (
     plain,
 )
 from seamscope.stitching import canvas
+from seamscope.text import figure_text
 from seamscope.tiling import Tile
 
 Index: TypeAlias = tuple[int, ...]
@@ -184,13 +185,13 @@ class SeamReport:
         part = "all" if self.complete else f"the {self.measured} of {self.overlaps}"
         if self.seamless:
             told = "" if self.complete else " that were measured"
-            noise = _figure(self.measures.max_dist)
+            noise = figure_text(self.measures.max_dist)
             return f"Seamless: neighbouring tiles agree to {noise} in {part} overlaps{told}."
-        sizes = f"up to {_figure(self.measures.max_dist)}"
+        sizes = f"up to {figure_text(self.measures.max_dist)}"
         if self.measures.soft:
             worst = int(np.argmax(self.measures.soft))
             name = f" of {self.channels[worst]}" if len(self.channels) > 1 else ""
-            sizes += f", with a tile mismatch{name} of {_figure(self.measures.soft[worst])}"
+            sizes += f", with a tile mismatch{name} of {figure_text(self.measures.soft[worst])}"
         where = "" if self.complete else f"; {self.measured} of {self.overlaps} overlaps measured"
         return f"Seams: neighbouring tiles differ by {sizes}{where}."
 
@@ -294,26 +295,29 @@ def _intervals(tables: dict[Frame, Array]) -> list[Interval | None]:
     blocks = _blocks(tables)
     if len(blocks) < _FEWEST_BLOCKS:
         return []
-    chance = np.random.default_rng(0)
-    draws = chance.integers(len(blocks), size=(_RESAMPLES, len(blocks)))
+    sizes = [len(block) for block in blocks]
     columns = max(block.shape[1] for block in blocks)
-    found: list[list[float]] = [[] for _ in range(columns - 2)]
-    for draw in draws:
-        rows = np.concatenate([blocks[i] for i in draw]).astype(np.float64)
-        _, mean, pixels, *mismatch = rows.T
-        found[0].append(float((mean * pixels).sum() / pixels.sum()))
-        for channel, values in enumerate(mismatch, start=1):
-            known = values[np.isfinite(values)]
-            if known.size:
-                found[channel].append(float(np.median(known)))
-    return [_percentiles(values) for values in found]
+    rows = np.full((sum(sizes), columns), np.nan)
+    for start, block in zip(np.cumsum([0, *sizes]), blocks, strict=False):
+        rows[start : start + len(block), : block.shape[1]] = block
+
+    def pooled(times: Array) -> Array:
+        return np.array([_headline(rows, np.repeat(each, sizes)) for each in times])
+
+    low, high = bootstrap(len(blocks), pooled, resamples=_RESAMPLES)
+    pairs = zip(low.tolist(), high.tolist(), strict=True)
+    return [None if math.isnan(a) else Interval(a, b) for a, b in pairs]
 
 
-def _percentiles(values: Sequence[float]) -> Interval | None:
-    if not values:
-        return None
-    low, high = np.percentile(values, [2.5, 97.5])
-    return Interval(float(low), float(high))
+def _headline(rows: Array, times: Array) -> list[float]:
+    """Mean distance, and the median mismatch of each channel, of borders that count so often."""
+    rows = np.repeat(rows, times, axis=0)
+    _, mean, pixels, *mismatch = rows.T
+    known = [values[np.isfinite(values)] for values in mismatch]
+    return [
+        float((mean * pixels).sum() / pixels.sum()),
+        *(float(np.median(values)) if values.size else np.nan for values in known),
+    ]
 
 
 def _blocks(tables: dict[Frame, Array]) -> list[Array]:
@@ -355,10 +359,6 @@ def _pair(interval: Interval | None) -> list[float] | None:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _figure(value: float) -> str:
-    return f"{value:.2g}"
 
 
 __all__ = ["SAMPLED_SHARE", "Interval", "SeamReport", "count_overlaps", "sampled_tiles"]

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from seamscope.compare.blends import BlendComparison, BlendScore
-from seamscope.docks.looks import figure, plain, times
+from seamscope.docks.looks import plain
 from seamscope.planning.plan import Plan
+from seamscope.text import figure_text, shape_text
 
 COLUMNS = {
     "Score": "step and dependence together, in standard deviations of the prediction",
@@ -27,14 +28,14 @@ def blends_text(found: BlendComparison) -> str:
         _row(way, score, found) for way, score in zip(found.ways, found.scores, strict=True)
     )
     own = found.settings
-    tiles = f"Tiles of {times(own['tile'])}, overlap {times(own['overlap'])}."
+    tiles = f"Tiles of {shape_text(own['tile'])}, overlap {shape_text(own['overlap'])}."
     return f"<table><tr><td></td>{head}</tr>{rows}</table>{tiles} {_channels(found)}"
 
 
 def used_text(blend: str, plan: Plan | None) -> str:
     """What is set now in *Tiled prediction*."""
     told = f"{blend.capitalize()} blending" if blend != "crop" else "Crop"
-    on = "" if plan is None else f", overlap {times(plan.grid.overlap)},"
+    on = "" if plan is None else f", overlap {shape_text(plan.grid.overlap)},"
     return f"{told}{on} is set in <i>Tiled prediction</i>; press <i>Run</i>."
 
 
@@ -42,7 +43,7 @@ def _row(way: BlendScore, score: float, found: BlendComparison) -> str:
     best = way is found.recommended
     cells = "".join(
         f"<td {_NUMBER}>{f'<b>{text}</b>' if best else text}</td>"
-        for text in (figure(score), *_numbers(way))
+        for text in (figure_text(score), *_numbers(way))
     )
     name = f"<b>►&nbsp;{way.blend}</b>" if best else f"{'&nbsp;' * 4}{way.blend}"
     return f"<tr><td>{name}</td>{cells}</tr>"
@@ -50,9 +51,9 @@ def _row(way: BlendScore, score: float, found: BlendComparison) -> str:
 
 def _numbers(way: BlendScore) -> Iterator[str]:
     counts = int(way.total().argmax())
-    yield figure(float(way.step[counts]))
-    yield "–" if way.dependence is None else figure(float(way.dependence[counts]))
-    yield figure(float(way.excess_peak[counts]))
+    yield figure_text(float(way.step[counts]))
+    yield "–" if way.dependence is None else figure_text(float(way.dependence[counts]))
+    yield figure_text(float(way.excess_peak[counts]))
 
 
 def _channels(found: BlendComparison) -> str:

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import QWidget
 
 from seamscope.compare.blends import BlendComparison
 from seamscope.docks.controls import button, fill
-from seamscope.docks.looks import boxed, duration, in_dock, plain, text_label
+from seamscope.docks.looks import boxed, in_dock, plain, text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.blend_texts import COLUMNS, blends_text, used_text
 from seamscope.docks.normalization.tasks import CompareBlends
@@ -26,6 +26,7 @@ from seamscope.docks.sentences import sentence
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan, resolve
 from seamscope.settings import Settings
+from seamscope.text import duration_text
 
 _TIPS = {
     "compare": "Predict the tiles of Tiled prediction, and the same moved by half a stride, and\n"
@@ -181,7 +182,7 @@ def _cost(plan: Plan, model: Model) -> str:
     speed = model.speeds.get(plan.speed_key)
     if speed is not None:
         pixels = math.prod(plan.grid.tile_shape)
-        told += f" or {duration(2 * tiles * pixels * speed.per_pixel(pixels))}"
+        told += f" or {duration_text(2 * tiles * pixels * speed.per_pixel(pixels))}"
     return f"{told}. All ways of blending are made from these."
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
-from seamscope.docks.looks import figure
 from seamscope.docks.normalization.texts import AFFINE, SOURCES
 from seamscope.normalization.audit import Audit, NormLayer
+from seamscope.text import figure_text
 
 _COLUMNS = {
     "Layer": "Its name in the network, where the file has names.",
@@ -64,7 +64,7 @@ class LayerModel(QAbstractTableModel):
         return self._row(index.row(), layer)[index.column()] if role == _SHOWN else None
 
     def _row(self, number: int, layer: NormLayer) -> tuple[str, ...]:
-        stray = figure(self._strays[number]) if self._strays else ""
+        stray = figure_text(self._strays[number]) if self._strays else ""
         return (
             *(self._name(number), layer.kind, str(layer.channels), SOURCES[layer.statistics]),
             *(AFFINE[layer.affine], stray),

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope.compare.before_after import BeforeAfter
-from seamscope.docks.looks import boxed, figure, in_dock, plain, times
+from seamscope.docks.looks import boxed, in_dock, plain
 from seamscope.explain.feature_statistics import BatchExperiment, FeatureStatistics, LayerFeatures
 from seamscope.explain.train_eval import FORWARD_ONLY, Disparity, advice
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.statistics import Statistics
 from seamscope.planning.plan import Plan
+from seamscope.text import figure_text, shape_text
 
 Values = npt.NDArray[np.float64]
 
@@ -108,7 +109,7 @@ def _comparison_table(effect: BeforeAfter) -> str:
         f"<td {_NUMBER}><b>{plain(other)}</b></td></tr>"
         for name, one, other in effect.rows()
     )
-    tiles = times(effect.before.plan.grid.tile_shape)
+    tiles = shape_text(effect.before.plan.grid.tile_shape)
     told = [effect.meaning] if effect.meaning else []
     note = "".join(f"<br>{plain(sentence)}" for sentence in (*told, *effect.notes))
     return (
@@ -123,12 +124,12 @@ def _comparison_table(effect: BeforeAfter) -> str:
 def features_text(found: FeatureStatistics, number: int) -> str:
     """The numbers that sum up one layer."""
     one = found.layers[number]
-    tile = times(found.plan.grid.tile_shape)
+    tile = shape_text(found.plan.grid.tile_shape)
     return (
-        f"Single tiles of {tile} stray by <b>{figure(one.stray)}</b> standard deviations from "
-        f"{REFERENCES[one.reference]}, up to {figure(float(one.strays.max()))}; their spread "
+        f"Single tiles of {tile} stray by <b>{figure_text(one.stray)}</b> standard deviations from "
+        f"{REFERENCES[one.reference]}, up to {figure_text(float(one.strays.max()))}; their spread "
         f"differs by a factor of {one.spread_ratio:.2f}. {len(found.jobs)} tiles; over all "
-        f"layers {figure(found.stray)}."
+        f"layers {figure_text(found.stray)}."
     )
 
 
@@ -139,7 +140,8 @@ def pixel_text(before: float, after: float, tiles: int, point: Sequence[int]) ->
         return f"Only one position of a tile holds pixel {place}: choose smaller tiles."
     return (
         f"{tiles} tiles see pixel {place}. Before normalization they differ by up to "
-        f"<b>{figure(before)}</b> standard deviations, after it by up to <b>{figure(after)}</b>."
+        f"<b>{figure_text(before)}</b> standard deviations, after it by up to "
+        f"<b>{figure_text(after)}</b>."
     )
 
 
@@ -156,14 +158,15 @@ def standardized(one: LayerFeatures, channels: int) -> tuple[Values, Values]:
 def disparity_text(found: Disparity) -> str:
     """Disparity of each channel."""
     rows = "".join(
-        f"<tr><td>{plain(name)}</td><td {_NUMBER}>{figure(soft)}</td>"
-        f"<td {_NUMBER}>{figure(hard)}</td></tr>"
+        f"<tr><td>{plain(name)}</td><td {_NUMBER}>{figure_text(soft)}</td>"
+        f"<td {_NUMBER}>{figure_text(hard)}</td></tr>"
         for name, soft, hard in zip(found.channels, found.per_channel, found.hard, strict=True)
     )
     return (
         f'<table style="margin-top: 4px"><tr><td>1 − Dice(train, eval)</td><td {_NUMBER}>soft'
         f"</td><td {_NUMBER}>hard</td></tr>{rows}</table>Mean difference "
-        f"{figure(found.mean_difference)}; tiles of {_tile(found.plan)}, {found.batch} in a batch."
+        f"{figure_text(found.mean_difference)}; tiles of {_tile(found.plan)}, {found.batch} in a "
+        "batch."
     )
 
 
@@ -180,4 +183,4 @@ def training_advice(
 
 
 def _tile(plan: Plan) -> str:
-    return times(plan.grid.tile_shape)
+    return shape_text(plan.grid.tile_shape)

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QPushButton
 
 from seamscope.models.declared import Declared
 from seamscope.models.model import Model
+from seamscope.text import axes_text
 
 
 class CardButton(QPushButton):
@@ -42,7 +43,7 @@ class CardHalo(CardButton):
         if card is None or card.halo is None or tuple(shown) == card.halo:
             self.hide()
             return
-        told = _numbers(card.halo)
+        told = axes_text(card.halo)
         self.offer(
             f"Use the card's halo, {told}",
             f"{card.by} asks for halo {told}. Auto takes what was measured; click to use the\n"
@@ -68,12 +69,12 @@ class CardSizes(CardButton):
             return
         assert card.step is not None
         first = card.smallest or card.step
-        sizes = _numbers(first), _numbers([a + b for a, b in zip(first, card.step, strict=True)])
-        measured = _numbers([axis.increment for axis in model.facts.lattice])
+        sizes = axes_text(first), axes_text([a + b for a, b in zip(first, card.step, strict=True)])
+        measured = axes_text([axis.increment for axis in model.facts.lattice])
         self._offered = f"Only the card's sizes: {', '.join(sizes)}, …"
         self.offer(
             self._offered,
-            f"{card.by} names tiles from {sizes[0]} in steps of {_numbers(card.step)}; measured\n"
+            f"{card.by} names tiles from {sizes[0]} in steps of {axes_text(card.step)}; measured\n"
             f"were steps of {measured}. While pressed, the slider offers the card's sizes.",
         )
         self._name()
@@ -103,7 +104,3 @@ def _usable(card: Declared, model: Model) -> bool:
         return False
     fits = all(step and step % own == 0 for step, own in zip(card.step, increments, strict=True))
     return fits and list(card.step) != increments
-
-
-def _numbers(values: Sequence[int]) -> str:
-    return str(values[0]) if len(set(values)) == 1 else " x ".join(map(str, values))

@@ -18,11 +18,12 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from seamscope.docks.job import Job, Outcome
-from seamscope.docks.looks import boxed, duration, plain, text_label
+from seamscope.docks.looks import boxed, plain, text_label
 from seamscope.docks.results import ResultLayers, Run
 from seamscope.docks.sentences import sentence
 from seamscope.docks.tasks import Predict
 from seamscope.prediction.run import Event, Finished, Preparing, Reduced, Started, TileDone
+from seamscope.text import duration_text, percent_text
 
 _DRAW_MS = 120
 
@@ -168,7 +169,7 @@ class RunPanel(QWidget):
             running.layers.mark(event.region)
             self._show_progress(event, running.job.cancelled)
         elif isinstance(event, float):
-            self._say(f"{running.phase}: {event:.0%}")
+            self._say(f"{running.phase}: {percent_text(event)}")
         elif isinstance(event, Preparing):
             running.phase = f"{event.what[:1].upper()}{event.what[1:]}"
             self._say(f"{running.phase} …")
@@ -193,7 +194,7 @@ class RunPanel(QWidget):
         self.bar.setMaximum(event.total)
         self.bar.setValue(event.done)
         if not stopping:
-            left = f", {duration(event.seconds_left)} left" if event.done > 1 else ""
+            left = f", {duration_text(event.seconds_left)} left" if event.done > 1 else ""
             self._say(f"{event.done} of {event.total} tiles{left}")
 
     def _draw(self) -> None:
@@ -286,4 +287,4 @@ def _activity(made: Run) -> Any:
 def _summary(figures: dict[str, Any]) -> str:
     pace = figures.get("tiles_per_second")
     each = f", {pace:.3g} tiles a second" if pace else ""
-    return f"Done: {figures['tiles']} tiles in {duration(figures['seconds'])}{each}."
+    return f"Done: {figures['tiles']} tiles in {duration_text(figures['seconds'])}{each}."

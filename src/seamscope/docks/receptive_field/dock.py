@@ -17,7 +17,7 @@ from seamscope.docks.controls import button, form, ticked
 from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.layers import image_of, on_click, shown_point
-from seamscope.docks.looks import boxed, legend, plain, text_label, times
+from seamscope.docks.looks import boxed, legend, plain, text_label
 from seamscope.docks.receptive_field.layers import EFFECTIVE, FieldLayers, box_around, centred
 from seamscope.docks.receptive_field.profile_plot import THEORY, ProfilePlot
 from seamscope.docks.receptive_field.tasks import (
@@ -32,6 +32,7 @@ from seamscope.planning.plan import Plan
 from seamscope.receptive_field.fields import ReceptiveField
 from seamscope.receptive_field.gradient_maps import MOST_TILES, SHARES, EffectiveField, GradientMap
 from seamscope.settings import Settings
+from seamscope.text import axes_text, halo_text, percent_text
 from seamscope.tiling import Sides
 
 Shown = Literal["mean", "pixel"]
@@ -358,12 +359,11 @@ class ReceptiveFieldDock(Dock):
 
     def _numbers(self, shown: GradientMap) -> str:
         rows = [
-            (f"{100 * share:g}% within", f"{times_or_one(shown.radius(share))} px")
-            for share in SHARES
+            (f"{100 * share:g}% within", f"{axes_text(shown.radius(share))} px") for share in SHARES
         ]
         fields = None if self._model is None else self._model.fields
         if fields is not None:
-            rows.append(("Beyond the convolutions", f"{100 * shown.beyond(fields):.3g}%"))
+            rows.append(("Beyond the convolutions", percent_text(shown.beyond(fields))))
         notes = []
         if self.mean is not None and shown is self.mean.map:
             notes += [boxed(note, "warning") for note in self.mean.notes]
@@ -411,11 +411,11 @@ class ReceptiveFieldDock(Dock):
         if model is not None and model.reach.convolutional is not None:
             name = "Theoretical, exact" if model.reach.bounded else "Of the convolutions"
             halo = model.reach.convolutional
-            options.append((f"{name}: {_sides(halo)}", halo))
+            options.append((f"{name}: {halo_text(halo)}", halo))
         if shown is not None:
             for share in reversed(SHARES):
                 halo = tuple((r, r) for r in shown.radius(share))
-                options.append((f"Effective, {100 * share:g}%: {_sides(halo)}", halo))
+                options.append((f"Effective, {100 * share:g}%: {halo_text(halo)}", halo))
         with QSignalBlocker(self.halo):
             self.halo.set_options(options)
         self.use.setEnabled(bool(options) and self.session.plan is not None)
@@ -425,7 +425,7 @@ class ReceptiveFieldDock(Dock):
         halo = self.halo.value()
         if halo is not None:
             self.session.want_halo(halo)
-            self.used.setText(f"Halo {_sides(halo)} is set in <i>Tiled prediction</i>.")
+            self.used.setText(f"Halo {halo_text(halo)} is set in <i>Tiled prediction</i>.")
 
 
 def _image_pixel(plan: Plan, point: Sequence[float]) -> _Place | None:
@@ -447,10 +447,10 @@ def _position(shown: GradientMap) -> list[int]:
 
 
 def _details(theory: ReceptiveField) -> str:
-    rows = [("Period", f"{times_or_one(theory.facts.period)} px")]
+    rows = [("Period", f"{axes_text(theory.facts.period)} px")]
     if theory.convolutional is not None:
         name = "Field" if theory.bounded else "Field of the convolutions"
-        rows.append((name, f"{_sides(theory.convolutional)} px at the worst phase"))
+        rows.append((name, f"{halo_text(theory.convolutional)} px at the worst phase"))
     if theory.global_operations:
         told = ", ".join(f"{each.count} × {plain(each.op)}" for each in theory.global_operations)
         rows.append(("Whole tile through", told))
@@ -464,16 +464,6 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
         for name, text in rows
     )
     return f"<table>{cells}</table>"
-
-
-def times_or_one(values: Sequence[int]) -> str:
-    """Write one number for all axes where they are the same."""
-    return str(values[0]) if len(set(values)) == 1 else times(values)
-
-
-def _sides(sides: Sequence[Sides]) -> str:
-    each = [str(a) if a == b else f"{a}/{b}" for a, b in sides]
-    return each[0] if len(set(each)) == 1 else " × ".join(each)
 
 
 def _row(*widgets: QWidget) -> QHBoxLayout:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel, Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
-from seamscope.docks.looks import figure
 from seamscope.seams.meter import Border
 from seamscope.seams.report import SeamReport
+from seamscope.text import figure_text
 
 _SORTED_BY = Qt.ItemDataRole.UserRole
 
@@ -49,12 +49,14 @@ _FRAME = _Column(
 _NUMBERS = (
     _Column(
         "Largest", "Largest distance of both predictions where both tiles are trusted.",
-        lambda b: (b.max_dist, b.mean_dist), lambda b: figure(b.max_dist),
+        lambda b: (b.max_dist, b.mean_dist), lambda b: figure_text(b.max_dist),
     ),
-    _Column("Mean", "Mean distance there.", lambda b: b.mean_dist, lambda b: figure(b.mean_dist)),
+    _Column(
+        "Mean", "Mean distance there.", lambda b: b.mean_dist, lambda b: figure_text(b.mean_dist)
+    ),
     _Column(
         "1 − Dice", "Of the channel that agrees least (soft).", mismatch_of,
-        lambda b: figure(mismatch_of(b)),
+        lambda b: figure_text(mismatch_of(b)),
     ),
 )  # fmt: skip
 

@@ -13,8 +13,9 @@ import pyqtgraph as pg
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from seamscope.docks.late_plot import LatePlot, Plot
-from seamscope.docks.looks import COLORS, colored, figure, plain, text_label
+from seamscope.docks.looks import COLORS, colored, plain, text_label
 from seamscope.seams.opinions import Opinion, SideBySide
+from seamscope.text import figure_text
 
 _COLUMNS = 6  # that fit into a dock
 _NUMBER = 'align="right" style="padding-left: 8px"'
@@ -72,8 +73,8 @@ class Comparison(QWidget):
         first, second = (plain(name) for name in names)
         self.caption.setText(
             f"<b>Left</b> tile {first}, <b>middle</b> tile {second}, <b>right</b> their "
-            f"difference: {plain(title)}, {figure(low)} to {figure(high)}; difference up to "
-            f"<b>{figure(most)}</b>."
+            f"difference: {plain(title)}, {figure_text(low)} to {figure_text(high)}; difference up "
+            f"to <b>{figure_text(most)}</b>."
         )
 
     def _lay_side_by_side(self, views: SideBySide, height: int, width: int) -> None:
@@ -161,7 +162,7 @@ def _opinion_table(where: str, found: Sequence[Opinion], channels: Sequence[str]
     values = np.stack([opinion.values for opinion in found])
     apart = float(np.nan_to_num(np.ptp(values, axis=0)).max())
     tiles = "One tile sees" if len(found) == 1 else f"{len(found)} tiles see"
-    differ = "" if len(found) == 1 else f" They differ by up to <b>{figure(apart)}</b>."
+    differ = "" if len(found) == 1 else f" They differ by up to <b>{figure_text(apart)}</b>."
     kept = "The first one is kept. " if found[0].kept else ""
     return f"{tiles} pixel {where}.{differ} {kept}{_grid(found, channels)}"
 
@@ -183,7 +184,7 @@ def _grid(found: Sequence[Opinion], channels: Sequence[str]) -> str:
 
 def _value(value: float) -> str:
     """Short, so that four tiles fit beside each other."""
-    return f"{value:.3f}" if abs(value) < 10 else figure(value)
+    return f"{value:.3f}" if abs(value) < 10 else figure_text(value)
 
 
 def _shortened(name: str) -> str:

@@ -17,8 +17,9 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QSpinBox, QVBoxLayout, QWidget
 
 from seamscope.docks.editors import Choice
 from seamscope.docks.late_plot import LatePlot, Plot
-from seamscope.docks.looks import COLORS, colored, figure, plain
+from seamscope.docks.looks import COLORS, colored, plain
 from seamscope.seams.report import SeamReport
+from seamscope.text import figure_text
 
 Values = npt.NDArray[np.float64]
 
@@ -236,9 +237,9 @@ class HaloPlot(QWidget):
         if report is None or not report.measured:
             return
         curve, at = report.curve, self.value()
-        told = f"largest {figure(curve.max_dist[at])}, mean {figure(curve.mean_dist[at])}"
+        told = f"largest {figure_text(curve.max_dist[at])}, mean {figure_text(curve.mean_dist[at])}"
         if curve.soft.shape[1]:
-            told += f", 1 − Dice {figure(np.nanmax(np.nan_to_num(curve.soft[at])))}"
+            told += f", 1 − Dice {figure_text(np.nanmax(np.nan_to_num(curve.soft[at])))}"
         self.told.setText(f"At halo <b>{at}</b>: {told}.")
 
     # -- the slider

@@ -20,10 +20,10 @@ from qtpy.QtCore import QRect, Qt
 from qtpy.QtGui import QColor, QImage, QPainter
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
-from seamscope.docks.looks import figure
 from seamscope.docks.results import Run, faded, placed
 from seamscope.seams.heatmaps import Measure, pyramid
 from seamscope.seams.report import SeamReport
+from seamscope.text import figure_text
 
 Kind = Literal["pixels", "borders", "tiles"]
 
@@ -232,7 +232,7 @@ class ColorBar(QWidget):
     def show_scale(self, kind: Kind, limits: tuple[float, float], unit: str) -> None:
         """Show the colours of a kind between these limits."""
         self._kind, self.limits, self.unit = kind, limits, unit
-        self.setToolTip(f"{unit}, {TITLES[kind]}; transparent at {figure(limits[0])}")
+        self.setToolTip(f"{unit}, {TITLES[kind]}; transparent at {figure_text(limits[0])}")
         self.update()
 
     def paintEvent(self, event: Any) -> None:  # noqa: N802
@@ -248,7 +248,7 @@ class ColorBar(QWidget):
         painter.drawImage(bar, self._gradient())
         below = QRect(0, bar.bottom() + 1, self.width(), text + 1)
         painter.setPen(self.palette().color(self.foregroundRole()))
-        low, high = map(figure, self.limits)
+        low, high = map(figure_text, self.limits)
         painter.drawText(below, Qt.AlignmentFlag.AlignLeft, low)
         painter.drawText(below, Qt.AlignmentFlag.AlignHCenter, self.unit)
         painter.drawText(below, Qt.AlignmentFlag.AlignRight, high)

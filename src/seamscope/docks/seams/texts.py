@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 
 from seamscope.compare.certificate import Certificate
-from seamscope.docks.looks import Kind, boxed, figure, plain
+from seamscope.docks.looks import Kind, boxed, plain
 from seamscope.explain.causes import Diagnosis, Finding
 from seamscope.seams.report import Interval, SeamReport
+from seamscope.text import figure_text, halo_text, percent_text
 
 _BAR, _REST = "#3f8fd2", "#80808040"
 _NUMBER = 'align="right" style="padding-left: 12px"'
@@ -21,12 +22,15 @@ def numbers_table(report: SeamReport) -> str:
     if not report.measured:
         return ""
     measures = report.measures
-    halo = ", ".join(dict.fromkeys(_sides(*sides) for sides in report.plan.grid.halo))
+    halo = halo_text(report.plan.grid.halo)
     where = "pixels beside the seam" if measures.beside else "valid overlap"
     rows = [
-        ("Largest distance", f"<b>{figure(measures.max_dist)}</b>"),
-        ("Mean distance", f"{figure(measures.mean_dist)}{_interval(report.mean_dist_interval)}"),
-        ("Tolerance", f"{figure(report.tolerance)} (10⁻⁴ of the output's std)"),
+        ("Largest distance", f"<b>{figure_text(measures.max_dist)}</b>"),
+        (
+            "Mean distance",
+            f"{figure_text(measures.mean_dist)}{_interval(report.mean_dist_interval)}",
+        ),
+        ("Tolerance", f"{figure_text(report.tolerance)} (10⁻⁴ of the output's std)"),
         ("Measured", f"{report.measured} of {report.overlaps} overlaps, halo {halo}, {where}"),
     ]
     cells = "".join(
@@ -43,8 +47,8 @@ def _mismatch_table(report: SeamReport) -> str:
     hard = measures.hard or (math.nan,) * len(measures.soft)
     intervals = report.mismatch_intervals or (None,) * len(measures.soft)
     rows = "".join(
-        f"<tr><td>{plain(name)}</td><td {_NUMBER}>{figure(soft)}{_interval(interval)}</td>"
-        f"<td {_NUMBER}>{figure(harder)}</td></tr>"
+        f"<tr><td>{plain(name)}</td><td {_NUMBER}>{figure_text(soft)}{_interval(interval)}</td>"
+        f"<td {_NUMBER}>{figure_text(harder)}</td></tr>"
         for name, soft, harder, interval in zip(
             report.channels, measures.soft, hard, intervals, strict=False
         )
@@ -56,11 +60,9 @@ def _mismatch_table(report: SeamReport) -> str:
 
 
 def _interval(interval: Interval | None) -> str:
-    return "" if interval is None else f" [{figure(interval.low)}, {figure(interval.high)}]"
-
-
-def _sides(before: int, after: int) -> str:
-    return str(before) if before == after else f"{before}/{after}"
+    return (
+        "" if interval is None else f" [{figure_text(interval.low)}, {figure_text(interval.high)}]"
+    )
 
 
 def diagnosis_text(found: Diagnosis) -> str:
@@ -69,11 +71,11 @@ def diagnosis_text(found: Diagnosis) -> str:
     acting = [finding for finding in found.findings if finding.share > 0]
     if not acting:
         return boxed(found.explanation, kind)
-    halo = ", ".join(dict.fromkeys(_sides(*sides) for sides in found.halo))
+    halo = halo_text(found.halo)
     told = (
         f"{found.verdict[:1].upper()}{found.verdict[1:]}: at halo {halo} neighbouring tiles differ "
-        f"by {figure(found.mean_dist)} on average and {figure(found.max_dist)} at most, on "
-        f"{found.borders} borders examined."
+        f"by {figure_text(found.mean_dist)} on average and {figure_text(found.max_dist)} at most, "
+        f"on {found.borders} borders examined."
     )
     return boxed(told, kind) + "".join(map(_finding, acting))
 
@@ -82,7 +84,8 @@ def _finding(finding: Finding) -> str:
     share = round(100 * finding.share)
     remedy = f"<br><b>Remedy:</b> {plain(finding.remedy)}" if finding.remedy else ""
     return (
-        f'<p style="margin: 8px 0 2px 0"><b>{plain(finding.cause)}</b>: {share} %</p>'
+        f'<p style="margin: 8px 0 2px 0"><b>{plain(finding.cause)}</b>: '
+        f"{percent_text(finding.share)}</p>"
         f"{_bar(share)}{plain(finding.what)}{remedy}"
     )
 

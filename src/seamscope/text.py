@@ -1,0 +1,154 @@
+"""Numbers as people read them: shapes, halos, bytes, durations, shares and measured values.
+
+Every sentence, table and label of Seamscope writes its numbers with these functions, so that one
+quantity looks the same in a terminal, a dock and a report.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+NONE = "–"
+
+_BETWEEN_NUMBERS = re.compile(r"(?<=\d) x (?=\d)")
+
+
+def shape_text(shape: Sequence[Any], axes: str | None = None) -> str:
+    """Write the size along each axis.
+
+    Examples
+    --------
+    >>> shape_text((512, 600))
+    '512 x 600'
+    >>> shape_text((4, 512, 600), "cyx")
+    '4 x 512 x 600 (cyx)'
+    """
+    text = " x ".join(map(str, shape))
+    return f"{text} ({axes})" if axes else text
+
+
+def axes_text(values: Sequence[Any]) -> str:
+    """Write one value for each axis, or a single one if all are equal.
+
+    Examples
+    --------
+    >>> axes_text((8, 8)), axes_text((4, 8))
+    ('8', '4 x 8')
+    """
+    return str(values[0]) if len(set(values)) == 1 else shape_text(values)
+
+
+def halo_text(sides: Sequence[Sequence[int]]) -> str:
+    """Write a halo, ``(before, after)`` in pixels for each axis.
+
+    Examples
+    --------
+    >>> halo_text([(46, 46), (46, 46)])
+    '46'
+    >>> halo_text([(8, 8), (46, 46)])
+    '8 x 46'
+    >>> halo_text([(44, 46), (44, 46)])
+    '44 before, 46 after'
+    >>> halo_text([(44, 46), (46, 46)])
+    'y: 44 before, 46 after; x: 46'
+    """
+    each = [str(a) if a == b else f"{a} before, {b} after" for a, b in sides]
+    if len(set(each)) == 1 or all(a == b for a, b in sides):
+        return axes_text(each)
+    names = "zyx"[-len(each) :] if len(each) <= 3 else range(len(each))
+    return "; ".join(f"{name}: {one}" for name, one in zip(names, each, strict=True))
+
+
+def bytes_text(count: float) -> str:
+    """Write an amount of memory in powers of 1000, with three significant digits.
+
+    Examples
+    --------
+    >>> bytes_text(512), bytes_text(20_480), bytes_text(1.5e9), bytes_text(999_999)
+    ('512 bytes', '20.5 kB', '1.5 GB', '1 MB')
+    """
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if round(count) < 1000 or unit == "TB":
+            break
+        count /= 1000
+    return f"{round(count)} {unit}" if count >= 100 else f"{count:.3g} {unit}"
+
+
+def duration_text(seconds: float) -> str:
+    """Write a duration, no more exact than an estimate can be.
+
+    Examples
+    --------
+    >>> duration_text(8.12), duration_text(42.3), duration_text(125), duration_text(3725)
+    ('8.1 s', '42 s', '2:05 min', '1:02:05 h')
+    """
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
+
+
+def percent_text(share: float) -> str:
+    """Write a share of 1 in percent: two significant digits below 10%, none after the point above.
+
+    ``100%`` is all, never almost all.
+
+    Examples
+    --------
+    >>> percent_text(0.0123), percent_text(0.583), percent_text(0.9999), percent_text(1)
+    ('1.2%', '58%', '>99%', '100%')
+    """
+    if 0.99 < share < 1:
+        return ">99%"
+    return f"{100 * share:.2g}%" if share < 0.0995 else f"{100 * share:.0f}%"
+
+
+def figure_text(value: float | None, digits: int = 3) -> str:
+    """Write a measured value with three significant digits; a dash where there is none.
+
+    Examples
+    --------
+    >>> figure_text(0.012345), figure_text(1.2345e-6), figure_text(23456.7), figure_text(0)
+    ('0.0123', '1.23e-06', '23457', '0')
+    >>> figure_text(math.nan), figure_text(math.inf)
+    ('–', '∞')
+    """
+    if value is None or math.isnan(value):
+        return NONE
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    if value == 0:
+        return "0"
+    if 10**digits <= abs(value) < 1e6:
+        return f"{value:.0f}"
+    if abs(value) < 1e-3 or abs(value) >= 1e6:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{digits}g}"
+
+
+def typeset(text: str) -> str:
+    """Write sizes with a multiplication sign, where a font surely has one.
+
+    Examples
+    --------
+    >>> typeset("tile 512 x 600")
+    'tile 512 × 600'
+    """
+    return _BETWEEN_NUMBERS.sub(" × ", text)
+
+
+__all__ = [
+    "NONE",
+    "axes_text",
+    "bytes_text",
+    "duration_text",
+    "figure_text",
+    "halo_text",
+    "percent_text",
+    "shape_text",
+    "typeset",
+]
