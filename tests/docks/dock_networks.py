@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -10,6 +11,17 @@ import torch
 from torch import nn
 
 from seamscope.models.model import Model, as_model
+
+
+class _Gate:
+    """Counts the calls of a network, and holds those beyond a number until it is opened."""
+
+    def __init__(self) -> None:
+        self.calls, self.most = 0, math.inf
+        self.open = threading.Event()
+
+
+_GATES: list[_Gate] = []
 
 
 class Net(nn.Module):
@@ -25,26 +37,32 @@ class Net(nn.Module):
         self.up = nn.Upsample(scale_factor=2)
         self.last = convolution(4, classes, 3, padding=1)
         self.delay = 0.0
-        self.calls = 0
-        self._held_after: int | None = None
-        self._open = threading.Event()
+        self.gate = len(_GATES)  # a number, so that copies of the network share it
+        _GATES.append(_Gate())
         self.calls_until_failure = -1
         self.most_tiles = 99
 
+    @property
+    def calls(self) -> int:
+        """How often this network or a copy of it was called."""
+        return _GATES[self.gate].calls
+
     def hold(self, calls: int) -> None:
         """Let so many more calls pass; the next one waits for `release`."""
-        self._open.clear()
-        self._held_after = self.calls + calls
+        gate = _GATES[self.gate]
+        gate.open.clear()
+        gate.most = gate.calls + calls
 
     def release(self) -> None:
         """Let all calls pass."""
-        self._held_after = None
-        self._open.set()
+        _GATES[self.gate].most = math.inf
+        _GATES[self.gate].open.set()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        if self._held_after is not None and self.calls > self._held_after:
-            self._open.wait()
+        gate = _GATES[self.gate]
+        gate.calls += 1
+        if gate.calls > gate.most:
+            gate.open.wait()
         time.sleep(self.delay)
         if self.delay:
             x.flatten()[0].item()  # who reads numbers is run for every tile, also when freezing

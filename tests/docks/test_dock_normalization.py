@@ -26,6 +26,7 @@ from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.session import Session
 from seamscope.explain.feature_statistics import measure_features
 from seamscope.models.model import as_model
+from seamscope.text import figure_text
 from seamscope.tiling import TileGrid
 
 
@@ -422,7 +423,9 @@ def test_effect_on_seams_and_on_dice(qtbot, viewer, docks):
     reports = [measure_seams(image, m, settings) for m in (INSTANCE, dock.model)]
     text = own.effect.comparison.text()
     for report in reports:
-        assert f"{report.measures.max_dist:.2g}<" in text or report.measures.max_dist < 1e-4
+        assert (
+            f"{figure_text(report.measures.max_dist)}<" in text or report.measures.max_dist < 1e-4
+        )
     _, drawn = own.effect.curves.curves["before largest"]
     np.testing.assert_allclose(drawn, reports[0].curve.max_dist[: len(drawn)], rtol=1e-3)
     after = own.effect.curves.curves["after largest"][1]
@@ -490,8 +493,8 @@ def test_features_of_tiles_are_drawn_and_mapped(qtbot, viewer, docks):
         np.testing.assert_allclose(row[:, 0], (tile.mean((1, 2)) - mean) / std, atol=1e-5)
         np.testing.assert_allclose(row[:, 1], np.log(tile.std((1, 2)) / std), atol=1e-5)
     expected = np.sqrt(np.mean(np.square(strays)))
-    assert f"<b>{expected:.2g}</b>" in own.features.stray.text()
-    assert rows(own.layers.table)[0][-1] == f"{expected:.2g}"
+    assert f"<b>{figure_text(expected)}</b>" in own.features.stray.text()
+    assert rows(own.layers.table)[0][-1] == figure_text(expected)
     shown = own.features.strays.layer
     for job, stray in zip(own.features.features.jobs, strays, strict=True):
         for corner in (0.0, 0.99):  # first and last pixel of what the tile is responsible for
@@ -552,7 +555,7 @@ def test_the_same_pixel_in_several_tiles(qtbot, viewer, docks):
         np.testing.assert_allclose(one.after.reshape(-1), normal, atol=1e-4)
     before, after = own.features.pixel_plot.apart
     assert before < 1e-4 < 0.1 < after
-    assert f"<b>{after:.2g}</b>" in own.features.pixel_told.text()
+    assert f"<b>{figure_text(after)}</b>" in own.features.pixel_told.text()
     own.features.ask_at((500.0, 0.0))
     assert "beside the image" in own.problem
     own.features.ask.click()
@@ -590,7 +593,7 @@ def test_training_and_evaluation_are_compared(qtbot, viewer, docks):
     dice = 2 * (p * q).sum((1, 2)) / (p**2 + q**2).sum((1, 2))
     for name, value in zip(BATCH.channels, 1 - dice, strict=True):
         assert f"<td>{name}</td>" in own.training.told.text()
-        assert f">{value:.2g}<" in own.training.told.text()
+        assert f">{figure_text(value)}<" in own.training.told.text()
     shown = own.training.differences.layer
     np.testing.assert_allclose(shown.data, np.abs(p - q).max(0), atol=1e-5)
     np.testing.assert_allclose(shown.translate, layer.translate)
@@ -640,7 +643,7 @@ def test_ways_of_blending_are_compared_and_the_best_is_used(qtbot, viewer, docks
     assert f"Use {best.blend}" in page.verdict.text()
     (marked,) = [row for row in page.table.text().split("<tr>") if "►" in row]
     worst = int(best.total().argmax())
-    for told in (best.blend, *(f"{v:.2g}" for v in (
+    for told in (best.blend, *(figure_text(v) for v in (
         min(expected.scores), best.step[worst], best.dependence[worst], best.excess_peak[worst]
     ))):  # fmt: skip
         assert told in marked

@@ -25,7 +25,7 @@ from seamscope.docks.session import Session
 from seamscope.planning.plan import Layout
 from seamscope.seams.heatmaps import SeamPicture, pyramid
 from seamscope.seams.meter import HaloRay
-from seamscope.text import percent_text
+from seamscope.text import figure_text, percent_text
 
 CLASSES = measured()
 INSTANCE = measured(norm=True)
@@ -90,7 +90,7 @@ def test_a_run_is_told_in_numbers_and_curves(qtbot, viewer, docks):
         assert report.sentence() in text
     numbers = seams.numbers.text()
     for value in (report.measures.mean_dist, *report.measures.soft, *report.measures.hard):
-        assert f">{value:.2g}<" in numbers
+        assert f">{figure_text(value)}<" in numbers
     assert f"{expected.overlaps} of {expected.overlaps} overlaps, halo 4" in numbers
 
     def drawn():
@@ -356,7 +356,7 @@ def test_a_clicked_pixel_is_told_by_every_tile(qtbot, viewer, docks):
         assert any(np.allclose(values, bar, atol=1e-6) for bar in heights), index
     np.testing.assert_allclose(heights[0], expected[0, 1], atol=1e-6)  # whose core it is
     apart = np.ptp(list(expected.values()), axis=0).max()
-    assert f"<b>{apart:.2g}</b>" in seams.pixel.table.text()
+    assert f"<b>{figure_text(apart)}</b>" in seams.pixel.table.text()
     seams.ask_at((-50, 3))
     assert "beside" in seams.pixel.table.text()
     press(qtbot, seams.ask)

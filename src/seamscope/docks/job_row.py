@@ -12,7 +12,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QProgressBar, QPushButton, QWidget
 
 from seamscope.docks.job import Job, Outcome, Step
-from seamscope.docks.looks import duration, plain, text_label
+from seamscope.docks.looks import plain, text_label
 from seamscope.docks.sentences import sentence
 from seamscope.prediction.run import Preparing, TileDone
 from seamscope.text import duration_text, percent_text
@@ -116,7 +116,7 @@ class JobRow(QWidget):
             left = f", {duration_text(last.seconds_left)} left" if last.done > 1 else ""
             self._show(last.done, last.total, f"tiles{left}")
         elif isinstance(last, Step):
-            left = "" if last.seconds_left is None else f", {duration(last.seconds_left)} left"
+            left = "" if last.seconds_left is None else f", {duration_text(last.seconds_left)} left"
             self._show(last.done, last.total, f"{last.what}{left}")
         elif isinstance(last, tuple):
             done, total = last

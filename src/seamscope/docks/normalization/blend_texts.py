@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from seamscope.compare.blends import BlendComparison, BlendScore
 from seamscope.docks.looks import plain
 from seamscope.planning.plan import Plan
-from seamscope.text import figure_text, shape_text
+from seamscope.text import figure_text, shape_text, typeset
 
 COLUMNS = {
     "Score": "step and dependence together, in standard deviations of the prediction",
@@ -35,7 +35,7 @@ def blends_text(found: BlendComparison) -> str:
 def used_text(blend: str, plan: Plan | None) -> str:
     """What is set now in *Tiled prediction*."""
     told = f"{blend.capitalize()} blending" if blend != "crop" else "Crop"
-    on = "" if plan is None else f", overlap {shape_text(plan.grid.overlap)},"
+    on = "" if plan is None else f", overlap {typeset(shape_text(plan.grid.overlap))},"
     return f"{told}{on} is set in <i>Tiled prediction</i>; press <i>Run</i>."
 
 
