@@ -24,10 +24,10 @@ import zarr
 from ome_zarr_models.v05 import Image as OmeZarrImage
 
 from seamscope.errors import OutputError, SettingsError
-from seamscope.files import bytes_text
 from seamscope.images.image import Image, open_image
 from seamscope.images.outputs import Output, create_output
 from seamscope.images.records import read_record
+from seamscope.text import bytes_text
 
 ENDINGS = (".ome.zarr", ".zarr", ".ome.tif", ".tif", ".tiff", ".npy")
 
