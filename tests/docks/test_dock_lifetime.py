@@ -33,7 +33,7 @@ def test_closing_the_viewer_ends_the_run(qtbot, make_napari_viewer):
 
 def test_napari_finds_widget_and_samples(make_napari_viewer):
     viewer = make_napari_viewer(show=True)
-    _, dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
+    dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")[1].dock
     assert isinstance(dock, PredictionDock)
     viewer.open_sample("seamscope", "tissue_2d")
     assert viewer.layers[-1].data.shape == (1024, 1024)

@@ -74,7 +74,7 @@ def test_a_network_dropped_onto_the_viewer_opens_the_dock(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of plugins' own
         viewer.window._qt_viewer._qt_open([str(script)], stack=False)
-        _, dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
+        dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")[1].dock
     assert len(viewer.layers) == 0
     qtbot.waitUntil(lambda: dock.model is not None, timeout=PATIENCE)
     assert dock.model.spec == str(script)
@@ -99,7 +99,7 @@ def test_a_folder_of_a_package_is_opened_too(make_napari_viewer, qtbot, tmp_path
     viewer = make_napari_viewer(show=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of plugins' own
-        _, dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
+        dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")[1].dock
         assert viewer.open(folder / "rdf.yaml", plugin="seamscope") == []
     assert dock.model_picker.value() == str(folder / "rdf.yaml")
     beside = QDockWidget()
@@ -190,7 +190,7 @@ def test_consent_for_once_is_not_remembered(qtbot, tmp_path) -> None:
 
 def test_the_dock_tells_where_a_model_card_is_wrong(make_napari_viewer, qtbot) -> None:
     viewer = make_napari_viewer(show=True)
-    _, dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
+    dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")[1].dock
     for halo, wrong in ((2, True), (22, False)):  # the network reaches 22
         model = load_model(networks.UNet(2, 2).eval())
         model.declared = Declared("Its card", "yx", halo=(halo, halo))
@@ -203,8 +203,7 @@ def test_the_dock_tells_where_a_model_card_is_wrong(make_napari_viewer, qtbot) -
 def dock(make_napari_viewer, qtbot):
     viewer = make_napari_viewer(show=True)
     viewer.add_image(np.random.default_rng(0).normal(size=(200, 240)).astype(np.float32))
-    _, dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
-    return dock
+    return viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")[1].dock
 
 
 def load(qtbot, dock, spec):

@@ -863,5 +863,5 @@ def test_docks_are_closed_and_layers_removed_while_it_works(qtbot, viewer, docks
 
 def test_napari_finds_the_dock(make_napari_viewer):
     viewer = make_napari_viewer(show=True)
-    _, own = viewer.window.add_plugin_dock_widget("seamscope", "Normalization")
+    own = viewer.window.add_plugin_dock_widget("seamscope", "Normalization")[1].dock
     assert isinstance(own, NormalizationDock)

@@ -10,10 +10,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
+    "FieldPlace": "opening",
     "NormalizationDock": "normalization.dock",
+    "NormalizationPlace": "opening",
     "PredictionDock": "prediction.dock",
+    "PredictionPlace": "opening",
     "ReceptiveFieldDock": "receptive_field.dock",
     "SeamsDock": "seams.dock",
+    "SeamsPlace": "opening",
+    "SeamscopePlace": "opening",
     "open_model_file": "readers",
     "show_demo": "demo",
     "tissue_2d": "samples",
@@ -21,10 +26,15 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "FieldPlace",
     "NormalizationDock",
+    "NormalizationPlace",
     "PredictionDock",
+    "PredictionPlace",
     "ReceptiveFieldDock",
     "SeamsDock",
+    "SeamsPlace",
+    "SeamscopePlace",
     "open_model_file",
     "show_demo",
     "tissue_2d",
@@ -34,6 +44,13 @@ __all__ = [
 if TYPE_CHECKING:
     from seamscope.docks.demo import show_demo
     from seamscope.docks.normalization.dock import NormalizationDock
+    from seamscope.docks.opening import (
+        FieldPlace,
+        NormalizationPlace,
+        PredictionPlace,
+        SeamscopePlace,
+        SeamsPlace,
+    )
     from seamscope.docks.prediction.dock import PredictionDock
     from seamscope.docks.readers import open_model_file
     from seamscope.docks.receptive_field.dock import ReceptiveFieldDock

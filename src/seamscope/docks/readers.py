@@ -52,8 +52,8 @@ def _open(path: Any) -> list[tuple[None]]:
     viewer = napari.current_viewer()
     if viewer is not None:
         first = path if isinstance(path, str) else path[0]
-        _, dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
-        dock.open_network(str(first))
+        _, place = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
+        place.then(lambda dock: dock.open_network(str(first)))
     return _NO_LAYERS
 
 

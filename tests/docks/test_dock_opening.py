@@ -1,0 +1,103 @@
+"""Docks as napari's menu opens them: at once, once each, as tabs, and as they were left."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("napari")
+
+from hands import PATIENCE, picture
+from qtpy.QtWidgets import QDockWidget, QTabBar
+
+from seamscope.docks.opening import Place
+from seamscope.docks.prediction.dock import PredictionDock
+from seamscope.docks.window import dock_around, main_window
+
+
+@pytest.fixture
+def opened(viewer, qtbot):
+    """Open a dock by its name in napari's menu, and wait until it is filled."""
+
+    def open_dock(title):
+        _, place = viewer.window.add_plugin_dock_widget("seamscope", title)
+        qtbot.waitUntil(lambda: place.dock is not None, timeout=PATIENCE)
+        qtbot.wait(20)
+        return place
+
+    yield open_dock
+    qtbot.wait(20)
+
+
+def test_nothing_heavy_is_imported_on_the_thread_of_the_window():
+    """Counted in a fresh process: which modules each thread imports until the dock is there."""
+    code = """
+import sys, threading
+class Watch:
+    seen = []
+    def find_spec(self, name, path=None, target=None):
+        self.seen.append((threading.current_thread() is threading.main_thread(), name))
+import napari
+from qtpy.QtWidgets import QApplication
+viewer = napari.Viewer(show=False)
+sys.meta_path.insert(0, Watch())
+_, place = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
+assert place.dock is None and "Loading Tiled prediction" in place.findChild(
+    __import__("qtpy.QtWidgets").QtWidgets.QLabel).text()
+while place.dock is None:
+    QApplication.processEvents()
+heavy = ("torch", "scipy", "zarr", "tifffile", "dask", "seamscope.models", "seamscope.images")
+own = [name for main, name in Watch.seen if main and name.startswith(heavy)]
+beside = [name for main, name in Watch.seen if not main and name.startswith(heavy)]
+print(len(own), own[:5])
+assert "torch" in beside and len(beside) > 100
+assert not own, own
+viewer.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_docks_lie_as_tabs_on_each_other(viewer, qtbot, opened):
+    first, second = opened("Tiled prediction"), opened("Seams")
+    window = main_window(first)
+    assert dock_around(second) in window.tabifiedDockWidgets(dock_around(first))
+    bars = [bar for bar in window.findChildren(QTabBar) if bar.count() == 2 and bar.isVisible()]
+    assert len(bars) == 1
+    assert "Seams" in bars[0].tabText(bars[0].currentIndex())
+    assert not dock_around(first).isFloating()
+    viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
+    assert len([d for d in window.findChildren(QDockWidget) if isinstance(d.widget(), Place)]) == 2
+
+
+def test_the_menu_brings_a_dock_forward_that_lies_behind_another(qtbot, opened):
+    first, second = opened("Tiled prediction"), opened("Seams")
+    frame = dock_around(first)
+    frame.setVisible(not frame.isVisible())  # what napari's menu does
+    qtbot.waitUntil(lambda: not first.visibleRegion().isEmpty(), timeout=PATIENCE)
+    assert second.visibleRegion().isEmpty()
+    frame.setVisible(False)  # in front: napari's menu hides it
+    qtbot.wait(50)
+    assert frame.isHidden()
+
+
+def test_what_was_chosen_survives_closing(viewer, qtbot, opened):
+    viewer.add_image(picture(64, 96))
+    place = opened("Tiled prediction")
+    dock = place.dock
+    assert isinstance(dock, PredictionDock)
+    dock.halo.set_value(5)
+    dock.blend.set_value("linear")
+    assert dock.awake
+    viewer.window.remove_dock_widget(dock_around(place))
+    assert not dock.awake
+    assert not dock.isVisible()
+    again = opened("Tiled prediction")
+    assert again is not place
+    assert again.dock is dock
+    assert dock.awake
+    assert dock.isVisible()
+    assert dock.halo.value() == (5, 5)
+    assert dock.blend.value() == "linear"
