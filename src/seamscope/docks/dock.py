@@ -20,7 +20,7 @@ from qtpy.QtWidgets import QLayout, QScrollArea, QVBoxLayout, QWidget
 
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.late_plot import follow_theme
-from seamscope.docks.layers import Wires
+from seamscope.docks.layers import Wires, unwrapped
 from seamscope.docks.looks import boxed, text_label
 from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Session
@@ -51,8 +51,8 @@ class Dock(QWidget):
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__()
-        self.viewer = napari_viewer
-        self.session = Session.of(napari_viewer)
+        self.viewer = unwrapped(napari_viewer)
+        self.session = Session.of(self.viewer)
         self.awake = False
         self.error = text_label()
         self.error.hide()

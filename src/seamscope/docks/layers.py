@@ -48,6 +48,15 @@ class Wires:
         self._pairs.clear()
 
 
+def unwrapped(viewer: Any) -> Any:
+    """The viewer itself, of the proxy that napari gives to plugins.
+
+    A proxy's layers are proxies too, made anew for each call: what is remembered of one by a weak
+    reference is forgotten at once.
+    """
+    return getattr(viewer, "__wrapped__", viewer)
+
+
 def on_click(act: Callable[[Sequence[float]], None]) -> Callable[[Any, Any], Iterator[None]]:
     """Make a callback for a viewer's ``mouse_drag_callbacks`` that hears clicks, and no drags.
 

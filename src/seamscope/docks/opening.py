@@ -211,7 +211,6 @@ class Place(Slot):
         self._window: QWidget | None = None
         self._frame: QDockWidget | None = None
         self._behind = False
-        self.setMinimumWidth(350)
         self.fill()
 
     def event(self, event: Any) -> bool:

@@ -33,6 +33,7 @@ from seamscope.planning.plan import Plan
 _MOST_LAYERS = 8
 _COLORS = ("#66c2a5", "#fc8d62", "#8da0cb", "#e78ac3", "#a6d854", "#ffd92f", "#e5c494", "#b3b3b3")
 _NOT_YET = 255
+_STOPPED = "stopped · "
 _OPACITY = 0.8  # the image shines through
 _LEAST_PAUSE = 0.1  # seconds between two drawings
 _SHARE = 0.2  # of the window's time that may go into drawing
@@ -63,6 +64,11 @@ class Run:
     output: Output
     evidence: Evidence = field(default_factory=Evidence)
     prefix: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return bool(self.output.record.get("finished"))
 
     @property
     def title(self) -> str:
@@ -140,8 +146,14 @@ class ResultLayers:
         took = time.perf_counter() - begin
         self._next = time.perf_counter() + max(_LEAST_PAUSE, took / _SHARE - took)
 
-    def finish(self) -> None:
-        """Draw everything, thumbnails too, with contrast limits that fit."""
+    def finish(self, stopped: bool = False) -> None:
+        """Draw everything, thumbnails too, with contrast limits that fit.
+
+        Layers of a run that was stopped say so in their names.
+        """
+        if stopped:
+            for layer in self.layers:
+                layer.name = f"{_STOPPED}{layer.name}"
         if not self._labels:
             self._set_contrast(_sample(self._array))
         self.draw(thumbnail=True)

@@ -17,6 +17,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from qtpy.QtCore import QObject, Signal
 
+from seamscope.docks.layers import unwrapped
 from seamscope.docks.results import Run
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
@@ -61,6 +62,19 @@ class Session(QObject):
     blend_wanted : (str, object)
         Somebody wants this way of blending there, on tiles of this extent and overlap
         ``(tile, overlap)`` (None: as its controls say).
+    run_wanted : (dict)
+        Set these controls of the prediction dock (`halo`, `tile`, `overlap`, `blend`: values of
+        `Settings`), and press Run.
+    set_wanted : (dict)
+        Set these controls, and do not run.
+    explain_wanted
+        Find the causes of the seams that are shown.
+    stop_wanted
+        Stop the prediction that is running.
+    run_begins
+        A prediction is about to begin: results that were shown make room for it.
+    step_wanted : (str)
+        Show this page of the dock *Seamscope*.
     fixed_changed
         Fixed statistics were found, or are gone with their network.
 
@@ -78,12 +92,20 @@ class Session(QObject):
         measured it; set it by `tell_effective`.
     turn
         Held by whoever uses a network, one thread at a time.
+    running
+        Whether a prediction is running.
     """
 
     changed = Signal()
     run_ended = Signal(object)
     halo_wanted = Signal(object, object)
     blend_wanted = Signal(str, object)
+    run_wanted = Signal(object)
+    set_wanted = Signal(object)
+    explain_wanted = Signal()
+    stop_wanted = Signal()
+    run_begins = Signal()
+    step_wanted = Signal(str)
     fixed_changed = Signal()
 
     def __init__(self) -> None:
@@ -96,12 +118,13 @@ class Session(QObject):
         self.plan: Plan | None = None
         self.effective: tuple[Sides, ...] | None = None
         self.turn = threading.Lock()
+        self.running = False
         self._runs: WeakKeyDictionary[Layer, Run] = WeakKeyDictionary()
 
     @classmethod
     def of(cls, viewer: Any) -> Session:
         """Return the session of a viewer; proxies of the same viewer share one."""
-        viewer = getattr(viewer, "__wrapped__", viewer)
+        viewer = unwrapped(viewer)
         if viewer not in _sessions:
             _sessions[viewer] = cls()
         return _sessions[viewer]
@@ -144,11 +167,26 @@ class Session(QObject):
         """Ask the prediction dock for a way of blending, on tiles ``(tile, overlap)``."""
         self.blend_wanted.emit(blend, grid)
 
+    def want_run(self, **controls: Any) -> None:
+        """Ask the prediction dock to set these controls and press Run."""
+        self.run_wanted.emit(controls)
+
+    def begin_run(self) -> None:
+        """Note that a prediction begins."""
+        self.running = True
+        self.run_begins.emit()
+
+    def show_only(self, run: Run | None) -> None:
+        """Hide the layers of all results but this one, and show those."""
+        for layer, own in self._runs.items():
+            layer.visible = own is run
+
     def add_run(self, run: Run, layers: list[Layer]) -> None:
         """Remember which layers show a run that is over, and tell.
 
         Only the last few runs keep what each tile predicted, so that memory does not fill up.
         """
+        self.running = False
         for layer in layers:
             self._runs[layer] = run
         kept = [each for each in self.runs if each.evidence.kept]

@@ -103,6 +103,7 @@ class PredictionDock(Dock):
         self.image: Image | None = None
         self.plan: Plan | None = None
         self._asked = Settings()
+        self._rests = False  # the preview, after a run
         self._trusted = False  # the network that is shown, for this once
         self._trial: Job | None = None
         self._trial_key: Any = None
@@ -257,15 +258,18 @@ class PredictionDock(Dock):
         self.card_halo.clicked.connect(self._take_card_halo)
         self.card_sizes.clicked.connect(self._take_card_sizes)
         for editor in (self.tile, self.halo, self.overlap, self.blend, self.options):
-            editor.value_changed.connect(self.refresh)
+            editor.value_changed.connect(self._edited)
         self.options.region.value_changed.connect(self._region_changed)
-        self.preview.toggled.connect(self._show_preview)
+        self.preview.toggled.connect(self._preview_toggled)
         self.panel.asked.connect(self.run)
         self.panel.ended.connect(self._ended)
         self._trial_timer.timeout.connect(self._time_a_tile)
         self.session.halo_wanted.connect(self._take_halo)
         self.session.blend_wanted.connect(self._take_blend)
         self.session.fixed_changed.connect(self._fixed_changed)
+        self.session.run_wanted.connect(self._run_with)
+        self.session.set_wanted.connect(self._set)
+        self.session.stop_wanted.connect(self.panel.stop)
         self.fixed.toggled.connect(self._use_fixed)
         # not at once: what is in view is known when it has been drawn
         self._follow = qthrottled(self._view_moved, timeout=_FOLLOW_MS, leading=False)
@@ -541,8 +545,19 @@ class PredictionDock(Dock):
         waiting = self.model is None and not self.job.busy
         return "Choose a network, or drop its file here." if waiting else ""
 
-    def _show_preview(self, _: Any = None) -> None:
-        if self.plan is not None and self.layer is not None and self.preview.isChecked():
+    def _edited(self, _: Any = None) -> None:
+        """A control was changed: its tiles are shown again."""
+        self._rests = False
+        self.refresh()
+
+    def _preview_toggled(self, _: Any = None) -> None:
+        self._rests = False
+        self._show_preview()
+
+    def _show_preview(self) -> None:
+        """Draw the tiles; not over a new result, whose seams they would cover."""
+        wanted = self.preview.isChecked() and not self._rests
+        if self.plan is not None and self.layer is not None and wanted:
             self.tiles.show(self.layer, self.plan)
         else:
             self.tiles.hide()
@@ -667,10 +682,13 @@ class PredictionDock(Dock):
         try:
             output = open_output(self.plan, self.image, self.model)
             evidence = Evidence(keep=self.plan.settings.seams == "all")
+            self.session.begin_run()
+            self.session.show_only(None)
             prefix = _FIXED_PREFIX if self.model.statistics is not None else ""
             made = Run(layer, self.image, self.model, self.plan, output, evidence, prefix)
             self.panel.begin(made, self._looked_at(made), self.session.turn)
         except Exception as error:
+            self.session.running = False
             self.panel.show_problem(sentence(error, "The prediction"))
         self.tiles.raise_to_top()
 
@@ -683,9 +701,33 @@ class PredictionDock(Dock):
         if isinstance(outcome.value, Finished):
             pace = outcome.value.seconds / max(_pixels(made.plan), 1)
             self._pace[self._pace_key(made.plan), made.plan.grid.tile_shape] = pace
+        self._rests = True
         if self.results is not None:
             self.session.add_run(made, self.results.layers)
         self.refresh()
+
+    def _run_with(self, controls: dict[str, Any]) -> None:
+        """Somebody wants a run with other values of some controls."""
+        if not self.busy:
+            self._set(controls)
+            self.run()
+
+    def _set(self, controls: dict[str, Any]) -> None:
+        """Set some controls."""
+        with self._quietly():
+            for name, value in controls.items():
+                self._control(name).set_value(value)
+        self._edited()
+
+    def _control(self, name: str) -> Any:
+        own: dict[str, Any] = {
+            "tile": self.tile,
+            "halo": self.halo,
+            "overlap": self.overlap,
+            "blend": self.blend,
+            "channel": self.options.channel,
+        }
+        return own[name]
 
     def _take_halo(self, halo: Sequence[Sides], overlap: Any) -> None:
         """Somebody found a better halo."""

@@ -219,7 +219,7 @@ class RunPanel(QWidget):
                 "figures": outcome.value.figures if isinstance(outcome.value, Finished) else {},
             }
         )
-        running.layers.finish()
+        running.layers.finish(stopped=not finished)
         self._say_end(running, outcome)
         self._let_go()
         self.ended.emit(running.made, outcome)

@@ -159,6 +159,8 @@ class SeamsDock(Dock):
         self.explain.clicked.connect(self._explain)
         self.certify.clicked.connect(self._certify)
         self.session.run_ended.connect(self._run_ended)
+        self.session.run_begins.connect(self._make_room)
+        self.session.explain_wanted.connect(self._explain)
         self.session.changed.connect(self._show_marks)
 
     # -- coming and going
@@ -204,6 +206,11 @@ class SeamsDock(Dock):
     def _run_ended(self, run: Run) -> None:
         if self.awake:
             self._offer_runs(run)
+
+    def _make_room(self) -> None:
+        """A prediction begins: nothing may shine through it."""
+        self.stitched.hide()
+        self._choose(None)
 
     def _layers_changed(self, event: Any = None) -> None:
         self._offer_runs()

@@ -1,0 +1,1 @@
+"""The step *Fix*, and its parts."""

@@ -1,0 +1,1 @@
+"""The dock *Seamscope*, and its parts."""

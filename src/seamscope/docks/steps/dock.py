@@ -1,0 +1,157 @@
+"""The dock *Seamscope*: four steps from an image to labels without seams, and pages for experts.
+
+Knows the order of the steps, and which dock is which page. Does not know what a page does: pages
+are the docks that can also be opened by themselves.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QHBoxLayout,
+    QMenu,
+    QSizePolicy,
+    QStackedWidget,
+    QToolButton,
+)
+
+from seamscope.docks.dock import Dock
+from seamscope.docks.opening import Slot
+from seamscope.docks.window import come_forward
+
+_STEPS = {
+    "prediction": ("1 Predict", "Choose an image and a network, and predict tile by tile."),
+    "seams": ("2 Seams", "See where neighbouring tiles disagree, and how much."),
+    "fix": ("3 Fix", "Remove the seams: set the halo, fix the statistics, or blend."),
+}
+_EXPERT = {
+    "field": ("Receptive field", "How far the network looks, and how far it matters."),
+    "normalization": (
+        "Network normalization",
+        "Statistics of each layer, fixed statistics, training and blends.",
+    ),
+}
+
+
+_LOOK = """
+QToolButton { padding: 5px 2px; border: none; border-bottom: 3px solid transparent; }
+QToolButton:checked { border-bottom: 3px solid #4f73d9; font-weight: bold; }
+QToolButton:hover { border-bottom: 3px solid #808080; }
+QToolButton::menu-indicator { image: none; }
+"""
+
+
+class StepsDock(Dock):
+    """All of Seamscope in one dock.
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer that its pages follow.
+
+    Attributes
+    ----------
+    steps
+        Button of each page.
+    slots
+        Where each page is shown.
+    """
+
+    width = 400
+
+    def build(self) -> None:
+        """Make the row of steps and the pages."""
+        self.steps: dict[str, QToolButton] = {}
+        self.slots: dict[str, Slot] = {}
+        self._pages = QStackedWidget()
+        self._group = QButtonGroup(self)
+        row = QHBoxLayout()
+        row.setContentsMargins(6, 4, 6, 0)
+        row.setSpacing(2)
+        for name, (title, tip) in _STEPS.items():
+            row.addWidget(self._step(name, title, tip))
+        self.expert = self._expert_button()
+        row.addWidget(self.expert)
+        for name in (*_STEPS, *_EXPERT):
+            self.slots[name] = slot = Slot(self.viewer, name)
+            self._pages.addWidget(slot)
+        self._whole.addLayout(row)
+        self._whole.addWidget(self._pages, 1)
+        self._whole.addWidget(self.error)
+        self._whole.addWidget(self.job)
+        self.session.step_wanted.connect(self.show_step)
+        self.slots["prediction"].fill()
+        self.steps["prediction"].setChecked(True)
+
+    def follow(self) -> None:
+        """Wake the pages that are here."""
+        for slot in self.slots.values():
+            if slot.dock is not None:
+                slot.dock.wake()
+
+    def leave(self) -> None:
+        """Let the pages that are here sleep."""
+        for slot in self.slots.values():
+            if slot.dock is not None:
+                slot.dock.sleep()
+
+    @property
+    def step(self) -> str:
+        """Name of the page that is shown."""
+        shown = self._pages.currentWidget()
+        return next(name for name, slot in self.slots.items() if slot is shown)
+
+    def show_step(self, name: str) -> None:
+        """Show a page; its dock is made when it is first shown."""
+        slot = self.slots[name]
+        slot.fill()
+        self._pages.setCurrentWidget(slot)
+        if name in self.steps:
+            self.steps[name].setChecked(True)
+        else:
+            self.expert.setChecked(True)
+
+    def open_network(self, path: str) -> None:
+        """Load a file that was dropped on the viewer, where the user sees it."""
+        come_forward(self)
+        self.show_step("prediction")
+        self.slots["prediction"].then(lambda dock: dock.open_network(path))
+
+    def _step(self, name: str, title: str, tip: str) -> QToolButton:
+        made = _tab(title, tip)
+        made.clicked.connect(partial(self._clicked, name))
+        self._group.addButton(made)
+        self.steps[name] = made
+        return made
+
+    def _expert_button(self) -> QToolButton:
+        made = _tab("Expert ▾", "Pages for method developers.")
+        menu = QMenu(made)
+        menu.setToolTipsVisible(True)
+        for name, (title, tip) in _EXPERT.items():
+            action = menu.addAction(title)
+            action.setToolTip(tip)
+            action.triggered.connect(partial(self._clicked, name))
+        made.setMenu(menu)
+        made.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self._group.addButton(made)
+        return made
+
+    def _clicked(self, name: str, _: Any = None) -> None:
+        self.show_step(name)
+
+
+def _tab(title: str, tip: str) -> QToolButton:
+    made = QToolButton()
+    made.setText(title)
+    made.setToolTip(tip)
+    made.setCheckable(True)
+    made.setStyleSheet(_LOOK)
+    made.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    return made
+
+
+__all__ = ["StepsDock"]

@@ -1,0 +1,152 @@
+"""The dock "Seamscope" and its step "Fix", driven by their own controls on a real canvas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("napari")
+
+from dock_networks import measured, whole
+from hands import PATIENCE, press, uneven
+from qtpy.QtWidgets import QPushButton
+
+CLASSES = measured()
+INSTANCE = measured(norm=True)
+
+
+@pytest.fixture
+def steps(viewer, qtbot):
+    """The dock Seamscope, over an image that is uneven."""
+    viewer.add_image(uneven(96, 120), name="cells")
+    _, place = viewer.window.add_plugin_dock_widget("seamscope", "Seamscope")
+    qtbot.waitUntil(lambda: place.dock is not None, timeout=PATIENCE)
+    steps = place.dock
+    page(qtbot, steps, "prediction").options.accelerate.setChecked(False)
+    yield steps
+    qtbot.waitUntil(
+        lambda: all(s.dock is None or not s.dock.busy for s in steps.slots.values()),
+        timeout=PATIENCE,
+    )
+
+
+def page(qtbot, steps, name):
+    """Show a step as its button does, and return its dock."""
+    if name in steps.steps:
+        press(qtbot, steps.steps[name])
+    else:
+        steps.show_step(name)
+    qtbot.waitUntil(lambda: steps.slots[name].dock is not None, timeout=PATIENCE)
+    assert steps.step == name
+    return steps.slots[name].dock
+
+
+def predicted(qtbot, steps, model, halo):
+    dock = page(qtbot, steps, "prediction")
+    dock.set_model(model)
+    qtbot.waitUntil(lambda: dock.plan is not None and dock.settled, timeout=PATIENCE)
+    dock.tile.set_value(32)
+    dock.halo.set_value(halo)
+    press(qtbot, dock.panel.run)
+    qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
+    return dock
+
+
+def seen(viewer):
+    return {x.name for x in viewer.layers if x.visible}
+
+
+def test_one_click_sets_the_halo_runs_and_compares(qtbot, viewer, steps):
+    dock = predicted(qtbot, steps, CLASSES, 0)
+    first = seen(viewer)
+    fix = page(qtbot, steps, "fix")
+    assert fix.advice.step == "halo"
+    need = max(max(sides) for sides in CLASSES.reach.halo)
+    assert fix.fix.text() == f"Set halo {need} and run"
+    press(qtbot, fix.fix)
+    assert fix.busy
+    qtbot.waitUntil(lambda: not fix.busy, timeout=PATIENCE)
+    assert fix.problem == ""
+    image = viewer.layers["cells"].data
+    np.testing.assert_allclose(dock.results.array, whole(CLASSES, image), atol=1e-5)
+    assert fix.advice.step == "nothing"
+    assert not fix.fix.isEnabled()
+    assert "before" in fix.comparison.text()
+    assert dock.halo.value() == "auto"
+
+    after = seen(viewer)
+    assert not (first - {"cells"}) & after
+    press(qtbot, fix.swap)
+    assert seen(viewer) == first
+    press(qtbot, fix.swap)
+    assert seen(viewer) == after
+    press(qtbot, fix.undo)
+    assert seen(viewer) - {"tiles: cells"} == first
+    assert dock.halo.value() == (0, 0)
+
+
+def test_one_click_fixes_statistics_before_any_run(qtbot, viewer, steps):
+    dock = page(qtbot, steps, "prediction")
+    dock.set_model(INSTANCE)
+    qtbot.waitUntil(lambda: dock.plan is not None and dock.settled, timeout=PATIENCE)
+    dock.tile.set_value(32)
+    fix = page(qtbot, steps, "fix")
+    assert fix.advice.step == "statistics"
+    press(qtbot, fix.fix)
+    qtbot.waitUntil(lambda: not fix.busy, timeout=PATIENCE)
+    assert fix.problem == ""
+    image = viewer.layers["cells"].data
+    assert dock.plan.tiles > 1
+    np.testing.assert_allclose(dock.results.array, whole(INSTANCE, image), atol=1e-4)
+    assert fix.advice.step == "nothing"
+    assert "Seamless" in fix.comparison.text()
+    assert fix.swap.isHidden()
+    press(qtbot, fix.undo)
+    assert dock.model is INSTANCE
+
+
+def test_a_chain_that_is_stopped_leaves_the_earlier_result(qtbot, viewer, steps):
+    predicted(qtbot, steps, CLASSES, 0)
+    first = seen(viewer)
+    fix = page(qtbot, steps, "fix")
+    CLASSES.module.delay = 0.05
+    press(qtbot, fix.fix)
+    assert not first - {"cells"} & seen(viewer)
+    qtbot.waitUntil(lambda: fix.session.running, timeout=PATIENCE)
+    press(qtbot, fix.stop)
+    qtbot.waitUntil(lambda: not fix.session.running, timeout=PATIENCE)
+    assert not fix.busy
+    assert "Stopped" in fix.problem
+    assert seen(viewer) == first
+    stopped = [x.name for x in viewer.layers if x.name.startswith("stopped · ")]
+    assert len(stopped) == 3
+    assert fix.advice.step == "halo"
+
+
+def test_an_earlier_result_is_hidden_while_another_is_made(qtbot, viewer, steps):
+    dock = predicted(qtbot, steps, CLASSES, 0)
+    first = seen(viewer) - {"cells"}
+    assert len(first) == 3
+    assert dock.tiles.layer is not None
+    assert not dock.tiles.layer.visible  # it would cover the seams
+    dock.halo.set_value(3)
+    assert dock.tiles.layer.visible
+    press(qtbot, dock.panel.run)
+    assert not first & seen(viewer)
+    qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
+    assert not first & seen(viewer)
+    assert len(seen(viewer) - {"cells"}) == 3
+
+
+def test_a_dock_opened_by_name_is_taken_from_the_step(qtbot, viewer, steps):
+    seams = page(qtbot, steps, "seams")
+    _, place = viewer.window.add_plugin_dock_widget("seamscope", "Seams")
+    assert place.dock is seams
+    assert steps.slots["seams"].dock is None
+    qtbot.wait(20)
+    back = [b for b in steps.slots["seams"].findChildren(QPushButton) if b.text() == "Show it here"]
+    steps.slots["seams"].fill()
+    assert steps.slots["seams"].dock is seams
+    assert place.dock is None
+    assert seams.awake
+    assert back
