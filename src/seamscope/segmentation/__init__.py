@@ -6,6 +6,9 @@
 `basins`        zones, drains and basins of the heights, block by block, joined over faces
 `graph`         passes between basins, their minimum spanning tree, and every cut of it
 `objects`       sizes, places and intensities of objects
+`label_files`   label images on disk
+`edits`         what corrections do to objects
+`corrections`   corrections by hand, undone and redone, in a file as they are made
 `segment`       all of these in order: `seamscope.segment`
 ==============  ==================================================================================
 """

@@ -112,12 +112,24 @@ class Tree:
         """Cut the tree: seeds are minima of at least these dynamics; see `cut_below`."""
         return self.objects(self.kept_by_dynamics(smallest))
 
-    def objects(self, kept: Array, more: tuple[Array, Array] | None = None) -> Array:
-        """Join basins by the edges that are kept, and by more pairs; name by the smallest basin."""
+    def objects(
+        self, kept: Array, more: tuple[Array, Array] | None = None, painted: int = 0
+    ) -> Array:
+        """Join basins by the edges that are kept, and by more pairs; name by the smallest basin.
+
+        Parameters
+        ----------
+        kept
+            Which edges join, ``(E,)`` bool.
+        more
+            Further pairs of numbers.
+        painted
+            Numbers after the last basin that may occur in them.
+        """
         a, b = self.first[kept], self.second[kept]
         if more is not None:
             a, b = np.concatenate([a, more[0]]), np.concatenate([b, more[1]])
-        count = len(self.lowest)
+        count = len(self.lowest) + painted
         matrix = sparse.coo_array((np.ones(len(a), np.bool_), (a, b)), shape=(count, count))
         part = sparse.csgraph.connected_components(matrix, directed=False)[1]
         smallest = np.zeros(count, np.int64)

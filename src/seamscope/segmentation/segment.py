@@ -38,6 +38,7 @@ from seamscope.images.image import Image, open_image
 from seamscope.images.outputs import Output
 from seamscope.segmentation.basins import OUTSIDE, Basins, find_basins
 from seamscope.segmentation.blocks import Blocks
+from seamscope.segmentation.edits import Edits
 from seamscope.segmentation.graph import Tree, tree_of
 from seamscope.segmentation.label_files import label_output
 from seamscope.segmentation.objects import (
@@ -329,9 +330,10 @@ class Segmentation:
         The setting.
     """
 
-    def __init__(self, recipe: Recipe, ground: _Ground) -> None:
+    def __init__(self, recipe: Recipe, ground: _Ground, edits: Edits | None = None) -> None:
         self.recipe = recipe
         self._ground = ground
+        self._edits = edits
 
     # -- what it is
 
@@ -377,29 +379,61 @@ class Segmentation:
 
     # -- objects
 
+    def with_edits(self, edits: Edits | None) -> Segmentation:
+        """Return the segmentation with corrections (see `seamscope.segmentation.corrections`)."""
+        return Segmentation(self.recipe, self._ground, edits)
+
+    @property
+    def kept_edges(self) -> Array:
+        """Which edges of the tree lie within objects, before corrections; ``(E,)`` bool."""
+        if self.recipe.seeds_by_dynamics:
+            return self.tree.kept_by_dynamics(self.recipe.cut)
+        return self.tree.kept_below(self.recipe.cut)
+
     @cached_property
-    def _objects(self) -> Array:
-        """For each basin its object, named by its smallest basin; before filters."""
+    def objects(self) -> Array:
+        """For each basin its object, named by its smallest basin, 0 for none; before filters.
+
+        Painted objects follow the basins (see `seamscope.segmentation.edits`).
+        """
         recipe, tree = self.recipe, self.tree
+        if self._edits is not None:
+            return self._edits.objects
         if recipe.kind == "classes":
             return np.arange(tree.count + 1)
         if recipe.seeds_by_dynamics:
             return tree.cut_by_dynamics(recipe.cut)
         return tree.cut_below(recipe.cut)
 
-    def _nodes(self, region: Slices) -> Array:
-        """Basins of a region, as far as they belong to objects."""
+    def nodes(self, region: Slices) -> Array:
+        """Return the basins and painted objects of a region, 0 for pixels that are not shown."""
         numbers = np.asarray(self.basins.numbers[region])
+        heights, edits = self._ground.room.heights, self._edits
+        if heights is not None:
+            below = self.recipe.cut if edits is None else edits.visible_below[numbers]
+            numbers = np.where(heights[region] < below, numbers, 0)
+        if edits is not None and edits.patches:
+            numbers = numbers.copy()
+            for patch in edits.patches:
+                patch.over(numbers, region)
+        return numbers
+
+    def basin_at(self, place: Sequence[int]) -> tuple[int, int]:
+        """Return the basin of a pixel, 0 outside, and the height (of *components*, else 0)."""
+        at = tuple(int(p) for p in place)
         heights = self._ground.room.heights
-        if heights is None:
-            return numbers
-        return np.where(heights[region] < self.recipe.cut, numbers, 0)
+        return int(self.basins.numbers[at]), 0 if heights is None else int(heights[at])
+
+    def label_at(self, place: Sequence[int]) -> int:
+        """Return the label of a pixel."""
+        return int(self.paint(tuple(slice(int(p), int(p) + 1) for p in place)).ravel()[0])
 
     @cached_property
     def _sizes(self) -> Sizes:
         """Of basins, as far as they belong to objects."""
-        if self._ground.room.heights is not None:
-            return measure_sizes(self._nodes, self.basins.blocks, self.basins.count)
+        painted = self._edits is not None and bool(self._edits.patches)
+        if painted or self._ground.room.heights is not None:
+            return measure_sizes(self.nodes, self.basins.blocks, len(self.objects) - 1)
         b = self.basins
         return Sizes(b.area, b.start, b.at_border, b.cut_off)
 
@@ -408,10 +442,10 @@ class Segmentation:
         if not self.recipe.fill_holes:
             return None
         numbers = self._ground.room.array("holes", self.shape)
-        named = self._objects if self.recipe.kind != "classes" else self._classes
+        named = self.objects if self.recipe.kind != "classes" else self._classes
 
         def paint(region: Slices) -> Array:
-            return np.asarray(named[self._nodes(region)])
+            return np.asarray(named[self.nodes(region)])
 
         return find_holes(paint, numbers, self.basins.blocks, self.recipe.connectivity)
 
@@ -423,7 +457,7 @@ class Segmentation:
     @cached_property
     def _kept(self) -> _Kept:
         """Which objects are left after filters, and how they are numbered."""
-        objects = self._objects
+        objects = self.objects
         sizes = self._sizes.grouped(objects)
         area = sizes.area.copy()
         holes = self._holes
@@ -438,6 +472,8 @@ class Segmentation:
             kept &= area <= self.recipe.max_size
         if self.recipe.clear_border:
             kept &= ~sizes.at_border
+        if self._edits is not None:
+            kept |= self._edits.touched & (area > 0)
         kept[0] = False
         if self.recipe.kind == "classes":
             label = np.where(kept, self._classes, 0)
@@ -468,7 +504,7 @@ class Segmentation:
         region
             A slice with start and stop for each axis.
         """
-        kept, nodes = self._kept, self._nodes(region)
+        kept, nodes = self._kept, self.nodes(region)
         labels = self._lookup[nodes]
         if kept.hole_label is not None and self._holes is not None:
             inside = kept.hole_label.astype(self.dtype)[self._holes.numbers[region]]
