@@ -228,11 +228,43 @@ class ImageOptions:
         setting("Image", "fill_nan", "VALUE"),
     ] = None
 
+    series: Annotated[
+        str | None,
+        option(
+            "Image",
+            "Which image of a file with several: its number from 0, or its path in a plate or "
+            "group, as in A/1/0 (well A1, first field).",
+            "N|PATH",
+        ),
+    ] = None
+    level: Annotated[
+        int, option("Image", "Resolution of a pyramid to read; 0 is the full one.", "N")
+    ] = 0
+    alpha: Annotated[
+        bool, option("Image", "Keep a channel of transparency (alpha), or leave it out.")
+    ] = True
+    nodata: Annotated[
+        float | None,
+        option(
+            "Image",
+            "Intensity of pixels without data, which are left out of the image's statistics. By "
+            "default what the file says.",
+            "VALUE",
+        ),
+    ] = None
+
     def open(self, name: str) -> Image:
         """Open the image of this name."""
         from seamscope.images.image import open_image
 
-        return open_image(name, axes=self.axes)
+        return open_image(
+            name,
+            axes=self.axes,
+            series=self.series,
+            level=self.level,
+            alpha=self.alpha,
+            nodata=self.nodata,
+        )
 
 
 # -- how it is computed

@@ -19,7 +19,7 @@ more. `Truth.meaning` says in a sentence how labels were read, since nothing in 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.image import Image, open_image
+from seamscope.images.views import FirstChannels
 from seamscope.text import shape_text
 from seamscope.tiling import Slices
 
@@ -188,7 +189,7 @@ def _opened(labels: Any, spatial: str, axes: str | None) -> tuple[Image, str]:
 
         image = open_image(sample_image(labels.removeprefix("demo:"))[1])
     else:
-        image = open_image(labels)
+        image = _one_number_each(open_image(labels, indices=True))
     letters = axes or (spatial if image.ndim == len(spatial) else image.axes)
     if letters is None or len(letters) != image.ndim or not set(spatial) <= set(letters):
         raise SettingsError(
@@ -199,6 +200,37 @@ def _opened(labels: Any, spatial: str, axes: str | None) -> tuple[Image, str]:
     if image.dtype.kind == "f":
         _check_whole(image)
     return image, letters
+
+
+def _one_number_each(image: Image) -> Image:
+    """Refuse colours, but for a picture whose colours are all grey: each is one number."""
+    if not image.colours or image.axes is None:
+        return image
+    axis = image.axes.index("c")
+    colours: set[tuple[int, ...]] = set()
+    for block in _blocks(image):
+        pixels = np.moveaxis(block, axis, -1)[..., :3].reshape(-1, 3)
+        grey = (pixels == pixels[:, :1]).all(1)
+        if not grey.all():
+            colours.update(map(tuple, np.unique(pixels[~grey][:100_000], axis=0)[:3].tolist()))
+    if colours:
+        examples = ", ".join(map(str, sorted(colours)[:3]))
+        raise ImageError(
+            f"{image.source or image.name} holds colours (red, green, blue), for example "
+            f"{examples}, and labels are one number for each pixel. Save it with one number for "
+            "each class: as an indexed (palette) PNG, or as greyscale."
+        )
+    keep = [k for k in range(image.ndim) if k != axis]
+    return replace(
+        image,
+        data=FirstChannels(image.data, axis, 1),
+        axes=image.axes.replace("c", ""),
+        scale=tuple(image.scale[k] for k in keep),
+        units=tuple(image.units[k] for k in keep),
+        origin=tuple(image.origin[k] for k in keep),
+        colours=False,
+        _kept=None,
+    )
 
 
 def _check_whole(image: Image) -> None:

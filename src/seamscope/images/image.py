@@ -35,7 +35,8 @@ from seamscope.images.dimensions import (
     why,
 )
 from seamscope.images.open import open_array, open_path
-from seamscope.images.stored import Stored
+from seamscope.images.stored import Choice, Stored
+from seamscope.images.views import WithoutData
 from seamscope.text import shape_text
 
 _KEEP_AT_MOST = 256 * 2**20
@@ -69,6 +70,13 @@ class Image:
         Path that opens as this image again, for files; None for arrays in memory.
     notes
         Sentences a person should see, for example that a file held several images.
+    origin
+        Position of the first pixel's centre along each dimension, in `units`; 0.0 where unknown.
+    missing
+        Whether NaN stands for pixels without data: they are left out of the statistics of
+        intensities, and 0 after normalization.
+    colours
+        Whether the channels are the colours of a picture.
     """
 
     data: Any
@@ -78,6 +86,9 @@ class Image:
     name: str
     source: str | None
     notes: tuple[str, ...] = ()
+    origin: tuple[float, ...] = ()
+    missing: bool = False
+    colours: bool = False
     _kept: _KeptBlock | None = field(default=None, repr=False)
 
     @property
@@ -249,7 +260,7 @@ def _grown(unit: Sequence[int], shape: Sequence[int], pixels: int) -> tuple[int,
 # --------------------------------------------------------------------------------------------------
 
 
-def open_image(source: Any, *, axes: str | None = None) -> Image:
+def open_image(source: Any, *, axes: str | None = None, **choices: Any) -> Image:
     """Open an image without reading its pixels.
 
     Two-dimensional images that say nothing about their axes are ``"yx"``; for all others `axes`
@@ -259,10 +270,14 @@ def open_image(source: Any, *, axes: str | None = None) -> Image:
     ----------
     source
         ``"demo:tissue2d"`` or ``"demo:tissue3d"``, a file (TIFF with OME or ImageJ metadata, PNG,
-        JPEG, npy), a folder (zarr, OME-Zarr of which the first image's full resolution is taken),
-        an array (numpy, dask, zarr, torch, xarray ...), or an `Image`.
+        JPEG, npy), a folder (zarr, OME-Zarr, plates), an array (numpy, dask, zarr, torch, xarray
+        ...), or an `Image`.
     axes
         Overrides what the image says, see `Image.with_axes`.
+    choices
+        What to take of a file that holds several images or resolutions, and how: ``series``,
+        ``level``, ``nodata``, ``alpha``, ``indices``, see `seamscope.images.stored.Choice`.
+        `Image.notes` say what was taken.
 
     Raises
     ------
@@ -272,14 +287,15 @@ def open_image(source: Any, *, axes: str | None = None) -> Image:
     SettingsError
         When `axes` does not fit.
     """
+    choice = Choice(**choices)
     if isinstance(source, Image):
         image = source
     elif isinstance(source, str) and source.startswith("demo:") and not Path(source).exists():
         image = _open_sample(source)
     elif isinstance(source, str | os.PathLike):
-        image = _checked(open_path(Path(source).expanduser()))
+        image = _checked(open_path(Path(source).expanduser(), choice), choice)
     else:
-        image = _checked(open_array(source))
+        image = _checked(open_array(source, choice), choice)
     return image.with_axes(axes) if axes else image
 
 
@@ -295,10 +311,14 @@ def _open_sample(name: str) -> Image:
     return _checked(Stored(pixels, sample, axes="zyx"[-pixels.ndim :]))
 
 
-def _checked(found: Stored) -> Image:
+def _checked(found: Stored, choice: Choice = Choice()) -> Image:  # noqa: B008  (frozen)
     """Check what every kind of image must fulfil, and fill in what is not known."""
-    data = found.data
+    data, notes = found.data, found.notes
     _check_pixels(data, str(found.source or found.name))
+    nodata = found.nodata if choice.nodata is None else choice.nodata
+    if nodata is not None:
+        data = WithoutData(data, nodata)
+        notes = (*notes, f"Pixels of {found.name} with intensity {nodata:g} are without data.")
     ndim = len(data.shape)
     axes = "yx" if found.axes is None and ndim == 2 else found.axes
     sizes = found.scale if found.scale is not None and len(found.scale) == ndim else (1.0,) * ndim
@@ -311,9 +331,18 @@ def _checked(found: Stored) -> Image:
         default_units(axes, [str(unit) for unit in names]),
         found.name,
         None if found.source is None else str(found.source),
-        found.notes,
+        notes,
+        _origin(found.origin, ndim),
+        nodata is not None,
+        found.colours,
         None if chunks is None else _KeptBlock(chunks),
     )
+
+
+def _origin(found: Sequence[float] | None, ndim: int) -> tuple[float, ...]:
+    if found is None or len(found) != ndim or not all(map(math.isfinite, found)):
+        return (0.0,) * ndim
+    return tuple(map(float, found))
 
 
 def _check_pixels(data: Any, name: str) -> None:

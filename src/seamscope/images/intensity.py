@@ -20,7 +20,7 @@ has divisor 1 and becomes 0 throughout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -218,11 +218,19 @@ class _Stream:
         self._cancelled = cancelled
         self._pixels_done = 0
         self._checked = self.dtype.kind != "f"
+        self._valid: list[int] | None = None
 
-    @property
-    def pixels_each(self) -> int:
-        """Number of pixels of one channel."""
-        return math.prod(self._image.shape) // self.channels
+    def pixels_of(self, channel: int) -> int:
+        """Number of pixels of one channel that have data; counted once, by a pass of its own."""
+        if not self._image.missing:
+            return math.prod(self._image.shape) // self.channels
+        if self._valid is None:
+            valid = [0] * self.channels
+            self.passes += 1
+            for number, piece in self.pieces():
+                valid[number] += piece.size
+            self._valid = valid
+        return self._valid[channel]
 
     def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield channel and pixels; the first pass refuses values that are not finite."""
@@ -237,6 +245,16 @@ class _Stream:
         bad.refuse()
         self._checked = True
 
+    def check_data(self, counts: Sequence[int]) -> None:
+        """Refuse an image of which a channel has no pixel with data."""
+        if all(counts):
+            return
+        raise ImageError(
+            f"{self._image.source or self._image.name} has no pixel with data in channel "
+            f"{list(counts).index(0)}: all have the intensity that stands for no data. Choose "
+            "another image, or another intensity for no data (nodata)."
+        )
+
     def _split(
         self, block: np.ndarray, region: tuple[slice, ...]
     ) -> Iterator[tuple[int, np.ndarray]]:
@@ -249,7 +267,11 @@ class _Stream:
         for number, channel in enumerate(block, first):
             flat = channel.reshape(-1).view(self.dtype)
             for start in range(0, flat.size, _PIECE):
-                yield number, flat[start : start + _PIECE]
+                piece = flat[start : start + _PIECE]
+                if self._image.missing:
+                    piece = piece[~np.isnan(piece)]
+                if piece.size:
+                    yield number, piece
 
     def _tell(self, pixels: int) -> None:
         self._pixels_done += pixels
@@ -271,7 +293,7 @@ class _NotFinite:
         with np.errstate(all="ignore"):
             if np.isfinite(block.sum(dtype=np.float64)):
                 return True
-        found = ~np.isfinite(block)
+        found = np.isinf(block) if self._image.missing else ~np.isfinite(block)
         count = int(np.count_nonzero(found))
         if count:
             inside = np.unravel_index(int(found.argmax()), block.shape)
@@ -315,6 +337,7 @@ def _of_moments(stream: _Stream) -> Intensity:
         squares[c] += float(values @ values) + delta * delta * count[c] * values.size / total
         mean[c] += delta * values.size / total
         count[c] = total
+    stream.check_data(count)
     spread = (math.sqrt(m2 / n) for m2, n in zip(squares, count, strict=True))
     offset = tuple(s + m for s, m in zip(shift, mean, strict=True))
     return Intensity("zscore", offset, tuple(map(_divisor, spread)))
@@ -326,6 +349,7 @@ def _of_extremes(stream: _Stream) -> Intensity:
     for c, piece in stream.pieces():
         low[c] = min(low[c], float(piece.min()))
         high[c] = max(high[c], float(piece.max()))
+    stream.check_data([int(a <= b) for a, b in zip(low, high, strict=True)])
     return _between("minmax", low, high)
 
 
@@ -336,11 +360,17 @@ def _of_percentiles(stream: _Stream, percentiles: tuple[float, float]) -> Intens
             f"Percentiles {low:g} and {high:g} must be 0 <= low < high <= 100, "
             "for example 1 and 99.8."
         )
-    ranks = [(stream.pixels_each - 1) * (p / 100) for p in percentiles]
-    wanted = sorted({rank for r in ranks for rank in (math.floor(r), math.ceil(r))})
+    counts = [stream.pixels_of(channel) for channel in range(stream.channels)]
+    stream.check_data(counts)
+    ranks = [[(count - 1) * (p / 100) for p in percentiles] for count in counts]
+    wanted = [
+        sorted({rank for r in each for rank in (math.floor(r), math.ceil(r))}) for each in ranks
+    ]
     values = _order_statistics(stream, wanted)
-    ends = [[_between_ranks(each, r) for each in values] for r in ranks]
-    return _between("percentile", ends[0], ends[1])
+    ends = [
+        [_between_ranks(found, r) for r in each] for found, each in zip(values, ranks, strict=True)
+    ]
+    return _between("percentile", [low for low, _ in ends], [high for _, high in ends])
 
 
 def _between_ranks(values: Mapping[int, float], rank: float) -> float:
@@ -351,16 +381,16 @@ def _between_ranks(values: Mapping[int, float], rank: float) -> float:
     return above - step * (1 - part) if part >= 0.5 else below + step * part
 
 
-def _order_statistics(stream: _Stream, ranks: list[int]) -> list[dict[int, float]]:
-    """Return, for each channel, the values at these ranks (0 is the smallest).
+def _order_statistics(stream: _Stream, ranks: list[list[int]]) -> list[dict[int, float]]:
+    """Return, for each channel, the values at its ranks (0 is the smallest).
 
     Radix selection: each pass counts 16 more bits of the values, and only of those that share their
     leading bits with a value that is looked for.
     """
     bits = 8 * stream.dtype.itemsize
-    stream.passes = max(1, bits // 16)
+    stream.passes += max(1, bits // 16) - 1
     # for each channel and rank: leading bits known so far, and the rank among those that share them
-    known = [{rank: (0, rank) for rank in ranks} for _ in range(stream.channels)]
+    known = [{rank: (0, rank) for rank in each} for each in ranks]
     for shift in range(max(0, bits - 16), -1, -16):
         counts = _count(stream, known, shift, bits)
         for channel, searched in enumerate(known):

@@ -7,27 +7,30 @@ is done with the pixels.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from seamscope.errors import ImageError
+from seamscope.errors import ImageError, SettingsError
 from seamscope.images.dimensions import are_axes, why
 from seamscope.images.records import UNFINISHED, UNFINISHED_NPY, read_record, unfinished
-from seamscope.images.stored import Stored, file_of
-from seamscope.images.tiff import open_tiff
+from seamscope.images.stored import Choice, Stored, file_of
+from seamscope.images.tiff import alpha_note, open_tiff
+from seamscope.images.views import FirstChannels
 from seamscope.images.zarr import is_zarr, open_folder, open_zarr
 
 
-def open_array(data: Any) -> Stored:
+def open_array(data: Any, choice: Choice) -> Stored:
     """Take an array (numpy, dask, zarr, torch, xarray ...) for an image."""
     array = _as_array(data)
     names = [str(d).lower() for d in getattr(array, "dims", ())]
     axes = "".join(names) if names and all(len(d) == 1 for d in names) else ""
     if is_zarr(array):
-        return open_zarr(array, file_of(array))
+        return open_zarr(array, file_of(array), choice)
     fitting = len(axes) == len(array.shape) and are_axes(axes)
     return Stored(
         array, name=str(getattr(array, "name", None) or "array"), axes=axes if fitting else None
@@ -51,7 +54,7 @@ def _as_array(data: Any) -> Any:
         ) from error
 
 
-def open_path(path: Path) -> Stored:
+def open_path(path: Path, choice: Choice) -> Stored:
     """Open a file or folder by what it holds."""
     if not path.exists():
         raise ImageError(
@@ -60,9 +63,9 @@ def open_path(path: Path) -> Stored:
         )
     try:
         if path.is_dir():
-            return open_folder(path)
-        return _opener(path)(path)
-    except (ImageError, MemoryError):
+            return open_folder(path, choice)
+        return _opener(path)(path, choice)
+    except (ImageError, SettingsError, MemoryError):
         raise
     except Exception as error:
         raise ImageError(
@@ -92,7 +95,7 @@ _ADVICE = {
 }
 
 
-def _opener(path: Path) -> Callable[[Path], Stored]:
+def _opener(path: Path) -> Callable[[Path, Choice], Stored]:
     with path.open("rb") as file:
         head = file.read(8)
     if not head:
@@ -110,23 +113,45 @@ def _opener(path: Path) -> Callable[[Path], Stored]:
     return openers[kind]
 
 
-def _open_picture(path: Path) -> Stored:
+def _open_picture(path: Path, choice: Choice) -> Stored:
     """Decode a PNG or JPEG, at once: neither can be read in part."""
     import imagecodecs  # unlike Pillow it keeps 16 bits of colour, and has no limit of size
 
     encoded = path.read_bytes()
+    if choice.indices and _has_palette(encoded):
+        return Stored(_palette_indices(encoded), name=path.stem, source=path, axes="yx")
     decode = imagecodecs.jpeg_decode if encoded[:2] == b"\xff\xd8" else imagecodecs.png_decode
     data = decode(encoded)
     notes = (unfinished(path.name),) if UNFINISHED.encode() in encoded[:200] else ()
-    axes = "yxc" if data.ndim == 3 else "yx"
-    return Stored(data, name=path.stem, source=path, axes=axes, notes=notes)
+    if data.ndim == 3 and data.shape[2] in (2, 4) and decode is imagecodecs.png_decode:
+        notes = (*notes, alpha_note(path.name, choice.alpha))
+        if not choice.alpha:
+            data = np.ascontiguousarray(FirstChannels(data, 2, data.shape[2] - 1)[:])
+    colours = data.ndim == 3 and data.shape[2] >= 3
+    return Stored(
+        data, path.stem, source=path, axes="yxc"[: data.ndim], notes=notes, colours=colours
+    )
 
 
-def _open_npy(path: Path) -> Stored:
+def _has_palette(encoded: bytes) -> bool:
+    """Return whether this is a PNG of colour type 3, as the byte after its bit depth says."""
+    return encoded[:4] == b"\x89PNG" and encoded[25:26] == b"\x03"
+
+
+def _palette_indices(encoded: bytes) -> npt.NDArray[np.uint8]:
+    import PIL.Image  # imagecodecs returns only the colours
+
+    with warnings.catch_warnings():
+        # the picture is decoded whole anyway, and its size stands in its header
+        warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+        return np.array(PIL.Image.open(io.BytesIO(encoded)), np.uint8)
+
+
+def _open_npy(path: Path, choice: Choice) -> Stored:
     return _npy(np.load(path, mmap_mode="r", allow_pickle=False), path)
 
 
-def _open_unfinished_npy(path: Path) -> Stored:
+def _open_unfinished_npy(path: Path, choice: Choice) -> Stored:
     """Open what numpy refuses, since its first bytes say that it is unfinished."""
     with path.open("rb") as file:
         header = io.BytesIO(file.read(2**16))
@@ -149,4 +174,5 @@ def _npy(data: Any, path: Path, *notes: str) -> Stored:
         scale=record.get("scale"),
         units=record.get("units"),
         notes=notes,
+        origin=record.get("origin"),
     )

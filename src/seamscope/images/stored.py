@@ -12,6 +12,91 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seamscope.errors import SettingsError
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to take of a file that holds several things, and how.
+
+    Attributes
+    ----------
+    series
+        Which image of a file or folder with several: its number, counted from 0, or its path
+        within a plate (``"A/1/0"``: well A1, first field) or a group. None: the first that is not
+        a thumbnail.
+    level
+        Resolution of a pyramid: 0 is the full one.
+    nodata
+        Intensity of pixels without data, in place of the file's own. They are read as NaN.
+    alpha
+        Whether a channel of transparency is kept.
+    indices
+        Whether the indices of a colour palette are read, as labels need, instead of the colours.
+    """
+
+    series: int | str | None = None
+    level: int = 0
+    nodata: float | None = None
+    alpha: bool = True
+    indices: bool = False
+
+    @property
+    def number(self) -> int | None:
+        """Series as a number; None where none is chosen.
+
+        Raises
+        ------
+        SettingsError
+            When it is not a number.
+        """
+        if self.series is None:
+            return None
+        try:
+            return int(self.series)
+        except ValueError:
+            raise SettingsError(
+                f"series {self.series!r}: images of this file have numbers, counted from 0."
+            ) from None
+
+
+def pick(choice: Choice, names: Sequence[str], name: str, first: int = 0) -> int:
+    """Return the number of the chosen image among several.
+
+    Parameters
+    ----------
+    choice
+        Its `series` is used.
+    names
+        Of the images, for messages.
+    name
+        Of the file.
+    first
+        The image to take when none is chosen.
+
+    Raises
+    ------
+    SettingsError
+        When there is no such image.
+    """
+    if isinstance(choice.series, str) and choice.series in names:
+        return names.index(choice.series)
+    number = choice.number
+    if number is None:
+        return first
+    if not 0 <= number < len(names):
+        raise SettingsError(
+            f"series {number}: {name} holds {len(names)} image(s), {listed(names)}. Choose a "
+            f"number from 0 to {len(names) - 1}."
+        )
+    return number
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Write what there is to choose from, with its number."""
+    shown = [f"{number}: {name}" for number, name in enumerate(names[:most])]
+    return "; ".join([*shown, *(["..."] if len(names) > most else [])])
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -31,6 +116,12 @@ class Stored:
         Pixel size and its unit for each dimension, None where the file has none.
     notes
         Sentences a person should see.
+    origin
+        Position of the first pixel's centre, for each dimension in its unit; None where unknown.
+    nodata
+        Intensity that stands for no data; None where the file has none.
+    colours
+        Whether the channels are the colours of a picture.
     """
 
     data: Any
@@ -40,6 +131,9 @@ class Stored:
     scale: Sequence[float] | None = None
     units: Sequence[str] | None = None
     notes: tuple[str, ...] = ()
+    origin: Sequence[float] | None = None
+    nodata: float | None = None
+    colours: bool = False
 
 
 def file_of(array: Any) -> Path | None:

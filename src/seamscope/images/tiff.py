@@ -11,48 +11,68 @@ import logging
 import math
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
-from seamscope.errors import ImageError
+from seamscope.errors import ImageError, SettingsError
 from seamscope.images.dimensions import are_axes, unit_name
 from seamscope.images.records import UNFINISHED, unfinished
-from seamscope.images.stored import Stored, finite_number
+from seamscope.images.stored import Choice, Stored, finite_number, listed, pick
+from seamscope.images.views import FirstChannels, Inverted, Looked
 from seamscope.text import shape_text
 
 _TIFF_AXES = {"T": "t", "C": "c", "S": "c", "Z": "z", "Y": "y", "X": "x"}
 
 
-def open_tiff(path: Path) -> Stored:
-    """Open the first series of a TIFF file."""
+# Tag numbers and values of the TIFF specification, and of GDAL.
+_NODATA, _WHITE_IS_ZERO, _PALETTE, _RGB = 42113, 0, 3, 2
+_ALPHA = (1, 2)  # of the tag ExtraSamples: associated and unassociated
+# A first image with less than this part of the next one's pixels, and of its shape, is a thumbnail.
+_THUMBNAIL = 1 / 9
+
+
+def open_tiff(path: Path, choice: Choice) -> Stored:
+    """Open one series of a TIFF file: the chosen one, or the first that is no thumbnail."""
     import tifffile
 
     with _listening(tifffile.logger()) as heard:
         tif = tifffile.TiffFile(path)
         try:
-            return _first_series(tif, path, heard)
+            return _series(tif, path, choice, heard)
         except BaseException:
             tif.close()
             raise
 
 
-def _first_series(tif: Any, path: Path, heard: list[str]) -> Stored:
-    series = tif.series[0]
+def _series(tif: Any, path: Path, choice: Choice, heard: list[str]) -> Stored:
+    number = pick(choice, _names(tif), path.name, _first_image(tif))
+    levels = tif.series[number].levels
+    if not 0 <= choice.level < len(levels):
+        raise SettingsError(
+            f"level {choice.level}: {path.name} has {len(levels)} resolution(s). Choose a level "
+            f"from 0 to {len(levels) - 1}."
+        )
+    series = levels[choice.level]
     _check_not_cut(heard, path)
     if math.prod(series.shape) == 0 or series.dtype is None:
         raise ImageError(f"{path} has no pixels. Save it again.")
     _check_length(series, path)
     letters = "".join(_TIFF_AXES.get(letter, "?") for letter in series.axes)
     scale, units = _tiff_scale(tif, letters)
+    if choice.level:
+        full = levels[0].shape
+        scale = [s * a / b for s, a, b in zip(scale, full, series.shape, strict=True)]
     notes = (
         *_unfinished(tif, path),
-        *_tiff_notes(tif, path),
+        *_tiff_notes(tif, path, number),
         *(f"About {path.name}: {said}" for said in heard),
     )
-    return Stored(
+    palette = series.keyframe.colormap  # before the file is closed
+    stored = Stored(
         _tiff_data(tif, series, path),
         name=path.name.split(".")[0],
         source=path,
@@ -60,6 +80,105 @@ def _first_series(tif: Any, path: Path, heard: list[str]) -> Stored:
         scale=scale,
         units=units,
         notes=notes,
+        nodata=_nodata(series.keyframe),
+    )
+    return _as_intensities(stored, series, palette, choice)
+
+
+def _names(tif: Any) -> list[str]:
+    """Names and sizes of a file's images."""
+    return [f"{each.name or 'image'} ({shape_text(each.shape)} pixels)" for each in tif.series]
+
+
+def _first_image(tif: Any) -> int:
+    """Return the number of the first image that is not a thumbnail."""
+    whole = [k for k, each in enumerate(tif.series) if not each.keyframe.is_reduced]
+    if not whole:
+        return 0
+    first, *others = whole
+    if others and _is_thumbnail(tif.series[first], tif.series[others[0]]):
+        return others[0]
+    return first
+
+
+def _is_thumbnail(small: Any, large: Any) -> bool:
+    """Return whether one image looks like a small copy of another."""
+    if small.axes != large.axes or math.prod(small.shape) > _THUMBNAIL * math.prod(large.shape):
+        return False
+    ratios = [
+        b / a
+        for axis, a, b in zip(small.axes, small.shape, large.shape, strict=True)
+        if axis in "YX" and a
+    ]
+    return len(ratios) == 2 and abs(ratios[0] / ratios[1] - 1) < 0.1
+
+
+def _nodata(page: Any) -> float | None:
+    """Return what GDAL's tag says, None without it."""
+    tag = page.tags.get(_NODATA)
+    if tag is None:
+        return None
+    try:
+        return float(str(tag.value).strip("\0 "))
+    except ValueError:
+        return None
+
+
+def alpha_note(name: str, kept: bool) -> str:
+    """Return the note on a channel of transparency."""
+    if kept:
+        return (
+            f"The last channel of {name} is transparency (alpha), not an intensity. Leave it out "
+            "(alpha) if the network takes only colours."
+        )
+    return f"The last channel of {name}, transparency (alpha), is left out."
+
+
+def _as_intensities(stored: Stored, series: Any, colormap: Any, choice: Choice) -> Stored:
+    """Change pixels whose numbers are not intensities: palettes, inverted ones, transparency."""
+    page, data, name = series.keyframe, stored.data, Path(str(stored.source)).name
+    if page.photometric == _PALETTE and not choice.indices and colormap is not None:
+        # 16 bits of which the upper 8 are the colour, whether written as 257 * n or 256 * n
+        palette = (np.asarray(colormap).T >> 8).astype(np.uint8)
+        note = f"{name} has a colour palette: its colours are read, as red, green and blue."
+        return replace(
+            stored,
+            data=Looked(data, palette),
+            axes=None if stored.axes is None else stored.axes + "c",
+            scale=[*(stored.scale or ()), 1.0],
+            units=[*(stored.units or ()), ""],
+            notes=(*stored.notes, note),
+            colours=True,
+        )
+    if page.photometric == _WHITE_IS_ZERO:
+        if data.dtype.kind in "bu":
+            note = f"{name} stores white as 0 (MinIsWhite): its intensities are inverted."
+            return replace(stored, data=Inverted(data), notes=(*stored.notes, note))
+        note = (
+            f"{name} says that white is 0 (MinIsWhite), of pixels of type {data.dtype}, "
+            "which are not inverted. Invert them if bright is dark."
+        )
+        return replace(stored, notes=(*stored.notes, note))
+    colours = page.photometric == _RGB and "S" in series.axes
+    extra = tuple(int(e) for e in page.extrasamples or ())
+    axis = series.axes.find("S")
+    if axis >= 0 and len(extra) == 1 and extra[0] in _ALPHA:
+        stored = replace(stored, notes=(*stored.notes, alpha_note(name, choice.alpha)))
+        if not choice.alpha:
+            stored = _without_last(stored, axis)
+    return replace(stored, colours=colours)
+
+
+def _without_last(stored: Stored, axis: int) -> Stored:
+    """Leave out the last channel along an axis, and the axis where one is left."""
+    count = stored.data.shape[axis] - 1
+    left = [k for k in range(len(stored.data.shape)) if k != axis or count > 1]
+    return replace(
+        stored,
+        data=FirstChannels(stored.data, axis, count),
+        axes=stored.axes and "".join(stored.axes[k] for k in left),
+        scale=stored.scale and [stored.scale[k] for k in left],
+        units=stored.units and [stored.units[k] for k in left],
     )
 
 
@@ -91,12 +210,12 @@ def _unfinished(tif: Any, path: Path) -> tuple[str, ...]:
     return (unfinished(path.name),) if software and software.value == UNFINISHED else ()
 
 
-def _tiff_notes(tif: Any, path: Path) -> Iterator[str]:
-    first = tif.series[0]
+def _tiff_notes(tif: Any, path: Path, number: int) -> Iterator[str]:
+    first = tif.series[number]
     if len(tif.series) > 1:
         yield (
-            f"{path.name} holds {len(tif.series)} images; the first, {shape_text(first.shape)} "
-            "pixels, is the one opened. Save the one you want by itself if it is another."
+            f"{path.name} holds {len(tif.series)} images; number {number}, {shape_text(first.shape)} "
+            f"pixels, is opened. Choose another by its number (series): {listed(_names(tif))}."
         )
     # looking at every page takes long, and pixels in one piece are all there
     missing = 0 if first.dataoffset is not None else sum(page is None for page in first.pages)
@@ -141,7 +260,7 @@ def _tiff_data(tif: Any, series: Any, path: Path) -> Any:
         dtype = series.dtype.newbyteorder(tif.byteorder)
         tif.close()
         return np.memmap(path, dtype, "r", series.dataoffset, series.shape)
-    store = series.aszarr(level=0)
+    store = series.aszarr(level=0)  # of this resolution, which is a series of its own
     data = zarr.open(store, mode="r")
     weakref.finalize(store, tif.close)
     return data

@@ -7,15 +7,16 @@ not know what is done with the pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from seamscope.errors import ImageError
+from seamscope.errors import ImageError, SettingsError
 from seamscope.images.dimensions import AXES, are_axes, unit_name
 from seamscope.images.records import record_in, unfinished
-from seamscope.images.stored import Stored, finite_number
+from seamscope.images.stored import Choice, Stored, finite_number, listed, pick
 
 
 def is_zarr(data: Any) -> bool:
@@ -23,7 +24,7 @@ def is_zarr(data: Any) -> bool:
     return type(data).__module__.split(".")[0] == "zarr"
 
 
-def open_folder(path: Path) -> Stored:
+def open_folder(path: Path, choice: Choice) -> Stored:
     """Open the image in a folder."""
     import zarr
 
@@ -32,20 +33,97 @@ def open_folder(path: Path) -> Stored:
             f"{path} is a folder without zarr metadata (zarr.json, .zarray or .zgroup). "
             "Give the zarr array or group itself, or one image file."
         )
-    return open_zarr(zarr.open(str(path), mode="r"), path)
+    return open_zarr(zarr.open(str(path), mode="r"), path, choice)
 
 
-def open_zarr(node: Any, source: Path | None) -> Stored:
-    """Open a zarr array, the first image of an OME-Zarr group, or the only array of a group."""
+def open_zarr(node: Any, source: Path | None, choice: Choice) -> Stored:
+    """Open a zarr array, or one image of a group.
+
+    Of OME-Zarr these are images with resolutions, labels, plates with wells and fields, and the
+    layout of bioformats2raw; of other groups their only array.
+    """
     name = source.name.split(".")[0] if source else node.basename or "array"
     if hasattr(node, "shape"):
         return _zarr_array(node, name, source)
-    attributes = dict(node.attrs)
-    told = attributes.get("ome") if isinstance(attributes.get("ome"), Mapping) else attributes
-    multiscales = (told or {}).get("multiscales")
+    if isinstance(choice.series, str) and not choice.series.isdecimal():
+        return _member(node, choice.series, source, choice)
+    metadata = _metadata(node)
+    multiscales = metadata.get("multiscales")
     if multiscales:
-        return _ome_zarr(node, multiscales, name, source)
-    return _only_member(node, told or {}, name, source)
+        return _ome_zarr(node, multiscales, name, source, choice)
+    for members in (_fields, _series, _labels):
+        paths = members(node, metadata)
+        if paths:
+            return _one_of(node, paths, name, source, choice)
+    return _only_member(node, name, source, choice)
+
+
+def _metadata(group: Any) -> Mapping[str, Any]:
+    """Return what OME-NGFF says of a group, wherever its version keeps it."""
+    attributes = dict(group.attrs)
+    inner = attributes.get("ome")
+    return inner if isinstance(inner, Mapping) else attributes
+
+
+def _fields(group: Any, metadata: Mapping[str, Any]) -> list[str]:
+    """Paths of all fields of all wells of a plate, or of all fields of a well."""
+    wells = (metadata.get("plate") or {}).get("wells")
+    if wells:
+        return [
+            f"{well['path']}/{field}"
+            for well in wells
+            if well.get("path") in group
+            for field in _fields(group[well["path"]], _metadata(group[well["path"]]))
+        ]
+    images = (metadata.get("well") or {}).get("images") or ()
+    return [str(image["path"]) for image in images]
+
+
+def _series(group: Any, metadata: Mapping[str, Any]) -> list[str]:
+    """Paths of the images that bioformats2raw wrote into a group."""
+    if not metadata.get("bioformats2raw.layout"):
+        return []
+    listed = _metadata(group["OME"]).get("series") if "OME" in group else None
+    numbered = sorted((key for key, _ in group.groups() if key.isdecimal()), key=int)
+    return [str(path) for path in listed or numbered if str(path) in group]
+
+
+def _labels(group: Any, metadata: Mapping[str, Any]) -> list[str]:
+    """Paths of the label images of a group ``labels``."""
+    named = metadata.get("labels")
+    return [str(path) for path in named] if isinstance(named, Sequence) else []
+
+
+def _one_of(
+    group: Any, paths: Sequence[str], name: str, source: Path | None, choice: Choice
+) -> Stored:
+    """Open one of several images of a group, and say which there are."""
+    number = pick(choice, paths, name)
+    found = _member(group, paths[number], source, choice)
+    if len(paths) == 1:
+        return found
+    note = (
+        f"{name} holds {len(paths)} images; {paths[number]} is opened. Choose another by its "
+        f"number or path (series): {listed(paths)}."
+    )
+    return replace(found, notes=(note, *found.notes))
+
+
+def _member(group: Any, path: str, source: Path | None, choice: Choice) -> Stored:
+    try:
+        node = group[path]
+    except KeyError:
+        raise SettingsError(
+            f"series {path!r}: {source or group.name} has no such image. It holds "
+            f"{_members(group)}."
+        ) from None
+    own = replace(choice, series=None)
+    return open_zarr(node, source / path if source else None, own)
+
+
+def _members(group: Any) -> str:
+    keys = sorted(key for key, _ in group.arrays()) + sorted(key for key, _ in group.groups())
+    return ", ".join(keys) or "nothing"
 
 
 def _zarr_array(array: Any, name: str, source: Path | None) -> Stored:
@@ -61,40 +139,53 @@ def _zarr_array(array: Any, name: str, source: Path | None) -> Stored:
         scale=record.get("scale"),
         units=record.get("units"),
         notes=_unfinished(array, name),
+        origin=record.get("origin"),
     )
 
 
-def _ome_zarr(group: Any, multiscales: Any, name: str, source: Path | None) -> Stored:
-    """Open the full resolution of a group's first image (OME-NGFF 0.1 to 0.5).
+def _ome_zarr(
+    group: Any, multiscales: Any, name: str, source: Path | None, choice: Choice
+) -> Stored:
+    """Open one resolution of one of a group's images (OME-NGFF 0.1 to 0.5).
 
     Read leniently, by hand: a file that breaks a rule of the specification can still be seen.
     """
-    first = multiscales[0]
-    dataset = first["datasets"][0]
+    names = [str(each.get("name") or "image") for each in multiscales]
+    number = pick(choice, names, name)
+    image = multiscales[number]
+    levels = image["datasets"]
+    if not 0 <= choice.level < len(levels):
+        raise SettingsError(
+            f"level {choice.level}: {name} has {len(levels)} resolution(s). Choose a level from 0 "
+            f"to {len(levels) - 1}."
+        )
+    dataset = levels[choice.level]
     array = group[dataset["path"]]
-    listed = first.get("axes") or list(AXES)[-array.ndim :]
-    axes = "".join(_axis_letter(a if isinstance(a, Mapping) else {"name": a}) for a in listed)
+    listing = image.get("axes") or list(AXES)[-array.ndim :]
+    axes = "".join(_axis_letter(a if isinstance(a, Mapping) else {"name": a}) for a in listing)
     fitting = len(axes) == array.ndim and are_axes(axes)
-    scales = np.array([_ngff_scale(level, array.ndim) for level in (first, dataset)])
+    outer, inner = (_transform(level, array.ndim) for level in (image, dataset))
+    notes = ()
+    if len(multiscales) > 1:
+        notes = (
+            f"{name} holds {len(multiscales)} images; number {number} is opened. Choose another "
+            f"by its number (series): {listed(names)}.",
+        )
     return Stored(
         array,
-        name=str(first.get("name") or name).strip("/") or name,
+        name=str(image.get("name") or name).strip("/") or name,
         source=source,
         axes=axes if fitting else None,
-        scale=scales.prod(axis=0).tolist(),
-        units=[_ngff_unit(a) for a in listed],
-        notes=(*_unfinished(group, name), *_several(multiscales, name)),
+        scale=(outer[0] * inner[0]).tolist(),
+        units=[_ngff_unit(a) for a in listing],
+        notes=(*_unfinished(group, name), *notes),
+        # a dataset's transformations come first, then those of the whole image
+        origin=(outer[0] * inner[1] + outer[1]).tolist(),
     )
 
 
 def _unfinished(node: Any, name: str) -> tuple[str, ...]:
     return (unfinished(name),) if record_in(node.attrs).get("finished") is False else ()
-
-
-def _several(images: Sequence[Any], name: str) -> tuple[str, ...]:
-    if len(images) == 1:
-        return ()
-    return (f"{name} holds {len(images)} images; the first is the one opened.",)
 
 
 def _axis_letter(axis: Mapping[str, Any]) -> str:
@@ -109,22 +200,25 @@ def _ngff_unit(axis: Any) -> str:
     return unit_name(unit) if unit else ""
 
 
-def _ngff_scale(level: Mapping[str, Any], ndim: int) -> list[float]:
-    for transform in level.get("coordinateTransformations") or ():
-        scale = transform.get("scale") if isinstance(transform, Mapping) else None
-        if isinstance(scale, Sequence) and len(scale) == ndim:
-            return [finite_number(s) or 1.0 for s in scale]
-    return [1.0] * ndim
+def _transform(level: Mapping[str, Any], ndim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and translation of a level, for each dimension."""
+    scale, shift = np.ones(ndim), np.zeros(ndim)
+    for step in level.get("coordinateTransformations") or ():
+        if not isinstance(step, Mapping):
+            continue
+        factors, offsets = step.get("scale"), step.get("translation")
+        if isinstance(factors, Sequence) and len(factors) == ndim:
+            scale = np.array([finite_number(s) or 1.0 for s in factors])
+        if isinstance(offsets, Sequence) and len(offsets) == ndim:
+            shift = np.array([finite_number(s) for s in offsets])
+    return scale, shift
 
 
-def _only_member(group: Any, told: Mapping[str, Any], name: str, source: Path | None) -> Stored:
-    if told.get("bioformats2raw.layout") and "0" in group:
-        return open_zarr(group["0"], source / "0" if source else None)
+def _only_member(group: Any, name: str, source: Path | None, choice: Choice) -> Stored:
     arrays = sorted(key for key, _ in group.arrays())
-    if len(arrays) == 1:
-        return open_zarr(group[arrays[0]], source / arrays[0] if source else None)
-    members = ", ".join(arrays + sorted(key for key, _ in group.groups())) or "nothing"
+    if len(arrays) == 1 or choice.series is not None:
+        return _member(group, arrays[pick(choice, arrays, name)], source, choice)
     raise ImageError(
-        f"{source or name} is a zarr group that holds {members}, and does not say which is the "
-        "image. Give the path of one of them."
+        f"{source or name} is a zarr group that holds {_members(group)}, and does not say which "
+        "is the image. Choose one by its name (series), or give its path."
     )

@@ -148,6 +148,8 @@ class TileReader:
 
     def _normalize(self, block: Array, target: npt.NDArray[np.float32]) -> None:
         self._intensity.apply(block, target)
+        if self._image.missing:
+            target[np.isnan(target)] = 0
 
     def _check_finite(self, target: npt.NDArray[np.float32], job: Job) -> None:
         # a sum is ten times faster than isfinite, and finite numbers have a finite one
@@ -220,7 +222,7 @@ def _filled(image: Image, value: float | None) -> Image:
     """View of an image with a value in place of what is not finite."""
     if value is None or image.dtype.kind != "f":
         return image
-    return dataclasses.replace(image, data=_FilledView(image, value), _kept=None)
+    return dataclasses.replace(image, data=_FilledView(image, value), missing=False, _kept=None)
 
 
 class _FilledView:

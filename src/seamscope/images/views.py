@@ -1,0 +1,138 @@
+"""Arrays that are another array, changed as it is read: channels left out, colours looked up.
+
+Knows indexing by integers and slices. Does not know files: a view is of anything with ``shape``,
+``dtype`` and indexing. It keeps the chunks, so that only the requested pixels are read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+class _View:
+    """Another array, of which each block is changed when it is read."""
+
+    def __init__(self, data: Any, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        self._data = data
+        self.shape = tuple(int(n) for n in shape)
+        self.ndim = len(self.shape)
+        self.dtype = np.dtype(dtype)
+        chunks = getattr(data, "chunks", None)
+        if isinstance(chunks, tuple):
+            self.chunks = self._chunks(chunks)
+
+    def _chunks(self, chunks: tuple[Any, ...]) -> tuple[Any, ...]:
+        return chunks
+
+    def __getitem__(self, index: Any) -> Any:
+        whole = index if isinstance(index, tuple) else (index,)
+        return self._read((*whole, *(slice(None),) * (self.ndim - len(whole))))
+
+    def _read(self, index: tuple[Any, ...]) -> Any:
+        raise NotImplementedError
+
+
+class FirstChannels(_View):
+    """The first channels of an array, along its last or any other axis.
+
+    Parameters
+    ----------
+    data
+        The array.
+    axis
+        Of the channels.
+    count
+        Channels to keep; 1 drops the axis.
+    """
+
+    def __init__(self, data: Any, axis: int, count: int) -> None:
+        self._axis, self._count = axis, count
+        shape = list(data.shape)
+        shape[axis : axis + 1] = [count] if count > 1 else []
+        super().__init__(data, tuple(shape), data.dtype)
+
+    def _chunks(self, chunks: tuple[Any, ...]) -> tuple[Any, ...]:
+        if self._count == 1:
+            return chunks[: self._axis] + chunks[self._axis + 1 :]
+        chunk = chunks[self._axis]
+        kept = self._count if isinstance(chunk, tuple) else min(chunk, self._count)
+        return (*chunks[: self._axis], kept, *chunks[self._axis + 1 :])
+
+    def _read(self, index: tuple[Any, ...]) -> Any:
+        if self._count == 1:
+            return self._data[(*index[: self._axis], 0, *index[self._axis :])]
+        own = index[self._axis]
+        if isinstance(own, slice):
+            own = slice(*own.indices(self._count))
+        return self._data[(*index[: self._axis], own, *index[self._axis + 1 :])]
+
+
+class Looked(_View):
+    """Colours ``(*shape, 3)``, uint8, of an array of indices into a palette.
+
+    Parameters
+    ----------
+    indices
+        Whole numbers.
+    palette
+        ``(colours, 3)``, uint8.
+    """
+
+    def __init__(self, indices: Any, palette: npt.NDArray[np.uint8]) -> None:
+        self._palette = palette
+        super().__init__(indices, (*indices.shape, 3), np.uint8)
+
+    def _chunks(self, chunks: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (*chunks, 3)
+
+    def _read(self, index: tuple[Any, ...]) -> Any:
+        return self._palette[np.asarray(self._data[index[:-1]])][..., index[-1]]
+
+
+class Inverted(_View):
+    """An array of unsigned integers or bool in which 0 is the brightest, turned around."""
+
+    def __init__(self, data: Any) -> None:
+        super().__init__(data, data.shape, data.dtype)
+
+    def _read(self, index: tuple[Any, ...]) -> Any:
+        return np.invert(np.asarray(self._data[index]))
+
+
+class WithoutData(_View):
+    """An array as floats, NaN where it has the value that stands for no data.
+
+    Float32, or float64 where float32 does not hold the array's integers.
+
+    Parameters
+    ----------
+    data
+        The array.
+    nodata
+        The value; NaN and infinity are allowed.
+    """
+
+    def __init__(self, data: Any, nodata: float) -> None:
+        kind = np.dtype(data.dtype)
+        wide = kind.itemsize > (2 if kind.kind in "iu" else 4)
+        dtype = kind.newbyteorder("=") if kind.kind == "f" else np.float64 if wide else np.float32
+        self._nodata = nodata
+        super().__init__(data, data.shape, dtype)
+
+    def _read(self, index: tuple[Any, ...]) -> Any:
+        block = np.asarray(self._data[index])
+        values = block.astype(self.dtype)
+        # compared in the file's own type: float32 rounds -3.4e38 as the file's writer did
+        if np.dtype(block.dtype).kind == "f":
+            with np.errstate(over="ignore"):
+                same = block == block.dtype.type(self._nodata)
+        else:
+            same = block == self._nodata
+        values[same] = np.nan
+        return values
+
+
+__all__ = ["FirstChannels", "Inverted", "Looked", "WithoutData"]

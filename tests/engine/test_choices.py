@@ -1,0 +1,309 @@
+"""Files that hold several things, or numbers that are no intensities: read rightly, and said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+import torch
+import zarr
+
+import seamscope
+from seamscope import measure_intensity, open_image
+from seamscope.errors import ImageError, SettingsError
+from seamscope.images.ground_truth import truth_for
+
+RNG = np.random.default_rng(5)
+CLASSES = RNG.integers(0, 3, (40, 50), np.uint8)
+PALETTE = np.array([[10, 20, 30], [200, 0, 0], [0, 0, 250]], np.uint8)
+NAMES = ("a", "b", "c")
+
+
+def whole(image: seamscope.Image) -> np.ndarray:
+    return image.read((slice(None),) * image.ndim)
+
+
+@pytest.fixture
+def palette_png(tmp_path: Path) -> Path:
+    picture = PIL.Image.fromarray(CLASSES, "P")
+    picture.putpalette(PALETTE.tobytes())
+    picture.save(tmp_path / "classes.png")
+    return tmp_path / "classes.png"
+
+
+@pytest.fixture(params=["n * 257", "n * 256"])
+def palette_tiff(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    colours = np.zeros((3, 256), np.uint16)
+    colours[:, :3] = PALETTE.T.astype(np.uint16) * int(request.param[-3:])
+    path = tmp_path / "classes.tif"
+    tifffile.imwrite(path, CLASSES, photometric="palette", colormap=colours)
+    return path
+
+
+def test_palettes_are_colours_of_images_and_numbers_of_labels(
+    palette_png: Path, palette_tiff: Path
+) -> None:
+    for path in (palette_png, palette_tiff):
+        image = open_image(path)
+        assert image.axes == "yxc"
+        assert image.colours
+        np.testing.assert_array_equal(whole(image), PALETTE[CLASSES])
+        region = (slice(3, 9), slice(40, 50), slice(1, 3))
+        np.testing.assert_array_equal(image.read(region), PALETTE[CLASSES][region])
+        np.testing.assert_array_equal(image.read((5, slice(None), 2)), PALETTE[CLASSES][5, :, 2])
+        numbers = truth_for(path, "yx", NAMES).read((slice(0, 40), slice(0, 50)))
+        np.testing.assert_array_equal(numbers, [k == CLASSES for k in range(3)])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_palette_of_few_bits(bits: int, tmp_path: Path) -> None:
+    classes = CLASSES % (2**bits)
+    picture = PIL.Image.fromarray(classes, "P")
+    picture.putpalette(PALETTE.tobytes())
+    picture.save(tmp_path / "few.png", bits=bits)
+    np.testing.assert_array_equal(whole(open_image(tmp_path / "few.png", indices=True)), classes)
+
+
+def test_colours_are_no_labels_unless_grey(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "rgb.tif", PALETTE[CLASSES], photometric="rgb")
+    PIL.Image.fromarray(PALETTE[CLASSES]).save(tmp_path / "rgb.png")
+    for name in ("rgb.tif", "rgb.png"):
+        with pytest.raises(ImageError, match=r"holds colours .*\(10, 20, 30\).*palette"):
+            truth_for(tmp_path / name, "yx", NAMES)
+    grey = np.repeat(CLASSES[..., None], 3, -1)
+    PIL.Image.fromarray(grey).save(tmp_path / "grey.png")
+    numbers = truth_for(tmp_path / "grey.png", "yx", NAMES).read((slice(0, 40), slice(0, 50)))
+    np.testing.assert_array_equal(numbers, [k == CLASSES for k in range(3)])
+
+
+def test_one_image_per_class_is_no_picture(tmp_path: Path) -> None:
+    each = np.stack([k == CLASSES for k in range(3)]).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "c.tif", each, metadata={"axes": "CYX"}, photometric="minisblack")
+    read = truth_for(tmp_path / "c.tif", "yx", NAMES).read((slice(0, 40), slice(0, 50)))
+    np.testing.assert_array_equal(read, each.astype(bool))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, bool])
+def test_white_as_zero_is_inverted(dtype: type, tmp_path: Path) -> None:
+    dark = (RNG.random((30, 40)) * 200).astype(dtype)
+    stored = np.invert(dark)
+    tifffile.imwrite(tmp_path / "white.tif", stored, photometric="miniswhite")
+    image = open_image(tmp_path / "white.tif")
+    np.testing.assert_array_equal(whole(image), dark)
+    assert "MinIsWhite" in image.notes[0]
+
+
+def test_white_as_zero_of_floats_is_only_said(tmp_path: Path) -> None:
+    values = RNG.random((30, 40), np.float32)
+    tifffile.imwrite(tmp_path / "white.tif", values, photometric="miniswhite")
+    image = open_image(tmp_path / "white.tif")
+    np.testing.assert_array_equal(whole(image), values)
+    assert "not inverted" in image.notes[0]
+
+
+@pytest.mark.parametrize("form", ["png", "tif", "tif planes"])
+def test_transparency_is_said_and_can_be_left_out(form: str, tmp_path: Path) -> None:
+    values = RNG.integers(0, 255, (30, 40, 4), np.uint8)
+    path = tmp_path / f"a.{form[:3]}"
+    if form == "png":
+        PIL.Image.fromarray(values).save(path)
+    else:
+        planes = form.endswith("planes")
+        tifffile.imwrite(
+            path,
+            np.moveaxis(values, 2, 0) if planes else values,
+            photometric="rgb",
+            planarconfig="separate" if planes else "contig",
+            extrasamples=["unassalpha"],
+        )
+    kept, left_out = open_image(path), open_image(path, alpha=False)
+    assert kept.shape[kept.axes.index("c")] == 4
+    assert left_out.shape[left_out.axes.index("c")] == 3
+    order = [left_out.axes.index(a) for a in "yxc"]
+    np.testing.assert_array_equal(whole(left_out).transpose(order), values[..., :3])
+    assert "alpha" in kept.notes[0]
+    assert "left out" in left_out.notes[0]
+    assert seamscope.predict(left_out, torch.nn.Conv2d(3, 1, 1)).shape == (30, 40)
+
+
+def test_thumbnails_are_passed_over(tmp_path: Path) -> None:
+    large = RNG.integers(0, 255, (120, 160), np.uint8)
+    for flagged in (True, False):
+        path = tmp_path / f"{flagged}.tif"
+        with tifffile.TiffWriter(path) as tif:
+            tif.write(large[::4, ::4], subfiletype=int(flagged))
+            tif.write(large)
+        image = open_image(path)
+        np.testing.assert_array_equal(whole(image), large)
+        assert "holds 2 images; number 1, 120 x 160 pixels" in image.notes[0]
+        np.testing.assert_array_equal(whole(open_image(path, series=0)), large[::4, ::4])
+
+
+def test_images_of_one_file_are_named_and_chosen(tmp_path: Path) -> None:
+    first, second = RNG.random((2, 30, 40), np.float32)
+    with tifffile.TiffWriter(tmp_path / "two.tif") as tif:
+        tif.write(first)
+        tif.write(second[:20])
+    image = open_image(tmp_path / "two.tif")
+    np.testing.assert_array_equal(whole(image), first)
+    assert "0: " in image.notes[0]
+    assert "20 x 40" in image.notes[0]
+    np.testing.assert_array_equal(whole(open_image(tmp_path / "two.tif", series=1)), second[:20])
+    with pytest.raises(SettingsError, match=r"series 2: two\.tif holds 2 image"):
+        open_image(tmp_path / "two.tif", series=2)
+    with pytest.raises(SettingsError, match="have numbers"):
+        open_image(tmp_path / "two.tif", series="cells")
+
+
+def test_levels_of_a_pyramid(tmp_path: Path) -> None:
+    full = RNG.random((128, 160), np.float32)
+    with tifffile.TiffWriter(tmp_path / "pyramid.tif") as tif:
+        tif.write(full, subifds=1, tile=(32, 32), resolution=(1e4, 1e4), resolutionunit=3)
+        tif.write(full[::2, ::2], subfiletype=1, tile=(32, 32))
+    image = open_image(tmp_path / "pyramid.tif", level=1)
+    np.testing.assert_array_equal(whole(image), full[::2, ::2])
+    assert image.scale == (2.0, 2.0)
+    with pytest.raises(SettingsError, match=r"level 2: .* has 2 resolution"):
+        open_image(tmp_path / "pyramid.tif", level=2)
+
+
+def ngff(group: zarr.Group, data: np.ndarray, *, half: bool = False, **more: object) -> None:
+    levels = [data, data[::2, ::2]] if half else [data]
+    for number, level in enumerate(levels):
+        group.create_array(str(number), data=level, chunks=(16, 16))
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [
+            {
+                "axes": [{"name": a, "type": "space", "unit": "micrometer"} for a in "yx"],
+                "datasets": [
+                    {
+                        "path": str(number),
+                        "coordinateTransformations": [
+                            {"type": "scale", "scale": [0.5 * 2**number] * 2},
+                            {"type": "translation", "translation": [3.0 + number, 4.0]},
+                        ],
+                    }
+                    for number in range(len(levels))
+                ],
+                **more,
+            }
+        ],
+    }
+
+
+def test_ome_zarr_level_and_origin(tmp_path: Path) -> None:
+    data = RNG.random((40, 60), np.float32)
+    outer = [{"type": "scale", "scale": [2.0, 2.0]}, {"type": "translation", "translation": [1, 1]}]
+    ngff(zarr.open_group(tmp_path / "a.zarr"), data, half=True, coordinateTransformations=outer)
+    full, half = open_image(tmp_path / "a.zarr"), open_image(tmp_path / "a.zarr", level=1)
+    assert (full.scale, full.origin) == ((1.0, 1.0), (7.0, 9.0))
+    assert (half.scale, half.origin) == ((2.0, 2.0), (9.0, 9.0))
+    np.testing.assert_array_equal(whole(half), data[::2, ::2])
+    with pytest.raises(SettingsError, match="level 5: a has 2 resolution"):
+        open_image(tmp_path / "a.zarr", level=5)
+
+
+def test_bioformats2raw_images_are_named_and_chosen(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "two.zarr")
+    group.attrs["ome"] = {"version": "0.5", "bioformats2raw.layout": 3}
+    first, second = RNG.random((2, 40, 60), np.float32)
+    ngff(group.create_group("0"), first)
+    ngff(group.create_group("1"), second)
+    image = open_image(tmp_path / "two.zarr")
+    np.testing.assert_array_equal(whole(image), first)
+    assert "two holds 2 images; 0 is opened" in image.notes[0]
+    for series in (1, "1"):
+        chosen = open_image(tmp_path / "two.zarr", series=series)
+        np.testing.assert_array_equal(whole(chosen), second)
+    assert open_image(chosen.source).shape == second.shape
+    with pytest.raises(SettingsError, match="series 2"):
+        open_image(tmp_path / "two.zarr", series=2)
+
+
+def test_plates_are_opened_by_well_and_field(tmp_path: Path) -> None:
+    plate = zarr.open_group(tmp_path / "plate.zarr")
+    fields = {}
+    for well in ("A/1", "B/2"):
+        images = [{"path": "0"}, {"path": "1"}]
+        own = plate.create_group(well)
+        own.attrs["ome"] = {"version": "0.5", "well": {"images": images}}
+        for field in ("0", "1"):
+            fields[f"{well}/{field}"] = RNG.random((40, 60), np.float32)
+            ngff(own.create_group(field), fields[f"{well}/{field}"])
+    wells = [{"path": well} for well in ("A/1", "B/2")]
+    plate.attrs["ome"] = {"version": "0.5", "plate": {"wells": wells}}
+    image = open_image(tmp_path / "plate.zarr")
+    np.testing.assert_array_equal(whole(image), fields["A/1/0"])
+    assert "holds 4 images; A/1/0 is opened" in image.notes[0]
+    for number, (path, data) in enumerate(fields.items()):
+        for series in (path, number):
+            opened = open_image(tmp_path / "plate.zarr", series=series)
+            np.testing.assert_array_equal(whole(opened), data)
+    in_well = open_image(tmp_path / "plate.zarr", series="B/2")
+    np.testing.assert_array_equal(whole(in_well), fields["B/2/0"])
+    with pytest.raises(SettingsError, match="series 'C/3/0'"):
+        open_image(tmp_path / "plate.zarr", series="C/3/0")
+
+
+def test_labels_beside_their_image(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr")
+    ngff(group, RNG.random((40, 50), np.float32))
+    labels = group.create_group("labels")
+    labels.attrs["ome"] = {"version": "0.5", "labels": ["cells"]}
+    ngff(labels.create_group("cells"), CLASSES)
+    for path, series in ((tmp_path / "a.zarr", "labels/cells"), (tmp_path / "a.zarr/labels", None)):
+        np.testing.assert_array_equal(whole(open_image(path, series=series)), CLASSES)
+
+
+@pytest.fixture(params=["float32", "float64", "int16", "uint16"])
+def remote(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    """A TIFF as GDAL writes it, a third without data."""
+    nodata = {"uint16": 65535.0, "int16": -9999.0}.get(request.param, -9999.0)
+    values = RNG.normal(100, 20, (60, 80)).astype(request.param)
+    absent = RNG.random(values.shape) < 0.3
+    stored = np.where(absent, np.array(nodata, values.dtype), values)
+    path = tmp_path / "map.tif"
+    tifffile.imwrite(path, stored, extratags=[(42113, "s", 0, f"{nodata:g}", True)])
+    return path, values, absent
+
+
+@pytest.mark.parametrize("method", ["zscore", "minmax", "percentile"])
+def test_pixels_without_data_are_left_out(
+    remote: tuple[Path, np.ndarray, np.ndarray], method: str
+) -> None:
+    path, values, absent = remote
+    image = open_image(path)
+    assert "without data" in image.notes[0]
+    there = values[~absent].astype(np.float64)
+    found = measure_intensity(image, method, channel_axis=None)
+    low, high = {
+        "zscore": (there.mean(), there.mean() + there.std()),
+        "minmax": (there.min(), there.max()),
+        "percentile": tuple(np.percentile(there, [1, 99.8])),
+    }[method]
+    np.testing.assert_allclose(found.offset[0], low, rtol=1e-9)
+    np.testing.assert_allclose(found.divisor[0], high - low + 1e-6, rtol=1e-9)
+    result = seamscope.predict(image, torch.nn.Identity(), tile=32, normalize=method)
+    np.testing.assert_array_equal(result[absent], 0)
+    expected = (there - found.offset[0]) / found.divisor[0]
+    np.testing.assert_allclose(result[~absent], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_nodata_can_be_given(tmp_path: Path) -> None:
+    values = np.arange(64.0).reshape(8, 8)
+    np.save(tmp_path / "a.npy", values)
+    image = open_image(tmp_path / "a.npy", nodata=0)
+    assert np.isnan(whole(image)).sum() == 1
+    np.testing.assert_allclose(measure_intensity(image, "minmax", channel_axis=None).offset, [1.0])
+
+
+def test_nothing_but_nodata_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((8, 8), np.float32))
+    image = open_image(tmp_path / "a.npy", nodata=0)
+    for method in ("zscore", "minmax", "percentile"):
+        with pytest.raises(ImageError, match="no pixel with data"):
+            measure_intensity(image, method, channel_axis=None)
