@@ -214,8 +214,9 @@ def _tiff_notes(tif: Any, path: Path, number: int) -> Iterator[str]:
     first = tif.series[number]
     if len(tif.series) > 1:
         yield (
-            f"{path.name} holds {len(tif.series)} images; number {number}, {shape_text(first.shape)} "
-            f"pixels, is opened. Choose another by its number (series): {listed(_names(tif))}."
+            f"{path.name} holds {len(tif.series)} images; number {number}, "
+            f"{shape_text(first.shape)} pixels, is opened. Choose another by its "
+            f"number (series): {listed(_names(tif))}."
         )
     # looking at every page takes long, and pixels in one piece are all there
     missing = 0 if first.dataoffset is not None else sum(page is None for page in first.pages)

@@ -165,7 +165,7 @@ def _ome_zarr(
     axes = "".join(_axis_letter(a if isinstance(a, Mapping) else {"name": a}) for a in listing)
     fitting = len(axes) == array.ndim and are_axes(axes)
     outer, inner = (_transform(level, array.ndim) for level in (image, dataset))
-    notes = ()
+    notes: tuple[str, ...] = ()
     if len(multiscales) > 1:
         notes = (
             f"{name} holds {len(multiscales)} images; number {number} is opened. Choose another "
