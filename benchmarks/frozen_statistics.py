@@ -189,12 +189,12 @@ def _compare(
 
 def _fixed(model: Model, image: Array, ways: Ways) -> Iterator[tuple[str, Statistics]]:
     settings = Settings(normalize="none")
-    yield "exact", freeze_statistics(model, image, "exact", settings)
+    yield "exact", freeze_statistics(image, model, "exact", settings)
     for cell in ways.cells:
-        found = freeze_statistics(model, image, "local", settings, cell=cell)
+        found = freeze_statistics(image, model, "local", settings, cell=cell)
         yield f"local, cells of {cell}", found
     sampled = with_room(settings.but(tile=ways.tiles[-1]), model)
-    found = freeze_statistics(model, image, "sampled", sampled, tiles=ways.sample)
+    found = freeze_statistics(image, model, "sampled", sampled, tiles=ways.sample)
     yield f"sampled, {ways.sample} tiles", found
 
 
@@ -264,7 +264,7 @@ def mixed(count: int) -> Iterator[tuple[str, float]]:
     for here, there in places:
         window, other = (tuple(slice(k, k + 256) for k in at) for at in (here, there))
         own, away = (
-            freeze_statistics(model, image[w].copy(), "exact", settings) for w in (window, other)
+            freeze_statistics(image[w].copy(), model, "exact", settings) for w in (window, other)
         )
         for told, layers in _mixtures(own, away):
             fixed = model.with_statistics(dataclasses.replace(own, layers=layers))

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from seamscope import Settings, load_model, open_image
-from seamscope.planning.plan import resolve
+from seamscope.planning.case import Case
 from seamscope.prediction.measure_seams import measurable
 from seamscope.prediction.run import Finished, run
 
@@ -47,11 +47,23 @@ def main() -> None:
     layer = viewer.add_image(pixels)
     image = open_image(pixels, axes="yx")
     asked = Settings(tile=args.tile, halo=args.halo, seams="all", accelerate=False)
-    plan = measurable(resolve(asked, model, image), asked, model, image)
-    made = Run(layer, image, model, plan, open_output(plan, image, model), Evidence(keep=True))
+    plan = measurable(Case.open(image, model, asked)).plan
+    made = Run(
+        layer,
+        image,
+        model,
+        plan,
+        open_output(Case.planned(image, model, plan)),
+        Evidence(keep=True),
+    )
     layers = ResultLayers(viewer, made)
     evidence = made.evidence
-    events = run(plan, model, image, made.output, watchers=evidence.watchers, meter=evidence.meter)
+    events = run(
+        Case.planned(image, model, plan),
+        made.output,
+        watchers=evidence.watchers,
+        meter=evidence.meter,
+    )
     *_, last = events
     assert isinstance(last, Finished)
     evidence.finish(last.seams)

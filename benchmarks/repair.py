@@ -109,7 +109,7 @@ def _costs(model: Model, image: np.ndarray, args: argparse.Namespace) -> None:
 def _formats(model: Model, image: np.ndarray, args: argparse.Namespace) -> None:
     settings = Settings(tile=args.tile, normalize="none", seams="none", accelerate=False)
     opened = open_image(image)
-    statistics = freeze_statistics(model, opened, "exact", settings)
+    statistics = freeze_statistics(opened, model, "exact", settings)
     x = torch.randn(2, 1, 64, 64)
     sizes = {0: torch.export.Dim("b", min=1)}
     sizes |= {n: 8 * torch.export.Dim(name, min=3) for n, name in ((2, "h"), (3, "w"))}

@@ -17,6 +17,7 @@ import torch
 
 from seamscope import Settings, load_model, open_image, prepare
 from seamscope.demo import sample_image
+from seamscope.planning.case import Case
 from seamscope.prediction.run import Finished, run
 from seamscope.seams.meter import SeamMeter
 from seamscope.tiling import TileGrid
@@ -40,14 +41,14 @@ def _times(name: str, args: argparse.Namespace) -> None:
     pixels = np.tile(small, repeats)[tuple(slice(0, n) for n in shape)]
     image = open_image(np.ascontiguousarray(pixels))
     tile = args.tile if args.tile == "auto" else int(args.tile)
-    plan = prepare(Settings(tile=tile, halo=args.halo), model, image)
+    plan = prepare(image, model, Settings(tile=tile, halo=args.halo)).plan
     spent = {way: [] for way in WAYS}
     share: dict[str, str] = {}
     for _ in range(args.repeats + 1):  # the first round warms up
         for way in WAYS:
-            asked = prepare(plan.settings.but(seams=way), model, image)
+            asked = prepare(image, model, plan.settings.but(seams=way)).plan
             begin = time.process_time()
-            *_, last = run(asked, model, image, None)
+            *_, last = run(Case.planned(image, model, asked), None)
             spent[way].append(time.process_time() - begin)
             assert isinstance(last, Finished)
             told = last.seams

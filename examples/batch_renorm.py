@@ -53,7 +53,7 @@ def main() -> None:
         seconds = time.perf_counter() - begin
         _tell(name, model, zscore(image), truth, f"{seconds:.0f} s")
         if model.audit.calls:
-            statistics = seamscope.freeze_statistics(model, zscore(image), normalize="none")
+            statistics = seamscope.freeze_statistics(zscore(image), model, normalize="none")
             _tell(f"{name}, fixed", model.with_statistics(statistics), zscore(image), truth, "-")
 
 

@@ -132,8 +132,8 @@ def _networks(image: np.ndarray) -> Iterator[tuple[str, Model]]:
     yield BATCH, seamscope.load_model("demo:batchnorm")
     instance = seamscope.load_model("demo:instancenorm")
     yield INSTANCE, instance
-    yield FIXED, instance.with_statistics(seamscope.freeze_statistics(instance, image))
-    yield LOCAL, instance.with_statistics(seamscope.freeze_statistics(instance, image, "local"))
+    yield FIXED, instance.with_statistics(seamscope.freeze_statistics(image, instance))
+    yield LOCAL, instance.with_statistics(seamscope.freeze_statistics(image, instance, "local"))
 
 
 def _mismatch(image: np.ndarray, model: Model, tile: int, halo: int) -> float:

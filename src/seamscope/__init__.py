@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 _PUBLIC = {
+    "Case": "planning.case",
     "Image": "images.image",
     "Intensity": "images.intensity",
     "Model": "models.model",
@@ -49,6 +50,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "Case",
     "Image",
     "Intensity",
     "Model",
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from seamscope.normalization.audit import audit
     from seamscope.normalization.batch_renorm import replace_normalization
     from seamscope.normalization.statistics import Statistics
+    from seamscope.planning.case import Case
     from seamscope.planning.plan import Plan, resolve
     from seamscope.prediction.measure_seams import measure_seams
     from seamscope.prediction.run import predict, prepare, run

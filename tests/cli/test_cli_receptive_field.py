@@ -191,9 +191,9 @@ def test_the_page_of_whatever_was_measured_can_be_drawn(scripts, tmp_path) -> No
     from seamscope.reports.field_page import field_page
 
     found = [
-        measure_receptive_field(as_model(couplings.Unetr()), most_tiles=2),
-        measure_receptive_field(as_model(networks.UNet(3, 2, features=1)), most_tiles=2),
-        measure_receptive_field(as_model(networks.ValidUNet()), most_tiles=0),
+        measure_receptive_field(None, as_model(couplings.Unetr()), most_tiles=2),
+        measure_receptive_field(None, as_model(networks.UNet(3, 2, features=1)), most_tiles=2),
+        measure_receptive_field(None, as_model(networks.ValidUNet()), most_tiles=0),
     ]
     for each in found:
         assert "<svg" in field_page(each, "<script>alert(1)</script>")

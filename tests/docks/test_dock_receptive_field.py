@@ -73,7 +73,7 @@ def test_the_mean_is_plotted_told_and_drawn(qtbot, viewer, docks):
     load(qtbot, docks, CLASSES)
     viewer.reset_view()
     compute(qtbot, fields)
-    found = GradientProbe(CLASSES, image_of(layer), fields.settings()).average(most=6)
+    found = GradientProbe(image_of(layer), CLASSES, fields.settings()).average(most=6)
     assert fields.mean.tiles == found.tiles
     np.testing.assert_allclose(fields.mean.map.values, found.map.values, rtol=1e-6)
 
@@ -125,7 +125,7 @@ def test_a_click_makes_the_map_of_that_pixel(qtbot, viewer, docks):
     press(qtbot, fields.probe)
     assert fields._clicked in viewer.mouse_drag_callbacks
     probe(qtbot, fields, layer.data_to_world((33.2, 52.4)))
-    expected = GradientProbe(CLASSES, image_of(layer), fields.settings()).at((33, 52))
+    expected = GradientProbe(image_of(layer), CLASSES, fields.settings()).at((33, 52))
     assert fields.pixel.origin == expected.origin
     np.testing.assert_allclose(fields.pixel.values, expected.values, rtol=1e-6)
     assert fields.shown.currentText() == "Pixel 33, 52"
@@ -136,7 +136,7 @@ def test_a_click_makes_the_map_of_that_pixel(qtbot, viewer, docks):
 
     fields.channel.set_value(1)  # asks again
     qtbot.waitUntil(lambda: not fields.busy, timeout=PATIENCE)
-    other = GradientProbe(CLASSES, image_of(layer), fields.settings()).at((33, 52), 1)
+    other = GradientProbe(image_of(layer), CLASSES, fields.settings()).at((33, 52), 1)
     np.testing.assert_allclose(fields.pixel.values, other.values, rtol=1e-6)
 
     fields.probe_at(layer.data_to_world((-3, 10)))
@@ -226,7 +226,7 @@ def test_a_volume_and_a_time_series_of_it(qtbot, viewer, docks):
     layer = viewer.add_image(stack, axis_labels=("t", "z", "y", "x"))
     load(qtbot, docks, SOLID)
     probe(qtbot, fields, (1, 9, 11, 12))
-    expected = GradientProbe(SOLID, image_of(layer), fields.settings()).at((9, 11, 12), frame=(1,))
+    expected = GradientProbe(image_of(layer), SOLID, fields.settings()).at((9, 11, 12), frame=(1,))
     np.testing.assert_allclose(fields.pixel.values, expected.values, rtol=1e-6)
     drawn = fields.layers.map
     assert drawn.data.ndim == 3  # the same at all times

@@ -20,6 +20,7 @@ from seamscope.images.image import open_image
 from seamscope.images.postprocessing import Postprocessing
 from seamscope.images.preparation import Binarized
 from seamscope.models.model import as_model
+from seamscope.planning.case import Case
 from seamscope.prediction.measure_seams import measure_seams
 from seamscope.seams.views import look_at
 from seamscope.text import figure_text, percent_text
@@ -33,7 +34,7 @@ def compared():
     image, truth = (part[160:320, 240:416] for part in sample_image("tissue2d"))
     image = zscore(image)
     model = as_model(networks.UNet(2, 2, norm="instance", classes=4).eval())
-    statistics = freeze_statistics(model, image, **SETTINGS)
+    statistics = freeze_statistics(image, model, **SETTINGS)
     seen: dict[str, list[tuple[int, int]]] = {}
     found = compare_statistics(
         image,
@@ -76,7 +77,7 @@ def single():
     image, classes = (part[160:320, 240:416] for part in sample_image("tissue2d"))
     model = as_model(networks.UNet(2, 2, norm="instance", classes=1).eval())
     image = zscore(image)
-    statistics = freeze_statistics(model, image, **SETTINGS)
+    statistics = freeze_statistics(image, model, **SETTINGS)
     return image, (classes == 1).astype(np.uint8), model, statistics
 
 
@@ -196,14 +197,16 @@ def test_both_are_measured_at_the_same_tiles(compared) -> None:
 
 def test_local_statistics_are_explained_too(compared) -> None:
     image, _, model, _, _, _ = compared
-    local = freeze_statistics(model, image, "local", cell=32, **SETTINGS)
+    local = freeze_statistics(image, model, "local", cell=32, **SETTINGS)
     found = compare_statistics(image, model, local, **SETTINGS)
     assert found.after.seamless
     assert found.why_before.verdict == "tile statistics"
     assert found.why_after.verdict == "seamless"
     fixed = model.with_statistics(local)
     tiled = seamscope.predict(image, fixed, **SETTINGS)
-    for view in look_at(found.after.borders[:3], found.after.plan, fixed, open_image(image)):
+    for view in look_at(
+        Case.planned(open_image(image), fixed, found.after.plan), found.after.borders[:3]
+    ):
         at = tuple(np.subtract(view.border.worst, view.corner))
         predicted = tiled[view.channel, *view.border.worst]
         for opinion in (view.lower, view.upper):

@@ -320,5 +320,5 @@ def test_tiles_are_the_same_whatever_blend_is_asked_for() -> None:
     other = compare_blends(uneven(), network, blend="gaussian", **ASK)
     assert plain.scores == other.scores
     image = open_image(uneven())
-    asked = resolve(Settings(blend="linear", **ASK), network, image)
+    asked = resolve(image, network, Settings(blend="linear", **ASK))
     assert plain.settings["overlap"] == list(asked.grid.overlap)

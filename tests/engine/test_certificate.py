@@ -153,12 +153,12 @@ def test_what_cannot_be_certified_is_said() -> None:
 
 def test_local_statistics_are_certified_on_the_whole_image_or_not_at_all() -> None:
     local = INSTANCE_MODEL.with_statistics(
-        freeze_statistics(INSTANCE_MODEL, IMAGE, "local", cell=32)
+        freeze_statistics(IMAGE, INSTANCE_MODEL, "local", cell=32)
     )
     assert certify(IMAGE, local, tile=96).covered == 1
     with pytest.raises(SettingsError, match=r"Memory allows .* statistics .* are local: allow"):
         certify(IMAGE, local, tile=48, halo=4, memory=3_000_000)
-    exact = INSTANCE_MODEL.with_statistics(freeze_statistics(INSTANCE_MODEL, IMAGE))
+    exact = INSTANCE_MODEL.with_statistics(freeze_statistics(IMAGE, INSTANCE_MODEL))
     assert certify(IMAGE, exact, tile=48, halo=4, memory=3_000_000).covered < 1
 
 

@@ -18,13 +18,13 @@ import real_networks
 from seamscope.errors import ImageError, ModelError, SettingsError
 from seamscope.explain.causes import Pipeline, diagnose, examine
 from seamscope.explain.experiments import NOTHING, Bench
-from seamscope.explain.pipelines import subject_of_pipeline, subject_of_plan
+from seamscope.explain.pipelines import subject_of_case, subject_of_pipeline
 from seamscope.explain.tile_sample import PlacedAxis, sample_of
 from seamscope.images.image import open_image
-from seamscope.images.intensity import Intensity
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.models.probe import Hints
+from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.seams.meter import Border
 from seamscope.settings import Settings
@@ -372,7 +372,7 @@ def test_disagreement_equals_brute_force() -> None:
     starts = (0, size - tile)
     assert found.overlap[0] <= tile - starts[1] + 64
     plan = resolve(
-        Settings(tile=tile, halo=halo, overlap=found.overlap), load_model(BATCH), open_image(image)
+        open_image(image), load_model(BATCH), Settings(tile=tile, halo=halo, overlap=found.overlap)
     )
     boxes = {t.index: tuple((s.start, s.stop) for s in t.read) for t in plan.grid}
     with torch.no_grad():
@@ -406,10 +406,8 @@ def trusted(box, size, halo):
 
 
 def bench_of(network, image, **asked):
-    model, opened = load_model(network), open_image(image)
-    plan = resolve(Settings(**asked), model, opened)
-    subject = subject_of_plan(plan, model, opened, Intensity("none"), ())
-    return Bench(subject, plan.grid, list(plan.grid))
+    case = Case.open(image, network, normalize="none", **asked)
+    return Bench(subject_of_case(case, ()), case.plan.grid, list(case.plan.grid))
 
 
 def test_with_edge_effects_removed_a_tile_is_what_the_whole_image_gives() -> None:

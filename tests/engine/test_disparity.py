@@ -46,7 +46,7 @@ def _by_hand(network, image, tile, batch):
     """Train and eval predictions with `.train()` and `.eval()` on copies, stitched by cores."""
     model = as_model(network)
     settings = Settings(tile=tile, batch=batch, normalize="none")
-    plan = resolve(settings, model, seamscope.open_image(image))
+    plan = resolve(seamscope.open_image(image), model, settings)
     jobs = list(jobs_of(plan, None))
     whole = np.zeros((2, 3, *image.shape))
     for k in range(0, len(jobs), batch):
@@ -149,7 +149,7 @@ def _features_by_hand(network, image, tile):
                 )
             )
     model = as_model(network)
-    plan = resolve(Settings(tile=tile, normalize="none"), model, seamscope.open_image(image))
+    plan = resolve(seamscope.open_image(image), model, Settings(tile=tile, normalize="none"))
     for job in jobs_of(plan, None):
         with torch.no_grad():
             network(torch.from_numpy(image[job.tile.read])[None, None])
@@ -183,7 +183,7 @@ def test_features_of_tiles_against_running_values(tissue) -> None:
 def test_tiles_stray_from_the_exact_statistics_of_the_image(tissue) -> None:
     torch.manual_seed(0)
     model = as_model(networks.UNet(2, 2, norm="instance").eval())
-    statistics = freeze_statistics(model, tissue, normalize="none")
+    statistics = freeze_statistics(tissue, model, normalize="none")
     small = measure_features(tissue, model, tile=64, normalize="none", statistics=statistics)
     large = measure_features(tissue, model, tile=192, normalize="none", statistics=statistics)
     assert {one.reference for one in small.layers} == {"image"}

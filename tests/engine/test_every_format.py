@@ -146,9 +146,9 @@ def test_gradient_maps_are_the_same(pair) -> None:
     settings = Settings(tile=64)
     if kind == FORWARD_ONLY:
         with pytest.raises(ModelError, match="outside of PyTorch's autograd"):
-            GradientProbe(loaded, IMAGE, settings).at((60, 80))
+            GradientProbe(IMAGE, loaded, settings).at((60, 80))
         return
-    a, b = (GradientProbe(model, IMAGE, settings).at((60, 80)) for model in (own, loaded))
+    a, b = (GradientProbe(IMAGE, model, settings).at((60, 80)) for model in (own, loaded))
     assert (a.origin, a.covered, a.phase) == (b.origin, b.covered, b.phase)
     assert np.abs(a.values - b.values).max() < 1e-4 * a.values.max()
     assert a.mass > 0
@@ -164,7 +164,7 @@ def test_what_forward_only_does_not_allow_is_said(pair) -> None:
     assert "forward only" in note
     assert 'pip install "seamscope[onnx]"' in note
     with pytest.raises(SettingsError, match="cannot be frozen, since it runs forward only"):
-        freeze_statistics(loaded, IMAGE)
+        freeze_statistics(IMAGE, loaded)
     if own.audit.tile_layers:
         told = str(diagnose(IMAGE, loaded, tile=64, halo=8))
         assert "Normalization by each tile's own statistics in 14 layers" in told

@@ -149,13 +149,13 @@ def test_networks_without_gradients_are_told_in_a_sentence() -> None:
         absolute_gradient(Broken(), x, (1, 1))
     with pytest.raises(SettingsError, match="Output channel 3: the network predicts 3"):
         absolute_gradient(network(), x, (1, 1), 3)
-    found = measure_receptive_field(as_model(Foreign()))  # theory holds all the same
+    found = measure_receptive_field(None, as_model(Foreign()))  # theory holds all the same
     assert found.effective is None
     assert found.to_json()["effective"] is None
     assert found.halo == ((0, 0), (0, 0))
     assert any("no gradients" in sentence for sentence in found.sentences())
     with pytest.raises(ModelError, match="in the middle of all 8 tiles is zero"):
-        GradientProbe(as_model(Threshold())).average(most=8)
+        GradientProbe(None, as_model(Threshold())).average(most=8)
 
 
 # -- where the mass lies
@@ -212,7 +212,7 @@ def test_a_pixels_map_is_that_of_the_untiled_run(pixel) -> None:
     """At every phase, inside and at the image's border; where the tile has room for the field."""
     net = network()
     source = image((128, 120))
-    found = GradientProbe(as_model(net), source, Settings(tile=64)).at(pixel)
+    found = GradientProbe(source, as_model(net), Settings(tile=64)).at(pixel)
     expected = whole_gradient(net, source.data, pixel)
     placed = np.zeros_like(expected)
     (top, left), (height, width) = found.origin, found.values.shape
@@ -229,14 +229,14 @@ def test_a_pixels_map_with_valid_convolutions_and_another_scale() -> None:
     valid = networks.ValidUNet().eval()
     source = image((160, 160))
     model = as_model(valid)
-    found = GradientProbe(model, source, Settings(tile=92)).at((81, 77))
+    found = GradientProbe(source, model, Settings(tile=92)).at((81, 77))
     expected = whole_gradient(valid, source.data, (61, 57))  # 20 pixels are lost at each border
     (top, left), size = found.origin, 92
     assert np.allclose(
         found.values, expected[top : top + size, left : left + size], rtol=1e-4, atol=1e-9
     )
     half = nn.Sequential(C2(1, 3, 3, padding=1, stride=2), nn.ReLU(), C2(3, 2, 3, padding=1))
-    found = GradientProbe(as_model(half.eval()), source, Settings(tile=32)).at((81, 77))
+    found = GradientProbe(source, as_model(half.eval()), Settings(tile=32)).at((81, 77))
     expected = whole_gradient(half, source.data, (40, 38))
     (top, left), size = found.origin, 32
     assert np.allclose(
@@ -249,7 +249,7 @@ def test_a_pixels_map_with_valid_convolutions_and_another_scale() -> None:
 
 
 def test_pixels_and_phases_that_do_not_exist_are_refused() -> None:
-    probe = GradientProbe(as_model(network()), image((64, 64)), Settings(tile=64))
+    probe = GradientProbe(image((64, 64)), as_model(network()), Settings(tile=64))
     with pytest.raises(SettingsError, match=r"Pixel \(64, 3\) is not in the image of 64 x 64"):
         probe.at((64, 3))
     with pytest.raises(SettingsError, match="phases go from 0 to 3"):
@@ -266,7 +266,7 @@ def test_the_average_is_that_over_all_places(norm, monkeypatch) -> None:
     """An image three pixels larger than the tile: 16 places, each once."""
     net = network(norm=norm)
     source = image((51, 51))
-    probe = GradientProbe(as_model(net), source, Settings(tile=48))
+    probe = GradientProbe(source, as_model(net), Settings(tile=48))
     monkeypatch.setattr("seamscope.receptive_field.gradient_maps._FEWEST_TILES", 17)  # never steady
     heard: list[tuple[int, int]] = []
     found = probe.average(1, most=17, on_progress=lambda *told: heard.append(told))
@@ -283,7 +283,7 @@ def test_the_average_is_that_over_all_places(norm, monkeypatch) -> None:
 def test_phase_chooses_the_pixel() -> None:
     net = network()
     source = image((64, 64))
-    probe = GradientProbe(as_model(net), source, Settings(tile=64))
+    probe = GradientProbe(source, as_model(net), Settings(tile=64))
     for phase in [(0, 0), (1, 3), (3, 2)]:
         found = probe.average(phase=phase)
         at = tuple(32 + p for p in phase)
@@ -297,7 +297,7 @@ def test_phase_chooses_the_pixel() -> None:
 
 
 def test_doubt_gives_the_difference_only_where_there_is_one() -> None:
-    probe = GradientProbe(as_model(network()), image((64, 64)), Settings(tile=48))
+    probe = GradientProbe(image((64, 64)), as_model(network()), Settings(tile=48))
     found = probe.average(most=8)
     apart = dataclasses.replace(found, tiles=8, steady=False, spread=5)
     assert "two halves still differ by 5 pixels" in apart.doubt
@@ -307,13 +307,13 @@ def test_doubt_gives_the_difference_only_where_there_is_one() -> None:
 
 def test_theory_bounds_the_gradient_and_normalization_leaves_a_floor() -> None:
     source = image((192, 192))
-    bounded = measure_receptive_field(as_model(network()), source, most_tiles=8)
+    bounded = measure_receptive_field(source, as_model(network()), most_tiles=8)
     assert bounded.mass_outside == 0
     assert all(
         r <= max(side)
         for r, side in zip(bounded.effective.map.radius(1.0), bounded.theoretical, strict=True)
     )
-    floor = measure_receptive_field(as_model(network(norm="instance")), source, most_tiles=8)
+    floor = measure_receptive_field(source, as_model(network(norm="instance")), most_tiles=8)
     assert floor.mass_outside > 0.01
     values = floor.effective.map.values
     region = tuple(
@@ -325,7 +325,7 @@ def test_theory_bounds_the_gradient_and_normalization_leaves_a_floor() -> None:
         )
     )
     assert floor.mass_outside == pytest.approx(1 - values[region].sum() / values.sum())
-    attention = measure_receptive_field(as_model(nn.Sequential(C2(1, 1, 1), Mean())), source)
+    attention = measure_receptive_field(source, as_model(nn.Sequential(C2(1, 1, 1), Mean())))
     assert attention.mass_outside is not None  # its mean can be held fixed
 
 
@@ -339,14 +339,14 @@ def test_batches_and_frames_change_nothing() -> None:
     stack = np.random.default_rng(0).standard_normal((3, 64, 64)).astype(np.float32)
     source = open_image(stack, axes="tyx")
     found = [
-        GradientProbe(as_model(net), source, Settings(tile=64, batch=n)).average(most=3)
+        GradientProbe(source, as_model(net), Settings(tile=64, batch=n)).average(most=3)
         for n in (1, 2)
     ]
     assert found[0].tiles == found[1].tiles == 3
     expected = np.mean([whole_gradient(net, frame, (32, 32)) for frame in stack], 0)
     for each in found:
         assert np.allclose(each.map.values, expected, rtol=1e-4, atol=1e-7 * expected.max())
-    third = GradientProbe(as_model(net), source, Settings(tile=64)).at((30, 30), frame=(2,))
+    third = GradientProbe(source, as_model(net), Settings(tile=64)).at((30, 30), frame=(2,))
     expected = whole_gradient(net, stack[2], (30, 30))
     assert np.allclose(third.values, expected, rtol=1e-4, atol=1e-7 * expected.max())
 
@@ -356,12 +356,12 @@ def test_tiles_lie_in_the_wanted_area() -> None:
     pixels = np.ones((100, 100), np.float32)
     pixels[30:80, 20:90] = 10
     probe = GradientProbe(
-        as_model(Square()), open_image(pixels, axes="yx"),
+        open_image(pixels, axes="yx"), as_model(Square()),
         Settings(tile=32, area={"y": (30, 80), "x": (20, 90)}, normalize="none"),
     )  # fmt: skip
     assert probe.average(most=20).map.mass == pytest.approx(20, rel=1e-6)
     narrow = Settings(tile=32, area={"y": (40, 41), "x": (50, 51)}, normalize="none")
-    probe = GradientProbe(as_model(Square()), open_image(pixels, axes="yx"), narrow)
+    probe = GradientProbe(open_image(pixels, axes="yx"), as_model(Square()), narrow)
     assert probe.average(most=20).tiles == 1
 
 
@@ -374,13 +374,13 @@ def test_three_dimensions() -> None:
     torch.manual_seed(0)
     net = networks.UNet(3, 2, features=2).eval()
     source = image((40, 52, 44))
-    found = GradientProbe(as_model(net), source, Settings(tile=(40, 52, 44))).at((20, 25, 19), 0)
+    found = GradientProbe(source, as_model(net), Settings(tile=(40, 52, 44))).at((20, 25, 19), 0)
     expected = whole_gradient(net, source.data, (20, 25, 19), 0)
     assert np.allclose(found.values, expected, rtol=1e-4, atol=1e-7 * expected.max())
 
 
 def test_cancelled_between_tiles() -> None:
-    probe = GradientProbe(as_model(network()), image((128, 128)), Settings(tile=48))
+    probe = GradientProbe(image((128, 128)), as_model(network()), Settings(tile=48))
     done: list[int] = []
     with pytest.raises(InterruptedError):
         probe.average(cancelled=lambda: len(done) >= 2, on_progress=lambda n, total: done.append(n))
@@ -404,7 +404,7 @@ def test_memory_is_foretold(name) -> None:
 def test_tiles_are_smaller_where_memory_does_not_suffice() -> None:
     model = as_model(network())
     allowed = GradientMemory.measure(model).of(130 * 130)
-    probe = GradientProbe(model, image((300, 300)), Settings(tile=256, memory=allowed))
+    probe = GradientProbe(image((300, 300)), model, Settings(tile=256, memory=allowed))
     assert probe.plan.grid.tile_shape == (108, 108)
     assert "256 x 256 would need" in probe.notes[0]
     assert "tiles of 108 x 108" in probe.average(most=2).notes[0]
@@ -413,7 +413,7 @@ def test_tiles_are_smaller_where_memory_does_not_suffice() -> None:
 def test_a_tile_of_its_own_choice_has_room_for_the_field() -> None:
     for net in (network(), networks.ValidUNet()):
         model = as_model(net)
-        found = GradientProbe(model, image((400, 400))).average(phase=(3, 3), most=2)
+        found = GradientProbe(image((400, 400)), model).average(phase=(3, 3), most=2)
         (first, stop), size = found.map.covered[0], found.map.values.shape[0]
         before, after = model.fields[0][3]
         assert first - before >= 0
@@ -422,7 +422,7 @@ def test_a_tile_of_its_own_choice_has_room_for_the_field() -> None:
 
 
 def test_noise_stands_in_for_an_image() -> None:
-    found = measure_receptive_field(as_model(network()), most_tiles=8)
+    found = measure_receptive_field(None, as_model(network()), most_tiles=8)
     assert found.effective.on == "noise"
     assert any("noise" in sentence for sentence in found.sentences())
     assert found.mass_outside == 0
@@ -430,6 +430,6 @@ def test_noise_stands_in_for_an_image() -> None:
 
 def test_overlap_and_blending_of_a_run_are_left_aside() -> None:
     run = Settings(tile=96, overlap=90, blend="gaussian", halo=40)
-    probe = GradientProbe(as_model(network()), image((200, 200)), run.but(tile="auto"))
+    probe = GradientProbe(image((200, 200)), as_model(network()), run.but(tile="auto"))
     assert probe.plan.grid.tile_shape[0] < 90
     assert probe.average(most=2).map.mass > 0

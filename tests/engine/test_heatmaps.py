@@ -13,6 +13,7 @@ import networks
 from seamscope import measure_seams
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
+from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.prediction.measure_seams import measurable
 from seamscope.seams.heatmaps import HeatmapFile, PixelMaps, SeamPicture, pyramid, tile_values
@@ -36,7 +37,7 @@ def case(request):
     rng = np.random.default_rng(0)
     image = rng.normal(size=shape).astype(np.float32) * np.linspace(0.3, 2, shape[-1], dtype="f4")
     opened = open_image(image)
-    plan = resolve(Settings(accelerate=False, **settings), model, opened)
+    plan = resolve(opened, model, Settings(accelerate=False, **settings))
     maps, kept = PixelMaps(plan), Opinions()
     report = measure_seams(
         opened, model, accelerate=False, watchers=[kept.watch], tell=maps.tell, **settings
@@ -72,7 +73,7 @@ def test_pixels_show_the_largest_and_the_mean_distance(case) -> None:
 def planted(shape=(100, 100), offsets=None, **settings):
     model = load_model(nn.Conv2d(1, 2, 1))
     image = open_image(np.zeros(shape, np.float32))
-    plan = resolve(Settings(tile=40, halo=4, overlap=12, **settings), model, image)
+    plan = resolve(image, model, Settings(tile=40, halo=4, overlap=12, **settings))
     meter = SeamMeter(plan.grid, kind="probabilities")
     for tile in plan.grid:
         values = np.full((2, *plan.grid.prediction_shape), 0.5, np.float32)
@@ -164,7 +165,7 @@ def test_all_pictures_in_one_file(tmp_path, name) -> None:
     image = open_image(rng.normal(size=(2, 100, 90)).astype(np.float32), axes="tyx")
     model = load_model(networks.UNet(2, 1, norm="instance").eval())
     asked = Settings(tile=40, halo=4, accelerate=False)
-    plan = measurable(resolve(asked, model, image), asked, model, image)
+    plan = measurable(Case.open(image, model, asked)).plan
     file = HeatmapFile(plan, image, tmp_path / name)
     report = measure_seams(image, model, plan.settings, tell=file.tell)
     file.finish(report)

@@ -22,6 +22,7 @@ from seamscope.errors import ImageError, ModelError, SettingsError
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
 from seamscope.models.model import Speed
+from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.prediction.run import (
     Finished,
@@ -115,7 +116,7 @@ def test_off_the_grid_would_be_wrong_and_is_not_possible() -> None:
     network = deep(networks.UNet(2, 2))
     with pytest.raises(SettingsError, match="multiples of 4"):
         predict(noise(200, 200), network, tile=98)
-    plan = resolve(Settings(tile=96, overlap=50), load_model(network), open_image(noise(400, 390)))
+    plan = resolve(open_image(noise(400, 390)), load_model(network), Settings(tile=96, overlap=50))
     assert all(part.start % 4 == 0 for tile in plan.grid for part in tile.read)
 
 
@@ -373,9 +374,9 @@ def test_memory_is_bounded_by_tiles_and_not_by_images(tmp_path) -> None:
 
 def events(image, network, **asked):
     model, opened = load_model(network), open_image(image)
-    plan = resolve(Settings(**asked), model, opened)
-    output = open_output(plan, opened, model)
-    return list(run(plan, model, opened, output)), output
+    plan = resolve(opened, model, Settings(**asked))
+    output = open_output(Case.planned(opened, model, plan))
+    return list(run(Case.planned(opened, model, plan), output)), output
 
 
 def test_events_tell_everything_once() -> None:
@@ -396,11 +397,11 @@ def test_events_tell_everything_once() -> None:
 
 def test_tiles_nearest_to_a_point_come_first() -> None:
     model, image = load_model(nn.Conv2d(1, 1, 3, padding=1)), open_image(noise(300, 300))
-    plan = resolve(Settings(tile=64), model, image)
-    output = open_output(plan, image, model)
+    plan = resolve(image, model, Settings(tile=64))
+    output = open_output(Case.planned(image, model, plan))
     regions = [
         e.region
-        for e in run(plan, model, image, output, first=(250, 20))
+        for e in run(Case.planned(image, model, plan), output, first=(250, 20))
         if isinstance(e, TileDone)
     ]
     y, x = regions[0]
@@ -428,13 +429,13 @@ def test_cancel_keeps_what_is_done_and_stops_within_a_tile(lazy) -> None:
     image = noise(256, 256)
     model = load_model(Counting(), spatial_axes=2, channels=1)
     opened = open_image(dask.array.from_array(image, 64) if lazy else image, axes="yx")
-    plan = resolve(Settings(tile=64, halo=0), model, opened)
-    output = open_output(plan, opened, model)
+    plan = resolve(opened, model, Settings(tile=64, halo=0))
+    output = open_output(Case.planned(opened, model, plan))
     output.array[...] = -9
     calls.clear()
     done = 0
     flag = threading.Event()
-    for event in run(plan, model, opened, output, cancelled=flag.is_set):
+    for event in run(Case.planned(opened, model, plan), output, cancelled=flag.is_set):
         done += isinstance(event, TileDone)
         if done == 3:
             flag.set()
@@ -447,8 +448,8 @@ def test_cancel_keeps_what_is_done_and_stops_within_a_tile(lazy) -> None:
 def test_closing_the_generator_frees_its_thread() -> None:
     model = load_model(nn.Conv2d(1, 1, 3, padding=1))
     image = open_image(dask.array.from_array(noise(256, 256), 64), axes="yx")
-    plan = resolve(Settings(tile=64), model, image)
-    stream = run(plan, model, image, open_output(plan, image, model))
+    plan = resolve(image, model, Settings(tile=64))
+    stream = run(Case.planned(image, model, plan), open_output(Case.planned(image, model, plan)))
     next(stream), next(stream)
     assert reading_threads()
     stream.close()
@@ -561,7 +562,7 @@ def test_auto_tile_keeps_to_the_memory_budget_and_wastes_nothing() -> None:
     image = open_image(np.zeros((2000, 1500), np.uint8))
     redundancies = []
     for budget in (30e6, 100e6, 10e9):
-        plan = resolve(Settings(memory=int(budget)), model, image)
+        plan = resolve(image, model, Settings(memory=int(budget)))
         assert plan.bytes_per_tile <= budget
         assert plan.grid.halo == ((46, 46), (46, 46))
         redundancies.append(plan.redundancy)
@@ -573,19 +574,19 @@ def test_auto_tile_keeps_to_the_memory_budget_and_wastes_nothing() -> None:
 def test_a_short_halo_is_told_where_there_are_borders() -> None:
     model = load_model(deep(networks.UNet(2, 2)))
     image = open_image(np.zeros((60, 300), np.uint8))  # one tile high
-    notes = " ".join(resolve(Settings(tile=96, halo=8), model, image).notes)
+    notes = " ".join(resolve(image, model, Settings(tile=96, halo=8)).notes)
     assert "Halo 8 along x is less than the network's reach of 22" in notes
     assert "along y" not in notes
-    assert "less than" not in " ".join(resolve(Settings(tile=96, halo=22), model, image).notes)
+    assert "less than" not in " ".join(resolve(image, model, Settings(tile=96, halo=22)).notes)
 
 
 def test_balanced_tiles_waste_less_than_round_ones() -> None:
     model = load_model(deep(networks.UNet(2, 2)))
     image = open_image(np.zeros((1111, 1111), np.uint8))
     budget = int(model.facts.bytes_per_pixel * 300 * 300)
-    auto = resolve(Settings(memory=budget), model, image)
+    auto = resolve(image, model, Settings(memory=budget))
     for tile in (256, 288, 296):
-        assert auto.redundancy <= resolve(Settings(tile=tile), model, image).redundancy
+        assert auto.redundancy <= resolve(image, model, Settings(tile=tile)).redundancy
 
 
 def test_accelerated_equals_plain() -> None:
@@ -675,10 +676,10 @@ def test_auto_tile_follows_measured_speed() -> None:
     """Fewest pixels, unless larger tiles are so much slower that more pixels take less time."""
     model = load_model(deep(networks.UNet(2, 2)))
     image = open_image(np.zeros((2000, 2000), np.uint8))
-    fewest = resolve(Settings(), model, image)
+    fewest = resolve(image, model, Settings())
     assert len(fewest.grid) == 1
     model.speeds[fewest.speed_key] = Speed(((300**2, 1e-8), (2000**2, 1e-7)))
-    fastest = resolve(Settings(), model, image)
+    fastest = resolve(image, model, Settings())
     assert max(fastest.grid.tile_shape) < 800
     # by brute force over square tiles none is faster by these speeds
     speed = model.speeds[fewest.speed_key]
@@ -688,18 +689,18 @@ def test_auto_tile_follows_measured_speed() -> None:
         return len(plan.grid) * tile * speed.per_pixel(tile)
 
     for tile in range(96, 2000, 52):
-        assert seconds(fastest) <= 1.02 * seconds(resolve(Settings(tile=tile), model, image))
+        assert seconds(fastest) <= 1.02 * seconds(resolve(image, model, Settings(tile=tile)))
 
 
 def test_tuning_measures_and_remembers() -> None:
     model = load_model(deep(networks.UNet(2, 2, features=2)))
     image = open_image(noise(1500, 1400))
-    plan = prepare(Settings(), model, image)
+    plan = prepare(image, model, Settings()).plan
     assert model.choices["cpu"].name in ("plain", "channels_last", "fused", "openvino")
     assert model.speeds[plan.speed_key].seconds
     assert all(rate > 0 for _, rate in model.speeds[plan.speed_key].seconds)
     known = dict(model.speeds)
-    assert prepare(Settings(), model, image).grid == plan.grid
+    assert prepare(image, model, Settings()).plan.grid == plan.grid
     assert model.speeds == known
 
 

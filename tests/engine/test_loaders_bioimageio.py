@@ -438,7 +438,7 @@ def test_files_are_only_read_where_they_lie(tmp_path) -> None:
 
 def test_what_its_user_should_know_reaches_the_plan(tmp_path) -> None:
     model = load_model(packed(tmp_path, *new_format()), trust=True)
-    plan = resolve(Settings(tile=16), model, open_image(image(2)[0], axes="cyx"))
+    plan = resolve(open_image(image(2)[0], axes="cyx"), model, Settings(tile=16))
     assert model.notes
     assert plan.notes[: len(model.notes)] == model.notes
 
@@ -450,7 +450,7 @@ def test_where_nothing_can_be_measured_the_cards_halo_is_taken() -> None:
 
     card = Declared("Its card", "yx", halo=(3, 5))
     model = Model(Global().eval(), "net", declared=card)
-    plan = resolve(Settings(tile=24), model, open_image(np.zeros((60, 60)), axes="yx"))
+    plan = resolve(open_image(np.zeros((60, 60)), axes="yx"), model, Settings(tile=24))
     assert plan.grid.halo == ((3, 3), (5, 5))
     (sentence,) = disagreements(card, model.facts, model.reach)
     assert sentence.endswith("it uses the whole tile.")

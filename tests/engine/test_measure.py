@@ -15,6 +15,7 @@ from seamscope import measure_seams
 from seamscope.errors import SettingsError
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
+from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.prediction.measure_seams import measurable
 from seamscope.prediction.run import Finished, run
@@ -88,8 +89,8 @@ def test_the_run_measures_what_measuring_alone_does(instance_norm) -> None:
     results = {}
     for seams in ("all", "sample", "none"):
         settings = Settings(tile=96, halo=8, overlap=40, accelerate=False, seams=seams)
-        plan = resolve(settings, instance_norm, image)
-        events = list(run(plan, instance_norm, image, None))
+        plan = resolve(image, instance_norm, settings)
+        events = list(run(Case.planned(image, instance_norm, plan), None))
         assert isinstance(events[-1], Finished)
         results[seams] = events[-1]
     report = measure_seams(image, instance_norm, tile=96, halo=8, overlap=40, accelerate=False)
@@ -107,7 +108,7 @@ def test_the_run_measures_what_measuring_alone_does(instance_norm) -> None:
 def plan_of(shape, **settings):
     model = load_model(nn.Identity())
     settings = {"tile": 24, "halo": 4, **settings}
-    return resolve(Settings(**settings), model, open_image(np.zeros(shape, np.float32)))
+    return resolve(open_image(np.zeros(shape, np.float32)), model, Settings(**settings))
 
 
 @pytest.mark.parametrize("shape", [(200, 300), (16, 300), (40, 40), (10, 10), (300, 24)])
@@ -175,9 +176,8 @@ def test_a_part_that_was_measured_is_not_called_all() -> None:
 def test_blends_are_measured_with_the_overlap_they_are_predicted_with() -> None:
     model = load_model(nn.Conv2d(1, 1, 3, padding=1))
     image = open_image(uneven((100, 100)))
-    asked = Settings(tile=40, blend="linear")
-    plan = resolve(asked, model, image)
-    assert measurable(plan, asked, model, image).grid.overlap == plan.grid.overlap
+    case = Case.open(image, model, tile=40, blend="linear")
+    assert measurable(case).plan.grid.overlap == case.plan.grid.overlap
 
 
 def test_an_area_measures_the_tiles_the_whole_would() -> None:

@@ -14,6 +14,7 @@ import networks
 from seamscope.errors import OutputError, SettingsError
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
+from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.prediction.run import run
 from seamscope.seams import opinions as opinions_module
@@ -24,9 +25,9 @@ from seamscope.settings import Settings
 def watched(network, image, opinions=None, **settings):
     model = load_model(network)
     opened = open_image(image)
-    plan = resolve(Settings(accelerate=False, **settings), model, opened)
+    plan = resolve(opened, model, Settings(accelerate=False, **settings))
     kept = opinions or Opinions()
-    for _ in run(plan, model, opened, None, watchers=[kept.watch]):
+    for _ in run(Case.planned(opened, model, plan), None, watchers=[kept.watch]):
         pass
     return plan, model, kept
 
@@ -181,9 +182,9 @@ def test_frames_are_kept_apart() -> None:
     model = load_model(nn.Conv2d(1, 1, 3, padding=1))
     opened = open_image(image, axes="tyx")
     settings = Settings(tile=32, halo=2, accelerate=False, area={"t": (1, 3)})
-    plan = resolve(settings, model, opened)
+    plan = resolve(opened, model, settings)
     kept = Opinions()
-    for _ in run(plan, model, opened, None, watchers=[kept.watch]):
+    for _ in run(Case.planned(opened, model, plan), None, watchers=[kept.watch]):
         pass
     with torch.no_grad():
         whole = model.module(torch.from_numpy(image)[:, None]).numpy()
@@ -196,7 +197,10 @@ def test_two_tiles_side_by_side(case) -> None:
     image, plan, model, kept = case
     opened = open_image(image)
     *_, finished = run(
-        dataclasses.replace(plan, settings=plan.settings.but(seams="all")), model, opened, None
+        Case.planned(
+            opened, model, dataclasses.replace(plan, settings=plan.settings.but(seams="all"))
+        ),
+        None,
     )
     report = finished.seams
     for border in (report.borders[0], report.borders[-1]):
@@ -233,9 +237,9 @@ def test_a_picture_turns_to_another_frame() -> None:
     image = noisy((2, 60, 60))
     model = load_model(nn.Conv2d(1, 2, 3, padding=1))
     opened = open_image(image, axes="tyx")
-    plan = resolve(Settings(tile=32, halo=2, accelerate=False), model, opened)
+    plan = resolve(opened, model, Settings(tile=32, halo=2, accelerate=False))
     kept = Opinions()
-    for _ in run(plan, model, opened, None, watchers=[kept.watch]):
+    for _ in run(Case.planned(opened, model, plan), None, watchers=[kept.watch]):
         pass
     picture = kept.restitch(3, (0,))
     array = picture.array

@@ -62,7 +62,7 @@ def test_settings_come_back(settings) -> None:
 @pytest.mark.parametrize("name", ["demo:batchnorm", "demo:instancenorm"])
 def test_plans_come_back(name, asked) -> None:
     image = seamscope.open_image(np.zeros((100, 90), np.uint8))
-    plan = seamscope.resolve(Settings(**asked), seamscope.load_model(name), image)
+    plan = seamscope.resolve(image, seamscope.load_model(name), Settings(**asked))
     written = json.loads(json.dumps(plan.to_json(), allow_nan=False))
     assert Plan.from_json(written) == plan
     assert Settings.from_json(written) == plan.settings
@@ -75,7 +75,7 @@ def test_a_plan_of_a_card_comes_back() -> None:
     assert restore(Preparation, json.loads(json.dumps(plain(several)))) == several
     model = seamscope.load_model(torch.nn.Conv2d(1, 2, 3, padding=1))
     model.preparation = Preparation(steps)
-    plan = seamscope.resolve(Settings(), model, seamscope.open_image(np.zeros((40, 40), np.uint8)))
+    plan = seamscope.resolve(seamscope.open_image(np.zeros((40, 40), np.uint8)), model, Settings())
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 
 

@@ -20,6 +20,7 @@ from seamscope.compare.certificate import certify
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model, verify
 from seamscope.models.formats.factories import module_from_text
+from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.prediction.run import Finished, Preparing, open_output, predict, run
 from seamscope.seams.meter import SeamMeter
@@ -181,17 +182,17 @@ def test_labels_and_what_compares_predictions_leave_it_out(ranged) -> None:
 
 def test_seams_are_measured_before_and_the_record_tells_the_numbers(ranged) -> None:
     source = open_image(image(seed=9)[0, 0], axes="yx")
-    plan = resolve(Settings(tile=24, halo=0, overlap=8, seams="all"), ranged, source)
-    opened = open_output(plan, source, ranged)
+    plan = resolve(source, ranged, Settings(tile=24, halo=0, overlap=8, seams="all"))
+    opened = open_output(Case.planned(source, ranged, plan))
     with opened as output:
-        events = list(run(plan, ranged, source, output))
+        events = list(run(Case.planned(source, ranged, plan), output))
         record = output.record
     before = [e for e in events if isinstance(e, Preparing)]
     assert "whole prediction" in before[-1].what
     end = events[-1]
     assert isinstance(end, Finished)
     meter = SeamMeter.of(plan)
-    list(run(plan, ranged, source, None, watchers=[meter.watch]))
+    list(run(Case.planned(source, ranged, plan), None, watchers=[meter.watch]))
     assert end.seams.measures.max_dist == meter.measures().max_dist
     told = record["figures"]["postprocessing"]["steps"][0]
     with torch.inference_mode():
@@ -202,11 +203,11 @@ def test_seams_are_measured_before_and_the_record_tells_the_numbers(ranged) -> N
 
 def test_a_cancelled_run_leaves_the_raw_prediction_marked_as_unfinished(ranged, tmp_path) -> None:
     source = open_image(image(seed=9)[0, 0], axes="yx")
-    plan = resolve(Settings(tile=24, halo=4), ranged, source)
-    opened = open_output(plan, source, ranged, str(tmp_path / "out.zarr"))
+    plan = resolve(source, ranged, Settings(tile=24, halo=4))
+    opened = open_output(Case.planned(source, ranged, plan), str(tmp_path / "out.zarr"))
     stop = threading.Event()
     with opened as output:
-        for event in run(plan, ranged, source, output, cancelled=stop.is_set):
+        for event in run(Case.planned(source, ranged, plan), output, cancelled=stop.is_set):
             assert not isinstance(event, Finished)
             if isinstance(event, Preparing) and "whole prediction" in event.what:
                 stop.set()
@@ -222,10 +223,10 @@ def test_predictions_that_are_not_finite_stay_raw_and_that_is_told(tmp_path) -> 
     model = load_model(str(package(tmp_path / "p", [ZSCORE])), trust=True)
     source = open_image(image(seed=9)[0, 0], axes="yx")
     model.module.state_dict()["last.bias"][0] = np.inf
-    plan = resolve(Settings(tile=24, halo=4), model, source)
-    opened = open_output(plan, source, model, str(tmp_path / "out.zarr"))
+    plan = resolve(source, model, Settings(tile=24, halo=4))
+    opened = open_output(Case.planned(source, model, plan), str(tmp_path / "out.zarr"))
     with opened as output:
-        *_, end = run(plan, model, source, output)
+        *_, end = run(Case.planned(source, model, plan), output)
         assert output.record["finished"]
         assert output.record["figures"]["postprocessing"] is None
     assert isinstance(end, Finished)

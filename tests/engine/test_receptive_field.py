@@ -313,7 +313,7 @@ def test_real_networks(real_models, folder, factory, expected) -> None:
     here = Path(__file__).parents[1] / "real_networks.py"
     weights = real_models / folder / "state_dict.safetensors"
     model = load_model(f"{here}:{factory}@{weights}", trust=True)
-    found = measure_receptive_field(model, most_tiles=0)
+    found = measure_receptive_field(None, model, most_tiles=0)
     assert found.convolutional == (expected[0],) * 2
     assert found.reach.convolutional == (expected[1],) * 2
     assert found.bounded == (found.theoretical is not None) == (factory != "covid_instancenorm")
@@ -355,7 +355,7 @@ COUPLINGS = {
 @pytest.mark.parametrize("name", COUPLINGS)
 def test_what_couples_the_whole_tile_is_told_and_named(name) -> None:
     network, halo, convolutional, kinds = COUPLINGS[name]
-    found = measure_receptive_field(as_model(network), most_tiles=0)
+    found = measure_receptive_field(None, as_model(network), most_tiles=0)
     assert found.bounded == (halo is not None)
     assert found.halo == (None if halo is None else ((halo, halo),) * 2)
     assert found.reach.convolutional == (
@@ -398,14 +398,14 @@ def test_local_at_one_size_is_not_taken_for_local(network) -> None:
 @pytest.mark.parametrize("name", ["UNETR", "squeeze-and-excite", "InstanceNorm", "GroupNorm"])
 def test_all_formats_are_told_alike(name) -> None:
     network = COUPLINGS[name][0].eval()
-    plain = measure_receptive_field(as_model(network), most_tiles=0)
+    plain = measure_receptive_field(None, as_model(network), most_tiles=0)
     example = torch.randn(2, 1, 64, 64)
     free = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
     forms = [torch.jit.trace(network, example[:1])] if name != "UNETR" else []  # fixes its sizes
     forms += [torch.jit.script(network)] if name == "squeeze-and-excite" else []
     exported = torch.export.export(network, (example,), dynamic_shapes=(free,))
     for form in [*forms, exported.module()]:
-        found = measure_receptive_field(Model(form, "form"), most_tiles=0)
+        found = measure_receptive_field(None, Model(form, "form"), most_tiles=0)
         assert found.reach == plain.reach
         assert found.fields == plain.fields
         assert [(each.count, each.kind) for each in found.global_operations] == [
@@ -437,8 +437,8 @@ def test_what_swallows_nan_is_measured_and_told() -> None:
             C2(8, 2, 5, padding=2),
         )
 
-    found = measure_receptive_field(as_model(network(True)), most_tiles=0)
-    twin = measure_receptive_field(as_model(network(False)), most_tiles=0)
+    found = measure_receptive_field(None, as_model(network(True)), most_tiles=0)
+    twin = measure_receptive_field(None, as_model(network(False)), most_tiles=0)
     assert found.fields == twin.fields
     assert found.halo == twin.halo
     assert (found.reach.swallows_nan, twin.reach.swallows_nan) == (True, False)

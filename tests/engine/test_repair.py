@@ -38,6 +38,7 @@ from seamscope.normalization.audit import audit
 from seamscope.normalization.calls import Normalizations
 from seamscope.normalization.pausing import PausableNetwork
 from seamscope.normalization.statistics import Statistics
+from seamscope.planning.case import Case
 from seamscope.prediction.measure_seams import measure_seams
 from seamscope.settings import Settings
 
@@ -134,7 +135,7 @@ def test_exact_equals_the_whole_image(tissue, number) -> None:
     image = tissue[:160, :184]  # no multiples of the tile
     model, whole = as_model(network), _whole(network, image)
     assert _apart(_tiled(image, model, tile=tile), whole) > 0.1
-    statistics = freeze_statistics(model, image, tile=tile, normalize="none")
+    statistics = freeze_statistics(image, model, tile=tile, normalize="none")
     assert len(statistics.layers) == len(model.audit.calls)
     fixed = model.with_statistics(statistics)
     for settings in ({"tile": tile}, {"tile": tile + 16, "batch": 1 + 2 * (name != "exported")}):
@@ -145,7 +146,7 @@ def test_exact_in_a_large_image(tissue, instancenorm) -> None:
     whole = _whole(instancenorm, tissue)
     corner = _tiled(tissue, instancenorm, tile=256, area={"y": (0, 200), "x": (0, 200)})
     assert np.abs(corner - whole[:, :200, :200]).max() > 0.1 * whole.std()
-    statistics = freeze_statistics(instancenorm, tissue, tile=256, normalize="none")
+    statistics = freeze_statistics(tissue, instancenorm, tile=256, normalize="none")
     fixed = instancenorm.with_statistics(statistics)
     assert not any(
         isinstance(part, (Answered, nn.InstanceNorm2d)) for part in fixed.module.modules()
@@ -159,7 +160,7 @@ def test_exact_in_3d() -> None:
     image = zscore(sample_image("tissue3d")[0])[:52, :60, :52]
     model, whole = as_model(network), _whole(network, image)
     assert _apart(_tiled(image, model, tile=48), whole) > 0.1
-    statistics = freeze_statistics(model, image, tile=48, normalize="none")
+    statistics = freeze_statistics(image, model, tile=48, normalize="none")
     assert _apart(_tiled(image, model.with_statistics(statistics), tile=48), whole) < SAME
 
 
@@ -168,7 +169,7 @@ def test_exact_with_valid_convolutions(tissue) -> None:
     torch.manual_seed(5)
     model, image = as_model(ValidNorm().eval()), tissue[:120, :150]
     whole = _tiled(image, model, tile=(130, 160))
-    statistics = freeze_statistics(model, image, tile=64, normalize="none")
+    statistics = freeze_statistics(image, model, tile=64, normalize="none")
     assert _apart(_tiled(image, model, tile=64), whole) > 0.1
     assert _apart(_tiled(image, model.with_statistics(statistics), tile=50), whole) < SAME
 
@@ -180,7 +181,7 @@ def test_the_real_network(real_models, real_images) -> None:
     image = zscore(tifffile.imread(real_images / "nuclei_2d.tif"))[:352, :352]
     model, whole = as_model(network), _whole(network, image)
     assert _apart(_tiled(image, model, tile=192), whole) > 0.1
-    statistics = freeze_statistics(model, image, tile=192, normalize="none")
+    statistics = freeze_statistics(image, model, tile=192, normalize="none")
     assert {layer.name for layer in statistics.layers} == {n.name for n in model.audit.layers}
     fixed = model.with_statistics(statistics)
     assert _apart(_tiled(image, fixed, tile=192), whole) < SAME
@@ -214,25 +215,25 @@ def _same_numbers(one, other):
 def test_where_tiles_wait_changes_nothing_but_the_cost(tissue, small) -> None:
     image = open_image(tissue[:160, :160])
     settings = Settings(tile=96, normalize="none")
-    in_memory = plan_freeze(small, image, "exact", settings)
+    in_memory = plan_freeze(Case.open(image, small, settings), "exact")
     assert in_memory.in_memory == in_memory.tiles > 4
     waiting = (in_memory.memory - in_memory.plan.bytes_per_tile) // in_memory.tiles
     room = in_memory.plan.bytes_per_tile + 2 * waiting + waiting // 2
-    on_disk = plan_freeze(small, image, "exact", settings, memory=room)
-    anew = plan_freeze(small, image, "exact", settings, memory=room, disk=waiting + 9)
+    on_disk = plan_freeze(Case.open(image, small, settings), "exact", memory=room)
+    anew = plan_freeze(Case.open(image, small, settings), "exact", memory=room, disk=waiting + 9)
     assert (on_disk.in_memory, on_disk.recomputed) == (2, 0)
     assert (anew.in_memory, anew.on_disk, anew.recomputed) == (2, 1, anew.tiles - 3)
     assert 1 < in_memory.passes < 1.5 < on_disk.passes < anew.passes < 5
-    expected = carry_out(in_memory, small, image)
-    assert _same_numbers(carry_out(on_disk, small, image), expected)
-    assert _same_numbers(carry_out(anew, small, image), expected)
+    expected = carry_out(Case.open(image, small), in_memory)
+    assert _same_numbers(carry_out(Case.open(image, small), on_disk), expected)
+    assert _same_numbers(carry_out(Case.open(image, small), anew), expected)
     assert "begin anew" in anew.sentence
     assert "on disk" in on_disk.sentence
 
 
 def test_waiting_takes_as_much_memory_as_planned(tissue, small, monkeypatch) -> None:
     image = open_image(tissue[:160, :160])
-    plan = plan_freeze(small, image, "exact", Settings(tile=96, normalize="none"))
+    plan = plan_freeze(Case.open(image, small, Settings(tile=96, normalize="none")), "exact")
     held: dict[int, int] = {}
     largest = [0]
 
@@ -242,28 +243,28 @@ def test_waiting_takes_as_much_memory_as_planned(tissue, small, monkeypatch) -> 
         largest[0] = max(largest[0], sum(held.values()))
 
     monkeypatch.setattr(seamscope.fixed_statistics.freezing._WaitingRoom, "put", put)
-    carry_out(plan, small, image)
+    carry_out(Case.open(image, small), plan)
     assert largest[0] == pytest.approx(plan.memory - plan.plan.bytes_per_tile, rel=0.2)
 
 
 def test_no_memory_to_wait_in_is_none_and_less_is_refused(small) -> None:
     opened = open_image(np.zeros((256, 256), np.float32))
     asked = Settings(normalize="none", tile=96)
-    none = plan_freeze(small, opened, "exact", asked, memory=0)
+    none = plan_freeze(Case.open(opened, small, asked), "exact", memory=0)
     assert (none.in_memory, none.on_disk) == (0, none.tiles)
-    nowhere = plan_freeze(small, opened, "exact", asked, memory=0, disk=0)
+    nowhere = plan_freeze(Case.open(opened, small, asked), "exact", memory=0, disk=0)
     assert nowhere.recomputed == nowhere.tiles > 1
-    assert plan_freeze(small, opened, "exact", asked).in_memory == none.tiles
+    assert plan_freeze(Case.open(opened, small, asked), "exact").in_memory == none.tiles
     with pytest.raises(SettingsError, match="0 bytes may be used"):
-        plan_freeze(small, opened, "local", asked, memory=0)
+        plan_freeze(Case.open(opened, small, asked), "local", memory=0)
     for limit in ("memory", "disk"):
         with pytest.raises(SettingsError, match=f"{limit} -1: give a number of bytes"):
-            plan_freeze(small, opened, "exact", asked, **{limit: -1})
+            plan_freeze(Case.open(opened, small, asked), "exact", **{limit: -1})
 
 
 def test_interrupted_and_taken_up_again(tissue, small, tmp_path) -> None:
     image, partial = tissue[:160, :160], tmp_path / "partial"
-    expected = freeze_statistics(small, image, tile=96, normalize="none")
+    expected = freeze_statistics(image, small, tile=96, normalize="none")
     seen: list[tuple[int, int]] = []
 
     def progress(done, total):
@@ -271,7 +272,7 @@ def test_interrupted_and_taken_up_again(tissue, small, tmp_path) -> None:
 
     def freeze(**more):
         return freeze_statistics(
-            small, image, tile=96, normalize="none", partial=partial, on_progress=progress, **more
+            image, small, tile=96, normalize="none", partial=partial, on_progress=progress, **more
         )
 
     with pytest.raises(InterruptedError):
@@ -290,8 +291,8 @@ def _stopped(network, image, partial, after, how="exact", **asked):
     seen: list[tuple[int, int]] = []
     with pytest.raises(InterruptedError):
         freeze_statistics(
-            network,
             image,
+            network,
             how,
             partial=partial,
             cancelled=lambda: len(seen) >= after,
@@ -310,7 +311,7 @@ def test_a_sample_is_taken_up_again_where_it_was_left(tissue, small, tmp_path, a
     def note(into):
         return lambda done, total: into.append((done, total))
 
-    expected = freeze_statistics(small, image, "sampled", on_progress=note(straight), **asked)
+    expected = freeze_statistics(image, small, "sampled", on_progress=note(straight), **asked)
     assert len(expected.layers) == 10
     assert {total for _, total in straight} == {len(straight)}
     assert straight[-1] == (160, 160)  # 8 tiles, and twice 4, through 10 layers
@@ -318,7 +319,7 @@ def test_a_sample_is_taken_up_again_where_it_was_left(tissue, small, tmp_path, a
     assert len(list(tmp_path.iterdir())) == 1 + (after > 80) + (after > 120)
     seen: list[tuple[int, int]] = []
     found = freeze_statistics(
-        small, image, "sampled", partial=partial, on_progress=note(seen), **asked
+        image, small, "sampled", partial=partial, on_progress=note(seen), **asked
     )
     assert _same_numbers(found, expected)
     assert found.about == expected.about
@@ -371,11 +372,11 @@ def test_what_another_task_left_is_not_believed(tissue, tmp_path, how, which) ->
         model = as_model(network)
     else:
         changed["halo"] = 20
-    expected = freeze_statistics(model, other, how, **changed)
+    expected = freeze_statistics(other, model, how, **changed)
     began: list[tuple[int, int]] = []
     found = freeze_statistics(
-        model,
         other,
+        model,
         how,
         partial=partial,
         on_progress=lambda done, total: began.append((done, total)),
@@ -392,8 +393,8 @@ def test_a_damaged_partial_file_begins_anew(tissue, small, tmp_path, damage) -> 
     _stopped(small, image, partial, 40, tile=96, normalize="none")
     content = partial.read_bytes()
     partial.write_bytes({"cut": content[:-100], "text": b"not numbers", "empty": b""}[damage])
-    found = freeze_statistics(small, image, tile=96, normalize="none", partial=partial)
-    assert _same_numbers(found, freeze_statistics(small, image, tile=96, normalize="none"))
+    found = freeze_statistics(image, small, tile=96, normalize="none", partial=partial)
+    assert _same_numbers(found, freeze_statistics(image, small, tile=96, normalize="none"))
     assert not partial.exists()
 
 
@@ -402,7 +403,7 @@ def test_freezing_and_using_change_nothing_in_the_network(tissue) -> None:
     before = {k: v.clone() for k, v in network.state_dict().items()}
     model = as_model(network)
     fixed = model.with_statistics(
-        freeze_statistics(model, tissue[:128, :128], tile=96, normalize="none")
+        freeze_statistics(tissue[:128, :128], model, tile=96, normalize="none")
     )
     _tiled(tissue[:128, :128], fixed, tile=96)
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
@@ -587,7 +588,7 @@ def test_networks_that_read_numbers_are_frozen_without_being_taken_up_again(way,
     read = _READINGS[way]  # of what is the same in all tiles, so that the whole image tells
     network = Reading(lambda x: read(torch.full_like(x[:, :, :1, :1], 3))).eval()
     image = np.random.default_rng(0).random((64, 64), np.float32)
-    statistics = freeze_statistics(network, image, tile=tile)
+    statistics = freeze_statistics(image, network, tile=tile)
     fixed = as_model(network).with_statistics(statistics)
     assert _apart(_tiled(image, fixed, tile=32), _whole(network, image)) < SAME
 
@@ -623,7 +624,7 @@ def test_numbers_that_torchscript_reads_unseen_are_found_by_trying() -> None:
     held = (*network.parameters(), *network.buffers())
     assert not PausableNetwork(network, held).resumable(torch.rand(1, 1, 16, 16))
     image = np.random.default_rng(0).random((64, 64), np.float32)
-    plan = plan_freeze(as_model(network), open_image(image), settings=Settings(tile=48))
+    plan = plan_freeze(Case.open(open_image(image), as_model(network), Settings(tile=48)))
     assert (plan.in_memory, plan.on_disk, plan.recomputed) == (0, 0, plan.tiles)
 
 
@@ -651,7 +652,7 @@ def test_networks_that_write_into_their_buffers_are_refused_untouched(scripted) 
     image = np.random.default_rng(0).random((64, 64), np.float32)
     model = as_model(_scripted(network) if scripted else network)
     with pytest.raises(ModelError, match=r"^The network writes into its own buffers .*: keep"):
-        plan_freeze(model, open_image(image), settings=Settings(tile=32))
+        plan_freeze(Case.open(open_image(image), model, Settings(tile=32)))
     pausable = PausableNetwork(network, (*network.parameters(), *network.buffers()))
     network.last.fill_(-1)
     with pytest.raises(ModelError, match="writes into its own buffers"):
@@ -685,7 +686,7 @@ def test_exact_with_norms_on_flattened_space(norm, tile) -> None:
     image = np.random.default_rng(0).random((96, 128), np.float32)
     image[:, 64:] *= 5
     image[40:] += 2
-    fixed = as_model(network).with_statistics(freeze_statistics(network, image, tile=tile))
+    fixed = as_model(network).with_statistics(freeze_statistics(image, network, tile=tile))
     assert _apart(_tiled(image, fixed, tile=(48, 64)), _whole(network, image)) < SAME
 
 
@@ -738,7 +739,7 @@ def test_features_whose_axes_are_not_the_images_are_refused(make, ndim, how) -> 
     model = as_model(make().eval())
     image = open_image(np.random.default_rng(0).random((48,) * ndim, np.float32))
     with pytest.raises(ModelError, match=r"(Norm|norm).* sees .* not in the image's order: .*\.$"):
-        plan_freeze(model, image, how, Settings(tile=(32,) * ndim))
+        plan_freeze(Case.open(image, model, Settings(tile=(32,) * ndim)), how)
 
 
 def test_exchanged_axes_are_seen_where_all_sizes_are_one() -> None:
@@ -750,7 +751,7 @@ def test_exchanged_axes_are_seen_where_all_sizes_are_one() -> None:
     model = Model(OneSize().eval(), "one size", hints=Hints(2, 1, (48, 48)))
     image = open_image(np.random.default_rng(0).random((96, 96), np.float32))
     with pytest.raises(ModelError, match="not in the image's order"):
-        plan_freeze(model, image, settings=Settings(tile=48))
+        plan_freeze(Case.open(image, model, Settings(tile=48)))
 
 
 def test_axes_in_order_are_no_matter() -> None:
@@ -758,10 +759,10 @@ def test_axes_in_order_are_no_matter() -> None:
     network = nn.Sequential(last, Flattened(nn.GroupNorm(2, 4))).eval()
     network[1].a = nn.Conv2d(64, 4, 1)  # as many channels as small inputs are high and wide
     image = open_image(np.random.default_rng(0).random((64, 64), np.float32))
-    assert len(plan_freeze(as_model(network), image, settings=Settings(tile=48)).calls) == 3
+    assert len(plan_freeze(Case.open(image, as_model(network), Settings(tile=48))).calls) == 3
     model = as_model(Rearranged(_volumes(), "bczyx", "bczyx").eval())
     image = open_image(np.random.default_rng(0).random((32, 48, 48), np.float32))
-    assert plan_freeze(model, image, settings=Settings(tile=(32, 32, 48))).calls == (0,)
+    assert plan_freeze(Case.open(image, model, Settings(tile=(32, 32, 48)))).calls == (0,)
 
 
 def test_shapes_that_depend_on_values_are_told() -> None:
@@ -821,7 +822,7 @@ def test_layers_that_cannot_be_replaced_are_answered(tissue) -> None:
     network, image = Held().eval(), tissue[:128, :144]
     model, whole = as_model(network), _whole(network, image)
     assert _apart(_tiled(image, model, tile=64), whole) > 0.1
-    fixed = model.with_statistics(freeze_statistics(model, image, tile=64, normalize="none"))
+    fixed = model.with_statistics(freeze_statistics(image, model, tile=64, normalize="none"))
     assert isinstance(fixed.module, Answered)
     assert _apart(_tiled(image, fixed, tile=64), whole) < SAME
 
@@ -830,7 +831,7 @@ def test_layers_of_networks_in_wrappers_are_replaced_too(tissue) -> None:
     """As packages have them: what comes after the network belongs to what is run."""
     image = tissue[:128, :96]
     network = Finished(networks.UNet(2, 1, norm="instance").eval(), [nn.Sigmoid()])
-    statistics = freeze_statistics(network, image, tile=64, normalize="none")
+    statistics = freeze_statistics(image, network, tile=64, normalize="none")
     assert all(layer.name for layer in statistics.layers)
     fixed = as_model(network).with_statistics(statistics)
     assert not any(isinstance(part, Answered) for part in fixed.module.modules())
@@ -890,7 +891,7 @@ def test_programs_are_fixed_in_their_graph(tissue, tmp_path, batch) -> None:
     for name, model in _programs(tmp_path, network, batch):
         before = {k: v.clone() for k, v in model.module.state_dict().items()}
         assert _apart(_tiled(image, model, tile=64), whole) > 0.1
-        statistics = freeze_statistics(model, image, tile=64, normalize="none")
+        statistics = freeze_statistics(image, model, tile=64, normalize="none")
         fixed = model.with_statistics(statistics)
         assert not any(isinstance(part, Answered) for part in fixed.module.modules()), name
         calls = set(range(len(model.audit.layers)))
@@ -913,7 +914,7 @@ def test_what_is_fixed_in_a_graph_is_folded_and_trimmed(tissue, tmp_path, batch)
     torch.manual_seed(6)
     image = np.ascontiguousarray(tissue[:136, :152])
     for name, model in _programs(tmp_path, Graphed().eval(), batch):
-        statistics = freeze_statistics(model, image, tile=64, normalize="none")
+        statistics = freeze_statistics(image, model, tile=64, normalize="none")
         fixed = model.with_statistics(statistics)
         graph = fused(fixed.module)
         kinds = [type(part).__name__ for part in graph.modules()]
@@ -949,13 +950,13 @@ def test_programs_that_cannot_be_fixed_in_their_graph_are_answered(tissue, tmp_p
         (everything, seamscope.load_model(str(tmp_path / "net.pt2"), trust=True)),
     ):
         whole = _whole(network, image)
-        statistics = freeze_statistics(model, image, tile=64, normalize="none")
+        statistics = freeze_statistics(image, model, tile=64, normalize="none")
         fixed = model.with_statistics(statistics)
         assert isinstance(fixed.module, Answered)
         for together in (1, 2, 3):
             assert _apart(_tiled(image, fixed, tile=64, batch=together), whole) < SAME
     model = seamscope.load_model(str(tmp_path / "local.pt2"), trust=True)
-    local = freeze_statistics(model, image, "local", tile=64, cell=32, normalize="none")
+    local = freeze_statistics(image, model, "local", tile=64, cell=32, normalize="none")
     placed = model.with_statistics(local)
     assert isinstance(placed.module, Answered)  # numbers that vary have no place in a graph
     one, three = (_tiled(image, placed, tile=64, batch=n) for n in (1, 3))
@@ -998,7 +999,7 @@ def test_local_statistics_do_not_depend_on_the_tiling(tissue, small) -> None:
     predictions = []
     for freezing, predicting in ((96, 128), (80, 112), (256, 320)):
         statistics = freeze_statistics(
-            small, image, "local", tile=freezing, cell=64, normalize="none"
+            image, small, "local", tile=freezing, cell=64, normalize="none"
         )
         fixed = small.with_statistics(statistics)
         predictions.append(_tiled(image, fixed, tile=predicting, batch=2))
@@ -1008,12 +1009,14 @@ def test_local_statistics_do_not_depend_on_the_tiling(tissue, small) -> None:
 
 def test_windows_of_an_image_that_they_do_not_divide(tissue, small) -> None:
     image = np.ascontiguousarray(tissue[:200, :236])
-    plan = plan_freeze(small, open_image(image), "local", Settings(normalize="none"), cell=40)
+    plan = plan_freeze(
+        Case.open(open_image(image), small, Settings(normalize="none")), "local", cell=40
+    )
     starts = [[one.start for one in axis] for axis in plan.plan.grid.axes]
     assert [along[-1] for along in starts] == [200 - 80, 236 - 80]
     assert len({b - a for a, b in itertools.pairwise(starts[1])}) > 1
     expected = _window_by_window(small.module, image, 80, starts)
-    fixed = small.with_statistics(carry_out(plan, small, open_image(image)))
+    fixed = small.with_statistics(carry_out(Case.open(open_image(image), small), plan))
     assert _apart(_tiled(image, fixed, tile=112), expected) < SAME
 
 
@@ -1021,12 +1024,14 @@ def test_windows_of_valid_convolutions_lie_where_their_features_do(tissue) -> No
     """Their features begin a crop later than they do, and so do those of the whole image."""
     torch.manual_seed(5)
     model, image = as_model(ValidNorm().eval()), np.ascontiguousarray(tissue[:118, :118])
-    plan = plan_freeze(model, open_image(image), "local", Settings(normalize="none"), cell=32)
+    plan = plan_freeze(
+        Case.open(open_image(image), model, Settings(normalize="none")), "local", cell=32
+    )
     (first, *_, last) = plan.plan.grid.axes[0]
     crop = -first.start
     assert (crop > 0, last.stop) == (True, 118 + crop)
-    assert plan_freeze(model, open_image(image), "local", cell=100).tiles == 1
-    found = carry_out(plan, model, open_image(image))
+    assert plan_freeze(Case.open(open_image(image), model), "local", cell=100).tiles == 1
+    found = carry_out(Case.open(open_image(image), model), plan)
     for layer, (lost, size) in zip(found.layers, ((4, 60), (8, 56)), strict=True):
         assert layer.centres[0][0] == size / 2  # counted from the first that is computed
         assert layer.centres[0][-1] == 118 + 2 * crop - lost - size / 2
@@ -1037,17 +1042,17 @@ def test_windows_of_valid_convolutions_lie_where_their_features_do(tissue) -> No
 
 def test_cells_are_by_default_as_large_as_usual_patches(small) -> None:
     """Smaller in 3D, where windows of 256 pixels would hold 16 million."""
-    flat = plan_freeze(as_model(small), open_image(np.zeros((512, 512))), "local")
+    flat = plan_freeze(Case.open(open_image(np.zeros((512, 512))), as_model(small)), "local")
     assert flat.cell == (128, 128)
     torch.manual_seed(0)
     deep = nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.InstanceNorm3d(2)).eval()
     volume = open_image(np.zeros((160, 160, 160), np.float32))
-    assert plan_freeze(as_model(deep), volume, "local").cell == (64, 64, 64)
+    assert plan_freeze(Case.open(volume, as_model(deep)), "local").cell == (64, 64, 64)
 
 
 def test_local_statistics_belong_to_their_image(tissue, small) -> None:
     image = tissue[:128, :128]
-    statistics = freeze_statistics(small, image, "local", cell=32, normalize="none")
+    statistics = freeze_statistics(image, small, "local", cell=32, normalize="none")
     fixed = small.with_statistics(statistics)
     with pytest.raises(SettingsError, match="local statistics belong to places"):
         seamscope.predict(tissue[:128, :160], fixed, normalize="none")
@@ -1055,7 +1060,7 @@ def test_local_statistics_belong_to_their_image(tissue, small) -> None:
 
 def test_a_window_as_large_as_the_image_is_exact(tissue, small) -> None:
     image = np.ascontiguousarray(tissue[:128, :160])
-    local = freeze_statistics(small, image, "local", cell=80, tile=96, normalize="none")
+    local = freeze_statistics(image, small, "local", cell=80, tile=96, normalize="none")
     fixed = small.with_statistics(local)
     assert _apart(_tiled(image, fixed, tile=96), _whole(small, image)) < SAME
 
@@ -1063,12 +1068,12 @@ def test_a_window_as_large_as_the_image_is_exact(tissue, small) -> None:
 def test_an_interrupted_look_at_windows_goes_on(tissue, small, tmp_path) -> None:
     image, partial = tissue[:160, :160], tmp_path / "partial"
     settings = {"cell": 16, "normalize": "none"}
-    expected = freeze_statistics(small, image, "local", **settings)
+    expected = freeze_statistics(image, small, "local", **settings)
     seen: list[tuple[int, int]] = []
 
     def freeze(**more):
         return freeze_statistics(
-            small, image, "local", partial=partial,
+            image, small, "local", partial=partial,
             on_progress=lambda *told: seen.append(told), **settings, **more,
         )  # fmt: skip
 
@@ -1086,8 +1091,8 @@ def test_an_interrupted_look_at_windows_goes_on(tissue, small, tmp_path) -> None
 def test_windows_of_frames_are_taken_together(tissue, small) -> None:
     stack = np.stack([tissue[:128, :128], tissue[500:628, 500:628]])
     settings = {"cell": 32, "normalize": "none"}
-    both = freeze_statistics(small, stack, "local", axes="tyx", **settings)
-    single = [freeze_statistics(small, one, "local", **settings) for one in stack]
+    both = freeze_statistics(stack, small, "local", axes="tyx", **settings)
+    single = [freeze_statistics(one, small, "local", **settings) for one in stack]
     for layer, one, two in zip(both.layers, *(s.layers for s in single), strict=True):
         mean = (one.mean + two.mean) / 2
         square = (one.var + one.mean**2 + two.var + two.mean**2) / 2
@@ -1102,7 +1107,7 @@ def test_normalizations_written_by_hand_cannot_vary(tissue, beside) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), beside, ByHand()).eval()
     with pytest.raises(SettingsError, match="takes statistics by hand"):
-        freeze_statistics(network, tissue[:96, :96], "local", cell=16, normalize="none")
+        freeze_statistics(tissue[:96, :96], network, "local", cell=16, normalize="none")
 
 
 class Excited(nn.Module):
@@ -1143,25 +1148,25 @@ def test_what_is_taken_by_hand_counts_each_pixel_of_the_image_once(tmp_path) -> 
             expected[call][:, *core] = seen[call][:, *own]
 
     asked = {"cell": cell, "normalize": "none"}
-    found = freeze_statistics(network, image, "local", **asked)
+    found = freeze_statistics(image, network, "local", **asked)
     assert [layer.uniform for layer in found.layers] == [True, False, True]
     for call, features in expected.items():
         own = found.layers[call]
         assert own.count.sum() == features[0].numel()
         np.testing.assert_allclose(own.mean.reshape(-1), features.mean((1, 2)), rtol=1e-5)
-    whole = freeze_statistics(network, image, normalize="none", tile=size)
+    whole = freeze_statistics(image, network, normalize="none", tile=size)
     np.testing.assert_allclose(found.layers[0].mean, whole.layers[0].mean, rtol=1e-6)
 
     done: list[int] = []
     partial = tmp_path / "partial"
     with pytest.raises(InterruptedError):
         freeze_statistics(
-            network, image, "local", partial=partial, cancelled=lambda: len(done) > 20,
+            image, network, "local", partial=partial, cancelled=lambda: len(done) > 20,
             on_progress=lambda *_: done.append(1), **asked,
         )  # fmt: skip
     assert partial.exists()
     assert _same_numbers(
-        freeze_statistics(network, image, "local", partial=partial, **asked), found
+        freeze_statistics(image, network, "local", partial=partial, **asked), found
     )
 
 
@@ -1170,15 +1175,15 @@ def test_small_windows_cost_more_than_their_pixels(instancenorm) -> None:
     opened = open_image(np.zeros((768, 768), np.float32))
     settings = Settings(normalize="none", tile=256)
     for cell, measured in ((128, 1.21), (64, 1.76), (32, 3.39)):
-        plan = plan_freeze(instancenorm, opened, "local", settings, cell=cell)
+        plan = plan_freeze(Case.open(opened, instancenorm, settings), "local", cell=cell)
         assert plan.passes == pytest.approx(measured, rel=0.1)
 
 
 def test_windows_need_no_halo_and_are_not_told_to(small) -> None:
     image = np.random.default_rng(0).random((256, 256), np.float32)
     opened, settings = open_image(image), Settings(normalize="none", tile=96, halo=0)
-    assert plan_freeze(small, opened, "local", settings, cell=32).notes == ()
-    assert "leave the halo" in plan_freeze(small, opened, "exact", settings).sentence
+    assert plan_freeze(Case.open(opened, small, settings), "local", cell=32).notes == ()
+    assert "leave the halo" in plan_freeze(Case.open(opened, small, settings), "exact").sentence
 
 
 def test_statistics_of_layers_belong_together(tissue, instancenorm) -> None:
@@ -1187,7 +1192,7 @@ def test_statistics_of_layers_belong_together(tissue, instancenorm) -> None:
     image, truth = np.ascontiguousarray(tissue[here]), sample_image("tissue2d")[1][here]
     settings = {"normalize": "none", "tile": 256}
     own, other = (
-        freeze_statistics(instancenorm, np.ascontiguousarray(part), **settings)
+        freeze_statistics(np.ascontiguousarray(part), instancenorm, **settings)
         for part in (image, tissue[there])
     )
 
@@ -1208,7 +1213,7 @@ def test_a_sample_of_all_tiles_is_nearly_exact_and_of_few_is_told_to_be_off(tiss
     whole = _whole(small, image)
 
     def off(tiles):
-        found = freeze_statistics(small, image, "sampled", tile=96, tiles=tiles, normalize="none")
+        found = freeze_statistics(image, small, "sampled", tile=96, tiles=tiles, normalize="none")
         fixed = small.with_statistics(found)
         away = np.abs(_tiled(image, fixed, tile=96) - whole).mean()
         return away, found.about["distance"]["mean_difference"]
@@ -1227,7 +1232,7 @@ def test_a_sample_of_all_tiles_is_nearly_exact_and_of_few_is_told_to_be_off(tiss
 def test_statistics_survive_their_file(tissue, small, tmp_path) -> None:
     image = tissue[:128, :128]
     for how in ("exact", "local"):
-        made = freeze_statistics(small, image, how, cell=32, tile=96, normalize="none")
+        made = freeze_statistics(image, small, how, cell=32, tile=96, normalize="none")
         made.save(tmp_path / how)
         read = Statistics.load(tmp_path / how)
         assert _same_numbers(read, made)
@@ -1245,20 +1250,20 @@ def test_statistics_survive_their_file(tissue, small, tmp_path) -> None:
 
 def test_what_does_not_fit_is_refused_in_a_sentence(tissue, small, tmp_path) -> None:
     image = tissue[:128, :128]
-    statistics = freeze_statistics(small, image, tile=96, normalize="none")
+    statistics = freeze_statistics(image, small, tile=96, normalize="none")
     other = as_model(networks.UNet(2, 2, norm="instance").eval())
     with pytest.raises(SettingsError, match="made for the network UNet"):
         other.with_statistics(statistics)
     with pytest.raises(SettingsError, match="Nothing to freeze"):
-        freeze_statistics(networks.UNet(2, 1, norm="batch").eval(), image)
+        freeze_statistics(image, networks.UNet(2, 1, norm="batch").eval())
     with pytest.raises(SettingsError, match=r"sees the whole tile by .*cannot be fixed"):
-        freeze_statistics(couplings.Unetr().eval(), image)
+        freeze_statistics(image, couplings.Unetr().eval())
     with pytest.raises(SettingsError, match="choose exact, local"):
-        freeze_statistics(small, image, "quick")
+        freeze_statistics(image, small, "quick")
     with pytest.raises(SettingsError, match="Cell 0"):
-        freeze_statistics(small, image, "local", cell=0)
+        freeze_statistics(image, small, "local", cell=0)
     with pytest.raises(SettingsError, match=r"window of 64 x 64 .* 1 kB may .* smaller cell"):
-        freeze_statistics(small, image, "local", cell=32, memory=1000)
+        freeze_statistics(image, small, "local", cell=32, memory=1000)
     damaged = tmp_path / "damaged"
     statistics.save(damaged)
     damaged.write_bytes(damaged.read_bytes()[:-100])
@@ -1273,7 +1278,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tissue, small, tmp_path) -> 
 
 def test_a_fixed_network_is_measured_as_what_it_is(tissue, small) -> None:
     """What `with_statistics` takes over is what probing it would find."""
-    statistics = freeze_statistics(small, tissue[:128, :128], tile=96, normalize="none")
+    statistics = freeze_statistics(tissue[:128, :128], small, tile=96, normalize="none")
     fixed = small.with_statistics(statistics)
     fresh = as_model(fixed.module)
     assert fixed.reach == fresh.reach
@@ -1284,7 +1289,7 @@ def test_a_fixed_network_is_measured_as_what_it_is(tissue, small) -> None:
 
 
 def test_statistics_of_another_image_can_be_used(tissue, small) -> None:
-    statistics = freeze_statistics(small, tissue[:160, :160], tile=96, normalize="none")
+    statistics = freeze_statistics(tissue[:160, :160], small, tile=96, normalize="none")
     fixed = small.with_statistics(statistics)
     image = tissue[500:740, 300:500]
     one, two = (_tiled(image, fixed, tile=tile) for tile in (96, 128))
@@ -1294,9 +1299,9 @@ def test_statistics_of_another_image_can_be_used(tissue, small) -> None:
 def test_frames_are_taken_together_or_chosen(tissue, small) -> None:
     stack = np.stack([tissue[:128, :128], tissue[500:628, 500:628]])
     settings = {"axes": "tyx", "tile": 96, "normalize": "none"}
-    both = freeze_statistics(small, stack, **settings)
-    second = freeze_statistics(small, stack, area={"t": (1, 2)}, **settings)
-    alone = freeze_statistics(small, stack[1], tile=96, normalize="none")
+    both = freeze_statistics(stack, small, **settings)
+    second = freeze_statistics(stack, small, area={"t": (1, 2)}, **settings)
+    alone = freeze_statistics(stack[1], small, tile=96, normalize="none")
     assert _same_numbers(second, alone)
     assert both.layers[0].count.sum() == 2 * alone.layers[0].count.sum()
 
@@ -1329,12 +1334,12 @@ def test_statistics_of_what_is_read_otherwise_are_noted(tmp_path, changed, told,
     )
     model, opened = as_model(network.eval()), open_image(image, axes="ctyx")
     own = _read(fill_nan=0)
-    freeze_statistics(model, opened, settings=own).save(tmp_path / "found")
+    freeze_statistics(opened, model, settings=own).save(tmp_path / "found")
     statistics = Statistics.load(tmp_path / "found")
     fixed = model.with_statistics(statistics)
 
     def notes(network, **changed):
-        return [n for n in seamscope.prepare(own.but(**changed), network, opened).notes
+        return [n for n in seamscope.prepare(opened, network, own.but(**changed)).plan.notes
                 if "statistics were found" in n]  # fmt: skip
 
     assert notes(fixed) == notes(fixed, area={"t": (1, 2)}, tile=64) == []
@@ -1350,10 +1355,10 @@ def test_statistics_of_what_is_read_otherwise_are_noted(tmp_path, changed, told,
 
 def test_what_has_no_effect_on_what_is_read_is_not_noted(small) -> None:
     image = np.random.default_rng(0).random((1, 128, 128), np.float32)
-    statistics = freeze_statistics(small, image, axes="cyx", tile=96, normalize="none")
+    statistics = freeze_statistics(image, small, axes="cyx", tile=96, normalize="none")
     changed = Settings(
         normalize="none", channel=0, percentiles=(3, 97), fill_nan=0, padding="zeros"
     )
     opened = open_image(image, axes="cyx")
-    plan = seamscope.prepare(changed, small.with_statistics(statistics), opened)
+    plan = seamscope.prepare(opened, small.with_statistics(statistics), changed).plan
     assert not any("statistics were found" in note for note in plan.notes)

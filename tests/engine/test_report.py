@@ -18,6 +18,7 @@ import seamscope
 from seamscope.compare.tile_content import content
 from seamscope.compare.tile_sizes import sweep
 from seamscope.errors import SettingsError
+from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.planning.thumbnails import image_under, thumbnail
 from seamscope.prediction.measure_seams import measure_seams
@@ -123,7 +124,7 @@ def html(model, measured):
     return seam_page(
         report,
         thumbnail(report.plan, image),
-        views=look_at(report.borders[:3], report.plan, model, image),
+        views=look_at(Case.planned(image, model, report.plan), report.borders[:3]),
         sweep=sweep(image, model, [32, 64], halo=4, labels=(uneven() > 0.3).astype(int)),
         content=content(image, [16, 32]),
         setting=[("file", HOSTILE)],
@@ -196,7 +197,7 @@ def test_three_dimensions_have_a_page():
     loaded = seamscope.load_model(network)
     image = seamscope.open_image(volume, axes="zyx")
     report = measure_seams(image, loaded, tile=16, halo=2, overlap=8, accelerate=False)
-    views = look_at(report.borders[:3], report.plan, loaded, image)
+    views = look_at(Case.planned(image, loaded, report.plan), report.borders[:3])
     read = Reader(seam_page(report, thumbnail(report.plan, image), views=views))
     assert "The largest along z." in read.text
     assert [v.border for v in views] == list(report.borders[:3])
@@ -413,7 +414,7 @@ def test_seams_lie_where_tiles_meet(measured):
 def test_views_show_what_each_tile_predicts(model, measured):
     image, report = measured
     plan = report.plan
-    for view in look_at(report.borders[:4], plan, model, image, side=12):
+    for view in look_at(Case.planned(image, model, plan), report.borders[:4], side=12):
         border = view.border
         for index, shown in ((border.lower, view.lower), (border.upper, view.upper)):
             tile = plan.grid[index]
@@ -438,7 +439,7 @@ def test_the_image_under_a_larger_result_is_the_nearest_pixel():
     model = seamscope.load_model(nn.Upsample(scale_factor=2))
     pixels = uneven()
     image = seamscope.open_image(np.stack([pixels, pixels + 1]), axes="tyx")
-    plan = resolve(Settings(tile=32), model, image)
+    plan = resolve(image, model, Settings(tile=32))
     found = image_under(plan, image, (slice(3, 9), slice(10, 12)), (1,))
     expected = np.repeat(np.repeat(pixels + 1, 2, 0), 2, 1)[3:9, 10:12]
     np.testing.assert_array_equal(found, expected)
@@ -448,5 +449,5 @@ def test_thumbnail_is_every_so_many_pixels():
     pixels = np.arange(5 * 90 * 40).reshape(5, 90, 40)
     image = seamscope.open_image(pixels, axes="zyx")
     model = seamscope.load_model(nn.Conv3d(1, 1, 1))
-    plan = resolve(Settings(tile=16), model, image)
+    plan = resolve(image, model, Settings(tile=16))
     np.testing.assert_array_equal(thumbnail(plan, image, longest=30), pixels[2, ::3, ::3])

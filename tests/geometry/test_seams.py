@@ -14,6 +14,7 @@ import networks
 from seamscope.errors import SettingsError
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
+from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.prediction.run import open_output, run
 from seamscope.seams import meter as seams
@@ -410,10 +411,10 @@ def test_networks_curves_fall_to_noise_at_their_reach_or_have_a_floor(norm) -> N
     rng = np.random.default_rng(0)
     image = open_image((rng.normal(size=(260, 250)) * np.linspace(0.2, 3, 250)).astype(np.float32))
     model = load_model(network)
-    plan = resolve(Settings(tile=96, halo=22, overlap=60, accelerate=False), model, image)
+    plan = resolve(image, model, Settings(tile=96, halo=22, overlap=60, accelerate=False))
     meter = SeamMeter(plan.grid)
-    output = open_output(plan, image, model)
-    for _ in run(plan, model, image, output, watchers=[meter.watch]):
+    output = open_output(Case.planned(image, model, plan))
+    for _ in run(Case.planned(image, model, plan), output, watchers=[meter.watch]):
         pass
     curve = meter.curve()
     spread = output.array.std()

@@ -164,12 +164,13 @@ _TRIED = {1: (1024, 4096, 16384), 2: (128, 256, 512, 1024, 2048), 3: (32, 64, 96
 
 def _suggested(model: Model) -> Iterator[dict[str, Any]]:
     """Tile sizes of about the usual ones, and what each costs on a large image."""
-    from seamscope.planning.plan import available_memory, resolve
+    from seamscope.planning.plan import resolve
+    from seamscope.planning.resources import Resources
     from seamscope.settings import Settings
 
     facts = model.facts
     image = _large_image(facts.in_channels, facts.spatial_axes)
-    budget = available_memory("cpu")
+    resources = Resources.of("cpu")
     tried = {
         tuple(axis.size_at_least(size) for axis in facts.lattice)
         for size in _TRIED[facts.spatial_axes]
@@ -177,8 +178,8 @@ def _suggested(model: Model) -> Iterator[dict[str, Any]]:
     for tile in sorted(tried):
         settings = Settings(tile=tile, device="cpu", normalize="none")
         with contextlib.suppress(SettingsError):  # too small for the halo
-            plan = resolve(settings, model, image)
-            if plan.bytes_per_tile <= budget:
+            plan = resolve(image, model, settings, resources)
+            if plan.bytes_per_tile <= resources.memory:
                 yield {
                     "tile": list(tile),
                     "bytes": plan.bytes_per_tile,

@@ -135,8 +135,10 @@ class _Found:
         from seamscope.explain.feature_statistics import batch_experiment, measure_features
         from seamscope.explain.train_eval import measure_disparity
         from seamscope.fixed_statistics.freezing import freeze_statistics
+        from seamscope.planning.case import Case
 
         self.image = image.name
+        case = Case.open(image, self.model, settings)
         told: dict[str, Any] = {"cancelled": work.cancelled, "on_progress": work.progress}
         if not self.audit.layers or not self.audit.watched:
             return
@@ -144,16 +146,14 @@ class _Found:
         if self.audit.calls:
             work.phase("Finding the whole image's statistics")
             at_once = settings.but(tile="auto", halo="auto", overlap=None)
-            statistics = freeze_statistics(self.model, image, "exact", at_once, **told)
+            statistics = freeze_statistics(case, None, "exact", at_once, **told)
         work.phase("Measuring the features of tiles")
-        self.features = measure_features(
-            image, self.model, settings, statistics=statistics, most=most, **told
-        )
+        self.features = measure_features(case, statistics=statistics, most=most, **told)
         if self.model.statistics is not None:
             return  # what is fixed is no matter of training
         self.batches = batch_experiment(self.features)
         work.phase("Predicting as in training and as in evaluation")
-        self.disparity = measure_disparity(image, self.model, settings, **told)
+        self.disparity = measure_disparity(case, **told)
 
     def advice(self) -> tuple[str, ...]:
         from seamscope.explain.train_eval import advice
@@ -388,15 +388,15 @@ class _Freezing:
             return self._taken_over()
         from seamscope.fixed_statistics.freeze_plan import plan_freeze
         from seamscope.fixed_statistics.freezing import carry_out, forget
+        from seamscope.planning.case import Case
 
         work, options = self.work, self.options
         work.phase("Measuring the network")
         how: Any = options.how
+        case = Case.open(self.image, self.model, self.settings)
         self.plan = plan_freeze(
-            self.model,
-            self.image,
+            case,
             how,
-            self.settings,
             cell=options.cell,
             tiles=options.tiles,
             memory=self.settings.memory,
@@ -407,9 +407,7 @@ class _Freezing:
         for note in (*self.image.notes, *self.plan.notes):
             work.note(note)
         work.phase(self.plan.cost.rstrip("."))
-        return carry_out(
-            self.plan, self.model, self.image, self._partial, work.cancelled, work.progress
-        )
+        return carry_out(case, self.plan, self._partial, work.cancelled, work.progress)
 
     def _taken_over(self) -> Statistics:
         from seamscope.normalization.statistics import Statistics

@@ -40,10 +40,8 @@ from seamscope.settings import WORDS
 from seamscope.text import bytes_text, duration_text, halo_text, shape_text
 
 if TYPE_CHECKING:
-    from seamscope.images.image import Image
     from seamscope.images.outputs import Output
-    from seamscope.models.model import Model
-    from seamscope.planning.plan import Plan
+    from seamscope.planning.case import Case
     from seamscope.prediction.run import Event
 
 
@@ -111,10 +109,10 @@ def predict(
         opened = pixels.open(image)
         network = loading.load(model)
         display.phase("Measuring the network")
-        plan = prepare(settings, network, opened)
-        for note in (*opened.notes, *plan.notes):
+        case = prepare(opened, network, settings)
+        for note in (*opened.notes, *case.plan.notes):
             display.note(note)
-        run = _Run(plan, network, opened, out)
+        run = _Run(case, out)
         if dry_run:
             display.phase("Timing one tile")
             figures = _expected(run)
@@ -137,8 +135,8 @@ class _Run:
 
     Attributes
     ----------
-    plan
-        As it is now: running out of memory changes it.
+    case, plan
+        As they are now: running out of memory changes the plan.
     done, total
         Tiles.
     finished
@@ -147,13 +145,12 @@ class _Run:
         Of a finished run.
     """
 
-    def __init__(self, plan: Plan, model: Model, image: Image, out: str) -> None:
-        self.plan = plan
-        self.model = model
-        self.image = image
+    def __init__(self, case: Case, out: str) -> None:
+        self.case = case
+        self.plan = case.plan
         self.out = out
         self.done = 0
-        self.total = plan.tiles * plan.frames
+        self.total = self.plan.tiles * self.plan.frames
         self.finished = False
         self.figures: dict[str, Any] = {}
 
@@ -161,10 +158,9 @@ class _Run:
         """Predict all tiles; Ctrl-C ends it after the tile at hand."""
         from seamscope.prediction.run import open_output
 
-        target = (self.plan, self.image, self.model, self.out)
         with (
             Interrupts(display) as interrupts,
-            open_output(*target, overwrite=overwrite) as output,
+            open_output(self.case, self.out, overwrite=overwrite) as output,
         ):
             try:
                 self._drain(output, display, interrupts)
@@ -177,9 +173,7 @@ class _Run:
         from seamscope.prediction.run import run
 
         events: Any = run(  # a generator, to be closed
-            self.plan,
-            self.model,
-            self.image,
+            self.case,
             output,
             cancelled=lambda: interrupts.asked,
             measuring=display.part,
@@ -226,7 +220,7 @@ class _Run:
                 "shape": list(plan.out_shape),
                 "dtype": str(plan.out_dtype),
             },
-            **record(plan, self.model, self.image),
+            **record(self.case.at(plan)),
         }
 
     def outcome(self) -> str:
@@ -251,7 +245,7 @@ def _expected(run: _Run) -> dict[str, Any]:
     from seamscope.prediction.run import time_one_tile
 
     try:
-        seconds = time_one_tile(run.plan, run.model, run.image)
+        seconds = time_one_tile(run.case)
     except SeamscopeError:
         raise
     except Exception as error:  # whatever somebody's network raises, for one: too large a tile
@@ -266,8 +260,8 @@ def _plan_text(run: _Run, figures: Mapping[str, Any]) -> str:
     frames = f" in each of {plan.frames} frames" if plan.frames > 1 else ""
     halo = "" if len(plan.grid) == 1 else f", halo {halo_text(plan.grid.halo)}, {settings.blend}"
     rows = [
-        ("image", f"{run.image.name}, {shape_text(plan.image_shape, plan.layout.axes)}"),
-        ("model", f"{run.model.name}: {plan.facts}"),
+        ("image", f"{run.case.image.name}, {shape_text(plan.image_shape, plan.layout.axes)}"),
+        ("model", f"{run.case.model.name}: {plan.facts}"),
         ("result", f"{run.out}, {shape_text(plan.out_shape, plan.out_axes)}, {plan.out_dtype}, "
                    f"{bytes_text(size)} uncompressed"),
         ("tile", f"{shape_text(plan.grid.tile_shape)}, stride {shape_text(plan.grid.stride)}"

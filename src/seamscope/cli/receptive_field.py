@@ -142,8 +142,8 @@ def receptive_field(
         opened = None if image is None else pixels.open(image)
         work.phase("Measuring what the network can see")
         found = measure_receptive_field(
-            network,
             opened,
+            network,
             settings_of(pixels, gradients, tile=tile),
             Windows(**vars(windows)),
             channel=gradients.output_channel,

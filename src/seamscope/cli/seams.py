@@ -41,11 +41,8 @@ if TYPE_CHECKING:
 
     from seamscope.compare.certificate import Certificate
     from seamscope.explain.causes import Diagnosis
-    from seamscope.images.image import Image
-    from seamscope.models.model import Model
-    from seamscope.planning.plan import Plan
+    from seamscope.planning.case import Case
     from seamscope.seams.report import SeamReport
-    from seamscope.settings import Settings
 
 # of a diagnosis: told among the first things
 _FIRST = ("verdict", "explanation", "findings", "suggested_halo", "halo_is")
@@ -128,12 +125,14 @@ def seams(
     page = _page_place(report_file, [*taken, *([json_file] if json_file else [])])
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
+        from seamscope.planning.case import Case
+
         opened, network = pixels.open(image), loading.load(model)
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=measures.threshold)
-        bench = _Bench(opened, network, work, measures)
-        bench.measure(settings, layers, overwrite)
+        bench = _Bench(Case.open(opened, network, settings), work, measures)
+        bench.measure(layers, overwrite)
         if page is not None:
-            write_text("--report", page, bench.page(settings))
+            write_text("--report", page, bench.page())
     answer.write(bench.to_json(), "\n\n".join(bench.text()))
 
 
@@ -150,23 +149,24 @@ def _page_place(report_file: str | None, forbidden: list[str]) -> Path | None:
 class _Bench:
     """One image and network, and all that is found out about their seams."""
 
-    def __init__(self, image: Image, model: Model, work: Work, asked: MeasureOptions) -> None:
-        self.image = image
-        self.model = model
+    def __init__(self, case: Case, work: Work, asked: MeasureOptions) -> None:
+        self.asked = case
+        self.image = case.image
+        self.model = case.model
         self._work = work
         self._asked = asked
         self.report: SeamReport
         self.diagnosis: Diagnosis | None = None
         self.certificate: Certificate | None = None
 
-    def measure(self, settings: Settings, layers: str | None, overwrite: bool) -> None:
+    def measure(self, layers: str | None, overwrite: bool) -> None:
         """Measure, explain and certify as asked."""
         from seamscope.compare.certificate import certify
         from seamscope.explain.causes import diagnose
 
-        plan = self._plan(settings)
-        self.report = self._measured(plan, layers, overwrite)
-        settings = self.report.plan.settings  # as measured: memory may have run out
+        case = self._planned()
+        self.report = self._measured(case, layers, overwrite)
+        self.case = case = case.at(self.report.plan)  # as measured: memory may have run out
         asked: dict[str, Any] = {
             "tolerance": self._asked.tolerance,
             "worst": self.report.borders,
@@ -175,35 +175,34 @@ class _Bench:
         }
         if self._asked.explain:
             self._work.phase("Explaining")
-            self.diagnosis = diagnose(self.image, self.model, settings, **asked)
+            self.diagnosis = diagnose(case, **asked)
         if self._asked.certify:
             self._work.phase("Certifying")
-            self.certificate = certify(self.image, self.model, settings, **asked)
+            self.certificate = certify(case, **asked)
 
-    def _plan(self, settings: Settings) -> Plan:
+    def _planned(self) -> Case:
         from seamscope.planning.halo_room import with_room
         from seamscope.planning.tuning import prepare
         from seamscope.prediction.measure_seams import measurable
 
         self._work.phase("Measuring the network")
-        fitting = with_room(settings, self.model)
-        plan = prepare(fitting, self.model, self.image)
-        for note in (*self.image.notes, *plan.notes):
+        seams = "sample" if self._asked.sample else "all"
+        fitting = with_room(self.asked.settings, self.model)
+        case = prepare(self.asked.but(fitting, seams=seams))
+        for note in (*self.image.notes, *case.plan.notes):
             self._work.note(note)
-        return measurable(plan, fitting, self.model, self.image)
+        return measurable(case)
 
-    def _measured(self, plan: Plan, layers: str | None, overwrite: bool) -> SeamReport:
+    def _measured(self, case: Case, layers: str | None, overwrite: bool) -> SeamReport:
         from seamscope.prediction.measure_seams import measure_seams
         from seamscope.seams.heatmaps import HeatmapFile
 
-        maps = HeatmapFile(plan, self.image, layers, overwrite) if layers else None
+        maps = HeatmapFile(case.plan, self.image, layers, overwrite) if layers else None
         self._work.running = "Measuring seams"
         try:
             report = measure_seams(
-                self.image,
-                self.model,
-                plan.settings,
-                seams="sample" if self._asked.sample else "all",
+                case,
+                seams=case.settings.seams,  # type: ignore[arg-type]  # never "none"
                 kind=self._asked.kind.value,  # type: ignore[arg-type]
                 tolerance=self._asked.tolerance,
                 tell=maps.tell if maps else None,
@@ -252,19 +251,17 @@ class _Bench:
         if self.certificate is not None:
             yield str(self.certificate)
 
-    def page(self, settings: Settings) -> str:
+    def page(self) -> str:
         """The report, as HTML."""
         from seamscope.planning.thumbnails import thumbnail
         from seamscope.reports.seam_page import seam_page
         from seamscope.seams.views import look_at
 
-        report, reach = self.report, self._reach(settings)
+        report, reach = self.report, self._reach()
         self._work.phase("Looking at the worst seams")
         views = look_at(
+            self.case,
             report.borders[:_WORST_SHOWN],
-            report.plan,
-            self.model,
-            self.image,
             cancelled=self._work.cancelled,
             on_progress=self._work.progress,
         )
@@ -286,7 +283,7 @@ class _Bench:
     def _first_frame(self) -> tuple[int, ...]:
         return tuple(start for start, _ in self.report.plan.frame_ranges)
 
-    def _reach(self, settings: Settings) -> Mapping[str, float]:
+    def _reach(self) -> Mapping[str, float]:
         """Halos to be marked: how far the network can see, and how far it mostly does."""
         from seamscope.errors import SeamscopeError
         from seamscope.receptive_field.fields import measure_receptive_field
@@ -299,9 +296,7 @@ class _Bench:
         self._work.phase("Measuring gradients")
         with contextlib.suppress(SeamscopeError):  # a network without gradients, for one
             found = measure_receptive_field(
-                self.model,
-                self.image,
-                settings.but(tile="auto", halo="auto", overlap=None),
+                self.asked.but(tile="auto", halo="auto", overlap=None),
                 most_tiles=_GRADIENT_TILES,
                 cancelled=self._work.cancelled,
                 on_progress=self._work.progress,

@@ -27,12 +27,11 @@ from seamscope.compare.accuracy import (
 )
 from seamscope.dice import dice
 from seamscope.explain.causes import diagnose
-from seamscope.explain.feature_statistics import opened_as
 from seamscope.explain.findings import Diagnosis
 from seamscope.images.ground_truth import Truth
-from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.normalization.statistics import Statistics
+from seamscope.planning.case import Case
 from seamscope.planning.halo_room import with_room
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import Cancelled
@@ -213,13 +212,13 @@ def compare_statistics(
     InterruptedError
         When cancelled.
     """
-    opened = opened_as(image, axes)
-    wanted = with_room((settings or Settings()).but(**asked), model)
-    bench = _Bench(opened, labels, explain, cancelled, on_progress, on_phase or (lambda what: None))
-    before = bench.side(model, wanted, "before")
+    case = Case.open(image, model, settings, axes=axes, **asked)
+    case = case.but(with_room(case.settings, case.model))
+    bench = _Bench(labels, explain, cancelled, on_progress, on_phase or (lambda what: None))
+    before = bench.side(case, "before")
     # at the very same tiles, also where they were chosen for the first
-    same = before.report.plan.settings
-    after = bench.side(model.with_statistics(statistics), same, "after")
+    same = case.but(before.report.plan.settings)
+    after = bench.side(same.of(case.model.with_statistics(statistics)), "after")
     truth, classified = before.counter.truth, _classified(before, after, model)
     return BeforeAfter(
         before.report,
@@ -256,34 +255,29 @@ class _Side:
 
 @dataclass(frozen=True)
 class _Bench:
-    """An image, what is asked about its seams, and who is told meanwhile."""
+    """What is asked about an image's seams, and who is told meanwhile."""
 
-    image: Image
     labels: Any
     explain: bool
     cancelled: Cancelled | None
     on_progress: Callable[[int, int], None] | None
     on_phase: Callable[[str], None]
 
-    def side(self, model: Model, settings: Settings, when: str) -> _Side:
+    def side(self, case: Case, when: str) -> _Side:
         counter = _DiceCounter(self.labels)
         self.on_phase(f"Measuring seams {when}")
         report = measure_seams(
-            self.image,
-            model,
-            settings,
-            watchers=[counter.watching(model)] if self.labels is not None else [],
+            case,
+            watchers=[counter.watching(case.model)] if self.labels is not None else [],
             on_event=_telling(self.on_progress),
             cancelled=self.cancelled,
         )
-        return _Side(report, counter, self._why(model, report, when) if self.explain else None)
+        return _Side(report, counter, self._why(case, report, when) if self.explain else None)
 
-    def _why(self, model: Model, report: SeamReport, when: str) -> Diagnosis:
+    def _why(self, case: Case, report: SeamReport, when: str) -> Diagnosis:
         self.on_phase(f"Explaining seams {when}")
         return diagnose(
-            self.image,
-            model,
-            report.plan.settings,
+            case.but(report.plan.settings),
             worst=report.borders,
             cancelled=self.cancelled,
             on_progress=self.on_progress,

@@ -49,9 +49,8 @@ import numpy.typing as npt
 import psutil
 
 from seamscope.errors import SettingsError
-from seamscope.images.image import Image, open_image
-from seamscope.models.formats import load_model
 from seamscope.models.model import Model
+from seamscope.planning.case import Case
 from seamscope.planning.halo_room import with_room
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
@@ -287,11 +286,8 @@ def compare_blends(
     >>> found.seamless, found.recommended.blend
     (True, 'crop')
     """
-    opened = image if isinstance(image, Image) else open_image(image, axes=axes)
-    if axes is not None and opened.axes != axes:
-        opened = opened.with_axes(axes)
-    network = load_model(model, trust=trust)
-    plan = _plan(dataclasses.replace(settings or Settings(), **asked), network, opened)
+    case = _blended(Case.open(image, model, settings, trust=trust, axes=axes, **asked))
+    plan, network = case.plan, case.model
     moved, shift = _moved(plan)
     plans = [plan, moved] if any(shift) else [plan]
     frames = list(itertools.product(*(range(*part) for part in plan.frame_ranges)))
@@ -302,7 +298,7 @@ def compare_blends(
         for each in plans:
             kept.append(Opinions())
             stack.callback(kept[-1].close)
-            _predict(each, network, opened, kept[-1], steps)
+            _predict(case.at(each), kept[-1], steps)
         judges = [_Judge(plan, blend) for blend in BLENDS]
         for frame in frames:
             for judge in judges:
@@ -322,18 +318,19 @@ def compare_blends(
 # -- the two grids
 
 
-def _plan(wanted: Settings, model: Model, image: Image) -> Plan:
-    """A plan with the overlap of blends, of several tiles."""
-    blend = "linear" if wanted.blend == "crop" else wanted.blend
-    wanted = wanted.but(blend=blend, result="probabilities", seams="none")
-    plan = prepare(with_room(wanted, model), model, image)
+def _blended(case: Case) -> Case:
+    """The case with the overlap of blends, of several tiles."""
+    blend = "linear" if case.settings.blend == "crop" else case.settings.blend
+    wanted = case.settings.but(blend=blend, result="probabilities", seams="none")
+    case = prepare(case.but(with_room(wanted, case.model)))
+    plan = case.plan
     if plan.tiles < 2:
         shape = shape_text(plan.grid.tile_shape)
         raise SettingsError(
             f"A tile of {shape} holds all that is wanted of the image: there are no seams to "
             "compare. Give a smaller tile (--tile)."
         )
-    return plan
+    return case
 
 
 @dataclass(frozen=True)
@@ -379,9 +376,10 @@ class _Steps:
             raise InterruptedError("comparing blends was cancelled")
 
 
-def _predict(plan: Plan, model: Model, image: Image, kept: Opinions, steps: _Steps) -> None:
+def _predict(case: Case, kept: Opinions, steps: _Steps) -> None:
     """Keep what all tiles of a plan predict."""
-    events: Any = run(plan, model, image, None, watchers=[kept.watch], cancelled=steps.cancelled)
+    plan = case.plan
+    events: Any = run(case, None, watchers=[kept.watch], cancelled=steps.cancelled)
     with contextlib.closing(events):
         for event in events:
             if isinstance(event, TileDone):

@@ -24,15 +24,14 @@ from torch import nn
 
 from seamscope.errors import OutputError, SettingsError
 from seamscope.explain.causes import worst_places
-from seamscope.explain.pipelines import Box, Subject, subject_of_plan
+from seamscope.explain.pipelines import Box, Subject, subject_of_case
 from seamscope.explain.tile_sample import spread_places
-from seamscope.images.image import Image, open_image
+from seamscope.images.image import open_image
 from seamscope.images.records import read_record
-from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.models.reach import MemoryMeter
-from seamscope.planning.plan import Plan, available_memory, resolve
-from seamscope.planning.reading import whole_image_intensity
+from seamscope.planning.case import Case
+from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Finished, Reduced, TileDone, open_output, run
 from seamscope.seams.meter import TOLERANCE, Spread, check_tolerance
 from seamscope.settings import Settings
@@ -149,7 +148,7 @@ class Certificate:
 
 def certify(
     image: Any,
-    model: str | nn.Module | Model,
+    model: str | nn.Module | Model | None = None,
     settings: Settings | None = None,
     *,
     worst: Sequence[Any] | None = None,
@@ -199,14 +198,13 @@ def certify(
     """
     never = cancelled or (lambda: False)
     check_tolerance(tolerance)
-    opened = open_image(image, axes=axes)
-    network = load_model(model, trust=trust)
-    plan = resolve(dataclasses.replace(settings or Settings(), **asked), network, opened)
-    intensity = whole_image_intensity(plan, opened, never, None)
+    case = Case.open(image, model, settings, trust=trust, axes=axes, **asked)
+    plan, network = case.plan, case.model
+    case.intensity(never)
     frame, points = worst_places(worst or (), plan)
-    subject = subject_of_plan(plan, network, opened, intensity, frame)
-    bench = _Comparison(plan, network, subject, never, on_progress)
-    largest = _largest_pixels(plan, subject, memory)
+    subject = subject_of_case(case, frame)
+    bench = _Comparison(case, subject, never, on_progress)
+    largest = _largest_pixels(plan, subject, memory or case.resources.memory)
     while True:
         places = _crops(plan, largest, points, crops)
         _check_statistics(network, places, plan)
@@ -215,7 +213,7 @@ def certify(
         except _TooLarge:
             largest = math.prod(b - a for a, b in places[0]) // 2
             continue
-        made = {"image": opened.name, "image_shape": opened.shape, "frame": frame}
+        made = {"image": case.image.name, "image_shape": case.image.shape, "frame": frame}
         return _certificate(plan, network, found, bench.spread.std, tolerance, **made)
 
 
@@ -297,14 +295,13 @@ class _Comparison:
 
     def __init__(
         self,
-        plan: Plan,
-        model: Model,
+        case: Case,
         subject: Subject,
         cancelled: Cancelled,
         on_progress: Progress | None,
     ) -> None:
-        self._plan = plan
-        self._model = model
+        self._case = case
+        self._plan = case.plan
         self._subject = subject
         self._cancelled = cancelled
         self._tell = on_progress or (lambda done, total: None)
@@ -316,11 +313,11 @@ class _Comparison:
         self.spread = Spread()
         self._done = 0
         plans = [self._both(place) for place in places]
-        self._total = sum(tiled.tiles + 1 for _, tiled, _ in plans)
+        self._total = sum(tiled.plan.tiles + 1 for tiled, _ in plans)
         return [self._compared(place, *both) for place, both in zip(places, plans, strict=True)]
 
-    def _both(self, place: Box) -> tuple[Image, Plan, Plan]:
-        """The crop as an image by itself; how it is predicted tiled, and as one tile."""
+    def _both(self, place: Box) -> tuple[Case, Case]:
+        """The crop as an image by itself, predicted in tiles and as one tile."""
         pixels = self._subject.inputs(place, None)
         crop = open_image(pixels, axes="c" + self._plan.layout.spatial)
         # intensities are the whole image's already
@@ -341,18 +338,19 @@ class _Comparison:
         one = settings.but(
             tile=sizes, halo=0, overlap=None, blend="crop", batch=1, accelerate=False
         )
-        return crop, resolve(settings, self._model, crop), resolve(one, self._model, crop)
+        tiled = Case(crop, self._case.model, settings, self._case.resources)
+        return tiled, tiled.but(one)
 
-    def _compared(self, place: Box, crop: Image, tiled: Plan, one: Plan) -> Crop:
-        whole = self._predict(crop, one)
-        apart = np.abs(self._predict(crop, tiled) - whole)
+    def _compared(self, place: Box, tiled: Case, one: Case) -> Crop:
+        whole = self._predict(one)
+        apart = np.abs(self._predict(tiled) - whole)
         self.spread.see(whole)
         worst = np.unravel_index(int(apart.argmax()), apart.shape)[-len(place) :]
         scale = self._plan.facts.scale
         return Crop(
             start=tuple(a for a, _ in place),
             stop=tuple(b for _, b in place),
-            tiles=tiled.tiles,
+            tiles=tiled.plan.tiles,
             max_difference=float(apart.max()),
             mean_difference=float(apart.mean(dtype=np.float64)),
             worst=tuple(
@@ -360,11 +358,11 @@ class _Comparison:
             ),
         )
 
-    def _predict(self, crop: Image, plan: Plan) -> Array:
-        output = open_output(plan, crop, self._model)
+    def _predict(self, case: Case) -> Array:
+        output = open_output(case)
         last = None
-        for last in run(plan, self._model, crop, output, cancelled=self._cancelled):
-            if isinstance(last, Reduced) and len(plan.grid) == 1:
+        for last in run(case, output, cancelled=self._cancelled):
+            if isinstance(last, Reduced) and len(case.plan.grid) == 1:
                 raise _TooLarge
             if isinstance(last, TileDone):
                 self._done += 1
@@ -407,13 +405,12 @@ def _certificate(
 # -- crops
 
 
-def _largest_pixels(plan: Plan, subject: Subject, memory: int | None) -> int:
+def _largest_pixels(plan: Plan, subject: Subject, budget: int) -> int:
     """Pixels of the largest crop whose untiled prediction fits.
 
     Memory of two forward passes is measured, of a tile and of one of half the size, so that
     networks whose memory grows faster than the pixels (attention) are not mistaken.
     """
-    budget = memory or available_memory(plan.settings.device)
     lattice = plan.facts.lattice
     if subject.fixed:
         if len(plan.grid) == 1:

@@ -30,7 +30,6 @@ blocks. They say how certain the measure is for images like this one, and nothin
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import math
 import tempfile
@@ -55,10 +54,10 @@ from seamscope.errors import ImageError, SettingsError
 from seamscope.images.ground_truth import Truth
 from seamscope.images.image import Image, open_image
 from seamscope.images.outputs import Output
-from seamscope.models.formats import load_model
 from seamscope.models.model import Model
+from seamscope.planning.case import Case
 from seamscope.planning.halo_room import with_room
-from seamscope.planning.plan import Plan, resolve
+from seamscope.planning.plan import Plan
 from seamscope.planning.thumbnails import image_under
 from seamscope.prediction.run import Finished, Reduced, TileDone, open_output, run
 from seamscope.seams.meter import ABSENT, TOLERANCE, plain
@@ -318,26 +317,19 @@ def sweep(
     >>> found.names, float(found.max_dist.max())
     (('16', '32', 'untiled'), 0.0)
     """
-    opened = image if isinstance(image, Image) else open_image(image, axes=axes)
-    if axes is not None and opened.axes != axes:
-        opened = opened.with_axes(axes)
-    network = load_model(model, trust=trust)
-    wanted = dataclasses.replace(settings or Settings(), **asked).but(
-        result="probabilities", seams="none", postprocess=False
-    )
-    plans, whole, notes = _plans(tiles, wanted, network, opened, untiled)
+    case = Case.open(image, model, settings, trust=trust, axes=axes, **asked)
+    case = case.but(result="probabilities", seams="none", postprocess=False)
+    cases, whole, notes = _cases(tiles, case, untiled)
+    plans, network = [each.plan for each in cases], case.model
     truth = None if labels is None else labels_for(plans[0], network, labels, foreground)
     comparison = _Comparison(plans, truth)
     steps = _Steps(sum(p.tiles * p.frames for p in plans) + comparison.blocks, on_progress)
     with _Shelf(plans) as shelf:
         seconds = [
-            _predict(
-                plan, network, opened, shelf.output(k, plan, opened, network), steps, cancelled
-            )
-            for k, plan in enumerate(plans)
+            _predict(each, shelf.output(k, each), steps, cancelled) for k, each in enumerate(cases)
         ]
         comparison.see(shelf.arrays, steps, cancelled)
-        pictures = comparison.pictures(opened, shelf.arrays)
+        pictures = comparison.pictures(case.image, shelf.arrays)
     classified = classified_by(plans[0], network, *comparison.range)
     told = [*notes, *(classified.notes() if truth else ())]
     return Sweep(
@@ -354,35 +346,31 @@ def sweep(
     )
 
 
-def _plans(
-    tiles: Sequence[int | Sequence[int]],
-    wanted: Settings,
-    model: Model,
-    image: Image,
-    untiled: bool,
-) -> tuple[list[Plan], bool, list[str]]:
-    """A plan for each size, from small to large; whether the last is untiled; and notes."""
-    found: dict[tuple[int, ...], Plan] = {}
+def _cases(
+    tiles: Sequence[int | Sequence[int]], case: Case, untiled: bool
+) -> tuple[list[Case], bool, list[str]]:
+    """A case for each size, from small to large; whether the last is untiled; and notes."""
+    found: dict[tuple[int, ...], Case] = {}
     sizes: list[Any] = [size if isinstance(size, int) else tuple(size) for size in tiles]
-    wanted = _same_halo(sizes, wanted, model)
+    case = case.but(_same_halo(sizes, case.settings, case.model))
     for tile in sizes:
-        plan = resolve(wanted.but(tile=tile), model, image)
-        found.setdefault(plan.grid.tile_shape, plan)
-    plans = sorted(found.values(), key=lambda plan: math.prod(plan.grid.tile_shape))
+        each = case.but(tile=tile)
+        found.setdefault(each.plan.grid.tile_shape, each)
+    cases = sorted(found.values(), key=lambda each: math.prod(each.plan.grid.tile_shape))
     notes = []
-    if plans and untiled and len(plans[-1].grid) > 1:
-        whole = _untiled(wanted, plans[-1], model, image)
+    if cases and untiled and len(cases[-1].plan.grid) > 1:
+        whole = _untiled(case, cases[-1].plan)
         if isinstance(whole, str):
             notes.append(whole)
         else:
-            plans.append(whole)
-    if len(plans) < 2:
+            cases.append(whole)
+    if len(cases) < 2:
         raise SettingsError(
-            f"Tiles {', '.join(map(str, tiles)) or '(none)'} make {len(plans)} prediction"
-            f"{'s' * (len(plans) != 1)} of this image, and a comparison takes two: give several "
+            f"Tiles {', '.join(map(str, tiles)) or '(none)'} make {len(cases)} prediction"
+            f"{'s' * (len(cases) != 1)} of this image, and a comparison takes two: give several "
             "different sizes below the image's."
         )
-    return plans, len(plans[-1].grid) == 1, notes
+    return cases, len(cases[-1].plan.grid) == 1, notes
 
 
 def _same_halo(sizes: Sequence[Any], wanted: Settings, model: Model) -> Settings:
@@ -395,12 +383,13 @@ def _same_halo(sizes: Sequence[Any], wanted: Settings, model: Model) -> Settings
     return wanted.but(halo=with_room(wanted.but(tile=least), model).halo)
 
 
-def _untiled(wanted: Settings, other: Plan, model: Model, image: Image) -> Plan | str:
-    """The plan of one tile that is the whole image, or why there is none."""
+def _untiled(case: Case, other: Plan) -> Case | str:
+    """The case of one tile that is the whole image, or why there is none."""
     whole = tuple(
         axis.lattice.size_at_least(axis.size + sum(axis.lattice.crop)) for axis in other.grid.axes
     )
-    plan = resolve(wanted.but(tile=whole, overlap=None), model, image)
+    untiled = case.but(tile=whole, overlap=None)
+    plan = untiled.plan
     if len(plan.grid) > 1:
         return "The network takes tiles of one size alone: there is no untiled prediction."
     if plan.bytes_per_tile > (plan.settings.memory or 0):
@@ -409,7 +398,7 @@ def _untiled(wanted: Settings, other: Plan, model: Model, image: Image) -> Plan 
             f"{bytes_text(plan.settings.memory or 0)} may be used: it is left out, and "
             "predictions are compared with the one of the largest tiles."
         )
-    return plan
+    return untiled
 
 
 class _Steps:
@@ -443,10 +432,10 @@ class _Shelf:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def output(self, number: int, plan: Plan, image: Image, model: Model) -> Output:
+    def output(self, number: int, case: Case) -> Output:
         """Open the place of one prediction."""
         place = self._folder / f"{number}.zarr" if self._on_disk else None
-        self._outputs.append(open_output(plan, image, model, place))
+        self._outputs.append(open_output(case, place))
         return self._outputs[-1]
 
     @property
@@ -455,11 +444,10 @@ class _Shelf:
         return [output.array for output in self._outputs]
 
 
-def _predict(
-    plan: Plan, model: Model, image: Image, output: Output, steps: _Steps, cancelled: Cancelled
-) -> float:
+def _predict(case: Case, output: Output, steps: _Steps, cancelled: Cancelled) -> float:
     """Carry a plan out; returns the seconds it took."""
-    events: Any = run(plan, model, image, output, cancelled=cancelled)
+    plan = case.plan
+    events: Any = run(case, output, cancelled=cancelled)
     with contextlib.closing(events):
         for event in events:
             match event:

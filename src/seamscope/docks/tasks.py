@@ -18,7 +18,8 @@ from seamscope.images.image import Image
 from seamscope.images.outputs import Output
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model, as_model
-from seamscope.planning.plan import Plan, resolve
+from seamscope.planning.case import Case
+from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Event, prepare, run, time_one_tile
 from seamscope.seams.meter import Border
 from seamscope.settings import Settings
@@ -60,21 +61,23 @@ class Time:
             return self._time() if mine else None
 
     def _time(self) -> float:
-        plan = prepare(self.settings, self.model, self.image)
+        case = prepare(self.image, self.model, self.settings)
+        plan = case.plan
         speed = self.model.speeds.get(plan.speed_key)
         if speed is not None:
             return speed.per_pixel(math.prod(plan.grid.tile_shape))
-        small = _small(plan, self.model, self.image)
-        return time_one_tile(small, self.model, self.image) / math.prod(small.grid.tile_shape)
+        small = _small(case)
+        return time_one_tile(small) / math.prod(small.plan.grid.tile_shape)
 
 
-def _small(plan: Plan, model: Model, image: Image) -> Plan:
+def _small(case: Case) -> Case:
+    plan = case.plan
     side = _TRIAL_SIDE[plan.facts.spatial_axes]
     tile = tuple(
         min(axis.tile, max(axis.lattice.size_at_least(side), axis.lattice.smallest_tile(axis.halo)))
         for axis in plan.grid.axes
     )
-    return resolve(plan.settings.but(tile=tile, overlap=None, batch=1, area=None), model, image)
+    return case.but(plan.settings, tile=tile, overlap=None, batch=1, area=None)
 
 
 @contextlib.contextmanager
@@ -118,9 +121,7 @@ class Predict:
 
     def _events(self, reporter: Reporter) -> Any:
         return run(
-            self.plan,
-            self.model,
-            self.image,
+            Case.planned(self.image, self.model, self.plan),
             self.output,
             watchers=self.evidence.watchers,
             meter=self.evidence.meter,

@@ -41,14 +41,13 @@ from torch import nn
 from seamscope.errors import ImageError, SettingsError
 from seamscope.explain.findings import Diagnosis, Finding, Verdict
 from seamscope.explain.inquiry import Inquiry
-from seamscope.explain.pipelines import Pipeline, Step, subject_of_pipeline, subject_of_plan
+from seamscope.explain.pipelines import Pipeline, Step, subject_of_case, subject_of_pipeline
 from seamscope.explain.tile_sample import PlacedAxis, comparable, shared
 from seamscope.images.image import Image, open_image
-from seamscope.models.formats import load_model
 from seamscope.models.model import Model
+from seamscope.planning.case import Case
 from seamscope.planning.halo_room import with_room
-from seamscope.planning.plan import Plan, resolve
-from seamscope.planning.reading import whole_image_intensity
+from seamscope.planning.plan import Plan
 from seamscope.seams.meter import TOLERANCE, check_tolerance
 from seamscope.settings import Settings
 from seamscope.text import axes_text, halo_text, shape_text
@@ -69,7 +68,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 def diagnose(
     image: Any,
-    model: str | nn.Module | Model,
+    model: str | nn.Module | Model | None = None,
     settings: Settings | None = None,
     *,
     worst: Sequence[Any] | None = None,
@@ -122,15 +121,14 @@ def diagnose(
     """
     never = cancelled or (lambda: False)
     check_tolerance(tolerance)
-    opened = open_image(image, axes=axes)
-    network = load_model(model, trust=trust)
-    wanted = dataclasses.replace(settings or Settings(), **asked)
-    plan = resolve(with_room(wanted, network), network, opened)
+    case = Case.open(image, model, settings, trust=trust, axes=axes, **asked)
+    case = case.but(with_room(case.settings, case.model))
+    plan = case.plan
     if all(axis.single for axis in plan.grid.axes):
         return _one_tile(plan.grid, plan.facts.period)
-    intensity = whole_image_intensity(plan, opened, never, None)
+    case.intensity(never)
     frame, points = worst_places(worst or (), plan)
-    subject = subject_of_plan(plan, network, opened, intensity, frame)
+    subject = subject_of_case(case, frame)
     grid = TileGrid(tuple(map(comparable, plan.grid.axes)))
     if not any(map(shared, grid.axes)):
         return _only_touching(grid, plan.facts.period)

@@ -28,14 +28,17 @@ import torch
 from torch import nn
 
 from seamscope.errors import SettingsError
-from seamscope.images.image import Image, open_image
-from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.normalization.audit import NormLayer
 from seamscope.normalization.calls import Call, Moments, Normalizations, mean_and_variance
 from seamscope.normalization.statistics import Statistics
-from seamscope.planning.plan import Plan, resolve
-from seamscope.planning.reading import Cancelled, Job, TileReader, jobs_of, whole_image_intensity
+from seamscope.planning.case import Case
+from seamscope.planning.plan import Plan
+from seamscope.planning.reading import (
+    Cancelled,
+    TileJob,
+    jobs_of,
+)
 from seamscope.settings import Settings
 
 Floats = npt.NDArray[np.float64]
@@ -108,7 +111,7 @@ class FeatureStatistics:
 
     layers: tuple[LayerFeatures, ...]
     plan: Plan
-    jobs: tuple[Job, ...]
+    jobs: tuple[TileJob, ...]
 
     @property
     def stray(self) -> float:
@@ -128,7 +131,7 @@ class FeatureStatistics:
             found[(frames.index(job.frame), *job.tile.index)] = stray
         return found
 
-    def oddest(self, count: int = 5) -> tuple[Job, ...]:
+    def oddest(self, count: int = 5) -> tuple[TileJob, ...]:
         """Tiles that stray most."""
         strays = np.mean([one.strays**2 for one in self.layers], 0)
         return tuple(self.jobs[i] for i in np.argsort(-strays)[:count])
@@ -150,7 +153,7 @@ class FeatureStatistics:
 
 def measure_features(
     image: Any,
-    model: str | nn.Module | Model,
+    model: str | nn.Module | Model | None = None,
     settings: Settings | None = None,
     *,
     statistics: Statistics | None = None,
@@ -184,8 +187,8 @@ def measure_features(
     InterruptedError
         When cancelled.
     """
-    network = load_model(model, trust=trust)
-    opened = opened_as(image, axes)
+    case = tile_case(Case.open(image, model, settings, trust=trust, axes=axes, **asked))
+    network = case.model
     if not network.audit.layers:
         raise SettingsError(f"{network.name} has no normalization layer: nothing to measure.")
     if not network.audit.watched:
@@ -193,9 +196,9 @@ def measure_features(
             f"The features of {network.name} cannot be seen, since it runs forward only, through "
             "another program: get the network as .pt2, TorchScript or Python."
         )
-    plan = tile_plan(network, opened, settings, asked)
+    plan = case.plan
     if statistics is not None and statistics.misread(plan.seen):
-        raise SettingsError(statistics.notes(opened.name, plan.seen)[0])
+        raise SettingsError(statistics.notes(case.image.name, plan.seen)[0])
     jobs = tuple(jobs_of(plan, None))
     if most is not None and most < len(jobs):
         chosen = np.linspace(0, len(jobs) - 1, most).round().astype(int)
@@ -211,7 +214,7 @@ def measure_features(
             running[call.number] = tuple(m.double().cpu().numpy() for m in call.running)  # type: ignore[assignment]
 
     mode = Normalizations(note)
-    for done, (_, x) in enumerate(tile_batches(plan, network, opened, jobs, cancelled), start=1):
+    for done, (_, x) in enumerate(tile_batches(case, jobs, cancelled), start=1):
         mode.run(network.forward, x)
         if on_progress is not None:
             on_progress(min(done * plan.settings.batch, len(jobs)), len(jobs))
@@ -373,9 +376,8 @@ def features_of_pixel(
     patch
         Pixels of the features to give around the point, along each axis.
     """
-    network = load_model(model, trust=trust)
-    opened = opened_as(image, axes)
-    plan = tile_plan(network, opened, settings, asked)
+    case = tile_case(Case.open(image, model, settings, trust=trust, axes=axes, **asked))
+    network, plan = case.model, case.plan
     wanted = network.audit.layers[layer].calls[0]
     found: list[PixelFeatures] = []
     for job in _tiles_around(plan, point, tiles):
@@ -385,7 +387,7 @@ def features_of_pixel(
             if call.number == wanted:
                 got.append((call, _used(call)))
 
-        for _, x in tile_batches(plan, network, opened, [job], None):
+        for _, x in tile_batches(case, [job], None):
             Normalizations(note).run(network.forward, x)
         start = tuple(part.start for part in job.tile.read)
         found.append(_around(got[0], start, point, plan.grid.tile_shape, patch))
@@ -422,7 +424,7 @@ def _around(
     return PixelFeatures(tuple(start), before, after)
 
 
-def _tiles_around(plan: Plan, point: Sequence[int], count: int) -> Iterator[Job]:
+def _tiles_around(plan: Plan, point: Sequence[int], count: int) -> Iterator[TileJob]:
     """Tiles on the network's grid that hold a point, at evenly spread positions."""
     frame = tuple(low for low, _ in plan.frame_ranges)
     like = plan.grid[0]
@@ -439,32 +441,20 @@ def _tiles_around(plan: Plan, point: Sequence[int], count: int) -> Iterator[Job]
         pad = tuple(
             (0, max(0, s + a.tile - a.size)) for s, a in zip(starts, plan.grid.axes, strict=True)
         )
-        yield Job(frame, dataclasses.replace(like, read=read, pad=pad))
+        yield TileJob(frame, dataclasses.replace(like, read=read, pad=pad))
 
 
 # -- what measurements of tiles share
 
 
-def opened_as(image: Any, axes: str | None) -> Image:
-    """Open an image, or take an open one, with its axes named."""
-    opened = image if isinstance(image, Image) else open_image(image, axes=axes)
-    return opened.with_axes(axes) if axes is not None and opened.axes != axes else opened
-
-
-def tile_plan(model: Model, image: Image, settings: Settings | None, asked: dict[str, Any]) -> Plan:
-    """Resolve settings for looking at whole tiles, each by itself."""
-    wanted = (settings or Settings()).but(**asked)
-    wanted = wanted.but(blend="crop", precision="float32", result="probabilities", seams="none")
-    return resolve(wanted, model, image)
+def tile_case(case: Case) -> Case:
+    """Return the case for looking at whole tiles, each by itself."""
+    return case.but(blend="crop", precision="float32", result="probabilities", seams="none")
 
 
 def tile_batches(
-    plan: Plan,
-    model: Model,
-    image: Image,
-    jobs: Sequence[Job],
-    cancelled: Cancelled | None,
-) -> Iterator[tuple[list[Job], torch.Tensor]]:
+    case: Case, jobs: Sequence[TileJob], cancelled: Cancelled | None
+) -> Iterator[tuple[list[TileJob], torch.Tensor]]:
     """Read batches of tiles ``(N, C, *tile)``, on the device that the plan names.
 
     Raises
@@ -473,10 +463,9 @@ def tile_batches(
         When cancelled.
     """
     asked_to_stop = cancelled or (lambda: False)
-    intensity = whole_image_intensity(plan, image, asked_to_stop, None)
-    reader = TileReader(plan, image, intensity)
-    runner = model.runner(plan.settings.device)
-    size = plan.settings.batch
+    reader = case.reader(asked_to_stop)
+    runner = case.model.runner(case.plan.settings.device)
+    size = case.plan.settings.batch
     batches = (list(jobs[k : k + size]) for k in range(0, len(jobs), size))
     for batch, values in reader.ahead(batches):
         if asked_to_stop():

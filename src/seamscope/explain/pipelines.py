@@ -20,15 +20,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seamscope.errors import ModelError, SeamscopeError
-from seamscope.images.image import Image
-from seamscope.images.intensity import Intensity
-from seamscope.images.preparation import Prepared
 from seamscope.models.model import Model, as_model
 from seamscope.models.probe import Hints
 from seamscope.normalization.audit import Audit, audit
 from seamscope.normalization.calls import Forward
-from seamscope.planning.plan import Plan, available_memory
-from seamscope.planning.reading import Job, TileReader
+from seamscope.planning.case import Case
+from seamscope.planning.reading import TileJob, TileReader
+from seamscope.planning.resources import Resources
 from seamscope.tiling import AxisTiling, Lattice, PerAxis, Sides, Tile, TileGrid, per_axis
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -149,14 +147,9 @@ class Subject:
         return any(axis.fixed is not None for axis in self.lattice)
 
 
-def subject_of_plan(
-    plan: Plan,
-    model: Model,
-    image: Image,
-    intensity: Intensity | Prepared,
-    frame: tuple[int, ...],
-) -> Subject:
+def subject_of_case(case: Case, frame: tuple[int, ...]) -> Subject:
     """Seamscope's own pipeline: intensities of the whole image, tiles on the network's grid."""
+    plan, model, image, intensity = case.plan, case.model, case.image, case.intensity()
     sizes = plan.grid.image_shape
 
     def inputs(box: Box, of: Box | None) -> Array:
@@ -165,7 +158,7 @@ def subject_of_plan(
             for axis, (start, stop) in zip(plan.grid.axes, box, strict=True)
         )
         reader = TileReader(dataclasses.replace(plan, grid=TileGrid(axes)), image, intensity)
-        return cast(Array, reader.read([Job(frame, _tile_of(box, sizes))])[0])
+        return cast(Array, reader.read([TileJob(frame, _tile_of(box, sizes))])[0])
 
     runner = model.runner(plan.settings.device)
 
@@ -178,7 +171,7 @@ def subject_of_plan(
         first = (axis[0].start for axis in plan.grid.axes)
         runner.at_places([[start - origin for (start, _), origin in zip(box, first, strict=True)]])
 
-    memory = plan.settings.memory or available_memory(plan.settings.device)
+    memory = plan.settings.memory or case.resources.memory
     return Subject(
         inputs=inputs,
         forward=forward,
@@ -225,7 +218,7 @@ def subject_of_pipeline(pipeline: Pipeline, image: Array, tile: Sequence[int]) -
         lattice=lattice,
         reach=model.reach.convolutional,
         audit=_audit(forward, facts.in_channels, facts.narrow),
-        most_pixels=available_memory("cpu") / max(facts.bytes_per_pixel, 1),
+        most_pixels=Resources.of("cpu").memory / max(facts.bytes_per_pixel, 1),
         preprocesses=prepare is not None,
         postprocess=pipeline.postprocess,
     )

@@ -32,15 +32,14 @@ from seamscope.dice import dice
 from seamscope.explain.feature_statistics import (
     BatchExperiment,
     FeatureStatistics,
-    opened_as,
     tile_batches,
-    tile_plan,
+    tile_case,
 )
-from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.batch_renorm import BatchRenorm
 from seamscope.normalization.calls import Call, Moments, Normalizations
+from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import Cancelled, jobs_of
 from seamscope.settings import Settings
@@ -123,7 +122,7 @@ def has_running_statistics(audit: Audit) -> bool:
 
 def measure_disparity(
     image: Any,
-    model: str | nn.Module | Model,
+    model: str | nn.Module | Model | None = None,
     settings: Settings | None = None,
     *,
     see: SeeBoth | None = None,
@@ -156,17 +155,17 @@ def measure_disparity(
     `seamscope.normalization.batch_renorm` layers are corrected as they would be in training, where
     the network is a module in hand; a script or exported program does not tell them from BatchNorm.
     """
-    network = load_model(model, trust=trust)
+    case = tile_case(Case.open(image, model, settings, trust=trust, axes=axes, **asked))
+    network = case.model
     if not has_running_statistics(network.audit):
         return None
-    opened = opened_as(image, axes)
-    plan = tile_plan(network, opened, settings, asked)
+    plan = case.plan
     jobs = tuple(jobs_of(plan, None))
     sums = _Sums(plan)
     train = Normalizations(_Training(network))
     evaluation = Normalizations(lambda call: None)
     done = 0
-    for batch, x in tile_batches(plan, network, opened, jobs, cancelled):
+    for batch, x in tile_batches(case, jobs, cancelled):
         pair = [mode.run(network.forward, x).float().cpu().numpy() for mode in (train, evaluation)]
         for job, one, other in zip(batch, *pair, strict=True):
             cores = [prediction[:, *job.tile.crop] for prediction in (one, other)]

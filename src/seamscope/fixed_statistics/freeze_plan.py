@@ -19,7 +19,6 @@ import psutil
 import torch
 
 from seamscope.errors import ModelError, SettingsError
-from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.calls import Call, Normalizations
@@ -28,8 +27,8 @@ from seamscope.normalization.statistics import (
     PATCH,
     How,
 )
-from seamscope.planning.plan import Plan, available_memory, resolve
-from seamscope.settings import Settings
+from seamscope.planning.case import Case
+from seamscope.planning.plan import Plan
 from seamscope.text import bytes_text, shape_text
 
 # Part of the free memory, and of the free disk, in which tiles may wait.
@@ -173,10 +172,8 @@ def _nothing_to_fix(model: Model, audit: Audit) -> str:
 
 
 def plan_freeze(
-    model: Model,
-    image: Image,
+    case: Case,
     how: How = "exact",
-    settings: Settings | None = None,
     *,
     cell: int | Sequence[int] | None = None,
     tiles: int = TILES,
@@ -189,6 +186,7 @@ def plan_freeze(
     """
     if how not in ("exact", "local", "sampled"):
         raise SettingsError(f"how {how!r}: choose exact, local, sampled, or a file of statistics.")
+    model = case.model
     audit = model.audit
     if not audit.watched:
         raise SettingsError(
@@ -205,11 +203,11 @@ def plan_freeze(
             raise SettingsError(f"{what} {limit}: give a number of bytes, 0 for none, or None.")
     free = psutil.virtual_memory().available
     room = int(free * _MEMORY_SHARE) if memory is None else memory
-    plan = _tiles(settings or Settings(), model, image, how, room)
+    plan = _tiles(case, how, room)
     survey = Survey.of(model, audit)
     if how == "local":
-        windows = _plan_windows(model, image, plan, survey, _whole_periods(cell, model))
-        if windows.memory > (room := _room_on(windows.plan, room)):
+        windows = _plan_windows(case, plan, survey, _whole_periods(cell, model))
+        if windows.memory > (room := _room_on(case, room)):
             raise SettingsError(
                 f"A window of {windows.window} pixels needs about {bytes_text(windows.memory)} and "
                 f"{bytes_text(room)} may be used: give a smaller cell (it is half a window)."
@@ -239,10 +237,9 @@ def plan_freeze(
     )
 
 
-def _plan_windows(
-    model: Model, image: Image, asked: Plan, survey: Survey, cell: tuple[int, ...]
-) -> FreezePlan:
+def _plan_windows(case: Case, asked: Plan, survey: Survey, cell: tuple[int, ...]) -> FreezePlan:
     """Lay windows of two cells over the image, one cell apart; `asked` is what would be tiled."""
+    model = case.model
     calls = model.audit.calls
     # a spread around a window's own mean is none around the image's, which is what answers
     written = any(layer.kind == "hand-written" for layer in model.audit.layers)
@@ -258,7 +255,7 @@ def _plan_windows(
         window.append(lattice.size_at_least(min(2 * extent, axis.size + lost)))
         overlap.append((window[-1] - lost) // 2 // lattice.pitch * lattice.pitch)
     settings = asked.settings.but(tile=tuple(window), halo=0, overlap=tuple(overlap))
-    plan = resolve(settings, model, image)
+    plan = case.but(settings).plan
     tiles = len(plan.grid) * plan.frames
     share = plan.grid.redundancy / asked.grid.redundancy
     return FreezePlan(
@@ -276,25 +273,26 @@ def _plan_windows(
     )
 
 
-def _tiles(settings: Settings, model: Model, image: Image, how: How, room: int) -> Plan:
+def _tiles(case: Case, how: How, room: int) -> Plan:
     """Tiles to visit; the whole image as one where nobody asks otherwise and it fits."""
-    settings = settings.but(blend="crop", batch=1, precision="float32", result="probabilities")
-    plan = resolve(settings.but(seams="none"), model, image)
-    if settings.tile != "auto" or how != "exact" or len(plan.grid) == 1:
+    case = case.but(
+        blend="crop", batch=1, precision="float32", result="probabilities", seams="none"
+    )
+    plan = case.plan
+    if case.settings.tile != "auto" or how != "exact" or len(plan.grid) == 1:
         return plan
     whole = tuple(
         axis.lattice.size_at_least(axis.size + sum(axis.lattice.crop)) for axis in plan.grid.axes
     )
     if any(axis.lattice.fixed for axis in plan.grid.axes):
         return plan
-    at_once = resolve(settings.but(tile=whole, seams="none"), model, image)
-    return at_once if at_once.bytes_per_tile <= _room_on(plan, room) else plan
+    at_once = case.but(tile=whole).plan
+    return at_once if at_once.bytes_per_tile <= _room_on(case, room) else plan
 
 
-def _room_on(plan: Plan, room: int) -> int:
-    """Bytes for a pass on the plan's device, of which `room` are on the CPU."""
-    device = plan.settings.device
-    return room if device == "cpu" else available_memory(device)
+def _room_on(case: Case, room: int) -> int:
+    """Bytes for a pass on the case's device, of which `room` are on the CPU."""
+    return room if case.resources.device == "cpu" else case.resources.memory
 
 
 def _whole_periods(cell: int | Sequence[int] | None, model: Model) -> tuple[int, ...]:

@@ -59,8 +59,6 @@ from seamscope.errors import ModelError
 from seamscope.fixed_statistics.counting import Parts, Windows
 from seamscope.fixed_statistics.freeze_plan import JUDGED, TILES, TOO_FEW, FreezePlan, plan_freeze
 from seamscope.fixed_statistics.sampling import Sample, diverse_tiles
-from seamscope.images.image import Image, open_image
-from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.normalization.audit import NormLayer
 from seamscope.normalization.calls import Call, Moments, Normalizations
@@ -70,7 +68,8 @@ from seamscope.normalization.statistics import (
     LayerStatistics,
     Statistics,
 )
-from seamscope.planning.reading import Cancelled, Job, TileReader, whole_image_intensity
+from seamscope.planning.case import Case
+from seamscope.planning.reading import Cancelled, TileJob
 from seamscope.settings import Settings
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -79,8 +78,8 @@ _SAVES = 20  # of what is known, on the way
 
 
 def freeze_statistics(
-    model: str | nn.Module | Model,
     image: Any,
+    model: str | nn.Module | Model | None = None,
     how: How = "exact",
     settings: Settings | None = None,
     *,
@@ -99,11 +98,9 @@ def freeze_statistics(
 
     Parameters
     ----------
-    model
-        Module in hand, loaded model, or a string as for `seamscope.load_model`.
-    image
-        Array-like, path or `Image`; its frames (time and the like) are taken together, so choose
-        one by `area` where they differ.
+    image, model
+        As for `seamscope.predict`. Frames of the image (time and the like) are taken together, so
+        choose one by `area` where they differ.
     how
         ``"exact"``: of the whole image, as if it were run at once. ``"local"``: of windows all
         over it, somewhat larger than training patches, and interpolated in between (see Notes).
@@ -161,33 +158,27 @@ def freeze_statistics(
     >>> import seamscope
     >>> image = np.random.default_rng(0).random((96, 96), np.float32)
     >>> net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.InstanceNorm2d(2)).eval()
-    >>> statistics = seamscope.freeze_statistics(net, image, tile=32)
+    >>> statistics = seamscope.freeze_statistics(image, net, tile=32)
     >>> fixed = seamscope.load_model(net).with_statistics(statistics)
     >>> tiled = seamscope.predict(image, fixed, tile=32)
     >>> whole = net(torch.from_numpy(image)[None, None])[0].detach().numpy()
     >>> bool(abs(tiled - whole).max() < 1e-5)
     True
     """
-    network = load_model(model, trust=trust)
-    opened = image if isinstance(image, Image) else open_image(image, axes=axes)
-    if axes is not None and opened.axes != axes:
-        opened = opened.with_axes(axes)
-    wanted = (settings or Settings()).but(**asked)
+    case = Case.open(image, model, settings, trust=trust, axes=axes, **asked)
     limits: dict[str, Any] = {"cell": cell, "tiles": tiles, "memory": memory, "disk": disk}
-    plan = plan_freeze(network, opened, how, wanted, **limits)
-    return carry_out(plan, network, opened, partial, cancelled, on_progress)
+    return carry_out(case, plan_freeze(case, how, **limits), partial, cancelled, on_progress)
 
 
 def carry_out(
+    case: Case,
     plan: FreezePlan,
-    model: Model,
-    image: Image,
     partial: Path | None = None,
     cancelled: Cancelled | None = None,
     on_progress: Progress | None = None,
 ) -> Statistics:
     """Find statistics as planned; parameters as for `freeze_statistics`."""
-    task = _Task(plan, model, image, cancelled or (lambda: False), on_progress)
+    task = _Task(case, plan, cancelled or (lambda: False), on_progress)
     if plan.how == "local":
         found = task.local(partial)
     else:
@@ -220,7 +211,7 @@ class _Round:
         For what is found on the way, if it is to be kept.
     """
 
-    jobs: tuple[tuple[Job, float], ...]
+    jobs: tuple[tuple[TileJob, float], ...]
     file: Path | None
 
 
@@ -229,28 +220,26 @@ class _Task:
 
     def __init__(
         self,
+        case: Case,
         plan: FreezePlan,
-        model: Model,
-        image: Image,
         cancelled: Cancelled,
         on_progress: Progress | None,
     ) -> None:
-        self.plan, self.model, self.image = plan, model, image
+        self.plan, self.model, self.image = plan, case.model, case.image
         self.cancelled = cancelled
         self._on_progress = on_progress or (lambda done, total: None)
         self._done = self._total = 0
-        intensity = whole_image_intensity(plan.plan, image, cancelled, None)
-        self.reader = TileReader(plan.plan, image, intensity)
-        self.runner = model.runner(plan.plan.settings.device)
+        self.reader = case.at(plan.plan).reader(cancelled)
+        self.runner = case.model.runner(plan.plan.settings.device)
         self._survey = plan.survey
         self.model.module.to(self.runner.device)
 
     @cached_property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[TileJob]:
         """All tiles; of one frame after the other, also where an area cuts a part."""
         grid = self.plan.plan.grid
         frames = itertools.product(*(range(*part) for part in self.plan.plan.frame_ranges))
-        return [Job(frame, tile) for frame in frames for tile in grid]
+        return [TileJob(frame, tile) for frame in frames for tile in grid]
 
     # -- all tiles
 
@@ -275,7 +264,7 @@ class _Task:
                 self._statistics(layers, task=task).save(one.file)
         return self._statistics(layers)
 
-    def _identity(self, jobs: Sequence[tuple[Job, float]]) -> str:
+    def _identity(self, jobs: Sequence[tuple[TileJob, float]]) -> str:
         """Hash of all that statistics depend on: what the network is, and what it is shown.
 
         Tiles are read as the network sees them, so that whatever changes what it sees, the image,
@@ -336,7 +325,7 @@ class _Task:
                 self._statistics(windows.layers(self._blank), task=task).save(partial)
         return self._statistics(windows.layers(self._blank))
 
-    def _look(self, job: Job, windows: Windows) -> None:
+    def _look(self, job: TileJob, windows: Windows) -> None:
         x = torch.from_numpy(self.reader.read([job])).to(self.runner.device)
         Normalizations(partial_of(windows.add, tile=job.tile)).run(self.model.forward, x)
         self._tell()
@@ -380,7 +369,7 @@ class _Task:
     # -- layer after layer
 
     def _layers(
-        self, jobs: Sequence[tuple[Job, float]], known: Sequence[LayerStatistics]
+        self, jobs: Sequence[tuple[TileJob, float]], known: Sequence[LayerStatistics]
     ) -> Iterator[LayerStatistics]:
         """Complete one layer after the other, for these tiles with their weights."""
         answers = {layer.call: layer for layer in known}
@@ -414,11 +403,11 @@ class _Task:
     def _names(self) -> dict[int, NormLayer]:
         return {call: layer for layer in self.model.audit.layers for call in layer.calls}
 
-    def _begin(self, network: PausableNetwork, job: Job) -> Paused:
+    def _begin(self, network: PausableNetwork, job: TileJob) -> Paused:
         return network.begin(torch.from_numpy(self.reader.read([job])))
 
     def _answer(
-        self, answers: Mapping[int, LayerStatistics], job: Job
+        self, answers: Mapping[int, LayerStatistics], job: TileJob
     ) -> Callable[[Call], Moments | None]:
         place = self.plan.plan.grid.place(job.tile)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.planning.reading import Job, TileReader
+from seamscope.planning.reading import TileJob, TileReader
 
 # Tiles that are looked at; of more, a random choice, so that nobody reads a terabyte.
 _CANDIDATES = 512
@@ -31,7 +31,7 @@ class Sample:
         ``(N, F)`` the same of all tiles that were looked at.
     """
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[TileJob, ...]
     looks: npt.NDArray[np.float64]
     candidates: npt.NDArray[np.float64]
 
@@ -42,7 +42,7 @@ class Sample:
         return np.bincount(away.argmin(1), minlength=len(self.jobs)).astype(float)
 
     @property
-    def weighted(self) -> list[tuple[Job, float]]:
+    def weighted(self) -> list[tuple[TileJob, float]]:
         """Tiles with their weights; none without."""
         pairs = zip(self.jobs, self.weights, strict=True)
         return [(job, float(weight)) for job, weight in pairs if weight]
@@ -55,7 +55,7 @@ class Sample:
 
 
 def diverse_tiles(
-    jobs: Sequence[Job], reader: TileReader, count: int, cancelled: Callable[[], bool]
+    jobs: Sequence[TileJob], reader: TileReader, count: int, cancelled: Callable[[], bool]
 ) -> Sample:
     """Choose tiles that look as different as possible.
 

@@ -19,17 +19,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import psutil
-import torch
 
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.image import Image
 from seamscope.images.postprocessing import Postprocessing
 from seamscope.images.preparation import Preparation
-from seamscope.models.model import Model, Speed, check_device
+from seamscope.models.model import Model, Speed
 from seamscope.models.probe import Facts
 from seamscope.models.reach import Reach
 from seamscope.plain import plain, restore
+from seamscope.planning.resources import Resources
 from seamscope.settings import Blend, Settings
 from seamscope.text import bytes_text, shape_text
 from seamscope.tiling import (
@@ -43,10 +42,6 @@ from seamscope.tiling import (
     per_axis,
 )
 
-# Part of the free memory a tile may use when no budget is given.
-_CPU_SHARE, _GPU_SHARE = 0.2, 0.6
-# A tile above this many bytes gains nothing measurable and makes cancelling slow.
-_LARGEST_TILE_BYTES = 4 << 30
 # Tiles of so many times the pixels of the largest that was timed are taken to be as fast.
 _BEYOND_MEASURED = 3
 # Tile shapes weighed against each other; more gains less than a percent and takes noticeable time.
@@ -244,17 +239,24 @@ class Plan:
         return plan
 
 
-def resolve(settings: Settings, model: Model, image: Image) -> Plan:
+def resolve(
+    image: Image, model: Model, settings: Settings, resources: Resources | None = None
+) -> Plan:
     """Work out exactly what will be done.
+
+    Reads no pixels, touches no device and asks for no free memory, if resources are given and the
+    network has been measured.
 
     Parameters
     ----------
-    settings
-        What is asked for.
-    model
-        Its `facts` and `reach` are used, and measured if they have not been: that takes seconds.
     image
         Only its shape and axes are used.
+    model
+        Its `facts` and `reach` are used, and measured if they have not been: that takes seconds.
+    settings
+        What is asked for.
+    resources
+        Device and memory; None to ask this machine now.
 
     Raises
     ------
@@ -272,8 +274,9 @@ def resolve(settings: Settings, model: Model, image: Image) -> Plan:
     if model.statistics is not None:
         model.statistics.check_image(sizes)
     reach = model.reach
-    device = check_device(settings.device)
-    budget = settings.memory or available_memory(device)
+    resources = resources or Resources.of(settings.device)
+    device = resources.device
+    budget = settings.memory or resources.memory
     halo = _halo(settings, model, facts.spatial_axes)
     speed = model.speeds.get(speed_key(device, halo))
     grid = _grid(settings, facts, halo, sizes, budget, speed)
@@ -319,14 +322,6 @@ def _postprocessing(settings: Settings, model: Model) -> Postprocessing | None:
 def speed_key(device: str, halo: Sequence[Sides]) -> str:
     """Name of a measured speed: it depends on the halo, around which layers are cut short."""
     return f"{device}, halo {list(halo)}"
-
-
-def available_memory(device: str) -> int:
-    """Bytes that one batch may use on a device when nobody says how many."""
-    if device.startswith("cuda"):
-        free, _ = torch.cuda.mem_get_info(torch.device(device))
-        return int(free * _GPU_SHARE)
-    return min(int(psutil.virtual_memory().available * _CPU_SHARE), _LARGEST_TILE_BYTES)
 
 
 # -- axes

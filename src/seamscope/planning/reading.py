@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -31,21 +31,21 @@ Cancelled: TypeAlias = Callable[[], bool]
 
 
 @dataclass(frozen=True)
-class Job:
+class TileJob:
     """One tile of one frame."""
 
     frame: tuple[int, ...]
     tile: Tile
 
 
-def jobs_of(plan: Plan, first: Sequence[float] | None) -> Iterator[Job]:
+def jobs_of(plan: Plan, first: Sequence[float] | None) -> Iterator[TileJob]:
     """Tiles in the order of prediction, frame by frame."""
     tiles = canvas(plan.grid, plan.settings.blend, plan.area).tiles()
     if first is not None and not plan.blends:
         tiles.sort(key=lambda tile: _distance(tile, first, plan))
     for frame in itertools.product(*(range(*part) for part in plan.frame_ranges)):
         for tile in tiles:
-            yield Job(frame, tile)
+            yield TileJob(frame, tile)
 
 
 def _distance(tile: Tile, point: Sequence[float], plan: Plan) -> float:
@@ -74,14 +74,14 @@ class TileReader:
         self._channels = layout.sizes(channel, image.shape)[0] if channel else 1
         self._in_memory = type(image.data) is np.ndarray
 
-    def ahead(self, batches: Iterator[list[Job]]) -> Iterator[tuple[list[Job], Array]]:
+    def ahead(self, batches: Iterator[list[TileJob]]) -> Iterator[tuple[list[TileJob], Array]]:
         """Read each batch while the one before is predicted, where reading takes time."""
         if self._in_memory:
             for jobs in batches:
                 yield jobs, self.read(jobs)
             return
         with ThreadPoolExecutor(1, "seamscope-read") as pool:
-            waiting: tuple[list[Job], Future[Array]] | None = None
+            waiting: tuple[list[TileJob], Future[Array]] | None = None
             try:
                 for jobs in batches:
                     following = jobs, pool.submit(self.read, jobs)
@@ -94,14 +94,14 @@ class TileReader:
                 if waiting is not None:
                     waiting[1].cancel()
 
-    def read(self, jobs: Sequence[Job]) -> Array:
+    def read(self, jobs: Sequence[TileJob]) -> Array:
         """Read a batch ``(N, C, *tile)``."""
         batch = np.empty((len(jobs), self._channels, *self._plan.grid.tile_shape), np.float32)
         for job, target in zip(jobs, batch, strict=True):
             self._read_tile(job, target)
         return batch
 
-    def _read_tile(self, job: Job, target: npt.NDArray[np.float32]) -> None:
+    def _read_tile(self, job: TileJob, target: npt.NDArray[np.float32]) -> None:
         tile = job.tile
         if not any(itertools.chain(*tile.pad)):
             self._normalize(self._pixels(job.frame, tile.read), target)
@@ -151,7 +151,7 @@ class TileReader:
         if self._image.missing:
             target[np.isnan(target)] = 0
 
-    def _check_finite(self, target: npt.NDArray[np.float32], job: Job) -> None:
+    def _check_finite(self, target: npt.NDArray[np.float32], job: TileJob) -> None:
         # a sum is ten times faster than isfinite, and finite numbers have a finite one
         if self._image.dtype.kind != "f" or math.isfinite(float(target.sum(dtype=np.float64))):
             return
@@ -180,6 +180,22 @@ def _mirror(index: npt.NDArray[np.int_], size: int) -> npt.NDArray[np.int_]:
     folded = np.abs(index) % (2 * size - 2)
     mirrored: npt.NDArray[np.int_] = np.minimum(folded, 2 * size - 2 - folded)
     return mirrored
+
+
+def intensity_key(plan: Plan) -> Hashable:
+    """What the measurement of the whole image's intensities depends on, the image apart."""
+    settings, layout = plan.settings, plan.layout
+    percentiles = settings.percentiles if settings.normalize == "percentile" else None
+    one = settings.channel if layout.channel is not None else None
+    return (
+        settings.normalize,
+        percentiles,
+        layout.axes,
+        layout.channel,
+        one,
+        settings.fill_nan,
+        plan.preparation,
+    )
 
 
 def whole_image_intensity(

@@ -8,19 +8,22 @@ own machine, network and pixels, for a few percent of the time the run is expect
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from seamscope.errors import SettingsError
-from seamscope.images.image import Image
 from seamscope.images.intensity import Intensity
 from seamscope.models.model import Model, Runner, Speed
 from seamscope.models.speed.acceleration import Run, choose
-from seamscope.planning.plan import Plan, resolve
+from seamscope.planning.case import Case
+from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileReader, jobs_of
 from seamscope.settings import Settings
 from seamscope.stitching import Array
@@ -34,33 +37,39 @@ _WORTH_A_TRIAL = 24
 _GROWTH = 1.6  # from one trial tile's side to the next's
 
 
-def prepare(settings: Settings, model: Model, image: Image) -> Plan:
-    """Resolve settings; where the tile is ``"auto"`` and the run long, by measured speeds.
+def prepare(
+    image: Any,
+    model: str | nn.Module | Model | None = None,
+    settings: Settings | None = None,
+    **asked: Any,
+) -> Case:
+    """Open a case; where the tile is ``"auto"`` and the run long, plan it by measured speeds.
 
     Parameters
     ----------
-    settings, model, image
-        As for `seamscope.planning.plan.resolve`.
+    image, model, settings, asked
+        As for `seamscope.planning.case.Case.open`.
 
     Notes
     -----
     Trials take a few percent of the time the run is expected to take, and are remembered in
     `Model.choices` and `Model.speeds`.
     """
-    plan = resolve(settings, model, image)
-    if settings.tile != "auto" or not worth_a_trial(plan):
-        return plan
-    tune(plan, model, image)
-    return resolve(settings, model, image)
+    case = Case.open(image, model, settings, **asked)
+    if case.settings.tile == "auto" and worth_a_trial(case.plan):
+        tune(case)
+        return dataclasses.replace(case)  # planned anew
+    return case
 
 
-def tune(plan: Plan, model: Model, image: Image) -> None:
+def tune(case: Case) -> None:
     """Find the fastest equivalent of the network, and how its speed depends on the tile's size.
 
     Larger tiles waste less halo, but may fall out of the caches of the processor; which matters
     more is measured, on tiles of growing size, while that costs less than a twentieth of the run.
     """
-    reader = TileReader(plan, image, Intensity("none"))
+    plan, model = case.plan, case.model
+    reader = TileReader(plan, case.image, Intensity("none"))
     runner = model.runner(plan.settings.device, plan.settings.precision)
     accelerate(plan, model, runner, reader)
     if plan.speed_key in model.speeds:
@@ -80,9 +89,10 @@ def tune(plan: Plan, model: Model, image: Image) -> None:
     model.speeds[plan.speed_key] = Speed(tuple(sorted(seconds.items())))
 
 
-def time_one_tile(plan: Plan, model: Model, image: Image) -> float:
+def time_one_tile(case: Case) -> float:
     """Seconds of one forward pass, in the fastest way that is known by now."""
-    reader = TileReader(plan, image, Intensity("none"))
+    plan, model = case.plan, case.model
+    reader = TileReader(plan, case.image, Intensity("none"))
     runner = model.runner(plan.settings.device, plan.settings.precision)
     job = next(iter(jobs_of(plan, None)))
     runner.run = _known_run(plan, model) or runner.run
@@ -194,13 +204,14 @@ def is_memory_error(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
-def smaller(plan: Plan, model: Model, image: Image, trouble: OutOfMemory) -> tuple[Plan, str]:
-    """Plan with half the batch, or with tiles of about half the pixels that keep the same halo."""
+def smaller(case: Case, trouble: OutOfMemory) -> tuple[Case, str]:
+    """Half the batch, or tiles of about half the pixels that keep the same halo."""
+    plan = case.plan
     settings = plan.settings
     if settings.batch > 1:
         batch = settings.batch // 2
         reason = f"Memory ran out: the batch is reduced from {settings.batch} to {batch}."
-        return resolve(settings.but(batch=batch), model, image), reason
+        return case.but(settings, batch=batch), reason
     tile = _half(plan)
     if tile is None:
         raise SettingsError(
@@ -213,7 +224,7 @@ def smaller(plan: Plan, model: Model, image: Image, trouble: OutOfMemory) -> tup
         f"{shape_text(tile)}, and the run starts again."
     )
     # the overlap belongs to the tile it was chosen for
-    return resolve(settings.but(tile=tile, overlap=None), model, image), reason
+    return case.but(settings, tile=tile, overlap=None), reason
 
 
 def _half(plan: Plan) -> tuple[int, ...] | None:

@@ -12,10 +12,9 @@ from typing import Any, Literal
 from torch import nn
 
 from seamscope.errors import SettingsError
-from seamscope.images.image import Image, open_image
-from seamscope.models.formats import load_model
 from seamscope.models.model import Model
-from seamscope.planning.plan import Plan, resolve
+from seamscope.planning.case import Case
+from seamscope.planning.plan import Plan
 from seamscope.planning.reading import Cancelled
 from seamscope.planning.tuning import prepare
 from seamscope.prediction.run import Event, Finished, Watcher, run
@@ -26,7 +25,7 @@ from seamscope.settings import Settings
 
 def measure_seams(
     image: Any,
-    model: str | nn.Module | Model,
+    model: str | nn.Module | Model | None = None,
     settings: Settings | None = None,
     *,
     seams: Literal["all", "sample"] = "all",
@@ -78,12 +77,7 @@ def measure_seams(
     (((2, 2), (2, 2)), True, (2, 2))
     """
     check_tolerance(tolerance)
-    opened = image if isinstance(image, Image) else open_image(image, axes=axes)
-    if axes is not None and opened.axes != axes:
-        opened = opened.with_axes(axes)
-    network = load_model(model, trust=trust)
-    wanted = dataclasses.replace(settings or Settings(), **asked, seams=seams)
-    plan = measurable(prepare(wanted, network, opened), wanted, network, opened)
+    case = measurable(prepare(image, model, settings, trust=trust, axes=axes, **asked, seams=seams))
 
     def meter(plan: Plan) -> SeamMeter:
         return SeamMeter(
@@ -94,28 +88,30 @@ def measure_seams(
             tell=tell,
         )
 
-    events = run(plan, network, opened, None, watchers=watchers, meter=meter, cancelled=cancelled)
+    events = run(case, None, watchers=watchers, meter=meter, cancelled=cancelled)
     finished = _last(events, on_event)
     if finished is None:
         raise InterruptedError("measuring seams was cancelled")
     if finished.seams is None:
-        return SeamReport.of(meter(plan), plan, network, tolerance)
+        return SeamReport.of(meter(case.plan), case.plan, case.model, tolerance)
     return dataclasses.replace(finished.seams, tolerance=tolerance * finished.seams.spread)
 
 
-def measurable(plan: Plan, asked: Settings, model: Model, image: Image) -> Plan:
+def measurable(case: Case) -> Case:
     """Let tiles overlap by a pixel more on each side than the halo, unless asked otherwise."""
+    plan, asked = case.plan, case.settings
     if asked.overlap is not None:
-        return plan
+        return case
     overlap = tuple(
         max(own, sum(sides) + 2)
         for own, sides in zip(plan.grid.overlap, plan.grid.halo, strict=True)
     )
-    settings = plan.settings.but(overlap=overlap, area=asked.area)
+    wider = case.but(plan.settings, overlap=overlap)
     try:
-        return resolve(settings, model, image)
+        _ = wider.plan
     except SettingsError:  # no room for it in this tile: the pixels beside the seams must do
-        return plan
+        return case
+    return wider
 
 
 def _last(events: Iterable[Event], on_event: Callable[[Event], None] | None) -> Finished | None:

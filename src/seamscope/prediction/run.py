@@ -28,15 +28,20 @@ import numpy.typing as npt
 from torch import nn
 
 from seamscope.errors import ImageError, ModelError, SeamscopeError
-from seamscope.images.image import Image, open_image
+from seamscope.images.image import open_image
 from seamscope.images.intensity import Intensity
 from seamscope.images.outputs import Output, check_target, create_output
 from seamscope.images.postprocessing import change_result, measure_result
 from seamscope.images.preparation import Prepared
-from seamscope.models.formats import load_model
 from seamscope.models.model import Model, Runner
+from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
-from seamscope.planning.reading import Cancelled, Job, TileReader, jobs_of, whole_image_intensity
+from seamscope.planning.reading import (
+    Cancelled,
+    TileJob,
+    TileReader,
+    jobs_of,
+)
 from seamscope.planning.tuning import (
     OutOfMemory,
     accelerate,
@@ -139,7 +144,7 @@ Event: TypeAlias = Preparing | Started | TileDone | Reduced | Finished
 
 def predict(
     image: Any,
-    model: str | nn.Module | Model,
+    model: str | nn.Module | Model | None = None,
     out: Any = None,
     settings: Settings | None = None,
     *,
@@ -188,25 +193,22 @@ def predict(
     >>> seamscope.predict(image, torch.nn.Identity()).shape
     (3, 4)
     """
-    opened = image if isinstance(image, Image) else open_image(image, axes=axes)
-    if axes is not None and opened.axes != axes:
-        opened = opened.with_axes(axes)
-    wanted = dataclasses.replace(settings or Settings(), **asked)
-    labels = wanted.result == "labels"
-    check_target(out, overwrite=overwrite, source=opened, labels=labels)
-    network = load_model(model, trust=trust)
-    plan = prepare(wanted, network, opened)
-    with open_output(plan, opened, network, out, overwrite=overwrite) as output:
-        for event in run(plan, network, opened, output):
+    source = image.image if isinstance(image, Case) else open_image(image, axes=axes)
+    wanted = settings or (image.settings if isinstance(image, Case) else Settings())
+    wanted = wanted.but(**asked)
+    check_target(out, overwrite=overwrite, source=source, labels=wanted.result == "labels")
+    opened = image if isinstance(image, Case) else source
+    case = prepare(opened, model, wanted, trust=trust)
+    with open_output(case, out, overwrite=overwrite) as output:
+        for event in run(case, output):
             if on_event is not None:
                 on_event(event)
         return output.array
 
 
-def open_output(
-    plan: Plan, image: Image, model: Model, target: Any = None, *, overwrite: bool = False
-) -> Output:
+def open_output(case: Case, target: Any = None, *, overwrite: bool = False) -> Output:
     """Create what a plan's result is written into (see `images.outputs.create_output`)."""
+    plan = case.plan
     return create_output(
         target,
         plan.out_shape,
@@ -216,13 +218,14 @@ def open_output(
         units=plan.units,
         chunks=plan.out_chunks,
         overwrite=overwrite,
-        metadata=record(plan, model, image),
-        source=image,
+        metadata=record(case),
+        source=case.image,
     )
 
 
-def record(plan: Plan, model: Model, image: Image) -> dict[str, Any]:
+def record(case: Case) -> dict[str, Any]:
     """What a result should know about how it was made, as plain values."""
+    plan, model, image = case.plan, case.model, case.image
     told: dict[str, Any] = {
         "plan": plan.to_json(),
         "model": {
@@ -244,9 +247,7 @@ def record(plan: Plan, model: Model, image: Image) -> dict[str, Any]:
 
 
 def run(
-    plan: Plan,
-    model: Model,
-    image: Image,
+    case: Case,
     output: Output | None,
     *,
     watchers: Sequence[Watcher] = (),
@@ -259,8 +260,8 @@ def run(
 
     Parameters
     ----------
-    plan, model, image
-        As given to and by `resolve`.
+    case
+        What is predicted, and how (see `seamscope.planning.case.Case`).
     output
         Where the result goes, of `Plan.out_shape`. None: nothing is stitched, the run is only
         watched and measured.
@@ -279,23 +280,23 @@ def run(
         Told the part of the intensity measurement that is done.
     """
     never: Cancelled = cancelled or (lambda: False)
-    if plan.settings.normalize != "none":
+    if case.plan.settings.normalize != "none":
         yield Preparing("measuring the whole image's intensities")
     try:
-        intensity = whole_image_intensity(plan, image, never, measuring)
+        case.intensity(never, measuring)
     except InterruptedError:
         return
     while True:
         try:
-            finishing = _Finishing(image, never, measuring)
-            attempt = yield from _prepared(plan, model, image, intensity)
+            finishing = _Finishing(case, never, measuring)
+            attempt = yield from _prepared(case)
             if never():
                 return
-            yield from attempt.carry_out(output, watchers, meter(plan), first, finishing)
+            yield from attempt.carry_out(output, watchers, meter(case.plan), first, finishing)
             return
         except OutOfMemory as trouble:
-            plan, reason = smaller(plan, model, image, trouble)
-        yield Reduced(plan, reason)
+            case, reason = smaller(case, trouble)
+        yield Reduced(case.plan, reason)
 
 
 # -- one attempt
@@ -386,7 +387,7 @@ def _not_postprocessed(plan: Plan, error: ImageError) -> str:
 class _Finishing:
     """What is done to the whole prediction, and who is asked and told meanwhile."""
 
-    image: Image
+    case: Case
     cancelled: Cancelled
     measuring: Callable[[float], None] | None
 
@@ -408,18 +409,15 @@ class _Finishing:
         """Of the image as it is, where the postprocessing needs it."""
         if plan.postprocessing is None or not plan.postprocessing.needs_image:
             return None
-        plain = dataclasses.replace(
-            plan, settings=plan.settings.but(normalize="zscore"), preparation=None
-        )
-        found = whole_image_intensity(plain, self.image, self.cancelled, self.measuring)
+        plain = self.case.but(plan.settings, normalize="zscore")
+        found = plain.intensity(self.cancelled, self.measuring)
         assert isinstance(found, Intensity)  # no preparation, no `Prepared`
         return found
 
 
-def _prepared(
-    plan: Plan, model: Model, image: Image, intensity: Intensity | Prepared
-) -> Generator[Event, None, _Attempt]:
-    reader = TileReader(plan, image, intensity)
+def _prepared(case: Case) -> Generator[Event, None, _Attempt]:
+    plan, model, intensity = case.plan, case.model, case.intensity()
+    reader = case.reader()
     runner = model.runner(plan.settings.device, plan.settings.precision)
     if worth_a_trial(plan):
         yield Preparing("choosing the fastest way to run the network")
@@ -494,7 +492,7 @@ def _beginning_at(tile: Tile, keep: Slices | None) -> Tile:
     return dataclasses.replace(tile, origin=origin)
 
 
-def _batched(jobs: Iterable[Job], size: int) -> Iterator[list[Job]]:
+def _batched(jobs: Iterable[TileJob], size: int) -> Iterator[list[TileJob]]:
     iterator = iter(jobs)
     while batch := list(itertools.islice(iterator, size)):
         yield batch

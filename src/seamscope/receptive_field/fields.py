@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seamscope.errors import ModelError
-from seamscope.images.image import Image
+from seamscope.models.formats import load_model
 from seamscope.models.model import Model, describe
 from seamscope.models.probe import Facts
 from seamscope.models.reach import PhaseFields, Reach, worst
 from seamscope.normalization.audit import GlobalOperation, audit
+from seamscope.planning.case import Case
 from seamscope.receptive_field.gradient_maps import (
     MOST_TILES,
     SHARES,
@@ -161,8 +163,8 @@ class ReceptiveField:
 
 
 def measure_receptive_field(
-    model: Model,
-    image: Image | None = None,
+    image: Any,
+    model: str | nn.Module | Model | None = None,
     settings: Settings | None = None,
     windows: Windows | None = None,
     *,
@@ -177,10 +179,8 @@ def measure_receptive_field(
 
     Parameters
     ----------
-    model
-        The network.
-    image
-        What gradients are averaged over; None for noise.
+    image, model
+        As for `seamscope.predict`; gradients are averaged over the image. None for noise.
     settings
         Tile, device, memory, and how the image is read; see
         `seamscope.receptive_field.gradient_maps`. A tile that the network does not take is told,
@@ -210,15 +210,20 @@ def measure_receptive_field(
     Examples
     --------
     >>> import torch, seamscope
-    >>> from seamscope.models.model import as_model
-    >>> found = measure_receptive_field(as_model(torch.nn.Conv2d(1, 1, 3, padding=1)))
+    >>> found = measure_receptive_field(None, torch.nn.Conv2d(1, 1, 3, padding=1))
     >>> found.halo, found.theoretical
     (((1, 1), (1, 1)), ((1, 1), (1, 1)))
     >>> found.effective.map.radius(0.999)
     (1, 1)
     """
+    case, asked = None, settings or Settings()
+    if image is not None:
+        case = Case.open(image, model, settings)
+        model, asked = case.model, case.settings
+    if model is None:
+        raise TypeError("give a network: a module, a Model, or a string for load_model")
+    model = load_model(model)
     lattices = model.facts.lattice
-    asked = settings or Settings()
     chosen = windows or Windows()
     if asked.tile != "auto" and chosen.tile is None:
         chosen = replace(chosen, tile=asked.tile)
@@ -231,7 +236,7 @@ def measure_receptive_field(
     effective = of_pixel = None
     if most_tiles:
         try:
-            probe = GradientProbe(model, image, asked, cancelled)
+            probe = GradientProbe(case, model, asked, cancelled)
             if pixel is not None:
                 of_pixel = probe.at(pixel, channel)
             effective = probe.average(

@@ -28,8 +28,9 @@ from seamscope.errors import ModelError, SeamscopeError, SettingsError
 from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.models.reach import MemoryMeter, PhaseFields, worst
-from seamscope.planning.plan import available_memory, image_layout, resolve
-from seamscope.planning.reading import Job, TileReader, whole_image_intensity
+from seamscope.planning.case import Case
+from seamscope.planning.plan import image_layout
+from seamscope.planning.reading import TileJob
 from seamscope.planning.tuning import is_memory_error
 from seamscope.settings import Settings
 from seamscope.text import bytes_text, shape_text
@@ -328,10 +329,10 @@ class GradientProbe:
 
     Parameters
     ----------
+    image
+        What to look at, as for `seamscope.predict`; None for noise.
     model
         The network; it is moved to the device of `settings`, and stays there.
-    image
-        What to look at; None for noise.
     settings
         Tile, device, memory, and how the image is read and normalized. Tile ``"auto"`` is as large
         as the receptive field, or twice that where the network sees the whole tile.
@@ -355,23 +356,26 @@ class GradientProbe:
 
     def __init__(
         self,
-        model: Model,
-        image: Image | None = None,
+        image: Any,
+        model: Model | None = None,
         settings: Settings | None = None,
         cancelled: Cancelled = lambda: False,
     ) -> None:
-        self._model = model
-        asked = (settings or Settings()).but(overlap=None, blend="crop", halo=0)
-        self._pixels = image if image is not None else _noise(model, asked)
         self.on = "noise" if image is None else "image"
         if image is None:
-            asked = asked.but(normalize="none", area=None, channel=None, channel_axis="c")
-        self.plan = resolve(asked.but(tile=self._tile(asked)), model, self._pixels)
-        self._runner = model.runner(self.plan.settings.device)
+            assert model is not None
+            image = _noise(model)
+            settings = (settings or Settings()).but(
+                normalize="none", area=None, channel=None, channel_axis="c"
+            )
+        case = Case.open(image, model, settings, overlap=None, blend="crop", halo=0, seams="none")
+        self._model, self._pixels = case.model, case.image
+        case = case.but(tile=self._tile(case.settings))
         self.notes: tuple[str, ...] = ()
-        self._fit_memory(asked)
-        intensity = whole_image_intensity(self.plan, self._pixels, cancelled, None)
-        self._reader = TileReader(self.plan, self._pixels, intensity)
+        case = self._fitting(case)
+        self.plan = case.plan
+        self._runner = self._model.runner(self.plan.settings.device)
+        self._reader = case.reader(cancelled)
 
     # -- what is measured
 
@@ -405,7 +409,7 @@ class GradientProbe:
         )
         first = tuple(start for start, _ in self.plan.frame_ranges)
         tile = self._tile_at(starts)
-        batch = self._reader.read([Job(tuple(first if frame is None else frame), tile)])
+        batch = self._reader.read([TileJob(tuple(first if frame is None else frame), tile)])
         values = self._gradients(batch, at, channel)[0]
         origin = tuple(
             part.start - before for part, (before, _) in zip(tile.read, tile.pad, strict=True)
@@ -486,23 +490,24 @@ class GradientProbe:
         # where everything is seen: as much again, to show what lies beyond the convolutions
         return _with_play(lattice, max(2 * seen, wide), size)
 
-    def _fit_memory(self, asked: Settings) -> None:
+    def _fitting(self, case: Case) -> Case:
         """Take smaller tiles where gradients of a whole one need more memory than there is."""
-        budget = asked.memory or available_memory(self.plan.settings.device)
+        budget = case.settings.memory or case.resources.memory
         memory = GradientMemory.measure(self._model)
-        tile = wanted = self.plan.grid.tile_shape
+        tile = wanted = case.plan.grid.tile_shape
         while memory.of(math.prod(tile)) > budget:
-            smaller = tuple(map(_three_quarters, tile, self.plan.facts.lattice))
+            smaller = tuple(map(_three_quarters, tile, case.plan.facts.lattice))
             if smaller == tile:
                 break
             tile = smaller
         if tile != wanted:
-            self.plan = resolve(asked.but(tile=tile), self._model, self._pixels)
+            case = case.but(tile=tile)
             self.notes = (
                 f"Gradients of tiles of {shape_text(wanted)} would need "
                 f"{bytes_text(memory.of(math.prod(wanted)))}, and {bytes_text(budget)} may be "
                 f"used: maps were made with tiles of {shape_text(tile)}.",
             )
+        return case
 
     @cached_property
     def _out_shape(self) -> tuple[int, ...]:
@@ -560,7 +565,7 @@ class GradientProbe:
         while batch := list(itertools.islice(jobs, size)):
             yield self._reader.read(batch)
 
-    def _jobs(self) -> Iterator[Job]:
+    def _jobs(self) -> Iterator[TileJob]:
         """Tiles all over the image and its frames, in random order; no place comes twice."""
         axes = [
             *(range(*part) for part in self.plan.frame_ranges),
@@ -576,7 +581,7 @@ class GradientProbe:
             seen.add(number)
             index = [axis[i] for axis, i in zip(axes, _unravel(number, axes), strict=True)]
             frames = len(self.plan.frame_ranges)
-            yield Job(tuple(index[:frames]), self._tile_at(index[frames:]))
+            yield TileJob(tuple(index[:frames]), self._tile_at(index[frames:]))
 
     def _gradients(
         self, batch: npt.NDArray[Any], at: Sequence[int], channel: int | None
@@ -643,7 +648,7 @@ def _check_mass(halves: _Halves) -> None:
         )
 
 
-def _noise(model: Model, settings: Settings) -> Image:
+def _noise(model: Model) -> Image:
     """Noise of the intensities a network expects, large enough for a few dozen different tiles."""
     from seamscope.images.image import open_image
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope.images.image import Image
-from seamscope.models.model import Model
+from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
-from seamscope.planning.reading import Job, TileReader, whole_image_intensity
+from seamscope.planning.reading import TileJob
 from seamscope.planning.thumbnails import image_under
 from seamscope.seams.meter import Border, overlap_of
 from seamscope.tiling import Slices
@@ -57,10 +57,8 @@ class SeamView:
 
 
 def look_at(
+    case: Case,
     borders: Sequence[Border],
-    plan: Plan,
-    model: Model,
-    image: Image,
     *,
     side: int = 160,
     cancelled: Callable[[], bool] = lambda: False,
@@ -70,10 +68,10 @@ def look_at(
 
     Parameters
     ----------
+    case
+        Of the run that found them.
     borders
         As `seamscope.seams.report.SeamReport` has them.
-    plan, model, image
-        Of the run that found them.
     side
         Most pixels of a picture along an axis.
     cancelled
@@ -90,8 +88,8 @@ def look_at(
     """
     if not borders:
         return []
-    reader = TileReader(plan, image, whole_image_intensity(plan, image, cancelled, None))
-    runner = model.runner(plan.settings.device, plan.settings.precision)
+    plan, image, reader = case.plan, case.image, case.reader(cancelled)
+    runner = case.model.runner(plan.settings.device, plan.settings.precision)
     views = []
     for done, border in enumerate(borders, start=1):
         if cancelled():
@@ -101,7 +99,7 @@ def look_at(
         for index in (border.lower, border.upper):
             tile = plan.grid[index]
             runner.at(plan.grid, [tile])
-            prediction = runner(reader.read([Job(border.frame, tile)]))[0]
+            prediction = runner(reader.read([TileJob(border.frame, tile)]))[0]
             both.append(prediction[:, *tile.within(plane.region)])
         views.append(plane.view(both[0], both[1], image))
         on_progress(done, len(borders))

@@ -114,7 +114,7 @@ class BlendsPage(QWidget):
             return
         self._priced = key
         try:
-            plan = resolve(asked, self._model, image)
+            plan = resolve(image, self._model, asked)
         except Exception as error:
             self._fit = False
             self.cost.setText(boxed(sentence(error, "Planning"), "warning"))

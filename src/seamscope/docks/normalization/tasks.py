@@ -37,6 +37,7 @@ from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.statistics import How, Statistics
+from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Preparing
 from seamscope.settings import Settings
@@ -154,9 +155,8 @@ class Foresee:
     def __call__(self, reporter: Reporter) -> FreezePlan:
         """Return the plan."""
         own = self.asked
-        return plan_freeze(
-            own.model, own.image, own.how, own.settings, cell=own.cell, tiles=own.tiles
-        )
+        case = Case.open(own.image, own.model, own.settings)
+        return plan_freeze(case, own.how, cell=own.cell, tiles=own.tiles)
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,8 @@ class Freeze:
         model = self.asked.model
         what = "windows" if self.asked.how == "local" else "tiles and layers"
         progress = Progress(reporter, what)
-        found = carry_out(
-            self.plan, model, self.asked.image, self.partial, reporter.cancelled, progress
-        )
+        case = Case.open(self.asked.image, model, self.asked.settings)
+        found = carry_out(case, self.plan, self.partial, reporter.cancelled, progress)
         return model.with_statistics(found)
 
 
@@ -267,8 +266,8 @@ class Features:
             return None
         reporter.tell(Preparing("finding the whole image's statistics"))
         return freeze_statistics(
-            self.model,
             self.image,
+            self.model,
             "exact",
             self.settings.but(tile="auto", halo="auto", overlap=None),
             cancelled=reporter.cancelled,
@@ -344,11 +343,11 @@ class Train:
 
     def __call__(self, reporter: Reporter) -> tuple[Disparity, DifferenceMap | None] | None:
         """Return the disparity, with a map of it; None for a network that trains as it predicts."""
-        from seamscope.explain.feature_statistics import tile_plan
+        from seamscope.explain.feature_statistics import tile_case
 
         if not has_running_statistics(self.model.audit):
             return None
-        plan = tile_plan(self.model, self.image, self.settings, {})
+        plan = tile_case(Case.open(self.image, self.model, self.settings)).plan
         shown = DifferenceMap(plan) if DifferenceMap.fits(plan) else None
         found = measure_disparity(
             self.image,

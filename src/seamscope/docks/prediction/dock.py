@@ -65,8 +65,10 @@ from seamscope.errors import SeamscopeError, TrustError
 from seamscope.images.image import Image
 from seamscope.models.declared import disagreements
 from seamscope.models.formats.spec import shown_output, with_output
-from seamscope.models.model import Model, check_device
-from seamscope.planning.plan import Plan, available_memory, resolve
+from seamscope.models.model import Model
+from seamscope.planning.case import Case
+from seamscope.planning.plan import Plan
+from seamscope.planning.resources import Resources
 from seamscope.prediction.measure_seams import measurable
 from seamscope.prediction.run import Finished, open_output
 from seamscope.settings import Settings
@@ -108,7 +110,7 @@ class PredictionDock(Dock):
         self._trial: Job | None = None
         self._trial_key: Any = None
         self._pace: dict[Any, float | None] = {}  # seconds for each input pixel
-        self._budgets: dict[str, int] = {}
+        self._known_resources: dict[str, Resources] = {}
         self.tiles = TilePreview(self.viewer, self._preview_lost)
         self._drops = FolderDrops(self)
         self._make_controls()
@@ -136,7 +138,7 @@ class PredictionDock(Dock):
         """
         options = self.options.values()
         if options["memory"] is None:
-            options["memory"] = self._budget(options["device"])
+            options["memory"] = self._resources(options["device"]).memory
         overlap = self.overlap.value()
         return Settings(
             tile=self.tile.value(),
@@ -450,7 +452,7 @@ class PredictionDock(Dock):
                 self._offer(self.image)
             if self.model is not None:
                 self._asked = self.settings()
-                self.plan = self._with_seams(resolve(self._asked, self.model, self.image))
+                self.plan = self._with_seams(self._case().plan)
         except SeamscopeError as error:
             problem = in_dock(error)
         except Exception as error:
@@ -463,6 +465,11 @@ class PredictionDock(Dock):
         self._plan_trial()
         self.session.tell(self.model, self.layer, self._asked, self.plan, self._plain)
 
+    def _case(self) -> Case:
+        assert self.image is not None
+        assert self.model is not None
+        return Case(self.image, self.model, self._asked, self._resources(self._asked.device))
+
     def _with_seams(self, plan: Plan) -> Plan:
         """Let all overlaps be measured where what is kept of them fits, else a sample.
 
@@ -474,7 +481,7 @@ class PredictionDock(Dock):
             return dataclasses.replace(plan, settings=plan.settings.but(seams="sample"))
         if plan.settings.seams != "all" or plan.blends or self.model is None or self.image is None:
             return plan
-        wider = measurable(plan, self._asked, self.model, self.image)
+        wider = measurable(self._case()).plan
         return plan if auto and wider.tiles > _LITTLE_MORE * plan.tiles else wider
 
     def _show_nothing(self) -> None:
@@ -562,11 +569,11 @@ class PredictionDock(Dock):
         else:
             self.tiles.hide()
 
-    def _budget(self, device: str) -> int:
-        """Memory that may be used, asked once: free memory varies, and Auto's tile should not."""
-        if device not in self._budgets:
-            self._budgets[device] = available_memory(check_device(device))
-        return self._budgets[device]
+    def _resources(self, device: str) -> Resources:
+        """Ask the machine once: free memory varies, and Auto's tile should not."""
+        if device not in self._known_resources:
+            self._known_resources[device] = Resources.of(device)
+        return self._known_resources[device]
 
     @contextlib.contextmanager
     def _quietly(self) -> Iterator[None]:
@@ -680,7 +687,7 @@ class PredictionDock(Dock):
         layer = check_image(self.layer)
         self._cancel_trial()
         try:
-            output = open_output(self.plan, self.image, self.model)
+            output = open_output(Case.planned(self.image, self.model, self.plan))
             evidence = Evidence(keep=self.plan.settings.seams == "all")
             self.session.begin_run()
             self.session.show_only(None)

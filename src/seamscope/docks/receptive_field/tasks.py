@@ -30,7 +30,7 @@ class Understand:
     def __call__(self, reporter: Reporter) -> ReceptiveField | None:
         """Return theory, without gradients."""
         with held(self.turn, reporter) as mine:
-            return measure_receptive_field(self.model, most_tiles=0) if mine else None
+            return measure_receptive_field(None, self.model, most_tiles=0) if mine else None
 
 
 class Probes:
@@ -46,7 +46,7 @@ class Probes:
         """Return the probe for these; called by one worker at a time."""
         key = (model, id(image.data), image.axes, settings)
         if self._probe is None or key != self._key:
-            self._probe = GradientProbe(model, image, settings, cancelled)
+            self._probe = GradientProbe(image, model, settings, cancelled)
             self._key = key
         return self._probe
 

@@ -34,7 +34,8 @@ from seamscope.docks.seams.texts import certificate_text, diagnosis_text, number
 from seamscope.docks.tasks import Inquire, Predict
 from seamscope.docks.window import canvas_side
 from seamscope.explain.causes import Diagnosis, diagnose
-from seamscope.planning.plan import Plan, resolve
+from seamscope.planning.case import Case
+from seamscope.planning.plan import Plan
 from seamscope.prediction.measure_seams import measurable
 from seamscope.prediction.run import Finished
 from seamscope.seams.meter import Border, HaloRay
@@ -329,8 +330,7 @@ class SeamsDock(Dock):
             settings = settings.but(area=area_in_view(run.layer, letters, self.viewer))
         if all(overlap == 0 for overlap in run.plan.grid.overlap):
             settings = settings.but(overlap=None)
-        plan = resolve(settings, run.model, run.image)
-        return measurable(plan, settings, run.model, run.image)
+        return measurable(Case.open(run.image, run.model, settings)).plan
 
     def _begin(self, name: str, work: Any, done: Callable[[Any], None]) -> None:
         self.tell("")

@@ -1,0 +1,176 @@
+"""One value that carries an image, a network and settings through the engine.
+
+Knows what follows from the three: the plan, how intensities are normalized, how tiles are read.
+Does not know what is predicted, measured or written.
+
+Everything that takes an image, a network and settings begins with `Case.open`, and is given a
+`Case` where one was made already::
+
+    case = Case.open("image.tif", "demo:batchnorm", tile=256)
+    case.plan                      made when first needed
+    case.but(halo=16).plan         another plan; intensities are not measured again
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from seamscope.images.image import Image, open_image
+from seamscope.images.intensity import Intensity
+from seamscope.images.preparation import Prepared
+from seamscope.models.formats import load_model
+from seamscope.models.model import Model
+from seamscope.planning.plan import Plan, resolve
+from seamscope.planning.reading import TileReader, intensity_key, whole_image_intensity
+from seamscope.planning.resources import Resources
+from seamscope.settings import Settings
+
+Cancelled: TypeAlias = Callable[[], bool]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """An image, a network and settings, on the resources of a machine.
+
+    Attributes
+    ----------
+    image, model, settings
+        What is predicted, by what, how. The image must not change while the case is in use.
+    resources
+        Device and memory that may be used.
+    """
+
+    image: Image
+    model: Model
+    settings: Settings
+    resources: Resources
+    _intensities: dict[Any, Intensity | Prepared] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(
+        cls,
+        image: Any,
+        model: str | nn.Module | Model | None = None,
+        settings: Settings | None = None,
+        *,
+        trust: bool = False,
+        axes: str | None = None,
+        **asked: Any,
+    ) -> Case:
+        """Open an image and load a network.
+
+        Parameters
+        ----------
+        image
+            Array-like (numpy, dask, zarr), path, or `Image`. Or a `Case`, which brings its own
+            network, and settings unless others are given.
+        model
+            Module, loaded model, or a string as for `seamscope.load_model`.
+        settings
+            Settings; single ones may be given by name instead, ``tile=256, halo=32``.
+        trust
+            Whether code that comes with the model's file may run.
+        axes
+            One letter of ``tczyx`` for each of the image's axes, where its file does not say.
+
+        Raises
+        ------
+        SeamscopeError
+            Where image or network cannot be opened, or there is no such setting.
+        """
+        if isinstance(image, Case):
+            wanted = (settings or image.settings).but(**asked)
+            network = image.model if model is None else load_model(model, trust=trust)
+            return image.but(wanted).of(network)
+        if model is None:
+            raise TypeError("give a network: a module, a Model, or a string for load_model")
+        wanted = (settings or Settings()).but(**asked)
+        opened, network = open_image(image, axes=axes), load_model(model, trust=trust)
+        return cls(opened, network, wanted, Resources.of(wanted.device))
+
+    @classmethod
+    def planned(cls, image: Image, model: Model, plan: Plan) -> Case:
+        """Return the case of a plan that was made already."""
+        settings = plan.settings
+        memory = settings.memory or 0
+        return cls(image, model, settings, Resources(settings.device, memory, memory)).at(plan)
+
+    def at(self, plan: Plan) -> Case:
+        """Return the same case with a plan of its image and network that was made already."""
+        case = dataclasses.replace(self, settings=plan.settings)
+        case.__dict__["plan"] = plan
+        return case
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What exactly will be done.
+
+        The network is measured first, which takes seconds, unless it has been.
+
+        Raises
+        ------
+        SettingsError, ImageError
+            When settings, network and image contradict each other.
+        """
+        return resolve(self.image, self.model, self.settings, self.resources)
+
+    def but(self, settings: Settings | None = None, **changes: Any) -> Case:
+        """Return the same case with some settings changed; what still holds is not measured again.
+
+        Parameters
+        ----------
+        settings
+            Instead of the case's own.
+        changes
+            Single settings by name.
+        """
+        wanted = (settings or self.settings).but(**changes)
+        if wanted == self.settings:
+            return self
+        resources = self.resources
+        if wanted.device not in (self.settings.device, resources.device):
+            resources = Resources.of(wanted.device)
+        return Case(self.image, self.model, wanted, resources, self._intensities)
+
+    def of(self, model: Model) -> Case:
+        """Return the same case with another network."""
+        return self if model is self.model else dataclasses.replace(self, model=model)
+
+    def intensity(
+        self,
+        cancelled: Cancelled = lambda: False,
+        measuring: Callable[[float], None] | None = None,
+    ) -> Intensity | Prepared:
+        """Return how intensities are normalized; the whole image is measured once.
+
+        Parameters
+        ----------
+        cancelled
+            Asked between blocks of the image.
+        measuring
+            Called with the part of the image that is measured, 0 to 1.
+
+        Raises
+        ------
+        InterruptedError
+            When cancelled.
+        """
+        key = intensity_key(self.plan)
+        if key not in self._intensities:
+            self._intensities[key] = whole_image_intensity(
+                self.plan, self.image, cancelled, measuring
+            )
+        return self._intensities[key]
+
+    def reader(self, cancelled: Cancelled = lambda: False) -> TileReader:
+        """Return what reads tiles as the network takes them; intensities are measured first."""
+        return TileReader(self.plan, self.image, self.intensity(cancelled))
+
+
+__all__ = ["Case"]
