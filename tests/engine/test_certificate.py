@@ -110,9 +110,9 @@ def test_a_sabotaged_run_fails(monkeypatch) -> None:
     """One tile off by a thousandth in one pixel of its core."""
     real_run = certificates.run
 
-    def sabotaged(plan, model, image, output, **how):
-        yield from real_run(plan, model, image, output, **how)
-        if len(plan.grid) > 1:
+    def sabotaged(case, output, **how):
+        yield from real_run(case, output, **how)
+        if len(case.plan.grid) > 1:
             output.array[0, 100, 100] += 0.001 * float(output.array.std())
 
     assert certify(IMAGE, BATCH, tile=96).passed
