@@ -611,7 +611,7 @@ from seamscope.settings import Settings
 
 model = load_model(networks.UNet(2, 2, features=16).eval())
 image = open_image(noise(1024, 1024))
-plan = resolve(Settings(tile=1024, accelerate=False), model, image)
+plan = resolve(image, model, Settings(tile=1024, accelerate=False))
 runner, batch = model.runner(), noise(1, 1, 1024, 1024)
 print(plan.bytes_per_tile, peak_while(lambda: runner(batch)))
 """

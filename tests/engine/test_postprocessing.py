@@ -171,7 +171,7 @@ def commanded(model, folder, *more: str) -> str:
 
 def test_labels_and_what_compares_predictions_leave_it_out(ranged) -> None:
     x = image(seed=9)[0, 0]
-    labels = resolve(Settings(tile=24, halo=4, result="labels"), ranged, open_image(x, axes="yx"))
+    labels = resolve(open_image(x, axes="yx"), ranged, Settings(tile=24, halo=4, result="labels"))
     assert labels.postprocessing is None
     assert any("before its card's postprocessing" in note for note in labels.notes)
     raw = predict(x, ranged, tile=24, halo=4, postprocess=False)

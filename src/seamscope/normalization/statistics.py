@@ -181,7 +181,7 @@ class Statistics:
     >>> import seamscope, torch
     >>> image = torch.rand(64, 96).numpy()
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, padding=1), torch.nn.InstanceNorm2d(2))
-    >>> statistics = seamscope.freeze_statistics(net, image, tile=32)
+    >>> statistics = seamscope.freeze_statistics(image, net, tile=32)
     >>> statistics.layers[0].mean.shape
     (2, 1, 1)
     """
