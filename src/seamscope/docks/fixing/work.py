@@ -35,8 +35,8 @@ class FixStatistics:
             tile="auto", halo="auto", overlap=None, area=None, blend="crop", seams="none"
         )
         found = freeze_statistics(
-            self.model,
             self.image,
+            self.model,
             "exact",
             wanted,
             cancelled=reporter.cancelled,
