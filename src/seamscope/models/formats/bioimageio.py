@@ -41,9 +41,17 @@ from seamscope.images.preparation import (
 from seamscope.models.declared import Array, Declared, Vectors
 from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.checkpoints import fill, pickled, read_checkpoint
-from seamscope.models.formats.factories import build, import_module, module_from_text, source_of
+from seamscope.models.formats.factories import (
+    build,
+    import_module,
+    imported_code,
+    module_from_source,
+    sources_of,
+)
 from seamscope.models.formats.format import Code, Format, first_sentence
 from seamscope.models.formats.model_card import Card, Processing, Tensor, file_of, read_card
+from seamscope.models.formats.readable import python_text
+from seamscope.models.formats.sources import Sources
 from seamscope.models.formats.spec import Spec
 from seamscope.models.formats.torchscript import load_script, refuse_gpu, script_code
 from seamscope.models.formats.wrappers import (
@@ -155,10 +163,13 @@ def _code(spec: Spec) -> tuple[Code, ...]:
 
 def _architecture_code(package: Package) -> Code:
     architecture = _Architecture.of(package)
-    text = architecture.text(package)
     call = f"{architecture.callable}({dict(architecture.kwargs)!r})"
     what = f"{architecture.callable}() of {architecture.origin} in {package.archive.path.name}"
-    return Code.of(f"{what}, and whatever importing it runs", text, call, text=text)
+    if architecture.source is None:
+        return imported_code(what, sources_of(str(architecture.module)), call)
+    data = architecture.data(package)
+    sources = Sources.of_text(data, architecture.origin)
+    return imported_code(what, sources, data, call, text=python_text(data))
 
 
 @dataclass(frozen=True)
@@ -191,16 +202,14 @@ class _Architecture:
     def origin(self) -> str:
         return str(self.module or file_of(self.source))
 
-    def text(self, package: Package) -> str:
-        if self.source is None:
-            return source_of(str(self.module))
-        return package.read(self.source).decode("utf-8", errors="replace")
+    def data(self, package: Package) -> bytes:
+        return package.read(self.source)
 
     def build(self, package: Package) -> nn.Module:
         if self.source is None:
             module = import_module(str(self.module))
         else:
-            module = module_from_text(self.text(package), self.origin)
+            module = module_from_source(self.data(package), self.origin)
         return build(module, self.callable, self.kwargs, self.origin)
 
 

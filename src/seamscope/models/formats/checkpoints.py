@@ -29,6 +29,7 @@ from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.format import Code, damaged, first_sentence
 from seamscope.models.formats.pickles import Found, Name, follow
 from seamscope.models.formats.readable import one_line
+from seamscope.models.formats.sources import Sources, serve
 
 Source: TypeAlias = Path | bytes
 Tensors: TypeAlias = dict[str, torch.Tensor]
@@ -86,14 +87,24 @@ def _listed(found: Found, source: Source, name: str) -> tuple[Code, ...]:
     shown = [one_line(each) for each in names[:_MOST_NAMES]]
     shown += [f"and {len(names) - _MOST_NAMES} more"] * (len(names) > _MOST_NAMES)
     content = source if isinstance(source, bytes) else source.read_bytes()
+    # classes of the user's own folders run as they are on this machine
+    local = _local_classes(found)
+    unknown += local.unknown
+    text = "\n".join([*(f"unknown: {why}" for why in unknown), *map(one_line, names)])
     return (
         Code.of(
             f"Python objects pickled in {name} ({', '.join(shown) or 'unknown ones'})",
             content,
-            text="\n".join([*(f"unknown: {why}" for why in unknown), *map(one_line, names)]),
+            *local.content,
+            text="\n\n".join(part for part in (text, local.text) if part),
             unknown=unknown,
         ),
     )
+
+
+def _local_classes(found: Found) -> Sources:
+    modules = dict.fromkeys(each.dotted.rpartition(".")[0] for each in found.names)
+    return Sources.of_modules(*modules, installed=False)
 
 
 _OF_NETWORKS = ("torch.nn.", "torchvision.", "monai.", "collections.", "numpy.")
@@ -120,6 +131,9 @@ def read_checkpoint(source: Source, name: str) -> Any:
         # From memory: torch then never takes it for the tar archives of its first years, which
         # unpack files to disk.
         data = source if isinstance(source, bytes) else source.read_bytes()
+        found = _imports(data, name)
+        if found is not None:
+            serve(_local_classes(found))
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except ModelError:
         raise

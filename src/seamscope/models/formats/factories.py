@@ -6,9 +6,7 @@ that would run. Does not know weights' files.
 
 from __future__ import annotations
 
-import importlib
 import importlib.machinery
-import importlib.util
 import linecache
 import sys
 import types
@@ -21,46 +19,63 @@ from torch import nn
 from seamscope.errors import ModelError
 from seamscope.models.formats.checkpoints import fill, pickled, read_checkpoint
 from seamscope.models.formats.format import EXTRAS, Code, Format, first_sentence, missing
+from seamscope.models.formats.readable import one_line, python_text
+from seamscope.models.formats.sources import Sources, is_installed, run_file, run_module
 from seamscope.models.formats.spec import Spec
 from seamscope.models.model import Model
 
 
 def _code(spec: Spec) -> tuple[Code, ...]:
     assert spec.module is not None
-    source = source_of(spec.module)
-    written = f"{spec.function}() of {spec.module}, and whatever importing it runs"
+    sources = sources_of(spec.module)
     weights = () if spec.file is None else pickled(spec.file, spec.file.name)
     # the call belongs to what is trusted: with other arguments it may do other things
-    return (Code.of(written, spec.module, spec.call, source, text=source), *weights)
+    code = imported_code(f"{spec.function}() of {spec.module}", sources, spec.module, spec.call)
+    return (code, *weights)
 
 
-def source_of(module: str) -> str:
-    """Text of a module that is not imported yet; empty where it cannot be found without that."""
-    path = Path(module).expanduser() if module.endswith(".py") else _file_of(module)
-    try:
-        return path.read_text(encoding="utf-8") if path else ""
-    except (OSError, UnicodeDecodeError):
-        return ""
+def sources_of(module: str) -> Sources:
+    """Find what importing a module, by its dotted name or its file's path, would run."""
+    if module.endswith(".py"):
+        return Sources.of_file(Path(module).expanduser())
+    return Sources.of_modules(module)
 
 
-def _file_of(module: str) -> Path | None:
-    """Find a module's file; `importlib.util.find_spec` would import the packages around it."""
-    top, *rest = module.split(".")
-    found = importlib.machinery.PathFinder.find_spec(top)
-    if found is None or found.origin is None:
-        return None
-    place = Path(found.origin)
-    if rest:
-        stem = place.parent.joinpath(*rest)
-        choices = (stem.with_suffix(".py"), stem / "__init__.py")
-        return next((path for path in choices if path.is_file()), None)
-    return place if place.suffix == ".py" else None
+def imported_code(what: str, sources: Sources, *content: str | bytes, text: str = "") -> Code:
+    """Return the code of a factory.
+
+    Parameters
+    ----------
+    what
+        Names it.
+    sources
+        The files that it would run.
+    content
+        What belongs to its digest beside their content.
+    text
+        Source that lies in no file, to be shown before those.
+    """
+    others = [
+        one_line(path.name)
+        for path in list(sources.files)[0 if text else 1 :]
+        if not is_installed(path)
+    ]
+    beside = f" with {', '.join(others[:10])}" if others else ""
+    beside += f" and {len(others) - 10} more files" if len(others) > 10 else ""
+    return Code.of(
+        f"{what}{beside}, and whatever importing it runs",
+        *content,
+        *sources.content,
+        text="\n\n".join(part for part in (text, sources.text) if part),
+        unknown=sources.unknown,
+    )
 
 
 def _load(spec: Spec) -> Model:
     assert spec.module is not None
     assert spec.function is not None
-    network = build(import_module(spec.module), spec.function, dict(spec.arguments), spec.module)
+    module = import_module(spec.module)
+    network = build(module, spec.function, dict(spec.arguments), spec.module)
     notes: tuple[str, ...] = ()
     if spec.file is not None:
         content = read_checkpoint(spec.file, str(spec.file))
@@ -104,35 +119,33 @@ def import_module(name: str) -> Any:
     return _explained(name, lambda: _imported(name))
 
 
-def module_from_text(text: str, name: str) -> Any:
-    """Run the text of a Python file that is not on disk, as a module.
+def module_from_source(data: bytes, name: str) -> Any:
+    """Run the source of a Python file that is not on disk, as a module.
 
     Its lines are kept where `inspect` finds them, for tracebacks and for TorchScript.
     """
 
     def run() -> Any:
         file = f"<{name}>"
+        text = python_text(data)
         linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
         module = types.ModuleType(f"seamscope_factory_{Path(name).stem}")
         module.__file__ = file
         sys.modules[module.__name__] = module
-        exec(compile(text, file, "exec"), module.__dict__)  # trusted by then
+        exec(compile(data, file, "exec", dont_inherit=True), module.__dict__)  # trusted by then
         return module
 
     return _explained(name, run)
 
 
 def _imported(name: str) -> Any:
+    sources = sources_of(name)
     if not name.endswith(".py"):
-        return importlib.import_module(name)
+        return run_module(name, sources)
     path = Path(name).expanduser()
-    found = importlib.util.spec_from_file_location(f"seamscope_factory_{path.stem}", path)
-    if found is None or found.loader is None or not path.exists():
+    if path not in sources.files:
         raise ModelError(f"There is no Python file {path}: check the path.")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[found.name] = module
-    found.loader.exec_module(module)
-    return module
+    return run_file(path, sources)
 
 
 def _is_absent(package: str) -> bool:
