@@ -6,7 +6,7 @@
     ├── SettingsError              what was asked for cannot be done (tile, halo, axes, area ...)
     ├── ImageError                 an image cannot be read, or does not fit the network
     ├── ModelError                 a model cannot be loaded or does not behave as a network must
-    │   └── TrustError             loading would run somebody's code; lists what would run
+    │   └── TrustError             loading would run code of the file; lists what would run
     └── OutputError                the result cannot be written (disk full, exists, wrong shape)
 
 Drivers (command line, docks) show ``str(error)`` and nothing else; anything that is not a
@@ -14,6 +14,9 @@ Drivers (command line, docks) show ``str(error)`` and nothing else; anything tha
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
 
 
 class SeamscopeError(Exception):
@@ -32,22 +35,51 @@ class ModelError(SeamscopeError):
     """The model cannot be loaded, or does not behave as a network must."""
 
 
+class RunnableCode(Protocol):
+    """Code that loading a file would run, as `seamscope.models.formats` lists it."""
+
+    @property
+    def what(self) -> str:
+        """One line that names it."""
+
+    @property
+    def digest(self) -> str:
+        """Hash of its content."""
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """What only running it would show."""
+
+
 class TrustError(ModelError):
-    """Loading would execute code that came with the file.
+    """Loading would run code that comes with the file.
 
     Attributes
     ----------
+    source
+        The model string.
     would_run
-        One line for each thing that would be executed.
+        One line for each thing that would run.
+    unknown
+        One sentence for each thing that only running it would show.
+    digests
+        Hashes of exactly this code.
+    reason
+        Why consent that was given before does not count; empty where none was.
     """
 
-    def __init__(self, source: str, would_run: tuple[str, ...]) -> None:
+    def __init__(self, source: str, code: Sequence[RunnableCode], reason: str = "") -> None:
         self.source = source
-        self.would_run = would_run
-        listed = "; ".join(would_run)
+        self.would_run = tuple(each.what for each in code)
+        self.unknown = tuple(line for each in code for line in each.unknown)
+        self.digests = frozenset(each.digest for each in code)
+        self.reason = reason
+        listed = "; ".join(self.would_run)
+        unknown = f" Unknown: {'; '.join(self.unknown)}." if self.unknown else ""
         super().__init__(
-            f"Loading {source} would run code: {listed}. "
+            f"Loading {source} would run code: {listed}.{unknown} "
             "If you trust where it comes from, say so (--trust, or trust=True)."
+            + (f" {reason}" if reason else "")
         )
 
 

@@ -22,8 +22,9 @@ import networks
 from packages import result, sha, tensor, written
 from seamscope.docks import open_model_file
 from seamscope.docks.prediction.model_picker import ModelPicker
+from seamscope.errors import TrustError
 from seamscope.models.declared import Declared
-from seamscope.models.formats import load_model
+from seamscope.models.formats import Consent, code_of, load_model
 
 
 @pytest.fixture
@@ -158,30 +159,35 @@ def test_code_can_be_read_before_it_is_trusted_and_is_remembered(qtbot, tmp_path
     qtbot.addWidget(picker)
     qtbot.addWidget(picker.consent)
     picker.show()
-    asked: list[tuple[str, bool]] = []
+    asked: list[tuple[str, object]] = []
     picker.asked.connect(lambda *what: asked.append(what))
     picker.set_value(spec)
-    picker.ask_consent(spec, ("build() of network.py",))
+    picker.ask_consent(TrustError(spec, code_of(spec)))
     press(qtbot, picker.consent.read)
     assert file.read_text() in picker.source.text.toPlainText()
     assert picker.source.text.isReadOnly()
     assert not marker.exists()
     picker.source.close()
     press(qtbot, picker.consent.yes)
-    assert asked == [(spec, False), (spec, True)]
+    digests = frozenset(code.digest for code in code_of(spec))
+    assert asked == [(spec, False), (spec, Consent(digests, remember=True))]
     assert not marker.exists()  # the picker loads nothing
-    load_model(spec)  # remembered: nobody asks again
+    text = file.read_text()
+    file.write_text(text + "#")
+    with pytest.raises(TrustError):  # not what was shown
+        load_model(spec, trust=asked[1][1])
+    file.write_text(text)
+    load_model(spec, trust=asked[1][1])
+    load_model(spec)  # remembered
     assert marker.exists()
 
 
 def test_consent_for_once_is_not_remembered(qtbot, tmp_path) -> None:
-    from seamscope.errors import TrustError
-
     picker = ModelPicker()
     qtbot.addWidget(picker)
     qtbot.addWidget(picker.consent)
     picker.set_value("torch.nn:Identity")
-    picker.ask_consent("torch.nn:Identity", ("Identity()",))
+    picker.ask_consent(TrustError("torch.nn:Identity", code_of("torch.nn:Identity")))
     picker.consent.remember.setChecked(False)
     press(qtbot, picker.consent.yes)
     with pytest.raises(TrustError):

@@ -13,7 +13,12 @@ from safetensors.torch import save_file
 
 import networks
 from seamscope.errors import ModelError, TrustError
-from seamscope.models.formats import checkpoints, code_of, load_model, remember, trust, would_run
+from seamscope.models.formats import Consent, checkpoints, code_of, load_model, trust, would_run
+
+
+def remember(spec):
+    return load_model(spec, trust=Consent(remember=True))
+
 
 FACTORY = f"{networks.__file__}:UNet(levels=1)"
 
@@ -168,7 +173,8 @@ def test_the_source_can_be_read_first(tmp_path) -> None:
 def test_a_settings_folder_that_cannot_be_written_is_no_failure(tmp_path, monkeypatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("SEAMSCOPE_CONFIG", str(tmp_path / "file" / "below"))
-    remember("torch.nn:Identity")
+    (note,) = remember("torch.nn:Identity").notes
+    assert "not remembered" in note
     with pytest.raises(TrustError):
         load_model("torch.nn:Identity")
 

@@ -13,8 +13,13 @@ import pytest
 import torch
 
 from seamscope.errors import TrustError
-from seamscope.models.formats import code_of, load_model, remember
+from seamscope.models.formats import Consent, code_of, load_model
 from seamscope.models.formats.sources import Sources
+
+
+def remember(spec):
+    load_model(spec, trust=Consent(remember=True))
+
 
 NET = "import torch\ndef net(): return torch.nn.Conv2d(1, 2, 3)\n"
 
@@ -22,11 +27,12 @@ NET = "import torch\ndef net(): return torch.nn.Conv2d(1, 2, 3)\n"
 @pytest.fixture(autouse=True)
 def own_settings(tmp_path, monkeypatch):
     monkeypatch.setenv("SEAMSCOPE_CONFIG", str(tmp_path / "settings"))
-    before, path = dict(sys.modules), list(sys.meta_path)
+    before, path = set(sys.modules), list(sys.meta_path)
     yield
     sys.meta_path[:] = path
-    for name in sys.modules.keys() - before.keys():
-        del sys.modules[name]
+    for name in sys.modules.keys() - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def project(folder):
@@ -34,10 +40,12 @@ def project(folder):
     folder.mkdir()
     (folder / "net.py").write_text(
         "import torch\nfrom layers import block\n"
-        "def net():\n    import parts.deep as deep\n    return torch.nn.Sequential(block(), deep.head())\n"
+        "def net():\n    import parts.deep as deep\n"
+        "    return torch.nn.Sequential(block(), deep.head())\n"
     )
     (folder / "layers.py").write_text(
-        "import torch\nfrom settings_of_net import WIDTH\ndef block(): return torch.nn.Conv2d(1, WIDTH, 3)\n"
+        "import torch\nfrom settings_of_net import WIDTH\n"
+        "def block(): return torch.nn.Conv2d(1, WIDTH, 3)\n"
     )
     (folder / "settings_of_net.py").write_text("WIDTH = 2\n")
     (folder / "parts").mkdir()

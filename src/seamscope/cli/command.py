@@ -152,8 +152,12 @@ def _explained(error: BaseException) -> tuple[str, int]:
         error = ModelError("The model's code ended the program (SystemExit): it cannot be used.")
     if isinstance(error, TrustError):
         runs = "\n".join(f"  - {line}" for line in error.would_run)
-        advice = "If you trust where it comes from, add --trust."
-        return f"Loading {error.source} would run code:\n{runs}\n{advice}", ExitCode.TRUST
+        red = "".join(
+            "\n" + typer.style(f"  - unknown: {line}", fg=typer.colors.RED)
+            for line in error.unknown
+        )
+        advice = " ".join(["If you trust where it comes from, add --trust.", error.reason]).strip()
+        return f"Loading {error.source} would run code:\n{runs}{red}\n{advice}", ExitCode.TRUST
     if isinstance(error, SeamscopeError):
         return f"Error: {error}", ExitCode.REFUSED
     if isinstance(error, MemoryError):

@@ -74,9 +74,22 @@ def _show_source(model: str, answer: Answer) -> None:
         "seamscope": __version__,
         "spec": model,
         "format": format_of(model),
-        "would_run": [{"what": c.what, "sha256": c.digest, "text": c.text} for c in code],
+        "would_run": [
+            {"what": c.what, "sha256": c.digest, "unknown": list(c.unknown), "text": c.text}
+            for c in code
+        ],
     }
-    parts = [f"{each.what}\n\n{each.text or '(no text)'}" for each in code]
+    parts = [
+        "\n".join(
+            [
+                each.what,
+                *(typer.style(f"unknown: {line}", fg=typer.colors.RED) for line in each.unknown),
+                "",
+                each.text or "(no text)",
+            ]
+        )
+        for each in code
+    ]
     answer.write(told, "\n\n".join(parts) or f"{model}: {told['format']}; loading runs no code.")
 
 

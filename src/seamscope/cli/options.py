@@ -188,11 +188,9 @@ class ModelOptions:
 
     def load(self, name: str) -> Model:
         """Load the model of this name, with the statistics asked for."""
-        from seamscope.models.formats import load_model, remember
+        from seamscope.models.formats import Consent, load_model
 
-        if self.trust:
-            remember(name)
-        model = load_model(name, trust=self.trust)
+        model = load_model(name, trust=Consent(remember=True) if self.trust else False)
         if self.statistics is None:
             return model
         from seamscope.normalization.statistics import Statistics

@@ -16,7 +16,7 @@ from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Reporter
 from seamscope.images.image import Image
 from seamscope.images.outputs import Output
-from seamscope.models.formats import load_model
+from seamscope.models.formats import Consent, load_model
 from seamscope.models.model import Model, as_model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
@@ -32,7 +32,7 @@ class Load:
     """Load a network and measure it; both take seconds."""
 
     spec: Any
-    trust: bool = False
+    trust: bool | Consent = False
 
     def __call__(self, reporter: Reporter) -> Model | None:
         """Return the model, its facts and reach known; None where it was cancelled."""

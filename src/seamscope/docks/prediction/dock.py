@@ -64,6 +64,7 @@ from seamscope.docks.window import come_forward
 from seamscope.errors import SeamscopeError, TrustError
 from seamscope.images.image import Image
 from seamscope.models.declared import disagreements
+from seamscope.models.formats import Consent
 from seamscope.models.formats.spec import shown_output, with_output
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
@@ -106,7 +107,7 @@ class PredictionDock(Dock):
         self.plan: Plan | None = None
         self._asked = Settings()
         self._rests = False  # the preview, after a run
-        self._trusted = False  # the network that is shown, for this once
+        self._trusted: bool | Consent = False  # of the network that is shown
         self._trial: Job | None = None
         self._trial_key: Any = None
         self._pace: dict[Any, float | None] = {}  # seconds for each input pixel
@@ -327,7 +328,7 @@ class PredictionDock(Dock):
 
     # -- the network
 
-    def _load(self, spec: Any, trust: bool = False) -> None:
+    def _load(self, spec: Any, trust: bool | Consent = False) -> None:
         self.job.abandon()
         self._cancel_trial()
         self.model = self._plain = None
@@ -353,7 +354,7 @@ class PredictionDock(Dock):
     def _not_loaded(self, error: Exception) -> None:
         self._tell_facts("")
         if isinstance(error, TrustError):
-            self.model_picker.ask_consent(error.source, error.would_run)
+            self.model_picker.ask_consent(error)
         else:
             self._tell_facts(boxed(sentence(error, "The network"), "error"))
         self.refresh()

@@ -27,8 +27,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from seamscope.errors import SeamscopeError
-from seamscope.models.formats import Code, code_of, remember
+from seamscope.errors import SeamscopeError, TrustError
+from seamscope.models.formats import Code, Consent, code_of
 
 _MOST_RECENT = 8
 _DEMOS = {
@@ -93,7 +93,7 @@ class ModelPicker(QWidget):
         Load this network; whether its code may run.
     """
 
-    asked = Signal(str, bool)
+    asked = Signal(str, object)
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,9 +156,9 @@ class ModelPicker(QWidget):
                 self.box.insertSeparator(len(recent))
         self.show_value(self._spec)
 
-    def ask_consent(self, spec: str, would_run: Sequence[str]) -> None:
+    def ask_consent(self, error: TrustError) -> None:
         """Ask whether code may run, naming what would."""
-        self.consent.ask(spec, would_run)
+        self.consent.ask(error)
 
     def _activated(self, index: int) -> None:
         spec = self.box.itemData(index)
@@ -179,9 +179,7 @@ class ModelPicker(QWidget):
     def _answered(self, yes: bool) -> None:
         self.consent.hide()
         if yes:
-            if self.consent.remember.isChecked():
-                remember(self._spec)
-            self.asked.emit(self._spec, True)
+            self.asked.emit(self._spec, self.consent.given())
 
     def _show_source(self) -> None:
         """Open a window with what would run; nothing of it is run for that."""
@@ -239,6 +237,7 @@ class ConsentPanel(QFrame):
 
     def __init__(self) -> None:
         super().__init__()
+        self._digests: frozenset[str] = frozenset()
         self.setObjectName("seamscope_consent")
         self.setStyleSheet("#seamscope_consent { border: 1px solid #e3b617; border-radius: 4px; }")
         self.text = QLabel()
@@ -265,14 +264,24 @@ class ConsentPanel(QFrame):
         self.no.clicked.connect(self._say_no)
         self.hide()
 
-    def ask(self, spec: str, would_run: Sequence[str]) -> None:
+    def ask(self, error: TrustError) -> None:
         """Show the question."""
-        lines = "".join(f"<li>{html.escape(line)}</li>" for line in would_run)
+        self._digests = error.digests
+        lines = "".join(f"<li>{html.escape(line)}</li>" for line in error.would_run)
+        lines += "".join(
+            f"<li style='color: #c0392b'>unknown: {html.escape(line)}</li>"
+            for line in error.unknown
+        )
         self.text.setText(
-            f"<b>Loading {html.escape(_short(spec))} would run code:</b><ul>{lines}</ul>"
+            f"<b>Loading {html.escape(_short(error.source))} would run code:</b><ul>{lines}</ul>"
             "It can do whatever you can. Run it only if you trust where it comes from."
+            + (f"<br>{html.escape(error.reason)}" if error.reason else "")
         )
         self.show()
+
+    def given(self) -> Consent:
+        """Return the consent to the code that is shown, and to no other."""
+        return Consent(self._digests, self.remember.isChecked())
 
     def _say_yes(self) -> None:
         self.answered.emit(True)

@@ -16,8 +16,8 @@ its content and never by its suffix:
 `checkpoints`     files of tensors and pickled modules
 ================  ==================================================================================
 
-Whatever would execute code is listed by `code_of` and `would_run`, and refused until it is trusted:
-for one call by ``trust=True``, from then on by `remember`.
+Whatever would run code is listed by `code_of` and `would_run`, and refused until it is trusted: for
+one call by ``trust=True``, for exactly the code that was shown or from then on by a `Consent`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from seamscope.models.formats.monai_bundle import MONAI_BUNDLE
 from seamscope.models.formats.onnx import ONNX
 from seamscope.models.formats.spec import Spec
 from seamscope.models.formats.torchscript import TORCHSCRIPT
+from seamscope.models.formats.trust import Consent
 from seamscope.models.formats.verification import verify
 from seamscope.models.formats.wrappers import Chosen, evaluate
 from seamscope.models.model import Model, as_model
@@ -59,7 +60,7 @@ _FOREIGN = (
 def load_model(
     spec: str | os.PathLike[str] | nn.Module | Model,
     *,
-    trust: bool = False,
+    trust: bool | Consent = False,
     spatial_axes: int | None = None,
     channels: int | None = None,
 ) -> Model:
@@ -70,8 +71,8 @@ def load_model(
     spec
         A module in hand, or a string as in the module's documentation.
     trust
-        Whether code that comes with the file may run, this once; what was trusted by `remember`
-        may anyway.
+        Whether code that comes with the file may run, this once. A `Consent` allows only the code
+        that was shown, or is remembered. Code with remembered consent runs anyway.
     spatial_axes, channels
         Number of spatial axes and of input channels, where probing should not look for them.
 
@@ -90,7 +91,8 @@ def load_model(
     if isinstance(spec, (Model, nn.Module)):
         model = as_model(spec)
     else:
-        model = _load(Spec.parse(os.fspath(spec)), trust)
+        consent = Consent() if trust is True else trust or None
+        model = _load(Spec.parse(os.fspath(spec)), consent)
     if spatial_axes or channels:
         model.hints = Hints(spatial_axes, channels, model.hints.shape)
     return model
@@ -115,25 +117,23 @@ def format_of(spec: str | os.PathLike[str]) -> str:
     return _format_of(Spec.parse(os.fspath(spec))).name
 
 
-def remember(spec: str | os.PathLike[str]) -> None:
-    """Trust what loading this would execute, from now on and as it is now.
-
-    Kept by a hash of its content in the user's settings (`seamscope.models.formats.trust`).
-    """
-    trusting.remember({code.digest: f"{code.what} [{os.fspath(spec)}]" for code in code_of(spec)})
-
-
-def _load(spec: Spec, trust: bool) -> Model:
+def _load(spec: Spec, consent: Consent | None) -> Model:
     row = _format_of(spec)
-    danger = row.code(spec)
-    if danger and not trust and not trusting.trusted(code.digest for code in danger):
-        raise TrustError(spec.text, tuple(code.what for code in danger))
+    code = row.code(spec)
+    digests = [each.digest for each in code]
+    allowed = consent is not None and consent.covers(digests)
+    if code and not allowed and not trusting.trusted(digests):
+        raise TrustError(spec.text, code, trusting.unsafe())
     model = row.load(spec)
     if spec.output is not None and model.outputs is None:
         model.module = Chosen(model.module, spec.output)
     evaluate(model.module)
     for parameter in model.module.parameters():
         parameter.requires_grad_(False)
+    if code and consent is not None and consent.remember:
+        reason = trusting.remember({each.digest: f"{each.what} [{spec.text}]" for each in code})
+        if reason:
+            model.notes = (*model.notes, f"Your consent is not remembered: {reason}")
     return model
 
 
@@ -234,11 +234,11 @@ FORMATS: tuple[Format, ...] = (
 __all__ = [
     "FORMATS",
     "Code",
+    "Consent",
     "Spec",
     "code_of",
     "format_of",
     "load_model",
-    "remember",
     "verify",
     "would_run",
 ]

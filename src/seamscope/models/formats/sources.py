@@ -367,7 +367,7 @@ def run_module(name: str, sources: Sources) -> types.ModuleType:
 
 
 def serve(sources: Sources) -> None:
-    """From now on, let imports find these modules, in place of ones of the same names of another factory."""
+    """From now on, let imports find these modules, in place of another factory's of these names."""
     finders: list[Any] = sys.meta_path
     finders[:] = [
         each
