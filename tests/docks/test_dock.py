@@ -739,3 +739,24 @@ def test_every_text_fits_its_dock(qtbot, viewer, dock):
     assert inside.width() <= scroll.viewport().width()
     for a, b in itertools.pairwise((dock.tile, dock.halo, dock.blend)):
         assert a.geometry().bottom() < b.geometry().top()
+
+
+def test_what_makes_a_plan_possible_is_one_click_away(qtbot, viewer, dock):
+    """The smallest tile with room for the halo; one of the image's channels."""
+    viewer.add_image(picture(96, 96), name="cells")
+    load(qtbot, dock, CLASSES)
+    dock.halo.set_value(20)
+    dock.tile.set_value(32)
+    assert "leaves nothing between its halos" in dock.problem
+    assert list(dock.panel.actions.buttons) == ["Use tile 42"]
+    press(qtbot, dock.panel.actions.buttons["Use tile 42"])
+    assert dock.problem == ""
+    assert dock.plan.grid.tile_shape == (42, 42)
+
+    colors = viewer.add_image(picture(3, 96, 96), name="colors", axis_labels=("c", "y", "x"))
+    dock.image_box.value = colors
+    assert "3 channels" in dock.problem
+    assert list(dock.panel.actions.buttons) == ["Channel 0", "Channel 1", "Channel 2"]
+    press(qtbot, dock.panel.actions.buttons["Channel 1"])
+    assert dock.problem == ""
+    assert dock.plan.settings.channel == 1

@@ -185,22 +185,41 @@ def test_suggest_and_apply_write_the_halo_into_the_other_dock(qtbot, viewer, doc
     assert "Seams" in seams.verdict.text()
     press(qtbot, seams.suggest)
     found = seams.run.evidence.report.smallest_seamless
-    assert seams.halo.value() == found <= needed
-    assert f"Halo {found} is the smallest without seams" in seams.suggestion.text()
+    assert seams.halo.value() == needed >= found
+    assert f"Halo {needed} is exact on any image" in seams.suggestion.text()
+    assert f"no seam is left from halo {found} on" in seams.suggestion.text()
+    assert list(seams.advised.buttons) == [f"Set halo {needed} and run"]
     qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
     assert np.allclose(seams.stitched.array, whole(CLASSES, viewer.layers[0].data), atol=1e-6)
     press(qtbot, seams.apply)
-    assert dock.halo.value() == (found, found)
-    assert dock.plan.grid.halo == ((found, found),) * 2
+    assert dock.halo.value() == (needed, needed)
+    assert dock.plan.grid.halo == ((needed, needed),) * 2
     assert dock.overlap.value() == "auto"
     predict(qtbot, dock, CLASSES)
     assert "Seamless" in seams.verdict.text()
+    assert seams.actions.isHidden()
+    press(qtbot, seams.suggest)  # never less than the present halo
+    assert seams.halo.value() == needed
+    assert "no seams" in seams.suggestion.text()
 
     predict(qtbot, dock, INSTANCE, halo=1, overlap=16)
     press(qtbot, seams.suggest)
-    assert seams.halo.value() == seams.run.evidence.report.curve.knee()
-    assert "No halo up to" in seams.suggestion.text()
-    assert "knee" in seams.suggestion.text()
+    assert seams.halo.value() == 1
+    assert "Overlap cannot remove these seams" in seams.suggestion.text()
+    assert list(seams.advised.buttons) == ["Fix statistics and run"]
+
+
+def test_each_finding_has_its_button(qtbot, viewer, docks):
+    dock, seams = docks
+    viewer.add_image(uneven(96, 120))
+    predict(qtbot, dock, CLASSES, halo=0, overlap=8)
+    assert list(seams.actions.buttons) == ["Show the worst seam", "Fix it"]
+    press(qtbot, seams.actions.buttons["Show the worst seam"])
+    assert seams.table.border == seams.run.evidence.report.borders[0]
+    assert list(dock.panel.actions.buttons) == ["See the seams", "Fix it"]
+    press(qtbot, seams.actions.buttons["Fix it"])
+    qtbot.waitUntil(lambda: "Seamless" in seams.verdict.text(), timeout=PATIENCE)
+    assert dock.panel.actions.isHidden()
 
 
 def test_heat_maps_lie_on_the_image_and_hide_nothing(qtbot, viewer, docks):

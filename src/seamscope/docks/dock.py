@@ -22,6 +22,7 @@ from seamscope.docks.job_row import JobRow
 from seamscope.docks.late_plot import follow_theme
 from seamscope.docks.layers import Wires, unwrapped
 from seamscope.docks.looks import boxed, text_label
+from seamscope.docks.opening import register
 from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Session
 
@@ -66,6 +67,7 @@ class Dock(QWidget):
         self.job.failed.connect(self.tell)
         self.destroyed.connect(self._wires.cut)
         self._made = True
+        register(self.viewer, self)
         self.wake()
 
     # -- for children

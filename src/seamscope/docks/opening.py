@@ -25,7 +25,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from qtpy.QtCore import QEvent, QTimer, Signal
 from qtpy.QtWidgets import QDockWidget, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from seamscope.docks.window import dock_around, main_window
+from seamscope.docks.window import come_forward, dock_around, main_window
 
 _LOOK_MS = 25
 
@@ -59,6 +59,15 @@ def _docks_of(viewer: Any) -> WeakValueDictionary[str, Any]:
     if viewer not in _docks:
         _docks[viewer] = WeakValueDictionary()
     return _docks[viewer]
+
+
+def register(viewer: Any, dock: QWidget) -> None:
+    """Note that a viewer has this dock, so that no second one of its kind is made."""
+    known = _docks_of(viewer)
+    for name, kind in KINDS.items():
+        if kind.name == type(dock).__name__ and name not in known:
+            known[name] = dock
+            dock.destroyed.connect(partial(known.pop, name, None))
 
 
 def _imported(kind: Kind) -> Any:
@@ -143,10 +152,11 @@ class Slot(QWidget):
 
     def then(self, act: Callable[[Any], None]) -> None:
         """Call `act` with the dock: now, or as soon as it is here."""
+        self._waiting.append(act)
         if self.dock is not None:
-            act(self.dock)
+            self._act(self.dock)
         else:
-            self._waiting.append(act)
+            self.fill()
 
     def give(self) -> None:
         """Another slot takes the dock."""
@@ -169,15 +179,14 @@ class Slot(QWidget):
     def _put(self) -> None:
         """Make the dock, or take it from where it is."""
         kind, known = KINDS[self.name], _docks_of(self._viewer)
-        dock = known.get(self.name)
-        if dock is None:
-            dock = _imported(kind)(self._viewer)
-            known[self.name] = dock
-            dock.destroyed.connect(partial(known.pop, self.name, None))
-        else:
-            holder = dock.parent()
-            if isinstance(holder, Slot) and holder is not self:
-                holder.give()
+        dock = known.get(self.name) or _imported(kind)(self._viewer)
+        holder = dock.parent()
+        if isinstance(holder, Slot) and holder is not self:
+            holder.give()
+        elif isinstance(holder, QDockWidget):  # a program has docked it: there it stays
+            self._say(f"{kind.title} is shown elsewhere in this window.")
+            self._act(dock)
+            return
         for part in (self._text, self._take):
             part.hide()
         self.dock = dock
@@ -185,6 +194,9 @@ class Slot(QWidget):
         dock.show()
         dock.wake()
         self.filled.emit(dock)
+        self._act(dock)
+
+    def _act(self, dock: Any) -> None:
         waiting, self._waiting = self._waiting, []
         for act in waiting:
             act(dock)
@@ -266,6 +278,18 @@ class Place(Slot):
             dock.sleep()
 
 
+def open_step(viewer: Any, name: str, act: Callable[[Any], None] = lambda _: None) -> None:
+    """Open the dock *Seamscope* at one of its pages, and call `act` with the dock of that page."""
+
+    def show(steps: Any) -> None:
+        steps.show_step(name)
+        come_forward(steps)
+        steps.slots[name].then(act)
+
+    _, place = viewer.window.add_plugin_dock_widget("seamscope", KINDS["seamscope"].title)
+    place.then(show)
+
+
 class SeamscopePlace(Place):
     """The dock *Seamscope*: four steps from an image to labels without seams."""
 
@@ -305,4 +329,6 @@ __all__ = [
     "SeamsPlace",
     "SeamscopePlace",
     "Slot",
+    "open_step",
+    "register",
 ]

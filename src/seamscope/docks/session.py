@@ -67,14 +67,10 @@ class Session(QObject):
         `Settings`), and press Run.
     set_wanted : (dict)
         Set these controls, and do not run.
-    explain_wanted
-        Find the causes of the seams that are shown.
     stop_wanted
         Stop the prediction that is running.
     run_begins
         A prediction is about to begin: results that were shown make room for it.
-    step_wanted : (str)
-        Show this page of the dock *Seamscope*.
     fixed_changed
         Fixed statistics were found, or are gone with their network.
 
@@ -102,10 +98,8 @@ class Session(QObject):
     blend_wanted = Signal(str, object)
     run_wanted = Signal(object)
     set_wanted = Signal(object)
-    explain_wanted = Signal()
     stop_wanted = Signal()
     run_begins = Signal()
-    step_wanted = Signal(str)
     fixed_changed = Signal()
 
     def __init__(self) -> None:

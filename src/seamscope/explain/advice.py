@@ -23,6 +23,7 @@ from typing import Literal, TypeAlias
 from seamscope.planning.plan import Plan
 from seamscope.seams.report import SeamReport
 from seamscope.settings import Settings
+from seamscope.text import halo_text
 from seamscope.tiling import Lattice, Sides, halo_sides, per_axis
 
 Step: TypeAlias = Literal["nothing", "halo", "statistics", "blend", "explain"]
@@ -218,10 +219,4 @@ def smallest_tile(
     return None if wanted == tile else wanted
 
 
-def halo_text(halo: Sequence[Sides]) -> str:
-    """One number where all sides are equal: ``46``, ``121/136``, ``10 x 46``."""
-    each = [str(a) if a == b else f"{a}/{b}" for a, b in halo]
-    return each[0] if len(set(each)) == 1 else " x ".join(each)
-
-
-__all__ = ["Advice", "Step", "advise", "halo_text", "smallest_tile"]
+__all__ = ["Advice", "Step", "advise", "smallest_tile"]

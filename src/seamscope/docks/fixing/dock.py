@@ -19,6 +19,7 @@ from seamscope.docks.fixing.work import FixStatistics, NamedBlends
 from seamscope.docks.layers import image_of
 from seamscope.docks.looks import boxed, in_dock, text_label
 from seamscope.docks.normalization.texts import comparison_text
+from seamscope.docks.opening import open_step
 from seamscope.docks.results import Run
 from seamscope.docks.session import Fixed
 from seamscope.explain.advice import Advice, advise
@@ -244,8 +245,7 @@ class FixDock(Dock):
 
     def _explain(self, _: Advice) -> None:
         self._chain = False
-        self.session.step_wanted.emit("seams")
-        self.session.explain_wanted.emit()
+        open_step(self.viewer, "seams", lambda dock: dock.find_causes())
 
     def _work(self, name: str, work: Any, done: Callable[[Any], None]) -> None:
         def failed(error: Exception) -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 from superqt.utils import qthrottled
 
+from seamscope.docks.actions import Action
 from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice, PixelsEditor, Steps
 from seamscope.docks.evidence import Evidence
@@ -51,6 +53,7 @@ from seamscope.docks.looks import (
     set_row,
     text_label,
 )
+from seamscope.docks.opening import open_step
 from seamscope.docks.prediction.card_buttons import CardHalo, CardSizes
 from seamscope.docks.prediction.folder_drops import FolderDrops
 from seamscope.docks.prediction.model_picker import ModelPicker, remember_model
@@ -62,6 +65,7 @@ from seamscope.docks.sentences import sentence
 from seamscope.docks.tasks import Load, Time
 from seamscope.docks.window import come_forward
 from seamscope.errors import SeamscopeError, TrustError
+from seamscope.explain.advice import advise, smallest_tile
 from seamscope.images.image import Image
 from seamscope.models.declared import disagreements
 from seamscope.models.formats import Consent
@@ -73,6 +77,7 @@ from seamscope.planning.resources import Resources
 from seamscope.prediction.measure_seams import measurable
 from seamscope.prediction.run import Finished, open_output
 from seamscope.settings import Settings
+from seamscope.text import axes_text
 from seamscope.tiling import Sides
 
 log = logging.getLogger(__name__)
@@ -82,6 +87,12 @@ _FOLLOW_MS = 100
 _HALO_MOST = 256
 _SEAMS = {"auto": "all"}
 _LITTLE_MORE = 1.05  # times as many tiles
+_MOST_CHANNELS = 4  # that are offered as buttons
+_ACTION_TIPS = {
+    "tile": "Set the smallest tile that has room for the halo.",
+    "channel": "Predict this channel of the image.",
+    "seams": "Where neighbouring tiles disagree, and how much.",
+}
 _FIXED_PREFIX = "fixed · "  # of results with fixed statistics
 _OUTPUT_TIP = "Which of the network's outputs is predicted."
 _FIXED_TIP = (
@@ -461,6 +472,7 @@ class PredictionDock(Dock):
         if not self.busy:
             self.panel.show_problem(problem)
         self.panel.set_ready(self.plan is not None)
+        self.panel.actions.offer(self._remedies() if problem else self._next_actions())
         self._show_plan()
         self._show_preview()
         self._plan_trial()
@@ -470,6 +482,41 @@ class PredictionDock(Dock):
         assert self.image is not None
         assert self.model is not None
         return Case(self.image, self.model, self._asked, self._resources(self._asked.device))
+
+    def _remedies(self) -> list[Action]:
+        """What makes a plan possible, where that is one click."""
+        model, image = self.model, self.image
+        if model is None or image is None:
+            return []
+        found = []
+        reach = model.reach.halo or model.reach.convolutional
+        tile = smallest_tile(self._asked, model.facts.lattice, reach)
+        if tile is not None:
+            act = partial(self._set, {"tile": tile})
+            found.append(Action(f"Use tile {axes_text(tile)}", _ACTION_TIPS["tile"], act))
+        channels = self.options.channel.count() - 1
+        if model.facts.in_channels == 1 and channels > 1 and self.options.channel.value() is None:
+            for number in range(min(channels, _MOST_CHANNELS)):
+                act = partial(self._set, {"channel": number})
+                found.append(Action(f"Channel {number}", _ACTION_TIPS["channel"], act))
+        return found
+
+    def _next_actions(self) -> list[Action]:
+        """What to do about seams: those of the last result, else those that are to be expected."""
+        if self.plan is None or self.busy:
+            return []
+        report = None
+        last = next(iter(reversed(self.session.runs)), None)
+        if last is not None and last.model is self.model and last.layer is self.layer:
+            report = last.evidence.report
+        advice = advise(self.plan) if report is None else advise(report.plan, report)
+        if not advice.needed:
+            return []
+        fix = Action("Fix it", in_dock(advice.why), partial(open_step, self.viewer, "fix"))
+        see = Action(
+            "See the seams", _ACTION_TIPS["seams"], partial(open_step, self.viewer, "seams")
+        )
+        return [fix] if report is None else [see, fix]
 
     def _with_seams(self, plan: Plan) -> Plan:
         """Let all overlaps be measured where what is kept of them fits, else a sample.
@@ -491,6 +538,7 @@ class PredictionDock(Dock):
         if not self.busy:
             self.panel.show_problem("")
         self.panel.set_ready(False)
+        self.panel.actions.offer()
         self._show_plan()
         self._show_preview()
         self.session.tell(self.model, None, None, None, self._plain)

@@ -17,6 +17,7 @@ from napari.utils.notifications import show_warning
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
+from seamscope.docks.actions import ActionRow
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.looks import boxed, plain, text_label
 from seamscope.docks.results import ResultLayers, Run
@@ -73,6 +74,7 @@ class RunPanel(QWidget):
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.text = text_label()
+        self.actions = ActionRow()
         self.run = QPushButton("Run")
         self.cancel = QPushButton("Cancel")
         self._draw_timer = QTimer(self)
@@ -126,6 +128,7 @@ class RunPanel(QWidget):
         job.ended.connect(self._end)
         self._running = _Running(made, layers, _activity(made), job)
         self.show_problem("")
+        self.actions.offer()
         self.bar.setRange(0, 0)
         self._say("Preparing …")
         self._show_running(True)
@@ -264,7 +267,7 @@ class RunPanel(QWidget):
         buttons.addWidget(self.cancel)
         column = QVBoxLayout(self)
         column.setContentsMargins(9, 2, 9, 9)
-        for part in (self.error, self.bar, self.text):
+        for part in (self.error, self.bar, self.text, self.actions):
             column.addWidget(part)
             part.hide()
         column.addLayout(buttons)

@@ -16,13 +16,15 @@ from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from seamscope.compare.certificate import Certificate, certify
+from seamscope.docks.actions import Action, ActionRow
 from seamscope.docks.controls import button, form, ticked
 from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.layers import area_in_view, look_at, on_click, shown_point
-from seamscope.docks.looks import boxed, text_label
+from seamscope.docks.looks import boxed, in_dock, text_label
+from seamscope.docks.opening import open_step
 from seamscope.docks.pages import Pages
 from seamscope.docks.results import Run, layer_point, result_pixel
 from seamscope.docks.seams.border_table import BorderTable
@@ -33,6 +35,7 @@ from seamscope.docks.seams.restitched import RestitchedLayers
 from seamscope.docks.seams.texts import certificate_text, diagnosis_text, numbers_table
 from seamscope.docks.tasks import Inquire, Predict
 from seamscope.docks.window import canvas_side
+from seamscope.explain.advice import Advice, advise
 from seamscope.explain.causes import Diagnosis, diagnose
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
@@ -40,6 +43,8 @@ from seamscope.prediction.measure_seams import measurable
 from seamscope.prediction.run import Finished
 from seamscope.seams.meter import Border, HaloRay
 from seamscope.seams.opinions import SideBySide
+from seamscope.seams.report import SeamReport
+from seamscope.text import halo_text
 from seamscope.tiling import Sides
 
 _MOST_WORST = 32  # borders that an inquiry looks at first
@@ -51,7 +56,9 @@ _TIPS = {
     "both tiles side by side, and heat maps of pixels.",
     "channel": "Channel of the pictures and of 1 − Dice.",
     "stitch": "Show the result as it is with seams cut at the halo of the red line.",
-    "suggest": "The smallest halo without seams; where there is none, the knee of the curve.",
+    "suggest": "Find the smallest halo that removes the seams, or what else does.",
+    "fix": "Set the halo, fix the statistics or blend, run, and compare before and after.",
+    "worst": "Move the view to the worst seam, and show both tiles there.",
     "apply": "Put this halo, and the overlap it needs, into the dock Tiled prediction.",
     "ask": "While this is on, click into the image: every tile that sees the pixel is asked.",
     "explain": "Find the causes by experiments on this image and network, with their shares.",
@@ -115,6 +122,8 @@ class SeamsDock(Dock):
         self.suggest = button("Suggest", _TIPS["suggest"])
         self.apply = button("Apply", _TIPS["apply"])
         self.suggestion = text_label()
+        self.advised = ActionRow()
+        self.actions = ActionRow()
         self.table = BorderTable()
         self.comparison = Comparison()
         self.ask = button("Ask all tiles", _TIPS["ask"])
@@ -130,7 +139,14 @@ class SeamsDock(Dock):
         self.place(
             [
                 form(("Result", self.runs)),
-                *(self.verdict, self.numbers, self.measure_note, self.measure, self.error),
+                *(
+                    self.verdict,
+                    self.actions,
+                    self.numbers,
+                    self.measure_note,
+                    self.measure,
+                    self.error,
+                ),
                 *(self.job, self.heat, form(("Channel", self.channel)), self.tabs),
             ]
         )
@@ -138,7 +154,10 @@ class SeamsDock(Dock):
     def _make_tabs(self) -> Pages:
         tabs = Pages()
         tabs.addTab(
-            _page(self.halo, self.stitch, (self.suggest, self.apply), self.suggestion), "Halo"
+            _page(
+                self.halo, self.stitch, (self.suggest, self.apply), self.suggestion, self.advised
+            ),
+            "Halo",
         )
         tabs.addTab(_page(self.table, self.comparison), "Borders")
         tabs.addTab(_page((self.ask,), self.pixel), "Pixel")
@@ -157,11 +176,10 @@ class SeamsDock(Dock):
         self.apply.clicked.connect(self._apply)
         self.table.chosen.connect(self.go_to)
         self.ask.toggled.connect(self._ask_toggled)
-        self.explain.clicked.connect(self._explain)
+        self.explain.clicked.connect(self.find_causes)
         self.certify.clicked.connect(self._certify)
         self.session.run_ended.connect(self._run_ended)
         self.session.run_begins.connect(self._make_room)
-        self.session.explain_wanted.connect(self._explain)
         self.session.changed.connect(self._show_marks)
 
     # -- coming and going
@@ -252,6 +270,7 @@ class SeamsDock(Dock):
         self.halo.show_report(report, self._marks(), self._own_halo())
         self.table.show_report(report)
         self.suggestion.setText("")
+        self.advised.offer()
         self._say_why_not()
         self.heat.show_run(self.run)
 
@@ -266,6 +285,7 @@ class SeamsDock(Dock):
             self.verdict.setText("The seams of this run were not measured.")
         else:
             self.verdict.setText(boxed(report.sentence(), "good" if report.seamless else "warning"))
+        self.actions.offer(self._actions(report))
         self.numbers.setText("" if report is None else numbers_table(report))
         missing = run is not None and not run.evidence.kept and run.plan.tiles > 1
         self.measure.setVisible(missing)
@@ -279,6 +299,15 @@ class SeamsDock(Dock):
         measured = report is not None and report.measured > 0
         self.suggest.setEnabled(measured)
         self.apply.setEnabled(measured)
+
+    def _actions(self, report: SeamReport | None) -> list[Action]:
+        """What can be done about the seams of a report."""
+        if report is None or report.seamless or not report.borders or self.job.busy:
+            return []
+        return [
+            Action("Show the worst seam", _TIPS["worst"], self.show_worst),
+            Action("Fix it", _TIPS["fix"], self._fix),
+        ]
 
     def _what_is_missing(self) -> str:
         assert self._run is not None
@@ -367,6 +396,7 @@ class SeamsDock(Dock):
 
     def _halo_moved(self, halo: int) -> None:
         self.suggestion.setText("")
+        self.advised.offer()
         if self.stitch.isChecked():
             self._stitch(halo)
 
@@ -425,12 +455,24 @@ class SeamsDock(Dock):
         report = None if run is None else run.evidence.report
         if run is None or report is None:
             return
-        found = report.smallest_seamless
-        halo = report.curve.knee() if found is None else found
-        self.halo.set_value(halo)
+        advice = advise(report.plan, report)
+        if advice.step == "halo" and advice.halo is not None:
+            self.halo.set_value(min(covering(report.curve.ray, advice.halo), self.halo.most))
+        else:
+            self.halo.set_value(self._own_halo())
         self.suggestion.setText(
-            boxed(suggestion_of(run, found), "warning" if found is None else "good")
+            boxed(in_dock(suggestion_of(advice, report)), "warning" if advice.needed else "good")
         )
+        self.advised.offer([Action(advice.button, _TIPS["fix"], self._fix)] * advice.needed)
+
+    def _fix(self) -> None:
+        """Do what is advised, in the step Fix."""
+        open_step(self.viewer, "fix", lambda dock: dock.begin())
+
+    def show_worst(self) -> None:
+        """Choose the worst seam: the view goes there, and both tiles are shown."""
+        self.tabs.setCurrentIndex(1)
+        self.table.choose(0)
 
     def _apply(self, _: Any = None) -> None:
         report = None if self.run is None else self.run.evidence.report
@@ -512,7 +554,9 @@ class SeamsDock(Dock):
 
     # -- causes
 
-    def _explain(self, _: Any = None) -> None:
+    def find_causes(self, _: Any = None) -> None:
+        """Find the causes of the seams by experiments, as the button does."""
+        self.tabs.setCurrentIndex(self.tabs.count() - 1)
         self._inquire("finding the causes of seams", diagnose, self._explained)
 
     def _certify(self, _: Any = None) -> None:
@@ -563,27 +607,13 @@ def covering(ray: HaloRay, halo: Sequence[Sides]) -> int:
     )
 
 
-def suggestion_of(run: Run, found: int | None) -> str:
-    """Say what a suggested halo is: seamless here, or only the knee of the curve."""
-    report = run.evidence.report
-    assert report is not None
-    if found is None:
-        told = (
-            f"No halo up to {int(report.curve.halo[-1])}, as far as these overlaps go, is "
-            f"seamless. Halo {report.curve.knee()} is the knee of the curve: beyond it, more helps "
-            "less."
-        )
-        return told + _reach_beyond(run)
-    told = f"Halo {found} is the smallest without seams in the overlaps measured."
-    return told + _reach_beyond(run, found)
-
-
-def _reach_beyond(run: Run, halo: int = 0) -> str:
-    """The halo that is seamless whatever the image shows, where there is one and it is larger."""
-    reach, report = run.plan.reach.halo, run.evidence.report
-    if reach is None or report is None or covering(report.curve.ray, reach) <= halo:
-        return ""
-    return f" The network's reach, {covering(report.curve.ray, reach)}, is seamless on any image."
+def suggestion_of(advice: Advice, report: SeamReport) -> str:
+    """The advice, and what was measured where that says more."""
+    found = report.smallest_seamless_halo
+    if advice.step != "halo" or found is None:
+        return advice.why
+    halo = halo_text([(side, side) for side in found])
+    return f"{advice.why} In the overlaps measured, no seam is left from halo {halo} on."
 
 
 def _name(run: Run, all_runs: Sequence[Run]) -> str:

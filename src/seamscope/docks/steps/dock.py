@@ -82,7 +82,6 @@ class StepsDock(Dock):
         self._whole.addWidget(self._pages, 1)
         self._whole.addWidget(self.error)
         self._whole.addWidget(self.job)
-        self.session.step_wanted.connect(self.show_step)
         self.slots["prediction"].fill()
         self.steps["prediction"].setChecked(True)
 
