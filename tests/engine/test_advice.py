@@ -85,7 +85,7 @@ def test_the_halo_is_the_smallest_that_is_enough(make) -> None:
     enough = next(h for h in range(17) if max(by_halo[h:]) <= noise)
     for present in (0, 1, 3, 9, 15):
         settings = Settings(tile=TILE, halo=present)
-        plan = resolve(settings, model, open_image(image))
+        plan = resolve(open_image(image), model, settings)
         report = measure_seams(image, model, tile=TILE, halo=present)
         advice, foreseen = advise(report.plan, report), advise(plan)
         if report.seamless:
@@ -117,7 +117,7 @@ def test_where_no_halo_is_enough_statistics_are_fixed(make, present: int) -> Non
     assert "use" in advice.why
     assert advice.halo is not None
     assert min(min(sides) for sides in advice.halo) >= present
-    fixed = model.with_statistics(freeze_statistics(model, image))
+    fixed = model.with_statistics(freeze_statistics(image, model))
     tiled = np.asarray(predict(image, fixed, tile=TILE, halo=advice.halo))
     with torch.inference_mode():
         whole = model.module(torch.from_numpy(image)[None, None])[0, 0].numpy()
@@ -134,14 +134,14 @@ def test_what_sees_the_whole_tile_is_blended_once() -> None:
     assert min(errors(model, image, 12)) > 1e-3
     report = measure_seams(image, model, tile=TILE, halo=4)
     assert advise(report.plan, report).step == "blend"
-    blended = resolve(Settings(tile=TILE, halo=4, blend="linear"), model, open_image(image))
+    blended = resolve(open_image(image), model, Settings(tile=TILE, halo=4, blend="linear"))
     assert advise(blended).step == "nothing"
     assert "blended already" in advise(blended).why
 
 
 def test_one_tile_has_no_seams() -> None:
     model = made(STATISTICS["instance norm"])
-    plan = resolve(Settings(tile=SIZE), model, open_image(uneven()))
+    plan = resolve(open_image(uneven()), model, Settings(tile=SIZE))
     assert advise(plan).step == "nothing"
 
 
