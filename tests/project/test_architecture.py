@@ -23,6 +23,7 @@ ROOMS = (
     "bootstrap",
     "cache",
     "plain",
+    "tape",
     "tiling",
     "settings",
     "stitching",

@@ -384,7 +384,7 @@ def _surveyed(model: Model, x: torch.Tensor, calls: Sequence[int]) -> _Seen:
         paused = network.begin(x.clone())
         for call in calls:
             paused = network.advance(paused, call, lambda call: None)
-            seen.held.append(paused.nbytes)
+            seen.held.append(paused.waiting.nbytes)
     return seen
 
 

@@ -373,9 +373,7 @@ class _Task:
     ) -> Iterator[LayerStatistics]:
         """Complete one layer after the other, for these tiles with their weights."""
         answers = {layer.call: layer for layer in known}
-        module = self.model.module
-        held = (*module.parameters(), *module.buffers()) if self._survey.resumable else ()
-        network = PausableNetwork(self.model.forward, held)
+        network = self._network
         with tempfile.TemporaryDirectory(prefix="seamscope-") as folder:
             waiting = _WaitingRoom(self.plan, Path(folder))
             for call in self.plan.calls[len(known) :]:
@@ -402,6 +400,12 @@ class _Task:
     @cached_property
     def _names(self) -> dict[int, NormLayer]:
         return {call: layer for layer in self.model.audit.layers for call in layer.calls}
+
+    @cached_property
+    def _network(self) -> PausableNetwork:
+        """One for all rounds, so that tiles of one shape are recorded once."""
+        held = (*self.model.module.parameters(), *self.model.module.buffers())
+        return PausableNetwork(self.model.forward, held, self._survey.resumable)
 
     def _begin(self, network: PausableNetwork, job: TileJob) -> Paused:
         return network.begin(torch.from_numpy(self.reader.read([job])))
@@ -445,11 +449,11 @@ class _WaitingRoom:
         if number >= self._in_memory + self._on_disk:
             return
         if number >= self._in_memory:
-            paused.spill(self._folder / str(number))
+            paused.waiting.spill(self._folder / str(number))
         self._tiles[number] = paused
 
     def take(self, number: int) -> Paused | None:
         paused = self._tiles.pop(number, None)
         if paused is not None and number >= self._in_memory:
-            paused.fetch(self._folder / str(number))
+            paused.waiting.fetch(self._folder / str(number))
         return paused
