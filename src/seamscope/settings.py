@@ -113,12 +113,17 @@ WORDS: dict[str, Words] = {
         "Result",
         "Probabilities: the output of the network, float32. Labels: for each pixel the number of "
         "the channel with the largest value; with one channel, 1 above the threshold and 0 "
-        "elsewhere; uint8.",
+        "elsewhere; uint8, or uint16 for more than 255 channels.",
         choices=get_args(Result),
     ),
     "threshold": Words(
         "Threshold",
         "For labels of a network with one channel: pixels above the threshold are foreground.",
+    ),
+    "background": Words(
+        "Background",
+        "Channel that becomes 0 in labels, as other programs expect; the channels before it move "
+        "up by 1. By default labels are the numbers of the channels.",
     ),
     "area": Words(
         "Region",
@@ -195,6 +200,7 @@ class Settings:
     percentiles: tuple[float, float] = (1.0, 99.8)
     result: Result = "probabilities"
     threshold: float = 0.5
+    background: int | None = None
     area: Mapping[str, tuple[int, int]] | None = None
     padding: Padding = "reflect"
     channel_axis: str = "c"

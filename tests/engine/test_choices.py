@@ -307,3 +307,103 @@ def test_nothing_but_nodata_is_refused(tmp_path: Path) -> None:
     for method in ("zscore", "minmax", "percentile"):
         with pytest.raises(ImageError, match="no pixel with data"):
             measure_intensity(image, method, channel_axis=None)
+
+
+# -- where a result lies
+
+
+def place_of(path: Path) -> tuple[tuple[float, ...], ...]:
+    image = open_image(path)
+    letters = [image.axes.index(a) for a in image.axes if a in "zyx"]
+    return tuple(image.origin[k] for k in letters), tuple(image.scale[k] for k in letters)
+
+
+@pytest.fixture(params=["yx", "zyx"])
+def placed(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """An OME-Zarr image with pixel sizes and a place of its own."""
+    axes = request.param
+    group = zarr.open_group(tmp_path / "placed.zarr")
+    shape = (12, 40, 60)[-len(axes) :]
+    group.create_array("0", data=RNG.random(shape, np.float32))
+    scale, origin = [2.0, 0.5, 0.25][-len(axes) :], [30.0, 10.0, -5.0][-len(axes) :]
+    steps = [
+        {"type": "scale", "scale": scale},
+        {"type": "translation", "translation": origin},
+    ]
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [
+            {
+                "axes": [{"name": a, "type": "space", "unit": "micrometer"} for a in axes],
+                "datasets": [{"path": "0", "coordinateTransformations": steps}],
+            }
+        ],
+    }
+    return tmp_path / "placed.zarr"
+
+
+@pytest.mark.parametrize("ending", [".ome.zarr", ".zarr", ".tif", ".ome.tif", ".npy"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_region_keeps_its_place(placed: Path, ending: str, channels: int, tmp_path: Path) -> None:
+    image = open_image(placed)
+    deep = image.ndim == 3
+    network = (torch.nn.Conv3d if deep else torch.nn.Conv2d)(1, channels, 1)
+    out = tmp_path / f"out{ending}"
+    area = {"y": (8, 24), "x": (20, 36)} | ({"z": (4, 8)} if deep else {})
+    seamscope.predict(image, network, out, area=area)
+    origin, scale = place_of(out)
+    np.testing.assert_allclose(scale, image.scale)
+    expected = [10.0 + 8 * 0.5, -5.0 + 20 * 0.25]
+    np.testing.assert_allclose(origin, [30.0 + 4 * 2.0, *expected] if deep else expected)
+
+
+@pytest.mark.parametrize("ending", [".ome.zarr", ".ome.tif"])
+def test_place_of_smaller_pixels(placed: Path, ending: str, tmp_path: Path) -> None:
+    """Twice as many pixels along each axis cover the same part of space."""
+    image = open_image(placed)
+    seamscope.predict(image, torch.nn.Upsample(scale_factor=2), tmp_path / f"out{ending}")
+    origin, scale = place_of(tmp_path / f"out{ending}")
+    for start, size, own_start, own_size in zip(
+        origin, scale, image.origin, image.scale, strict=True
+    ):
+        assert size == own_size / 2
+        assert start - size / 2 == pytest.approx(own_start - own_size / 2)
+
+
+class Labelled(torch.nn.Module):
+    """As many channels as asked for; the largest is the intensity of the pixel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("number", torch.arange(channels).reshape(1, -1, 1, 1).float())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -(x - self.number).abs()
+
+
+def test_background_is_zero() -> None:
+    image = CLASSES.astype(np.float32)
+    given = seamscope.predict(image, Labelled(3), result="labels")
+    np.testing.assert_array_equal(given, CLASSES)
+    for background, numbers in ((0, [0, 1, 2]), (1, [1, 0, 2]), (2, [1, 2, 0])):
+        labels = seamscope.predict(image, Labelled(3), result="labels", background=background)
+        np.testing.assert_array_equal(labels, np.array(numbers)[CLASSES])
+    with pytest.raises(SettingsError, match="background 3: the network predicts 3"):
+        seamscope.predict(image, Labelled(3), result="labels", background=3)
+
+
+@pytest.mark.parametrize("channels", [255, 256, 300])
+def test_more_classes_than_eight_bits(channels: int, tmp_path: Path) -> None:
+    image = np.arange(channels, dtype=np.float32).repeat(3).reshape(3, -1, order="F")
+    out = tmp_path / "labels.tif"
+    labels = seamscope.predict(image, Labelled(channels), out, result="labels")
+    assert labels.dtype == (np.uint8 if channels == 255 else np.uint16)
+    np.testing.assert_array_equal(tifffile.imread(out), image)
+
+
+def test_classes_are_named_in_ome_zarr(tmp_path: Path) -> None:
+    out = tmp_path / "labels.ome.zarr"
+    seamscope.predict(CLASSES.astype(np.float32), Labelled(3), out, result="labels", background=2)
+    label = zarr.open_group(out).attrs["ome"]["image-label"]
+    assert [p["label-value"] for p in label["properties"]] == [1, 2, 0]
+    assert [c["label-value"] for c in label["colors"]] == [1, 2, 0]

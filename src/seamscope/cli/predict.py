@@ -64,6 +64,7 @@ def predict(
     pixels: ImageOptions,
     result: Annotated[Result, setting("Result", "result")] = Result.probabilities,
     threshold: Annotated[float, setting("Result", "threshold")] = 0.5,
+    background: Annotated[int | None, setting("Result", "background", "CHANNEL")] = None,
     seams: Annotated[Seams, setting("Result", "seams")] = Seams.sample,
     postprocess: Annotated[
         bool,
@@ -103,6 +104,7 @@ def predict(
             blend=blend,
             result=result,
             threshold=threshold,
+            background=background,
             seams=seams,
             postprocess=postprocess,
         )

@@ -32,7 +32,6 @@ from seamscope.planning.plan import Plan
 
 _MOST_LAYERS = 8
 _COLORS = ("#66c2a5", "#fc8d62", "#8da0cb", "#e78ac3", "#a6d854", "#ffd92f", "#e5c494", "#b3b3b3")
-_NOT_YET = 255
 _STOPPED = "stopped · "
 _OPACITY = 0.8  # the image shines through
 _LEAST_PAUSE = 0.1  # seconds between two drawings
@@ -101,7 +100,7 @@ class ResultLayers:
         self._next = 0.0
         self._dirty = False
         if self._labels and _classes(run.plan) > 1:
-            self._array.fill(_NOT_YET)  # class 0 is a class like all others
+            self._array.fill(_not_yet(run.plan))  # class 0 is a class like all others
         self.layers: list[Layer] = list(self._add())
         self.tell({"finished": False})
 
@@ -234,7 +233,7 @@ class ResultLayers:
     def _class_names(self) -> dict[str, list[Any]]:
         names = self._run.model.channels
         return {
-            "index": [*range(len(names)), _NOT_YET],
+            "index": [*range(len(names)), _not_yet(self._run.plan)],
             "class": [*names, "not predicted"],
         }
 
@@ -257,6 +256,11 @@ def faded(name: str) -> Colormap:
     colors = ensure_colormap(name).map(np.linspace(0, 1, 64))
     colors[:, 3] = np.clip(np.linspace(0, 2.5, 64), 0, 1)
     return Colormap(colors, name=f"{name} (faded)")
+
+
+def _not_yet(plan: Plan) -> int:
+    """Label of pixels that are not predicted: the highest of the type, which is no class."""
+    return int(np.iinfo(plan.out_dtype).max)
 
 
 def _classes(plan: Plan) -> int:

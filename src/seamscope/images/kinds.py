@@ -206,6 +206,7 @@ class Wanted:
     chunks: tuple[int, ...]
     name: str
     metadata: dict[str, Any]
+    origin: tuple[float, ...]
 
     @property
     def nbytes(self) -> int:
@@ -215,7 +216,12 @@ class Wanted:
     @property
     def record(self) -> dict[str, Any]:
         """What is stored with an unfinished result."""
-        described = {"axes": self.axes, "scale": list(self.scale), "units": list(self.units)}
+        described = {
+            "axes": self.axes,
+            "scale": list(self.scale),
+            "units": list(self.units),
+            "origin": list(self.origin),
+        }
         return {**self.metadata, **described, "finished": False}
 
     def in_order(self, letters: str) -> tuple[Wanted, tuple[int, ...]]:
@@ -223,7 +229,7 @@ class Wanted:
         order = tuple(self.axes.index(axis) for axis in letters if axis in self.axes)
         told: dict[str, Any] = {
             name: tuple(getattr(self, name)[i] for i in order)
-            for name in ("shape", "scale", "units", "chunks")
+            for name in ("shape", "scale", "units", "chunks", "origin")
         }
         return replace(self, axes="".join(self.axes[i] for i in order), **told), order
 
@@ -298,10 +304,32 @@ def _ngff(wanted: Wanted) -> dict[str, Any]:
         Axis(name=a, type=types.get(a, "space"), unit=None if unit in ("", "pixel") else unit)
         for a, unit in zip(wanted.axes, wanted.units, strict=True)
     )
-    datasets = (Dataset.build(path="0", scale=wanted.scale, translation=None),)
+    translation = wanted.origin if any(wanted.origin) else None
+    datasets = (Dataset.build(path="0", scale=wanted.scale, translation=translation),)
     image = Multiscale(axes=axes, datasets=datasets, name=wanted.name)
     told = {"version": "0.5", "multiscales": [image.model_dump(mode="json", exclude_none=True)]}
-    return told | _omero(wanted)
+    return told | _omero(wanted) | _image_label(wanted)
+
+
+def _image_label(wanted: Wanted) -> dict[str, Any]:
+    """Names and colours of the classes of labels, as OME-NGFF has them."""
+    classes = wanted.metadata.get("classes")
+    if not isinstance(classes, list) or wanted.dtype.kind == "f":
+        return {}
+    colours = [
+        {
+            "label-value": each["value"],
+            "rgba": [*bytes.fromhex(each["color"]), 255 if each["value"] else 0],
+        }
+        for each in classes
+    ]
+    names = [{"label-value": each["value"], "name": each["name"]} for each in classes]
+    return {"image-label": {"colors": colours, "properties": names}}
+
+
+def colour(number: int) -> str:
+    """Return the colour of a channel or class, six hexadecimal digits."""
+    return _COLOURS[number % len(_COLOURS)]
 
 
 _COLOURS = ("56B4E9", "E69F00", "009E73", "CC79A7", "F0E442", "0072B2", "D55E00", "FFFFFF")
@@ -356,11 +384,32 @@ def _imagej_metadata(wanted: Wanted) -> dict[str, Any]:
         told["spacing"] = sizes["z"]
     if "t" in sizes:
         told |= {"finterval": sizes["t"], "tunit": units["t"] or "s"}
+    for axis, start in zip(wanted.axes, wanted.origin, strict=True):
+        if axis in "zyx" and start:
+            # ImageJ's origin is the pixel at which coordinates are 0
+            told[f"{axis}origin"] = -start / sizes[axis]
     return {
         "imagej": True,
         "resolution": (1 / sizes["x"], 1 / sizes["y"]),
         "metadata": told,
     }
+
+
+def _plane_positions(wanted: Wanted) -> dict[str, list[Any]]:
+    """Where each page lies, in OME-XML's words; pages are in the order of axes ``tzc``."""
+    sizes = dict(zip(wanted.axes, wanted.shape, strict=True))
+    depth, channels = sizes.get("z", 1), sizes.get("c", 1)
+    pages = range(sizes.get("t", 1) * depth * channels)
+    positions: dict[str, list[Any]] = {}
+    for axis, start, step, unit in zip(
+        wanted.axes, wanted.origin, wanted.scale, wanted.units, strict=True
+    ):
+        if axis in "zyx":
+            name = f"Position{axis.upper()}"
+            above = step if axis == "z" else 0.0
+            positions[name] = [start + page // channels % depth * above for page in pages]
+            positions[f"{name}Unit"] = [unit_symbol(unit)] * len(pages)
+    return positions
 
 
 def _ome_metadata(wanted: Wanted) -> dict[str, Any]:
@@ -371,6 +420,8 @@ def _ome_metadata(wanted: Wanted) -> dict[str, Any]:
             told |= {key: size, f"{key}Unit": unit_symbol(unit) or "s"}
     if names := [name for name, _ in _channels(wanted)]:
         told["Channel"] = {"Name": names}
+    if any(start for axis, start in zip(wanted.axes, wanted.origin, strict=True) if axis in "zyx"):
+        told["Plane"] = _plane_positions(wanted)
     return {"ome": True, "metadata": told}
 
 

@@ -115,7 +115,7 @@ class Output:
         OutputError
             When the disk is full or gone. The result stays unfinished, and this can be tried again.
         """
-        fixed = {name: self.record[name] for name in ("axes", "scale", "units")}
+        fixed = {name: self.record[name] for name in ("axes", "scale", "units", "origin")}
         record = {**self.record, **plain(metadata or {}), **fixed, "finished": True}
         with self._lock, self._disk_errors():
             if self._claim is not None:
@@ -197,6 +197,7 @@ def create_output(
     axes: str,
     scale: Sequence[float],
     units: Sequence[str],
+    origin: Sequence[float] | None = None,
     chunks: Sequence[int] | None = None,
     overwrite: bool = False,
     name: str = "prediction",
@@ -223,8 +224,8 @@ def create_output(
         TIFF, npy and PNG have their record in a file beside them: ``NAME.tif.json``.
     shape, dtype
         Of the result.
-    axes, scale, units
-        As in `Image`, one for each dimension.
+    axes, scale, units, origin
+        As in `Image`, one for each dimension. Where `origin` is None, it is 0.
     chunks
         Of zarr: every writer must write whole chunks. None for at most 512 pixels a side.
     overwrite
@@ -233,7 +234,8 @@ def create_output(
         What the image is called inside OME metadata.
     metadata
         Beginning of the record. ``metadata["channels"]`` (names, or mappings with ``name`` and
-        ``color``, six hexadecimal digits) also goes into OME metadata.
+        ``color``, six hexadecimal digits) also goes into OME metadata, as do ``"classes"`` of
+        labels (mappings with ``value``, ``name`` and ``color``).
     source
         The image that is read, so that it is not overwritten.
 
@@ -254,6 +256,7 @@ def create_output(
         _chunks(chunks, shape, axes),
         name,
         plain(metadata or {}),
+        tuple(float(o) for o in origin or (0.0,) * len(axes)),
     )
     if target is None:
         return _in_memory(wanted)

@@ -62,7 +62,7 @@ def _series(tif: Any, path: Path, choice: Choice, heard: list[str]) -> Stored:
         raise ImageError(f"{path} has no pixels. Save it again.")
     _check_length(series, path)
     letters = "".join(_TIFF_AXES.get(letter, "?") for letter in series.axes)
-    scale, units = _tiff_scale(tif, letters)
+    scale, units, origin = _tiff_place(tif, letters)
     if choice.level:
         full = levels[0].shape
         scale = [s * a / b for s, a, b in zip(scale, full, series.shape, strict=True)]
@@ -79,6 +79,7 @@ def _series(tif: Any, path: Path, choice: Choice, heard: list[str]) -> Stored:
         axes=letters if are_axes(letters) else None,
         scale=scale,
         units=units,
+        origin=origin,
         notes=notes,
         nodata=_nodata(series.keyframe),
     )
@@ -147,6 +148,7 @@ def _as_intensities(stored: Stored, series: Any, colormap: Any, choice: Choice) 
             axes=None if stored.axes is None else stored.axes + "c",
             scale=[*(stored.scale or ()), 1.0],
             units=[*(stored.units or ()), ""],
+            origin=[*(stored.origin or ()), 0.0],
             notes=(*stored.notes, note),
             colours=True,
         )
@@ -179,6 +181,7 @@ def _without_last(stored: Stored, axis: int) -> Stored:
         axes=stored.axes and "".join(stored.axes[k] for k in left),
         scale=stored.scale and [stored.scale[k] for k in left],
         units=stored.units and [stored.units[k] for k in left],
+        origin=stored.origin and [stored.origin[k] for k in left],
     )
 
 
@@ -267,51 +270,60 @@ def _tiff_data(tif: Any, series: Any, path: Path) -> Any:
     return data
 
 
-def _tiff_scale(tif: Any, axes: str) -> tuple[list[float], list[str]]:
-    """Return pixel sizes and units for each letter of `axes`, from whatever metadata there is."""
+def _tiff_place(tif: Any, axes: str) -> tuple[list[float], list[str], list[float]]:
+    """Return pixel sizes, units and the first pixel's position for each letter of `axes`."""
     if tif.ome_metadata:
         sizes = _ome_xml_sizes(tif.ome_metadata)
     elif tif.imagej_metadata:
         sizes = _imagej_sizes(tif)
     else:
         sizes = _resolution_sizes(tif.pages[0])
-    each = [sizes.get(axis, (1.0, "")) for axis in axes]
-    return [size for size, _ in each], [unit for _, unit in each]
+    each = [sizes.get(axis, (1.0, "", 0.0)) for axis in axes]
+    return [size for size, _, _ in each], [unit for _, unit, _ in each], [at for _, _, at in each]
 
 
-_Sizes = dict[str, tuple[float, str]]
+_Sizes = dict[str, tuple[float, str, float]]
 
 
 def _ome_xml_sizes(xml: str) -> _Sizes:
     try:
-        elements = ElementTree.fromstring(xml).iter()
+        elements = [*ElementTree.fromstring(xml).iter()]
     except ElementTree.ParseError:
         return {}
     pixels = next((e.attrib for e in elements if e.tag.endswith("}Pixels")), {})
+    first = next((e.attrib for e in elements if e.tag.endswith("}Plane")), {})
     names = {axis: f"PhysicalSize{axis.upper()}" for axis in "xyz"} | {"t": "TimeIncrement"}
     sizes: _Sizes = {}
     for axis, name in names.items():
         size = finite_number(pixels.get(name))
         if size:
             # the schema's own defaults, where a file leaves the unit out
-            sizes[axis] = size, unit_name(pixels.get(name + "Unit", "s" if axis == "t" else "um"))
+            unit = unit_name(pixels.get(name + "Unit", "s" if axis == "t" else "um"))
+            place = f"Position{axis.upper()}"
+            # in another unit (reference frames have none) it is no position among pixels
+            same = unit_name(first.get(f"{place}Unit")) == unit
+            sizes[axis] = size, unit, finite_number(first.get(place)) if same else 0.0
     return sizes
 
 
 def _imagej_sizes(tif: Any) -> _Sizes:
+    """Read ImageJ's calibration: sizes, and the pixel at which coordinates are 0 (its origin)."""
     told = tif.imagej_metadata
     unit = unit_name(told.get("unit"))
-    if unit == "pixel":
-        return {}
-    sizes: _Sizes = {
-        "z": (abs(finite_number(told.get("spacing"))) or 1.0, unit_name(told.get("zunit", unit))),
+    sizes = dict.fromkeys("zyx", (1.0, ""))
+    if unit != "pixel":
+        spacing = abs(finite_number(told.get("spacing"))) or 1.0
+        sizes["z"] = spacing, unit_name(told.get("zunit", unit))
+        for axis, density in zip("xy", tif.pages[0].resolution, strict=True):
+            if density:
+                own = unit_name(told.get("yunit", unit)) if axis == "y" else unit
+                sizes[axis] = 1 / density, own
+        if finite_number(told.get("finterval")):
+            sizes["t"] = finite_number(told["finterval"]), unit_name(told.get("tunit", "s"))
+    return {
+        axis: (size, own, -finite_number(told.get(f"{axis}origin")) * size)
+        for axis, (size, own) in sizes.items()
     }
-    for axis, density in zip("xy", tif.pages[0].resolution, strict=True):
-        if density:
-            sizes[axis] = 1 / density, unit_name(told.get("yunit", unit)) if axis == "y" else unit
-    if finite_number(told.get("finterval")):
-        sizes["t"] = finite_number(told["finterval"]), unit_name(told.get("tunit", "s"))
-    return sizes
 
 
 def _resolution_sizes(page: Any) -> _Sizes:
@@ -319,4 +331,4 @@ def _resolution_sizes(page: Any) -> _Sizes:
     if page.resolutionunit != 3 or not all(page.resolution):
         return {}
     x, y = page.resolution
-    return {"x": (1e4 / x, "micrometer"), "y": (1e4 / y, "micrometer")}
+    return {"x": (1e4 / x, "micrometer", 0.0), "y": (1e4 / y, "micrometer", 0.0)}

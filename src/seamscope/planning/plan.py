@@ -42,6 +42,8 @@ from seamscope.tiling import (
     per_axis,
 )
 
+# Numbers of labels in 16 bits.
+_MOST_CLASSES = 2**16
 # Tiles of so many times the pixels of the largest that was timed are taken to be as fast.
 _BEYOND_MEASURED = 3
 # Tile shapes weighed against each other; more gains less than a percent and takes noticeable time.
@@ -84,8 +86,9 @@ class Plan:
         Without ``"auto"``.
     facts, reach
         Of the network.
-    layout, image_shape, scale, units
-        Of the image; `scale` and `units` belong to the output's axes.
+    layout, image_shape, scale, units, origin
+        Of the image; `scale`, `units` and `origin` (position of the first pixel's centre) belong
+        to the output's axes.
     grid
         All tiles of one frame.
     area
@@ -110,6 +113,7 @@ class Plan:
     image_shape: tuple[int, ...]
     scale: tuple[float, ...]
     units: tuple[str, ...]
+    origin: tuple[float, ...]
     grid: TileGrid
     area: Slices
     frame_ranges: tuple[tuple[int, int], ...]
@@ -157,7 +161,9 @@ class Plan:
     @property
     def out_dtype(self) -> np.dtype[Any]:
         """Type of the result."""
-        return np.dtype(np.uint8 if self.settings.result == "labels" else np.float32)
+        if self.settings.result != "labels":
+            return np.dtype(np.float32)
+        return np.dtype(np.uint8 if self.facts.out_channels <= 255 else np.uint16)
 
     @property
     def out_chunks(self) -> tuple[int, ...]:
@@ -265,11 +271,8 @@ def resolve(
     """
     layout = image_layout(settings, model.facts, image)
     facts = model.facts.with_channels(_channel_count(settings, layout, image))
-    if settings.result == "labels" and facts.out_channels > 256:
-        raise SettingsError(
-            f"The network predicts {facts.out_channels} channels, and labels are numbers from 0 to "
-            "255: ask for what it predicts instead (--result probabilities)."
-        )
+    if settings.result == "labels":
+        _check_classes(settings, facts.out_channels)
     sizes = layout.sizes(layout.spatial, image.shape)
     if model.statistics is not None:
         model.statistics.check_image(sizes)
@@ -301,6 +304,7 @@ def resolve(
         image_shape=image.shape,
         scale=_out_scale(layout, image, facts, settings),
         units=_out_units(layout, image, facts, settings),
+        origin=_out_origin(layout, image, facts, settings, area, frame_ranges),
         grid=grid,
         area=area,
         frame_ranges=frame_ranges,
@@ -312,6 +316,19 @@ def resolve(
     own = (*_postprocessing_notes(plan, model), *_notes(plan, settings, budget))
     notes = (*model.notes, *fixed, *own)
     return dataclasses.replace(plan, notes=notes)
+
+
+def _check_classes(settings: Settings, channels: int) -> None:
+    if channels > _MOST_CLASSES:
+        raise SettingsError(
+            f"The network predicts {channels} channels, and labels are numbers below "
+            f"{_MOST_CLASSES}. Choose probabilities as the result instead."
+        )
+    if settings.background is not None and not 0 <= settings.background < max(channels, 2):
+        raise SettingsError(
+            f"background {settings.background}: the network predicts {channels} channel(s), "
+            "counted from 0. Choose one of them."
+        )
 
 
 def _postprocessing(settings: Settings, model: Model) -> Postprocessing | None:
@@ -597,6 +614,29 @@ def _out_units(layout: Layout, image: Image, facts: Facts, settings: Settings) -
         "" if letter == "c" else image.units[layout.axes.index(letter)]
         for letter in _out_letters(layout, facts, settings)
     )
+
+
+def _out_origin(
+    layout: Layout,
+    image: Image,
+    facts: Facts,
+    settings: Settings,
+    area: Slices,
+    frame_ranges: Sequence[tuple[int, int]],
+) -> tuple[float, ...]:
+    """Position of the result's first pixel: a result covers the same part of space as its image."""
+    starts = dict(zip(layout.frames, (start for start, _ in frame_ranges), strict=True))
+    starts |= dict(zip(layout.spatial, (part.start for part in area), strict=True))
+    letters = _out_letters(layout, facts, settings)
+    origin = []
+    for letter, size in zip(letters, _out_scale(layout, image, facts, settings), strict=True):
+        if letter == "c":
+            origin.append(0.0)
+            continue
+        axis = layout.axes.index(letter)
+        centre = (size - image.scale[axis]) / 2  # pixels of another size have other centres
+        origin.append(image.origin[axis] + centre + starts[letter] * size)
+    return tuple(origin)
 
 
 def _chunk(stride: int, axes: int) -> int:

@@ -30,6 +30,7 @@ from torch import nn
 from seamscope.errors import ImageError, ModelError, SeamscopeError
 from seamscope.images.image import open_image
 from seamscope.images.intensity import Intensity
+from seamscope.images.kinds import colour
 from seamscope.images.outputs import Output, check_target, create_output
 from seamscope.images.postprocessing import change_result, measure_result
 from seamscope.images.preparation import Prepared
@@ -216,6 +217,7 @@ def open_output(case: Case, target: Any = None, *, overwrite: bool = False) -> O
         axes=plan.out_axes,
         scale=plan.scale,
         units=plan.units,
+        origin=plan.origin,
         chunks=plan.out_chunks,
         overwrite=overwrite,
         metadata=record(case),
@@ -237,13 +239,26 @@ def record(case: Case) -> dict[str, Any]:
         },
         "image": {"name": image.name, "source": image.source, "shape": list(image.shape)},
     }
-    if plan.settings.result == "probabilities" and plan.out_channels > 1:
-        colors = model.channel_colors or (None,) * plan.out_channels
-        told["channels"] = [
-            {"name": name} | ({"color": color.lstrip("#")} if color else {})
-            for name, color in zip(model.channels_of(plan.facts), colors, strict=True)
-        ]
+    if plan.facts.out_channels > 1:
+        listed = _channels(plan, model)
+        if plan.settings.result == "labels":
+            numbers = label_numbers(len(listed), plan.settings.background).tolist()
+            told["classes"] = [
+                {"value": value, "color": colour(value), **each}
+                for value, each in zip(numbers, listed, strict=True)
+            ]
+        else:
+            told["channels"] = listed
     return told
+
+
+def _channels(plan: Plan, model: Model) -> list[dict[str, Any]]:
+    """Names of the predicted channels, and their colours where the model has them."""
+    colors = model.channel_colors or (None,) * plan.facts.out_channels
+    return [
+        {"name": name} | ({"color": color.lstrip("#")} if color else {})
+        for name, color in zip(model.channels_of(plan.facts), colors, strict=True)
+    ]
 
 
 def run(
@@ -560,7 +575,9 @@ class _Stitcher:
     def _write(self, place: Slices, block: Array) -> Slices:
         assert self._frame is not None
         if self._plan.settings.result == "labels":
-            block = as_labels(block, self._plan.settings.threshold)[None]
+            own = self._plan.settings
+            block = as_labels(block, own.threshold, own.background)[None]
+            block = block.astype(self._plan.out_dtype, copy=False)
         frame = tuple(
             slice(i - start, i - start + 1)
             for i, (start, _) in zip(self._frame, self._plan.frame_ranges, strict=True)
@@ -572,13 +589,35 @@ class _Stitcher:
         return region
 
 
-def as_labels(prediction: Array, threshold: float = 0.5) -> npt.NDArray[np.uint8]:
-    """Classes ``(*spatial)`` of a prediction ``(C, *spatial)``.
+def as_labels(
+    prediction: Array, threshold: float = 0.5, background: int | None = None
+) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Labels ``(*spatial)`` of a prediction ``(C, *spatial)``.
 
     The number of the largest channel, the lower one of equals; for a single channel 1 where it is
-    above `threshold`, else 0.
+    above `threshold`, else 0. Uint8, or uint16 for more than 255 channels.
+
+    Parameters
+    ----------
+    prediction, threshold
+        As above.
+    background
+        Channel that becomes 0; the channels before it become their number plus 1.
     """
-    return class_numbers(prediction, threshold).astype(np.uint8)
+    classes = class_numbers(prediction, threshold)
+    kind = np.uint8 if prediction.shape[0] <= 255 else np.uint16
+    if background is None:
+        return classes.astype(kind)
+    return label_numbers(max(prediction.shape[0], 2), background).astype(kind)[classes]
+
+
+def label_numbers(channels: int, background: int | None) -> npt.NDArray[np.intp]:
+    """Label of each channel: its number, or counted with the background as 0."""
+    numbers = np.arange(channels)
+    if background is not None:
+        numbers[:background] += 1
+        numbers[background] = 0
+    return numbers
 
 
 def class_numbers(prediction: Array, threshold: float = 0.5) -> npt.NDArray[np.intp]:
@@ -596,6 +635,7 @@ __all__ = [
     "TileDone",
     "as_labels",
     "class_numbers",
+    "label_numbers",
     "open_output",
     "predict",
     "predict_tiles",
