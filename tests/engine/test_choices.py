@@ -361,7 +361,9 @@ def test_region_keeps_its_place(placed: Path, ending: str, channels: int, tmp_pa
 def test_place_of_smaller_pixels(placed: Path, ending: str, tmp_path: Path) -> None:
     """Twice as many pixels along each axis cover the same part of space."""
     image = open_image(placed)
-    seamscope.predict(image, torch.nn.Upsample(scale_factor=2), tmp_path / f"out{ending}")
+    first = (torch.nn.Conv2d if image.ndim == 2 else torch.nn.Conv3d)(1, 1, 1)
+    network = torch.nn.Sequential(first, torch.nn.Upsample(scale_factor=2))
+    seamscope.predict(image, network, tmp_path / f"out{ending}")
     origin, scale = place_of(tmp_path / f"out{ending}")
     for start, size, own_start, own_size in zip(
         origin, scale, image.origin, image.scale, strict=True
