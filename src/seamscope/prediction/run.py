@@ -591,7 +591,7 @@ class _Stitcher:
 
 def as_labels(
     prediction: Array, threshold: float = 0.5, background: int | None = None
-) -> npt.NDArray[np.unsignedinteger[Any]]:
+) -> npt.NDArray[Any]:
     """Labels ``(*spatial)`` of a prediction ``(C, *spatial)``.
 
     The number of the largest channel, the lower one of equals; for a single channel 1 where it is
@@ -608,7 +608,8 @@ def as_labels(
     kind = np.uint8 if prediction.shape[0] <= 255 else np.uint16
     if background is None:
         return classes.astype(kind)
-    return label_numbers(max(prediction.shape[0], 2), background).astype(kind)[classes]
+    numbers = label_numbers(max(prediction.shape[0], 2), background)
+    return numbers[classes].astype(kind)
 
 
 def label_numbers(channels: int, background: int | None) -> npt.NDArray[np.intp]:
