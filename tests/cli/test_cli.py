@@ -240,6 +240,7 @@ def test_every_option_reaches_its_setting(at_home, tmp_path):
         "--area": ("y=3:60,x=5", "area", {"y": [3, 60], "x": [5, 6]}),
         "--result": ("labels", "result", "labels"),
         "--threshold": ("0.25", "threshold", 0.25),
+        "--background": ("1", "background", 1),
         "--padding": ("zeros", "padding", "zeros"),
         "--channel-axis": ("c", "channel_axis", "c"),
         "--channel": ("1", "channel", 1),
