@@ -23,6 +23,7 @@ ROOMS = (
     "bootstrap",
     "cache",
     "plain",
+    "ledger",
     "tape",
     "tiling",
     "settings",

@@ -1,0 +1,134 @@
+"""Which blocks of long work are done, so that it can be resumed after it was stopped or killed.
+
+Knows a folder with one description of the work and one mark for each finished block. Does not know
+images, networks or tiles.
+
+A mark is made by a rename, after its block was written: whatever is killed, and whenever, a mark
+means that the block is on disk. Progress is counted from the marks, and from nothing else::
+
+    .out.zarr.ledger/task.json    what is done, and by what
+    .out.zarr.ledger/7            block 7 is written
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from seamscope.errors import OutputError
+from seamscope.files import disk_errors, write_file
+from seamscope.plain import plain
+
+_TASK = "task.json"
+_LEFT = "What was written so far is kept."
+
+
+class Ledger:
+    """The marks of one piece of work.
+
+    Parameters
+    ----------
+    folder
+        Where the marks are; it exists.
+
+    Attributes
+    ----------
+    task
+        The description of the work, plain values by name.
+    done
+        Numbers of the finished blocks.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.task: dict[str, Any] = _read(folder / _TASK)
+        self.done = {int(name) for name in os.listdir(folder) if name.isdecimal()}
+
+    @classmethod
+    def begin(cls, folder: Path, task: Mapping[str, Any]) -> Ledger:
+        """Make a ledger without marks, in place of any other.
+
+        Raises
+        ------
+        OutputError
+            When the disk refuses.
+        """
+        with disk_errors(folder, "Nothing was written."):
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir()
+            write_file(folder / _TASK, json.dumps(plain(task)).encode())
+        return cls(folder)
+
+    def check(self, task: Mapping[str, Any], name: str) -> None:
+        """Refuse to resume other work.
+
+        Parameters
+        ----------
+        task
+            Description of the work to be done; only its own entries are compared.
+        name
+            Of what is written, for the message.
+
+        Raises
+        ------
+        OutputError
+            When an entry differs; the message names it.
+        """
+        for path, old, new in _differences(self.task, plain(task)):
+            raise OutputError(
+                f"{name} was begun with another {path} ({_short(old)}, now {_short(new)}), so it "
+                "cannot be resumed. Use the same command as before, another name, or begin again "
+                "(overwrite)."
+            )
+
+    def mark(self, block: int) -> None:
+        """Note that a block is written.
+
+        Raises
+        ------
+        OutputError
+            When the disk refuses.
+        """
+        draft = self.folder / f"{block}.draft"
+        with disk_errors(self.folder, _LEFT):
+            draft.touch()
+            os.replace(draft, self.folder / str(block))
+        self.done.add(block)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise OutputError(
+            f"{file} is missing or damaged, so the unfinished result cannot be resumed. Begin "
+            "again (overwrite)."
+        )
+    return found
+
+
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], above: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, old and new value of the entries of `new` that differ."""
+    for key, value in new.items():
+        before, name = old.get(key), f"{above} {key}".strip()
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            yield from _differences(before, value, name)
+        elif before != value:
+            yield name, before, value
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+__all__ = ["Ledger"]

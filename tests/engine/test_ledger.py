@@ -1,0 +1,132 @@
+"""Blocks partition a result, and a ledger remembers which are done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from seamscope.errors import OutputError
+from seamscope.ledger import Ledger
+from seamscope.planning.blocks import Blocks
+from seamscope.planning.case import Case
+from seamscope.stitching import canvas
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> Blocks:
+    shape = draw(st.lists(st.integers(20, 90), min_size=2, max_size=3))
+    frames = draw(st.integers(1, 3))
+    axes = "tzyx"[-len(shape) :]
+    area = {}
+    for letter, size in zip(axes, shape, strict=True):
+        if draw(st.booleans()):
+            start = draw(st.integers(0, size - 1))
+            area[letter] = (start, draw(st.integers(start + 1, size)))
+    image = np.zeros((frames, *shape) if len(shape) == 2 else shape, np.float32)
+    network = nn.Conv2d(1, 1, 1) if len(shape) == 2 else nn.Conv3d(1, 1, 1)
+    wanted = {
+        "tile": draw(st.integers(8, 40)),
+        "halo": draw(st.integers(0, 3)),
+        "blend": draw(st.sampled_from(["crop", "linear"])),
+        "area": {k: v for k, v in area.items() if k in ("zyx" if len(shape) == 3 else "yx")},
+    }
+    case = Case.open(image, network, axes="tyx" if len(shape) == 2 else "zyx", **wanted)
+    return Blocks(case.plan, draw(st.integers(1, 60)))
+
+
+@settings(max_examples=40)
+@given(blocks())
+def test_blocks_partition_the_result(found: Blocks) -> None:
+    plan = found.plan
+    seen = np.zeros(tuple(part.stop - part.start for part in plan.area), int)
+    for block in range(found.per_frame):
+        seen[found.region(block)] += 1
+        assert found.pixels(block) == seen[found.region(block)].size
+    assert (seen == 1).all()
+    assert len(found) == found.per_frame * plan.frames
+    assert len(found) <= max(found.most, plan.frames)
+
+
+@settings(max_examples=40)
+@given(blocks())
+def test_regions_fill_blocks(found: Blocks) -> None:
+    """What a canvas releases adds up to all pixels of all blocks of its frame."""
+    plan = found.plan
+    frame = tuple(start for start, _ in plan.frame_ranges)
+    left = {block: found.pixels(block) for block in range(found.per_frame)}
+    painter = canvas(plan.grid, plan.settings.blend, plan.area)
+    released = []
+    for tile in painter.tiles():
+        prediction = np.zeros((1, *plan.grid.prediction_shape), np.float32)
+        released += [region for region, _ in painter.add(tile, prediction)]
+    released += [region for region, _ in painter.rest()]
+    for region in released:
+        for block, pixels in found.touching(frame, region):
+            box = found.region(block)
+            common = [
+                min(a.stop, b.stop) - max(a.start, b.start)
+                for a, b in zip(box, region, strict=True)
+            ]
+            assert pixels == np.prod(common)
+            left[block] -= pixels
+    assert not any(left.values())
+
+
+@settings(max_examples=40)
+@given(blocks(), st.data())
+def test_tiles_of_finished_blocks_are_not_needed(found: Blocks, data: st.DataObject) -> None:
+    plan = found.plan
+    done = data.draw(st.sets(st.integers(0, found.per_frame - 1)))
+    frame = tuple(start for start, _ in plan.frame_ranges)
+    for tile in canvas(plan.grid, plan.settings.blend, plan.area).tiles():
+        part = tile.trusted if plan.blends else tile.core
+        mine = np.zeros(tuple(area.stop - area.start for area in plan.area), bool)
+        mine[
+            tuple(
+                slice(max(p.start - a.start, 0), max(p.stop - a.start, 0))
+                for p, a in zip(part, plan.area, strict=True)
+            )
+        ] = True
+        touched = {b for b in range(found.per_frame) if mine[found.region(b)].any()}
+        assert found.needs(frame, tile, done) == bool(touched - done)
+
+
+def test_marks_last(tmp_path: Path) -> None:
+    ledger = Ledger.begin(tmp_path / "l", {"image": {"shape": (3, 4)}, "network": "abc"})
+    for block in (3, 0, 11):
+        ledger.mark(block)
+    (tmp_path / "l" / "5.draft").touch()  # killed before the rename
+    again = Ledger(tmp_path / "l")
+    assert again.done == {0, 3, 11}
+    again.check({"image": {"shape": (3, 4)}, "network": "abc"}, "out.zarr")
+    assert Ledger.begin(tmp_path / "l", {}).done == set()
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ({"image": {"shape": (3, 5)}}, r"another image shape \(\[3, 4\], now \[3, 5\]\)"),
+        ({"network": "xyz"}, r"another network \(abc, now xyz\)"),
+        ({"statistics": "s"}, r"another statistics \(none, now s\)"),
+    ],
+)
+def test_other_work_is_refused_by_name(task: dict, said: str, tmp_path: Path) -> None:
+    ledger = Ledger.begin(tmp_path / "l", {"image": {"shape": (3, 4)}, "network": "abc"})
+    with pytest.raises(OutputError, match=f"^out.zarr was begun with {said}"):
+        ledger.check(task, "out.zarr")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", None])
+def test_damaged_ledger(content: str | None, tmp_path: Path) -> None:
+    Ledger.begin(tmp_path / "l", {})
+    task = tmp_path / "l" / "task.json"
+    task.unlink() if content is None else task.write_text(content)
+    with pytest.raises(OutputError, match="missing or damaged"):
+        Ledger(tmp_path / "l")
+    assert json.dumps(Ledger.begin(tmp_path / "l", {}).task) == "{}"
