@@ -24,8 +24,8 @@ from seamscope import cli
 from seamscope.cli import options
 from seamscope.cli.command import app
 from seamscope.images.records import read_record
+from seamscope.models.output_kind import KINDS
 from seamscope.prediction.measure_seams import measure_seams
-from seamscope.seams.meter import Kind
 
 NETWORKS, REAL = Path(networks.__file__), Path(real_networks.__file__)
 
@@ -372,10 +372,7 @@ def test_code_runs_only_when_trusted(command, at_home):
 
 
 def test_kinds_are_the_engines():
-    from typing import get_args
-
-    # results of this command are never labels: it compares what the network gives
-    assert sorted(options.Kind) == sorted({"auto", *get_args(Kind)} - {"labels"})
+    assert sorted(options.Kind) == sorted({"auto", *KINDS})
 
 
 @pytest.mark.parametrize("command", [each.callback.__name__ for each in app.registered_commands])

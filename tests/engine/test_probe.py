@@ -63,6 +63,18 @@ class ChannelLayerNorm(nn.Module):
         return self.norm(self.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
 
 
+class CutEnd(nn.Module):
+    """A convolution whose output is cut by more pixels at the end than at the beginning."""
+
+    def __init__(self, before, after):
+        super().__init__()
+        self.a, self.before, self.after = nn.Conv2d(1, 4, 3, padding=1), before, after
+
+    def forward(self, x):
+        cut = slice(self.before, -self.after)
+        return self.a(x)[:, :, cut, cut]
+
+
 def seq(*layers):
     return nn.Sequential(*layers)
 
@@ -142,6 +154,18 @@ KNOWN = [
     ("U-Net 3D", networks.UNet(3, 2, features=2), 4, (22, 22), (0, 0), 1),
     ("valid U-Net 2", networks.ValidUNet(2), 4, (0, 0), (20, 20), 1),
     ("valid U-Net 4 (572 -> 388)", networks.ValidUNet(4, features=2), 16, (0, 0), (92, 92), 1),
+    # 64 -> 16, 67 -> 17, 70 -> 18 pixels: three sizes look like a third
+    (
+        "stride 4, output a quarter",
+        seq(C2(1, 4, 7, padding=3, stride=4)),
+        4,
+        (4, 0),
+        (0, 0),
+        Fraction(1, 4),
+    ),
+    ("cut at the end alone", CutEnd(0, 8), 1, (1, 0), (0, 8), 1),
+    ("cut unevenly", CutEnd(3, 8), 1, (0, 0), (3, 8), 1),
+    ("circular", seq(C2(1, 4, 5, padding=2, padding_mode="circular")), 1, (2, 2), (0, 0), 1),
     ("LayerNorm over channels", ChannelLayerNorm(), 1, (1, 1), (0, 0), 1),
     ("identity", nn.Identity(), 1, (0, 0), (0, 0), 1),
 ]

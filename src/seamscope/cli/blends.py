@@ -58,7 +58,7 @@ def blends(
         work.phase("Loading")
         from seamscope.compare.blends import compare_blends
 
-        opened, network = pixels.open(image), loading.load(model)
+        opened, network = pixels.open(image), loading.load(model, work)
         settings = settings_of(grid, pixels, computation, tile=tile)
         work.phase("Predicting on two grids, and stitching in all ways")
         found = compare_blends(

@@ -80,7 +80,7 @@ def certify(
             from seamscope.reports.page import require
 
             require()
-        opened, network = pixels.open(image), loading.load(model)
+        opened, network = pixels.open(image), loading.load(model, work)
         settings = settings_of(grid, pixels, computation, tile=tile, blend=blend)
         work.phase("Certifying")
         found = compare(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +17,7 @@ from seamscope.cli.answer import Answer, columns
 from seamscope.cli.command import ExitCode, command
 from seamscope.cli.options import Debug, Json, ModelName, ModelOptions
 from seamscope.cli.progress import open_display
+from seamscope.cli.work import long_work
 from seamscope.errors import SettingsError
 from seamscope.text import axes_text, bytes_text, shape_text
 
@@ -49,10 +49,9 @@ def info(
     if source:
         _show_source(model, answer)
         return
-    with open_display(quiet=json_file == "-" or not sys.stderr.isatty()) as display:
+    with open_display(quiet=json_file == "-") as display, long_work(display) as work:
         display.phase("Loading")
-        network = loading.load(model)
-        display.phase("Measuring the network")
+        network = loading.load(model, work)
         told = model_facts(network)
         if verify:
             from seamscope.models.formats import verify as verified
@@ -126,6 +125,14 @@ def model_facts(model: Model) -> dict[str, Any]:
         "convolutional": _listed(reach.convolutional),
         "bounded": reach.bounded,
         "swallows_nan": reach.swallows_nan,
+        "depends_on_size": reach.depends_on_size,
+        "joins_ends": list(reach.joins_ends),
+        "finished": reach.finished,
+        "at_least": None if reach.at_least is None else list(reach.at_least),
+        "couplings": list(reach.couplings),
+        "rest": _listed(reach.rest),
+        "kind": facts.kind,
+        "noise": facts.noise,
         "statistics": {
             "count": len(facts.statistics),
             "layers": [{"kind": c.kind, "channels": c.channels} for c in facts.statistics],
@@ -138,7 +145,7 @@ def model_facts(model: Model) -> dict[str, Any]:
         "intensities": str(model.preparation) if model.preparation else model.normalize,
         "postprocessing": model.postprocessing.to_json() if model.postprocessing else None,
         "afterwards": str(model.postprocessing) if model.postprocessing else None,
-        "notes": list(model.notes),
+        "notes": [*model.notes, *facts.notes],
         "bytes_per_pixel": round(facts.bytes_per_pixel, 1),
         "parameters": sum(p.numel() for p in model.module.parameters()),
         "tiles": list(_suggested(model)),
@@ -223,6 +230,7 @@ def _facts_text(told: Mapping[str, Any], model: Model) -> str:
     )  # fmt: skip
     rows = [
         ("channels", ", ".join(told["channels"])),
+        ("predicts", told["kind"]),
         ("intensities", _intensities(told)),
         *([("afterwards", str(told["afterwards"]))] if told["afterwards"] else []),
         ("tile sizes", sizes),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from seamscope.images.image import Image
     from seamscope.models.model import Model
     from seamscope.settings import Settings
+    from seamscope.work import Work
 
 Blend = StrEnum("Blend", ["crop", "linear", "gaussian", "distance"])
 Precision = StrEnum("Precision", ["float32", "bfloat16", "float16"])
@@ -36,7 +37,7 @@ Normalize = StrEnum("Normalize", ["auto", "zscore", "minmax", "percentile", "non
 Result = StrEnum("Result", ["probabilities", "labels"])
 Padding = StrEnum("Padding", ["reflect", "zeros"])
 Seams = StrEnum("Seams", ["sample", "all", "none"])
-Kind = StrEnum("Kind", ["auto", "probabilities", "logits", "embeddings"])
+Kind = StrEnum("Kind", ["auto", "probabilities", "logits", "classes", "embeddings", "values"])
 
 
 # -- how values are written
@@ -186,11 +187,51 @@ class ModelOptions:
         ),
     ] = None
 
-    def load(self, name: str) -> Model:
-        """Load the model of this name, with the statistics asked for."""
-        from seamscope.models.formats import Consent, load_model
+    input_size: Annotated[
+        Any,
+        option("Model", "An input size the network takes, in pixels.", "N|N,N", sizes),
+    ] = None
+    channels: Annotated[int | None, option("Model", "Channels the network takes.", "N")] = None
+    spatial_axes: Annotated[
+        int | None, option("Model", "Spatial axes the network takes: 2 or 3.", "N")
+    ] = None
+    step: Annotated[
+        Any,
+        option(
+            "Model", "Sizes and starts of tiles are multiples of it, in pixels.", "N|N,N", sizes
+        ),
+    ] = None
+    kind: Annotated[
+        Kind,
+        option("Model", "What the network predicts; auto measures it."),
+    ] = Kind.auto
+    no_dropout: Annotated[
+        bool,
+        typer.Option(
+            "--no-dropout", rich_help_panel="Model", help="Switch random layers (dropout) off."
+        ),
+    ] = False
+    patience: Annotated[
+        float,
+        option("Model", "End measuring the network after this time.", "SECONDS", distance),
+    ] = 60.0
 
-        model = load_model(name, trust=Consent(remember=True) if self.trust else False)
+    def load(self, name: str, work: Work | None = None) -> Model:
+        """Load the model of this name, with what is stated of it, and measure it."""
+        from seamscope.models.formats import Consent, load_model
+        from seamscope.work import QUIET
+
+        model = load_model(
+            name,
+            trust=Consent(remember=True) if self.trust else False,
+            spatial_axes=self.spatial_axes,
+            channels=self.channels,
+            input_size=self.input_size,
+            step=self.step,
+            kind=None if self.kind is Kind.auto else self.kind.value,  # type: ignore[arg-type]
+            dropout=not self.no_dropout,
+        )
+        model.measure(work=work or QUIET, patience=self.patience)
         if self.statistics is None:
             return model
         from seamscope.normalization.statistics import Statistics

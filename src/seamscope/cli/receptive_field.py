@@ -138,7 +138,7 @@ def receptive_field(
             require()
         if gradients.pixel is not None and image is None:
             raise SettingsError("--pixel is a pixel of an image: name that with --image.")
-        network = loading.load(model)
+        network = loading.load(model, work)
         opened = None if image is None else pixels.open(image)
         work.phase("Measuring what the network can see")
         found = measure_receptive_field(

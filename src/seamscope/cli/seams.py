@@ -22,7 +22,6 @@ from seamscope.cli.options import (
     ImageName,
     ImageOptions,
     Json,
-    Kind,
     ModelName,
     ModelOptions,
     Quiet,
@@ -55,14 +54,6 @@ _GRADIENT_TILES = 8  # enough for a mark on a plot
 class MeasureOptions:
     """What is measured, and what is done about it."""
 
-    kind: Annotated[
-        Kind,
-        option(
-            "Measures",
-            "What the network predicts; auto looks at the first tile. There are no labels: what is "
-            "compared are predictions, of which labels are made afterwards.",
-        ),
-    ] = Kind.auto
     threshold: Annotated[float, option("Measures", "For classes of a single channel.")] = 0.5
     sample: Annotated[
         bool,
@@ -127,7 +118,7 @@ def seams(
         work.phase("Loading")
         from seamscope.planning.case import Case
 
-        opened, network = pixels.open(image), loading.load(model)
+        opened, network = pixels.open(image), loading.load(model, work)
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=measures.threshold)
         bench = _Bench(Case.open(opened, network, settings), work, measures)
         bench.measure(layers, overwrite)
@@ -203,7 +194,6 @@ class _Bench:
             report = measure_seams(
                 case,
                 seams=case.settings.seams,  # type: ignore[arg-type]  # never "none"
-                kind=self._asked.kind.value,  # type: ignore[arg-type]
                 tolerance=self._asked.tolerance,
                 tell=maps.tell if maps else None,
                 on_event=self._work.event,

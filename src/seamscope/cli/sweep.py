@@ -91,7 +91,7 @@ def sweep(
             from seamscope.reports.page import require
 
             require()
-        opened, network = pixels.open(image), loading.load(model)
+        opened, network = pixels.open(image), loading.load(model, work)
         settings = settings_of(
             grid, pixels, computation, blend=blend, threshold=threshold, tile="auto"
         )

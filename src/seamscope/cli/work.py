@@ -89,6 +89,9 @@ class Work:
         """Whether an end was asked for."""
         return self._interrupts.asked
 
+    step = progress  # as `seamscope.work.Work` has it
+    stopped = cancelled
+
     def note(self, sentence: str) -> None:
         """Say something that the user should know."""
         self._display.note(sentence)

@@ -11,25 +11,42 @@ import copy
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
+from seamscope.cache import Cache
 from seamscope.errors import ModelError, SettingsError
 from seamscope.models.declared import Declared, TestVectors
-from seamscope.models.probe import Facts, Hints, probe
+from seamscope.models.entrance import Hints, Layout, arranged
+from seamscope.models.kept_facts import (
+    facts_from_json,
+    facts_to_json,
+    network_key,
+    reach_from_json,
+    reach_to_json,
+    same_sample,
+    sample_of,
+)
+from seamscope.models.output_kind import OutputKind, undecided
+from seamscope.models.probe import Facts, probe
 from seamscope.models.reach import PhaseFields, Reach, measure_fields, measure_reach
+from seamscope.models.runnable import runnable
 from seamscope.models.speed.acceleration import Choice, Run
+from seamscope.models.trials import PATIENCE, OutOfPatience, Trials
 from seamscope.normalization.audit import Audit, audit, statistics_calls
 from seamscope.settings import Precision
 from seamscope.text import axes_text, halo_text
 from seamscope.tiling import Slices, Tile, TileGrid
+from seamscope.work import QUIET, Work
 
 if TYPE_CHECKING:
     from seamscope.images.postprocessing import Postprocessing
@@ -61,6 +78,57 @@ class Speed:
         """Seconds per input pixel for a tile of so many pixels: interpolated in its logarithm."""
         sizes, rates = zip(*self.seconds, strict=True)
         return float(np.interp(np.log(pixels), np.log(sizes), rates))
+
+
+class Stated(TypedDict, total=False):
+    """What a user states of a network instead of letting it be measured.
+
+    Attributes
+    ----------
+    spatial_axes, channels
+        Number of spatial axes and of input channels.
+    input_size
+        Pixels of an input that the network takes, one number or one for each axis.
+    step
+        Tile sizes and starts are multiples of it, one number or one for each axis.
+    kind
+        What its values are.
+    dropout
+        False switches dropout and other random layers off.
+    """
+
+    spatial_axes: int | None
+    channels: int | None
+    input_size: int | Sequence[int] | None
+    step: int | Sequence[int] | None
+    kind: OutputKind | None
+    dropout: bool
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a network is measured, and who hears of it.
+
+    Attributes
+    ----------
+    work
+        Receives progress.
+    patience
+        Seconds; None for no limit.
+    begun
+        When the measurement began, in seconds; None where each of its parts begins by itself.
+    """
+
+    work: Work = QUIET
+    patience: float | None = PATIENCE
+    begun: float | None = None
+
+    def trials(self, forward: Callable[[torch.Tensor], torch.Tensor]) -> Trials:
+        """Return what runs a network for a measurement."""
+        left = self.patience
+        if left is not None and self.begun is not None:
+            left = max(0.0, self.begun + left - time.monotonic())
+        return Trials(forward, self.work, left)
 
 
 @dataclass(eq=False)
@@ -104,6 +172,8 @@ class Model:
         (`seamscope.planning.tuning.tune`).
     statistics
         By which its layers normalize instead of by their tile's (see `with_statistics`).
+    stated_kind
+        What the user says that its values are; None to go by `Facts.kind`.
 
     Notes
     -----
@@ -129,12 +199,85 @@ class Model:
     choices: dict[str, Choice] = field(default_factory=dict, repr=False)
     speeds: dict[str, Speed] = field(default_factory=dict, repr=False)
     statistics: Statistics | None = field(default=None, repr=False)
+    stated_kind: OutputKind | None = None
+    _arranged: Layout | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._limits = Limits()
+        self.module, notes = runnable(self.module)
+        self.notes = (*self.notes, *(note for note in notes if note not in self.notes))
+
+    def stated(self, **stated: Unpack[Stated]) -> Model:
+        """Return this network with what the user states of it; itself where that is nothing.
+
+        Raises
+        ------
+        SettingsError
+            Where a value contradicts another one.
+        """
+        given = {name: value for name, value in stated.items() if value is not None}
+        if given.pop("dropout", True) and not given:
+            return self
+        hints = self.hints
+        size, step = stated.get("input_size"), stated.get("step")
+        axes = stated.get("spatial_axes") or hints.spatial_axes or _axes_of(size) or _axes_of(step)
+        if isinstance(size, int) or isinstance(step, int):
+            axes = axes or self._axes_seen()
+        hints = dataclasses.replace(
+            hints,
+            spatial_axes=axes,
+            in_channels=stated.get("channels") or hints.in_channels,
+            shape=hints.shape if size is None else _for_axes(size, axes, "input size"),
+            step=None if step is None else _for_axes(step, axes, "step"),
+        )
+        model = dataclasses.replace(
+            self, hints=hints, stated_kind=stated.get("kind") or self.stated_kind
+        )
+        if not stated.get("dropout", True):
+            from seamscope.models.formats.wrappers import WithoutChance
+
+            model.module = WithoutChance(model.module)
+        return model
+
+    def _axes_seen(self) -> int:
+        """Number of spatial axes, by the network's own layers."""
+        names = [type(module).__name__.lower() for module in self.module.modules()]
+        return 3 if any("conv3d" in name for name in names) else 2
+
+    def measure(self, *, work: Work = QUIET, patience: float | None = PATIENCE) -> None:
+        """Measure `facts` and `reach`, or read them from the user's cache.
+
+        Parameters
+        ----------
+        work
+            Receives progress.
+        patience
+            Seconds after which the measurement ends with what is certain until then; None for no
+            limit.
+
+        Raises
+        ------
+        ModelError
+            Where the network runs on no input.
+        InterruptedError
+            When stopped.
+        """
+        self._limits = Limits(work, patience, time.monotonic())
+        try:
+            _ = self.facts, self.reach
+        finally:
+            self._limits = Limits()
 
     @cached_property
     def facts(self) -> Facts:
         """Axes, channels, period, sizes, crop and scale, as measured."""
         with self.on_cpu():
-            facts = probe(self.forward, self._complete_hints())
+            self._initialize()
+            facts = self._kept("facts", facts_from_json) or self._measured_facts()
+        if facts.layout is not None:
+            self._rearrange(facts.layout)
+        if self.stated_kind is not None:
+            facts = dataclasses.replace(facts, kind=self.stated_kind, kind_certain=True)
         if self.read_audit is None:
             return facts
         statistics = facts.statistics
@@ -146,6 +289,86 @@ class Model:
             statistics=statistics,
             bytes_per_pixel=self._bytes_per_pixel(facts),
         )
+
+    def _measured_facts(self) -> Facts:
+        limits = self._limits
+        trials = limits.trials(self.forward)
+        facts = probe(trials, self._complete_hints())
+        sample = sample_of(self._measurable(facts), facts)
+        self._keep("facts", facts_to_json(facts) | {"sample": sample}, trials.finished)
+        return facts
+
+    def _measurable(self, facts: Facts) -> Trials:
+        """The network as it is measured: without chance and without decisions."""
+        trials = self._limits.trials(self.forward)
+        trials.random = facts.noise > 0
+        if facts.layout is not None and self._arranged is None:
+            trials.forward = arranged(trials.forward, facts.layout)
+        if facts.kind == "classes":
+            trials.forward = undecided(trials.forward, self._small(facts))
+        return trials
+
+    def _small(self, facts: Facts) -> torch.Tensor:
+        return torch.randn(
+            1, facts.in_channels, *facts.narrow, generator=torch.Generator().manual_seed(0)
+        )
+
+    def _rearrange(self, layout: Layout) -> None:
+        """Bring the axes of input and output to the order of ``(N, C, *spatial)``."""
+        from seamscope.models.formats.wrappers import Rearranged
+
+        self.module = Rearranged(self.module, layout.given, layout.returned)
+        self._arranged = layout
+        self.notes = (*self.notes, str(layout))
+
+    def _initialize(self) -> None:
+        """Let lazy layers take their shapes from one forward pass."""
+        lazy = [m for m in self.module.modules() if isinstance(m, LazyModuleMixin)]
+        if not any(m.has_uninitialized_params() for m in lazy):
+            return
+        axes = self.hints.spatial_axes or (3 if "3d" in type(lazy[0]).__name__ else 2)
+        channels = self.hints.in_channels or 1
+        shape = self.hints.shape or (64,) * axes
+        with torch.no_grad():
+            self.module(torch.zeros(1, channels, *shape))
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)
+        if self.hints.in_channels is None:
+            self.notes = (
+                *self.notes,
+                "Its lazy layers had no weights: they were initialized at random for 1 channel. "
+                "State another number of channels with --channels.",
+            )
+
+    # -- what is kept for later
+
+    @property
+    def _key(self) -> str:
+        return network_key(self.fingerprint, self.module, self.hints)
+
+    def _kept(self, kind: str, read: Callable[[Any], Any]) -> Any:
+        """What was measured before; None where it must be measured."""
+        content = Cache(kind).get(self._key)
+        if content is None:
+            return None
+        patience = self._limits.patience
+        patient = content["finished"] or (patience is not None and patience <= content["patience"])
+        if not patient:
+            return None
+        try:
+            told = dict(content["told"])
+            sample = told.pop("sample", None)
+            found = read(told)
+            if sample is not None:
+                now = sample_of(self._measurable(found), found)
+                return found if same_sample(sample, now) else None
+        except Exception:  # whatever is wrong with it: measure again
+            return None
+        return found
+
+    def _keep(self, kind: str, told: Mapping[str, Any], finished: bool) -> None:
+        content = {"told": told, "finished": finished, "patience": self._limits.patience or 0.0}
+        Cache(kind).put(self._key, content)
 
     def _bytes_per_pixel(self, facts: Facts) -> float:
         """What another program takes, which torch does not see."""
@@ -162,8 +385,15 @@ class Model:
     def reach(self) -> Reach:
         """Theoretical reach for tiles on the period's grid, as measured."""
         facts = self.facts
+        kept: Reach | None = self._kept("reach", reach_from_json)
+        if kept is not None:
+            return kept
         with self.on_cpu():
-            return measure_reach(self.forward, facts.in_channels, facts.lattice, facts.narrow)
+            trials = self._measurable(facts)
+            trials.phase("Measuring the reach")
+            reach = measure_reach(trials, facts)
+        self._keep("reach", reach_to_json(reach), trials.finished)
+        return reach
 
     @cached_property
     def fields(self) -> tuple[PhaseFields, ...] | None:
@@ -173,10 +403,9 @@ class Model:
         sees the whole tile.
         """
         facts, reach = self.facts, self.reach
-        with self.on_cpu():
-            return measure_fields(
-                self.forward, facts.in_channels, facts.lattice, facts.narrow, reach
-            )
+        with self.on_cpu(), contextlib.suppress(OutOfPatience):
+            return measure_fields(self._measurable(facts), facts, reach)
+        return None
 
     @cached_property
     def audit(self) -> Audit:
@@ -241,10 +470,13 @@ class Model:
     def fingerprint(self) -> str:
         """Hash of the network's weights and buffers, the same wherever it is loaded from."""
         digest = hashlib.sha256()
-        for name, tensor in sorted(self.module.state_dict().items()):
-            values = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {tuple(values.shape)} {values.dtype}".encode())
-            digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+        for name, value in sorted(self.module.state_dict().items()):
+            digest.update(name.encode())
+            for tensor in _tensors(value):
+                values = tensor.detach().cpu().contiguous()
+                digest.update(f" {tuple(values.shape)} {values.dtype}".encode())
+                plain = values.int_repr() if values.is_quantized else values
+                digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     @property
@@ -280,7 +512,7 @@ class Model:
         if self.hints.weights:
             return self.hints
         weights = tuple(tuple(p.shape) for p in self.module.parameters())
-        return Hints(self.hints.spatial_axes, self.hints.in_channels, self.hints.shape, weights)
+        return dataclasses.replace(self.hints, weights=weights)
 
     @contextlib.contextmanager
     def on_cpu(self) -> Iterator[None]:
@@ -362,6 +594,29 @@ class Runner:
         return torch.autocast(self.device.type, dtype=self._dtype)
 
 
+def _axes_of(value: int | Sequence[int] | None) -> int | None:
+    return None if value is None or isinstance(value, int) else len(value)
+
+
+def _for_axes(value: int | Sequence[int], axes: int | None, what: str) -> tuple[int, ...]:
+    values = (value,) * (axes or 2) if isinstance(value, int) else tuple(value)
+    if (axes is not None and len(values) != axes) or min(values) < 1:
+        raise SettingsError(
+            f"The {what} {'x'.join(map(str, values))} does not fit {axes} spatial axes: give one "
+            "number of 1 or more, or one for each axis."
+        )
+    return values
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Tensors of a state; quantized layers keep theirs in tuples."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from _tensors(each)
+
+
 def single_tensor(output: Any) -> torch.Tensor:
     """Return the one tensor a network gives, also where it is wrapped; else say what it gives."""
     if isinstance(output, torch.Tensor):
@@ -370,42 +625,97 @@ def single_tensor(output: Any) -> torch.Tensor:
         return single_tensor(output[0])
     if isinstance(output, dict) and len(output) == 1:
         return single_tensor(next(iter(output.values())))
-    kind = type(output).__name__
-    size = f" of {len(output)}" if hasattr(output, "__len__") else ""
+    from seamscope.models.formats.wrappers import outputs_of
+
+    found = outputs_of(output)
+    if len(found) == 1:  # others are None
+        return next(iter(found.values()))
+    if not found:
+        raise ModelError(
+            f"The network returns a {type(output).__name__} without tensors: wrap it in a module "
+            "that returns an image."
+        )
+    first = next(iter(found))
     raise ModelError(
-        f"The network returns a {kind}{size} and not one image: add #0 to the model's name, or the "
-        "number or name of the output you want, or wrap it in a module that returns one."
+        f"The network returns {len(found)} outputs and not one image: add the one you want to the "
+        f"model's name, as in #{first} ({', '.join(found)})."
     )
 
 
 def describe(facts: Facts, reach: Reach) -> str:
-    """Say in one sentence what halo a network needs, or why none helps."""
+    """Say in one sentence what halo a network needs, or why none helps.
+
+    A second sentence says what else limits this.
+    """
+    return " ".join(_sentences(facts, reach))
+
+
+def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
+    if facts.noise:
+        yield (
+            f"This network is random: two predictions of one tile differ by {facts.noise:.2g} "
+            "standard deviations, and seams cannot be smaller. --no-dropout switches that off."
+        )
     grid = axes_text(facts.period)
     steps = f" on multiples of {grid}" if set(facts.period) != {1} else ""
     if reach.halo is not None:
-        return f"Seamless with halo {halo_text(reach.halo)}{steps}."
+        yield f"Seamless with halo {halo_text(reach.halo)}{steps}."
+    elif reach.at_least is not None:
+        far = axes_text(reach.at_least)
+        yield f"The reach is at least {far} px: the measurement ran out of time (--patience)."
+    else:
+        yield from _unbounded(facts, reach, steps)
+    if reach.fades:
+        yield "Pixels further away change the prediction by less than rounding."
+    if any(reach.joins_ends):
+        deep = axes_text(reach.joins_ends)
+        yield (
+            f"The outer {deep} px of the image depend on its opposite border (circular padding), "
+            "which tiles do not reproduce."
+        )
+
+
+def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
+    """Say why no halo helps."""
     if facts.statistics:
         layers = facts.told_statistics
         if reach.convolutional is not None:
-            return (
+            yield (
                 f"No halo will help: {layers}. The convolutions alone reach "
                 f"{halo_text(reach.convolutional)} pixels{steps}."
             )
-        if facts.forward_only:
-            return (
+        elif facts.forward_only:
+            yield (
                 f"No halo will help: {layers}. How far the convolutions alone reach cannot be "
                 "measured of a network that runs forward only."
             )
-        return f"No halo will help: {layers}, and further operations see the whole tile."
-    if reach.depends_on_size:
-        return (
+        else:
+            yield f"No halo will help: {layers}, and further operations see the whole tile."
+    elif reach.depends_on_size:
+        yield (
             "No halo will help: what the network predicts changes with the size of its tile "
-            "(adaptive pooling, upsampling with aligned corners or the like)."
+            "(adaptive pooling, upsampling with aligned corners, coordinates or the like)."
         )
-    return (
-        "No halo will help: the network sees the whole tile (attention, global pooling or the "
-        "like)."
-    )
+    elif not reach.couplings:
+        yield (
+            "No halo will help: the network sees the whole tile (attention, global pooling or the "
+            "like)."
+        )
+    if reach.couplings:
+        several = len(reach.couplings) > 1
+        yield (
+            f"{'No halo will help: ' if not facts.statistics else ''}"
+            f"{_some(reach.couplings)} {'see' if several else 'sees'} the whole tile."
+        )
+    if reach.rest is not None:
+        yield f"All other layers reach {halo_text(reach.rest)} pixels{steps}."
+
+
+def _some(names: Sequence[str]) -> str:
+    """List the first names."""
+    if len(names) <= 4:
+        return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
 def best_device() -> str:

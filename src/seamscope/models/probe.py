@@ -11,25 +11,26 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
 
 from seamscope.errors import ModelError
-from seamscope.models.reach import MemoryMeter, measure_period, with_periods
+from seamscope.models.entrance import Entrance, Hints, Layout, arranged
+from seamscope.models.output_kind import OutputKind, kind_of, undecided
+from seamscope.models.period import measure_period, with_periods
+from seamscope.models.reach import MemoryMeter, PhaseFields, measure_fields
+from seamscope.models.trials import OutOfPatience, Trials, Watch
 from seamscope.normalization.audit import FixedStatistics, Forward, StatisticsCall
-from seamscope.tiling import Lattice, axis_names
+from seamscope.tiling import Lattice, Sides, axis_names
 
-_SIZES = {
-    1: (256, 512, 128),
-    2: (64, 96, 128, 48, 32, 160, 192, 256, 188, 140, 572, 224, 512),
-    3: (32, 48, 64, 24, 16, 40, 96, 128, 92, 116, 132),
-}
-_NARROW = (8, 12, 16, 20, 24, 32, 40, 48)
+_NARROW = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96)
 _STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 25, 27, 28, 32, 36, 48, 64, 128)
+# Increments of sizes from which the scale is read: multiples of most periods, the usual ones first.
+_FAR = (192, 240, 224, 256, 144, 360, 220, 208, 288, 250, 343, 384, 512)
+_CHANCE = 1e-6  # two runs that differ by more, in standard deviations, are random
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,18 @@ class Facts:
     forward_only
         Whether another program runs the network, so that its statistics cannot be held fixed and
         the reach of its convolutions alone is not known; `statistics` were then read, not seen.
+    kind
+        What its values are (see `seamscope.models.output_kind`).
+    kind_certain
+        Whether that is stated or follows from the network's end. A network that ends with a linear
+        layer may give logits, or values that only look like them.
+    noise
+        How much two runs of one input differ, in standard deviations of the output; 0 for a
+        network that always predicts the same.
+    layout
+        Axes of its tensors, where they are not ``(N, C, *spatial)``.
+    notes
+        Sentences on what could not be measured for certain.
     """
 
     in_channels: int
@@ -70,6 +83,11 @@ class Facts:
     channels_follow: bool = False
     period_found: bool = True
     forward_only: bool = False
+    kind: OutputKind = "values"
+    kind_certain: bool = True
+    noise: float = 0.0
+    layout: Layout | None = None
+    notes: tuple[str, ...] = ()
 
     def with_channels(self, count: int) -> Facts:
         """Facts for an input of so many channels, for networks that take any number."""
@@ -128,33 +146,14 @@ class Facts:
         return ", ".join(parts)
 
 
-@dataclass(frozen=True)
-class Hints:
-    """What is known before probing; every field may be left empty.
-
-    Attributes
-    ----------
-    spatial_axes, in_channels
-        Where the file or the user says so.
-    shape
-        The one spatial shape of a network saved with fixed sizes.
-    weights
-        Shapes of the network's weights in order: the first convolution tells axes and channels.
-    """
-
-    spatial_axes: int | None = None
-    in_channels: int | None = None
-    shape: tuple[int, ...] | None = None
-    weights: tuple[tuple[int, ...], ...] = ()
-
-
-def probe(forward: Forward, hints: Hints | None = None) -> Facts:
+def probe(trials: Trials, hints: Hints | None = None) -> Facts:
     """Measure a network.
 
     Parameters
     ----------
-    forward
-        ``(N, C, *spatial)`` float32 tensor to ``(N, C', *spatial')`` tensor, on the CPU.
+    trials
+        Runs the network: ``(N, C, *spatial)`` float32 tensor to ``(N, C', *spatial')`` tensor, on
+        the CPU. When its time is over, what is not yet known is noted.
     hints
         What is already known.
 
@@ -163,76 +162,94 @@ def probe(forward: Forward, hints: Hints | None = None) -> Facts:
     ModelError
         Where no input the prober tries is accepted, or the output is no image.
     """
-    return _Prober(forward, hints or Hints()).facts()
+    return _Prober(trials, hints or Hints()).facts()
 
 
 class _Prober:
-    def __init__(self, forward: Forward, hints: Hints) -> None:
-        self._forward = forward
+    def __init__(self, trials: Trials, hints: Hints) -> None:
+        self._trials = trials
+        self._forward: Forward = trials
         self._hints = hints
         self._shapes: dict[tuple[int, ...], tuple[int, ...] | None] = {}
-        self._error = ""
-        self._no_image = ""
         self._any_channels = False
         self._channels_follow = False
+        self._layout: Layout | None = None
 
     def facts(self) -> Facts:
-        channels, shape = self._accepted_input()
+        self._trials.phase("Finding the network's input")
+        entry = Entrance(self._trials, self._hints).find()
+        channels, shape = entry.channels, entry.shape
+        if entry.layout is not None:
+            self._layout = entry.layout
+            self._forward = arranged(self._trials, entry.layout)
+        self._batch = entry.batch
+        self._check_any_channels(channels, shape)
+        noise = self._chance(channels, shape)
+        kind, smooth = self._kind(channels, shape)
+        self._forward = smooth
         out_channels = self._out_shape(channels, shape)[1]
-        lattice = self._lattice(channels, shape)
+        self._trials.phase("Measuring accepted sizes")
+        beside = self._beside(channels, shape)
+        lattice = tuple(self._axis(channels, shape, beside, axis) for axis in range(len(shape)))
         fixed, meter = FixedStatistics(self._forward), MemoryMeter()
+        narrow = self._narrow(channels, beside, lattice)
         with meter:
             fixed(self._noise(channels, shape))
-        narrow = self._narrow(channels, shape, lattice)
-        periods = measure_period(self._forward, channels, lattice, narrow)
-        return Facts(
+        facts = Facts(
             in_channels=channels,
             out_channels=out_channels,
-            lattice=with_periods(lattice, periods),
+            lattice=lattice,
             narrow=narrow,
             bytes_per_pixel=meter.peak / math.prod(shape),
             statistics=tuple(fixed.calls),
             any_channels=self._any_channels,
             channels_follow=self._channels_follow,
-            period_found=None not in periods,
+            kind=kind,
+            kind_certain=kind != "logits",
+            noise=noise,
+            layout=self._layout,
         )
+        return self._placed(self._with_period(facts))
+
+    # -- period and place
+
+    def _with_period(self, facts: Facts) -> Facts:
+        self._trials.phase("Measuring the period")
+        if self._hints.step is not None:
+            steps = [
+                replace(axis, step=step, offset=axis.offset % step)
+                for axis, step in (
+                    (axis, math.lcm(axis.step, step))
+                    for axis, step in zip(facts.lattice, self._hints.step, strict=True)
+                )
+            ]
+            return replace(facts, lattice=with_periods(steps, self._hints.step))
+        found = measure_period(self._forward, facts)
+        return replace(
+            facts,
+            lattice=with_periods(facts.lattice, found.period),
+            period_found=found.certain,
+            notes=(*facts.notes, *found.notes),
+        )
+
+    def _placed(self, facts: Facts) -> Facts:
+        """Facts with the crop of each side, by the place where a point of the input lands."""
+        if not facts.valid or any(axis.fixed for axis in facts.lattice):
+            return facts
+        uncut = tuple(replace(axis, crop=(0, sum(axis.crop))) for axis in facts.lattice)
+        try:
+            fields = measure_fields(self._forward, replace(facts, lattice=uncut))
+        except OutOfPatience:
+            fields = None
+        if fields is None:
+            return facts
+        lattice = tuple(
+            replace(axis, crop=_sides_by_place(sum(axis.crop), field))
+            for axis, field in zip(facts.lattice, fields, strict=True)
+        )
+        return replace(facts, lattice=lattice)
 
     # -- what goes in and comes out
-
-    def _accepted_input(self) -> tuple[int, tuple[int, ...]]:
-        """Find channels and a spatial shape with which the network runs."""
-        for axes, channels, batch in self._candidates():
-            for shape in self._candidate_shapes(axes):
-                found = self._run_shape(channels, shape, batch)
-                if found is None:
-                    continue
-                if len(found) == axes + 2 and found[0] == batch:
-                    self._check_any_channels(channels, shape)
-                    return channels, shape
-                self._no_image = f"for an input of {(batch, channels, *shape)} it gives {found}"
-        answer = (self._no_image or self._error).rstrip(".")
-        raise ModelError(
-            "The network runs on no input that was tried (1 to 8 channels, 2 or 3 spatial axes, "
-            f"usual sizes); its answer: {answer}. It must map (N, C, [Z,] Y, X) to an image "
-            "(N, C', [Z',] Y', X'); wrap it in a module that does."
-        )
-
-    def _candidates(self) -> Iterator[tuple[int, int, int]]:
-        kernels = [shape for shape in self._hints.weights if len(shape) in (4, 5)]
-        axes = [len(kernels[0]) - 2] if kernels else [2, 3]
-        if self._hints.spatial_axes:
-            axes = [self._hints.spatial_axes]
-        first = [kernels[0][1]] if kernels else []
-        channels = [*dict.fromkeys([*first, 1, 3, 2, 4, 5, 6, 7, 8])]
-        if self._hints.in_channels:
-            channels = [self._hints.in_channels]
-        # A batch of 3 cannot be mistaken for channels; some networks are saved for a batch of 1.
-        yield from itertools.product(axes, channels, (3, 1))
-
-    def _candidate_shapes(self, axes: int) -> Iterable[tuple[int, ...]]:
-        if self._hints.shape is not None:
-            return [self._hints.shape]
-        return [(size,) * axes for size in _SIZES[axes]]
 
     def _check_any_channels(self, channels: int, shape: tuple[int, ...]) -> None:
         if not self._hints.weights and not self._hints.in_channels:
@@ -246,81 +263,186 @@ class _Prober:
         key = (batch, channels, *shape)
         if key not in self._shapes:
             try:
-                y = _run(self._forward, torch.zeros(batch, channels, *shape))
+                y = self._forward(torch.zeros(batch, channels, *shape))
                 self._shapes[key] = tuple(y.shape)
-            except ModelError:  # it runs, but gives no single tensor: nor will it for other sizes
+            except (ModelError, OutOfPatience, InterruptedError):
                 raise
-            except Exception as error:  # whatever somebody's network raises means "not this"
-                self._error = _first_line(error)
+            except Exception:  # whatever somebody's network raises means "not this"
                 self._shapes[key] = None
         return self._shapes[key]
 
     def _out_shape(self, channels: int, shape: tuple[int, ...]) -> tuple[int, ...]:
         found = self._run_shape(channels, shape)
         if found is None:
-            raise ModelError(f"The network runs on a batch of 3 but not of 1: {self._error}.")
+            raise ModelError(
+                f"The network runs on a batch of {self._batch} but not of 1: wrap it in a module "
+                "that takes a single image."
+            )
         return found
 
     def _noise(self, channels: int, shape: tuple[int, ...]) -> torch.Tensor:
         random = torch.Generator().manual_seed(0)
         return torch.randn(1, channels, *shape, generator=random)
 
-    def _narrow(
-        self, channels: int, shape: tuple[int, ...], lattice: tuple[Lattice, ...]
-    ) -> tuple[int, ...]:
-        """Find a shape as small as the network allows, for slabs."""
-        for size in _NARROW:
-            small = tuple(axis.size_at_least(size) for axis in lattice)
-            if math.prod(small) < math.prod(shape) and self._run_shape(channels, small):
-                return small
-        return shape
+    def _chance(self, channels: int, shape: tuple[int, ...]) -> float:
+        """How much two runs of one input differ, in standard deviations of the output.
+
+        Where they differ, later runs replace random draws by their expected value.
+        """
+        x = self._noise(channels, shape)
+        runs = [self._forward(x).double() for _ in range(2)]
+        spread = float(runs[0].std()) or 1.0
+        differ = float((runs[0] - runs[1]).std()) / spread
+        if not differ > _CHANCE:
+            return 0.0
+        self._trials.random = True
+        self._shapes.clear()
+        return differ / math.sqrt(2)
+
+    def _kind(self, channels: int, shape: tuple[int, ...]) -> tuple[OutputKind, Forward]:
+        """What kind of values the network gives, and a forward pass that gives numbers."""
+        x = self._noise(channels, shape)
+        with Watch() as watch:
+            y = self._forward(x)
+        more = [self._forward(factor * x + shift) for factor, shift in ((0.1, 0.5), (20.0, -3.0))]
+        kind = kind_of(watch, [y, *more])
+        if kind != "classes":
+            return kind, self._forward
+        return kind, undecided(self._forward, x)
 
     # -- sizes
 
-    def _lattice(self, channels: int, shape: tuple[int, ...]) -> tuple[Lattice, ...]:
-        sizes = self._out_shape(channels, shape)[2:]
-        return tuple(self._axis(channels, shape, sizes, axis) for axis in range(len(shape)))
+    def _beside(self, channels: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """A shape as small as the network takes, for the axes beside the one that is measured."""
+        if self._hints.shape is not None:
+            return shape
+        for size in _NARROW:
+            small = (size,) * len(shape)
+            if math.prod(small) >= math.prod(shape):
+                break
+            long = (*small[:-1], shape[-1])
+            if self._run_shape(channels, small) and self._run_shape(channels, long):
+                return small
+        return shape
 
-    def _steps(
-        self, output: Callable[[int], int | None], size: int, out: int
-    ) -> Iterator[tuple[Fraction, int]]:
-        """Scales and steps by which sizes and outputs grow evenly, up to the first plain scale.
-
-        Networks that round sizes up to 8 give 8 more pixels for 7 more, and again; such scales,
-        8/7, are taken for true only where no whole one (or part of one) is found.
-        """
-        for step in () if self._hints.shape else _STEPS:
-            one, two = output(size + step), output(size + 2 * step)
-            if one is None or two is None or two - one != one - out or one == out:
-                continue
-            scale = Fraction(one - out, step)
-            yield scale, step
-            if _plain(scale):
-                return
+    def _narrow(
+        self, channels: int, beside: tuple[int, ...], lattice: tuple[Lattice, ...]
+    ) -> tuple[int, ...]:
+        """A small shape on the lattice, for slabs."""
+        small = tuple(axis.size_at_least(size) for axis, size in zip(lattice, beside, strict=True))
+        return small if self._run_shape(channels, small) else beside
 
     def _axis(
-        self, channels: int, shape: tuple[int, ...], out: tuple[int, ...], axis: int
+        self,
+        channels: int,
+        shape: tuple[int, ...],
+        beside: tuple[int, ...],
+        axis: int,
     ) -> Lattice:
         size = shape[axis]
 
         def output(extent: int) -> int | None:
-            found = self._run_shape(channels, (*shape[:axis], extent, *shape[axis + 1 :]))
+            found = self._run_shape(channels, (*beside[:axis], extent, *beside[axis + 1 :]))
             return found[axis + 2] if found else None
 
-        found = list(self._steps(output, size, out[axis]))
-        if found:
-            scale, step = found[-1] if _plain(found[-1][0]) else found[0]
+        out = output(size)
+        if out is None:  # the axes do not go together
+            beside = shape
+            out = output(size)
+        assert out is not None
+        fine = None if self._hints.shape is not None else _Sizes(output, size, out).find()
+        if fine is not None:
+            scale, step = fine
             # of the sizes a step apart, those that lose least: 63 and not 64 for poolings by 3
             sizes = [(n, o) for n in range(size, max(size - step, 0), -1) if (o := output(n))]
             exact = [pair for pair in sizes if _lost(*pair, scale) is not None]
             best = min(exact or sizes[:1], key=lambda pair: pair[0] - pair[1] / scale)
             return _axis_lattice(*best, scale, step)
-        if out[axis] > size:  # one size only: a whole scale is the simplest reading
-            return Lattice(scale=Fraction(out[axis], size), fixed=size)
-        whole = Fraction(out[axis], size)
+        if out > size:  # one size only: a whole scale is the simplest reading
+            return Lattice(scale=Fraction(out, size), fixed=size)
+        whole = Fraction(out, size)
         scale = whole if whole.numerator == 1 and whole < 1 else Fraction(1)
-        lost = size - int(out[axis] / scale)
+        lost = size - int(out / scale)
         return Lattice(crop=(lost // 2, lost - lost // 2), scale=scale, fixed=size)
+
+
+class _Sizes:
+    """Which sizes a network takes along one axis, and how its output grows with them.
+
+    A network that gives one pixel for every four gives 16 for 64, 17 for 67 and 18 for 70: three
+    sizes prove nothing. The scale is therefore read from increments of about three times the size,
+    which are multiples of most periods, and the step is sought among their divisors.
+    """
+
+    def __init__(self, output: Callable[[int], int | None], size: int, out: int) -> None:
+        self._output = output
+        self._size, self._out = size, out
+
+    def find(self) -> tuple[Fraction, int] | None:
+        """Scale and step; None where no other size is taken."""
+        scale, far = self._far()
+        if scale is None:
+            return self._near()
+        whole = math.gcd(*far)
+        for step in _divisors(whole):
+            if self._even(step, scale):
+                return scale, step
+        return scale, whole
+
+    def _far(self) -> tuple[Fraction | None, list[int]]:
+        """Scale and the large increments by which sizes and outputs grow in its proportion."""
+        grown: dict[Fraction, list[int]] = {}
+        for far in _FAR:
+            one, two = self._output(self._size + far), self._output(self._size + 2 * far)
+            if one is None or two is None or two - one != one - self._out or one <= self._out:
+                continue
+            grown.setdefault(Fraction(one - self._out, far), []).append(far)
+            best = max(grown, key=lambda scale: (len(grown[scale]), _plain(scale)))
+            if len(grown[best]) == 3 and _plain(best):
+                break
+        if not grown:
+            return None, []
+        # increments that are no multiples of the period give odd fractions, each another one
+        best = min(grown, key=lambda s: (not _plain(s), -len(grown[s]), s.denominator))
+        return best, grown[best]
+
+    def _even(self, step: int, scale: Fraction) -> bool:
+        """Whether sizes a step apart are taken, over as many steps as make several periods."""
+        if (step * scale).denominator != 1:
+            return False
+        for times in (1, 2, 3, 4, 5, 7, 8):
+            if self._output(self._size + times * step) != self._out + times * step * scale:
+                return False
+        return True
+
+    def _near(self) -> tuple[Fraction, int] | None:
+        """The same with small increments, for networks whose largest size is near."""
+        for step in _STEPS:
+            for sign in (1, -1):
+                found = [self._output(self._size + sign * times * step) for times in (1, 2, 3)]
+                sizes = [out for out in found if out is not None]
+                grown = [b - a for a, b in itertools.pairwise([self._out, *sizes])]
+                if len(sizes) == 3 and len(set(grown)) == 1 and grown[0] * sign > 0:
+                    scale = Fraction(grown[0] * sign, step)
+                    if _plain(scale):
+                        return scale, step
+        return None
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _sides_by_place(lost: int, field: PhaseFields) -> Sides:
+    """Crop of each side, by where a pixel's receptive field lies on average over the phases.
+
+    The field is counted as if nothing were lost before the first output pixel.
+    """
+    middle = sum(after - before for before, after in field) / (2 * len(field))
+    options = {math.floor(middle), math.ceil(middle)}
+    before = min(options, key=lambda n: (abs(n - middle), abs(n - lost / 2), n))
+    before = min(max(before, 0), lost)
+    return before, lost - before
 
 
 def _plain(scale: Fraction) -> bool:
@@ -345,15 +467,4 @@ def _axis_lattice(size: int, out: int, scale: Fraction, step: int) -> Lattice:
     return Lattice(period=1, step=step, offset=size % step, crop=crop, scale=scale)
 
 
-def _run(forward: Forward, x: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd sizes are our doing, not the user's
-        y = forward(x)
-    if not isinstance(y, torch.Tensor):
-        raise ModelError(f"it returns {type(y).__name__} instead of one tensor")
-    return y
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[-1][:200] if "\n" in text else text[:200]
+__all__ = ["Facts", "Hints", "Layout", "probe"]

@@ -18,7 +18,7 @@ from seamscope.planning.plan import Plan
 from seamscope.planning.reading import Cancelled
 from seamscope.planning.tuning import prepare
 from seamscope.prediction.run import Event, Finished, Watcher, run
-from seamscope.seams.meter import TOLERANCE, Kind, Overlap, SeamMeter, check_tolerance
+from seamscope.seams.meter import TOLERANCE, Kind, Overlap, SeamMeter, check_tolerance, kind_for
 from seamscope.seams.report import SeamReport
 from seamscope.settings import Settings
 
@@ -82,7 +82,7 @@ def measure_seams(
     def meter(plan: Plan) -> SeamMeter:
         return SeamMeter(
             plan.grid,
-            kind=kind,
+            kind=kind_for(plan.facts) if kind == "auto" else kind,
             classes=classes,
             threshold=plan.settings.threshold,
             tell=tell,

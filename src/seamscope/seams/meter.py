@@ -30,6 +30,7 @@ kind           distances                            Dice
 ============== ==================================== ==========================================
 probabilities  between the channels                 of the channels
 logits         between the channels, as they are    of the softmax (sigmoid for one channel)
+values         between the channels                 of the channels
 embeddings     Euclidean, between pixels' vectors   soft: ``sum |O1-O2|^2 / sum(|O1|^2+|O2|^2)``
 labels         1 where the class differs, else 0    of each class
 ============== ==================================== ==========================================
@@ -51,7 +52,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -60,9 +61,12 @@ from seamscope.dice import dice, probabilities, ratio, sigmoid
 from seamscope.errors import SettingsError
 from seamscope.tiling import AxisTiling, Sides, Slices, Tile, TileGrid
 
+if TYPE_CHECKING:
+    from seamscope.models.probe import Facts
+
 Array: TypeAlias = npt.NDArray[Any]
 Frame: TypeAlias = tuple[int, ...]
-Kind: TypeAlias = Literal["probabilities", "logits", "embeddings", "labels"]
+Kind: TypeAlias = Literal["probabilities", "logits", "values", "embeddings", "labels"]
 Classes: TypeAlias = Literal["largest", "threshold"]
 
 # Root mean square below which a class counts as absent from an overlap.
@@ -288,8 +292,8 @@ class SeamMeter:
         The halo at which single borders are told; by default the grid's own. The curve runs
         through it.
     kind
-        What is predicted; ``"auto"``: probabilities if the first tile lies between 0 and 1, else
-        logits.
+        What is predicted; ``"auto"``: probabilities if the first tile lies between 0 and 1, values
+        if it exceeds that a little, else logits.
     classes
         How the ``hard`` measure classifies: by the largest channel, or each channel by the
         threshold; by default the largest where there are several.
@@ -352,7 +356,7 @@ class SeamMeter:
     @classmethod
     def of(cls, plan: Any) -> SeamMeter:
         """Make the usual meter for a `seamscope.planning.plan.Plan`."""
-        return cls(plan.grid, threshold=plan.settings.threshold)
+        return cls(plan.grid, kind=kind_for(plan.facts), threshold=plan.settings.threshold)
 
     @property
     def overlaps(self) -> int:
@@ -615,13 +619,27 @@ def _inputs(pixels: int, axis: AxisTiling) -> int:
     return max(1, math.ceil(pixels / axis.lattice.scale))
 
 
+def kind_for(facts: Facts) -> Kind | Literal["auto"]:
+    """Return how a network's predictions are compared (`seamscope.models.output_kind`).
+
+    Whether a network without a last activation gives logits shows in its values.
+    """
+    if facts.kind == "classes":
+        return "labels"
+    return facts.kind if facts.kind_certain else "auto"
+
+
 def _known(values: Array) -> tuple[float | None, ...]:
     return tuple(float(v) if math.isfinite(v) else None for v in values)
 
 
 def _kind_of(prediction: Array) -> Kind:
-    inside = prediction.min(initial=0) > -1e-3 and prediction.max(initial=0) < 1.001
-    return "probabilities" if inside else "logits"
+    low, high = float(prediction.min(initial=0)), float(prediction.max(initial=0))
+    if low > -1e-3 and high < 1.001:
+        return "probabilities"
+    # trained towards 0 and 1, but free to miss them a little: logits lie far on both sides of 0
+    near = low > -0.25 and 0.75 < high < 1.25
+    return "values" if near else "logits"
 
 
 def _agreement(fold: _Fold, first: Array, second: Array, classes: int) -> tuple[Array, Array]:

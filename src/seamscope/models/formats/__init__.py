@@ -26,8 +26,10 @@ import os
 import re
 import zipfile
 from pathlib import Path
+from typing import Unpack
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from seamscope.errors import ModelError, TrustError
 from seamscope.models.formats import trust as trusting
@@ -45,8 +47,7 @@ from seamscope.models.formats.torchscript import TORCHSCRIPT
 from seamscope.models.formats.trust import Consent
 from seamscope.models.formats.verification import verify
 from seamscope.models.formats.wrappers import Chosen, evaluate
-from seamscope.models.model import Model, as_model
-from seamscope.models.probe import Hints
+from seamscope.models.model import Model, Stated, as_model
 
 # Of foreign files their first bytes, and what to do about them.
 _FOREIGN = (
@@ -61,8 +62,7 @@ def load_model(
     spec: str | os.PathLike[str] | nn.Module | Model,
     *,
     trust: bool | Consent = False,
-    spatial_axes: int | None = None,
-    channels: int | None = None,
+    **stated: Unpack[Stated],
 ) -> Model:
     """Load a network.
 
@@ -73,8 +73,11 @@ def load_model(
     trust
         Whether code that comes with the file may run, this once. A `Consent` allows only the code
         that was shown, or is remembered. Code with remembered consent runs anyway.
-    spatial_axes, channels
-        Number of spatial axes and of input channels, where probing should not look for them.
+    **stated
+        What you state of the network, where it should not be measured: ``spatial_axes``,
+        ``channels`` of the input, ``input_size`` and ``step`` in pixels (one number, or one for
+        each axis), ``kind`` of its values (`seamscope.models.output_kind`), ``dropout=False`` to
+        switch random layers off.
 
     Returns
     -------
@@ -93,9 +96,7 @@ def load_model(
     else:
         consent = Consent() if trust is True else trust or None
         model = _load(Spec.parse(os.fspath(spec)), consent)
-    if spatial_axes or channels:
-        model.hints = Hints(spatial_axes, channels, model.hints.shape)
-    return model
+    return model.stated(**stated)
 
 
 def would_run(spec: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -129,7 +130,8 @@ def _load(spec: Spec, consent: Consent | None) -> Model:
         model.module = Chosen(model.module, spec.output)
     evaluate(model.module)
     for parameter in model.module.parameters():
-        parameter.requires_grad_(False)
+        if not isinstance(parameter, UninitializedParameter):  # of lazy layers, until they run
+            parameter.requires_grad_(False)
     if code and consent is not None and consent.remember:
         reason = trusting.remember({each.digest: f"{each.what} [{spec.text}]" for each in code})
         if reason:

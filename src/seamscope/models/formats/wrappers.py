@@ -7,7 +7,8 @@ not know formats.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import fx, nn
 
 from seamscope.errors import ModelError
 from seamscope.models.speed.fusion import graph_of
+from seamscope.models.trials import Expected
 
 
 class Wrapper(nn.Module):
@@ -125,24 +127,61 @@ class Chosen(Wrapper):
         return chosen(self.inner(x), self.key)
 
 
-def chosen(output: Any, key: str) -> Any:
-    """Return one of several outputs."""
-    if isinstance(output, Mapping):
-        if key in output:
-            return output[key]
-        raise ModelError(f"The network has no output {key!r}: choose #{', #'.join(output)}.")
+def outputs_of(output: Any) -> dict[str, torch.Tensor]:
+    """Return all tensors that a network gives, by name.
+
+    Names are keys of mappings, fields of dataclasses and named tuples, and numbers; those of nested
+    ones are joined by a dot. What is no tensor is left out.
+
+    Examples
+    --------
+    >>> y = torch.zeros(1)
+    >>> list(outputs_of({"out": y, "deep": [y, (y, None)]}))
+    ['out', 'deep.0', 'deep.1.0']
+    """
+    return dict(_named(output, ""))
+
+
+def _named(output: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(output, torch.Tensor):
-        output = (output,)
-    count = len(output)
-    if key.lstrip("-").isdigit() and -count <= int(key) < count:
-        return output[int(key)]
-    names = getattr(output, "_fields", ())  # of a named tuple
-    if key in names:
-        return getattr(output, key)
-    raise ModelError(
-        f"The network has no output {key!r}: it gives {count}, choose #0"
-        + (f" to #{count - 1}." if count > 1 else ".")
-    )
+        yield name or "0", output
+        return
+    dot = f"{name}." if name else ""
+    for key, value in _members(output):
+        yield from _named(value, f"{dot}{key}")
+
+
+def _members(output: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(output, Mapping):
+        return [(str(key), value) for key, value in output.items()]
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return [(f.name, getattr(output, f.name)) for f in dataclasses.fields(output)]
+    if isinstance(output, tuple | list):
+        names = getattr(output, "_fields", None) or range(len(output))
+        return [(str(name), value) for name, value in zip(names, output, strict=True)]
+    return []
+
+
+def chosen(output: Any, key: str) -> torch.Tensor:
+    """Return one of several outputs, by its name (see `outputs_of`) or its number.
+
+    Raises
+    ------
+    ModelError
+        Where there is none of that name; lists those there are.
+    """
+    found = outputs_of(output)
+    if key in found:
+        return found[key]
+    members = dict(_members(output))
+    if key in members:  # a branch with one tensor
+        inside = outputs_of(members[key])
+        if len(inside) == 1:
+            return next(iter(inside.values()))
+    if key.lstrip("-").isdigit() and -len(found) <= int(key) < len(found):
+        return list(found.values())[int(key)]
+    listed = ", ".join(f"#{name}" for name in found) or "none"
+    raise ModelError(f"The network has no output {key!r}. Its outputs: {listed}.")
 
 
 def one_output(
@@ -267,6 +306,15 @@ class SplitInput(Wrapper):
             parts.append(None if count is None else x.narrow(1, start, count))
             start += count or 0
         return self.inner(*parts)
+
+
+class WithoutChance(Wrapper):
+    """A network whose random draws are replaced by their expected value: dropout does nothing."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Run the network."""
+        with Expected():
+            return self.inner(x)
 
 
 def one_image(shapes: Sequence[Sequence[int | None]], kind: str) -> list[int | None]:

@@ -1,0 +1,389 @@
+"""What a network takes in: number of spatial axes, channels, and one size with which it runs.
+
+Knows how to try inputs, and how to read what a network answers to a wrong one. Does not know what
+is measured once it runs.
+
+The first trial shows the weights of the first convolution, hence axes and channels, even where
+it fails. What a failed trial says is read too: "expected to have 13 channels", "does not match the
+model's (384, 384)", or "size of tensor a (16) must match b (576)", which for patches of one size
+means an input of 36 times as many pixels. Position parameters, one for each patch, say the same.
+Where nothing runs, the error shown is that of the trial that came furthest.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from seamscope.errors import ModelError
+from seamscope.models.trials import OutOfPatience, Trials, Watch
+from seamscope.normalization.calls import Forward
+
+_SIZES = {
+    1: (256, 512, 128),
+    2: (64, 96, 128, 48, 32, 160, 192, 256, 188, 140, 572, 224, 512, 384, 270, 252, 280, 448),
+    3: (32, 48, 64, 24, 16, 40, 96, 128, 92, 116, 132),
+}
+_MOST_CHANNELS = 8
+_MOST_PIXELS = {1: 1 << 20, 2: 1500**2, 3: 260**3}
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What is known before probing; every field may be left empty.
+
+    Attributes
+    ----------
+    spatial_axes, in_channels
+        Where the file or the user says so.
+    shape
+        The one spatial shape of a network saved with fixed sizes, or that the user states.
+    weights
+        Shapes of the network's weights in order: the first convolution tells axes and channels.
+    step
+        What the user states: sizes and starts of tiles are multiples of it, for each axis.
+    """
+
+    spatial_axes: int | None = None
+    in_channels: int | None = None
+    shape: tuple[int, ...] | None = None
+    weights: tuple[tuple[int, ...], ...] = ()
+    step: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Axes of a network's tensors that are not ``(N, C, *spatial)``, one letter each.
+
+    Attributes
+    ----------
+    given, returned
+        Of its input and its output: ``b`` batch, ``c`` channel, ``zyx``. Without ``c`` the output
+        has one channel.
+    """
+
+    given: str
+    returned: str
+
+    def __str__(self) -> str:
+        parts = []
+        if self.given[-1] == "c":
+            parts.append("takes channels last")
+        if self.returned[-1] == "c":
+            parts.append("returns channels last")
+        if "c" not in self.returned:
+            parts.append("returns no axis of channels")
+        return f"The network {' and '.join(parts)}; Seamscope reorders its axes."
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An input with which a network runs."""
+
+    channels: int
+    shape: tuple[int, ...]
+    batch: int
+    layout: Layout | None
+
+
+def arranged(forward: Forward, layout: Layout) -> Forward:
+    """Return a forward pass on ``(N, C, *spatial)`` of a network with other axes."""
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        own = "bc" + "zyx"[-(x.ndim - 2) :]
+        y = forward(x.permute([own.index(letter) for letter in layout.given]))
+        present = [letter for letter in own if letter in layout.returned]
+        y = y.permute([layout.returned.index(letter) for letter in present])
+        return y if "c" in layout.returned else y.unsqueeze(1)
+
+    return run
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A trial that failed."""
+
+    operations: int  # that began before it failed
+    shape: tuple[int, ...]  # (C, *spatial)
+    text: str
+
+
+class Entrance:
+    """Looks for an input with which a network runs.
+
+    Parameters
+    ----------
+    trials
+        Runs the network.
+    hints
+        What is known.
+    """
+
+    def __init__(self, trials: Trials, hints: Hints) -> None:
+        self._trials = trials
+        self._hints = hints
+        self._failures: list[_Failure] = []
+        self._no_image = ""
+        self._seen: tuple[int, int] | None = None  # channels and axes of the first convolution
+
+    def find(self) -> Entry:
+        """Find channels and a spatial shape with which the network runs.
+
+        Raises
+        ------
+        ModelError
+            Where none is found; says which statement of the user would help.
+        """
+        try:
+            self._look()
+            for last in (False, True):
+                for axes, channels in self._candidates():
+                    found = self._tried(axes, channels, last)
+                    if found is not None:
+                        return found
+                if self._no_image:
+                    break
+        except OutOfPatience:
+            pass
+        raise ModelError(self._refusal())
+
+    # -- candidates
+
+    def _look(self) -> None:
+        """Run something, to see the first convolution that is reached."""
+        if self._hints.spatial_axes and self._hints.in_channels:
+            return
+        for axes in (2, 3, 1):
+            side = {1: 64, 2: 64, 3: 16}[axes]
+            with Watch() as watch:
+                self._run(torch.zeros(1, self._hints.in_channels or 1, *[side] * axes), None)
+            if watch.first is not None:
+                self._seen = watch.first
+                return
+
+    def _candidates(self) -> Iterator[tuple[int, int]]:
+        kernels = [shape for shape in self._hints.weights if len(shape) in (4, 5)]
+        seen = self._seen
+        axes = [seen[1]] if seen else [len(kernels[0]) - 2] if kernels else [2, 3]
+        if self._hints.spatial_axes:
+            axes = [self._hints.spatial_axes]
+        first = [*([seen[0]] if seen else []), *([kernels[0][1]] if kernels else [])]
+        channels = [*dict.fromkeys([*first, 1, 3, 2, *range(4, _MOST_CHANNELS + 1)])]
+        if self._hints.in_channels:
+            channels = [self._hints.in_channels]
+        given = set()
+        for candidate in itertools.product(axes, channels):
+            given.add(candidate)
+            yield candidate
+            for count in [] if self._hints.in_channels else self._channels_wanted():
+                if (candidate[0], count) not in given:
+                    given.add((candidate[0], count))
+                    yield candidate[0], count
+
+    def _channels_wanted(self) -> Iterator[int]:
+        """Numbers of channels that errors ask for; also where some are added on the way."""
+        for failure in list(self._failures):
+            match = _CHANNELS.search(failure.text)
+            if match:
+                wanted, got = int(match[1] or match[3]), int(match[2] or match[4])
+                yield wanted
+                if failure.shape[0] + wanted - got > 0:
+                    yield failure.shape[0] + wanted - got
+
+    def _shapes(self, axes: int) -> Iterator[tuple[int, ...]]:
+        """Spatial shapes to try; what the last failure suggests comes next."""
+        if self._hints.shape is not None:
+            yield self._hints.shape
+            return
+        waiting = [*self._by_positions(axes), *((size,) * axes for size in _SIZES[axes])]
+        if len(waiting) > len(_SIZES[axes]):  # positions fit a larger input: begin with usual ones
+            waiting.insert(0, (_SIZES[axes][0],) * axes)
+        given: set[tuple[int, ...]] = set()
+        while waiting:
+            shape = waiting.pop(0)
+            if shape in given or math.prod(shape) > _MOST_PIXELS[axes]:
+                continue
+            given.add(shape)
+            before = len(self._failures)
+            yield shape
+            for failure in self._failures[before:]:
+                waiting[:0] = [s for s in _suggested(failure, axes) if s not in given]
+
+    def _by_positions(self, axes: int) -> Iterator[tuple[int, ...]]:
+        """Shapes for which a parameter ``(1, patches, features)`` has an entry for each patch."""
+        patches = {s[-1] for s in self._hints.weights if len(s) == axes + 2 and s[-1] > 1}
+        for weight in self._hints.weights:
+            if len(weight) == 3 and weight[0] == 1:
+                for patch, extra in itertools.product(sorted(patches, reverse=True), (0, 1)):
+                    yield from _shapes_of(weight[1] - extra, (patch,) * axes)
+
+    # -- one trial
+
+    def _tried(self, axes: int, channels: int, last: bool) -> Entry | None:
+        """Try sizes for so many channels; None where none is taken."""
+        for shape in self._shapes(axes):
+            for batch in (3, 1):  # 3 cannot be mistaken for channels; some take only one image
+                found = self._entry(channels, shape, batch, last)
+                if found is not None:
+                    return found
+                if self._no_image:
+                    return None
+                failure = self._failures[-1] if self._failures else None
+                if failure and not last and _CHANNELS.search(failure.text):
+                    return None  # no size will change that
+        return None
+
+    def _entry(self, channels: int, shape: tuple[int, ...], batch: int, last: bool) -> Entry | None:
+        own = "bc" + "zyx"[-len(shape) :]
+        given = "b" + own[2:] + "c" if last else own
+        x = torch.zeros(batch, channels, *shape)
+        y = self._run(x.movedim(1, -1) if last else x, (channels, *shape))
+        if y is None:
+            return None
+        returned = _axes_of(tuple(y.shape), batch, shape)
+        if returned is None:
+            self._no_image = f"for an input of {tuple(x.shape)} it gives {tuple(y.shape)}"
+            return None
+        layout = None if (given, returned) == (own, own) else Layout(given, returned)
+        return Entry(channels, shape, batch, layout)
+
+    def _run(self, x: torch.Tensor, shape: tuple[int, ...] | None) -> torch.Tensor | None:
+        with Watch() as watch:
+            try:
+                return self._trials(x)
+            except (ModelError, OutOfPatience, InterruptedError):
+                raise
+            except Exception as error:  # whatever somebody's network raises means "not this"
+                if shape is not None:
+                    self._failures.append(_Failure(watch.count, shape, _told(error)))
+        return None
+
+    # -- what is said where nothing runs
+
+    def _refusal(self) -> str:
+        if self._no_image:
+            return (
+                f"The network gives no image: {self._no_image}. It must map (N, C, [Z,] Y, X) to "
+                "(N, C', [Z',] Y', X'); wrap it in a module that does."
+            )
+        if not self._failures:
+            return "The network ran on no input within the time given: raise --patience."
+        furthest = max(self._failures, key=lambda failure: failure.operations)
+        tried = " x ".join(map(str, furthest.shape))
+        sizes = sorted({failure.shape[1] for failure in self._failures})
+        missing = self._missing(furthest)
+        return (
+            f"The network accepts none of the inputs tried (channels {self._counts()}, sizes "
+            f"{sizes[0]} to {sizes[-1]} px). For {tried} (C x "
+            f"{' x '.join('ZYX'[-(len(furthest.shape) - 1) :])}) it answers: "
+            f"{furthest.text.rstrip('.')}. {missing}"
+        )
+
+    def _counts(self) -> str:
+        return ", ".join(map(str, dict.fromkeys(f.shape[0] for f in self._failures)))
+
+    def _missing(self, furthest: _Failure) -> str:
+        """Which statement of the user would help."""
+        if re.search(r"missing \d+ required positional argument", furthest.text):
+            return "It takes several inputs: wrap it in a module that takes one image."
+        if _CHANNELS.search(furthest.text) and not self._hints.in_channels:
+            return "State its input channels (--channels, or channels=)."
+        if self._hints.shape is None:
+            return "State a size it takes (--input-size, or input_size=), as in 384 or 32,64,64."
+        return "State another size (--input-size), other channels (--channels) or axes."
+
+
+_CHANNELS = re.compile(
+    r"to have (\d+) channels?, but got (\d+) channels?|(?:expects?|expected) (\d+) (?:input )?"
+    r"channels?,? (?:but )?got (\d+)",
+    re.IGNORECASE,
+)
+
+
+def _axes_of(found: tuple[int, ...], batch: int, shape: tuple[int, ...]) -> str | None:
+    """Axes of an output; None where it is no image."""
+    axes = len(shape)
+    space = "zyx"[-axes:]
+    if not found or found[0] != batch:
+        return None
+    if len(found) == axes + 1 and _alike(found[1:], shape):
+        return "b" + space
+    if len(found) != axes + 2:
+        return None
+    last = not _alike(found[2:], shape) and _alike(found[1:-1], shape)
+    return "b" + space + "c" if last else "bc" + space
+
+
+def _alike(found: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether an output's sizes may belong to an input's: no axis is scaled by 10 times more."""
+    ratios = [a / b for a, b in zip(found, shape, strict=True)]
+    return min(ratios) > 0 and max(ratios) < 10 * min(ratios)
+
+
+def _suggested(failure: _Failure, axes: int) -> list[tuple[int, ...]]:
+    """Shapes that an error speaks of."""
+    shape = failure.shape[1:]
+    found: list[tuple[int, ...]] = []
+    for group in re.findall(
+        r"[(\[]((?:\d+\s*,\s*){1,4}\d+)\s*[)\]]|(\d+(?:\s*[x*×]\s*\d+)+)", failure.text
+    ):
+        numbers = tuple(int(n) for n in re.findall(r"\d+", group[0] or group[1]))
+        if len(numbers) >= axes and min(numbers[-axes:]) >= 8:
+            found.append(numbers[-axes:])
+    singles = [int(n) for n in re.findall(r"(?<![\d.])\d+(?![\d.])", failure.text)]
+    match = re.search(r"tensor a \((\d+)\).*tensor b \((\d+)\)", failure.text)
+    pairs = [(int(match[1]), int(match[2]))] if match else list(itertools.pairwise(singles))[:8]
+    for few, many in pairs:
+        for extra in (0, 1):
+            found += _grown(few - extra, many - extra, shape)
+            found += _grown(many - extra, few - extra, shape)
+    found += [(n,) * axes for n in singles if 16 <= n <= 2048]
+    return [s for s in dict.fromkeys(found) if s != shape][:24]
+
+
+def _grown(own: int, wanted: int, shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """Shapes of ``wanted / own`` times as many patches."""
+    if own < 1 or wanted <= own or wanted * math.prod(shape) % own:
+        return []
+    each = math.prod(shape) / own  # pixels of a patch
+    side = round(each ** (1 / len(shape)))
+    if side < 1 or side ** len(shape) != round(each):
+        return []
+    return list(_shapes_of(wanted, (side,) * len(shape)))
+
+
+def _shapes_of(count: int, patch: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Shapes that consist of so many patches: equal sides first, then nearly equal ones."""
+    if count < 1:
+        return
+    axes = len(patch)
+    factors = [n for n in range(1, count + 1) if count % n == 0] if count < 100_000 else []
+    options = [
+        sides
+        for sides in itertools.product(factors, repeat=axes - 1)
+        if count % math.prod(sides) == 0
+    ]
+    whole = [(*sides, count // math.prod(sides)) for sides in options]
+    # most are as high as they are wide, and thinner along z
+    whole.sort(key=lambda sides: (max(sides) / min(sides), sides))
+    whole = [sides for sides in whole if max(sides) <= 8 * min(sides)]
+    for sides in whole[:8]:
+        yield tuple(n * p for n, p in zip(sides, patch, strict=True))
+
+
+def _told(error: Exception) -> str:
+    """What an exception says, in one line; lines of code and traces left out."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    said = [line for line in lines if re.match(r"[\w.]*(?:Error|Exception): ", line)]
+    text = said[-1] if said else lines[-1] if len(lines) > 1 else lines[0]
+    return re.sub(r"^[\w.]*(?:Error|Exception): ", "", text)[:300]
+
+
+__all__ = ["Entrance", "Entry", "Hints", "Layout", "arranged"]

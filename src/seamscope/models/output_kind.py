@@ -1,0 +1,145 @@
+"""What the values of a prediction are: probabilities, logits, classes, embeddings or plain values.
+
+Knows how an output ends and which values it takes. Does not know images or tiles.
+
+==================  ================================================================================
+``probabilities``   between 0 and 1: the network ends with a sigmoid or a softmax
+``logits``          the network ends with a linear layer: unbounded numbers on both sides of 0
+``classes``         whole numbers or booleans: the network decides by itself (argmax, threshold)
+``embeddings``      vectors of one length for each pixel
+``values``          anything else, such as distances, flows or restored intensities
+==================  ================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seamscope.errors import SeamscopeError
+from seamscope.models.trials import Watch
+from seamscope.normalization.calls import Forward, bound
+
+OutputKind: TypeAlias = Literal["probabilities", "logits", "classes", "embeddings", "values"]
+
+KINDS: tuple[OutputKind, ...] = ("probabilities", "logits", "classes", "embeddings", "values")
+
+aten = torch.ops.aten
+
+# operations that may come after the one that decides
+_MOVES = {
+    "view", "_unsafe_view", "reshape", "permute", "transpose", "slice", "select", "contiguous",
+    "clone", "detach", "alias", "unsqueeze", "squeeze", "expand", "_to_copy", "copy_", "t",
+    "constant_pad_nd", "upsample_bilinear2d", "upsample_nearest2d", "upsample_trilinear3d", "cat",
+    "split", "split_with_sizes", "native_dropout", "unsafe_chunk", "lift_fresh",
+}  # fmt: skip
+_LINEAR = {"convolution", "_convolution", "addmm", "mm", "bmm", "add", "mul", "linear", "mean"}
+
+
+def kind_of(watch: Watch, outputs: Sequence[torch.Tensor]) -> OutputKind:
+    """Tell what a network's values are.
+
+    Parameters
+    ----------
+    watch
+        The operations of a forward pass.
+    outputs
+        ``(N, C, *spatial)`` for several random inputs.
+    """
+    first = outputs[0]
+    if not first.is_floating_point():
+        return "classes"
+    last = next((name for name in reversed(watch.last) if name not in _MOVES), "")
+    low = min(float(y.min()) for y in outputs)
+    high = max(float(y.max()) for y in outputs)
+    within = low >= 0 and high <= 1
+    if within and ("softmax" in last or "sigmoid" in last):
+        return "probabilities"
+    if within and first.shape[1] > 1 and _sum_to_one(outputs):
+        return "probabilities"
+    if _whole(outputs) and high > low:
+        return "classes"
+    if first.shape[1] > 1 and _unit_length(outputs):
+        return "embeddings"
+    if last in _LINEAR and low < 0 < high:
+        return "logits"
+    return "probabilities" if within and high > low and last in ("clamp", "hardtanh") else "values"
+
+
+def _sum_to_one(outputs: Sequence[torch.Tensor]) -> bool:
+    return all(bool(((y.sum(1) - 1).abs() < 1e-3).all()) for y in outputs)
+
+
+def _whole(outputs: Sequence[torch.Tensor]) -> bool:
+    return all(bool((y == y.round()).all()) for y in outputs)
+
+
+def _unit_length(outputs: Sequence[torch.Tensor]) -> bool:
+    return all(bool(((y.norm(dim=1) - 1).abs() < 1e-3).all()) for y in outputs)
+
+
+class Undecided(TorchDispatchMode):
+    """Runs a network of classes without its decisions, so that small changes show.
+
+    An argmax gives the mean of the classes weighted by their numbers, a threshold the distance to
+    it, and whole numbers stay what they were before they were made whole.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        given = bound(func, args, kwargs)
+        if func is aten.argmax.default and given["dim"] is not None:
+            return _weighted(given["self"], given["dim"], given["keepdim"])
+        if func in _THRESHOLDS and given["self"].is_floating_point():
+            return given["self"] - given["other"]
+        if func is aten.round.default and given["self"].is_floating_point():
+            return given["self"].clone()
+        whole = given.get("dtype") is not None and not given["dtype"].is_floating_point
+        if func is aten._to_copy.default and whole and given["self"].is_floating_point():
+            return given["self"].clone()
+        return func(*args, **kwargs)
+
+
+def _weighted(x: torch.Tensor, dim: int, keepdim: bool) -> torch.Tensor:
+    shape = [1] * x.ndim
+    shape[dim] = -1
+    numbers = torch.arange(1, x.shape[dim] + 1, dtype=x.dtype, device=x.device).view(shape)
+    return (x * numbers).sum(dim, keepdim)
+
+
+_THRESHOLDS = {
+    aten.gt.Scalar, aten.ge.Scalar, aten.lt.Scalar, aten.le.Scalar,
+    aten.gt.Tensor, aten.ge.Tensor, aten.lt.Tensor, aten.le.Tensor,
+}  # fmt: skip
+
+
+def undecided(forward: Forward, x: torch.Tensor) -> Forward:
+    """Run a network of classes up to the numbers that decide on them, where that is possible.
+
+    Parameters
+    ----------
+    forward
+        The network.
+    x
+        An input with which that is tried.
+    """
+
+    def numbers(x: torch.Tensor) -> torch.Tensor:
+        with Undecided():
+            return forward(x)
+
+    def as_float(x: torch.Tensor) -> torch.Tensor:
+        return forward(x).float()
+
+    try:
+        y = numbers(x)
+    except SeamscopeError:
+        raise
+    except RuntimeError:  # it needs its decisions
+        return as_float
+    return numbers if y.is_floating_point() and bool(y.std() > 0) else as_float

@@ -1,0 +1,295 @@
+"""Under which shifts of its input a network's prediction shifts along.
+
+Knows slabs and candidates. Does not know files, images or layers' names.
+
+*Period* (periodic-t shift equivariance, Rumberger et al. 2021, definition 2). Two windows of one
+random image, one shift apart, must give the same prediction away from their ends, over at least one
+whole shift, so that every phase is compared. If shifts by a and b are followed, so is their
+greatest common divisor: the period divides every shift that is followed. It is therefore found by
+looking for any such shift, and then dividing it by primes while the prediction still follows.
+
+The prediction of a weak deep path may follow a shorter shift as far as numbers show. Where NaN
+shows the structure, the outputs that an end of NaN touches must therefore follow the shift too.
+
+Differences are counted in standard deviations of the output. Below `CLEAN` two predictions are the
+same but for rounding. Between that and `SAME` a weak part of the network may not follow: a longer
+shift, where the difference is much smaller, is then preferred.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from seamscope.models.slab import HIGH, LOW, NAN, NOISES, SAME, Slab, slabs
+from seamscope.models.trials import OutOfPatience
+from seamscope.normalization.audit import Forward
+from seamscope.tiling import Lattice, axis_names
+
+if TYPE_CHECKING:
+    from seamscope.models.probe import Facts
+
+# Rounding alone differs by less, in standard deviations of the output.
+CLEAN = 5e-6
+# The same, where the ends of the slab are felt everywhere (global attention).
+_ROUGHLY_SAME = 2e-2
+_PRIMES = (2, 3, 5, 7, 11, 13)
+_LONGEST = 1024
+_ODD = (3, 5, 7, 9, 11, 13, 15, 21, 25, 27)
+
+
+@dataclass(frozen=True)
+class Periods:
+    """Periods of all axes.
+
+    Attributes
+    ----------
+    period
+        In input pixels; None for an axis where none was found.
+    certain
+        Whether all were found and verified.
+    notes
+        Sentences on what was not.
+    """
+
+    period: tuple[int | None, ...]
+    certain: bool
+    notes: tuple[str, ...] = ()
+
+
+def measure_period(forward: Forward, facts: Facts, derived: Sequence[int] | None = None) -> Periods:
+    """Smallest shift along each axis under which the prediction shifts along, in input pixels.
+
+    Parameters
+    ----------
+    forward, facts
+        As for `seamscope.models.slab.slabs`; statistics of the tile are held fixed.
+    derived
+        Period of each axis that the network's operations imply, where that is known.
+    """
+    lattices = facts.lattice
+    found: list[_Found] = []
+    names = axis_names(facts.spatial_axes)
+    for axis in range(facts.spatial_axes):
+        search = _Search(forward, facts, axis)
+        likely = [found[-1].period] if found and found[-1].period else []
+        if derived is not None:
+            likely.insert(0, derived[axis])
+        try:
+            found.append(search.find(likely))
+        except OutOfPatience:
+            found.append(_Found(None, 0.0))
+    alike = _alike(found)
+    notes = tuple(_notes(names, lattices, alike, derived))
+    if derived is not None:  # the longer one is safe where they differ
+        alike = [
+            replace(one, period=math.lcm(one.period or 1, own))
+            for one, own in zip(alike, derived, strict=True)
+        ]
+    certain = all(one.period is not None for one in found)
+    return Periods(tuple(one.period for one in alike), certain, notes)
+
+
+def with_periods(lattices: Sequence[Lattice], periods: Sequence[int | None]) -> tuple[Lattice, ...]:
+    """Lattices with measured periods; the accepted step stands in for what was not found."""
+    return tuple(
+        replace(a, period=p or math.lcm(a.step, a.scale.denominator))
+        for a, p in zip(lattices, periods, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A period, and how far the prediction is from following it, in standard deviations."""
+
+    period: int | None
+    error: float
+
+
+def _alike(found: Sequence[_Found]) -> list[_Found]:
+    """Axes have one period unless they clearly differ: by more than rounding can explain."""
+    known = [one.period for one in found if one.period]
+    if not known:
+        return list(found)
+    longest = math.lcm(*known)
+    unclear = [one for one in found if one.period is None or one.error > CLEAN]
+    return [replace(one, period=longest) if one in unclear else one for one in found]
+
+
+def _notes(
+    names: str, lattices: Sequence[Lattice], found: Sequence[_Found], derived: Sequence[int] | None
+) -> Iterator[str]:
+    for place, (name, one) in enumerate(zip(names, found, strict=True)):
+        if derived is not None and one.period not in (None, derived[place]):
+            used = math.lcm(one.period or 1, derived[place])
+            yield (
+                f"Along {name} the operations imply a period of {derived[place]} px and shifts "
+                f"show {one.period} px: tiles start on multiples of {used} px."
+            )
+        elif one.period is None:
+            step = (
+                derived[place]
+                if derived
+                else math.lcm(lattices[place].step, lattices[place].scale.denominator)
+            )
+            source = "its operations imply" if derived else "its accepted input sizes have"
+            yield (
+                f"Could not measure the network's period along {name}. Tiles start on multiples "
+                f"of {step} px, the step that {source}. State another with --step."
+            )
+
+
+class _Search:
+    """Looks for the period along one axis."""
+
+    def __init__(self, forward: Forward, facts: Facts, axis: int) -> None:
+        self._slabs = slabs(forward, facts, axis, fixed=True)
+        self._lattice = facts.lattice[axis]
+        self._unit = self._lattice.scale.denominator
+
+    def find(self, likely: Sequence[int]) -> _Found:
+        """The period; None where no shift is followed."""
+        tried: set[int] = set()
+        doubtful: list[_Found] = []
+        shifts: _Shifts | None = None
+        for slab in self._slabs:
+            shifts = _Shifts(slab)
+            if shifts.rough:
+                continue
+            for shift in self._candidates(likely, shifts.longest):
+                if shift in tried:
+                    continue
+                error = shifts.error(shift)
+                if error >= SAME:  # no longer slab will change that
+                    tried.add(shift)
+                if error < CLEAN and shifts.fits(shift):
+                    return self._least(shifts, _Found(shift, error))
+                if CLEAN <= error < SAME:
+                    doubtful.append(_Found(shift, error))
+        if doubtful:
+            best = min(one.error for one in doubtful)
+            good = [one for one in doubtful if one.error <= 3 * best]
+            return min(good, key=lambda one: one.period or 0)
+        return _Found(None, 0.0) if shifts is None else self._roughly(shifts)
+
+    def _candidates(self, likely: Sequence[int], longest: int) -> Iterator[int]:
+        """Shifts to try: likely ones, the accepted step, powers of two, then all others."""
+        step = math.lcm(self._lattice.step, self._unit)
+        yield from (n for n in likely if n % self._unit == 0 and n <= longest)
+        if self._unit < step <= longest:
+            yield step
+        powers = [self._unit * 2**n for n in range(11)]
+        yield from (n for n in powers if n <= longest)
+        others = {self._unit * odd * 2**n for odd in _ODD for n in range(9)}
+        yield from (n for n in sorted(others) if n <= min(longest, _LONGEST))
+
+    def _least(self, shifts: _Shifts, found: _Found) -> _Found:
+        """Divide a shift that is followed by primes, while the prediction still follows."""
+        assert found.period is not None
+        for prime in _PRIMES:
+            while found.period % (prime * self._unit) == 0:
+                shift = found.period // prime
+                error = shifts.error(shift)
+                if not (error < CLEAN and shifts.fits(shift)):
+                    break
+                found = _Found(shift, error)
+        return found
+
+    def _roughly(self, shifts: _Shifts) -> _Found:
+        """The same where everything is coupled: the least shift nearly as good as the best."""
+        if not shifts.rough:
+            return _Found(None, 0.0)
+        errors = {n: shifts.error(n) for n in self._candidates([], min(shifts.longest, 64))}
+        best = min(errors.values(), default=math.inf)
+        if best > _ROUGHLY_SAME:
+            return _Found(None, 0.0)
+        return _Found(min(n for n, error in errors.items() if error <= 2 * best + SAME), SAME)
+
+
+class _Shifts:
+    """Predictions of shifted copies of one slab.
+
+    The copies are cyclic shifts of one another, so that they hold the same values; pixels that
+    depend on the seam of the shift or on the slab's ends are left out.
+
+    Attributes
+    ----------
+    rough
+        Whether there are no such pixels, because everything is coupled: the middle third is
+        compared.
+    longest
+        Longest shift that leaves enough to compare.
+    """
+
+    def __init__(self, slab: Slab) -> None:
+        self._slab = slab
+        self._errors: dict[int, float] = {}
+        self._depths: dict[int, float | None] = {}
+        self._nan_shows = True
+        depths = [self._depth(end) for end in (LOW, HIGH)]
+        known = [depth for depth in depths if depth is not None]
+        self.rough = len(known) < 2
+        crop = sum(slab.lattice.crop)
+        self._margin = (0, 0) if self.rough else (known[0] + crop, known[1] + crop)
+        third = (slab.length - crop) // 3
+        self.longest = third if self.rough else (slab.length - sum(self._margin) - crop) // 3
+
+    def _depth(self, end: int) -> int | None:
+        """Pixels from an end that depend on it, at the worst phase that was met."""
+        slab = self._slab
+        frame = slab.frame(1)
+        by_change = [slab.depth(end, frame, how) for how in NOISES]
+        by_nan = slab.depth(end, frame, NAN)
+        self._nan_shows &= by_nan is not None
+        found = [depth for depth in by_change if depth is not None]
+        if len(found) < len(by_change):
+            return None
+        most = max([*found, by_nan or 0.0])
+        # other phases reach further by less than a period, which is not known yet
+        return math.ceil(most) + frame
+
+    def error(self, shift: int) -> float:
+        """How much the prediction of a shifted slab differs from the shifted prediction."""
+        if shift not in self._errors:
+            self._errors[shift] = self._measured(shift)
+        return self._errors[shift]
+
+    def fits(self, shift: int) -> bool:
+        """Whether what an end of NaN touches follows the shift, at several phases of it."""
+        if self.rough or not self._nan_shows:
+            return True
+        frame = self._slab.frame(1)
+        phases = sorted({0, 1, shift // 2, shift - 1})
+        return all(
+            self._reached(frame + phase) == self._reached(frame + phase + shift) for phase in phases
+        )
+
+    def _reached(self, frame: int) -> float | None:
+        """How deep an end of NaN reaches; None where that is more than the slab."""
+        if frame not in self._depths:
+            self._depths[frame] = self._slab.depth(LOW, frame, NAN)
+        return self._depths[frame]
+
+    def _measured(self, shift: int) -> float:
+        slab, axis = self._slab, self._slab.axis + 2
+        scale = slab.lattice.scale
+        moved = int(shift * scale)
+        shifted = slab.run(slab.clean.roll(-shift, dims=axis))
+        count = slab.unchanged.shape[axis]
+        if self.rough:
+            begin, end = count // 3, count - count // 3
+        else:
+            # a period that is shorter than the shift adds less than the shift to the margins
+            begin = math.ceil((self._margin[0] + shift) * scale)
+            end = count - math.ceil((self._margin[1] + shift) * scale)
+        length = end - begin - moved
+        if length < (1 if self.rough else moved):
+            return math.inf
+        here = slab.unchanged.narrow(axis, begin + moved, length)
+        there = shifted.narrow(axis, begin, length)
+        return slab.difference(there, here)
+
+
+__all__ = ["CLEAN", "Periods", "measure_period", "with_periods"]

@@ -1,0 +1,91 @@
+"""Modules of other kinds, brought to one that takes and gives float32.
+
+Knows number types, compiled modules and their like. Does not know formats of files.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+
+def runnable(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return a module that runs on float32, and sentences on what was changed.
+
+    Parameters
+    ----------
+    module
+        Any module; yours is not changed.
+    """
+    plain = getattr(module, "_orig_mod", None)
+    if isinstance(plain, nn.Module):  # torch.compile keeps the module it was given
+        module = plain
+    others = {
+        tensor.dtype
+        for tensor in module.parameters()
+        if not isinstance(tensor, UninitializedParameter) and tensor.dtype in _OTHERS
+    }
+    if not others:
+        return module, ()
+    named = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
+    converted = _converted(module)
+    if converted is not None:
+        return converted, (f"Its weights are {named}: Seamscope runs it as float32.",)
+    inside = next(iter(others))
+    return Inside(module, inside), (
+        f"Its weights are {named}: Seamscope runs it in that type, and its input and output are "
+        "float32.",
+    )
+
+
+_OTHERS = {torch.float16, torch.bfloat16, torch.float64}
+
+
+def _converted(module: nn.Module) -> nn.Module | None:
+    """A copy whose weights are float32; None where it holds its types elsewhere too."""
+    try:
+        own = copy.deepcopy(module).float()
+    except Exception:  # a module that cannot be copied or cast runs as it is
+        return None
+    graph = str(getattr(own, "graph", ""))
+    return None if any(word in graph for word in ("float16", "bfloat16", "float64")) else own
+
+
+class Inside(nn.Module):
+    """A network that computes in another floating point type than its input and output.
+
+    Parameters
+    ----------
+    inner
+        The network.
+    dtype
+        Of its weights.
+    """
+
+    def __init__(self, inner: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.inner = inner
+        self.dtype = dtype
+        self.training = False
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Weights and buffers of the module inside, by its own names."""
+        return self.inner.state_dict(*args, **kwargs)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """Run the network."""
+        return _as_float(self.inner(x.to(self.dtype)))
+
+
+def _as_float(output: Any) -> Any:
+    if isinstance(output, torch.Tensor):
+        return output.float() if output.is_floating_point() else output
+    if isinstance(output, dict):
+        return {key: _as_float(value) for key, value in output.items()}
+    if isinstance(output, tuple | list):
+        return tuple(_as_float(value) for value in output)
+    return output

@@ -1,0 +1,265 @@
+"""A slab: one input that is long in one axis, and what changing its ends does to the prediction.
+
+Knows tensors, a network's lattice along one axis, and how an end is replaced. Does not know what is
+concluded from it (see `seamscope.models.reach` and `seamscope.models.period`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seamscope.normalization.audit import FixedStatistics, Forward
+from seamscope.tiling import Lattice, Sides
+
+if TYPE_CHECKING:
+    from seamscope.models.probe import Facts
+
+# Predictions that differ by less, in standard deviations, are the same: another order of
+# summation makes about 1e-5, a tile three pixels off the grid more than 1 (both measured).
+SAME = 1e-4
+LOW, HIGH = 0, 1  # ends of a slab
+NAN = math.nan
+NOISES = (100.0, 1.0)  # standard deviations of what replaces an end, besides NaN
+
+# Shortest and longest slab (pixels) for 1, 2 and 3 spatial axes.
+_SHORTEST = {1: 512, 2: 384, 3: 160}
+_LONGEST = {1: 8192, 2: 3072, 3: 640}
+_PERIODS = 24  # a slab may always be so many periods long
+_FRAME = 32  # replaced pixels at an end: more than the gaps of usual dilated kernels
+
+Line: TypeAlias = npt.NDArray[np.bool_]
+PhaseFields: TypeAlias = tuple[Sides, ...]
+"""Input pixels ``(before, after)`` that output pixel ``i`` sees beyond those it covers itself.
+
+Entry ``p`` is for all ``i`` that are ``p`` modulo the number of entries, counted from the first
+output pixel of a tile on the grid: one period, in output pixels.
+"""
+
+
+def slabs(forward: Forward, facts: Facts, axis: int, fixed: bool = False) -> Iterator[Slab]:
+    """Slabs of growing length along one axis, while memory suffices.
+
+    Parameters
+    ----------
+    forward
+        ``(N, C, *spatial)`` float32 tensor to prediction, on the CPU. Pass the plain network:
+        fused kernels swallow NaN.
+    facts
+        Channels, a small shape that the network accepts, and for each axis sizes, crop, scale and,
+        where it is known, period.
+    axis
+        Which axis is long.
+    fixed
+        Whether statistics of the tile are held at those of the whole slab.
+    """
+    lattice = facts.lattice[axis]
+    first: Slab | None = None
+    for length in _lengths(lattice, facts.spatial_axes):
+        shape = [*facts.narrow]
+        shape[axis] = length
+        random = torch.Generator().manual_seed(axis)
+        clean = torch.randn(1, facts.in_channels, *shape, generator=random)
+        slab = Slab(forward, clean, axis, lattice, fixed and bool(facts.statistics))
+        yield slab
+        first = first or slab
+        # Attention grows with the square of the pixels: do not let a probe fill the memory.
+        most = first.peak * (slab.length / first.length) ** 2
+        free = psutil.virtual_memory().available
+        if most * 16 > free and slab.peak * 16 > free:
+            return
+
+
+def _lengths(lattice: Lattice, axes: int) -> Iterator[int]:
+    if lattice.fixed is not None:
+        yield lattice.fixed
+        return
+    length = _SHORTEST[axes] + sum(lattice.crop)
+    while length <= max(_LONGEST[axes], _PERIODS * lattice.pitch):
+        yield lattice.size_at_least(length)
+        length *= 2
+
+
+class Slab:
+    """One long input, its prediction, and predictions of changed copies.
+
+    Attributes
+    ----------
+    clean
+        The input ``(1, C, *spatial)``.
+    length
+        Its pixels along the long axis.
+    unchanged
+        Its prediction ``(1, C', *spatial')``.
+    """
+
+    def __init__(
+        self, forward: Forward, clean: torch.Tensor, axis: int, lattice: Lattice, fixed: bool
+    ) -> None:
+        self.clean = clean
+        self.axis = axis
+        self.lattice = lattice
+        self.length = clean.shape[axis + 2]
+        # statistics are recorded in the first run, and held in all others
+        self._forward = FixedStatistics(forward) if fixed else forward
+        self.unchanged = self.run(clean)
+        self._spread = float(self.unchanged.std()) or 1.0
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the network."""
+        with torch.no_grad():
+            return self._forward(x)
+
+    @cached_property
+    def peak(self) -> int:
+        """Bytes that a forward pass takes."""
+        meter = MemoryMeter()
+        with meter:
+            self.run(self.clean)
+        return meter.peak
+
+    def frame(self, pitch: int | None = None) -> int:
+        """Pixels of an end that is replaced: whole periods."""
+        pitch = pitch or self.lattice.pitch
+        return -(-min(_FRAME, self.length // 4) // pitch) * pitch
+
+    # -- what an end touches
+
+    def touched(self, end: int, frame: int, how: float) -> Line:
+        """Outputs that change with an end of `frame` pixels.
+
+        The end becomes NaN, or noise of standard deviation `how`.
+        """
+        y = self.run(self._with_end(end, frame, how))
+        return self._line(torch.isnan(y) if math.isnan(how) else y != self.unchanged)
+
+    def inside(self, line: Line, end: int, frame: int) -> Line:
+        """The same without outputs in the other end, as far as that is replaced in its turn.
+
+        What is cut away there would not be part of a tile: circular padding and rolled windows
+        join the ends, which says nothing of pixels between them.
+        """
+        edges = self.edges(line.size)
+        within = edges[1:] <= self.length - frame if end == LOW else edges[:-1] >= frame
+        kept: Line = line & within
+        return kept
+
+    def depth(self, end: int, frame: int, how: float) -> float | None:
+        """How far beyond one end of `frame` pixels the prediction depends on it, in input pixels.
+
+        Gaps of dilated kernels count. None where the slab is too short to tell.
+        """
+        if frame > self.length // 3:
+            return None
+        line = self.touched(end, frame, how)
+        places = np.flatnonzero(self.inside(line, end, frame))
+        edges = self.edges(line.size)
+        if places.size == 0:
+            return 0.0
+        # the outputs nearest to the other end must be untouched
+        open_end = np.flatnonzero(self.inside(np.ones_like(line), end, frame))
+        if end == LOW:
+            far, last = places[-1] == open_end[-1], edges[places[-1] + 1]
+            depth = last - self.lattice.crop[0] - frame
+        else:
+            far, last = places[0] == open_end[0], edges[places[0]]
+            depth = self.length - self.lattice.crop[1] - frame - last
+        return None if far else float(depth)
+
+    def joined(self, end: int, frame: int) -> int:
+        """How deep the other end of the slab changes with one end, in input pixels; usually 0."""
+        line = self.touched(end, frame, NOISES[0])
+        edges = self.edges(line.size)
+        other = line & ~self.inside(np.ones_like(line), end, frame)
+        places = np.flatnonzero(other)
+        if places.size == 0:
+            return 0
+        if end == LOW:
+            return math.ceil(float(edges[-1] - edges[places[0]]))
+        return math.ceil(float(edges[places[-1] + 1] - edges[0]))
+
+    def _with_end(self, end: int, frame: int, how: float) -> torch.Tensor:
+        """Copy of the clean input with one end NaN, or other noise."""
+        x = self.clean.clone()
+        part = x.narrow(self.axis + 2, 0 if end == LOW else self.length - frame, frame)
+        if math.isnan(how):
+            part.fill_(how)
+        else:
+            random = torch.Generator().manual_seed(7)
+            part.copy_(how * torch.randn(part.shape, generator=random))
+        return x
+
+    def _line(self, touched: torch.Tensor) -> Line:
+        others = tuple(d for d in range(touched.ndim) if d != self.axis + 2)
+        line: Line = touched.any(dim=others).numpy()
+        return line
+
+    def edges(self, count: int) -> npt.NDArray[np.float64]:
+        """Borders of the output pixels, in input pixels; one more than there are pixels."""
+        return np.arange(count + 1) / float(self.lattice.scale) + self.lattice.crop[0]
+
+    # -- comparisons
+
+    def difference(self, a: torch.Tensor, b: torch.Tensor) -> float:
+        """Max difference of two predictions, in standard deviations of the slab's."""
+        return float((a - b).abs().max()) / self._spread
+
+    def same_when_shorter(self, halo: Sides) -> bool | None:
+        """Whether a shorter slab on the grid predicts the same beyond this halo.
+
+        None where that leaves nothing to compare. A network of one size is never compared.
+        """
+        lattice, axis = self.lattice, self.axis + 2
+        if lattice.fixed is not None:
+            return True
+        start = -(-self.length // (8 * lattice.pitch)) * lattice.pitch
+        size = lattice.size_at_most(self.length - 2 * start)
+        low, high = math.ceil(halo[0] * lattice.scale), math.ceil(halo[1] * lattice.scale)
+        count = int((size - sum(lattice.crop)) * lattice.scale) - low - high
+        if size == 0 or count < lattice.pitch * lattice.scale:
+            return None
+        part = self.run(self.clean.narrow(axis, start, size)).narrow(axis, low, count)
+        moved = int(start * lattice.scale) + low
+        return self.difference(part, self.unchanged.narrow(axis, moved, count)) < SAME
+
+
+class MemoryMeter(TorchDispatchMode):
+    """Measures the largest number of bytes that tensors of a forward pass hold at one time.
+
+    Attributes
+    ----------
+    peak
+        Bytes; the network's weights and its input are not counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._since = 0  # operations since released tensors were last left out
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self._since += 1
+        # recurrent networks hold thousands of small tensors: looking at all of them after each
+        # operation would take longer than the network
+        if self._since > len(self._live) // 32:
+            self._live = {k: v for k, v in self._live.items() if not v[0].expired()}
+            self._since = 0
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self._live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.peak = max(self.peak, sum(size for _, size in self._live.values()))
+        return result

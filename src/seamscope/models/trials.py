@@ -1,0 +1,200 @@
+"""How a network is run to measure it: watched, without chance, and never for too long.
+
+Knows how one forward pass is made repeatable and counted. Does not know what is measured.
+
+`Trials` stands between every measurement and the network. Each forward pass goes through it, so
+that a measurement reports progress, stops when the user stops it, and ends when its time is over
+(`OutOfPatience`). Random draws, such as those of dropout, are replaced by their expected value: the
+network that remains is deterministic and has the same period and reach.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seamscope.errors import ModelError
+from seamscope.normalization.calls import Forward, bound
+from seamscope.work import QUIET, Work, check
+
+aten = torch.ops.aten
+
+PATIENCE = 60.0
+"""Seconds after which the measurements of one network end, by default."""
+
+
+class OutOfPatience(Exception):  # noqa: N818  (no error: what was measured until then is kept)
+    """The time for measuring is over."""
+
+
+class Trials:
+    """Runs a network for measurements.
+
+    Parameters
+    ----------
+    forward
+        ``(N, C, *spatial)`` tensor to a tensor, on the CPU.
+    work
+        Receives progress; asked before each forward pass whether to stop.
+    patience
+        Seconds until `OutOfPatience` is raised; None for no limit.
+    clock
+        Returns seconds.
+
+    Attributes
+    ----------
+    random
+        Whether random draws are replaced by their expected value.
+    count
+        Forward passes so far.
+    finished
+        Whether there was always time for one more.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        work: Work = QUIET,
+        patience: float | None = PATIENCE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.forward = forward
+        self.work = work
+        self.random = False
+        self.count = 0
+        self.finished = True
+        self._clock = clock
+        self._patience = patience
+        self._end = None if patience is None else clock() + patience
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the network once."""
+        check(self.work)
+        self.count += 1
+        if self._end is not None:
+            if self._clock() > self._end:
+                self.finished = False
+                raise OutOfPatience
+            assert self._patience is not None
+            left = max(0.0, self._end - self._clock())
+            self.work.step(int(100 * (1 - left / self._patience)), 100)
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd sizes are our doing, not the user's
+            if not self.random:
+                y = self.forward(x)
+            else:
+                with Expected():
+                    y = self.forward(x)
+        if not isinstance(y, torch.Tensor):
+            raise ModelError(f"it returns {type(y).__name__} instead of one tensor")
+        return y
+
+    def phase(self, what: str) -> None:
+        """Begin a named part."""
+        self.work.phase(what)
+
+    def remaining(self) -> float:
+        """Return the seconds left."""
+        return float("inf") if self._end is None else self._end - self._clock()
+
+
+class Expected(TorchDispatchMode):
+    """Replaces random draws by their expected value: dropout does nothing, noise is its mean.
+
+    Examples
+    --------
+    >>> x = torch.ones(1, 4, 8, 8)
+    >>> with Expected():
+    ...     y = torch.nn.functional.dropout(x, 0.5, training=True) + torch.randn(8)
+    >>> bool((y == x).all())
+    True
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        draw = _DRAWS.get(func)
+        if draw is not None:
+            return draw(func, args, bound(func, args, kwargs), kwargs)
+        return func(*args, **kwargs)
+
+
+def _fill(value: Callable[[dict[str, Any]], float]) -> Any:
+    """Replace a draw in place."""
+    return lambda func, args, given, kwargs: args[0].fill_(value(given))
+
+
+def _made(value: float) -> Any:
+    """Replace a draw that makes a tensor; drawn all the same, for its shape."""
+    return lambda func, args, given, kwargs: func(*args, **kwargs).fill_(value)
+
+
+def _as_it_is(func: Any, args: Any, given: dict[str, Any], kwargs: Any) -> Any:
+    x = given["input"]
+    return x.clone(), torch.ones_like(x, dtype=torch.bool)
+
+
+_DRAWS: dict[Any, Any] = {
+    aten.bernoulli_.float: _fill(lambda given: float(given["p"])),
+    aten.uniform_.default: _fill(lambda given: (given["from"] + given["to"]) / 2),
+    aten.normal_.default: _fill(lambda given: float(given["mean"])),
+    aten.native_dropout.default: _as_it_is,
+    aten.bernoulli.p: lambda func, args, given, kwargs: torch.full_like(args[0], given["p"]),
+    aten.bernoulli.default: lambda func, args, given, kwargs: args[0].clone(),
+    aten.rand.default: _made(0.5),
+    aten.rand_like.default: _made(0.5),
+    aten.randn.default: _made(0.0),
+    aten.randn_like.default: _made(0.0),
+    aten.normal.Tensor_Tensor: lambda func, args, given, kwargs: args[0].clone(),
+    aten.normal.Tensor_float: lambda func, args, given, kwargs: args[0].clone(),
+}
+
+
+class Watch(TorchDispatchMode):
+    """Counts the operations of a forward pass, and remembers its first convolution and the last.
+
+    Attributes
+    ----------
+    count
+        Operations that began, also where the forward pass then failed.
+    first
+        ``(input channels, spatial axes)`` that the first convolution takes.
+    last
+        Names of the last operations, oldest first.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.first: tuple[int, int] | None = None
+        self.last: list[str] = []
+        self.dims: dict[str, int] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.count += 1
+        name = func._schema.name.removeprefix("aten::")
+        if self.first is None and name in ("convolution", "_convolution"):
+            given = bound(func, args, kwargs or {})
+            weight = given["weight"]
+            if not given["transposed"]:
+                self.first = (weight.shape[1] * given["groups"], weight.ndim - 2)
+        self.last = [*self.last[-7:], name]
+        if "softmax" in name:
+            self.dims[name] = args[1]
+        return func(*args, **(kwargs or {}))
