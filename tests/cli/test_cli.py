@@ -522,7 +522,7 @@ BAD = {
     "factory raises": (["image.tif", "pranks.py:boom", OUT], "no luck"),
     "factory leaves": (["image.tif", "pranks.py:leave", OUT], "ended the program"),
     "factory of no network": (["image.tif", "pranks.py:number", OUT], "returned a int"),
-    "two outputs": (["image.tif", "pranks.py:Pair", OUT], "tuple of 2"),
+    "two outputs": (["image.tif", "pranks.py:Pair", OUT], "2 outputs"),
     "JSON nowhere": (["image.tif", UNET, OUT, "--json", "nowhere/j"], "--json"),
     "JSON onto the image": (["image.tif", UNET, OUT, "--json", "image.tif"], "image.tif"),
     "JSON onto the weights": (["image.tif", UNET, OUT, "--json", "unet.safetensors"], "overwrite"),

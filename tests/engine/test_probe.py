@@ -348,7 +348,7 @@ class GivesVector(nn.Module):
 
 @pytest.mark.parametrize(
     ("network", "words"),
-    [(Broken(), "shape mismatch inside"), (GivesTwo(), "returns 2 outputs"), (GivesVector(), "gives")],
+    [(Broken(), "shape mismatch inside"), (GivesTwo(), "2 outputs"), (GivesVector(), "gives")],
 )
 def test_what_is_no_image_network_is_refused_in_a_sentence(network, words) -> None:
     with pytest.raises(ModelError, match=words):
