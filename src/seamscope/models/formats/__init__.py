@@ -156,6 +156,11 @@ def _check_readable(path: Path, text: str) -> None:
             f"There is no file {path}: check the path, or try one of {', '.join(demo_names())}, "
             "or name a factory as package.module:function."
         )
+    if not (path.is_file() or path.is_dir()):
+        raise ModelError(
+            f"{path} is neither a file nor a folder (a pipe or a device): copy what it gives to a "
+            "file, and give that."
+        )
     if not os.access(path, os.R_OK):
         raise ModelError(f"{path} cannot be read: you lack the permission to read it.")
     if path.is_file() and path.stat().st_size == 0:

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from torch import nn
 
 from seamscope.errors import ModelError
@@ -41,6 +40,7 @@ from seamscope.images.preparation import (
 from seamscope.models.declared import Array, Declared, Vectors
 from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.checkpoints import fill, pickled, read_checkpoint
+from seamscope.models.formats.documents import LARGEST_YAML, read_yaml
 from seamscope.models.formats.factories import (
     build,
     import_module,
@@ -97,25 +97,21 @@ class Package:
     @cached_property
     def card(self) -> Card:
         """What its card says."""
-        try:
-            told = yaml.safe_load(self.archive.read(self.card_name))
-        except yaml.YAMLError as error:
-            raise ModelError(
-                f"{self.card_name} of {self.name} is no valid YAML ({first_sentence(error)}): get "
-                "the package again."
-            ) from error
-        return read_card(told, f"{self.card_name} of {self.name}")
+        name = f"{self.card_name} of {self.name}"
+        data = self.archive.read(self.card_name, limit=LARGEST_YAML)
+        return read_card(read_yaml(data, name), name)
 
     @cached_property
     def kind(self) -> str:
         """Kind of the weights that are used."""
-        found = next((kind for kind in _KINDS if kind in self.card.weights), None)
-        if found is None:
+        found = [kind for kind in _KINDS if self.card.weights.get(kind)]
+        if not found:
             raise ModelError(
                 f"{self.name} has weights for {', '.join(self.card.weights) or 'nothing'} alone: a "
                 "package with TorchScript, a PyTorch state dict or ONNX is needed."
             )
-        return found
+        # those in the package before those on the net, which are never fetched
+        return min(found, key=lambda kind: _is_remote(file_of(self.card.weights[kind]) or ""))
 
     @property
     def weights(self) -> Mapping[str, Any]:
@@ -125,7 +121,7 @@ class Package:
     def read(self, told: Any) -> bytes:
         """Read a file the card refers to, and compare it with its checksum if there is one."""
         source = file_of(told) or ""
-        if re.match(r"https?://|10\.\d+/", source):
+        if _is_remote(source):
             raise ModelError(
                 f"{self.name} refers to {source} on the net: download the whole package as a zip "
                 "from bioimage.io and give that."
@@ -138,6 +134,10 @@ class Package:
                 "checksum): it is damaged or was replaced; get the package again."
             )
         return data
+
+
+def _is_remote(source: str) -> bool:
+    return re.match(r"https?://|10\.\d+/", source) is not None
 
 
 def _package(spec: Spec) -> Package:
@@ -350,9 +350,20 @@ def _arranged(
     """Bring a network to one image in, one image out."""
     if outputs > 1:
         network = Chosen(network, str(place))
-    if (inputs[0].axes, output.axes) != ("bc" + inputs[0].spatial, "bc" + output.spatial):
-        network = Rearranged(network, inputs[0].axes, output.axes)
+    if (inputs[0].axes, output.axes) != ("bc" + inputs[0].spatial, "bc" + inputs[0].spatial):
+        network = Rearranged(network, inputs[0].axes, output.axes, _flat(inputs[0], output))
     return network
+
+
+def _flat(given: Tensor, output: Tensor) -> str:
+    """Spatial axes of size 1 that an output has and its input has not."""
+    return "".join(
+        letter
+        for letter in output.spatial
+        if letter not in given.spatial
+        and output.along(output.smallest, letter) == (1,)
+        and output.along(output.step, letter) == (0,)
+    )
 
 
 def _channels(inputs: Sequence[Tensor]) -> int | None:
@@ -372,7 +383,8 @@ def _fixed(inputs: Sequence[Tensor]) -> tuple[int, ...] | None:
 def _declared(given: Tensor, output: Tensor, channels: int | None) -> Declared:
     spatial = given.spatial
     step, smallest = (given.along(v, spatial) for v in (given.step, given.smallest))
-    halo = output.along(output.halo, spatial) if output.spatial == spatial else None
+    shown = output.spatial.translate({ord(letter): None for letter in _flat(given, output)})
+    halo = output.along(output.halo, spatial) if shown == spatial else None
     return Declared(
         BY,
         spatial,
@@ -403,6 +415,9 @@ def _preparation(inputs: Sequence[Tensor]) -> tuple[Preparation | None, tuple[st
 
 def _step(each: Processing, tensor: Tensor, notes: list[str]) -> Step | None:
     told = each.kwargs
+    if tensor.letters([told.get("axis", "channel")]) != "c":
+        why = f"Its {each.name} has a value for each place along {told['axis']}"
+        return _unknown(f"{why}, which is not known here.", notes)
     match each.name:
         case "ensure_dtype":
             return None  # networks are run in float32
@@ -443,7 +458,7 @@ def _standardized(told: Mapping[str, Any]) -> Scaled:
 
 def _measured(each: Processing, tensor: Tensor, notes: list[str]) -> Measured | Unknown:
     told = each.kwargs
-    axes = _letters(told.get("axes"), tensor.axes)
+    axes = tensor.letters(told.get("axes"))
     lacking = [letter for letter in tensor.spatial if letter not in axes]
     other = told.get("reference_tensor")
     if lacking:
@@ -461,14 +476,6 @@ def _measured(each: Processing, tensor: Tensor, notes: list[str]) -> Measured | 
     return Measured(kind, (low, high), eps, together)  # type: ignore[arg-type]
 
 
-def _letters(axes: Any, own: str) -> str:
-    """Axes of statistics; all of them where none are told."""
-    if axes is None:
-        return own
-    names = {"batch": "b", "channel": "c"}
-    return "".join(names.get(str(each), str(each)) for each in axes)
-
-
 def _many(value: Any) -> tuple[float, ...]:
     return tuple(map(float, value)) if isinstance(value, (list, tuple)) else (float(value),)
 
@@ -483,7 +490,7 @@ def _postprocessing(
     steps: list[nn.Module] = []
     wanted = [each for each in output.processing if each.name != "ensure_dtype"]
     for place, each in enumerate(wanted):
-        step = _finish(each)
+        step = _finish(each, output)
         if step is None:
             rest = [_of_all(one, output, inputs) for one in wanted[place:]]
             known = tuple(one for one in rest if one is not None)
@@ -505,7 +512,7 @@ def _of_all(each: Processing, output: Tensor, inputs: Sequence[Tensor]) -> Step 
 
 def _matched(each: Processing, output: Tensor, inputs: Sequence[Tensor]) -> Matched | None:
     told = each.kwargs
-    axes = _letters(told.get("axes"), output.axes)
+    axes = output.letters(told.get("axes"))
     given, made = inputs[0].channels, output.channels
     apart = "c" not in axes and (given is None or given != made)
     mixed = "c" in axes and given != 1
@@ -515,12 +522,14 @@ def _matched(each: Processing, output: Tensor, inputs: Sequence[Tensor]) -> Matc
     return None if lacking else Matched(float(told.get("eps", 1e-6)), "c" in axes)
 
 
-def _finish(each: Processing) -> nn.Module | None:
+def _finish(each: Processing, output: Tensor) -> nn.Module | None:
     told = each.kwargs
+    if output.letters([told.get("axis", "channel")]) != "c":
+        return None
     match each.name:
         case "sigmoid":
             return nn.Sigmoid()
-        case "softmax" if told.get("axis", "channel") in ("channel", "c"):
+        case "softmax":
             return nn.Softmax(1)
         case "binarize" if not isinstance(told["threshold"], (list, tuple)):
             return Above(float(told["threshold"]))
@@ -556,23 +565,24 @@ def _vectors(
             f"{package.name} cannot be verified: its test inputs have the sizes "
             f"{', '.join(map(str, shapes))} and are no channels of one image."
         )
-    return Vectors(np.concatenate(images), _test_tensor(package, output))
+    return Vectors(np.concatenate(images), _test_tensor(package, output, _flat(inputs[0], output)))
 
 
-def _test_tensor(package: Package, tensor: Tensor) -> Array:
+def _test_tensor(package: Package, tensor: Tensor, without: str = "") -> Array:
     """Read a test tensor as ``(C, *spatial)``, the first of its batch."""
     if tensor.test is None:
         raise ModelError(f"{package.name} cannot be verified: it has no test data.")
     try:
         array: Array = np.load(io.BytesIO(package.read(tensor.test)), allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, MemoryError, EOFError) as error:
         raise ModelError(
             f"{tensor.test} in {package.name} is no plain array ({first_sentence(error)}): the "
             "package cannot be verified."
         ) from error
     axes = tensor.axes
-    if "b" in axes:
-        array, axes = array.take(0, axes.index("b")), axes.replace("b", "")
+    for letter in "b" + without:
+        if letter in axes:
+            array, axes = array.take(0, axes.index(letter)), axes.replace(letter, "")
     array = array.transpose([axes.index(letter) for letter in "czyx" if letter in axes])
     return array if "c" in axes else array[None]
 

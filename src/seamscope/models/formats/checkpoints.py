@@ -27,7 +27,7 @@ from torch import nn
 from seamscope.errors import ModelError
 from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.format import Code, damaged, first_sentence
-from seamscope.models.formats.pickles import Found, Name, follow
+from seamscope.models.formats.pickles import MOST_INSTRUCTIONS, Found, Name, follow
 from seamscope.models.formats.readable import one_line
 from seamscope.models.formats.sources import Sources, serve
 
@@ -47,7 +47,7 @@ def is_safetensors(source: Source) -> bool:
     return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= size
 
 
-def pickled(source: Source, name: str) -> tuple[Code, ...]:
+def pickled(source: Source, name: str, *, always: bool = False) -> tuple[Code, ...]:
     """List what unpickling a file would run beyond rebuilding tensors and numbers.
 
     Parameters
@@ -56,23 +56,25 @@ def pickled(source: Source, name: str) -> tuple[Code, ...]:
         The file, or its bytes.
     name
         What to call it.
+    always
+        Whether it is unpickled whatever it looks like.
 
     Raises
     ------
     ModelError
         When reading it would take far more memory than its size.
     """
-    if is_safetensors(source):
+    if not always and is_safetensors(source):
         return ()
-    found = _imports(source, name)
+    found = _imports(source, name, always)
     if found is None:
         return ()  # no pickle, and never read as one
     try:
         _load_tensors(source, "meta")
-    except pickle.UnpicklingError:
-        return _listed(found, source, name)
-    except Exception:
-        return ()  # damaged: loading says so
+    except Exception as error:
+        if isinstance(error, pickle.UnpicklingError) or always:
+            return _listed(found, source, name)
+        # damaged: loading says so
     return ()
 
 
@@ -193,18 +195,24 @@ def _size(source: Source) -> int:
     return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 
-def _imports(source: Source, name: str) -> Found | None:
+def _imports(source: Source, name: str, always: bool = False) -> Found | None:
     """Follow all pickles that torch would read; None where the file is none of torch's."""
     head = _head(source, 4)
     if head == _ZIP:
         parts = _pickles_in_zip(source, name)
-    elif head.startswith(_PICKLE):
+    elif head.startswith(_PICKLE) or always:
         parts = _pickles_in_stream(_head(source, _LARGEST_PICKLE + 1), name)
     else:
         return None
     found = Found()
     for part in parts:
         found.add(part)
+    if found.too_long:
+        raise ModelError(
+            f"{name} has a pickle of more than {MOST_INSTRUCTIONS:,} instructions, and weights of "
+            "large networks need some ten thousand: save only the weights (state_dict) with "
+            "torch.save."
+        )
     if found.allocates > _LARGEST_PICKLE:
         raise ModelError(
             f"{name} would reserve {found.allocates:,} bytes for Python objects while it is read, "
@@ -237,7 +245,7 @@ def _pickles_in_stream(data: bytes, name: str) -> Iterator[Found]:
     start = 0
     for place in range(5):
         found, start, value = follow(data, start)
-        if len(data) > _LARGEST_PICKLE and start >= len(data) - 16:
+        if len(data) > _LARGEST_PICKLE and any("followed beyond" in why for why in found.unknown):
             raise ModelError(
                 f"{name} is a pickle of more than {_LARGEST_PICKLE:,} bytes without its tensors, "
                 "and no longer ones are read: save only the weights (state_dict) with torch.save."

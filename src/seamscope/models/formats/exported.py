@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -29,7 +30,9 @@ from torch import fx, nn
 
 from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.checkpoints import pickled
+from seamscope.models.formats.documents import LARGEST_JSON, read_json
 from seamscope.models.formats.format import Code, Format, damaged
+from seamscope.models.formats.readable import one_line
 from seamscope.models.formats.spec import Spec
 from seamscope.models.formats.wrappers import FixedBatch, SplitInput, Wrapper, one_image, one_output
 from seamscope.models.model import Model
@@ -76,36 +79,66 @@ def is_exported(archive: Archive) -> bool:
 
 def _code(spec: Spec) -> tuple[Code, ...]:
     archive = Archive(spec.path)
-    try:
-        return tuple(found for name in archive.names for found in _code_in(archive, name))
-    except (ValueError, RecursionError):
-        return ()  # no JSON: damaged, and loading says so
+    # torch finds members whether their letters are small or not
+    pickles, plain = _payloads(archive)
+    return tuple(code for name in archive.names for code in _code_in(archive, name, pickles, plain))
 
 
-def _code_in(archive: Archive, name: str) -> Iterator[Code]:
-    if "/aotinductor/" in f"/{name}":
+def _payloads(archive: Archive) -> tuple[set[str], set[str]]:
+    """Names of tensors' files that torch unpickles, and that it reads as raw numbers."""
+    pickles: set[str] = set()
+    plain: set[str] = set()
+    for name in archive.names:
+        if _is_config(name):
+            content = read_json(archive.read(name, limit=LARGEST_JSON), name)
+            entries = content.get("config") if isinstance(content, dict) else None
+            for entry in entries.values() if isinstance(entries, dict) else ():
+                if isinstance(entry, dict):
+                    path = str(entry.get("path_name")).lower().rpartition("/")[2]
+                    (plain if entry.get("use_pickle") is False else pickles).add(path)
+    return pickles, plain - pickles
+
+
+def _is_config(name: str) -> bool:
+    return name.lower().endswith("_config.json")
+
+
+_READ_AS_TEXT = re.compile(
+    r"(?:^|/)(?:\.data/.*|archive_format|archive_version|byteorder|version|\.format_version|"
+    r"extra/.*|extra_files/.*)"
+)
+_RAW = re.compile(r"(?:weight|tensor)_\d+")
+
+
+def _code_in(archive: Archive, name: str, pickles: set[str], plain: set[str]) -> Iterator[Code]:
+    """List what torch would run of a member; whatever it does not read as text may be a pickle."""
+    low = name.lower()
+    payload = low.rpartition("/")[2]
+    if "/aotinductor/" in f"/{low}":
         yield Code.of(f"compiled code {name}", archive.read(name))
-    elif ("/models/" in f"/{name}" and name.endswith(".json")) or name.endswith(_OLD):
-        content = archive.read(name)
-        told = json.loads(content)
-        for what in dict.fromkeys(_unusual(told)):
-            yield Code.of(f"{what} in {name}", content, text=json.dumps(told, indent=1))
-    elif _is_pickle(archive, name):
-        yield from pickled(archive.read(name), name)
+    elif "/models/" in f"/{low}" or low.endswith(_OLD) or _is_config(name):
+        yield from _unusual_code(archive.read(name, limit=LARGEST_JSON), name)
+    elif _READ_AS_TEXT.search(low) and payload not in pickles:
+        return
+    elif not (_RAW.fullmatch(payload) and payload in plain):
+        yield from pickled(archive.read(name), name, always=True)
 
 
-def _is_pickle(archive: Archive, name: str) -> bool:
-    """All that is neither a program, nor raw numbers, nor what describes them."""
-    if re.search(r"(?:_config|extra/.*)\.json$|\.data/|(?:^|/)(?:archive_format|version)$", name):
-        return False
-    return re.search(r"(?:^|/)(?:archive_version|byteorder)$", name) is None and not (
-        re.search(r"/(?:weight|tensor)_\d+$", name) and not _starts_as_pickle(archive.read(name, 2))
-    )
+def _unusual_code(content: bytes, name: str) -> Iterator[Code]:
+    program = read_json(content, name)
+    found = list(dict.fromkeys(_unusual(program)))
+    if not found:
+        return
+    whole = Code.of("", content, text=json.dumps(program, indent=1)[:_MOST_TEXT])
+    for what in found[:_MOST_LINES]:
+        yield dataclasses.replace(whole, what=one_line(f"{what} in {name}"))
+    if len(found) > _MOST_LINES:
+        more = f"{len(found) - _MOST_LINES} more such names and expressions in {name}"
+        yield dataclasses.replace(whole, what=one_line(more))
 
 
-def _starts_as_pickle(data: bytes) -> bool:
-    # raw numbers may begin by chance as a pickle does; then they are read as one, which harms none
-    return data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_MOST_LINES = 40
+_MOST_TEXT = 1 << 20
 
 
 def _unusual(told: Any, key: str = "") -> Iterator[str]:
@@ -122,7 +155,7 @@ def _unusual(told: Any, key: str = "") -> Iterator[str]:
     elif isinstance(told, str):
         what = _unusual_text(told, key)
         if what:
-            yield f"{what} {told[:120]!r}"
+            yield f"{what} {one_line(told)!r}"
 
 
 def _unusual_text(text: str, key: str) -> str:
@@ -146,10 +179,10 @@ _FREE_TEXT = {
 def _is_arithmetic(text: str) -> bool:
     """Whether an expression only compares and computes sizes."""
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        tree = _without_calls(ast.parse(text.strip(), mode="eval"))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return all(map(_is_harmless, ast.walk(_without_calls(tree))))
+    return all(map(_is_harmless, ast.walk(tree)))
 
 
 class _Calls(ast.NodeTransformer):
@@ -188,9 +221,9 @@ def _is_plain_tree(text: str) -> bool:
         )
 
     try:
-        told = json.loads(text) if text else [1, {"type": None}]
-        return isinstance(told, list) and len(told) == 2 and plain(told[1])
-    except ValueError:
+        spec = json.loads(text) if text else [1, {"type": None}]
+        return isinstance(spec, list) and len(spec) == 2 and plain(spec[1])
+    except (ValueError, RecursionError):
         return False
 
 

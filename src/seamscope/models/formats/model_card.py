@@ -3,14 +3,17 @@
 Knows the fields of ``rdf.yaml``. Does not know files of weights, and runs nothing.
 
 Both formats are described at https://bioimage-io.github.io/spec-bioimage-io/. In 0.4 axes are
-letters and halos belong to tensors; in 0.5 each axis is an object of its own.
+letters and halos belong to tensors; in 0.5 each axis is an object of its own. What a card leaves
+out has the value that the specification gives it: a tensor is called ``input`` or ``output``, an
+axis by its type, and a spatial axis ``x``. Where that would call two axes the same, which no valid
+card does, spatial axes are z, y, x in their order.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from seamscope.errors import ModelError
@@ -52,6 +55,8 @@ class Tensor:
     grid
         For each axis the size of its pixels, in units of its own, and the pixels by which it is
         larger than the tensor that it follows.
+    ids
+        What the card calls each axis.
     """
 
     name: str
@@ -64,6 +69,14 @@ class Tensor:
     test: str | None
     optional: bool = False
     grid: tuple[tuple[float, int], ...] = ()
+    ids: tuple[str, ...] = ()
+
+    def letters(self, axes: Any) -> str:
+        """Letters of axes that an operation names; all of them where it names none."""
+        if axes is None:
+            return self.axes
+        names = {"batch": "b", "channel": "c", **dict(zip(self.ids, self.axes, strict=False))}
+        return "".join(names.get(str(each), str(each)) for each in axes)
 
     @property
     def spatial(self) -> str:
@@ -140,11 +153,12 @@ def read_card(told: Any, source: str) -> Card:
         tests = {} if new else {k: list(told.get(f"test_{k}", ())) for k in ("inputs", "outputs")}
         read = {
             kind: tuple(
-                tensor(each, (tests.get(kind) or [None] * 99)[place], kind)
+                tensor(each, _at(tests.get(kind), place), kind, place)
                 for place, each in enumerate(told[kind])
             )
             for kind in ("inputs", "outputs")
         }
+        read["inputs"] = tuple(_resolved(each, read["inputs"], told) for each in read["inputs"])
         name = str(told.get("name", "model"))
         return Card(name, version, read["inputs"], read["outputs"], dict(told["weights"]))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -154,6 +168,10 @@ def read_card(told: Any, source: str) -> Card:
         ) from error
 
 
+def _at(values: Sequence[Any] | None, place: int) -> Any:
+    return values[place] if values and place < len(values) else None
+
+
 def file_of(told: Any) -> str | None:
     """Path or address in a field that is written as text, or as a mapping with ``source``."""
     if isinstance(told, Mapping):
@@ -161,23 +179,38 @@ def file_of(told: Any) -> str | None:
     return None if told is None else str(told)
 
 
-def _processing(told: Any) -> tuple[Processing, ...]:
-    return tuple(
-        Processing(str(each.get("id") or each["name"]), dict(each.get("kwargs") or {}))
-        for each in told or ()
-    )
+def _processing(entries: Any, defaults: Mapping[str, Mapping[str, Any]]) -> tuple[Processing, ...]:
+    found = []
+    for each in entries or ():
+        name = str(each.get("id") or each["name"])
+        kwargs = {**defaults.get(name, {}), **(each.get("kwargs") or {})}
+        found.append(Processing(name, kwargs))
+    return tuple(found)
 
 
-def _old_tensor(told: Mapping[str, Any], test: Any, kind: str) -> Tensor:
+# The only default of 0.4 that changes what an operation does; others are those of 0.5.
+_OLD_DEFAULTS = {"zero_mean_unit_variance": {"mode": "fixed"}}
+
+
+def _old_tensor(told: Mapping[str, Any], test: Any, kind: str, place: int) -> Tensor:
     axes = str(told["axes"])
     shape = told.get("shape") or [None] * len(axes)
     smallest: Sequence[int | None]
     step: Sequence[int | None]
-    if isinstance(shape, Mapping):
+    if isinstance(shape, Mapping) and "scale" in shape:
+        # of an output: the input's size times scale plus twice the offset
+        new = [not scale for scale in shape["scale"]]  # an axis that the input lacks
+        smallest = [
+            int(2 * offset) if own else None
+            for own, offset in zip(new, shape["offset"], strict=True)
+        ]
+        step = [0 if own else None for own in new]
+    elif isinstance(shape, Mapping):
         smallest = list(shape.get("min") or [None] * len(axes))
         step = list(shape.get("step") or [None] * len(axes))
     else:
         smallest, step = list(shape), [0] * len(axes)
+    operations = told.get("preprocessing" if kind == "inputs" else "postprocessing")
     return Tensor(
         str(told["name"]),
         axes,
@@ -185,13 +218,14 @@ def _old_tensor(told: Mapping[str, Any], test: Any, kind: str) -> Tensor:
         tuple(step),
         tuple(told.get("halo") or [0] * len(axes)),
         (),
-        _processing(told.get("preprocessing" if kind == "inputs" else "postprocessing")),
+        _processing(operations, _OLD_DEFAULTS),
         file_of(test),
     )
 
 
-def _new_tensor(told: Mapping[str, Any], test: Any, kind: str) -> Tensor:
-    axes = [_axis(each) for each in told["axes"]]
+def _new_tensor(told: Mapping[str, Any], test: Any, kind: str, place: int) -> Tensor:
+    letters, ids = _letters(told["axes"])
+    sizes = [_size(each) for each in told["axes"]]
     names: tuple[str, ...] = next(
         (
             tuple(map(str, each["channel_names"]))
@@ -200,18 +234,42 @@ def _new_tensor(told: Mapping[str, Any], test: Any, kind: str) -> Tensor:
         ),
         (),
     )
+    operations = told.get("preprocessing" if kind == "inputs" else "postprocessing")
+    default = f"{kind.removesuffix('s')}{place or ''}"
     return Tensor(
-        str(told["id"]),
-        "".join(letter for letter, *_ in axes),
-        tuple(smallest for _, smallest, _, _ in axes),
-        tuple(step for _, _, step, _ in axes),
-        tuple(halo for _, _, _, halo in axes),
+        str(told.get("id") or default),
+        letters,
+        tuple(smallest for smallest, _ in sizes),
+        tuple(step for _, step in sizes),
+        tuple(int(each.get("halo") or 0) for each in told["axes"]),
         names,
-        _processing(told.get("preprocessing" if kind == "inputs" else "postprocessing")),
+        _processing(operations, {}),
         file_of(told.get("test_tensor")),
         bool(told.get("optional", False)),
         tuple(map(_grid, told["axes"])),
+        ids,
     )
+
+
+def _letters(axes: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[str, ...]]:
+    """Letters and names of a tensor's axes in format 0.5."""
+    kinds = [str(each["type"]) for each in axes]
+    count = kinds.count("space")
+    if count > 3:
+        raise ValueError(f"{count} spatial axes")
+    spatial = [
+        str(each.get("id", "x")) for each, kind in zip(axes, kinds, strict=True) if kind == "space"
+    ]
+    if set(spatial) <= set("zyx") and len(set(spatial)) == count:
+        letters = list(spatial)
+    else:  # named otherwise, or not at all
+        letters = list("zyx"[3 - count :])
+    found, ids = "", []
+    for each, kind in zip(axes, kinds, strict=True):
+        letter = letters.pop(0) if kind == "space" else _LETTERS[kind]
+        found += letter
+        ids.append(str(each.get("id") or (letter if kind == "space" else kind)))
+    return found, tuple(ids)
 
 
 def _grid(told: Mapping[str, Any]) -> tuple[float, int]:
@@ -221,17 +279,38 @@ def _grid(told: Mapping[str, Any]) -> tuple[float, int]:
     return float(told.get("scale") or 1), int(offset or 0)
 
 
-def _axis(told: Mapping[str, Any]) -> tuple[str, int | None, int | None, int]:
-    """Letter, smallest size, step and halo of an axis of format 0.5."""
-    kind = str(told["type"])
-    letter = _LETTERS.get(kind) or str(told.get("id", ""))
-    if kind == "space" and letter not in "zyx":
-        raise ValueError(f"a spatial axis is called {letter!r}")
-    size, halo = told.get("size"), int(told.get("halo") or 0)
-    if kind == "channel" and "channel_names" in told:
+def _size(told: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Smallest size and step of an axis of format 0.5; None where it follows another axis."""
+    size = told.get("size")
+    if told["type"] == "channel" and "channel_names" in told:
         size = len(told["channel_names"])
     if isinstance(size, int):
-        return letter, size, 0, halo
+        return size, 0
     if isinstance(size, Mapping) and "step" in size:
-        return letter, int(size["min"]), int(size["step"]), halo
-    return letter, None, None, halo
+        return int(size["min"]), int(size["step"])
+    return None, None
+
+
+def _resolved(tensor: Tensor, inputs: Sequence[Tensor], told: Mapping[str, Any]) -> Tensor:
+    """Return an input with the sizes of the axes that its own refer to (format 0.5).
+
+    ``size = reference size * reference scale / scale + offset``, rounded down.
+    """
+    if not tensor.grid:
+        return tensor
+    place = [each.name for each in inputs].index(tensor.name)
+    smallest, step = list(tensor.smallest), list(tensor.step)
+    for axis, each in enumerate(told["inputs"][place]["axes"]):
+        size = each.get("size")
+        if not isinstance(size, Mapping) or "axis_id" not in size:
+            continue
+        other = next((one for one in inputs if one.name == size.get("tensor_id")), None)
+        if other is None or str(size["axis_id"]) not in other.ids:
+            raise ValueError(f"{tensor.name} refers to an axis {dict(size)} that is not there")
+        at = other.ids.index(str(size["axis_id"]))
+        own_smallest, own_step = other.smallest[at], other.step[at]
+        ratio = other.grid[at][0] / tensor.grid[axis][0]
+        if own_smallest is not None and own_step is not None and (own_step * ratio) % 1 == 0:
+            smallest[axis] = int(own_smallest * ratio) + tensor.grid[axis][1]
+            step[axis] = int(own_step * ratio)
+    return replace(tensor, smallest=tuple(smallest), step=tuple(step))

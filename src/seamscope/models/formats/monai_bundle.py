@@ -11,18 +11,22 @@ trusted, by MONAI itself.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
-import yaml
 from torch import nn
 
 from seamscope.errors import ModelError
 from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.checkpoints import fill, pickled, read_checkpoint
+from seamscope.models.formats.documents import LARGEST_JSON, LARGEST_YAML, read_json, read_yaml
 from seamscope.models.formats.format import Code, Format, first_sentence, missing
+from seamscope.models.formats.readable import one_line, python_text
+from seamscope.models.formats.sources import Sources
 from seamscope.models.formats.spec import Spec
 from seamscope.models.formats.torchscript import is_script, load_script, refuse_gpu, script_code
 from seamscope.models.model import Model
@@ -68,10 +72,39 @@ def _config_code(archive: Archive) -> tuple[Code, ...]:
     text = json.dumps(part, indent=1, default=str)
     lines = dict.fromkeys(_executed(part))
     # MONAI imports the bundle's own modules where a configuration names them
-    own = [each for each in archive.names if each.endswith(".py")]
+    own = [each for each in archive.names if PurePath(each).suffix in _CODE]
     sources = [archive.read(each) for each in own]
-    told = "\n\n".join([text, *(source.decode(errors="replace") for source in sources)])
-    return tuple(Code.of(f"{line} in {name}", text, *sources, text=told) for line in lines)
+    texts = [
+        python_text(data) for each, data in zip(own, sources, strict=True) if each[-3:] == ".py"
+    ]
+    modules = dict.fromkeys(_modules(part))
+    local = Sources.of_modules(*modules, installed=False)
+    if not lines:
+        return ()
+    whole = Code.of(
+        "",
+        text,
+        *sources,
+        *local.content,
+        text="\n\n".join([text, *texts, local.text]).rstrip(),
+        unknown=local.unknown,
+    )
+    return tuple(dataclasses.replace(whole, what=one_line(f"{line} in {name}")) for line in lines)
+
+
+_CODE = (".py", ".pyc", ".so", ".pyd")
+
+
+def _modules(part: Any) -> Iterator[str]:
+    """Modules of the names that are called."""
+    if isinstance(part, Mapping):
+        if "_target_" in part:
+            yield str(part["_target_"]).rpartition(".")[0]
+        for value in part.values():
+            yield from _modules(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from _modules(value)
 
 
 def _executed(part: Any) -> Iterator[str]:
@@ -108,14 +141,11 @@ def _config(archive: Archive) -> tuple[Mapping[str, Any], str]:
     name = _member(archive, _CONFIGS)
     if name is None:
         raise ModelError(f"{archive.path} is a MONAI bundle without a configuration: get it again.")
-    try:
-        # JSON is YAML; safe_load builds numbers, texts, lists and mappings alone
-        told = yaml.safe_load(archive.read(name))
-    except yaml.YAMLError as error:
-        raise ModelError(
-            f"{name} of {archive.path} cannot be read ({first_sentence(error)}): get the bundle "
-            "again."
-        ) from error
+    shown = f"{name} of {archive.path}"
+    if name.endswith(".json"):
+        told = read_json(archive.read(name, limit=LARGEST_JSON), shown)
+    else:
+        told = read_yaml(archive.read(name, limit=LARGEST_YAML), shown)
     if not isinstance(told, Mapping):
         raise ModelError(f"{name} of {archive.path} is no configuration: get the bundle again.")
     return told, name
@@ -191,13 +221,8 @@ def _network(archive: Archive) -> nn.Module:
 
 
 def _metadata(archive: Archive) -> Mapping[str, Any]:
-    try:
-        told = json.loads(archive.read(_METADATA))
-    except ValueError as error:
-        raise ModelError(
-            f"{_METADATA} of {archive.path} is no JSON ({first_sentence(error)}): get the bundle "
-            "again."
-        ) from error
+    shown = f"{_METADATA} of {archive.path}"
+    told = read_json(archive.read(_METADATA, limit=LARGEST_JSON), shown)
     return told if isinstance(told, Mapping) else {}
 
 

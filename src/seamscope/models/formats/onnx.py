@@ -12,8 +12,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import nn
 
 from seamscope.errors import ModelError
 from seamscope.models.formats.format import Format, damaged, first_sentence, missing, no_code
+from seamscope.models.formats.readable import one_line
 from seamscope.models.formats.rounding import agree, several
 from seamscope.models.formats.spec import Spec
 from seamscope.models.formats.wrappers import (
@@ -131,17 +133,60 @@ def _bytes(source: Path | bytes, name: str) -> bytes:
     import onnx
 
     try:
-        graph = onnx.load(str(source))
+        graph = onnx.load(str(source), load_external_data=False)
+        tensors = _external(graph)
     except Exception as error:
         raise damaged(name, "ONNX", error) from error
-    return graph.SerializeToString() if _is_external(source) else source.read_bytes()
+    if not tensors:
+        return source.read_bytes()
+    for tensor in tensors:
+        _check_external(tensor, source.parent, name)
+    try:
+        onnx.load_external_data_for_model(graph, str(source.parent))
+        return bytes(graph.SerializeToString())
+    except Exception as error:
+        raise damaged(name, "ONNX", error) from error
 
 
-def _is_external(source: Path) -> bool:
+def _external(graph: Any) -> list[Any]:
+    """Tensors whose numbers lie in another file, in the graph and in the graphs within it."""
     import onnx
 
-    graph = onnx.load(str(source), load_external_data=False).graph
-    return any(each.data_location == onnx.TensorProto.EXTERNAL for each in graph.initializer)
+    def within(graph: Any) -> Iterator[Any]:
+        yield from graph.initializer
+        for node in graph.node:
+            for attribute in node.attribute:
+                yield from (attribute.t, *attribute.tensors)
+                for inner in (attribute.g, *attribute.graphs):
+                    if inner.node or inner.initializer:
+                        yield from within(inner)
+
+    return [each for each in within(graph.graph) if each.data_location == onnx.TensorProto.EXTERNAL]
+
+
+def _check_external(tensor: Any, folder: Path, name: str) -> None:
+    """Refuse data outside of the graph's folder, or of another size than the tensor's shape."""
+    import onnx
+
+    entries = {each.key: each.value for each in tensor.external_data}
+    location = entries.get("location", "")
+    file = (folder / location).resolve()
+    shown = f"{one_line(name)} keeps {one_line(tensor.name)!r} in {one_line(location)!r}"
+    if not file.is_relative_to(folder.resolve()):
+        raise ModelError(
+            f"{shown}, outside of its folder, where nothing is read: put the file beside it and "
+            "save it again (onnx.save_model with save_as_external_data)."
+        )
+    if not file.is_file():
+        raise ModelError(f"{shown}, which is not there: copy that file too, into the same folder.")
+    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    needed = math.prod(tensor.dims) * kind.itemsize
+    length = int(entries.get("length") or needed)
+    if length > max(needed, 8) or length > file.stat().st_size:
+        raise ModelError(
+            f"{shown}: {length:,} bytes of it, where its shape needs {needed:,} and the file has "
+            f"{file.stat().st_size:,}: it is damaged; copy both files again."
+        )
 
 
 def _converted(data: bytes) -> nn.Module:

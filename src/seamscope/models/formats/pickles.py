@@ -66,17 +66,21 @@ class Found:
         One sentence for each thing that only running the pickle would show.
     allocates
         Bytes that it would reserve by a call, beyond its own size.
+    too_long
+        Whether it has more than `MOST_INSTRUCTIONS`.
     """
 
     names: dict[Name, None] = field(default_factory=dict)
     unknown: dict[str, None] = field(default_factory=dict)
     allocates: int = 0
+    too_long: bool = False
 
     def add(self, other: Found) -> None:
         """Add what another pickle of the same file would import."""
         self.names.update(other.names)
         self.unknown.update(other.unknown)
         self.allocates += other.allocates
+        self.too_long |= other.too_long
 
 
 def follow(data: bytes | memoryview, start: int = 0) -> tuple[Found, int, Any]:
@@ -143,6 +147,7 @@ class _Machine:
             if step is None:
                 raise _EndError(f"byte {self.place - 1} is no instruction of a pickle")
             step(self)
+        self.found.too_long = True
         raise _EndError(f"it has more than {MOST_INSTRUCTIONS:,} instructions")
 
     # reading
@@ -218,8 +223,20 @@ class _Machine:
                 case (Name(module, name), str(attribute)):
                     return self.name(module, f"{name}.{attribute}")
             self.found.unknown["it takes an attribute of an object that it computes"] = None
+        if function.dotted in _RUN_MORE:
+            self.found.unknown[f"it calls {function.dotted}, which runs what it is given"] = None
         self.found.allocates += _reserved(function.dotted, arguments)
         return COMPUTED
+
+
+_RUN_MORE = {
+    "builtins.eval", "builtins.exec", "builtins.compile", "builtins.__import__", "pickle.loads",
+    "pickle.load", "_pickle.loads", "_pickle.load", "pickle._loads", "marshal.loads", "torch.load",
+    "torch.serialization.load", "importlib.import_module", "runpy.run_path", "runpy.run_module",
+    "operator.methodcaller", "operator.attrgetter", "types.FunctionType", "types.CodeType",
+    "torch.jit.load", "torch.hub.load", "numpy.load", "joblib.load", "dill.loads",
+    "cloudpickle.loads", "pydoc.locate",
+}  # fmt: skip
 
 
 def _reserved(name: str, arguments: Any) -> int:

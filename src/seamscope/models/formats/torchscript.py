@@ -8,6 +8,7 @@ told like any other.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import re
@@ -21,31 +22,41 @@ import torch
 from seamscope.errors import ModelError
 from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.format import Code, Format, damaged
+from seamscope.models.formats.readable import one_line
 from seamscope.models.formats.spec import Spec
 from seamscope.models.formats.wrappers import SplitInput, one_output
 from seamscope.models.model import Model
 
+# Blanks, comments and continued lines may stand between the parts of a name.
 _TOUCHES_FILES = re.compile(
-    r"\b(?:torch|ops\.\w+)\.(?:save|from_file|load_tensor)\(.*|\btorch\.classes\.\w+.*"
+    r".*\.(?:\s|\\|#[^\n]*\n)*(?:save|from_file|load_tensor|load_library|classes)\b.*"
 )
+_MOST_LINES = 40
 _GPU = re.compile(r"""torch\.device\("(cuda[:\d]*|mps[:\d]*|xpu[:\d]*)"\)""")
 
 
 def is_script(names: tuple[str, ...]) -> bool:
     """Whether an archive of these members is TorchScript."""
-    return any(name.rpartition("/")[2] == "constants.pkl" for name in names) and any(
-        "/code/" in f"/{name}" for name in names
+    low = [name.lower() for name in names]
+    return any(name.rpartition("/")[2] == "constants.pkl" for name in low) and any(
+        "/code/" in f"/{name}" for name in low
     )
 
 
 def script_code(read: Callable[[str], bytes], names: tuple[str, ...]) -> tuple[Code, ...]:
     """List operations of a script that touch files, one line each."""
-    found = []
+    found: list[Code] = []
     for name in names:
-        if "/code/" in f"/{name}" and name.endswith(".py"):
+        # torch finds members whether their letters are small or not
+        if "/code/" in f"/{name.lower()}" and name.lower().endswith(".py"):
             text = read(name).decode(errors="replace")
-            lines = _TOUCHES_FILES.findall(text)
-            found += [Code.of(f"{line.strip()} in {name}", text, text=text) for line in lines]
+            lines = [" ".join(line.split()) for line in _TOUCHES_FILES.findall(text)]
+            if lines:
+                whole = Code.of("", text, text=text)
+                shown = [f"{line} in {name}" for line in lines[:_MOST_LINES]]
+                if len(lines) > _MOST_LINES:
+                    shown.append(f"{len(lines) - _MOST_LINES} more such lines in {name}")
+                found += [dataclasses.replace(whole, what=one_line(line)) for line in shown]
     return tuple(found)
 
 

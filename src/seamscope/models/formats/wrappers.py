@@ -250,11 +250,13 @@ class Rearranged(Wrapper):
     given, returned
         Axes of its input and its output, one letter each: ``b`` batch, ``c`` channel, ``zyx``.
         Without ``b`` it is run once for each image; without ``c`` images have one channel.
+    flat
+        Axes of its output that have size 1 and are left out.
     """
 
-    def __init__(self, inner: nn.Module, given: str, returned: str) -> None:
+    def __init__(self, inner: nn.Module, given: str, returned: str, flat: str = "") -> None:
         super().__init__(inner)
-        self.given, self.returned = given, returned
+        self.given, self.returned, self.flat = given, returned, flat
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the network on ``(N, C, *spatial)``."""
@@ -270,11 +272,14 @@ class Rearranged(Wrapper):
         return x.permute([own.index(letter) for letter in self.given])
 
     def _from(self, y: torch.Tensor) -> torch.Tensor:
-        wanted = _own_axes(self.returned)
-        present = [letter for letter in wanted if letter in self.returned]
-        y = y.permute([self.returned.index(letter) for letter in present])
+        returned = self.returned
+        for letter in self.flat:
+            y, returned = y.squeeze(returned.index(letter)), returned.replace(letter, "")
+        wanted = _own_axes(returned)
+        present = [letter for letter in wanted if letter in returned]
+        y = y.permute([returned.index(letter) for letter in present])
         for place, letter in enumerate(wanted):
-            if letter not in self.returned:
+            if letter not in returned:
                 y = y.unsqueeze(place)
         return y
 
