@@ -54,6 +54,8 @@ def open_docks(viewer, qtbot):
             dock = getattr(importlib.import_module(module), kind)(viewer)
             viewer.window.add_dock_widget(dock, name=title, area=place)
             opened.append(dock)
+        if "prediction" in names:
+            opened[0].options.shown.set_value(False)  # values are easier to compare than colours
         if "prediction" in names and len(names) > 1:
             opened[0].options.accelerate.setChecked(False)  # trials take longer than these runs
         return opened[0] if len(names) == 1 else tuple(opened)

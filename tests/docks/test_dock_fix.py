@@ -11,6 +11,8 @@ from dock_networks import measured, whole
 from hands import PATIENCE, press, uneven
 from qtpy.QtWidgets import QPushButton
 
+from seamscope.docks.composite import Composite
+
 CLASSES = measured()
 INSTANCE = measured(norm=True)
 
@@ -119,14 +121,14 @@ def test_a_chain_that_is_stopped_leaves_the_earlier_result(qtbot, viewer, steps)
     assert "Stopped" in fix.problem
     assert seen(viewer) == first
     stopped = [x.name for x in viewer.layers if x.name.startswith("stopped · ")]
-    assert len(stopped) == 3
+    assert len(stopped) == 1
     assert fix.advice.step == "halo"
 
 
 def test_an_earlier_result_is_hidden_while_another_is_made(qtbot, viewer, steps):
     dock = predicted(qtbot, steps, CLASSES, 0)
     first = seen(viewer) - {"cells"}
-    assert len(first) == 3
+    assert len(first) == 1  # one coloured layer
     assert dock.tiles.layer is not None
     assert not dock.tiles.layer.visible  # it would cover the seams
     dock.halo.set_value(3)
@@ -135,7 +137,7 @@ def test_an_earlier_result_is_hidden_while_another_is_made(qtbot, viewer, steps)
     assert not first & seen(viewer)
     qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
     assert not first & seen(viewer)
-    assert len(seen(viewer) - {"cells"}) == 3
+    assert len(seen(viewer) - {"cells"}) == 1
 
 
 def test_a_dock_opened_by_name_is_taken_from_the_step(qtbot, viewer, steps):
@@ -150,3 +152,36 @@ def test_a_dock_opened_by_name_is_taken_from_the_step(qtbot, viewer, steps):
     assert place.dock is None
     assert seams.awake
     assert back
+
+
+def test_channels_are_one_coloured_layer_and_layers_when_asked_for(qtbot, viewer, steps):
+    dock = predicted(qtbot, steps, CLASSES, 3)
+    (name,) = seen(viewer) - {"cells"}
+    layer = viewer.layers[name]
+    assert layer.rgb
+    values = whole(CLASSES, viewer.layers["cells"].data)
+    colors = np.array([[0x66, 0xC2, 0xA5], [0xFC, 0x8D, 0x62], [0x8D, 0xA0, 0xCB]]) / 255
+    expected = 255 * np.einsum("cyx,cr->yxr", values, colors)
+    shown = np.asarray(layer.data)
+    np.testing.assert_allclose(shown[..., :3], expected, atol=1)
+    assert (shown[..., 3] >= 254).all()
+    np.testing.assert_array_equal(np.asarray(layer.data[5:9, 7]), shown[5:9, 7])
+
+    dock.options.shown.set_value(False)
+    each = seen(viewer) - {"cells"}
+    assert len(each) == 3
+    assert name not in each
+    for number in range(3):
+        own = next(viewer.layers[x] for x in each if x.startswith(f"channel {number}"))
+        np.testing.assert_allclose(own.data, values[number], atol=1e-5)
+    assert len(dock.session.layers_of(dock.session.runs[-1])) == 4
+    dock.options.shown.set_value(True)
+    assert seen(viewer) - {"cells"} == {name}
+
+
+def test_what_is_not_predicted_yet_is_transparent():
+    values = [np.array([[0.0, 0.25], [1.0, np.nan]]), np.array([[0.0, 0.25], [0.0, 0.0]])]
+    shown = Composite(values, [(1, 0, 0), (0, 0, 1)])[...]
+    np.testing.assert_array_equal(shown[..., 3], [[0, 128], [255, 0]])
+    np.testing.assert_array_equal(shown[1, 0, :3], [255, 0, 0])
+    np.testing.assert_array_equal(shown[0, 1, :3], [128, 0, 128])

@@ -2,8 +2,9 @@
 
 Knows colours, names, contrast and when to draw again. Does not know threads or controls.
 
-A result with a few channels is one layer for each, the more opaque the more probable, so that the
-image can be seen wherever nothing is predicted (yet); labels are one labels layer. All are views
+A result with a few channels is one coloured layer, or one layer for each channel: the more opaque,
+the more probable, so that the image can be seen where nothing is predicted yet. Labels are one
+labels layer. All are views
 of the one array the engine writes into, so that nothing is copied and drawing again is all that it
 takes to see more.
 """
@@ -22,7 +23,9 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 from napari.utils import Colormap, DirectLabelColormap
 from napari.utils.colormaps import ensure_colormap
+from napari.utils.colormaps.standardize_color import transform_color
 
+from seamscope.docks.composite import Composite
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.layers import place_like
 from seamscope.images.image import Image
@@ -31,6 +34,7 @@ from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 
 _MOST_LAYERS = 8
+_MOST_COLORED = 1 << 23  # pixels of a picture
 _COLORS = ("#66c2a5", "#fc8d62", "#8da0cb", "#e78ac3", "#a6d854", "#ffd92f", "#e5c494", "#b3b3b3")
 _STOPPED = "stopped · "
 _OPACITY = 0.8  # the image shines through
@@ -54,6 +58,8 @@ class Run:
         What is known of its seams.
     prefix
         What its layers' names begin with.
+    composite
+        Whether its channels are shown as one coloured layer.
     """
 
     layer: ImageLayer
@@ -63,6 +69,7 @@ class Run:
     output: Output
     evidence: Evidence = field(default_factory=Evidence)
     prefix: str = ""
+    composite: bool = False
 
     @property
     def finished(self) -> bool:
@@ -101,6 +108,7 @@ class ResultLayers:
         self._dirty = False
         if self._labels and _classes(run.plan) > 1:
             self._array.fill(_not_yet(run.plan))  # class 0 is a class like all others
+        self._composite: Composite | None = None
         self.layers: list[Layer] = list(self._add())
         self.tell({"finished": False})
 
@@ -164,15 +172,23 @@ class ResultLayers:
             return
         low, high = float(finite.min()), float(finite.max())
         limits = (0.0, 1.0) if low > -1e-3 and high < 1.001 else (low, high)
+        if self._composite is not None:
+            self._composite.limits = limits
         for layer in self.layers:
-            layer.contrast_limits_range = limits
-            layer.contrast_limits = limits
+            if not getattr(layer, "rgb", False):
+                layer.contrast_limits_range = limits
+                layer.contrast_limits = limits
 
     # -- making the layers
 
     def _add(self) -> list[Layer]:
         if self._labels:
             return [self._add_labels()]
+        if self._run.composite and _colorable(self._run):
+            return [self._add_composite()]
+        return self._each_channel()
+
+    def _each_channel(self) -> list[Layer]:
         return [
             self._add_image(None, self._run.title, faded("magma"))
             if channel is None
@@ -192,11 +208,48 @@ class ResultLayers:
         for layer, channel in zip(self.layers, self._channels, strict=True):
             layer.translate = self._placed(channel)[1]["translate"]
 
+    def show_channels(self, wanted: bool) -> list[Layer]:
+        """Show each channel as a layer instead of all in one, or the other way round.
+
+        Layers of channels are made when they are first wanted; returns those that are new.
+        """
+        if self._composite is None or not self.present:
+            return []
+        made = []
+        if wanted and len(self.layers) == 1:
+            made = self._each_channel()
+            self.layers += made
+            for layer in made:
+                layer.metadata["seamscope"] |= self.layers[0].metadata["seamscope"] | {
+                    "channel": layer.metadata["seamscope"]["channel"]
+                }
+            self._set_contrast(_sample(self._array))
+        for layer in self.layers:
+            layer.visible = wanted != bool(getattr(layer, "rgb", False))
+        return made
+
+    def _add_composite(self) -> Layer:
+        count = self._run.plan.out_channels
+        each = [self._placed(channel) for channel in range(count)]
+        colors = [_rgb(self._color(channel)) for channel in range(count)]
+        self._composite = Composite([array for array, _ in each], colors)
+        return self._viewer.add_image(
+            self._composite,
+            rgb=True,
+            name=self._run.prefix + self._run.title,
+            blending="translucent_no_depth",
+            opacity=_OPACITY,
+            metadata=self._metadata(None),
+            **each[0][1],
+        )
+
+    def _color(self, index: int) -> str:
+        colors = self._run.model.channel_colors
+        return colors[index] if len(colors) > index else _COLORS[index % len(_COLORS)]
+
     def _add_channel(self, index: int) -> Layer:
-        model = self._run.model
-        name = model.channels[index]
-        colors = model.channel_colors
-        color = colors[index] if len(colors) > index else _COLORS[index % len(_COLORS)]
+        name = self._run.model.channels[index]
+        color = self._color(index)
         colormap = Colormap([color + "00", color], name=f"{name} {color}")
         return self._add_image(index, f"{name} · {self._run.title}", colormap)
 
@@ -251,6 +304,11 @@ class ResultLayers:
         return {"seamscope": told}
 
 
+def _rgb(color: str) -> tuple[float, ...]:
+    """Red, green and blue, 0 to 1, of ``"#66c2a5"`` or a name."""
+    return tuple(float(part) for part in transform_color(color)[0][:3])
+
+
 def faded(name: str) -> Colormap:
     """A colormap of napari's that is transparent at its lower end."""
     colors = ensure_colormap(name).map(np.linspace(0, 1, 64))
@@ -261,6 +319,17 @@ def faded(name: str) -> Colormap:
 def _not_yet(plan: Plan) -> int:
     """Label of pixels that are not predicted: the highest of the type, which is no class."""
     return int(np.iinfo(plan.out_dtype).max)
+
+
+def _colorable(run: Run) -> bool:
+    """Whether channels can be one coloured layer: napari draws none as volumes.
+
+    And the colours of a picture are computed as a whole, so it must not be too large.
+    """
+    plan = run.plan
+    several = 1 < plan.out_channels <= _MOST_LAYERS and plan.facts.spatial_axes == 2
+    pixels = math.prod(part.stop - part.start for part in plan.area)
+    return several and pixels <= _MOST_COLORED
 
 
 def _classes(plan: Plan) -> int:

@@ -188,6 +188,11 @@ class Session(QObject):
             old.evidence.release()
         self.run_ended.emit(run)
 
+    def add_layers(self, run: Run, layers: list[Layer]) -> None:
+        """Remember that more layers show a run."""
+        for layer in layers:
+            self._runs[layer] = run
+
     def layers_of(self, run: Run) -> list[Layer]:
         """Return the layers that show a run."""
         return [layer for layer, own in self._runs.items() if own is run]

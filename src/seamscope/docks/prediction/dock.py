@@ -274,6 +274,7 @@ class PredictionDock(Dock):
         for editor in (self.tile, self.halo, self.overlap, self.blend, self.options):
             editor.value_changed.connect(self._edited)
         self.options.region.value_changed.connect(self._region_changed)
+        self.options.shown.value_changed.connect(self._show_channels)
         self.preview.toggled.connect(self._preview_toggled)
         self.panel.asked.connect(self.run)
         self.panel.ended.connect(self._ended)
@@ -740,13 +741,23 @@ class PredictionDock(Dock):
             evidence = Evidence(keep=self.plan.settings.seams == "all")
             self.session.begin_run()
             self.session.show_only(None)
+            shown = bool(self.options.shown.value())
             prefix = _FIXED_PREFIX if self.model.statistics is not None else ""
-            made = Run(layer, self.image, self.model, self.plan, output, evidence, prefix)
+            made = Run(layer, self.image, self.model, self.plan, output, evidence, prefix, shown)
             self.panel.begin(made, self._looked_at(made), self.session.turn)
         except Exception as error:
             self.session.running = False
             self.panel.show_problem(sentence(error, "The prediction"))
         self.tiles.raise_to_top()
+
+    def _show_channels(self) -> None:
+        """Show the last result as one layer, or each of its channels."""
+        if self.results is None or self.busy:
+            return
+        made = self.results.show_channels(not self.options.shown.value())
+        run = self.session.run_of(self.results.layers[0])
+        if run is not None and made:
+            self.session.add_layers(run, made)
 
     def _looked_at(self, made: Run) -> Sequence[float]:
         """Where the view is, so that tiles there come first."""

@@ -43,6 +43,10 @@ _NAMES = {
     "Memory": "memory",
 }
 _TIPS = {row: WORDS[name].help for row, name in _NAMES.items()}
+_TIPS["Show"] = (
+    "Show the channels of a 2D result as one coloured layer, or as one layer each; then napari "
+    "shows their values below the pointer. Volumes are always one layer per channel."
+)
 _TIPS["Region"] += " Current view: the part and the slice that you see."
 _TIPS["Seams"] += (
     " With all, the dock Seams can show what each tile predicts. Auto: all where keeping the "
@@ -74,6 +78,7 @@ class Options(QWidget):
         self.seams = Choice(
             [("Auto", "auto"), ("All tiles", "all"), ("A sample", "sample"), ("No", "none")]
         )
+        self.shown = Choice([("One coloured layer", True), ("One layer per channel", False)])
         self.threshold = _decimal(0.5, 0.05)
         self.channel = Choice([("All", None)])
         self.normalize = Choice(
@@ -141,6 +146,7 @@ class Options(QWidget):
         rows = {
             "Region": self.region,
             "Result": self.result,
+            "Show": self.shown,
             "Seams": self.seams,
             "Threshold": self.threshold,
             "Channel": self.channel,
