@@ -1,11 +1,11 @@
-# Two commands are all anyone needs: `make demo` shows Seamscope, `make test` proves it.
-# Each prepares what it needs first: system packages, then .venv under constraints.txt.
+# `make demo` shows Seamscope, `make quick` checks a commit, `make test` checks everything.
+# Each target first prepares what it needs: system packages, then .venv under constraints.txt.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-# Newer than both files it depends on: the environment is what they ask for. It holds the path
-# of the checkout, because a copy's environment would still run the code it was copied from.
+# Newer than both files it depends on: the environment is up to date. It holds the path of the
+# checkout, because a copy's environment would still run the code it was copied from.
 READY := $(VENV)/.ready
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
 $(READY): moved
@@ -13,23 +13,32 @@ endif
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint bench train lock clean system moved
+.PHONY: help demo quick test lint bench train lock clean system moved
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 8
 
-demo: $(READY)  ## open the demo; without a display, run it unseen and save a screenshot
+demo: $(READY)  ## open the demo; without a display, run it off screen and save a screenshot
 	@if [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ]; \
 	then $(BIN)/seamscope demo --headless; \
 	else $(BIN)/seamscope demo; fi
 
-# One recipe, so that pytest's closing line is the last thing printed. A file's tests share what they
-# measured once, so that a file stays in one process.
+# What most changes break first: numbers, words, architecture, and the engine on small images.
+QUICK := tests/geometry tests/project/test_architecture.py tests/project/test_words.py \
+    tests/project/test_documentation.py tests/engine/test_images.py tests/engine/test_inference.py \
+    tests/engine/test_normalization.py tests/engine/test_outputs.py tests/engine/test_parts.py \
+    tests/engine/test_plain.py
+
+quick: lint  ## before each commit: style, types and a chosen set of tests, about two minutes
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(QUICK)
+
+# One recipe, so that pytest's closing line is the last thing printed. The tests of a file share
+# measurements, so that a file stays in one process. The slowest tests are listed at the end.
 test: lint  ## style, types and all tests
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
-	    --max-worker-restart 0
+	    --max-worker-restart 0 --durations 20 --durations-min 2
 
-lint: $(READY)
+lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -40,7 +49,7 @@ bench: $(READY)  ## the tables of speed and memory
 train: $(READY)  ## train the bundled demo networks again
 	@$(BIN)/python -m seamscope.demo.train
 
-# SYSTEM=skip leaves the system's packages alone, for whoever knows better.
+# SYSTEM=skip leaves the system's packages alone.
 system:
 	@[ "$(SYSTEM)" = skip ] || PYTHON="$(PYTHON)" sh .ci/system-packages
 
@@ -51,7 +60,7 @@ $(READY): pyproject.toml constraints.txt | system
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all,test]"
 	@echo "$(CURDIR)" > $@
 
-# Every package is taken anew, but for torch: its pin is moved by hand (see constraints.txt).
+# Every package is resolved again, except torch: its pin is changed by hand (see constraints.txt).
 lock:  ## write constraints.txt again from a clean environment
 	@set -e; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
 	$(PYTHON) -m venv "$$work/venv"; \

@@ -121,7 +121,7 @@ def _places(case: dict[str, Any], shape: tuple[int, ...]) -> list[tuple[slice, .
 
 
 def seamscope(case: dict[str, Any], accelerate: bool, auto: bool, memory: str = "") -> Predict:
-    """Seamscope; `network_seconds` of the process tells how long its network ran."""
+    """Seamscope; `network_seconds` of the process is the time its network ran."""
     from seamscope import process_memory
 
     if memory:

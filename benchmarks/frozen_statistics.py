@@ -1,8 +1,8 @@
-"""Which statistics are closest to the truth: each tile's own, or fixed ones, and which of these.
+"""Which statistics are closest to the ground truth: per-tile ones, or which of the fixed ones.
 
 ``python benchmarks/frozen_statistics.py [--seeds 5] [--size 768] [--trained 3 --weights FOLDER]``
 
-Dice with the truth, and the mismatch of neighbouring tiles that is left, of
+Dice with the ground truth, and the mismatch of neighbouring tiles that is left, of
 
 * the demo InstanceNorm network on images it was not trained on, beside its BatchNorm twin;
 * with ``--trained N``: N more of its kind, trained from other seeds (ten minutes each, once: their
@@ -56,7 +56,7 @@ class Ways:
     Attributes
     ----------
     tiles
-        Sizes of tiles that are normalized by their own statistics. Each is predicted with the halo
+        Sizes of tiles that are normalized with per-tile statistics. Each is predicted with the halo
         it has room for; the last also with fixed statistics.
     references
         Those of them that all others are held against.
@@ -97,10 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Table]:
     for title, model, twin in _demo_networks(args) if seeds else ():
         table = tables[title] = {}
         for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-            image, truth = tissue((size, size), seed)
+            image, labels = tissue((size, size), seed)
             if twin is not None:
-                _note(table, "BatchNorm twin", twin, zscore(image), truth, ways.tiles[-1], _classes)
-            _compare(table, model, zscore(image), truth, ways, _classes)
+                _note(
+                    table, "BatchNorm twin", twin, zscore(image), labels, ways.tiles[-1], _classes
+                )
+            _compare(table, model, zscore(image), labels, ways, _classes)
         print(f"\n{title}, {seeds} image{'s' * (seeds > 1)} of {size} x {size}")
         print("\n".join(lines(table, ways)), flush=True)
     if args.trained and not args.quick:
@@ -112,8 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Table]:
     else:
         print(f"\nThe real network is left out: there is no folder {REAL} (SEAMSCOPE_REAL).")
     print("\nA window's pixels that are right, by where the statistics of its layers are from")
-    for told, right in mixed(1 if args.quick else 4):
-        print(f"{told:58s}{right:7.3f}", flush=True)
+    for name, right in mixed(1 if args.quick else 4):
+        print(f"{name:58s}{right:7.3f}", flush=True)
     print(f"\n{time.perf_counter() - begin:.0f} s")
     return tables
 
@@ -122,7 +124,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seeds", type=int, default=5, help="images for each network; 0 for none")
     parser.add_argument("--size", type=int, default=768, help="of the images")
-    parser.add_argument("--trained", type=int, default=0, help="networks to train anew")
+    parser.add_argument("--trained", type=int, default=0, help="networks to train")
     parser.add_argument("--weights", type=Path, default=Path("weights"), help="where they are kept")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
@@ -135,7 +137,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _demo_networks(args: argparse.Namespace) -> Iterator[tuple[str, Model, Model | None]]:
     yield "demo:instancenorm", load_model("demo:instancenorm"), load_model("demo:batchnorm")
     for seed in range(1, args.trained + 1):
-        yield f"trained anew, seed {seed}", load_model(_trained(seed, args.weights)), None
+        yield f"trained, seed {seed}", load_model(_trained(seed, args.weights)), None
 
 
 def _trained(seed: int, folder: Path) -> torch.nn.Module:
@@ -157,18 +159,18 @@ def _real(ways: Ways, quick: bool) -> Table:
     factory = ROOT / "tests" / "real_networks.py"
     model = load_model(f"{factory}:covid_instancenorm@{weights}", trust=True)
     image = zscore(tifffile.imread(REAL / "images" / "nuclei_2d.tif"))
-    truth = tifffile.imread(REAL / "images" / "nuclei_2d_labels.tif") > 0
+    labels = tifffile.imread(REAL / "images" / "nuclei_2d_labels.tif") > 0
     ends = (slice(0, 384), slice(128, 512))
     parts: list[Any] = [np.s_[:, :]]
     parts += [(y, x) for y in ends for x in ends]
     if quick:
         parts = [np.s_[:192, :192]]
     own, _ = _predicted(model, image[parts[0]].copy(), ways.tiles[-1])
-    threshold = _best_threshold(own[0], truth[parts[0]])
+    threshold = _best_threshold(own[0], labels[parts[0]])
     print(f"\nunet2d_covid_if_instancenorm, nuclei_2d and its corners, threshold {threshold:.3f}")
     table: Table = {}
     for part in parts:
-        _compare(table, model, image[part].copy(), truth[part], ways, _foreground(threshold))
+        _compare(table, model, image[part].copy(), labels[part], ways, _foreground(threshold))
     return table
 
 
@@ -176,15 +178,15 @@ def _real(ways: Ways, quick: bool) -> Table:
 
 
 def _compare(
-    table: Table, model: Model, image: Array, truth: Array, ways: Ways, score: Score
+    table: Table, model: Model, image: Array, labels: Array, ways: Ways, score: Score
 ) -> None:
-    """Predict an image in all ways, and note how close each is to the truth."""
+    """Predict an image in all ways, and note how close each is to the ground truth."""
     last = ways.tiles[-1]
     for tile in ways.tiles:
-        _note(table, f"own, tile {tile}", model, image, truth, tile, score)
+        _note(table, f"own, tile {tile}", model, image, labels, tile, score)
     for name, statistics in _fixed(model, image, ways):
         fixed = model.with_statistics(statistics)
-        _note(table, name, fixed, image, truth, last, score)
+        _note(table, name, fixed, image, labels, last, score)
 
 
 def _fixed(model: Model, image: Array, ways: Ways) -> Iterator[tuple[str, Statistics]]:
@@ -199,10 +201,10 @@ def _fixed(model: Model, image: Array, ways: Ways) -> Iterator[tuple[str, Statis
 
 
 def _note(
-    table: Table, name: str, model: Model, image: Array, truth: Array, tile: int, score: Score
+    table: Table, name: str, model: Model, image: Array, labels: Array, tile: int, score: Score
 ) -> None:
     prediction, mismatch = _predicted(model, image, tile)
-    dice, best = score(prediction, truth)
+    dice, best = score(prediction, labels)
     scores = table.setdefault(name, Scores())
     scores.dice.append(dice)
     scores.best.append(best)
@@ -223,24 +225,24 @@ def _predicted(model: Model, image: Array, tile: int) -> tuple[Array, float]:
     return whole[0], float(np.mean(report.measures.soft)) if report.measures else 0.0
 
 
-def _classes(prediction: Array, truth: Array) -> tuple[float, float]:
+def _classes(prediction: Array, labels: Array) -> tuple[float, float]:
     """Mean Dice of all classes; the largest wins, and there is no threshold to choose."""
     found = prediction.argmax(0)
-    mean = float(np.mean([_dice(found == k, truth == k) for k in range(len(prediction))]))
+    mean = float(np.mean([_dice(found == k, labels == k) for k in range(len(prediction))]))
     return mean, mean
 
 
 def _foreground(threshold: float) -> Score:
-    def score(prediction: Array, truth: Array) -> tuple[float, float]:
-        best = _best_threshold(prediction[0], truth)
-        return _dice(prediction[0] > threshold, truth), _dice(prediction[0] > best, truth)
+    def score(prediction: Array, labels: Array) -> tuple[float, float]:
+        best = _best_threshold(prediction[0], labels)
+        return _dice(prediction[0] > threshold, labels), _dice(prediction[0] > best, labels)
 
     return score
 
 
-def _best_threshold(prediction: Array, truth: Array) -> float:
+def _best_threshold(prediction: Array, labels: Array) -> float:
     tried = np.quantile(prediction, np.linspace(0.3, 0.999, THRESHOLDS))
-    return float(max(tried, key=lambda t: _dice(prediction > t, truth)))
+    return float(max(tried, key=lambda t: _dice(prediction > t, labels)))
 
 
 def _dice(a: Array, b: Array) -> float:
@@ -256,7 +258,7 @@ def mixed(count: int) -> Iterator[tuple[str, float]]:
     Windows of the sample image with and without background: there statistics differ most.
     """
     model = load_model("demo:instancenorm")
-    image, truth = zscore(sample_image("tissue2d")[0]), sample_image("tissue2d")[1]
+    image, labels = zscore(sample_image("tissue2d")[0]), sample_image("tissue2d")[1]
     places = [((512, 0), (0, 256)), ((0, 512), (512, 256)), ((512, 0), (0, 768)),
               ((0, 512), (0, 768))][:count]  # fmt: skip
     settings = Settings(normalize="none", seams="none", tile=256)
@@ -266,11 +268,11 @@ def mixed(count: int) -> Iterator[tuple[str, float]]:
         own, away = (
             freeze_statistics(image[w].copy(), model, "exact", settings) for w in (window, other)
         )
-        for told, layers in _mixtures(own, away):
+        for name, layers in _mixtures(own, away):
             fixed = model.with_statistics(dataclasses.replace(own, layers=layers))
             found = predict(image[window].copy(), fixed, settings=settings).argmax(0)
-            rights.setdefault(told, []).append(float((found == truth[window]).mean()))
-    yield from ((told, float(np.mean(values))) for told, values in rights.items())
+            rights.setdefault(name, []).append(float((found == labels[window]).mean()))
+    yield from ((name, float(np.mean(values))) for name, values in rights.items())
 
 
 def _mixtures(own: Statistics, away: Statistics) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -278,8 +280,8 @@ def _mixtures(own: Statistics, away: Statistics) -> Iterator[tuple[str, tuple[An
     yield f"all {count} its own", own.layers
     yield f"all {count} another window's", away.layers
     for first in (1, 2, count // 2):
-        told = f"the first {first} its own, the others another window's"
-        yield told, (*own.layers[:first], *away.layers[first:])
+        name = f"the first {first} its own, the others another window's"
+        yield name, (*own.layers[:first], *away.layers[first:])
 
 
 # -- telling

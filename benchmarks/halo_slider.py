@@ -2,11 +2,11 @@
 
 ``python benchmarks/halo_slider.py [--size 2048] [--channels 4] [--tile 256] [--halo 46]``
 
-*stitch* moves the seams in the array, *layers* tells napari's layers, and *step* is what the dock's
-slider does in all, up to the moment when napari is free to draw. *paint* is napari's and OpenGL's,
+*stitch* moves the seams in the array, *layers* updates napari's layers, and *step* is all that the
+dock's slider does, up to the moment when napari is free to draw. *paint* is napari's and OpenGL's,
 and depends on the graphics card; without a display everything runs under Xvfb's software OpenGL.
 The largest of many steps counts, not the mean: a slider that jerks now and then is not fluent. CPU
-time is told beside time on the clock, since the machine may be shared.
+time is shown beside time on the clock, since the machine may be shared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from seamscope.prediction.run import Finished, run
 
 def main() -> None:
     args = _arguments()
-    os.environ["NAPARI_CONFIG"] = ""  # nobody's settings are read or changed
+    os.environ["NAPARI_CONFIG"] = ""  # the user's settings are neither read nor changed
     torch.set_num_threads(1)
     import napari
     from qtpy.QtWidgets import QApplication

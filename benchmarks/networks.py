@@ -1,4 +1,4 @@
-"""The networks that are timed: the U-Nets of the tutorials, with weights that nobody trained.
+"""The networks that are timed: the U-Nets of the tutorials, with random weights.
 
 Needs nothing but torch, so that every contender can build the very same network.
 """

@@ -1,7 +1,7 @@
 """What repairing costs, and how much memory it takes.
 
 ``python benchmarks/repair.py [--size 1024] [--tile 256] [--repeats 3] [--threads 1]``. What becomes
-of accuracy is told by ``benchmarks/frozen_statistics.py``.
+of accuracy is answered by ``benchmarks/frozen_statistics.py``.
 
 Costs are ratios to one tiled prediction with the same tiles in the same run, of CPU time, each way
 in turn, the shortest of each. Memory is what the process holds more than before, at its peak
@@ -100,10 +100,10 @@ def _costs(model: Model, image: np.ndarray, args: argparse.Namespace) -> None:
     tiles, layers = len(lockstep.plan.grid), len(lockstep.calls)
     print(f"{args.size}x{args.size}, tiles of {args.tile} ({tiles}), {layers} layers, "
           f"{args.threads} thread(s)")  # fmt: skip
-    print(f"{'':34s}{'ratio':>7s}{'told':>7s}")
-    for name, (_, told) in ways.items():
+    print(f"{'':34s}{'ratio':>7s}{'planned':>7s}")
+    for name, (_, planned) in ways.items():
         ratio = best[name] / best["prediction, tiled"]
-        print(f"{name:34s}{ratio:7.2f}{'' if told is None else f'{told:7.2f}'}", flush=True)
+        print(f"{name:34s}{ratio:7.2f}{'' if planned is None else f'{planned:7.2f}'}", flush=True)
 
 
 def _formats(model: Model, image: np.ndarray, args: argparse.Namespace) -> None:
@@ -142,7 +142,7 @@ def _formats(model: Model, image: np.ndarray, args: argparse.Namespace) -> None:
 
 def _memory(args: argparse.Namespace) -> None:
     """Each way in a process of its own: freed memory does not always go back to the system."""
-    print(f"{'':34s}{'MB':>7s}{'told':>7s}")
+    print(f"{'':34s}{'MB':>7s}{'planned':>7s}")
     for way in ("untiled", "in memory"):
         given = ["--size", str(args.size), "--tile", str(args.tile), "--held", way]
         subprocess.run([sys.executable, __file__, *given], check=True)

@@ -51,8 +51,8 @@ def _times(name: str, args: argparse.Namespace) -> None:
             *_, last = run(Case.planned(image, model, asked), None)
             spent[way].append(time.process_time() - begin)
             assert isinstance(last, Finished)
-            told = last.seams
-            share[way] = "-" if told is None else f"{told.measured} of {told.overlaps}"
+            report = last.seams
+            share[way] = "-" if report is None else f"{report.measured} of {report.overlaps}"
     base = min(spent["none"][1:])
     print(f"\n{name}, {shape}, tile {plan.grid.tile_shape}, {plan.tiles} tiles, {base:.2f} s")
     for way in WAYS:

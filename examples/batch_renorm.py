@@ -7,7 +7,7 @@ the statistics it predicts with. Here three small U-Nets, alike but for their no
 to segment synthetic tissue from single tiles; then for each of them
 
 * train/eval disparity: how far what it learned is from what it predicts,
-* tile mismatch and the largest distance between neighbouring tiles, at a halo as wide as the
+* tile mismatch and the max difference between neighbouring tiles, at a halo as wide as the
   convolutions reach,
 * Dice in evaluation, on an image it has not seen,
 * and the same after its statistics were fixed (`seamscope.freeze_statistics`), where it uses those
@@ -45,16 +45,16 @@ def main() -> None:
     """Train the three, and print what became of them."""
     asked = _arguments()
     torch.set_num_threads(asked.threads)
-    image, truth = tissue((asked.size, asked.size), HELD_OUT)
+    image, labels = tissue((asked.size, asked.size), HELD_OUT)
     print(f"{'':24s}{'disparity':>10s}{'mismatch':>10s}{'max dist':>10s}{'Dice':>8s}{'train':>8s}")
     for name in ("BatchNorm", "InstanceNorm", "BatchRenorm"):
         begin = time.perf_counter()
         model = as_model(train(name, asked.steps, asked.batch))
         seconds = time.perf_counter() - begin
-        _tell(name, model, zscore(image), truth, f"{seconds:.0f} s")
+        _report(name, model, zscore(image), labels, f"{seconds:.0f} s")
         if model.audit.calls:
             statistics = seamscope.freeze_statistics(zscore(image), model, normalize="none")
-            _tell(f"{name}, fixed", model.with_statistics(statistics), zscore(image), truth, "-")
+            _report(f"{name}, fixed", model.with_statistics(statistics), zscore(image), labels, "-")
 
 
 def _arguments() -> argparse.Namespace:
@@ -113,12 +113,14 @@ def _patches(steps: int, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tenso
 # -- looking at it
 
 
-def _tell(name: str, model: Model, image: np.ndarray, truth: np.ndarray, train_time: str) -> None:
+def _report(
+    name: str, model: Model, image: np.ndarray, labels: np.ndarray, train_time: str
+) -> None:
     settings = seamscope.Settings(tile=96, normalize="none")
     disparity = measure_disparity(image, model, settings) if model.statistics is None else None
     seams = seamscope.measure_seams(image, model, settings)
-    labels = seamscope.predict(image, model, settings=settings, result="labels")
-    dice = np.mean([_dice(labels == k, truth == k) for k in range(4)])
+    found = seamscope.predict(image, model, settings=settings, result="labels")
+    dice = np.mean([_dice(found == k, labels == k) for k in range(4)])
     worst = f"{disparity.worst:.3f}" if disparity else "-"
     mismatch = max(seams.measures.soft)
     print(

@@ -12,7 +12,7 @@ larger image:
 * trained on windows of 21, stitched from windows of 24 = 3 * 8: no disc is split, the result is
   that of the untiled run.
 
-Seamscope measures the period without looking into the network, and tells beforehand which windows
+Seamscope measures the period without looking into the network, and predicts which windows
 break the rules. Run it: ``python examples/periodic_discs.py --out discs.png`` (a minute or two on
 one core); ``--quick`` trains for seconds only, which shows equality but no clean discs.
 """
@@ -212,7 +212,7 @@ def predict_in_windows(
 # -- telling
 
 
-def told_beforehand(network: UNet, windows: Windows) -> Iterator[str]:
+def predicted_violations(network: UNet, windows: Windows) -> Iterator[str]:
     """What Seamscope says of a network and of windows, without a look at its layers."""
     model = as_model(network)
     yield f"{model.facts}"
@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Outcome]:
     asked = parser.parse_args(arguments)
     steps, size = (40, 48) if asked.quick else (2500, IMAGE)
     start = time.perf_counter()
-    for sentence in told_beforehand(UNet(), Windows(core=20, training=PERIOD)):
+    for sentence in predicted_violations(UNet(), Windows(core=20, training=PERIOD)):
         print(sentence)
     print(f"Training on windows of {PERIOD} and of 21:")
     narrow, wide = train(PERIOD, steps), train(21, steps)

@@ -1,4 +1,4 @@
-"""What statistics of tiles do to a prediction, and what fixing them mends: one figure.
+"""What statistics of tiles do to a prediction, and what fixed statistics remove: one figure.
 
 The demo networks are two U-Nets trained alike but for their normalization. Both predict images they
 have not seen, made by the same code as the ones they were trained on, in tiles of several sizes
@@ -8,7 +8,7 @@ tiles:
 
 * tile mismatch, the mean over channels of the median over overlaps of 1 - Dice of the two
   neighbours (`seamscope.measure_seams`),
-* Dice with the truth, the mean over the four classes (`seamscope.sweep`),
+* Dice with the ground truth, the mean over the four classes (`seamscope.sweep`),
 * train/eval disparity of the BatchNorm network, batches of one tile
   (`seamscope.explain.train_eval.measure_disparity`),
 
@@ -59,7 +59,7 @@ class Place:
     before: np.ndarray
     exact: np.ndarray
     local: np.ndarray
-    truth: np.ndarray
+    ground_truth: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -104,16 +104,16 @@ def measure(images: Images, tiles: Sequence[int], side: int, tell: Tell = print)
     reach = max(max(sides) for sides in seamscope.load_model("demo:batchnorm").reach.halo)
     mismatch, dice, at_reach = ({name: [] for name in COLORS} for _ in range(3))
     place: Place | None = None
-    for number, (image, truth) in enumerate(images):
+    for number, (image, ground_truth) in enumerate(images):
         networks = dict(_networks(image))
         for name, model in networks.items():
-            swept = sweep(image, model, tiles, labels=truth, halo=HALO)
+            swept = sweep(image, model, tiles, labels=ground_truth, halo=HALO)
             mismatch[name].append([_mismatch(image, model, tile, HALO) for tile in tiles])
             dice[name].append(np.nanmean(swept.dice.value, axis=1))
             at_reach[name].append(_mismatch(image, model, tiles[-1], reach))
             if name == INSTANCE:
                 corner = _corner(swept, image.shape, side)
-        place = place or _place(image, truth, networks, tiles[0], corner, side)
+        place = place or _place(image, ground_truth, networks, tiles[0], corner, side)
         tell(f"image {number + 1} of {len(images)} done")
     assert place is not None
     return Outcome(
@@ -155,7 +155,7 @@ def _corner(swept: Sweep, shape: tuple[int, ...], side: int) -> tuple[int, ...]:
 
 def _place(
     image: np.ndarray,
-    truth: np.ndarray,
+    ground_truth: np.ndarray,
     networks: dict[str, Model],
     tile: int,
     corner: tuple[int, ...],
@@ -166,7 +166,7 @@ def _place(
         seamscope.predict(image, networks[name], tile=tile, halo=HALO, result="labels")[square]
         for name in (INSTANCE, FIXED, LOCAL)
     )
-    return Place(image[square], before, exact, local, truth[square])
+    return Place(image[square], before, exact, local, ground_truth[square])
 
 
 # -- telling
@@ -182,9 +182,9 @@ def table(outcome: Outcome) -> str:
         columns = outcome.disparity[..., k].T
         lines += [f"disparity, {name}", " " * 10 + "".join(map(_spread, columns))]
     for name, values in outcome.at_reach.items():
-        told = _spread(values).strip()
+        spread = _spread(values).strip()
         lines.append(
-            f"tile mismatch, halo {outcome.reach}, tile {outcome.tiles[-1]}, {name}: {told}"
+            f"tile mismatch, halo {outcome.reach}, tile {outcome.tiles[-1]}, {name}: {spread}"
         )
     return "\n".join(lines)
 
@@ -208,7 +208,7 @@ def draw(outcome: Outcome) -> Any:
     _curves(dice, (*outcome.tiles, outcome.size), outcome.dice)
     _channels(disparity, outcome)
     mismatch.set(yscale="log", title=f"Tile mismatch, 1 − Dice (halo {HALO})")
-    dice.set_title("Dice with the truth, mean of classes")
+    dice.set_title("Dice with the ground truth, mean of classes")
     disparity.set_title("Train/eval disparity, BatchNorm")
     for axes in (mismatch, dice, disparity):
         sizes = outcome.tiles if axes is not dice else (*outcome.tiles, outcome.size)
@@ -255,7 +255,7 @@ def _legend(part: Any, axes: Any, images: int) -> None:
 
 
 def _channels(axes: Any, outcome: Outcome) -> None:
-    """One line per channel, in the colours of the pictures and told apart by their markers."""
+    """One line per channel, in the colours of the pictures and distinguished by their markers."""
     styles = zip(CHANNEL_COLORS, ("-", "--", "-.", ":"), "vXP^", strict=True)
     for k, (color, line, marker) in enumerate(styles):
         values = outcome.disparity[..., k]
@@ -280,7 +280,7 @@ def _pictures(below: Any, outcome: Outcome) -> None:
         f"own, tiles of {tile}": place.before,
         f"exact, tiles of {tile}": place.exact,
         f"local, tiles of {tile}": place.local,
-        "truth": place.truth,
+        "ground truth": place.ground_truth,
     }
     for axes, (title, picture) in zip(below.subplots(1, 5), shown.items(), strict=True):
         if picture is place.image:

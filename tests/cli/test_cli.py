@@ -949,7 +949,7 @@ def test_durations(seconds, text):
 
 
 def test_slow_tiles_are_told_in_seconds_each():
-    assert progress.told(TileDone((), 2, 10, 9.0)) == "2 of 10 tiles, 4.5 s/tile, 36 s left"
+    assert progress.status(TileDone((), 2, 10, 9.0)) == "2 of 10 tiles, 4.5 s/tile, 36 s left"
 
 
 def test_a_terminal_gets_the_bar(monkeypatch):

@@ -53,12 +53,12 @@ def test_layers_of_a_network(place) -> None:
         "InstanceNorm",
         "tile",
     )
-    assert first["stray"] is None
+    assert first["deviation"] is None
     assert told["repairable"]
     assert told["global_operations"] == []
     assert told["train_eval_disparity"] is None
     text = _run("normalization", place / "instance.pt").stdout
-    assert "10 layers normalize by each tile's own statistics" in text
+    assert "10 layers normalize with per-tile statistics" in text
     header = next(line for line in text.splitlines() if line.startswith("layer"))
     assert header.split() == ["layer", "kind", "channels", "statistics", "affine"]
     assert text.count("every pixel depends on the whole tile") == 1  # told once, not for each
@@ -71,7 +71,7 @@ def test_features_and_disparity_of_an_image(place) -> None:
     assert result.exit_code == 0, result.output
     told = json.loads(answer.read_text())
     assert {layer["reference"] for layer in told["layers"]} == {"running"}
-    assert all(layer["stray"] > 0 for layer in told["layers"])
+    assert all(layer["deviation"] > 0 for layer in told["layers"])
     assert len(told["train_eval_disparity"]) == 2
     assert all(0 <= value <= 1 for value in told["train_eval_disparity"].values())
     assert told["tile"] == [48, 48]
@@ -104,9 +104,9 @@ def test_the_page_says_of_each_layer_what_it_is_and_means(place, norm) -> None:
         assert row[:3] == [layer["name"], layer["kind"], str(layer["channels"])]
         assert row[3:5] == [layer["statistics"], {True: "yes", False: "no"}[layer["affine"]]]
         assert means[layer["statistics"]] in row[5]
-    _, *rows = _pages_table(written, ("layer", "stray"))
+    _, *rows = _pages_table(written, ("layer", "deviation"))
     for row, layer in zip(rows, told["layers"], strict=True):
-        numbers = (layer["stray"], layer["stray_largest"], layer["spread_ratio"])
+        numbers = (layer["deviation"], layer["deviation_largest"], layer["spread_ratio"])
         assert row[1:4] == [f"{value:.3g}" for value in numbers]
     head = {"instance": "normalized differently, which can be fixed", "batch": "normalized alike"}
     assert head[norm] in written
@@ -132,7 +132,7 @@ def test_panels_show_mean_and_variance_of_each_tile() -> None:
         np.testing.assert_allclose(line.get_ydata(), whole, rtol=1e-5)
 
 
-def test_strays_are_told_against_the_whole_image(place) -> None:
+def test_deviations_are_told_against_the_whole_image(place) -> None:
     given = ["--image", place / "image.npy", "--tile", 48, "--most", 5, "--json", "-"]
     told = json.loads(_run("normalization", place / "instance.pt", *given).stdout)
     assert {layer["reference"] for layer in told["layers"]} == {"image"}

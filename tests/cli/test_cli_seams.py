@@ -176,16 +176,18 @@ def test_text_page_and_layers_tell_the_same(at_home, tmp_path):
         "--json", out["o.json"], "--report", out["o.html"], "--layers", out["o.zarr"], "--certify",
     )  # fmt: skip
     found = json.loads(out["o.json"].read_text())
-    rows = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if " " in line)
-    assert rows["tile"] == "44 x 44, stride 24 x 24"
-    assert f"{found['max_dist']:.3g} (" in result.stdout
+    said = " ".join(result.stdout.split())
+    assert "tile 44 x 44 px" in said
+    assert "stride 24 x 24 px" in said
+    assert f"max difference {found['max_dist']:.3g}; 0 is seamless" in said
     assert found["certificate"]["passed"] is False
     assert found["certificate"]["sentence"] in result.stdout
     page = Text(out["o.html"].read_text(encoding="utf-8"))
     for words in (
-        found["explanation"],
+        found["diagnosis"]["summary"],
+        *(each["what"] for each in found["findings"] if each["share"]),
         found["certificate"]["sentence"],
-        f"max dist {found['max_dist']:.3g}",
+        f"max difference {found['max_dist']:.3g}",
         f"{found['fingerprint']}",
         "image.tif",
         "reach",

@@ -97,9 +97,11 @@ def test_tiles_in_view_come_first(qtbot, viewer, dock):
     load(qtbot, dock, CLASSES)
     dock.tile.set_value(32)
     camera(viewer).center = (0, 110, 14)
-    CLASSES.module.delay = 0.1
+    qtbot.waitUntil(lambda: dock.settled, timeout=PATIENCE)
+    CLASSES.module.hold(6)
     begin(qtbot, dock, tiles=1)
     press(qtbot, dock.panel.cancel)
+    CLASSES.module.release()
     qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
     rows, columns = np.nonzero(dock.results.array[0])
     assert rows.min() > 64
@@ -447,9 +449,11 @@ def test_labels_that_were_not_reached_are_no_class(qtbot, viewer, dock):
     load(qtbot, dock, CLASSES)
     dock.tile.set_value(32)
     dock.options.result.set_value("labels")
-    CLASSES.module.delay = 0.1
+    qtbot.waitUntil(lambda: dock.settled, timeout=PATIENCE)
+    CLASSES.module.hold(6)
     begin(qtbot, dock)
     press(qtbot, dock.panel.cancel)
+    CLASSES.module.release()
     qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
     assert set(np.unique(dock.results.array)) <= {0, 1, 2, 255}
     assert (dock.results.array == 255).any()
@@ -459,7 +463,8 @@ def test_napari_shows_the_progress_too(qtbot, viewer, dock):
     viewer.add_image(picture(128, 128), name="cells")
     load(qtbot, dock, CLASSES)
     dock.tile.set_value(32)
-    CLASSES.module.delay = 0.05
+    qtbot.waitUntil(lambda: dock.settled, timeout=PATIENCE)
+    CLASSES.module.hold(6)
     begin(qtbot, dock)
     (bar,) = [b for b in progress._all_instances if "cells" in b.desc]
     assert bar.total == dock.plan.tiles
@@ -467,6 +472,7 @@ def test_napari_shows_the_progress_too(qtbot, viewer, dock):
     assert "tiles" in dock.panel.text.text()
     assert "left" in dock.panel.text.text()
     press(qtbot, dock.panel.cancel)
+    CLASSES.module.release()
     qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
     assert not [b for b in progress._all_instances if "cells" in b.desc]
 
@@ -476,9 +482,11 @@ def test_a_removed_layer_ends_the_run(qtbot, viewer, dock, removed):
     viewer.add_image(picture(128, 128), name="image")
     load(qtbot, dock, SINGLE)
     dock.tile.set_value(32)
-    SINGLE.module.delay = 0.1
+    qtbot.waitUntil(lambda: dock.settled, timeout=PATIENCE)
+    SINGLE.module.hold(6)
     begin(qtbot, dock)
     undrawn(viewer).layers.remove("image" if removed == "image" else dock.results.layers[0])
+    SINGLE.module.release()
     qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
     assert "Stopped after" in dock.panel.text.text()  # and did not run to its end
     assert (dock.results is None) == (removed == "result")
@@ -488,9 +496,11 @@ def test_closing_the_dock_ends_the_run_and_hides_the_preview(qtbot, viewer, dock
     viewer.add_image(picture(128, 128))
     load(qtbot, dock, CLASSES)
     dock.tile.set_value(32)
-    CLASSES.module.delay = 0.1
+    qtbot.waitUntil(lambda: dock.settled, timeout=PATIENCE)
+    CLASSES.module.hold(6)
     begin(qtbot, dock)
     viewer.window.remove_dock_widget(dock)
+    CLASSES.module.release()
     qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
     (preview,) = (x for x in viewer.layers if isinstance(x, Shapes))
     assert not preview.visible

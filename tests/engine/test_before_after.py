@@ -22,6 +22,8 @@ from seamscope.images.preparation import Binarized
 from seamscope.models.model import as_model
 from seamscope.planning.case import Case
 from seamscope.prediction.measure_seams import measure_seams
+from seamscope.reports.describe import describe
+from seamscope.reports.parts import Table
 from seamscope.seams.views import look_at
 from seamscope.text import figure_text, percent_text
 
@@ -165,12 +167,13 @@ def test_causes_are_told_before_and_after(compared) -> None:
     assert found.why_after.verdict == "seamless"
     share = percent_text(found.why_before.share("tile statistics"))
     assert f"Explained before by tile statistics {share}" in " ".join(found.sentences())
-    rows = {name: both for name, *both in found.rows()}
-    assert rows["Verdict"] == ["tile statistics", "seamless"]
-    assert rows["Smallest seamless halo"] == ["none", str(found.after.smallest_seamless)]
-    assert rows["Largest distance"][0] == figure_text(found.before.measures.max_dist)
-    assert [rows[f"Dice to truth, {name}"][1] for name in found.classes] == [
-        f"{value:.3f}" for value in found.dice_after
+    (table,) = [part for part in describe(found) if isinstance(part, Table)]
+    rows = {name: both for name, *both in table.rows}
+    assert rows["verdict"] == ["tile statistics", "seamless"]
+    assert rows["seamless halo"] == ["none", f"{found.after.smallest_seamless} px"]
+    assert rows["max difference"][0] == figure_text(found.before.measures.max_dist)
+    assert [rows[f"Dice with labels, {name}"][1] for name in found.classes] == [
+        figure_text(value) for value in found.dice_after
     ]
     told = found.to_json()
     assert told["why_before"]["findings"][0]["cause"] == "tile statistics"

@@ -173,23 +173,23 @@ def test_features_of_tiles_against_running_values(tissue) -> None:
         assert one.reference == "running"
         np.testing.assert_allclose(one.reference_mean, part.running_mean.numpy(), rtol=1e-6)
         away = (mean - part.running_mean.numpy()) ** 2 / part.running_var.numpy()
-        assert one.stray == pytest.approx(np.sqrt(away.mean()), rel=1e-4)
+        assert one.deviation == pytest.approx(np.sqrt(away.mean()), rel=1e-4)
     assert found.map().shape == (1, *found.plan.grid.shape)
     assert np.isfinite(found.map()).all()
     odd = found.oddest(1)[0]
     assert found.map()[(0, *odd.tile.index)] == np.max(found.map())
 
 
-def test_tiles_stray_from_the_exact_statistics_of_the_image(tissue) -> None:
+def test_tiles_deviate_from_the_exact_statistics_of_the_image(tissue) -> None:
     torch.manual_seed(0)
     model = as_model(networks.UNet(2, 2, norm="instance").eval())
     statistics = freeze_statistics(tissue, model, normalize="none")
     small = measure_features(tissue, model, tile=64, normalize="none", statistics=statistics)
     large = measure_features(tissue, model, tile=192, normalize="none", statistics=statistics)
     assert {one.reference for one in small.layers} == {"image"}
-    assert small.stray > 1.5 * large.stray > 0
+    assert small.deviation > 1.5 * large.deviation > 0
     whole = measure_features(tissue, model, tile=288, normalize="none", statistics=statistics)
-    assert whole.stray < 1e-5
+    assert whole.deviation < 1e-5
 
 
 def test_few_tiles_are_spread_over_the_image(tissue) -> None:
@@ -201,11 +201,11 @@ def test_few_tiles_are_spread_over_the_image(tissue) -> None:
     assert found.jobs[-1] == everything.jobs[-1]
 
 
-def test_batches_stray_as_the_luck_of_the_draw(tissue) -> None:
-    """Means of n independent tiles stray by 1 / sqrt(n) of what one does."""
+def test_batches_deviate_as_the_luck_of_the_draw(tissue) -> None:
+    """Means of n independent tiles deviate by 1 / sqrt(n) of what one does."""
     features = measure_features(tissue, _trained(), tile=64, normalize="none")
     found = batch_experiment(features, sizes=(1, 4, 16), draws=1500)
-    rms = np.sqrt((found.strays**2).mean(1))
+    rms = np.sqrt((found.deviations**2).mean(1))
     assert rms[1] / rms[0] == pytest.approx(1 / 2, rel=0.05)
     assert rms[2] / rms[0] == pytest.approx(1 / 4, rel=0.05)
     good = [size for size, worst in zip((1, 4, 16), found.worst, strict=True) if worst < 0.1]
@@ -259,5 +259,5 @@ def test_advice_follows_from_the_numbers(tissue) -> None:
     assert "seamscope freeze" in " ".join(advice(good.audit))
     plain = as_model(networks.UNet(2, 1, norm=None).eval())
     assert advice(plain.audit) == (
-        "No layer normalizes and nothing else sees the whole tile: a halo suffices.",
+        "No layer normalizes, and nothing couples the whole tile: a halo is enough.",
     )

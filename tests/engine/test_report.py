@@ -23,19 +23,8 @@ from seamscope.planning.plan import resolve
 from seamscope.planning.thumbnails import image_under, thumbnail
 from seamscope.prediction.measure_seams import measure_seams
 from seamscope.reports import figures
-from seamscope.reports.page import (
-    SERIES,
-    Definition,
-    Facts,
-    Figure,
-    Section,
-    Table,
-    Text,
-    Verdict,
-    drawn_here,
-    name_text,
-    page,
-)
+from seamscope.reports.page import SERIES, drawn_here, figure, name_text, page
+from seamscope.reports.parts import Definition, Facts, Section, Table, Text, Verdict
 from seamscope.reports.seam_page import _lines, seam_page, sweep_page
 from seamscope.seams.views import look_at
 from seamscope.settings import Settings
@@ -140,15 +129,15 @@ def test_every_measure_is_told(html, measured):
     read = Reader(html)
     table = read.table("channel")
     assert table["channel"] == list(report.channels)
-    assert table["max dist"] == [figure_text(v) for v in report.measures.max_dist_per_channel]
+    assert table["max difference"] == [figure_text(v) for v in report.measures.max_dist_per_channel]
     assert table["tile mismatch"] == [figure_text(v) for v in report.measures.soft]
     assert table["thresholded"] == [figure_text(v) for v in report.measures.hard]
-    assert f"max dist {figure_text(report.measures.max_dist)}" in read.text
-    assert f"mean distance {figure_text(report.measures.mean_dist)}" in read.text
+    assert f"max difference {figure_text(report.measures.max_dist)}" in read.text
+    assert f"mean difference {figure_text(report.measures.mean_dist)}" in read.text
     assert f"tolerance {figure_text(report.tolerance)}" in read.text
-    assert "tile 32 × 32 pixels" in read.text
-    assert "stride 16 × 16 pixels" in read.text
-    assert f"overlaps {report.overlaps}, of which {report.measured} were measured" in read.text
+    assert "tile 32 × 32 px" in read.text
+    assert "stride 16 × 16 px" in read.text
+    assert f"measured {report.measured} of {report.overlaps} overlaps" in read.text
 
 
 def test_the_curve_is_told_at_its_halos(html, measured):
@@ -157,7 +146,7 @@ def test_the_curve_is_told_at_its_halos(html, measured):
     halos = [int(h) for h in table["halo"]]
     assert halos[0] == 0
     assert halos[-1] == curve.halo[-1]
-    assert table["max dist"] == [figure_text(float(curve.max_dist[h])) for h in halos]
+    assert table["max difference"] == [figure_text(float(curve.max_dist[h])) for h in halos]
     assert table[f"mismatch, {MATH}"] == [figure_text(float(curve.soft[h, 1])) for h in halos]
 
 
@@ -165,7 +154,7 @@ def test_the_worst_borders_are_told(html, measured):
     borders = measured[1].borders[:12]
     table = Reader(html).table("tile A")
     assert table["tile A"] == [", ".join(map(str, b.lower)) for b in borders]
-    assert table["max dist"] == [figure_text(b.max_dist) for b in borders]
+    assert table["max difference"] == [figure_text(b.max_dist) for b in borders]
     assert table["worst pixel"] == [f"y {b.worst[0]}, x {b.worst[1]}" for b in borders]
 
 
@@ -275,7 +264,7 @@ def test_all_parts_in_order():
         Facts([("name", "third")]),
         Definition("term", "fourth", "<math><mi>x</mi></math>"),
         Table(["a", "b"], [["fifth", "1.5"], ["x", "–"]], "caption"),
-        Figure.of(draw(), "sixth", "alt <text>"),
+        figure(draw(), "sixth", "alt <text>"),
     ]
     read = Reader(page("Title", [Section("Head", parts)], lead="lead"))
     words = ["lead", "Head", "first <", "second", "third", "fourth", "fifth", "sixth"]
@@ -332,7 +321,7 @@ def test_curves_are_drawn_where_they_are():
     falling = np.array([1, 0.1, 0.01, 2e-4, 0, 0])
     drawn = figures.halo_curve(
         halo, {"largest": falling}, {"a": falling, "b": falling / 2},
-        tolerance=1e-4, marks={"used": 3, "theoretical": 9}, believed=4,
+        tolerance=1e-4, marks={"used": 3, "theoretical": 9}, solid=4,
     )  # fmt: skip
     left, right = drawn.axes
     y = left.lines[0].get_ydata()
@@ -360,7 +349,7 @@ def test_a_mark_far_away_is_told_and_squeezes_nothing():
 @pytest.mark.parametrize("values", [np.zeros(3), np.full(3, np.nan), np.array([np.inf, 1, 0])])
 def test_curves_of_nothing_are_drawn_too(values):
     drawn = figures.halo_curve(np.arange(3), {"m": values}, {"c": values}, tolerance=0.0)
-    assert Figure.of(drawn, "x").svg.startswith("<svg")
+    assert figure(drawn, "x").svg.startswith("<svg")
 
 
 def test_matrix_tells_its_numbers_in_percent():

@@ -1,7 +1,7 @@
 """The command ``seamscope``.
 
 Knows which commands there are. Each module owns one command or one family of them; what they share
-is told once:
+is defined once:
 
 ==========  ======================================================================================
 `command`   how a function becomes a command; failures as sentences and exit codes
@@ -10,7 +10,7 @@ is told once:
 `answer`    text for people, JSON for programs, and where they may be written
 ==========  ======================================================================================
 
-Standard output carries what was asked for (a plan, a model's facts, JSON), standard error all that
+Standard output carries the answer (a plan, a model's facts, JSON), standard error all that
 is said on the way (progress, notes, errors), so that either can be piped by itself.
 
 Nothing heavy is imported before a command needs it: ``--help`` and ``--version`` answer at once.

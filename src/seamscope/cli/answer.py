@@ -19,7 +19,7 @@ from seamscope.errors import OutputError
 
 
 class Answer:
-    """The answer to a command: text, and JSON where asked for.
+    """The answer to a command: text, and JSON with --json.
 
     The place of the JSON is checked at once, since hours may pass before it is written.
 
@@ -35,7 +35,7 @@ class Answer:
     Attributes
     ----------
     quiet
-        Whether text is left out, because that was asked for or because JSON takes its place.
+        Whether text is left out, by --quiet, or because JSON takes its place.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class Answer:
         """Give the answer."""
         if text and not self.quiet:
             typer.echo(text)
-        told = json.dumps(_finite(content), indent=1, ensure_ascii=False, default=str)
+        text = json.dumps(_finite(content), indent=1, ensure_ascii=False, default=str)
         if self._to_stdout:
-            typer.echo(told)
+            typer.echo(text)
         if self._file is not None:
-            write_text("--json", self._file, told + "\n")
+            write_text("--json", self._file, text + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -100,7 +100,7 @@ def place(option: str, file: str, forbidden: Iterable[str] = ()) -> Path:
 
 
 def write_text(option: str, path: Path, text: str) -> None:
-    """Write a file that an option asked for.
+    """Write the file that an option names.
 
     Raises
     ------

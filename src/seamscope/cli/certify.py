@@ -1,6 +1,6 @@
 """``seamscope certify``: the tiled prediction against the untiled one.
 
-Knows how the question is asked in a shell and answered there. Does not know how it is measured.
+Knows the options and the answer. Does not know how it is measured.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def certify(
     grid: GridOptions,
     blend: BlendChoice = Blend.crop,
     crops: Annotated[
-        int, option("Measures", "How many, where the whole image does not fit.", "N")
+        int,
+        option(
+            "Measures", "Number of crops to compare if the whole image does not fit in memory.", "N"
+        ),
     ] = 3,
     tolerance: Tolerance = 1e-4,
     pixels: ImageOptions,
@@ -54,7 +57,7 @@ def certify(
         typer.Option(
             "--store",
             metavar="RESULT.zarr",
-            help="Write the certificate into the metadata of this result of the same setting.",
+            help="Result made with the same settings: write the certificate into its metadata.",
         ),
     ] = None,
     json_file: Json = None,
@@ -62,9 +65,9 @@ def certify(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Compare MODEL's tiled prediction of IMAGE with the untiled one, on what fits in memory.
+    """Prove that MODEL's tiled prediction of IMAGE equals the untiled one, as far as memory allows.
 
-    Ends with exit code 1 where they differ by more than noise.
+    Ends with exit code 1 if they differ by more than floating-point noise.
     """
     from seamscope.process_memory import keep_freed_memory
 
@@ -75,6 +78,8 @@ def certify(
         work.phase("Loading")
         from seamscope.compare.certificate import certify as compare
         from seamscope.compare.certificate import store_certificate
+        from seamscope.reports.describe import describe
+        from seamscope.reports.terminal import terminal
 
         if page is not None:
             from seamscope.reports.page import require
@@ -98,6 +103,9 @@ def certify(
             from seamscope.reports.seam_page import certificate_page
 
             write_text("--report", page, certificate_page(found, opened.source or opened.name))
-    answer.write({"seamscope": __version__, "image": opened.name, **found.to_json()}, str(found))
+    answer.write(
+        {"seamscope": __version__, "image": opened.name, **found.to_json()},
+        terminal(describe(found)),
+    )
     if not found.passed:
         raise typer.Exit(ExitCode.REFUSED)

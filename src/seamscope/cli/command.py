@@ -1,6 +1,6 @@
 """What every command is: registered, its options unfolded, its end a sentence and an exit code.
 
-Knows how a function becomes a command and how failures are told. Does not know any one command.
+Knows how a function becomes a command and how failures are reported. Does not know any one command.
 
 A parameter whose type is a dataclass stands for all its fields, each an option: commands share
 groups of options (see `seamscope.cli.options`) without repeating them::
@@ -27,7 +27,7 @@ from seamscope.errors import ModelError, SeamscopeError, TrustError
 
 
 class ExitCode:
-    """What the shell is told."""
+    """Exit codes."""
 
     DONE = 0
     REFUSED = 1
@@ -148,7 +148,7 @@ class _Command(TyperCommand):
 
 def _explained(error: BaseException) -> tuple[str, int]:
     """Sentence and exit code for whatever ended a command."""
-    if isinstance(error, SystemExit):  # somebody's factory
+    if isinstance(error, SystemExit):  # a model's factory called sys.exit
         error = ModelError("The model's code ended the program (SystemExit): it cannot be used.")
     if isinstance(error, TrustError):
         runs = "\n".join(f"  - {line}" for line in error.would_run)
@@ -161,13 +161,13 @@ def _explained(error: BaseException) -> tuple[str, int]:
     if isinstance(error, SeamscopeError):
         return f"Error: {error}", ExitCode.REFUSED
     if isinstance(error, MemoryError):
-        told = "Error: Memory ran out: use a smaller --tile or --memory, or write to .zarr."
-        return told, ExitCode.REFUSED
-    told = (
+        sentence = "Error: Memory ran out: use a smaller --tile or --memory, or write to .zarr."
+        return sentence, ExitCode.REFUSED
+    sentence = (
         f"This is a bug in Seamscope ({type(error).__name__}: {first_line(error)}): please report "
         "it with what --debug shows."
     )
-    return told, ExitCode.BUG
+    return sentence, ExitCode.BUG
 
 
 def first_line(error: BaseException) -> str:

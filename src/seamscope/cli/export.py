@@ -1,6 +1,6 @@
 """``seamscope export``: a loaded network, written for others.
 
-Knows what is told of an export. Does not know formats.
+Knows the options and the answer. Does not know formats.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def export(
             "cite": credits.cite,
             "url": credits.url,
         }
-        told = Credits(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
-        written = write(network, out, credits=told, overwrite=overwrite)
+        named = Credits(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+        written = write(network, out, credits=named, overwrite=overwrite)
     rows = [
         ("written", f"{written.path} ({written.kind})"),
         ("measured", network.describe()),

@@ -1,6 +1,6 @@
 """``seamscope info``: what was measured of a network.
 
-Knows which facts are told, and how. Does not know how they are measured.
+Knows which facts are shown, and how. Does not know how they are measured.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ def info(
     with open_display(quiet=json_file == "-") as display, long_work(display) as work:
         display.phase("Loading")
         network = loading.load(model, work)
-        told = model_facts(network)
+        facts = model_facts(network)
         if verify:
             from seamscope.models.formats import verify as verified
 
             display.phase("Predicting its test vectors")
             found = verified(network)
-            told["verification"] = found.to_json() | {"sentence": str(found)}
-    answer.write(told, _facts_text(told, network))
+            facts["verification"] = found.to_json() | {"sentence": str(found)}
+    answer.write(facts, _facts_text(facts, network))
     if verify and not found.passed:
         raise typer.Exit(ExitCode.REFUSED)
 
@@ -69,7 +69,7 @@ def _show_source(model: str, answer: Answer) -> None:
     from seamscope.models.formats import code_of, format_of
 
     code = code_of(model)
-    told = {
+    facts = {
         "seamscope": __version__,
         "spec": model,
         "format": format_of(model),
@@ -89,7 +89,7 @@ def _show_source(model: str, answer: Answer) -> None:
         )
         for each in code
     ]
-    answer.write(told, "\n\n".join(parts) or f"{model}: {told['format']}; loading runs no code.")
+    answer.write(facts, "\n\n".join(parts) or f"{model}: {facts['format']}; loading runs no code.")
 
 
 def model_facts(model: Model) -> dict[str, Any]:
@@ -158,20 +158,20 @@ def _disagreements(model: Model) -> tuple[str, ...]:
     return disagreements(model.declared, model.facts, model.reach) if model.declared else ()
 
 
-def _intensities(told: Mapping[str, Any]) -> str:
-    return told["intensities"] or "as they are (the model does not say)"
+def _intensities(facts: Mapping[str, Any]) -> str:
+    return facts["intensities"] or "as they are (the model does not say)"
 
 
-def _card_lines(told: Mapping[str, Any]) -> Iterator[str]:
+def _card_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     """What the model's own card says, where it is wrong, and what else should be known."""
-    declared = told["declared"]
-    if declared and declared["halo"] and not told["disagreements"]:
+    declared = facts["declared"]
+    if declared and declared["halo"] and not facts["disagreements"]:
         halo = axes_text(declared["halo"])
         yield f"{declared['by']} asks for halo {halo}, which agrees with what was measured."
-    yield from told["disagreements"]
-    yield from told["notes"]
-    if "verification" in told:
-        yield told["verification"]["sentence"]
+    yield from facts["disagreements"]
+    yield from facts["notes"]
+    if "verification" in facts:
+        yield facts["verification"]["sentence"]
 
 
 def _listed(sides: Sequence[tuple[int, int]] | None) -> list[list[int]] | None:
@@ -222,30 +222,30 @@ def _large_image(channels: int, spatial_axes: int) -> Image:
     return open_image(np.broadcast_to(np.uint8(0), shape), axes="c" + "zyx"[-spatial_axes:])
 
 
-def _facts_text(told: Mapping[str, Any], model: Model) -> str:
-    fixed = [size for size in told["tile_fixed"] if size]
-    sizes = f"only {shape_text(told['tile_fixed'])}" if fixed else (
-        f"multiples of {axes_text(told['tile_step'])}"
-        + (f" plus {axes_text(told['tile_offset'])}" if any(told["tile_offset"]) else "")
+def _facts_text(facts: Mapping[str, Any], model: Model) -> str:
+    fixed = [size for size in facts["tile_fixed"] if size]
+    sizes = f"only {shape_text(facts['tile_fixed'])}" if fixed else (
+        f"multiples of {axes_text(facts['tile_step'])}"
+        + (f" plus {axes_text(facts['tile_offset'])}" if any(facts["tile_offset"]) else "")
     )  # fmt: skip
     rows = [
-        ("channels", ", ".join(told["channels"])),
-        ("predicts", told["kind"]),
-        ("intensities", _intensities(told)),
-        *([("afterwards", str(told["afterwards"]))] if told["afterwards"] else []),
+        ("channels", ", ".join(facts["channels"])),
+        ("predicts", facts["kind"]),
+        ("intensities", _intensities(facts)),
+        *([("afterwards", str(facts["afterwards"]))] if facts["afterwards"] else []),
         ("tile sizes", sizes),
-        ("memory", f"about {bytes_text(told['bytes_per_pixel'])} for each pixel of a tile"),
-        ("weights", f"{told['parameters']:,} parameters, fingerprint {told['fingerprint']}"),
+        ("memory", f"about {bytes_text(facts['bytes_per_pixel'])} for each pixel of a tile"),
+        ("weights", f"{facts['parameters']:,} parameters, fingerprint {facts['fingerprint']}"),
     ]
     if model.statistics is not None:
         rows.insert(2, ("statistics", f"fixed: {model.statistics.told()}"))
-    name = told["name"] if told["spec"] is None else told["spec"]
-    parts = [f"{name}: {told['facts']}\n{told['sentence']}", columns(rows)]
-    if told["swallows_nan"]:
+    name = facts["name"] if facts["spec"] is None else facts["spec"]
+    parts = [f"{name}: {facts['facts']}\n{facts['sentence']}", columns(rows)]
+    if facts["swallows_nan"]:
         parts.append("It swallows NaN, so that its reach was measured with large values too.")
-    parts += list(_card_lines(told))
-    if told["tiles"]:
-        parts.append(_tiles_text(told["tiles"]))
+    parts += list(_card_lines(facts))
+    if facts["tiles"]:
+        parts.append(_tiles_text(facts["tiles"]))
     return "\n\n".join(parts)
 
 

@@ -1,12 +1,12 @@
 """``seamscope normalization`` and ``seamscope freeze``: what layers normalize by, and fixing it.
 
-Knows how both are asked for in a shell and answered there. Does not know how features are measured
+Knows their options and answers. Does not know how features are measured
 or statistics found.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,7 +35,6 @@ from seamscope.cli.options import (
 from seamscope.cli.progress import open_display
 from seamscope.cli.work import Work, long_work
 from seamscope.errors import SettingsError
-from seamscope.text import shape_text
 
 if TYPE_CHECKING:
     from seamscope.compare.before_after import BeforeAfter
@@ -59,22 +58,22 @@ def normalization(
     loading: ModelOptions,
     image: Annotated[
         str | None,
-        typer.Option(metavar="IMAGE", help="Measure the features of its tiles, and the disparity."),
+        typer.Option(
+            metavar="IMAGE",
+            help="Image whose tiles are measured: features, and train/eval disparity.",
+        ),
     ] = None,
     *,
     tile: Annotated[
         Any,
         option(
             "Tiles",
-            "Pixels of a tile, best those of the patches in training; by default 128 in 2D and "
-            "64 in 3D.",
+            "Tile size in pixels, best that of the training patches. Default: 128 in 2D, 64 in 3D.",
             "N|N,N",
             sizes,
         ),
     ] = None,
-    most: Annotated[
-        int | None, option("Tiles", "Look at the features of so many tiles at most.", "N")
-    ] = None,
+    most: Annotated[int | None, option("Tiles", "Largest number of tiles to measure.", "N")] = None,
     pixels: ImageOptions,
     computation: ComputationOptions,
     json_file: Json = None,
@@ -82,9 +81,10 @@ def normalization(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Show which layers of MODEL normalize by what, and how far the tiles of an image stray.
+    """List the normalization layers of MODEL and which statistics they use.
 
-    --batch is the batch of training, for the disparity.
+    With --image, also measure how much each tile's statistics differ from those of the whole image.
+    --batch: tiles per batch in training, for the train/eval disparity.
     """
     answer = Answer(json_file, quiet, forbidden=[model, *([image] if image else [])])
     page = _page_place(report_file, [model, *([image] if image else [])])
@@ -100,7 +100,7 @@ def normalization(
         if page is not None:
             work.phase("Drawing")
             write_text("--report", page, found.page())
-    answer.write(found.to_json(), "\n".join(found.text()))
+    answer.write(found.to_json(), found.text())
 
 
 def _page_place(report_file: str | None, forbidden: list[str]) -> Path | None:
@@ -121,7 +121,7 @@ def _default_tile(model: Model) -> tuple[int, ...]:
 
 
 class _Found:
-    """What is known of a network's normalization, and told."""
+    """What is known of a network's normalization."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -139,34 +139,34 @@ class _Found:
 
         self.image = image.name
         case = Case.open(image, self.model, settings)
-        told: dict[str, Any] = {"cancelled": work.cancelled, "on_progress": work.progress}
+        reporting: dict[str, Any] = {"cancelled": work.cancelled, "on_progress": work.progress}
         if not self.audit.layers or not self.audit.watched:
             return
         statistics = None
         if self.audit.calls:
             work.phase("Finding the whole image's statistics")
             at_once = settings.but(tile="auto", halo="auto", overlap=None)
-            statistics = freeze_statistics(case, None, "exact", at_once, **told)
+            statistics = freeze_statistics(case, None, "exact", at_once, **reporting)
         work.phase("Measuring the features of tiles")
-        self.features = measure_features(case, statistics=statistics, most=most, **told)
+        self.features = measure_features(case, statistics=statistics, most=most, **reporting)
         if self.model.statistics is not None:
             return  # what is fixed is no matter of training
         self.batches = batch_experiment(self.features)
         work.phase("Predicting as in training and as in evaluation")
-        self.disparity = measure_disparity(case, **told)
+        self.disparity = measure_disparity(case, **reporting)
 
     def advice(self) -> tuple[str, ...]:
         from seamscope.explain.train_eval import advice
 
         if self.model.statistics is not None:
             fixed = self.model.statistics.told()
-            return (f"Statistics are fixed ({fixed}): tiles' own are not used.",)
+            return (f"Statistics are fixed ({fixed}); per-tile statistics are not used.",)
         return advice(self.audit, self.disparity, self.features, self.batches)
 
     def to_json(self) -> dict[str, Any]:
         from seamscope import __version__
 
-        strays = self.features.to_json() if self.features else [{}] * len(self.audit.layers)
+        measured = self.features.to_json() if self.features else [{}] * len(self.audit.layers)
         layers = [
             {
                 "name": layer.name,
@@ -175,12 +175,12 @@ class _Found:
                 "groups": layer.groups,
                 "statistics": layer.statistics,
                 "affine": layer.affine,
-                "stray": row.get("stray"),
-                "stray_largest": row.get("stray_largest"),
+                "deviation": row.get("deviation"),
+                "deviation_largest": row.get("deviation_largest"),
                 "spread_ratio": row.get("spread_ratio"),
                 "reference": row.get("reference"),
             }
-            for layer, row in zip(self.audit.layers, strays, strict=True)
+            for layer, row in zip(self.audit.layers, measured, strict=True)
         ]
         return {
             "seamscope": __version__,
@@ -204,31 +204,21 @@ class _Found:
             "advice": list(self.advice()),
         }
 
-    def text(self) -> Iterator[str]:
-        yield from self.advice()
-        yield ""
-        yield from self._layers()
-        for operation in self.audit.global_operations:
-            can = "can be fixed" if operation.repairable else "cannot be fixed"
-            yield f"Sees the whole tile: {operation} ({operation.op}), {can}."
+    def text(self) -> str:
+        from seamscope.reports.describe import describe, layers_of
+        from seamscope.reports.parts import Text
+        from seamscope.reports.terminal import terminal
 
-    def _layers(self) -> Iterator[str]:
-        """The layers in a table, and what their statistics mean."""
-        layers = self.audit.layers
-        if not layers:
-            return
-        rows: list[tuple[str, ...]] = [("layer", "kind", "channels", "statistics", "affine")]
-        affine = {True: "yes", False: "no", None: "?"}
-        for one in layers:
-            told = (one.name or "-", one.kind, str(one.channels), one.statistics)
-            rows.append((*told, affine[one.affine]))
-        if self.features is not None:
-            strays = [f"{one.stray:.3f}" for one in self.features.layers]
-            rows = [(*row, end) for row, end in zip(rows, ("stray", *strays), strict=True)]
-        yield _table(rows)
-        yield ""
-        for kind, meaning in dict.fromkeys((one.statistics, one.meaning) for one in layers):
-            yield f"{kind}: {meaning}"
+        coupling = [
+            Text(
+                f"Sees the whole tile: {one} ({one.op}), can{'' if one.repairable else 'not'} be "
+                "fixed."
+            )
+            for one in self.audit.global_operations
+        ]
+        disparity = describe(self.disparity) if self.disparity is not None else []
+        said = [Text("\n".join(self.advice()))]
+        return terminal([*said, *layers_of(self.audit, self.features), *disparity, *coupling])
 
     def page(self) -> str:
         from seamscope.reports.normalization_page import normalization_page
@@ -236,12 +226,6 @@ class _Found:
         return normalization_page(
             self.model, self.audit, self.features, self.batches, self.disparity, self.advice()
         )
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(c.ljust(n) for c, n in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
 
 
 # -- freeze
@@ -255,8 +239,8 @@ class FreezeOptions:
         str,
         option(
             "Statistics",
-            "exact: of the whole image; local: of windows of it; sampled: from a few tiles; or a "
-            "file of statistics, of another image, to be checked and taken over.",
+            "exact: of the whole image. local: of windows of the image. sampled: estimated from a "
+            "few tiles. FILE: statistics of another image, which are checked and copied.",
             "exact|local|sampled|FILE",
         ),
     ] = "exact"
@@ -264,19 +248,19 @@ class FreezeOptions:
         Any,
         option(
             "Statistics",
-            "For local: pixels, as the patches of training; windows are twice as wide. By default "
-            "128 in 2D and 64 in 3D.",
+            "For local: distance of the windows in pixels, best the size of the training patches; "
+            "windows are twice as wide. Default: 128 in 2D, 64 in 3D.",
             "N|N,N",
             sizes,
         ),
     ] = None
-    tiles: Annotated[int, option("Statistics", "For sampled: how many.", "N")] = 16
+    tiles: Annotated[int, option("Statistics", "For sampled: number of tiles.", "N")] = 16
     disk: Annotated[
         Any,
         option(
             "Statistics",
-            "For exact and sampled: disk space in which tiles may wait that --memory has no room "
-            "for; 0 for none. By default half of what is free for temporary files.",
+            "For exact and sampled: disk space for intermediate results that do not fit in "
+            "--memory; 0 for none. Default: half of the free space for temporary files.",
             "SIZE",
             room_of,
         ),
@@ -286,7 +270,7 @@ class FreezeOptions:
         typer.Option(
             "--resume",
             rich_help_panel="Statistics",
-            help="Go on with what an interrupted run found (OUT.partial).",
+            help="Continue an interrupted run (OUT.partial).",
         ),
     ] = False
     compare: Annotated[
@@ -294,17 +278,21 @@ class FreezeOptions:
         typer.Option(
             "--compare",
             rich_help_panel="Statistics",
-            help="Measure and explain the seams before and after: costs two predictions, and for "
-            "the explanation up to 11 times those of 16 tiles.",
+            help="Measure and explain the seams before and after. Costs two predictions of the "
+            "image, and up to 11 predictions of 16 tiles for the explanation.",
         ),
     ] = False
-    explain: Annotated[bool, option("Statistics", "Tell the causes in the comparison too.")] = True
+    explain: Annotated[bool, option("Statistics", "Add the causes to the comparison.")] = True
     labels: Annotated[
         str | None,
-        option("Statistics", "Compare Dice with these labels too.", "LABELS"),
+        option(
+            "Statistics",
+            "Ground-truth labels: compare both predictions with them (Dice).",
+            "LABELS",
+        ),
     ] = None
     threshold: Annotated[
-        float, option("Statistics", "For Dice of a single channel: its class is above this.")
+        float, option("Statistics", "For Dice of a single channel: pixels above it are foreground.")
     ] = 0.5
 
 
@@ -328,10 +316,10 @@ def freeze(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Find the statistics by which all tiles of IMAGE are to be normalized, and write them to OUT.
+    """Find fixed normalization statistics for all tiles of IMAGE, and write them to OUT.
 
-    Then --statistics OUT, on any command, makes tiles agree, without retraining. --labels and
-    --report compare before and after, as does --compare.
+    With --statistics OUT, every other command uses them, and tiles agree without retraining.
+    --compare, --labels and --report compare the prediction before and after.
     """
     from seamscope.process_memory import keep_freed_memory
 
@@ -362,7 +350,7 @@ def freeze(
             work.phase("Drawing")
             write_text("--report", page, repair_page(effect, statistics))
     answer.write(
-        _told(statistics, job, effect, out), "\n".join(_said(statistics, job, effect, out))
+        _record(statistics, job, effect, out), "\n".join(_summary(statistics, job, effect, out))
     )
 
 
@@ -439,7 +427,7 @@ class _Freezing:
         )
 
 
-def _told(
+def _record(
     statistics: Statistics, job: _Freezing, effect: BeforeAfter | None, out: str
 ) -> dict[str, Any]:
     from seamscope import __version__
@@ -475,26 +463,21 @@ def _told(
     }
 
 
-def _said(
+def _summary(
     statistics: Statistics, job: _Freezing, effect: BeforeAfter | None, out: str
 ) -> Iterator[str]:
+    from seamscope.reports.describe import describe
+    from seamscope.reports.terminal import terminal
+
     if job.plan is not None:
         yield job.plan.cost
     else:
-        yield f"Taken over from {job.options.how}: {statistics.told()}."
-    distance = statistics.about.get("distance")
-    if distance:
-        yield (
-            f"Predictions are estimated to differ by {distance['mean_difference']:.2g} on average "
-            "from those with exact statistics (within a factor of 2 or so)."
-        )
+        yield f"Copied from {job.options.how}: {statistics.told()}."
+    yield from (terminal([part]) for part in describe(statistics))
     if not job.model.audit.repairable:
         rest = [str(o) for o in job.model.audit.global_operations if not o.repairable]
-        yield f"{', '.join(rest)} cannot be fixed: expect seams all the same, though fainter."
+        yield f"{', '.join(rest)} cannot be fixed: expect fainter seams."
     if effect is not None:
-        tiles = shape_text(effect.before.plan.grid.tile_shape)
-        yield from ("", _table([(f"tiles of {tiles}", "before", "after"), *effect.rows()]), "")
-        yield from effect.sentences()
-        yield from (*([effect.meaning] if effect.meaning else []), *effect.notes)
+        yield from ("", terminal(describe(effect)), "")
     count = len(statistics.layers)
     yield f"{count} layer{'s' * (count > 1)} fixed: use --statistics {out} on any command."

@@ -174,7 +174,7 @@ class ModelOptions:
         bool,
         typer.Option(
             "--trust",
-            help="Let code that comes with the model run, now and as long as it stays the same "
+            help="Allow code that comes with the model to run, now and while it does not change "
             "(seamscope info --source shows it).",
         ),
     ] = False
@@ -183,7 +183,8 @@ class ModelOptions:
         typer.Option(
             "--statistics",
             metavar="FILE",
-            help="Let layers normalize by these instead of by each tile's (seamscope freeze).",
+            help="Normalize with these fixed statistics instead of per-tile statistics (made by "
+            "seamscope freeze).",
         ),
     ] = None
 
@@ -256,7 +257,7 @@ class ImageOptions:
         str | None,
         option(
             "Image",
-            "A letter for each of the image's axes, where its file does not say or is wrong.",
+            "One letter for each axis of the image, if its file does not say or is wrong.",
             "tczyx",
         ),
     ] = None
@@ -358,20 +359,25 @@ def settings_of(*groups: Any, **single: Any) -> Settings:
 Tolerance = Annotated[
     float,
     option(
-        "Measures", "Distance that is noise, in standard deviations of the output.", "STD", distance
+        "Measures",
+        "Largest difference that counts as floating-point noise, in standard deviations of the "
+        "output.",
+        "STD",
+        distance,
     ),
 ]
 Labels = Annotated[
     str | None,
     option(
         "Labels",
-        "Image of the truth: numbers of classes or objects; demo:tissue2d for that sample's.",
+        "Ground-truth labels: an image of class or object numbers (demo:tissue2d: those of the "
+        "sample).",
         "LABELS",
     ),
 ]
 Foreground = Annotated[
     int | None,
-    option("Labels", "Channel that labels of objects are, from 0, where no name says it.", "N"),
+    option("Labels", "For labels of objects: channel that they belong to, counted from 0.", "N"),
 ]
 
 
@@ -388,7 +394,5 @@ ReportFile = Annotated[
     str | None,
     typer.Option("--report", metavar="FILE.html", help="Write a page with figures."),
 ]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Say nothing unless something is wrong.")
-]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

@@ -121,13 +121,13 @@ def predict(
         else:
             run.carry_out(overwrite, display)
             figures = run.figures
-    told = {**run.record(), "dry_run": dry_run, "figures": figures}
+    record = {**run.record(), "dry_run": dry_run, "figures": figures}
     if dry_run:
-        answer.write(told, _plan_text(run, figures))
+        answer.write(record, _plan_text(run, figures))
     elif run.finished:
-        answer.write(told, run.outcome())
+        answer.write(record, run.outcome())
     else:
-        answer.write(told)
+        answer.write(record)
         say(run.outcome())
         raise typer.Exit(ExitCode.INTERRUPTED)
 
@@ -157,7 +157,7 @@ class _Run:
         self.figures: dict[str, Any] = {}
 
     def carry_out(self, overwrite: bool, display: Display) -> None:
-        """Predict all tiles; Ctrl-C ends it after the tile at hand."""
+        """Predict all tiles; Ctrl-C ends it after the current tile."""
         from seamscope.prediction.run import open_output
 
         with (
@@ -228,12 +228,12 @@ class _Run:
     def outcome(self) -> str:
         """A sentence or two on what became of it."""
         if self.finished:
-            told = (
+            summary = (
                 f"{self.out}: {shape_text(self.plan.out_shape, self.plan.out_axes)}, {self.total} "
                 f"tile{'s' * (self.total != 1)} in {duration_text(self.figures['seconds'])}."
             )
             measured = self.figures.get("seams")
-            return f"{told}\n{measured['sentence']}" if measured else told
+            return f"{summary}\n{measured['sentence']}" if measured else summary
         if not self.done:
             return "Stopped before the first tile: nothing was written."
         kept = f"{self.out}.partial holds what was done so far. It is unfinished."
@@ -250,7 +250,7 @@ def _expected(run: _Run) -> dict[str, Any]:
         seconds = time_one_tile(run.case)
     except SeamscopeError:
         raise
-    except Exception as error:  # whatever somebody's network raises, for one: too large a tile
+    except Exception as error:  # anything a network may raise, such as for a tile that is too large
         return {"seconds_expected": None, "failure": first_line(error)}
     return {"seconds_expected": round(seconds * run.total, 3)}
 

@@ -1,7 +1,7 @@
-"""Progress of a run, shown to whoever waits for it at a terminal or reads a log later.
+"""Progress of a run, for a terminal or a log.
 
 Knows how a bar is drawn on a terminal, and what is worth a line where there is none. Does not know
-what is computed: it is told of phases, parts and tiles. All of it goes to standard error.
+what is computed. All of it goes to standard error.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Display:
         """A tile was predicted."""
 
     def stopping(self) -> None:
-        """An end was asked for. Called by a signal handler: it must not print."""
+        """The user asked to stop. Called by a signal handler: it must not print."""
 
     def note(self, sentence: str) -> None:
         """Say something that the user should know."""
@@ -81,7 +81,7 @@ class _Lines(Display):
         now = time.monotonic()
         if now - self._last >= LINE_EVERY and event.done < event.total:
             self._last = now
-            self.tell(told(event))
+            self.tell(status(event))
 
     def note(self, sentence: str) -> None:
         self.tell(f"Note: {sentence}")
@@ -97,12 +97,12 @@ class _Bar(Display):
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[status]}"),
             console=console,
             refresh_per_second=5,
             transient=True,
         )
-        self._task = self._progress.add_task("", total=None, told="")
+        self._task = self._progress.add_task("", total=None, status="")
         self._begin = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -114,24 +114,24 @@ class _Bar(Display):
 
     def phase(self, what: str) -> None:
         self._begin = time.monotonic()
-        self._progress.reset(self._task, total=None, description=what, told="")
+        self._progress.reset(self._task, total=None, description=what, status="")
 
     def part(self, done: float) -> None:
         self._progress.update(self._task, total=1.0, completed=done)
 
     def count(self, done: int, total: int) -> None:
         text = counted(done, total, time.monotonic() - self._begin)
-        self._progress.update(self._task, total=total, completed=done, told=text)
+        self._progress.update(self._task, total=total, completed=done, status=text)
 
     def start(self, total: int) -> None:
-        self._progress.reset(self._task, total=total, description="Predicting", told="")
+        self._progress.reset(self._task, total=total, description="Predicting", status="")
 
     def tile(self, event: TileDone) -> None:
-        self._progress.update(self._task, completed=event.done, told=told(event))
+        self._progress.update(self._task, completed=event.done, status=status(event))
 
     def stopping(self) -> None:
         self._progress.update(
-            self._task, description="Stopping after this tile (Ctrl-C again: at once)", told=""
+            self._task, description="Stopping after this tile (Ctrl-C again: at once)", status=""
         )
 
     def note(self, sentence: str) -> None:
@@ -152,7 +152,7 @@ def open_display(quiet: bool = False) -> Display:
     return _Bar(console) if console.is_terminal else _Lines()
 
 
-def told(event: TileDone) -> str:
+def status(event: TileDone) -> str:
     """Tiles, rate and time left in a few words."""
     rate = event.done / max(event.seconds, 1e-9)
     speed = f"{rate:.1f} tiles/s" if rate >= 1 else f"{1 / rate:.1f} s/tile"
@@ -165,4 +165,4 @@ def counted(done: int, total: int, seconds: float) -> str:
     return f"{done} of {total}{left}"
 
 
-__all__ = ["Display", "counted", "open_display", "told"]
+__all__ = ["Display", "counted", "open_display", "status"]

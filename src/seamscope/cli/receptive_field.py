@@ -1,6 +1,6 @@
 """``seamscope receptive-field``: how far a network sees, and on which grid.
 
-Knows how the question is asked in a shell and answered there. Does not know how it is measured.
+Knows the options and the answer. Does not know how it is measured.
 """
 
 from __future__ import annotations
@@ -158,8 +158,8 @@ def receptive_field(
 
         setting = [("model", model), *([("image", image)] if image else [])]
         write_text("--report", report, field_page(found, network.name, setting))
-    told = {"model": model, "image": image, **found.to_json()}
-    answer.write(told, "\n\n".join(("\n".join(found.sentences()), columns(_rows(found)))))
+    record = {"model": model, "image": image, **found.to_json()}
+    answer.write(record, "\n\n".join(("\n".join(found.sentences()), columns(_rows(found)))))
 
 
 def _rows(found: ReceptiveField) -> Iterator[tuple[str, str]]:

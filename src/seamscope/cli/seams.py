@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seamscope import __version__
-from seamscope.cli.answer import Answer, columns, place, write_text
+from seamscope.cli.answer import Answer, place, write_text
 from seamscope.cli.command import command
 from seamscope.cli.options import (
     ComputationOptions,
@@ -33,7 +33,7 @@ from seamscope.cli.options import (
 )
 from seamscope.cli.progress import open_display
 from seamscope.cli.work import Work, long_work
-from seamscope.text import axes_text, halo_text, shape_text
+from seamscope.text import percent_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from seamscope.planning.case import Case
     from seamscope.seams.report import SeamReport
 
-# of a diagnosis: told among the first things
+# of a diagnosis: among the first keys
 _FIRST = ("verdict", "explanation", "findings", "suggested_halo", "halo_is")
-_WORST_SHOWN = 4  # borders with pictures
+_WORST_SHOWN, _WORST_LISTED = 4, 5  # seams with pictures, seams in the terminal
 _EFFECTIVE = 0.99  # of the gradient's mass
 _GRADIENT_TILES = 8  # enough for a mark on a plot
 
@@ -54,18 +54,20 @@ _GRADIENT_TILES = 8  # enough for a mark on a plot
 class MeasureOptions:
     """What is measured, and what is done about it."""
 
-    threshold: Annotated[float, option("Measures", "For classes of a single channel.")] = 0.5
+    threshold: Annotated[
+        float, option("Measures", "For networks with one channel: pixels above it are foreground.")
+    ] = 0.5
     sample: Annotated[
         bool,
         typer.Option(
             "--sample",
             rich_help_panel="Measures",
-            help="Measure a part of the overlaps that stands for all, with intervals.",
+            help="Measure a sample of the overlaps, and give 95% intervals.",
         ),
     ] = False
     tolerance: Tolerance = 1e-4
     explain: Annotated[
-        bool, option("Measures", "Find the causes, by experiments on some of the tiles.")
+        bool, option("Measures", "Find the causes by experiments on some of the tiles.")
     ] = True
     certify: Annotated[
         bool,
@@ -95,18 +97,18 @@ def seams(
         typer.Option(
             "--layers",
             metavar="OUT.zarr",
-            help="Write heatmaps of pixels, borders and tiles, to be opened over the image.",
+            help="Write heat maps of pixels, seams and tiles, to open over the image.",
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what --layers names if it exists.")
+        bool, typer.Option("--overwrite", help="Replace the file of --layers if it exists.")
     ] = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure how neighbouring tiles of MODEL disagree on IMAGE, and explain why.
+    """Measure how much neighbouring tiles of MODEL disagree on IMAGE, and explain why.
 
-    Without --halo, the halo is the network's reach, or what tile and overlap leave room for.
+    Without --halo, the halo is the network's reach, or as much as tile and overlap leave room for.
     """
     from seamscope.process_memory import keep_freed_memory
 
@@ -145,13 +147,13 @@ class _Bench:
         self.image = case.image
         self.model = case.model
         self._work = work
-        self._asked = asked
+        self._options = asked
         self.report: SeamReport
         self.diagnosis: Diagnosis | None = None
         self.certificate: Certificate | None = None
 
     def measure(self, layers: str | None, overwrite: bool) -> None:
-        """Measure, explain and certify as asked."""
+        """Measure, explain and certify, as far as requested."""
         from seamscope.compare.certificate import certify
         from seamscope.explain.causes import diagnose
 
@@ -159,15 +161,15 @@ class _Bench:
         self.report = self._measured(case, layers, overwrite)
         self.case = case = case.at(self.report.plan)  # as measured: memory may have run out
         asked: dict[str, Any] = {
-            "tolerance": self._asked.tolerance,
+            "tolerance": self._options.tolerance,
             "worst": self.report.borders,
             "cancelled": self._work.cancelled,
             "on_progress": self._work.progress,
         }
-        if self._asked.explain:
+        if self._options.explain:
             self._work.phase("Explaining")
             self.diagnosis = diagnose(case, **asked)
-        if self._asked.certify:
+        if self._options.certify:
             self._work.phase("Certifying")
             self.certificate = certify(case, **asked)
 
@@ -177,7 +179,7 @@ class _Bench:
         from seamscope.prediction.measure_seams import measurable
 
         self._work.phase("Measuring the network")
-        seams = "sample" if self._asked.sample else "all"
+        seams = "sample" if self._options.sample else "all"
         fitting = with_room(self.asked.settings, self.model)
         case = prepare(self.asked.but(fitting, seams=seams))
         for note in (*self.image.notes, *case.plan.notes):
@@ -194,7 +196,7 @@ class _Bench:
             report = measure_seams(
                 case,
                 seams=case.settings.seams,  # type: ignore[arg-type]  # never "none"
-                tolerance=self._asked.tolerance,
+                tolerance=self._options.tolerance,
                 tell=maps.tell if maps else None,
                 on_event=self._work.event,
                 cancelled=self._work.cancelled,
@@ -209,11 +211,11 @@ class _Bench:
             raise
         return report
 
-    # -- what is told
+    # -- the answer
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as plain values."""
-        told = {
+        record = {
             "seamscope": __version__,
             "image": {"name": self.image.name, "source": self.image.source},
             "fingerprint": self.model.fingerprint,
@@ -223,23 +225,26 @@ class _Bench:
         }
         if self.diagnosis is not None:
             diagnosis = self.diagnosis.to_json()
-            told |= {name: diagnosis.pop(name) for name in _FIRST}
-            told["diagnosis"] = diagnosis
+            record |= {name: diagnosis.pop(name) for name in _FIRST}
+            record["diagnosis"] = diagnosis
         if self.certificate is not None:
-            told["certificate"] = self.certificate.to_json()
-        return told
+            record["certificate"] = self.certificate.to_json()
+        return record
 
     def text(self) -> Iterator[str]:
         """The same in short, for people."""
-        yield columns(_rows(self.report))
-        if not self.report.seamless:
-            yield _worst(self.report)
-        if self.diagnosis is None:
-            yield self.report.sentence()
-        else:
-            yield _conclusion(self.diagnosis)
+        from seamscope.reports.describe import describe, tiles_of, worst_seams
+        from seamscope.reports.parts import Facts
+        from seamscope.reports.terminal import terminal
+
+        verdict, *numbers = describe(self.report)
+        tiles = ("tiles", f"{self.report.tiles:,}")
+        yield terminal([Facts([*tiles_of(self.report.plan), tiles]), *numbers])
+        if self.report.borders and not self.report.seamless:
+            yield terminal([worst_seams(self.report, _WORST_LISTED)])
+        yield terminal([verdict] if self.diagnosis is None else describe(self.diagnosis))
         if self.certificate is not None:
-            yield str(self.certificate)
+            yield terminal(describe(self.certificate)[:1])
 
     def page(self) -> str:
         """The report, as HTML."""
@@ -248,7 +253,7 @@ class _Bench:
         from seamscope.seams.views import look_at
 
         report, reach = self.report, self._reach()
-        self._work.phase("Looking at the worst seams")
+        self._work.phase("Predicting the worst seams")
         views = look_at(
             self.case,
             report.borders[:_WORST_SHOWN],
@@ -293,37 +298,5 @@ class _Bench:
             )
             if found.effective is not None:
                 box = found.effective.map.box(_EFFECTIVE)
-                marks[f"{_EFFECTIVE:.0%} of the gradient"] = float(box)
+                marks[f"{percent_text(_EFFECTIVE)} of the gradient"] = float(box)
         return marks
-
-
-def _conclusion(diagnosis: Diagnosis) -> str:
-    verdict, told = diagnosis.verdict.capitalize(), diagnosis.explanation
-    return told if told.startswith(verdict) else f"{verdict}. {told}"
-
-
-def _rows(report: SeamReport) -> Iterator[tuple[str, str]]:
-    grid, measures = report.plan.grid, report.measures
-    yield "tile", f"{shape_text(grid.tile_shape)}, stride {shape_text(grid.stride)}"
-    yield "halo", f"{halo_text(grid.halo)}, overlap {shape_text(grid.overlap)}"
-    part = "" if report.complete else f", {report.measured} measured"
-    yield "tiles", f"{report.tiles}, overlaps {report.overlaps}{part}"
-    if not report.measured:
-        return
-    noise = f"{report.tolerance:.2g} is noise"
-    yield "max dist", f"{measures.max_dist:.3g} ({noise})"
-    yield "mean dist", f"{measures.mean_dist:.3g}"
-    for name, soft in zip(report.channels, measures.soft, strict=False):
-        label = f"mismatch of {name}" if len(report.channels) > 1 else "tile mismatch"
-        yield label, f"{soft:.3g}"
-    found = report.smallest_seamless_halo
-    yield "seamless here from", "no halo" if found is None else f"halo {axes_text(found)}"
-
-
-def _worst(report: SeamReport) -> str:
-    letters = report.plan.layout.spatial
-    lines = [f"{'worst seams at':<26}max dist"]
-    for border in [b for b in report.borders if b.max_dist > report.tolerance][:5]:
-        at = ", ".join(f"{a} {p}" for a, p in zip(letters, border.worst, strict=True))
-        lines.append(f"{at:<26}{border.max_dist:.3g}")
-    return "\n".join(lines)

@@ -1,17 +1,16 @@
 """``seamscope sweep``: how much the size of the tiles matters.
 
-Knows how the question is asked in a shell and answered there. Does not know how it is measured.
+Knows the options and the answer. Does not know how it is measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from seamscope import __version__
-from seamscope.cli.answer import Answer, columns, place, write_text
+from seamscope.cli.answer import Answer, place, write_text
 from seamscope.cli.command import command
 from seamscope.cli.options import (
     Blend,
@@ -35,10 +34,6 @@ from seamscope.cli.options import (
 from seamscope.cli.progress import open_display
 from seamscope.cli.work import long_work
 
-if TYPE_CHECKING:
-    from seamscope.compare.tile_content import Content
-    from seamscope.compare.tile_sizes import Sweep
-
 
 @command
 def sweep(
@@ -50,7 +45,7 @@ def sweep(
         typer.Option(
             "--tiles",
             rich_help_panel="Tiles",
-            help="Sizes of tiles to compare; all axes of one as in 32x64x64.",
+            help="Tile sizes to compare, in pixels; for each axis as in 32x64x64.",
             metavar="N,N,...",
             parser=tile_sizes,
             show_default=False,
@@ -59,11 +54,13 @@ def sweep(
     grid: GridOptions,
     blend: BlendChoice = Blend.crop,
     untiled: Annotated[
-        bool, option("Tiles", "Add the untiled prediction where it fits the memory.")
+        bool, option("Tiles", "Add the untiled prediction if it fits in memory.")
     ] = True,
     labels: Labels = None,
     foreground: Foreground = None,
-    threshold: Annotated[float, option("Labels", "For classes of a single channel.")] = 0.5,
+    threshold: Annotated[
+        float, option("Labels", "For networks with one channel: pixels above it are foreground.")
+    ] = 0.5,
     pixels: ImageOptions,
     computation: ComputationOptions,
     loading: ModelOptions,
@@ -72,9 +69,9 @@ def sweep(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Predict IMAGE by MODEL with tiles of several sizes, and compare the predictions.
+    """Predict IMAGE with tiles of several sizes, and compare the predictions.
 
-    And tell how much tiles of each size differ in what they contain.
+    Also shows how much tiles of each size differ in what they contain.
     """
     from seamscope.process_memory import keep_freed_memory
 
@@ -86,6 +83,8 @@ def sweep(
         work.phase("Loading")
         from seamscope.compare.tile_content import content
         from seamscope.compare.tile_sizes import sweep as compare
+        from seamscope.reports.describe import describe
+        from seamscope.reports.terminal import terminal
 
         if page is not None:
             from seamscope.reports.page import require
@@ -109,7 +108,7 @@ def sweep(
         )
         for note in (*opened.notes, *found.notes):
             display.note(note)
-        work.phase("Looking at what tiles contain")
+        work.phase("Measuring what tiles contain")
         space = "zyx"[-network.facts.spatial_axes :]
         named = opened if opened.axes else opened.with_axes(space)
         held = content(named, tiles, found.truth, spatial=space, **asked)
@@ -119,31 +118,11 @@ def sweep(
             work.phase("Drawing")
             setting = [("file", opened.source or opened.name), ("network", network.name)]
             write_text("--report", page, sweep_page(found, held, setting))
-    told = {
+    record = {
         "seamscope": __version__,
         "image": opened.name,
         "model": network.name,
         **found.to_json(),
         "content": held.to_json(),
     }
-    answer.write(told, f"{columns(_rows(found, held))}\n\n{found.describe()}")
-
-
-def _rows(found: Sweep, held: Content) -> Iterator[tuple[str, str]]:
-    """One line for each size: how far it is from the last, and how well it agrees with labels."""
-    classes = found.truth.names if found.truth else ()
-    scores = [f"Dice {name}" for name in classes]
-    yield "tile", _line([f"max dist to {found.names[-1]}", "largest mismatch", *scores])
-    for k, name in enumerate(found.names):
-        values = [found.max_dist[k, -1], found.to_last.value[k].max()]
-        values += [] if found.dice is None else list(found.dice.value[k])
-        yield name, _line([f"{v:.3g}" for v in values])
-    spread = dict(zip(held.names, held.spread, strict=True))
-    yield "", ""
-    yield "tile", _line([f"spread of {name}" for name in held.features[:4]])
-    for name, values in spread.items():
-        yield name, _line([f"{v:.3g}" for v in values[:4]])
-
-
-def _line(cells: list[str]) -> str:
-    return "".join(f"{cell:<24}" for cell in cells).rstrip()
+    answer.write(record, terminal([*describe(found), *describe(held)]))

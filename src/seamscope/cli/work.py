@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class Interrupts:
-    """Ctrl-C asks for an end after the tile at hand; a second one, or before tiles, ends at once.
+    """Ctrl-C stops after the current tile; a second one, or one before any tile, stops at once.
 
     Attributes
     ----------
     asked
-        Whether an end was asked for.
+        Whether the user asked to stop.
     gently
         Whether tiles are being written, so that an end at once would tear one.
     """
@@ -82,11 +82,11 @@ class Work:
 
     def progress(self, done: int, total: int) -> None:
         """So many parts of the phase are done."""
-        self._interrupts.gently = True  # from here on somebody asks whether to stop
+        self._interrupts.gently = True  # from here on the work checks whether to stop
         self._display.count(done, total)
 
     def cancelled(self) -> bool:
-        """Whether an end was asked for."""
+        """Whether the user asked to stop."""
         return self._interrupts.asked
 
     step = progress  # as `seamscope.work.Work` has it
@@ -97,7 +97,7 @@ class Work:
         self._display.note(sentence)
 
     def event(self, event: Event) -> None:
-        """Be told of what happens in a run (see `seamscope.prediction.run.run`)."""
+        """Receive an event of a run (see `seamscope.prediction.run.run`)."""
         from seamscope.prediction.run import Preparing, Reduced, Started, TileDone
 
         match event:
@@ -113,6 +113,6 @@ class Work:
 
 @contextlib.contextmanager
 def long_work(display: Display) -> Iterator[Work]:
-    """Give what long work is told by; Ctrl-C stops it at its next step, a second one at once."""
+    """Give long work its reports; Ctrl-C stops it at its next step, a second Ctrl-C at once."""
     with Interrupts(display) as interrupts:
         yield Work(display, interrupts)

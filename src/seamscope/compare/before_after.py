@@ -39,7 +39,7 @@ from seamscope.prediction.measure_seams import measure_seams
 from seamscope.prediction.run import Event, TileDone
 from seamscope.seams.report import SeamReport
 from seamscope.settings import Settings
-from seamscope.text import axes_text, figure_text, percent_text
+from seamscope.text import percent_text
 from seamscope.tiling import Slices, Tile
 
 Array = npt.NDArray[Any]
@@ -93,26 +93,6 @@ class BeforeAfter:
         """Sentences on what may surprise in Dice."""
         return tuple(self.classified.notes()) if self.classified else ()
 
-    def rows(self) -> tuple[tuple[str, str, str], ...]:
-        """Measures side by side: what, before, after."""
-        one, other = self.before.measures, self.after.measures
-        told = [
-            ("Largest distance", figure_text(one.max_dist), figure_text(other.max_dist)),
-            ("Mean distance", figure_text(one.mean_dist), figure_text(other.mean_dist)),
-        ]
-        for name, a, b in zip(self.before.channels, one.soft, other.soft, strict=False):
-            told.append((f"Tile mismatch, {name}", figure_text(a), figure_text(b)))
-        halos = _seamless_from(self.before), _seamless_from(self.after)
-        told.append(("Smallest seamless halo", *halos))
-        if self.why_before is not None and self.why_after is not None:
-            told.append(("Verdict", self.why_before.verdict, self.why_after.verdict))
-            shares = causes_text(self.why_before), causes_text(self.why_after)
-            if shares != told[-1][1:]:
-                told.append(("Shares", *shares))
-        for name, a, b in zip(self.classes, self.dice_before, self.dice_after, strict=True):
-            told.append((f"Dice to truth, {name}", f"{a:.3f}", f"{b:.3f}"))
-        return tuple(told)
-
     def sentences(self) -> tuple[str, ...]:
         """Say what changed, in a few sentences."""
         said = [f"Before: {self.before.sentence()}", f"After: {self.after.sentence()}"]
@@ -153,11 +133,6 @@ class BeforeAfter:
             **{name: found and found.to_json() for name, found in why.items()},
             "sentences": list(self.sentences()),
         }
-
-
-def _seamless_from(report: SeamReport) -> str:
-    found = report.smallest_seamless_halo
-    return "none" if found is None else axes_text(found)
 
 
 def causes_text(diagnosis: Diagnosis) -> str:

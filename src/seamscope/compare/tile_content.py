@@ -141,7 +141,7 @@ def content(
     Notes
     -----
     After the tutorial "How to get rid of tiling artifacts": with tiles of 512 the proportion of a
-    class still strays from the whole image's, and with it the statistics tiles are normalized by.
+    class still differs from the whole image's, and with it the statistics tiles are normalized by.
 
     Examples
     --------

@@ -135,13 +135,13 @@ def _patch(
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy with heavier membranes, plus the soft Dice of the membranes."""
     entropy = functional.cross_entropy(logits, labels, weight=torch.tensor(_CLASS_WEIGHTS))
-    predicted, truth = logits.softmax(1)[:, BOUNDARY], (labels == BOUNDARY).float()
-    dice = (2 * (predicted * truth).sum() + 1) / (predicted.sum() + truth.sum() + 1)
+    predicted, labelled = logits.softmax(1)[:, BOUNDARY], (labels == BOUNDARY).float()
+    dice = (2 * (predicted * labelled).sum() + 1) / (predicted.sum() + labelled.sum() + 1)
     return entropy + 0.5 * (1 - dice)
 
 
 def main() -> int:
-    """Train, save and judge the models asked for."""
+    """Train, save and judge the chosen models."""
     parser = argparse.ArgumentParser(description="Train the demo models of Seamscope.")
     parser.add_argument("--only", choices=NAMES, help="train this model alone")
     parser.add_argument("--threads", type=int, default=2)

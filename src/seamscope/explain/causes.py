@@ -358,7 +358,11 @@ def _with_what_was_examined(found: Diagnosis, asked: TileGrid, grid: TileGrid) -
         said.append(
             f"Along {' and '.join(touching)} tiles only touch, and nothing is compared there."
         )
-    return dataclasses.replace(found, explanation=" ".join([found.explanation, *said]))
+    return dataclasses.replace(
+        found,
+        summary=" ".join([found.summary, *said]),
+        explanation=" ".join([found.explanation, *said]),
+    )
 
 
 def _setting(grid: TileGrid) -> str:

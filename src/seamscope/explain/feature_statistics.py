@@ -1,17 +1,17 @@
-"""How far the features of single tiles stray from those of the whole image.
+"""How much the features of single tiles differ from those of the whole image.
 
 Knows means and variances of features, tile by tile. Does not know how networks are repaired, or how
 predictions are compared.
 
 For every normalization layer and tile: mean and variance of each channel of what the layer
 normalizes. Beside them stands what they should be, the *reference*: the values remembered from
-training for layers that use them, else those of the whole image. How far a tile strays is told in
-standard deviations of the reference, as root mean square over channels::
+training for layers that use them, else those of the whole image. How much a tile deviates is given
+in standard deviations of the reference, as root mean square over channels::
 
-    stray(tile) = sqrt(mean over channels of (mean_tile - mean)^2 / var)
+    deviation(tile) = sqrt(mean over channels of (mean_tile - mean)^2 / var)
 
-A network trained with one tile per batch has seen each tile at stray 0; one that normalizes by the
-reference sees it at the stray told here.
+A network trained with one tile per batch has seen each tile at deviation 0; one that normalizes
+with the reference sees it at the deviation given here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from seamscope.settings import Settings
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
-# A batch whose statistics stray less than this, in 95 of 100 draws, stands for the image.
+# A batch whose statistics deviate less than this, in 95 of 100 draws, stands for the image.
 REPRESENTATIVE = 0.1
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -74,16 +74,16 @@ class LayerFeatures:
     reference: str
 
     @property
-    def strays(self) -> Floats:
+    def deviations(self) -> Floats:
         """``(tiles,)`` how far each tile's means are from the reference."""
         away = (self.mean - self.reference_mean) ** 2 / _positive(self.reference_var)
         found: Floats = np.sqrt(away.mean(1))
         return found
 
     @property
-    def stray(self) -> float:
+    def deviation(self) -> float:
         """The same for all tiles, as root mean square."""
-        return float(np.sqrt((self.strays**2).mean()))
+        return float(np.sqrt((self.deviations**2).mean()))
 
     @property
     def spread_ratio(self) -> float:
@@ -114,27 +114,29 @@ class FeatureStatistics:
     jobs: tuple[TileJob, ...]
 
     @property
-    def stray(self) -> float:
-        """How far tiles stray, as root mean square over layers."""
-        return math.sqrt(sum(layer.stray**2 for layer in self.layers) / max(len(self.layers), 1))
+    def deviation(self) -> float:
+        """How much tiles deviate, as root mean square over layers."""
+        return math.sqrt(
+            sum(layer.deviation**2 for layer in self.layers) / max(len(self.layers), 1)
+        )
 
     def map(self, layer: int | None = None) -> Floats:
-        """How far each tile strays, ``(frames, *grid)``; of one layer or over all of them.
+        """How much each tile deviates, ``(frames, *grid)``; of one layer or over all of them.
 
         NaN where a tile was not looked at.
         """
         chosen = self.layers if layer is None else (self.layers[layer],)
-        strays = np.sqrt(np.mean([one.strays**2 for one in chosen], 0))
+        deviations = np.sqrt(np.mean([one.deviations**2 for one in chosen], 0))
         frames = sorted({job.frame for job in self.jobs})
         found = np.full((len(frames), *self.plan.grid.shape), np.nan)
-        for job, stray in zip(self.jobs, strays, strict=True):
-            found[(frames.index(job.frame), *job.tile.index)] = stray
+        for job, deviation in zip(self.jobs, deviations, strict=True):
+            found[(frames.index(job.frame), *job.tile.index)] = deviation
         return found
 
     def oddest(self, count: int = 5) -> tuple[TileJob, ...]:
-        """Tiles that stray most."""
-        strays = np.mean([one.strays**2 for one in self.layers], 0)
-        return tuple(self.jobs[i] for i in np.argsort(-strays)[:count])
+        """Tiles that deviate most."""
+        deviations = np.mean([one.deviations**2 for one in self.layers], 0)
+        return tuple(self.jobs[i] for i in np.argsort(-deviations)[:count])
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return one entry for each layer, as plain values."""
@@ -143,8 +145,8 @@ class FeatureStatistics:
                 "name": one.layer.name,
                 "kind": one.layer.kind,
                 "reference": one.reference,
-                "stray": one.stray,
-                "stray_largest": float(one.strays.max()),
+                "deviation": one.deviation,
+                "deviation_largest": float(one.deviations.max()),
                 "spread_ratio": one.spread_ratio,
             }
             for one in self.layers
@@ -247,28 +249,28 @@ def _layer_features(
 
 @dataclass(frozen=True)
 class BatchExperiment:
-    """How far the statistics of a batch stray, for batches of several sizes.
+    """How much the statistics of a batch deviate, for batches of several sizes.
 
     Attributes
     ----------
     sizes
         Tiles in a batch.
-    strays
+    deviations
         ``(sizes, draws)`` of random batches: root mean square over layers and channels.
     """
 
     sizes: tuple[int, ...]
-    strays: Floats
+    deviations: Floats
 
     @property
     def typical(self) -> Floats:
         """``(sizes,)`` median over draws."""
-        return np.median(self.strays, 1)
+        return np.median(self.deviations, 1)
 
     @property
     def worst(self) -> Floats:
         """``(sizes,)`` what 95 of 100 draws stay below."""
-        return np.percentile(self.strays, 95, axis=1)
+        return np.percentile(self.deviations, 95, axis=1)
 
     @property
     def representative(self) -> int | None:
@@ -280,8 +282,8 @@ class BatchExperiment:
         """Return the figures as plain values."""
         return {
             "sizes": list(self.sizes),
-            "stray_median": self.typical.tolist(),
-            "stray_95": self.worst.tolist(),
+            "deviation_median": self.typical.tolist(),
+            "deviation_95": self.worst.tolist(),
             "representative": self.representative,
         }
 
@@ -292,7 +294,7 @@ def batch_experiment(
     draws: int = 300,
     seed: int = 0,
 ) -> BatchExperiment:
-    """Draw batches of tiles at random, and see how far their common statistics stray.
+    """Draw batches of tiles at random, and see how much their common statistics deviate.
 
     Costs no further run of the network: statistics of tiles are merged.
 
@@ -313,7 +315,7 @@ def batch_experiment(
     told is the luck of the draw alone.
     """
     rng = np.random.default_rng(seed)
-    strays = np.empty((len(sizes), draws))
+    deviations = np.empty((len(sizes), draws))
     for k, size in enumerate(sizes):
         batches = rng.integers(len(features.jobs), size=(draws, size))
         away = [
@@ -321,8 +323,8 @@ def batch_experiment(
             / _positive(one.var.mean(0) + one.mean.var(0))
             for one in features.layers
         ]
-        strays[k] = np.sqrt(np.mean([layer.mean(1) for layer in away], 0))
-    return BatchExperiment(tuple(sizes), strays)
+        deviations[k] = np.sqrt(np.mean([layer.mean(1) for layer in away], 0))
+    return BatchExperiment(tuple(sizes), deviations)
 
 
 # -- one pixel in several tiles

@@ -71,8 +71,10 @@ class Diagnosis:
     verdict
         The cause that makes three fifths of the disagreement or more; ``"mixed"`` where none does;
         ``"not compared"`` where tiles only touch, and nothing was examined.
+    summary
+        Sentences: how much neighbouring tiles differ, and on how many seams that was measured.
     explanation
-        Sentences: what, the numbers behind it, the remedy.
+        The same, and for each cause what was found and what to do.
     findings
         All causes, largest share first; those that do not act are there with share 0.
     suggested_halo
@@ -114,6 +116,7 @@ class Diagnosis:
     suggested_halo: tuple[Sides, ...] | None = None
     halo_is: HaloIs | None = None
     halo_here: tuple[Sides, ...] | None = None
+    summary: str = ""
     mean_dist: float = 0.0
     max_dist: float = 0.0
     mean_dist_0: float = 0.0

@@ -111,9 +111,11 @@ class Inquiry:
         self._tell(self._passes, self._passes)
         grid = bench.grid
         start = self._curves["as it is"]
+        summary = self._summary(verdict, now)
         return Diagnosis(
             verdict=verdict,
-            explanation=self._explanation(verdict, findings, now),
+            summary=summary,
+            explanation=" ".join([summary, *_worded(findings)]),
             findings=findings,
             tile=grid.tile_shape,
             halo=grid.halo,
@@ -331,15 +333,18 @@ class Inquiry:
         at_0 = f"{figure_text(start.mean_dist[0])} without a halo" if start.halo.size else "0"
         used = halo_text(self.bench.grid.halo)
         reach = self._subject.reach
-        sees = "the whole tile" if reach is None else f"{halo_text(reach)} pixels around each pixel"
+        needs = (
+            "a pixel depends on the whole tile"
+            if reach is None
+            else f"tiles of this network need a halo of {halo_text(reach)} px"
+        )
         if not share:
             return (
-                f"The network sees {sees}; at halo {used} tiles' borders do not "
-                f"show (neighbours differ by {at_0})",
+                f"No edge effects at halo {used}: {needs} (neighbours differ by {at_0})",
                 "",
             )
         what = (
-            f"At halo {used} the network misses context near tiles' borders (it sees {sees}): "
+            f"At halo {used} the network misses context near the seams ({needs}): "
             f"this alone makes {figure_text(alone)}; neighbours differ by {at_0}"
         )
         if reach is None:
@@ -400,15 +405,10 @@ class Inquiry:
             "Stitch the predictions first and postprocess the whole",
         )
 
-    def _explanation(
-        self,
-        verdict: Verdict,
-        findings: Sequence[Finding],
-        now: Disagreement,
-    ) -> str:
+    def _summary(self, verdict: Verdict, now: Disagreement) -> str:
         bench = self.bench
         used = halo_text(bench.grid.halo)
-        sample = f"{len(bench.borders)} border{'s' * (len(bench.borders) > 1)}"
+        sample = f"{len(bench.borders)} seam{'s' * (len(bench.borders) > 1)}"
         if bench.spread == 0:
             value = "the same number" if not bench.labels else "one label"
             return (
@@ -438,14 +438,17 @@ class Inquiry:
                 f"by {figure_text(now.mean)} on average and {figure_text(now.largest)} at most "
                 f"({figure_text(now.largest / bench.spread)} standard deviations of the prediction)"
             )
-        parts = [f"At halo {used} neighbouring tiles differ {size}, on {sample}."]
-        for found in findings:
-            if found.share >= _NEGLIGIBLE:
-                parts.append(
-                    f"{found.cause.capitalize()}, {percent_text(found.share)} of it: {found.what} "
-                    f"{found.remedy}"
-                )
-        return " ".join(parts)
+        return f"At halo {used} neighbouring tiles differ {size}, on {sample}."
+
+
+def _worded(findings: Sequence[Finding]) -> Iterator[str]:
+    """Each cause that matters: its share, what was found, what to do."""
+    for found in findings:
+        if found.share >= _NEGLIGIBLE:
+            yield (
+                f"{found.cause.capitalize()}, {percent_text(found.share)} of it: {found.what} "
+                f"{found.remedy}"
+            )
 
 
 def _amounts_of(causes: Sequence[Cause], left: Callable[[Removed], float]) -> dict[Cause, float]:

@@ -43,7 +43,7 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import Cancelled, jobs_of
 from seamscope.settings import Settings
-from seamscope.text import shape_text
+from seamscope.text import figure_text, shape_text
 from seamscope.tiling import Tile
 
 Floats = npt.NDArray[np.float64]
@@ -99,8 +99,8 @@ class Disparity:
         name = self.channels[int(np.argmax(self.per_channel))]
         where = f" of {name}" if len(self.channels) > 1 else ""
         return (
-            f"Train/eval disparity{where}: {self.worst:.2g} (0: training and evaluation predict "
-            f"alike; batches of {self.batch})."
+            f"Train/eval disparity{where}: {figure_text(self.worst)} (0: training and evaluation "
+            f"predict alike; batches of {self.batch})."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -276,8 +276,9 @@ def advice(
         said.append(
             f"{disparity.sentence()} If the network was trained with such batches, of tiles of "
             f"{shape_text(disparity.plan.grid.tile_shape)}, what it remembers does not fit what it "
-            "learned: retrain with larger or more alike batches (sample patches with foreground, "
-            "keep the share of classes), or with BatchRenorm (seamscope.replace_normalization)."
+            "learned. Retrain with larger batches or more similar ones (sample patches with "
+            "foreground, keep the share of classes), or with BatchRenorm "
+            "(seamscope.replace_normalization)."
         )
     if batches is not None and features is not None:
         said.append(_on_batches(batches, features))
@@ -288,21 +289,32 @@ def _on_layers(audit: Audit) -> list[str]:
     said = []
     own = len(audit.tile_layers)
     if own:
-        layers = f"{own} layer{'s' * (own > 1)} normalize{'s' * (own == 1)} by each tile's own "
-        remedy = "fix them with seamscope freeze, without retraining."
+        remedy = "fix them with seamscope freeze, without retraining"
         if not audit.watched:
-            remedy = "use tiles as large as memory allows."
-        said.append(f"{layers}statistics, so that no halo makes tiles agree: {remedy}")
+            remedy = "use tiles as large as memory allows"
+        said.append(
+            f"{own} layer{'s' * (own > 1)} normalize{'s' * (own == 1)} with per-tile statistics, "
+            f"so that no halo makes tiles agree: {remedy}."
+        )
     if audit.layers and not audit.watched:
         said.append(FORWARD_ONLY)
-    beyond = [str(o) for o in audit.global_operations if not o.repairable]
-    if beyond:
-        said.append(
-            f"{', '.join(beyond)} couple{'s' * (len(beyond) == 1)} the whole tile and cannot be "
-            "fixed: use tiles as large as memory allows, and a blend."
-        )
-    if not audit.layers and not audit.global_operations:
-        said.append("No layer normalizes and nothing else sees the whole tile: a halo suffices.")
+    for repairable in (True, False):
+        found = [one for one in audit.global_operations if one.repairable == repairable]
+        if found:
+            names = ", ".join(map(str, found))
+            can = (
+                "can be fixed too"
+                if repairable
+                else "cannot be fixed: use tiles as large as memory allows, and a blend"
+            )
+            couple = "couples" if len(found) == 1 else "couple"
+            said.append(f"{names[:1].upper()}{names[1:]} {couple} the whole tile and {can}.")
+    if not said and audit.layers:
+        count = len(audit.layers)
+        by = "1 layer normalizes" if count == 1 else f"All {count} layers normalize"
+        said.append(f"{by} with statistics remembered from training: a halo is enough.")
+    elif not said:
+        said.append("No layer normalizes, and nothing couples the whole tile: a halo is enough.")
     return said
 
 
@@ -314,10 +326,11 @@ def _on_batches(batches: BatchExperiment, features: FeatureStatistics) -> str:
     if enough is None:
         return (
             f"Even {batches.sizes[-1]} tiles of {tile} drawn at random do not have the statistics "
-            f"of the image (they stray by {batches.worst[-1]:.2g} standard deviations): its parts "
-            "differ too much, so sample patches by what they show."
+            f"of the image (their means differ by {figure_text(batches.worst[-1])} standard "
+            "deviations): its parts differ too much. Sample patches by what they show."
         )
     return (
         f"{enough} tiles of {tile} per batch are needed before a batch has the statistics of the "
-        f"image; a single tile strays by {batches.typical[0]:.2g} standard deviations."
+        f"image; the means of a single tile differ by {figure_text(batches.typical[0])} standard "
+        "deviations."
     )

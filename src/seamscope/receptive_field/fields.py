@@ -31,7 +31,7 @@ from seamscope.receptive_field.gradient_maps import (
 )
 from seamscope.receptive_field.grid_rules import Violation, Windows, check_windows
 from seamscope.settings import Settings
-from seamscope.text import axes_text, percent_text
+from seamscope.text import axes_text, halo_text, percent_text
 from seamscope.tiling import Sides, per_axis
 
 
@@ -99,9 +99,13 @@ class ReceptiveField:
         """All of it in words, most important first."""
         yield describe(self.facts, self.reach)
         if self.theoretical is not None and self.theoretical != self.halo:
-            yield f"At its worst phase an output pixel sees {_told(self.theoretical)}."
+            needs = "" if self.halo is None else f"; the halo is {halo_text(self.halo)} px"
+            yield (
+                f"At the worst phase the receptive field reaches {halo_text(self.theoretical)} px "
+                f"from an output pixel{needs}, since tiles start on the network's period."
+            )
         if self.global_operations:
-            yield f"The whole tile is seen through {_listed(self.global_operations)}."
+            yield f"It also depends on the whole tile, by {_listed(self.global_operations)}."
         if self.effective is not None:
             yield self._effective_sentence(self.effective)
         yield from (violation.sentence for violation in self.violations)
@@ -309,13 +313,6 @@ def _about(effective: EffectiveField) -> Iterator[str]:
 
 def _pairs(sides: Sequence[Sides] | None) -> list[list[int]] | None:
     return None if sides is None else [list(side) for side in sides]
-
-
-def _told(sides: Sequence[Sides]) -> str:
-    if all(a == b for a, b in sides):
-        return f"{axes_text([a for a, _ in sides])} pixels on either side"
-    before, after = zip(*sides, strict=True)
-    return f"{axes_text(before)} pixels before it and {axes_text(after)} after"
 
 
 def _listed(operations: Sequence[GlobalOperation]) -> str:

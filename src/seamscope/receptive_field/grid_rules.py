@@ -70,6 +70,10 @@ class Violation:
         """The value, the rule and the remedy."""
         noun = {"core": "Output window", "training": "Training window"}
         remedy = f"use {' or '.join(map(str, self.nearest))}" if self.nearest else "use wider tiles"
+        if self.what == "training":  # every larger size will do; the network takes not every one
+            remedy = (
+                f"train on larger ones; the smallest that this network accepts is {self.nearest[0]}"
+            )
         name = noun.get(self.what, self.what.capitalize())
         return f"{name} {self.value} along {' and '.join(self.axes)} {self.rule}: {remedy}."
 
@@ -188,8 +192,9 @@ class _AxisRules:
         period = self._output_period
         if window <= period:
             rule = (
-                f"is not larger than the period, {period} output pixels: the network's functions "
-                "on either side of a period's border never were neighbours (section 3.2)"
+                f"is not larger than the period of {period} output pixels, so that some "
+                "neighbouring pixels of a prediction were never neighbours in training (Rumberger "
+                "et al. 2021, section 3.2)"
             )
             yield _broken("training", window, rule, self._smallest_output_above(period))
 

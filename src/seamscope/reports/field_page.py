@@ -1,4 +1,4 @@
-"""The page about a network's receptive field: what it tells, in which order, and its figures.
+"""The page about a network's receptive field: its figures and numbers.
 
 Knows which of the measures matter to a reader, their definitions, and how they are best seen. Does
 not know HTML or styles (`seamscope.reports.page`), or how anything was measured.
@@ -17,21 +17,8 @@ from seamscope.models.reach import PhaseFields
 from seamscope.receptive_field.fields import ReceptiveField
 from seamscope.receptive_field.gradient_maps import SHARES, GradientMap
 from seamscope.reports.figures import name_powers
-from seamscope.reports.page import (
-    INK,
-    MUTED,
-    SERIES,
-    Definition,
-    Facts,
-    Figure,
-    Part,
-    Section,
-    Table,
-    Text,
-    Verdict,
-    drawn_here,
-    page,
-)
+from seamscope.reports.page import INK, MUTED, SERIES, drawn_here, figure, page
+from seamscope.reports.parts import Definition, Facts, Part, Section, Table, Text, Verdict
 from seamscope.text import axes_text, figure_text, halo_text, percent_text
 from seamscope.tiling import Sides, axis_names
 
@@ -88,8 +75,8 @@ def _facts(found: ReceptiveField) -> Iterator[tuple[str, str]]:
     facts = found.facts
     yield "network", str(facts)
     yield "period", axes_text(facts.period) if facts.period_found else "none up to 64 pixels"
-    yield "halo", _told(found.halo)
-    yield "halo of the convolutions", _told(found.reach.convolutional)
+    yield "halo", _halo(found.halo)
+    yield "halo of the convolutions", _halo(found.reach.convolutional)
     if (effective := found.effective) is not None:
         yield "gradients on", f"{effective.on}, tiles of {axes_text(effective.map.values.shape)}"
         yield "tiles averaged", f"{effective.tiles}{'' if effective.steady else ' (not steady)'}"
@@ -121,17 +108,17 @@ def _theory(found: ReceptiveField) -> Iterator[Part]:
     yield Table(columns, reaches, f"Pixels, of {whose}; the field is that of the worst phase.")
     if any(len(axis) > 1 for axis in found.fields):
         caption = "What an output pixel sees at each phase, in pixels from itself."
-        yield Figure.of(draw_phases(found.fields), caption)
+        yield figure(draw_phases(found.fields), caption)
 
 
 def _effect(found: ReceptiveField, shown: GradientMap, what: str) -> Iterator[Part]:
     names = axis_names(shown.values.ndim)
-    yield Figure.of(
+    yield figure(
         draw_profiles(shown, found.fields),
         f"Gradient along each axis, all others summed ({what}), relative to its largest value. "
         "Blue lines mark how far 95, 99 and 99.9% of it lie, orange ones the theoretical field.",
     )
-    yield Figure.of(
+    yield figure(
         draw_map(shown, found.fields),
         f"Gradient with respect to each input pixel ({what}), on a logarithmic scale; dashed the "
         "theoretical receptive field, solid the box that holds 99% of the gradient.",
@@ -157,7 +144,7 @@ def _position(shown: GradientMap) -> list[int]:
     return [first + start for (first, _), start in zip(shown.covered, starts, strict=True)]
 
 
-def _told(sides: Sequence[Sides] | None) -> str:
+def _halo(sides: Sequence[Sides] | None) -> str:
     if sides is None:
         return "none helps"
     return halo_text(sides)
@@ -219,7 +206,7 @@ def draw_profiles(shown: GradientMap, fields: Sequence[PhaseFields] | None) -> A
         axes.set_yscale("log")
         axes.set_ylim(10**lowest, 2)
         name_powers(axes, 10**lowest, 1)
-        told = [f"{100 * share:g}%: {shown.radius(share)[axis]}" for share in SHARES]
+        lines = [f"{100 * share:g}%: {shown.radius(share)[axis]}" for share in SHARES]
         for share, style in zip(SHARES, ("-", "--", ":"), strict=True):
             radius = shown.radius(share)[axis]
             axes.axvspan(-radius, radius, color=SERIES[0], alpha=0.06, lw=0)
@@ -227,11 +214,11 @@ def draw_profiles(shown: GradientMap, fields: Sequence[PhaseFields] | None) -> A
                 axes.axvline(at, color=SERIES[0], ls=style, lw=0.8)
         if fields is not None:
             before, after = shown.sides(fields)[axis]
-            told.append(f"theory: {before}/{after}")
+            lines.append(f"theory: {before}/{after}")
             for edge in (-before - 0.5, after + 0.5):
                 axes.axvline(edge, color=SERIES[1], lw=1)
         axes.set(xlabel=f"{name} (pixels from the output pixel)")
-        axes.set_title("\n".join((", ".join(told[:3]), *told[3:])), fontsize=7.5)
+        axes.set_title("\n".join((", ".join(lines[:3]), *lines[3:])), fontsize=7.5)
     row[0].set_ylabel("relative gradient")
     return drawn
 

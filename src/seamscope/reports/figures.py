@@ -44,9 +44,9 @@ def halo_curve(
     *,
     tolerance: float,
     marks: Mapping[str, float] | None = None,
-    believed: int | None = None,
+    solid: int | None = None,
 ) -> Any:
-    """Draw disagreement against halo: distances on the left, mismatch per channel on the right.
+    """Draw disagreement against halo: differences on the left, mismatch per channel on the right.
 
     Parameters
     ----------
@@ -58,12 +58,12 @@ def halo_curve(
         Distances up to this are noise: shaded.
     marks
         Halos to be marked, by name.
-    believed
+    solid
         From this halo on few overlaps are left to be measured: drawn pale.
     """
     drawn, ((left, right),) = _figure(3.5, ncols=2, sharex=True)
-    _log_curves(left, halo, distances, believed, floor_below=tolerance)
-    _log_curves(right, halo, mismatch, believed)
+    _log_curves(left, halo, distances, solid, floor_below=tolerance)
+    _log_curves(right, halo, mismatch, solid)
     bottom = left.get_ylim()[0]
     if tolerance > bottom:
         left.axhspan(bottom, tolerance, color=MUTED, alpha=0.13, lw=0)
@@ -71,7 +71,7 @@ def halo_curve(
             "noise", (0.01, tolerance), xycoords=("axes fraction", "data"), xytext=(2, -2),
             textcoords="offset points", va="top", color=MUTED, fontsize=8,
         )  # fmt: skip
-    left.set(xlabel="halo (pixels)", title="distance of the predictions")
+    left.set(xlabel="halo (pixels)", title="difference of the predictions")
     right.set(xlabel="halo (pixels)", title="tile mismatch, 1 − Dice")
     for axes in (left, right):
         axes.set_xlim(0, max(1, int(halo[-1]) if len(halo) else 1))
@@ -95,7 +95,7 @@ def _log_curves(
     axes: Any,
     x: Array,
     curves: Mapping[str, Array],
-    believed: int | None,
+    solid: int | None,
     floor_below: float = 0.0,
 ) -> None:
     """Draw curves on a logarithmic scale whose lowest tick is 0, where a curve gets there."""
@@ -106,7 +106,7 @@ def _log_curves(
     low = max(low, high * 1e-9)
     reaches_zero = any((value < low).any() for value in values)
     floor = 10 ** (math.log10(low) - 0.7) if reaches_zero else low / 1.6
-    cut = len(x) if believed is None else believed
+    cut = len(x) if solid is None else solid
     for k, (name, value) in enumerate(zip(curves, values, strict=True)):
         shown = np.where(value < low, floor, value)
         style: Any = {"color": SERIES[k % len(SERIES)], "linestyle": _LINES[k % len(_LINES)]}
@@ -176,7 +176,7 @@ def seam_maps(
     edges: tuple[Array, Array],
     *,
     tolerance: float,
-    unit: str = "max dist",
+    unit: str = "max difference",
 ) -> Any:
     """Draw seams over the image: each border, and each tile, coloured by its disagreement.
 
@@ -440,7 +440,7 @@ def mismatch_matrix(names: Sequence[str], panels: Sequence[tuple[str, Array]]) -
 
 @drawn_here
 def small_multiples(
-    names: Sequence[str], image: Array, predictions: Array, truth: Array | None = None
+    names: Sequence[str], image: Array, predictions: Array, labels: Array | None = None
 ) -> Any:
     """Draw the same place in all predictions, and below how each differs from the last.
 
@@ -448,8 +448,8 @@ def small_multiples(
     ----------
     names
         Of the predictions.
-    image, truth
-        ``(Y, X)``; the truth may be missing.
+    image, labels
+        ``(Y, X)``; labels may be missing.
     predictions
         ``(sizes, Y, X)``.
     """
@@ -461,10 +461,10 @@ def small_multiples(
         _no_frame(axes)
     top[0].imshow(_gray(image), cmap="gray")
     top[0].set_title("image")
-    if truth is None:
+    if labels is None:
         bottom[0].set_visible(False)
     else:
-        bottom[0].imshow(truth, cmap="gray", vmin=0, vmax=1)
+        bottom[0].imshow(labels, cmap="gray", vmin=0, vmax=1)
         bottom[0].set_title("labels")
     limits = _limits(predictions)
     apart = np.abs(predictions - predictions[-1])

@@ -1,4 +1,4 @@
-"""The page of ``seamscope normalization``: what layers normalize by, and how far tiles stray.
+"""The page of ``seamscope normalization``: what layers normalize by, and how much tiles deviate.
 
 Knows which figures and tables tell it, and draws them. Does not know how anything was measured.
 Each drawing function returns a `matplotlib.figure.Figure`; save it as PNG, SVG or PDF at will.
@@ -23,20 +23,8 @@ from seamscope.explain.train_eval import NOTICEABLE, Disparity
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit, NormLayer
 from seamscope.reports.figures import name_powers
-from seamscope.reports.page import (
-    MUTED,
-    SERIES,
-    Definition,
-    Facts,
-    Figure,
-    Section,
-    Table,
-    Text,
-    Verdict,
-    drawn_here,
-    name_text,
-    page,
-)
+from seamscope.reports.page import MUTED, SERIES, drawn_here, figure, name_text, page
+from seamscope.reports.parts import Definition, Facts, Figure, Section, Table, Text, Verdict
 from seamscope.text import figure_text, shape_text
 
 _PANELS = 32  # channels drawn, as in the tutorial on BatchNorm
@@ -52,8 +40,8 @@ _REFERENCES = {
     "image": "values of the whole image",
     "tiles": "values of all tiles together",
 }
-_STRAY = (
-    "<math display='block'><mrow><mi>stray</mi><mo>=</mo><msqrt><mrow>"
+_DEVIATION = (
+    "<math display='block'><mrow><mi>deviation</mi><mo>=</mo><msqrt><mrow>"
     "<msub><mi>mean</mi><mi>c</mi></msub>"
     "<mfrac><msup><mrow><mo>(</mo><msub><mi>μ</mi><mrow><mi>tile</mi><mo>,</mo><mi>c</mi></mrow>"
     "</msub><mo>−</mo><msub><mi>μ</mi><mi>c</mi></msub><mo>)</mo></mrow><mn>2</mn></msup>"
@@ -96,10 +84,10 @@ def normalization_page(
     if features is not None:
         sections.append(Section("Features of single tiles", _features(features)))
     if batches is not None:
-        drawn = Figure.of(
+        drawn = figure(
             draw_batches(batches),
-            "How far the common statistics of a batch stray from those of all tiles, in standard "
-            f"deviations: median and 95 % of {batches.strays.shape[1]} random draws.",
+            "How much the common statistics of a batch deviate from those of all tiles, in "
+            f"standard deviations: median and 95 % of {batches.deviations.shape[1]} random draws.",
         )
         sections.append(Section("How many tiles stand for the image", [drawn]))
     if disparity is not None:
@@ -108,7 +96,7 @@ def normalization_page(
 
 
 def _verdict(model: Model, audit: Audit, disparity: Disparity | None) -> Verdict:
-    """Say whether tiles agree, and whether they could; the sentence tells by which halo."""
+    """Say whether tiles agree, and whether they could; the sentence names the halo."""
     sentence = model.describe()
     if not audit.tile_layers and not audit.global_operations:
         if not model.reach.bounded:
@@ -150,15 +138,15 @@ def _described(layer: NormLayer) -> list[str]:
 
 def _features(features: FeatureStatistics) -> list[Any]:
     tile = shape_text(features.plan.grid.tile_shape)
-    worst = max(features.layers, key=lambda layer: layer.stray)
+    worst = max(features.layers, key=lambda layer: layer.deviation)
     parts: list[Any] = [
         Definition(
-            "Stray",
+            "Deviation",
             f"How far the means μ of a tile's features (here tiles of {tile}) are from the "
             "reference, in its standard deviations σ; root mean square over channels c. The "
             "reference are the values that the layer remembers from training, or those of the "
             "whole image.",
-            _STRAY,
+            _DEVIATION,
         ),
         Definition(
             "Spread factor",
@@ -166,26 +154,28 @@ def _features(features: FeatureStatistics) -> list[Any]:
             "reference's; 1 where they agree.",
             _SPREAD,
         ),
-        _strays(features),
+        _deviations(features),
         *_channels(worst, features.layers.index(worst)),
     ]
-    parts.extend(_map(features.map(), "stray", "Which tiles are odd: stray over all layers."))
+    parts.extend(
+        _map(features.map(), "deviation", "Which tiles are odd: deviation over all layers.")
+    )
     return parts
 
 
-def _strays(features: FeatureStatistics) -> Table:
+def _deviations(features: FeatureStatistics) -> Table:
     rows = [
         (
             name_text(one.layer.name or f"number {number}"),
-            figure_text(one.stray),
-            figure_text(float(one.strays.max())),
+            figure_text(one.deviation),
+            figure_text(float(one.deviations.max())),
             figure_text(one.spread_ratio),
             _REFERENCES[one.reference],
         )
         for number, one in enumerate(features.layers)
     ]
-    columns = ("layer", "stray", "largest", "spread factor", "reference")
-    return Table(columns, rows, "How far tiles stray: all, and the one that strays most.")
+    columns = ("layer", "deviation", "largest", "spread factor", "reference")
+    return Table(columns, rows, "How much tiles deviate: all, and the one that deviates most.")
 
 
 def _channels(layer: LayerFeatures, number: int) -> Iterator[Figure]:
@@ -195,13 +185,13 @@ def _channels(layer: LayerFeatures, number: int) -> Iterator[Figure]:
     each = "channel" if count == layer.layer.channels else "group of channels"
     shown = f", the first {_PANELS} of {count}" if count > _PANELS else ""
     line = f"against the {_REFERENCES[layer.reference]} (line"
-    yield Figure.of(
+    yield figure(
         draw_tile_means(layer),
-        f"Layer {name}, where tiles stray most ({figure_text(layer.stray)}): mean of each {each}"
-        f"{shown}, in each tile (dots, in reading order), {line}) and one standard deviation "
+        f"Layer {name}, where tiles deviate most ({figure_text(layer.deviation)}): mean of each "
+        f"{each}{shown}, in each tile (dots, in reading order), {line}) and one standard deviation "
         "(band).",
     )
-    yield Figure.of(
+    yield figure(
         draw_tile_variances(layer),
         f"The same layer: variance of each {each}{shown}, in each tile (dots), {line}). Spread "
         f"factor {figure_text(layer.spread_ratio)}.",
@@ -215,7 +205,7 @@ def _map(values: npt.NDArray[np.float64], unit: str, caption: str) -> list[Any]:
     mean = np.where(known > 0, np.nansum(flat, 0) / np.maximum(known, 1), np.nan)
     if values.ndim < 3 or mean.size < 2:
         return []
-    return [Figure.of(draw_map(mean, unit), caption)]
+    return [figure(draw_map(mean, unit), caption)]
 
 
 def _disparity(disparity: Disparity) -> list[Any]:
@@ -302,17 +292,17 @@ def draw_map(values: npt.NDArray[np.float64], unit: str) -> Any:
 
 @drawn_here
 def draw_batches(batches: BatchExperiment) -> Any:
-    """Draw how far batches stray, against their size."""
+    """Draw how much batches deviate, against their size."""
     from matplotlib.figure import Figure as Drawn
 
     drawn = Drawn(figsize=(5.4, 2.8), layout="constrained")
     axes = drawn.subplots()
-    best = np.percentile(batches.strays, 5, axis=1)
+    best = np.percentile(batches.deviations, 5, axis=1)
     axes.fill_between(batches.sizes, best, batches.worst, color=SERIES[0], alpha=0.2, lw=0)
     axes.plot(batches.sizes, batches.typical, "o-", ms=4, color=SERIES[0], label="median")
     axes.plot(batches.sizes, batches.worst, "--", lw=1, color=SERIES[0], label="95 %")
     axes.axhline(REPRESENTATIVE, color=MUTED, lw=1, ls=":", label="stands for the image")
-    axes.set(xscale="log", yscale="log", xlabel="tiles in a batch", ylabel="stray")
+    axes.set(xscale="log", yscale="log", xlabel="tiles in a batch", ylabel="deviation")
     axes.set_xticks(batches.sizes, [str(size) for size in batches.sizes])
     axes.xaxis.minorticks_off()
     low, high = axes.get_ylim()

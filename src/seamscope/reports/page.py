@@ -4,11 +4,11 @@ Knows typography, colours and HTML. Does not know seams, networks or images: sec
 
 ::
 
-    page(title, [Section("Setting", [Facts(...)]), Section("Curve", [Figure.of(drawn, ...)])])
+    page(title, [Section("Setting", [Facts(...)]), Section("Curve", [figure(drawn, ...)])])
 
 Everything that comes from outside (names of files, models, channels) is escaped; figures are inside
 the page and nothing is loaded from anywhere. Figures are drawn once and follow the reader's light
-or dark scheme: their colours become variables of the page. The series' colours can be told apart
+or dark scheme: their colours become variables of the page. The series' colours can be distinguished
 by the colour-blind (Okabe and Ito 2008); in the dark they are lighter.
 """
 
@@ -22,14 +22,14 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any, ClassVar, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from xml.etree import ElementTree
 
 from seamscope import __version__
 from seamscope.errors import SettingsError
-from seamscope.text import typeset
+from seamscope.reports.parts import Figure, Section
+from seamscope.text import percent_text, typeset
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,129 +46,9 @@ _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule"} | {
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
-# -- parts of a page
-
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph of plain text."""
-
-    kind: ClassVar = "text"
-    text: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A word that sums up, and the sentence that belongs to it.
-
-    Attributes
-    ----------
-    word, sentence
-        Plain text.
-    good
-        Whether it is good news.
-    """
-
-    word: str
-    sentence: str
-    good: bool
-    kind: ClassVar = "verdict"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Names and values.
-
-    Attributes
-    ----------
-    rows
-        Pairs of plain text.
-    """
-
-    rows: Sequence[tuple[str, str]]
-    kind: ClassVar = "facts"
-
-
-@dataclass(frozen=True)
-class Definition:
-    """What a word means.
-
-    Attributes
-    ----------
-    term, text
-        Plain text.
-    formula
-        MathML of this program, not escaped; may be empty.
-    """
-
-    term: str
-    text: str
-    formula: str = ""
-    kind: ClassVar = "definition"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table.
-
-    Attributes
-    ----------
-    columns
-        Their names.
-    rows
-        Plain text, one for each column.
-    caption
-        Plain text.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
-    kind: ClassVar = "table"
-
-    @property
-    def numeric(self) -> tuple[bool, ...]:
-        """For each column whether it holds numbers, which are set flush right."""
-        return tuple(
-            all(_is_number(row[k]) for row in self.rows) and bool(self.rows)
-            for k in range(len(self.columns))
-        )
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure.
-
-    Attributes
-    ----------
-    svg
-        Made by `Figure.of`.
-    caption
-        Plain text, told below it.
-    alt
-        Plain text, for those who do not see it.
-    """
-
-    svg: str = field(repr=False)
-    caption: str
-    alt: str
-    kind: ClassVar = "figure"
-
-    @classmethod
-    def of(cls, drawn: Any, caption: str, alt: str = "") -> Figure:
-        """Take a figure that matplotlib has drawn, by a function that is `drawn_here`."""
-        return cls(_inline_svg(drawn, alt or caption), caption, alt or caption)
-
-
-Part: TypeAlias = Text | Verdict | Facts | Definition | Table | Figure
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading and what is below it."""
-
-    title: str
-    parts: Sequence[Part]
+def figure(drawn: Any, caption: str, alt: str = "") -> Figure:
+    """Take a figure that matplotlib has drawn, by a function that is `drawn_here`."""
+    return Figure(_inline_svg(drawn, alt or caption), caption, alt or caption)
 
 
 def page(title: str, sections: Sequence[Section], lead: str = "") -> str:
@@ -198,7 +78,7 @@ def page(title: str, sections: Sequence[Section], lead: str = "") -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["typeset"] = typeset
+    environment.filters |= {"typeset": typeset, "percent": percent_text}
     composed: str = environment.from_string(template).render(
         title=title,
         lead=lead,
@@ -239,13 +119,6 @@ def name_text(name: str, longest: int = 40) -> str:
     """Write a name from outside so that it can be drawn: on one line, and not too long."""
     text = _written(_CONTROL.sub("", " ".join(name.split())))
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
-
-
-def _is_number(text: str) -> bool:
-    with contextlib.suppress(ValueError):
-        float(text.removesuffix("%").removeprefix(">").replace(",", "_"))
-        return True
-    return text in ("–", "")
 
 
 # -- drawing
@@ -362,15 +235,8 @@ __all__ = [
     "MUTED",
     "RULE",
     "SERIES",
-    "Definition",
-    "Facts",
-    "Figure",
-    "Part",
-    "Section",
-    "Table",
-    "Text",
-    "Verdict",
     "drawn_here",
+    "figure",
     "name_text",
     "page",
     "require",

@@ -15,17 +15,9 @@ from seamscope import __version__
 from seamscope.compare.before_after import BeforeAfter
 from seamscope.normalization.statistics import Statistics
 from seamscope.reports import figures
-from seamscope.reports.page import (
-    Facts,
-    Figure,
-    Part,
-    Section,
-    Table,
-    Text,
-    Verdict,
-    name_text,
-    page,
-)
+from seamscope.reports.describe import describe
+from seamscope.reports.page import figure, name_text, page
+from seamscope.reports.parts import Facts, Section, Table, Text
 from seamscope.reports.seam_page import seam_definitions
 from seamscope.text import figure_text, percent_text, shape_text
 
@@ -63,28 +55,19 @@ def repair_page(effect: BeforeAfter, statistics: Statistics) -> str:
 
 
 def _verdict(effect: BeforeAfter) -> Section:
-    _, after, *rest = effect.sentences()
-    word, _, told = after.removeprefix("After: ").partition(": ")
-    parts: list[Part] = [Verdict(word, told[:1].upper() + told[1:], effect.after.seamless)]
-    parts += [Text(sentence) for sentence in rest if not sentence.startswith("Explained")]
-    caption = "Measured at the same tiles, with each tile's own statistics and with fixed ones."
-    parts.append(Table(("", "before", "after"), effect.rows(), caption))
-    if effect.meaning:
-        parts.append(Text(effect.meaning))
-    parts += [Text(note) for note in effect.notes]
-    return Section("Verdict", parts)
+    return Section("Verdict", describe(effect))
 
 
 def _setting(effect: BeforeAfter, statistics: Statistics) -> Section:
-    plan, told = effect.before.plan, effect.before.plan.to_json()
+    plan, record = effect.before.plan, effect.before.plan.to_json()
     shape = shape_text(statistics.image_shape)
     rows = [
         ("image", f"{shape_text(plan.image_shape)} pixels ({plan.layout.axes})"),
         ("network", f"{name_text(statistics.model)}, fingerprint {statistics.fingerprint}"),
         ("statistics", f"{statistics.how}, {len(statistics.layers)} layers"),
         ("found on", f"{name_text(statistics.image)}, {shape} pixels"),
-        ("tile", f"{shape_text(told['tile'])} pixels"),
-        ("overlap of neighbours", f"{shape_text(told['overlap'])} pixels"),
+        ("tile", f"{shape_text(record['tile'])} pixels"),
+        ("overlap of neighbours", f"{shape_text(record['overlap'])} pixels"),
         ("intensities", f"{plan.settings.normalize}, of the whole image"),
         ("computed with", f"{plan.settings.device}, {plan.settings.precision}"),
         ("overlaps", f"{effect.before.overlaps:,}, of which {effect.before.measured:,} measured"),
@@ -103,19 +86,19 @@ def _halo(effect: BeforeAfter) -> Section:
     )
     caption = (
         "Disagreement of neighbouring tiles at every halo, before and after. Left: largest and "
-        f"mean distance; below {figure_text(effect.before.tolerance)} it is floating-point noise. "
-        "Right: tile mismatch, the largest of all channels. A floor that no halo lowers is what "
-        "fixed statistics take away; what is left falls with the halo."
+        f"mean difference; below {figure_text(effect.before.tolerance)} it is floating-point "
+        "noise. Right: tile mismatch, the largest of all channels. A floor that no halo lowers is "
+        "what fixed statistics take away; what is left falls with the halo."
     )
-    return Section("Halo", [Figure.of(drawn, caption)])
+    return Section("Halo", [figure(drawn, caption)])
 
 
 def _side_by_side(effect: BeforeAfter, names: Mapping[str, str]) -> dict[str, Array]:
     curves = {"before": effect.before.curve, "after": effect.after.curve}
     return {
-        f"{when}, {told}": getattr(curve, name)
+        f"{when}, {shown}": getattr(curve, name)
         for when, curve in curves.items()
-        for told, name in names.items()
+        for shown, name in names.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""What a page about seams tells, and in which order.
+"""The page of ``seamscope seams``, of sweeps and of certificates.
 
 Knows which measures matter to a reader, their definitions and formulas. Does not know HTML or
 drawing (`seamscope.reports.page`, `seamscope.reports.figures`), or how anything was measured.
@@ -17,21 +17,13 @@ from seamscope import __version__
 from seamscope.compare.tile_content import Content
 from seamscope.compare.tile_sizes import Sweep
 from seamscope.reports import figures
-from seamscope.reports.page import (
-    Definition,
-    Facts,
-    Figure,
-    Part,
-    Section,
-    Table,
-    Text,
-    Verdict,
-    page,
-)
+from seamscope.reports.describe import MAX, MEAN, describe, tiles_of, worst_seams
+from seamscope.reports.page import figure, page
+from seamscope.reports.parts import Definition, Facts, Figure, Part, Section, Table, Text
 from seamscope.seams.heatmaps import tile_values
 from seamscope.seams.meter import SeamCurve
 from seamscope.seams.report import SeamReport
-from seamscope.text import figure_text, halo_text, percent_text, shape_text
+from seamscope.text import figure_text, halo_text, shape_text
 
 if TYPE_CHECKING:
     from seamscope.compare.certificate import Certificate
@@ -69,7 +61,7 @@ def seam_page(
     views
         Of the worst borders (`seamscope.seams.views.look_at`).
     diagnosis, certificate, sweep, content
-        Told where they are given.
+        Shown if given.
     setting
         Further facts about what was done: names and values.
     reach
@@ -122,31 +114,20 @@ def certificate_page(certificate: Certificate, image: str) -> str:
 
 
 def _verdict(report: SeamReport, diagnosis: Diagnosis | None) -> Section:
-    if diagnosis is None:
-        word, _, rest = report.sentence().partition(": ")
-        good = report.seamless and bool(report.measured)
-        return Section("Verdict", [Verdict(word, _capital(rest), good)])
-    good = diagnosis.verdict == "seamless"
-    return Section(
-        "Verdict", [Verdict(diagnosis.verdict.capitalize(), diagnosis.explanation, good)]
-    )
+    return Section("Verdict", describe(report if diagnosis is None else diagnosis)[:1])
 
 
 def _setting(report: SeamReport, setting: Sequence[tuple[str, str]]) -> Section:
-    plan, told = report.plan, report.plan.to_json()
+    plan = report.plan
     rows = [
         *setting,
-        ("image", f"{shape_text(plan.image_shape)} pixels ({plan.layout.axes})"),
+        ("image", f"{shape_text(plan.image_shape)} px ({plan.layout.axes})"),
         ("network", f"{report.model_name}, {plan.facts}"),
-        ("tile", f"{shape_text(told['tile'])} pixels"),
-        ("halo", f"{halo_text(told['halo'])} pixels"),
-        ("overlap of neighbours", f"{shape_text(told['overlap'])} pixels"),
-        ("stride", f"{shape_text(told['stride'])} pixels"),
-        ("period of the network", f"{shape_text(told['period'])} pixels"),
+        *tiles_of(plan),
+        ("period of the network", f"{shape_text(plan.facts.period)} px"),
         ("intensities", f"{plan.settings.normalize}, of the whole image"),
         ("computed with", f"{plan.settings.device}, {plan.settings.precision}"),
         ("tiles", f"{report.tiles:,}"),
-        ("overlaps", f"{report.overlaps:,}, of which {report.measured:,} were measured"),
         ("compared as", report.kind),
         ("made by", f"Seamscope {__version__}"),
     ]
@@ -154,52 +135,7 @@ def _setting(report: SeamReport, setting: Sequence[tuple[str, str]]) -> Section:
 
 
 def _figures(report: SeamReport) -> Section:
-    measures = report.measures
-    rows = []
-    for k, name in enumerate(report.channels):
-        largest = measures.max_dist_per_channel[k : k + 1]
-        rows.append(
-            [
-                name,
-                *(figure_text(v) for v in largest or (math.nan,)),
-                figure_text(_at(measures.soft, k)),
-                _interval_text(report, k),
-                figure_text(_at(measures.hard, k)),
-            ]
-        )
-    columns = ["channel", "max dist", "tile mismatch", "95 % interval", "thresholded"]
-    if report.complete:
-        columns.pop(3)
-        rows = [[*row[:3], *row[4:]] for row in rows]
-    found = report.smallest_seamless_halo
-    facts = [
-        ("max dist", figure_text(measures.max_dist)),
-        ("mean distance", _with_interval(measures.mean_dist, report.mean_dist_interval)),
-        ("tolerance", f"{figure_text(report.tolerance)} (standard deviation of the output "
-                      f"{figure_text(report.spread)})"),
-        ("seamless here from a halo of", f"{shape_text(found)} pixels" if found else "none"),
-    ]  # fmt: skip
-    caption = "Disagreement of neighbouring tiles at this halo, in the overlap that both know."
-    return Section("Measures", [Facts(facts), Table(columns, rows, caption)])
-
-
-def _at(values: Sequence[float | None], k: int) -> float | None:
-    return values[k] if k < len(values) else None
-
-
-def _interval_text(report: SeamReport, k: int) -> str:
-    interval = report.mismatch_intervals[k] if k < len(report.mismatch_intervals) else None
-    if interval is None:
-        return "–"
-    return f"{figure_text(interval.low)} to {figure_text(interval.high)}"
-
-
-def _with_interval(value: float, interval: Any) -> str:
-    if interval is None:
-        return figure_text(value)
-    return (
-        f"{figure_text(value)} (95 %: {figure_text(interval.low)} to {figure_text(interval.high)})"
-    )
+    return Section("Measures", describe(report)[1:])
 
 
 def _curve(report: SeamReport, reach: Mapping[str, float]) -> Section:
@@ -208,29 +144,29 @@ def _curve(report: SeamReport, reach: Mapping[str, float]) -> Section:
     marks = {"used": float(used), **reach}
     if report.smallest_seamless is not None:
         marks["seamless from"] = float(report.smallest_seamless)
-    believed = int(np.count_nonzero(curve.share >= 0.5))
+    solid = int(np.count_nonzero(curve.share >= 0.5))
     drawn = figures.halo_curve(
         curve.halo,
         {"largest": curve.max_dist, "mean": curve.mean_dist},
         {name: curve.soft[:, k] for k, name in enumerate(report.channels)},
         tolerance=report.tolerance,
         marks=marks,
-        believed=believed if believed < len(curve.halo) else None,
+        solid=solid if solid < len(curve.halo) else None,
     )
     caption = (
         "Disagreement at every halo, from one pass over all overlaps. Left: largest and mean "
-        f"distance; below {figure_text(report.tolerance)} it is floating-point noise. Right: tile "
-        "mismatch of each channel. What falls with the halo are edge effects; a floor that stays "
-        "is not removed by any halo."
+        f"difference; below {figure_text(report.tolerance)} it is floating-point noise. Right: "
+        "tile mismatch of each channel. What falls with the halo are edge effects; a floor that "
+        "stays is not removed by any halo."
     )
-    if believed < len(curve.halo):
-        caption += f" Pale from {believed} pixels on: fewer than half of the overlaps reach there."
-    parts: list[Part] = [Figure.of(drawn, caption), _curve_table(curve, report.channels)]
+    if solid < len(curve.halo):
+        caption += f" Pale from {solid} pixels on: fewer than half of the overlaps reach there."
+    parts: list[Part] = [figure(drawn, caption), _curve_table(curve, report.channels)]
     return Section("Halo", parts)
 
 
 def _curve_table(curve: SeamCurve, channels: Sequence[str]) -> Table:
-    """A dozen rows of the curve, evenly chosen as far as anything is left to be told."""
+    """A dozen rows of the curve, evenly chosen, as far as the curve is not 0."""
     left = np.flatnonzero(curve.max_dist > 0)
     chosen = _some(min(len(curve.halo), int(left[-1]) + 2 if left.size else 1), 12)
     rows = [
@@ -242,7 +178,7 @@ def _curve_table(curve: SeamCurve, channels: Sequence[str]) -> Table:
         ]
         for h in chosen
     ]
-    columns = ["halo", "max dist", "mean distance", *(f"mismatch, {name}" for name in channels)]
+    columns = ["halo", MAX, MEAN, *(f"mismatch, {name}" for name in channels)]
     return Table(columns, rows, "The curve in numbers; all of it is in the JSON.")
 
 
@@ -260,15 +196,15 @@ def _maps(report: SeamReport, image: Array) -> Section:
         tiles,
         (_edges(rows), _edges(columns)),
         tolerance=report.tolerance,
-        unit="max dist (seams), mean of it (tiles)",
+        unit="max difference (seams), mean of it (tiles)",
     )
     where = f" Frame {', '.join(map(str, frame))}." if frame else ""
     where += " The largest along z." if len(axes) > 2 else ""
     caption = (
-        "Where neighbouring tiles disagree. Left: each seam, coloured by the largest distance in "
+        "Where neighbouring tiles disagree. Left: each seam, coloured by the max difference in "
         f"its overlap. Right: each tile, by the mean over its seams.{where}"
     )
-    return Section("Where the seams are", [Figure.of(drawn, caption)])
+    return Section("Where the seams are", [figure(drawn, caption)])
 
 
 def _largest(values: Array, axis: int) -> Array:
@@ -308,31 +244,14 @@ def _worst(report: SeamReport, views: Sequence[SeamView]) -> Section:
             "The worst seams: the image, what the tile before and the tile behind the seam "
             f"predict for the same pixels, and how far they are apart ({names}). Dashed: the seam."
         )
-        parts.append(Figure.of(figures.opinions(pairs, seams), caption))
-    rows = [
-        [
-            _index(border.lower),
-            _index(border.upper),
-            _place(border.worst, report),
-            figure_text(border.max_dist),
-            figure_text(border.mean_dist),
-            figure_text(max((v for v in border.soft if v is not None), default=None)),
-        ]
-        for border in report.borders[:_MOST_BORDERS]
-    ]
-    columns = ["tile A", "tile B", "worst pixel", "max dist", "mean distance", "mismatch"]
-    caption = "The worst seams; the mismatch is that of the worst channel."
-    parts.append(Table(columns, rows, caption))
+        parts.append(figure(figures.opinions(pairs, seams), caption))
+    parts.append(worst_seams(report, _MOST_BORDERS))
     return Section("The worst seams", parts)
 
 
 def _place(pixel: Sequence[int], report: SeamReport) -> str:
     letters = report.plan.layout.spatial
     return ", ".join(f"{a} {p}" for a, p in zip(letters, pixel, strict=True))
-
-
-def _index(index: Sequence[int]) -> str:
-    return ", ".join(map(str, index))
 
 
 # -- causes and certificate
@@ -347,61 +266,19 @@ def _causes(diagnosis: Diagnosis) -> Section:
             "Share of each cause in the mean disagreement at this setting: what goes away with it, "
             "averaged over every order of removing the causes that act (Shapley's value)."
         )
-        parts.append(Figure.of(drawn, caption))
-    rows = [
-        [
-            found.cause,
-            percent_text(found.share),
-            f"{figure_text(found.number)} {found.unit}",
-            found.what,
-            found.remedy or "–",
-        ]
-        for found in diagnosis.findings
-    ]
-    columns = ["cause", "share", "alone", "what was found", "what to do"]
-    caption = (
-        f"Found by experiments on {diagnosis.tiles} tiles and {diagnosis.borders} seams of this "
-        "image, with this network."
-    )
-    parts.append(Table(columns, rows, caption))
-    return Section("Causes", parts)
+        parts.append(figure(drawn, caption))
+    return Section("Causes", [*parts, *describe(diagnosis)[1:]])
 
 
 def certificate_section(certificate: Certificate) -> Section:
-    """Tell a certificate: tiled against untiled."""
-    rows = [
-        ("largest difference", f"{figure_text(certificate.max_difference)}, "
-                               f"{figure_text(certificate.max_in_std)} standard deviations"),
-        ("mean difference", figure_text(certificate.mean_difference)),
-        ("tolerance", figure_text(certificate.tolerance)),
-        ("compared", f"{percent_text(certificate.covered)} of the image"),
-        ("tile", f"{shape_text(certificate.tile)} pixels"),
-        ("halo", f"{halo_text(certificate.halo)} pixels"),
-        ("overlap", f"{shape_text(certificate.overlap)} pixels, {certificate.blend}"),
+    """Show a certificate: tiled against untiled."""
+    setting: list[tuple[str, ...]] = [
+        ("tile", f"{shape_text(certificate.tile)} px"),
+        ("halo", f"{halo_text(certificate.halo)} px"),
+        ("overlap", f"{shape_text(certificate.overlap)} px, {certificate.blend}"),
         ("weights", f"{certificate.model}, fingerprint {certificate.fingerprint}"),
-    ]  # fmt: skip
-    crops = [
-        [
-            _ranges(crop.start, crop.stop),
-            str(crop.tiles),
-            figure_text(crop.max_difference),
-            figure_text(crop.mean_difference),
-            _index(crop.worst),
-        ]
-        for crop in certificate.crops
     ]
-    columns = ["crop", "tiles", "max difference", "mean difference", "worst pixel"]
-    word = "Passed" if certificate.passed else "Not passed"
-    parts: list[Part] = [
-        Verdict(word, str(certificate), certificate.passed),
-        Facts(rows),
-        Table(columns, crops, "Tiled against untiled prediction, in pixels of the image."),
-    ]
-    return Section("Certificate", parts)
-
-
-def _ranges(start: Sequence[int], stop: Sequence[int]) -> str:
-    return ", ".join(f"{a}–{b}" for a, b in zip(start, stop, strict=True))
+    return Section("Certificate", [*describe(certificate), Facts(setting)])
 
 
 # -- sizes of tiles
@@ -429,7 +306,7 @@ def sweep_sections(sweep: Sweep) -> list[Section]:
 
 def _sweep_sections(sweep: Sweep) -> list[Section]:
     return [
-        Section("Prediction and tile size", [_sweep_curves(sweep), *_sweep_tables(sweep)]),
+        Section("Prediction and tile size", [_sweep_curves(sweep), *describe(sweep)[1:]]),
         Section("The same place in all predictions", [_multiples(sweep)]),
         Section("All pairs of predictions", [_matrix(sweep)]),
     ]
@@ -446,7 +323,7 @@ def _sweep_curves(sweep: Sweep) -> Figure:
         panels.append(("Dice with labels", _bands(sweep.dice, sweep.truth.names)))
         caption += " (left), and how well it agrees with the labels (right)"
     caption += ". Bands: 95 % confidence, by a bootstrap over blocks of the image."
-    return Figure.of(figures.size_curves(sweep.names, panels), caption)
+    return figure(figures.size_curves(sweep.names, panels), caption)
 
 
 def _bands(estimate: Any, names: Sequence[str]) -> dict[str, tuple[Array, Array, Array]]:
@@ -454,29 +331,6 @@ def _bands(estimate: Any, names: Sequence[str]) -> dict[str, tuple[Array, Array,
         name: (estimate.value[:, k], estimate.low[:, k], estimate.high[:, k])
         for k, name in enumerate(names)
     }
-
-
-def _sweep_tables(sweep: Sweep) -> list[Part]:
-    columns = ["tile", "max dist", "mean distance", *sweep.channels]
-    rows = [
-        [
-            name,
-            *(figure_text(float(v[k, -1])) for v in (sweep.max_dist, sweep.mean_dist)),
-            *(figure_text(float(v)) for v in sweep.to_last.value[k]),
-        ]
-        for k, name in enumerate(sweep.names)
-    ]
-    caption = f"Distance from {_last(sweep)}, and mismatch of each channel."
-    parts: list[Part] = [Table(columns, rows, caption)]
-    if sweep.dice is not None and sweep.truth is not None:
-        scores = [
-            [name, *(figure_text(float(v)) for v in values)]
-            for name, values in zip(sweep.names, sweep.dice.value, strict=True)
-        ]
-        caption = f"Dice with the labels. {sweep.meaning}"
-        parts.append(Table(["tile", *sweep.truth.names], scores, caption))
-        parts += [Text(note) for note in sweep.classified.notes()]
-    return parts
 
 
 def _multiples(sweep: Sweep) -> Figure:
@@ -490,7 +344,7 @@ def _multiples(sweep: Sweep) -> Figure:
         f"Where predictions differ most: {sweep.channels[shown.channel]}, from pixel "
         f"{', '.join(map(str, shown.corner))} on. Below: how far each is from {_last(sweep)}."
     )
-    return Figure.of(drawn, caption)
+    return figure(drawn, caption)
 
 
 def _some(count: int, most: int) -> list[int]:
@@ -507,7 +361,7 @@ def _matrix(sweep: Sweep) -> Figure:
     caption = "Mismatch between all pairs of predictions, in percent."
     if len(order) < len(sweep.channels):
         caption += f" The {len(order)} channels that differ most, of {len(sweep.channels)}."
-    return Figure.of(figures.mismatch_matrix(sweep.names, panels), caption)
+    return figure(figures.mismatch_matrix(sweep.names, panels), caption)
 
 
 def content_section(content: Content) -> Section:
@@ -520,17 +374,7 @@ def content_section(content: Content) -> Section:
         f"{content.meaning} Each point is a tile; the dashed line is the whole image. The wider "
         "the points are spread, the more the statistics of tiles differ, before any network is run."
     )
-    rows = [
-        [name, str(len(values)), *(figure_text(v) for v in spread)]
-        for name, values, spread in zip(content.names, content.values, content.spread, strict=True)
-    ]
-    columns = ["tile", "tiles", *(f"spread of {name}" for name in content.features)]
-    whole = ", ".join(
-        f"{name} {figure_text(float(v))}"
-        for name, v in zip(content.features, content.whole, strict=True)
-    )
-    table = Table(columns, rows, f"Standard deviation over tiles. The whole image: {whole}.")
-    return Section("What tiles contain", [Figure.of(drawn, caption), table])
+    return Section("What tiles contain", [figure(drawn, caption), *describe(content)])
 
 
 # -- definitions
@@ -566,23 +410,23 @@ def seam_definitions(report: SeamReport) -> Section:
     parts: list[Part] = [
         Definition(
             "Halo, overlap, valid overlap",
-            "The halo is the rim of a tile's prediction that is not trusted. Neighbouring tiles "
-            "share an overlap; the valid overlap is the part of it in which both are trusted. "
+            "The halo is the border of a tile's prediction that is discarded. Neighbouring tiles "
+            "share an overlap; the valid overlap is the part of it that neither discards. "
             "Everything is measured there.",
         ),
         Definition(
-            "Max dist",
-            "The largest distance of two tiles' predictions of the same pixel, over all overlaps "
-            "and channels (Buglakova et al. 2025). 0 is seamless.",
+            "Max difference",
+            "The largest difference of two tiles' predictions of the same pixel, over all overlaps "
+            "and channels: max dist of Buglakova et al. 2025. 0 is seamless.",
             _math(
-                "<mrow><mi>max dist</mi><mo>=</mo><munder><mo>max</mo><mtext>overlaps, channels"
-                f"</mtext></munder>{_APART}</mrow>"
+                "<mrow><mi>max difference</mi><mo>=</mo><munder><mo>max</mo><mtext>overlaps, "
+                f"channels</mtext></munder>{_APART}</mrow>"
             ),
         ),
         Definition(
-            "Mean distance",
-            "The mean of the same distances over all pixels of valid overlaps and all channels.",
-            _math(f"<mrow><mi>mean dist</mi><mo>=</mo><mo>⟨</mo>{_APART}<mo>⟩</mo></mrow>"),
+            "Mean difference",
+            "The mean of the same differences over all pixels of valid overlaps and all channels.",
+            _math(f"<mrow><mi>mean difference</mi><mo>=</mo><mo>⟨</mo>{_APART}<mo>⟩</mo></mrow>"),
         ),
         _MISMATCH,
         Definition(
@@ -626,13 +470,6 @@ _SWEEP_DEFINITIONS = (
         "about other images.",
     ),
 )
-
-
-# -- words
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 __all__ = [

@@ -18,12 +18,13 @@ from seamscope.docks.dock import Dock
 from seamscope.docks.fixing.work import FixStatistics, NamedBlends
 from seamscope.docks.layers import image_of
 from seamscope.docks.looks import boxed, in_dock, text_label
-from seamscope.docks.normalization.texts import comparison_text
 from seamscope.docks.opening import open_step
 from seamscope.docks.results import Run
+from seamscope.docks.rich_text import rich_text
 from seamscope.docks.session import Fixed
 from seamscope.explain.advice import Advice, advise
 from seamscope.models.model import Model
+from seamscope.reports.describe import describe
 
 _TIPS = {
     "fix": "Do what the sentence above says, run, and compare before and after.",
@@ -292,7 +293,8 @@ class FixDock(Dock):
         before, after = self.before, self.after
         reports = [None if run is None else run.evidence.report for run in (before, after)]
         if reports[0] is not None and reports[1] is not None:
-            self.comparison.setText(comparison_text(BeforeAfter(reports[0], reports[1], "exact")))
+            effect = BeforeAfter(reports[0], reports[1], "exact")
+            self.comparison.setText(rich_text(describe(effect)))
         elif reports[1] is not None:
             good = reports[1].seamless
             self.comparison.setText(boxed(reports[1].sentence(), "good" if good else "warning"))

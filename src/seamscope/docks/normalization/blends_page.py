@@ -20,13 +20,14 @@ from seamscope.compare.blends import BlendComparison
 from seamscope.docks.controls import button, fill
 from seamscope.docks.looks import boxed, in_dock, plain, text_label
 from seamscope.docks.normalization.bench import Bench
-from seamscope.docks.normalization.blend_texts import COLUMNS, blends_text, used_text
 from seamscope.docks.normalization.tasks import CompareBlends
+from seamscope.docks.rich_text import rich_text
 from seamscope.docks.sentences import sentence
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan, resolve
+from seamscope.reports.describe import describe
 from seamscope.settings import Settings
-from seamscope.text import duration_text
+from seamscope.text import duration_text, shape_text, typeset
 
 _TIPS = {
     "compare": "Predict the tiles of Tiled prediction, and the same moved by half a stride, and\n"
@@ -59,7 +60,6 @@ class BlendsPage(QWidget):
         self.cost = text_label()
         self.compare = button("Compare", _TIPS["compare"])
         self.table = text_label()
-        self.table.setToolTip("\n".join(f"{name}: {tip}" for name, tip in COLUMNS.items()))
         self.verdict = text_label()
         self.notes = text_label()
         self.use = button("Use it", _TIPS["use"])
@@ -150,7 +150,7 @@ class BlendsPage(QWidget):
         found = self.found
         kind: Any = "good" if found is not None and found.seamless else "warning"
         self.verdict.setText("" if found is None else boxed(in_dock(found.describe()), kind))
-        self.table.setText("" if found is None else blends_text(found))
+        self.table.setText("" if found is None else rich_text(describe(found)[1:]))
         notes = () if found is None else found.notes
         self.notes.setText("".join(f"<p>{plain(in_dock(note))}</p>" for note in notes))
         self.used.setText("")
@@ -171,7 +171,7 @@ class BlendsPage(QWidget):
         own = found.settings
         grid = None if found.seamless else (tuple(own["tile"]), tuple(own["overlap"]))
         session.want_blend(found.recommended.blend, grid)
-        self.used.setText(used_text(found.recommended.blend, session.plan))
+        self.used.setText(_used(found.recommended.blend, session.plan))
         self.used.show()
 
 
@@ -184,6 +184,13 @@ def _cost(plan: Plan, model: Model) -> str:
         pixels = math.prod(plan.grid.tile_shape)
         told += f" or {duration_text(2 * tiles * pixels * speed.per_pixel(pixels))}"
     return f"{told}. All ways of blending are made from these."
+
+
+def _used(blend: str, plan: Plan | None) -> str:
+    """What is set now in *Tiled prediction*."""
+    name = f"{blend.capitalize()} blending" if blend != "crop" else "Crop"
+    on = "" if plan is None else f", overlap {typeset(shape_text(plan.grid.overlap))},"
+    return f"{name}{on} is set in <i>Tiled prediction</i>; press <i>Run</i>."
 
 
 __all__ = ["BlendsPage"]

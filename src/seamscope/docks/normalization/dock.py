@@ -20,10 +20,12 @@ from seamscope.docks.normalization.effect_page import EffectPage
 from seamscope.docks.normalization.features_page import FeaturesPage
 from seamscope.docks.normalization.freeze_page import FreezePage
 from seamscope.docks.normalization.layers_page import LayersPage
-from seamscope.docks.normalization.texts import audit_text, fixed_text
+from seamscope.docks.normalization.texts import fixed_text
 from seamscope.docks.normalization.training_page import TrainingPage
 from seamscope.docks.pages import Pages
+from seamscope.docks.rich_text import rich_text
 from seamscope.normalization.audit import Audit
+from seamscope.reports.describe import describe
 
 _WAITING = (
     "Choose an image and a network in the dock <i>Tiled prediction</i>: by what its layers "
@@ -102,7 +104,7 @@ class NormalizationDock(Dock):
         self.layers.chosen.connect(self.features.layer.set_value)
         self.features.measured.connect(self._features_measured)
         self.features.map_shown.connect(self.training.differences.hide)
-        self.training.map_shown.connect(self.features.strays.hide)
+        self.training.map_shown.connect(self.features.deviations.hide)
         self.tabs.currentChanged.connect(self._tab_changed)
 
     # -- coming and going
@@ -133,7 +135,9 @@ class NormalizationDock(Dock):
 
     def _features_measured(self) -> None:
         found = self.features.features
-        self.layers.show_strays([one.stray for one in (() if found is None else found.layers)])
+        self.layers.show_deviations(
+            [one.deviation for one in (() if found is None else found.layers)]
+        )
         self.training.show_features(found, self.features.batches)
 
     def _tab_changed(self, _: Any = None) -> None:
@@ -158,7 +162,7 @@ class NormalizationDock(Dock):
             fixed = session.model.statistics
             self.verdict.setText(fixed_text(fixed, session.model, bench.against(fixed)))
         else:
-            self.verdict.setText(audit_text(bench.model, audit))
+            self.verdict.setText(rich_text(describe(audit)))
 
 
 __all__ = ["NormalizationDock"]

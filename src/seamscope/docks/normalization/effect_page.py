@@ -19,9 +19,10 @@ from seamscope.docks.looks import text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.plots import BeforeAfterPlot
 from seamscope.docks.normalization.tasks import Compare
-from seamscope.docks.normalization.texts import comparison_text
+from seamscope.docks.rich_text import rich_text
 from seamscope.images.image import Image, open_image
 from seamscope.planning.plan import Plan
+from seamscope.reports.describe import describe
 
 _TIPS = {
     "compare": "Predict the tiles of Tiled prediction twice, with each tile's own statistics and\n"
@@ -107,7 +108,7 @@ class EffectPage(QWidget):
         self.comparison.setText(
             "Freeze statistics first; then see what they do to the seams."
             if effect is None and self._bench.session.fixed is None
-            else "" if effect is None else comparison_text(effect)
+            else "" if effect is None else rich_text(describe(effect))
         )  # fmt: skip
 
 

@@ -23,13 +23,14 @@ from seamscope.docks.normalization.tasks import Features, FeaturesOfPixel
 from seamscope.docks.normalization.texts import features_text, pixel_text, standardized
 from seamscope.explain.feature_statistics import BatchExperiment, FeatureStatistics, PixelFeatures
 from seamscope.normalization.statistics import Statistics
+from seamscope.text import figure_text
 
 _TIPS = {
     "tile": "Extent of the tiles that are looked at, best that of the patches in training.",
     "most": "Of more tiles, so many are looked at, evenly chosen.",
     "measure": "Find mean and variance of each channel in every tile, at every layer.",
     "layer": "Layer whose features are shown.",
-    "map": "Draw over the image how far each tile strays.",
+    "map": "Draw over the image how much each tile deviates.",
     "ask": "While this is on, click into the image: the same pixel is looked at through several\n"
     "tiles, before and after normalization.",
 }
@@ -51,7 +52,7 @@ class FeaturesPage(QWidget):
         What was measured; None as long as nothing was.
     pixel
         One pixel's features in several tiles.
-    strays
+    deviations
         The map.
     """
 
@@ -64,22 +65,22 @@ class FeaturesPage(QWidget):
         self.features: FeatureStatistics | None = None
         self.batches: BatchExperiment | None = None
         self.pixel: tuple[PixelFeatures, ...] = ()
-        self.strays = MapLayer(bench.viewer, "stray", "inferno")
+        self.deviations = MapLayer(bench.viewer, "deviation", "inferno")
         self._clicked = on_click(self.ask_at)
         self.tile = number((8, 8192), bench.tile, _TIPS["tile"], " px")
         self.most = number((4, 65536), 256, _TIPS["most"])
         self.measure = button("Measure", _TIPS["measure"])
         self.layer = Choice((), _TIPS["layer"])
-        self.stray = text_label()
+        self.deviation = text_label()
         self.panels = FeaturePanels()
-        self.show_map = ticked("Map of stray", _TIPS["map"])
+        self.show_map = ticked("Map of deviation", _TIPS["map"])
         self.ask = button("Compare tiles at a pixel", _TIPS["ask"])
         self.ask.setCheckable(True)
         self.pixel_told = text_label()
         self.pixel_plot = PixelFeaturesPlot()
         asked = form(("Tile", self.tile), ("At most", self.most))
         shown = form(("Layer", self.layer))
-        parts = (asked, self.measure, shown, self.stray, self.panels, self.show_map)
+        parts = (asked, self.measure, shown, self.deviation, self.panels, self.show_map)
         fill(self, *parts, self.ask, self.pixel_told, self.pixel_plot)
         self._connect()
         self._show_features()
@@ -97,11 +98,11 @@ class FeaturesPage(QWidget):
     def sleep(self) -> None:
         """Leave nothing behind in the viewer."""
         self.ask.setChecked(False)
-        self.strays.hide()
+        self.deviations.hide()
 
     def _forget(self) -> None:
         self.features = self.batches = None
-        self.strays.hide()
+        self.deviations.hide()
         self._show_features()
         self.measured.emit()
 
@@ -143,7 +144,11 @@ class FeaturesPage(QWidget):
     def _show_features(self) -> None:
         found = self.features
         options = [
-            (f"{one.layer.name or f'no. {k + 1}'} · {one.layer.kind} · stray {one.stray:.2g}", k)
+            (
+                f"{one.layer.name or f'no. {k + 1}'} · {one.layer.kind} · "
+                f"{figure_text(one.deviation)}",
+                k,
+            )
             for k, one in enumerate(() if found is None else found.layers)
         ]
         with QSignalBlocker(self.layer):
@@ -159,7 +164,7 @@ class FeaturesPage(QWidget):
         self.panels.setVisible(one is not None)
         self.panels.show_layer(one)
         told = "" if found is None or chosen is None else features_text(found, chosen)
-        self.stray.setText(told)
+        self.deviation.setText(told)
         self.pixel = ()
         self._show_pixel()
         self.draw_map()
@@ -168,11 +173,11 @@ class FeaturesPage(QWidget):
         """Draw the map, or take it away."""
         found, layer = self.features, self._bench.layer
         if found is None or layer is None or not self._bench.there or not self.show_map.isChecked():
-            self.strays.hide()
+            self.deviations.hide()
             return
         self.map_shown.emit()
         array, place = tile_map(found, self.layer.value(), layer)
-        self.strays.show(layer, array, place, "standard deviations of the reference")
+        self.deviations.show(layer, array, place, "standard deviations of the reference")
 
     # -- one pixel
 

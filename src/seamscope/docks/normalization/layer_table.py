@@ -21,7 +21,7 @@ _COLUMNS = {
     "Ch.": "How many channels it normalizes.",
     "Statistics": "Where mean and variance come from.",
     "Affine": "Whether scale and shift are learned; – where that is not seen.",
-    "Stray": "How far single tiles are from the reference, in standard deviations;\n"
+    "Deviation": "How far single tiles are from the reference, in standard deviations;\n"
     "known after Measure in the tab Features.",
 }
 
@@ -32,18 +32,18 @@ class LayerModel(QAbstractTableModel):
     def __init__(self) -> None:
         super().__init__()
         self.layers: Sequence[NormLayer] = ()
-        self._strays: Sequence[float] = ()
+        self._deviations: Sequence[float] = ()
 
     def show_audit(self, audit: Audit | None) -> None:
         """Show other layers."""
         self.beginResetModel()
         self.layers = () if audit is None else audit.layers
-        self._strays = ()
+        self._deviations = ()
         self.endResetModel()
 
-    def show_strays(self, strays: Sequence[float]) -> None:
+    def show_deviations(self, deviations: Sequence[float]) -> None:
         """Show what was measured, one number for each layer; nothing for none."""
-        self._strays = strays
+        self._deviations = deviations
         if self.layers:
             column = len(_COLUMNS) - 1
             self.dataChanged.emit(self.index(0, column), self.index(len(self.layers) - 1, column))
@@ -64,10 +64,10 @@ class LayerModel(QAbstractTableModel):
         return self._row(index.row(), layer)[index.column()] if role == _SHOWN else None
 
     def _row(self, number: int, layer: NormLayer) -> tuple[str, ...]:
-        stray = figure_text(self._strays[number]) if self._strays else ""
+        deviation = figure_text(self._deviations[number]) if self._deviations else ""
         return (
             *(self._name(number), layer.kind, str(layer.channels), SOURCES[layer.statistics]),
-            *(AFFINE[layer.affine], stray),
+            *(AFFINE[layer.affine], deviation),
         )
 
     def _name(self, number: int) -> str:

@@ -1,4 +1,4 @@
-"""How far tiles stray, and where training and evaluation differ, as layers over the image.
+"""How much tiles deviate, and where training and evaluation differ, as layers over the image.
 
 Knows colours and where these layers lie. Does not know how they are measured, or who asks.
 
@@ -102,7 +102,7 @@ class MapLayer:
 def tile_map(
     found: FeatureStatistics, number: int | None, layer: ImageLayer
 ) -> tuple[Array, dict[str, Any]]:
-    """How far each tile strays, as a picture of the tiles' cores.
+    """How much each tile deviates, as a picture of the tiles' cores.
 
     Parameters
     ----------

@@ -37,9 +37,9 @@ class LayersPage(QWidget):
         self.table.chosen.connect(self._layer_chosen)
         bench.audited.connect(self._show_audit)
 
-    def show_strays(self, strays: Sequence[float]) -> None:
-        """Show how far tiles stray at each layer; nothing for none."""
-        self.table.layers.show_strays(strays)
+    def show_deviations(self, deviations: Sequence[float]) -> None:
+        """Show how much tiles deviate at each layer; nothing for none."""
+        self.table.layers.show_deviations(deviations)
 
     def _show_audit(self) -> None:
         self.table.show_audit(self._bench.audit)

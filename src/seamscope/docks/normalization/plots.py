@@ -72,7 +72,7 @@ class FeaturePanels(_Drawing):
 
     All panels have the same scale, in standard deviations of the reference, which is the cross in
     the middle: to the right the mean, upwards the standard deviation, on a logarithmic scale. Of
-    many channels those are shown whose tiles stray most.
+    many channels those are shown whose tiles deviate most.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ class FeaturePanels(_Drawing):
         most = float(np.abs(self.away[:, self.channels]).max(initial=0))
         self.span = float(np.clip(most, _LEAST_SPAN, _MOST_SPAN))
         count = len(self.channels)
-        of = "" if count == len(typical) else f" (of {len(typical)}, those that stray most)"
+        of = "" if count == len(typical) else f" (of {len(typical)}, those that deviate most)"
         self.names.setText(
             f"{count} channels{of}. Across: mean, upwards: standard deviation. A panel reaches "
             f"{self.span:.2g} standard deviations to each side."
@@ -241,7 +241,7 @@ class PixelFeaturesPlot(_Drawing):
 
 
 class BatchPlot(_Drawing):
-    """How far the statistics of random batches stray, against their size."""
+    """How much the statistics of random batches deviate, against their size."""
 
     def __init__(self) -> None:
         tip = (
@@ -270,7 +270,7 @@ class BatchPlot(_Drawing):
         plot.getAxis("bottom").setTicks([[(k, str(n)) for k, n in enumerate(shown.sizes)]])
         plot.getAxis("left").setTicks([_LOG_TICKS])
         plot.name_below("tiles in a batch", self.room.text)
-        plot.setLabel("left", "stray", color=self.room.text)
+        plot.setLabel("left", "deviation", color=self.room.text)
 
 
 # -- before and after

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.compare.before_after import BeforeAfter
 from seamscope.docks.looks import boxed, in_dock, plain
 from seamscope.explain.feature_statistics import BatchExperiment, FeatureStatistics, LayerFeatures
-from seamscope.explain.train_eval import FORWARD_ONLY, Disparity, advice
+from seamscope.explain.train_eval import Disparity, advice
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.statistics import Statistics
-from seamscope.planning.plan import Plan
+from seamscope.reports.describe import describe
+from seamscope.reports.parts import Text
 from seamscope.text import figure_text, shape_text
 
 Values = npt.NDArray[np.float64]
@@ -33,46 +33,6 @@ REFERENCES = {
 _NUMBER = 'align="right" style="padding-left: 12px"'
 
 
-# -- the network
-
-
-def audit_text(model: Model, audit: Audit) -> str:
-    """Verdict on a network: whether tiles agree, and what can be done."""
-    own = len(audit.tile_layers)
-    beyond = [str(o) for o in audit.global_operations if not o.repairable]
-    mendable = [str(o) for o in audit.global_operations if o.repairable]
-    told = []
-    if own:
-        what = "1 layer normalizes" if own == 1 else f"{own} layers normalize"
-        remedy = "freeze them, without retraining." if audit.watched else (
-            "use tiles as large as memory allows."
-        )  # fmt: skip
-        told.append(
-            f"{what} by each tile's own statistics, so that no halo makes tiles agree: {remedy}"
-        )
-    if mendable:
-        told.append(f"{_listed(mendable)} over the whole tile can be frozen too.")
-    if beyond:
-        told.append(
-            f"{_listed(beyond)} couple{'s' * (len(beyond) == 1)} the whole tile and cannot be "
-            "repaired: use tiles as large as memory allows, and a blend."
-        )
-    if audit.layers and not audit.watched:
-        told.append(FORWARD_ONLY)
-    if told:
-        return "".join(boxed(each, "warning") for each in told)
-    if audit.layers:
-        count = len(audit.layers)
-        by = "1 layer normalizes" if count == 1 else f"All {count} layers normalize"
-        return boxed(f"{by} by values remembered from training: a halo suffices.", "good")
-    return boxed("No layer normalizes: a halo suffices.", "good")
-
-
-def _listed(names: Sequence[str]) -> str:
-    told = ", ".join(names)
-    return told[:1].upper() + told[1:]
-
-
 # -- freezing
 
 
@@ -82,40 +42,10 @@ def fixed_text(statistics: Statistics, network: Model, wrong: Sequence[str] = ()
     what = "1 normalization is" if layers == 1 else f"{layers} normalizations are"
     of = f", of {statistics.image}" if statistics.image else ""
     told = [f"{what} fixed ({statistics.how}{of}). {network.describe()}"]
-    distance = statistics.about.get("distance")
-    if distance:
-        told.append(
-            f"Predictions are estimated to differ by {distance['mean_difference']:.2g} on average "
-            "from those with exact statistics (within a factor of 2 or so)."
-        )
+    told += [part.text for part in describe(statistics) if isinstance(part, Text)]
     good = network.reach.bounded and not wrong
     told += map(in_dock, wrong)
     return boxed(" ".join(told), "good" if good else "warning")
-
-
-def comparison_text(effect: BeforeAfter) -> str:
-    """Verdict, and numbers before and after side by side."""
-    *_, last = said = effect.sentences()
-    good = effect.after.seamless and (effect.gain is None or effect.gain > -0.005)
-    head = boxed(said[1], "good" if effect.after.seamless else "warning")
-    if effect.gain is not None:
-        head += boxed(last, "good" if good else "warning")
-    return head + _comparison_table(effect)
-
-
-def _comparison_table(effect: BeforeAfter) -> str:
-    cells = "".join(
-        f"<tr><td>{plain(name)}</td><td {_NUMBER}>{plain(one)}</td>"
-        f"<td {_NUMBER}><b>{plain(other)}</b></td></tr>"
-        for name, one, other in effect.rows()
-    )
-    tiles = shape_text(effect.before.plan.grid.tile_shape)
-    told = [effect.meaning] if effect.meaning else []
-    note = "".join(f"<br>{plain(sentence)}" for sentence in (*told, *effect.notes))
-    return (
-        f'<table style="margin-top: 4px"><tr><td>Tiles of {tiles}</td><td {_NUMBER}>before</td>'
-        f"<td {_NUMBER}>after</td></tr>{cells}</table>{note}"
-    )
 
 
 # -- features
@@ -126,10 +56,10 @@ def features_text(found: FeatureStatistics, number: int) -> str:
     one = found.layers[number]
     tile = shape_text(found.plan.grid.tile_shape)
     return (
-        f"Single tiles of {tile} stray by <b>{figure_text(one.stray)}</b> standard deviations from "
-        f"{REFERENCES[one.reference]}, up to {figure_text(float(one.strays.max()))}; their spread "
-        f"differs by a factor of {one.spread_ratio:.2f}. {len(found.jobs)} tiles; over all "
-        f"layers {figure_text(found.stray)}."
+        f"Single tiles of {tile} differ by <b>{figure_text(one.deviation)}</b> standard deviations "
+        f"from {REFERENCES[one.reference]}, up to {figure_text(float(one.deviations.max()))}; "
+        f"their spread differs by a factor of {one.spread_ratio:.2f}. {len(found.jobs)} tiles; "
+        f"over all layers {figure_text(found.deviation)}."
     )
 
 
@@ -155,21 +85,6 @@ def standardized(one: LayerFeatures, channels: int) -> tuple[Values, Values]:
 # -- training
 
 
-def disparity_text(found: Disparity) -> str:
-    """Disparity of each channel."""
-    rows = "".join(
-        f"<tr><td>{plain(name)}</td><td {_NUMBER}>{figure_text(soft)}</td>"
-        f"<td {_NUMBER}>{figure_text(hard)}</td></tr>"
-        for name, soft, hard in zip(found.channels, found.per_channel, found.hard, strict=True)
-    )
-    return (
-        f'<table style="margin-top: 4px"><tr><td>1 − Dice(train, eval)</td><td {_NUMBER}>soft'
-        f"</td><td {_NUMBER}>hard</td></tr>{rows}</table>Mean difference "
-        f"{figure_text(found.mean_difference)}; tiles of {_tile(found.plan)}, {found.batch} in a "
-        "batch."
-    )
-
-
 def training_advice(
     audit: Audit,
     disparity: Disparity | None,
@@ -180,7 +95,3 @@ def training_advice(
     known = advice(audit)
     said = [s for s in advice(audit, disparity, features, batches) if s not in known]
     return "".join(f"<p>{plain(each)}</p>" for each in said)
-
-
-def _tile(plan: Plan) -> str:
-    return shape_text(plan.grid.tile_shape)

@@ -17,9 +17,11 @@ from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.layers import MapLayer, pixel_map
 from seamscope.docks.normalization.plots import BatchPlot
 from seamscope.docks.normalization.tasks import DifferenceMap, Train
-from seamscope.docks.normalization.texts import disparity_text, training_advice
+from seamscope.docks.normalization.texts import training_advice
+from seamscope.docks.rich_text import rich_text
 from seamscope.explain.feature_statistics import BatchExperiment, FeatureStatistics
 from seamscope.explain.train_eval import Disparity, has_running_statistics
+from seamscope.reports.describe import describe
 
 _TIPS = {
     "batch": "Tiles in a batch in training; their extent is chosen in the tab Features.",
@@ -115,7 +117,7 @@ class TrainingPage(QWidget):
         """Show numbers, plot and advice."""
         found, audit = self.disparity, self._bench.audit
         alike = audit is not None and not has_running_statistics(audit)
-        told = plain(_ALIKE) if alike else "" if found is None else disparity_text(found)
+        told = plain(_ALIKE) if alike else "" if found is None else rich_text(describe(found))
         self.told.setText(told)
         self.show_map.setEnabled(self.difference is not None)
         self.batch_plot.setVisible(self._batches is not None)

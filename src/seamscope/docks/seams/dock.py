@@ -27,12 +27,12 @@ from seamscope.docks.looks import boxed, in_dock, text_label
 from seamscope.docks.opening import open_step
 from seamscope.docks.pages import Pages
 from seamscope.docks.results import Run, layer_point, result_pixel
+from seamscope.docks.rich_text import rich_text
 from seamscope.docks.seams.border_table import BorderTable
 from seamscope.docks.seams.comparison import Comparison, PixelOpinions
 from seamscope.docks.seams.halo_plot import HaloPlot, Mark
 from seamscope.docks.seams.heat_panel import HeatPanel
 from seamscope.docks.seams.restitched import RestitchedLayers
-from seamscope.docks.seams.texts import certificate_text, diagnosis_text, numbers_table
 from seamscope.docks.tasks import Inquire, Predict
 from seamscope.docks.window import canvas_side
 from seamscope.explain.advice import Advice, advise
@@ -41,6 +41,7 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.measure_seams import measurable
 from seamscope.prediction.run import Finished
+from seamscope.reports.describe import describe
 from seamscope.seams.meter import Border, HaloRay
 from seamscope.seams.opinions import SideBySide
 from seamscope.seams.report import SeamReport
@@ -286,7 +287,7 @@ class SeamsDock(Dock):
         else:
             self.verdict.setText(boxed(report.sentence(), "good" if report.seamless else "warning"))
         self.actions.offer(self._actions(report))
-        self.numbers.setText("" if report is None else numbers_table(report))
+        self.numbers.setText("" if report is None else rich_text(describe(report)[1:]))
         missing = run is not None and not run.evidence.kept and run.plan.tiles > 1
         self.measure.setVisible(missing)
         self.measure.setEnabled(not self.job.busy)
@@ -581,14 +582,14 @@ class SeamsDock(Dock):
         if found is None:
             self.causes.setText("Stopped before a cause was found.")
             return
-        self.causes.setText(diagnosis_text(found))
+        self.causes.setText(rich_text(describe(found)))
         self._note("diagnosis", found.to_json())
 
     def _certified(self, found: Certificate | None) -> None:
         if found is None:
             self.certificate.setText("Stopped: nothing is certified.")
             return
-        self.certificate.setText(certificate_text(found))
+        self.certificate.setText(rich_text(describe(found)[:1]))
         self._note("certificate", found.to_json())
 
     def _note(self, name: str, told: dict[str, Any]) -> None:
