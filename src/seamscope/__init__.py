@@ -33,6 +33,7 @@ _PUBLIC = {
     "certify": "compare.certificate",
     "diagnose": "explain.causes",
     "examine": "explain.causes",
+    "find_splits": "segmentation.false_splits",
     "freeze_statistics": "fixed_statistics.freezing",
     "load_model": "models.formats",
     "measure_intensity": "images.intensity",
@@ -68,6 +69,7 @@ __all__ = [
     "certify",
     "diagnose",
     "examine",
+    "find_splits",
     "freeze_statistics",
     "load_model",
     "measure_intensity",
@@ -104,6 +106,7 @@ if TYPE_CHECKING:
     from seamscope.prediction.run import predict, prepare, run
     from seamscope.receptive_field.fields import measure_receptive_field
     from seamscope.seams.report import SeamReport
+    from seamscope.segmentation.false_splits import find_splits
     from seamscope.segmentation.recipe import Recipe
     from seamscope.segmentation.segment import Segmentation, segment
     from seamscope.settings import Settings

@@ -42,7 +42,9 @@ from __future__ import annotations
 from seamscope.cli.command import app
 
 from seamscope.cli import predict
+from seamscope.cli import segment
 from seamscope.cli import seams
+from seamscope.cli import splits
 from seamscope.cli import certify
 from seamscope.cli import sweep
 from seamscope.cli import blends

@@ -111,6 +111,29 @@ class Work:
                 self.note(event.reason)
 
 
+class EngineWork:
+    """Progress of the engine (see `seamscope.work`), shown by a command's display."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def phase(self, what: str) -> None:
+        """Begin a named part."""
+        self._work.phase(what)
+
+    def step(self, done: int, total: int) -> None:
+        """Report finished steps of the part."""
+        self._work.progress(done, total)
+
+    def note(self, sentence: str) -> None:
+        """Show a sentence that the user should read."""
+        self._work.note(sentence)
+
+    def stopped(self) -> bool:
+        """Return whether Ctrl-C was pressed."""
+        return self._work.cancelled()
+
+
 @contextlib.contextmanager
 def long_work(display: Display) -> Iterator[Work]:
     """Give long work its reports; Ctrl-C stops it at its next step, a second Ctrl-C at once."""

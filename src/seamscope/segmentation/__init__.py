@@ -9,6 +9,9 @@
 `label_files`   label images on disk
 `edits`         what corrections do to objects
 `corrections`   corrections by hand, undone and redone, in a file as they are made
+`false_splits`  objects that seams cut, in labels of any program: `seamscope.find_splits`
+`asking`        the network's opinion of such a pair without a seam between
+`agreement`     labels against ground truth, at seams and elsewhere
 `segment`       all of these in order: `seamscope.segment`
 ==============  ==================================================================================
 """

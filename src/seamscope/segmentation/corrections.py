@@ -40,6 +40,7 @@ import numpy.typing as npt
 from seamscope.errors import ImageError, OutputError, SettingsError
 from seamscope.images.dimensions import why
 from seamscope.segmentation.edits import EditedCut, Place
+from seamscope.segmentation.false_splits import Candidate
 from seamscope.segmentation.recipe import Recipe
 from seamscope.segmentation.segment import Segmentation
 
@@ -58,7 +59,8 @@ class Entry:
         ``"merge"``, ``"split"``, ``"delete"``, ``"lock"``, ``"unlock"``, ``"paint"`` or
         ``"erase"``.
     sides
-        Places: of a split one list for each side, else one list.
+        Places: of a split one list for each side, of a merge one for each new object, else one
+        list.
     nodes
         Of a lock: the basins of the object, from and to, since it must stay as it was.
     below
@@ -189,7 +191,7 @@ class Corrections:
         places = entry.sides[0] if entry.sides else ()
         match entry.do:
             case "merge":
-                cut.merge(places)
+                cut.merge(entry.sides)
             case "split":
                 cut.split(entry.sides)
             case "delete":
@@ -261,6 +263,16 @@ class Corrections:
             When there is no object, they are one already, or one is locked.
         """
         self._do(Entry("merge", (self._inside(places),)))
+
+    def merge_groups(self, groups: Sequence[Sequence[Sequence[int]]]) -> None:
+        """Make one object of each group of places, all in one step.
+
+        Raises
+        ------
+        SettingsError
+            When a place is background, all groups are one object each already, or one is locked.
+        """
+        self._do(Entry("merge", tuple(self._inside(group) for group in groups)))
 
     def split(self, *sides: Sequence[Sequence[int]]) -> None:
         """Cut an object so that places of different sides lie apart.
@@ -386,6 +398,22 @@ class Corrections:
         return found
 
 
+def merge_candidates(corrections: Corrections, candidates: Sequence[Candidate]) -> int:
+    """Merge pairs that seams have cut, as one step; return how many were not one object already.
+
+    Parameters
+    ----------
+    corrections
+        Of the labels in which the candidates were found.
+    candidates
+        As `seamscope.find_splits` lists them.
+    """
+    before = corrections.current.count
+    if candidates:
+        corrections.merge_groups([c.places for c in candidates])
+    return before - corrections.current.count
+
+
 def _place(place: Sequence[int]) -> Place:
     return tuple(int(p) for p in place)
 
@@ -479,4 +507,4 @@ class _File:
         self._good += len(text)
 
 
-__all__ = ["Corrections", "Entry", "identity"]
+__all__ = ["Corrections", "Entry", "identity", "merge_candidates"]

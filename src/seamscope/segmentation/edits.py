@@ -173,18 +173,23 @@ class EditedCut:
 
     # -- operations
 
-    def merge(self, places: Sequence[Place]) -> None:
-        """Make one object of those at these places."""
-        nodes = self._named(places)
-        first = set(self.nodes_of(nodes[0])[0])
-        others = [node for node in nodes[1:] if node not in first]
-        if not others:
-            raise SettingsError("These places lie in one object already: choose two objects.")
-        self._check_locks(nodes)
+    def merge(self, groups: Sequence[Sequence[Place]]) -> None:
+        """Make one object of those at the places of each group."""
+        named = [self._named(places) for places in groups]
+        for nodes in named:
+            self._check_locks(nodes)
         self._begin()
-        for node in others:
-            self._join(nodes[0], node)
-        self._touch(nodes)
+        joined = 0
+        for nodes in named:
+            first = set(self.nodes_of(nodes[0])[0])
+            for node in nodes[1:]:
+                if node not in first:
+                    self._join(nodes[0], node)
+                    joined += 1
+            self._touch(nodes)
+        if not joined:
+            self.undo()
+            raise SettingsError("These places lie in one object already: choose two objects.")
 
     def split(self, sides: Sequence[Sequence[Place]]) -> None:
         """Cut an object so that the places of different sides lie apart."""

@@ -207,6 +207,8 @@ class Heights:
         The prediction, with named axes.
     recipe
         What heights are made of.
+    names
+        Of the channels; by default those that the image has noted.
 
     Attributes
     ----------
@@ -216,7 +218,7 @@ class Heights:
         Size of a pixel along each axis of space, as depths are measured.
     """
 
-    def __init__(self, image: Image, recipe: Recipe) -> None:
+    def __init__(self, image: Image, recipe: Recipe, names: Sequence[str] | None = None) -> None:
         if image.axes is None:
             raise SettingsError(
                 f"Nothing says which of the {image.ndim} axes of {image.name} is which: name them, "
@@ -231,7 +233,7 @@ class Heights:
         self.scale = tuple(image.scale[i] for i in kept)
         self.units = tuple(image.units[i] for i in kept)
         self._channel_axis = image.axes.find("c")
-        self.names = _names(image)
+        self.names = _names(image) if names is None else tuple(names)
         self._space = [i for i, letter in enumerate(self.axes) if letter in "zyx"]
         self.voxel = self._voxel()
         self._halo = self._needed_halo()

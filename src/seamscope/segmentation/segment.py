@@ -69,6 +69,7 @@ def segment(
     blocks: int | Sequence[int] | Blocks | None = None,
     workers: int = 1,
     scratch: str | Path | None = None,
+    channel_names: Sequence[str] | None = None,
     work: Work = QUIET,
     **changes: Any,
 ) -> Segmentation:
@@ -95,6 +96,9 @@ def segment(
     scratch
         Folder for basins that do not fit into a quarter of the free memory; by default the
         system's folder for temporary files.
+    channel_names
+        Names of the channels, by which a recipe finds *foreground* and *boundary*. By default those
+        that a prediction by Seamscope has noted.
     work
         Shows progress and stops.
 
@@ -124,7 +128,7 @@ def segment(
     image = probabilities if isinstance(probabilities, Image) else open_image(probabilities)
     if axes is not None and image.axes != axes:
         image = image.with_axes(axes)
-    heights = Heights(image, wanted)
+    heights = Heights(image, wanted, channel_names)
     part = _part(heights, area)
     shape = tuple(s.stop - s.start for s in part)
     divided = _blocks(blocks, shape, heights)

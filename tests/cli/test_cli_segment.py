@@ -1,0 +1,125 @@
+"""``seamscope segment`` and ``seamscope splits`` as a user types them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from scipy import ndimage
+from typer.testing import CliRunner
+
+import seamscope
+from seamscope.cli import app
+from seamscope.cli.segment import RecipeKind
+from seamscope.segmentation.corrections import Corrections
+from seamscope.segmentation.recipe import Kind
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).random((64, 72)), 2)
+    p = ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
+    np.save("p.npy", np.stack([p, 1 - p]))
+    return tmp_path
+
+
+def test_segment_writes_labels_table_and_json(folder) -> None:
+    words = ("--axes", "cyx", "--channel", 0, "--threshold", 0.6, "--min-size", 5, "--block", 20)
+    done = run(
+        "segment", "p.npy", "out.tif", *words, "--table", "t.csv", "--json", "o.json", "--quiet"
+    )
+    assert done.exit_code == 0, done.output
+    p = np.load("p.npy")[0]
+    labels, count = ndimage.label(p > 0.6)
+    kept = [k for k in range(1, count + 1) if (labels == k).sum() >= 5]
+    expected = np.zeros(count + 1, np.uint8)
+    expected[kept] = np.arange(1, len(kept) + 1)
+    np.testing.assert_array_equal(tifffile.imread("out.tif"), expected[labels])
+    told = json.loads((folder / "o.json").read_text())
+    assert told["objects"] == len(kept)
+    assert told["recipe"]["threshold"] == 0.6
+    assert len((folder / "t.csv").read_text().splitlines()) == len(kept) + 1
+    again = run("segment", "p.npy", "out.tif", *words)
+    assert again.exit_code == 1
+    assert "out.tif exists" in again.output
+
+
+def test_image_and_model_in_one_go(folder) -> None:
+    image = np.random.default_rng(1).random((64, 64)).astype(np.float32)
+    np.save("i.npy", image)
+    done = run("segment", "i.npy", "out.zarr", "--model", "demo:batchnorm", "--tile", 128,
+               "--recipe", "boundaries", "--table", "t.csv")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    p = seamscope.predict(image, "demo:batchnorm", tile=128)
+    expected = seamscope.segment(p, kind="boundaries", channel=1, foreground=0, axes="cyx")
+    found = seamscope.open_image("out.zarr").read((slice(None),) * 2)
+    np.testing.assert_array_equal(found, expected.labels)
+    assert "mean_intensity" in (folder / "t.csv").read_text()
+
+
+def test_corrections_are_applied(folder) -> None:
+    p = np.load("p.npy")
+    found = seamscope.segment(p, axes="cyx", channel=0)
+    corrections = Corrections(found, "c.jsonl")
+    place = np.argwhere(np.asarray(found.labels) > 0)[0]
+    corrections.delete(place)
+    done = run(
+        "segment", "p.npy", "o.npy", "--axes", "cyx", "--channel", 0, "--corrections", "c.jsonl"
+    )
+    assert done.exit_code == 0, done.output
+    np.testing.assert_array_equal(np.load("o.npy"), corrections.current.labels)
+    done = run("segment", "p.npy", "q.npy", "--axes", "cyx", "--channel", 1,
+               "--corrections", "c.jsonl")  # fmt: skip
+    assert done.exit_code == 1
+    assert "corrections of other labels" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("segment", "p.npy", "o.tif"), "axes"),
+        (("segment", "p.npy", "o.tif", "--axes", "cyx"), "--channel N"),
+        (("segment", "p.npy", "o.jpg", "--axes", "cyx"), "o.jpg"),
+        (("segment", "p.npy", "o.tif", "--values", "x"), "logits"),
+        (("segment", "p.npy", "o.tif", "--axes", "cyx", "--corrections", "none"), "--channel"),
+        (("splits", "p.npy", "--axes", "zyx"), "whole numbers"),
+        (("splits", "l.npy", "--image", "p.npy"), "--image and --model"),
+        (("splits", "l.npy", "--merge", "0.1"), "--out OUT"),
+    ],
+)
+def test_mistakes_are_one_sentence(folder, words, said) -> None:
+    np.save("l.npy", np.zeros((40, 40), np.uint8))
+    done = run(*words)
+    assert done.exit_code in (1, 2)
+    assert said in done.output
+    assert "Traceback" not in done.output
+
+
+def test_splits_tests_lists_and_merges(folder) -> None:
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).random((128, 128)), 3)
+    truth = ndimage.label(noise > np.quantile(noise, 0.6))[0].astype(np.uint16)
+    np.save("truth.npy", truth)
+    np.save("l.npy", np.where(truth > 0, truth * 10 + np.arange(128) // 32, 0).astype(np.uint16))
+    done = run("splits", "l.npy", "--tile", 32, "--ground-truth", "truth.npy", "--merge", 0.5,
+               "--out", "m.npy", "--json", "o.json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "cut where tiles meet" in done.output
+    told = json.loads((folder / "o.json").read_text())
+    assert told["test"]["p"] < 0.01
+    assert told["agreement"]["share_split_at_seams"] > told["agreement"]["share_split_elsewhere"]
+    assert told["merged"]
+    merged = np.load("m.npy")
+    for a, b in told["merged"]:
+        assert not (merged == max(a, b)).any()
+    assert run("splits", "m.npy", "--tile", 32).exit_code == 0
+
+
+def test_recipes_of_the_command_line_are_the_engines() -> None:
+    assert {each.value for each in RecipeKind} == set(Kind.__args__)

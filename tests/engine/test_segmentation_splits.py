@@ -1,0 +1,202 @@
+"""False splits: planted ones are found and merged, images without a grid show none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage, stats
+
+import seamscope
+from seamscope.errors import ImageError, SettingsError
+from seamscope.segmentation.agreement import compare_labels
+from seamscope.segmentation.asking import ask_again
+from seamscope.segmentation.corrections import Corrections, merge_candidates
+from seamscope.segmentation.false_splits import RUN, Lines, find_splits, merge_pairs
+
+
+def cells(shape=(256, 256), seed=0, sigma=4.0):
+    """Blobs on background."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).random(shape), sigma)
+    return ndimage.label(noise > np.quantile(noise, 0.6))[0].astype(np.int32)
+
+
+def cut(labels, lines):
+    """Cut all objects at lines across the last axis, and number the pieces."""
+    pieces = labels.astype(np.int64) * 100
+    for number, line in enumerate(lines, 1):
+        pieces[..., line:] = np.where(labels[..., line:] > 0, labels[..., line:] * 100 + number, 0)
+    return pieces.astype(np.int32)
+
+
+def changes_by_hand(labels, line):
+    """Pixels of straight runs of changes across a line along the last axis of a 2D image."""
+    changed = labels[:, line] != labels[:, line - 1]
+    total = 0
+    runs, count = ndimage.label(changed)
+    for number in range(1, count + 1):
+        length = int((runs == number).sum())
+        total += length if length >= RUN else 0
+    return total
+
+
+def test_the_test_is_what_its_definition_says() -> None:
+    """All displaced grids one by one, from the definition."""
+    labels = cut(cells(), range(32, 256, 32))
+    report = find_splits(labels, 32)
+    per_line = {}
+    for name, image in (("x", labels), ("y", labels.T)):
+        per_line[name] = np.array([0.0] + [changes_by_hand(image, c) for c in range(1, 256)])
+    mean = {
+        name: [np.mean([v[c] for c in range(shift, 256, 32) if c > 0]) for shift in range(32)]
+        for name, v in per_line.items()
+    }
+    observed = mean["y"][0] + mean["x"][0]
+    null = [mean["y"][i] + mean["x"][j] for i in range(3, 30) for j in range(3, 30)]
+    assert report.test.changes == pytest.approx(observed)
+    assert report.test.expected == pytest.approx(np.mean(null))
+    assert report.test.p == pytest.approx((1 + sum(n >= observed for n in null)) / (1 + len(null)))
+    assert report.test.p < 0.005
+
+
+def test_planted_splits_are_listed_and_merged() -> None:
+    labels = cells()
+    lines = range(32, 256, 32)
+    pieces = cut(labels, lines)
+    report = find_splits(pieces, 32)
+    expected = set()
+    for line in lines:
+        both = pieces[:, line - 1], pieces[:, line]
+        same = (labels[:, line - 1] == labels[:, line]) & (labels[:, line] > 0)
+        pairs, counts = np.unique(np.stack(both, 1)[same], axis=0, return_counts=True)
+        expected |= {tuple(p) for p, n in zip(pairs.tolist(), counts, strict=True) if n >= 8}
+    found = {c.labels for c in report.below(0.1)}
+    assert expected <= found
+    assert all(a // 100 == b // 100 for a, b in found)
+    for c in report.candidates:
+        assert tuple(int(pieces[p]) for p in c.places) == c.labels
+        assert c.line in lines
+    together = merge_pairs(pieces, [c.labels for c in report.candidates])
+    before, after = compare_labels(pieces, labels), compare_labels(together, labels)
+    assert before.split_by_coverage >= 20
+    assert after.split_by_coverage < before.split_by_coverage / 5
+    assert after.average_precision > before.average_precision
+
+
+def test_null_is_uniform_without_a_grid() -> None:
+    """The share of p values below each level is that level; and the grid search finds nothing."""
+    values = [
+        find_splits(cells((160, 160), seed, 2.0), 32, offset=seed % 31).test.p for seed in range(30)
+    ]
+    assert stats.kstest(values, "uniform").pvalue > 0.01
+    found = [find_splits(cells((160, 160), seed)).lines for seed in range(6)]
+    assert sum(lines is not None for lines in found) <= 1
+
+
+def test_an_unknown_grid_is_found() -> None:
+    labels = cells((300, 300), 3)
+    pieces = cut(cut(labels, range(21, 300, 37)).T, range(5, 300, 50)).T
+    report = find_splits(pieces)
+    assert [(g.axis, g.stride, g.offset) for g in report.found] == [("y", 50, 5), ("x", 37, 21)]
+    assert report.lines == Lines((50, 37), (5, 21))
+    assert report.test.p < 0.01
+    assert "cut where tiles meet" in report.describe()
+
+
+def test_bands_do_not_change_what_is_found(monkeypatch) -> None:
+    labels = cut(cells((40, 60, 50), 1, 2.0), range(16, 50, 16))
+    whole = find_splits(labels, 16)
+    monkeypatch.setattr("seamscope.segmentation.false_splits._BAND", 700)
+    parts = find_splits(labels, 16)
+    assert parts.test == whole.test
+    assert {(c.labels, c.line, c.pixels, c.rate) for c in parts.candidates} == {
+        (c.labels, c.line, c.pixels, c.rate) for c in whole.candidates
+    }
+    assert whole.test.p < 0.01
+    movie = find_splits(np.stack([labels[0], labels[1]]), 16, axes="tyx")
+    assert movie.axes == "yx"
+
+
+def test_lines_of_tiles() -> None:
+    assert Lines.of(96, 32).along(0, 200).tolist() == [16, 80, 144]
+    assert Lines.of(96, 32, 0).along(1, 200).tolist() == [64, 128, 192]
+    assert Lines.of((64, 48), axes=2).stride == (64, 48)
+
+
+def test_agreement_counts_what_its_definitions_say() -> None:
+    """One whole object, one cut into 92 % and 8 %, two that were merged."""
+    truth = np.zeros((10, 80), int)
+    truth[:, 0:10], truth[:, 20:45], truth[:, 50:60], truth[:, 60:70] = 1, 2, 3, 4
+    ours = truth.copy()
+    ours[:, 43:45] = 9
+    ours[:, 60:70] = 3
+    found = compare_labels(ours, truth, Lines((43, 43), (0, 0)))
+    assert (found.objects, found.predicted, found.matched) == (4, 4, 2)
+    assert found.average_precision == pytest.approx(2 / 6)
+    assert (found.splits, found.merges, found.split_by_coverage) == (0, 1, 1)
+    assert (found.at_seams, found.split_at_seams) == (1, 1)
+    assert (found.share_at_seams, found.share_elsewhere) == (1.0, 0.0)
+    perfect = compare_labels(truth, truth)
+    assert perfect.average_precision == 1
+    with pytest.raises(ImageError, match=r"10 x 80.*10 x 79"):
+        compare_labels(ours, truth[:, 1:])
+
+
+class TileMean(torch.nn.Module):
+    """Foreground is what is brighter than the tile's mean: one tile's statistics."""
+
+    def forward(self, x):
+        return torch.sigmoid(8 * (x - x.mean((2, 3), keepdim=True)))
+
+
+def test_the_network_is_asked_with_the_seam_inside_a_tile() -> None:
+    """A bar crosses a seam of a prediction; the network cuts another one itself."""
+    image = np.zeros((64, 64), np.float32)
+    image[10:20, 8:56] = 4
+    image[40:50, 8:32] = 4
+    image[40:50, 32:56] = 4
+    image[40:50, 31:33] = -4
+    labels = ndimage.label(image > 1)[0]
+    labels[10:20, 32:] *= 7
+    report = find_splits(labels, 32)
+    assert {c.labels for c in report.candidates} == {(1, 7), (2, 3)}
+    recipe = seamscope.Recipe()
+    opinions = list(
+        ask_again(report.candidates, image, TileMean(), recipe, tile=32, normalize="none")
+    )
+    said = {o.candidate.labels: o.vanished for o in opinions}
+    assert said == {(1, 7): True, (2, 3): False}
+    assert "The tiling split it" in next(o.sentence for o in opinions if o.vanished)
+
+
+def test_candidates_are_merged_as_one_step_each() -> None:
+    """A boundary prediction with a ridge on the seams of its tiles."""
+    p = np.full((64, 64), 0.1)
+    p[:, 31] = 0.8
+    p[:, [10, 50]] = p[[12, 52]] = 0.9
+    found = seamscope.segment(p, kind="boundaries", seed_threshold=0.5)
+    labels = np.asarray(found.labels)
+    report = find_splits(labels, 32)
+    c = Corrections(found)
+    assert merge_candidates(c, report.below(1.0)) == 3
+    assert len(c) == 1
+    assert c.current.count == found.count - 3
+    assert np.asarray(c.current.labels)[20, 30] == np.asarray(c.current.labels)[20, 34]
+    c.undo()
+    np.testing.assert_array_equal(c.current.labels, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "how", "said"),
+    [
+        (np.zeros((9, 9)), {"tile": 16}, "labels are whole numbers"),
+        (np.zeros((99, 99), int), {"tile": 8, "overlap": 4}, "4 pixels between seams"),
+        (np.zeros((9, 9), int), {"tile": 16}, "No seam of a grid of 16 x 16"),
+        (np.zeros((2, 99, 99), int), {"tile": 16, "axes": "cyx"}, "one of them is channels"),
+        (np.zeros((99, 99), int), {"tile": (16, 16, 16)}, "2 axes of space"),
+    ],
+)
+def test_bad_input_is_one_sentence(labels, how, said) -> None:
+    with pytest.raises((ImageError, SettingsError)) as refused:
+        find_splits(labels, **how)
+    assert said in str(refused.value)
