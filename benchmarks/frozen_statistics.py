@@ -38,7 +38,6 @@ from seamscope.demo.tissue import tissue
 from seamscope.demo.train import train
 from seamscope.models.model import Model
 from seamscope.normalization.statistics import Statistics
-from seamscope.planning.halo_room import with_room
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Score: TypeAlias = Callable[[Array, Array], tuple[float, float]]
@@ -195,7 +194,7 @@ def _fixed(model: Model, image: Array, ways: Ways) -> Iterator[tuple[str, Statis
     for cell in ways.cells:
         found = freeze_statistics(image, model, "local", settings, cell=cell)
         yield f"local, cells of {cell}", found
-    sampled = with_room(settings.but(tile=ways.tiles[-1]), model)
+    sampled = settings.but(tile=ways.tiles[-1])
     found = freeze_statistics(image, model, "sampled", sampled, tiles=ways.sample)
     yield f"sampled, {ways.sample} tiles", found
 
@@ -220,7 +219,7 @@ def _predicted(model: Model, image: Array, tile: int) -> tuple[Array, float]:
             whole.append(np.empty((len(prediction), *plan.grid.output_shape), np.float32))
         whole[0][:, *tile.core] = prediction[:, *tile.crop]
 
-    settings = with_room(Settings(tile=tile, normalize="none"), model)
+    settings = Settings(tile=tile, normalize="none")
     report = measure_seams(image, model, settings, watchers=[gather])
     return whole[0], float(np.mean(report.measures.soft)) if report.measures else 0.0
 

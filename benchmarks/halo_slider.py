@@ -22,7 +22,6 @@ from torch import nn
 
 from seamscope import Settings, load_model, open_image
 from seamscope.planning.case import Case
-from seamscope.prediction.measure_seams import measurable
 from seamscope.prediction.run import Finished, run
 
 
@@ -47,7 +46,7 @@ def main() -> None:
     layer = viewer.add_image(pixels)
     image = open_image(pixels, axes="yx")
     asked = Settings(tile=args.tile, halo=args.halo, seams="all", accelerate=False)
-    plan = measurable(Case.open(image, model, asked)).plan
+    plan = Case.open(image, model, asked).plan
     made = Run(
         layer,
         image,

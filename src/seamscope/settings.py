@@ -31,7 +31,7 @@ Method: TypeAlias = Literal["none", "zscore", "minmax", "percentile"]
 Padding: TypeAlias = Literal["reflect", "zeros"]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Result: TypeAlias = Literal["probabilities", "labels"]
-Seams: TypeAlias = Literal["all", "sample", "none"]
+Seams: TypeAlias = Literal["auto", "all", "sample", "none"]
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,9 @@ WORDS: dict[str, Words] = {
     "seams": Words(
         "Measure seams",
         "Which overlaps of neighbouring tiles are compared. All: every overlap. Sample: the "
-        "overlaps of 1 tile in 16, a few percent faster. None: no overlap.",
+        "overlaps of 1 tile in 16, a few percent faster. None: no overlap. Auto: all if keeping "
+        "the predictions of all tiles takes less than a quarter of the free memory, else a "
+        "sample.",
         choices=get_args(Seams),
     ),
     "postprocess": Words(
@@ -208,7 +210,7 @@ class Settings:
     fill_nan: float | None = None
     accelerate: bool = True
     memory: int | None = None
-    seams: Seams = "sample"
+    seams: Seams = "auto"
     postprocess: bool = True
 
     def __post_init__(self) -> None:

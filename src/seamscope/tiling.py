@@ -274,6 +274,24 @@ class AxisTiling:
     def __iter__(self) -> Iterator[AxisTile]:
         return iter(self._tiles)
 
+    def needed(self, part: Sides, *, trusted: bool = False) -> int:
+        """Number of tiles that input pixels ``start, stop`` take; no tile is made.
+
+        With `trusted`, of tiles whose trusted part meets them, as blends need; near the image's
+        end that may count one tile less than `touching` finds.
+        """
+        if self.single:
+            return 1
+        stride, lead, offset = astuple(self._pattern)
+        low, high = part
+        if trusted:
+            low -= max(0, self.kept - self.halo[1] - lead - stride)
+            high += max(0, lead - self.halo[0])
+        first = (lead - offset) // stride
+        last = len(self) - 1
+        begin, end = (min(max(0, (x - offset) // stride - first), last) for x in (low, high - 1))
+        return int(end - begin + 1)
+
     def touching(self, region: Sides, *, trusted: bool = False) -> range:
         """Indices of the tiles whose core (or trusted part) meets an output interval."""
         low, high = region

@@ -497,7 +497,14 @@ BAD = {
     "tile off the period": (["image.tif", UNET, OUT, "--tile", "43"], "use 42 or 44"),
     "tile for three axes": (["image.tif", UNET, OUT, "--tile", "44,44,44"], "2 spatial axes"),
     "no tile": (["image.tif", UNET, OUT, "--tile", "0"], "Tile 0 along y"),
-    "tile below its halo": (["image.tif", UNET, OUT, "--tile", "16"], "Use a tile of 18 or more"),
+    "tile below its halo": (
+        ["image.tif", UNET, OUT, "--tile", "16", "--halo", "8"],
+        "Use a tile of 18 or more",
+    ),
+    "area twice": (
+        ["image.tif", UNET, OUT, "--area", "y=0:5,y=10:20"],
+        "the axis y is given twice",
+    ),
     "negative halo": (["image.tif", UNET, OUT, "--halo", "-3"], "must not be negative"),
     "area": (["image.tif", UNET, OUT, "--area", "x=90:101"], "0 <= start < stop <= 100"),
     "area backwards": (["image.tif", UNET, OUT, "--area", "x=9:2"], "start < stop"),

@@ -164,7 +164,9 @@ def test_a_tile_too_small_for_its_halo_is_measured_not_refused(at_home):
     found = json.loads(Path("o.json").read_text())
     assert found["tile"] == [16, 16]
     assert found["verdict"] == "edge effects"
-    assert "less than the network's reach of 8" in result.stderr
+    assert (
+        "The network reaches 8 px. Tile and overlap leave room for a halo of 4 px" in result.stderr
+    )
     assert "Edge effects." in result.stdout
     assert "halo of 8" in result.stdout
 

@@ -15,7 +15,6 @@ from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
-from seamscope.prediction.measure_seams import measurable
 from seamscope.seams.heatmaps import HeatmapFile, PixelMaps, SeamPicture, pyramid, tile_values
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.opinions import Opinions
@@ -165,7 +164,7 @@ def test_all_pictures_in_one_file(tmp_path, name) -> None:
     image = open_image(rng.normal(size=(2, 100, 90)).astype(np.float32), axes="tyx")
     model = load_model(networks.UNet(2, 1, norm="instance").eval())
     asked = Settings(tile=40, halo=4, accelerate=False)
-    plan = measurable(Case.open(image, model, asked)).plan
+    plan = Case.open(image, model, asked, seams="all").plan
     file = HeatmapFile(plan, image, tmp_path / name)
     report = measure_seams(image, model, plan.settings, tell=file.tell)
     file.finish(report)

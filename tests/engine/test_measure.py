@@ -17,7 +17,6 @@ from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
-from seamscope.prediction.measure_seams import measurable
 from seamscope.prediction.run import Finished, run
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.report import SeamReport, count_overlaps, sampled_tiles
@@ -176,8 +175,8 @@ def test_a_part_that_was_measured_is_not_called_all() -> None:
 def test_blends_are_measured_with_the_overlap_they_are_predicted_with() -> None:
     model = load_model(nn.Conv2d(1, 1, 3, padding=1))
     image = open_image(uneven((100, 100)))
-    case = Case.open(image, model, tile=40, blend="linear")
-    assert measurable(case).plan.grid.overlap == case.plan.grid.overlap
+    case = Case.open(image, model, tile=40, blend="linear", seams="none")
+    assert case.but(seams="all").plan.grid == case.plan.grid
 
 
 def test_an_area_measures_the_tiles_the_whole_would() -> None:

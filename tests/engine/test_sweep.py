@@ -24,7 +24,7 @@ from seamscope.images.ground_truth import classes_of, truth_for
 from seamscope.images.postprocessing import Postprocessing
 from seamscope.images.preparation import Binarized
 from seamscope.models.model import as_model
-from seamscope.planning.halo_room import with_room
+from seamscope.planning.plan import resolve
 from seamscope.settings import Settings
 
 PIXELS = np.random.default_rng(5).random((96, 80)).astype(np.float32)
@@ -145,20 +145,27 @@ def test_the_halo_is_the_same_for_all_sizes_and_fits_the_smallest():
 def test_a_halo_has_the_room_that_tile_and_overlap_leave():
     bounded = seamscope.load_model(networks.UNet(levels=2).eval())
     asked = {
-        Settings(tile=64): "auto",  # 64 - 2 * 22 leaves 20
-        Settings(tile=48): "auto",  # and 4, a period
+        Settings(tile=64): ((22, 22), (22, 22)),  # 64 - 2 * 22 leaves 20
+        Settings(tile=48): ((22, 22), (22, 22)),  # and 4, a period
         Settings(tile=44): ((8, 8), (8, 8)),
-        Settings(tile=64, overlap=44): "auto",
+        Settings(tile=64, overlap=44): ((22, 22), (22, 22)),
         Settings(tile=64, overlap=24): ((12, 12), (12, 12)),
         Settings(tile=(64, 40)): ((16, 16), (8, 8)),
-        Settings(tile=44, halo=3): 3,
+        Settings(tile=44, halo=3): ((3, 3), (3, 3)),
         Settings(overlap=20): ((10, 10), (10, 10)),
-        Settings(): "auto",
+        Settings(): ((22, 22), (22, 22)),
+        Settings(tile=96): ((22, 22), (22, 22)),
     }
+    image = seamscope.open_image(np.zeros((96, 3000), np.uint8))
     for settings, halo in asked.items():
-        assert with_room(settings, bounded).halo == halo, settings
+        plan = resolve(image, bounded, settings)
+        assert plan.grid.halo == halo, settings
+        short = any("leave room for a halo of" in note for note in plan.notes)
+        assert short == (halo != ((22, 22), (22, 22)) and settings.halo == "auto")
+    with pytest.raises(SettingsError, match="leaves nothing between its halos of 22 and 22"):
+        resolve(image, bounded, Settings(tile=44, halo=22))
     statistics = seamscope.load_model(TileMean())  # whose convolutions reach nowhere
-    assert with_room(Settings(tile=64), statistics).halo == "auto"
+    assert resolve(image, statistics, Settings(tile=64)).grid.halo == ((0, 0), (0, 0))
 
 
 def test_tolerance_is_of_the_outputs_spread(found, predictions):

@@ -191,12 +191,13 @@ def _suggested(model: Model) -> Iterator[dict[str, Any]]:
     facts = model.facts
     image = _large_image(facts.in_channels, facts.spatial_axes)
     resources = Resources.of("cpu")
+    halo: Any = model.reach.halo or model.reach.convolutional or "auto"
     tried = {
         tuple(axis.size_at_least(size) for axis in facts.lattice)
         for size in _TRIED[facts.spatial_axes]
     }
     for tile in sorted(tried):
-        settings = Settings(tile=tile, device="cpu", normalize="none")
+        settings = Settings(tile=tile, halo=halo, device="cpu", normalize="none", seams="none")
         with contextlib.suppress(SettingsError):  # too small for the halo
             plan = resolve(image, model, settings, resources)
             if plan.bytes_per_tile <= resources.memory:

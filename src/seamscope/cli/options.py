@@ -36,7 +36,7 @@ Precision = StrEnum("Precision", ["float32", "bfloat16", "float16"])
 Normalize = StrEnum("Normalize", ["auto", "zscore", "minmax", "percentile", "none"])
 Result = StrEnum("Result", ["probabilities", "labels"])
 Padding = StrEnum("Padding", ["reflect", "zeros"])
-Seams = StrEnum("Seams", ["sample", "all", "none"])
+Seams = StrEnum("Seams", ["auto", "all", "sample", "none"])
 Kind = StrEnum("Kind", ["auto", "probabilities", "logits", "classes", "embeddings", "values"])
 
 
@@ -88,7 +88,13 @@ def percentages(text: str) -> tuple[float, float]:
 
 def ranges(text: str) -> dict[str, tuple[int, int]]:
     """Read ``y=0:512,x=100:300,t=3``."""
-    return dict(_range(part, text) for part in text.split(","))
+    found: dict[str, tuple[int, int]] = {}
+    for part in text.split(","):
+        axis, ends = _range(part, text)
+        if axis in found:
+            _bad(text, f"the axis {axis} is given twice; give each axis once.")
+        found[axis] = ends
+    return found
 
 
 def _range(part: str, text: str) -> tuple[str, tuple[int, int]]:

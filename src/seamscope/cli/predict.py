@@ -65,7 +65,7 @@ def predict(
     result: Annotated[Result, setting("Result", "result")] = Result.probabilities,
     threshold: Annotated[float, setting("Result", "threshold")] = 0.5,
     background: Annotated[int | None, setting("Result", "background", "CHANNEL")] = None,
-    seams: Annotated[Seams, setting("Result", "seams")] = Seams.sample,
+    seams: Annotated[Seams, setting("Result", "seams")] = Seams.auto,
     postprocess: Annotated[
         bool,
         typer.Option(

@@ -174,17 +174,14 @@ class _Bench:
             self.certificate = certify(case, **asked)
 
     def _planned(self) -> Case:
-        from seamscope.planning.halo_room import with_room
         from seamscope.planning.tuning import prepare
-        from seamscope.prediction.measure_seams import measurable
 
         self._work.phase("Measuring the network")
         seams = "sample" if self._options.sample else "all"
-        fitting = with_room(self.asked.settings, self.model)
-        case = prepare(self.asked.but(fitting, seams=seams))
+        case = prepare(self.asked, seams=seams)
         for note in (*self.image.notes, *case.plan.notes):
             self._work.note(note)
-        return measurable(case)
+        return case
 
     def _measured(self, case: Case, layers: str | None, overwrite: bool) -> SeamReport:
         from seamscope.prediction.measure_seams import measure_seams

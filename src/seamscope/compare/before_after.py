@@ -32,7 +32,6 @@ from seamscope.images.ground_truth import Truth
 from seamscope.models.model import Model
 from seamscope.normalization.statistics import Statistics
 from seamscope.planning.case import Case
-from seamscope.planning.halo_room import with_room
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import Cancelled
 from seamscope.prediction.measure_seams import measure_seams
@@ -188,7 +187,6 @@ def compare_statistics(
         When cancelled.
     """
     case = Case.open(image, model, settings, axes=axes, **asked)
-    case = case.but(with_room(case.settings, case.model))
     bench = _Bench(labels, explain, cancelled, on_progress, on_phase or (lambda what: None))
     before = bench.side(case, "before")
     # at the very same tiles, also where they were chosen for the first

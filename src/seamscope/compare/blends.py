@@ -51,7 +51,6 @@ import psutil
 from seamscope.errors import SettingsError
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
-from seamscope.planning.halo_room import with_room
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
 from seamscope.prediction.run import TileDone, run
@@ -322,7 +321,7 @@ def _blended(case: Case) -> Case:
     """The case with the overlap of blends, of several tiles."""
     blend = "linear" if case.settings.blend == "crop" else case.settings.blend
     wanted = case.settings.but(blend=blend, result="probabilities", seams="none")
-    case = prepare(case.but(with_room(wanted, case.model)))
+    case = prepare(case.but(wanted))
     plan = case.plan
     if plan.tiles < 2:
         shape = shape_text(plan.grid.tile_shape)

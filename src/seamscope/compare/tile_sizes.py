@@ -54,9 +54,7 @@ from seamscope.errors import ImageError, SettingsError
 from seamscope.images.ground_truth import Truth
 from seamscope.images.image import Image, open_image
 from seamscope.images.outputs import Output
-from seamscope.models.model import Model
 from seamscope.planning.case import Case
-from seamscope.planning.halo_room import with_room
 from seamscope.planning.plan import Plan
 from seamscope.planning.thumbnails import image_under
 from seamscope.prediction.run import Finished, Reduced, TileDone, open_output, run
@@ -352,7 +350,7 @@ def _cases(
     """A case for each size, from small to large; whether the last is untiled; and notes."""
     found: dict[tuple[int, ...], Case] = {}
     sizes: list[Any] = [size if isinstance(size, int) else tuple(size) for size in tiles]
-    case = case.but(_same_halo(sizes, case.settings, case.model))
+    case = _with_one_halo(case, sizes)
     for tile in sizes:
         each = case.but(tile=tile)
         found.setdefault(each.plan.grid.tile_shape, each)
@@ -373,14 +371,14 @@ def _cases(
     return cases, len(cases[-1].plan.grid) == 1, notes
 
 
-def _same_halo(sizes: Sequence[Any], wanted: Settings, model: Model) -> Settings:
-    """Settings with one halo for all sizes, so that nothing but the size differs."""
-    axes = model.facts.spatial_axes
+def _with_one_halo(case: Case, sizes: Sequence[Any]) -> Case:
+    """Return the case with the halo of the smallest tile, so that nothing but the size differs."""
+    axes = case.model.facts.spatial_axes
     each = [per_axis(size, axes, "tile") for size in sizes]
     if not each:
-        return wanted
+        return case
     least = tuple(min(along) for along in zip(*each, strict=True))
-    return wanted.but(halo=with_room(wanted.but(tile=least), model).halo)
+    return case.but(halo=case.but(tile=least).plan.grid.halo)
 
 
 def _untiled(case: Case, other: Plan) -> Case | str:

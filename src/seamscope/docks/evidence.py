@@ -5,14 +5,13 @@ Knows the engine's watchers of a run. Does not know layers, threads or widgets.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import psutil
 
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Watcher
-from seamscope.seams.heatmaps import PixelMaps, map_shape
+from seamscope.seams.heatmaps import PixelMaps
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.opinions import Opinions
 from seamscope.seams.report import SeamReport
@@ -44,7 +43,7 @@ class Evidence:
     @staticmethod
     def bytes_of(plan: Plan) -> int:
         """Memory that keeping everything takes."""
-        return Opinions.bytes_of(plan) + 4 * math.prod(map_shape(plan, 2))
+        return plan.compared_bytes
 
     @classmethod
     def fits(cls, plan: Plan) -> bool:

@@ -46,7 +46,6 @@ from seamscope.explain.tile_sample import PlacedAxis, comparable, shared
 from seamscope.images.image import Image, open_image
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
-from seamscope.planning.halo_room import with_room
 from seamscope.planning.plan import Plan
 from seamscope.seams.meter import TOLERANCE, check_tolerance
 from seamscope.settings import Settings
@@ -91,7 +90,7 @@ def diagnose(
     settings
         What is asked for; single settings may be given by name instead, ``tile=256, halo=16``. A
         halo ``"auto"`` is the network's reach, or what the tile and the overlap asked for have
-        room for (see `seamscope.planning.halo_room`).
+        room for (see `seamscope.planning.tiles`).
     worst
         Where seams are worst, worst first: `seamscope.seams.meter.Border`, or points in pixels
         along the spatial axes. Half of the sample is taken there.
@@ -122,7 +121,6 @@ def diagnose(
     never = cancelled or (lambda: False)
     check_tolerance(tolerance)
     case = Case.open(image, model, settings, trust=trust, axes=axes, **asked)
-    case = case.but(with_room(case.settings, case.model))
     plan = case.plan
     if all(axis.single for axis in plan.grid.axes):
         return _one_tile(plan.grid, plan.facts.period)

@@ -11,43 +11,45 @@ grid, shapes, bytes, and the sentences its owner should read.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from seamscope.errors import ImageError, SettingsError
+from seamscope.errors import SettingsError
 from seamscope.images.image import Image
 from seamscope.images.postprocessing import Postprocessing
 from seamscope.images.preparation import Preparation
-from seamscope.models.model import Model, Speed
+from seamscope.models.model import Model
 from seamscope.models.probe import Facts
 from seamscope.models.reach import Reach
 from seamscope.plain import plain, restore
+from seamscope.planning.notes import notes_on
 from seamscope.planning.resources import Resources
-from seamscope.settings import Blend, Settings
-from seamscope.text import bytes_text, shape_text
+from seamscope.planning.tiles import (
+    Wanted,
+    bytes_per_pixel,
+    lay_tiles,
+    speed_key,
+    with_something_to_compare,
+)
+from seamscope.settings import Settings
+from seamscope.text import shape_text
 from seamscope.tiling import (
-    AxisTiling,
-    Lattice,
     Sides,
     Slices,
     TileGrid,
     axis_names,
-    halo_sides,
-    per_axis,
 )
 
 # Numbers of labels in 16 bits.
 _MOST_CLASSES = 2**16
-# Tiles of so many times the pixels of the largest that was timed are taken to be as fast.
-_BEYOND_MEASURED = 3
-# Tile shapes weighed against each other; more gains less than a percent and takes noticeable time.
-_MOST_CANDIDATES = 20_000
+# Comparing all overlaps of one's own accord may take so many times the tiles.
+_LITTLE_MORE = 1.05
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,19 @@ class Plan:
 
     @property
     def redundancy(self) -> float:
-        """Pixels the network computes for each pixel kept; 1 is an untiled run."""
-        return self.grid.redundancy
+        """Pixels the network computes for each pixel kept; 1 if nothing is computed twice."""
+        kept = math.prod(
+            float((part.stop - part.start) / scale)
+            for part, scale in zip(self.area, self.facts.scale, strict=True)
+        )
+        return self.tiles * math.prod(self.grid.tile_shape) / kept
+
+    @property
+    def compared_bytes(self) -> int:
+        """Memory that the predictions of all tiles take, and maps of where they differ."""
+        predictions = self.tiles * self.facts.out_channels * math.prod(self.grid.prediction_shape)
+        maps = 2 * math.prod(part.stop - part.start for part in self.area)
+        return int(4 * self.frames * (predictions + maps))
 
     def to_json(self) -> dict[str, Any]:
         """Return settings and figures as plain values; `from_json` reads those under ``exact``."""
@@ -280,15 +293,14 @@ def resolve(
     resources = resources or Resources.of(settings.device)
     device = resources.device
     budget = settings.memory or resources.memory
-    halo = _halo(settings, model, facts.spatial_axes)
-    speed = model.speeds.get(speed_key(device, halo))
-    grid = _grid(settings, facts, halo, sizes, budget, speed)
-    area, frame_ranges = _area(settings, layout, image.shape, grid)
+    parts, frame_ranges = _parts(settings, layout, image.shape)
+    area = tuple(map(_output_part, parts, facts.scale))
+    grid = lay_tiles(settings, model, facts, Wanted(sizes, parts, budget), device)
     kind = settings.normalize
     if kind == "auto":
         # what a model card asks for in detail has no name: it stays "auto"
         kind = model.normalize or ("auto" if model.preparation else "none")  # type: ignore[assignment]
-    batch_bytes = _tile_bytes(facts, grid.tile_shape, settings.batch)
+    batch_bytes = bytes_per_pixel(facts, settings.batch) * math.prod(grid.tile_shape)
     plan = Plan(
         settings=settings.but(
             tile=grid.tile_shape,
@@ -308,13 +320,13 @@ def resolve(
         grid=grid,
         area=area,
         frame_ranges=frame_ranges,
-        bytes_per_tile=batch_bytes,
+        bytes_per_tile=int(batch_bytes),
         preparation=model.preparation if kind == "auto" else None,
         postprocessing=_postprocessing(settings, model),
     )
+    plan = _comparing(plan, settings, resources.kept)
     fixed = () if model.statistics is None else model.statistics.notes(image.name, plan.seen)
-    own = (*_postprocessing_notes(plan, model), *_notes(plan, settings, budget))
-    notes = (*model.notes, *fixed, *own)
+    notes = (*model.notes, *fixed, *notes_on(plan, settings, model, budget))
     return dataclasses.replace(plan, notes=notes)
 
 
@@ -331,14 +343,24 @@ def _check_classes(settings: Settings, channels: int) -> None:
         )
 
 
+def _comparing(plan: Plan, asked: Settings, kept: int) -> Plan:
+    """Decide which overlaps are compared, and let tiles overlap enough for it."""
+    seams = asked.seams
+    if seams == "auto":
+        seams = "all" if plan.compared_bytes <= kept else "sample"
+    plan = dataclasses.replace(plan, settings=plan.settings.but(seams=seams))
+    if seams != "all" or plan.blends or asked.overlap is not None:
+        return plan
+    grid = with_something_to_compare(plan.grid)
+    settings = plan.settings.but(overlap=grid.overlap)
+    wider = dataclasses.replace(plan, grid=grid, settings=settings)
+    costly = asked.seams == "auto" and wider.tiles > _LITTLE_MORE * plan.tiles
+    return plan if costly else wider
+
+
 def _postprocessing(settings: Settings, model: Model) -> Postprocessing | None:
     wanted = settings.postprocess and settings.result == "probabilities"
     return model.postprocessing if wanted else None
-
-
-def speed_key(device: str, halo: Sequence[Sides]) -> str:
-    """Name of a measured speed: it depends on the halo, around which layers are cut short."""
-    return f"{device}, halo {list(halo)}"
 
 
 # -- axes
@@ -418,161 +440,19 @@ def _check_channels(settings: Settings, facts: Facts, image: Image, layout: Layo
     )
 
 
-# -- tiles
-
-
-def _grid(
-    settings: Settings,
-    facts: Facts,
-    halo: tuple[Sides, ...],
-    sizes: tuple[int, ...],
-    budget: int,
-    speed: Speed | None,
-) -> TileGrid:
-    ndim = facts.spatial_axes
-    if min(sizes) < 1:
-        raise ImageError(f"The image is empty ({shape_text(sizes)}): give one with pixels.")
-    overlap = None if settings.overlap is None else per_axis(settings.overlap, ndim, "overlap")
-    if settings.tile == "auto":
-        tile = _fastest(tile_candidates(facts, sizes, halo, overlap, settings, budget), speed)
-    else:
-        asked = per_axis(settings.tile, ndim, "tile")
-        tile = tuple(map(_no_larger_than_image, asked, sizes, facts.lattice))
-    if overlap is None:
-        overlap = default_overlap(settings.blend, tile, halo, facts)
-    return TileGrid.regular(sizes, tile, halo, overlap, facts.lattice)
-
-
-def _halo(settings: Settings, model: Model, ndim: int) -> tuple[Sides, ...]:
-    """What was asked for, else what was measured, else what the model's card says."""
-    if settings.halo != "auto":
-        return halo_sides(settings.halo, ndim)
-    declared = model.declared.halo if model.declared else None
-    usual = tuple((n, n) for n in declared or (16,) * ndim)
-    return model.reach.halo or model.reach.convolutional or usual
-
-
-def default_overlap(
-    blend: Blend, tile: Sequence[int], halo: Sequence[Sides], facts: Facts
-) -> tuple[int, ...]:
-    """Overlap when none is asked for: what the halo needs, and for blends room to mix in."""
-    needed = []
-    for size, sides, lattice in zip(tile, halo, facts.lattice, strict=True):
-        kept = size - sum(lattice.crop)
-        room = 0 if blend == "crop" else max(lattice.pitch, kept // 4)
-        most = kept - lattice.pitch
-        needed.append(max(sum(sides), min(sum(sides) + room, most)))
-    return tuple(needed)
-
-
-def _no_larger_than_image(tile: int, size: int, lattice: Lattice) -> int:
-    """Cut a tile to what the image needs; one that is not accepted is left for the grid to name."""
-    whole = lattice.size_at_least(size + sum(lattice.crop))
-    return min(tile, whole) if lattice.accepts(tile) else tile
-
-
-def _fastest(
-    candidates: Sequence[tuple[int, tuple[int, ...]]], speed: Speed | None
-) -> tuple[int, ...]:
-    """Tile shape that takes least time, by measured speeds; without them, fewest pixels.
-
-    Much larger tiles than were measured are not trusted to be as fast: caches overflow, and less
-    of each layer can be cut short (one tile of 2048 x 2048 took 1.35 times as long as 169 of 256).
-    """
-    if speed is None:
-        return candidates[0][1]
-    most = _BEYOND_MEASURED * speed.seconds[-1][0]
-    known = [c for c in candidates if math.prod(c[1]) <= most] or candidates
-    return min(known, key=lambda c: c[0] * speed.per_pixel(math.prod(c[1])))[1]
-
-
-def tile_candidates(
-    facts: Facts,
-    sizes: Sequence[int],
-    halo: Sequence[Sides],
-    overlap: Sequence[int] | None,
-    settings: Settings,
-    budget: int,
-) -> list[tuple[int, tuple[int, ...]]]:
-    """Balanced tiles within a memory budget: ``(pixels to compute, shape)``, fewest pixels first.
-
-    For each number of tiles along an axis the smallest tile that suffices is taken, so that
-    nothing is computed twice because the last tile had to be moved back.
-
-    Raises
-    ------
-    SettingsError
-        When even the smallest tile does not fit the budget.
-    """
-    most = budget / _bytes_per_pixel(facts, settings.batch)
-    overlaps = overlap or (0,) * len(sizes)
-    per = [
-        list(_balanced(n, h, o, a, settings.blend))
-        for n, h, o, a in zip(sizes, halo, overlaps, facts.lattice, strict=True)
-    ]
-    most_options = int(_MOST_CANDIDATES ** (1 / len(per)))
-    per = [options[:: -(-len(options) // most_options)] for options in per]
-    smallest = tuple(min(tile for tile, _ in options) for options in per)
-    if math.prod(smallest) > most:
-        raise SettingsError(
-            f"The smallest tile this halo allows ({shape_text(smallest)}) needs about "
-            f"{bytes_text(_tile_bytes(facts, smallest, settings.batch))}, and {bytes_text(budget)} "
-            "may be used: free memory, raise the budget (--memory), or lower halo or batch."
-        )
-    found = [
-        (math.prod(t * n for t, n in option), tuple(t for t, _ in option))
-        for option in itertools.product(*per)
-        if math.prod(t for t, _ in option) <= most
-    ]
-    # the rounder tile of two that cost the same
-    found.sort(key=lambda pair: (pair[0], max(pair[1]) / min(pair[1])))
-    return found
-
-
-def _balanced(
-    size: int, halo: Sides, overlap: int, lattice: Lattice, blend: Blend
-) -> Iterator[tuple[int, int]]:
-    """Pairs ``(tile, number of tiles)`` along one axis: the smallest tile for each number."""
-    whole = lattice.size_at_least(size + sum(lattice.crop))
-    yield whole, 1
-    if lattice.fixed is not None:
-        return
-    smallest = lattice.smallest_tile(halo, overlap)
-    if blend != "crop":  # leave room to mix in, a quarter of the tile
-        smallest = lattice.size_at_least(2 * smallest)
-    seen = {1}
-    # sizes grow by a few percent; each is then tightened to the smallest with as many tiles
-    tile = smallest
-    while tile < whole:
-        count = len(AxisTiling(size, tile, halo, max(overlap, 0), lattice))
-        if count not in seen:
-            seen.add(count)
-            yield tile, count
-        tile = max(tile + lattice.increment, lattice.size_at_most(tile + tile // 64))
-
-
-def _bytes_per_pixel(facts: Facts, batch: int) -> float:
-    """Estimated bytes of a forward pass per input pixel, the tiles themselves included."""
-    own = 4 * (facts.in_channels + facts.out_channels)
-    return (facts.bytes_per_pixel + own) * batch
-
-
-def _tile_bytes(facts: Facts, tile: Sequence[int], batch: int) -> int:
-    return int(_bytes_per_pixel(facts, batch) * math.prod(tile))
-
-
 # -- the wanted part
 
 
-def _area(
-    settings: Settings, layout: Layout, shape: tuple[int, ...], grid: TileGrid
-) -> tuple[Slices, tuple[tuple[int, int], ...]]:
+def _parts(
+    settings: Settings, layout: Layout, shape: tuple[int, ...]
+) -> tuple[tuple[Sides, ...], tuple[Sides, ...]]:
+    """First pixel and the one after the last, along axes of space and along iterated axes."""
     wanted = dict(settings.area or {})
-    ranges: dict[str, tuple[int, int]] = {}
+    ranges: dict[str, Sides] = {}
     for letter in layout.frames + layout.spatial:
         size = layout.sizes(letter, shape)[0]
         start, stop = wanted.pop(letter, (0, size))
-        if not 0 <= start < stop <= size:
+        if size and not 0 <= start < stop <= size:
             raise SettingsError(
                 f"Area {letter}={start}:{stop} does not lie in the image: along {letter} it has "
                 f"{size} pixels; use 0 <= start < stop <= {size}."
@@ -583,12 +463,13 @@ def _area(
             f"Area names the axes {', '.join(wanted)}, which cannot be cut: the image's are "
             f"{layout.frames + layout.spatial}."
         )
-    area = []
-    for letter, axis in zip(layout.spatial, grid.axes, strict=True):
-        start, stop = ranges[letter]
-        scale = axis.lattice.scale
-        area.append(slice(math.floor(start * scale), math.ceil(stop * scale)))
-    return tuple(area), tuple(ranges[letter] for letter in layout.frames)
+    spatial, frames = (tuple(ranges[a] for a in axes) for axes in (layout.spatial, layout.frames))
+    return spatial, frames
+
+
+def _output_part(part: Sides, scale: Fraction) -> slice:
+    """Output pixels of a part of the image."""
+    return slice(math.floor(part[0] * scale), math.ceil(part[1] * scale))
 
 
 # -- what comes out
@@ -643,84 +524,3 @@ def _chunk(stride: int, axes: int) -> int:
     """Largest divisor of the stride that makes chunks of a handy size."""
     most = {1: 65536, 2: 512, 3: 128}[axes]
     return max(d for d in range(1, min(stride, most) + 1) if stride % d == 0)
-
-
-# -- sentences
-
-
-def _notes(plan: Plan, asked: Settings, budget: int) -> Iterator[str]:
-    yield from _tile_notes(plan, asked)
-    yield from _halo_notes(plan)
-    if plan.bytes_per_tile > budget:
-        yield (
-            f"One batch needs about {bytes_text(plan.bytes_per_tile)} and {bytes_text(budget)} may "
-            "be used: lower the tile or the batch if memory runs out."
-        )
-
-
-def _postprocessing_notes(plan: Plan, model: Model) -> Iterator[str]:
-    if model.postprocessing is None or not plan.settings.postprocess:
-        return
-    if plan.postprocessing is None:
-        yield "Labels are those of what the network gives, before its card's postprocessing."
-        return
-    part = "the area" if plan.settings.area else "the whole prediction"
-    yield (
-        f"After the last tile its card's postprocessing is done ({plan.postprocessing}), by "
-        f"statistics of {part}; seams are measured before it."
-    )
-
-
-def _tile_notes(plan: Plan, asked: Settings) -> Iterator[str]:
-    if asked.tile != "auto":
-        wanted = per_axis(asked.tile, plan.facts.spatial_axes, "tile")
-        cut = [(n, a) for n, a in zip(wanted, plan.grid.tile_shape, strict=True) if n > a]
-        for tile, actual in cut[:1]:
-            yield f"Tile {tile} is larger than the image: {actual} suffices."
-    names = plan.layout.spatial
-    for name, axis in zip(names, plan.grid.axes, strict=True):
-        lost = axis.padded - axis.size
-        if lost and not any(axis.lattice.crop):
-            yield (
-                f"{lost} pixels are added behind the image's end along {name} "
-                f"({'reflected' if plan.settings.padding == 'reflect' else 'zeros'}), because the "
-                f"network takes multiples of {axis.lattice.increment}."
-            )
-    if plan.facts.valid:
-        yield (
-            "The network's convolutions are valid (its output is smaller than its input): the "
-            "image is continued beyond its border so that the result covers all of it."
-        )
-    if not plan.facts.period_found:
-        yield (
-            "No shift was found that the prediction follows: tiles start on multiples of "
-            f"{max(plan.facts.period)}, the step of the sizes this network takes."
-        )
-
-
-def _halo_notes(plan: Plan) -> Iterator[str]:
-    if len(plan.grid) == 1:
-        return
-    if plan.reach.halo is None:
-        if plan.facts.statistics:
-            told = f"{plan.facts.told_statistics}: expect seams that no halo removes."
-            larger = "larger tiles, which make seams fainter."
-            remedy = "Fix them (seamscope freeze), or use"
-            yield f"{told} {'Use' if plan.facts.forward_only else remedy} {larger}"
-        else:
-            yield "The network sees the whole tile: expect seams that no halo removes."
-    needed = plan.reach.halo or plan.reach.convolutional
-    if needed is None:
-        return
-    short = [
-        (name, own, need)
-        for name, axis, own, need in zip(
-            plan.layout.spatial, plan.grid.axes, plan.grid.halo, needed, strict=True
-        )
-        if not axis.single and (own[0] < need[0] or own[1] < need[1])
-    ]
-    for name, own, need in short[:1]:
-        yield (
-            f"Halo {own[0]} along {name} is less than the network's reach of {max(need)}: expect "
-            "edge effects at the seams."
-        )

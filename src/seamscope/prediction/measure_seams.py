@@ -11,9 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from seamscope.errors import SettingsError
 from seamscope.models.model import Model
-from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import Cancelled
 from seamscope.planning.tuning import prepare
@@ -28,7 +26,7 @@ def measure_seams(
     model: str | nn.Module | Model | None = None,
     settings: Settings | None = None,
     *,
-    seams: Literal["all", "sample"] = "all",
+    seams: Literal["auto", "all", "sample"] = "all",
     kind: Kind | Literal["auto"] = "auto",
     classes: Literal["largest", "threshold"] | None = None,
     tolerance: float = TOLERANCE,
@@ -77,7 +75,7 @@ def measure_seams(
     (((2, 2), (2, 2)), True, (2, 2))
     """
     check_tolerance(tolerance)
-    case = measurable(prepare(image, model, settings, trust=trust, axes=axes, **asked, seams=seams))
+    case = prepare(image, model, settings, trust=trust, axes=axes, **asked, seams=seams)
 
     def meter(plan: Plan) -> SeamMeter:
         return SeamMeter(
@@ -97,23 +95,6 @@ def measure_seams(
     return dataclasses.replace(finished.seams, tolerance=tolerance * finished.seams.spread)
 
 
-def measurable(case: Case) -> Case:
-    """Let tiles overlap by a pixel more on each side than the halo, unless asked otherwise."""
-    plan, asked = case.plan, case.settings
-    if asked.overlap is not None:
-        return case
-    overlap = tuple(
-        max(own, sum(sides) + 2)
-        for own, sides in zip(plan.grid.overlap, plan.grid.halo, strict=True)
-    )
-    wider = case.but(plan.settings, overlap=overlap)
-    try:
-        _ = wider.plan
-    except SettingsError:  # no room for it in this tile: the pixels beside the seams must do
-        return case
-    return wider
-
-
 def _last(events: Iterable[Event], on_event: Callable[[Event], None] | None) -> Finished | None:
     last = None
     for last in events:
@@ -122,4 +103,4 @@ def _last(events: Iterable[Event], on_event: Callable[[Event], None] | None) -> 
     return last if isinstance(last, Finished) else None
 
 
-__all__ = ["measurable", "measure_seams"]
+__all__ = ["measure_seams"]

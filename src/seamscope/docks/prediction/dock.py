@@ -7,7 +7,6 @@ everything that is shown is shown from the plan. Does not know how anything is c
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -74,7 +73,6 @@ from seamscope.models.model import Model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.resources import Resources
-from seamscope.prediction.measure_seams import measurable
 from seamscope.prediction.run import Finished, open_output
 from seamscope.settings import Settings
 from seamscope.text import axes_text
@@ -85,8 +83,6 @@ log = logging.getLogger(__name__)
 _TRIAL_DELAY_MS = 600
 _FOLLOW_MS = 100
 _HALO_MOST = 256
-_SEAMS = {"auto": "all"}
-_LITTLE_MORE = 1.05  # times as many tiles
 _MOST_CHANNELS = 4  # that are offered as buttons
 _ACTION_TIPS = {
     "tile": "Set the smallest tile that has room for the halo.",
@@ -123,6 +119,7 @@ class PredictionDock(Dock):
         self._trial_key: Any = None
         self._pace: dict[Any, float | None] = {}  # seconds for each input pixel
         self._known_resources: dict[str, Resources] = {}
+        self._sides: tuple[Sides, ...] = ()  # of the halo shown
         self.tiles = TilePreview(self.viewer, self._preview_lost)
         self._drops = FolderDrops(self)
         self._make_controls()
@@ -154,13 +151,19 @@ class PredictionDock(Dock):
         overlap = self.overlap.value()
         return Settings(
             tile=self.tile.value(),
-            halo=self.halo.value(),
+            halo=self._halo(),
             overlap=None if isinstance(overlap, str) else overlap,
             blend=self.blend.value(),
             area=self._area(),
-            seams=_SEAMS.get(self.options.seams.value(), self.options.seams.value()),
+            seams=self.options.seams.value(),
             **options,
         )
+
+    def _halo(self) -> Any:
+        """The halo chosen: with both its sides as long as nobody moves the slider."""
+        shown = self.halo.value()
+        known = self._sides
+        return known if known and shown == tuple(max(sides) for sides in known) else shown
 
     def open_network(self, path: str) -> None:
         """Load a file that was dropped on the viewer, where the user sees it."""
@@ -465,7 +468,7 @@ class PredictionDock(Dock):
                 self._offer(self.image)
             if self.model is not None:
                 self._asked = self.settings()
-                self.plan = self._with_seams(self._case().plan)
+                self.plan = self._case().plan
         except SeamscopeError as error:
             problem = in_dock(error)
         except Exception as error:
@@ -518,20 +521,6 @@ class PredictionDock(Dock):
             "See the seams", _ACTION_TIPS["seams"], partial(open_step, self.viewer, "seams")
         )
         return [fix] if report is None else [see, fix]
-
-    def _with_seams(self, plan: Plan) -> Plan:
-        """Let all overlaps be measured where what is kept of them fits, else a sample.
-
-        And let them be a little wider than the halo needs, so that something is left to compare;
-        where nobody asked for all tiles, only if that costs next to nothing.
-        """
-        auto = self.options.seams.value() == "auto"
-        if auto and not Evidence.fits(plan):
-            return dataclasses.replace(plan, settings=plan.settings.but(seams="sample"))
-        if plan.settings.seams != "all" or plan.blends or self.model is None or self.image is None:
-            return plan
-        wider = measurable(self._case()).plan
-        return plan if auto and wider.tiles > _LITTLE_MORE * plan.tiles else wider
 
     def _show_nothing(self) -> None:
         """There is no image."""
@@ -589,6 +578,8 @@ class PredictionDock(Dock):
             self.card_halo.show_for(self.model, self.halo.shown())
             return
         self.tile.show_auto(plan.grid.tile_shape)
+        if self.halo.auto.isChecked():
+            self._sides = plan.grid.halo
         self.halo.show_auto([max(sides) for sides in plan.grid.halo])
         self.overlap.show_auto(plan.grid.overlap)
         self.card_halo.show_for(self.model, self.halo.shown())
@@ -798,6 +789,7 @@ class PredictionDock(Dock):
 
     def _take_halo(self, halo: Sequence[Sides], overlap: Any) -> None:
         """Somebody found a better halo."""
+        self._sides = tuple((before, after) for before, after in halo)
         with self._quietly():
             self.halo.set_value([max(sides) for sides in halo])
             self.overlap.set_value("auto" if overlap is None else overlap)

@@ -48,10 +48,7 @@ _TIPS["Show"] = (
     "shows their values below the pointer. Volumes are always one layer per channel."
 )
 _TIPS["Region"] += " Current view: the part and the slice that you see."
-_TIPS["Seams"] += (
-    " With all, the dock Seams can show what each tile predicts. Auto: all where keeping the "
-    "predictions takes less than a quarter of the free memory, else a sample."
-)
+_TIPS["Seams"] += " With all, the dock Seams can show what each tile predicts."
 
 
 def devices() -> list[tuple[str, str]]:

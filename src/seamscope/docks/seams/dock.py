@@ -39,7 +39,6 @@ from seamscope.explain.advice import Advice, advise
 from seamscope.explain.causes import Diagnosis, diagnose
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
-from seamscope.prediction.measure_seams import measurable
 from seamscope.prediction.run import Finished
 from seamscope.reports.describe import describe
 from seamscope.seams.meter import Border, HaloRay
@@ -360,7 +359,7 @@ class SeamsDock(Dock):
             settings = settings.but(area=area_in_view(run.layer, letters, self.viewer))
         if all(overlap == 0 for overlap in run.plan.grid.overlap):
             settings = settings.but(overlap=None)
-        return measurable(Case.open(run.image, run.model, settings)).plan
+        return Case.open(run.image, run.model, settings).plan
 
     def _begin(self, name: str, work: Any, done: Callable[[Any], None]) -> None:
         self.tell("")

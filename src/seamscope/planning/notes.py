@@ -1,0 +1,124 @@
+"""What a user should know of a plan, in sentences.
+
+Knows plans, and the settings they were made of. Does not know how a plan is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from seamscope.models.model import Model
+from seamscope.settings import Settings
+from seamscope.text import bytes_text
+from seamscope.tiling import per_axis
+
+if TYPE_CHECKING:
+    from seamscope.planning.plan import Plan
+
+
+def notes_on(plan: Plan, asked: Settings, model: Model, memory: int) -> Iterator[str]:
+    """Yield what a user should know of a plan, one sentence or two each.
+
+    Parameters
+    ----------
+    plan
+        What will be done.
+    asked
+        Settings as the user gave them.
+    model
+        The network.
+    memory
+        Bytes that one forward pass may use.
+    """
+    yield from _postprocessing_notes(plan, model)
+    yield from _tile_notes(plan, asked)
+    yield from _halo_notes(plan, asked)
+    if asked.seams == "auto" and plan.settings.seams == "sample" and len(plan.grid) > 1:
+        yield (
+            "The seams of a sample of the tiles are measured, since comparing all would take "
+            f"{bytes_text(plan.compared_bytes)} of memory. Choose all to measure every seam."
+        )
+    if plan.bytes_per_tile > memory:
+        yield (
+            f"One batch needs about {bytes_text(plan.bytes_per_tile)} and {bytes_text(memory)} may "
+            "be used: lower the tile or the batch if memory runs out."
+        )
+
+
+def _postprocessing_notes(plan: Plan, model: Model) -> Iterator[str]:
+    if model.postprocessing is None or not plan.settings.postprocess:
+        return
+    if plan.postprocessing is None:
+        yield "Labels are those of what the network gives, before its card's postprocessing."
+        return
+    part = "the area" if plan.settings.area else "the whole prediction"
+    yield (
+        f"After the last tile its card's postprocessing is done ({plan.postprocessing}), by "
+        f"statistics of {part}; seams are measured before it."
+    )
+
+
+def _tile_notes(plan: Plan, asked: Settings) -> Iterator[str]:
+    if asked.tile != "auto":
+        wanted = per_axis(asked.tile, plan.facts.spatial_axes, "tile")
+        cut = [(n, a) for n, a in zip(wanted, plan.grid.tile_shape, strict=True) if n > a]
+        for tile, actual in cut[:1]:
+            yield f"Tile {tile} is larger than the image: {actual} suffices."
+    names = plan.layout.spatial
+    for name, axis in zip(names, plan.grid.axes, strict=True):
+        lost = axis.padded - axis.size
+        if lost and not any(axis.lattice.crop):
+            yield (
+                f"{lost} pixels are added behind the image's end along {name} "
+                f"({'reflected' if plan.settings.padding == 'reflect' else 'zeros'}), because the "
+                f"network takes multiples of {axis.lattice.increment}."
+            )
+    if plan.facts.valid:
+        yield (
+            "The network's convolutions are valid (its output is smaller than its input): the "
+            "image is continued beyond its border so that the result covers all of it."
+        )
+    if not plan.facts.period_found:
+        yield (
+            "No shift was found that the prediction follows: tiles start on multiples of "
+            f"{max(plan.facts.period)}, the step of the sizes this network takes."
+        )
+
+
+def _halo_notes(plan: Plan, asked: Settings) -> Iterator[str]:
+    if len(plan.grid) == 1:
+        return
+    if plan.reach.halo is None:
+        if plan.facts.statistics:
+            told = f"{plan.facts.told_statistics}: expect seams that no halo removes."
+            larger = "larger tiles, which make seams fainter."
+            remedy = "Fix them (seamscope freeze), or use"
+            yield f"{told} {'Use' if plan.facts.forward_only else remedy} {larger}"
+        else:
+            yield "The network sees the whole tile: expect seams that no halo removes."
+    needed = plan.reach.halo or plan.reach.convolutional
+    if needed is None:
+        return
+    short = [
+        (name, axis, own, need)
+        for name, axis, own, need in zip(
+            plan.layout.spatial, plan.grid.axes, plan.grid.halo, needed, strict=True
+        )
+        if not axis.single and (own[0] < need[0] or own[1] < need[1])
+    ]
+    for name, axis, own, need in short[:1]:
+        if asked.halo == "auto":
+            yield (
+                f"The network reaches {max(need)} px. Tile and overlap leave room for a halo of "
+                f"{max(own)} px along {name}: expect edge effects at the seams. A tile of "
+                f"{axis.lattice.smallest_tile(need)} px or more has room for the reach."
+            )
+        else:
+            yield (
+                f"Halo {min(own)} along {name} is less than the network's reach of {max(need)}: "
+                "expect edge effects at the seams."
+            )
+
+
+__all__ = ["notes_on"]

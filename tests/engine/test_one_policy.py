@@ -1,0 +1,264 @@
+"""One policy for every driver: the same settings give the same plan in Python, CLI and dock."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import networks
+import seamscope
+from seamscope import cli
+from seamscope.compare import blends
+from seamscope.compare.certificate import certify
+from seamscope.compare.tile_sizes import sweep
+from seamscope.explain.causes import diagnose
+from seamscope.models import model as models
+from seamscope.planning import case as cases
+from seamscope.planning.case import Case
+from seamscope.planning.plan import Plan, resolve
+from seamscope.planning.resources import Resources
+from seamscope.prediction import measure_seams, run
+from seamscope.settings import Settings
+from seamscope.tiling import AxisTiling, Lattice
+
+RESOURCES = Resources("cpu", 2**30, 2**30)
+IMAGE = np.random.default_rng(3).random((260, 200), np.float32)
+# as Python has them, and as a shell has them
+QUESTIONS = {
+    "nothing": ({}, []),
+    "small tile": ({"tile": 16}, ["--tile", "16"]),
+    "tile": ({"tile": 48}, ["--tile", "48"]),
+    "uneven tile": ({"tile": (48, 64)}, ["--tile", "48,64"]),
+    "halo": ({"tile": 48, "halo": 4}, ["--tile", "48", "--halo", "4"]),
+    "sides": ({"tile": 48, "halo": ((3, 8), 8)}, ["--tile", "48", "--halo", "3/8,8"]),
+    "overlap": ({"tile": 48, "overlap": 10}, ["--tile", "48", "--overlap", "10"]),
+    "area": ({"area": {"y": (40, 90)}}, ["--area", "y=40:90"]),
+    "memory": ({"memory": 2_000_000}, ["--memory", "2MB"]),
+    "all seams": ({"tile": 20, "seams": "all"}, ["--tile", "20", "--seams", "all"]),
+}
+CHECK = ["--dry-run", "--no-accelerate", "--json", "-"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return seamscope.load_model(networks.UNet(2, 1).eval())
+
+
+@pytest.fixture
+def fixed_memory(monkeypatch) -> None:
+    """A machine whose free memory does not change."""
+    free = psutil.virtual_memory()._replace(available=2**32)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+
+
+def same(plan: Plan) -> dict[str, object]:
+    keys = ("tile", "halo", "overlap", "stride", "grid", "tiles", "seams", "area", "notes")
+    written = plan.to_json()
+    return {key: written[key] for key in keys}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_python_and_command_line_agree(question, model, tmp_path, monkeypatch, fixed_memory):
+    asked, words = QUESTIONS[question]
+    path = tmp_path / "image.npy"
+    np.save(path, IMAGE)
+    monkeypatch.setattr("seamscope.models.formats.load_model", lambda *_, **__: model)
+    expected = same(Case.open(IMAGE, model, accelerate=False, **asked).plan)
+    predicted = CliRunner().invoke(
+        cli.app,
+        ["predict", str(path), "m.pt", str(tmp_path / "o.npy"), *CHECK, *words],
+    )
+    assert predicted.exit_code == 0, predicted.output
+    written = json.loads(predicted.stdout)["plan"]
+    assert {key: written[key] for key in expected} == json.loads(json.dumps(expected))
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_everything_in_python_agrees(question, model, monkeypatch, fixed_memory):
+    asked, _ = QUESTIONS[question]
+    seen: list[Plan] = []
+
+    def stopping(case, *_, **__):
+        seen.append(case.plan)
+        raise InterruptedError
+
+    settings = Settings(accelerate=False, **({"seams": "all"} | asked))
+    for module in (measure_seams, run):
+        monkeypatch.setattr(module, "run", stopping)
+    for place in ("explain.causes", "compare.certificate"):
+        monkeypatch.setattr(f"seamscope.{place}.subject_of_case", stopping)
+    expected = same(resolve(seamscope.open_image(IMAGE), model, settings))
+    for function in (seamscope.predict, seamscope.measure_seams, diagnose, certify):
+        if function is diagnose and expected["tiles"] == 1:
+            continue  # answered without any experiment
+        with pytest.raises(InterruptedError):
+            function(IMAGE, model, settings=settings)
+        assert same(seen.pop()) == expected, function
+
+
+def test_a_sweep_of_one_size_has_the_halo_of_its_plan(model):
+    found = sweep(IMAGE, model, [16], untiled=True, accelerate=False)
+    halo = resolve(seamscope.open_image(IMAGE), model, Settings(tile=16)).grid.halo
+    assert found.settings[0]["halo"] == [list(sides) for sides in halo] == [[4, 4], [4, 4]]
+
+
+def test_blends_are_compared_with_the_halo_of_the_plan(model):
+    found = blends.compare_blends(IMAGE[:64, :64], model, tile=24, accelerate=False)
+    plan = resolve(seamscope.open_image(IMAGE[:64, :64]), model, Settings(tile=24, blend="linear"))
+    assert found.settings["halo"] == [list(sides) for sides in plan.grid.halo]
+
+
+# -- which seams are compared
+
+
+def test_all_seams_where_their_predictions_fit_else_a_sample(model):
+    image = seamscope.open_image(IMAGE)
+    plan = resolve(image, model, Settings(tile=48), RESOURCES)
+    assert plan.settings.seams == "all"
+    # by hand: float32 predictions of all tiles, and two maps of the result
+    assert plan.compared_bytes == 4 * (plan.tiles * 2 * 48 * 48 + 2 * 260 * 200)
+    little = Resources("cpu", 2**30, plan.compared_bytes - 1)
+    sample = resolve(image, model, Settings(tile=48), little)
+    assert sample.settings.seams == "sample"
+    assert any("seams of a sample" in note for note in sample.notes)
+    assert resolve(image, model, Settings(tile=48, seams="all"), little).settings.seams == "all"
+
+
+def test_tiles_overlap_a_little_more_where_all_seams_are_compared(model):
+    image = seamscope.open_image(IMAGE)
+    none, every = (
+        resolve(image, model, Settings(tile=48, seams=seams), RESOURCES)
+        for seams in ("none", "all")
+    )
+    assert none.grid.halo == every.grid.halo == ((8, 8), (8, 8))
+    assert none.grid.overlap == (16, 16)
+    assert every.grid.overlap == (18, 18)
+    chosen = resolve(image, model, Settings(seams="all"), RESOURCES)
+    assert all(overlap >= 18 for overlap in chosen.grid.overlap) or len(chosen.grid) == 1
+
+
+# -- parts of an image
+
+
+def far(shape: tuple[int, ...] = (20_000, 30_000)) -> seamscope.Image:
+    return seamscope.open_image(np.broadcast_to(np.uint8(0), shape))
+
+
+@pytest.mark.parametrize(
+    "area",
+    [
+        {"y": (9000, 9200), "x": (17_000, 17_200)},
+        {"y": (5431, 5590), "x": (777, 924)},  # 159 x 147
+        {"y": (0, 200), "x": (29_800, 30_000)},
+    ],
+)
+@pytest.mark.parametrize("seams", ["none", "auto", "all"])
+def test_the_tile_is_chosen_for_the_area(area, seams):
+    model = seamscope.load_model("demo:batchnorm")  # reaches 46, period 8
+    plan = resolve(far(), model, Settings(area=area, seams=seams), RESOURCES)
+    kept = np.prod([stop - start for start, stop in area.values()])
+    computed = plan.tiles * np.prod(plan.grid.tile_shape)
+    assert plan.redundancy == pytest.approx(computed / kept)
+    assert plan.tiles <= 4
+    # the least there is: the part and its halo on all sides
+    least = np.prod([stop - start + 92 for start, stop in area.values()])
+    assert computed <= 1.7 * least
+    assert plan.redundancy < 5
+
+
+def test_an_area_with_the_same_tile_is_the_part_of_the_whole(model):
+    how = {"tile": 48, "halo": 8, "overlap": 18, "accelerate": False, "normalize": "none"}
+    whole = seamscope.predict(IMAGE, model, **how)
+    part = seamscope.predict(IMAGE, model, area={"y": (37, 150), "x": (11, 99)}, **how)
+    assert np.array_equal(part, whole[:, 37:150, 11:99])
+
+
+@given(
+    st.integers(200, 900),
+    st.integers(0, 60),
+    st.integers(0, 20),
+    st.integers(0, 20),
+    st.data(),
+)
+def test_needed_tiles_are_those_that_touch(size, more, before, after, data):
+    lattice = Lattice(period=4, step=4)
+    tile = lattice.smallest_tile((before, after)) + 4 * more
+    axis = AxisTiling(size, tile, (before, after), 0, lattice)
+    start = data.draw(st.integers(0, size - 1))
+    stop = data.draw(st.integers(start + 1, size))
+    assert axis.needed((start, stop)) == len(axis.touching((start, stop)))
+
+
+# -- asked once
+
+
+def test_everything_is_asked_once(model, monkeypatch, tmp_path):
+    path = tmp_path / "image.npy"
+    np.save(path, IMAGE)
+    monkeypatch.setattr("seamscope.models.formats.load_model", lambda *_, **__: model)
+    plans: list[Settings] = []
+    devices: list[str] = []
+    real, check = cases.resolve, models.check_device
+
+    def resolving(image, network, settings, resources):
+        plans.append((image.shape, settings))
+        return real(image, network, settings, resources)
+
+    def checking(device):
+        devices.append(device)
+        return check(device)
+
+    monkeypatch.setattr(cases, "resolve", resolving)
+    monkeypatch.setattr("seamscope.planning.resources.check_device", checking)
+    call = CliRunner().invoke
+    out = str(tmp_path / "out.npy")
+    assert call(cli.app, ["predict", str(path), "m.pt", out, "--tile", "48"]).exit_code == 0
+    assert len(plans) == len(devices) == 1
+    plans.clear(), devices.clear()
+    assert call(cli.app, ["seams", str(path), "m.pt", "--tile", "48"]).exit_code == 0
+    assert len(plans) == len(devices) == 1
+    plans.clear(), devices.clear()
+    words = ["--tile", "48", "--certify", "--report", str(tmp_path / "page.html")]
+    assert call(cli.app, ["seams", str(path), "m.pt", *words]).exit_code == 0
+    assert len(devices) == 1
+    assert len(plans) == len(set(map(repr, plans)))  # no plan is made twice
+    # the run; certifying in tiles and at once; gradients, with a tile of their own
+    assert len(plans) <= 5
+
+
+@pytest.mark.parametrize("certified", [False, True])
+def test_intensities_are_measured_once(certified, model, monkeypatch, tmp_path):
+    """Pixels read besides those of tiles: one pass over the image."""
+    path = tmp_path / "image.npy"
+    np.save(path, IMAGE)
+    monkeypatch.setattr("seamscope.models.formats.load_model", lambda *_, **__: model)
+    walks: list[int] = []
+    blocks = seamscope.Image.blocks
+
+    def walking(image, *how):
+        for region in blocks(image, *how):
+            walks.append(int(np.prod([part.stop - part.start for part in region])))
+            yield region
+
+    monkeypatch.setattr(seamscope.Image, "blocks", walking)
+    words = ["seams", str(path), "m.pt", "--tile", "48", "--normalize", "zscore"]
+    if certified:
+        words += ["--certify", "--report", str(tmp_path / "page.html")]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 0, result.output
+    assert sum(walks) == IMAGE.size
+
+
+def test_a_case_shares_what_still_holds(model):
+    case = Case.open(IMAGE, model, tile=48, normalize="zscore")
+    first = case.intensity()
+    assert case.but(tile=64).intensity() is first
+    assert case.but(normalize="minmax").intensity() is not first
+    assert case.but(tile=48) is case
+    assert case.but(halo=4).resources is case.resources
