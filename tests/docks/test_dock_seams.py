@@ -23,6 +23,7 @@ from seamscope.docks.results import layer_point, result_pixel
 from seamscope.docks.seams.dock import SeamsDock, covering
 from seamscope.docks.session import Session
 from seamscope.planning.plan import Layout
+from seamscope.planning.resources import Resources
 from seamscope.seams.heatmaps import SeamPicture, pyramid
 from seamscope.seams.meter import HaloRay
 from seamscope.text import figure_text, percent_text
@@ -477,6 +478,8 @@ def test_what_was_not_kept_can_be_measured(qtbot, viewer, docks, monkeypatch):
     assert shown.data.shape == tuple(a.stop - a.start for a in area)
     np.testing.assert_allclose(shown.translate, [a.start for a in area])
 
+    little = Resources("cpu", 2**30, 0)
+    monkeypatch.setattr(dock, "_resources", lambda device: little)
     dock.options.seams.set_value("auto")
     assert dock.plan.settings.seams == "sample"  # for it would not fit
     monkeypatch.undo()
