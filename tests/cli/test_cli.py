@@ -287,6 +287,7 @@ def test_amounts_of_memory(text, size):
         ("--percentiles", "nan,5"),
         ("--area", "y=1-5"),
         ("--area", "q=1:5"),
+        ("--area", "y=0:5,y=10:20"),
         ("--blend", "cubic"),
         ("--batch", "two"),
         ("--tile", None),
@@ -500,10 +501,6 @@ BAD = {
     "tile below its halo": (
         ["image.tif", UNET, OUT, "--tile", "16", "--halo", "8"],
         "Use a tile of 18 or more",
-    ),
-    "area twice": (
-        ["image.tif", UNET, OUT, "--area", "y=0:5,y=10:20"],
-        "the axis y is given twice",
     ),
     "negative halo": (["image.tif", UNET, OUT, "--halo", "-3"], "must not be negative"),
     "area": (["image.tif", UNET, OUT, "--area", "x=90:101"], "0 <= start < stop <= 100"),
