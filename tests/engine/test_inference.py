@@ -114,7 +114,7 @@ def test_crop_fails_one_pixel_short() -> None:
         np.abs(predict(image, network, seams="none", tile=48, halo=3) - whole).max()
         > 1e-3 * whole.std()
     )
-    one_side = predict(image, network, seams="none", tile=48, halo=[(4, 3), (4, 4)])
+    one_side = predict(image, network, **how, halo=[(4, 3), (4, 4)])
     assert np.abs(one_side - whole).max() > 1e-3 * whole.std()
 
 
