@@ -106,15 +106,10 @@ def test_crop_fails_one_pixel_short() -> None:
     )
     image = noise(120, 130)
     whole = untiled(network, image, 1)
-    assert (
-        np.abs(predict(image, network, seams="none", tile=48, halo=4) - whole).max()
-        < NOISE * whole.std()
-    )
-    assert (
-        np.abs(predict(image, network, seams="none", tile=48, halo=3) - whole).max()
-        > 1e-3 * whole.std()
-    )
-    one_side = predict(image, network, **how, halo=[(4, 3), (4, 4)])
+    how = {"seams": "none", "tile": 48}
+    assert np.abs(predict(image, network, halo=4, **how) - whole).max() < NOISE * whole.std()
+    assert np.abs(predict(image, network, halo=3, **how) - whole).max() > 1e-3 * whole.std()
+    one_side = predict(image, network, halo=[(4, 3), (4, 4)], **how)
     assert np.abs(one_side - whole).max() > 1e-3 * whole.std()
 
 
