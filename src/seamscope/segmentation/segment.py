@@ -553,6 +553,17 @@ class Segmentation:
 
     # -- numbers
 
+    def sizes(self) -> tuple[Array, Array, Array]:
+        """Return labels, their pixels (without filled holes) and smallest linear indices."""
+        kept = self._kept
+        names, first = np.unique(kept.label, return_index=True)
+        present = names > 0
+        if self.recipe.kind == "classes":
+            grouped = self._sizes.grouped(kept.label)
+            return names[present], grouped.area[names[present]], grouped.start[names[present]]
+        objects = self.objects[first[present]]
+        return names[present], kept.sizes.area[objects], kept.sizes.start[objects]
+
     def curve(self) -> Curve:
         """Return the number of objects for all thresholds at once, from the tree."""
         recipe, tree = self.recipe, self.tree
@@ -594,7 +605,7 @@ class Segmentation:
         ImageError
             When the image has another size.
         """
-        image = None if intensity is None else self._fitting(intensity)
+        image = None if intensity is None else self.fitting(intensity)
         return measure_objects(
             self.paint,
             self.basins.blocks,
@@ -604,7 +615,14 @@ class Segmentation:
             work=work,
         )
 
-    def _fitting(self, intensity: Any) -> Image:
+    def fitting(self, intensity: Any) -> Image:
+        """Open an image of the labels' size, with named axes.
+
+        Raises
+        ------
+        ImageError
+            When it has another size.
+        """
         image = open_image(intensity)
         axes = self.space.axes
         if image.axes is None or set(image.axes) - {"c"} != set(axes):
