@@ -11,7 +11,7 @@ A result is written beside its place, and moved there when it is whole::
     .out.tif.lock        held by the process that writes; it ends with that process
     .out.tif.room        bytes that are kept free for the record
     .out.tif.replaced    an old folder, for the moment between two renames
-    .out.tif.rubbish     what is being deleted
+    .out.tif.rubbish     a file or folder that is being deleted
 
 A process can be killed at any moment: the next one that writes to the same place finishes or
 removes what it finds (`Claim`).
@@ -28,6 +28,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import filelock
 import psutil
@@ -264,6 +265,12 @@ class Claim:
             self.release()
             raise
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
     def release(self) -> None:
         """Let other processes write."""
         if not self._lock.is_locked:
@@ -279,11 +286,11 @@ class Claim:
             file.write(bytes(_ROOM))
 
     def free(self) -> None:
-        """Free what was reserved."""
+        """Free the reserved bytes."""
         self.place.hidden("room").unlink(missing_ok=True)
 
     def swap(self) -> None:
-        """Put what is written into its place."""
+        """Move the new result to its place."""
         place, aside = self.place, self.place.hidden("replaced")
         if os.path.isdir(place.partial) and os.path.lexists(place.path):
             os.rename(place.path, aside)
@@ -298,13 +305,16 @@ class Claim:
         return final_record(self.place.path)
 
     def remove(self) -> None:
-        """Delete what is unfinished."""
+        """Delete the unfinished result."""
         self.free()
         self.final_record.unlink(missing_ok=True)
         record_beside(self.place.partial).unlink(missing_ok=True)
         self._delete(self.place.partial)
 
     def _settle(self) -> None:
+        """Finish or remove what a process left that was killed."""
+        if not self.place.result:
+            return
         place, aside = self.place, self.place.hidden("replaced")
         self._delete(None)
         if os.path.lexists(aside):  # killed between two renames
@@ -354,6 +364,8 @@ def disk_errors(path: str | Path | None, left: str) -> Iterator[None]:
     """Turn errors of the disk into `OutputError`; `left` says what they leave behind."""
     try:
         yield
+    except InterruptedError:  # a kind of OSError, and here the user's wish
+        raise
     except OSError as error:
         if is_full(error):
             raise OutputError(

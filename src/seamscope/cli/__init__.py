@@ -7,7 +7,8 @@ is defined once:
 `command`   how a function becomes a command; failures as sentences and exit codes
 `options`   the vocabulary: every option that more than one command takes
 `work`      progress of long work, and Ctrl-C
-`answer`    text for people, JSON for programs, and where they may be written
+`answer`    text for people, JSON for programs
+`places`    what a command reads and writes; its parameters are checked by their names
 ==========  ======================================================================================
 
 Standard output carries the answer (a plan, a model's facts, JSON), standard error all that
@@ -23,7 +24,7 @@ A new command is one file and one line below. The file, here ``cli/count.py``::
         json_file: Json = None, quiet: Quiet = False, debug: Debug = False,
     ) -> None:
         '''Count what MODEL finds in IMAGE.'''
-        answer = Answer(json_file, quiet, forbidden=(image, model))
+        answer = Answer(json_file, quiet)
         with open_display(answer.quiet) as display, long_work(display) as work:
             work.phase("Counting")
             from seamscope.counting import count_objects

@@ -1,27 +1,26 @@
 """Answers: what a command gives on standard output and into files.
 
-Knows how values are written for people and as JSON, and which places may be written to. Does not
-know where the values come from.
+Knows how values are written for people and as JSON, and what standard output carries. Does not know
+where the values come from, or which files may be written (see `seamscope.cli.places`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import typer
+from typing import Any, TextIO
 
 from seamscope.errors import OutputError
+from seamscope.files import disk_errors, write_file
 
 
 class Answer:
-    """The answer to a command: text, and JSON with --json.
-
-    The place of the JSON is checked at once, since hours may pass before it is written.
+    """The answer to a command: text, and JSON where requested.
 
     Parameters
     ----------
@@ -29,8 +28,6 @@ class Answer:
         Where the JSON goes, ``"-"`` for standard output, which then carries nothing else.
     quiet
         Whether text is left out.
-    forbidden
-        What the command reads or writes: none of it may be overwritten.
 
     Attributes
     ----------
@@ -38,24 +35,23 @@ class Answer:
         Whether text is left out, by --quiet, or because JSON takes its place.
     """
 
-    def __init__(
-        self, json_file: str | None, quiet: bool = False, forbidden: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, json_file: str | None, quiet: bool = False) -> None:
         self._to_stdout = json_file == "-"
         self.quiet = quiet or self._to_stdout
-        self._file: Path | None = None
-        if json_file is not None and not self._to_stdout:
-            self._file = place("--json", json_file, forbidden)
+        self._file = None if json_file is None or self._to_stdout else json_file
 
     def write(self, content: Mapping[str, Any], text: str = "") -> None:
-        """Give the answer."""
-        if text and not self.quiet:
-            typer.echo(text)
-        text = json.dumps(_finite(content), indent=1, ensure_ascii=False, default=str)
-        if self._to_stdout:
-            typer.echo(text)
+        """Give the answer: files first, since standard output may be closed."""
         if self._file is not None:
-            write_text("--json", self._file, text + "\n")
+            write_text("--json", self._file, _json(content))
+        if self._to_stdout:
+            show_json(content)
+        elif text and not self.quiet:
+            show(text)
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(content), indent=1, ensure_ascii=False, default=str) + "\n"
 
 
 def _finite(value: Any) -> Any:
@@ -67,53 +63,101 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def place(option: str, file: str, forbidden: Iterable[str] = ()) -> Path:
-    """Return where a file is to be written, after checking that it can be.
-
-    Parameters
-    ----------
-    option
-        The option that named it, for sentences.
-    file
-        As given by the user.
-    forbidden
-        Names of images, models and results that it must not overwrite.
-
-    Raises
-    ------
-    OutputError
-        When there is no such folder, it may not be written to, or something else would be lost.
-    """
-    path = Path(file).expanduser()
-    if path.is_dir() or not path.parent.is_dir():
-        raise OutputError(f"{option} {path} is no place for a file: name one in a folder there is.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise OutputError(f"{option} {path} may not be written: choose another place.")
-    for name in forbidden:
-        # a model's weights stand behind @; a result's own record beside it
-        taken = (name, name.rpartition("@")[2], f"{name}.json")
-        if path.resolve() in [Path(each).expanduser().resolve() for each in taken]:
-            raise OutputError(
-                f"{option} {path} would overwrite what belongs to {name}: choose another name."
-            )
-    return path
-
-
-def write_text(option: str, path: Path, text: str) -> None:
-    """Write the file that an option names.
+def write_text(option: str, file: str | Path, text: str) -> None:
+    """Write a file that an option names.
 
     Raises
     ------
     OutputError
         When the disk refuses.
     """
+    with disk_errors(f"{option} {file}", "The other results of this command are complete."):
+        write_file(Path(file).expanduser(), text.encode())
+
+
+def require_pages(report_file: str | None) -> None:
+    """Check, before long work, that what makes a report is installed, if one is requested."""
+    if report_file is not None:
+        from seamscope.reports.page import require
+
+        require()
+
+
+# -- standard output
+
+
+class _Channel:
+    """Standard output, which may be kept for one JSON document."""
+
+    def __init__(self) -> None:
+        self.kept = self.used = False
+        self.stream: TextIO | None = None
+
+
+_channel = _Channel()
+
+
+@contextlib.contextmanager
+def only_json() -> Iterator[None]:
+    """Keep standard output for `show_json`: whatever else is printed goes to standard error.
+
+    Networks print, and so do the libraries in C that they call: the file descriptor is redirected.
+    """
+    real = sys.stdout
+    _channel.kept, _channel.used = True, False
+    with contextlib.ExitStack() as stack:
+        try:
+            number, errors = real.fileno(), sys.stderr.fileno()
+        except (AttributeError, OSError, ValueError):  # closed, or an object of tests
+            _channel.stream = real
+        else:
+            real.flush()
+            kept = os.dup(number)
+            os.dup2(errors, number)
+            _channel.stream = stack.enter_context(os.fdopen(kept, "w", encoding="utf-8"))
+            stack.callback(os.dup2, kept, number)
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        try:
+            yield
+        finally:
+            _channel.kept, _channel.stream = False, None
+
+
+def show_json(content: Mapping[str, Any]) -> None:
+    """Write JSON to standard output."""
+    _channel.used = True
+    _print(_json(content), _channel.stream if _channel.kept else sys.stdout)
+
+
+def json_is_missing() -> bool:
+    """Return whether standard output is kept for JSON, and got none yet."""
+    return _channel.kept and not _channel.used
+
+
+def show(text: str) -> None:
+    """Write text to standard output."""
+    _print(f"{text}\n", sys.stdout)
+
+
+def _print(text: str, stream: TextIO | None) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
+        if stream is None:
+            raise BrokenPipeError
+        stream.write(text)
+        stream.flush()
+    except (OSError, ValueError) as error:
+        _let_go(stream)
+        why = getattr(error, "strerror", None) or "it is closed"
         raise OutputError(
-            f"{option} {path} cannot be written ({error.strerror}): choose another place. "
-            "The result itself is complete."
+            f"Standard output cannot be written ({why}). Open it, or write the answer to a file "
+            "with --json FILE. Files that this command writes are complete."
         ) from error
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """Leave nothing to be written at exit, when Python would report the error again."""
+    with contextlib.suppress(AttributeError, OSError, ValueError), open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), stream.fileno())  # type: ignore[union-attr]
 
 
 # -- values for people

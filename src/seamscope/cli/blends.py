@@ -47,7 +47,7 @@ def blends(
     from seamscope.process_memory import keep_freed_memory
 
     keep_freed_memory()  # before torch starts threads
-    answer = Answer(json_file, quiet, forbidden=[image, model])
+    answer = Answer(json_file, quiet)
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
         from seamscope.compare.blends import compare_blends

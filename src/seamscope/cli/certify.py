@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from seamscope import __version__
-from seamscope.cli.answer import Answer, place, write_text
+from seamscope.cli.answer import Answer, require_pages, write_text
 from seamscope.cli.command import ExitCode, command
 from seamscope.cli.options import (
     Blend,
@@ -72,8 +72,8 @@ def certify(
     from seamscope.process_memory import keep_freed_memory
 
     keep_freed_memory()  # before torch starts threads
-    answer = Answer(json_file, quiet, forbidden=(image, model))
-    page = place("--report", report_file, (image, model)) if report_file else None
+    answer = Answer(json_file, quiet)
+    require_pages(report_file)
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
         from seamscope.compare.certificate import certify as compare
@@ -81,10 +81,6 @@ def certify(
         from seamscope.reports.describe import describe
         from seamscope.reports.terminal import terminal
 
-        if page is not None:
-            from seamscope.reports.page import require
-
-            require()
         opened, network = pixels.open(image), loading.load(model, work)
         settings = settings_of(grid, pixels, computation, tile=tile, blend=blend)
         work.phase("Certifying")
@@ -99,10 +95,11 @@ def certify(
         )
         if store is not None:
             store_certificate(found, store)
-        if page is not None:
+        if report_file is not None:
             from seamscope.reports.seam_page import certificate_page
 
-            write_text("--report", page, certificate_page(found, opened.source or opened.name))
+            shown = certificate_page(found, opened.source or opened.name)
+            write_text("--report", report_file, shown)
     answer.write(
         {"seamscope": __version__, "image": opened.name, **found.to_json()},
         terminal(describe(found)),

@@ -1,6 +1,6 @@
 """What every command is: registered, its options unfolded, its end a sentence and an exit code.
 
-Knows how a function becomes a command and how failures are reported. Does not know any one command.
+Knows how a function becomes a command, and how a failure ends it. Does not know any one command.
 
 A parameter whose type is a dataclass stands for all its fields, each an option: commands share
 groups of options (see `seamscope.cli.options`) without repeating them::
@@ -12,22 +12,36 @@ groups of options (see `seamscope.cli.options`) without repeating them::
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import functools
 import inspect
+import itertools
+import signal
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 
 from seamscope import __version__
+from seamscope.cli import places
+from seamscope.cli.answer import json_is_missing, only_json, show_json
+from seamscope.cli.places import WRITES
 from seamscope.errors import ModelError, SeamscopeError, TrustError
+from seamscope.files import is_full
+
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files that this command writes if they exist.")
+]
+"""Every command that writes a file has this option."""
 
 
 class ExitCode:
-    """Exit codes."""
+    """Exit codes of all commands."""
 
     DONE = 0
     REFUSED = 1
@@ -43,7 +57,7 @@ EXIT_CODES = """Exit codes:
 2 the command line cannot be read
 3 the model would run code: look at what, then add --trust
 70 a bug of Seamscope: --debug shows where
-130 stopped by Ctrl-C: what was done is kept and marked as unfinished"""
+130 stopped by Ctrl-C or SIGTERM: what was done is kept as NAME.partial"""
 
 app = typer.Typer(
     name="seamscope",
@@ -103,8 +117,15 @@ def _unfolded(function: Callable[..., None]) -> Callable[..., None]:
         else:
             parameters.append(_option(own.name, own.default, hints[own.name]))
 
+    names = {each.name for each in parameters}
+    added = "overwrite" not in names and not names.isdisjoint(WRITES)
+    if added:
+        parameters.append(_option("overwrite", False, Overwrite))
+
     @functools.wraps(function)
     def unfolded(**given: Any) -> None:
+        if added:
+            given.pop("overwrite")  # it matters to `places.check` alone
         for name, kind in groups.items():
             fields = [field.name for field in dataclasses.fields(kind)]
             given[name] = kind(**{field: given.pop(field) for field in fields})
@@ -127,28 +148,78 @@ def _option(name: str, default: Any, hint: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
 
 
+# click's class; typer has a copy of click inside, and no name of its own for it
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
 class _Command(TyperCommand):
-    """A command whose failures are sentences and exit codes, never tracebacks."""
+    """A command whose failures are sentences and exit codes, never tracebacks.
+
+    With ``--json -`` a failure is JSON too.
+    """
+
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        given = args[1] if len(args) > 1 else more.get("args", ())
+        wants_json = "--json=-" in given or ("--json", "-") in itertools.pairwise(given)
+        try:
+            return super().make_context(*args, **more)
+        except _UsageError as error:
+            if wants_json:
+                show_json(_failure(error, error.format_message(), ExitCode.USAGE))
+            raise
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        try:
-            return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):
-            raise
-        except (KeyboardInterrupt, InterruptedError):
-            say("Stopped.")
-            raise typer.Exit(ExitCode.INTERRUPTED) from None
-        except BaseException as error:
-            if ctx.params.get("debug"):
-                traceback.print_exc()
-            sentence, code = _explained(error)
-            say(sentence)
-            raise typer.Exit(code) from error
+        alone = only_json() if ctx.params.get("json_file") == "-" else contextlib.nullcontext()
+        with _terminated_as_interrupted(), alone:
+            try:
+                places.check(ctx.params)
+                return super().invoke(ctx)
+            except (typer.Abort, _UsageError):
+                raise
+            except typer.Exit as end:
+                if end.exit_code and json_is_missing():
+                    show_json(_failure(end, _said[-1] if _said else "", end.exit_code))
+                raise
+            except BaseException as error:
+                if ctx.params.get("debug"):
+                    traceback.print_exc()
+                sentence, code = _explained(error)
+                say(sentence)
+                if json_is_missing():
+                    with contextlib.suppress(SeamscopeError):
+                        show_json(_failure(error, sentence, code))
+                raise typer.Exit(code) from error
+
+
+def _failure(error: BaseException, sentence: str, code: int) -> dict[str, Any]:
+    """What ``--json -`` shows of a command that failed."""
+    stopped = code == ExitCode.INTERRUPTED
+    kind = "Stopped" if stopped else type(error).__name__
+    sentence = sentence.removeprefix("Error: ")
+    return {
+        "seamscope": __version__,
+        "error": {"kind": kind, "sentence": sentence, "exit_code": code},
+    }
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Take SIGTERM, which Slurm, Docker and systemd send, for Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _explained(error: BaseException) -> tuple[str, int]:
     """Sentence and exit code for whatever ended a command."""
-    if isinstance(error, SystemExit):  # a model's factory called sys.exit
+    if isinstance(error, KeyboardInterrupt | InterruptedError):
+        return "Stopped.", ExitCode.INTERRUPTED
+    if isinstance(error, SystemExit):  # raised by a factory
         error = ModelError("The model's code ended the program (SystemExit): it cannot be used.")
     if isinstance(error, TrustError):
         runs = "\n".join(f"  - {line}" for line in error.would_run)
@@ -161,13 +232,29 @@ def _explained(error: BaseException) -> tuple[str, int]:
     if isinstance(error, SeamscopeError):
         return f"Error: {error}", ExitCode.REFUSED
     if isinstance(error, MemoryError):
-        sentence = "Error: Memory ran out: use a smaller --tile or --memory, or write to .zarr."
-        return sentence, ExitCode.REFUSED
-    sentence = (
+        ran_out = "Error: Memory ran out: use a smaller --tile or --memory, or write to .zarr."
+        return ran_out, ExitCode.REFUSED
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"Error: {_of_the_system(error)}", ExitCode.REFUSED
+    bug = (
         f"This is a bug in Seamscope ({type(error).__name__}: {first_line(error)}): please report "
         "it with what --debug shows."
     )
-    return sentence, ExitCode.BUG
+    return bug, ExitCode.BUG
+
+
+def _of_the_system(error: OSError) -> str:
+    """A sentence on a file or disk that the system refuses."""
+    named = error.filename or error.filename2
+    name = f" {named}" if named else ""
+    if is_full(error):
+        where = f"that holds{name} " if name else ""
+        return f"The disk {where}is full. Free some space, also for temporary files, and try again."
+    if error.errno == errno.EPIPE:
+        return "Standard output is closed. Open it, or write the answer to a file with --json FILE."
+    if error.errno == errno.ENAMETOOLONG:
+        return "A file name is longer than this system allows. Shorten it."
+    return f"The file{name} cannot be used ({error.strerror}). Check it, and that it may be read."
 
 
 def first_line(error: BaseException) -> str:
@@ -175,6 +262,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["no message"])[0][:200]
 
 
+_said: list[str] = []
+
+
 def say(sentence: str) -> None:
-    """Tell the user something on standard error."""
-    typer.echo(sentence, err=True)
+    """Show a sentence on standard error."""
+    _said[:] = [sentence]
+    with contextlib.suppress(OSError):  # closed, as for a service
+        typer.echo(sentence, err=True)

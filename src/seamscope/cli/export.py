@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from seamscope import __version__
 from seamscope.cli.answer import Answer, columns
-from seamscope.cli.command import command
+from seamscope.cli.command import Overwrite, command
 from seamscope.cli.options import Debug, Json, ModelName, ModelOptions, Quiet, option
 from seamscope.cli.progress import open_display
 from seamscope.text import shape_text
@@ -51,20 +52,19 @@ def export(
     ],
     credits: CreditOptions,
     loading: ModelOptions,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
     json_file: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Write MODEL to OUT, read it back and compare."""
-    answer = Answer(json_file, quiet, forbidden=(model, out))
+    answer = Answer(json_file, quiet)
     with open_display(quiet=answer.quiet or not sys.stderr.isatty()) as display:
         display.phase("Loading")
-        from seamscope.models.formats.export import Credits
+        from seamscope.models.formats.export import Credits, kind_of
         from seamscope.models.formats.export import export as write
 
+        kind_of(Path(out))  # what is wrong with it is said before anything is loaded
         network = loading.load(model)
         display.phase("Measuring, writing and reading back")
         given = {

@@ -45,7 +45,7 @@ def info(
     debug: Debug = False,
 ) -> None:
     """Show what was measured of MODEL: axes, period, reach, and the tiles that suit it."""
-    answer = Answer(json_file, forbidden=(model,))
+    answer = Answer(json_file)
     if source:
         _show_source(model, answer)
         return

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import Answer, place, write_text
-from seamscope.cli.command import ExitCode, command, say
+from seamscope.cli.answer import Answer, require_pages, write_text
+from seamscope.cli.command import ExitCode, Overwrite, command, say
 from seamscope.cli.options import (
     ComputationOptions,
     Debug,
@@ -35,6 +35,7 @@ from seamscope.cli.options import (
 from seamscope.cli.progress import open_display
 from seamscope.cli.work import Work, long_work
 from seamscope.errors import SettingsError
+from seamscope.files import Claim, Place
 
 if TYPE_CHECKING:
     from seamscope.compare.before_after import BeforeAfter
@@ -86,8 +87,8 @@ def normalization(
     With --image, also measure how much each tile's statistics differ from those of the whole image.
     --batch: tiles per batch in training, for the train/eval disparity.
     """
-    answer = Answer(json_file, quiet, forbidden=[model, *([image] if image else [])])
-    page = _page_place(report_file, [model, *([image] if image else [])])
+    answer = Answer(json_file, quiet)
+    require_pages(report_file)
     with open_display(answer.quiet) as display, long_work(display) as work:
         work.phase("Loading")
         network = loading.load(model)
@@ -97,20 +98,10 @@ def normalization(
             own = tile or _default_tile(network)
             settings = settings_of(pixels, computation, tile=own, halo=0, overlap=0)
             found.measure(pixels.open(image), settings, most, work)
-        if page is not None:
+        if report_file is not None:
             work.phase("Drawing")
-            write_text("--report", page, found.page())
+            write_text("--report", report_file, found.page())
     answer.write(found.to_json(), found.text())
-
-
-def _page_place(report_file: str | None, forbidden: list[str]) -> Path | None:
-    """Where the page goes, checked before long work, as is what it is made with."""
-    if report_file is None:
-        return None
-    from seamscope.reports.page import require
-
-    require()
-    return place("--report", report_file, forbidden)
 
 
 def _default_tile(model: Model) -> tuple[int, ...]:
@@ -308,9 +299,7 @@ def freeze(
     pixels: ImageOptions,
     computation: ComputationOptions,
     loading: ModelOptions,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
     json_file: Json = None,
     report_file: ReportFile = None,
     quiet: Quiet = False,
@@ -324,12 +313,17 @@ def freeze(
     from seamscope.process_memory import keep_freed_memory
 
     keep_freed_memory()  # before torch starts threads
-    target = place("OUT", out, [image, model])
-    if target.exists() and not overwrite:
-        raise SettingsError(f"{out} exists: name another file, or add --overwrite.")
-    answer = Answer(json_file, quiet, forbidden=[image, model, out])
-    page = _page_place(report_file, [image, model, out, *([json_file] if json_file else [])])
-    with open_display(answer.quiet) as display, long_work(display) as work:
+    target = Path(out).expanduser()
+    partial = target.with_name(target.name + ".partial")
+    if partial.exists() and not (freezing.resume or overwrite):
+        raise SettingsError(
+            f"{partial} exists: an interrupted run left it. Continue that with --resume, or start "
+            "anew with --overwrite."
+        )
+    answer = Answer(json_file, quiet)
+    require_pages(report_file)
+    claim = Claim(Place(target, "OUT"))
+    with claim, open_display(answer.quiet) as display, long_work(display) as work:
         work.phase("Loading")
         opened, network = pixels.open(image), loading.load(model)
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=freezing.threshold)
@@ -337,18 +331,18 @@ def freeze(
         statistics = job.statistics()
         statistics.save(target)
         try:
-            effect = job.compared(statistics, page is not None)
+            effect = job.compared(statistics, report_file is not None)
         except (KeyboardInterrupt, InterruptedError):
             say(
-                f"{out} is written, and comparing was stopped: to compare, give --how {out} "
-                "--overwrite --compare."
+                f"{out} is complete, and the comparison was stopped. To compare, name another OUT "
+                f"and add --how {out} --compare."
             )
             raise typer.Exit(ExitCode.INTERRUPTED) from None
-        if page is not None and effect is not None:
+        if report_file is not None and effect is not None:
             from seamscope.reports.repair_page import repair_page
 
             work.phase("Drawing")
-            write_text("--report", page, repair_page(effect, statistics))
+            write_text("--report", report_file, repair_page(effect, statistics))
     answer.write(
         _record(statistics, job, effect, out), "\n".join(_summary(statistics, job, effect, out))
     )

@@ -14,7 +14,7 @@ import typer
 
 from seamscope import __version__
 from seamscope.cli.answer import Answer, columns
-from seamscope.cli.command import ExitCode, command, first_line, say
+from seamscope.cli.command import ExitCode, Overwrite, command, first_line, say
 from seamscope.cli.options import (
     Blend,
     BlendChoice,
@@ -74,10 +74,7 @@ def predict(
             help=WORDS["postprocess"].help,
         ),
     ] = True,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", rich_help_panel="Result", help="Replace OUT if it exists."),
-    ] = False,
+    overwrite: Overwrite = False,
     computation: ComputationOptions,
     loading: ModelOptions,
     dry_run: Annotated[
@@ -91,9 +88,10 @@ def predict(
     from seamscope.process_memory import keep_freed_memory
 
     keep_freed_memory()  # before torch starts threads
-    answer = Answer(json_file, quiet, forbidden=(image, model, out))
+    answer = Answer(json_file, quiet)
     with open_display(quiet) as display:
         display.phase("Loading")
+        from seamscope.images.outputs import check_target
         from seamscope.prediction.run import prepare
 
         settings = settings_of(
@@ -109,6 +107,10 @@ def predict(
             postprocess=postprocess,
         )
         opened = pixels.open(image)
+        if not dry_run:
+            check_target(
+                out, overwrite=overwrite, source=opened, labels=settings.result == "labels"
+            )
         network = loading.load(model)
         display.phase("Measuring the network")
         case = prepare(opened, network, settings)
@@ -204,8 +206,8 @@ class _Run:
             case Finished():
                 self.finished = True
                 self.figures = event.figures
-                if event.warning:
-                    display.note(event.warning)
+                if event.warning:  # also to those who want to hear nothing else
+                    display.tell(f"Warning: {event.warning}")
 
     def record(self) -> dict[str, Any]:
         """Everything about this run, as plain values."""

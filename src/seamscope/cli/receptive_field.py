@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import Answer, columns, place, write_text
+from seamscope.cli.answer import Answer, columns, require_pages, write_text
 from seamscope.cli.command import command
 from seamscope.cli.options import (
     Debug,
@@ -123,19 +123,14 @@ def receptive_field(
     debug: Debug = False,
 ) -> None:
     """Measure how far MODEL can see, how far it does, and the halo and grid it needs."""
-    forbidden = tuple(name for name in (model, image) if name is not None)
-    answer = Answer(json_file, quiet, forbidden)
-    report = None if report_file is None else place("--report", report_file, forbidden)
+    answer = Answer(json_file, quiet)
+    require_pages(report_file)
     with open_display(answer.quiet) as display, long_work(display) as work:
         work.phase("Loading")
         from seamscope.errors import SettingsError
         from seamscope.receptive_field.fields import measure_receptive_field
         from seamscope.receptive_field.grid_rules import Windows
 
-        if report is not None:
-            from seamscope.reports.page import require
-
-            require()
         if gradients.pixel is not None and image is None:
             raise SettingsError("--pixel is a pixel of an image: name that with --image.")
         network = loading.load(model, work)
@@ -153,11 +148,11 @@ def receptive_field(
             cancelled=work.cancelled,
             on_progress=work.progress,
         )
-    if report is not None:
+    if report_file is not None:
         from seamscope.reports.field_page import field_page
 
         setting = [("model", model), *([("image", image)] if image else [])]
-        write_text("--report", report, field_page(found, network.name, setting))
+        write_text("--report", report_file, field_page(found, network.name, setting))
     record = {"model": model, "image": image, **found.to_json()}
     answer.write(record, "\n\n".join(("\n".join(found.sentences()), columns(_rows(found)))))
 

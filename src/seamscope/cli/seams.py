@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seamscope import __version__
-from seamscope.cli.answer import Answer, place, write_text
-from seamscope.cli.command import command
+from seamscope.cli.answer import Answer, require_pages, write_text
+from seamscope.cli.command import Overwrite, command
 from seamscope.cli.options import (
     ComputationOptions,
     Debug,
@@ -36,8 +36,6 @@ from seamscope.cli.work import Work, long_work
 from seamscope.text import percent_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from seamscope.compare.certificate import Certificate
     from seamscope.explain.causes import Diagnosis
     from seamscope.planning.case import Case
@@ -100,9 +98,7 @@ def seams(
             help="Write heat maps of pixels, seams and tiles, to open over the image.",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file of --layers if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -113,9 +109,8 @@ def seams(
     from seamscope.process_memory import keep_freed_memory
 
     keep_freed_memory()  # before torch starts threads
-    taken = [image, model, *([layers] if layers else [])]
-    answer = Answer(json_file, quiet, forbidden=taken)
-    page = _page_place(report_file, [*taken, *([json_file] if json_file else [])])
+    answer = Answer(json_file, quiet)
+    require_pages(report_file)
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
         from seamscope.planning.case import Case
@@ -124,19 +119,9 @@ def seams(
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=measures.threshold)
         bench = _Bench(Case.open(opened, network, settings), work, measures)
         bench.measure(layers, overwrite)
-        if page is not None:
-            write_text("--report", page, bench.page())
+        if report_file is not None:
+            write_text("--report", report_file, bench.page())
     answer.write(bench.to_json(), "\n\n".join(bench.text()))
-
-
-def _page_place(report_file: str | None, forbidden: list[str]) -> Path | None:
-    """Where the page goes, checked before hours of work, as is what it is made with."""
-    if report_file is None:
-        return None
-    from seamscope.reports.page import require
-
-    require()
-    return place("--report", report_file, forbidden)
 
 
 class _Bench:

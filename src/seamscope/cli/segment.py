@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from seamscope import __version__
-from seamscope.cli.answer import Answer, columns, place, write_text
-from seamscope.cli.command import command
+from seamscope.cli.answer import Answer, columns, write_text
+from seamscope.cli.command import Overwrite, command
 from seamscope.cli.options import (
     Debug,
     GridOptions,
@@ -210,9 +210,7 @@ def segment(
         str | None,
         option("Output", "Image whose mean is taken over each object of the table.", "IMAGE"),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", rich_help_panel="Output", help="Replace OUT.")
-    ] = False,
+    overwrite: Overwrite = False,
     json_file: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -221,9 +219,7 @@ def segment(
 
     Labels do not depend on blocks or tiles: 1 is the object with the first pixel, and so on.
     """
-    taken = [prediction, out, *([intensity] if intensity else [])]
-    answer = Answer(json_file, quiet, forbidden=taken)
-    table_place = place("--table", table, taken) if table else None
+    answer = Answer(json_file, quiet)
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
         from seamscope.images.image import open_image
@@ -255,9 +251,9 @@ def segment(
             found, skipped = _corrected(found, corrections)
         for note in (*source.notes, *skipped):
             display.note(note)
-        if table_place is not None:
+        if table is not None:
             image = source if model is not None and intensity is None else intensity
-            write_text("--table", table_place, found.table(image, work=steps).to_csv())
+            write_text("--table", table, found.table(image, work=steps).to_csv())
         found.write(out, overwrite=overwrite, source=source, work=steps)
     told = {"seamscope": __version__, "output": out, **found.record()["segmentation"]}
     told |= {"shape": list(found.shape), "axes": found.space.axes, "dtype": str(found.dtype)}

@@ -11,7 +11,7 @@ import typer
 
 from seamscope import __version__
 from seamscope.cli.answer import Answer, columns
-from seamscope.cli.command import command
+from seamscope.cli.command import Overwrite, command
 from seamscope.cli.options import Debug, Json, ModelOptions, Quiet, option, sizes
 from seamscope.cli.progress import open_display
 from seamscope.cli.segment import RecipeOptions
@@ -83,9 +83,7 @@ def splits(
         option("Output", "Merge pairs up to this false-discovery rate.", "RATE"),
     ] = None,
     out: Annotated[str | None, option("Output", "Where merged labels go.", "OUT")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", rich_help_panel="Output", help="Replace OUT.")
-    ] = False,
+    overwrite: Overwrite = False,
     json_file: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -96,8 +94,7 @@ def splits(
     of objects that face each other across a seam are listed with their false-discovery rate.
     """
     _check_options(image, model, merge, out)
-    taken = [name for name in (labels, image, ground_truth, out) if name]
-    answer = Answer(json_file, quiet, forbidden=taken)
+    answer = Answer(json_file, quiet)
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
         from seamscope.segmentation.false_splits import find_splits, merge_pairs

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from seamscope import __version__
-from seamscope.cli.answer import Answer, place, write_text
+from seamscope.cli.answer import Answer, require_pages, write_text
 from seamscope.cli.command import command
 from seamscope.cli.options import (
     Blend,
@@ -76,9 +76,8 @@ def sweep(
     from seamscope.process_memory import keep_freed_memory
 
     keep_freed_memory()  # before torch starts threads
-    taken = [image, model, *([labels] if labels else [])]
-    answer = Answer(json_file, quiet, forbidden=taken)
-    page = place("--report", report_file, taken) if report_file else None
+    answer = Answer(json_file, quiet)
+    require_pages(report_file)
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
         from seamscope.compare.tile_content import content
@@ -86,10 +85,6 @@ def sweep(
         from seamscope.reports.describe import describe
         from seamscope.reports.terminal import terminal
 
-        if page is not None:
-            from seamscope.reports.page import require
-
-            require()
         opened, network = pixels.open(image), loading.load(model, work)
         settings = settings_of(
             grid, pixels, computation, blend=blend, threshold=threshold, tile="auto"
@@ -112,12 +107,12 @@ def sweep(
         space = "zyx"[-network.facts.spatial_axes :]
         named = opened if opened.axes else opened.with_axes(space)
         held = content(named, tiles, found.truth, spatial=space, **asked)
-        if page is not None:
+        if report_file is not None:
             from seamscope.reports.seam_page import sweep_page
 
             work.phase("Drawing")
             setting = [("file", opened.source or opened.name), ("network", network.name)]
-            write_text("--report", page, sweep_page(found, held, setting))
+            write_text("--report", report_file, sweep_page(found, held, setting))
     record = {
         "seamscope": __version__,
         "image": opened.name,

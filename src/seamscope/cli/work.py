@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from seamscope.prediction.run import Event
 
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM)  # the second is what Slurm and Docker send
+
+
 class Interrupts:
     """Ctrl-C stops after the current tile; a second one, or one before any tile, stops at once.
 
@@ -39,7 +42,7 @@ class Interrupts:
         self.asked = False
         self.gently = False
         self._display = display
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.asked or not self.gently:
@@ -49,7 +52,7 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._hear)
+            self._before = {each: signal.signal(each, self._hear) for each in _STOPPING}
         return self
 
     def __exit__(
@@ -58,8 +61,8 @@ class Interrupts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
 
 
 class Work:
@@ -98,7 +101,7 @@ class Work:
 
     def event(self, event: Event) -> None:
         """Receive an event of a run (see `seamscope.prediction.run.run`)."""
-        from seamscope.prediction.run import Preparing, Reduced, Started, TileDone
+        from seamscope.prediction.run import Finished, Preparing, Reduced, Started, TileDone
 
         match event:
             case TileDone():
@@ -109,6 +112,8 @@ class Work:
                 self._display.phase(self.running)
             case Reduced():
                 self.note(event.reason)
+            case Finished() if event.warning:
+                self._display.tell(f"Warning: {event.warning}")
 
 
 class EngineWork:

@@ -32,10 +32,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,6 +49,7 @@ from seamscope.compare.accuracy import (
 )
 from seamscope.dice import dice, probabilities, ratio
 from seamscope.errors import ImageError, SettingsError
+from seamscope.files import temporary_folder
 from seamscope.images.ground_truth import Truth
 from seamscope.images.image import Image, open_image
 from seamscope.images.outputs import Output
@@ -423,8 +422,7 @@ class _Shelf:
 
     def __enter__(self) -> _Shelf:
         if self._on_disk:
-            folder = tempfile.TemporaryDirectory(prefix="seamscope-sweep-")
-            self._folder = Path(self._stack.enter_context(folder))
+            self._folder = self._stack.enter_context(temporary_folder())
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -43,7 +43,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,6 +55,7 @@ import torch
 from torch import nn
 
 from seamscope.errors import ModelError
+from seamscope.files import temporary_folder
 from seamscope.fixed_statistics.counting import Parts, Windows
 from seamscope.fixed_statistics.freeze_plan import JUDGED, TILES, TOO_FEW, FreezePlan, plan_freeze
 from seamscope.fixed_statistics.sampling import Sample, diverse_tiles
@@ -374,8 +374,8 @@ class _Task:
         """Complete one layer after the other, for these tiles with their weights."""
         answers = {layer.call: layer for layer in known}
         network = self._network
-        with tempfile.TemporaryDirectory(prefix="seamscope-") as folder:
-            waiting = _WaitingRoom(self.plan, Path(folder))
+        with temporary_folder() as folder:
+            waiting = _WaitingRoom(self.plan, folder)
             for call in self.plan.calls[len(known) :]:
                 parts = Parts(self.plan, self._survey.scale[call])
                 for number, (job, weight) in enumerate(jobs):

@@ -1,1 +1,1 @@
-"""What is read and written: images of any size, their dimensions, intensities and labels."""
+"""Images of any size: reading and writing, dimensions, intensities and labels."""

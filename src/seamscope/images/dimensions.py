@@ -1,7 +1,7 @@
 """What the dimensions of an image are called and measured in, and how a region is cut from them.
 
-Knows the letters of axes, the names and symbols of units, slices, and how all of them are told to a
-person. Does not know images, files or tiles.
+Knows the letters of axes, the names and symbols of units, slices, and how all of them are shown.
+ Does not know images, files or tiles.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def volume(region: Region) -> int:
     return math.prod(b - a for a, b in region)
 
 
-def told_region(index: Index) -> str:
+def region_text(index: Index) -> str:
     """Write a region as Python does, for messages."""
     sides = (f"{i.start or 0}:{i.stop}" if isinstance(i, slice) else str(i) for i in index)
     return ", ".join(sides)

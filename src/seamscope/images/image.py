@@ -1,4 +1,4 @@
-"""What is read: images of any size, in memory or on disk, looked into but not loaded.
+"""Images of any size, in memory or on disk, read region by region.
 
 Knows in which pieces images are stored, and which of them are in memory. Does not know kinds of
 files (see `seamscope.images.open`), networks, tiles or what the numbers mean.
@@ -9,7 +9,7 @@ files (see `seamscope.images.open`), networks, tiles or what the numbers mean.
         image.read(region)    -> array    the only place where pixels enter the program
         image.blocks(bytes)   -> regions  the whole image once, in the order it is stored
 
-What a file is, is told by its first bytes, never by its name: microscopes and colleagues rename.
+The first bytes of a file say what it is, never its name: microscopes and colleagues rename files.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from seamscope.images.dimensions import (
     bounds,
     checked_axes,
     default_units,
-    told_region,
+    region_text,
     volume,
     why,
 )
 from seamscope.images.open import open_array, open_path
 from seamscope.images.stored import Choice, Stored
 from seamscope.images.views import WithoutData
+from seamscope.images.watch import Watch, WatchedZarr, watch_of
 from seamscope.text import shape_text
 
 _KEEP_AT_MOST = 256 * 2**20
@@ -50,7 +51,7 @@ _KEEP_AT_MOST = 256 * 2**20
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Image:
-    """An image of any size, of which nothing is in memory until it is asked for.
+    """An image of any size, of which only the regions that are read are in memory.
 
     Attributes
     ----------
@@ -90,6 +91,7 @@ class Image:
     missing: bool = False
     colours: bool = False
     _kept: _KeptBlock | None = field(default=None, repr=False)
+    _watch: Watch | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -144,19 +146,33 @@ class Image:
         Raises
         ------
         ImageError
-            When the file is damaged or cannot be read.
+            When the file is damaged, cannot be read, or has disappeared or changed since it was
+            opened.
         """
+        self.check()
         try:
             block = self._kept.read(self.data, index) if self._kept else self.data[index]
             array = np.asarray(block)
-            return array if array.dtype.isnative else array.astype(self.dtype)
-        except MemoryError:
+            array = array if array.dtype.isnative else array.astype(self.dtype)
+        except (MemoryError, ImageError):
             raise
         except Exception as error:
             raise ImageError(
-                f"{self.source or self.name} cannot be read at [{told_region(index)}] "
+                f"{self.source or self.name} cannot be read at [{region_text(index)}] "
                 f"({why(error)}). It may be damaged or out of reach: check it, or copy it again."
             ) from error
+        self.check()  # what was read may be from before and after a change
+        return array
+
+    def check(self) -> None:
+        """Raise `ImageError` if the image's file has disappeared or changed since it was opened."""
+        if self._watch is not None:
+            self._watch.check()
+
+    @property
+    def absent_chunks(self) -> int:
+        """Chunks of zarr read so far that are not stored: they have the fill value."""
+        return self._watch.absent if isinstance(self._watch, WatchedZarr) else 0
 
     def blocks(self, at_most: int = 2**24) -> Iterator[tuple[slice, ...]]:
         """Yield regions that cover the image exactly once, in the order it is stored.
@@ -238,7 +254,7 @@ def _chunk_shape(data: Any) -> tuple[int, ...] | None:
     chunks = getattr(data, "chunks", None)
     if not isinstance(chunks, tuple) or len(chunks) != len(data.shape):
         return None
-    # dask tells all chunks of an axis; where they differ, aligning is only approximate
+    # dask lists all chunks of an axis; where they differ, aligning is only approximate
     largest = (max(each) if isinstance(each, tuple) else each for each in chunks)
     return tuple(int(min(unit, n)) for unit, n in zip(largest, data.shape, strict=True))
 
@@ -264,7 +280,7 @@ def open_image(source: Any, *, axes: str | None = None, **choices: Any) -> Image
     """Open an image without reading its pixels.
 
     Two-dimensional images that say nothing about their axes are ``"yx"``; for all others `axes`
-    stays None, and whoever needs them has to ask: they are never guessed.
+    stays None: they are never guessed.
 
     Parameters
     ----------
@@ -336,6 +352,7 @@ def _checked(found: Stored, choice: Choice = Choice()) -> Image:  # noqa: B008  
         nodata is not None,
         found.colours,
         None if chunks is None else _KeptBlock(chunks),
+        watch_of(data, found.source),
     )
 
 

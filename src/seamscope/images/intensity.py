@@ -115,7 +115,7 @@ class Intensity:
         }
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Intensity:
+    def from_json(cls, record: Mapping[str, Any]) -> Intensity:
         """Return what `to_json` wrote.
 
         Raises
@@ -124,8 +124,8 @@ class Intensity:
             When it is not what `to_json` writes.
         """
         try:
-            numbers = [tuple(float(x) for x in told[name]) for name in ("offset", "divisor")]
-            return cls(told["method"], *numbers)
+            numbers = [tuple(float(x) for x in record[name]) for name in ("offset", "divisor")]
+            return cls(record["method"], *numbers)
         except (KeyError, TypeError, ValueError) as error:
             raise SettingsError(
                 f"This is not a saved normalization ({error!r}): it needs method, offset and "
@@ -162,7 +162,7 @@ def measure_intensity(
     progress
         Called with the part that is done, 0 to 1.
     cancelled
-        Asked between blocks; when it returns True, the measurement ends with `InterruptedError`.
+        Called between blocks; when it returns True, the measurement ends with `InterruptedError`.
 
     Raises
     ------

@@ -227,11 +227,11 @@ class Wanted:
     def in_order(self, letters: str) -> tuple[Wanted, tuple[int, ...]]:
         """Return this with its axes in the order of `letters`, and which axis went where."""
         order = tuple(self.axes.index(axis) for axis in letters if axis in self.axes)
-        told: dict[str, Any] = {
+        reordered: dict[str, Any] = {
             name: tuple(getattr(self, name)[i] for i in order)
             for name in ("shape", "scale", "units", "chunks", "origin")
         }
-        return replace(self, axes="".join(self.axes[i] for i in order), **told), order
+        return replace(self, axes="".join(self.axes[i] for i in order), **reordered), order
 
 
 def format_of(path: Path) -> Format:
@@ -307,8 +307,8 @@ def _ngff(wanted: Wanted) -> dict[str, Any]:
     translation = wanted.origin if any(wanted.origin) else None
     datasets = (Dataset.build(path="0", scale=wanted.scale, translation=translation),)
     image = Multiscale(axes=axes, datasets=datasets, name=wanted.name)
-    told = {"version": "0.5", "multiscales": [image.model_dump(mode="json", exclude_none=True)]}
-    return told | _omero(wanted) | _image_label(wanted)
+    metadata = {"version": "0.5", "multiscales": [image.model_dump(mode="json", exclude_none=True)]}
+    return metadata | _omero(wanted) | _image_label(wanted)
 
 
 def _image_label(wanted: Wanted) -> dict[str, Any]:
@@ -333,7 +333,7 @@ def colour(number: int) -> str:
 
 
 _COLOURS = ("56B4E9", "E69F00", "009E73", "CC79A7", "F0E442", "0072B2", "D55E00", "FFFFFF")
-"""Told apart also by the colour-blind (Okabe and Ito, 2008, with white for black)."""
+"""Distinct also for colour-blind people (Okabe and Ito, 2008, with white for black)."""
 
 
 def _omero(wanted: Wanted) -> dict[str, Any]:
@@ -351,10 +351,10 @@ def _omero(wanted: Wanted) -> dict[str, Any]:
 
 def _channels(wanted: Wanted) -> list[tuple[str, str]]:
     """Return name and colour of each channel, as far as the metadata says."""
-    told = wanted.metadata.get("channels")
-    if "c" not in wanted.axes or not isinstance(told, list):
+    channels = wanted.metadata.get("channels")
+    if "c" not in wanted.axes or not isinstance(channels, list):
         return []
-    each = [c if isinstance(c, Mapping) else {"name": c} for c in told]
+    each = [c if isinstance(c, Mapping) else {"name": c} for c in channels]
     return [
         (str(c.get("name", i)), str(c.get("color", _COLOURS[i % len(_COLOURS)])).lstrip("#"))
         for i, c in enumerate(each)
@@ -378,20 +378,23 @@ def _tiff_refusal(wanted: Wanted) -> str | None:
 def _imagej_metadata(wanted: Wanted) -> dict[str, Any]:
     sizes = dict(zip(wanted.axes, wanted.scale, strict=True))
     units = {a: unit_symbol(u) for a, u in zip(wanted.axes, wanted.units, strict=True)}
-    told: dict[str, Any] = {"axes": wanted.axes.upper(), "unit": units["x"].replace("\u00b5", "u")}
-    told |= {f"{a}unit": units[a] for a in "yz" if units.get(a, units["x"]) != units["x"]}
+    metadata: dict[str, Any] = {
+        "axes": wanted.axes.upper(),
+        "unit": units["x"].replace("\u00b5", "u"),
+    }
+    metadata |= {f"{a}unit": units[a] for a in "yz" if units.get(a, units["x"]) != units["x"]}
     if "z" in sizes:
-        told["spacing"] = sizes["z"]
+        metadata["spacing"] = sizes["z"]
     if "t" in sizes:
-        told |= {"finterval": sizes["t"], "tunit": units["t"] or "s"}
+        metadata |= {"finterval": sizes["t"], "tunit": units["t"] or "s"}
     for axis, start in zip(wanted.axes, wanted.origin, strict=True):
         if axis in "zyx" and start:
             # ImageJ's origin is the pixel at which coordinates are 0
-            told[f"{axis}origin"] = -start / sizes[axis]
+            metadata[f"{axis}origin"] = -start / sizes[axis]
     return {
         "imagej": True,
         "resolution": (1 / sizes["x"], 1 / sizes["y"]),
-        "metadata": told,
+        "metadata": metadata,
     }
 
 
@@ -413,16 +416,16 @@ def _plane_positions(wanted: Wanted) -> dict[str, list[Any]]:
 
 
 def _ome_metadata(wanted: Wanted) -> dict[str, Any]:
-    told: dict[str, Any] = {"axes": wanted.axes.upper(), "Name": wanted.name}
+    metadata: dict[str, Any] = {"axes": wanted.axes.upper(), "Name": wanted.name}
     for axis, size, unit in zip(wanted.axes, wanted.scale, wanted.units, strict=True):
         key = {"t": "TimeIncrement", "c": ""}.get(axis, f"PhysicalSize{axis.upper()}")
         if key and (size != 1 or unit not in ("", "pixel")):
-            told |= {key: size, f"{key}Unit": unit_symbol(unit) or "s"}
+            metadata |= {key: size, f"{key}Unit": unit_symbol(unit) or "s"}
     if names := [name for name, _ in _channels(wanted)]:
-        told["Channel"] = {"Name": names}
+        metadata["Channel"] = {"Name": names}
     if any(start for axis, start in zip(wanted.axes, wanted.origin, strict=True) if axis in "zyx"):
-        told["Plane"] = _plane_positions(wanted)
-    return {"ome": True, "metadata": told}
+        metadata["Plane"] = _plane_positions(wanted)
+    return {"ome": True, "metadata": metadata}
 
 
 def _reserve_all(path: Path) -> None:

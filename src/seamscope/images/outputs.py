@@ -1,4 +1,4 @@
-"""What is written: results of any size, block by block, in memory or on disk.
+"""Results of any size, written block by block in memory or on disk.
 
 Knows how a result begins, grows, and takes its place. Does not know kinds of files (see
 `seamscope.images.kinds`), networks, tiles or what the numbers mean.
@@ -33,10 +33,10 @@ from seamscope.files import (
     overlap,
     size_on_disk,
 )
-from seamscope.images.dimensions import bounds, checked_axes, told_region
+from seamscope.images.dimensions import bounds, checked_axes, region_text
 from seamscope.images.kinds import Format, Store, Wanted, format_of
-from seamscope.images.records import plain
 from seamscope.images.stored import file_of
+from seamscope.plain import plain
 from seamscope.text import bytes_text, shape_text
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Output:
     path
         The place of the result, None in memory.
     record
-        What is stored with it.
+        Plan, model and figures, stored with the result.
     """
 
     def __init__(self, store: Store, claim: Claim | None, record: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ class Output:
             self._used = True
 
     def finish(self, metadata: Mapping[str, Any] | None = None) -> None:
-        """Complete the result, store what is to be known about it, and move it to its place.
+        """Complete the result, store its record, and move it to its place.
 
         Parameters
         ----------
@@ -176,7 +176,7 @@ class Output:
         size = None if region is None else tuple(b - a for a, b in region)
         if size != block.shape:
             raise OutputError(
-                f"A block of {shape_text(block.shape)} does not fit [{told_region(index)}] of a "
+                f"A block of {shape_text(block.shape)} does not fit [{region_text(index)}] of a "
                 f"result of {shape_text(self.array.shape)}: give exactly one value for each pixel."
             )
         if not np.can_cast(block.dtype, self.array.dtype, "same_kind"):

@@ -1,11 +1,11 @@
-"""What a model card asks to be done to the whole prediction, once all of it is there.
+"""Steps of a model card on the whole prediction, carried out when all tiles are done.
 
 Knows operations that need statistics of the result, and how a result of any size is changed where
 it lies. Does not know networks, tiles or the formats of model cards.
 
 Statistics of a tile's prediction would make neighbouring tiles differ, as those of a tile's
 intensities do. So tiles are stitched as the network gives them, the result is measured by
-streaming, and then changed block by block. What is measured of seams is measured before.
+streaming, and then changed block by block. Seams are measured before.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Postprocessing:
     Attributes
     ----------
     steps
-        What is done.
+        The steps.
     """
 
     steps: tuple[Step | Matched, ...]
@@ -77,20 +77,20 @@ class Postprocessing:
         steps: list[Step] = []
         for step in self.steps:
             if isinstance(step, Matched):
-                assert image is not None  # asked for, see `needs_image`
+                assert image is not None  # required, see `needs_image`
                 steps += step.steps(image)
             else:
                 steps.append(step)
         return Preparation(tuple(steps))
 
     def __str__(self) -> str:
-        told = [
+        steps = [
             "mean and standard deviation of the image"
             if isinstance(step, Matched)
             else str(Preparation((step,)))
             for step in self.steps
         ]
-        return ", ".join(told)
+        return ", ".join(steps)
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return this in JSON's own types."""
@@ -110,18 +110,18 @@ def measure_result(
     progress: Callable[[float], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> Prepared:
-    """Measure a whole result for what is to be done to it; nothing is changed yet.
+    """Measure a whole result for its postprocessing; nothing is changed yet.
 
     Parameters
     ----------
     array, axes
         The result, and a letter for each of its axes.
     preparation
-        What is to be done.
+        The steps.
     progress
         Called with the part that is done, 0 to 1.
     cancelled
-        Asked between blocks.
+        Called between blocks; True ends the measurement.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def measure_result(
 def change_result(output: Output, axes: str, prepared: Prepared) -> None:
     """Do to a result what was measured for it, where it lies.
 
-    Nobody is asked on the way whether to stop: a result that is changed in part is of no use.
+    This cannot be stopped on the way: a result that is changed in part is of no use.
 
     Parameters
     ----------

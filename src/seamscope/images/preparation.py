@@ -1,4 +1,4 @@
-"""What a model card asks to be done to intensities before the network sees them.
+"""Steps of a model card on intensities, before they enter the network.
 
 Knows operations on single pixels, in order, some by statistics of the image. Does not know files or
 networks.
@@ -91,7 +91,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Unknown:
-    """What a model card asks for and nothing here does; a run is refused, unless told otherwise.
+    """A step of a model card that does not exist here: a run is refused, unless it may be left out.
 
     Attributes
     ----------
@@ -134,12 +134,12 @@ class ByInput:
             yield slice(start, start + count), preparation
             start += count
 
-    def measure(self, image: Image, *, channel_axis: int | None, **told: Any) -> PreparedByInput:
+    def measure(self, image: Image, *, channel_axis: int | None, **work: Any) -> PreparedByInput:
         """Measure each input on its own channels of the whole image.
 
         Parameters
         ----------
-        image, channel_axis, told
+        image, channel_axis, work
             As for `Preparation.measure`.
 
         Raises
@@ -151,7 +151,7 @@ class ByInput:
         return PreparedByInput(
             tuple(
                 (part, each.measure(_channels(image, channel_axis, part),
-                                    channel_axis=channel_axis, **told))
+                                    channel_axis=channel_axis, **work))
                 for part, each in self.ranges()
             )
         )  # fmt: skip
@@ -175,7 +175,7 @@ class Preparation:
     Attributes
     ----------
     steps
-        What is done.
+        The steps.
     """
 
     steps: tuple[Step, ...]
@@ -207,8 +207,8 @@ class Preparation:
                 step.refuse()
             view = _after(image, Prepared(tuple(done)), channel_axis) if done else image
             if isinstance(step, ByInput):
-                told = {"progress": progress, "cancelled": cancelled}
-                done.append(step.measure(view, channel_axis=channel_axis, **told))
+                work = {"progress": progress, "cancelled": cancelled}
+                done.append(step.measure(view, channel_axis=channel_axis, **work))
             elif isinstance(step, Measured):
                 axis = None if step.together else channel_axis
                 intensity = measure_intensity(
@@ -225,7 +225,7 @@ class Preparation:
         return Prepared(tuple(done))
 
     def __str__(self) -> str:
-        return ", ".join(map(_told, self.steps)) or "as they are"
+        return ", ".join(map(_step_text, self.steps)) or "as they are"
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return this in JSON's own types."""
@@ -239,7 +239,7 @@ class PreparedByInput:
     Attributes
     ----------
     parts
-        Channels of each input, and what is done to them.
+        Channels of each input, and the steps on them.
     """
 
     parts: tuple[tuple[slice, Prepared], ...]
@@ -264,7 +264,7 @@ class Prepared:
     Attributes
     ----------
     steps
-        What is done; statistics as `Intensity`.
+        The steps; statistics as `Intensity`.
     """
 
     steps: tuple[Known, ...]
@@ -307,12 +307,12 @@ def _step_json(step: Step) -> dict[str, Any]:
     return {"step": type(step).__name__.lower(), **dataclasses.asdict(step)}
 
 
-def _told(step: Step) -> str:
+def _step_text(step: Step) -> str:
     if isinstance(step, Unknown):
         return "in a way that is not known here"
     if isinstance(step, ByInput):
-        told = [f"{_channel_words(part)} {each}" for part, each in step.ranges()]
-        return "; ".join(told)
+        parts = [f"{_channel_words(part)} {each}" for part, each in step.ranges()]
+        return "; ".join(parts)
     if isinstance(step, Measured):
         low, high = step.percentiles
         whole = (low, high) == (0.0, 100.0)

@@ -1,20 +1,17 @@
 """Records: what a run notes with its result, and where that lies.
 
 Knows that zarr keeps a record among its attributes and every other kind in ``NAME.json`` beside it.
-Does not know what is noted.
+Does not know what a record holds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from seamscope.files import current_record, write_file
 
@@ -63,16 +60,3 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Store a record in a file of its own, in one step."""
     text = json.dumps({"seamscope": record}, indent=1, ensure_ascii=False)
     write_file(path, f"{text}\n".encode())
-
-
-def plain(value: Any) -> Any:
-    """Return `value` in JSON's own types; NaN and infinity become null, unknown types text."""
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int | bool) else str(value)

@@ -1,4 +1,4 @@
-"""What a reader finds in a file: pixels that can be read lazily, and what is said about them.
+"""What a reader finds in a file: pixels that can be read lazily, and their metadata.
 
 Knows what all readers have in common. Does not know any kind of file.
 """

@@ -187,7 +187,7 @@ def _without_last(stored: Stored, axis: int) -> Stored:
 
 @contextlib.contextmanager
 def _listening(logger: logging.Logger) -> Iterator[list[str]]:
-    """Collect what a library only logs, for it tells of damage that it works around in silence."""
+    """Collect what a library logs: damage that it works around without raising."""
     heard: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
@@ -308,20 +308,20 @@ def _ome_xml_sizes(xml: str) -> _Sizes:
 
 def _imagej_sizes(tif: Any) -> _Sizes:
     """Read ImageJ's calibration: sizes, and the pixel at which coordinates are 0 (its origin)."""
-    told = tif.imagej_metadata
-    unit = unit_name(told.get("unit"))
+    said = tif.imagej_metadata
+    unit = unit_name(said.get("unit"))
     sizes = dict.fromkeys("zyx", (1.0, ""))
     if unit != "pixel":
-        spacing = abs(finite_number(told.get("spacing"))) or 1.0
-        sizes["z"] = spacing, unit_name(told.get("zunit", unit))
+        spacing = abs(finite_number(said.get("spacing"))) or 1.0
+        sizes["z"] = spacing, unit_name(said.get("zunit", unit))
         for axis, density in zip("xy", tif.pages[0].resolution, strict=True):
             if density:
-                own = unit_name(told.get("yunit", unit)) if axis == "y" else unit
+                own = unit_name(said.get("yunit", unit)) if axis == "y" else unit
                 sizes[axis] = 1 / density, own
-        if finite_number(told.get("finterval")):
-            sizes["t"] = finite_number(told["finterval"]), unit_name(told.get("tunit", "s"))
+        if finite_number(said.get("finterval")):
+            sizes["t"] = finite_number(said["finterval"]), unit_name(said.get("tunit", "s"))
     return {
-        axis: (size, own, -finite_number(told.get(f"{axis}origin")) * size)
+        axis: (size, own, -finite_number(said.get(f"{axis}origin")) * size)
         for axis, (size, own) in sizes.items()
     }
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 
-class _View:
+class View:
     """Another array, of which each block is changed when it is read."""
 
     def __init__(self, data: Any, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
@@ -23,6 +23,11 @@ class _View:
         chunks = getattr(data, "chunks", None)
         if isinstance(chunks, tuple):
             self.chunks = self._chunks(chunks)
+
+    @property
+    def data(self) -> Any:
+        """The other array."""
+        return self._data
 
     def _chunks(self, chunks: tuple[Any, ...]) -> tuple[Any, ...]:
         return chunks
@@ -35,7 +40,7 @@ class _View:
         raise NotImplementedError
 
 
-class FirstChannels(_View):
+class FirstChannels(View):
     """The first channels of an array, along its last or any other axis.
 
     Parameters
@@ -70,7 +75,7 @@ class FirstChannels(_View):
         return self._data[(*index[: self._axis], own, *index[self._axis + 1 :])]
 
 
-class Looked(_View):
+class Looked(View):
     """Colours ``(*shape, 3)``, uint8, of an array of indices into a palette.
 
     Parameters
@@ -92,7 +97,7 @@ class Looked(_View):
         return self._palette[np.asarray(self._data[index[:-1]])][..., index[-1]]
 
 
-class Inverted(_View):
+class Inverted(View):
     """An array of unsigned integers or bool in which 0 is the brightest, turned around."""
 
     def __init__(self, data: Any) -> None:
@@ -102,7 +107,7 @@ class Inverted(_View):
         return np.invert(np.asarray(self._data[index]))
 
 
-class WithoutData(_View):
+class WithoutData(View):
     """An array as floats, NaN where it has the value that stands for no data.
 
     Float32, or float64 where float32 does not hold the array's integers.

@@ -17,6 +17,7 @@ from seamscope.errors import ImageError, SettingsError
 from seamscope.images.dimensions import AXES, are_axes, unit_name
 from seamscope.images.records import record_in, unfinished
 from seamscope.images.stored import Choice, Stored, finite_number, listed, pick
+from seamscope.images.watch import watched
 
 
 def is_zarr(data: Any) -> bool:
@@ -132,7 +133,7 @@ def _zarr_array(array: Any, name: str, source: Path | None) -> Stored:
     axes = "".join(_axis_letter({"name": n}) for n in names or ())
     fitting = len(axes) == array.ndim and are_axes(axes)
     return Stored(
-        array,
+        watched(array),
         name=name,
         source=source,
         axes=axes if fitting else None,
@@ -172,7 +173,7 @@ def _ome_zarr(
             f"by its number (series): {listed(names)}.",
         )
     return Stored(
-        array,
+        watched(array),
         name=str(image.get("name") or name).strip("/") or name,
         source=source,
         axes=axes if fitting else None,

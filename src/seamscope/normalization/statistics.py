@@ -29,6 +29,7 @@ import numpy.typing as npt
 import torch
 
 from seamscope.errors import ModelError, OutputError, SettingsError
+from seamscope.files import write_file
 from seamscope.normalization.calls import Call, Moments
 from seamscope.text import shape_text
 
@@ -329,9 +330,7 @@ class Statistics:
         about = json.dumps(self._header())
         target = Path(path)
         try:
-            passing = target.with_name(target.name + ".writing")
-            passing.write_bytes(save(arrays, {"seamscope": about}))
-            passing.replace(target)  # never half a file
+            write_file(target, save(arrays, {"seamscope": about}))
         except OSError as error:
             raise OutputError(
                 f"The statistics cannot be written to {target} ({error.strerror}): name another "

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -342,6 +343,7 @@ class _Attempt:
         begin = time.perf_counter()
         done = 0
         stitcher = None if output is None else _Stitcher(plan, output)
+        not_finite = 0
         measured = _measured_tiles(plan)
         # watchers see whole predictions, overlaps and all; stitching needs only what it keeps
         whole = (lambda _: True) if watchers else (lambda tile: tile.index in measured)
@@ -354,17 +356,25 @@ class _Attempt:
                     watch(plan, frame, tile, prediction)
                 if tile.index in measured:
                     meter.see(tile, prediction, frame)
-                region = stitcher.add(frame, tile, prediction) if stitcher else ()
+                if stitcher:
+                    region = stitcher.add(frame, tile, prediction)
+                else:
+                    region = ()
+                    not_finite += _not_finite(prediction[(slice(None), *tile.within(tile.core))])
                 done += 1
                 yield TileDone(region, done, total, time.perf_counter() - begin)
         if done < total:
             return
         if stitcher:
             stitcher.finish()
+        finishing.case.image.check()
         seconds = time.perf_counter() - begin
         seams = SeamReport.of(meter, plan, self.model) if measured else None
         figures = self._figures(seconds, done, seams)
-        warning = ""
+        not_finite = stitcher.not_finite if stitcher else not_finite
+        absent = figures["absent_chunks"] = finishing.case.image.absent_chunks
+        figures["pixels_not_finite"] = not_finite
+        warnings = [*_about_finiteness(plan, not_finite), *_about_chunks(absent)]
         if output is not None and plan.postprocessing is not None:
             yield Preparing("measuring the whole prediction, to postprocess it")
             try:
@@ -372,10 +382,11 @@ class _Attempt:
             except InterruptedError:
                 return
             except ImageError as error:  # hours of work are not lost for that
-                figures["postprocessing"], warning = None, _not_postprocessed(plan, error)
+                figures["postprocessing"] = None
+                warnings.append(_not_postprocessed(plan, error))
         if output is not None:
             output.finish({"plan": plan.to_json(), "figures": figures})
-        yield Finished(seconds, figures, seams, warning)
+        yield Finished(seconds, figures, seams, " ".join(warnings))
 
     def _figures(self, seconds: float, tiles: int, seams: SeamReport | None) -> dict[str, Any]:
         told = {} if seams is None else {"seams": _summary(seams)}
@@ -388,6 +399,37 @@ class _Attempt:
             "device": self.plan.settings.device,
             "intensity": self.intensity.to_json(),
         }
+
+
+def _not_finite(prediction: Array) -> int:
+    """Pixels ``(*spatial)`` of a prediction ``(C, *spatial)`` with a channel that is not finite."""
+    finite = np.isfinite(prediction)
+    return 0 if finite.all() else int((~finite.all(axis=0)).sum())
+
+
+def _about_finiteness(plan: Plan, pixels: int) -> Iterator[str]:
+    """What to say of predictions that are NaN or infinite."""
+    if not pixels:
+        return
+    whole = math.prod(n for n, a in zip(plan.out_shape, plan.out_axes, strict=True) if a != "c")
+    as_labels = plan.settings.result == "labels"
+    precision = plan.settings.precision
+    remedy = "Check the network's weights, and how intensities are normalized (--normalize)."
+    if precision == "float16":
+        remedy = "float16 ends at 65504: predict with float32 (--precision float32)."
+    yield (
+        f"The prediction of {pixels} of {whole} pixels is not finite (NaN or infinity)"
+        + (", and their labels mean nothing. " if as_labels else ". ")
+        + remedy
+    )
+
+
+def _about_chunks(absent: int) -> Iterator[str]:
+    if absent:
+        yield (
+            f"{absent} chunk{'s' * (absent > 1)} of the image {'are' if absent > 1 else 'is'} not "
+            "stored, and read as the fill value of its metadata."
+        )
 
 
 def _not_postprocessed(plan: Plan, error: ImageError) -> str:
@@ -554,6 +596,7 @@ class _Stitcher:
         self._plan = plan
         self._output = output
         self._frame: tuple[int, ...] | None = None
+        self.not_finite = 0
 
     def add(self, frame: tuple[int, ...], tile: Tile, prediction: Array) -> Slices:
         """Stitch one prediction; return the output region that became final."""
@@ -574,6 +617,7 @@ class _Stitcher:
 
     def _write(self, place: Slices, block: Array) -> Slices:
         assert self._frame is not None
+        self.not_finite += _not_finite(block)
         if self._plan.settings.result == "labels":
             own = self._plan.settings
             block = as_labels(block, own.threshold, own.background)[None]

@@ -35,7 +35,8 @@ import yaml
 from torch import nn
 
 from seamscope import __version__
-from seamscope.errors import ModelError, OutputError, SeamscopeError, SettingsError
+from seamscope.errors import ModelError, SeamscopeError, SettingsError
+from seamscope.files import Claim, Place, check_places, disk_errors
 from seamscope.images.image import open_image
 from seamscope.images.preparation import ByInput, Clipped, Measured, Preparation, Scaled
 from seamscope.models.declared import Array
@@ -146,31 +147,37 @@ def export(
         else; no file is left then.
     """
     path = Path(out).expanduser()
-    kind = _kind(path)
+    kind = kind_of(path)
     if model.statistics is not None and not model.statistics.uniform:
         raise ModelError(
             f"The statistics of {model.name} belong to places of one image, which no file of a "
             "network can say: freeze exact or sampled ones, and export with those."
         )
-    _check_place(path, overwrite)
-    draft = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        with _quiet(), torch.no_grad():
-            _write(model, draft, kind, credits or Credits())
-        sizes, difference = _read_back(model, draft, path)
-        draft.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written ({error.strerror}): {_ELSEWHERE}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
+    check_places([Place(path)], overwrite=overwrite)
+    # its ending says how it is read back
+    draft = path.with_name(f"{path.stem}.partial{path.suffix}")
+    with disk_errors(path, "Nothing was written."):
+        claim = Claim(Place(path))
+        try:
+            with _quiet(), torch.no_grad():
+                _write(model, draft, kind, credits or Credits())
+            sizes, difference = _read_back(model, draft, path)
+            os.replace(draft, path)
+        finally:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            claim.release()
     return Exported(path, kind, sizes, difference, _notes(model, kind))
 
 
-_ELSEWHERE = "choose another place or free some space."
+def kind_of(path: Path) -> Kind:
+    """Return the format that a file's ending names, if it can be written here.
 
-
-def _kind(path: Path) -> Kind:
+    Raises
+    ------
+    SettingsError, ModelError
+        When the ending names none, or a package is not installed.
+    """
     kind = _SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise SettingsError(
@@ -184,17 +191,13 @@ def _kind(path: Path) -> Kind:
     return kind
 
 
-def _check_place(path: Path, overwrite: bool) -> None:
-    if not path.parent.is_dir():
-        raise OutputError(f"There is no folder {path.parent}: make it, or choose another place.")
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise OutputError(f"{path} exists: choose another name, or allow to overwrite it.")
-
-
 def _write(model: Model, path: Path, kind: Kind, credits: Credits) -> None:
     try:
         if kind == "pt2":
-            torch.export.save(_program(model), path)
+            # its writer in C++ ends the process where the disk is full
+            buffer = io.BytesIO()
+            torch.export.save(_program(model), buffer)
+            path.write_bytes(buffer.getvalue())
         elif kind == "torchscript":
             path.write_bytes(_script(model))
         elif kind == "onnx":
@@ -581,4 +584,4 @@ def _readme(model: Model, credits: Credits) -> str:
     ])  # fmt: skip
 
 
-__all__ = ["Credits", "Exported", "Kind", "export"]
+__all__ = ["Credits", "Exported", "Kind", "export", "kind_of"]

@@ -1,0 +1,102 @@
+"""What a command reads and writes, by the names of its parameters.
+
+Knows which parameters name files, and the files that the name of a model stands for. One function
+checks them all before anything is loaded (`check`): nothing that is read is ever overwritten, and
+other files only with ``--overwrite``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from seamscope.errors import SeamscopeError
+from seamscope.files import Place, check_places
+
+READS = (
+    "image",
+    "model",
+    "statistics",
+    "labels",
+    "how",
+    "store",
+    "prediction",
+    "corrections",
+    "intensity",
+    "ground_truth",
+)
+"""Parameters that name an input."""
+
+WRITES = {
+    "out": "OUT",
+    "layers": "--layers",
+    "json_file": "--json",
+    "report_file": "--report",
+    "screenshot": "--screenshot",
+    "table": "--table",
+}
+"""Parameters that name an output, and what a person calls them."""
+
+
+def check(given: Mapping[str, Any]) -> None:
+    """Check all files of a command.
+
+    Parameters
+    ----------
+    given
+        Its parameters. Without ``overwrite`` among them, no file may exist.
+
+    Raises
+    ------
+    OutputError
+        When one of the outputs may not be written.
+    """
+    written = {name: given.get(name) for name in WRITES}
+    places = [
+        Place(Path(value).expanduser(), WRITES[name], _is_result(str(value)))
+        for name, value in written.items()
+        if value is not None and not _unwritten(name, value, given)
+    ]
+    if places:
+        names = [str(given[name]) for name in READS if given.get(name) is not None]
+        read = [path for name in names for path in files_of(name)]
+        check_places(places, read, bool(given.get("overwrite")))
+
+
+def _unwritten(name: str, value: Any, given: Mapping[str, Any]) -> bool:
+    """Whether a parameter that names an output needs no check here."""
+    if name == "json_file":
+        return bool(value == "-")
+    # labels may be added to the OME-Zarr that is read; their writer checks that place
+    return name == "out" and (bool(given.get("dry_run")) or Path(value).parent.name == "labels")
+
+
+def _is_result(name: str) -> bool:
+    from seamscope.images.kinds import FORMATS
+
+    return name.lower().endswith(tuple(FORMATS))
+
+
+def files_of(name: str) -> Iterator[Path]:
+    """Yield the files and folders that the name of an input may stand for."""
+    from seamscope.models.formats.spec import Spec
+
+    yield Path(name).expanduser()
+    try:
+        spec = Spec.parse(name)
+    except (SeamscopeError, OSError):
+        return  # no name of a model
+    if spec.file is not None:
+        yield spec.file
+    if spec.module is not None and spec.module.endswith(".py"):
+        yield Path(spec.module).expanduser()
+    elif spec.module is not None:
+        stem = Path(*spec.module.split("."))
+        for folder in map(Path, sys.path):
+            yield folder / stem.with_suffix(".py")
+            yield folder / stem / "__init__.py"
+
+
+__all__ = ["READS", "WRITES", "check", "files_of"]

@@ -1,0 +1,78 @@
+"""Runs commands that are killed at chosen moments: ``python killing.py PLAN.json``.
+
+The plan lists commands, each with a folder to run in (perhaps a copy of another), a signal, and the
+number of the event at which the process gets it. An event is that a file below the folder is opened
+for writing, renamed, removed or made. One process imports everything and forks for each command; a
+command without a signal runs to its end. Prints one JSON list: exit code and number of events of
+each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from typing import Any
+
+import seamscope.cli
+import seamscope.compare.before_after
+import seamscope.fixed_statistics.freezing
+import seamscope.images.outputs
+import seamscope.models.formats.export
+import seamscope.prediction.run
+
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link"}
+
+
+class Count:
+    """Counts events below a folder, and kills its own process at one of them."""
+
+    def __init__(self, folder: str, at: int, number: int) -> None:
+        self.folder, self.at, self.number = os.path.realpath(folder), at, number
+        self.events = 0
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        writes = event == "open" and bool((arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR))
+        if not writes and event not in CHANGES:
+            return
+        path = arguments[0]
+        if not isinstance(path, str | os.PathLike):
+            return
+        if os.path.join(os.path.realpath(os.path.dirname(path)), "").startswith(self.folder):
+            self.events += 1
+            if self.events == self.at:
+                os.kill(os.getpid(), self.number)
+
+
+def run(step: dict[str, Any]) -> tuple[int, int]:
+    if "copy" in step:
+        shutil.copytree(step["copy"], step["folder"])
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writing)
+        _, status = os.waitpid(child, 0)
+        with os.fdopen(reading) as file:
+            events = file.read()
+        return os.waitstatus_to_exitcode(status), int(events or -1)
+    os.chdir(step["folder"])
+    for number in (1, 2):
+        os.dup2(os.open(os.devnull if number == 1 else "said", os.O_WRONLY | os.O_CREAT), number)
+    count = Count(step["folder"], step.get("at", -1), step.get("signal", signal.SIGKILL))
+    sys.addaudithook(count)
+    code = 0
+    try:
+        seamscope.cli.app(step["command"], prog_name="seamscope")
+    except SystemExit as end:
+        code = int(end.code or 0)
+    os.write(writing, str(count.events).encode())
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1]) as file:
+        steps = json.load(file)
+    json.dump([run(step) for step in steps], sys.stdout)
