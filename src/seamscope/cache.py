@@ -31,7 +31,7 @@ from typing import Any
 
 import platformdirs
 
-from seamscope import __version__
+from seamscope.version import __version__
 
 LARGEST = 32_000_000
 """Bytes of all entries together."""

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 import networks
 from seamscope.errors import ModelError, SettingsError, TrustError
-from seamscope.models.formats import Spec, load_model, would_run
+from seamscope.models.formats import Spec, format_of, load_model, would_run
+from seamscope.models.model import of_network
 
 HERE = Path(networks.__file__)
 
@@ -232,3 +233,90 @@ def test_fingerprint_follows_weights_and_not_the_file(tmp_path) -> None:
     with torch.no_grad():
         network.last.bias[0] += 1e-3
     assert load_model(network).fingerprint != first
+
+
+# -- what is no network, and networks that give no image
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"II*\x00", "TIFF"),
+        (b"\x89PNG\r\n", "PNG"),
+        (b"\xff\xd8\xff\xe0", "JPEG"),
+        (b"\x93NUMPY", "npy"),
+    ],
+)  # fmt: skip
+def test_an_image_in_place_of_a_network_is_called_an_image(tmp_path, start, kind) -> None:
+    (tmp_path / "image").write_bytes(start + bytes(200))
+    with pytest.raises(ModelError, match=rf"is an image \({kind}\), and a network is expected"):
+        load_model(tmp_path / "image", trust=True)
+
+
+def test_a_zarr_folder_is_called_an_image(tmp_path) -> None:
+    (tmp_path / "zarr.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"is an image \(zarr\)"):
+        load_model(tmp_path)
+
+
+def test_safetensors_are_weights_whatever_the_length_of_their_header(tmp_path) -> None:
+    """A header of 264 bytes (0x108) begins as ONNX does."""
+    for extra in range(300):
+        save_file({"w": torch.zeros(1)}, tmp_path / "w.safetensors", {"x": "y" * extra})
+        head = (tmp_path / "w.safetensors").read_bytes()[:9]
+        if head[0] == 8 and head[1] == 1 and head[2] & 7 == 0:
+            break
+    else:
+        raise AssertionError("no header of this length")
+    assert format_of(tmp_path / "w.safetensors") == "checkpoint"
+    with pytest.raises(ModelError, match="holds 1 tensors and no network"):
+        load_model(tmp_path / "w.safetensors")
+
+
+class Gives(torch.nn.Module):
+    """A network that gives something else."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 3, 3, padding=1)
+        self.change = change
+
+    def forward(self, x):
+        return self.change(self.conv(x))
+
+
+def fails(y):
+    if bool(torch.isnan(y).any()):
+        raise ValueError("no NaN here")
+    return y
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda y: None, "without tensors: wrap it"),
+        (lambda y: y[:, :0], "an empty tensor of shape"),
+        (lambda y: torch.fft.fft2(y), r"complex numbers \(complex64\), and predictions are real"),
+        (lambda y: y.to_sparse(), "a sparse tensor"),
+        (lambda y: y[:, : 1 + int(y.abs().sum() * 7) % 3], "channels for one input and"),
+    ],
+)
+def test_networks_that_give_no_image_are_one_sentence(change, words) -> None:
+    with pytest.raises(ModelError, match=words) as caught:
+        load_model(Gives(change)).facts  # noqa: B018
+    assert "\n" not in str(caught.value)
+
+
+def test_channels_that_change_with_the_size_are_noticed_at_the_first_tile() -> None:
+    model = load_model(Gives(lambda y: y[:, : 1 if y.shape[-1] > 100 else 2]))
+    measured = model.facts.out_channels
+    size = 128 if measured == 2 else 64
+    with pytest.raises(ModelError, match=f"returned {measured} channels when it was measured"):
+        model.runner()(np.zeros((1, 1, size, size), np.float32))
+
+
+def test_a_network_that_fails_is_not_a_bug_of_ours(tmp_path) -> None:
+    with pytest.raises(ValueError, match="no NaN here") as caught:
+        load_model(Gives(fails)).forward(torch.full((1, 1, 8, 8), torch.nan))
+    assert of_network(caught.value)
+    assert not of_network(ValueError())

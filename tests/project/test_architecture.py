@@ -15,6 +15,7 @@ import seamscope
 PACKAGE = Path(seamscope.__file__).parent
 # From the bottom up: each room may import those before it, and itself.
 ROOMS = (
+    "version",
     "errors",
     "work",
     "text",

@@ -19,6 +19,7 @@ import functools
 import inspect
 import itertools
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -221,6 +222,11 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return "Stopped.", ExitCode.INTERRUPTED
     if isinstance(error, SystemExit):  # raised by a factory
         error = ModelError("The model's code ended the program (SystemExit): it cannot be used.")
+    if not isinstance(error, (SeamscopeError, MemoryError)) and _of_network(error):
+        error = ModelError(
+            f"The network fails ({type(error).__name__}: {first_line(error)}): run it by itself on "
+            "one tile, and on NaN, which measuring uses."
+        )
     if isinstance(error, TrustError):
         runs = "\n".join(f"  - {line}" for line in error.would_run)
         red = "".join(
@@ -241,6 +247,14 @@ def _explained(error: BaseException) -> tuple[str, int]:
         "it with what --debug shows."
     )
     return bug, ExitCode.BUG
+
+
+def _of_network(error: BaseException) -> bool:
+    if "seamscope.models.model" not in sys.modules:
+        return False  # no network was loaded, and torch need not be
+    from seamscope.models.model import of_network
+
+    return of_network(error)
 
 
 def _of_the_system(error: OSError) -> str:

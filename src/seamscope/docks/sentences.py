@@ -11,6 +11,7 @@ from napari.utils.notifications import show_error
 
 from seamscope.docks.looks import in_dock
 from seamscope.errors import SeamscopeError
+from seamscope.models.model import of_network
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ def sentence(error: Exception, what: str) -> str:
     """
     if isinstance(error, SeamscopeError):
         return in_dock(error)
+    if of_network(error):
+        return f"The network fails ({type(error).__name__}: {error}): run it by itself on one tile."
     if isinstance(error, MemoryError):
         return "Memory ran out: choose a smaller region, or close other programs."
     log.error("%s failed", what, exc_info=error)

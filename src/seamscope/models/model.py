@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from seamscope.cache import Cache
-from seamscope.errors import ModelError, SettingsError
+from seamscope.errors import ModelError, SeamscopeError, SettingsError
 from seamscope.models.declared import Declared, TestVectors
 from seamscope.models.entrance import Hints, Layout, arranged
 from seamscope.models.kept_facts import (
@@ -547,6 +547,7 @@ class Runner:
     """
 
     def __init__(self, model: Model, device: str, precision: Precision) -> None:
+        self._model = model
         self.device = torch.device(device)
         self._autocast = precision != "float32"
         self._dtype = _PRECISIONS[precision]
@@ -576,8 +577,18 @@ class Runner:
         with torch.inference_mode(), self._precision():
             x = torch.from_numpy(batch).to(self.device)
             y = self.run(x, keep).float()
+        self._check_channels(y)
         self.at_places(None)
         return y.cpu().numpy()
+
+    def _check_channels(self, y: torch.Tensor) -> None:
+        facts: Facts | None = vars(self._model).get("facts")
+        if facts is None or facts.any_channels or y.shape[1] == facts.out_channels:
+            return
+        raise ModelError(
+            f"The network returned {facts.out_channels} channels when it was measured and "
+            f"{y.shape[1]} for a tile: wrap it in a module that always returns as many."
+        )
 
     def example(self, batch: Array) -> torch.Tensor:
         """Bring a batch to where the network is."""
@@ -618,8 +629,15 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def single_tensor(output: Any) -> torch.Tensor:
-    """Return the one tensor a network gives, also where it is wrapped; else say what it gives."""
+    """Return the one tensor a network gives, also where it is wrapped; else say what it gives.
+
+    Raises
+    ------
+    ModelError
+        When it gives none or several, or one that is empty, sparse or complex.
+    """
     if isinstance(output, torch.Tensor):
+        _check_tensor(output)
         return output
     if isinstance(output, (tuple, list)) and len(output) == 1:
         return single_tensor(output[0])
@@ -640,6 +658,35 @@ def single_tensor(output: Any) -> torch.Tensor:
         f"The network returns {len(found)} outputs and not one image: add the one you want to the "
         f"model's name, as in #{first} ({', '.join(found)})."
     )
+
+
+def _check_tensor(y: torch.Tensor) -> None:
+    if y.layout is not torch.strided:
+        raise ModelError(
+            "The network returns a sparse tensor, and tiles are joined from dense ones: wrap it in "
+            "a module that returns .to_dense()."
+        )
+    if y.is_complex():
+        raise ModelError(
+            f"The network returns complex numbers ({str(y.dtype).removeprefix('torch.')}), and "
+            "predictions are real: wrap it in a module that returns their magnitude (.abs()), or "
+            "real and imaginary part as channels."
+        )
+    if y.numel() == 0:
+        raise ModelError(
+            f"The network returns an empty tensor of shape {tuple(y.shape)}: wrap it in a module "
+            "that returns an image with at least one channel."
+        )
+
+
+def of_network(error: BaseException) -> bool:
+    """Return whether an exception was raised within a network that `Model.forward` ran."""
+    place = error.__traceback__
+    while place is not None:
+        if place.tb_frame.f_code is Model.forward.__code__:
+            return not isinstance(error, SeamscopeError)
+        place = place.tb_next
+    return False
 
 
 def describe(facts: Facts, reach: Reach) -> str:

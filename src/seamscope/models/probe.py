@@ -183,6 +183,7 @@ class _Prober:
             self._layout = entry.layout
             self._forward = arranged(self._trials, entry.layout)
         self._batch = entry.batch
+        self._check_out_channels(channels, shape)
         self._check_any_channels(channels, shape)
         noise = self._chance(channels, shape)
         kind, smooth = self._kind(channels, shape)
@@ -210,6 +211,16 @@ class _Prober:
             layout=self._layout,
         )
         return self._placed(self._with_period(facts))
+
+    def _check_out_channels(self, channels: int, shape: tuple[int, ...]) -> None:
+        """Refuse a network whose number of channels depends on the values of its input."""
+        inputs = [torch.zeros(1, channels, *shape), self._noise(channels, shape)]
+        given = {int(y.shape[1]) for y in map(self._forward, [*inputs, 10 * inputs[1]])}
+        if len(given) > 1:
+            raise ModelError(
+                f"The network returns {min(given)} channels for one input and {max(given)} for "
+                "another of the same size: wrap it in a module that always returns as many."
+            )
 
     # -- period and place
 

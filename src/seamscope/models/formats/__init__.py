@@ -57,6 +57,14 @@ _FOREIGN = (
     (0, b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
 )
 
+_IMAGES = (
+    (0, b"II*\0", "TIFF"), (0, b"MM\0*", "TIFF"), (0, b"II+\0", "TIFF"), (0, b"MM\0+", "TIFF"),
+    (0, b"\x89PNG", "PNG"), (0, b"\xff\xd8\xff", "JPEG"), (0, b"GIF8", "GIF"), (0, b"BM", "BMP"),
+    (0, b"\x93NUMPY", "npy"), (0, b"ZISRAWFI", "CZI"), (0, b"\xda\xce\xbe\n", "ND2"),
+    (4, b"jP  ", "JPEG 2000"),
+)  # fmt: skip
+_ZARR = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
+
 
 def load_model(
     spec: str | os.PathLike[str] | nn.Module | Model,
@@ -180,6 +188,8 @@ def _weights_code(spec: Spec) -> tuple[Code, ...]:
 def _load_weights(spec: Spec) -> Model:
     """A checkpoint without a factory: a pickled module, or only weights, which is not enough."""
     if spec.path.is_dir():
+        if any((spec.path / name).is_file() for name in _ZARR):
+            raise _image(spec.path, "zarr")
         raise ModelError(
             f"{spec.path} cannot be read as a file, and as a folder it holds no network: give the "
             "folder with rdf.yaml (bioimage.io) or configs/metadata.json (MONAI), or a file."
@@ -225,6 +235,16 @@ def _refuse_foreign(path: Path) -> None:
     for place, start, kind, remedy in _FOREIGN:
         if head[place:].startswith(start):
             raise ModelError(f"{path} is {kind}, which PyTorch cannot run: {remedy}.")
+    for place, start, kind in _IMAGES:
+        if head[place:].startswith(start):
+            raise _image(path, kind)
+
+
+def _image(path: Path, kind: str) -> ModelError:
+    return ModelError(
+        f"{path} is an image ({kind}), and a network is expected here: give the image first and "
+        "the network second, as in seamscope predict IMAGE MODEL OUT."
+    )
 
 
 FORMATS: tuple[Format, ...] = (

@@ -34,7 +34,6 @@ import torch
 import yaml
 from torch import nn
 
-from seamscope import __version__
 from seamscope.errors import ModelError, SeamscopeError, SettingsError
 from seamscope.files import Claim, Place, check_places, disk_errors
 from seamscope.images.image import open_image
@@ -46,6 +45,7 @@ from seamscope.models.formats.rounding import agree
 from seamscope.models.model import Model, describe, single_tensor
 from seamscope.models.speed.fusion import graph_of
 from seamscope.tiling import axis_names
+from seamscope.version import __version__
 
 Kind: TypeAlias = Literal["pt2", "torchscript", "onnx", "bioimageio"]
 

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from seamscope.errors import ModelError
+from seamscope.models.formats.checkpoints import is_safetensors
 from seamscope.models.formats.format import Format, damaged, first_sentence, missing, no_code
 from seamscope.models.formats.readable import one_line
 from seamscope.models.formats.rounding import agree, several
@@ -47,7 +48,7 @@ def is_onnx(path: Path) -> bool:
 
     ONNX has no magic number.
     """
-    if not path.is_file():
+    if not path.is_file() or is_safetensors(path):  # whose header may be as long as that
         return False
     with open(path, "rb") as file:
         head = file.read(3)
