@@ -322,7 +322,9 @@ class Claim:
                 there = place.partial if os.path.lexists(place.partial) else aside
                 os.rename(there, place.path)
             self._delete(aside)
-        if not os.path.lexists(place.partial):
+        if os.path.lexists(place.partial):  # killed before the first rename
+            self.final_record.unlink(missing_ok=True)
+        else:
             if os.path.lexists(self.final_record) and os.path.lexists(place.path):
                 os.replace(self.final_record, place.record)
             record_beside(place.partial).unlink(missing_ok=True)

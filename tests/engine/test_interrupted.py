@@ -117,7 +117,7 @@ def test_old_or_new_whole_at_thirty_moments(out: str, tmp_path: Path) -> None:
     template, ended = tmp_path / "template", tmp_path / "ended"
     template.mkdir()
     (template / "net.py").write_text(FACTORY)
-    np.save(template / "image.npy", np.random.default_rng(0).random((70, 60)).astype(np.float32))
+    np.save(template / "image.npy", np.random.default_rng(0).random((40, 36)).astype(np.float32))
     first = {"folder": str(template), "command": command(1, out)}
     second = {"copy": str(template), "folder": str(ended), "command": command(2, out)}
     (one, _), (two, events) = carry_out([first, second], tmp_path)
