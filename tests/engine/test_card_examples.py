@@ -427,7 +427,7 @@ def test_statistics_of_the_card_are_used_where_the_mode_is_left_out(tmp_path) ->
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"weights": {"tensorflow_saved_model_bundle": {"source": "TF.zip"}}}, "alone: a package"),
+        ({"weights": {"tensorflow_saved_model_bundle": {"source": "TF.zip"}}}, "only: get a"),
         ({"outputs": [{"name": "classes", "axes": "bc", "data_type": "float32",
                        "shape": [1, 28]}]}, "does not map images to images"),
     ],
@@ -463,3 +463,31 @@ def test_weights_in_the_package_are_preferred_to_those_on_the_net(tmp_path) -> N
     card["weights"]["torchscript"]["source"] = "https://example.com/w.pt"
     with pytest.raises(ModelError, match="on the net: download the whole package"):
         load_model(written(tmp_path / "b", card, files))
+
+
+def test_onnx_with_its_numbers_in_a_second_file(tmp_path) -> None:
+    """Format 0.5 declares the second file; without that, the package is refused."""
+    onnx = extra("onnx")
+    from onnx import TensorProto, helper
+
+    net = Net().eval()
+    weight = TensorProto(name="w", dims=[1, 1, 3, 3], data_type=TensorProto.FLOAT)
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="w.onnx.data")
+    weight.external_data.add(key="offset", value="8")
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 1, 64, 64]) for n in "xy"]
+    bias = onnx.numpy_helper.from_array(net.conv.bias.detach().numpy(), "b")
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], pads=[1, 1, 1, 1])
+    graph = helper.make_graph([node], "g", info[:1], info[1:], [weight, bias])
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    card, files = nuclei_05()
+    weights = {"onnx": {"source": "w.onnx", "opset_version": 17,
+                        "external_data": {"source": "w.onnx.data"}}}  # fmt: skip
+    numbers = bytes(8) + net.conv.weight.detach().numpy().tobytes()
+    files |= {"w.onnx": model.SerializeToString(), "w.onnx.data": numbers}
+    path = written(tmp_path / "a", card | {"weights": weights}, files)
+    assert verify(load_model(path)).passed
+    del weights["onnx"]["external_data"]
+    with pytest.raises(ModelError, match="which its package does not declare"):
+        load_model(written(tmp_path / "b", card | {"weights": weights}, files))

@@ -46,7 +46,7 @@ MKDIR = {
     "computed name": b"cbuiltins\nstr\n\x8c\x02os\x85R\x8c\x05mkdir\x93" + text(HERE) + b"\x85R",
     "nested pickle": b"c_pickle\nloads\nC%c" % 31
     + (b"\x80\x02cos\nmkdir\n" + text(HERE) + b"\x85R.").ljust(31, b" ") + b"\x85R",
-    "old name": b"cposix\nmkdir\n" + text(HERE) + b"\x85R",
+    "named by its module": b"cposix\nmkdir\n" + text(HERE) + b"\x85R",
 }  # fmt: skip
 RUNS = b"\x80\x04" + MKDIR["global"] + b"."
 

@@ -17,7 +17,7 @@ from seamscope.images.image import open_image
 from seamscope.images.preparation import ByInput, Measured, Preparation, Scaled
 from seamscope.models.formats import load_model, verify
 from seamscope.models.formats.export import export
-from seamscope.models.formats.factories import module_from_text
+from seamscope.models.formats.factories import module_from_source
 from seamscope.prediction.run import predict
 
 SOURCE = '''
@@ -58,7 +58,7 @@ WAYS = {
 
 def network():
     torch.manual_seed(0)
-    return module_from_text(SOURCE, "net.py").Net().eval()
+    return module_from_source(SOURCE.encode(), "net.py").Net().eval()
 
 
 def images(shape=(48, 64), seed=3):
@@ -346,7 +346,7 @@ def test_outputs_of_scripts_may_have_names(tmp_path) -> None:
     x = np.ones((1, 1, 32, 32), np.float32) * 5
     for name in ("edge", "1", "-1"):
         assert (load_model(f"{path}#{name}").runner()(x) == 10).all()
-    with pytest.raises(ModelError, match="number or name of the output"):
+    with pytest.raises(ModelError, match="add the one you want to the"):
         load_model(path).facts  # noqa: B018
 
 

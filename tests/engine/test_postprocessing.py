@@ -19,7 +19,7 @@ from packages import result, state_dict, tensor, written
 from seamscope.compare.certificate import certify
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model, verify
-from seamscope.models.formats.factories import module_from_text
+from seamscope.models.formats.factories import module_from_source
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.prediction.run import Finished, Preparing, open_output, predict, run
@@ -85,7 +85,7 @@ def channels_in(steps):
 def by_hand(steps, x):
     """What the package's test output is, by numpy."""
     torch.manual_seed(1)
-    net = module_from_text(SOURCE, "net.py").Net(x.shape[1]).eval()
+    net = module_from_source(SOURCE.encode(), "net.py").Net(x.shape[1]).eval()
     with torch.inference_mode():
         y = net(torch.from_numpy(x)).numpy().astype(float)
     for step in steps:

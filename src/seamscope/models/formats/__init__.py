@@ -1,10 +1,10 @@
 """Files become networks, and nothing runs before its owner is trusted.
 
-Knows which formats there are, and asks each of them in turn. Does not know any of them, nor what
-networks do.
+Knows the table of formats and takes the first that recognises a file. Does not know any format, nor
+what networks do.
 
-A network is named by one string (see `seamscope.models.formats.spec`); what a file is, is told by
-its content and never by its suffix:
+A network is named by one string (see `seamscope.models.formats.spec`). The content of a file
+decides its format, never its suffix:
 
 ================  ==================================================================================
 `exported`        programs of ``torch.export`` (``.pt2``)
@@ -42,6 +42,7 @@ from seamscope.models.formats.factories import FACTORY
 from seamscope.models.formats.format import Code, Format
 from seamscope.models.formats.monai_bundle import MONAI_BUNDLE
 from seamscope.models.formats.onnx import ONNX
+from seamscope.models.formats.readable import one_line
 from seamscope.models.formats.spec import Spec
 from seamscope.models.formats.torchscript import TORCHSCRIPT
 from seamscope.models.formats.trust import Consent
@@ -77,7 +78,7 @@ def load_model(
     Parameters
     ----------
     spec
-        A module in hand, or a string as in the module's documentation.
+        A module, or a string as in the module's documentation.
     trust
         Whether code that comes with the file may run, this once. A `Consent` allows only the code
         that was shown, or is remembered. Code with remembered consent runs anyway.
@@ -132,7 +133,7 @@ def _load(spec: Spec, consent: Consent | None) -> Model:
     digests = [each.digest for each in code]
     allowed = consent is not None and consent.covers(digests)
     if code and not allowed and not trusting.trusted(digests):
-        raise TrustError(spec.text, code, trusting.unsafe())
+        raise TrustError(one_line(spec.text), code, trusting.unsafe())
     model = row.load(spec)
     if spec.output is not None and model.outputs is None:
         model.module = Chosen(model.module, spec.output)

@@ -63,8 +63,8 @@ class Archive:
     def names(self) -> tuple[str, ...]:
         """All members' names, with forward slashes; empty for what is neither folder nor zip.
 
-        Of a folder what lies at most three levels deep, and no more than a package would hold:
-        somebody may name a folder with all of their images.
+        Of a folder at most 2,000 files, at most three levels deep. A package has fewer, and a
+        folder of images may have millions.
         """
         if self._is_folder:
             return tuple(itertools.islice(self._files(self.path, _DEPTH), _MOST_FILES))
@@ -97,9 +97,9 @@ class Archive:
             )
 
     def _refuse_ambiguous(self, names: list[str]) -> None:
-        """Refuse members of one name: whoever reads the file after us may find the other one.
+        """Refuse members of one name, since torch may read the other one.
 
-        Torch finds members whether their letters are small or not.
+        torch ignores the case of names.
         """
         count = Counter(name.lower() for name in names)
         twice = next((name for name in names if count[name.lower()] > 1), None)

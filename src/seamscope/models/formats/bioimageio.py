@@ -62,8 +62,8 @@ from seamscope.models.formats.wrappers import (
     Linear,
     Rearranged,
     SplitInput,
+    outputs_note,
     place_of,
-    told_outputs,
 )
 from seamscope.models.model import Model
 from seamscope.models.probe import Hints
@@ -107,8 +107,8 @@ class Package:
         found = [kind for kind in _KINDS if self.card.weights.get(kind)]
         if not found:
             raise ModelError(
-                f"{self.name} has weights for {', '.join(self.card.weights) or 'nothing'} alone: a "
-                "package with TorchScript, a PyTorch state dict or ONNX is needed."
+                f"{self.name} has weights for {', '.join(self.card.weights) or 'nothing'} only: "
+                "get a package with TorchScript, a PyTorch state dict or ONNX."
             )
         # those in the package before those on the net, which are never fetched
         return min(found, key=lambda kind: _is_remote(file_of(self.card.weights[kind]) or ""))
@@ -118,16 +118,16 @@ class Package:
         """What the card says of these weights."""
         return self.card.weights[self.kind]
 
-    def read(self, told: Any) -> bytes:
+    def read(self, entry: Any) -> bytes:
         """Read a file the card refers to, and compare it with its checksum if there is one."""
-        source = file_of(told) or ""
+        source = file_of(entry) or ""
         if _is_remote(source):
             raise ModelError(
                 f"{self.name} refers to {source} on the net: download the whole package as a zip "
                 "from bioimage.io and give that."
             )
         data = self.archive.read(source if source in self.archive else Path(source).name)
-        wanted = told.get("sha256") if isinstance(told, Mapping) else None
+        wanted = entry.get("sha256") if isinstance(entry, Mapping) else None
         if wanted and hashlib.sha256(data).hexdigest() != wanted:
             raise ModelError(
                 f"{source} in {self.name} is not the file its card was written for (another "
@@ -183,17 +183,17 @@ class _Architecture:
 
     @classmethod
     def of(cls, package: Package) -> _Architecture:
-        told = package.weights.get("architecture")
-        if isinstance(told, Mapping):  # 0.5
-            kwargs = dict(told.get("kwargs") or {})
-            source = told if "source" in told else None
-            return cls(str(told["callable"]), kwargs, source, told.get("import_from"))
+        entry = package.weights.get("architecture")
+        if isinstance(entry, Mapping):  # 0.5
+            kwargs = dict(entry.get("kwargs") or {})
+            source = entry if "source" in entry else None
+            return cls(str(entry["callable"]), kwargs, source, entry.get("import_from"))
         kwargs = dict(package.weights.get("kwargs") or {})
-        file, colon, name = str(told or "").rpartition(":")
+        file, colon, name = str(entry or "").rpartition(":")
         if colon:  # 0.4: network.py:Net
             source = {"source": file, "sha256": package.weights.get("architecture_sha256")}
             return cls(name, kwargs, source)
-        module, dot, name = str(told or "").rpartition(".")
+        module, dot, name = str(entry or "").rpartition(".")
         if dot:  # 0.4: package.module.Net
             return cls(name, kwargs, None, module)
         raise ModelError(f"{package.name} does not say what builds its network: get it again.")
@@ -229,13 +229,13 @@ def _load(spec: Spec) -> Model:
     steps, finishing, left_out = _postprocessing(output, inputs)
     preparation, warnings = _preparation(inputs)
     if len(inputs) > 1:
-        notes += (_told_inputs(inputs),)
+        notes += (_inputs_note(inputs),)
     notes += tuple(
         f"Its input {each.name} is optional and not given here."
         for each in card.inputs
         if each not in inputs
     )
-    notes += told_outputs(names, spec.output)
+    notes += outputs_note(names, spec.output)
     channels = _channels(inputs)
     first = inputs[0]
     method = preparation.name if preparation else "none"
@@ -266,19 +266,20 @@ def _given(card: Card) -> list[int | None]:
     ]
 
 
-def _told_inputs(inputs: Sequence[Tensor]) -> str:
-    told = ", ".join(f"{each.name} ({each.channels or 1})" for each in inputs)
-    return f"It has {len(inputs)} inputs, which are channels of one image in this order: {told}."
+def _inputs_note(inputs: Sequence[Tensor]) -> str:
+    listed = ", ".join(f"{each.name} ({each.channels or 1})" for each in inputs)
+    return f"It has {len(inputs)} inputs, which are channels of one image in this order: {listed}."
 
 
 def _network(package: Package, given: Sequence[int | None]) -> tuple[nn.Module, tuple[str, ...]]:
     """Load the network as one that takes one tensor."""
-    data = package.read(package.weights)
     source = f"{file_of(package.weights)} in {package.name}"
     if package.kind == "onnx":
         from seamscope.models.formats.onnx import load_graph
 
-        return load_graph(data, source, [each for each in given if each is not None])
+        channels = [each for each in given if each is not None]
+        return load_graph(_graph(package), source, channels)
+    data = package.read(package.weights)
     network = _of_torch(package, data, source)
     return (SplitInput(network, given) if len(given) > 1 else network), ()
 
@@ -288,7 +289,17 @@ def _read_instead(package: Package, network: nn.Module) -> dict[str, Any]:
         return {}
     from seamscope.models.formats.onnx import read_instead
 
-    return read_instead(network, lambda: package.read(package.weights))
+    return read_instead(network, lambda: _graph(package))
+
+
+def _graph(package: Package) -> bytes:
+    """Read an ONNX graph, with the numbers that format 0.5 may keep in a second file."""
+    from seamscope.models.formats.onnx import embedded
+
+    more = package.weights.get("external_data")
+    name = f"{file_of(package.weights)} in {package.name}"
+    beside = None if more is None else lambda: package.read(more)
+    return embedded(package.read(package.weights), name, beside)
 
 
 def _of_torch(package: Package, data: bytes, source: str) -> nn.Module:
@@ -328,7 +339,7 @@ def _apart(first: Tensor, other: Tensor) -> str:
         if tensor.axes != wanted:
             return f"{tensor.name} has the axes {tensor.axes} and not {wanted}"
         if tensor.channels is None:
-            return f"{tensor.name} does not tell how many channels it has"
+            return f"{tensor.name} does not say how many channels it has"
     for place in range(2, len(wanted)):
         sizes = [(each.smallest[place], each.step[place]) for each in (first, other)]
         fixed = {size for size, step in sizes if step == 0}
@@ -414,30 +425,30 @@ def _preparation(inputs: Sequence[Tensor]) -> tuple[Preparation | None, tuple[st
 
 
 def _step(each: Processing, tensor: Tensor, notes: list[str]) -> Step | None:
-    told = each.kwargs
-    if tensor.letters([told.get("axis", "channel")]) != "c":
-        why = f"Its {each.name} has a value for each place along {told['axis']}"
+    kwargs = each.kwargs
+    if tensor.letters([kwargs.get("axis", "channel")]) != "c":
+        why = f"Its {each.name} has a value for each place along {kwargs['axis']}"
         return _unknown(f"{why}, which is not known here.", notes)
     match each.name:
         case "ensure_dtype":
             return None  # networks are run in float32
         case "binarize":
-            return Binarized(_many(told["threshold"]))
-        case "clip" if "min_percentile" not in told and "max_percentile" not in told:
-            return Clipped(told.get("min"), told.get("max"))
+            return Binarized(_many(kwargs["threshold"]))
+        case "clip" if "min_percentile" not in kwargs and "max_percentile" not in kwargs:
+            return Clipped(kwargs.get("min"), kwargs.get("max"))
         case "scale_linear":
-            return _scaled(told.get("gain", 1.0), told.get("offset", 0.0))
+            return _scaled(kwargs.get("gain", 1.0), kwargs.get("offset", 0.0))
         case "fixed_zero_mean_unit_variance":
-            return _standardized(told)
-        case "zero_mean_unit_variance" if told.get("mode") == "fixed":
-            return _standardized(told)
+            return _standardized(kwargs)
+        case "zero_mean_unit_variance" if kwargs.get("mode") == "fixed":
+            return _standardized(kwargs)
         case "zero_mean_unit_variance" | "scale_range":
             return _measured(each, tensor, notes)
     return _unknown(f"Its preprocessing {each.name} is not known here.", notes)
 
 
 def _unknown(why: str, notes: list[str]) -> Unknown:
-    """Let a run be refused where no other normalization is chosen; and tell it on loading."""
+    """Note an operation that is not known; a run then needs another normalization."""
     notes.append(why)
     return Unknown(why)
 
@@ -448,19 +459,19 @@ def _scaled(gain: Any, offset: Any) -> Scaled:
     return Scaled(gains * (count // len(gains)), offsets * (count // len(offsets)))
 
 
-def _standardized(told: Mapping[str, Any]) -> Scaled:
+def _standardized(kwargs: Mapping[str, Any]) -> Scaled:
     """``(x - mean) / (std + eps)`` by numbers of the card."""
-    eps = float(told.get("eps", 1e-6))
-    mean, std = _many(told["mean"]), _many(told["std"])
+    eps = float(kwargs.get("eps", 1e-6))
+    mean, std = _many(kwargs["mean"]), _many(kwargs["std"])
     gain = tuple(1 / (each + eps) for each in std)
     return _scaled(gain, tuple(-m * g for m, g in zip(mean, gain, strict=True)))
 
 
 def _measured(each: Processing, tensor: Tensor, notes: list[str]) -> Measured | Unknown:
-    told = each.kwargs
-    axes = tensor.letters(told.get("axes"))
+    kwargs = each.kwargs
+    axes = tensor.letters(kwargs.get("axes"))
     lacking = [letter for letter in tensor.spatial if letter not in axes]
-    other = told.get("reference_tensor")
+    other = kwargs.get("reference_tensor")
     if lacking:
         slices = " and ".join(lacking)
         why = f"Its {each.name} takes statistics of each {slices} by itself, not of the whole image"
@@ -468,10 +479,10 @@ def _measured(each: Processing, tensor: Tensor, notes: list[str]) -> Measured | 
     if other not in (None, tensor.name):
         why = f"Its {each.name} scales {tensor.name} by statistics of {other}"
         return _unknown(f"{why}, which is not known here.", notes)
-    eps, together = float(told.get("eps", 1e-6)), "c" in axes and (tensor.channels or 2) > 1
+    eps, together = float(kwargs.get("eps", 1e-6)), "c" in axes and (tensor.channels or 2) > 1
     if each.name == "zero_mean_unit_variance":
         return Measured("zscore", eps=eps, together=together)
-    low, high = float(told.get("min_percentile", 0.0)), float(told.get("max_percentile", 100.0))
+    low, high = float(kwargs.get("min_percentile", 0.0)), float(kwargs.get("max_percentile", 100.0))
     kind = "minmax" if (low, high) == (0.0, 100.0) else "percentile"
     return Measured(kind, (low, high), eps, together)  # type: ignore[arg-type]
 
@@ -511,35 +522,35 @@ def _of_all(each: Processing, output: Tensor, inputs: Sequence[Tensor]) -> Step 
 
 
 def _matched(each: Processing, output: Tensor, inputs: Sequence[Tensor]) -> Matched | None:
-    told = each.kwargs
-    axes = output.letters(told.get("axes"))
+    kwargs = each.kwargs
+    axes = output.letters(kwargs.get("axes"))
     given, made = inputs[0].channels, output.channels
     apart = "c" not in axes and (given is None or given != made)
     mixed = "c" in axes and given != 1
     lacking = any(letter not in axes for letter in output.spatial)
-    if len(inputs) > 1 or told.get("reference_tensor") != inputs[0].name or apart or mixed:
+    if len(inputs) > 1 or kwargs.get("reference_tensor") != inputs[0].name or apart or mixed:
         return None
-    return None if lacking else Matched(float(told.get("eps", 1e-6)), "c" in axes)
+    return None if lacking else Matched(float(kwargs.get("eps", 1e-6)), "c" in axes)
 
 
 def _finish(each: Processing, output: Tensor) -> nn.Module | None:
-    told = each.kwargs
-    if output.letters([told.get("axis", "channel")]) != "c":
+    kwargs = each.kwargs
+    if output.letters([kwargs.get("axis", "channel")]) != "c":
         return None
     match each.name:
         case "sigmoid":
             return nn.Sigmoid()
         case "softmax":
             return nn.Softmax(1)
-        case "binarize" if not isinstance(told["threshold"], (list, tuple)):
-            return Above(float(told["threshold"]))
-        case "clip" if "min_percentile" not in told and "max_percentile" not in told:
-            return Clip(told.get("min"), told.get("max"))
+        case "binarize" if not isinstance(kwargs["threshold"], (list, tuple)):
+            return Above(float(kwargs["threshold"]))
+        case "clip" if "min_percentile" not in kwargs and "max_percentile" not in kwargs:
+            return Clip(kwargs.get("min"), kwargs.get("max"))
         case "scale_linear":
-            scaled = _scaled(told.get("gain", 1.0), told.get("offset", 0.0))
+            scaled = _scaled(kwargs.get("gain", 1.0), kwargs.get("offset", 0.0))
             return Linear(scaled.gain, scaled.offset)
         case "fixed_zero_mean_unit_variance":
-            scaled = _standardized(told)
+            scaled = _standardized(kwargs)
             return Linear(scaled.gain, scaled.offset)
     return None
 

@@ -4,8 +4,8 @@ Knows how tensors are read without running anything, what a pickle would run, an
 of one network are found among others. Does not know where networks come from.
 
 Lightning, torch-em, pytorch-3dunet, nnU-Net and everybody's own scripts put a network's weights
-under different keys and prefixes. None of them is known here by name: of all mappings in a file,
-with any common prefix taken off, the one is used that gives the network all its tensors.
+under different keys and prefixes. None of these programs is known here by name. Of all mappings in
+a file, with any common prefix taken off, the one is used that gives the network all its tensors.
 """
 
 from __future__ import annotations
@@ -349,11 +349,11 @@ def fill(network: nn.Module, content: Any, name: str, builder: str) -> tuple[str
             "Check that factory, arguments and weights belong together."
         )
     network.load_state_dict({**own, **best.tensors})
-    return _told_others(best, fits, name)
+    return _others_note(best, fits, name)
 
 
-def _told_others(best: _Fit, fits: Sequence[_Fit], name: str) -> tuple[str, ...]:
-    """Say that a checkpoint holds other weights which would fit as well, such as an average."""
+def _others_note(best: _Fit, fits: Sequence[_Fit], name: str) -> tuple[str, ...]:
+    """Say that a checkpoint holds other weights that fit as well, such as an average."""
     others = [
         fit.where
         for fit in fits
@@ -363,8 +363,8 @@ def _told_others(best: _Fit, fits: Sequence[_Fit], name: str) -> tuple[str, ...]
     if not others:
         return ()
     return (
-        f"{name} holds {1 + len(others)} sets of weights that fit, and {best.where} is used: for "
-        f"{', '.join(others)} save that one to a file of its own.",
+        f"{name} holds {1 + len(others)} sets of weights that fit, and {best.where} is used. To "
+        f"use {', '.join(others)} instead, save it to a file of its own.",
     )
 
 
@@ -399,12 +399,12 @@ def _fits(own: Mapping[str, torch.Tensor], given: Tensors, where: str) -> Iterat
             tuple(k for k in own if k not in tensors and not k.endswith("num_batches_tracked")),
             tuple(k for k in tensors if k not in own),
             tuple(_differing(own, tensors)),
-            f"{where}.{prefix}".strip(".") or "what lies outermost",
+            f"{where}.{prefix}".strip(".") or "the outermost level",
         )
 
 
 def _rarest(own: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names that tell a prefix: the longest is least likely to end another by chance."""
+    """Names that show a prefix: the longest is least likely to end another by chance."""
     return sorted(own, key=len)[-1:]
 
 
@@ -436,7 +436,7 @@ _LOOKS_LIKE = (
 
 
 def only_weights(content: Any, name: str) -> ModelError:
-    """One sentence for weights whose network is not told, with the factory they look like."""
+    """Return the error for weights without a network, with the factory that they look like."""
     tensors = max(mappings(content), key=len, default={})
     if not tensors:
         return ModelError(f"{name} holds no named tensors: give a checkpoint with a state dict.")

@@ -81,7 +81,7 @@ class Credits:
     authors: tuple[str, ...] = ("unknown",)
     description: str = ""
     license: str = "CC-BY-4.0"
-    cite: str = "The publication of this network was not told when it was exported."
+    cite: str = "No publication of this network was named at export."
     url: str = "https://bioimage.io"
 
 
@@ -358,7 +358,7 @@ def _notes(model: Model, kind: Kind) -> tuple[str, ...]:
         notes.append(f"This format cannot say how images are normalized ({what}): tell its users.")
     if model.postprocessing is not None:
         notes.append(
-            f"What its card asks to be done to the whole prediction ({model.postprocessing}) is "
+            f"The postprocessing of the whole prediction ({model.postprocessing}) is "
             "not written: tell its users."
         )
     if kind == "bioimageio" and model.reach.halo is None:
@@ -417,7 +417,7 @@ def _preparation(model: Model) -> Preparation:
 
 
 def _card(model: Model, credits: Credits, hashes: dict[str, str]) -> dict[str, Any]:
-    """The card, as the format's description asks for it."""
+    """The card, as the format's specification requires."""
 
     def file(name: str) -> dict[str, str]:
         return {"source": name, "sha256": hashes[name]}

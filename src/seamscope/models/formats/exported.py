@@ -7,7 +7,7 @@ Loading such a file is less harmless than it looks (torch 2.13): tensors that ar
 whole archives of torch 2.7 and older, are pickles; sizes are written as expressions that sympy
 *evaluates*; checks of sizes are Python source that is executed; and the graph calls anything below
 ``torch`` by name. So everything is compared with what export itself writes, pickles of tensors,
-sums and products of sizes, operations of ATen, and whatever else there is is told as code.
+sums and products of sizes, operations of ATen. Anything else is listed as code.
 """
 
 from __future__ import annotations
@@ -141,21 +141,21 @@ _MOST_LINES = 40
 _MOST_TEXT = 1 << 20
 
 
-def _unusual(told: Any, key: str = "") -> Iterator[str]:
+def _unusual(content: Any, key: str = "") -> Iterator[str]:
     """What torch would execute of a program beyond what export writes."""
-    if isinstance(told, dict):
-        for name, value in told.items():
+    if isinstance(content, dict):
+        for name, value in content.items():
             if key == "custom_objects" or name == "as_custom_obj":
                 yield f"custom object {value!r}"
             if name != "metadata" or "stack_trace" not in str(value)[:200]:
                 yield from _unusual(value, name)
-    elif isinstance(told, list):
-        for value in told:
+    elif isinstance(content, list):
+        for value in content:
             yield from _unusual(value, key)
-    elif isinstance(told, str):
-        what = _unusual_text(told, key)
+    elif isinstance(content, str):
+        what = _unusual_text(content, key)
         if what:
-            yield f"{what} {one_line(told)!r}"
+            yield f"{what} {one_line(content)!r}"
 
 
 def _unusual_text(text: str, key: str) -> str:
@@ -245,7 +245,7 @@ class Exported(Wrapper):
         super().__init__(program.module())
 
     def train(self, mode: bool = True) -> Exported:
-        """Do nothing: a program is exported in one mode, and torch refuses to be asked."""
+        """Do nothing: a program is exported in one mode, and torch raises an error here."""
         return self
 
     def forward(self, *inputs: torch.Tensor) -> Any:
@@ -312,7 +312,7 @@ def _for_cpu(data: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What torch logs of damaged and old files is told in our own sentences."""
+    """Silence what torch logs of damaged and old files; our own sentences replace it."""
     logger = logging.getLogger("torch.export")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -348,8 +348,8 @@ def _load(spec: Spec) -> Model:
 def _outputs(program: torch.export.ExportedProgram) -> tuple[str, ...] | None:
     """Numbers of its outputs, where it gives several."""
     count = len(program.graph_signature.user_outputs)
-    told = program.call_spec.out_spec
-    several = count > 1 and told is not None and told.type in (tuple, list)
+    spec = program.call_spec.out_spec
+    several = count > 1 and spec is not None and spec.type in (tuple, list)
     return tuple(map(str, range(count))) if several else None
 
 

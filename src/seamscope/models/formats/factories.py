@@ -103,9 +103,9 @@ def build(module: Any, function: str, arguments: Mapping[str, Any], origin: str)
     try:
         network = factory(**arguments)
     except Exception as error:
-        told = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
+        shown = ", ".join(f"{k}={v!r}" for k, v in arguments.items())
         raise ModelError(
-            f"{function}({told}) failed: {first_sentence(error)}. Check its arguments."
+            f"{function}({shown}) failed: {first_sentence(error)}. Check its arguments."
         ) from error
     if not isinstance(network, nn.Module):
         raise ModelError(
@@ -132,7 +132,7 @@ def module_from_source(data: bytes, name: str) -> Any:
         module = types.ModuleType(f"seamscope_factory_{Path(name).stem}")
         module.__file__ = file
         sys.modules[module.__name__] = module
-        exec(compile(data, file, "exec", dont_inherit=True), module.__dict__)  # trusted by then
+        exec(compile(data, file, "exec", dont_inherit=True), module.__dict__)  # trusted by now
         return module
 
     return _explained(name, run)

@@ -1,6 +1,7 @@
-"""What every file format of networks has to say for itself.
+"""What every file format of networks provides.
 
-Knows the questions: is this yours, what would loading it run, load it. Does not know any answer.
+Knows the three functions of a format: recognise a file, list the code that loading it would run,
+load it. Does not know any format.
 """
 
 from __future__ import annotations
@@ -66,13 +67,13 @@ class Format:
     Attributes
     ----------
     name
-        As it is told to a person.
+        As a person reads it.
     recognises
         Whether a model string names something of this format, judged by content.
     code
         What loading it would execute.
     load
-        Loads it; everything `code` told of is trusted by then.
+        Loads it; everything that `code` lists is trusted by now.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Format:
 
 
 def no_code(spec: Spec) -> tuple[Code, ...]:
-    """For formats that are data alone."""
+    """Return nothing, for formats that hold only data."""
     return ()
 
 

@@ -45,7 +45,7 @@ class Tensor:
     halo
         Along each axis.
     channel_names
-        Where they are told.
+        Where the card names them.
     processing
         Operations, in order.
     test
@@ -89,7 +89,7 @@ class Tensor:
 
     @property
     def channels(self) -> int | None:
-        """Number of channels, where it is told; 1 without a channel axis."""
+        """Number of channels, where the card says it; 1 without a channel axis."""
         if "c" not in self.axes:
             return 1
         if self.channel_names:
@@ -119,12 +119,12 @@ class Card:
     weights: Mapping[str, Mapping[str, Any]]
 
 
-def read_card(told: Any, source: str) -> Card:
+def read_card(entry: Any, source: str) -> Card:
     """Read a card.
 
     Parameters
     ----------
-    told
+    entry
         Content of the yaml file.
     source
         What to call it.
@@ -134,14 +134,14 @@ def read_card(told: Any, source: str) -> Card:
     ModelError
         When it is no model's, of another format, or lacks what is needed.
     """
-    if not isinstance(told, Mapping) or told.get("type", "model") != "model":
+    if not isinstance(entry, Mapping) or entry.get("type", "model") != "model":
         raise ModelError(f"{source} describes no model: give the package of a model.")
-    if "format_version" not in told:
+    if "format_version" not in entry:
         raise ModelError(
             f"{source} is no model card of bioimage.io (it has no format_version): give the "
             "package of a model."
         )
-    version = str(told["format_version"])
+    version = str(entry["format_version"])
     if not re.match(r"0\.[45](\.|$)", version):
         raise ModelError(
             f"{source} is written in format {version} of bioimage.io, and 0.4 and 0.5 "
@@ -150,17 +150,17 @@ def read_card(told: Any, source: str) -> Card:
     new = version.startswith("0.5")
     tensor = _new_tensor if new else _old_tensor
     try:
-        tests = {} if new else {k: list(told.get(f"test_{k}", ())) for k in ("inputs", "outputs")}
+        tests = {} if new else {k: list(entry.get(f"test_{k}", ())) for k in ("inputs", "outputs")}
         read = {
             kind: tuple(
                 tensor(each, _at(tests.get(kind), place), kind, place)
-                for place, each in enumerate(told[kind])
+                for place, each in enumerate(entry[kind])
             )
             for kind in ("inputs", "outputs")
         }
-        read["inputs"] = tuple(_resolved(each, read["inputs"], told) for each in read["inputs"])
-        name = str(told.get("name", "model"))
-        return Card(name, version, read["inputs"], read["outputs"], dict(told["weights"]))
+        read["inputs"] = tuple(_resolved(each, read["inputs"], entry) for each in read["inputs"])
+        name = str(entry.get("name", "model"))
+        return Card(name, version, read["inputs"], read["outputs"], dict(entry["weights"]))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ModelError(
             f"{source} is no complete model card ({type(error).__name__}: {error}): get it again, "
@@ -172,11 +172,11 @@ def _at(values: Sequence[Any] | None, place: int) -> Any:
     return values[place] if values and place < len(values) else None
 
 
-def file_of(told: Any) -> str | None:
+def file_of(entry: Any) -> str | None:
     """Path or address in a field that is written as text, or as a mapping with ``source``."""
-    if isinstance(told, Mapping):
-        told = told.get("source")
-    return None if told is None else str(told)
+    if isinstance(entry, Mapping):
+        entry = entry.get("source")
+    return None if entry is None else str(entry)
 
 
 def _processing(entries: Any, defaults: Mapping[str, Mapping[str, Any]]) -> tuple[Processing, ...]:
@@ -192,9 +192,9 @@ def _processing(entries: Any, defaults: Mapping[str, Mapping[str, Any]]) -> tupl
 _OLD_DEFAULTS = {"zero_mean_unit_variance": {"mode": "fixed"}}
 
 
-def _old_tensor(told: Mapping[str, Any], test: Any, kind: str, place: int) -> Tensor:
-    axes = str(told["axes"])
-    shape = told.get("shape") or [None] * len(axes)
+def _old_tensor(entry: Mapping[str, Any], test: Any, kind: str, place: int) -> Tensor:
+    axes = str(entry["axes"])
+    shape = entry.get("shape") or [None] * len(axes)
     smallest: Sequence[int | None]
     step: Sequence[int | None]
     if isinstance(shape, Mapping) and "scale" in shape:
@@ -210,43 +210,43 @@ def _old_tensor(told: Mapping[str, Any], test: Any, kind: str, place: int) -> Te
         step = list(shape.get("step") or [None] * len(axes))
     else:
         smallest, step = list(shape), [0] * len(axes)
-    operations = told.get("preprocessing" if kind == "inputs" else "postprocessing")
+    operations = entry.get("preprocessing" if kind == "inputs" else "postprocessing")
     return Tensor(
-        str(told["name"]),
+        str(entry["name"]),
         axes,
         tuple(smallest),
         tuple(step),
-        tuple(told.get("halo") or [0] * len(axes)),
+        tuple(entry.get("halo") or [0] * len(axes)),
         (),
         _processing(operations, _OLD_DEFAULTS),
         file_of(test),
     )
 
 
-def _new_tensor(told: Mapping[str, Any], test: Any, kind: str, place: int) -> Tensor:
-    letters, ids = _letters(told["axes"])
-    sizes = [_size(each) for each in told["axes"]]
+def _new_tensor(entry: Mapping[str, Any], test: Any, kind: str, place: int) -> Tensor:
+    letters, ids = _letters(entry["axes"])
+    sizes = [_size(each) for each in entry["axes"]]
     names: tuple[str, ...] = next(
         (
             tuple(map(str, each["channel_names"]))
-            for each in told["axes"]
+            for each in entry["axes"]
             if "channel_names" in each
         ),
         (),
     )
-    operations = told.get("preprocessing" if kind == "inputs" else "postprocessing")
+    operations = entry.get("preprocessing" if kind == "inputs" else "postprocessing")
     default = f"{kind.removesuffix('s')}{place or ''}"
     return Tensor(
-        str(told.get("id") or default),
+        str(entry.get("id") or default),
         letters,
         tuple(smallest for smallest, _ in sizes),
         tuple(step for _, step in sizes),
-        tuple(int(each.get("halo") or 0) for each in told["axes"]),
+        tuple(int(each.get("halo") or 0) for each in entry["axes"]),
         names,
         _processing(operations, {}),
-        file_of(told.get("test_tensor")),
-        bool(told.get("optional", False)),
-        tuple(map(_grid, told["axes"])),
+        file_of(entry.get("test_tensor")),
+        bool(entry.get("optional", False)),
+        tuple(map(_grid, entry["axes"])),
         ids,
     )
 
@@ -272,18 +272,18 @@ def _letters(axes: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[str, ...]]:
     return found, tuple(ids)
 
 
-def _grid(told: Mapping[str, Any]) -> tuple[float, int]:
+def _grid(entry: Mapping[str, Any]) -> tuple[float, int]:
     """Pixel size and offset of an axis of format 0.5."""
-    size = told.get("size")
+    size = entry.get("size")
     offset = size.get("offset", 0) if isinstance(size, Mapping) else 0
-    return float(told.get("scale") or 1), int(offset or 0)
+    return float(entry.get("scale") or 1), int(offset or 0)
 
 
-def _size(told: Mapping[str, Any]) -> tuple[int | None, int | None]:
+def _size(entry: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """Smallest size and step of an axis of format 0.5; None where it follows another axis."""
-    size = told.get("size")
-    if told["type"] == "channel" and "channel_names" in told:
-        size = len(told["channel_names"])
+    size = entry.get("size")
+    if entry["type"] == "channel" and "channel_names" in entry:
+        size = len(entry["channel_names"])
     if isinstance(size, int):
         return size, 0
     if isinstance(size, Mapping) and "step" in size:
@@ -291,7 +291,7 @@ def _size(told: Mapping[str, Any]) -> tuple[int | None, int | None]:
     return None, None
 
 
-def _resolved(tensor: Tensor, inputs: Sequence[Tensor], told: Mapping[str, Any]) -> Tensor:
+def _resolved(tensor: Tensor, inputs: Sequence[Tensor], entry: Mapping[str, Any]) -> Tensor:
     """Return an input with the sizes of the axes that its own refer to (format 0.5).
 
     ``size = reference size * reference scale / scale + offset``, rounded down.
@@ -300,7 +300,7 @@ def _resolved(tensor: Tensor, inputs: Sequence[Tensor], told: Mapping[str, Any])
         return tensor
     place = [each.name for each in inputs].index(tensor.name)
     smallest, step = list(tensor.smallest), list(tensor.step)
-    for axis, each in enumerate(told["inputs"][place]["axes"]):
+    for axis, each in enumerate(entry["inputs"][place]["axes"]):
         size = each.get("size")
         if not isinstance(size, Mapping) or "axis_id" not in size:
             continue

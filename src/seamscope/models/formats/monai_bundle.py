@@ -5,8 +5,8 @@ the configuration.
 
 A configuration is a program: ``_target_`` names anything that is then called, and texts that begin
 with ``$`` are evaluated. TorchScript beside it needs none of that and is preferred. Otherwise
-whatever the network's definition refers to, and nothing else, is told as code and run once it is
-trusted, by MONAI itself.
+MONAI itself runs what the network's definition refers to, and nothing else. It is listed as code
+and runs once it is trusted.
 """
 
 from __future__ import annotations
@@ -143,12 +143,12 @@ def _config(archive: Archive) -> tuple[Mapping[str, Any], str]:
         raise ModelError(f"{archive.path} is a MONAI bundle without a configuration: get it again.")
     shown = f"{name} of {archive.path}"
     if name.endswith(".json"):
-        told = read_json(archive.read(name, limit=LARGEST_JSON), shown)
+        content = read_json(archive.read(name, limit=LARGEST_JSON), shown)
     else:
-        told = read_yaml(archive.read(name, limit=LARGEST_YAML), shown)
-    if not isinstance(told, Mapping):
+        content = read_yaml(archive.read(name, limit=LARGEST_YAML), shown)
+    if not isinstance(content, Mapping):
         raise ModelError(f"{name} of {archive.path} is no configuration: get the bundle again.")
-    return told, name
+    return content, name
 
 
 def _network_key(config: Mapping[str, Any], name: str) -> str:
@@ -168,12 +168,12 @@ def _load(spec: Spec) -> Model:
     archive = Archive(spec.path)
     script = _member(archive, _SCRIPTS)
     module = _network(archive) if script is None else _script(archive, script)
-    told = _metadata(archive)
-    shown = told.get("network_data_format", {})
+    content = _metadata(archive)
+    shown = content.get("network_data_format", {})
     channels, spatial = _input(shown)
     return Model(
         module,
-        name=str(told.get("name", spec.path.stem)),
+        name=str(content.get("name", spec.path.stem)),
         spec=spec.text,
         hints=Hints(spatial, channels),
         channel_names=_channel_names(shown),
@@ -222,17 +222,17 @@ def _network(archive: Archive) -> nn.Module:
 
 def _metadata(archive: Archive) -> Mapping[str, Any]:
     shown = f"{_METADATA} of {archive.path}"
-    told = read_json(archive.read(_METADATA, limit=LARGEST_JSON), shown)
-    return told if isinstance(told, Mapping) else {}
+    content = read_json(archive.read(_METADATA, limit=LARGEST_JSON), shown)
+    return content if isinstance(content, Mapping) else {}
 
 
-def _first(told: Any) -> Mapping[str, Any]:
-    values = [each for each in told.values() if isinstance(each, Mapping)] if told else []
+def _first(content: Any) -> Mapping[str, Any]:
+    values = [each for each in content.values() if isinstance(each, Mapping)] if content else []
     return values[0] if values else {}
 
 
 def _input(shown: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Channels and number of spatial axes, where they are told."""
+    """Return channels and number of spatial axes, where the metadata say them."""
     first = _first(shown.get("inputs"))
     channels, shape = first.get("num_channels"), first.get("spatial_shape")
     axes = len(shape) if isinstance(shape, list) and len(shape) in (2, 3) else None
@@ -240,10 +240,10 @@ def _input(shown: Mapping[str, Any]) -> tuple[int | None, int | None]:
 
 
 def _channel_names(shown: Mapping[str, Any]) -> tuple[str, ...]:
-    told = _first(shown.get("outputs")).get("channel_def")
-    if not isinstance(told, Mapping) or not all(str(key).isdigit() for key in told):
+    content = _first(shown.get("outputs")).get("channel_def")
+    if not isinstance(content, Mapping) or not all(str(key).isdigit() for key in content):
         return ()
-    return tuple(str(told[key]) for key in sorted(told, key=int))
+    return tuple(str(content[key]) for key in sorted(content, key=int))
 
 
 def _notes(archive: Archive) -> Iterator[str]:

@@ -4,7 +4,7 @@ Knows both ways and what the second one lacks. Does not know networks.
 
 The converter (onnx2torch) knows operations up to a certain version; newer graphs are brought to
 that first. What it made is compared with onnxruntime where that is installed, since a converter
-may be wrong in silence. ONNX files hold data and names of operations: loading runs nothing.
+may be wrong without an error. ONNX files hold data and names of operations: loading runs nothing.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def load_graph(
         raise missing("onnxruntime", f"{name} is an ONNX file, and running it")
     try:
         forward_only = OnnxSession(data)
-        forward_only.session  # noqa: B018  (made now, so that what is wrong is told here)
+        forward_only.session  # noqa: B018  (made now, so that errors are raised here)
     except Exception as error:
         raise damaged(name, "ONNX", error) from error
     runs = FixedBatch(_one_tensor(forward_only, parts), _sizes(data, parts)[0])
@@ -103,24 +103,24 @@ def _one_tensor(module: nn.Module, channels: Sequence[int]) -> nn.Module:
     return SplitInput(module, channels) if len(channels) > 1 else module
 
 
-def _read_channels(data: bytes, name: str, told: Sequence[int]) -> list[int]:
+def _read_channels(data: bytes, name: str, known: Sequence[int]) -> list[int]:
     if not any(map(importlib.util.find_spec, ("onnx", "onnxruntime"))):
         raise missing("onnxruntime", f"{name} is an ONNX file, and running it")
     try:
-        return _channels(data, told)
+        return _channels(data, known)
     except ModelError:
         raise
     except Exception as error:
         raise damaged(name, "ONNX", error) from error
 
 
-def _channels(data: bytes, told: Sequence[int]) -> list[int]:
+def _channels(data: bytes, known: Sequence[int]) -> list[int]:
     """Channels of each of several inputs; empty for a graph with one."""
     shapes = _shapes(data)
     if len(shapes) < 2:
         return []
-    if len(told) == len(shapes):
-        shapes = [[shape[0], count, *shape[2:]] for shape, count in zip(shapes, told, strict=True)]
+    if len(known) == len(shapes):
+        shapes = [[shape[0], count, *shape[2:]] for shape, count in zip(shapes, known, strict=True)]
     one_image(shapes, "The ONNX graph")
     return [shape[1] or 0 for shape in shapes]
 
@@ -149,6 +149,54 @@ def _bytes(source: Path | bytes, name: str) -> bytes:
         raise damaged(name, "ONNX", error) from error
 
 
+def embedded(data: bytes, name: str, beside: Callable[[], bytes] | None) -> bytes:
+    """Return a graph that holds all its numbers.
+
+    Parameters
+    ----------
+    data, name
+        The graph, and what to call it.
+    beside
+        Reads the one file in which others of its numbers are; None where there is none.
+
+    Raises
+    ------
+    ModelError
+        When numbers are missing.
+    """
+    if importlib.util.find_spec("onnx") is None:
+        return data
+    import onnx
+
+    try:
+        graph = onnx.load_from_string(data)
+        tensors = _external(graph)
+    except Exception as error:
+        raise damaged(name, "ONNX", error) from error
+    if not tensors:
+        return data
+    numbers = b"" if beside is None else beside()
+    for tensor in tensors:
+        entries = {each.key: each.value for each in tensor.external_data}
+        start, length = int(entries.get("offset") or 0), _bytes_needed(tensor)
+        if start + length > len(numbers):
+            raise ModelError(
+                f"{name} keeps {one_line(tensor.name)!r} in another file, which its package does "
+                "not declare (external_data) or which is too short: get the whole package again."
+            )
+        tensor.raw_data = numbers[start : start + length]
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+    return bytes(graph.SerializeToString())
+
+
+def _bytes_needed(tensor: Any) -> int:
+    import onnx
+
+    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return int(math.prod(tensor.dims) * kind.itemsize)
+
+
 def _external(graph: Any) -> list[Any]:
     """Tensors whose numbers lie in another file, in the graph and in the graphs within it."""
     import onnx
@@ -167,8 +215,6 @@ def _external(graph: Any) -> list[Any]:
 
 def _check_external(tensor: Any, folder: Path, name: str) -> None:
     """Refuse data outside of the graph's folder, or of another size than the tensor's shape."""
-    import onnx
-
     entries = {each.key: each.value for each in tensor.external_data}
     location = entries.get("location", "")
     file = (folder / location).resolve()
@@ -180,8 +226,7 @@ def _check_external(tensor: Any, folder: Path, name: str) -> None:
         )
     if not file.is_file():
         raise ModelError(f"{shown}, which is not there: copy that file too, into the same folder.")
-    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    needed = math.prod(tensor.dims) * kind.itemsize
+    needed = _bytes_needed(tensor)
     length = int(entries.get("length") or needed)
     if length > max(needed, 8) or length > file.stat().st_size:
         raise ModelError(
@@ -214,7 +259,7 @@ def _converted(data: bytes) -> nn.Module:
 
 
 def _difference(module: nn.Module, data: bytes, parts: Sequence[int]) -> str | None:
-    """Why a converted graph is not to be trusted; None where it agrees with onnxruntime."""
+    """Return why a converted graph cannot be used; None where it agrees with onnxruntime."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
     session = _one_tensor(OnnxSession(data), parts)
@@ -265,7 +310,7 @@ def read_instead(module: nn.Module, read: Callable[[], bytes]) -> dict[str, Any]
         return read_audit(read())
 
     def memory(shape: Sequence[int]) -> int:
-        _require_onnx("Telling the memory of an ONNX graph")
+        _require_onnx("Computing the memory of an ONNX graph")
         from seamscope.models.formats.onnx_audit import memory_of
 
         return memory_of(read(), shape)
@@ -358,8 +403,8 @@ class OnnxSession(nn.Module):
         """Run the graph."""
         session = self._for(inputs)
         given = {
-            told.name: x.detach().float().cpu().contiguous().numpy()
-            for told, x in zip(session.get_inputs(), inputs, strict=True)
+            each.name: x.detach().float().cpu().contiguous().numpy()
+            for each, x in zip(session.get_inputs(), inputs, strict=True)
         }
         found = session.run(None, given)
         tensors = tuple(torch.from_numpy(each).to(inputs[0].device) for each in found)
@@ -383,8 +428,8 @@ def _load(spec: Spec) -> Model:
     fixed = tuple(n for n in spatial if n is not None)
     names = _outputs(spec.path)
     if len(names) > 1:
-        module, told = one_output(module, names, spec.output, str(spec.path))
-        notes = (*told, *notes)
+        module, chosen = one_output(module, names, spec.output, str(spec.path))
+        notes = (*chosen, *notes)
     return Model(
         module,
         name=spec.path.stem,

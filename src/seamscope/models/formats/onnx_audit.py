@@ -5,8 +5,8 @@ that ONNX has no operation for. Does not know how the graph is run; runs nothing
 
 Where a graph is converted to PyTorch its calls are watched instead (`seamscope.normalization`).
 Reading it gives the same table of layers, by kind, channels and source of statistics, but no calls
-that could be answered: such layers cannot be frozen. One table of operations, `_LAYERS` and
-`_COUPLINGS`, and two manners of writing are known:
+whose statistics could be replaced: such layers cannot use fixed statistics. One table of
+operations, `_LAYERS` and `_COUPLINGS`, and two manners of writing are known:
 
 ==========================================  =======================================================
 ``Reshape, InstanceNormalization, Reshape``  group normalization, before operations set 21
@@ -246,7 +246,7 @@ def _layer(graph: _Graph, node: Any) -> NormLayer | None:
 
 
 def _mean_variance(graph: _Graph, node: Any) -> NormLayer | None:
-    """Mean and variance over the axes told; by default over samples and space."""
+    """Mean and variance over given axes; by default over samples and space."""
     rank = len(graph.shapes.get(node.input[0], [])) or graph.rank
     axes = {axis % rank for axis in _attribute(node, "axes", (0, 2, 3))}
     if not axes & set(range(2, rank)):
@@ -383,10 +383,10 @@ class _Reader:
             return set()
         if node.op_type.startswith("Global"):
             return set(range(2, rank))
-        told: Any = _attribute(node, "axes")
-        if told is None and len(node.input) > 1 and node.input[1]:
-            told = graph.constant(node.input[1])
-        axes = {int(a) % rank for a in np.ravel(told)} if told is not None else set(range(rank))
+        given: Any = _attribute(node, "axes")
+        if given is None and len(node.input) > 1 and node.input[1]:
+            given = graph.constant(node.input[1])
+        axes = {int(a) % rank for a in np.ravel(given)} if given is not None else set(range(rank))
         return axes if axes & set(range(2, rank)) else set()
 
     def _couples(self, node: Any) -> bool:

@@ -35,18 +35,20 @@ class Name:
     ----------
     module, name
         As the pickle writes them; `name` may have dots.
+    old
+        Whether they are names of Python 2, which the unpickler replaces by those of today.
     """
 
     module: str
     name: str
+    old: bool = field(default=False, compare=False)
 
     @property
     def dotted(self) -> str:
-        """The name of today, as a person knows it.
-
-        Pickles of protocols below 3 call Python's own functions by their old names.
-        """
+        """The name that is imported."""
         module, name = self.module, self.name
+        if not self.old:
+            return f"{module}.{name}"
         if (module, name) in _compat_pickle.NAME_MAPPING:
             module, name = _compat_pickle.NAME_MAPPING[module, name]
         else:
@@ -135,6 +137,7 @@ class _Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.found = Found()
+        self.protocol = 0
 
     def run(self) -> Any:
         steps = _STEPS
@@ -210,7 +213,7 @@ class _Machine:
         if not (isinstance(module, str) and isinstance(name, str)):
             self.found.unknown["it imports a name that it computes while it is read"] = None
             return COMPUTED
-        found = Name(module, name)
+        found = Name(module, name, self.protocol < 3)
         self.found.names[found] = None
         return found
 
@@ -480,7 +483,7 @@ def _extension(layout: str) -> Callable[[_Machine], None]:
 
 
 def _protocol(machine: _Machine) -> None:
-    machine.take(1)
+    machine.protocol = machine.number("<B")
 
 
 def _frame(machine: _Machine) -> None:
@@ -520,7 +523,7 @@ _STEPS: Final[dict[int, Callable[[_Machine], None]]] = {
     ord("B"): _constant(_skipped("<I")),
     0x8E: _constant(_skipped("<Q")),
     0x96: _constant(_skipped("<Q")),
-    # containers: what lies in them comes back only through a call
+    # containers: their items come back only through a call
     ord("]"): _constant(lambda machine: COMPUTED),
     ord("}"): _constant(lambda machine: COMPUTED),
     0x8F: _constant(lambda machine: COMPUTED),

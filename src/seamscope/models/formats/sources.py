@@ -4,8 +4,8 @@ Knows Python's imports: modules and packages beside a file, compiled ones, those
 in turn. Does not know networks.
 
 Only imports that are written out are found; code that imports by a computed name is named as
-unknown. Installed packages (``site-packages`` and the standard library) are not followed: whoever
-can change them can change Seamscope itself.
+unknown. Installed packages (``site-packages`` and the standard library) are not followed:
+a person who can change them can change Seamscope itself.
 
 What was found is also what runs: modules are compiled from the bytes that were read, and never
 from ``__pycache__``, where other code may lie than in the source.
@@ -146,7 +146,7 @@ class Sources:
         if len(files) == 1:
             return files[0].text
         return "\n\n".join(
-            f"# ---- {one_line(_told_path(file.path))}\n{file.text}" for file in files
+            f"# ---- {one_line(_shown_path(file.path))}\n{file.text}" for file in files
         )
 
     def _import(self, name: str) -> None:
@@ -194,7 +194,7 @@ class Sources:
                 self.unknown[f"{name}, line {line}: what {opaque} runs is not known"] = None
 
 
-def _told_path(path: Path) -> str:
+def _shown_path(path: Path) -> str:
     target = path.resolve()
     return str(path) if target == path.absolute() else f"{path} -> {target}"
 
@@ -208,7 +208,7 @@ def _read(path: Path) -> File:
             return File(path, hashlib.file_digest(file, "sha256").hexdigest(), None)
     except OSError as error:
         raise ModelError(
-            f"{path} cannot be read ({error.strerror}), so that nobody can say what it would run: "
+            f"{path} cannot be read ({error.strerror}), and what it would run is unknown: "
             "check its permissions."
         ) from error
 
@@ -331,7 +331,7 @@ class _Finder:
         self.sources = sources
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> Any:
-        """Find a module, as `importlib` asks."""
+        """Find a module for `importlib`."""
         if name not in self.sources.names or name.partition(".")[0] in sys.stdlib_module_names:
             return None
         places = list(map(str, self.sources.roots)) if path is None else list(path)

@@ -99,13 +99,13 @@ def _without_output(text: str) -> tuple[str, str | None]:
 
 
 def with_output(text: str, names: Sequence[str], place: int) -> str:
-    """Return a model string that asks for another of the outputs of the same network."""
+    """Return the model string of another output of the same network."""
     rest, name = _without_output(text)[0], names[place]
     return f"{rest}#{name if re.fullmatch(_NAME, name) else place}"
 
 
 def shown_output(text: str, names: Sequence[str]) -> int:
-    """Return which of a network's outputs a model string asks for; the first where it does not."""
+    """Return the number of the output that a model string names; 0 where it names none."""
     wanted = _without_output(text)[1]
     if wanted is None:
         return 0

@@ -2,8 +2,8 @@
 
 Knows its archive, and which of its operations touch files. Does not know networks.
 
-TorchScript's own interpreter runs no Python, but it can write and map files: code that does is
-told like any other.
+TorchScript's own interpreter runs no Python, but it can write and map files. Code that does so is
+listed like any other.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def _load(spec: Spec) -> Model:
 
 
 def _outputs(network: torch.nn.Module) -> tuple[str, ...] | None:
-    """Numbers of its outputs, where it gives several; None where only running it tells.
+    """Return the numbers of its outputs, where it has several; None where only running shows them.
 
-    As of named tuples, whose names their type does not give away.
+    Of named tuples the type has no names.
     """
     forward: Any = network.forward
     given = forward.schema.returns[0].type
@@ -106,7 +106,7 @@ def _outputs(network: torch.nn.Module) -> tuple[str, ...] | None:
 def _one_tensor(network: torch.nn.Module, name: str) -> torch.nn.Module:
     """The network as it is, or with its several inputs fed as channels of one image.
 
-    A script does not tell how many channels an input has: what runs is tried.
+    A script does not say how many channels an input has, so numbers of channels are tried.
     """
     count = _tensors(network)
     if count < 2:
@@ -116,9 +116,9 @@ def _one_tensor(network: torch.nn.Module, name: str) -> torch.nn.Module:
         raise ModelError(
             f"{name} takes {count} tensors and "
             + ("runs with none" if not accepted else f"runs with {len(accepted)}")
-            + f" of the numbers of channels that were tried (up to {_MOST_CHANNELS} each), so that "
-            "nobody knows how an image is to be split: wrap the network in a module whose forward "
-            "takes one image and splits it, and script that."
+            + f" of the numbers of channels that were tried (up to {_MOST_CHANNELS} each), so "
+            "how to split an image is unknown: wrap the network in a module whose forward takes "
+            "one image and splits it, and script that."
         )
     return SplitInput(network, accepted[0])
 
@@ -150,11 +150,11 @@ def _accepts(network: torch.nn.Module, channels: tuple[int, ...]) -> bool:
 
 
 def refuse_gpu(text: str, name: str) -> None:
-    """Refuse a script whose code asks for one certain device: moving it does not change that."""
+    """Refuse a script whose code names a device: moving the network does not change that."""
     match = _GPU.search(text)
     if match:
         raise ModelError(
-            f"{name} was made on a GPU and its code asks for {match[1]} by name, so that it runs "
+            f"{name} was made on a GPU and its code names {match[1]}, so that it runs "
             "nowhere else: export it again with the network on the CPU, and with tensors made on "
             "the device of the input (device=x.device)."
         )

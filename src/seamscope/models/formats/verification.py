@@ -41,7 +41,7 @@ def verify(model: Model) -> Verification:
         return Verification.of(_predicted(model, vectors), vectors.expected)
     except ModelError:
         raise
-    except Exception as error:  # whatever somebody's network raises
+    except Exception as error:  # any error of the network
         raise ModelError(
             f"{model.name} fails on its own test input of shape {vectors.image.shape} "
             f"({type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1][:200]})."

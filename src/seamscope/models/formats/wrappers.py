@@ -1,4 +1,4 @@
-"""Networks of other manners, brought to the one the engine knows: image in, image out.
+"""Networks with other inputs and outputs, wrapped: image in, image out.
 
 Knows orders of axes, choices among outputs, and what is done to each pixel of a prediction. Does
 not know formats.
@@ -42,7 +42,7 @@ class Wrapper(nn.Module):
 
 
 def evaluate(module: nn.Module) -> nn.Module:
-    """Set a module to evaluation; exported programs have one mode and refuse to be asked."""
+    """Set a module to evaluation; exported programs have one mode and raise an error."""
     try:
         module.eval()
     except NotImplementedError:
@@ -187,7 +187,7 @@ def chosen(output: Any, key: str) -> torch.Tensor:
 def one_output(
     module: nn.Module, names: Sequence[str], wanted: str | None, source: str
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """Show one of several outputs that a network returns as a tuple: the first, unless told.
+    """Show one of several outputs that a network returns as a tuple; by default the first.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def one_output(
         What its user should know.
     """
     place = place_of(names, wanted, source)
-    return Chosen(module, str(place)), told_outputs(names, wanted)
+    return Chosen(module, str(place)), outputs_note(names, wanted)
 
 
 def place_of(names: Sequence[str], wanted: str | None, source: str) -> int:
@@ -229,8 +229,8 @@ def place_of(names: Sequence[str], wanted: str | None, source: str) -> int:
     raise ModelError(f"{source} has no output {wanted!r}: choose #{', #'.join(names)}.")
 
 
-def told_outputs(names: Sequence[str], wanted: str | None) -> tuple[str, ...]:
-    """Say that there are further outputs, to who has not chosen one."""
+def outputs_note(names: Sequence[str], wanted: str | None) -> tuple[str, ...]:
+    """Say that there are further outputs, where none was chosen."""
     if wanted is not None or len(names) < 2:
         return ()
     others = ", ".join(f"#{name}" for name in names[1:])
@@ -340,7 +340,7 @@ def one_image(shapes: Sequence[Sequence[int | None]], kind: str) -> list[int | N
     first = shapes[0] if shapes else ()
     if len(shapes) == 1:
         return list(first)
-    told = ", ".join(str(tuple("?" if n is None else n for n in shape)) for shape in shapes)
+    shown = ", ".join(str(tuple("?" if n is None else n for n in shape)) for shape in shapes)
     alike = all(
         len(shape) == len(first) > 2
         and all(a == b or None in (a, b) for a, b in zip(shape[2:], first[2:], strict=True))
@@ -349,7 +349,7 @@ def one_image(shapes: Sequence[Sequence[int | None]], kind: str) -> list[int | N
     channels = [shape[1] for shape in shapes if len(shape) > 1]
     if not shapes or not alike or None in channels:
         raise ModelError(
-            f"{kind} takes {len(shapes)} tensors ({told or 'none'}), which cannot be channels of "
+            f"{kind} takes {len(shapes)} tensors ({shown or 'none'}), which cannot be channels of "
             "one image: export a module that takes one image (N, C, [Z,] Y, X)."
         )
     sizes = [next((n for n in each if n is not None), None) for each in zip(*shapes, strict=True)]
