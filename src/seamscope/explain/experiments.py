@@ -42,6 +42,7 @@ Cause: TypeAlias = Literal[
     "tile statistics",
     "edge effects",
     "global coupling",
+    "random",
     "postprocessing",
 ]
 Removed: TypeAlias = frozenset[Cause]

@@ -20,6 +20,7 @@ Verdict: TypeAlias = Literal[
     "edge effects",
     "tile statistics",
     "global coupling",
+    "random",
     "misaligned",
     "preprocessing",
     "postprocessing",

@@ -35,6 +35,7 @@ _CAUSES: tuple[Cause, ...] = (
     "tile statistics",
     "edge effects",
     "global coupling",
+    "random",
     "postprocessing",
 )
 
@@ -162,6 +163,9 @@ class Inquiry:
 
     def _of_rest(self, rest: float, removed: Removed) -> Iterator[tuple[Cause, float]]:
         """Tell whose that is which is left when all that can be removed is gone."""
+        if self._subject.noise:
+            yield "random", rest
+            return
         if self._subject.reach is not None:
             complete = self.bench.margin == self.bench.missing
             yield ("global coupling" if complete else "edge effects"), rest
@@ -254,6 +258,7 @@ class Inquiry:
             "tile statistics": self._statistics,
             "edge effects": self._edges,
             "global coupling": self._coupling,
+            "random": self._random,
             "postprocessing": self._postprocessing,
         }[cause]
         what, remedy = tell(share, alone)
@@ -381,6 +386,18 @@ class Inquiry:
             f"{what[0].upper()}{what[1:]} depends on the whole tile: with {same}"
             f"all context it still makes {figure_text(alone)}, at any halo",
             f"No halo removes it. {remedy}",
+        )
+
+    def _random(self, share: float, alone: float) -> tuple[str, str]:
+        noise = self._subject.noise
+        if not noise:
+            return "The network predicts the same whenever it is given the same tile", ""
+        return (
+            f"The network is random: two predictions of one tile differ by {figure_text(noise)} "
+            f"standard deviations. With all context this alone makes {figure_text(alone)}, at any "
+            "halo",
+            "Switch its random layers off (--no-dropout), or average several predictions of each "
+            "tile",
         )
 
     def _postprocessing(self, share: float, alone: float) -> tuple[str, str]:

@@ -112,6 +112,9 @@ class Subject:
         Whether a tile's preprocessing could depend on the tile.
     postprocess
         See `Pipeline`.
+    noise
+        How much two predictions of one tile differ, in standard deviations; 0 for a network that
+        always predicts the same.
     at
         Told which box of the image comes next, for a network whose statistics depend on the place.
     """
@@ -124,6 +127,7 @@ class Subject:
     most_pixels: float
     preprocesses: bool = False
     postprocess: Step | None = None
+    noise: float = 0.0
     at: Callable[[Box], None] = lambda box: None
 
     @property
@@ -181,6 +185,7 @@ def subject_of_case(case: Case, frame: tuple[int, ...]) -> Subject:
         if plan.facts.forward_only
         else _audit(forward, plan.facts.in_channels, plan.facts.narrow),
         most_pixels=memory / max(plan.facts.bytes_per_pixel, 1),
+        noise=plan.facts.noise,
         at=at,
     )
 
@@ -221,6 +226,7 @@ def subject_of_pipeline(pipeline: Pipeline, image: Array, tile: Sequence[int]) -
         most_pixels=Resources.of("cpu").memory / max(facts.bytes_per_pixel, 1),
         preprocesses=prepare is not None,
         postprocess=pipeline.postprocess,
+        noise=facts.noise,
     )
 
 

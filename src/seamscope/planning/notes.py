@@ -79,10 +79,25 @@ def _tile_notes(plan: Plan, asked: Settings) -> Iterator[str]:
             "The network's convolutions are valid (its output is smaller than its input): the "
             "image is continued beyond its border so that the result covers all of it."
         )
-    if not plan.facts.period_found:
+    yield from _kind_notes(plan, asked)
+
+
+def _kind_notes(plan: Plan, asked: Settings) -> Iterator[str]:
+    """What follows from the kind of values that the network predicts."""
+    facts = plan.facts
+    if facts.noise:
         yield (
-            "No shift was found that the prediction follows: tiles start on multiples of "
-            f"{max(plan.facts.period)}, the step of the sizes this network takes."
+            f"The network is random: two predictions of one tile differ by {facts.noise:.2g} "
+            "standard deviations. Switch that off with --no-dropout."
+        )
+    if facts.kind == "classes":
+        mixed = ", and tiles are not blended" if asked.blend != "crop" else ""
+        yield f"The network predicts classes: the result is labels{mixed}."
+    thresholded = plan.settings.result == "labels" and facts.out_channels == 1
+    if thresholded and facts.kind == "logits" and asked.threshold == 0.5:
+        yield (
+            "The network seems to predict logits: threshold 0.5 means a probability of 0.62. Use "
+            "--threshold 0 for 0.5, or state --kind probabilities."
         )
 
 

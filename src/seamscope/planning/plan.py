@@ -284,6 +284,8 @@ def resolve(
     """
     layout = image_layout(settings, model.facts, image)
     facts = model.facts.with_channels(_channel_count(settings, layout, image))
+    if facts.kind == "classes" and facts.out_channels == 1:  # numbers that must not be mixed
+        settings = settings.but(result="labels", blend="crop")
     if settings.result == "labels":
         _check_classes(settings, facts.out_channels)
     sizes = layout.sizes(layout.spatial, image.shape)
@@ -326,7 +328,7 @@ def resolve(
     )
     plan = _comparing(plan, settings, resources.kept)
     fixed = () if model.statistics is None else model.statistics.notes(image.name, plan.seen)
-    notes = (*model.notes, *fixed, *notes_on(plan, settings, model, budget))
+    notes = (*model.notes, *facts.notes, *fixed, *notes_on(plan, settings, model, budget))
     return dataclasses.replace(plan, notes=notes)
 
 

@@ -620,7 +620,8 @@ class _Stitcher:
         self.not_finite += _not_finite(block)
         if self._plan.settings.result == "labels":
             own = self._plan.settings
-            block = as_labels(block, own.threshold, own.background)[None]
+            if self._plan.facts.kind != "classes":
+                block = as_labels(block, own.threshold, own.background)[None]
             block = block.astype(self._plan.out_dtype, copy=False)
         frame = tuple(
             slice(i - start, i - start + 1)
