@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.prediction.run import open_output, run
 from seamscope.seams import meter as seams
-from seamscope.seams.meter import ABSENT, SeamMeter, overlap_of
+from seamscope.seams.meter import SeamMeter, overlap_of
 from seamscope.settings import Settings
 from seamscope.tiling import Lattice, TileGrid
 
@@ -49,7 +48,7 @@ def brute_force(grid, tiles, halo, classes="largest"):
     """
     if isinstance(halo, int):
         halo = [(halo, halo)] * len(grid.shape)
-    apart, soft, hard = [], [], []
+    apart, soft, hard, plain = [], [], [], []
     channels = next(iter(tiles.values())).shape[0]
     trusted = {}
     for tile in grid:
@@ -75,26 +74,25 @@ def brute_force(grid, tiles, halo, classes="largest"):
             one = tiles[tile.index][:, *grid[tile.index].within(region)].astype(np.float64)
             two = tiles[other][:, *grid[other].within(region)].astype(np.float64)
             apart.append(np.abs(one - two).reshape(channels, -1))
-            row, row_hard = [], []
+            row, row_hard, row_plain = [], [], []
             for c in range(channels):
                 squares = (one[c] ** 2).sum() + (two[c] ** 2).sum()
-                here = squares > 2 * ABSENT**2 * one[c].size
-                row.append(1 - 2 * (one[c] * two[c]).sum() / squares if here else np.nan)
+                product, total = 2 * (one[c] * two[c]).sum(), one[c].sum() + two[c].sum()
+                row.append(1 - product / squares if squares else 0)
+                row_plain.append(1 - product / total if total else 0)
                 if channels == 1 or classes == "threshold":
                     p, q = one[c] > 0.5, two[c] > 0.5
                 else:
                     p, q = one.argmax(0) == c, two.argmax(0) == c
                 total = p.sum() + q.sum()
-                row_hard.append(1 - 2 * (p & q).sum() / total if total else np.nan)
+                row_hard.append(1 - 2 * (p & q).sum() / total if total else 0)
             soft.append(row)
             hard.append(row_hard)
+            plain.append(row_plain)
     if not apart:
         return None
     values = np.concatenate(apart, axis=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a class that is absent everywhere: 0
-        medians = (np.nan_to_num(np.nanmedian(m, axis=0)) for m in (soft, hard))
-        return values.max(), values.mean(), *medians
+    return values.max(), values.mean(), *(np.median(m, axis=0) for m in (soft, hard, plain))
 
 
 @pytest.mark.parametrize(
@@ -148,6 +146,8 @@ def test_the_curve_runs_through_the_halo_that_is_asked_for() -> None:
     assert max(b.max_dist for b in borders) == pytest.approx(expected[0], abs=1e-6)
     soft = np.array([b.soft for b in borders], float)
     assert np.allclose(np.median(soft, axis=0), expected[2], atol=1e-6)
+    assert meter.measures().soft == pytest.approx(expected[2], abs=1e-6)
+    assert meter.measures().plain == pytest.approx(expected[4], abs=1e-5)
     for border in borders[:3]:  # each tells where its largest distance is
         one, two = grid[border.lower], grid[border.upper]
         values = [
@@ -368,7 +368,7 @@ def test_a_planted_seam_is_found_where_and_as_large_as_it_is() -> None:
 
 
 def test_empty_overlaps_do_not_hide_disagreement() -> None:
-    """A class in 3 of many overlaps: the median is theirs, and the empty ones are counted out."""
+    """A class in 4 of many overlaps: in none of most, so that only what is present shows it."""
     grid = TileGrid.regular((400,), 32, 4)
     meter = SeamMeter(grid)
     for tile in grid:
@@ -377,8 +377,10 @@ def test_empty_overlaps_do_not_hide_disagreement() -> None:
             values += 1
         meter.see(tile, values)
     curve = meter.curve()
-    assert curve.overlaps[0, 0] == 4
-    assert curve.soft[0, 0] == 1
+    assert curve.overlaps[0, 0] == len(grid) - 1
+    assert curve.soft[0, 0] == 0
+    assert meter.measures().soft == (0,)
+    assert meter.measures().present == (1,)
     empty = SeamMeter(grid)
     for tile in grid:
         empty.see(tile, np.zeros((1, 32), np.float32))

@@ -18,10 +18,12 @@ Measures (``O1``, ``O2``: the two tiles' predictions in the valid overlap; Bugla
 
 * *max dist*: largest ``abs(O1 - O2)`` over all overlaps and channels; 0 is seamless;
 * *mean dist*: mean of ``abs(O1 - O2)`` over the same pixels;
-* *tile mismatch*: median over overlaps of ``1 - Dice(O1, O2)``, for each channel, in two forms:
-  ``soft``, with ``Dice = 2 sum(O1 O2) / (sum O1^2 + sum O2^2)`` (Milletari et al. 2016: it is 1
-  exactly when both are equal, which the form without squares is not), and ``hard``, of the two
-  classifications (largest channel, or each channel above the threshold).
+* *tile mismatch*: median over all overlaps of ``1 - Dice(O1, O2)``, for each channel. The source
+  does not say which Dice. ``soft`` is ``Dice = 2 sum(O1 O2) / (sum O1^2 + sum O2^2)`` (Milletari et
+  al. 2016), which is 1 exactly when both are equal. ``plain`` is the form without squares,
+  ``2 sum(O1 O2) / (sum O1 + sum O2)``. ``hard`` is the Dice of the two classifications (largest
+  channel, or each channel above the threshold).
+* *mismatch where present*: the same as ``soft``, of the overlaps in which the class is present.
 
 What is compared depends on the kind of prediction:
 
@@ -37,10 +39,11 @@ labels         1 where the class differs, else 0    of each class
 
 Labels are numbers of classes; numbers of objects mean nothing in another tile.
 
-A class that is absent from both tiles is agreement. Its overlaps are left out of the median, so
-that a hundred empty overlaps do not hide the disagreement of ten; `SeamCurve.overlaps` says how
-many counted. A class absent everywhere has mismatch 0. Where only one tile predicts a number that
-is not finite, their distance is infinite.
+Where both sums are 0, Dice is 1: tiles agree that the class is absent. As in the source no overlap
+is left out of the tile mismatch; a hundred empty overlaps can therefore hide the disagreement of
+ten, which the mismatch where present shows (a class is absent where the root mean square of both
+tiles is below `ABSENT`). A class absent everywhere has mismatch 0. Where only one tile predicts a
+number that is not finite, their distance is infinite.
 """
 
 from __future__ import annotations
@@ -203,8 +206,10 @@ class SeamMeasures:
     ----------
     max_dist, mean_dist, max_dist_per_channel
         Over the valid overlaps.
-    soft, hard
-        Tile mismatch of each channel.
+    soft, hard, plain
+        Tile mismatch of each channel, over all overlaps.
+    present
+        The soft one, of the overlaps in which the class is present.
     overlaps
         How many were measured.
     beside
@@ -217,6 +222,8 @@ class SeamMeasures:
     max_dist_per_channel: tuple[float, ...]
     soft: tuple[float, ...]
     hard: tuple[float, ...]
+    plain: tuple[float, ...]
+    present: tuple[float, ...]
     overlaps: int
     beside: bool
 
@@ -234,7 +241,7 @@ class Border:
     frame
         Time point and the like.
     soft, hard
-        ``1 - Dice`` of each channel; None where it is absent from both.
+        ``1 - Dice`` of each channel; 0 where both tiles are 0 everywhere.
     worst
         Output pixel of the largest distance.
     """
@@ -445,23 +452,24 @@ class SeamMeter:
         if self.kind == "labels":
             apart = (one != two).astype(np.float32)
             (total,) = fold.sums(apart[None])
-            soft, squares = either - 2 * both, either  # 0 and 1 are their own squares
+            # 0 and 1 are their own squares
+            soft, squares, sums = either - 2 * both, either, either
         else:
-            three = self._apart_and_squares(one, two)
+            four = self._apart_and_sums(one, two)
             if torn is not None:
-                three[0][np.broadcast_to(torn, three[0].shape)] = 2 * _ENDLESS
-            apart, (total, soft, squares) = three[0], fold.sums(three)
+                four[0][np.broadcast_to(torn, four[0].shape)] = 2 * _ENDLESS
+            apart, (total, soft, squares, sums) = four[0], fold.sums(four)
         largest = fold.maxima(apart)
         if torn is not None:
             largest, total = (np.where(x >= _ENDLESS, np.inf, x) for x in (largest, total))
-        return apart, _Terms(fold.pixels, largest, total, soft, squares, both, either)
+        return apart, _Terms(fold.pixels, largest, total, soft, squares, sums, both, either)
 
-    def _apart_and_squares(self, one: Array, two: Array) -> Array:
-        """``(3, C, *overlap)``: distance, ``(O1 - O2)^2``, and ``O1^2 + O2^2``.
+    def _apart_and_sums(self, one: Array, two: Array) -> Array:
+        """``(4, C, *overlap)``: distance, ``(O1 - O2)^2``, ``O1^2 + O2^2``, and ``O1 + O2``.
 
-        ``1 - Dice`` is the ratio of the sums of the latter two.
+        ``1 - Dice`` is the ratio of the sums of the second and the third.
         """
-        three = np.empty((3, *one.shape), np.float32)
+        three = np.empty((4, *one.shape), np.float32)
         np.subtract(one, two, out=three[0])
         p, q = one, two
         if self.kind == "logits":
@@ -470,6 +478,7 @@ class SeamMeter:
         np.square(three[1], out=three[1])
         np.square(p, out=three[2])
         three[2] += q * q
+        np.add(p, q, out=three[3])
         np.abs(three[0], out=three[0])
         if self.kind != "embeddings":
             return three
@@ -505,7 +514,7 @@ class SeamMeter:
 
     def _note(self, overlap: Overlap, terms: _Terms, at: int, valid: Array) -> None:
         """Remember what this border is like at the meter's halo."""
-        soft, hard = terms.mismatch(self._absent)
+        soft, hard = terms.mismatch()
         largest = float(terms.largest[:, at].max())
         mean = float(terms.total[:, at].mean() / terms.pixels[at])
         place = overlap.axis, *overlap.lower
@@ -698,13 +707,23 @@ class _Terms(NamedTuple):
     total: Array
     apart: Array
     squares: Array
+    sums: Array
     both: Array
     either: Array
 
-    def mismatch(self, absent: float) -> tuple[Array, Array]:
-        """``1 - Dice``, soft and hard; NaN where the class is absent from both tiles."""
-        soft = ratio(self.apart, self.squares, least=2 * absent**2 * self.pixels)
-        return soft, 1 - dice(self.both, self.either)
+    def mismatch(self) -> tuple[Array, Array]:
+        """``1 - Dice``, soft and hard; 0 where both tiles are 0 everywhere."""
+        soft = ratio(self.apart, self.squares)
+        return np.nan_to_num(soft, nan=0.0), np.nan_to_num(1 - dice(self.both, self.either))
+
+    def present(self, absent: float) -> Array:
+        """As the soft one; NaN where the class is absent from both tiles."""
+        return ratio(self.apart, self.squares, least=2 * absent**2 * self.pixels)
+
+    def plain(self) -> Array:
+        """``1 - Dice`` without squares; 0 where both tiles are 0 everywhere."""
+        # 2 sum(O1 O2) is what the squares exceed the squared differences by
+        return np.nan_to_num(1 - ratio(self.squares - self.apart, self.sums), nan=0.0)
 
 
 class _Ends(NamedTuple):
@@ -885,8 +904,10 @@ class _Sums:
         self._total[:, :depth] += terms.total
         self._here.add(terms, at)
         if (place := self._place()) is not None:
-            soft, hard = (x.astype(np.float32) for x in terms.mismatch(absent))
-            self._curves[place:] = [_Curves(soft, hard, at), *self._curves[place + 1 :]]
+            soft, hard = (x.astype(np.float32) for x in terms.mismatch())
+            present, plain = terms.present(absent)[:, at], terms.plain()[:, at]
+            kept = _Curves(soft, hard, present, plain, at)
+            self._curves[place:] = [kept, *self._curves[place + 1 :]]
 
     def _place(self) -> int | None:
         """Where a curve is kept, so that all have had the same chance (Vitter 1985, R)."""
@@ -935,9 +956,15 @@ class _Sums:
             max_dist_per_channel=tuple(map(float, here.largest)),
             soft=tuple(map(float, _median(soft)[0])) if len(soft) else (),
             hard=tuple(map(float, _median(hard)[0])) if len(hard) else (),
+            plain=self._medians([c.plain for c in self._curves]),
+            present=self._medians([c.present for c in self._curves]),
             overlaps=self.pairs,
             beside=self.pairs > 0 and here.shallowest < at,
         )
+
+    def _medians(self, values: list[Array]) -> tuple[float, ...]:
+        stacked = self._stacked([each[:, None] for each in values])
+        return tuple(map(float, _median(stacked)[0])) if len(stacked) else ()
 
     @staticmethod
     def _stacked(curves: list[Array]) -> Array:
@@ -951,10 +978,12 @@ class _Sums:
 
 
 class _Curves(NamedTuple):
-    """Mismatch of one overlap at every halo, and the halo it is told at."""
+    """Mismatch of one overlap at every halo, and at the halo of the run."""
 
     soft: Array
     hard: Array
+    present: Array
+    plain: Array
     at: int
 
 

@@ -215,6 +215,8 @@ class SeamReport:
             "mean_dist_interval": _pair(self.mean_dist_interval),
             "tile_mismatch": plain(np.array(self.measures.soft)),
             "tile_mismatch_hard": plain(np.array(self.measures.hard)),
+            "tile_mismatch_without_squares": plain(np.array(self.measures.plain)),
+            "mismatch_where_present": plain(np.array(self.measures.present)),
             "tile_mismatch_intervals": [_pair(i) for i in self.mismatch_intervals],
             "pixels_beside_the_seam": self.measures.beside,
             "spread": self.spread,
