@@ -8,7 +8,11 @@ max difference
 mean difference
     Mean of the same differences over all pixels in which both tiles are valid, and all channels.
 tile mismatch
-    Median over overlaps of ``1 - Dice`` of two neighbouring tiles, for each channel (ibid.).
+    Median over all overlaps of ``1 - Dice`` of two neighbouring tiles, for each channel (ibid.).
+    ``Dice = 2 sum(ab) / (sum(a^2) + sum(b^2))``; *without squares* it is
+    ``2 sum(ab) / (sum(a) + sum(b))``.
+mismatch where present
+    The same of the overlaps in which the class is present.
 thresholded tile mismatch
     The same of the classes that the predictions stand for.
 tolerance
@@ -44,7 +48,13 @@ MISMATCH = "tile mismatch"
 THRESHOLDED = "thresholded"
 
 _PERFECT = "0 is perfect agreement"
-_MISMATCH_MEANS = f"Tile mismatch: median of 1 − Dice of neighbouring tiles; {_PERFECT}"
+WITHOUT_SQUARES = "without squares"
+PRESENT = "where present"
+_MISMATCH_MEANS = (
+    "Tile mismatch: median over all overlaps of 1 − Dice, Dice = 2 Σab / (Σa² + Σb²); "
+    f"{_PERFECT}; without squares: Dice = 2 Σab / (Σa + Σb); where present: overlaps without the "
+    "class left out"
+)
 _THRESHOLDED_MEANS = "thresholded: the same of the classes."
 
 
@@ -113,13 +123,16 @@ def _measures(report: SeamReport) -> Iterator[Fact]:
 def _channels(report: SeamReport) -> Table:
     measures = report.measures
     intervals = not report.complete and any(report.mismatch_intervals)
-    columns = ["channel", MAX, MISMATCH, *(["95% interval"] if intervals else []), THRESHOLDED]
+    others = [WITHOUT_SQUARES, PRESENT, THRESHOLDED]
+    columns = ["channel", MAX, MISMATCH, *(["95% interval"] if intervals else []), *others]
     rows = [
         [
             name,
             figure_text(_at(measures.max_dist_per_channel, k)),
             figure_text(_at(measures.soft, k)),
             *([_interval(_at(report.mismatch_intervals, k))] if intervals else []),
+            figure_text(_at(measures.plain, k)),
+            figure_text(_at(measures.present, k)),
             figure_text(_at(measures.hard, k)),
         ]
         for k, name in enumerate(report.channels)

@@ -431,8 +431,8 @@ def seam_definitions(report: SeamReport) -> Section:
         _MISMATCH,
         Definition(
             "Tile mismatch",
-            "The median of the mismatch over all overlaps in which the class is present (Buglakova "
-            "et al. 2025), so that empty overlaps do not hide the others.",
+            "The median of the mismatch over all overlaps (Buglakova "
+            "et al. 2025). The mismatch where present leaves out overlaps without the class.",
             _math(
                 "<mrow><mi>tile mismatch</mi><mo>=</mo><munder><mi>median</mi><mtext>overlaps"
                 "</mtext></munder><mo stretchy='false'>(</mo><mn>1</mn><mo>−</mo><mi>Dice</mi>"
