@@ -718,12 +718,14 @@ class _Terms(NamedTuple):
 
     def present(self, absent: float) -> Array:
         """As the soft one; NaN where the class is absent from both tiles."""
-        return ratio(self.apart, self.squares, least=2 * absent**2 * self.pixels)
+        mismatch: Array = ratio(self.apart, self.squares, least=2 * absent**2 * self.pixels)
+        return mismatch
 
     def plain(self) -> Array:
         """``1 - Dice`` without squares; 0 where both tiles are 0 everywhere."""
         # 2 sum(O1 O2) is what the squares exceed the squared differences by
-        return np.nan_to_num(1 - ratio(self.squares - self.apart, self.sums), nan=0.0)
+        mismatch: Array = 1 - ratio(self.squares - self.apart, self.sums)
+        return np.nan_to_num(mismatch, nan=0.0)
 
 
 class _Ends(NamedTuple):
