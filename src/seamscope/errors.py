@@ -3,7 +3,7 @@
 ::
 
     SeamscopeError                 every message names the value, the rule and the remedy
-    ├── SettingsError              what was asked for cannot be done (tile, halo, axes, area ...)
+    ├── SettingsError              a setting cannot be used (tile, halo, axes, area ...)
     ├── ImageError                 an image cannot be read, or does not fit the network
     ├── ModelError                 a model cannot be loaded or does not behave as a network must
     │   └── TrustError             loading would run code of the file; lists what would run
@@ -20,11 +20,11 @@ from typing import Protocol
 
 
 class SeamscopeError(Exception):
-    """Something the user can mend; the message says how."""
+    """Something the user can fix; the message says how."""
 
 
 class SettingsError(SeamscopeError):
-    """What was asked for contradicts the network, the image or itself."""
+    """A setting contradicts the network, the image or another setting."""
 
 
 class ImageError(SeamscopeError):

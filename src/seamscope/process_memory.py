@@ -17,9 +17,8 @@ largest anonymous memory in brackets, libraries included)::
     kept memory       0.76       0.45        0.61       0.42     (0.67 GB)
     both              0.76       0.44        0.58       0.40     (0.94 GB)
 
-These are settings of the whole process, not of a prediction: the command line makes them, in
-napari the user is asked. Elsewhere (macOS, Windows, musl) nothing happens. Does not know
-networks.
+These are settings of the whole process, not of a prediction: the command line makes them, napari
+does not. Elsewhere (macOS, Windows, musl) nothing happens. Does not know networks.
 """
 
 from __future__ import annotations

@@ -30,7 +30,16 @@ WORDS = {
     r"anew": "again, new",
 }
 # Rooms of `src/seamscope`, and files of the checkout, that are clean.
-ROOMS = ("cli", "demo", "reports", "bootstrap.py", "dice.py", "text.py")
+ROOMS = (
+    "bootstrap.py",
+    "cli",
+    "demo",
+    "dice.py",
+    "errors.py",
+    "process_memory.py",
+    "reports",
+    "text.py",
+)
 FILES = ("CONTRIBUTING.md", "Makefile", "README.md", "benchmarks", "examples")
 
 

@@ -119,7 +119,7 @@ class RecipeOptions:
     ] = 0
     cap: Annotated[
         float | None,
-        option("Recipe", "Largest distance that counts (50 pixels; 2 for embeddings).", "D"),
+        option("Recipe", "Distances are cut off here (default: 50 pixels; 2 for embeddings).", "D"),
     ] = None
     voxel_size: Annotated[
         Any,
@@ -255,9 +255,9 @@ def segment(
             image = source if model is not None and intensity is None else intensity
             write_text("--table", table, found.table(image, work=steps).to_csv())
         found.write(out, overwrite=overwrite, source=source, work=steps)
-    told = {"seamscope": __version__, "output": out, **found.record()["segmentation"]}
-    told |= {"shape": list(found.shape), "axes": found.space.axes, "dtype": str(found.dtype)}
-    answer.write(told | {"corrections_skipped": skipped}, columns(_rows(found, out)))
+    record = {"seamscope": __version__, "output": out, **found.record()["segmentation"]}
+    record |= {"shape": list(found.shape), "axes": found.space.axes, "dtype": str(found.dtype)}
+    answer.write(record | {"corrections_skipped": skipped}, columns(_rows(found, out)))
 
 
 def _check_target(out: str, overwrite: bool, check: Any) -> None:

@@ -1,6 +1,6 @@
 """``seamscope splits``: objects that were cut where tiles meet, in the labels of any program.
 
-Knows what is asked and said of false splits. Does not know how they are found.
+Knows the options and the answer. Does not know how they are found.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def splits(
         pairs = _chosen(report, opinions, merge)
         if out is not None:
             merge_pairs(labels, pairs, out, axes=axes, overwrite=overwrite, work=steps)
-    told = {
+    record = {
         "seamscope": __version__,
         **report.to_json(),
         "asked_again": [
@@ -129,7 +129,7 @@ def splits(
         "agreement": agreement and agreement.to_json(),
         "merged": [list(pair) for pair in pairs] if out else [],
     }
-    answer.write(told, "\n\n".join(_text(report, opinions, agreement, pairs, out)))
+    answer.write(record, "\n\n".join(_text(report, opinions, agreement, pairs, out)))
 
 
 def _check_options(

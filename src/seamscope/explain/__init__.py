@@ -1,1 +1,1 @@
-"""Which of the four causes makes the seams, with its share; what tiles do to normalization."""
+"""Explain seams: which causes make them, with the share of each; what tiles do to normalization."""

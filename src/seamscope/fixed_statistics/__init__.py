@@ -1,1 +1,1 @@
-"""Seamless prediction without retraining: statistics of the whole image."""
+"""Fix the statistics of normalization layers: seamless prediction without retraining."""

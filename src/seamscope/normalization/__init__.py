@@ -1,1 +1,1 @@
-"""The operations of a forward pass that take statistics over space: watched, and replaced."""
+"""Watch the normalization of a forward pass, and replace its statistics."""

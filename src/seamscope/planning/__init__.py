@@ -1,1 +1,1 @@
-"""Plan tiles: exact grid, cost, warnings."""
+"""Plan tiles: settings become an exact grid with its cost and warnings."""

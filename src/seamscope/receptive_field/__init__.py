@@ -1,1 +1,1 @@
-"""What a network sees, and what that demands of tiles."""
+"""How far a network reaches into the image, and what that demands of tiles."""

@@ -1,1 +1,1 @@
-"""Pages and figures that stand alone."""
+"""What results say: in a terminal, in docks, and as pages with figures that stand alone."""

@@ -1,1 +1,1 @@
-"""How much neighbouring tiles disagree: numbers, pictures, and both tiles' opinions."""
+"""Measure seams: how much neighbouring tiles disagree, in numbers and heat maps."""
