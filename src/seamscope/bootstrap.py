@@ -63,4 +63,35 @@ def bootstrap(
     return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
 
 
-__all__ = ["RESAMPLES", "bootstrap"]
+def medians(values: Array, times: Array) -> Array:
+    """Return the median of each drawn image.
+
+    Parameters
+    ----------
+    values
+        ``(values,)``; NaN counts never.
+    times
+        How often each value was drawn, ``(resamples, values)`` int.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(resamples,)`` float64; NaN where nothing was drawn.
+
+    Examples
+    --------
+    >>> medians(np.array([3.0, 1.0, 2.0]), np.array([[1, 1, 1], [0, 2, 1], [1, 1, 0]])).tolist()
+    [2.0, 1.0, 2.0]
+    """
+    known = np.flatnonzero(np.isfinite(values))
+    if not known.size:
+        return np.full(len(times), np.nan)
+    order = known[np.argsort(values[known], kind="stable")]
+    until = times[:, order].cumsum(1)  # how many drawn values there are up to each
+    count = until[:, -1:]
+    middle = [(until <= rank).sum(1) for rank in ((count - 1) // 2, count // 2)]
+    lower, upper = (values[order][np.minimum(at, order.size - 1)] for at in middle)
+    return np.where(count[:, 0] > 0, (lower + upper) / 2, np.nan)
+
+
+__all__ = ["RESAMPLES", "bootstrap", "medians"]

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seamscope.bootstrap import bootstrap
+from seamscope.bootstrap import bootstrap, medians
 from seamscope.dice import dice, probabilities, ratio, sigmoid
 from seamscope.text import bytes_text, duration_text, figure_text, halo_text, percent_text
 
@@ -136,3 +136,14 @@ def test_what_no_drawn_image_has_is_unknown():
     low, high = bootstrap(5, lambda times: np.stack([times[:, 0], np.nan * times[:, 0]], -1))
     assert np.isfinite([low[0], high[0]]).all()
     assert np.isnan([low[1], high[1]]).all()
+
+
+def test_medians_of_draws_are_those_of_repeated_values():
+    for _ in range(200):
+        values = RNG.normal(size=RNG.integers(1, 9)).round(1)
+        values[RNG.random(values.size) < 0.2] = np.nan
+        times = RNG.integers(0, 3, size=(5, values.size))
+        for found, each in zip(medians(values, times), times, strict=True):
+            drawn = np.repeat(values, each)
+            drawn = drawn[np.isfinite(drawn)]
+            np.testing.assert_array_equal(found, np.median(drawn) if drawn.size else np.nan)

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from seamscope.bootstrap import bootstrap
+from seamscope.bootstrap import bootstrap, medians
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.seams.meter import (
@@ -303,22 +303,18 @@ def _intervals(tables: dict[Frame, Array]) -> list[Interval | None]:
     for start, block in zip(np.cumsum([0, *sizes]), blocks, strict=False):
         rows[start : start + len(block), : block.shape[1]] = block
 
+    block_of = np.repeat(np.arange(len(blocks)), sizes)
+    _, mean, pixels, *mismatch = rows.T
+
     def pooled(times: Array) -> Array:
-        return np.array([_headline(rows, np.repeat(each, sizes)) for each in times])
+        often = times[:, block_of]
+        average = (often @ (mean * pixels)) / (often @ pixels)
+        return np.stack([average, *(medians(values, often) for values in mismatch)], -1)
 
     low, high = bootstrap(len(blocks), pooled, resamples=_RESAMPLES)
-    pairs = zip(low.tolist(), high.tolist(), strict=True)
-    return [None if math.isnan(a) else Interval(a, b) for a, b in pairs]
-
-
-def _headline(rows: Array, times: Array) -> list[float]:
-    """Mean distance, and the median mismatch of each channel, of borders that count so often."""
-    rows = np.repeat(rows, times, axis=0)
-    _, mean, pixels, *mismatch = rows.T
-    known = [values[np.isfinite(values)] for values in mismatch]
     return [
-        float((mean * pixels).sum() / pixels.sum()),
-        *(float(np.median(values)) if values.size else np.nan for values in known),
+        None if math.isnan(a) else Interval(a, b)
+        for a, b in zip(low.tolist(), high.tolist(), strict=True)
     ]
 
 
