@@ -40,7 +40,7 @@ ROOMS = (
     "reports",
     "text.py",
 )
-FILES = ("CONTRIBUTING.md", "Makefile", "README.md", "benchmarks", "examples")
+FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "README.md", "benchmarks", "examples")
 
 
 def _files() -> list[Path]:
