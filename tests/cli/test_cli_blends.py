@@ -37,7 +37,7 @@ def test_table_sentence_and_json(image, tmp_path) -> None:
     expected = compare_blends(np.load(image), MODEL, tile=96)
     assert told["recommended"] == expected.recommended.blend
     np.testing.assert_allclose([way["score"] for way in told["ways"]], expected.scores, rtol=1e-3)
-    lines = result.stdout.splitlines()
+    lines = result.stdout.partition("\n\n")[2].splitlines()
     assert lines[0].split()[:3] == ["blend", "score", "step"]
     for blend, score, line in zip(BLENDS, expected.scores, lines[1:], strict=False):
         assert line.split()[0] == blend

@@ -17,6 +17,7 @@ from seamscope.demo import sample_image, zscore
 from seamscope.explain.feature_statistics import measure_features
 from seamscope.normalization.statistics import Statistics
 from seamscope.reports.normalization_page import draw_tile_means, draw_tile_variances
+from seamscope.text import figure_text
 
 
 @pytest.fixture(scope="module")
@@ -186,9 +187,9 @@ def test_before_and_after_are_told_side_by_side_and_drawn(place) -> None:
     lines = [line.split("  ") for line in result.stdout.splitlines()]
     table = {row[0]: [cell.strip() for cell in row[1:] if cell.strip()] for row in lines}
     assert table["tiles of 96 x 96"] == ["before", "after"]
-    assert table["Verdict"] == ["tile statistics", "seamless"]
-    dice = [f"{told[f'dice_{when}'][0]:.3f}" for when in ("before", "after")]
-    assert table["Dice to truth, channel 0"] == dice
+    assert table["verdict"] == ["tile statistics", "seamless"]
+    dice = [figure_text(told[f"dice_{when}"][0]) for when in ("before", "after")]
+    assert table["Dice with labels, channel 0"] == dice
     written = page.read_text()
     for text in ("before, largest", "after, largest", *dice, "before and after fixing"):
         assert text in written
@@ -260,10 +261,13 @@ def test_statistics_of_another_image_are_taken_over(place) -> None:
             ["freeze", "image.npy", "instance.pt", "x", "--how", "sampled", "--tiles", "0"],
             "0 tiles are no sample",
         ),
-        (["freeze", "image.npy", "instance.pt", "x", "--tile", "32"], "leaves nothing between"),
+        (
+            ["freeze", "image.npy", "instance.pt", "x", "--tile", "32", "--halo", "16"],
+            "leaves nothing between",
+        ),
         (["freeze", "image.npy", "instance.pt", "x", "--how", "never"], "choose exact, local"),
         (["freeze", "image.npy", "instance.pt", "image.npy"], "image.npy"),
-        (["freeze", "image.npy", "instance.pt", "labels.npy"], "exists: name another"),
+        (["freeze", "image.npy", "instance.pt", "labels.npy"], "exists. Choose another"),
         (["freeze", "image.npy", "instance.pt", "x", "--how", "labels.npy"], "no statistics"),
         (
             ["predict", "image.npy", "batch.pt", "y.npy", "--statistics", "f"],
@@ -302,7 +306,7 @@ def test_what_is_fixed_is_told_and_not_taken_for_training(place) -> None:
     (advice,) = told["advice"]
     assert "Statistics are fixed" in advice
     taken = _run("freeze", image, model, place / "taken", "--how", out)
-    assert f"Taken over from {out}: exact, 10 layers" in _words(taken.stdout)
+    assert f"Copied from {out}: exact, 10 layers" in _words(taken.stdout)
 
 
 def test_what_does_not_go_together_is_noted(place) -> None:

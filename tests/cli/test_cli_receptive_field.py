@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import networks
 from seamscope.cli import app
-from seamscope.text import percent_text
+from seamscope.text import percent_text, typeset
 
 runner = CliRunner()
 
@@ -150,7 +150,7 @@ def test_the_page_stands_alone_and_says_what_was_measured(scripts, image, tmp_pa
     assert shown.figures == 5  # phases; profiles and map, averaged and of the pixel
     assert all(address.startswith(("#", "data:")) for address in shown.addresses)
     for sentence in told["sentences"]:
-        assert sentence in shown.text
+        assert typeset(sentence) in shown.text
     for share in ("0.95", "0.99", "0.999"):
         assert f"{100 * float(share):g}%" in shown.text
         assert all(str(r) in shown.text for r in told["effective"][share])

@@ -318,7 +318,7 @@ def freeze(
     if partial.exists() and not (freezing.resume or overwrite):
         raise SettingsError(
             f"{partial} exists: an interrupted run left it. Continue that with --resume, or start "
-            "anew with --overwrite."
+            "again with --overwrite."
         )
     answer = Answer(json_file, quiet)
     require_pages(report_file)
