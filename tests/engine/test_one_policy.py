@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 
 import numpy as np
 import psutil
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -18,6 +21,7 @@ from seamscope.compare import blends
 from seamscope.compare.certificate import certify
 from seamscope.compare.tile_sizes import sweep
 from seamscope.explain.causes import diagnose
+from seamscope.images.preparation import Clipped, Measured, Preparation
 from seamscope.models import model as models
 from seamscope.planning import case as cases
 from seamscope.planning.case import Case
@@ -262,3 +266,45 @@ def test_a_case_shares_what_still_holds(model):
     assert case.but(normalize="minmax").intensity() is not first
     assert case.but(tile=48) is case
     assert case.but(halo=4).resources is case.resources
+
+
+@pytest.mark.parametrize("method", ["zscore", "minmax", "percentile", "card"])
+def test_a_later_command_reads_no_intensities_of_an_unchanged_file(
+    method, model, monkeypatch, tmp_path
+):
+    steps = (Clipped(0.1, 0.9), Measured("zscore"))
+    card = dataclasses.replace(model, preparation=Preparation(steps))
+    how = {"normalize": "auto"} if method == "card" else {"normalize": method}
+    path = tmp_path / "image.npy"
+    walks: list[int] = []
+    real = cases.whole_image_intensity
+
+    def counting(*given):
+        walks.append(1)
+        return real(*given)
+
+    monkeypatch.setattr(cases, "whole_image_intensity", counting)
+
+    def measured(**more):
+        return Case.open(path, card, **how, **more).intensity()
+
+    np.save(path, IMAGE)
+    fresh = measured()
+    assert measured() == fresh
+    assert len(walks) == 2  # a file that has just been written may still change
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    assert measured() == fresh
+    assert measured() == fresh
+    assert len(walks) == 3
+    assert measured(fill_nan=0.0) is not None
+    assert len(walks) == 4
+    np.save(path, IMAGE + 1)
+    os.utime(path, (1_000_000_001, 1_000_000_001))
+    assert measured() != fresh
+    assert len(walks) == 5
+
+
+def test_folders_and_arrays_have_no_identity(tmp_path):
+    seamscope.predict(IMAGE, torch.nn.Identity(), tmp_path / "a.zarr")
+    for source in (IMAGE, tmp_path / "a.zarr", "demo:tissue2d"):
+        assert seamscope.open_image(source).identity == ""

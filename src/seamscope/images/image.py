@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +40,9 @@ from seamscope.images.stored import Choice, Stored
 from seamscope.images.views import WithoutData
 from seamscope.images.watch import Watch, WatchedZarr, watch_of
 from seamscope.text import shape_text
+
+_SETTLED = 2.0
+"""Seconds after which a file is taken not to change within the clock's resolution."""
 
 _KEEP_AT_MOST = 256 * 2**20
 """Largest decoded block, in bytes, that an image holds on to between two reads."""
@@ -78,6 +82,10 @@ class Image:
         intensities, and 0 after normalization.
     colours
         Whether the channels are the colours of a picture.
+    identity
+        The file and how it is read: the same for the same pixels, as far as size and time of the
+        last change show. Empty where that is not certain: arrays, folders, files of the last
+        seconds.
     """
 
     data: Any
@@ -90,6 +98,7 @@ class Image:
     origin: tuple[float, ...] = ()
     missing: bool = False
     colours: bool = False
+    identity: str = ""
     _kept: _KeptBlock | None = field(default=None, repr=False)
     _watch: Watch | None = field(default=None, repr=False)
 
@@ -309,10 +318,34 @@ def open_image(source: Any, *, axes: str | None = None, **choices: Any) -> Image
     elif isinstance(source, str) and source.startswith("demo:") and not Path(source).exists():
         image = _open_sample(source)
     elif isinstance(source, str | os.PathLike):
-        image = _checked(open_path(Path(source).expanduser(), choice), choice)
+        image = _of_file(Path(source).expanduser(), choice)
     else:
         image = _checked(open_array(source, choice), choice)
     return image.with_axes(axes) if axes else image
+
+
+def _of_file(path: Path, choice: Choice) -> Image:
+    """Open a file or folder, and note which it is."""
+    before = _identity(path, choice)
+    found = open_path(path, choice)
+    image = _checked(found, choice)
+    alone = not found.scattered and str(found.source) == str(path)
+    return replace(image, identity=before if alone else "")
+
+
+def _identity(path: Path, choice: Choice) -> str:
+    """Return what names the pixels of a file; empty for folders and files that just changed.
+
+    A file that was written within the resolution of the file system's clock might change again
+    without a trace.
+    """
+    try:
+        known = path.resolve().stat()
+    except OSError:
+        return ""
+    if not path.is_file() or time.time() - known.st_mtime < _SETTLED:
+        return ""
+    return f"{path.resolve()} {known.st_size} {known.st_mtime_ns} {choice}"
 
 
 def _open_sample(name: str) -> Image:
@@ -351,6 +384,7 @@ def _checked(found: Stored, choice: Choice = Choice()) -> Image:  # noqa: B008  
         _origin(found.origin, ndim),
         nodata is not None,
         found.colours,
+        "",
         None if chunks is None else _KeptBlock(chunks),
         watch_of(data, found.source),
     )

@@ -122,6 +122,8 @@ class Stored:
         Intensity that stands for no data; None where the file has none.
     colours
         Whether the channels are the colours of a picture.
+    scattered
+        Whether some pixels lie in other files than `source`.
     """
 
     data: Any
@@ -134,6 +136,7 @@ class Stored:
     origin: Sequence[float] | None = None
     nodata: float | None = None
     colours: bool = False
+    scattered: bool = False
 
 
 def file_of(array: Any) -> Path | None:

@@ -82,6 +82,7 @@ def _series(tif: Any, path: Path, choice: Choice, heard: list[str]) -> Stored:
         origin=origin,
         notes=notes,
         nodata=_nodata(series.keyframe),
+        scattered=bool(series.is_multifile),
     )
     return _as_intensities(stored, series, palette, choice)
 

@@ -13,6 +13,7 @@ Everything that takes an image, a network and settings begins with `Case.open`, 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,11 +22,14 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from seamscope.cache import Cache
+from seamscope.errors import SettingsError
 from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import Intensity
 from seamscope.images.preparation import Prepared
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
+from seamscope.plain import plain, restore
 from seamscope.planning.plan import Plan, resolve
 from seamscope.planning.reading import TileReader, intensity_key, whole_image_intensity
 from seamscope.planning.resources import Resources
@@ -163,10 +167,25 @@ class Case:
         """
         key = intensity_key(self.plan)
         if key not in self._intensities:
-            self._intensities[key] = whole_image_intensity(
-                self.plan, self.image, cancelled, measuring
-            )
+            self._intensities[key] = self._cached_intensity(repr(key), cancelled, measuring)
         return self._intensities[key]
+
+    def _cached_intensity(
+        self, key: str, cancelled: Cancelled, measuring: Callable[[float], None] | None
+    ) -> Intensity | Prepared:
+        """Return what an earlier command measured on the same file, else measure."""
+        if not self.image.identity or self.plan.settings.normalize == "none":
+            return whole_image_intensity(self.plan, self.image, cancelled, measuring)
+        kind: Any = Prepared if self.plan.preparation is not None else Intensity
+        cache, key = Cache("intensities"), f"{self.image.identity} {self.image.shape} {key}"
+        known = cache.get(key)
+        if known is not None:
+            with contextlib.suppress(SettingsError):  # a damaged entry
+                found: Intensity | Prepared = restore(kind, known)
+                return found
+        found = whole_image_intensity(self.plan, self.image, cancelled, measuring)
+        cache.put(key, plain(found))
+        return found
 
     def reader(self, cancelled: Cancelled = lambda: False) -> TileReader:
         """Return what reads tiles as the network takes them; intensities are measured first."""
