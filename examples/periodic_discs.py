@@ -32,6 +32,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from seamscope.models.model import as_model
 from seamscope.receptive_field.grid_rules import Windows, check_windows
+from seamscope.segmentation.agreement import extra_pieces
+from seamscope.segmentation.segment import segment
 
 LEVELS = 3
 PERIOD = 2**LEVELS  # of the network
@@ -159,17 +161,15 @@ def stitch(network: UNet, image: torch.Tensor, size: int, window: int) -> torch.
 def false_splits(embedding: torch.Tensor, number: torch.Tensor) -> int:
     """Count the pieces too many that discs fall into.
 
-    Pixels of a disc belong together where a chain of its pixels joins them, each embedded less
-    than the push margin from the next.
+    Objects are made of the embeddings as of any network's: they grow from pixels whose neighbours
+    on the disc are all embedded nearer than the push margin.
     """
-    splits = 0
-    for disc in number.unique()[1:]:
-        points = embedding[:, number == disc].T
-        joined = torch.cdist(points, points) < PUSH
-        for _ in range(5):  # chains of up to 32 links
-            joined = (joined.float() @ joined.float()) > 0
-        splits += len(torch.unique(joined, dim=0)) - 1
-    return splits
+    on_disc = (number > 0).float()[None]
+    channels = torch.cat([embedding, on_disc]).numpy()
+    objects = segment(
+        channels, kind="embeddings", foreground=3, seed_threshold=PUSH, cap=4 * PUSH, axes="cyx"
+    )
+    return extra_pieces(objects.labels, number.numpy())
 
 
 @dataclass(frozen=True)

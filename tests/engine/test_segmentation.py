@@ -238,6 +238,8 @@ def test_labels_and_tables_do_not_depend_on_blocks(kind, ndim) -> None:
         other = seamscope.segment(p, recipe, axes=axes, blocks=blocks, workers=2)
         np.testing.assert_array_equal(np.asarray(other.labels), expected)
         assert other.table(p[0]).to_csv() == one.table(p[0]).to_csv()
+        named = other.paint_named(tuple(slice(0, n) for n in shape))
+        np.testing.assert_array_equal(renamed(named), renamed(expected))
     assert expected.max() >= 2
     first = [np.flatnonzero(expected.ravel() == k)[0] for k in range(1, expected.max() + 1)]
     assert kind == "classes" or first == sorted(first)

@@ -12,7 +12,7 @@ from ome_zarr_models.v05.image_label import ImageLabel
 from ome_zarr_models.v05.labels import Labels as LabelsGroup
 
 import seamscope
-from seamscope.errors import OutputError
+from seamscope.errors import OutputError, SettingsError
 from seamscope.images.outputs import create_output
 
 
@@ -88,4 +88,49 @@ def test_basins_beyond_memory_go_to_disk(monkeypatch, tmp_path) -> None:
     np.testing.assert_array_equal(np.asarray(found.labels), expected)
     assert list(tmp_path.iterdir())
     del found
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_under_the_basins_is_one_sentence(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("seamscope.segmentation.segment._SHARE", 0)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zarr.Array, "__setitem__", full)
+    with pytest.raises(OutputError, match=r"is full.*Nothing was written"):
+        seamscope.segment(np.zeros((9, 9)), scratch=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_many_basins_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr("seamscope.segmentation.basins.MOST_BASINS", 3)
+    p = np.zeros((1, 9))
+    p[0, ::2] = 1
+    with pytest.raises(SettingsError, match="has 5 basins, but at most 3 can be numbered"):
+        seamscope.segment(p)
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_work_is_stopped_between_blocks(monkeypatch, tmp_path, share) -> None:
+    monkeypatch.setattr("seamscope.segmentation.segment._SHARE", share)
+
+    class Stops:
+        blocks = 0
+
+        def phase(self, what):
+            pass
+
+        def note(self, sentence):
+            pass
+
+        def step(self, done, total):
+            Stops.blocks = done
+
+        def stopped(self):
+            return Stops.blocks == 3
+
+    with pytest.raises(InterruptedError):
+        seamscope.segment(np.zeros((9, 9)), blocks=3, scratch=tmp_path, work=Stops())
+    assert Stops.blocks == 3
     assert not list(tmp_path.iterdir())

@@ -40,11 +40,12 @@ def test_quick_mode_runs_and_windows_on_the_grid_equal_the_untiled_run(
 
 def test_splits_are_counted(example) -> None:
     """Two discs; one in three pieces, one whole though its embedding drifts from end to end."""
-    number = torch.tensor([[1, 1, 1, 0, 2, 2, 2, 2, 2]])
-    embedding = torch.zeros(3, 1, 9)
-    embedding[0, 0] = torch.tensor([0.0, 3.0, 6.0, 99.0, 0.0, 0.9, 1.8, 2.7, 3.6])
+    number = torch.tensor([[1] * 9 + [0] + [2] * 7])
+    embedding = torch.zeros(3, 1, 17)
+    embedding[0, 0, 3:6], embedding[0, 0, 6:9], embedding[0, 0, 9] = 3.0, 6.0, 99.0
+    embedding[0, 0, 10:] = 0.9 * torch.arange(7)
     assert example.false_splits(embedding, number) == 2
-    embedding[0, 0, 8] = 9.0
+    embedding[0, 0, 14:] = 9.0
     assert example.false_splits(embedding, number) == 3
 
 

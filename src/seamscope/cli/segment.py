@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -222,6 +221,7 @@ def segment(
     answer = Answer(json_file, quiet)
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
+        from seamscope.files import temporary_folder
         from seamscope.images.image import open_image
         from seamscope.images.outputs import check_target
         from seamscope.segmentation.segment import segment as find
@@ -234,10 +234,8 @@ def segment(
             probabilities, names = source, None
             if model is not None:
                 settings = settings_of(grid, tile=tile, memory=memory, seams="none")
-                folder = stack.enter_context(TemporaryDirectory(prefix="seamscope-"))
-                probabilities, names = _predicted(
-                    source, model, loading, settings, display, Path(folder)
-                )
+                folder = stack.enter_context(temporary_folder())
+                probabilities, names = _predicted(source, model, loading, settings, display, folder)
             found = find(
                 probabilities,
                 wanted,

@@ -200,8 +200,14 @@ def _crossed(labels: Image, lines: Lines | None, work: Work) -> Array:
     return np.array(sorted(found), np.int64)
 
 
-def split_objects(labels: Any, ground_truth: Any) -> int:
-    """Return how many pieces too many ground-truth objects fall into, by coverage of 5 %."""
+def extra_pieces(labels: Any, ground_truth: Any) -> int:
+    """Return how many pieces too many ground-truth objects fall into, of at least 5 % each.
+
+    Parameters
+    ----------
+    labels, ground_truth
+        As for `compare_labels`.
+    """
     ours, theirs = labels_of(labels), labels_of(ground_truth)
     pairs, counts = _overlaps(ours, theirs, QUIET)
     both = (pairs > 0).all(1)
@@ -212,4 +218,4 @@ def split_objects(labels: Any, ground_truth: Any) -> int:
     return int(np.maximum(pieces - 1, 0).sum())
 
 
-__all__ = ["Agreement", "compare_labels", "split_objects"]
+__all__ = ["Agreement", "compare_labels", "extra_pieces"]

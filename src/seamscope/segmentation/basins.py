@@ -295,12 +295,12 @@ def _part(
     target = np.zeros(total, np.int64)
     target[sent] = fragment_of[flat_zones[key[roots][sent] & 0xFFFFFFFF]]
     global_key = np.full(total, _NO_KEY)
-    place = _linear(key[roots][sent] & 0xFFFFFFFF, region, blocks)
+    place = image_indices(key[roots][sent] & 0xFFFFFFFF, region, blocks)
     global_key[sent] = (key[roots][sent] >> 32 << _INDEX_BITS) | place
     part = _Part(
         region,
         height[roots],
-        _linear(start[1:], region, blocks),
+        image_indices(start[1:], region, blocks),
         np.bincount(fragments.ravel(), minlength=total + 1)[1:],
         touching(fragments, region, blocks, total)[1:],
         touching(fragments, region, blocks, total, open_sides=True)[1:],
@@ -394,7 +394,7 @@ def _roots(parent: Array) -> Array:
         parent = further
 
 
-def _linear(places: Array, region: Slices, blocks: Blocks) -> Array:
+def image_indices(places: Array, region: Slices, blocks: Blocks) -> Array:
     """Turn linear indices of a block into those of the image."""
     shape = tuple(part.stop - part.start for part in region)
     index = np.unravel_index(places, shape)
@@ -616,6 +616,7 @@ __all__ = [
     "Basins",
     "Passes",
     "find_basins",
+    "image_indices",
     "lowest_pairs",
     "touching",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from seamscope.images.dimensions import unit_symbol
 from seamscope.images.image import Image
-from seamscope.segmentation.basins import OUTSIDE, find_basins, touching
+from seamscope.segmentation.basins import OUTSIDE, find_basins, image_indices, touching
 from seamscope.segmentation.blocks import Blocks, pair_slices
 from seamscope.tiling import Slices
 from seamscope.work import QUIET, Work, check
@@ -86,24 +86,19 @@ def measure_sizes(paint: Paint, blocks: Blocks, count: int, work: Work = QUIET) 
     for done, region in enumerate(blocks):
         check(work)
         numbers = paint(region)
-        flat = numbers.ravel()
-        area += np.bincount(flat, minlength=count + 1)
-        np.minimum.at(start, flat, linear_indices(region, blocks.shape).ravel())
+        values, first, length = _runs(numbers.ravel())
+        area += np.bincount(values, length, minlength=count + 1).astype(np.int64)
+        np.minimum.at(start, values, image_indices(first, region, blocks))
         at_border |= touching(numbers, region, blocks, count)
         cut_off |= touching(numbers, region, blocks, count, open_sides=True)
         work.step(done + 1, len(blocks))
     return Sizes(area, start, at_border, cut_off)
 
 
-def linear_indices(region: Slices, shape: Sequence[int]) -> Array:
-    """Return the linear index of each pixel of a region, int64."""
-    index = np.zeros((1,) * len(shape), np.int64)
-    step = 1
-    for axis in reversed(range(len(shape))):
-        along = np.arange(region[axis].start, region[axis].stop, dtype=np.int64) * step
-        index = index + along.reshape([-1 if a == axis else 1 for a in range(len(shape))])
-        step *= shape[axis]
-    return index
+def _runs(values: Array) -> tuple[Array, Array, Array]:
+    """Return value, first index and length of each run of equal values: far fewer than pixels."""
+    first = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+    return values[first], first, np.diff(np.append(first, len(values)))
 
 
 # -- holes
@@ -343,7 +338,6 @@ __all__ = [
     "Sizes",
     "Space",
     "find_holes",
-    "linear_indices",
     "measure_objects",
     "measure_sizes",
 ]

@@ -18,12 +18,13 @@ finding basins again (`Recipe.same_basins`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import shutil
 import tempfile
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ import numpy.typing as npt
 import psutil
 
 from seamscope.errors import ImageError, SettingsError
+from seamscope.files import disk_errors
 from seamscope.images.image import Image, open_image
 from seamscope.images.outputs import Output
 from seamscope.segmentation.basins import OUTSIDE, Basins, find_basins
@@ -144,15 +146,16 @@ def segment(
             room.heights[region] = found
         return found
 
-    basins = find_basins(
-        read,
-        room.numbers,
-        divided,
-        connectivity=wanted.connectivity,
-        flat=wanted.kind == "classes",
-        workers=workers,
-        work=work,
-    )
+    with room.disk_errors():
+        basins = find_basins(
+            read,
+            room.numbers,
+            divided,
+            connectivity=wanted.connectivity,
+            flat=wanted.kind == "classes",
+            workers=workers,
+            work=work,
+        )
     check(work)
     work.phase("Joining basins")
     tree = tree_of(basins)
@@ -235,6 +238,21 @@ class _Room:
         room = cls(None, None, folder, tuple(min(c, n) for c, n in zip(chunks, shape, strict=True)))
         heights = room.array("heights", shape, np.uint16) if kept_heights else None
         return dataclasses.replace(room, numbers=room.array("basins", shape), heights=heights)
+
+    @contextlib.contextmanager
+    def disk_errors(self) -> Iterator[None]:
+        """Turn errors of the folder's disk into sentences; let a stop by the user through."""
+        stopped = None
+        left = "Nothing was written; name another folder (scratch)."
+        with (
+            contextlib.nullcontext() if self.folder is None else disk_errors(self.folder.path, left)
+        ):
+            try:
+                yield
+            except InterruptedError as stop:  # an OSError too
+                stopped = stop
+        if stopped is not None:
+            raise stopped
 
     def array(self, name: str, shape: Sequence[int], dtype: Any = np.uint32) -> Any:
         """Return an array of zeros."""
@@ -451,7 +469,8 @@ class Segmentation:
         def paint(region: Slices) -> Array:
             return np.asarray(named[self.nodes(region)])
 
-        return find_holes(paint, numbers, self.basins.blocks, self.recipe.connectivity)
+        with self._ground.room.disk_errors():
+            return find_holes(paint, numbers, self.basins.blocks, self.recipe.connectivity)
 
     @cached_property
     def _classes(self) -> Array:
@@ -514,6 +533,29 @@ class Segmentation:
             inside = kept.hole_label.astype(self.dtype)[self._holes.numbers[region]]
             labels = np.where(labels == 0, inside, labels)
         return labels
+
+    def paint_named(self, region: Slices) -> Array:
+        """Return a region with each object named by its smallest basin, uint32.
+
+        Names stay the same while a threshold moves, so that objects keep their colours, and need no
+        look at the whole image. What is background is the same as in `paint`.
+        """
+        nodes = self.nodes(region)
+        names = self._names[nodes]
+        kept = self._kept if self.recipe.fill_holes else None
+        if kept is not None and kept.hole_label is not None and self._holes is not None:
+            owner = np.where(kept.hole_label > 0, self._holes.owner, 0).astype(np.uint32)
+            names = np.where(names == 0, owner[self._holes.numbers[region]], names)
+        return names
+
+    @cached_property
+    def _names(self) -> Array:
+        recipe = self.recipe
+        named = self._classes if recipe.kind == "classes" else self.objects
+        filtered = recipe.min_size or recipe.max_size is not None or recipe.clear_border
+        if filtered:
+            named = np.where(self._kept.label > 0, named, 0)
+        return named.astype(np.uint32)
 
     @cached_property
     def _lookup(self) -> Array:
