@@ -22,6 +22,7 @@ import networks
 from packages import result, sha, tensor, written
 from seamscope.docks import open_model_file
 from seamscope.docks.prediction.model_picker import ModelPicker
+from seamscope.docks.window import dock_around, main_window
 from seamscope.errors import TrustError
 from seamscope.models.declared import Declared
 from seamscope.models.formats import Consent, code_of, load_model
@@ -104,7 +105,7 @@ def test_a_folder_of_a_package_is_opened_too(make_napari_viewer, qtbot, tmp_path
         assert viewer.open(folder / "rdf.yaml", plugin="seamscope") == []
     assert dock.model_picker.value() == str(folder / "rdf.yaml")
     beside = QDockWidget()
-    dock.parent().parent().tabifyDockWidget(dock.parent(), beside)
+    main_window(dock).tabifyDockWidget(dock_around(dock), beside)
     beside.raise_()
     assert dropped(viewer, folder)
     qtbot.waitUntil(dock.isVisible, timeout=PATIENCE)  # not under the other one
@@ -117,7 +118,7 @@ def test_a_folder_of_a_package_is_opened_too(make_napari_viewer, qtbot, tmp_path
     assert not dropped(viewer, folder, tmp_path / "pictures")
     assert not dropped(viewer, folder / "rdf.yaml")
     assert open_model_file(str(tmp_path / "pictures")) is None
-    viewer.window.remove_dock_widget(dock)
+    viewer.window.remove_dock_widget(dock_around(dock))
     assert not dropped(viewer, folder)
 
 

@@ -293,9 +293,9 @@ def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatc
     given = []
     original = tasks.carry_out
 
-    def leave_a_layer(plan, model, image, partial, *rest):
+    def leave_a_layer(case, plan, partial, *rest):
         """As if stopped after the first layer, as a network of several would be."""
-        found = original(plan, model, image, partial, *rest)
+        found = original(case, plan, partial, *rest)
         given.append(partial)
         if len(given) == 1:
             found.save(partial)
@@ -829,9 +829,9 @@ def test_docks_are_closed_and_layers_removed_while_it_works(qtbot, viewer, docks
     own = docks[1]
     original = tasks.carry_out
 
-    def deaf(plan, model, image, partial, cancelled, progress):
+    def deaf(case, plan, partial, cancelled, progress):
         """As if asked to stop at the very end."""
-        return original(plan, model, image, partial, lambda: False, progress)
+        return original(case, plan, partial, lambda: False, progress)
 
     layer = viewer.add_image(uneven(96, 120), name="cells")
     load(qtbot, docks, INSTANCE)

@@ -5,14 +5,52 @@ Knows widgets. Does not know what they are for.
 
 from __future__ import annotations
 
+from typing import Any
+
+from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import (
+    QAbstractSlider,
+    QAbstractSpinBox,
     QCheckBox,
+    QComboBox,
     QFormLayout,
     QPushButton,
+    QScrollBar,
     QSpinBox,
+    QTableView,
     QVBoxLayout,
     QWidget,
 )
+
+
+class _Calm(QObject):
+    """Leaves the wheel to the page that scrolls, unless the control has the focus."""
+
+    def eventFilter(self, target: Any, event: Any) -> bool:  # noqa: N802
+        """Answer Qt: whether the event goes no further to its target."""
+        if event.type() == QEvent.Type.Wheel and not target.hasFocus():
+            event.ignore()  # and so it goes to the parent
+            return True
+        return False
+
+
+_calm = _Calm()
+
+
+def leave_wheel_to_page(page: QWidget) -> None:
+    """Let the wheel scroll the page where the pointer is over a number, a choice or a slider.
+
+    They change only when they have been clicked. Tables give the Tab key back.
+    """
+    for kind in (QAbstractSpinBox, QComboBox, QAbstractSlider):
+        for control in page.findChildren(kind):
+            if control.focusPolicy() == Qt.FocusPolicy.WheelFocus:
+                control.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+            if not isinstance(control, QScrollBar):
+                control.removeEventFilter(_calm)
+                control.installEventFilter(_calm)
+    for table in page.findChildren(QTableView):
+        table.setTabKeyNavigation(False)
 
 
 def button(text: str, tip: str) -> QPushButton:
@@ -58,4 +96,4 @@ def fill(page: QWidget, *parts: QWidget | QFormLayout) -> None:
     column.addStretch(1)
 
 
-__all__ = ["button", "fill", "form", "number", "ticked"]
+__all__ = ["button", "fill", "form", "leave_wheel_to_page", "number", "ticked"]

@@ -20,6 +20,7 @@ _MODEL, _IMAGE, _TILE = "demo:batchnorm", "tissue2d", 256
 _FIGURES = ("tiles", "redundancy", "seconds", "tiles_per_second", "network", "device")
 _PATIENCE = 600.0  # seconds
 _SIZE = (1500, 920)
+_TITLE = 40  # height of a window's title
 _ZOOM_OUT = 0.97  # a little margin around the image
 
 
@@ -46,43 +47,39 @@ def show_demo(headless: bool = False, screenshot: Path | None = None) -> dict[st
     """
     import napari
 
-    viewer, dock, seams = open_demo()
+    viewer, dock, steps = open_demo()
     try:
         if not headless:
             _save(viewer, screenshot)
             napari.run()
             return {}
-        return _predict(viewer, dock, seams, screenshot)
+        return _predict(viewer, dock, steps, screenshot)
     finally:
         if headless:
             viewer.close()
 
 
 def open_demo() -> tuple[Any, Any, Any]:
-    """Viewer and dock, ready for Run; and the window's part with the dock Seams, behind it."""
+    """Viewer, the step Predict, ready for Run, and the dock that it is a step of."""
     import napari
 
     from seamscope.docks.layers import camera
-    from seamscope.docks.prediction.dock import PredictionDock
     from seamscope.docks.samples import tissue_2d
-    from seamscope.docks.seams.dock import SeamsDock
 
     viewer = napari.Viewer(title="Seamscope")
-    viewer.window.resize(*_SIZE)
+    viewer.window.resize(*_size())
     for data, look, _ in tissue_2d():
         viewer.add_image(data, **look)
-    dock = PredictionDock(viewer)
-    first = viewer.window.add_dock_widget(dock, name="Tiled prediction", area="right")
-    seams = viewer.window.add_dock_widget(
-        SeamsDock(viewer), name="Seams", area="right", tabify=True
-    )
+    _, place = viewer.window.add_plugin_dock_widget("seamscope", "Seamscope")
+    wait_until(lambda: place.dock is not None and place.dock.slots["prediction"].dock is not None)
+    steps = place.dock
+    dock = steps.slots["prediction"].dock
     dock.set_model(_MODEL)
     wait_until(lambda: dock.plan is not None or bool(dock.problem))
     dock.tile.set_value(_TILE)
-    first.raise_()
     viewer.reset_view()
     camera(viewer).zoom *= _ZOOM_OUT
-    return viewer, dock, seams
+    return viewer, dock, steps
 
 
 def wait_until(true: Callable[[], bool], patience: float = _PATIENCE) -> None:
@@ -103,7 +100,7 @@ def wait_until(true: Callable[[], bool], patience: float = _PATIENCE) -> None:
         time.sleep(0.01)
 
 
-def _predict(viewer: Any, dock: Any, seams: Any, screenshot: Path | None) -> dict[str, Any]:
+def _predict(viewer: Any, dock: Any, steps: Any, screenshot: Path | None) -> dict[str, Any]:
     from seamscope.errors import SeamscopeError
 
     wait_until(lambda: dock.settled)
@@ -119,7 +116,8 @@ def _predict(viewer: Any, dock: Any, seams: Any, screenshot: Path | None) -> dic
         "halo": plan["halo"][0][0],
         **{name: run[name] for name in _FIGURES},
     }
-    seams.raise_()
+    steps.show_step("seams")
+    wait_until(lambda: steps.slots["seams"].dock is not None)
     return figures | _dice(dock.results.array) | _save(viewer, screenshot)
 
 
@@ -150,6 +148,17 @@ def _save(viewer: Any, path: Path | None) -> dict[str, Any]:
     shown = Image.fromarray(picture[..., :3]).quantize(256, dither=Image.Dither.NONE)
     shown.save(path, format="PNG", optimize=True)
     return {"screenshot": str(path)}
+
+
+def _size() -> tuple[int, int]:
+    """Width and height of the window, in screen pixels: no larger than the screen."""
+    from qtpy.QtGui import QGuiApplication
+
+    screen = QGuiApplication.primaryScreen()
+    room = screen.availableGeometry() if screen is not None else None
+    if room is None:
+        return _SIZE
+    return min(_SIZE[0], room.width()), min(_SIZE[1], room.height() - _TITLE)
 
 
 def _pause(seconds: float) -> Callable[[], bool]:

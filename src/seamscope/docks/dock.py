@@ -18,6 +18,7 @@ from typing import Any
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QLayout, QScrollArea, QVBoxLayout, QWidget
 
+from seamscope.docks.controls import leave_wheel_to_page
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.late_plot import follow_theme
 from seamscope.docks.layers import Wires, unwrapped
@@ -67,6 +68,7 @@ class Dock(QWidget):
         self.job.failed.connect(self.tell)
         self.destroyed.connect(self._wires.cut)
         self._made = True
+        leave_wheel_to_page(self)
         register(self.viewer, self)
         self.wake()
 

@@ -21,6 +21,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from seamscope.docks.controls import leave_wheel_to_page
+
 Auto = Literal["auto"]
 
 
@@ -97,7 +99,7 @@ class _Row(QObject):
         self.slider.setMinimumWidth(40)
         self.number = QSpinBox()
         self.number.setKeyboardTracking(False)
-        self.number.setFixedWidth(84)
+        self.number.setMinimumWidth(84)
         for widget in self.widgets:
             widget.setToolTip(tooltip)
         self.slider.valueChanged.connect(self._slid)
@@ -177,6 +179,7 @@ class PixelsEditor(QWidget):
         self._steps = tuple(steps)
         while len(self._rows) < len(steps):
             self._add_row()
+        leave_wheel_to_page(self)
         for row, each in zip(self._rows, steps, strict=False):
             row.set_steps(each)
         for i, row in enumerate(self._rows):

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QGridLayout, QProgressBar, QPushButton, QWidget
+from qtpy.QtWidgets import QGridLayout, QProgressBar, QWidget
 
+from seamscope.docks.controls import button
 from seamscope.docks.job import Job, Outcome, Step
 from seamscope.docks.looks import plain, text_label
 from seamscope.docks.sentences import sentence
@@ -46,7 +47,7 @@ class JobRow(QWidget):
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.text = text_label()
-        self.cancel = QPushButton("Cancel")
+        self.cancel = button("Cancel", "Stop the work. What was measured until now is lost.")
         self.cancel.clicked.connect(self.stop)
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)

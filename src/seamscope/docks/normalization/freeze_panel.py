@@ -78,6 +78,7 @@ class FreezePanel(QWidget):
         self.file.setToolTip(_TIPS["file"])
         self.file.setPlaceholderText("file of statistics")
         self._browse = QPushButton("Choose …")
+        self._browse.setToolTip("Choose a file of statistics.")
         self._file_row = QWidget()
         self.cost = text_label()
         self.freeze = QPushButton("Freeze")

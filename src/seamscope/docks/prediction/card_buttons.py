@@ -21,6 +21,7 @@ class CardButton(QPushButton):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.setObjectName(name)
+        self.setToolTip("What the model's card declares.")
         self.setStyleSheet("QPushButton { padding: 2px 8px; }")
         self.hide()
 

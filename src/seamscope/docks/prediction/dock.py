@@ -241,6 +241,8 @@ class PredictionDock(Dock):
         self._form = self._make_form()
         self.more = QCollapsible("More options")
         self.more.addWidget(self.options)
+        self.options.setEnabled(False)  # folded away: the Tab key passes by
+        self.more.toggled.connect(self.options.setEnabled)
         self.more.layout().setContentsMargins(0, 0, 0, 0)
         shown = legend(self.preview, [("core", CORE), ("read", WINDOW)])
         parts = [self._form, self.more, shown, self.cost, self.notes]

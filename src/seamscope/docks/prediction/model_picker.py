@@ -20,13 +20,13 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QPlainTextEdit,
-    QPushButton,
     QSizePolicy,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
+from seamscope.docks.controls import button
 from seamscope.errors import SeamscopeError, TrustError
 from seamscope.models.formats import Code, Consent, code_of
 
@@ -243,9 +243,9 @@ class ConsentPanel(QFrame):
         self.text = QLabel()
         self.text.setWordWrap(True)
         self.text.setTextFormat(Qt.TextFormat.RichText)
-        self.yes = QPushButton("Run it, I trust this file")
-        self.no = QPushButton("Do not load")
-        self.read = QPushButton("Read it first")
+        self.yes = button("Run it, I trust this file", "Load the network, and run its code.")
+        self.no = button("Do not load", "Run nothing of the file.")
+        self.read = button("Read it first", "Show the code. Nothing of it is run for that.")
         self.remember = QCheckBox("Do not ask again while it stays the same")
         self.remember.setChecked(True)
         self.remember.setToolTip(

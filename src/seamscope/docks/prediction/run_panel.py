@@ -15,9 +15,10 @@ from typing import Any
 from napari.utils import progress
 from napari.utils.notifications import show_warning
 from qtpy.QtCore import QTimer, Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
 
 from seamscope.docks.actions import ActionRow
+from seamscope.docks.controls import button
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.looks import boxed, plain, text_label
 from seamscope.docks.results import ResultLayers, Run
@@ -75,8 +76,8 @@ class RunPanel(QWidget):
         self.bar.setTextVisible(False)
         self.text = text_label()
         self.actions = ActionRow()
-        self.run = QPushButton("Run")
-        self.cancel = QPushButton("Cancel")
+        self.run = button("Run", "Predict the image tile by tile.")
+        self.cancel = button("Cancel", "Stop after the current tile. What is predicted stays.")
         self._draw_timer = QTimer(self)
         self._draw_timer.setSingleShot(True)
         self._draw_timer.setInterval(_DRAW_MS)
