@@ -204,6 +204,7 @@ class PredictionDock(Dock):
         self.image_box = ComboBox(choices=self._image_layers, nullable=True)
         # names of results are long, and the dock would be cut off at its side
         self.image_box.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.image_box.native.setToolTip("Image layer to predict.")
         self.axes = _axes_line()
         self.model_picker = ModelPicker()
         self.output = Choice((), _OUTPUT_TIP)
@@ -241,6 +242,7 @@ class PredictionDock(Dock):
         self._form = self._make_form()
         self.more = QCollapsible("More options")
         self.more.addWidget(self.options)
+        self.more.toggleButton().setToolTip("Options that are seldom changed.")
         self.options.setEnabled(False)  # folded away: the Tab key passes by
         self.more.toggled.connect(self.options.setEnabled)
         self.more.layout().setContentsMargins(0, 0, 0, 0)
