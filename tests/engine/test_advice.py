@@ -66,41 +66,48 @@ def uneven() -> np.ndarray:
     return noise * np.linspace(0.5, 3, SIZE, dtype=np.float32)
 
 
-def errors(model, image: np.ndarray, most: int) -> list[float]:
-    """Mean difference to the untiled prediction at every halo."""
+def alone(model, image: np.ndarray) -> np.ndarray:
+    """The untiled prediction."""
     with torch.inference_mode():
-        whole = model.module(torch.from_numpy(image)[None, None])[0, 0].numpy()
-    found = []
-    for halo in range(most + 1):
-        tiled = np.asarray(predict(image, model, tile=TILE, halo=halo))
-        found.append(float(np.abs(tiled - whole).mean()))
-    return found
+        return model.module(torch.from_numpy(image)[None, None])[0, 0].numpy()
+
+
+def errors(model, image: np.ndarray, most: int) -> list[float]:
+    """Largest difference to the untiled prediction, of tiles cropped by every halo.
+
+    Tiles lie inside the image, on all multiples of the period.
+    """
+    step = model.facts.period[0]
+    whole, apart = alone(model, image), []
+    for start in range(step, SIZE - TILE, step):
+        part = slice(start, start + TILE), slice(start, start + TILE)
+        apart.append(np.abs(alone(model, image[part]) - whole[part]))
+    crops = [slice(h, TILE - h) for h in range(most + 1)]
+    return [max(float(each[crop, crop].max()) for each in apart) for crop in crops]
 
 
 @pytest.mark.parametrize("make", BOUNDED.values(), ids=BOUNDED.keys())
 def test_the_halo_is_the_smallest_that_is_enough(make) -> None:
     model, image = made(make), uneven()
     by_halo = errors(model, image, 16)
-    noise = 1e-6
+    noise = 2e-6
     enough = next(h for h in range(17) if max(by_halo[h:]) <= noise)
     for present in (0, 1, 3, 9, 15):
         settings = Settings(tile=TILE, halo=present)
         plan = resolve(open_image(image), model, settings)
         report = measure_seams(image, model, tile=TILE, halo=present)
         advice, foreseen = advise(report.plan, report), advise(plan)
-        if report.seamless:
-            assert advice.step == "nothing"
-            assert by_halo[present] <= noise
-        if present >= enough + model.facts.period[0] - 1:
-            assert advice.step == foreseen.step == "nothing"
         if present >= enough:
+            assert advice.step == foreseen.step == "nothing"
             continue
+        if report.seamless:  # tiles happen to keep less than they could
+            assert advice.step == "nothing"
+            advice = foreseen
         assert advice.step == foreseen.step == "halo"
         for each in (advice, foreseen):
             assert each.halo is not None
             widest = max(max(sides) for sides in each.halo)
-            # cores begin on whole periods, and so a tile may keep a little more than its halo says
-            assert enough <= widest < enough + model.facts.period[0]
+            assert widest == enough
             assert f"Set halo {widest} and run" == each.button
             assert by_halo[widest] <= by_halo[present]
             assert each.tile == (TILE, TILE)
@@ -119,12 +126,7 @@ def test_where_no_halo_is_enough_statistics_are_fixed(make, present: int) -> Non
     assert min(min(sides) for sides in advice.halo) >= present
     fixed = model.with_statistics(freeze_statistics(image, model))
     tiled = np.asarray(predict(image, fixed, tile=TILE, halo=advice.halo))
-    with torch.inference_mode():
-        whole = model.module(torch.from_numpy(image)[None, None])[0, 0].numpy()
-    np.testing.assert_allclose(tiled, whole, atol=1e-4)
-    if present < 2:
-        closer = np.asarray(predict(image, fixed, tile=TILE, halo=1))
-        assert np.abs(closer - whole).max() > 1e-2
+    np.testing.assert_allclose(tiled, alone(model, image), atol=1e-4)
     after = measure_seams(image, fixed, tile=TILE, halo=advice.halo)
     assert advise(after.plan, after).step == "nothing"
 
@@ -153,9 +155,7 @@ def test_a_tile_without_room_becomes_automatic() -> None:
     assert advice.halo == ((15, 15), (15, 15))
     assert advice.tile == "auto"
     chosen = predict(image, model, tile=advice.tile, halo=advice.halo)
-    with torch.inference_mode():
-        whole = model.module(torch.from_numpy(image)[None, None])[0, 0].numpy()
-    np.testing.assert_allclose(np.asarray(chosen), whole, atol=1e-5)
+    np.testing.assert_allclose(np.asarray(chosen), alone(model, image), atol=1e-5)
 
 
 def test_the_smallest_tile_with_room() -> None:
