@@ -223,6 +223,23 @@ def test_each_finding_has_its_button(qtbot, viewer, docks):
     assert dock.panel.actions.isHidden()
 
 
+def test_a_result_is_deleted_with_its_layers(qtbot, viewer, docks):
+    dock, seams = docks
+    viewer.add_image(uneven(96, 120), name="cells")
+    predict(qtbot, dock, CLASSES, halo=0)
+    predict(qtbot, dock, CLASSES, halo=3)
+    first, second = Session.of(viewer).runs
+    assert seams.run.plan.grid.halo == second.plan.grid.halo
+    undrawn(viewer)
+    press(qtbot, seams.delete)
+    assert Session.of(viewer).layers_of(first)
+    assert not any(x in viewer.layers for x in Session.of(viewer).layers_of(second))
+    assert seams.run.plan.grid.halo == first.plan.grid.halo
+    press(qtbot, seams.delete)
+    assert [x.name for x in viewer.layers if "Net" in x.name] == []
+    assert not seams.delete.isEnabled()
+
+
 def test_heat_maps_lie_on_the_image_and_hide_nothing(qtbot, viewer, docks):
     dock, seams = docks
     image = uneven(96, 120)

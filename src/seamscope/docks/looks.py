@@ -6,6 +6,7 @@ Knows rich text and units. Does not know what is being told.
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -26,6 +27,13 @@ _BOXES: dict[Kind, tuple[str, str]] = {
     "good": ("#1d5c45", "#ffffff"),
     "warning": ("#6b5312", "#ffffff"),
     "error": ("#8f1d2c", "#ffffff"),
+}
+_INTENSITIES = {
+    "none": "as they are, not normalized",
+    "zscore": "z-score of the whole image",
+    "minmax": "minimum to maximum of the whole image",
+    "percentile": "percentiles of the whole image",
+    "auto": "as the model's card says",
 }
 _OPTION = re.compile(r" \(--[^)]*\)")  # what the command line calls a control
 _FREEZE = "the tab Freeze of the dock Normalization"
@@ -95,7 +103,12 @@ def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
             f"{axes_text(plan.facts.period)}",
         ),
         ("Computed", f"{100 * (plan.redundancy - 1):.0f}% redundant pixels"),
-        ("Memory", f"about {bytes_text(plan.bytes_per_tile)} for each {_batch(plan)}"),
+        (
+            "Memory",
+            f"about {bytes_text(plan.bytes_per_tile)} for each {_batch(plan)}; result "
+            f"{bytes_text(result_bytes(plan))}",
+        ),
+        ("Intensities", _INTENSITIES.get(plan.settings.normalize, plan.settings.normalize)),
         ("Seams", _seams(plan)),
         ("Time", _expected(plan, seconds, timing)),
     ]
@@ -104,6 +117,11 @@ def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
         for name, text in rows
     )
     return f"<table>{cells}</table>"
+
+
+def result_bytes(plan: Plan) -> int:
+    """Memory that the result takes."""
+    return math.prod(plan.out_shape) * plan.out_dtype.itemsize
 
 
 def _batch(plan: Plan) -> str:

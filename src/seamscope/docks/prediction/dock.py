@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 from magicgui.widgets import ComboBox
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QSignalBlocker, QTimer
@@ -49,6 +50,7 @@ from seamscope.docks.looks import (
     in_dock,
     legend,
     plain,
+    result_bytes,
     set_row,
     text_label,
 )
@@ -75,7 +77,7 @@ from seamscope.planning.plan import Plan
 from seamscope.planning.resources import Resources
 from seamscope.prediction.run import Finished, open_output
 from seamscope.settings import Settings
-from seamscope.text import axes_text
+from seamscope.text import axes_text, bytes_text
 from seamscope.tiling import Sides
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,11 @@ _TRIAL_DELAY_MS = 600
 _FOLLOW_MS = 100
 _HALO_MOST = 256
 _MOST_CHANNELS = 4  # that are offered as buttons
+_RESULT_SHARE = 0.5  # of the free memory, that a result may take
+_TOO_LARGE = (
+    "The result takes {} and {} of memory are free. Choose a smaller region in More options, or "
+    "write the result to a file: seamscope predict IMAGE MODEL RESULT.ome.zarr."
+)
 _ACTION_TIPS = {
     "tile": "Set the smallest tile that has room for the halo.",
     "channel": "Predict this channel of the image.",
@@ -730,6 +737,10 @@ class PredictionDock(Dock):
         if self.busy or self.plan is None or self.model is None or self.image is None:
             return
         layer = check_image(self.layer)
+        needed, free = result_bytes(self.plan), psutil.virtual_memory().available
+        if needed > free * _RESULT_SHARE:
+            self.panel.show_problem(_TOO_LARGE.format(bytes_text(needed), bytes_text(free)))
+            return
         self._cancel_trial()
         try:
             output = open_output(Case.planned(self.image, self.model, self.plan))

@@ -28,6 +28,7 @@ from seamscope.prediction.run import Event, Finished, Preparing, Reduced, Starte
 from seamscope.text import duration_text, percent_text
 
 _DRAW_MS = 120
+_EXPECTED = ("probabilities", "labels")  # kinds of values that are called so in the controls
 
 
 @dataclass(eq=False)
@@ -280,7 +281,8 @@ def _seams(finished: Finished) -> str:
     report = finished.seams
     if report is None or not report.overlaps:
         return ""
-    return boxed(report.sentence(), "good" if report.seamless else "warning")
+    kind = "" if report.kind in _EXPECTED else f" The values are {report.kind}."
+    return boxed(report.sentence() + kind, "good" if report.seamless else "warning")
 
 
 def _activity(made: Run) -> Any:

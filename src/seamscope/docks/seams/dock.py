@@ -52,6 +52,7 @@ _ROOM = 2  # tiles that fit into the view of a border
 
 _TIPS = {
     "run": "Result whose seams are shown. It follows the layer that is selected.",
+    "delete": "Remove the layers of this result, and free its memory.",
     "measure": "Predict once more, and keep what every tile predicts: for the slider's picture,\n"
     "both tiles side by side, and heat maps of pixels.",
     "channel": "Channel of the pictures and of 1 − Dice.",
@@ -110,6 +111,7 @@ class SeamsDock(Dock):
 
     def _make_controls(self) -> None:
         self.runs = Choice((), _TIPS["run"])
+        self.delete = button("Delete", _TIPS["delete"])
         self.verdict = text_label()
         self.numbers = text_label()
         self.measure = QPushButton("Measure")
@@ -138,7 +140,7 @@ class SeamsDock(Dock):
         self.tabs = self._make_tabs()
         self.place(
             [
-                form(("Result", self.runs)),
+                form(("Result", _beside(self.runs, self.delete))),
                 *(
                     self.verdict,
                     self.actions,
@@ -167,6 +169,7 @@ class SeamsDock(Dock):
     def _connect(self) -> None:
         self.runs.value_changed.connect(self._run_chosen)
         self.measure.clicked.connect(self._measure)
+        self.delete.clicked.connect(self._delete)
         self.job.changed.connect(self._show_headline)
         self.heat.missing.connect(self.tell)
         self.channel.value_changed.connect(self._channel_changed)
@@ -254,6 +257,17 @@ class SeamsDock(Dock):
         self.tell("")
         self._show_evidence()
 
+    def _delete(self, _: Any = None) -> None:
+        """Remove the result that is shown."""
+        run = self._run
+        if run is None or self.job.busy or self.session.running:
+            return
+        self._choose(None)
+        for layer in self._layers_of(run):
+            self.viewer.layers.remove(layer)
+        run.evidence.release()
+        self._offer_runs()
+
     def _show_evidence(self) -> None:
         """Show what is known of the run."""
         run = self._run
@@ -293,6 +307,7 @@ class SeamsDock(Dock):
         self.measure_note.setVisible(missing)
         self.measure_note.setText(self._what_is_missing() if missing else "")
         ready = run is not None and not self.job.busy
+        self.delete.setEnabled(ready)
         self.explain.setEnabled(ready)
         self.certify.setEnabled(ready)
         self.stitch.setEnabled(run is not None and run.evidence.kept)
@@ -620,6 +635,15 @@ def _name(run: Run, all_runs: Sequence[Run]) -> str:
     """Its title, with a number as napari gives it to layers of the same name."""
     earlier = [each.title for each in all_runs[: all_runs.index(run)]].count(run.title)
     return f"{run.title} [{earlier}]" if earlier else run.title
+
+
+def _beside(first: QWidget, second: QWidget) -> QWidget:
+    both = QWidget()
+    row = QHBoxLayout(both)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.addWidget(first, 1)
+    row.addWidget(second)
+    return both
 
 
 def _page(*parts: Any) -> QWidget:
