@@ -79,6 +79,7 @@ GIVEN = ["image.zarr", "net.py:Loud", "--trust", "--tile", "32"]
         ["predict", *GIVEN, "new.npy", "--json", "linked.py"],
         ["predict", *GIVEN, "new.npy", "--json", "hard.py"],
         ["predict", *GIVEN, "image.zarr/inner.zarr"],
+        ["predict", "group.zarr/0", *GIVEN[1:], "new.npy", "--json", "group.zarr/zarr.json"],
         ["seams", *GIVEN, "--layers", "image.zarr"],
         ["seams", *GIVEN, "--layers", "new.zarr", "--report", "new.zarr"],
         ["seams", *GIVEN, "--report", "net.py"],
@@ -99,6 +100,7 @@ def test_no_input_and_no_other_output_is_ever_overwritten(more: list[str], home:
     Path("statistics").write_bytes(b"precious")
     Path("weights.pth").write_bytes(b"precious")
     zarr.create_array("result.zarr", data=np.zeros((4, 4)))
+    zarr.create_group("group.zarr").create_array("0", data=np.zeros((40, 50), np.float32))
     Path("linked.py").symlink_to("net.py")
     os.link("net.py", "hard.py")
     before = contents(home)

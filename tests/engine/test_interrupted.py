@@ -94,6 +94,9 @@ CASES: dict[str, tuple[Callable[[int, str], list[str]], Callable[[Path], bytes]]
 MOMENTS = {"out.ome.zarr": 8, "out.npy": 8, "out.png": 8}
 
 
+KINDS = (int(signal.SIGKILL), int(signal.SIGTERM))
+
+
 def carry_out(steps: list[dict[str, Any]], folder: Path) -> list[tuple[int, int]]:
     (folder / "plan.json").write_text(json.dumps(steps))
     temporary = folder / "temporary"
@@ -124,12 +127,14 @@ def test_old_or_new_whole_at_thirty_moments(out: str, tmp_path: Path) -> None:
     assert (one, two) == (0, 0), (template / "said").read_text()
     old, new = content(template / out), content(ended / out)
     assert old != new
-    moments = random.Random(3).sample(range(1, events + 1), min(MOMENTS.get(out, 30), events))
-    steps = []
-    for number, at in enumerate(moments):
-        kind = signal.SIGTERM if number % 2 else signal.SIGKILL
-        step = {"copy": str(template), "folder": str(tmp_path / str(at)), "at": at}
-        steps.append(step | {"command": command(2, out), "signal": int(kind)})
+    # every moment with both signals where there are few, else thirty of them
+    moments = [(at, kind) for at in range(1, events + 1) for kind in KINDS]
+    chosen = random.Random(3).sample(moments, min(MOMENTS.get(out, 30), len(moments)))
+    steps = [
+        {"copy": str(template), "folder": str(tmp_path / f"{at}-{kind}"), "at": at}
+        | {"command": command(2, out), "signal": kind}
+        for at, kind in chosen
+    ]
     last = {"copy": str(ended), "folder": str(tmp_path / "last"), "command": freeze(2, "new")}
     done = carry_out([*steps, *([last] if command is freeze else [])], tmp_path)
     for step, (code, _) in zip(steps, done, strict=False):

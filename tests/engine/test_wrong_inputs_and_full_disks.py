@@ -104,6 +104,13 @@ def test_an_input_that_changes_during_the_run_is_noticed(
     assert read_record(f"{out}.partial")["finished"] is False
 
 
+def test_chunks_that_are_deleted_are_no_fill_values_from_the_first_read_on(tmp_path: Path) -> None:
+    image = open_image(store("a.zarr", tmp_path))
+    without_chunks(tmp_path / "a.zarr")
+    with pytest.raises(ImageError, match="disappeared"):
+        image.read((slice(0, 4), slice(0, 4)))
+
+
 def test_chunks_that_were_never_written_are_counted_and_no_fault(tmp_path: Path) -> None:
     for version, chunks in ((3, (16, 16)), (2, (16, 16))):
         path = tmp_path / f"{version}.zarr"
