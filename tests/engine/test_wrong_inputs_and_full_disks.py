@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import typer.testing
 import zarr
 from torch import nn
 
 from seamscope import predict
+from seamscope.cli import app
 from seamscope.errors import ImageError, OutputError
 from seamscope.images.image import open_image
 from seamscope.images.outputs import create_output
@@ -279,3 +281,26 @@ def test_room_for_the_record_is_kept(tmp_path: Path) -> None:
         assert read_record(disk / "a.zarr")["finished"] is True
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["predict", "image.npy", "net.py:Net", "out.npy", "--seams", "none", "--quiet"],
+        ["predict", "image.npy", "net.py:Net", "out.png", "--result", "labels", "--quiet"],
+        ["seams", "image.npy", "net.py:Net", "--no-explain", "--quiet"],
+    ],
+    ids=" ".join,
+)
+def test_the_command_line_warns_also_when_quiet(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("image.npy", PIXELS)
+    Path("net.py").write_text(
+        "import torch\n\ndef Net():\n    net = torch.nn.Conv2d(1, 1, 3, padding=1)\n"
+        "    torch.nn.init.constant_(net.bias, float('nan'))\n    return net\n"
+    )
+    more = ["--trust", "--tile", "32", "--halo", "2"]
+    result = typer.testing.CliRunner().invoke(app, [*command, *more])
+    assert "Warning: The prediction of 4096 of 4096 pixels is not finite" in result.stderr

@@ -203,7 +203,7 @@ class _Search:
             return _Found(None, 0.0)
         errors = {n: shifts.error(n) for n in self._candidates([], min(shifts.longest, 64))}
         best = min(errors.values(), default=math.inf)
-        if best > _ROUGHLY_SAME:
+        if not best <= _ROUGHLY_SAME:  # also where the network predicts NaN
             return _Found(None, 0.0)
         return _Found(min(n for n, error in errors.items() if error <= 2 * best + SAME), SAME)
 
