@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 
 import numpy as np
@@ -134,3 +135,24 @@ def test_work_is_stopped_between_blocks(monkeypatch, tmp_path, share) -> None:
         seamscope.segment(np.zeros((9, 9)), blocks=3, scratch=tmp_path, work=Stops())
     assert Stops.blocks == 3
     assert not list(tmp_path.iterdir())
+
+
+def test_parts_lie_where_they_belong_and_pixels_without_data_are_background(tmp_path) -> None:
+    p = np.full((20, 30), 0.9, np.float32)
+    p[:, 12:14] = np.nan
+    image = dataclasses.replace(
+        seamscope.open_image(p),
+        scale=(2.0, 0.5),
+        units=("micrometer", "micrometer"),
+        origin=(100.0, 10.0),
+        missing=True,
+    )
+    found = seamscope.segment(image, area={"y": (5, 15)})
+    assert found.count == 2
+    assert not np.asarray(found.labels)[:, 12:14].any()
+    boundaries = seamscope.segment(image, kind="boundaries", seed_threshold=0.95)
+    assert np.asarray(boundaries.labels)[3, [11, 12, 13, 14]].tolist() == [1, 0, 0, 2]
+    found.write(tmp_path / "part.ome.zarr")
+    opened = seamscope.open_image(tmp_path / "part.ome.zarr")
+    assert opened.origin == (110.0, 10.0)
+    assert opened.scale == (2.0, 0.5)

@@ -652,7 +652,7 @@ def merge_pairs(
     image = labels_of(labels, axes)
     highest = max((max(pair) for pair in pairs), default=0)
     table = merge_table(highest, pairs).astype(image.dtype)
-    space = Space(image.axes or "", image.scale, image.units)
+    space = Space(image.axes or "", image.scale, image.units, image.origin)
     kind = np.dtype(np.uint8) if image.dtype.kind == "b" else image.dtype
     with label_output(
         out, image.shape, kind, space, overwrite=overwrite, source=image,

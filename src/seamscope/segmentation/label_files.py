@@ -73,6 +73,7 @@ def label_output(
         axes=space.axes,
         scale=space.scale,
         units=space.units,
+        origin=space.origin or None,
         overwrite=overwrite or image is not None,
         name="labels" if path is None else path.name.split(".")[0],
         metadata=metadata,

@@ -224,11 +224,14 @@ class Space:
         One letter for each axis, without channels.
     scale, units
         Size of a pixel along each axis.
+    origin
+        Position of the first pixel's centre along each axis, in `units`; empty where unknown.
     """
 
     axes: str
     scale: tuple[float, ...]
     units: tuple[str, ...]
+    origin: tuple[float, ...] = ()
 
     @property
     def spatial(self) -> tuple[int, ...]:

@@ -212,7 +212,7 @@ class Heights:
 
     Attributes
     ----------
-    axes, shape, scale, units
+    axes, shape, scale, units, origin
         Of the heights: those of the image without its channels.
     voxel
         Size of a pixel along each axis of space, as depths are measured.
@@ -232,6 +232,7 @@ class Heights:
         self.shape = tuple(image.shape[i] for i in kept)
         self.scale = tuple(image.scale[i] for i in kept)
         self.units = tuple(image.units[i] for i in kept)
+        self.origin = tuple(image.origin[i] for i in kept) if image.origin else ()
         self._channel_axis = image.axes.find("c")
         self.names = _names(image) if names is None else tuple(names)
         self._space = [i for i, letter in enumerate(self.axes) if letter in "zyx"]
@@ -338,7 +339,14 @@ class Heights:
             "distance": self._distance,
             "embeddings": self._embeddings,
         }[self.recipe.kind]
-        return np.asarray(make(grown)[inner])
+        heights = np.asarray(make(grown)[inner])
+        if self.image.missing:
+            heights[self._without_data(region)] = OUTSIDE
+        return heights
+
+    def _without_data(self, region: Slices) -> Array:
+        """Tell where any of the recipe's channels has NaN, which stands for no data."""
+        return np.asarray(np.isnan(self._read(region, self._main)).any(0))
 
     # -- one recipe each
 
@@ -428,7 +436,7 @@ class Heights:
             total += channel
         return np.asarray(numbers[list(channels)] / total)
 
-    def _numbers(self, region: Slices, channels: Sequence[int]) -> Array:
+    def _read(self, region: Slices, channels: Sequence[int]) -> Array:
         """Read channels, ``(channels, *region)`` float64."""
         index: list[Any] = [slice(None)] * self.image.ndim
         for place, part in zip(self._kept, region, strict=True):
@@ -440,7 +448,13 @@ class Heights:
             index[self._channel_axis] = span
             read = np.moveaxis(self.image.read(tuple(index)), self._channel_axis, 0)
             read = read[[channel - span.start for channel in channels]]
-        numbers = np.array(read, np.float64, order="C")
+        return np.array(read, np.float64, order="C")
+
+    def _numbers(self, region: Slices, channels: Sequence[int]) -> Array:
+        """Read channels and check that all values are finite; 0 where there is no data."""
+        numbers = self._read(region, channels)
+        if self.image.missing:
+            numbers[np.isnan(numbers)] = 0
         if not np.isfinite(numbers).all():
             raise ImageError(
                 f"{self.image.name} holds {int((~np.isfinite(numbers)).sum())} values that are not "

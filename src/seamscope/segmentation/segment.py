@@ -159,8 +159,10 @@ def segment(
     check(work)
     work.phase("Joining basins")
     tree = tree_of(basins)
-    space = Space(heights.axes, heights.scale, heights.units)
     corner = tuple(s.start for s in part)
+    first = heights.origin or (0.0,) * len(corner)
+    origin = tuple(o + c * s for o, c, s in zip(first, corner, heights.scale, strict=True))
+    space = Space(heights.axes, heights.scale, heights.units, origin)
     found = Segmentation(
         wanted, _Ground(basins, tree, room, space, corner, image.name, heights.shape)
     )
