@@ -18,6 +18,7 @@ from seamscope.segmentation import basins as basins_module
 from seamscope.segmentation.basins import OUTSIDE, find_basins
 from seamscope.segmentation.blocks import Blocks
 from seamscope.segmentation.graph import tree_of
+from seamscope.segmentation.recipe import LEVELS, Heights
 
 
 def neighbours(place, shape, connectivity):
@@ -166,6 +167,26 @@ def test_cuts_of_the_tree_equal_flooding(case, below) -> None:
     np.testing.assert_array_equal(renamed(tree.cut_below(below)[found.numbers]), renamed(expected))
     counts = [len(np.unique(o[o > 0])) for o in (tree.cut_below(t) for t in range(12))]
     assert counts == tree.counts()[:12].tolist()
+
+
+def test_ties_go_to_the_smaller_basin() -> None:
+    """A basin without a seed between two that have one, behind passes of one height."""
+    tree = tree_of(basins_of(np.array([[0, 5, 3, 5, 0]], np.uint16)))
+    assert tree.cut_below(1).tolist() == [0, 1, 1, 3]
+
+
+def test_depths_in_blocks_equal_those_of_the_whole() -> None:
+    """With a halo of the cap; voxels are twice as long along y."""
+    y, x = np.mgrid[:40, :60]
+    image = seamscope.open_image((np.hypot(y - 20, (x - 30) / 1.4) < 18).astype(np.float32))
+    recipe = seamscope.Recipe("distance", cap=9.5, voxel_size=(2.0, 1.0))
+    heights = Heights(image, recipe)
+    whole = heights((slice(0, 40), slice(0, 60)))
+    depth = ndimage.distance_transform_edt(image.data, (2.0, 1.0))
+    expected = LEVELS - np.floor(np.minimum(depth, 9.5) / 9.5 * LEVELS + 1e-6)
+    np.testing.assert_array_equal(whole, np.where(image.data > 0, expected, OUTSIDE))
+    for region in Blocks.of((40, 60), (3, 4), (1, 2)):
+        np.testing.assert_array_equal(heights(region), whole[region])
 
 
 def test_cut_by_dynamics_keeps_deep_minima() -> None:
