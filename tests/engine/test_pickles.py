@@ -10,8 +10,9 @@ import struct
 from pathlib import Path
 
 import pytest
+import torch
 
-from seamscope.models.formats import pickles
+from seamscope.models.formats import code_of, load_model, pickles
 from seamscope.models.formats.pickles import Name, follow
 
 WORDS = ("os", "system", "builtins", "eval", "torch", "a.b")
@@ -288,6 +289,23 @@ UNKNOWN = {
 def test_what_cannot_be_known_is_said_to_be_unknown(name) -> None:
     found, *_ = follow(UNKNOWN[name])
     assert found.unknown
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_whole_networks_have_nothing_unknown(tmp_path, new) -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU())
+    torch.save(net, tmp_path / "net.pth", _use_new_zipfile_serialization=new)
+    (code,) = code_of(tmp_path / "net.pth")
+    assert code.unknown == ()
+    assert "torch.nn.modules.conv.Conv2d" in code.what
+    load_model(tmp_path / "net.pth", trust=True)
+
+
+def test_a_name_that_torch_gives_back_is_followed() -> None:
+    data = b"\x80\x04\x8c\x06module\x8c\x02os\x86Q\x8c\x06system\x93."
+    found, *_ = follow(data)
+    assert list(found.names) == [Name("os", "system")]
+    assert not found.unknown
 
 
 def test_extensions_that_are_registered_are_names(monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""Files become networks, and nothing runs before its owner is trusted.
+"""Load networks from files; code of a file runs only after it is trusted.
 
 Knows the table of formats and takes the first that recognises a file. Does not know any format, nor
 what networks do.
@@ -109,21 +109,21 @@ def load_model(
 
 
 def would_run(spec: str | os.PathLike[str]) -> tuple[str, ...]:
-    """List what loading would execute, one line each; empty when nothing."""
+    """List what loading would run, one line each; empty when nothing."""
     return tuple(code.what for code in code_of(spec))
 
 
 def code_of(spec: str | os.PathLike[str]) -> tuple[Code, ...]:
-    """What loading would execute, with its source where that is text: to be read first.
+    """Return what loading would run, with its source, for a person to read before trusting it.
 
-    Nothing is executed to find out.
+    Nothing is run to make the list.
     """
     parsed = Spec.parse(os.fspath(spec))
     return _format_of(parsed).code(parsed)
 
 
 def format_of(spec: str | os.PathLike[str]) -> str:
-    """Name of the format of what a model string names, judged by its content."""
+    """Return the name of the format of what a model string names, by its content."""
     return _format_of(Spec.parse(os.fspath(spec))).name
 
 
@@ -211,7 +211,7 @@ def _holds_pickle(path: Path) -> bool:
 
 
 def _refuse_half_a_zip(path: Path) -> None:
-    """A zip file's table lies at its end: without it, nothing is found of what it holds."""
+    """Refuse a zip file without its end, where the table of its members is."""
     with open(path, "rb") as file:
         begins_as_zip = file.read(4) == b"PK\x03\x04"
     if begins_as_zip and not _is_whole_zip(path):
@@ -222,7 +222,7 @@ def _refuse_half_a_zip(path: Path) -> None:
 
 
 def _is_whole_zip(path: Path) -> bool:
-    """Whether its table is there; that of an archive within it may be found in its stead."""
+    """Return whether its own table is there, and not that of an archive within it."""
     try:
         with zipfile.ZipFile(path) as archive:
             return min((each.header_offset for each in archive.infolist()), default=0) == 0

@@ -181,7 +181,7 @@ class Archive:
 
 
 def _is_shifted(archive: zipfile.ZipFile) -> bool:
-    """Whether places in the table are not those in the file; Python allows for it, torch does not.
+    """Return whether the table has other places than the file; torch does not correct that.
 
     A file may have one table where Python looks and another where torch does.
     """

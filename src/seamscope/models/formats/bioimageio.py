@@ -174,7 +174,7 @@ def _architecture_code(package: Package) -> Code:
 
 @dataclass(frozen=True)
 class _Architecture:
-    """Who builds the network of a state dict."""
+    """What builds the network of a state dict."""
 
     callable: str
     kwargs: Mapping[str, Any]
@@ -410,7 +410,7 @@ def _declared(given: Tensor, output: Tensor, channels: int | None) -> Declared:
 
 
 def _preparation(inputs: Sequence[Tensor]) -> tuple[Preparation | None, tuple[str, ...]]:
-    """What is done to the intensities of each input; and what should be known of it."""
+    """Return the normalization of each input, and notes on it."""
     notes: list[str] = []
     parts = []
     for tensor in inputs:
@@ -494,7 +494,7 @@ def _many(value: Any) -> tuple[float, ...]:
 def _postprocessing(
     output: Tensor, inputs: Sequence[Tensor]
 ) -> tuple[list[nn.Module], Postprocessing | None, tuple[str, ...]]:
-    """Modules that do it to a tile, what is done to all of them, and what is left out.
+    """Return modules for each tile, operations on the whole prediction, and notes.
 
     From the first operation on that needs the whole prediction.
     """
@@ -514,7 +514,7 @@ def _postprocessing(
 
 
 def _of_all(each: Processing, output: Tensor, inputs: Sequence[Tensor]) -> Step | Matched | None:
-    """Make what is done to a whole prediction; None where it is not known here."""
+    """Return an operation on the whole prediction; None where it is not known here."""
     if each.name == "scale_mean_variance":
         return _matched(each, output, inputs)
     step = _step(each, output, [])

@@ -267,7 +267,7 @@ def _load_tensors(source: Source, device: str) -> Any:
 
 @cache
 def _numbers() -> list[Any]:
-    """Numpy's numbers and arrays: training programs log them beside the weights, as nnU-Net does.
+    """Return numpy's types; training programs log numbers beside the weights, as nnU-Net does.
 
     What rebuilds them runs nothing, and objects inside of them are restricted in the same way.
     """

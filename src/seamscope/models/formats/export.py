@@ -1,4 +1,4 @@
-"""A loaded network, written for others: what was measured of it goes with it.
+"""Write a loaded network for other programs, with what was measured of it.
 
 Knows formats that are written, and that a file counts only once it was read back and predicts the
 same at another size. Does not know where the network came from.

@@ -142,7 +142,7 @@ _MOST_TEXT = 1 << 20
 
 
 def _unusual(content: Any, key: str = "") -> Iterator[str]:
-    """What torch would execute of a program beyond what export writes."""
+    """List what torch would run of a program beyond what export writes."""
     if isinstance(content, dict):
         for name, value in content.items():
             if key == "custom_objects" or name == "as_custom_obj":

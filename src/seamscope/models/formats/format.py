@@ -28,7 +28,7 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Code:
-    """Something that loading would execute.
+    """Something that loading would run.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Format:
     recognises
         Whether a model string names something of this format, judged by content.
     code
-        What loading it would execute.
+        What loading it would run.
     load
         Loads it; everything that `code` lists is trusted by now.
     """
@@ -88,7 +88,7 @@ def no_code(spec: Spec) -> tuple[Code, ...]:
 
 
 def missing(package: str, needed_for: str) -> ModelError:
-    """One sentence for a library that is not installed, with the line that installs it."""
+    """Return the error for a library that is not installed, with the line that installs it."""
     return ModelError(
         f"{needed_for} needs the package {package}, which is not installed: "
         f'pip install "seamscope[{EXTRAS[package]}]".'
@@ -102,7 +102,7 @@ def first_sentence(error: BaseException) -> str:
 
 
 def damaged(path: object, kind: str, error: BaseException) -> ModelError:
-    """One sentence for a file that is not what it says."""
+    """Return the error for a file that is not what its first bytes say."""
     return ModelError(
         f"{path} cannot be read as {kind} ({type(error).__name__}: {first_sentence(error)}): it "
         "may be damaged or of another format; copy it again or export it anew."

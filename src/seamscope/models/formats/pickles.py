@@ -465,8 +465,11 @@ def _persistent_line(machine: _Machine) -> None:
 
 
 def _persistent(machine: _Machine) -> None:
-    machine.pop()
-    machine.push(COMPUTED)
+    match machine.pop():
+        case ("module", (Name() | str()) as value, *_):  # torch before 1.6 gives it back as it is
+            machine.push(value)
+        case _:
+            machine.push(COMPUTED)
 
 
 def _extension(layout: str) -> Callable[[_Machine], None]:
