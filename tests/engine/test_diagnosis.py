@@ -613,10 +613,10 @@ def test_tolerance_is_the_callers() -> None:
 def test_what_is_examined_instead_is_said() -> None:
     blur = nn.Conv2d(1, 1, 3, padding=1).eval()
     usual = examine(blur, IMAGE, tile=32, overlap=8)
-    assert "as asked for" not in usual.explanation
+    assert "both keep" not in usual.explanation
     larger = examine(blur, IMAGE, tile=32, overlap=8, halo=30)
     assert larger.halo == ((15, 15), (15, 15))
-    assert "tile 32, overlap 8 and halo 30, as asked for" in larger.explanation
+    assert "With tile 32, overlap 8 and halo 30 neighbours share no pixel" in larger.explanation
     assert "examined is tile 32, overlap 31 and halo 15." in larger.explanation
     closer = examine(blur, IMAGE, tile=32, overlap=8, halo=6)
     assert "examined is tile 32, overlap 13 and halo 6." in closer.explanation

@@ -63,7 +63,7 @@ def predicted_classes(prediction: Array, channels: Sequence[int], threshold: flo
     prediction
         ``(C, *spatial)``, in the precision in which it was predicted.
     channels
-        Those that are asked for.
+        The chosen ones.
     threshold
         For a single channel.
 

@@ -49,7 +49,7 @@ _SAME_DICE = 0.005
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """Seams and accuracy with each tile's own statistics, and with fixed ones.
+    """Seams and accuracy with per-tile statistics, and with fixed ones.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class BeforeAfter:
     how
         Of the statistics.
     classes
-        Of the truth; empty without labels.
+        Of the ground truth; empty without labels.
     dice_before, dice_after
         For each class, of the classified predictions over all cores.
     meaning
@@ -66,7 +66,7 @@ class BeforeAfter:
     classified
         How predictions were; None without labels.
     why_before, why_after
-        What the seams are made of, examined where they are worst; None where nobody asked.
+        What the seams are made of, examined where they are worst; None if they were not explained.
     """
 
     before: SeamReport
@@ -156,7 +156,7 @@ def compare_statistics(
     on_phase: Callable[[str], None] | None = None,
     **asked: Any,
 ) -> BeforeAfter:
-    """Predict an image with each tile's own statistics and with fixed ones, and compare.
+    """Predict an image with per-tile statistics and with fixed ones, and compare.
 
     Costs two predictions of the image. To explain costs those of a sample more, of 16 tiles or a
     few large ones: once or twice where tiles agree, up to 11 times where several causes act.
@@ -171,15 +171,15 @@ def compare_statistics(
     statistics
         Of this network.
     labels
-        Truth, as for `seamscope.images.ground_truth.truth_for`.
+        Ground truth, as for `seamscope.images.ground_truth.truth_for`.
     explain
-        Whether causes are told too, where seams are worst.
+        Whether to find the causes too, where seams are worst.
     cancelled
-        Asked before each forward pass.
+        Called before each forward pass; the work stops when it returns True.
     on_progress
-        Told forward passes done and to do, of each phase.
+        Called with the forward passes done, and of all, in each phase.
     on_phase
-        Told what begins.
+        Called with the name of each phase that begins.
 
     Raises
     ------
@@ -189,7 +189,7 @@ def compare_statistics(
     case = Case.open(image, model, settings, axes=axes, **asked)
     bench = _Bench(labels, explain, cancelled, on_progress, on_phase or (lambda what: None))
     before = bench.side(case, "before")
-    # at the very same tiles, also where they were chosen for the first
+    # at the very same tiles, even if they were chosen for the first
     same = case.but(before.report.plan.settings)
     after = bench.side(same.of(case.model.with_statistics(statistics)), "after")
     truth, classified = before.counter.truth, _classified(before, after, model)
@@ -228,7 +228,7 @@ class _Side:
 
 @dataclass(frozen=True)
 class _Bench:
-    """What is asked about an image's seams, and who is told meanwhile."""
+    """What to measure of an image's seams, and where to report progress."""
 
     labels: Any
     explain: bool
@@ -279,7 +279,7 @@ def _wanted(tile: Tile, area: Slices) -> tuple[Slices, Slices]:
 
 
 class _DiceCounter:
-    """Watches predictions, and counts where their classes are those of the truth."""
+    """Watches predictions, and counts where their classes are those of the ground truth."""
 
     def __init__(self, labels: Any) -> None:
         self._labels = labels
@@ -290,7 +290,7 @@ class _DiceCounter:
 
     def watching(self, model: Model) -> Callable[[Plan, tuple[int, ...], Tile, Array], None]:
         def watch(plan: Plan, frame: tuple[int, ...], tile: Tile, prediction: Array) -> None:
-            if self._plan is not plan:  # also where memory ran out, and all begins anew
+            if self._plan is not plan:  # memory may have run out, and all begins again
                 self._begin(plan, model)
             self._count(plan, frame, tile, prediction)
 

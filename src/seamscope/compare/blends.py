@@ -14,16 +14,16 @@ one pixel to the next along axis ``a``, and ``R'`` the result on the moved grid.
 ``K_a`` is once the set of all pixels at which cores begin, and for blends once that at which
 trusted parts begin or end (there a tile enters the mean); the larger of both is the step. ``E_a``
 is the mean of ``D_a`` over all pixels of neither set: the same for all ways but for what they do
-there. A step of 0 or below is none. Not told: whether the image itself is rougher at those pixels
-by chance, which moves the step of a seamless network too, the more the fewer seams there are; and
-disagreement that a blend spreads over its ramp, which is no less wrong for being smooth.
+there. A step of 0 or below is none. It does not show whether the image itself is rougher at those
+pixels by chance, which moves the step of a seamless network too, the more the fewer seams there
+are; and disagreement that a blend spreads over its ramp, which is no less wrong for being smooth.
 
 *Dependence on the tiles*: how much the result changes when the tiles do ::
 
     dependence = mean over pixels of | R - R' |
 
-It sees what a smooth ramp hides. Not told: what both grids get wrong alike, so that it bounds no
-error against the untiled prediction; and with steps along both axes it counts all pixels alike,
+It sees what a smooth ramp hides. It does not show what both grids get wrong alike, so that it
+bounds no error against the untiled prediction; and with steps along both axes it counts all pixels alike,
 near seams or far.
 
 Both are distances of predictions. They are added and divided by the prediction's standard
@@ -124,8 +124,8 @@ class BlendScore:
             "dependence": self.dependence,
             "largest_dependence": self.largest_dependence,
         }
-        told = {name: None if v is None else plain(v) for name, v in arrays.items()}
-        return {"blend": self.blend, **told}
+        written = {name: None if v is None else plain(v) for name, v in arrays.items()}
+        return {"blend": self.blend, **written}
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,8 @@ class BlendComparison:
                 "All ways of stitching give the same result to floating-point noise, wherever "
                 "tiles lie: use crop, the cheapest."
             )
-        told = self._alike() if self.alike else self._best()
-        return f"{told} {self.remedy}".rstrip()
+        text = self._alike() if self.alike else self._best()
+        return f"{text} {self.remedy}".rstrip()
 
     def _alike(self) -> str:
         return (
@@ -215,10 +215,10 @@ class BlendComparison:
 
     def _numbers(self, way: BlendScore) -> str:
         channel = int(way.total().argmax())
-        told = f"{self.channels[channel]}: step {way.step[channel]:.2g}"
+        text = f"{self.channels[channel]}: step {way.step[channel]:.2g}"
         if way.dependence is not None:
-            told += f", dependence {way.dependence[channel]:.2g}"
-        return told
+            text += f", dependence {way.dependence[channel]:.2g}"
+        return text
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -253,11 +253,11 @@ def compare_blends(
     Parameters
     ----------
     image, model, settings, trust, axes, asked
-        As for `seamscope.predict`. All ways get the overlap that blends take: unless one is asked
-        for, a quarter of the tile more than twice the halo. A halo ``"auto"`` is what the tile has
+        As for `seamscope.predict`. All ways get the overlap that blends take: by default
+        a quarter of the tile more than twice the halo. A halo ``"auto"`` is what the tile has
         room for.
     cancelled
-        Asked before each forward pass and each stitching.
+        Called before each forward pass and each stitching; the work stops when it returns True.
     on_progress
         Called with what is done and what is to do: tiles of both grids, then stitchings.
 
@@ -423,7 +423,7 @@ class _Judge:
     """Sums over frames, of which one way's numbers are made.
 
     Jumps are summed for each position along each axis, over all that lies across: seams are
-    planes, so that these profiles hold all that is asked of them.
+    planes, so that these profiles hold all that is needed.
     """
 
     def __init__(self, plan: Plan, blend: Blend) -> None:
@@ -545,7 +545,7 @@ def _remedy(plan: Plan, model: Model) -> str:
     if reach.halo is None:
         if needed is None or reach.depends_on_size or not model.audit.repairable:
             return (
-                "Tiles disagree because the network couples the whole tile: no halo mends that, "
+                "Tiles disagree because the network couples the whole tile: no halo removes that, "
                 "and larger tiles lessen it."
             )
         return (

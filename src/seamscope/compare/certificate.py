@@ -135,15 +135,15 @@ class Certificate:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        told = dataclasses.asdict(self)
-        told["crops"] = [
+        record = dataclasses.asdict(self)
+        record["crops"] = [
             {k: list(v) if isinstance(v, tuple) else v for k, v in crop.items()}
-            for crop in told["crops"]
+            for crop in record["crops"]
         ]
         for name in ("tile", "overlap", "image_shape", "frame"):
-            told[name] = list(told[name])
-        told["halo"] = [list(sides) for sides in self.halo]
-        return told | {"max_in_std": self.max_in_std, "sentence": str(self)}
+            record[name] = list(record[name])
+        record["halo"] = [list(sides) for sides in self.halo]
+        return record | {"max_in_std": self.max_in_std, "sentence": str(self)}
 
 
 def certify(
@@ -177,14 +177,14 @@ def certify(
     tolerance
         Largest difference that passes, in standard deviations of the untiled prediction.
     cancelled
-        Asked before each forward pass.
+        Called before each forward pass; the work stops when it returns True.
     on_progress
-        Told how many forward passes are done, and how many there will be.
+        Called with the number of forward passes done, and of all passes.
 
     Raises
     ------
     SettingsError
-        Also where no crop larger than a tile fits, or the network takes one size of tile only.
+        If no crop larger than a tile fits, or the network takes one tile size only.
     InterruptedError
         When cancelled.
 
@@ -235,12 +235,12 @@ def store_certificate(certificate: Certificate, path: str | Path) -> None:
         give the certificate as a file of its own, ``to_json``), was not made by Seamscope, or by
         another network or with another tile or halo than is certified.
     """
-    told = record_to_certify(path)
-    _check_same(certificate, told, Path(path).name)
+    record = record_to_certify(path)
+    _check_same(certificate, record, Path(path).name)
     import zarr
 
     node = zarr.open(str(Path(path).expanduser()), mode="r+")
-    node.attrs["seamscope"] = {**told, "certificate": certificate.to_json()}
+    node.attrs["seamscope"] = {**record, "certificate": certificate.to_json()}
 
 
 def record_to_certify(path: str | Path) -> dict[str, Any]:
@@ -256,20 +256,20 @@ def record_to_certify(path: str | Path) -> dict[str, Any]:
             f"{target.name} is no zarr, and only zarr's attributes can be changed in place: save "
             "the certificate in a file of its own (--json), or write results as .zarr."
         )
-    told = read_record(target)
-    if not told or "plan" not in told:
+    record = read_record(target)
+    if not record or "plan" not in record:
         raise OutputError(
             f"{target.name} has no record of how it was made, so that nothing can be certified of "
             "it: certify what seamscope predict has written."
         )
-    return told
+    return record
 
 
-def _check_same(certificate: Certificate, told: dict[str, Any], name: str) -> None:
+def _check_same(certificate: Certificate, record: dict[str, Any], name: str) -> None:
     """Refuse a certificate of something else."""
-    made = told["plan"]
+    made = record["plan"]
     pairs = {
-        "network": (told.get("model", {}).get("fingerprint"), certificate.fingerprint),
+        "network": (record.get("model", {}).get("fingerprint"), certificate.fingerprint),
         "tile": (made.get("tile"), list(certificate.tile)),
         "halo": (made.get("halo"), [list(sides) for sides in certificate.halo]),
         "blend": (made.get("blend"), certificate.blend),

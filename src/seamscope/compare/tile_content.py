@@ -1,6 +1,6 @@
 """What tiles contain, and how much that changes with their size.
 
-Knows images, labels and sizes of tiles. Does not know networks: it tells before any is run how much
+Knows images, labels and sizes of tiles. Does not know networks: it shows before any is run how much
 the statistics of tiles must differ, and so how visible tile-wise normalization will be (after the
 tutorial to Buglakova et al. 2025).
 """
@@ -85,8 +85,8 @@ class Content:
 def _unless_nan(values: Array, measure: Callable[..., Array]) -> Array:
     """Take a measure over tiles of what is known; NaN where nothing is."""
     known = np.isfinite(values).any(0)
-    told: Array = np.where(known, measure(np.where(known, values, 0.0), axis=0), np.nan)
-    return told
+    measured: Array = np.where(known, measure(np.where(known, values, 0.0), axis=0), np.nan)
+    return measured
 
 
 def _percentiles(values: Array) -> Array:

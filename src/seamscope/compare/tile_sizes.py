@@ -72,7 +72,7 @@ _AT_ONCE = 1 << 25  # bytes of predictions that are compared at a time
 _MEMORY_SHARE = 0.2  # of what is free: predictions beyond it go to disk
 
 
-# -- what is told
+# -- in words
 
 
 @dataclass(frozen=True)
@@ -197,12 +197,12 @@ class Sweep:
             float(v[size, channel])
             for v in (self.to_last.value, self.to_last.low, self.to_last.high)
         )
-        told = (
+        text = (
             f"The size of the tiles matters: predictions ({_pair(self.names, i, j)}) differ by up "
             f"to {largest:.2g}. Furthest from {self.names[-1]} is {self.channels[channel]} at "
             f"{self.names[size]}: 1 - Dice {value:.2g} (95%: {low:.2g} to {high:.2g})."
         )
-        return f"{told} {self._best()}" if self.dice is not None else told
+        return f"{text} {self._best()}" if self.dice is not None else text
 
     def _best(self) -> str:
         assert self.dice is not None
@@ -275,18 +275,18 @@ def sweep(
     tiles
         Sizes of tiles: numbers, or one number for each axis.
     labels
-        Truth to compare with (see `seamscope.images.ground_truth.truth_for`); None for none.
+        Ground truth to compare with (see `seamscope.images.ground_truth.truth_for`); None for none.
     foreground
         Channel that labels of objects are to be compared with, where no name says it.
     settings
-        What is asked for, the tile apart; single settings may be given by name instead. A halo
+        Settings but for the tile; single ones may be given by name instead. A halo
         ``"auto"`` is what the smallest tile has room for, and the same for all sizes.
     untiled
         Whether the untiled prediction is added where it fits the memory.
     seed
         Of the bootstrap.
     cancelled
-        Asked before each forward pass and each block.
+        Called before each forward pass and each block; the work stops when it returns True.
     on_progress
         Called with what is done and what is to do: tiles, then blocks.
 
@@ -328,7 +328,7 @@ def sweep(
         comparison.see(shelf.arrays, steps, cancelled)
         pictures = comparison.pictures(case.image, shelf.arrays)
     classified = classified_by(plans[0], network, *comparison.range)
-    told = [*notes, *(classified.notes() if truth else ())]
+    sentences = [*notes, *(classified.notes() if truth else ())]
     return Sweep(
         tiles=tuple(plan.grid.tile_shape for plan in plans),
         untiled=whole,
@@ -338,7 +338,7 @@ def sweep(
         pictures=pictures,
         seconds=tuple(seconds),
         settings=tuple(plan.to_json() for plan in plans),
-        notes=(*told, *dict.fromkeys(note for plan in plans[:-1] for note in plan.notes)),
+        notes=(*sentences, *dict.fromkeys(note for plan in plans[:-1] for note in plan.notes)),
         **comparison.measures(seed),
     )
 
@@ -593,7 +593,7 @@ class _Comparison:
     # -- what comes out
 
     def measures(self, seed: int) -> dict[str, Any]:
-        """Everything a `Sweep` tells in numbers."""
+        """All numbers of a `Sweep`."""
         count = max(self._pixels.sum() * self._channels, 1)
         chosen = [] if self._truth is None else list(self._truth.channels)
         n, total, squares = self._moments

@@ -1,12 +1,12 @@
 """Why neighbouring tiles disagree: causes found by experiment, their shares, and what to do.
 
-Knows what is put to the test: Seamscope's own prediction, or somebody else's code. Does not know
+Knows what is put to the test: Seamscope's own prediction, or other code. Does not know
 how causes are removed (`seamscope.explain.experiments`) and weighed
 (`seamscope.explain.inquiry`), windows or command lines.
 
-The verdict is about the setting asked for: its tile, halo and overlap. *Disagreement* is the mean
-of ``abs(O1 - O2)`` over all pixels that two neighbours both may be trusted in, on a sample of
-borders; it is measured as the pipeline is, and again with causes removed at the very same pixels.
+The verdict is about the chosen setting: its tile, halo and overlap. *Disagreement* is the mean
+of ``abs(O1 - O2)`` over all pixels that neither of two neighbours discards, on a sample of
+seams; it is measured as the pipeline is, and again with causes removed at the very same pixels.
 Channels are compared one by one, of embeddings too: there a report of seams measures Euclidean
 distances, which are larger by up to the square root of the number of channels.
 
@@ -20,10 +20,10 @@ are parts of the sum of all amounts.
 Not everything can be removed. *Global coupling* is what is left when everything else is gone; in
 every order it comes last. Where the network sees the whole tile even with its statistics held
 fixed, no context makes edge effects end; there they are the part by which the curve falls from
-the halo asked for to the middle of the widest overlap, if that is a third or more. And in a bare
+the chosen halo to the middle of the widest overlap, if that is a third or more. And in a bare
 callable, a normalization of intensities that is hidden in it shows as global coupling that does
-not care about the brightness of its input; it is told as preprocessing, together with whatever
-else couples the whole tile.
+not care about the brightness of its input; it is reported as preprocessing, together with all
+else that couples the whole tile.
 """
 
 from __future__ import annotations
@@ -80,26 +80,26 @@ def diagnose(
 ) -> Diagnosis:
     """Explain the seams of Seamscope's own prediction of an image.
 
-    Always in float32. Of images with time points, the one of the worst border told, else the first
-    that is wanted.
+    Always in float32. Of images with time points, the one of the first border in `worst`, else the
+    first of the area.
 
     Parameters
     ----------
     image, model, trust, axes
         As for `seamscope.predict`.
     settings
-        What is asked for; single settings may be given by name instead, ``tile=256, halo=16``. A
-        halo ``"auto"`` is the network's reach, or what the tile and the overlap asked for have
-        room for (see `seamscope.planning.tiles`).
+        Settings; single ones may be given by name instead, ``tile=256, halo=16``. A
+        halo ``"auto"`` is the network's reach, or what tile and overlap have room
+        for (see `seamscope.planning.tiles`).
     worst
         Where seams are worst, worst first: `seamscope.seams.meter.Border`, or points in pixels
         along the spatial axes. Half of the sample is taken there.
     tolerance
         Disagreement that is noise, in standard deviations of the output.
     cancelled
-        Asked before each forward pass.
+        Called before each forward pass; the work stops when it returns True.
     on_progress
-        Told how many forward passes are done, and how many there will be at most.
+        Called with the number of forward passes done, and of all passes at most.
 
     Raises
     ------
@@ -147,15 +147,15 @@ def examine(
     cancelled: Cancelled | None = None,
     on_progress: Progress | None = None,
 ) -> Diagnosis:
-    """Put somebody's sliding-window code on the bench.
+    """Explain the seams of other sliding-window code.
 
     Parameters
     ----------
     pipeline
         A `Pipeline`, whose parts are switched to the whole image one after another; or one
-        callable that makes a tile ``(C, *spatial)`` into its prediction, in which less can be
-        told apart. It is called thousands of pixels at a time, some hundred times. Torch must run
-        in the calling thread for its normalizations to be seen.
+        callable that makes a tile ``(C, *spatial)`` into its prediction, in which fewer
+        causes can be distinguished. It is called thousands of pixels at a time, some hundred
+        times. Torch must run in the calling thread for its normalizations to be seen.
     image
         ``(*spatial)`` or ``(C, *spatial)`` as the code gets it, with as many channels as it takes:
         an array, a path or an `Image`; it is loaded whole.
@@ -332,9 +332,9 @@ def worst_places(
 
 
 def _with_what_was_examined(found: Diagnosis, asked: TileGrid, grid: TileGrid) -> Diagnosis:
-    """The diagnosis, and where it is of other tiles than were asked for, a sentence that says so.
+    """Add a sentence to the diagnosis if other tiles were examined than the chosen ones.
 
-    That neighbours overlap by a period more, so that something is left to compare, is no news.
+    An overlap that is one period larger, so that something is left to compare, is not mentioned.
     """
     said = []
     short = any(
@@ -343,8 +343,8 @@ def _with_what_was_examined(found: Diagnosis, asked: TileGrid, grid: TileGrid) -
     )
     if short or (asked.tile_shape, asked.halo) != (grid.tile_shape, grid.halo):
         said.append(
-            f"With {_setting(asked)}, as asked for, neighbours share no pixel that both are "
-            f"trusted in; what was examined is {_setting(grid)}."
+            f"With {_setting(asked)} neighbours share no pixel that both keep; what was "
+            f"examined is {_setting(grid)}."
         )
     names = axis_names(len(grid.axes))
     touching = [

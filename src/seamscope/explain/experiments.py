@@ -328,7 +328,7 @@ class Bench:
         low = tuple(map(min, tiles[0].origin, tiles[1].origin))
         whole = self._both(tiles, (a, b), low)
         finished = []
-        for tile, y in ((tiles[1], b), (tiles[0], a)):  # the one written last is believed
+        for tile, y in ((tiles[1], b), (tiles[0], a)):  # the one written last stays
             _write(whole, y[:, *tile.within(tile.trusted)], [s.start for s in tile.trusted], low)
             finished.append(_piece(self._post(whole), tile.origin, low, y.shape[1:]))
         return finished[1], finished[0]
@@ -396,7 +396,7 @@ class Bench:
         return y
 
     def _forward(self, box: Box) -> Forward:
-        """The network, told where in the image its input lies."""
+        """The network with the place of its input in the image."""
 
         def run(x: torch.Tensor) -> torch.Tensor:
             self.subject.at(box)
@@ -506,11 +506,11 @@ def _run(forward: Forward, x: Array) -> Array:
             return np.asarray(forward(batch)[0].numpy())
     except (SeamscopeError, MemoryError):
         raise
-    except Exception as error:  # whatever somebody's network raises
-        told = str(error).strip().splitlines() or [""]
+    except Exception as error:  # anything a network may raise
+        lines = str(error).strip().splitlines() or [""]
         raise ModelError(
             f"The network failed on a tile of shape {x.shape} ({type(error).__name__}: "
-            f"{told[-1][:200]}). Try another tile size; if it fails on all, the fault is inside "
+            f"{lines[-1][:200]}). Try another tile size; if it fails on all, the fault is inside "
             "the network."
         ) from error
 

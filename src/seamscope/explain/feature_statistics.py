@@ -56,7 +56,7 @@ class LayerFeatures:
     Attributes
     ----------
     layer
-        As the audit tells it.
+        As the audit has it.
     mean, var
         ``(tiles, groups)``, population variance.
     reference_mean, reference_var
@@ -180,7 +180,7 @@ def measure_features(
     cancelled
         Asked between tiles.
     on_progress
-        Told tiles done and to do.
+        Called with the number of tiles done, and of all tiles.
 
     Raises
     ------
@@ -311,8 +311,8 @@ def batch_experiment(
 
     Notes
     -----
-    Compared with all tiles together, not with values remembered from training, so that what is
-    told is the luck of the draw alone.
+    Compared with all tiles together, not with values remembered from training, so that the
+    result is the luck of the draw alone.
     """
     rng = np.random.default_rng(seed)
     deviations = np.empty((len(sizes), draws))

@@ -90,9 +90,9 @@ class Diagnosis:
         certain for these only. None where there is none, or the tile is too small to see it.
     tile, halo, overlap, period
         What was examined, in input pixels. Where nothing would be left to compare, tiles overlap
-        by as many whole periods more than asked for as it takes; where even that leaves nothing,
+        by as many whole periods more than chosen as needed; where even that leaves nothing,
         they are larger; where that cannot be, the halo is smaller. The explanation says so
-        wherever more than half of the overlap was asked for as a halo, or tile or halo differ.
+        if the halo was more than half of the overlap, or if tile or halo differ.
     mean_dist, max_dist
         Disagreement at this setting, over the pixels both tiles are trusted in; for labels the
         part of them that differs.
@@ -134,11 +134,11 @@ class Diagnosis:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        told = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        told["findings"] = [found.to_json() for found in self.findings]
-        told["curves"] = {name: curve.to_json() for name, curve in self.curves.items()}
+        record = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        record["findings"] = [found.to_json() for found in self.findings]
+        record["curves"] = {name: curve.to_json() for name, curve in self.curves.items()}
         for name in ("tile", "overlap", "period"):
-            told[name] = list(told[name])
+            record[name] = list(record[name])
         for name in ("halo", "suggested_halo", "halo_here"):
-            told[name] = told[name] and [list(sides) for sides in told[name]]
-        return told
+            record[name] = record[name] and [list(sides) for sides in record[name]]
+        return record

@@ -183,13 +183,13 @@ class Inquiry:
         return self._plan is None and not self._subject.preprocesses
 
     def _fall(self, removed: Removed) -> float:
-        """Part by which the curve falls from the halo asked for to the deepest overlap."""
+        """Part by which the curve falls from the chosen halo to the deepest overlap."""
         curve = self._deep_curve(removed)
-        believed = np.flatnonzero(curve.share >= 0.5)
-        if not believed.size:
+        reached = np.flatnonzero(curve.share >= 0.5)
+        if not reached.size:
             return 0.0
-        floor = float(curve.mean_dist[believed[-1]])
-        at = min(curve.ray.largest_within(self.bench.grid.halo), int(believed[-1]))
+        floor = float(curve.mean_dist[reached[-1]])
+        at = min(curve.ray.largest_within(self.bench.grid.halo), int(reached[-1]))
         here = float(curve.mean_dist[at])
         fall = 1 - floor / here if here > 0 else 0.0
         return fall if fall >= _FALL else 0.0
@@ -234,13 +234,13 @@ class Inquiry:
         found = []
         for cause in _CAUSES:
             share = shares.get(cause, 0.0)
-            number, what, remedy = self._told(cause, share)
+            number, what, remedy = self._worded_alone(cause, share)
             unit = "of the pixels" if self.bench.labels else "mean difference"
             remedy = f"{remedy}." if share else ""
             found.append(Finding(cause, share, number, unit, f"{what}.", remedy))
         return tuple(sorted(found, key=lambda f: -f.share))
 
-    def _told(self, cause: Cause, share: float) -> tuple[float, str, str]:
+    def _worded_alone(self, cause: Cause, share: float) -> tuple[float, str, str]:
         """Number, what, remedy."""
         bench = self.bench
         alone = share * bench.disagreement().mean
@@ -372,7 +372,7 @@ class Inquiry:
         named = ", ".join(map(str, found.global_operations))
         if not found.watched and found.tile_layers:
             count = len(found.tile_layers)
-            layers = f"normalization by each tile's own statistics in {count} layers"
+            layers = f"normalization by per-tile statistics in {count} layers"
             named = f"{layers}, {named}" if named else layers
         what = named or (
             f"Something in the {'code' if self._is_bare else 'network'} besides normalization "
@@ -434,20 +434,20 @@ class Inquiry:
                 "network was made for it."
             )
         if verdict == "seamless":
-            told = (
+            text = (
                 f"Seamless at halo {used}: on the {sample} examined neighbouring tiles differ by "
                 f"{figure_text(now.largest)} at most, where {figure_text(bench.tolerance)} is "
                 "noise."
             )
             start = self._curves["as it is"]
             if start.halo.size and any(map(any, bench.grid.halo)):
-                told += (
+                text += (
                     f" Without a halo they would differ by {figure_text(start.mean_dist[0])} on "
                     f"average and {figure_text(start.max_dist[0])} at most."
                 )
             if self._here is not None and self._here < bench.grid.halo:
-                told += f" On these borders a halo of {halo_text(self._here)} would do."
-            return told
+                text += f" On these borders a halo of {halo_text(self._here)} would do."
+            return text
         if bench.labels:
             size = f"in {percent_text(now.mean)} of the pixels"
         else:

@@ -1,4 +1,4 @@
-"""Somebody's way from a tile to its prediction, on an image, ready to be experimented with.
+"""A way from a tile to its prediction, on an image, ready for experiments.
 
 Knows callables, networks and what they demand, and how any box of an image comes before a network:
 Seamscope's own pipeline and foreign ones alike. Does not know which tiles are compared, or why.
@@ -36,7 +36,7 @@ Box: TypeAlias = tuple[Sides, ...]
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Somebody's way from a tile to its prediction, in parts that can be taken apart.
+    """A way from a tile to its prediction, in parts that can be exchanged.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Pipeline:
 class _Opened(TorchDispatchMode):
     """Takes composite operations apart where code runs in inference mode.
 
-    There they arrive whole, and whoever watches would see no normalization.
+    There they arrive whole, and a watcher would see no normalization.
     """
 
     def __torch_dispatch__(
@@ -116,7 +116,8 @@ class Subject:
         How much two predictions of one tile differ, in standard deviations; 0 for a network that
         always predicts the same.
     at
-        Told which box of the image comes next, for a network whose statistics depend on the place.
+        Called with the box of the image that comes next, for a network whose statistics depend on
+        the place.
     """
 
     inputs: Callable[[Box, Box | None], Array]
@@ -191,7 +192,7 @@ def subject_of_case(case: Case, frame: tuple[int, ...]) -> Subject:
 
 
 def subject_of_pipeline(pipeline: Pipeline, image: Array, tile: Sequence[int]) -> Subject:
-    """Somebody's pipeline on an image ``(C, *spatial)``; its network is probed: seconds.
+    """A pipeline on an image ``(C, *spatial)``; its network is probed: seconds.
 
     Raises
     ------
@@ -306,16 +307,16 @@ def _window(image: Array, box: Box) -> Array:
 
 
 def called(step: Step, tile: Array, what: str) -> Array:
-    """Run a part of somebody's pipeline; says which part failed, and on what."""
+    """Run a part of a pipeline; says which part failed, and on what."""
     try:
         return _with_channels(step(tile.copy()), tile.ndim - 1)
     except (SeamscopeError, MemoryError):
         raise
     except Exception as error:
-        told = str(error).strip().splitlines() or [""]
+        lines = str(error).strip().splitlines() or [""]
         raise ModelError(
             f"The pipeline's {what} failed on a tile of shape {tile.shape} "
-            f"({type(error).__name__}: {told[-1][:200]}). It must take one numpy array "
+            f"({type(error).__name__}: {lines[-1][:200]}). It must take one numpy array "
             "(C, *spatial) and return one."
         ) from error
 

@@ -26,7 +26,7 @@ _EMPTY = 0.1
 
 @dataclass(frozen=True)
 class PlacedAxis(AxisTiling):
-    """Tiles along one axis where somebody else's code puts them: on no grid, if need be.
+    """Tiles along one axis where other code puts them: on no grid, if need be.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class PlacedAxis(AxisTiling):
         low, high = kept[index], kept[index] + self.kept
         begin = 0 if index == 0 else (low + kept[index - 1] + self.kept) // 2
         end = self.size if index == last else (kept[index + 1] + high) // 2
-        believed = (
+        valid = (
             0 if index == 0 else low + self.halo[0],
             min(self.size, high) if index == last else high - self.halo[1],
         )
@@ -64,7 +64,7 @@ class PlacedAxis(AxisTiling):
             start=self.starts[index],
             stop=self.starts[index] + self.tile,
             core=self._output(begin, end),
-            trusted=self._output(*believed),
+            trusted=self._output(*valid),
             origin=int(low * self.lattice.scale),
         )
 
@@ -142,7 +142,7 @@ def sample_of(
     """Choose neighbouring tiles to examine: at the worst places, and spread over the image.
 
     Blocks of two tiles along each axis, so that each tile meets a neighbour along each. Half of
-    them at the places told; the others evenly (additive recurrence, Roberts 2018), where the
+    them at the given places; the others evenly (additive recurrence, Roberts 2018), where the
     image is not empty.
 
     Parameters
@@ -160,8 +160,8 @@ def sample_of(
     tiles = min(_SAMPLE, _SAMPLE_PIXELS // math.prod(grid.tile_shape))
     most = max(1, tiles // 2 ** sum(len(span) > 1 for span in spans))
     counts = [max(1, len(span) - 1) for span in spans]
-    told = dict.fromkeys(_block_at(grid, spans, point) for point in worst)
-    chosen = list(itertools.islice(told, -(-most // 2)))
+    given = dict.fromkeys(_block_at(grid, spans, point) for point in worst)
+    chosen = list(itertools.islice(given, -(-most // 2)))
     spread = [
         tuple(span[i] for span, i in zip(spans, corner, strict=True))
         for corner in spread_places(counts, 4 * most)

@@ -3,7 +3,7 @@
 Knows predictions in both ways, and what to advise. Does not know how layers are named or tiles
 stitched.
 
-In training, BatchNorm normalizes by the statistics of the batch at hand, in evaluation by those it
+In training, BatchNorm normalizes by the statistics of the current batch, in evaluation by those it
 remembered. Where batches were small and no two alike, the remembered ones fit hardly any, and the
 network that was trained is not the one that predicts. The measure is that of Buglakova et al.
 2025 ("Tiling artifacts and trade-offs of feature normalization in the segmentation of large
@@ -140,11 +140,12 @@ def measure_disparity(
         As for `seamscope.predict`. `tile` and `batch` are those of training; the disparity
         depends on them.
     see
-        Told frame, tile, and both predictions ``(C, *core)`` of its core: for a map pixel by pixel.
+        Called with frame, tile, and both predictions ``(C, *core)`` of its core: for a map pixel
+        by pixel.
     cancelled
         Asked between batches.
     on_progress
-        Told tiles done and to do.
+        Called with the number of tiles done, and of all tiles.
 
     Returns
     -------
@@ -153,7 +154,7 @@ def measure_disparity(
 
     Notes ----- Only normalization is switched: dropout stays off.
     `seamscope.normalization.batch_renorm` layers are corrected as they would be in training, where
-    the network is a module in hand; a script or exported program does not tell them from BatchNorm.
+    the network is a loaded module; in a script or exported program they look like BatchNorm.
     """
     case = tile_case(Case.open(image, model, settings, trust=trust, axes=axes, **asked))
     network = case.model

@@ -5,13 +5,13 @@ Knows the ways in which people label images. Does not know networks or predictio
 Three kinds of labels are understood:
 
 =====================  ======================================================================
-numbers of classes     ``label == k`` is the truth of channel ``k``
-numbers of objects     ``label > 0`` is the truth of the one channel that means foreground
+numbers of classes     ``label == k`` is the ground truth of channel ``k``
+numbers of objects     ``label > 0`` is the ground truth of the one channel that means foreground
 one image per class    an axis ``c``: image ``k`` is above 0 where class ``k`` is
 =====================  ======================================================================
 
 Where the network predicts several channels, numbers up to the last channel's are numbers of
-classes, also where some class does not occur; with anything above they are numbers of objects.
+classes, even if some class does not occur; with anything above they are numbers of objects.
 But 0 and 1 alone are a mask of the channel named foreground, where there is one among three or
 more. `Truth.meaning` says in a sentence how labels were read, since nothing in a file does.
 """
@@ -33,7 +33,7 @@ from seamscope.tiling import Slices
 
 Mask = npt.NDArray[np.bool_]
 
-# Of labels whose classes nobody names, more values than these are taken for numbers of objects.
+# Of labels whose classes have no names, more values than these are taken for numbers of objects.
 _MOST_CLASSES = 8
 
 
@@ -117,7 +117,7 @@ def truth_for(
     Parameters
     ----------
     labels
-        As for `seamscope.open_image`; ``"demo:tissue2d"`` is the truth of that sample image.
+        As for `seamscope.open_image`; ``"demo:tissue2d"`` is the ground truth of that sample image.
     spatial
         Axes of space that the network predicts, ``"yx"`` or ``"zyx"``.
     channels

@@ -3,7 +3,7 @@
 Knows TIFF, OME-TIFF, npy, PNG, zarr and OME-Zarr from the writer's side. Does not know where a file
 goes, what may be replaced, or what the numbers mean.
 
-A file says that it is unfinished until `Store.complete`, also where it is copied without its record
+A file says that it is unfinished until `Store.complete`, even if it is copied without its record
 or under another name: zarr in its attributes, TIFF in its tag *Software*, PNG in a comment, npy by
 its first bytes, since it has room for nothing else.
 """

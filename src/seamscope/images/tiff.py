@@ -200,7 +200,7 @@ def _listening(logger: logging.Logger) -> Iterator[list[str]]:
 
 
 def _check_not_cut(heard: Sequence[str], path: Path) -> None:
-    """Refuse a file whose pages or descriptions point beyond its end."""
+    """Refuse a file whose pages or descriptions point past its last byte."""
     for said in heard:
         if "invalid page offset" in said or "invalid value offset" in said:
             raise ImageError(
