@@ -23,8 +23,8 @@ are; and disagreement that a blend spreads over its ramp, which is no less wrong
     dependence = mean over pixels of | R - R' |
 
 It sees what a smooth ramp hides. It does not show what both grids get wrong alike, so that it
-bounds no error against the untiled prediction; and with steps along both axes it counts all pixels alike,
-near seams or far.
+bounds no error against the untiled prediction; and with steps along both axes it counts all pixels
+alike, near seams or far.
 
 Both are distances of predictions. They are added and divided by the prediction's standard
 deviation ``s``; the worst channel counts, and the way of least *score* is the best ::
