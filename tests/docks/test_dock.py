@@ -99,7 +99,7 @@ def test_tiles_in_view_come_first(qtbot, viewer, dock):
     dock.tile.set_value(32)
     camera(viewer).center = (0, 110, 14)
     qtbot.waitUntil(lambda: dock.settled, timeout=PATIENCE)
-    CLASSES.module.hold(6)
+    CLASSES.module.hold(2)
     begin(qtbot, dock, tiles=1)
     press(qtbot, dock.panel.cancel)
     CLASSES.module.release()
