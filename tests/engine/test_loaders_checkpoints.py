@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 import networks
 from seamscope.errors import ModelError, TrustError
 from seamscope.models.formats import Consent, checkpoints, code_of, load_model, trust, would_run
+from seamscope.models.formats.checkpoints import fill
 
 
 def remember(spec):
@@ -281,3 +283,37 @@ def test_several_sets_of_weights_that_fit_are_told(tmp_path) -> None:
     assert torch.equal(model.module.last.weight, net.last.weight)
     torch.save({"model": own, "same": dict(own)}, tmp_path / "net.pt")
     assert load_model(spec, trust=True).notes == ()
+
+
+def _small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(nn.Conv2d(4, 2, 1)))
+
+
+@pytest.mark.parametrize(
+    "renamed",
+    [
+        lambda name: name.replace("1.0.", "1._orig_mod.0."),
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"model.{name.replace('1.0.', '1._checkpoint_wrapped_module.0.')}",
+    ],
+    ids=["inside", "outside", "inside and a prefix"],
+)
+def test_wrappers_in_names_and_profilers_counters_are_no_obstacle(renamed) -> None:
+    own = {name: tensor + 1 for name, tensor in _small().state_dict().items()}
+    given = {renamed(name): tensor for name, tensor in own.items()}
+    counters = {renamed("1.0.total_ops"): torch.zeros(1), "total_params": torch.zeros(1)}
+    network = _small()
+    assert fill(network, given | counters, "w.pt", "small") == ()
+    assert all(torch.equal(value, own[name]) for name, value in network.state_dict().items())
+
+
+def test_extra_tensors_are_named_and_left_out_on_request() -> None:
+    given = _small().state_dict() | {"aux_head.weight": torch.zeros(3)}
+    with pytest.raises(ModelError, match=r"unknown aux_head\.weight.*--ignore-extra"):
+        fill(_small(), given, "w.pt", "small")
+    (note,) = fill(_small(), given, "w.pt", "small", ignore_extra=True)
+    assert "aux_head.weight" in note
+    del given["0.weight"]
+    with pytest.raises(ModelError, match=r"missing 0\.weight"):
+        fill(_small(), given, "w.pt", "small", ignore_extra=True)

@@ -212,6 +212,14 @@ class ModelOptions:
         Kind,
         option("Model", "What the network predicts; auto measures it."),
     ] = Kind.auto
+    ignore_extra: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-extra",
+            rich_help_panel="Model",
+            help="Leave out weights in the file that the network does not have.",
+        ),
+    ] = False
     no_dropout: Annotated[
         bool,
         typer.Option(
@@ -237,6 +245,7 @@ class ModelOptions:
             step=self.step,
             kind=None if self.kind is Kind.auto else self.kind.value,  # type: ignore[arg-type]
             dropout=not self.no_dropout,
+            ignore_extra=self.ignore_extra,
         )
         model.measure(work=work or QUIET, patience=self.patience)
         if self.statistics is None:

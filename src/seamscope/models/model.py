@@ -95,6 +95,8 @@ class Stated(TypedDict, total=False):
         What its values are.
     dropout
         False switches dropout and other random layers off.
+    ignore_extra
+        Whether weights in its file that it does not have are left out.
     """
 
     spatial_axes: int | None
@@ -103,6 +105,7 @@ class Stated(TypedDict, total=False):
     step: int | Sequence[int] | None
     kind: OutputKind | None
     dropout: bool
+    ignore_extra: bool
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from __future__ import annotations
 import os
 import re
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -86,7 +87,7 @@ def load_model(
         What you state of the network, where it should not be measured: ``spatial_axes``,
         ``channels`` of the input, ``input_size`` and ``step`` in pixels (one number, or one for
         each axis), ``kind`` of its values (`seamscope.models.output_kind`), ``dropout=False`` to
-        switch random layers off.
+        switch random layers off, ``ignore_extra=True`` to leave out weights it does not have.
 
     Returns
     -------
@@ -104,7 +105,8 @@ def load_model(
         model = as_model(spec)
     else:
         consent = Consent() if trust is True else trust or None
-        model = _load(Spec.parse(os.fspath(spec)), consent)
+        extra = stated.pop("ignore_extra", False)
+        model = _load(replace(Spec.parse(os.fspath(spec)), ignore_extra=extra), consent)
     return model.stated(**stated)
 
 

@@ -315,7 +315,9 @@ class _Fit:
         )
 
 
-def fill(network: nn.Module, content: Any, name: str, builder: str) -> tuple[str, ...]:
+def fill(
+    network: nn.Module, content: Any, name: str, builder: str, *, ignore_extra: bool = False
+) -> tuple[str, ...]:
     """Load a network's weights, or say in one sentence how they differ from its own.
 
     Parameters
@@ -326,6 +328,8 @@ def fill(network: nn.Module, content: Any, name: str, builder: str) -> tuple[str
         Whatever `read_checkpoint` gave: the weights may be anywhere in it, under any prefix.
     name, builder
         What to call the file and what built the network.
+    ignore_extra
+        Whether tensors that the network does not have are left out, where it lacks none.
 
     Returns
     -------
@@ -337,19 +341,27 @@ def fill(network: nn.Module, content: Any, name: str, builder: str) -> tuple[str
     ModelError
         When no mapping in the content gives the network all its tensors and nothing else.
     """
-    own = network.state_dict()
+    names = {_unwrapped(key): key for key in network.state_dict()}
+    own = {short: network.state_dict()[key] for short, key in names.items()}
     fits = [fit for where, given in _placed(content) for fit in _fits(own, given, where)]
     if not fits:
         raise ModelError(f"{name} holds no named tensors: give a checkpoint with a state dict.")
     # max keeps the first of equals: the order of the file
     best = max(fits, key=lambda fit: (not fit.complaint, len(fit.tensors) - len(fit.extra)))
-    if best.complaint:
+    left_out = best.extra if ignore_extra and not (best.missing or best.shapes) else ()
+    if best.complaint and not left_out:
+        only_extra = not (best.missing or best.shapes)
         raise ModelError(
             f"The weights in {name} do not fit {builder}: {best.complaint}. "
-            "Check that factory, arguments and weights belong together."
+            "Check that factory, arguments and weights belong together"
+            + (", or leave out the unknown ones with --ignore-extra." if only_extra else ".")
         )
-    network.load_state_dict({**own, **best.tensors})
-    return _others_note(best, fits, name)
+    tensors = {**own, **{key: best.tensors[key] for key in best.tensors if key in own}}
+    network.load_state_dict({names[short]: tensor for short, tensor in tensors.items()})
+    notes = _others_note(best, fits, name)
+    if left_out:
+        notes = (*notes, f"{name} also holds {_some(left_out)}, which {builder} does not have.")
+    return notes
 
 
 def _others_note(best: _Fit, fits: Sequence[_Fit], name: str) -> tuple[str, ...]:
@@ -381,10 +393,24 @@ def _placed(content: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str
     if not isinstance(content, Mapping) or depth > _DEEPEST:
         return
     found = {k: v for k, v in content.items() if isinstance(k, str) and torch.is_tensor(v)}
+    found = {_unwrapped(k): v for k, v in found.items() if k.rpartition(".")[2] not in _COUNTED}
     if found:
         yield where, found
     for key, value in content.items():
         yield from _placed(value, f"{where}.{key}".lstrip("."), depth + 1)
+
+
+# what compiled, checkpointed and sharded modules put into names, at any depth
+_WRAPPERS = re.compile(
+    r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\."
+)
+# what profilers of operations leave behind in each module
+_COUNTED = {"total_ops", "total_params"}
+
+
+def _unwrapped(name: str) -> str:
+    """Name of a tensor without the names of wrappers around its modules."""
+    return _WRAPPERS.sub("", name)
 
 
 def _fits(own: Mapping[str, torch.Tensor], given: Tensors, where: str) -> Iterator[_Fit]:

@@ -79,7 +79,11 @@ def _load(spec: Spec) -> Model:
     notes: tuple[str, ...] = ()
     if spec.file is not None:
         content = read_checkpoint(spec.file, str(spec.file))
-        notes = fill(network, content, str(spec.file), spec.function)
+        notes = fill(
+            network, content, str(spec.file), spec.function, ignore_extra=spec.ignore_extra
+        )
+    elif any(True for _ in network.parameters()):
+        notes = ("No weights were given: unless its factory loads some, the network is untrained.",)
     return Model(network, name=spec.function, spec=spec.text, notes=notes)
 
 

@@ -43,6 +43,8 @@ class Spec:
         keyword arguments.
     output
         Name or number of the one output that is wanted, of a network with several.
+    ignore_extra
+        Whether weights that the network does not have are left out.
     """
 
     text: str
@@ -51,6 +53,7 @@ class Spec:
     function: str | None = None
     arguments: tuple[tuple[str, Any], ...] = ()
     output: str | None = None
+    ignore_extra: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Spec:
