@@ -276,7 +276,7 @@ class _Prober:
             try:
                 y = self._forward(torch.zeros(batch, channels, *shape))
                 self._shapes[key] = tuple(y.shape)
-            except (ModelError, OutOfPatience, InterruptedError):
+            except (OutOfPatience, InterruptedError):
                 raise
             except Exception:  # whatever somebody's network raises means "not this"
                 self._shapes[key] = None
