@@ -200,3 +200,18 @@ def test_bad_input_is_one_sentence(labels, how, said) -> None:
     with pytest.raises((ImageError, SettingsError)) as refused:
         find_splits(labels, **how)
     assert said in str(refused.value)
+
+
+def test_tiles_that_matter_are_seen_and_seamless_ones_are_not() -> None:
+    """Components of the demo networks: without seams, and with statistics of each tile."""
+    from seamscope.demo import sample_image
+
+    image = sample_image("tissue2d")[0][:512, :512]
+    found = {}
+    for name, tile, halo in (("batchnorm", 160, 46), ("instancenorm", 64, 0)):
+        p = seamscope.predict(image, f"demo:{name}", tile=tile, halo=halo, seams="none")
+        labels = seamscope.segment(p, channel=0, axes="cyx").labels
+        found[name] = find_splits(labels, 64)
+    assert found["batchnorm"].test.p > 0.05
+    assert found["instancenorm"].test.p < 0.005
+    assert found["instancenorm"].test.effect > 50
