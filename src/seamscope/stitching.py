@@ -1,9 +1,9 @@
-"""Tiles' predictions become one result: crop, or blend.
+"""Stitch tiles' predictions into one result: crop, or blend.
 
 Knows arrays and the grid. Does not know networks, images or files.
 
-A canvas takes predictions one by one and gives back blocks of the result as soon as they are
-final; what it cannot give back yet is all it remembers.
+A canvas takes predictions one by one and returns blocks of the result as soon as they are final.
+It keeps only what is not final yet.
 
 *Crop* takes from each tile its core, cut in the middle of the overlap. *Blends* mix neighbours
 over the whole trusted overlap with weights that rise from a tile's trusted border inwards:
@@ -40,15 +40,14 @@ Block: TypeAlias = tuple[Slices, Array]
 
 
 class Canvas:
-    """Collects predictions of tiles; common face of `CropCanvas` and `BlendCanvas`.
+    """Collects predictions of tiles; interface of `CropCanvas` and `BlendCanvas`.
 
     Parameters
     ----------
     grid
         The tiles.
     area
-        Part of the result that is wanted, in output pixels; regions given back count from its
-        corner.
+        Part of the result to compute, in output pixels; returned regions count from its corner.
     """
 
     def __init__(self, grid: TileGrid, area: Slices) -> None:
@@ -81,7 +80,7 @@ class Canvas:
 
 
 class CropCanvas(Canvas):
-    """Each pixel comes from the one tile whose core it lies in. Takes tiles in any order."""
+    """Takes each pixel from the tile whose core it lies in. Tiles may come in any order."""
 
     def tiles(self) -> list[Tile]:
         """Tiles whose core meets the area."""
@@ -94,10 +93,10 @@ class CropCanvas(Canvas):
 
 
 class BlendCanvas(Canvas):
-    """Each pixel is a weighted mean of all tiles that are trusted there. Takes them in order.
+    """Gives each pixel the weighted mean of all tiles that are valid there. Takes tiles in order.
 
-    Remembers the band of rows (first axis) that later tiles will still change: at most the
-    trusted height of one tile, over the area's full width.
+    Keeps the band of rows (first axis) that later tiles will still change: at most the valid
+    height of one tile, over the area's full width.
     """
 
     def __init__(self, grid: TileGrid, area: Slices, mode: Blend) -> None:
@@ -107,11 +106,11 @@ class BlendCanvas(Canvas):
         self._top = area[0].start  # first row of the band
 
     def tiles(self) -> list[Tile]:
-        """Tiles trusted anywhere in the area, row-major."""
+        """Tiles that are valid anywhere in the area, row-major."""
         return self.grid.touching(self.area, trusted=True)
 
     def add(self, tile: Tile, prediction: Array) -> Iterator[Block]:
-        """Mix the tile in; yield the rows above it, which nothing will change any more."""
+        """Mix the tile in; yield the rows above it, which are final."""
         region = self._clip(tile.trusted)
         if region[0].start > self._top:
             yield from self._release(region[0].start)
@@ -139,7 +138,7 @@ class BlendCanvas(Canvas):
         return self._band
 
     def _release(self, top: int) -> Iterator[Block]:
-        """Give back the rows above `top`, forget them."""
+        """Return the rows above `top`, and release them."""
         if self._band is None:
             return
         height = min(top - self._top, self._band.shape[1])
@@ -172,7 +171,7 @@ def canvas(grid: TileGrid, blend: Blend, area: Slices | None = None) -> Canvas:
     blend
         ``"crop"``, ``"linear"``, ``"gaussian"`` or ``"distance"``.
     area
-        Part of the result that is wanted, in output pixels; by default all of it.
+        Part of the result to compute, in output pixels; by default all of it.
     """
     if area is None:
         area = tuple(slice(0, n) for n in grid.output_shape)
@@ -180,18 +179,18 @@ def canvas(grid: TileGrid, blend: Blend, area: Slices | None = None) -> Canvas:
 
 
 class _Span(NamedTuple):
-    """A tile's trusted part along one axis, seen from the tile whose shares are asked for."""
+    """A tile's valid part along one axis, relative to the tile whose shares are computed."""
 
     order: int  # -1, 0, 1: before, the same, after
     start: int
     stop: int
-    first: bool  # begins with the image: no border there to keep away from
+    first: bool  # begins with the image: there is no inner border to keep away from
     last: bool
     ramp: int  # smallest trusted overlap along the axis
 
 
 def shares(grid: TileGrid, tile: Tile, mode: Blend) -> npt.NDArray[np.float32]:
-    """Share of a tile in the running mean, over its trusted part ``(*spatial)``.
+    """Share of a tile in the running mean, over its valid part ``(*spatial)``.
 
     ``w / W``, with ``w`` the tile's weight and ``W`` the summed weights of the tiles up to it in
     row-major order; 1 where it is the first.

@@ -19,11 +19,11 @@ Rules, all checked by property tests:
 * a tile reaches at least one halo beyond its core, except at the image's own border, where the
   tile ends with the image so that the network meets that border as it would in one untiled run;
 * padding happens at the image's border only: where the size is no multiple of the period, where
-  the image is smaller than a network of fixed size asks, or where convolutions are *valid*.
+  the image is smaller than a network of fixed size needs, or where convolutions are *valid*.
 
-The grid of cores starts at 0 where that costs no more tiles than two in a hundred: chunks of a
-store that are one stride wide are then never written by two tiles. Otherwise, in small images
-mostly, it starts one lead later, which takes as few tiles as can be.
+The grid of cores starts at 0 if that costs at most 2 % more tiles: chunks of a store that are one
+stride wide are then never written by two tiles. Otherwise, mostly in small images, it starts one
+lead later, which takes the fewest tiles.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _floor(value: int, step: int) -> int:
 
 @dataclass(frozen=True)
 class Lattice:
-    """What a network demands of the position and size of its input, along one axis.
+    """Rules of a network for the position and size of its input, along one axis.
 
     Parameters
     ----------
@@ -131,7 +131,8 @@ class AxisTile:
     core
         What the tile contributes, in output pixels of the whole result.
     trusted
-        Where the tile may be believed: one halo or more from its inner borders; output pixels.
+        Where the tile's prediction is valid: at least one halo from its inner borders; output
+        pixels.
     origin
         Output pixel of the whole result at which the tile's prediction begins.
     """
@@ -152,8 +153,8 @@ class _Pattern:
     offset: int  # of the grid of cores from the image's start
 
 
-# More tiles that are accepted for cores which fit the chunks of a store: an unaligned write costs
-# 10 ms for a tile of 256 x 256 x 4, some percent of what its prediction does.
+# Share of more tiles that is accepted for cores that fit the chunks of a store: an unaligned write
+# of a tile of 256 x 256 x 4 takes 10 ms, a few percent of its prediction.
 _PRICE_OF_CHUNKS = 0.02
 
 
@@ -169,7 +170,7 @@ class AxisTiling:
         In input pixels. `halo` is ``(before, after)``, without the network's own crop; `overlap`
         is what neighbouring tiles' predictions share at least.
     lattice
-        The network's demands.
+        The network's rules for positions and sizes.
     """
 
     size: int
@@ -208,7 +209,7 @@ class AxisTiling:
         """Cores from 0, so that stores' chunks fit them, unless that costs more tiles."""
         before, after = self.lattice.whole(self.halo)
         free = self._spaced(before)
-        free = replace(free, offset=free.lead)  # as few tiles as can be
+        free = replace(free, offset=free.lead)  # the fewest tiles
         lead = _ceil(before, self.lattice.pitch)
         if self.kept - max(self.overlap, lead + after) < self.lattice.pitch:
             return free
@@ -250,7 +251,7 @@ class AxisTiling:
                 kept = min(begin - lead, self.padded - self.kept)
             if not last:
                 end = offset + (number + 1) * stride
-        believed = (
+        valid = (
             0 if not index else kept + self.halo[0],
             self.size if last else kept + self.kept - self.halo[1],
         )
@@ -258,7 +259,7 @@ class AxisTiling:
             start=kept - self.lattice.crop[0],
             stop=kept + self.kept + self.lattice.crop[1],
             core=self._output(begin, end),
-            trusted=self._output(*believed),
+            trusted=self._output(*valid),
             origin=int(kept * self.lattice.scale),
         )
 
@@ -309,13 +310,13 @@ class Tile:
     index
         Position in the grid, one number per axis.
     read
-        Part of the image the network sees; always inside the image.
+        Part of the image that the network reads; always inside the image.
     pad
-        Pixels missing there ``(before, after)``, to be filled at the image's border.
+        Pixels missing there ``(before, after)``; they are padded at the image's border.
     core
-        Part of the result this tile is responsible for, in output pixels.
+        Part of the result that comes from this tile, in output pixels.
     trusted
-        Part of the result in which this tile may be believed; contains `core`.
+        Part of the result where this tile's prediction is valid; contains `core`.
     origin
         Output pixel at which the tile's prediction begins.
     """
@@ -371,12 +372,12 @@ class TileGrid:
         tile
             Input pixels of a tile.
         halo
-            Distrusted pixels at a tile's inner borders: one number, one per axis, or
+            Discarded pixels at a tile's inner borders: one number, one per axis, or
             ``(before, after)`` per axis.
         overlap
             Pixels that neighbouring tiles share at least; by default what the halo needs.
         lattice
-            What the network demands, for all axes or for each.
+            The network's rules, for all axes or for each.
 
         Raises
         ------
@@ -425,7 +426,7 @@ class TileGrid:
 
     @property
     def halo(self) -> tuple[Sides, ...]:
-        """Distrusted input pixels ``(before, after)`` along each axis."""
+        """Discarded input pixels ``(before, after)`` along each axis."""
         return tuple(axis.halo for axis in self.axes)
 
     @property
@@ -460,7 +461,7 @@ class TileGrid:
         return [self._tile(index) for index in itertools.product(*ranges)]
 
     def place(self, tile: Tile) -> tuple[int, ...]:
-        """Input pixel at which a tile begins, counted from where the first one does."""
+        """Input pixel at which a tile begins, counted from the start of the first tile."""
         axes = zip(self.axes, tile.index, strict=True)
         return tuple(axis[i].start - axis[0].start for axis, i in axes)
 
@@ -498,7 +499,7 @@ def axis_names(ndim: int) -> str:
 
 
 def per_axis(value: PerAxis, ndim: int, what: str) -> tuple[int, ...]:
-    """One number for all axes, or one for each, as one for each."""
+    """Return one number for each axis, of one for all or one for each."""
     values = (value,) * ndim if isinstance(value, int) else tuple(value)
     if len(values) != ndim:
         raise SettingsError(
@@ -509,7 +510,7 @@ def per_axis(value: PerAxis, ndim: int, what: str) -> tuple[int, ...]:
 
 
 def halo_sides(halo: int | Sequence[int | Sides], ndim: int) -> tuple[Sides, ...]:
-    """A halo in any of its spellings as ``(before, after)`` per axis."""
+    """A halo in any of its forms as ``(before, after)`` per axis."""
     given = [halo] if isinstance(halo, int) else list(halo)
     if len(given) == 1:
         given *= ndim

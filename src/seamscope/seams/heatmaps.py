@@ -1,4 +1,4 @@
-"""Where tiles disagree, as pictures in the result's own pixels.
+"""Heat maps of disagreement, in the result's own pixels.
 
 Knows the meter's overlaps and tables, and the plan. Does not know colours, windows or layers.
 
@@ -9,8 +9,8 @@ Three pictures, at the run's halo:
 * of each border: a band along the seam, with the measure of that border;
 * of each tile: its core, with the mean of the measure over its borders.
 
-The last two are computed from the meter's small tables whenever a part of them is asked for, so
-that they cost no memory, however large the image.
+The last two are computed from the meter's small tables when a part of them is read. They take no
+memory, however large the image.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BLOCK = 1 << 24  # pixels of a picture that are written at a time
 
 
 class PixelMaps:
-    """Distance of neighbouring tiles at each pixel; `tell` it of overlaps.
+    """Distance of neighbouring tiles at each pixel; give `tell` each overlap.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class PixelMaps:
         self.array = np.zeros(map_shape(plan, 2), np.float32) if array is None else array
 
     def tell(self, overlap: Overlap) -> None:
-        """Be told of an overlap by `seamscope.seams.meter.SeamMeter`."""
+        """Take an overlap; `seamscope.seams.meter.SeamMeter` calls this."""
         if overlap.grid is not self._grid:
             if self._grid is not None:  # memory ran out: the run started again
                 self.array[...] = 0
@@ -105,7 +105,7 @@ class SeamPicture:
     width
         Of the band, in output pixels; at least `step`, so that no seam is lost.
     step
-        Of the last two axes only every so-manieth pixel, for looking from afar.
+        Of the last two axes only every `step`-th pixel, for a small view of a large image.
 
     Attributes
     ----------
@@ -144,7 +144,7 @@ class SeamPicture:
 
     @property
     def values(self) -> npt.NDArray[np.float32]:
-        """What is shown, of all borders or tiles together: for contrast limits."""
+        """Return the values of all borders or tiles together, for contrast limits."""
         each = [tile_values(v) if self._of == "tiles" else v for v in self._values.values()]
         flat = np.concatenate([np.zeros(0, np.float32), *(v.ravel() for v in each)])
         return np.asarray(flat[np.isfinite(flat)])
@@ -219,7 +219,7 @@ def pyramid(
 ) -> list[SeamPicture]:
     """A `SeamPicture` at falling resolution, until a plane of it has no more than `most` pixels.
 
-    So that a window computes no more than it can show.
+    A window then computes no more than it can show.
     """
     levels = [SeamPicture(report, of, measure, channel)]
     step = 1
@@ -317,7 +317,7 @@ class HeatmapFile:
         self._maps = PixelMaps(plan, _FirstChannels(self.output.array, len(plan.frame_ranges)))
 
     def tell(self, overlap: Overlap) -> None:
-        """Be told of an overlap by the meter."""
+        """Take an overlap; the meter calls this."""
         self._maps.tell(overlap)
 
     def finish(self, report: SeamReport) -> None:
@@ -350,7 +350,7 @@ class _FirstChannels:
 
 
 def _blocks(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-    """Parts of a picture of handy size, in rows along its first long axis."""
+    """Yield parts of a picture of limited size, in rows along its first long axis."""
     size = math.prod(shape)
     steps = [*shape]
     for axis, n in enumerate(shape):

@@ -11,7 +11,7 @@ the borders, and sums from the far end are the measures at every halo::
     valid at halo 0                  [             ]     in the middle
     valid at halo 2                      [     ]
 
-Borders of the image are no borders of this kind. Where the halo differs between axes or sides, the
+The image's own borders do not count. Where the halo differs between axes or sides, the
 curve runs along it: its ``h`` is the widest side, and the others keep their proportion to it.
 
 Measures (``O1``, ``O2``: the two tiles' predictions in the valid overlap; Buglakova et al. 2025):
@@ -146,7 +146,7 @@ class SeamCurve:
     share
         ``(H,)`` part of the overlaps that are valid at this halo, along the axis where it is least.
     ray
-        What a halo's number means for each axis and side.
+        Converts a halo's number into the halo of each axis and side.
     """
 
     halo: npt.NDArray[np.int_]
@@ -162,15 +162,15 @@ class SeamCurve:
     def smallest_seamless(self, tolerance: float) -> int | None:
         """Smallest halo at which, and beyond which, no disagreement exceeds the tolerance.
 
-        Only halos at which at least half of the overlaps along each axis are valid are believed:
-        beyond, the curve may tell of one axis, or of the last row of tiles, which overlaps further.
+        Only halos at which at least half of the overlaps along each axis are valid count: beyond,
+        the curve may show one axis alone, or the last row of tiles, which overlaps further.
         """
         bad = np.flatnonzero(~(self.max_dist <= tolerance))
         first = 0 if bad.size == 0 else int(bad[-1]) + 1
         return first if first < self.halo.size and self.share[first] >= 0.5 else None
 
     def knee(self) -> int:
-        """Halo beyond which more helps little: the point of the curve furthest below its chord.
+        """Halo beyond which a larger one changes little: the point furthest below the chord.
 
         The chord joins both ends of ``log(mean dist)`` (Satopaa et al. 2011, "Kneedle").
         """
@@ -214,7 +214,7 @@ class SeamMeasures:
         How many were measured.
     beside
         Whether the halo leaves some overlap no valid pixel, so that the pixels on either side of
-        the seam stand in: there one of the two tiles is not trusted, by one pixel.
+        the seam are measured instead: there one of the two tiles is not valid, by one pixel.
     """
 
     max_dist: float
@@ -289,18 +289,18 @@ class Overlap(NamedTuple):
 
 
 class SeamMeter:
-    """Watches predictions of tiles and measures their disagreement; remembers open overlaps only.
+    """Watches predictions of tiles and measures their disagreement; keeps open overlaps only.
 
     Parameters
     ----------
     grid
         The tiles.
     halo
-        The halo at which single borders are told; by default the grid's own. The curve runs
+        The halo at which single seams are reported; by default the grid's own. The curve runs
         through it.
     kind
         What is predicted; ``"auto"``: probabilities if the first tile lies between 0 and 1, values
-        if it exceeds that a little, else logits.
+        if it exceeds this range slightly, else logits.
     classes
         How the ``hard`` measure classifies: by the largest channel, or each channel by the
         threshold; by default the largest where there are several.
@@ -392,7 +392,7 @@ class SeamMeter:
                 self._compare(key, region, other, own)
 
     def watch(self, plan: Any, frame: Frame, tile: Tile, prediction: Array) -> None:
-        """Be a watcher of `seamscope.prediction.run.run`."""
+        """Watch a tile; `seamscope.prediction.run.run` calls this."""
         self.see(tile, prediction, frame)
 
     def _neighbourhoods(self, tile: Tile) -> Iterator[tuple[int, tuple[int, ...]]]:
@@ -513,7 +513,7 @@ class SeamMeter:
         return 0.0 if self.kind == "embeddings" else ABSENT
 
     def _note(self, overlap: Overlap, terms: _Terms, at: int, valid: Array) -> None:
-        """Remember what this border is like at the meter's halo."""
+        """Keep the measures of this seam at the meter's halo."""
         soft, hard = terms.mismatch()
         largest = float(terms.largest[:, at].max())
         mean = float(terms.total[:, at].mean() / terms.pixels[at])
@@ -597,7 +597,7 @@ class Spread:
 
 
 def check_tolerance(tolerance: float) -> None:
-    """Refuse what is no part of a standard deviation."""
+    """Raise an error for a tolerance that is negative or not finite."""
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise SettingsError(
             f"Tolerance {tolerance}: it is a distance in standard deviations of the output, "
@@ -617,7 +617,7 @@ def overlap_of(grid: TileGrid, lower: Sequence[int], axis: int) -> Slices:
 
 
 def plain(values: Array) -> list[Any]:
-    """Nested lists of floats; None for what JSON does not know: NaN and infinity."""
+    """Nested lists of floats; None for NaN and infinity, which JSON does not have."""
     known = values.astype(object)
     known[~np.isfinite(values)] = None
     return list(known.tolist())
@@ -729,7 +729,7 @@ class _Terms(NamedTuple):
 
 
 class _Ends(NamedTuple):
-    """An axis of an overlap: what its two ends are to the halo."""
+    """An axis of an overlap, and how the halo applies to its two ends."""
 
     length: int
     low: Fraction | None  # the ray's weight of this side; None: no inner border, or no halo
@@ -762,8 +762,8 @@ class _Fold:
     ends
         Its axes.
     most
-        No halo is wider: a tile's own extent. Where no side of an overlap has a halo to keep, it is
-        valid at all of them.
+        The widest halo: a tile's own extent. An overlap without a halo on any side is valid at all
+        of them.
     """
 
     def __init__(self, ends: tuple[_Ends, ...], most: int) -> None:
@@ -804,7 +804,7 @@ class _Fold:
 
     @cached_property
     def _distance(self) -> npt.NDArray[np.uint16]:
-        """Distance of each pixel of the overlap; kept small, since it is kept."""
+        """Distance of each pixel of the overlap, in a small type, since it stays in memory."""
         found = np.full((), self.deepest)
         for axis, line in enumerate(self._lines):
             wide = line.reshape([-1 if a == axis else 1 for a in range(len(self._lines))])
@@ -883,7 +883,7 @@ def _from_far_end(bins: Array, ufunc: Any = np.add, axis: int = -1) -> Array:
 
 
 class _Sums:
-    """Measures of all overlaps together; what it remembers does not grow with their number."""
+    """Measures of all overlaps together; its memory does not grow with their number."""
 
     def __init__(self) -> None:
         self.pairs = 0

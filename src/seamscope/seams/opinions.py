@@ -1,16 +1,16 @@
-"""What every tile predicts, kept, so that tiles can be asked again without running the network.
+"""Keep what every tile predicts, to read it again without running the network.
 
 Knows predictions of tiles, the plan, and where seams are cut. Does not know networks or windows.
 
-Neighbours share an overlap, and a seam may be cut anywhere in it. Cut at *border distance* ``h``,
-the lower tile is believed up to ``h`` pixels from its border and the upper one takes over::
+Neighbours share an overlap, and the seam may lie anywhere in it. At *border distance* ``h``, the
+lower tile is used up to ``h`` pixels from its border, and the upper tile from there on::
 
     lower tile   ----------------------)
     upper tile             (----------------------
     h = 2        ....................|............    the lower one's edge effects show
-    h = 6        ................|................    cut in the middle: what both know best
+    h = 6        ................|................    cut in the middle: furthest from both borders
 
-So each position of a slider shows the seam that halo would leave.
+Each position of a slider shows the seam that this halo leaves.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Opinions:
         return np.memmap(self._file, np.float32, "w+", shape=shape)
 
     def close(self) -> None:
-        """Forget everything."""
+        """Release all predictions."""
         self._places.clear()
         self._store = np.zeros(0, np.float32)
         self._tiles = {}
@@ -190,7 +190,7 @@ class Opinions:
         return None if place is None else self._store[place]
 
     def window(self, tile: Index, region: Slices, frame: Frame = ()) -> Array:
-        """What one tile predicts for a region of the result: ``(C, *region)``, NaN elsewhere."""
+        """What one tile predicts for a region: ``(C, *region)``, NaN outside the tile."""
         size = tuple(part.stop - part.start for part in region)
         view = np.full((self.plan.facts.out_channels, *size), np.nan, np.float32)
         prediction = self.prediction(tile, frame)
@@ -203,7 +203,7 @@ class Opinions:
         return view
 
     def at(self, pixel: Sequence[int], frame: Frame = ()) -> list[Opinion]:
-        """What every tile that saw a pixel of the result predicts for it; the keeper first."""
+        """What every tile that covers a pixel of the result predicts for it; the kept one first."""
         found = []
         for index in itertools.product(*self._seeing(pixel)):
             prediction = self.prediction(index, frame)

@@ -1,12 +1,12 @@
-"""What was measured of the seams of one run, as numbers a paper can quote.
+"""The measures of the seams of one run, as numbers that a paper can quote.
 
 Knows the meter, the plan it watched, and how a part stands for the whole. Does not run networks.
 
 Measuring every overlap needs whole predictions of all tiles, where a run without measuring
-computes only what is kept of each. So, unless all are asked for, a run measures a *sample*: blocks
+computes only what is kept of each. By default, a run therefore measures a *sample*: blocks
 of two tiles along each axis, one chosen at random in each of equally long stretches of the image.
-What they say of the whole has an interval, from bootstrapping the blocks (Efron 1979), since the
-overlaps of one block are not independent. A largest value of a sample is only a lower bound.
+Estimates for the whole have an interval, from bootstrapping the blocks (Efron 1979), since the
+overlaps of one block are not independent. The maximum of a sample is only a lower bound.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from seamscope.tiling import Tile
 
 Index: TypeAlias = tuple[int, ...]
 
-# Tiles of a run that are measured where only a sample is asked for: this costs less than 5 % of the
+# Share of tiles that is measured where a sample is requested: this costs less than 5 % of the
 # time also where predictions are otherwise trimmed, which saves a third (benchmarks/seams.py).
 SAMPLED_SHARE = 1 / 16
 _RESAMPLES = 200
@@ -86,7 +86,7 @@ class SeamReport:
         Whether the guessed kind, probabilities, was contradicted by a later tile.
     mean_dist_interval, mismatch_intervals
         Where only a sample was measured: of the mean distance, and of each channel's mismatch.
-        None where there are fewer than five blocks to tell it from.
+        None where there are fewer than five blocks.
     """
 
     plan: Plan = field(repr=False)
@@ -161,7 +161,7 @@ class SeamReport:
         return None if found is None else tuple(max(s) for s in self.curve.ray.sides(found))
 
     def sentence(self) -> str:
-        """Say in one sentence how bad it is."""
+        """Return one sentence on how much neighbouring tiles differ."""
         if not self.overlaps:
             return "One tile covers the image: there are no seams."
         if not self.measured:

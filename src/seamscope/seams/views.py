@@ -1,4 +1,4 @@
-"""What both tiles at a seam say of the same place.
+"""What both tiles at a seam predict for the same place.
 
 Knows how the two tiles of a border are predicted again. Does not know how borders were found, or
 drawn. Two forward passes for each border: nothing has to be kept of the run that measured them.
@@ -73,7 +73,7 @@ def look_at(
     borders
         As `seamscope.seams.report.SeamReport` has them.
     side
-        Most pixels of a picture along an axis.
+        Largest side of a picture, pixels.
     cancelled
         Asked before each border.
     on_progress
