@@ -662,6 +662,30 @@ def test_real_networks_tiled_equal_untiled(
     assert np.abs(short - whole).max() > 10 * NOISE * whole.std()
 
 
+PEAK_OF_A_RUN = """
+import resource
+import numpy as np
+from torch import nn
+from seamscope import Case, predict
+
+network = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3, padding=1))
+image = np.random.default_rng(0).random((3072, 4096), np.float32)
+case = Case.open(image, network.eval(), tile=1024, halo=8, accelerate=False, seams="none")
+result = predict(case)
+taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kB on Linux
+print(case.plan.peak_bytes(in_memory=True), taken)
+"""
+
+
+def test_plan_knows_the_memory_of_the_whole_process() -> None:
+    """Network, result in memory, image and libraries, against what the process really takes."""
+    anonymous_memory()  # skips where it cannot be read
+    command = [sys.executable, "-c", PEAK_OF_A_RUN]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    stated, taken = map(int, answer.split())
+    assert stated == pytest.approx(taken, rel=0.25)
+
+
 def test_real_instancenorm_reproduces_its_vectors_in_one_tile_and_not_in_many(real_models) -> None:
     folder = real_models / "unet2d_covid_if_instancenorm"
     here = Path(__file__).parents[1] / "real_networks.py"

@@ -274,7 +274,8 @@ def _plan_text(run: _Run, figures: Mapping[str, Any]) -> str:
         ("computed", f"{plan.redundancy:.2f} pixels for each one kept"),
         ("intensities", settings.normalize),
         ("device", f"{settings.device}, {settings.precision}, batch {settings.batch}"),
-        ("memory", f"about {bytes_text(plan.bytes_per_tile)} for a forward pass"),
+        ("memory", f"about {bytes_text(plan.peak_bytes())} at most, of which "
+                   f"{bytes_text(plan.bytes_per_tile)} for a forward pass"),
         ("time", f"unknown, one tile failed: {figures['failure']}" if seconds is None
                  else f"about {duration_text(seconds)} or less, judged by one tile"),
     ]  # fmt: skip

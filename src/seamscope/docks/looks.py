@@ -6,7 +6,6 @@ Knows rich text and units. Does not know what is being told.
 from __future__ import annotations
 
 import html
-import math
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -105,8 +104,9 @@ def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
         ("Computed", f"{100 * (plan.redundancy - 1):.0f}% redundant pixels"),
         (
             "Memory",
-            f"about {bytes_text(plan.bytes_per_tile)} for each {_batch(plan)}; result "
-            f"{bytes_text(result_bytes(plan))}",
+            f"about {bytes_text(plan.peak_bytes(in_memory=True))} at most: "
+            f"{bytes_text(plan.bytes_per_tile)} for each {_batch(plan)}; result "
+            f"{bytes_text(plan.result_bytes)}",
         ),
         ("Intensities", _INTENSITIES.get(plan.settings.normalize, plan.settings.normalize)),
         ("Seams", _seams(plan)),
@@ -117,11 +117,6 @@ def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
         for name, text in rows
     )
     return f"<table>{cells}</table>"
-
-
-def result_bytes(plan: Plan) -> int:
-    """Memory that the result takes."""
-    return math.prod(plan.out_shape) * plan.out_dtype.itemsize
 
 
 def _batch(plan: Plan) -> str:

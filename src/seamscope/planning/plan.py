@@ -99,6 +99,8 @@ class Plan:
         Wanted part of each iterated axis.
     bytes_per_tile
         Estimated memory of one forward pass of a batch.
+    bytes_before
+        Memory that the process takes before the run: libraries, weights, an image in memory.
     notes
         Sentences for the user.
     preparation
@@ -120,6 +122,7 @@ class Plan:
     area: Slices
     frame_ranges: tuple[tuple[int, int], ...]
     bytes_per_tile: int
+    bytes_before: int = 0
     notes: tuple[str, ...] = field(default=())
     preparation: Preparation | None = None
     postprocessing: Postprocessing | None = None
@@ -218,6 +221,35 @@ class Plan:
         return self.tiles * math.prod(self.grid.tile_shape) / kept
 
     @property
+    def result_bytes(self) -> int:
+        """Size of the result, uncompressed."""
+        return math.prod(self.out_shape) * self.out_dtype.itemsize
+
+    def peak_bytes(self, in_memory: bool = False) -> int:
+        """Estimated largest memory of the whole process during the run.
+
+        Libraries and weights, a forward pass, the batch that is read ahead, rows of tiles that wait
+        to be written, and the result where it is not written to a file. On a GPU the forward pass
+        takes the GPU's memory instead.
+
+        Parameters
+        ----------
+        in_memory
+            Whether the result is an array in memory.
+        """
+        on_host = not self.settings.device.startswith("cuda")
+        tile = 4 * math.prod(self.grid.tile_shape) * self.settings.batch
+        ahead = tile * (self.facts.in_channels + self.facts.out_channels)
+        rows = min(self.grid.prediction_shape[0], self.area[0].stop - self.area[0].start)
+        across = math.prod(part.stop - part.start for part in self.area[1:])
+        waiting = (
+            0 if in_memory and not self.blends else 4 * self.facts.out_channels * rows * across
+        )
+        forward = self.bytes_per_tile if on_host else 0
+        result = self.result_bytes if in_memory else 0
+        return self.bytes_before + forward + ahead + waiting + result
+
+    @property
     def compared_bytes(self) -> int:
         """Memory that the predictions of all tiles take, and maps of where they differ."""
         predictions = self.tiles * self.facts.out_channels * math.prod(self.grid.prediction_shape)
@@ -241,6 +273,7 @@ class Plan:
             "tiles": self.tiles * self.frames,
             "redundancy": round(self.redundancy, 4),
             "bytes_per_tile": self.bytes_per_tile,
+            "peak_bytes": self.peak_bytes(),
             "notes": list(self.notes),
             "exact": plain(self),
         }
@@ -323,6 +356,7 @@ def resolve(
         area=area,
         frame_ranges=frame_ranges,
         bytes_per_tile=int(batch_bytes),
+        bytes_before=resources.used,
         preparation=model.preparation if kind == "auto" else None,
         postprocessing=_postprocessing(settings, model),
     )

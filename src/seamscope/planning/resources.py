@@ -34,11 +34,14 @@ class Resources:
         Bytes that one forward pass may use there.
     kept
         Bytes of the host's memory that predictions of tiles may take while they are compared.
+    used
+        Bytes of the host's memory that the process takes before the run.
     """
 
     device: str
     memory: int
     kept: int
+    used: int = 0
 
     @classmethod
     def of(cls, device: str = "auto") -> Resources:
@@ -53,7 +56,8 @@ class Resources:
         memory = min(int(free * _CPU_SHARE), _LARGEST_TILE_BYTES)
         if found.startswith("cuda"):
             memory = int(torch.cuda.mem_get_info(torch.device(found))[0] * _GPU_SHARE)
-        return cls(found, memory, int(free * _KEPT_SHARE))
+        used = psutil.Process().memory_info().rss
+        return cls(found, memory, int(free * _KEPT_SHARE), used)
 
 
 __all__ = ["Resources"]

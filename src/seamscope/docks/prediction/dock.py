@@ -50,7 +50,6 @@ from seamscope.docks.looks import (
     in_dock,
     legend,
     plain,
-    result_bytes,
     set_row,
     text_label,
 )
@@ -737,7 +736,7 @@ class PredictionDock(Dock):
         if self.busy or self.plan is None or self.model is None or self.image is None:
             return
         layer = check_image(self.layer)
-        needed, free = result_bytes(self.plan), psutil.virtual_memory().available
+        needed, free = self.plan.result_bytes, psutil.virtual_memory().available
         if needed > free * _RESULT_SHARE:
             self.panel.show_problem(_TOO_LARGE.format(bytes_text(needed), bytes_text(free)))
             return
