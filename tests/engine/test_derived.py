@@ -343,6 +343,39 @@ def test_attention_over_the_tile_leaves_no_rest(positions) -> None:
     assert [axis.fixed for axis in derived.axes] == [64 if positions else None] * 2
 
 
+def test_attention_behind_a_field_as_large_as_the_example_is_found() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, 65, padding=32), Attention(False)).eval()
+    derived = derive(network, torch.rand(1, 1, 32, 32))
+    assert [one.module for one in derived.couplings if not one.statistic]
+    assert all(axis.reach is None for axis in derived.axes)
+
+
+def test_activations_in_place_behind_a_normalization() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.InstanceNorm2d(2), nn.LeakyReLU(inplace=True)
+    )
+    derived = derive(network.eval(), torch.rand(1, 1, 32, 32))
+    assert not derived.unknown
+    assert [axis.reach for axis in derived.axes] == [(1, 1)] * 2
+
+
+def test_sums_in_place_behind_a_normalization() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(1, 2, 7, padding=3)
+            self.norm = nn.InstanceNorm2d(2)
+
+        def forward(self, x):
+            y = self.norm(self.a(x))
+            y += self.b(x)
+            return y
+
+    derived = derive(Residual().eval(), torch.rand(1, 1, 32, 32))
+    assert not derived.unknown
+    assert [axis.reach for axis in derived.axes] == [(3, 3)] * 2
+
+
 class Coordinates(nn.Module):
     def forward(self, x):
         return torch.cat([x, torch.linspace(0, 1, x.shape[3]).expand(x.shape)], 1)

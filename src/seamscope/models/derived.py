@@ -45,7 +45,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 _NONE = np.int64(1) << 40  # `lo` of what depends on nothing; `hi` is its negative
 _MOST = 30_000_000  # elements of an array of positions
-_LARGEST = 1 << 19  # pixels of an input that is not made longer
+_LARGEST = 1 << 18  # pixels of an input that is not made longer
 _DEAD = -50.0  # what is so much less than others is nothing after a softmax
 
 
@@ -183,10 +183,23 @@ def derive(network: Tape | nn.Module | Forward, example: torch.Tensor) -> Derive
                 scans = Coupling("scan", _grown(tape, long_tape), (axis,), statistic=False)
                 derived = replace(derived, couplings=(*derived.couplings, scans))
                 break
+            again = _Reader(long_tape, tuple(longer.shape)).derived()
             axes = [*derived.axes]
-            axes[axis] = _Reader(long_tape, tuple(longer.shape)).derived().axes[axis]
-            derived = replace(derived, axes=tuple(axes))
+            axes[axis] = again.axes[axis]
+            couplings = _merged((*derived.couplings, *again.couplings))
+            derived = replace(derived, axes=tuple(axes), couplings=couplings)
     return derived
+
+
+def _merged(couplings: Iterable[Coupling]) -> tuple[Coupling, ...]:
+    """Each operation once, with all axes that it was found to couple."""
+    found: dict[tuple[str, str, bool], set[int]] = {}
+    for one in couplings:
+        found.setdefault((one.operation, one.module, one.statistic), set()).update(one.axes)
+    return tuple(
+        Coupling(name, module, tuple(sorted(axes)), statistic)
+        for (name, module, statistic), axes in found.items()
+    )
 
 
 def _grown(short: Tape, long: Tape) -> str:
@@ -473,7 +486,9 @@ class _Reader:
             return func(*args, **kwargs)
         rule = _RULES.get(name)
         try:
-            if func._schema.is_mutable and _is_view(node.args[0]):
+            # what only changes the numbers of a part leaves what they depend on
+            several = sum(1 for _ in _values((args, kwargs))) > 1 or name in ("fill", "zero")
+            if func._schema.is_mutable and several and _is_shared(node.args[0]):
                 part: Any = node.args[0]
                 return self._write(part, given)
             if rule is not None:
@@ -725,6 +740,15 @@ def _is_view(node: Any) -> bool:
         return False
     schema = node.target._schema
     return not schema.is_mutable and any(one.alias_info is not None for one in schema.returns)
+
+
+def _is_shared(node: Any) -> bool:
+    """Whether a node is a look at a tensor that others look at too."""
+    while _is_view(node):
+        node = node.args[0]
+        if len(node.users) > 1:
+            return True
+    return False
 
 
 def _with_part(old: _Seen, new: _Seen, places: Sequence[Array], shape: Sequence[int]) -> _Seen:
