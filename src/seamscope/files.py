@@ -120,6 +120,8 @@ def check_places(
     """
     read = [_outermost(path) for path in inputs if os.path.lexists(path)]
     for number, place in enumerate(places):
+        if is_device(place.path):
+            continue
         _check_folder(place)
         for source in read:
             for path in _written(place):
@@ -201,6 +203,11 @@ def overlap(a: Path, b: Path) -> bool:
     return same or a.is_relative_to(b) or b.is_relative_to(a)
 
 
+def is_device(path: Path) -> bool:
+    """Whether this is a device or a pipe, such as ``/dev/stdout``: nothing is overwritten there."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
 def _has_zarr_metadata(path: Path) -> bool:
     return any(os.path.exists(path / name) for name in ("zarr.json", ".zarray", ".zgroup"))
 
@@ -227,6 +234,10 @@ def write_file(path: Path, content: bytes) -> None:
     OSError
         When the disk refuses; the old file is as it was.
     """
+    if is_device(path):
+        path.write_bytes(content)
+        return
+    path = Path(os.path.realpath(path))  # a link stays a link
     draft = path.with_name(f".{path.name}.partial")
     try:
         draft.write_bytes(content)
@@ -417,6 +428,7 @@ __all__ = [
     "current_record",
     "disk_errors",
     "final_record",
+    "is_device",
     "is_full",
     "is_zarr_folder",
     "overlap",

@@ -180,6 +180,18 @@ def test_freezing_anew_needs_a_word(home: Path) -> None:
     assert not Path("out.partial").exists()
 
 
+def test_devices_and_links_are_written_to_and_stay(home: Path) -> None:
+    Path("linked").symlink_to("target")
+    Path("target").write_text("old")
+    result = run("info", "demo:batchnorm", "--json", "linked", "--overwrite")
+    assert result.exit_code == 0, result.stderr
+    assert Path("linked").is_symlink()
+    assert json.loads(Path("target").read_text())["name"] == "batchnorm"
+    done = process("info", "demo:batchnorm", "--json", "/dev/stderr", capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert '"name": "batchnorm"' in done.stderr
+
+
 # -- standard output
 
 
