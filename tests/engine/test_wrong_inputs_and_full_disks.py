@@ -130,6 +130,13 @@ def test_chunks_that_were_never_written_are_counted_and_no_fault(tmp_path: Path)
         assert "8 chunks of the image are not stored" in end.warning
 
 
+def test_watched_arrays_are_arrays(tmp_path: Path) -> None:
+    data = open_image(store("a.zarr", tmp_path)).data
+    np.testing.assert_array_equal(np.asarray(data), PIXELS)
+    assert len(data) == len(PIXELS)
+    np.testing.assert_array_equal(data[3:5], PIXELS[3:5])
+
+
 def test_a_chunk_that_is_written_meanwhile_is_noticed(tmp_path: Path) -> None:
     array = zarr.create_array(tmp_path / "a.zarr", shape=(64, 64), dtype="f4", chunks=(16, 16))
     image = open_image(tmp_path / "a.zarr")

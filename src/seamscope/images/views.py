@@ -36,6 +36,12 @@ class View:
         whole = index if isinstance(index, tuple) else (index,)
         return self._read((*whole, *(slice(None),) * (self.ndim - len(whole))))
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[()], dtype=dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
     def _read(self, index: tuple[Any, ...]) -> Any:
         raise NotImplementedError
 
