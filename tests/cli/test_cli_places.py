@@ -167,6 +167,23 @@ def test_what_is_wrong_with_the_place_is_said_before_the_network_is_loaded(
     assert not Path("imported").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["seams", *GIVEN, "--layers", "out.xyz"], "ending"),
+        (["seams", *GIVEN, "--layers", "out.png"], "only labels"),
+        (["export", "net.py:Loud", "out.xyz", "--trust"], "names no format"),
+        (["freeze", *GIVEN, "nowhere/out"], "no folder nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_so_of_other_commands(given: list[str], words: str, home: Path) -> None:
+    result = run(*given)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert not Path("imported").exists()
+
+
 def test_freezing_anew_needs_a_word(home: Path) -> None:
     """What an interrupted run found is lost only when that is allowed."""
     Path("out.partial").write_bytes(b"hours of work")

@@ -63,6 +63,10 @@ def check(given: Mapping[str, Any]) -> None:
         names = [str(given[name]) for name in READS if given.get(name) is not None]
         read = [path for name in names for path in files_of(name)]
         check_places(places, read, bool(given.get("overwrite")))
+    if given.get("layers") is not None:
+        from seamscope.images.outputs import check_target
+
+        check_target(given["layers"], overwrite=bool(given.get("overwrite")))
 
 
 def _unwritten(name: str, value: Any, given: Mapping[str, Any]) -> bool:
