@@ -41,7 +41,10 @@ ROOMS = (
     "images",
     "process_memory.py",
     "reports",
+    "seams",
+    "stitching.py",
     "text.py",
+    "tiling.py",
 )
 FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "README.md", "benchmarks", "examples")
 

@@ -4,7 +4,7 @@ Knows the meter's overlaps and tables, and the plan. Does not know colours, wind
 
 Three pictures, at the run's halo:
 
-* of each pixel: the largest and the mean distance over the channels (where several overlaps meet,
+* of each pixel: the largest and the mean difference over the channels (where several overlaps meet,
   the larger one);
 * of each border: a band along the seam, with the measure of that border;
 * of each tile: its core, with the mean of the measure over its borders.
@@ -31,7 +31,7 @@ from seamscope.seams.report import SeamReport
 from seamscope.tiling import AxisTiling, TileGrid
 
 Measure: TypeAlias = Literal["max_dist", "mean_dist", "mismatch"]
-PIXEL_CHANNELS = ("largest distance", "mean distance")
+PIXEL_CHANNELS = ("max difference", "mean difference")
 _BLOCK = 1 << 24  # pixels of a picture that are written at a time
 
 
@@ -43,7 +43,7 @@ class PixelMaps:
     plan
         Of the run.
     array
-        Filled with ``(*frames, 2, *area)`` float32: the largest and the mean distance; 0 where no
+        Filled with ``(*frames, 2, *area)`` float32: the largest and the mean difference; 0 where no
         two tiles were compared. By default in memory.
     """
 
@@ -284,7 +284,7 @@ def _nearest_seam(axis: AxisTiling, pixels: Array, half: int) -> tuple[Array, Ar
 
 
 class HeatmapFile:
-    """All pictures in one file: channels *largest distance*, *mean distance*, *border*, *tile*.
+    """All pictures in one file: channels *max difference*, *mean difference*, *border*, *tile*.
 
     Parameters
     ----------

@@ -174,12 +174,12 @@ class SeamCurve:
 
         The chord joins both ends of ``log(mean dist)`` (Satopaa et al. 2011, "Kneedle").
         """
-        believed = int(np.count_nonzero(self.share >= 0.5)) or self.halo.size
-        values = self.mean_dist[:believed]
+        solid = int(np.count_nonzero(self.share >= 0.5)) or self.halo.size
+        values = self.mean_dist[:solid]
         heights = np.log10(np.maximum(values, values.max(initial=0) * 1e-9 + 1e-30))
-        if believed < 3 or np.ptp(heights) == 0:
+        if solid < 3 or np.ptp(heights) == 0:
             return 0
-        x = np.linspace(0, 1, believed)
+        x = np.linspace(0, 1, solid)
         chord = heights[0] + (heights[-1] - heights[0]) * x
         return int(np.argmax(chord - heights))
 
@@ -243,7 +243,7 @@ class Border:
     soft, hard
         ``1 - Dice`` of each channel; 0 where both tiles are 0 everywhere.
     worst
-        Output pixel of the largest distance.
+        Output pixel of the max difference.
     """
 
     max_dist: float

@@ -40,7 +40,7 @@ from seamscope.tiling import Tile
 Index: TypeAlias = tuple[int, ...]
 
 # Share of tiles that is measured where a sample is requested: this costs less than 5 % of the
-# time also where predictions are otherwise trimmed, which saves a third (benchmarks/seams.py).
+# time even if predictions are otherwise trimmed, which saves a third (benchmarks/seams.py).
 SAMPLED_SHARE = 1 / 16
 _RESAMPLES = 200
 _FEWEST_BLOCKS = 5  # of which an interval says something
@@ -85,7 +85,7 @@ class SeamReport:
     doubtful
         Whether the guessed kind, probabilities, was contradicted by a later tile.
     mean_dist_interval, mismatch_intervals
-        Where only a sample was measured: of the mean distance, and of each channel's mismatch.
+        Where only a sample was measured: of the mean difference, and of each channel's mismatch.
         None where there are fewer than five blocks.
     """
 
@@ -166,7 +166,7 @@ class SeamReport:
             return "One tile covers the image: there are no seams."
         if not self.measured:
             return "No overlap was measured: neighbouring tiles only touch. Use a larger overlap."
-        return self._told() + self._doubt()
+        return self._agreement() + self._doubt()
 
     def _doubt(self) -> str:
         if not self.doubtful:
@@ -176,7 +176,7 @@ class SeamReport:
             'say which kind it is (--kind logits, or kind="logits").'
         )
 
-    def _told(self) -> str:
+    def _agreement(self) -> str:
         if self.not_finite:
             return (
                 f"{self.not_finite} predicted numbers in the overlaps are not finite (NaN or "
@@ -184,9 +184,9 @@ class SeamReport:
             )
         part = "all" if self.complete else f"the {self.measured} of {self.overlaps}"
         if self.seamless:
-            told = "" if self.complete else " that were measured"
+            those = "" if self.complete else " that were measured"
             noise = figure_text(self.measures.max_dist)
-            return f"Seamless: neighbouring tiles agree to {noise} in {part} overlaps{told}."
+            return f"Seamless: neighbouring tiles agree to {noise} in {part} overlaps{those}."
         sizes = f"up to {figure_text(self.measures.max_dist)}"
         if self.measures.soft:
             worst = int(np.argmax(self.measures.soft))
@@ -197,12 +197,12 @@ class SeamReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return all figures as plain values."""
-        told = self.plan.to_json()
+        plan = self.plan.to_json()
         found = self.smallest_seamless_halo
         seamless = self.smallest_seamless
         sides = None if seamless is None else [list(s) for s in self.curve.ray.sides(seamless)]
         return {
-            **{key: told[key] for key in ("tile", "overlap", "stride", "halo", "period", "grid")},
+            **{key: plan[key] for key in ("tile", "overlap", "stride", "halo", "period", "grid")},
             "model": self.model_name,
             "channels": list(self.channels),
             "kind": self.kind,
@@ -293,7 +293,7 @@ def _numbers_along(plan: Plan) -> list[range]:
 
 
 def _intervals(tables: dict[Frame, Array]) -> list[Interval | None]:
-    """Of the mean distance, and of each channel's mismatch."""
+    """Of the mean difference, and of each channel's mismatch."""
     blocks = _blocks(tables)
     if len(blocks) < _FEWEST_BLOCKS:
         return []
