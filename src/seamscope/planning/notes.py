@@ -50,11 +50,11 @@ def _postprocessing_notes(plan: Plan, model: Model) -> Iterator[str]:
     if model.postprocessing is None or not plan.settings.postprocess:
         return
     if plan.postprocessing is None:
-        yield "Labels are those of what the network gives, before its card's postprocessing."
+        yield "Labels are made of the network's output, before its card's postprocessing."
         return
     part = "the area" if plan.settings.area else "the whole prediction"
     yield (
-        f"After the last tile its card's postprocessing is done ({plan.postprocessing}), by "
+        f"After the last tile the card's postprocessing is applied ({plan.postprocessing}), with "
         f"statistics of {part}; seams are measured before it."
     )
 
@@ -70,14 +70,14 @@ def _tile_notes(plan: Plan, asked: Settings) -> Iterator[str]:
         lost = axis.padded - axis.size
         if lost and not any(axis.lattice.crop):
             yield (
-                f"{lost} pixels are added behind the image's end along {name} "
+                f"{lost} pixels are added at the image's end along {name} "
                 f"({'reflected' if plan.settings.padding == 'reflect' else 'zeros'}), because the "
                 f"network takes multiples of {axis.lattice.increment}."
             )
     if plan.facts.valid:
         yield (
             "The network's convolutions are valid (its output is smaller than its input): the "
-            "image is continued beyond its border so that the result covers all of it."
+            "image is padded so that the result covers all of it."
         )
     yield from _kind_notes(plan, asked)
 
@@ -106,10 +106,10 @@ def _halo_notes(plan: Plan, asked: Settings) -> Iterator[str]:
         return
     if plan.reach.halo is None:
         if plan.facts.statistics:
-            told = f"{plan.facts.told_statistics}: expect seams that no halo removes."
+            found = f"{plan.facts.told_statistics}: expect seams that no halo removes."
             larger = "larger tiles, which make seams fainter."
             remedy = "Fix them (seamscope freeze), or use"
-            yield f"{told} {'Use' if plan.facts.forward_only else remedy} {larger}"
+            yield f"{found} {'Use' if plan.facts.forward_only else remedy} {larger}"
         else:
             yield "The network sees the whole tile: expect seams that no halo removes."
     needed = plan.reach.halo or plan.reach.convolutional

@@ -1,11 +1,11 @@
-"""What was asked becomes what is done: exact, checked, costed.
+"""From settings to a plan: exact, checked, with its costs.
 
 Knows settings, a network's facts and an image's shape. Does not run networks or read pixels, so
 that a plan is made in well under a millisecond per thousand tiles and a dock can make one for each
 move of a slider.
 
 `Settings` may say ``"auto"`` and may contradict the network. A `Plan` cannot: it holds the exact
-grid, shapes, bytes, and the sentences its owner should read.
+grid, shapes, bytes, and sentences that the user should read.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done. Made by `resolve`.
+    """An exact plan of a run; made by `resolve`.
 
     Attributes
     ----------
@@ -182,12 +182,12 @@ class Plan:
 
     @property
     def seen(self) -> dict[str, Any]:
-        """What of the image the network is shown, and in which way; plain values, as in JSON.
+        """Which part of the image the network gets, and how; plain values, as in JSON.
 
         Only what has an effect: percentiles where they are used, padding where tiles are padded.
         """
         own, layout = self.settings, self.layout
-        told: dict[str, Any] = {
+        shown: dict[str, Any] = {
             "normalize": str(own.normalize),
             "frames": {
                 letter: list(part)
@@ -195,16 +195,16 @@ class Plan:
             },
         }
         if own.normalize == "percentile":
-            told["percentiles"] = [float(percentage) for percentage in own.percentiles]
+            shown["percentiles"] = [float(percentage) for percentage in own.percentiles]
         if layout.channel is not None:
             single = layout.sizes(layout.channel, self.image_shape) == (1,)
-            told["channel_axis"] = layout.channel
-            told["channel"] = 0 if single else own.channel
+            shown["channel_axis"] = layout.channel
+            shown["channel"] = 0 if single else own.channel
         if own.fill_nan is not None:
-            told["fill_nan"] = float(own.fill_nan)
+            shown["fill_nan"] = float(own.fill_nan)
         if any(axis.padded != axis.size or any(axis.lattice.crop) for axis in self.grid.axes):
-            told["padding"] = own.padding
-        return told
+            shown["padding"] = own.padding
+        return shown
 
     @property
     def speed_key(self) -> str:
@@ -306,7 +306,7 @@ def resolve(
     model
         Its `facts` and `reach` are used, and measured if they have not been: that takes seconds.
     settings
-        What is asked for.
+        As the user chose them.
     resources
         Device and memory; None to ask this machine now.
 

@@ -1,9 +1,9 @@
-"""Which tile comes when, and what the network sees of it.
+"""The order of the tiles, and the pixels that the network gets of each.
 
 Knows images, intensities and the order of tiles. Does not know networks or results.
 
-A tile is read as the network takes it: ``(C, *tile)``, float32, normalized by the whole image's
-statistics, continued beyond the image's border by reflection or zeros where it leaves the image.
+A tile is read as the network takes it: ``(C, *tile)``, float32, normalized with the whole image's
+statistics, padded by reflection or zeros where it reaches beyond the image.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class TileReader:
         return block if self._has_channels else block[None]
 
     def _reflected(self, frame: tuple[int, ...], tile: Tile) -> Array:
-        """Read a tile that leaves the image, which goes on beyond its border by reflection."""
+        """Read a tile that reaches beyond the image, padded by reflection."""
         wanted = [
             _mirror(np.arange(part.start - before, part.stop + after), size)
             for part, (before, after), size in zip(
@@ -165,7 +165,7 @@ class TileReader:
         place = ", ".join(f"{name} {i}" for name, i in zip(names, at, strict=True))
         raise ImageError(
             f"The image {self._image.name} has a value that is not finite (NaN or infinity) at "
-            f"{place}; networks spread it over everything they predict. Mend the image, or give "
+            f"{place}; networks spread it over everything they predict. Repair the image, or give "
             "a value to use instead (--fill-nan 0)."
         )
 

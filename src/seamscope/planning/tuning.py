@@ -1,4 +1,4 @@
-"""How to run: which equivalent of the network, tiles of which size, and what when memory ends.
+"""How to run fast: which equivalent of the network, which tile size, what if memory runs out.
 
 Knows trials and their cost. Does not know what predictions are for, or where they go.
 
@@ -138,7 +138,7 @@ def worth_a_trial(plan: Plan) -> bool:
 def accelerate(plan: Plan, model: Model, runner: Runner, reader: TileReader) -> str:
     """Let the runner use the fastest equivalent of the network; returns its name."""
     if not worth_a_trial(plan) or not (model.statistics is None or model.statistics.uniform):
-        return "plain"  # equivalents are not told where a tile lies
+        return "plain"  # equivalents do not know where a tile lies
     device = plan.settings.device
     if device not in model.choices:
         batch = reader.read([next(iter(jobs_of(plan, None)))])
@@ -190,7 +190,7 @@ def _part(tile: int, side: int, lattice: Lattice) -> int:
 
 
 class OutOfMemory(Exception):  # noqa: N818  (a turn of events, not an error)
-    """A forward pass asked for more memory than there is; the run goes on with less."""
+    """A forward pass needs more memory than there is; the run continues with less."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(str(error))

@@ -1,4 +1,4 @@
-"""Measure the seams of tiled prediction: the run without its result.
+"""Measure the seams of a tiled prediction, without its result.
 
 Knows how a run is watched. Does not know how disagreement is counted (see `seamscope.seams.meter`).
 """
@@ -43,20 +43,20 @@ def measure_seams(
     Parameters
     ----------
     image, model, settings, trust, axes, asked
-        As for `seamscope.predict`. Unless an overlap is asked for, tiles overlap by a pixel more
-        on each side than the halo needs, so that something is left to be compared.
+        As for `seamscope.predict`. Unless an overlap is given, tiles overlap by a pixel more on
+        each side than the halo needs, so that something is left to compare.
     seams
         Whether all overlaps are measured, or a representative sample.
     kind, classes
         What is predicted, and how it is classified (see `seamscope.seams.meter.SeamMeter`).
     tolerance
-        Distance that is taken for noise, in standard deviations of the output.
+        Differences up to this are noise, in standard deviations of the output.
     watchers, tell
         Called with each tile's prediction (see `seamscope.prediction.run.run`), and each overlap.
     on_event
         Called with each event of the run.
     cancelled
-        Asked before each forward pass.
+        Called before each forward pass; True stops the measurement.
 
     Raises
     ------

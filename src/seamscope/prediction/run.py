@@ -1,4 +1,4 @@
-"""The plan is carried out: tiles are read, predicted, stitched, written.
+"""Carry out a plan: read, predict, stitch and write tiles.
 
 Knows the order of things. Does not know windows, command lines or file formats.
 
@@ -7,7 +7,8 @@ Knows the order of things. Does not know windows, command lines or file formats.
     image --read--> batch --network--> predictions --canvas--> final blocks --write--> output
 
 The loop to read aloud: *for each tile's prediction: let the watchers see it, add it to the canvas,
-write what became final, tell.* Everything is a generator; to cancel is to stop pulling and close.
+write what became final, report it.* Everything is a generator; to cancel is to stop pulling and
+close.
 
 Memory is bounded by tiles: one batch is predicted while the next is read, and a canvas holds at
 most one band of blended rows.
@@ -110,7 +111,7 @@ class TileDone:
 
 @dataclass(frozen=True)
 class Reduced:
-    """Memory ran out: the run goes on with a smaller batch, or starts again with smaller tiles."""
+    """Memory ran out: the run continues with a smaller batch, or begins anew with smaller tiles."""
 
     plan: Plan
     reason: str
@@ -163,11 +164,11 @@ def predict(
     image
         Array-like (numpy, dask, zarr), path, or `Image`; never loaded whole unless it is in memory.
     model
-        Module in hand, loaded model, or a string as for `load_model`.
+        Module, loaded model, or a string as for `load_model`.
     out
         None for an array in memory, an array to fill, or a path (zarr, OME-Zarr, TIFF, npy, PNG).
     settings
-        What is asked for; single settings may be given by name instead, ``tile=256, halo=32``.
+        The settings; single ones may be given by name instead, ``tile=256, halo=32``.
     trust
         Whether code that comes with the model's file may run.
     axes
@@ -227,9 +228,9 @@ def open_output(case: Case, target: Any = None, *, overwrite: bool = False) -> O
 
 
 def record(case: Case) -> dict[str, Any]:
-    """What a result should know about how it was made, as plain values."""
+    """Return the record of a result: how it was made, as plain values."""
     plan, model, image = case.plan, case.model, case.image
-    told: dict[str, Any] = {
+    written: dict[str, Any] = {
         "plan": plan.to_json(),
         "model": {
             "name": model.name,
@@ -244,13 +245,13 @@ def record(case: Case) -> dict[str, Any]:
         listed = _channels(plan, model)
         if plan.settings.result == "labels":
             numbers = label_numbers(len(listed), plan.settings.background).tolist()
-            told["classes"] = [
+            written["classes"] = [
                 {"value": value, "color": colour(value), **each}
                 for value, each in zip(numbers, listed, strict=True)
             ]
         else:
-            told["channels"] = listed
-    return told
+            written["channels"] = listed
+    return written
 
 
 def _channels(plan: Plan, model: Model) -> list[dict[str, Any]]:
@@ -291,9 +292,9 @@ def run(
         Spatial point in image pixels; nearest tiles are predicted first, where tiles are cropped
         (blends need their order).
     cancelled
-        Asked before each forward pass; when it says yes, the generator ends without `Finished`.
+        Called before each forward pass; once it returns True, the run ends without `Finished`.
     measuring
-        Told the part of the intensity measurement that is done.
+        Called with the part of the intensity measurement that is done, 0 to 1.
     """
     never: Cancelled = cancelled or (lambda: False)
     if case.plan.settings.normalize != "none":
@@ -389,8 +390,8 @@ class _Attempt:
         yield Finished(seconds, figures, seams, " ".join(warnings))
 
     def _figures(self, seconds: float, tiles: int, seams: SeamReport | None) -> dict[str, Any]:
-        told = {} if seams is None else {"seams": _summary(seams)}
-        return told | {
+        measured = {} if seams is None else {"seams": _summary(seams)}
+        return measured | {
             "seconds": round(seconds, 3),
             "tiles": tiles,
             "tiles_per_second": round(tiles / seconds, 3) if seconds else None,
@@ -442,7 +443,7 @@ def _not_postprocessed(plan: Plan, error: ImageError) -> str:
 
 @dataclass(frozen=True)
 class _Finishing:
-    """What is done to the whole prediction, and who is asked and told meanwhile."""
+    """Postprocessing of the whole prediction, with its progress."""
 
     case: Case
     cancelled: Cancelled
@@ -497,8 +498,8 @@ _SUMMARY = (
 
 
 def _summary(seams: SeamReport) -> dict[str, Any]:
-    told = seams.to_json()
-    return {key: told[key] for key in _SUMMARY}
+    written = seams.to_json()
+    return {key: written[key] for key in _SUMMARY}
 
 
 def predict_tiles(
@@ -562,7 +563,7 @@ def _forward(runner: Runner, batch: Array, plan: Plan, keep: Slices | None) -> A
         raise OutOfMemory(error) from error
     except SeamscopeError:
         raise
-    except Exception as error:  # whatever somebody's network raises
+    except Exception as error:  # whatever a network raises
         if is_memory_error(error):
             raise OutOfMemory(error) from error
         raise ModelError(
