@@ -32,19 +32,28 @@ WORDS = {
 # Rooms of `src/seamscope`, and files of the checkout, that are clean.
 ROOMS = (
     "bootstrap.py",
+    "cache.py",
     "cli",
     "compare",
     "demo",
     "dice.py",
     "errors.py",
     "explain",
+    "files.py",
     "images",
+    "ledger.py",
+    "plain.py",
     "process_memory.py",
+    "receptive_field",
     "reports",
     "seams",
+    "settings.py",
     "stitching.py",
+    "tape.py",
     "text.py",
     "tiling.py",
+    "version.py",
+    "work.py",
 )
 FILES = ("CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "README.md", "benchmarks", "examples")
 

@@ -1,7 +1,7 @@
-"""What a network sees, put together: the question "which halo?" answered whole.
+"""The receptive field of a network: theoretical, effective, and the halo that follows.
 
 Knows how theoretical reach, the convolutions' own, the effective receptive field and the rules for
-tiles are told together. Does not know how any of them is measured.
+tiles are reported together. Does not know how any of them is measured.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class ReceptiveField:
     global_operations
         What makes it see the whole tile; empty where it does not.
     effective
-        Averaged gradient map; None where the network gives no gradients, or none was asked for.
+        Averaged gradient map; None if the network gives no gradients, or if it was not requested.
     pixel
-        Map of one pixel of the image; None where none was asked for.
+        Map of one pixel of the image; None if it was not requested.
     violations
         Sizes that break the rules of the network's period.
     notes
@@ -112,8 +112,8 @@ class ReceptiveField:
         yield from self.notes
 
     def _effective_sentence(self, effective: EffectiveField) -> str:
-        told = [f"{100 * s:g}% within {axes_text(effective.map.radius(s))}" for s in SHARES]
-        text = f"Of the gradient {', '.join(told)} pixels (mean of {effective.tiles} tiles)"
+        within = [f"{100 * s:g}% within {axes_text(effective.map.radius(s))}" for s in SHARES]
+        text = f"Of the gradient {', '.join(within)} pixels (mean of {effective.tiles} tiles)"
         outside = self.mass_outside
         if outside:
             text += f"; {percent_text(outside)} lies beyond what the convolutions reach"
@@ -187,8 +187,8 @@ def measure_receptive_field(
         As for `seamscope.predict`; gradients are averaged over the image. None for noise.
     settings
         Tile, device, memory, and how the image is read; see
-        `seamscope.receptive_field.gradient_maps`. A tile that the network does not take is told,
-        and another one used.
+        `seamscope.receptive_field.gradient_maps`. If the network does not take a tile, a note
+        says which one is used instead.
     windows
         Sizes to check against the rules of the network's period, besides the tile of `settings`.
     channel
@@ -202,7 +202,7 @@ def measure_receptive_field(
     cancelled
         Asked between tiles.
     on_progress
-        Told ``(tiles done, most)``.
+        Called with ``(tiles done, most)``.
 
     Raises
     ------
@@ -273,7 +273,7 @@ def global_operations(model: Model) -> tuple[GlobalOperation, ...]:
     large = tuple(axis.size_at_least(2 * n) for axis, n in zip(facts.lattice, small, strict=True))
     device = next((p.device for p in model.module.parameters()), torch.device("cpu"))
     x = torch.randn(1, facts.in_channels, *small, device=device)
-    # of other size and of two samples, by which the audit tells what grows with the tile
+    # of other size and of two samples, by which the audit finds what grows with the tile
     larger = torch.randn(2, facts.in_channels, *large, device=device) if large != small else None
     watched = model.read_audit is None
     found = audit(model.run_plain, x, larger, model.module) if watched else model.audit

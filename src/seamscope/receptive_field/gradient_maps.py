@@ -438,7 +438,7 @@ class GradientProbe:
         cancelled
             Asked before each batch.
         on_progress
-            Told ``(tiles done, most)``.
+            Called with ``(tiles done, most)``.
 
         Raises
         ------
@@ -600,7 +600,7 @@ class GradientProbe:
 
 
 class _Halves:
-    """Means over the even and the odd tiles, whose difference tells how steady both are."""
+    """Means over the even and the odd tiles, whose difference shows how steady both are."""
 
     def __init__(
         self, shape: Sequence[int], place: tuple[tuple[Sides, ...], tuple[int, ...]]
