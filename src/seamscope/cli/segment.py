@@ -1,6 +1,6 @@
 """``seamscope segment``: objects of a prediction, or of an image and a network in one go.
 
-Knows how recipes are written in a shell, and what is said of objects. Does not know how they are
+Knows how recipes are written in a shell, and how objects are reported. Does not know how they are
 found.
 """
 

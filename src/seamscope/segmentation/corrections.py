@@ -96,15 +96,16 @@ class Entry:
         return {name: value for name, value in dataclasses.asdict(self).items() if value}
 
     @classmethod
-    def from_json(cls, told: dict[str, Any]) -> Entry:
+    def from_json(cls, values: dict[str, Any]) -> Entry:
         """Read what `to_json` gave."""
-        places = {n: tuple(int(v) for v in told[n]) for n in ("corner", "shape") if n in told}
+        places = {n: tuple(int(v) for v in values[n]) for n in ("corner", "shape") if n in values}
         sides = tuple(
-            tuple(tuple(int(v) for v in place) for place in side) for side in told.get("sides", ())
+            tuple(tuple(int(v) for v in place) for place in side)
+            for side in values.get("sides", ())
         )
-        nodes = tuple((int(a), int(b)) for a, b in told.get("nodes", ()))
-        below, pixels = int(told.get("below", 0)), str(told.get("pixels", ""))
-        return cls(str(told["do"]), sides, nodes, below, pixels=pixels, **places)
+        nodes = tuple((int(a), int(b)) for a, b in values.get("nodes", ()))
+        below, pixels = int(values.get("below", 0)), str(values.get("pixels", ""))
+        return cls(str(values["do"]), sides, nodes, below, pixels=pixels, **places)
 
 
 class Corrections:

@@ -97,8 +97,8 @@ def _image_of(path: Path) -> Path | None:
         return None
     import zarr
 
-    told = dict(zarr.open_group(str(image), mode="r").attrs)
-    if "multiscales" not in dict(told.get("ome") or {}):
+    attributes = dict(zarr.open_group(str(image), mode="r").attrs)
+    if "multiscales" not in dict(attributes.get("ome") or {}):
         raise OutputError(
             f"{image} is no OME-Zarr {_VERSION} image, so it cannot hold labels: write them to a "
             "file of their own (.ome.zarr)."

@@ -82,7 +82,7 @@ class Recipe:
         1 if pixels touch by faces, 2 by edges too, 3 by corners too (in 2D: 1 or 2).
     cap
         *distance*: depths above it count as it; by default 50. *embeddings*: distances above it,
-        by default 2. Seeds are told apart up to this value only.
+        by default 2. Larger values are not distinguished.
     voxel_size
         Distances between neighbouring pixels for `cap` and depths, one for each axis of space. By
         default the image's own, divided by the smallest: depths are in pixels of the finest axis.
