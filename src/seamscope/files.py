@@ -132,7 +132,9 @@ def check_places(
         for other in places[:number]:
             if any(overlap(a, b) for a in _written(place) for b in _written(other)):
                 raise OutputError(f"{place} would overwrite {other}: choose another name.")
-        _check_free(place, overwrite)
+    for place in places:
+        if not is_device(place.path):
+            _check_free(place, overwrite)
 
 
 def _written(place: Place) -> tuple[Path, ...]:
@@ -144,7 +146,7 @@ def _written(place: Place) -> tuple[Path, ...]:
 def _check_folder(place: Place) -> None:
     path, folder = place.path, place.path.parent
     if not os.path.isdir(folder):
-        raise OutputError(f"There is no folder {folder} to write {path.name} into: create it.")
+        raise OutputError(f"There is no folder {folder} for {place}: create it.")
     longest = _longest_name(folder) - (_LONGEST if place.result else len("..partial"))
     size = len(os.fsencode(path.name))
     if size > longest:

@@ -207,6 +207,7 @@ def test_all_commands_tell_the_same_dice(place, threshold) -> None:
     torch.jit.save(torch.jit.trace(network, torch.zeros(1, 1, 32, 32)), model)
     ask = ["--overlap", 20, "--halo", 8, "--threshold", threshold]
     given = [*ask, "--labels", labels, "--report", page, "--json", place / "one.json"]
+    given.append("--overwrite")
     result = _run("freeze", image, model, frozen, "--tile", 96, "--no-explain", *given)
     assert result.exit_code == 0, result.output
     compared = json.loads((place / "one.json").read_text())["comparison"]
@@ -406,8 +407,9 @@ def test_a_stop_while_comparing_does_not_hide_what_is_written(place, monkeypatch
     given = [place / "image.npy", place / "instance.pt", out, "--tile", 96, "--compare"]
     result = _run("freeze", *given)
     assert result.exit_code == 130
-    assert "is written, and comparing was stopped" in _words(result.stderr)
+    assert "is complete, and the comparison was stopped" in _words(result.stderr)
     monkeypatch.undo()
-    again = _run("freeze", *given, "--how", out, "--overwrite")
+    given[2] = place / "another"
+    again = _run("freeze", *given, "--how", out)
     assert again.exit_code == 0, again.output
     assert "after" in again.stdout

@@ -148,7 +148,7 @@ def test_every_parameter_that_names_a_file_is_known() -> None:
     [
         ("nowhere/out.npy", "no folder nowhere"),
         ("out.xyz", "ending"),
-        ("out.png", "only labels"),
+        ("out.png", "PNG is for labels"),
         ("image.npy", "which is read"),
         ("there.npy", "there.npy exists"),
         ("half.npy", "half.npy.partial exists"),
@@ -171,7 +171,7 @@ def test_what_is_wrong_with_the_place_is_said_before_the_network_is_loaded(
     ("given", "words"),
     [
         (["seams", *GIVEN, "--layers", "out.xyz"], "ending"),
-        (["seams", *GIVEN, "--layers", "out.png"], "only labels"),
+        (["seams", *GIVEN, "--layers", "out.png"], "PNG is for labels"),
         (["export", "net.py:Loud", "out.xyz", "--trust"], "names no format"),
         (["freeze", *GIVEN, "nowhere/out"], "no folder nowhere"),
     ],

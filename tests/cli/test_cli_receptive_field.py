@@ -166,7 +166,7 @@ def test_the_page_stands_alone_and_says_what_was_measured(scripts, image, tmp_pa
         (["--output-channel", 7], "Output channel 7: the network predicts 2"),
         (["--phase", "9,9", "--tiles", 2], "phases go from 0 to 3"),
         (["--stride", "4,4,4", "--tiles", 0], "3 numbers for 2 spatial axes"),
-        (["--report", "/nowhere/page.html"], "is no place for a file"),
+        (["--report", "/nowhere/page.html"], "There is no folder"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(scripts, words, told) -> None:

@@ -286,7 +286,10 @@ def check_target(
         return
     path = Path(target).expanduser()
     if format_of(path).labels_only and not labels:
-        raise OutputError(f"{path.name} cannot hold probabilities, only labels: use .tif or .zarr.")
+        raise OutputError(
+            f"{path.name} cannot hold probabilities: PNG is for labels. Use .tif or .zarr, or "
+            "request labels (--result labels)."
+        )
     check_places([_place(path)], _files_of(source), overwrite)
 
 
