@@ -83,7 +83,7 @@ def wait(qtbot, own):
 
 
 def freeze(qtbot, own, how="exact"):
-    show(own, "Freeze")
+    show(own, "Fix statistics")
     own.freezing.panel.how.set_value(how)
     wait(qtbot, own)
     press(qtbot, own.freezing.panel.freeze)
@@ -125,7 +125,7 @@ def test_layers_are_told_in_a_table_and_in_words(qtbot, viewer, docks):
     assert own.training.train.isEnabled()
     assert rows(own.layers.table) == [["norm", "BatchNorm", "4", "from training", "yes", ""]]
     assert "a halo is enough" in own.verdict.text()
-    show(own, "Freeze")
+    show(own, "Fix statistics")
     wait(qtbot, own)
     assert "Nothing to freeze" in own.freezing.panel.cost.text()
     assert not own.freezing.panel.freeze.isEnabled()
@@ -226,7 +226,7 @@ def test_ways_of_freezing_and_their_cost_follow_the_controls(qtbot, viewer, dock
     dock, own = docks
     viewer.add_image(uneven(96, 120), name="cells")
     load(qtbot, docks, INSTANCE)
-    show(own, "Freeze")
+    show(own, "Fix statistics")
     panel = own.freezing.panel
     panel.grid.set_value("plan")
     wait(qtbot, own)
@@ -262,7 +262,7 @@ def test_where_nothing_can_be_planned_the_dock_that_says_why_is_named(qtbot, vie
     dock.halo.set_value(12)
     dock.refresh()
     assert dock.plan is None
-    show(own, "Freeze")
+    show(own, "Fix statistics")
     wait(qtbot, own)
     assert "Tiled prediction says what to mend" in own.freezing.panel.cost.text()
     assert not own.freezing.panel.freeze.isEnabled()
@@ -275,7 +275,7 @@ def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatc
     viewer.add_image(uneven(96, 120), name="cells")
     load(qtbot, docks, INSTANCE)
     own.freezing.panel.grid.set_value("plan")
-    show(own, "Freeze")
+    show(own, "Fix statistics")
     wait(qtbot, own)
     INSTANCE.module.delay = 0.1
     press(qtbot, own.freezing.panel.freeze)
@@ -306,9 +306,9 @@ def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatc
     press(qtbot, own.freezing.panel.freeze)
     wait(qtbot, own)
     assert own.freezing.panel.freeze.text() == "Resume"
-    assert "Resume goes on" in own.problem
+    assert "Resume continues" in own.problem
     own.freezing.panel.how.set_value("local")
-    assert own.freezing.panel.freeze.text() == "Freeze"  # another question
+    assert own.freezing.panel.freeze.text() == "Fix statistics"  # another question
     own.freezing.panel.how.set_value("exact")
     wait(qtbot, own)
     press(qtbot, own.freezing.panel.freeze)
@@ -320,20 +320,22 @@ def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatc
     wait(qtbot, own)
     assert own.freezing.panel.freeze.text() == "Resume"
     dock.image_box.value = viewer.add_image(uneven(96, 120, seed=7), name="of the same size")
-    assert own.freezing.panel.freeze.text() == "Freeze"  # layers of another image are of no use
+    assert (
+        own.freezing.panel.freeze.text() == "Fix statistics"
+    )  # layers of another image are of no use
     dock.image_box.value = viewer.layers["cells"]
     wait(qtbot, own)
     press(qtbot, own.freezing.panel.freeze)
     wait(qtbot, own)
     assert own.bench.session.fixed is not None
-    assert own.freezing.panel.freeze.text() == "Freeze"
+    assert own.freezing.panel.freeze.text() == "Fix statistics"
 
 
 def test_what_was_left_of_another_image_is_removed_and_not_offered(qtbot, viewer, docks):
     dock, own = docks
     viewer.add_image(uneven(96, 96), name="one")
     load(qtbot, docks, INSTANCE)
-    show(own, "Freeze")
+    show(own, "Fix statistics")
     own.freezing.panel.how.set_value("local")
     own.freezing.panel.cell.setValue(8)
     wait(qtbot, own)
@@ -346,13 +348,13 @@ def test_what_was_left_of_another_image_is_removed_and_not_offered(qtbot, viewer
     assert freeze_button.text() == "Resume"
     dock.image_box.value = viewer.add_image(uneven(90, 90, seed=3), name="two")
     wait(qtbot, own)
-    assert freeze_button.text() == "Freeze"
+    assert freeze_button.text() == "Fix statistics"
     assert list(folder.iterdir()) == []
     press(qtbot, freeze_button)
     own.job.stop()  # before anything is known
     wait(qtbot, own)
-    assert freeze_button.text() == "Freeze"
-    assert "nothing new is known" in own.problem
+    assert freeze_button.text() == "Fix statistics"
+    assert "nothing new was measured" in own.problem
 
 
 def test_statistics_are_saved_and_loaded_for_the_same_network_only(qtbot, viewer, docks, tmp_path):
@@ -647,7 +649,7 @@ def test_ways_of_blending_are_compared_and_the_best_is_used(qtbot, viewer, docks
         min(expected.scores), best.step[worst], best.dependence[worst], best.peak[worst]
     ))):  # fmt: skip
         assert told in marked
-    assert "the tab Freeze" in page.verdict.text()
+    assert "the step Fix" in page.verdict.text()
     assert "seamscope freeze" not in page.verdict.text() + page.notes.text()
 
     assert dock.blend.value() == "crop"
@@ -714,7 +716,7 @@ def test_comparing_blends_is_cancelled_or_fails_in_one_sentence(qtbot, viewer, d
     assert "left" in own.job.text.text()
     qtbot.mouseClick(own.job.cancel, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not own.busy, timeout=PATIENCE)
-    assert own.problem == "Stopped: nothing new is known."
+    assert own.problem == "Stopped: nothing new was measured."
     assert page.found is None
 
     INSTANCE.module.delay = 0.0
@@ -816,7 +818,7 @@ def test_a_page_is_not_as_high_as_another(qtbot, viewer, docks):
     own.features.deviation.setMinimumHeight(3000)
     show(own, "Features")
     qtbot.waitUntil(lambda: bar.maximum() > 0, timeout=PATIENCE)
-    show(own, "Freeze")
+    show(own, "Fix statistics")
     qtbot.waitUntil(lambda: bar.maximum() == 0, timeout=PATIENCE)
 
 
@@ -837,7 +839,7 @@ def test_docks_are_closed_and_layers_removed_while_it_works(qtbot, viewer, docks
     load(qtbot, docks, INSTANCE)
     own.freezing.panel.grid.set_value("plan")
     INSTANCE.module.delay = 0.1
-    show(own, "Freeze")
+    show(own, "Fix statistics")
     wait(qtbot, own)
     monkeypatch.setattr(tasks, "carry_out", deaf)
     press(qtbot, own.freezing.panel.freeze)

@@ -69,7 +69,7 @@ def ticked(text: str, tip: str) -> QCheckBox:
 
 
 def number(limits: tuple[int, int], value: int, tip: str, suffix: str = "") -> QSpinBox:
-    """A whole number between limits, which tells when it was typed to its end."""
+    """A whole number between limits, which changes when typing ends."""
     made = QSpinBox()
     made.setRange(*limits)
     made.setValue(value)

@@ -52,7 +52,7 @@ class Evidence:
 
     @property
     def kept(self) -> bool:
-        """Whether every tile can be asked."""
+        """Whether the prediction of every tile is kept."""
         return self.report is not None and self.opinions is not None
 
     @property

@@ -50,7 +50,7 @@ class Step:
 
 @dataclass(eq=False)
 class Reporter:
-    """What a job's work holds: a way to tell, and a question to ask.
+    """What a job's work holds: where it reports, and whether it is stopped.
 
     It outlives its `Job`: when a window is closed the worker still runs for a moment, and is then
     `alone`: nobody may call Qt's objects of the job any more.
@@ -72,12 +72,12 @@ class Reporter:
         self.stop.set()
 
     def cancelled(self) -> bool:
-        """Whether the work should stop: asked for in the dock, or because napari quits."""
+        """Whether the work should stop: by the dock, or because napari quits."""
         return self.stop.is_set() or self.quitting()
 
 
 class _Task:
-    """Work with a name that napari can show where it asks whether to quit all the same."""
+    """Work with a name that napari can show before it quits."""
 
     def __init__(self, name: str, work: Callable[[Reporter], Any], reporter: Reporter) -> None:
         self._name, self._work, self._reporter = name, work, reporter
@@ -160,7 +160,7 @@ class Job(QObject):
 
     @property
     def cancelled(self) -> bool:
-        """Whether it was asked to stop."""
+        """Whether it was cancelled."""
         return self.reporter.stop.is_set()
 
     def abandon(self) -> None:
@@ -186,7 +186,7 @@ class Job(QObject):
 
 
 class _Quitting:
-    """Whether napari has asked a worker to stop, as it does when it quits."""
+    """Whether napari stops a worker, as it does when it quits."""
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker

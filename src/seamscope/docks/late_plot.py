@@ -1,4 +1,4 @@
-"""Room for a plot, which is made when somebody first sees it with something to show.
+"""Room for a plot, which is made when it is first seen with something to show.
 
 Knows when a plot is to be made, filled and emptied. Does not know what is drawn.
 

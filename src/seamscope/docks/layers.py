@@ -67,7 +67,7 @@ def on_click(act: Callable[[Sequence[float]], None]) -> Callable[[Any, Any], Ite
     """
 
     def pressed(_: Any, event: Any) -> Iterator[None]:
-        yield  # napari goes on with this generator whenever the mouse moves, and at its release
+        yield  # napari continues this generator when the mouse moves and when it is released
         moved = False
         while event.type == "mouse_move":
             moved = True
@@ -87,7 +87,7 @@ def pixels(layer: ImageLayer) -> Any:
 
 
 def axes_of(layer: ImageLayer) -> str | None:
-    """Letters of the layer's array, the colour axis included; None where nothing tells them.
+    """Letters of the layer's array, the colour axis included; None if they are unknown.
 
     Taken from the layer's axis names where these are real ones, else from the file it came from.
     Pictures and RGB pictures need no names.

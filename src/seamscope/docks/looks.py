@@ -35,7 +35,7 @@ _INTENSITIES = {
     "auto": "as the model's card says",
 }
 _OPTION = re.compile(r" \(--[^)]*\)")  # what the command line calls a control
-_FREEZE = "the tab Freeze of the dock Normalization"
+_FREEZE = "the step Fix"
 
 
 def text_label() -> QLabel:
@@ -95,13 +95,13 @@ def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
     rows = [
         ("Tiles", f"<b>{count:,}</b>{each}"),
         ("Tile", f"{shape_text(grid.tile_shape)} px"),
-        ("Core", f"{shape_text(grid.stride)} px"),
+        ("Kept", f"{shape_text(grid.stride)} px"),
         (
             "Overlap",
             f"{axes_text(grid.overlap)} px, halo {halo_text(plan.grid.halo)}, period "
             f"{axes_text(plan.facts.period)}",
         ),
-        ("Computed", f"{100 * (plan.redundancy - 1):.0f}% redundant pixels"),
+        ("Computed", f"each pixel {plan.redundancy:.2g} times"),
         (
             "Memory",
             f"about {bytes_text(plan.peak_bytes(in_memory=True))} at most: "

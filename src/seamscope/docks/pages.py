@@ -23,11 +23,11 @@ class Pages(QTabWidget):
         self.currentChanged.connect(self._resize)
 
     def hasHeightForWidth(self) -> bool:  # noqa: N802
-        """Qt asks: pages have sentences, which wrap."""
+        """Report to Qt that sentences wrap."""
         return True
 
     def heightForWidth(self, width: int) -> int:  # noqa: N802
-        """Qt asks."""
+        """Answer Qt."""
         page = self.currentWidget()
         own = 0
         if page is not None:
@@ -38,13 +38,13 @@ class Pages(QTabWidget):
         return own + self._above
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802
-        """Qt asks."""
+        """Answer Qt."""
         page = self.currentWidget()
         height = 0 if page is None else page.minimumSizeHint().height()
         return QSize(super().minimumSizeHint().width(), height + self._above)
 
     def sizeHint(self) -> QSize:  # noqa: N802
-        """Qt asks."""
+        """Answer Qt."""
         width = super().sizeHint().width()
         return QSize(width, self.heightForWidth(width))
 

@@ -24,7 +24,7 @@ from seamscope.planning.plan import Plan
 from seamscope.settings import Settings
 from seamscope.tiling import Sides
 
-_KEPT = 3  # runs whose tiles can still be asked
+_KEPT = 3  # runs whose tiles are kept
 _sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
 
 
@@ -176,7 +176,7 @@ class Session(QObject):
             layer.visible = own is run
 
     def add_run(self, run: Run, layers: list[Layer]) -> None:
-        """Remember which layers show a run that is over, and tell.
+        """Remember which layers show a run that is over, and emit `run_ended`.
 
         Only the last few runs keep what each tile predicted, so that memory does not fill up.
         """

@@ -24,11 +24,11 @@ from seamscope.normalization.audit import Audit
 from seamscope.normalization.statistics import PATCH, Statistics
 from seamscope.settings import Settings
 
-_NOTHING_NEW = "Stopped: nothing new is known."
+_NOTHING_NEW = "Stopped: nothing new was measured."
 
 
 class Bench(QObject):
-    """The network and image at hand, and the job that uses them.
+    """The network, the image, and the job that uses them.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class Bench(QObject):
 
     @property
     def busy(self) -> bool:
-        """Whether something is being done that was asked for."""
+        """Whether work is going on."""
         return self.job.busy
 
     @property
@@ -101,7 +101,7 @@ class Bench(QObject):
 
     @property
     def ready(self) -> bool:
-        """Whether a question can be asked now."""
+        """Whether work can begin now."""
         return self.session.plan is not None and self.audit is not None and not self.busy
 
     @property
@@ -227,7 +227,7 @@ class Bench(QObject):
         return settings.but(tile=tile, halo=0, overlap=0, batch=self.batch)
 
     def against(self, statistics: Statistics) -> tuple[str, ...]:
-        """What speaks against using these statistics for the image at hand; sentences."""
+        """Why these statistics may not fit the image; sentences."""
         plan, layer = self.session.plan, self.layer
         return () if plan is None or layer is None else statistics.notes(layer.name, plan.seen)
 

@@ -86,7 +86,7 @@ class BlendsPage(QWidget):
         )
 
     def showEvent(self, event: Any) -> None:  # noqa: N802
-        """Seen: tell what it would cost now."""
+        """Seen: show the cost."""
         super().showEvent(event)
         self._follow()
 

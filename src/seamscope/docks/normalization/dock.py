@@ -28,8 +28,8 @@ from seamscope.normalization.audit import Audit
 from seamscope.reports.describe import describe
 
 _WAITING = (
-    "Choose an image and a network in the dock <i>Tiled prediction</i>: by what its layers "
-    "normalize is told here."
+    "Choose an image and a network in the dock <i>Tiled prediction</i>: its normalization "
+    "layers are listed here."
 )
 
 
@@ -68,12 +68,12 @@ class NormalizationDock(Dock):
 
     @property
     def busy(self) -> bool:
-        """Whether something is being done that was asked for."""
+        """Whether work is going on."""
         return self.bench.busy
 
     @property
     def settled(self) -> bool:
-        """Whether nothing goes on, not even finding out what freezing costs."""
+        """Whether no work is going on, estimates of costs included."""
         return not self.bench.auditing and self.freezing.settled and not self.busy
 
     @property
@@ -87,7 +87,7 @@ class NormalizationDock(Dock):
         tabs = Pages()
         pages: dict[str, QWidget] = {
             "Layers": self.layers,
-            "Freeze": self.freezing,
+            "Fix statistics": self.freezing,
             "Effect": self.effect,
             "Features": self.features,
             "Training": self.training,
@@ -141,7 +141,7 @@ class NormalizationDock(Dock):
         self.training.show_features(found, self.features.batches)
 
     def _tab_changed(self, _: Any = None) -> None:
-        """One map at a time: that of the tab. And what freezing costs, where that is asked."""
+        """Show the map of the current tab, and estimate costs on the tab Fix statistics."""
         if self.tabs.currentWidget() is self.training:
             self.training.draw_map()
         elif self.training.difference is not None:

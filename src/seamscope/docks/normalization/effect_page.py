@@ -27,8 +27,9 @@ from seamscope.reports.describe import describe
 _TIPS = {
     "compare": "Predict the tiles of Tiled prediction twice, with each tile's own statistics and\n"
     "with the fixed ones, and compare how neighbours agree.",
-    "truth": "Labels to hold both predictions against: seamless is not the same as accurate.\n"
-    "A network with one channel is held by the threshold for labels of Tiled prediction.",
+    "truth": "Ground-truth labels. Both predictions are compared with them (Dice), since seamless\n"
+    "is not the same as accurate. With one channel, pixels above the threshold are\n"
+    "foreground.",
 }
 
 
@@ -49,7 +50,7 @@ class EffectPage(QWidget):
         self.compare = button("Compare", _TIPS["compare"])
         self.comparison = text_label()
         self.curves = BeforeAfterPlot()
-        fill(self, form(("Truth", self.truth)), self.compare, self.comparison, self.curves)
+        fill(self, form(("Ground truth", self.truth)), self.compare, self.comparison, self.curves)
         self.compare.clicked.connect(self._compare)
         bench.changed.connect(self._show_state)
         bench.replaced.connect(self._forget)
@@ -106,7 +107,7 @@ class EffectPage(QWidget):
         self.curves.setVisible(effect is not None)
         self.curves.show(effect)
         self.comparison.setText(
-            "Freeze statistics first; then see what they do to the seams."
+            "Fix the statistics first. Then compare the seams before and after."
             if effect is None and self._bench.session.fixed is None
             else "" if effect is None else rich_text(describe(effect))
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The page *Freeze*: statistics are found or read, and all docks use them from then on.
+"""The page *Fix statistics*: statistics are found or read, and all docks use them from then on.
 
 Knows what its controls ask for, what that costs, and what of an interrupted search is kept. Does
 not know how statistics are found, or the controls themselves (see `FreezePanel`).
@@ -35,7 +35,7 @@ _COST_DELAY_MS = 200
 
 
 class FreezePage(QWidget):
-    """Fix the statistics of the network at hand.
+    """Fix the statistics of the network.
 
     Attributes
     ----------
@@ -128,13 +128,13 @@ class FreezePage(QWidget):
             self._foreseeing = None
 
     def _key(self) -> tuple[Any, ...]:
-        """What is asked to be fixed, told apart from everything else."""
+        """What distinguishes this request from all others."""
         panel, how = self.panel, self.panel.how.value()
         own: Any = {"local": panel.cell, "sampled": panel.tiles}.get(how)
         return how, None if own is None else own.value(), repr(self._wanted())
 
     def _resumable(self) -> bool:
-        """Whether an interrupted search for what is asked can go on."""
+        """Whether an interrupted search can be resumed."""
         partial = self._partials.get(self._key())
         return partial is not None and partial.exists()
 
@@ -146,7 +146,7 @@ class FreezePage(QWidget):
     # -- what it will cost
 
     def foresee_soon(self, _: Any = None) -> None:
-        """Find out what is asked for costs, once the controls rest."""
+        """Estimate the cost, once the controls rest."""
         self._show_state()
         if self.panel.how.value() == "file":
             self.panel.cost.setText("The file says which network its statistics belong to.")
@@ -154,7 +154,7 @@ class FreezePage(QWidget):
             self._cost_timer.start()
 
     def _foresee(self) -> None:
-        if self.isHidden() or self._bench.audit is None:  # another tab: nobody asks
+        if self.isHidden() or self._bench.audit is None:  # another tab is shown
             return
         key = self._key()
         try:
@@ -163,14 +163,14 @@ class FreezePage(QWidget):
             self.panel.cost.setText(boxed(sentence(error, "Planning"), "error"))
             return
         if asked is None and self._bench.session.plan is None:
-            self.panel.cost.setText("<i>The dock Tiled prediction says what to mend first.</i>")
+            self.panel.cost.setText("<i>The step Predict says what to fix first.</i>")
         if asked is None or key == self._foreseen:
             return
         self._abandon()
         self.plan, self._foreseen = None, key
-        self.panel.cost.setText("<i>Finding out what it costs …</i>")
+        self.panel.cost.setText("<i>Estimating the cost …</i>")
         work = InTurn(self._bench.session.turn, Foresee(asked))
-        self._foreseeing = Job("finding out what freezing costs", work, self)
+        self._foreseeing = Job("estimating the cost", work, self)
         self._foreseeing.ended.connect(self._foresaw)
         self._foreseeing.start()
 
@@ -216,8 +216,8 @@ class FreezePage(QWidget):
 
     def _stopped(self) -> str:
         if self._resumable():
-            return "Stopped: Resume goes on from what is known."
-        return "Stopped: nothing new is known."
+            return "Stopped. Resume continues from here."
+        return "Stopped: nothing new was measured."
 
     def _frozen(self, network: Model) -> None:
         self._use(network, self._bench.layer)

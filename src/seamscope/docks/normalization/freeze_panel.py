@@ -35,9 +35,9 @@ _WAYS: list[tuple[str, Way]] = [
     ("From a file", "file"),
 ]
 _TIPS = {
-    "how": "Exact: tiles give what the whole image at once would give.\n"
-    "Local: of windows somewhat larger than training patches, seamless too. Closer to the truth\n"
-    "than exact in the demo's images, whose parts differ much; a little farther on even nuclei.\n"
+    "how": "Exact: every tile gives what the whole image at once would give.\n"
+    "Local: from windows a little larger than training patches, seamless too. Compare with\n"
+    "ground truth: more accurate where parts of the image differ much, less on even nuclei.\n"
     "Sampled: fast, an estimate of the exact ones.\n"
     "From a file: found before, on this image or another one.",
     "cell": "About the extent of the patches that the network was trained with. Windows are twice\n"
@@ -45,7 +45,7 @@ _TIPS = {
     "tiles": "Tiles that are looked at, chosen to differ as much as possible.",
     "grid": "Tiles in which the image is visited. Auto: the whole image at once where it fits in\n"
     "memory, else the largest tiles. The result is the same.",
-    "file": "A file written by Save, or by seamscope freeze.",
+    "file": "A file written by Save, or by the command seamscope freeze.",
     "freeze": "Find the statistics, and use them in the dock Tiled prediction.",
     "save": "Write the statistics to a file, for later, for other images, for the command line.",
 }
@@ -81,7 +81,7 @@ class FreezePanel(QWidget):
         self._browse.setToolTip("Choose a file of statistics.")
         self._file_row = QWidget()
         self.cost = text_label()
-        self.freeze = QPushButton("Freeze")
+        self.freeze = QPushButton("Fix statistics")
         self.freeze.setToolTip(_TIPS["freeze"])
         self.result = text_label()
         self.save = QPushButton("Save …")
@@ -120,7 +120,7 @@ class FreezePanel(QWidget):
             Whether there is something to save.
         """
         from_file = self.how.value() == "file"
-        self.freeze.setText("Load" if from_file else "Resume" if resumable else "Freeze")
+        self.freeze.setText("Load" if from_file else "Resume" if resumable else "Fix statistics")
         self.freeze.setEnabled(ready and (not from_file or bool(self.file.text().strip())))
         self.save.setEnabled(found)
 

@@ -49,15 +49,15 @@ class LayerModel(QAbstractTableModel):
             self.dataChanged.emit(self.index(0, column), self.index(len(self.layers) - 1, column))
 
     def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
-        """Qt asks."""
+        """Answer Qt."""
         return 0 if parent is not None and parent.isValid() else len(self.layers)
 
     def columnCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
-        """Qt asks."""
+        """Answer Qt."""
         return 0 if parent is not None and parent.isValid() else len(_COLUMNS)
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """Qt asks."""
+        """Answer Qt."""
         layer = self.layers[index.row()]
         if role == Qt.ItemDataRole.ToolTipRole:
             return f"{self._name(index.row())}\n{layer.meaning}"
@@ -76,7 +76,7 @@ class LayerModel(QAbstractTableModel):
     def headerData(  # noqa: N802
         self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
     ) -> Any:
-        """Qt asks."""
+        """Answer Qt."""
         if orientation == Qt.Orientation.Vertical:
             return None
         name = list(_COLUMNS)[section]

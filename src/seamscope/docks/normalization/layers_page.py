@@ -16,7 +16,7 @@ from seamscope.docks.normalization.layer_table import LayerTable
 
 
 class LayersPage(QWidget):
-    """The layers of the network at hand.
+    """The layers of the network.
 
     Signals
     -------

@@ -277,7 +277,7 @@ class BatchPlot(_Drawing):
 
 
 class BeforeAfterPlot(_Drawing):
-    """Largest distance of neighbouring tiles against halo, with each tile's statistics and fixed.
+    """Max difference of neighbouring tiles against halo, with each tile's statistics and fixed.
 
     Attributes
     ----------
@@ -287,7 +287,7 @@ class BeforeAfterPlot(_Drawing):
 
     def __init__(self) -> None:
         tip = (
-            "Largest and mean distance of neighbouring tiles against the halo, before and after:\n"
+            "Max and mean difference of neighbouring tiles against the halo, before and after:\n"
             "fixed statistics leave only what a halo cures. Dotted: what is noise."
         )
         super().__init__(210, tip, log=True)
@@ -321,7 +321,7 @@ class BeforeAfterPlot(_Drawing):
 
 
 def _curves(report: SeamReport, name: str) -> dict[str, tuple[Any, Any]]:
-    """Largest and mean distance against the halo, where these are known."""
+    """Max and mean difference against the halo, where these are known."""
     curve = report.curve
     lowest = max(report.tolerance * 1e-3, 1e-9)
     found: dict[str, tuple[Any, Any]] = {}

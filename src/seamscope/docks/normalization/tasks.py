@@ -1,4 +1,4 @@
-"""What the dock *Normalization* asks of the engine, in the worker's thread.
+"""What the dock *Normalization* does in the worker's thread.
 
 Knows the engine's questions about normalization, and a `Reporter`. Does not know Qt.
 """
@@ -54,7 +54,7 @@ class Progress:
         self._begin: tuple[float, int] | None = None
 
     def __call__(self, done: int, total: int) -> None:
-        """Take what the engine tells."""
+        """Take the progress of the engine."""
         now = time.monotonic()
         if self._begin is None:
             self._begin = now, done  # the first one includes what is done once
@@ -71,12 +71,12 @@ class Phases:
         self._progress = Progress(reporter, "tiles")
 
     def begin(self, what: str) -> None:
-        """Take what the engine tells of a phase that begins."""
+        """Take the name of a phase that begins."""
         self._reporter.tell(Preparing(what[:1].lower() + what[1:]))
         self._progress = Progress(self._reporter, f"tiles ({what[:1].lower() + what[1:]})")
 
     def __call__(self, done: int, total: int) -> None:
-        """Take what the engine tells of its steps."""
+        """Take the steps of the engine."""
         self._progress(done, total)
 
 

@@ -1,4 +1,4 @@
-"""What is known of a network's normalization, told in sentences and tables.
+"""A network's normalization in sentences and tables.
 
 Knows audits, freezing, comparisons and rich text. Does not know widgets.
 """

@@ -33,7 +33,7 @@ class CardButton(QPushButton):
 
 
 class CardHalo(CardButton):
-    """The halo that the card declares, where another one is asked for."""
+    """The halo that the card declares, where another one is set."""
 
     def __init__(self) -> None:
         super().__init__("seamscope_card_halo")
@@ -47,8 +47,8 @@ class CardHalo(CardButton):
         told = axes_text(card.halo)
         self.offer(
             f"Use the card's halo, {told}",
-            f"{card.by} asks for halo {told}. Auto takes what was measured; click to use the\n"
-            "card's instead.",
+            f"{card.by} declares halo {told}. Auto uses the measured one.\n"
+            "Click to use the card's halo.",
         )
 
 

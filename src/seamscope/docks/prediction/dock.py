@@ -220,18 +220,18 @@ class PredictionDock(Dock):
         self.fixed.setToolTip(_FIXED_TIP)
         self.fixed.hide()
         self.tile = PixelsEditor(
-            "What the network reads at once, halo included.",
-            "The least computation within the memory budget.",
+            "Tile: size of the window that the network reads at once, halo included, in pixels.",
+            "Use the tile that needs the least computation within the memory limit.",
         )
         self.halo = PixelsEditor(
-            "Pixels at a tile's sides that are not believed.",
-            "As far as the network sees.",
+            "Margin (halo): pixels at the sides of each tile whose prediction is discarded.",
+            "Use the reach of the network: then tiles agree exactly.",
         )
         self.card_sizes, self.card_halo = CardSizes(), CardHalo()
         self.blend = _blend_choice()
         self.overlap = PixelsEditor(
-            "Pixels that neighbouring tiles share: both halos, and what is blended.",
-            "What the halos need; for blends a quarter of the tile more.",
+            "Pixels that neighbouring tiles share: both halos, and the blended part.",
+            "Use twice the halo; for blends a quarter of the tile more.",
         )
         self.options = Options()
         self.preview = QCheckBox("Preview tiles")
@@ -252,7 +252,7 @@ class PredictionDock(Dock):
         self.options.setEnabled(False)  # folded away: the Tab key passes by
         self.more.toggled.connect(self.options.setEnabled)
         self.more.layout().setContentsMargins(0, 0, 0, 0)
-        shown = legend(self.preview, [("core", CORE), ("read", WINDOW)])
+        shown = legend(self.preview, [("kept", CORE), ("seen by the network", WINDOW)])
         parts = [self._form, self.more, shown, self.cost, self.notes]
         self.place(parts, below=self.panel)
 
@@ -657,7 +657,7 @@ class PredictionDock(Dock):
         self.listen([shapes.events.data, shapes.events.highlight], self._camera_moved)
 
     def _add_region(self, layer: ImageLayer) -> Any:
-        """Give the user a layer to draw in, the pen in hand."""
+        """Add a layer to draw in, with the rectangle tool selected."""
         pixel = max(camera(self.viewer).zoom * float(layer.scale[-1]), 1e-6)
         shapes = self.viewer.add_shapes(
             ndim=layer.ndim,

@@ -1,6 +1,6 @@
 """Packages that are folders, dropped onto the viewer while the dock is open.
 
-Knows Qt's drops and what a folder holds. A reader of napari's would be asked about every folder,
+Knows Qt's drops and what a folder holds. A reader of napari's would get every folder,
 and napari would then ask the user, for every folder of pictures, which reader is to open it.
 """
 

@@ -118,7 +118,7 @@ class ModelPicker(QWidget):
         self.consent.source_wanted.connect(self._show_source)
 
     def value(self) -> str:
-        """Model string that was asked for last; empty for none."""
+        """Model string that was chosen last; empty for none."""
         return self._spec
 
     def set_value(self, spec: str) -> None:
@@ -222,7 +222,7 @@ def _readable(code: Code) -> str:
 
 
 class ConsentPanel(QFrame):
-    """The question whether somebody's code may run.
+    """The question whether code of a file may run.
 
     Signals
     -------
@@ -249,7 +249,7 @@ class ConsentPanel(QFrame):
         self.remember = QCheckBox("Do not ask again while it stays the same")
         self.remember.setChecked(True)
         self.remember.setToolTip(
-            "Remembered by a hash of its content: if one byte changes, you are asked again."
+            "Remembered by a hash of the content. If one byte changes, the question comes again."
         )
         buttons = QHBoxLayout()
         buttons.addWidget(self.yes)

@@ -94,7 +94,7 @@ class Options(QWidget):
         self.batch = QSpinBox()
         self.batch.setRange(1, 256)
         self.batch.setKeyboardTracking(False)
-        self.accelerate = QCheckBox("the network, where equal")
+        self.accelerate = QCheckBox("same result, faster")
         self.accelerate.setChecked(True)
         self.memory = QDoubleSpinBox()
         self.memory.setRange(0, 4096)

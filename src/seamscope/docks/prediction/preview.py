@@ -27,7 +27,7 @@ from seamscope.planning.plan import Plan
 from seamscope.tiling import AxisTile, AxisTiling
 
 CORE, WINDOW = "#ffd23f", "#35c4f0"
-"""Colours of cores and windows, told apart also without seeing colours well."""
+"""Colours of cores and windows, distinct for the colour-blind too."""
 
 _CORE_PIXELS, _WINDOW_PIXELS = 1.6, 0.9  # widths on the screen
 _EDGES = [WINDOW, WINDOW, CORE, CORE, WINDOW, CORE]

@@ -1,4 +1,4 @@
-"""Run, Cancel, and what is told while a prediction is made.
+"""Run, Cancel, and the progress of a prediction.
 
 Knows the engine's events, progress and how a run ends: done, stopped, or with an error. Does not
 know how a plan comes about.
@@ -33,7 +33,7 @@ _EXPECTED = ("probabilities", "labels")  # kinds of values that are called so in
 
 @dataclass(eq=False)
 class _Running:
-    """The prediction at hand, and what shows its progress elsewhere."""
+    """The running prediction, and what shows its progress elsewhere."""
 
     made: Run
     layers: ResultLayers
@@ -137,7 +137,7 @@ class RunPanel(QWidget):
         job.start()
 
     def stop(self, _: Any = None) -> None:
-        """Stop after the tile at hand; what is done stays."""
+        """Stop after the current tile; what is done stays."""
         if self._running is not None:
             self._running.job.cancel()
             self.cancel.setEnabled(False)

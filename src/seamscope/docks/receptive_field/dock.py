@@ -56,7 +56,8 @@ _TIPS = {
     "use": "Put this halo into the dock Tiled prediction.",
 }
 _WAITING = (
-    "Choose an image and a network in the dock <i>Tiled prediction</i>: what they see is told here."
+    "Choose an image and a network in the dock <i>Tiled prediction</i>: how far "
+    "the network looks is shown here."
 )
 
 
@@ -118,7 +119,7 @@ class ReceptiveFieldDock(Dock):
         self.details = text_label()
         self.channel = Choice([("All together", None)], _TIPS["channel"])
         self.tile = Choice(
-            [("Room for a pixel's field", "auto"), ("As in Tiled prediction", "plan")],
+            [("Automatic", "auto"), ("As in Tiled prediction", "plan")],
             _TIPS["tile"],
         )
         self.most = QSpinBox()

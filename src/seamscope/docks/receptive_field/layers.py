@@ -157,7 +157,7 @@ class FieldLayers:
                 layer.visible = False
 
     def _redraw(self, event: Any = None) -> None:
-        """Follow the view. Boxes that somebody has taken out stay out, also when napari closes."""
+        """Follow the view. Boxes that were removed stay removed, also when napari closes."""
         if self._of is None or self._boxes.get(self._of[0].ndim) not in self._viewer.layers:
             return
         self._update()

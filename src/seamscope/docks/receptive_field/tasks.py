@@ -1,4 +1,4 @@
-"""What goes on in the worker's thread for the dock *Receptive field*.
+"""What the dock *Receptive field* does in the worker's thread.
 
 Knows the engine and a `Reporter`. Does not know Qt: nothing here may touch a widget or a layer.
 """
@@ -34,7 +34,7 @@ class Understand:
 
 
 class Probes:
-    """The gradient probe of what was asked last: measuring a large image again takes long."""
+    """The latest gradient probe: measuring a large image again takes long."""
 
     def __init__(self) -> None:
         self._key: tuple[Any, ...] = ()
@@ -86,7 +86,7 @@ class Differentiate:
 
 @dataclass(frozen=True)
 class Average:
-    """The mean over tiles; tells pairs: tiles done, and at most to do."""
+    """The mean over tiles; reports pairs: tiles done, and at most to do."""
 
     channel: int | None
     most: int

@@ -31,7 +31,7 @@ def tiles_of(border: Border) -> str:
 
 
 def mismatch_of(border: Border) -> float:
-    """Largest soft mismatch of its channels; 0 where all are absent."""
+    """Largest mismatch of its channels; 0 where all are absent."""
     return max((m for m in border.soft if m is not None), default=0.0)
 
 
@@ -48,11 +48,11 @@ _FRAME = _Column(
 )  # fmt: skip
 _NUMBERS = (
     _Column(
-        "Largest", "Largest distance of both predictions where both tiles are trusted.",
+        "Max", "Max difference of both predictions where neither is discarded.",
         lambda b: (b.max_dist, b.mean_dist), lambda b: figure_text(b.max_dist),
     ),
     _Column(
-        "Mean", "Mean distance there.", lambda b: b.mean_dist, lambda b: figure_text(b.mean_dist)
+        "Mean", "Mean difference there.", lambda b: b.mean_dist, lambda b: figure_text(b.mean_dist)
     ),
     _Column(
         "1 − Dice", "Of the channel that agrees least (soft).", mismatch_of,
@@ -78,15 +78,15 @@ class BorderModel(QAbstractTableModel):
         self.endResetModel()
 
     def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
-        """Qt asks."""
+        """Answer Qt."""
         return 0 if parent is not None and parent.isValid() else len(self.borders)
 
     def columnCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
-        """Qt asks."""
+        """Answer Qt."""
         return 0 if parent is not None and parent.isValid() else len(self._columns)
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """Qt asks."""
+        """Answer Qt."""
         column, border = self._columns[index.column()], self.borders[index.row()]
         if role == Qt.ItemDataRole.DisplayRole:
             return column.text(border)
@@ -99,7 +99,7 @@ class BorderModel(QAbstractTableModel):
     def headerData(  # noqa: N802
         self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
     ) -> Any:
-        """Qt asks."""
+        """Answer Qt."""
         if orientation == Qt.Orientation.Vertical:
             return section + 1 if role == Qt.ItemDataRole.DisplayRole else None
         if role == Qt.ItemDataRole.DisplayRole:

@@ -158,7 +158,7 @@ class PixelOpinions(QWidget):
 
 def _opinion_table(where: str, found: Sequence[Opinion], channels: Sequence[str]) -> str:
     if not found:
-        return f"No tile was asked for pixel {where}."
+        return f"No tile holds pixel {where}."
     values = np.stack([opinion.values for opinion in found])
     apart = float(np.nan_to_num(np.ptp(values, axis=0)).max())
     tiles = "One tile sees" if len(found) == 1 else f"{len(found)} tiles see"

@@ -56,13 +56,14 @@ _TIPS = {
     "measure": "Predict once more, and keep what every tile predicts: for the slider's picture,\n"
     "both tiles side by side, and heat maps of pixels.",
     "channel": "Channel of the pictures and of 1 − Dice.",
-    "stitch": "Show the result as it is with seams cut at the halo of the red line.",
+    "stitch": "Show the result as this halo would make it, without running the network again.",
     "suggest": "Find the smallest halo that removes the seams, or what else does.",
     "fix": "Set the halo, fix the statistics or blend, run, and compare before and after.",
     "worst": "Move the view to the worst seam, and show both tiles there.",
-    "apply": "Put this halo, and the overlap it needs, into the dock Tiled prediction.",
-    "ask": "While this is on, click into the image: every tile that sees the pixel is asked.",
-    "explain": "Find the causes by experiments on this image and network, with their shares.",
+    "apply": "Set this halo, and the overlap it needs, in the step Predict.",
+    "ask": "While this is on, click into the image: the predictions of all tiles for that pixel\n"
+    "are shown.",
+    "explain": "Run experiments that find the causes of the seams, and the share of each.",
     "certify": "Compare the tiled prediction with an untiled one, on the largest crops that\n"
     "fit in memory, where seams are worst.",
 }
@@ -120,19 +121,19 @@ class SeamsDock(Dock):
         self.heat = HeatPanel(self.viewer)
         self.channel = Choice([("The worst", None)], _TIPS["channel"])
         self.halo = HaloPlot()
-        self.stitch = ticked("Stitch the picture at this halo", _TIPS["stitch"])
-        self.suggest = button("Suggest", _TIPS["suggest"])
-        self.apply = button("Apply", _TIPS["apply"])
+        self.stitch = ticked("Preview with this halo", _TIPS["stitch"])
+        self.suggest = button("Find the halo", _TIPS["suggest"])
+        self.apply = button("Use this halo", _TIPS["apply"])
         self.suggestion = text_label()
         self.advised = ActionRow()
         self.actions = ActionRow()
         self.table = BorderTable()
         self.comparison = Comparison()
-        self.ask = button("Ask all tiles", _TIPS["ask"])
+        self.ask = button("Click a pixel", _TIPS["ask"])
         self.ask.setCheckable(True)
         self.pixel = PixelOpinions()
-        self.explain = button("Explain", _TIPS["explain"])
-        self.certify = button("Certify", _TIPS["certify"])
+        self.explain = button("Find the causes", _TIPS["explain"])
+        self.certify = button("Compare with no tiles", _TIPS["certify"])
         self.causes = text_label()
         self.certificate = text_label()
 
@@ -338,7 +339,9 @@ class SeamsDock(Dock):
         kept = self._run is not None and self._run.evidence.kept
         why = "" if self._run is None or kept else "Press Measure to keep what every tile predicts."
         self.comparison.clear(why or "Choose a border in the table.")
-        self.pixel.clear(why or "Press Ask all tiles, then click into the image.")
+        self.pixel.clear(
+            why or "Press Click a pixel, then click into the image: what does each tile say?"
+        )
 
     # -- measuring
 
@@ -362,7 +365,7 @@ class SeamsDock(Dock):
                 if run is self._run:
                     self._choose(run)
             else:
-                self.tell("Stopped: nothing new is known.")
+                self.tell("Stopped: nothing new was measured.")
 
         self._begin(f"measuring the seams of {run.layer.name}", work, done)
 

@@ -29,7 +29,7 @@ _VIEWS = [
     ("Distance", "distance"),
     ("Distance, channels", "channels"),
     ("1 − Dice, soft", "soft"),
-    ("1 − Dice, hard", "hard"),
+    ("1 − Dice, thresholded", "hard"),
 ]
 _TIP = (
     "Drag the red line, or press the arrow keys: the picture is stitched again\n"
@@ -136,7 +136,7 @@ class HaloPlot(QWidget):
         return int(self.number.value())
 
     def set_value(self, halo: int) -> None:
-        """Move the line, and tell."""
+        """Move the line, and emit `moved`."""
         self.number.setValue(halo)
 
     @property

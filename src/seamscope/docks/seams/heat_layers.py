@@ -85,7 +85,7 @@ class HeatLayers:
     viewer
         They are added to it when first shown.
     changed
-        Called with a kind when somebody changes its layer's contrast limits.
+        Called with a kind when its layer's contrast limits change.
     """
 
     def __init__(self, viewer: Any, changed: Callable[[Kind], None] = lambda _: None) -> None:

@@ -19,7 +19,7 @@ _NAMES: dict[Kind, tuple[str, str]] = {
     "borders": ("Seams", "Colour each seam by its measure."),
     "tiles": ("Tiles", "Colour each tile by the mean of its borders' measure."),
 }
-_DISTANCES = [("Largest distance", "max_dist"), ("Mean distance", "mean_dist")]
+_DISTANCES = [("Max difference", "max_dist"), ("Mean difference", "mean_dist")]
 _MISMATCH = [("1 − Dice", "mismatch")]
 
 
@@ -79,7 +79,7 @@ class HeatPanel(QWidget):
                 self._show(kind)
 
     def layer_removed(self, layer: Any) -> None:
-        """Untick the box of a heat map that somebody has removed."""
+        """Untick the box of a heat map that was removed."""
         kind = self.layers.kind_of(layer)
         if kind is not None:
             self.boxes[kind].setChecked(False)
