@@ -58,7 +58,7 @@ def prepare(
     case = Case.open(image, model, settings, **asked)
     if case.settings.tile == "auto" and worth_a_trial(case.plan):
         tune(case)
-        return dataclasses.replace(case)  # planned anew
+        return dataclasses.replace(case)  # planned again
     return case
 
 

@@ -111,7 +111,7 @@ class TileDone:
 
 @dataclass(frozen=True)
 class Reduced:
-    """Memory ran out: the run continues with a smaller batch, or begins anew with smaller tiles."""
+    """Memory ran out: the run continues with a smaller batch, or starts again with smaller tiles."""
 
     plan: Plan
     reason: str
@@ -611,7 +611,7 @@ class _Stitcher:
         return region
 
     def finish(self) -> None:
-        """Write what is left of the frame at hand."""
+        """Write what is left of the current frame."""
         if self._frame is not None:
             for place, block in self._canvas.rest():
                 self._write(place, block)

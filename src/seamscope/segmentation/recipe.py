@@ -10,7 +10,7 @@ recipe          height of a pixel               objects
 `boundaries`    probability of a boundary       watershed, seeds below `seed_threshold`
 `distance`      depth below the edge of the     watershed, seeds deeper than `seed_threshold`, or
                 foreground, turned around       of `dynamics` or more
-`embeddings`    largest distance to a           watershed, seeds below `seed_threshold`
+`embeddings`    greatest distance to a          watershed, seeds below `seed_threshold`
                 neighbour's embedding
 ==============  ==============================  =============================================
 
