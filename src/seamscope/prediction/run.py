@@ -111,7 +111,7 @@ class TileDone:
 
 @dataclass(frozen=True)
 class Reduced:
-    """Memory ran out: the run continues with a smaller batch, or starts again with smaller tiles."""
+    """Memory ran out: the run continues with a smaller batch, or restarts with smaller tiles."""
 
     plan: Plan
     reason: str
