@@ -7,6 +7,7 @@ A result is written beside its place, and moved there when it is whole::
     out.tif              the old result, untouched until then
     out.tif.partial      the new one, while it is written, and after a run that was interrupted
     out.tif.partial.json its record, which says that it is unfinished
+    .out.tif.ledger      marks of the blocks that are written (`seamscope.ledger`)
     .out.tif.record      the record of the whole one, for the moment between two renames
     .out.tif.lock        held by the process that writes; it ends with that process
     .out.tif.room        bytes that are kept free for the record
@@ -70,6 +71,11 @@ class Place:
         """Name of the record of a file."""
         return record_beside(self.path)
 
+    @property
+    def ledger(self) -> Path:
+        """Folder of the marks of an unfinished result."""
+        return self.hidden("ledger")
+
     def hidden(self, what: str) -> Path:
         """Return the name of a helper file."""
         return self.path.with_name(f".{self.path.name}.{what}")
@@ -99,7 +105,10 @@ def current_record(path: Path) -> Path:
 
 
 def check_places(
-    places: Sequence[Place], inputs: Iterable[Path] = (), overwrite: bool = False
+    places: Sequence[Place],
+    inputs: Iterable[Path] = (),
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> None:
     """Check everything that will be written against everything that is read, and each other.
 
@@ -111,6 +120,8 @@ def check_places(
         All files and folders that are read. None is ever overwritten.
     overwrite
         Whether other files may be replaced.
+    resume
+        Whether an unfinished result may be there, to be resumed.
 
     Raises
     ------
@@ -134,7 +145,7 @@ def check_places(
                 raise OutputError(f"{place} would overwrite {other}: choose another name.")
     for place in places:
         if not is_device(place.path):
-            _check_free(place, overwrite)
+            _check_free(place, overwrite, resume)
 
 
 def _written(place: Place) -> tuple[Path, ...]:
@@ -171,7 +182,7 @@ def _longest_name(folder: Path) -> int:
         return 255
 
 
-def _check_free(place: Place, overwrite: bool) -> None:
+def _check_free(place: Place, overwrite: bool, resume: bool) -> None:
     if place.result and os.path.isdir(place.partial) and not _removable(place.partial):
         raise OutputError(f"{place.partial} is a folder that is not zarr: choose another name.")
     if overwrite:
@@ -182,10 +193,13 @@ def _check_free(place: Place, overwrite: bool) -> None:
                 f"{path} exists. Choose another name, or allow it to be replaced "
                 "(--overwrite, or overwrite=True)."
             )
-    if place.result and os.path.lexists(place.partial):
+    if place.result and not resume and os.path.lexists(place.partial):
+        marks = os.listdir(place.ledger) if os.path.isdir(place.ledger) else []
+        done = sum(name.isdecimal() for name in marks)
+        resumed = f"Resume it, {done} blocks are done (--resume, or resume=True). " if done else ""
         raise OutputError(
-            f"{place.partial} exists: another run writes it, or was interrupted. Choose another "
-            "name, or allow it to be replaced (--overwrite, or overwrite=True)."
+            f"{place.partial} exists: another run writes it, or was interrupted. {resumed}Choose "
+            "another name, or allow it to be replaced (--overwrite, or overwrite=True)."
         )
 
 
@@ -322,6 +336,7 @@ class Claim:
         self.free()
         self.final_record.unlink(missing_ok=True)
         record_beside(self.place.partial).unlink(missing_ok=True)
+        self._delete(self.place.ledger)
         self._delete(self.place.partial)
 
     def _settle(self) -> None:
@@ -341,6 +356,7 @@ class Claim:
             if os.path.lexists(self.final_record) and os.path.lexists(place.path):
                 os.replace(self.final_record, place.record)
             record_beside(place.partial).unlink(missing_ok=True)
+            self._delete(place.ledger)
 
     def _delete(self, path: Path | None) -> None:
         """Delete a file or folder: out of sight first, so that no half of it is ever seen."""

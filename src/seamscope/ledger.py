@@ -40,13 +40,15 @@ class Ledger:
     task
         The description of the work, plain values by name.
     done
-        Numbers of the finished blocks.
+        The finished blocks: a number that was noted with each, by the number of the block.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.task: dict[str, Any] = _read(folder / _TASK)
-        self.done = {int(name) for name in os.listdir(folder) if name.isdecimal()}
+        self.done: dict[int, int] = {
+            int(mark.name): _number(mark) for mark in os.scandir(folder) if mark.name.isdecimal()
+        }
 
     @classmethod
     def begin(cls, folder: Path, task: Mapping[str, Any]) -> Ledger:
@@ -86,8 +88,40 @@ class Ledger:
                 "(overwrite)."
             )
 
-    def mark(self, block: int) -> None:
+    def note(self, key: str, value: Any) -> None:
+        """Add to the description of the work.
+
+        Raises
+        ------
+        OutputError
+            When the disk refuses.
+        """
+        self.task[key] = plain(value)
+        with disk_errors(self.folder, _LEFT):
+            write_file(self.folder / _TASK, json.dumps(self.task).encode())
+
+    def forget(self) -> None:
+        """Remove all marks: what is written will be written again.
+
+        Raises
+        ------
+        OutputError
+            When the disk refuses.
+        """
+        with disk_errors(self.folder, _LEFT):
+            for block in sorted(self.done):
+                (self.folder / str(block)).unlink(missing_ok=True)
+        self.done.clear()
+
+    def mark(self, block: int, number: int = 0) -> None:
         """Note that a block is written.
+
+        Parameters
+        ----------
+        block
+            Its number.
+        number
+            To be noted with it, for example how many of its pixels are not finite.
 
         Raises
         ------
@@ -96,9 +130,14 @@ class Ledger:
         """
         draft = self.folder / f"{block}.draft"
         with disk_errors(self.folder, _LEFT):
-            draft.touch()
+            draft.write_text(str(number) if number else "")
             os.replace(draft, self.folder / str(block))
-        self.done.add(block)
+        self.done[block] = number
+
+
+def _number(mark: os.DirEntry[str]) -> int:
+    """Number in a mark; most are empty, and are not opened."""
+    return int(Path(mark.path).read_text() or 0) if mark.stat().st_size else 0
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def check(given: Mapping[str, Any]) -> None:
     if places:
         names = [str(given[name]) for name in READS if given.get(name) is not None]
         read = [path for name in names for path in files_of(name)]
-        check_places(places, read, bool(given.get("overwrite")))
+        check_places(places, read, bool(given.get("overwrite")), bool(given.get("resume")))
     if given.get("layers") is not None:
         from seamscope.images.outputs import check_target
 

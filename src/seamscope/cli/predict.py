@@ -75,6 +75,12 @@ def predict(
         ),
     ] = True,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue OUT if an earlier run of the same command was interrupted."
+        ),
+    ] = False,
     computation: ComputationOptions,
     loading: ModelOptions,
     dry_run: Annotated[
@@ -92,7 +98,7 @@ def predict(
     with open_display(quiet) as display:
         display.phase("Loading")
         from seamscope.images.outputs import check_target
-        from seamscope.prediction.run import prepare
+        from seamscope.prediction.run import begin
 
         settings = settings_of(
             grid,
@@ -109,11 +115,15 @@ def predict(
         opened = pixels.open(image)
         if not dry_run:
             check_target(
-                out, overwrite=overwrite, source=opened, labels=settings.result == "labels"
+                out,
+                overwrite=overwrite,
+                source=opened,
+                labels=settings.result == "labels",
+                resume=resume,
             )
         network = loading.load(model)
         display.phase("Measuring the network")
-        case = prepare(opened, network, settings)
+        case, task = begin(opened, network, settings, out, resume=resume)
         for note in (*opened.notes, *case.plan.notes):
             display.note(note)
         run = _Run(case, out)
@@ -121,7 +131,7 @@ def predict(
             display.phase("Timing one tile")
             figures = _expected(run)
         else:
-            run.carry_out(overwrite, display)
+            run.carry_out(display, overwrite=overwrite, task=task, resume=resume)
             figures = run.figures
     record = {**run.record(), "dry_run": dry_run, "figures": figures}
     if dry_run:
@@ -158,13 +168,21 @@ class _Run:
         self.finished = False
         self.figures: dict[str, Any] = {}
 
-    def carry_out(self, overwrite: bool, display: Display) -> None:
-        """Predict all tiles; Ctrl-C ends it after the current tile."""
+    def carry_out(self, display: Display, **how: Any) -> None:
+        """Predict all tiles; Ctrl-C ends it after the current tile.
+
+        Parameters
+        ----------
+        display
+            Shows the progress.
+        how
+            ``overwrite``, ``task`` and ``resume``, as for `seamscope.prediction.run.open_output`.
+        """
         from seamscope.prediction.run import open_output
 
         with (
             Interrupts(display) as interrupts,
-            open_output(self.case, self.out, overwrite=overwrite) as output,
+            open_output(self.case, self.out, **how) as output,
         ):
             try:
                 self._drain(output, display, interrupts)
@@ -238,7 +256,10 @@ class _Run:
             return f"{summary}\n{measured['sentence']}" if measured else summary
         if not self.done:
             return "Stopped before the first tile: nothing was written."
-        kept = f"{self.out}.partial holds what was done so far. It is unfinished."
+        kept = (
+            f"{self.out}.partial holds what was done so far. To continue it, run the same command "
+            "with --resume."
+        )
         if self.done == self.total:
             return f"Stopped after the last tile, before {self.out} was complete: {kept}"
         return f"Stopped after {self.done} of {self.total} tiles: {kept}"

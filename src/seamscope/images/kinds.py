@@ -11,6 +11,7 @@ its first bytes, since it has room for nothing else.
 from __future__ import annotations
 
 import errno
+import io
 import math
 import os
 import struct
@@ -466,12 +467,15 @@ class Format:
         Makes it under a name.
     labels_only
         Whether it holds nothing but labels.
+    resume
+        Opens an unfinished one; None where it cannot be written in parts.
     """
 
     refusal: Callable[[Wanted], str | None]
     room: Callable[[Wanted], int]
     create: Callable[[Path, Wanted], Store]
     labels_only: bool = False
+    resume: Callable[[Path, Wanted], Store] | None = None
 
 
 def _create_zarr(path: Path, wanted: Wanted) -> Store:
@@ -528,14 +532,65 @@ def _create_png(path: Path, wanted: Wanted) -> Store:
     return _PngStore(np.zeros(wanted.shape, wanted.dtype), path)
 
 
+def _resume_zarr(path: Path, wanted: Wanted) -> Store:
+    import zarr
+
+    node = zarr.open_array(str(path), mode="r+")
+    _check_same(node, wanted, path)
+    return _ZarrStore(node, "", range(len(wanted.axes)))
+
+
+def _resume_ome_zarr(path: Path, wanted: Wanted) -> Store:
+    import zarr
+
+    stored, order = wanted.in_order("tczyx")
+    group = zarr.open_group(str(path), mode="r+")
+    _check_same(group["0"], stored, path)
+    return _ZarrStore(group, "0", order)
+
+
+def _resume_tiff(path: Path, wanted: Wanted) -> Store:
+    import tifffile
+
+    stored, order = wanted.in_order("tzcyx")
+    with tifffile.TiffFile(path) as file:
+        offset = file.pages.first.dataoffsets[0]
+    size = offset + stored.nbytes
+    if path.stat().st_size < size:
+        raise _not_the_same(path)
+    return _TiffStore(np.memmap(path, stored.dtype, "r+", offset, stored.shape), order, path)
+
+
+def _resume_npy(path: Path, wanted: Wanted) -> Store:
+    with path.open("rb") as file:
+        header = io.BytesIO(np.lib.format.MAGIC_PREFIX + file.read(2**16)[len(UNFINISHED_NPY) :])
+    np.lib.format.read_magic(header)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+    mapped = np.memmap(path, dtype, "r+", header.tell(), shape)
+    _check_same(mapped, wanted, path)
+    return _NpyStore(mapped, path)
+
+
+def _check_same(array: Any, wanted: Wanted, path: Path) -> None:
+    if tuple(array.shape) != wanted.shape or array.dtype != wanted.dtype:
+        raise _not_the_same(path)
+
+
+def _not_the_same(path: Path) -> OutputError:
+    return OutputError(
+        f"{path} is not the unfinished result of this command: its size or type differs. Begin "
+        "again (overwrite)."
+    )
+
+
 FORMATS = {
-    ".ome.zarr": Format(_ome_zarr_refusal, _zarr_bytes, _create_ome_zarr),
-    ".zarr": Format(_anything, _zarr_bytes, _create_zarr),
-    ".ome.tif": Format(_tiff_refusal, _all_bytes, _create_ome_tiff),
-    ".ome.tiff": Format(_tiff_refusal, _all_bytes, _create_ome_tiff),
-    ".tif": Format(_tiff_refusal, _all_bytes, _create_tiff),
-    ".tiff": Format(_tiff_refusal, _all_bytes, _create_tiff),
-    ".npy": Format(_anything, _all_bytes, _create_npy),
+    ".ome.zarr": Format(_ome_zarr_refusal, _zarr_bytes, _create_ome_zarr, resume=_resume_ome_zarr),
+    ".zarr": Format(_anything, _zarr_bytes, _create_zarr, resume=_resume_zarr),
+    ".ome.tif": Format(_tiff_refusal, _all_bytes, _create_ome_tiff, resume=_resume_tiff),
+    ".ome.tiff": Format(_tiff_refusal, _all_bytes, _create_ome_tiff, resume=_resume_tiff),
+    ".tif": Format(_tiff_refusal, _all_bytes, _create_tiff, resume=_resume_tiff),
+    ".tiff": Format(_tiff_refusal, _all_bytes, _create_tiff, resume=_resume_tiff),
+    ".npy": Format(_anything, _all_bytes, _create_npy, resume=_resume_npy),
     ".png": Format(_png_refusal, _all_bytes, _create_png, labels_only=True),
 }
 """Kinds of files by the ending of their name, longer endings first."""

@@ -16,7 +16,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -33,9 +33,10 @@ from seamscope.files import (
     overlap,
     size_on_disk,
 )
-from seamscope.images.dimensions import bounds, checked_axes, region_text
+from seamscope.images.dimensions import bounds, checked_axes, region_text, why
 from seamscope.images.kinds import Format, Store, Wanted, format_of
 from seamscope.images.stored import file_of
+from seamscope.ledger import Ledger
 from seamscope.plain import plain
 from seamscope.text import bytes_text, shape_text
 
@@ -57,15 +58,24 @@ class Output:
         The place of the result, None in memory.
     record
         Plan, model and figures, stored with the result.
+    ledger
+        Marks of the blocks that are written; None where the result cannot be resumed.
     """
 
-    def __init__(self, store: Store, claim: Claim | None, record: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        claim: Claim | None,
+        record: dict[str, Any],
+        ledger: Ledger | None = None,
+    ) -> None:
+        self.ledger = ledger
         self.path = None if claim is None else str(claim.place.path)
         self.record = record
         self._store = store
         self._claim = claim
         self._open = True
-        self._used = False
+        self._used = ledger is not None and bool(ledger.done)
         # zarr-python loses data when two threads write into one chunk; networks take far longer
         self._lock = threading.Lock()
 
@@ -101,6 +111,17 @@ class Output:
         with self._lock, self._disk_errors():
             self._store.array[index] = block
             self._used = True
+
+    def flush(self) -> None:
+        """Bring what was written to where it lasts.
+
+        Raises
+        ------
+        OutputError
+            When the disk is full or gone.
+        """
+        with self._lock, self._disk_errors():
+            self._store.flush()
 
     def finish(self, metadata: Mapping[str, Any] | None = None) -> None:
         """Complete the result, store its record, and move it to its place.
@@ -203,6 +224,8 @@ def create_output(
     name: str = "prediction",
     metadata: Mapping[str, Any] | None = None,
     source: Image | None = None,
+    task: Mapping[str, Any] | None = None,
+    resume: bool = False,
 ) -> Output:
     """Create what a result is written into, after checking that it can be.
 
@@ -238,6 +261,10 @@ def create_output(
         labels (mappings with ``value``, ``name`` and ``color``).
     source
         The image that is read, so that it is not overwritten.
+    task
+        What is done, for the ledger of a file (`seamscope.ledger`), so that it can be resumed.
+    resume
+        Whether to continue the unfinished result of the same task, where there is one.
 
     Raises
     ------
@@ -261,18 +288,23 @@ def create_output(
     if target is None:
         return _in_memory(wanted)
     if isinstance(target, str | os.PathLike):
-        return _create_file(Path(target).expanduser(), wanted, overwrite, source)
+        return _create_file(Path(target).expanduser(), wanted, overwrite, source, task, resume)
     return _into_array(target, wanted, source)
 
 
 def check_target(
-    target: Any, *, overwrite: bool = False, source: Image | None = None, labels: bool = False
+    target: Any,
+    *,
+    overwrite: bool = False,
+    source: Image | None = None,
+    labels: bool = False,
+    resume: bool = False,
 ) -> None:
     """Check what can be known of a target before there is a result for it.
 
     Parameters
     ----------
-    target, overwrite, source
+    target, overwrite, source, resume
         As for `create_output`.
     labels
         Whether the result will be labels.
@@ -290,7 +322,7 @@ def check_target(
             f"{path.name} cannot hold probabilities: PNG is for labels. Use .tif or .zarr, or "
             "request labels (--result labels)."
         )
-    check_places([_place(path)], _files_of(source), overwrite)
+    check_places([_place(path)], _files_of(source), overwrite, resume)
 
 
 def _place(path: Path) -> Place:
@@ -298,27 +330,77 @@ def _place(path: Path) -> Place:
     return Place(Path(os.path.realpath(path)) if path.is_symlink() else path, result=True)
 
 
-def _create_file(path: Path, wanted: Wanted, overwrite: bool, source: Image | None) -> Output:
+def _create_file(
+    path: Path,
+    wanted: Wanted,
+    overwrite: bool,
+    source: Image | None,
+    task: Mapping[str, Any] | None,
+    resume: bool,
+) -> Output:
     kind = format_of(path)
     reason = kind.refusal(wanted)
     if reason:
         raise OutputError(f"{path.name} cannot hold this result: {reason}")
     place = _place(path)
-    check_places([place], _files_of(source), overwrite)
+    check_places([place], _files_of(source), overwrite, resume)
     with disk_errors(path, "Nothing was written."):
         claim = Claim(place)
         try:
             # again, since a result may have been found that a killed process had moved aside
-            check_places([place], _files_of(source), overwrite)
+            check_places([place], _files_of(source), overwrite, resume)
+            if resume and kind.resume and place.partial.exists() and place.ledger.exists():
+                return _resumed(claim, kind.resume, wanted, task or {})
             _check_room(place, kind.room(wanted))
             claim.remove()
-            return _begun(claim, kind, wanted)
+            return _begun(claim, kind, wanted, task)
         except BaseException:
             claim.release()
             raise
 
 
-def _begun(claim: Claim, kind: Format, wanted: Wanted) -> Output:
+def unfinished(target: Any) -> Ledger | None:
+    """Return the ledger of an unfinished result, None where there is none to resume.
+
+    Parameters
+    ----------
+    target
+        As for `create_output`.
+
+    Raises
+    ------
+    OutputError
+        When the ledger is damaged.
+    """
+    if not isinstance(target, str | os.PathLike):
+        return None
+    path = Path(target).expanduser()
+    place = _place(path)
+    if format_of(path).resume is None or not (place.partial.exists() and place.ledger.exists()):
+        return None
+    return Ledger(place.ledger)
+
+
+def _resumed(
+    claim: Claim,
+    open_store: Callable[[Path, Wanted], Store],
+    wanted: Wanted,
+    task: Mapping[str, Any],
+) -> Output:
+    place = claim.place
+    ledger = Ledger(place.ledger)
+    ledger.check(task, str(place.path))
+    try:
+        store = open_store(place.partial, wanted)
+    except (OSError, ValueError, KeyError) as error:
+        raise OutputError(
+            f"{place.partial} cannot be resumed ({why(error)}). Begin again (overwrite)."
+        ) from error
+    claim.reserve()
+    return Output(store, claim, wanted.record, ledger)
+
+
+def _begun(claim: Claim, kind: Format, wanted: Wanted, task: Mapping[str, Any] | None) -> Output:
     try:
         claim.reserve()
         store = kind.create(claim.place.partial, wanted)
@@ -326,7 +408,10 @@ def _begun(claim: Claim, kind: Format, wanted: Wanted) -> Output:
     except BaseException:
         claim.remove()
         raise
-    return Output(store, claim, wanted.record)
+    ledger = None
+    if task is not None and kind.resume is not None:
+        ledger = Ledger.begin(claim.place.ledger, task)
+    return Output(store, claim, wanted.record, ledger)
 
 
 def _in_memory(wanted: Wanted) -> Output:

@@ -201,7 +201,8 @@ class _Search:
         """The same where everything is coupled: the least shift nearly as good as the best."""
         if not shifts.rough:
             return _Found(None, 0.0)
-        errors = {n: shifts.error(n) for n in self._candidates([], min(shifts.longest, 64))}
+        tried = ((n, shifts.error(n)) for n in self._candidates([], min(shifts.longest, 64)))
+        errors = {n: error for n, error in tried if math.isfinite(error)}  # networks may give NaN
         best = min(errors.values(), default=math.inf)
         if not best <= _ROUGHLY_SAME:  # also where the network predicts NaN
             return _Found(None, 0.0)

@@ -81,7 +81,7 @@ class Blocks:
         region
             In output pixels, counted from the corner of the plan's area; it lies inside.
         """
-        first = self.per_frame * self._frame_number(frame)
+        first = self.first_of(frame)
         spans = [list(_met(edges, part)) for edges, part in zip(self.edges, region, strict=True)]
         counts = [len(edges) - 1 for edges in self.edges]
         for met in itertools.product(*spans):
@@ -89,6 +89,10 @@ class Blocks:
             for (index, _), count in zip(met, counts, strict=True):
                 number = number * count + index
             yield first + number, math.prod(pixels for _, pixels in met)
+
+    def first_of(self, frame: Sequence[int]) -> int:
+        """Number of the first block of a frame."""
+        return self.per_frame * self._frame_number(frame)
 
     def pixels(self, block: int) -> int:
         """Pixels of one block."""

@@ -135,11 +135,27 @@ def worth_a_trial(plan: Plan) -> bool:
     return plan.settings.accelerate and exact and _pixels_to_compute(plan) > enough
 
 
-def accelerate(plan: Plan, model: Model, runner: Runner, reader: TileReader) -> str:
-    """Let the runner use the fastest equivalent of the network; returns its name."""
-    if not worth_a_trial(plan) or not (model.statistics is None or model.statistics.uniform):
+def accelerate(
+    plan: Plan, model: Model, runner: Runner, reader: TileReader, only: str | None = None
+) -> str:
+    """Let the runner use the fastest equivalent of the network, or a certain one; return its name.
+
+    Parameters
+    ----------
+    plan, model, runner, reader
+        What is run. The first tile is read for the trial.
+    only
+        Name of the equivalent to use. Where it cannot be made, the network runs as it is.
+    """
+    if (
+        only == "plain"
+        or not worth_a_trial(plan)
+        or not (model.statistics is None or model.statistics.uniform)
+    ):
         return "plain"  # equivalents do not know where a tile lies
     device = plan.settings.device
+    if only is not None and device in model.choices and model.choices[device].name != only:
+        del model.choices[device]
     if device not in model.choices:
         batch = reader.read([next(iter(jobs_of(plan, None)))])
         part = _trial_part(plan)
@@ -151,7 +167,12 @@ def accelerate(plan: Plan, model: Model, runner: Runner, reader: TileReader) -> 
             rate = (time.perf_counter() - start) / math.prod(example.shape[2:])
             patience = rate * _pixels_to_compute(plan) / 10
             model.choices[device] = choose(
-                model.module, example, keep=_inner(plan, part), patience_s=patience, repeats=3
+                model.module,
+                example,
+                keep=_inner(plan, part),
+                patience_s=patience if only is None else math.inf,
+                repeats=3,
+                only=only,
             )
         except Exception as error:
             if is_memory_error(error):

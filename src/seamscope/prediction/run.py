@@ -21,7 +21,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -33,10 +33,12 @@ from seamscope.errors import ImageError, ModelError, SeamscopeError
 from seamscope.images.image import open_image
 from seamscope.images.intensity import Intensity
 from seamscope.images.kinds import colour
-from seamscope.images.outputs import Output, check_target, create_output
+from seamscope.images.outputs import Output, check_target, create_output, unfinished
 from seamscope.images.postprocessing import change_result, measure_result
 from seamscope.images.preparation import Prepared
+from seamscope.ledger import Ledger
 from seamscope.models.model import Model, Runner
+from seamscope.plain import plain
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import (
@@ -55,6 +57,7 @@ from seamscope.planning.tuning import (
     tune,
     worth_a_trial,
 )
+from seamscope.prediction.resuming import Left, continued, same_way, task_of, task_with
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.report import SAMPLED_SHARE, SeamReport, sampled_tiles
 from seamscope.settings import Settings
@@ -154,6 +157,7 @@ def predict(
     trust: bool = False,
     axes: str | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     on_event: Callable[[Event], None] | None = None,
     **asked: Any,
 ) -> Any:
@@ -175,6 +179,10 @@ def predict(
         One letter of ``tczyx`` for each of the image's axes, where its file does not say.
     overwrite
         Whether an existing file may be replaced.
+    resume
+        Whether to continue the unfinished result of an earlier, equal call that was interrupted;
+        where there is none, the prediction begins. The result equals an uninterrupted one bit for
+        bit.
     on_event
         Called with each event; exceptions it raises end the run.
 
@@ -199,17 +207,63 @@ def predict(
     source = image.image if isinstance(image, Case) else open_image(image, axes=axes)
     wanted = settings or (image.settings if isinstance(image, Case) else Settings())
     wanted = wanted.but(**asked)
-    check_target(out, overwrite=overwrite, source=source, labels=wanted.result == "labels")
+    check_target(
+        out, overwrite=overwrite, source=source, labels=wanted.result == "labels", resume=resume
+    )
     opened = image if isinstance(image, Case) else source
-    case = prepare(opened, model, wanted, trust=trust)
-    with open_output(case, out, overwrite=overwrite) as output:
+    case, task = begin(opened, model, wanted, out, trust=trust, resume=resume)
+    with open_output(case, out, overwrite=overwrite, task=task, resume=resume) as output:
         for event in run(case, output):
             if on_event is not None:
                 on_event(event)
         return output.array
 
 
-def open_output(case: Case, target: Any = None, *, overwrite: bool = False) -> Output:
+def begin(
+    image: Any,
+    model: str | nn.Module | Model | None,
+    settings: Settings | None,
+    target: Any,
+    *,
+    trust: bool = False,
+    resume: bool = False,
+) -> tuple[Case, dict[str, Any]]:
+    """Plan a prediction, or take up the plan of an unfinished one.
+
+    Parameters
+    ----------
+    image, model, settings, trust
+        As for `seamscope.planning.case.Case.open`.
+    target
+        Where the result goes.
+    resume
+        Whether an unfinished result at that place is continued.
+
+    Returns
+    -------
+    case, task
+        What to run, and its description for the ledger of the result.
+
+    Raises
+    ------
+    OutputError
+        When the unfinished result is of other work.
+    """
+    case = Case.open(image, model, settings, trust=trust)
+    task = task_of(case)
+    ledger = unfinished(target) if resume else None
+    case = prepare(case) if ledger is None else continued(case, ledger, str(target))
+    return case, task_with(task, case.plan)
+
+
+def open_output(
+    case: Case,
+    target: Any = None,
+    *,
+    overwrite: bool = False,
+    task: Mapping[str, Any] | None = None,
+    resume: bool = False,
+) -> Output:
     """Create what a plan's result is written into (see `images.outputs.create_output`)."""
     plan = case.plan
     return create_output(
@@ -224,6 +278,8 @@ def open_output(case: Case, target: Any = None, *, overwrite: bool = False) -> O
         overwrite=overwrite,
         metadata=record(case),
         source=case.image,
+        task=task,
+        resume=resume,
     )
 
 
@@ -306,13 +362,16 @@ def run(
     while True:
         try:
             finishing = _Finishing(case, never, measuring)
-            attempt = yield from _prepared(case)
+            attempt = yield from _prepared(case, None if output is None else output.ledger)
             if never():
                 return
             yield from attempt.carry_out(output, watchers, meter(case.plan), first, finishing)
             return
         except OutOfMemory as trouble:
             case, reason = smaller(case, trouble)
+            if output is not None and output.ledger is not None:
+                output.ledger.forget()
+                output.ledger.note("plan", plain(case.plan))
         yield Reduced(case.plan, reason)
 
 
@@ -343,14 +402,24 @@ class _Attempt:
         yield Started(plan, plan.tiles, plan.frames)
         begin = time.perf_counter()
         done = 0
-        stitcher = None if output is None else _Stitcher(plan, output)
+        left = Left(plan, output)
+        stitcher = None if output is None else _Stitcher(plan, output, left)
         not_finite = 0
         measured = _measured_tiles(plan)
         # watchers see whole predictions, overlaps and all; stitching needs only what it keeps
         whole = (lambda _: True) if watchers else (lambda tile: tile.index in measured)
         predictions = predict_tiles(
-            plan, self.runner, self.reader, first=first, cancelled=finishing.cancelled, whole=whole
+            plan,
+            self.runner,
+            self.reader,
+            first=first,
+            cancelled=finishing.cancelled,
+            whole=whole,
+            needed=lambda job: (
+                bool(watchers) or job.tile.index in measured or left.needs(job.frame, job.tile)
+            ),
         )
+        done = sum(not left.needs(job.frame, job.tile) for job in jobs_of(plan, first))
         with contextlib.closing(predictions):
             for frame, tile, prediction in predictions:
                 for watch in watchers:
@@ -361,8 +430,9 @@ class _Attempt:
                     region = stitcher.add(frame, tile, prediction)
                 else:
                     region = ()
-                    not_finite += _not_finite(prediction[(slice(None), *tile.within(tile.core))])
-                done += 1
+                    bad = _not_finite(prediction[(slice(None), *tile.within(tile.core))])
+                    not_finite += 0 if bad is None else int(bad.sum())
+                done += left.needs(frame, tile)
                 yield TileDone(region, done, total, time.perf_counter() - begin)
         if done < total:
             return
@@ -372,12 +442,14 @@ class _Attempt:
         seconds = time.perf_counter() - begin
         seams = SeamReport.of(meter, plan, self.model) if measured else None
         figures = self._figures(seconds, done, seams)
-        not_finite = stitcher.not_finite if stitcher else not_finite
+        not_finite += left.not_finite
         absent = figures["absent_chunks"] = finishing.case.image.absent_chunks
         figures["pixels_not_finite"] = not_finite
         warnings = [*_about_finiteness(plan, not_finite), *_about_chunks(absent)]
         if output is not None and plan.postprocessing is not None:
             yield Preparing("measuring the whole prediction, to postprocess it")
+            if output.ledger is not None:
+                output.ledger.forget()  # half of it changed in place could not be resumed
             try:
                 figures["postprocessing"] = finishing.carry_out(plan, output).to_json()
             except InterruptedError:
@@ -402,10 +474,15 @@ class _Attempt:
         }
 
 
-def _not_finite(prediction: Array) -> int:
-    """Pixels ``(*spatial)`` of a prediction ``(C, *spatial)`` with a channel that is not finite."""
+def _not_finite(prediction: Array) -> npt.NDArray[np.bool_] | None:
+    """Pixels ``(*spatial)`` of a prediction ``(C, *spatial)`` with a channel that is not finite.
+
+    None where all are finite.
+    """
     finite = np.isfinite(prediction)
-    return 0 if finite.all() else int((~finite.all(axis=0)).sum())
+    if finite.all():
+        return None
+    return np.asarray(~finite.all(axis=0))
 
 
 def _about_finiteness(plan: Plan, pixels: int) -> Iterator[str]:
@@ -473,13 +550,14 @@ class _Finishing:
         return found
 
 
-def _prepared(case: Case) -> Generator[Event, None, _Attempt]:
+def _prepared(case: Case, ledger: Ledger | None) -> Generator[Event, None, _Attempt]:
     plan, model, intensity = case.plan, case.model, case.intensity()
     reader = case.reader()
     runner = model.runner(plan.settings.device, plan.settings.precision)
     if worth_a_trial(plan):
         yield Preparing("choosing the fastest way to run the network")
-    way = accelerate(plan, model, runner, reader)
+    way = accelerate(plan, model, runner, reader, same_way(ledger))
+    same_way(ledger, way)
     return _Attempt(plan, model, runner, reader, intensity, way)
 
 
@@ -510,6 +588,7 @@ def predict_tiles(
     first: Sequence[float] | None = None,
     cancelled: Cancelled = lambda: False,
     whole: Callable[[Tile], bool] = lambda _: True,
+    needed: Callable[[TileJob], bool] = lambda _: True,
 ) -> Generator[tuple[tuple[int, ...], Tile, Array], None, None]:
     """Predict all tiles of a plan.
 
@@ -517,9 +596,15 @@ def predict_tiles(
     ------
     frame, tile, prediction
         The prediction ``(C, *spatial)`` of one tile. Unless `whole` says so, only what stitching
-        keeps is computed, and the tile's `origin` says where that begins.
+        keeps is computed, and the tile's `origin` says where that begins. Batches without a tile
+        that is `needed` are left out.
     """
-    batches = _batched(jobs_of(plan, first), plan.settings.batch)
+    # whole batches, also where some of their tiles are not needed: as in a run that needs all
+    batches = (
+        batch
+        for batch in _batched(jobs_of(plan, first), plan.settings.batch)
+        if any(needed(job) for job in batch)
+    )
     for jobs, batch in reader.ahead(batches):
         if cancelled():
             return
@@ -593,18 +678,21 @@ def _last_line(error: Exception) -> str:
 class _Stitcher:
     """Puts predictions of all frames into the output, as values or as labels."""
 
-    def __init__(self, plan: Plan, output: Output) -> None:
+    def __init__(self, plan: Plan, output: Output, left: Left) -> None:
         self._plan = plan
         self._output = output
+        self._left = left
         self._frame: tuple[int, ...] | None = None
-        self.not_finite = 0
 
     def add(self, frame: tuple[int, ...], tile: Tile, prediction: Array) -> Slices:
         """Stitch one prediction; return the output region that became final."""
+        if not self._left.needs(frame, tile):
+            return ()  # predicted only to be measured
         if frame != self._frame:
             self.finish()
             self._frame = frame
-            self._canvas = canvas(self._plan.grid, self._plan.settings.blend, self._plan.area)
+            self._area = self._left.area(frame)
+            self._canvas = canvas(self._plan.grid, self._plan.settings.blend, self._area)
         region: Slices = ()
         for place, block in self._canvas.add(tile, prediction):
             region = self._write(place, block)
@@ -618,7 +706,7 @@ class _Stitcher:
 
     def _write(self, place: Slices, block: Array) -> Slices:
         assert self._frame is not None
-        self.not_finite += _not_finite(block)
+        bad = _not_finite(block)
         if self._plan.settings.result == "labels":
             own = self._plan.settings
             if self._plan.facts.kind != "classes":
@@ -629,10 +717,23 @@ class _Stitcher:
             for i, (start, _) in zip(self._frame, self._plan.frame_ranges, strict=True)
         )
         channels = (slice(0, block.shape[0]),) * ("c" in self._plan.out_axes)
+        place = tuple(
+            slice(part.start + shift, part.stop + shift)
+            for part, shift in zip(place, self._shift, strict=True)
+        )
         region = (*frame, *channels, *place)
         values = block if channels else block[0]
         self._output.write(region, values.reshape((1,) * len(frame) + values.shape))
+        self._left.wrote(self._frame, place, bad)
         return region
+
+    @property
+    def _shift(self) -> tuple[int, ...]:
+        """From the corner of the stitched area to that of the plan's area."""
+        return tuple(
+            part.start - whole.start
+            for part, whole in zip(self._area, self._plan.area, strict=True)
+        )
 
 
 def as_labels(

@@ -122,6 +122,7 @@ def choose(
     allow: Collection[str] | None = None,
     patience_s: float = 5.0,
     repeats: int = 3,
+    only: str | None = None,
 ) -> Choice:
     """Try the variants of a network on one tile and keep the fastest that agrees with it.
 
@@ -145,6 +146,10 @@ def choose(
     repeats
         Timed runs of each variant, interleaved so that all of them meet the same weather.
 
+    only
+        Name of a variant to keep wherever it agrees, fastest or not: a run that is resumed computes
+        as it did before.
+
     Returns
     -------
     Choice
@@ -161,9 +166,13 @@ def choose(
     for name, build in variants(module, example, patience_s=patience_s):
         if name == "plain" or (names_allowed is not None and name not in names_allowed):
             continue
+        if only is not None and name != only:
+            continue
         run, trials[name] = _admit(name, build, (example, keep), reference, tolerance)
         if run is not None:
             runs[name] = run
+    if only is not None and only in runs:
+        return Choice(only, runs[only], tuple(trials.values()))
     for name, seconds in _race(runs, (example, keep), repeats).items():
         trials[name] = replace(trials[name], seconds=seconds)
     fastest = min(runs, key=lambda name: trials[name].seconds or 0.0)

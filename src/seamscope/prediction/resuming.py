@@ -1,0 +1,205 @@
+"""A run that continues an unfinished result: which tiles are left, and which blocks are whole.
+
+Knows a plan's blocks and a result's ledger. Does not know networks.
+
+What makes the resumed result equal to an uninterrupted one, bit for bit: the plan is the one that
+was begun, with its tile, halo and batches; the network runs in the same equivalent form; a tile is
+predicted with the tiles of its batch; and a blended band begins where the finished bands end, as
+it does for a region.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from seamscope.errors import SettingsError
+from seamscope.images.image import Image
+from seamscope.images.outputs import Output
+from seamscope.ledger import Ledger
+from seamscope.plain import plain, restore
+from seamscope.planning.blocks import Blocks
+from seamscope.planning.case import Case
+from seamscope.planning.plan import Plan
+from seamscope.tiling import Slices, Tile
+from seamscope.version import __version__
+
+# Settings that do not change the result.
+_WITHOUT_EFFECT = ("memory", "seams")
+_SAMPLES, _SAMPLE_PIXELS = 16, 4096
+
+
+def task_of(case: Case) -> dict[str, Any]:
+    """Describe what a case computes, so that other work is noticed; the plan is not needed."""
+    model, image = case.model, case.image
+    settings = plain(case.settings)
+    return {
+        "version of Seamscope": __version__,
+        "image": {
+            "shape": list(image.shape),
+            "axes": image.axes,
+            "type": str(image.dtype),
+            "content": _sample(image),
+        },
+        "network": model.fingerprint,
+        "statistics": _statistics(case),
+        "settings": {k: v for k, v in settings.items() if k not in _WITHOUT_EFFECT},
+    }
+
+
+def _statistics(case: Case) -> str | None:
+    statistics = case.model.statistics
+    if statistics is None:
+        return None
+    return hashlib.sha256(repr(plain(statistics.described)).encode()).hexdigest()[:16]
+
+
+def _sample(image: Image) -> str:
+    """Hash of pixels at places spread over the image: a file may change and keep its name."""
+    digest = hashlib.sha256()
+    length = min(image.shape[-1], _SAMPLE_PIXELS)
+    rng = np.random.default_rng(0)
+    for _ in range(_SAMPLES):
+        lines = tuple(int(rng.integers(n)) for n in image.shape[:-1])
+        start = int(rng.integers(image.shape[-1] - length + 1))
+        digest.update(image.read((*lines, slice(start, start + length))).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def continued(case: Case, ledger: Ledger, name: str) -> Case:
+    """Return a case with the plan that an unfinished result was begun with.
+
+    Raises
+    ------
+    OutputError
+        When the result is of another image, network or settings; the message names it.
+    """
+    ledger.check(task_of(case), name)
+    plan: Plan = restore(Plan, ledger.task["plan"])
+    return case.at(plan)
+
+
+def task_with(task: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """Return the description of the work with its plan, as a ledger holds it."""
+    return {**task, "plan": plain(plan)}
+
+
+class Left:
+    """What is left of a run.
+
+    Parameters
+    ----------
+    plan
+        What is done in all.
+    output
+        Its result; one without a ledger is predicted whole.
+
+    Attributes
+    ----------
+    not_finite
+        Pixels of the result that are not finite, those of earlier runs included.
+    """
+
+    def __init__(self, plan: Plan, output: Output | None) -> None:
+        self._plan = plan
+        self._output = output
+        self._ledger = None if output is None else output.ledger
+        self._blocks = Blocks(plan)
+        self._before = dict(self._ledger.done if self._ledger else {})
+        self._bad: dict[int, int] = {}
+        self.not_finite = sum(self._before.values())
+        self._pixels: dict[int, int] = {}
+
+    def needs(self, frame: tuple[int, ...], tile: Tile) -> bool:
+        """Return whether a tile contributes to a block that was not written before this run."""
+        return not self._before or self._blocks.needs(frame, tile, self._before)
+
+    def area(self, frame: tuple[int, ...]) -> Slices:
+        """Part of a frame to stitch, in output pixels; blended bands begin below the whole ones."""
+        plan = self._plan
+        if not self._before or not plan.blends:
+            return plan.area
+        top, *others = plan.area
+        first = self._blocks.first_of(frame)
+        whole = 0
+        while whole < self._blocks.per_frame and first + whole in self._before:
+            whole += 1
+        if whole == self._blocks.per_frame:
+            return plan.area
+        start = top.start + self._blocks.edges[0][whole]
+        return slice(start, top.stop), *others
+
+    def wrote(
+        self, frame: tuple[int, ...], region: Slices, bad: npt.NDArray[np.bool_] | None = None
+    ) -> None:
+        """Note that a region is written; mark the blocks that are whole now.
+
+        Parameters
+        ----------
+        frame
+            Index along each iterated axis of the image.
+        region
+            In output pixels, counted from the corner of the plan's area.
+        bad
+            Which of its pixels are not finite; None where all are finite.
+        """
+        if bad is not None:
+            self.not_finite += int(bad.sum())
+        if self._ledger is None or self._output is None:
+            return
+        for block, pixels in self._blocks.touching(frame, region):
+            if bad is not None:
+                own = _within(region, self._blocks.region(block))
+                self._bad[block] = self._bad.get(block, 0) + int(bad[own].sum())
+            left = self._pixels.pop(block, None)
+            left = (self._blocks.pixels(block) if left is None else left) - pixels
+            if left:
+                self._pixels[block] = left
+            else:
+                self._output.flush()
+                self._ledger.mark(block, self._bad.pop(block, 0))
+
+
+def _within(region: Slices, block: Slices) -> Slices:
+    """Part of a region that lies in a block, counted from the region's corner."""
+    return tuple(
+        slice(max(part.start, box.start) - part.start, min(part.stop, box.stop) - part.start)
+        for part, box in zip(region, block, strict=True)
+    )
+
+
+def same_way(ledger: Ledger | None, way: str | None = None) -> str | None:
+    """Return the equivalent of the network that a result was begun with; None where none was.
+
+    Parameters
+    ----------
+    ledger
+        Of the result.
+    way
+        The one that is used now, to be remembered.
+
+    Raises
+    ------
+    SettingsError
+        When it is not the one that the result was begun with.
+    """
+    if ledger is None:
+        return None
+    known: str | None = ledger.task.get("equivalent")
+    if way is None or known == way:
+        return known
+    if known is not None and ledger.done:
+        raise SettingsError(
+            f"The unfinished result was made with an equivalent of the network ({known}) that "
+            "cannot be made here, so that new pixels would differ from old ones by rounding. "
+            "Begin again (overwrite)."
+        )
+    ledger.note("equivalent", way)
+    return way
+
+
+__all__ = ["Left", "continued", "same_way", "task_of", "task_with"]

@@ -1,0 +1,230 @@
+"""An interrupted prediction is continued, and equals one that was not, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import seamscope
+from seamscope import predict
+from seamscope.errors import OutputError
+from seamscope.images.image import open_image
+from seamscope.ledger import Ledger
+from seamscope.prediction.run import TileDone
+
+RNG = np.random.default_rng(8)
+FLAT, DEEP = RNG.random((150, 170), np.float32), RNG.random((24, 60, 70), np.float32)
+
+
+class Net(nn.Module):
+    """Two convolutions around a pooling by 2; counts its forward passes."""
+
+    def __init__(self, ndim: int = 2, classes: int = 3, seed: int = 1) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        convolution = {2: nn.Conv2d, 3: nn.Conv3d}[ndim]
+        self.first, self.last = (
+            convolution(1, 4, 3, padding=1),
+            convolution(4, classes, 3, padding=1),
+        )
+        self.pool = {2: nn.MaxPool2d, 3: nn.MaxPool3d}[ndim](2)
+        self.up = nn.Upsample(scale_factor=2)
+        self.passes = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        return self.last(self.up(self.pool(torch.relu(self.first(x)))))
+
+
+class Stop(Exception):  # noqa: N818
+    """Ends a run as a fault of the user's own code would."""
+
+
+def stop_after(tiles: int) -> Any:
+    def hear(event: Any) -> None:
+        if isinstance(event, TileDone) and event.done >= tiles:
+            raise Stop
+
+    return hear
+
+
+def interrupted(image: np.ndarray, out: Path, tiles: int, **how: Any) -> None:
+    with pytest.raises(Stop):
+        predict(image, Net(image.ndim), out, on_event=stop_after(tiles), **how)
+
+
+CASES = [
+    pytest.param(
+        image, ending, {"blend": blend, **more}, id=f"{image.ndim}D {ending} {blend} {more}"
+    )
+    for image, ending, blend, more in (
+        (FLAT, ".zarr", "crop", {}),
+        (FLAT, ".ome.zarr", "linear", {}),
+        (FLAT, ".tif", "gaussian", {"area": {"y": (10, 140), "x": (20, 151)}}),
+        (FLAT, ".npy", "crop", {"batch": 3}),
+        (FLAT, ".zarr", "crop", {"result": "labels"}),
+        (FLAT, ".ome.tif", "distance", {"result": "labels"}),
+        (DEEP, ".zarr", "crop", {}),
+        (DEEP, ".tif", "linear", {}),
+        (FLAT, ".zarr", "crop", {"normalize": "zscore", "seams": "all"}),
+    )
+]
+
+
+@pytest.mark.parametrize(("image", "ending", "how"), CASES)
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_resumed_equals_uninterrupted(
+    image: np.ndarray, ending: str, how: dict[str, Any], share: float, tmp_path: Path
+) -> None:
+    how = {"tile": 48 if image.ndim == 2 else (16, 32, 32), "seams": "none", **how}
+    events: list[Any] = []
+    expected = predict(image, Net(image.ndim), on_event=events.append, **how)
+    total = sum(isinstance(event, TileDone) for event in events)
+    out = tmp_path / f"out{ending}"
+    interrupted(image, out, max(1, int(share * total)), **how)
+    assert not out.exists()
+    ledger = tmp_path / f".{out.name}.ledger"
+    done = len(Ledger(ledger).done) if ledger.exists() else 0
+    if share == 0.9:
+        assert done
+        with pytest.raises(OutputError, match=rf"{done} blocks are done \(--resume"):
+            predict(image, Net(image.ndim), out, **how)
+    resumed: list[Any] = []
+    predict(image, Net(image.ndim), out, resume=True, on_event=resumed.append, **how)
+    found = open_image(out)
+    letters = "c" * (expected.ndim > image.ndim) + "zyx"[-image.ndim :]
+    order = [found.axes.index(letter) for letter in letters]
+    whole = np.asarray(found.read((slice(None),) * found.ndim)).transpose(order)
+    np.testing.assert_array_equal(whole, expected)
+    if how["seams"] == "none" and how["blend"] == "crop" and share == 0.9:
+        assert sum(isinstance(event, TileDone) for event in resumed) < total
+    assert sorted(path.name for path in tmp_path.iterdir() if "ledger" in path.name) == []
+
+
+def test_seams_of_a_resumed_run_are_those_of_all_tiles(tmp_path: Path) -> None:
+    how = {"tile": 48, "seams": "all", "halo": 1}
+    finished: list[Any] = []
+    predict(FLAT, Net(), on_event=finished.append, **how)
+    interrupted(FLAT, tmp_path / "o.zarr", 7, **how)
+    predict(FLAT, Net(), tmp_path / "o.zarr", resume=True, on_event=finished.append, **how)
+    first, second = (event.seams for event in finished if hasattr(event, "seams"))
+    assert first.measures.max_dist == second.measures.max_dist
+    assert first.measures.soft == second.measures.soft
+
+
+def test_resume_computes_only_what_is_missing(tmp_path: Path) -> None:
+    how = {"tile": 48, "seams": "none", "accelerate": False}
+    events: list[Any] = []
+    predict(FLAT, Net(), on_event=events.append, **how)
+    total = sum(isinstance(event, TileDone) for event in events)
+    interrupted(FLAT, tmp_path / "o.zarr", total - 2, **how)
+    resumed: list[Any] = []
+    predict(FLAT, Net(), tmp_path / "o.zarr", resume=True, on_event=resumed.append, **how)
+    done = [event.done for event in resumed if isinstance(event, TileDone)]
+    assert done[-1] == total
+    assert len(done) <= 3
+
+
+def test_nothing_to_resume_begins(tmp_path: Path) -> None:
+    predict(FLAT, Net(), tmp_path / "o.zarr", tile=48, resume=True)
+    assert open_image(tmp_path / "o.zarr").shape == (3, 150, 170)
+    with pytest.raises(OutputError, match="exists"):
+        predict(FLAT, Net(), tmp_path / "o.zarr", tile=48, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image": FLAT + 1}, "another image content"),
+        ({"image": FLAT[:140]}, "another image shape"),
+        ({"model": Net(seed=2)}, "another network"),
+        ({"tile": 64}, "another settings tile"),
+        ({"blend": "linear"}, "another settings blend"),
+    ],
+)
+def test_other_work_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    out = tmp_path / "o.zarr"
+    interrupted(FLAT, out, 3, tile=48)
+    given = {"image": FLAT, "model": Net(), "tile": 48} | change
+    with pytest.raises(OutputError, match=said):
+        predict(out=out, resume=True, **given)
+    assert Ledger(tmp_path / ".o.zarr.ledger").done  # nothing was lost
+    predict(FLAT, Net(), out, tile=48, resume=True)
+
+
+def test_what_is_not_finite_is_counted_over_all_runs(tmp_path: Path) -> None:
+    class Broken(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x)
+            return torch.where(y > 0.05, torch.nan, y)
+
+    how = {"tile": 48, "seams": "none"}
+    events: list[Any] = []
+    whole = predict(FLAT, Broken().eval(), on_event=events.append, **how)
+    out = tmp_path / "o.zarr"
+    with pytest.raises(Stop):
+        predict(FLAT, Broken().eval(), out, on_event=stop_after(5), **how)
+    predict(FLAT, Broken().eval(), out, resume=True, on_event=events.append, **how)
+    counts = [e.figures["pixels_not_finite"] for e in events if hasattr(e, "figures")]
+    assert counts == [int(np.isnan(whole).any(0).sum())] * 2
+    assert counts[0] > 0
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from test_resume import DEEP, FLAT, Net
+from seamscope import predict
+from seamscope.ledger import Ledger
+
+kind, out, moment = sys.argv[1], sys.argv[2], int(sys.argv[3])
+image, tile = (FLAT, 48) if kind == "2" else (DEEP, (16, 32, 32))
+mark = Ledger.mark
+
+def killing(self, block, *number):
+    global moment
+    moment -= 1
+    if moment == 0:
+        (self.folder / f"{block}.draft").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    mark(self, block, *number)
+
+Ledger.mark = killing
+predict(image, Net(image.ndim), out, tile=tile, resume=True, blend=sys.argv[4])
+"""
+
+
+@pytest.mark.parametrize("kind", ["2", "3"])
+def test_killed_twice_and_resumed(kind: str, tmp_path: Path) -> None:
+    image, tile = (FLAT, 48) if kind == "2" else (DEEP, (16, 32, 32))
+    out = tmp_path / "o.zarr"
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    }
+    for moment in ("3", "4"):
+        command = [sys.executable, "-c", KILLED, kind, str(out), moment, "crop"]
+        ended = subprocess.run(command, env=environment, check=False)
+        assert ended.returncode == -signal.SIGKILL
+    assert len(Ledger(tmp_path / ".o.zarr.ledger").done) == 2 + 3
+    predict(image, Net(image.ndim), out, tile=tile, resume=True)
+    expected = predict(image, Net(image.ndim), tile=tile)
+    stored = open_image(out)
+    np.testing.assert_array_equal(stored.read((slice(None),) * stored.ndim), expected)
+
+
+def test_a_file_that_is_gone_is_begun_again(tmp_path: Path) -> None:
+    out = tmp_path / "o.npy"
+    interrupted(FLAT, out, 3, tile=48)
+    (tmp_path / "o.npy.partial").unlink()
+    predict(FLAT, Net(), out, tile=48, resume=True)
+    np.testing.assert_array_equal(np.load(out), predict(FLAT, Net(), tile=48))
+    assert seamscope.open_image(out).shape == (3, 150, 170)
