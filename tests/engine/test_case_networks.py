@@ -232,3 +232,122 @@ def test_short_of_the_halo_it_does_not(network, side, measured) -> None:
         pytest.skip("no halo is needed on this side")
     short = (step, 0) if side == 0 else (0, step)
     assert differences(model, short=short) > 1e-6
+
+
+class Transformer(nn.Module):
+    """Patches of 8, and attention between all of them, three times."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.up = C(1, 8, 8, 8), nn.ConvTranspose2d(8, 2, 8, 8)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(8, 2, 64, batch_first=True, dropout=0.0) for _ in range(3)
+        )
+
+    def forward(self, x):
+        grid = self.embed(x)
+        tokens = grid.flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.up(tokens.transpose(1, 2).reshape(grid.shape))
+
+
+def test_layers_that_couple_the_whole_tile_are_named() -> None:
+    model = as_model(Transformer().eval())
+    assert model.reach.halo is None
+    assert model.reach.couplings == tuple(f"blocks.{n}.self_attn" for n in range(3))
+    assert "blocks.0.self_attn" in model.describe()
+
+
+class Dropped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = C(1, 8, 5, padding=2), C(8, 2, 1)
+
+    def forward(self, x):
+        return self.b(F.dropout(self.a(x), 0.3, training=True))
+
+
+def test_a_random_network_is_called_random_and_can_be_made_steady() -> None:
+    model = as_model(Dropped().eval())
+    assert model.facts.noise > 0.1
+    assert "random" in model.describe()
+    assert model.reach.halo == ((2, 2), (2, 2))  # by the expected value of its draws
+    steady = model.stated(dropout=False)
+    assert steady.facts.noise == 0
+    x = torch.randn(1, 1, 32, 32)
+    assert torch.equal(steady.forward(x), steady.forward(x))
+
+
+class Decides(nn.Module):
+    def __init__(self, keep):
+        super().__init__()
+        self.a, self.keep = C(1, 3, 3, padding=1), keep
+
+    def forward(self, x):
+        return self.a(x).argmax(1, keepdim=self.keep)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_network_of_classes_is_measured_by_what_it_decides_on(keep) -> None:
+    model = as_model(Decides(keep).eval())
+    assert model.facts.kind == "classes"
+    assert model.facts.out_channels == 1
+    assert model.reach.halo == ((1, 1), (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [(nn.Sigmoid(), "probabilities"), (nn.Softmax(1), "probabilities"), (nn.Identity(), "logits")],
+)
+def test_the_kind_of_values_is_seen_and_can_be_stated(end, kind) -> None:
+    network = seq(C(1, 3, 3, padding=1), end).eval()
+    assert as_model(network).facts.kind == kind
+    assert as_model(network).stated(kind="values").facts.kind == "values"
+
+
+class OneSize(nn.Module):
+    """Learned positions: patches of 16, one size only."""
+
+    def __init__(self, patches, says):
+        super().__init__()
+        self.embed, self.up = C(3, 8, 16, 16), nn.ConvTranspose2d(8, 2, 16, 16)
+        self.position = nn.Parameter(torch.randn(1, 8, *patches)) if not says else None
+        self.patches = patches
+
+    def forward(self, x):
+        y = self.embed(x)
+        if self.position is None:
+            size = tuple(16 * n for n in self.patches)
+            assert tuple(x.shape[2:]) == size, f"Input {tuple(x.shape[2:])} is not {size}"
+        else:
+            y = y + self.position
+        return self.up(y)
+
+
+@pytest.mark.parametrize("says", [True, False], ids=["by its error", "by its positions"])
+def test_the_one_size_of_a_network_is_found(says) -> None:
+    facts = as_model(OneSize((24, 24), says).eval()).facts
+    assert [axis.fixed for axis in facts.lattice] == [384, 384]
+    assert facts.in_channels == 3
+
+
+def test_what_is_kept_of_one_network_is_not_taken_for_another() -> None:
+    """Same weights, other code: a setting of a module, and a function."""
+    one, two = (seq(C(1, 4, 3, padding=1), nn.Upsample(scale_factor=n)) for n in (1, 2))
+    two.load_state_dict(one.state_dict())
+    assert as_model(one.eval()).facts.scale == (1, 1)
+    assert as_model(two.eval()).facts.scale == (2, 2)
+    assert as_model(one).fingerprint == as_model(two).fingerprint
+
+
+def test_the_second_measurement_is_read() -> None:
+    network = seq(C(1, 4, 7, padding=3), nn.ReLU(), C(4, 2, 3, padding=1)).eval()
+    runs = []
+    network.register_forward_hook(lambda *call: runs.append(1))
+    first = as_model(network)
+    assert first.reach.halo == ((4, 4), (4, 4))
+    runs.clear()
+    second = as_model(network)
+    assert (second.facts, second.reach) == (first.facts, first.reach)
+    assert len(runs) == 1  # the sample by which it is recognised

@@ -201,8 +201,6 @@ class Entrance:
             yield self._hints.shape
             return
         waiting = [*self._by_positions(axes), *((size,) * axes for size in _SIZES[axes])]
-        if len(waiting) > len(_SIZES[axes]):  # positions fit a larger input: begin with usual ones
-            waiting.insert(0, (_SIZES[axes][0],) * axes)
         given: set[tuple[int, ...]] = set()
         while waiting:
             shape = waiting.pop(0)
@@ -215,9 +213,16 @@ class Entrance:
                 waiting[:0] = [s for s in _suggested(failure, axes) if s not in given]
 
     def _by_positions(self, axes: int) -> Iterator[tuple[int, ...]]:
-        """Shapes for which a parameter ``(1, patches, features)`` has an entry for each patch."""
-        patches = {s[-1] for s in self._hints.weights if len(s) == axes + 2 and s[-1] > 1}
+        """Shapes for which a parameter ``(1, patches, features)`` has an entry for each patch.
+
+        Also one of ``(1, features, *patches)``.
+        """
+        kernels = [s for s in self._hints.weights if len(s) == axes + 2 and s[0] > 1]
+        patches = {shape[-1] for shape in kernels if shape[-1] > 1}
         for weight in self._hints.weights:
+            if len(weight) == axes + 2 and weight[0] == 1 and min(weight[2:]) > 1:
+                for patch in sorted(patches, reverse=True):
+                    yield tuple(n * patch for n in weight[2:])
             if len(weight) == 3 and weight[0] == 1:
                 for patch, extra in itertools.product(sorted(patches, reverse=True), (0, 1)):
                     yield from _shapes_of(weight[1] - extra, (patch,) * axes)
@@ -342,7 +347,13 @@ def _suggested(failure: _Failure, axes: int) -> list[tuple[int, ...]]:
         for extra in (0, 1):
             found += _grown(few - extra, many - extra, shape)
             found += _grown(many - extra, few - extra, shape)
-    found += [(n,) * axes for n in singles if 16 <= n <= 2048]
+    # patches counted along each axis
+    found += [
+        tuple(n * many // few for n in shape)
+        for few, many in pairs
+        if 1 < few < many and not many % few
+    ]
+    found += [(n,) * axes for n in singles if 32 <= n <= 2048]
     return [s for s in dict.fromkeys(found) if s != shape][:24]
 
 

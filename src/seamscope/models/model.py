@@ -25,6 +25,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from seamscope.cache import Cache
 from seamscope.errors import ModelError, SeamscopeError, SettingsError
+from seamscope.models.couplings import coupling_layers
 from seamscope.models.declared import Declared, TestVectors
 from seamscope.models.entrance import Hints, Layout, arranged
 from seamscope.models.kept_facts import (
@@ -40,6 +41,7 @@ from seamscope.models.output_kind import OutputKind, undecided
 from seamscope.models.probe import Facts, probe
 from seamscope.models.reach import PhaseFields, Reach, measure_fields, measure_reach
 from seamscope.models.runnable import runnable
+from seamscope.models.slab import slabs
 from seamscope.models.speed.acceleration import Choice, Run
 from seamscope.models.trials import PATIENCE, OutOfPatience, Trials
 from seamscope.normalization.audit import Audit, audit, statistics_calls
@@ -395,6 +397,11 @@ class Model:
             trials = self._measurable(facts)
             trials.phase("Measuring the reach")
             reach = measure_reach(trials, facts)
+            if reach.convolutional is None and reach.finished and not reach.depends_on_size:
+                with contextlib.suppress(OutOfPatience):
+                    slab = next(slabs(trials, facts, facts.spatial_axes - 1))
+                    names = coupling_layers(self.module, slab)
+                    reach = dataclasses.replace(reach, couplings=names)
         self._keep("reach", reach_to_json(reach), trials.finished)
         return reach
 

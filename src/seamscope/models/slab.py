@@ -139,7 +139,7 @@ class Slab:
 
         The end becomes NaN, or noise of standard deviation `how`.
         """
-        y = self.run(self._with_end(end, frame, how))
+        y = self.run(self.with_end(end, frame, how))
         return self._line(torch.isnan(y) if math.isnan(how) else y != self.unchanged)
 
     def inside(self, line: Line, end: int, frame: int) -> Line:
@@ -187,7 +187,7 @@ class Slab:
             return math.ceil(float(edges[-1] - edges[places[0]]))
         return math.ceil(float(edges[places[-1] + 1] - edges[0]))
 
-    def _with_end(self, end: int, frame: int, how: float) -> torch.Tensor:
+    def with_end(self, end: int, frame: int, how: float) -> torch.Tensor:
         """Copy of the clean input with one end NaN, or other noise."""
         x = self.clean.clone()
         part = x.narrow(self.axis + 2, 0 if end == LOW else self.length - frame, frame)
