@@ -264,7 +264,7 @@ def test_where_nothing_can_be_planned_the_dock_that_says_why_is_named(qtbot, vie
     assert dock.plan is None
     show(own, "Fix statistics")
     wait(qtbot, own)
-    assert "Tiled prediction says what to mend" in own.freezing.panel.cost.text()
+    assert "The step Predict says what to fix first" in own.freezing.panel.cost.text()
     assert not own.freezing.panel.freeze.isEnabled()
 
 
