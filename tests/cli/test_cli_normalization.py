@@ -324,10 +324,10 @@ def test_what_does_not_go_together_is_noted(place) -> None:
         return _words(result.stderr)
 
     off = (
-        "found with intensities normalized by zscore, and image is read with intensities "
-        "normalized by none: predictions will be off. Read it alike (--normalize zscore)"
+        "found with intensities normalized by zscore, but image is read with intensities "
+        "normalized by none. Predictions will be wrong. Read it alike (--normalize zscore)"
     )
-    elsewhere = "belong to places of the image image: if other is another one"
+    elsewhere = "belong to positions in image. If other is another image"
     assert off in noted("image.npy", "exact")
     assert off not in noted("image.npy", "exact", "--normalize", "zscore")
     assert elsewhere in noted("other.npy", "local", "--normalize", "zscore")
@@ -348,12 +348,14 @@ def test_what_keeps_statistics_from_being_exact_is_noted(place) -> None:
         return " ".join(json.loads(result.stdout)["cost"]["notes"])
 
     assert noted("--tile", 96) == noted() == noted("--halo", 8) == ""
-    assert "a halo of 8, less than the 22" in noted("--tile", 96, "--halo", 8)
+    assert "halo of 8 px is less than the reach of the convolutions, 22 px" in noted(
+        "--tile", 96, "--halo", 8
+    )
     shown = _run("freeze", image, model, out, "--overwrite", "--tile", 96, "--halo", 8)
-    assert "a halo of 8, less than the 22" in _words(shown.stderr)
-    assert "An area along y is not looked at" in noted("--tile", 96, "--area", "y=0:80")
+    assert "halo of 8 px is less than the reach of the convolutions, 22 px" in _words(shown.stderr)
+    assert "The area along y is ignored" in noted("--tile", 96, "--area", "y=0:80")
     sampled = ("--how", "sampled", "--tile", 96, "--tiles")
-    assert "no distance to exact statistics" in noted(*sampled, 3)
+    assert "too few to estimate the difference from exact statistics" in noted(*sampled, 3)
     assert noted(*sampled, 4) == ""
 
 

@@ -150,7 +150,7 @@ def test_frozen_network_predicts_like_the_whole_image(qtbot, viewer, docks):
     assert not dock.fixed.isVisibleTo(dock)
     assert "No halo will help" in dock.facts.text()
     freeze(qtbot, own)
-    assert "The image is run at once, 1 layer in one pass" in own.freezing.panel.cost.text()
+    assert "The image runs untiled, 1 layer in one pass" in own.freezing.panel.cost.text()
     sentence = own.bench.session.fixed.network.describe()
     assert sentence.startswith("Seamless with halo")
     for text in (own.freezing.panel.result.text(), own.verdict.text(), dock.facts.text()):
@@ -204,7 +204,7 @@ def test_statistics_of_another_channel_are_told_and_not_measured_against(qtbot, 
     dock.refresh()
     green = boxed("", "good").split("bgcolor=")[1].split()[0]
     assert green in good[0]
-    off = "were found with channel 0, and two is read with channel 1: predictions will be off"
+    off = "were found with channel 0, but two is read with channel 1. Predictions will be wrong"
     for text in (own.verdict, own.freezing.panel.result, dock.notes):
         assert off in text.text()
         assert green not in text.text()
@@ -231,12 +231,12 @@ def test_ways_of_freezing_and_their_cost_follow_the_controls(qtbot, viewer, dock
     panel.grid.set_value("plan")
     wait(qtbot, own)
     tiles = dock.plan.tiles
-    assert f"{tiles} tiles go in lockstep through 1 layer," in panel.cost.text()
+    assert f"{tiles} tiles run layer by layer through 1 layer and wait" in panel.cost.text()
     panel.how.set_value("sampled")
     panel.tiles.setValue(5)
     assert own.freezing.asked().settings.halo == dock.plan.grid.halo  # of the prediction's tiles
     wait(qtbot, own)
-    assert "5 tiles go in lockstep" in panel.cost.text()
+    assert "5 tiles run layer by layer" in panel.cost.text()
     press(qtbot, panel.freeze)
     wait(qtbot, own)
     assert dock.fixed.text() == "Fixed statistics (sampled, this image)"

@@ -163,7 +163,7 @@ def test_what_forward_only_does_not_allow_is_said(pair) -> None:
     (note,) = loaded.notes
     assert "forward only" in note
     assert 'pip install "seamscope[onnx]"' in note
-    with pytest.raises(SettingsError, match="cannot be frozen, since it runs forward only"):
+    with pytest.raises(SettingsError, match="cannot be fixed, because another program runs it"):
         freeze_statistics(IMAGE, loaded)
     if own.audit.tile_layers:
         told = str(diagnose(IMAGE, loaded, tile=64, halo=8))

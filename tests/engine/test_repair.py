@@ -1328,7 +1328,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tissue, small, tmp_path) -> 
         other.with_statistics(statistics)
     with pytest.raises(SettingsError, match="Nothing to freeze"):
         freeze_statistics(image, networks.UNet(2, 1, norm="batch").eval())
-    with pytest.raises(SettingsError, match=r"sees the whole tile by .*cannot be fixed"):
+    with pytest.raises(SettingsError, match=r"the whole tile because of .*cannot be fixed"):
         freeze_statistics(image, couplings.Unetr().eval())
     with pytest.raises(SettingsError, match="choose exact, local"):
         freeze_statistics(image, small, "quick")

@@ -239,7 +239,7 @@ def _facts_text(facts: Mapping[str, Any], model: Model) -> str:
         ("weights", f"{facts['parameters']:,} parameters, fingerprint {facts['fingerprint']}"),
     ]
     if model.statistics is not None:
-        rows.insert(2, ("statistics", f"fixed: {model.statistics.told()}"))
+        rows.insert(2, ("statistics", f"fixed: {model.statistics.summary()}"))
     name = facts["name"] if facts["spec"] is None else facts["spec"]
     parts = [f"{name}: {facts['facts']}\n{facts['sentence']}", columns(rows)]
     if facts["swallows_nan"]:

@@ -150,7 +150,7 @@ class _Found:
         from seamscope.explain.train_eval import advice
 
         if self.model.statistics is not None:
-            fixed = self.model.statistics.told()
+            fixed = self.model.statistics.summary()
             return (f"Statistics are fixed ({fixed}); per-tile statistics are not used.",)
         return advice(self.audit, self.disparity, self.features, self.batches)
 
@@ -466,7 +466,7 @@ def _summary(
     if job.plan is not None:
         yield job.plan.cost
     else:
-        yield f"Copied from {job.options.how}: {statistics.told()}."
+        yield f"Copied from {job.options.how}: {statistics.summary()}."
     yield from (terminal([part]) for part in describe(statistics))
     if not job.model.audit.repairable:
         rest = [str(o) for o in job.model.audit.global_operations if not o.repairable]

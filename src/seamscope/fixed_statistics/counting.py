@@ -1,7 +1,7 @@
-"""What counts of tiles and windows, so that each pixel of an image counts as it should.
+"""Which features of tiles and windows count, so that each pixel of the image counts once.
 
-Knows where cores and windows lie in a layer's own pixels. Does not know how features are computed,
-or how statistics are merged.
+Knows the positions of cores and windows in a layer's own pixels. Does not know how features are
+computed, or how statistics are merged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How statistics of an image will be found, and what that costs, before any of it is done.
+"""Plan how fixed statistics are found, and what that costs, before the image is read.
 
-Knows how tiles and windows are chosen, and what a network holds and does until each of its calls,
-from two small inputs. Does not know how statistics are found
+Knows how tiles and windows are chosen, and the memory and work of a network up to each of its
+calls, measured on two small inputs. Does not know how statistics are found
 (`seamscope.fixed_statistics.freezing`).
 """
 
@@ -42,7 +42,7 @@ _EACH_WINDOW = 5500
 _NO_ROOM = 2.0**62  # bytes for each pixel: what must not wait finds no room
 # Tiles on which the two halves of a sample are compared.
 JUDGED = 4
-# A sample of so many cannot be halved in a way that tells anything.
+# A sample of so few tiles is too small to compare its halves.
 TOO_FEW = 3
 
 
@@ -92,39 +92,39 @@ class FreezePlan:
 
     @property
     def window(self) -> str:
-        """Extent of a tile or window, as it is told."""
+        """Size of a tile or window, in words."""
         return shape_text(self.plan.grid.tile_shape)
 
     @property
     def sentence(self) -> str:
-        """What will be done, what it costs, and what is to be known of it."""
+        """What is done, its cost, and the notes."""
         return " ".join([self.cost, *self.notes])
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What keeps statistics from those of the whole image, in sentences."""
+        """Why these statistics differ from those of the whole image, in sentences."""
         return tuple(_notes(self))
 
     @property
     def cost(self) -> str:
-        """What will be done and what it costs."""
+        """What is done and its cost, in a sentence."""
         cost = f"about {self.passes:.1f} times one tiled prediction"
         cost += f", {bytes_text(self.memory)} of memory"
         if self.disk:
             cost += f" and {bytes_text(self.disk)} of disk"
         layers = f"{len(self.calls)} layer{'s' * (len(self.calls) > 1)}"
         if self.tiles == 1 and len(self.plan.grid) == 1:
-            return f"The image is run at once, {layers} in one pass: {cost}."
+            return f"The image runs untiled, {layers} in one pass: {cost}."
         if self.how == "local":
-            return f"{self.tiles} windows of {self.window} pixels are run, once each: {cost}."
+            return f"{self.tiles} windows of {self.window} pixels run once each: {cost}."
         if not self.recomputed:
             place = "on disk" if self.on_disk else "in memory"
             return (
-                f"{self.tiles} tile{'s go' if self.tiles > 1 else ' goes'} in lockstep through "
-                f"{layers}, waiting {place}: {cost}."
+                f"{self.tiles} tile{'s run' if self.tiles > 1 else ' runs'} layer by layer through "
+                f"{layers} and wait{'' if self.tiles > 1 else 's'} {place}: {cost}."
             )
         why = "have no room to wait" if self.survey.resumable else (
-            "cannot wait, since the network's code reads numbers,"
+            "cannot wait, because the network's code depends on the values of its input,"
         )  # fmt: skip
         return (
             f"{self.recomputed} of {self.tiles} tiles {why} and begin anew for each of {layers}: "
@@ -137,8 +137,8 @@ def _notes(plan: FreezePlan) -> Iterator[str]:
     if plan.how == "exact" and len(own.grid) > 1:
         if model_reach is None:
             yield (
-                "The network sees the whole tile besides, so that features, and with them the "
-                "statistics, are near those of the whole image and not equal to them."
+                "The receptive field is the whole tile even with fixed statistics. So the "
+                "statistics are close to those of the whole image, but not equal."
             )
         elif any(
             not axis.single and (axis.halo[0] < need[0] or axis.halo[1] < need[1])
@@ -146,29 +146,32 @@ def _notes(plan: FreezePlan) -> Iterator[str]:
         ):
             halo, need = (max(map(max, sides)) for sides in (own.grid.halo, model_reach))
             yield (
-                f"With a halo of {halo}, less than the {need} that the convolutions reach, the "
-                "statistics are near those of the whole image and not equal to them: leave the "
-                "halo to be chosen."
+                f"The halo of {halo} px is less than the reach of the convolutions, {need} px. So "
+                "the statistics are close to those of the whole image, but not equal. Set the halo "
+                "to auto."
             )
     if plan.how == "sampled" and plan.tiles <= TOO_FEW:
-        yield f"Of {plan.tiles} tiles no distance to exact statistics can be told: use 4 or more."
+        yield (
+            f"{plan.tiles} tiles are too few to estimate the difference from exact statistics: use "
+            "4 or more."
+        )
     spatial = [name for name in own.settings.area or {} if name in own.layout.spatial]
     if spatial:
         yield (
-            f"An area along {' and '.join(spatial)} is not looked at: statistics are those of "
-            "whole images, so that a part is predicted as it is in the whole."
+            f"The area along {' and '.join(spatial)} is ignored. Statistics are those of whole "
+            "images, so that a part is predicted as in the whole image."
         )
 
 
 def _nothing_to_fix(model: Model, audit: Audit) -> str:
-    told = f"Nothing to freeze: no layer of {model.name} uses statistics of its tile."
+    nothing = f"Nothing to freeze: no layer of {model.name} uses statistics of its tile."
     beyond = [str(one) for one in audit.global_operations if not one.repairable]
     if beyond:
         return (
-            f"{told} It sees the whole tile by {', '.join(beyond)}, which cannot be fixed: use "
-            "tiles as large as memory allows, and the best blend (seamscope blends)."
+            f"{nothing} Its receptive field is the whole tile because of {', '.join(beyond)}, "
+            "which cannot be fixed. Use tiles as large as memory allows, and the best blend."
         )
-    return f"{told} {model.describe()}"
+    return f"{nothing} {model.describe()}"
 
 
 def plan_freeze(
@@ -180,7 +183,7 @@ def plan_freeze(
     memory: int | None = None,
     disk: int | None = None,
 ) -> FreezePlan:
-    """Decide how statistics are found, without running anything but the network's probes.
+    """Decide how statistics are found; runs only the network's probes.
 
     Parameters as for `freeze_statistics`.
     """
@@ -190,8 +193,8 @@ def plan_freeze(
     audit = model.audit
     if not audit.watched:
         raise SettingsError(
-            f"The statistics of {model.name} cannot be frozen, since it runs forward only, through "
-            "another program: install what converts it (onnx2torch), or get the network as .pt2, "
+            f"The statistics of {model.name} cannot be fixed, because another program runs it "
+            "forward only. Install onnx2torch, which converts it, or get the network as .pt2, "
             "TorchScript or Python."
         )
     if not audit.calls:
@@ -245,8 +248,8 @@ def _plan_windows(case: Case, asked: Plan, survey: Survey, cell: tuple[int, ...]
     written = any(layer.kind == "hand-written" for layer in model.audit.layers)
     if written or survey.by_hand >= set(calls):
         raise SettingsError(
-            f"{model.name} takes statistics by hand, one number for all pixels of a tile, so that "
-            "they cannot vary over the image: choose exact."
+            f"{model.name} computes statistics by hand, one number for all pixels of a tile. They "
+            "cannot vary over the image: choose exact."
         )
     window, overlap = [], []
     for axis, extent in zip(asked.grid.axes, cell, strict=True):
@@ -310,7 +313,7 @@ def _whole_periods(cell: int | Sequence[int] | None, model: Model) -> tuple[int,
 
 @dataclass(frozen=True)
 class Survey:
-    """What a network does at its calls, from two small inputs.
+    """A network's memory and work at its calls, measured on two small inputs.
 
     Attributes
     ----------
@@ -323,7 +326,7 @@ class Survey:
     by_hand
         Calls by which the network takes one number for all pixels, to use it as it likes.
     resumable
-        Whether a stopped tile can go on; else all begin anew for each call.
+        Whether a stopped tile can go on. If not, all begin anew for each call.
     """
 
     scale: Mapping[int, tuple[Fraction, ...]]

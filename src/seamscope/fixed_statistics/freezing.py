@@ -1,16 +1,16 @@
-"""Seamless prediction without retraining: statistics of a whole image, found tile by tile.
+"""Find fixed statistics: those of a whole image, tile by tile, for prediction without seams.
 
-Knows in which order tiles and layers are visited, and what is kept meanwhile. Does not know what
-that costs (`seamscope.fixed_statistics.freeze_plan`), how calls are seen or statistics merged.
+Knows the order in which tiles and layers are visited, and what is kept in between. Does not know
+what that costs (`seamscope.fixed_statistics.freeze_plan`), or how statistics are merged.
 
-Exact ones, and those of a sample. A layer's statistics depend on those of all layers before it, for
-all tiles. So layer after layer is completed: every tile goes on to the layer, gives the sums of its
-features there, and stops; then all know the layer's statistics and go on. Only cores are counted,
-each pixel once, at halos as wide as the convolutions reach; then the sums are those of the image
-run at once.
+**Exact and sampled statistics.** The statistics of a layer depend on those of all layers before it,
+in all tiles. So the layers are completed one after the other. Each tile runs up to the layer, adds
+the sums of its features, and stops. When all tiles have stopped, the layer's statistics are known
+and all tiles go on. Only cores are counted, so each pixel counts once. With halos as wide as the
+receptive field of the convolutions, the sums equal those of the untiled image.
 
-Tiles wait in lockstep, in memory or on disk, so that the network runs once in all. Tiles for which
-there is no room begin anew for each layer, with the statistics found so far.
+Stopped tiles wait in memory or on disk, and the network runs once for each tile. Tiles without room
+begin anew for each layer, with the statistics found so far.
 
 ::
 
@@ -21,21 +21,21 @@ there is no room begin anew for each layer, with the statistics found so far.
                 ----- 1                      begins anew
                 ----------- 2
 
-Local ones. The network runs once on each window of a grid that is fixed in the image, with the
-window's own statistics in all layers, as it does on a patch in training; a pixel then gets what
-lies between the windows whose middles surround it. Windows are two cells wide and one cell apart::
+**Local statistics.** The network runs once on each window of a grid that is fixed in the image,
+with the window's own statistics in all layers, as on a patch in training. A pixel's statistics are
+interpolated between the windows around it. Windows are two cells wide and one cell apart::
 
     image     [                                  )
     windows   [---- x ----)                            x: middle, where its statistics hold
                     [---- x ----)
                           [---- x ----)
 
-Statistics of several layers belong together: a layer is given features that were normalized by
-those before it. So no layer's are counted over features that others' local statistics normalized
-differently from place to place, as layer by layer they would be: they would fit no patch that the
-network ever saw. Of what a network takes by hand, one number for all pixels, there is one for the
-image: over the windows' features, each pixel of the image in one window only, about whose middle it
-lies. ``benchmarks/frozen_statistics.py`` shows both, and how accurate each way is.
+The statistics of several layers belong together, because each layer receives features that the
+layers before it normalized. Local statistics found layer by layer would be counted over features
+whose normalization varies over the image, as in no patch of the training; so all layers of a window
+are found in one run. A statistic that the network computes by hand, one number for all pixels, is
+found once for the image: over the windows' features, each pixel in the window whose middle is
+nearest. ``benchmarks/frozen_statistics.py`` compares both ways.
 """
 
 from __future__ import annotations
@@ -94,38 +94,38 @@ def freeze_statistics(
     on_progress: Progress | None = None,
     **asked: Any,
 ) -> Statistics:
-    """Find the statistics by which all tiles of an image are to be normalized.
+    """Find fixed statistics, by which all tiles of an image are normalized alike.
 
     Parameters
     ----------
     image, model
-        As for `seamscope.predict`. Frames of the image (time and the like) are taken together, so
-        choose one by `area` where they differ.
+        As for `seamscope.predict`. All frames of the image (time and other iterated axes) share
+        statistics. If frames differ, choose one with `area`.
     how
-        ``"exact"``: of the whole image, as if it were run at once. ``"local"``: of windows all
-        over it, somewhat larger than training patches, and interpolated in between (see Notes).
+        ``"exact"``: statistics of the whole image, as in an untiled run. ``"local"``: statistics of
+        windows somewhat larger than training patches, interpolated between them (see Notes).
         ``"sampled"``: estimated from a few tiles that differ as much as possible.
     settings
-        Tiles, intensities, device, area of frames as for `seamscope.predict`; single ones may be
-        given by name. ``tile="auto"`` runs the image at once where it fits. Local statistics have
-        windows of their own, and do not depend on tiles.
+        Tiles, intensities, device and area as for `seamscope.predict`; single settings may be given
+        by name. ``tile="auto"`` runs the image untiled if it fits into memory. Local statistics use
+        their own windows and do not depend on tiles.
     trust, axes
         As for `seamscope.predict`.
     cell
-        For local ones: pixels, about the extent of the patches that the network was trained with.
-        Windows are twice as wide, and lie one cell apart. By default 128 in 2D and 64 in 3D.
+        For local statistics: pixels, about the size of the patches used in training. Windows are
+        two cells wide and one cell apart. Default: 128 in 2D, 64 in 3D.
     tiles
-        For sampled ones: how many.
+        For sampled statistics: number of tiles.
     memory, disk
-        Bytes in which tiles may wait; by default a share of what is free, and with 0 none do. A
-        window has to fit into `memory`.
+        Bytes in which stopped tiles may wait. Default: a share of what is free; 0: no tile waits. A
+        window must fit into `memory`.
     partial
-        File for what is found on the way. If it exists, and belongs to the very same task (network,
-        pixels, tiles, intensities), work goes on from there, else anew; it is removed at the end.
+        File for intermediate results. If it exists and belongs to the same network, pixels, tiles
+        and intensities, the search resumes from it; else it begins anew. It is removed at the end.
     cancelled
         Asked between tiles.
     on_progress
-        Told tiles done and to do, over all layers; for local ones, windows.
+        Receives tiles done and to do, over all layers; for local statistics, windows.
 
     Returns
     -------
@@ -135,23 +135,22 @@ def freeze_statistics(
     Raises
     ------
     SettingsError
-        Where nothing is to be fixed, or settings contradict each other.
+        If the network has no such statistics, or settings contradict each other.
     InterruptedError
         When cancelled.
 
     Notes
     -----
-    All ways are seamless; which is closest to the truth depends on network and image. Mean Dice of
-    four networks trained on patches of 160 pixels, five images of 768 each, a third of them empty
-    background (``benchmarks/frozen_statistics.py``): local with cells of 128 0.983, of 64 0.973,
-    of 256 0.975; exact 0.966; 16 sampled tiles 0.962; each tile's own 0.979 at 160 and 0.981 at
-    256. On nuclei, which fill their image evenly, a real network had 0.792 with local ones (128)
+    All three are seamless. Which is closest to the ground truth depends on network and image. Mean
+    Dice of four networks trained on patches of 160 pixels, five images of 768 each, a third of them
+    empty background (``benchmarks/frozen_statistics.py``): local with cells of 128 0.983, of 64
+    0.973, of 256 0.975; exact 0.966; 16 sampled tiles 0.962; each tile's own 0.979 at 160 and 0.981
+    at 256. On nuclei, which fill their image evenly, a real network had 0.792 with local ones (128)
     and 0.798 with exact ones; its tiles' own gave 0.792 and 0.796.
 
-    A local set of statistics is that of a window in which the network ran by itself, so that those
-    of all layers belong together. Counted layer by layer, over features that were normalized
-    differently from place to place, they gave 0.91 and 0.87 where these gave 0.98, on two of the
-    four, and 0.796 on the nuclei.
+    Local statistics are those of a window in which the network ran alone, so those of all layers
+    belong together. Local statistics counted layer by layer gave 0.91 and 0.87 where these gave
+    0.98, on two of the four networks, and 0.796 on the nuclei.
 
     Examples
     --------
@@ -265,19 +264,19 @@ class _Task:
         return self._statistics(layers)
 
     def _identity(self, jobs: Sequence[tuple[TileJob, float]]) -> str:
-        """Hash of all that statistics depend on: what the network is, and what it is shown.
+        """Hash of all that statistics depend on: the network and the pixels of its tiles.
 
-        Tiles are read as the network sees them, so that whatever changes what it sees, the image,
-        its intensities, its channel, its border, changes the hash; that costs one more reading. Of
-        the network, besides its weights, a prediction counts: its code may have been edited.
+        Tiles are read as the network receives them, so image, intensities, channel and padding all
+        change the hash. That costs reading the image once more. A prediction of a small input is
+        part of the hash, because the network's code may have been edited.
         """
         plan, model = self.plan, self.model
         small, _ = model.examples
         with model.on_cpu(), torch.no_grad():
             answer = model.forward(small)
         model.module.to(self.runner.device)  # where it was, even without weights that say so
-        told = (plan.how, plan.calls, plan.cell, str(self.runner.device), model.fingerprint)
-        digest = hashlib.sha256(repr((told, plan.plan.grid)).encode())
+        task = (plan.how, plan.calls, plan.cell, str(self.runner.device), model.fingerprint)
+        digest = hashlib.sha256(repr((task, plan.plan.grid)).encode())
         digest.update(answer.float().contiguous().numpy().tobytes())
         for job, weight in jobs:
             if self.cancelled():
@@ -288,7 +287,7 @@ class _Task:
 
     def _statistics(self, layers: Sequence[LayerStatistics], **about: Any) -> Statistics:
         plan = self.plan.plan
-        told = {
+        record = {
             "tile": list(plan.grid.tile_shape),
             "halo": [list(side) for side in plan.grid.halo],
             "tiles": self.plan.tiles,
@@ -301,7 +300,7 @@ class _Task:
             self.model.name,
             self.image.name,
             plan.grid.image_shape,
-            told | plan.seen | about,
+            record | plan.seen | about,
         )
 
     # -- windows
@@ -348,9 +347,10 @@ class _Task:
     def _distance(self, sample: Sample, twins: Sequence[Statistics]) -> dict[str, float]:
         """Estimate how far predictions are from those with exact statistics.
 
-        Each half of the sample misses the truth with twice the variance of the whole, and they do
-        so independently; so their distance from one another is twice the whole's from the truth,
-        less what a sample without repetition gains, ``sqrt(1 - n / N)``.
+        Each half of the sample differs from the exact statistics with twice the variance of the
+        whole sample, independently of the other half. So the halves differ from each other by twice
+        what the whole sample differs from the exact statistics, times ``sqrt(1 - n / N)`` for a
+        sample without repetition.
         """
         gain = math.sqrt(max(0.0, 1 - len(sample.jobs) / len(self.jobs)))
         apart: list[float] = []

@@ -1,6 +1,6 @@
-"""A few tiles that stand for all: chosen for how they differ, weighed by how many they are like.
+"""Choose a few tiles that represent all: as different as possible, each weighted by its cluster.
 
-Knows intensities of tiles. Does not know networks.
+Knows the intensities of tiles. Does not know networks.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import numpy.typing as npt
 
 from seamscope.planning.reading import TileJob, TileReader
 
-# Tiles that are looked at; of more, a random choice, so that nobody reads a terabyte.
+# Tiles that are read; of more, a random choice, so that a terabyte is not read whole.
 _CANDIDATES = 512
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Tiles, and how many tiles each stands for.
+    """Tiles, and how many tiles each represents.
 
     Attributes
     ----------
     jobs
         The tiles, the most different first.
     looks
-        ``(n, F)`` what they look like.
+        ``(n, F)`` features of their intensities.
     candidates
-        ``(N, F)`` the same of all tiles that were looked at.
+        ``(N, F)`` the same for all tiles that were read.
     """
 
     jobs: tuple[TileJob, ...]

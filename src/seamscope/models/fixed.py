@@ -1,7 +1,7 @@
-"""A network whose layers are answered by fixed statistics.
+"""Run a network with fixed statistics instead of those of the current tile.
 
-Knows how a layer that normalizes by its tile becomes one that does not. Does not know where
-statistics come from.
+Knows how a layer that uses per-tile statistics is replaced by one that does not. Does not know
+where statistics come from.
 
 Where a layer is one of torch's own and runs once in a forward pass, a copy of the network gets a
 BatchNorm with these statistics in its place: in evaluation that is the same computation, and it can
@@ -39,7 +39,7 @@ _NORMS: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def frozen(
+def with_fixed_statistics(
     module: nn.Module,
     statistics: Statistics,
     audit: Audit,
@@ -162,7 +162,7 @@ def _as_batch_norm(part: Any, layer: LayerStatistics, axes: int) -> nn.Module | 
 
 
 class Answered(nn.Module):
-    """A network whose calls are answered while it runs.
+    """Wrap a network so that its normalization layers use fixed statistics while it runs.
 
     Parameters
     ----------

@@ -456,12 +456,12 @@ class Model:
         SettingsError
             Where they belong to another network.
         """
-        from seamscope.models.fixed import frozen
+        from seamscope.models.fixed import with_fixed_statistics
 
         statistics.check_model(self.fingerprint, self.name)
         with self.on_cpu():
             axes = self.facts.spatial_axes
-            module = frozen(self.module, statistics, self.audit, axes, self.examples)
+            module = with_fixed_statistics(self.module, statistics, self.audit, axes, self.examples)
         model = dataclasses.replace(
             self, module=module, choices={}, speeds={}, statistics=statistics
         )

@@ -1,4 +1,4 @@
-"""Which operations of a network couple all pixels of its tile, and holding statistics fixed.
+"""List the operations that couple all pixels of a tile, and run a network with fixed statistics.
 
 Knows what calls of a forward pass mean. Does not know tiles' geometry, files or images.
 
@@ -142,7 +142,7 @@ class NormLayer:
     name
         Where the network's format has names, such as ``"down.0.1"``.
     kind
-        ``"InstanceNorm"``, ``"BatchNorm"``, ``"InstanceNorm or BatchNorm"`` where nothing tells
+        ``"InstanceNorm"``, ``"BatchNorm"``, ``"InstanceNorm or BatchNorm"`` where nothing shows
         them apart, ``"GroupNorm"``, ``"LayerNorm"``, ``"hand-written"``.
     channels
         Number of channels.
@@ -334,7 +334,7 @@ class _Coupling:
     op: str
     kind: str
     extent: int  # values that one result is made of
-    certain: bool  # whether its shape alone tells that it covers space
+    certain: bool  # whether its shape alone shows that it covers space
 
 
 class _Auditor(Normalizations):

@@ -208,7 +208,7 @@ def replace_normalization(
     to
         Kind of the new layers.
     axes
-        Spatial axes, where a GroupNorm does not tell them.
+        Spatial axes, where a GroupNorm does not define them.
     groups
         For GroupNorm; as many as divide a layer's channels where these do not.
     options
@@ -251,7 +251,7 @@ def replace_normalization(
         own = _AXES.get(type(part), known)
         if own is None:
             raise SettingsError(
-                "A GroupNorm does not tell how many spatial axes it has: give axes=2 or axes=3."
+                "A GroupNorm does not define how many spatial axes it has: give axes=2 or axes=3."
             )
         made = _made(part, to, own, groups, options)
         made.train(part.training)

@@ -1,4 +1,4 @@
-"""The operations of a forward pass that take statistics over space, in one form.
+"""Operations of a forward pass that compute statistics over space, in one form.
 
 Knows ATen calls, seen through a dispatch mode: the same for eager modules, TorchScript and
 exported programs. Does not know tiles' geometry, files or images.
@@ -134,9 +134,9 @@ class Normalizations(TorchDispatchMode):
     Examples
     --------
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.InstanceNorm2d(4))
-    >>> def tell(call):
+    >>> def show(call):
     ...     print(call.kind, call.channels, call.space)
-    >>> y = Normalizations(tell).run(net, torch.zeros(1, 1, 8, 8))
+    >>> y = Normalizations(show).run(net, torch.zeros(1, 1, 8, 8))
     channel 4 (6, 6)
     """
 
@@ -338,8 +338,8 @@ def _reduction(kind: Kind, give: Callable[[Moments, float], Any]) -> Any:
             scale = 1 / (1 - (1 if correction is None else correction) / moments.count)
             made = give(moments, scale)
             several = made if isinstance(made, tuple) else (made,)
-            told = tuple(_told(value, call, shape).to(x.dtype) for value in several)
-            return told if isinstance(made, tuple) else told[0]
+            results = tuple(_shaped(value, call, shape).to(x.dtype) for value in several)
+            return results if isinstance(made, tuple) else results[0]
 
         return call, finish
 
@@ -353,7 +353,7 @@ def _reduced_shape(x: torch.Tensor, dims: Sequence[int], keepdim: bool) -> tuple
     return tuple(n for d, n in enumerate(x.shape) if d not in gone)
 
 
-def _told(value: torch.Tensor, call: Call, shape: tuple[int, ...]) -> torch.Tensor:
+def _shaped(value: torch.Tensor, call: Call, shape: tuple[int, ...]) -> torch.Tensor:
     """Statistics ``(1 or N, groups, 1...)`` in the shape that the network expects."""
     flat = value.reshape(value.shape[0], -1)
     samples = 1 if call.pooled else call.features.shape[0]

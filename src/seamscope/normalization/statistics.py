@@ -1,13 +1,13 @@
-"""Statistics of a network's features over a whole image, to normalize every tile by.
+"""Fixed statistics: mean and variance of a network's features over a whole image.
 
-Knows how means and variances of parts are merged, how they vary over an image, and the file they
-are kept in. Does not know networks, tiles' order, or how features are computed.
+Knows how means and variances of parts are merged, how they vary over an image, and their file.
+Does not know networks, the order of tiles, or how features are computed.
 
-Statistics are held for each *window* of a grid that is fixed in the image and no matter of the
-tiling. One window is the whole image: the network then predicts as if it saw the image at once.
-Smaller windows, somewhat larger than the patches that the network was trained with, are
-interpolated to every pixel: the network then sees statistics of the kind it knows, and tiles still
-agree, because a pixel's statistics do not depend on the tile it lies in.
+Statistics belong to the *windows* of a grid that is fixed in the image and does not depend on the
+tiling. If one window is the whole image, the network predicts as in an untiled run. Smaller
+windows, somewhat larger than training patches, are interpolated to every pixel: the network then
+receives statistics as in training. Tiles still agree, because a pixel's statistics do not depend on
+its tile.
 
 Counts, means and sums of squares are merged in float64 (Chan, Golub and LeVeque 1983, "Algorithms
 for computing the sample variance", eq. 2.1).
@@ -41,7 +41,7 @@ PATCH = {1: 1024, 2: 128, 3: 64}
 
 _FORMAT = "seamscope statistics 2"
 _IN_CACHE = 1 << 17  # numbers
-# What a network may be shown of an image, in words.
+# How an image is read for a network, in words.
 _SEEN = {
     "normalize": "intensities normalized by {}",
     "percentiles": "percentiles {}",
@@ -283,7 +283,7 @@ class Statistics:
         image
             Its name.
         seen
-            What of it the network is shown, and in which way (see `differing`).
+            How it is read for the network (see `differing`).
         """
         said = []
         other = self.misread(seen)
@@ -295,19 +295,19 @@ class Statistics:
                 if self.about[key] is not None
             )
             said.append(
-                f"The network's statistics were found with {own}, and {image} is read with {now}: "
-                f"predictions will be off. Read it alike{options and f' ({options})'}, or freeze "
+                f"The fixed statistics were found with {own}, but {image} is read with {now}. "
+                f"Predictions will be wrong. Read it alike{options and f' ({options})'}, or freeze "
                 "them anew."
             )
         if not self.uniform and self.image != image:
             said.append(
-                f"The network's statistics belong to places of the image {self.image}: if {image} "
-                "is another one, freeze them anew, or use exact or sampled ones."
+                f"The local fixed statistics belong to positions in {self.image}. If {image} is "
+                "another image, freeze them anew, or use exact or sampled ones."
             )
         return tuple(said)
 
-    def told(self) -> str:
-        """What they are, in a few words."""
+    def summary(self) -> str:
+        """Describe them in a few words."""
         layers = f"{len(self.layers)} layer{'s' * (len(self.layers) > 1)}"
         of = f", of {self.image} ({shape_text(self.image_shape)})" if self.image else ""
         return f"{self.how}, {layers}{of}"
@@ -389,16 +389,16 @@ class Statistics:
     def _from(cls, header: dict[str, Any], arrays: dict[str, Any]) -> Statistics:
         layers = tuple(
             LayerStatistics(
-                call=told["call"],
-                name=told["name"],
-                kind=told["kind"],
-                centres=tuple(map(tuple, told["centres"])),
-                scale=tuple(map(Fraction, told["scale"])),
-                mean=arrays[f"{told['call']}.mean"],
-                var=arrays[f"{told['call']}.var"],
-                count=arrays[f"{told['call']}.count"],
+                call=entry["call"],
+                name=entry["name"],
+                kind=entry["kind"],
+                centres=tuple(map(tuple, entry["centres"])),
+                scale=tuple(map(Fraction, entry["scale"])),
+                mean=arrays[f"{entry['call']}.mean"],
+                var=arrays[f"{entry['call']}.var"],
+                count=arrays[f"{entry['call']}.count"],
             )
-            for told in header.pop("layers")
+            for entry in header.pop("layers")
         )
         shape = tuple(header.pop("image_shape"))
         return cls(layers=layers, image_shape=shape, **header)
