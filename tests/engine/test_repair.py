@@ -1417,7 +1417,7 @@ def test_statistics_of_what_is_read_otherwise_are_noted(tmp_path, changed, told,
     assert notes(fixed) == notes(fixed, area={"t": (1, 2)}, tile=64) == []
     (said,) = notes(fixed, **changed)
     before, after = told
-    assert f"found with {before}, and array is read with {after}: predictions will be" in said
+    assert f"found with {before}, but array is read with {after}. Predictions will be" in said
     assert f"({option})" in said
     older = dataclasses.replace(statistics, about={"tile": [48, 48]})
     assert notes(model.with_statistics(older), **changed) == []

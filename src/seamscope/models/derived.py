@@ -260,7 +260,7 @@ def _mixed(values: Array) -> Array:
     return z ^ (z >> np.uint64(31))
 
 
-def _told_apart(seen: _Seen, lo: Array, tag: Any) -> Array:
+def _kinds(seen: _Seen, lo: Array, tag: Any) -> Array:
     """Kinds of parts, with where they lie relative to the whole and which part they are."""
     apart = np.where(seen.lo == _NONE, np.int64(-1), seen.lo - np.where(lo == _NONE, 0, lo))
     length = np.maximum(seen.hi - seen.lo, -1)
@@ -282,7 +282,7 @@ def _joined(parts: Sequence[_Seen]) -> _Seen:
         lo, hi = np.minimum(lo, part.lo), np.maximum(hi, part.hi)
     kind = np.zeros(shape, np.uint64)
     for tag, part in enumerate(parts):
-        kind = kind + _told_apart(part, lo, tag)
+        kind = kind + _kinds(part, lo, tag)
     return _Seen(lo, hi, kind)
 
 
@@ -293,7 +293,7 @@ def _reduced(seen: _Seen, dim: int) -> _Seen:
     lo, hi = seen.lo.min(dim, keepdims=True), seen.hi.max(dim, keepdims=True)
     index = np.arange(seen.shape[dim], dtype=np.uint64)
     tags = index.reshape([-1 if d == dim % seen.lo.ndim else 1 for d in range(seen.lo.ndim)])
-    kind = _told_apart(seen, lo, tags).sum(dim, keepdims=True, dtype=np.uint64)
+    kind = _kinds(seen, lo, tags).sum(dim, keepdims=True, dtype=np.uint64)
     return _Seen(lo, hi, kind)
 
 
