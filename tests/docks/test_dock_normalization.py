@@ -247,7 +247,7 @@ def test_ways_of_freezing_and_their_cost_follow_the_controls(qtbot, viewer, dock
     assert not panel.tiles.isVisibleTo(panel)
     assert not panel.grid.isVisibleTo(panel)  # windows are no matter of tiles
     wait(qtbot, own)
-    assert "12 windows of 48 x 48 pixels are run" in panel.cost.text()
+    assert "12 windows of 48 x 48 pixels run" in panel.cost.text()
     freeze(qtbot, own, "local")
     (found,) = dock.model.statistics.layers
     assert found.count.shape == (3, 4)

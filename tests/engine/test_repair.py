@@ -556,6 +556,31 @@ def test_a_pause_holds_what_is_used_later_and_nothing_else(kind, ndim, tmp_path)
     assert torch.equal(pausable.finish(paused, lambda call: None), expected)
 
 
+def test_what_the_rest_of_a_recording_changes_is_computed_again() -> None:
+    class Adding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm = nn.Conv2d(1, 2, 3, padding=1), nn.InstanceNorm2d(2)
+
+        def forward(self, x):
+            y = self.a(x)
+            z = self.norm(y)
+            y.add_(1)
+            return y + z
+
+    torch.manual_seed(1)
+    network, x = Adding().eval(), torch.rand(1, 1, 8, 8)
+    pausable = PausableNetwork(network)
+    paused = pausable.advance(pausable.begin(x), 0, lambda call: None)
+    with torch.no_grad():
+        assert torch.equal(pausable.finish(paused, lambda call: None), network(x))
+
+
+def test_constants_that_code_makes_and_changes_are_recorded() -> None:
+    network = Reading(_READINGS["constant"]).eval()
+    assert PausableNetwork(network).resumable(torch.rand(1, 1, 16, 16))
+
+
 class Attending(nn.Module):
     """Windows of attention, shifted, with masks and a position for each pixel of a window."""
 
