@@ -23,6 +23,7 @@ _PUBLIC = {
     "show_demo": "demo",
     "tissue_2d": "samples",
     "tissue_3d": "samples",
+    "write_layer": "writers",
 }
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "show_demo",
     "tissue_2d",
     "tissue_3d",
+    "write_layer",
 ]
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from seamscope.docks.receptive_field.dock import ReceptiveFieldDock
     from seamscope.docks.samples import tissue_2d, tissue_3d
     from seamscope.docks.seams.dock import SeamsDock
+    from seamscope.docks.writers import write_layer
 
 
 def __getattr__(name: str) -> Any:

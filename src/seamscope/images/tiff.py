@@ -296,14 +296,16 @@ def _ome_xml_sizes(xml: str) -> _Sizes:
     names = {axis: f"PhysicalSize{axis.upper()}" for axis in "xyz"} | {"t": "TimeIncrement"}
     sizes: _Sizes = {}
     for axis, name in names.items():
-        size = finite_number(pixels.get(name))
+        size, unit = finite_number(pixels.get(name)), "pixel"
         if size:
             # the schema's own defaults, where a file leaves the unit out
             unit = unit_name(pixels.get(name + "Unit", "s" if axis == "t" else "um"))
-            place = f"Position{axis.upper()}"
-            # in another unit (reference frames have none) it is no position among pixels
-            same = unit_name(first.get(f"{place}Unit")) == unit
-            sizes[axis] = size, unit, finite_number(first.get(place)) if same else 0.0
+        place = f"Position{axis.upper()}"
+        # in another unit, such as the schema's default, a frame of reference, it says nothing here
+        same = unit_name(first.get(f"{place}Unit", "reference frame")) == unit
+        start = finite_number(first.get(place)) if same else 0.0
+        if size or start:
+            sizes[axis] = size or 1.0, unit, start
     return sizes
 
 
