@@ -138,7 +138,7 @@ def _networks(image: np.ndarray) -> Iterator[tuple[str, Model]]:
 
 def _mismatch(image: np.ndarray, model: Model, tile: int, halo: int) -> float:
     seams = seamscope.measure_seams(image, model, tile=tile, halo=halo)
-    return float(np.mean(seams.measures.soft))
+    return float(np.mean(seams.measures.present))
 
 
 def _disparity(image: np.ndarray, tiles: Sequence[int]) -> list[tuple[float, ...]]:

@@ -45,7 +45,7 @@ def _trained(seed=0):
 def _by_hand(network, image, tile, batch):
     """Train and eval predictions with `.train()` and `.eval()` on copies, stitched by cores."""
     model = as_model(network)
-    settings = Settings(tile=tile, batch=batch, normalize="none")
+    settings = Settings(tile=tile, batch=batch, normalize="none", seams="none")
     plan = resolve(seamscope.open_image(image), model, settings)
     jobs = list(jobs_of(plan, None))
     whole = np.zeros((2, 3, *image.shape))
@@ -149,7 +149,9 @@ def _features_by_hand(network, image, tile):
                 )
             )
     model = as_model(network)
-    plan = resolve(seamscope.open_image(image), model, Settings(tile=tile, normalize="none"))
+    plan = resolve(
+        seamscope.open_image(image), model, Settings(tile=tile, normalize="none", seams="none")
+    )
     for job in jobs_of(plan, None):
         with torch.no_grad():
             network(torch.from_numpy(image[job.tile.read])[None, None])

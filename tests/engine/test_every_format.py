@@ -167,7 +167,7 @@ def test_what_forward_only_does_not_allow_is_said(pair) -> None:
         freeze_statistics(IMAGE, loaded)
     if own.audit.tile_layers:
         told = str(diagnose(IMAGE, loaded, tile=64, halo=8))
-        assert "Normalization by each tile's own statistics in 14 layers" in told
+        assert "ormalization by per-tile statistics in 14 layers" in told
         assert "besides normalization" not in told
     assert measure_disparity(IMAGE, loaded, tile=64) is None  # and not 0, which would be wrong
     if own.audit.layers:

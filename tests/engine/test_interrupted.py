@@ -148,7 +148,7 @@ def test_old_or_new_whole_at_thirty_moments(out: str, tmp_path: Path) -> None:
         assert not list(folder.glob(".*.re*")), folder  # records, results and rubbish of the swap
         # a network that was interrupted while it was written is recognised by its name
         extra = {p.name for p in folder.iterdir()} - {"net.py", "image.npy", "said", out}
-        extra -= {f"{out}.json", f".{out}.room", "__pycache__"}
+        extra -= {f"{out}.json", f".{out}.room", f".{out}.ledger", "__pycache__"}
         assert all("partial" in name for name in extra), extra
     # SIGTERM leaves nothing in the directory of temporary files, and the last run swept the rest
     assert not list((tmp_path / "temporary").glob("seamscope-*"))

@@ -384,7 +384,7 @@ def change(**new):
         (without("inputs"), "no complete model card"),
         (lambda card, files: files.pop("w.pt"), "lacks w.pt"),
         (lambda card, files: files.update({"w.pt": files["w.pt"][:500]}), "another checksum"),
-        (change(weights={"keras_hdf5": {"source": "k.h5"}}), "keras_hdf5 alone"),
+        (change(weights={"keras_hdf5": {"source": "k.h5"}}), "keras_hdf5 only"),
         (change(weights={"torchscript": {"source": "https://x.org/w.pt"}}), "on the net"),
         (lambda card, files: card["inputs"][0].update(axes="bti"), "does not map images"),
     ],

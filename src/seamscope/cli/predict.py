@@ -257,8 +257,8 @@ class _Run:
         if not self.done:
             return "Stopped before the first tile: nothing was written."
         kept = (
-            f"{self.out}.partial holds what was done so far. To continue it, run the same command "
-            "with --resume."
+            f"{self.out}.partial holds what was done so far. It is unfinished. To continue it, run "
+            "the same command with --resume."
         )
         if self.done == self.total:
             return f"Stopped after the last tile, before {self.out} was complete: {kept}"

@@ -397,7 +397,8 @@ class Model:
             trials = self._measurable(facts)
             trials.phase("Measuring the reach")
             reach = measure_reach(trials, facts)
-            if reach.convolutional is None and reach.finished and not reach.depends_on_size:
+            bounded = reach.convolutional is not None or reach.depends_on_size
+            if not bounded and reach.finished and not facts.forward_only:
                 with contextlib.suppress(OutOfPatience):
                     slab = next(slabs(trials, facts, facts.spatial_axes - 1))
                     names = coupling_layers(self.module, slab)

@@ -18,12 +18,15 @@ from fractions import Fraction
 import torch
 
 from seamscope.errors import ModelError
+from seamscope.models.derived import derive
 from seamscope.models.entrance import Entrance, Hints, Layout, arranged
 from seamscope.models.output_kind import OutputKind, kind_of, undecided
 from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, PhaseFields, measure_fields
 from seamscope.models.trials import OutOfPatience, Trials, Watch
 from seamscope.normalization.audit import FixedStatistics, Forward, StatisticsCall
+from seamscope.tape import record
+from seamscope.text import axes_text
 from seamscope.tiling import Lattice, Sides, axis_names
 
 _NARROW = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96)
@@ -236,12 +239,44 @@ class _Prober:
             ]
             return replace(facts, lattice=with_periods(steps, self._hints.step))
         found = measure_period(self._forward, facts)
+        period, notes = found.period, found.notes
+        if None in period:
+            period, notes = self._derived_period(facts, period, notes)
         return replace(
             facts,
-            lattice=with_periods(facts.lattice, found.period),
+            lattice=with_periods(facts.lattice, period),
             period_found=found.certain,
-            notes=(*facts.notes, *found.notes),
+            notes=(*facts.notes, *notes),
         )
+
+    def _derived_period(
+        self, facts: Facts, period: tuple[int | None, ...], notes: tuple[str, ...]
+    ) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
+        """Fill in what the network's operations imply where no shift shows it.
+
+        A network of one size cannot be shifted by much, and its tiles must still start on the grid
+        of its strides.
+        """
+        shape = tuple(axis.fixed or axis.size_at_least(64) for axis in facts.lattice)
+        example = self._noise(facts.in_channels, shape)
+        try:
+            axes = derive(record(self._forward, example.clone()), example).axes
+        except (OutOfPatience, InterruptedError):
+            raise
+        except Exception:  # whatever somebody's network does that cannot be recorded
+            return period, notes
+        filled = tuple(
+            own or (axis.period if axis.period and axis.period < axis.size else None)
+            for own, axis in zip(period, axes, strict=True)
+        )
+        if None in filled or filled == period:
+            return period, notes
+        text = axes_text([int(p) for p in filled if p])
+        note = (
+            f"No shift shows the period of this network. Its operations imply {text} px: tiles "
+            f"start on multiples of {text} px."
+        )
+        return filled, (note,)
 
     def _placed(self, facts: Facts) -> Facts:
         """Facts with the crop of each side, by the place where a point of the input lands."""

@@ -153,9 +153,11 @@ def _halo(
 
 def _fits(halo: Sides, size: int, tile: int | None, overlap: int | None, lattice: Lattice) -> bool:
     """Whether a halo leaves a core of one period or more along an axis, or needs none."""
-    kept = math.inf if tile is None else tile - sum(lattice.crop)
     least = max(sum(lattice.whole(halo)), overlap or 0)
     room = overlap is None or sum(lattice.whole(halo)) <= overlap
+    if tile is None:
+        return room  # the tile will be as large as the halo needs
+    kept = tile - sum(lattice.crop)
     return kept >= size or (room and kept - least >= lattice.pitch)
 
 

@@ -599,7 +599,7 @@ def predict_tiles(
         keeps is computed, and the tile's `origin` says where that begins. Batches without a tile
         that is `needed` are left out.
     """
-    # whole batches, also where some of their tiles are not needed: as in a run that needs all
+    # Whole batches, even if some of their tiles are not needed: as in a run that needs all.
     batches = (
         batch
         for batch in _batched(jobs_of(plan, first), plan.settings.batch)
