@@ -252,7 +252,7 @@ class PredictionDock(Dock):
         self.options.setEnabled(False)  # folded away: the Tab key passes by
         self.more.toggled.connect(self.options.setEnabled)
         self.more.layout().setContentsMargins(0, 0, 0, 0)
-        shown = legend(self.preview, [("kept", CORE), ("seen by the network", WINDOW)])
+        shown = legend(self.preview, [("kept", CORE), ("read", WINDOW)])
         parts = [self._form, self.more, shown, self.cost, self.notes]
         self.place(parts, below=self.panel)
 
