@@ -1203,7 +1203,7 @@ def test_normalizations_written_by_hand_cannot_vary(tissue, beside) -> None:
     """Also beside layers that can: variances of windows are no variance around the image's mean."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), beside, ByHand()).eval()
-    with pytest.raises(SettingsError, match="takes statistics by hand"):
+    with pytest.raises(SettingsError, match="computes statistics by hand"):
         freeze_statistics(tissue[:96, :96], network, "local", cell=16, normalize="none")
 
 
@@ -1280,7 +1280,7 @@ def test_windows_need_no_halo_and_are_not_told_to(small) -> None:
     image = np.random.default_rng(0).random((256, 256), np.float32)
     opened, settings = open_image(image), Settings(normalize="none", tile=96, halo=0)
     assert plan_freeze(Case.open(opened, small, settings), "local", cell=32).notes == ()
-    assert "leave the halo" in plan_freeze(Case.open(opened, small, settings), "exact").sentence
+    assert "Set the halo" in plan_freeze(Case.open(opened, small, settings), "exact").sentence
 
 
 def test_statistics_of_layers_belong_together(tissue, instancenorm) -> None:
