@@ -114,6 +114,11 @@ class Left:
         self.not_finite = sum(self._before.values())
         self._pixels: dict[int, int] = {}
 
+    @property
+    def resumes(self) -> bool:
+        """Whether blocks were written before this run."""
+        return bool(self._before)
+
     def needs(self, frame: tuple[int, ...], tile: Tile) -> bool:
         """Return whether a tile contributes to a block that was not written before this run."""
         return not self._before or self._blocks.needs(frame, tile, self._before)

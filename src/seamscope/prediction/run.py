@@ -419,7 +419,8 @@ class _Attempt:
                 bool(watchers) or job.tile.index in measured or left.needs(job.frame, job.tile)
             ),
         )
-        done = sum(not left.needs(job.frame, job.tile) for job in jobs_of(plan, first))
+        if left.resumes:
+            done = sum(not left.needs(job.frame, job.tile) for job in jobs_of(plan, first))
         with contextlib.closing(predictions):
             for frame, tile, prediction in predictions:
                 for watch in watchers:
