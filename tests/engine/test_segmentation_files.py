@@ -84,7 +84,7 @@ def test_many_objects_take_a_wider_type(tmp_path) -> None:
 def test_basins_beyond_memory_go_to_disk(monkeypatch, tmp_path) -> None:
     p = np.random.default_rng(0).random((40, 40)).astype(np.float32)
     expected = np.asarray(seamscope.segment(p, fill_holes=True, blocks=16).labels)
-    monkeypatch.setattr("seamscope.segmentation.segment._SHARE", 0)
+    monkeypatch.setattr("seamscope.segmentation.room._SHARE", 0)
     found = seamscope.segment(p, fill_holes=True, blocks=16, scratch=tmp_path)
     np.testing.assert_array_equal(np.asarray(found.labels), expected)
     assert list(tmp_path.iterdir())
@@ -93,7 +93,7 @@ def test_basins_beyond_memory_go_to_disk(monkeypatch, tmp_path) -> None:
 
 
 def test_a_full_disk_under_the_basins_is_one_sentence(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr("seamscope.segmentation.segment._SHARE", 0)
+    monkeypatch.setattr("seamscope.segmentation.room._SHARE", 0)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -114,7 +114,7 @@ def test_too_many_basins_are_refused(monkeypatch) -> None:
 
 @pytest.mark.parametrize("share", [0, 1])
 def test_work_is_stopped_between_blocks(monkeypatch, tmp_path, share) -> None:
-    monkeypatch.setattr("seamscope.segmentation.segment._SHARE", share)
+    monkeypatch.setattr("seamscope.segmentation.room._SHARE", share)
 
     class Stops:
         blocks = 0

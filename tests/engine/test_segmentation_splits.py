@@ -12,7 +12,10 @@ from seamscope.errors import ImageError, SettingsError
 from seamscope.segmentation.agreement import compare_labels
 from seamscope.segmentation.asking import ask_again
 from seamscope.segmentation.corrections import Corrections, merge_candidates
-from seamscope.segmentation.false_splits import RUN, Lines, find_splits, merge_pairs
+from seamscope.segmentation.crossings import RUN
+from seamscope.segmentation.false_splits import find_splits
+from seamscope.segmentation.label_images import merge_pairs
+from seamscope.segmentation.lines import Lines
 
 
 def cells(shape=(256, 256), seed=0, sigma=4.0):
@@ -106,7 +109,7 @@ def test_an_unknown_grid_is_found() -> None:
 def test_bands_do_not_change_what_is_found(monkeypatch) -> None:
     labels = cut(cells((40, 60, 50), 1, 2.0), range(16, 50, 16))
     whole = find_splits(labels, 16)
-    monkeypatch.setattr("seamscope.segmentation.false_splits._BAND", 700)
+    monkeypatch.setattr("seamscope.segmentation.crossings._BAND", 700)
     parts = find_splits(labels, 16)
     assert parts.test == whole.test
     assert {(c.labels, c.line, c.pixels, c.rate) for c in parts.candidates} == {

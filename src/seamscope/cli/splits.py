@@ -97,7 +97,8 @@ def splits(
     answer = Answer(json_file, quiet)
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
-        from seamscope.segmentation.false_splits import find_splits, merge_pairs
+        from seamscope.segmentation.false_splits import find_splits
+        from seamscope.segmentation.label_images import merge_pairs
 
         steps = EngineWork(work)
         shared = overlap or 0

@@ -24,7 +24,8 @@ import numpy.typing as npt
 from seamscope.errors import ImageError
 from seamscope.images.image import Image
 from seamscope.segmentation.blocks import Blocks
-from seamscope.segmentation.false_splits import Lines, labels_of
+from seamscope.segmentation.label_images import labels_of
+from seamscope.segmentation.lines import Lines
 from seamscope.text import shape_text
 from seamscope.work import QUIET, Work, check
 

@@ -43,7 +43,7 @@ def label_output(
     Parameters
     ----------
     target
-        See `seamscope.segmentation.segment.Segmentation.write`.
+        See `seamscope.segmentation.segmentation.Segmentation.write`.
     shape, dtype, space
         Of the labels.
     overwrite, source, metadata

@@ -1,0 +1,122 @@
+"""Label images of any program: opened, and written with pairs of labels made one.
+
+Knows that labels are whole numbers of an image. Does not know how they were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from seamscope.errors import ImageError
+from seamscope.images.image import Image, open_image
+from seamscope.segmentation.blocks import Blocks
+from seamscope.segmentation.label_files import label_output
+from seamscope.segmentation.objects import Space
+from seamscope.work import QUIET, Work, check
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+def labels_of(labels: Any, axes: str | None = None) -> Image:
+    """Open labels, and check that they are whole numbers of an image.
+
+    Parameters
+    ----------
+    labels
+        As for `seamscope.open_image`.
+    axes
+        One letter for each axis; three axes that nothing names are ``zyx``.
+
+    Raises
+    ------
+    ImageError
+        When they are not whole numbers, or have channels.
+    """
+    image = open_image(labels)
+    if axes is None and image.axes is None and image.ndim == 3:
+        axes = "zyx"
+    image = image.with_axes(axes) if axes else image
+    if image.axes is None or "c" in image.axes:
+        raise ImageError(
+            f"{image.name} has {image.ndim} axes and nothing says that they are space and time, or "
+            "one of them is channels: name them (axes='tyx', --axes tyx), or give one channel."
+        )
+    if image.dtype.kind not in "uib":
+        raise ImageError(
+            f"{image.name} holds {image.dtype}, but labels are whole numbers: give the label image "
+            "and not a probability."
+        )
+    return image
+
+
+def merge_pairs(
+    labels: Any,
+    pairs: Sequence[tuple[int, int]],
+    out: Any = None,
+    *,
+    axes: str | None = None,
+    overwrite: bool = False,
+    work: Work = QUIET,
+) -> Any:
+    """Write labels with pairs of them made one, each named by its smallest, block by block.
+
+    Parameters
+    ----------
+    labels, axes
+        As for `find_splits`.
+    pairs
+        Labels that are one object.
+    out
+        As for `seamscope.segmentation.segmentation.Segmentation.write`.
+    overwrite
+        Whether an existing file may be replaced.
+    work
+        Shows progress and stops.
+
+    Returns
+    -------
+    array
+        The labels as they were written.
+    """
+    image = labels_of(labels, axes)
+    highest = max((max(pair) for pair in pairs), default=0)
+    table = merge_table(highest, pairs).astype(image.dtype)
+    space = Space(image.axes or "", image.scale, image.units, image.origin)
+    kind = np.dtype(np.uint8) if image.dtype.kind == "b" else image.dtype
+    with label_output(
+        out, image.shape, kind, space, overwrite=overwrite, source=image,
+        metadata={"merged": [list(pair) for pair in pairs]},
+    ) as output:  # fmt: skip
+        work.phase("Writing labels")
+        blocks = Blocks.of(
+            image.shape, tuple(getattr(output.array, "chunks", None) or (512,) * image.ndim)
+        )
+        for done, region in enumerate(blocks):
+            check(work)
+            values = image.read(region)
+            small = values <= highest
+            output.write(
+                region, np.where(small, table[np.where(small, values, 0)], values).astype(kind)
+            )
+            work.step(done + 1, len(blocks))
+        output.finish()
+    return output.array
+
+
+def merge_table(highest: int, pairs: Sequence[tuple[int, int]]) -> Array:
+    """Return for each label the one that it becomes when pairs are made one."""
+    ends = np.array(pairs, np.int64).reshape(-1, 2)
+    links = (np.ones(len(ends), np.bool_), (ends[:, 0], ends[:, 1]))
+    matrix = sparse.coo_array(links, shape=(highest + 1, highest + 1))
+    part = sparse.csgraph.connected_components(matrix, directed=False)[1]
+    smallest = np.zeros(highest + 1, np.int64)
+    smallest[part[::-1]] = np.arange(highest, -1, -1)
+    return np.asarray(smallest[part])
+
+
+__all__ = ["labels_of", "merge_pairs", "merge_table"]
