@@ -64,6 +64,32 @@ def test_image_and_model_in_one_go(folder) -> None:
     assert "mean_intensity" in (folder / "t.csv").read_text()
 
 
+def test_an_area_of_a_file_with_several_images(folder) -> None:
+    """Image options are those of predict: a series, axes, an area, intensities."""
+    images = np.random.default_rng(1).random((2, 40, 200)).astype(np.float32)
+    with tifffile.TiffWriter("two.tif") as writer:
+        for image in images:
+            writer.write(image)
+    words = ("two.tif", "--model", "demo:batchnorm", "--tile", 128, "--recipe", "components",
+             "--channel", 1, "--series", 1, "--normalize", "none")  # fmt: skip
+    done = run("segment", *words, "--area", "x=30:170", "o.ome.zarr", "--table", "t.csv")
+    assert done.exit_code == 0, done.output
+    p = seamscope.predict(images[1], "demo:batchnorm", tile=128, normalize="none")
+    expected = seamscope.segment(p, channel=1, area={"x": (30, 170)}, axes="cyx")
+    found = seamscope.open_image("o.ome.zarr")
+    np.testing.assert_array_equal(found.read((slice(None),) * 2), expected.labels)
+    assert found.origin == (0, 30)
+    assert (folder / "t.csv").read_text() == expected.table(images[1]).to_csv()
+    assert "provisional" in (folder / "t.csv").read_text()
+
+
+def test_options_of_a_network_need_one(folder) -> None:
+    for words in (("--tile", 64), ("--image-channel", 1), ("--normalize", "zscore"), ("--raw",)):
+        done = run("segment", "p.npy", "o.tif", "--axes", "cyx", *words)
+        assert done.exit_code == 1
+        assert f"{words[0]} says how an image is predicted" in done.output
+
+
 def test_corrections_are_applied(folder) -> None:
     p = np.load("p.npy")
     found = seamscope.segment(p, axes="cyx", channel=0)

@@ -8,6 +8,9 @@ groups of options (see `seamscope.cli.options`) without repeating them::
     @command
     def seams(image: ImageName, model: ModelName, grid: GridOptions, quiet: Quiet = False) -> None:
         '''Help of the command.'''
+
+Where a name of a group is taken by the command, ``Annotated[GridOptions, Renamed(halo="margin")]``
+gives the option another one.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -105,16 +108,21 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return unfolded
 
 
+class Renamed:
+    """Names that a command gives to options of a group, by the group's own names for them."""
+
+    def __init__(self, **names: str) -> None:
+        self.names = names
+
+
 def _unfolded(function: Callable[..., None]) -> Callable[..., None]:
     """Return the function with its groups of options replaced by the options themselves."""
     hints = get_type_hints(function, include_extras=True)
-    groups: dict[str, Any] = {
-        n: kind for n, kind in hints.items() if dataclasses.is_dataclass(kind)
-    }
+    groups = {name: group for name, hint in hints.items() if (group := _Group.of(hint))}
     parameters: list[inspect.Parameter] = []
     for own in inspect.signature(function).parameters.values():
         if own.name in groups:
-            parameters += _options_of(groups[own.name])
+            parameters += groups[own.name].options
         else:
             parameters.append(_option(own.name, own.default, hints[own.name]))
 
@@ -127,9 +135,8 @@ def _unfolded(function: Callable[..., None]) -> Callable[..., None]:
     def unfolded(**given: Any) -> None:
         if added:
             given.pop("overwrite")  # it matters to `places.check` alone
-        for name, kind in groups.items():
-            fields = [field.name for field in dataclasses.fields(kind)]
-            given[name] = kind(**{field: given.pop(field) for field in fields})
+        for name, group in groups.items():
+            given[name] = group.taken_from(given)
         function(**given)
 
     unfolded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -137,11 +144,35 @@ def _unfolded(function: Callable[..., None]) -> Callable[..., None]:
     return unfolded
 
 
-def _options_of(group: Any) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    return [
-        _option(each.name, each.default, hints[each.name]) for each in dataclasses.fields(group)
-    ]
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """A group of options in one command."""
+
+    kind: Any
+    names: dict[str, str]  # of the options, by those of the fields
+
+    @classmethod
+    def of(cls, hint: Any) -> _Group | None:
+        """Return the group that a parameter's annotation stands for, None for a single option."""
+        kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if not dataclasses.is_dataclass(kind):
+            return None
+        renamed = next((note.names for note in notes if isinstance(note, Renamed)), {})
+        fields = [field.name for field in dataclasses.fields(kind)]
+        return cls(kind, {field: renamed.get(field, field) for field in fields})
+
+    @property
+    def options(self) -> list[inspect.Parameter]:
+        """Its fields as parameters."""
+        hints = get_type_hints(self.kind, include_extras=True)
+        return [
+            _option(self.names[each.name], each.default, hints[each.name])
+            for each in dataclasses.fields(self.kind)
+        ]
+
+    def taken_from(self, given: dict[str, Any]) -> Any:
+        """Make the group of the options that were given, and remove these."""
+        return self.kind(**{field: given.pop(name) for field, name in self.names.items()})
 
 
 def _option(name: str, default: Any, hint: Any) -> inspect.Parameter:

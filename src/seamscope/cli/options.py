@@ -256,18 +256,14 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class ImageOptions:
-    """What of an image is used, and how its intensities are normalized."""
+class PixelOptions:
+    """How an image is read, and how its intensities are normalized."""
 
     normalize: Annotated[
         Normalize,
         setting("Image", "normalize"),
     ] = Normalize.auto
     percentiles: Annotated[Any, setting("Image", "percentiles", "LOW,HIGH", percentages)] = "1,99.8"
-    area: Annotated[
-        Any,
-        setting("Image", "area", "y=0:512,x=100:300,t=3", ranges),
-    ] = None
     axes: Annotated[
         str | None,
         option(
@@ -322,6 +318,16 @@ class ImageOptions:
         )
 
 
+@dataclass(frozen=True)
+class ImageOptions(PixelOptions):
+    """What of an image is used, and how its intensities are normalized."""
+
+    area: Annotated[
+        Any,
+        setting("Image", "area", "y=0:512,x=100:300,t=3", ranges),
+    ] = None
+
+
 # -- how it is computed
 
 
@@ -330,6 +336,10 @@ Tile = Annotated[
     setting("Tiles", "tile", "auto|N|N,N", tile_size),
 ]
 BlendChoice = Annotated[Blend, setting("Tiles", "blend")]
+Postprocess = Annotated[
+    bool,
+    typer.Option("--postprocess/--raw", rich_help_panel="Result", help=WORDS["postprocess"].help),
+]
 
 
 @dataclass(frozen=True)
@@ -359,6 +369,21 @@ class ComputationOptions:
         setting("Computation", "memory", "4GB", bytes_of),
     ] = None
     accelerate: Annotated[bool, setting("Computation", "accelerate")] = True
+
+
+def changed(*groups: Any) -> list[str]:
+    """Return the fields of groups of options that differ from their defaults."""
+    return [
+        field.name
+        for group in groups
+        for field in dataclasses.fields(group)
+        if not _same(getattr(group, field.name), field.default)
+    ]
+
+
+def _same(value: Any, usual: Any) -> bool:
+    written = ",".join(f"{v:g}" for v in value) if isinstance(value, tuple) else value
+    return bool(value == usual or written == usual)
 
 
 def settings_of(*groups: Any, **single: Any) -> Settings:

@@ -26,6 +26,7 @@ from seamscope.cli.options import (
     Json,
     ModelName,
     ModelOptions,
+    Postprocess,
     Quiet,
     Result,
     Seams,
@@ -36,7 +37,6 @@ from seamscope.cli.options import (
 from seamscope.cli.progress import Display, open_display
 from seamscope.cli.work import Interrupts
 from seamscope.errors import SeamscopeError
-from seamscope.settings import WORDS
 from seamscope.text import bytes_text, duration_text, halo_text, shape_text
 
 if TYPE_CHECKING:
@@ -66,14 +66,7 @@ def predict(
     threshold: Annotated[float, setting("Result", "threshold")] = 0.5,
     background: Annotated[int | None, setting("Result", "background", "CHANNEL")] = None,
     seams: Annotated[Seams, setting("Result", "seams")] = Seams.auto,
-    postprocess: Annotated[
-        bool,
-        typer.Option(
-            "--postprocess/--raw",
-            rich_help_panel="Result",
-            help=WORDS["postprocess"].help,
-        ),
-    ] = True,
+    postprocess: Postprocess = True,
     overwrite: Overwrite = False,
     resume: Annotated[
         bool,

@@ -7,8 +7,7 @@ found.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,15 +17,20 @@ import typer
 
 from seamscope import __version__
 from seamscope.cli.answer import Answer, columns, write_text
-from seamscope.cli.command import Overwrite, command
+from seamscope.cli.command import Overwrite, Renamed, command
 from seamscope.cli.options import (
+    Blend,
+    BlendChoice,
+    ComputationOptions,
     Debug,
     GridOptions,
+    ImageOptions,
     Json,
     ModelOptions,
+    Postprocess,
     Quiet,
     Tile,
-    bytes_of,
+    changed,
     option,
     settings_of,
     sizes,
@@ -38,10 +42,11 @@ from seamscope.text import shape_text
 
 if TYPE_CHECKING:
     from seamscope.images.image import Image
+    from seamscope.planning.case import Case
+    from seamscope.prediction.run import Event
     from seamscope.segmentation.recipe import Recipe
     from seamscope.segmentation.segment import Segmentation
-
-_SHARE = 0.25  # of free memory that a prediction may take
+    from seamscope.settings import Settings
 
 RecipeKind = StrEnum(
     "RecipeKind", ["components", "classes", "boundaries", "distance", "embeddings"]
@@ -180,18 +185,15 @@ def segment(
     ],
     *,
     recipe: RecipeOptions,
-    axes: Annotated[
-        str | None,
-        option("Input", "A letter for each axis, where the file does not say.", "tczyx"),
-    ] = None,
     model: Annotated[
         str | None, option("Input", "Predict the image with this network first.", "MODEL")
     ] = None,
     tile: Tile = "auto",
     grid: GridOptions,
-    memory: Annotated[
-        Any, option("Tiles", "Memory of one batch of tiles.", "4GB", bytes_of)
-    ] = None,
+    blend: BlendChoice = Blend.crop,
+    pixels: Annotated[ImageOptions, Renamed(channel="image_channel")],
+    postprocess: Postprocess = True,
+    computation: ComputationOptions,
     loading: ModelOptions,
     block: Annotated[
         int | None,
@@ -219,26 +221,34 @@ def segment(
     Labels do not depend on blocks or tiles: 1 is the object with the first pixel, and so on.
     """
     answer = Answer(json_file, quiet)
+    if model is None:
+        _need_model(pixels, grid, computation, loading, tile=tile, blend=blend, raw=not postprocess)
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
         from seamscope.files import temporary_folder
-        from seamscope.images.image import open_image
         from seamscope.images.outputs import check_target
+        from seamscope.segmentation.predicted import predict_for
         from seamscope.segmentation.segment import segment as find
 
         wanted = recipe.of()
         _check_target(out, overwrite, check_target)
-        source = open_image(prediction, axes=axes)
+        source = pixels.open(prediction)
         steps = EngineWork(work)
         with contextlib.ExitStack() as stack:
-            probabilities, names = source, None
+            probabilities, names, area = source, None, pixels.area
             if model is not None:
-                settings = settings_of(grid, tile=tile, memory=memory, seams="none")
+                settings = settings_of(
+                    grid, pixels, computation,
+                    tile=tile, blend=blend, postprocess=postprocess, seams="none",
+                )  # fmt: skip
                 folder = stack.enter_context(temporary_folder())
-                probabilities, names = _predicted(source, model, loading, settings, display, folder)
+                case = _prepared(source, model, loading, settings, display)
+                made = predict_for(wanted, case, folder, _progress(display))
+                probabilities, names, area = made.image, made.channels, made.area
             found = find(
                 probabilities,
                 wanted,
+                area=area,
                 blocks=block,
                 workers=workers,
                 channel_names=names,
@@ -258,48 +268,56 @@ def segment(
     answer.write(record | {"corrections_skipped": skipped}, columns(_rows(found, out)))
 
 
+_ALWAYS = ("axes", "series", "level", "alpha", "nodata", "area")  # for predictions too
+
+
+def _need_model(pixels: ImageOptions, *groups: Any, **single: Any) -> None:
+    """Refuse options that say how an image is predicted where nothing is."""
+    names = {"channel": "image_channel"}
+    own = [names.get(name, name) for name in changed(pixels) if name not in _ALWAYS]
+    usual = {"tile": "auto", "blend": Blend.crop, "raw": False}
+    given = [*own, *changed(*groups), *(n for n, value in single.items() if value != usual[n])]
+    if given:
+        raise SettingsError(
+            f"--{given[0].replace('_', '-')} says how an image is predicted: add --model MODEL, or "
+            "leave it out for a prediction."
+        )
+
+
 def _check_target(out: str, overwrite: bool, check: Any) -> None:
     """Refuse a place before anything is computed, as far as can be known."""
     if Path(out).parent.name != "labels":
         check(out, overwrite=overwrite, labels=True)
 
 
-def _predicted(
-    image: Image,
-    model: str,
-    loading: ModelOptions,
-    settings: Any,
-    display: Display,
-    folder: Path,
-) -> tuple[Image, tuple[str, ...]]:
-    """Predict the image, in memory or, where it takes much of it, in a folder."""
-    from psutil import virtual_memory
-
-    from seamscope.images.image import open_image
-    from seamscope.prediction.run import Started, TileDone, predict, prepare
+def _prepared(
+    image: Image, model: str, loading: ModelOptions, settings: Settings, display: Display
+) -> Case:
+    """Plan the prediction of the image."""
+    from seamscope.prediction.run import prepare
 
     network = loading.load(model)
     display.phase("Measuring the network")
     case = prepare(image, network, settings)
-    plan = case.plan
+    for note in case.plan.notes:
+        display.note(note)
+    return case
 
-    def tell(event: Any) -> None:
-        if isinstance(event, Started):
-            display.start(event.tiles * event.frames)
-        elif isinstance(event, TileDone):
-            display.tile(event)
 
-    size = math.prod(plan.out_shape) * plan.out_dtype.itemsize
-    kept = folder / "prediction.zarr" if size > _SHARE * virtual_memory().available else None
-    values = predict(case, out=kept, on_event=tell)
-    opened = open_image(values, axes=plan.out_axes)
-    named = dataclasses.replace(
-        opened,
-        name=f"prediction of {image.name}",
-        scale=tuple(plan.scale),
-        units=tuple(plan.units),
-    )
-    return named, network.channels_of(plan.facts)
+def _progress(display: Display) -> Callable[[Event], None]:
+    """Return what shows the events of a run."""
+    from seamscope.prediction.run import Reduced, Started, TileDone
+
+    def show(event: Event) -> None:
+        match event:
+            case Started():
+                display.start(event.tiles * event.frames)
+            case TileDone():
+                display.tile(event)
+            case Reduced():
+                display.note(event.reason)
+
+    return show
 
 
 def _corrected(found: Segmentation, file: str) -> tuple[Segmentation, list[str]]:

@@ -37,7 +37,7 @@ from seamscope.images.dimensions import (
 )
 from seamscope.images.open import open_array, open_path
 from seamscope.images.stored import Choice, Stored
-from seamscope.images.views import WithoutData
+from seamscope.images.views import Part, WithoutData
 from seamscope.images.watch import Watch, WatchedZarr, watch_of
 from seamscope.text import shape_text
 
@@ -133,6 +133,21 @@ class Image:
         """
         axes = checked_axes(axes, self.shape)
         return replace(self, axes=axes, units=default_units(axes, self.units))
+
+    def part(self, region: tuple[slice, ...]) -> Image:
+        """Return a part as an image of its own, at its place; nothing is read.
+
+        Parameters
+        ----------
+        region
+            A slice with start and stop for each dimension.
+        """
+        first = self.origin or (0.0,) * self.ndim
+        corner = tuple(
+            o + part.start * size for o, part, size in zip(first, region, self.scale, strict=True)
+        )
+        data = Part(self.data, region)
+        return replace(self, data=data, origin=corner, identity="", _kept=None)
 
     def read(self, index: Index) -> np.ndarray:
         """Read a region.

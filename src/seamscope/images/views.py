@@ -146,4 +146,30 @@ class WithoutData(View):
         return values
 
 
-__all__ = ["FirstChannels", "Inverted", "Looked", "WithoutData"]
+class Part(View):
+    """A part of an array.
+
+    Parameters
+    ----------
+    data
+        The array.
+    region
+        A slice with start and stop for each axis.
+    """
+
+    def __init__(self, data: Any, region: tuple[slice, ...]) -> None:
+        self._corner = tuple(part.start for part in region)
+        super().__init__(data, tuple(part.stop - part.start for part in region), data.dtype)
+
+    def _read(self, index: tuple[Any, ...]) -> Any:
+        own: list[Any] = []
+        for i, low, n in zip(index, self._corner, self.shape, strict=True):
+            if isinstance(i, slice):
+                start, stop, step = i.indices(n)
+                own.append(slice(low + start, low + stop, step))
+            else:
+                own.append(low + int(i))
+        return self._data[tuple(own)]
+
+
+__all__ = ["FirstChannels", "Inverted", "Looked", "Part", "WithoutData"]

@@ -19,6 +19,7 @@
 `false_splits`  objects that seams cut, in labels of any program: `seamscope.find_splits`
 `asking`        the network's opinion of such a pair without a seam between
 `agreement`     labels against ground truth, at seams and elsewhere
+`predicted`     predictions that are made to be segmented, of an image or an area
 `review`        suspicious objects, and crops of corrected places for training
 `segment`       all of these in order: `seamscope.segment`
 ==============  ==================================================================================

@@ -148,6 +148,22 @@ class Recipe:
             return 1.0
         return _CAP[self.kind] if self.cap is None else self.cap
 
+    def voxel(self, scale: Sequence[float]) -> tuple[float, ...]:
+        """Return distances between neighbouring pixels, as depths are measured.
+
+        Parameters
+        ----------
+        scale
+            Size of a pixel along each axis of space.
+        """
+        return self.voxel_size or tuple(size / min(scale) for size in scale)
+
+    def halo(self, voxel: Sequence[float]) -> tuple[int, ...]:
+        """Return how many pixels around a region decide its heights, along each axis of space."""
+        if self.kind == "distance":
+            return tuple(math.ceil(self.capped / size) + 1 for size in voxel)
+        return (int(self.kind == "embeddings"),) * len(voxel)
+
     def same_basins(self, other: Recipe) -> bool:
         """Whether both have the same heights and basins, so that one graph serves both."""
         free = {"seed_threshold", "dynamics", "min_size", "max_size", "fill_holes", "clear_border"}
@@ -261,24 +277,18 @@ class Heights:
             )
 
     def _voxel(self) -> tuple[float, ...]:
-        space = [self.scale[i] for i in self._space]
         given = self.recipe.voxel_size
-        if given is None:
-            return tuple(size / min(space) for size in space)
-        if len(given) != len(space) or min(given) <= 0:
+        if given is not None and (len(given) != len(self._space) or min(given) <= 0):
             raise SettingsError(
                 f"A voxel size of {given} does not fit the axes {self.axes}: give one number above "
-                f"0 for each of {len(space)} axes of space."
+                f"0 for each of {len(self._space)} axes of space."
             )
-        return tuple(map(float, given))
+        return tuple(map(float, self.recipe.voxel([self.scale[i] for i in self._space])))
 
     def _needed_halo(self) -> tuple[int, ...]:
         halo = [0] * len(self.axes)
-        for i, size in zip(self._space, self.voxel, strict=True):
-            if self.recipe.kind == "distance":
-                halo[i] = math.ceil(self.recipe.capped / size) + 1
-            elif self.recipe.kind == "embeddings":
-                halo[i] = 1
+        for i, reach in zip(self._space, self.recipe.halo(self.voxel), strict=True):
+            halo[i] = reach
         return tuple(halo)
 
     def _choose(self) -> None:

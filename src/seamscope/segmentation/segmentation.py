@@ -34,6 +34,7 @@ from seamscope.segmentation.objects import (
 )
 from seamscope.segmentation.recipe import LEVELS, Recipe
 from seamscope.segmentation.room import Room
+from seamscope.text import shape_text
 from seamscope.tiling import Slices
 from seamscope.work import QUIET, Work, check
 
@@ -368,7 +369,7 @@ class Segmentation:
         )
 
     def fitting(self, intensity: Any) -> Image:
-        """Open an image of the labels' size, with named axes.
+        """Open an image of the labels' size, with named axes; of a larger one, their part.
 
         Raises
         ------
@@ -386,12 +387,19 @@ class Segmentation:
             image = image.with_axes(axes)
         assert image.axes is not None
         sizes = tuple(image.shape[image.axes.index(letter)] for letter in axes)
-        if sizes != self._ground.whole or self.shape != self._ground.whole:
+        if sizes == self.shape:
+            return image
+        if sizes != self._ground.whole:
             raise ImageError(
-                f"The image has {' x '.join(map(str, sizes))} pixels, the labels have "
-                f"{' x '.join(map(str, self.shape))}: give the image that was predicted."
+                f"The image has {shape_text(sizes)} pixels, the labels have "
+                f"{shape_text(self.shape)}: give the image that was predicted."
             )
-        return image
+        area = {
+            letter: slice(low, low + n)
+            for letter, low, n in zip(axes, self.corner, self.shape, strict=True)
+        }
+        whole = zip(image.axes, image.shape, strict=True)
+        return image.part(tuple(area.get(letter, slice(0, n)) for letter, n in whole))
 
     # -- writing
 

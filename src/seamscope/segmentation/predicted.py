@@ -1,0 +1,167 @@
+"""Predictions that are made to be segmented: of a whole image or of an area, and what is around it.
+
+Knows how far a recipe looks beyond an area. Does not know command lines or files of results.
+
+Heights beside the border of an area depend on pixels beyond it: *distance* looks up to its cap,
+*embeddings* one pixel. They are predicted too, so that objects of an area are those of the image,
+except where they are cut off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psutil import virtual_memory
+
+from seamscope.errors import ImageError
+from seamscope.images.image import Image, open_image
+from seamscope.images.views import View
+from seamscope.planning.case import Case
+from seamscope.planning.plan import Plan
+from seamscope.prediction.run import Event, predict
+from seamscope.segmentation.recipe import Recipe
+
+_SHARE = 0.25  # of free memory that a prediction may take
+
+
+class Placed(View):
+    """A part of a larger array, at its place; what lies outside cannot be read.
+
+    Parameters
+    ----------
+    data
+        The part.
+    corner
+        Of the part in the larger array, one number for each axis.
+    shape
+        Of the larger array.
+    """
+
+    def __init__(self, data: Any, corner: Sequence[int], shape: Sequence[int]) -> None:
+        self._corner = tuple(corner)
+        super().__init__(data, tuple(shape), data.dtype)
+
+    def _read(self, index: tuple[Any, ...]) -> Any:
+        own = []
+        for i, low, n, whole in zip(index, self._corner, self._data.shape, self.shape, strict=True):
+            start, stop = (i, i + 1) if isinstance(i, int) else i.indices(whole)[:2]
+            if start < low or stop > low + n:
+                raise ImageError(f"Pixels {start} to {stop} were not predicted: widen the area.")
+            own.append(i - low if isinstance(i, int) else slice(start - low, stop - low))
+        return self._data[tuple(own)]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A prediction to be segmented.
+
+    Attributes
+    ----------
+    image
+        The prediction, of the size that the whole image's would have.
+    area
+        Part to segment, from and to for each letter, in pixels of the prediction; None for all.
+    channels
+        Names of the channels.
+    """
+
+    image: Image
+    area: Mapping[str, tuple[int, int]] | None
+    channels: tuple[str, ...]
+
+
+def predict_for(
+    recipe: Recipe,
+    case: Case,
+    folder: Path | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Predicted:
+    """Predict what a recipe needs, in memory or, where it takes much of it, in a folder.
+
+    Parameters
+    ----------
+    recipe
+        How objects will be made of it.
+    case
+        Image, network and settings; their area is what is wanted.
+    folder
+        Where a large prediction is kept; by default it is kept in memory.
+    on_event
+        Called with each event of the run.
+
+    Raises
+    ------
+    SeamscopeError
+        As for `seamscope.predict`.
+    """
+    asked = case.settings.area
+    wanted = case.plan
+    if asked:
+        case = case.but(area=_grown(asked, case, recipe))
+    plan = case.plan
+    large = math.prod(plan.out_shape) * plan.out_dtype.itemsize > _SHARE * (
+        virtual_memory().available
+    )
+    kept = folder / "prediction.zarr" if folder is not None and large else None
+    values = predict(case, out=kept, on_event=on_event)
+    opened = open_image(values, axes=plan.out_axes)
+    if asked:
+        corner, shape = _place(plan)
+        opened = open_image(Placed(values, corner, shape), axes=plan.out_axes)
+    first = tuple(
+        o - low * size
+        for o, low, size in zip(plan.origin, _place(plan)[0], plan.scale, strict=True)
+    )
+    named = dataclasses.replace(
+        opened,
+        name=f"prediction of {case.image.name}",
+        scale=tuple(plan.scale),
+        units=tuple(plan.units),
+        origin=first,
+    )
+    area = dict(_ranges(wanted)) if asked else None
+    return Predicted(named, area, case.model.channels_of(plan.facts))
+
+
+def _grown(
+    area: Mapping[str, tuple[int, int]], case: Case, recipe: Recipe
+) -> dict[str, tuple[int, int]]:
+    """Widen an area, in pixels of the image, by what the recipe reads beyond it."""
+    plan, image = case.plan, case.image
+    letters = [letter for letter in plan.out_axes if letter in "zyx"]
+    sizes = [plan.scale[plan.out_axes.index(letter)] for letter in letters]
+    scales = dict(zip(plan.layout.spatial, plan.facts.scale, strict=True))
+    grown = dict(area)
+    for letter, halo in zip(letters, recipe.halo(recipe.voxel(sizes)), strict=True):
+        if letter in area:
+            margin = math.ceil(halo / scales.get(letter, 1))
+            low, high = area[letter]
+            size = image.shape[plan.layout.axes.index(letter)]
+            grown[letter] = (max(0, low - margin), min(size, high + margin))
+    return grown
+
+
+def _ranges(plan: Plan) -> list[tuple[str, tuple[int, int]]]:
+    """Where a plan's result lies, in pixels of the prediction of the whole image."""
+    frames = list(zip(plan.layout.frames, plan.frame_ranges, strict=True))
+    area = ((part.start, part.stop) for part in plan.area)
+    return frames + list(zip(plan.layout.spatial, area, strict=True))
+
+
+def _place(plan: Plan) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the corner of a plan's result, and the shape of the whole image's."""
+    corner = {letter: low for letter, (low, _) in _ranges(plan)}
+    image = dict(zip(plan.layout.axes, plan.image_shape, strict=True))
+    whole = {letter: image[letter] for letter in plan.layout.frames}
+    whole |= dict(zip(plan.layout.spatial, (a.output_size for a in plan.grid.axes), strict=True))
+    whole["c"] = plan.out_channels
+    axes = plan.out_axes
+    return tuple(corner.get(a, 0) for a in axes), tuple(int(whole[a]) for a in axes)
+
+
+__all__ = ["Placed", "Predicted", "predict_for"]

@@ -1,0 +1,73 @@
+"""Predictions for labels: of an area, they are those of the image, with what lies around it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import nn
+
+import seamscope
+from seamscope.errors import ImageError
+from seamscope.planning.case import Case
+from seamscope.segmentation.predicted import Placed, predict_for
+from seamscope.segmentation.recipe import Heights
+
+
+class Sharpen(nn.Module):
+    """Foreground from intensities; `step` pixels become one."""
+
+    def __init__(self, step: int = 1) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(step)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(20 * (self.pool(x) - 0.5))
+
+
+def blobs(shape):
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).random(shape), 3)
+    return ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "step", "area"),
+    [
+        ((96, 120), "yx", 1, {"y": (30, 60), "x": (20, 120)}),
+        ((96, 120), "yx", 2, {"y": (32, 60), "x": (20, 100)}),
+        ((2, 64, 64), "tyx", 1, {"t": (1, 2), "x": (16, 48)}),
+        ((12, 64, 64), "zyx", 1, {"z": (4, 8), "y": (16, 48)}),
+    ],
+)
+@pytest.mark.parametrize("recipe", [
+    seamscope.Recipe("components"), seamscope.Recipe("distance", cap=9),
+])  # fmt: skip
+def test_heights_of_an_area_are_those_of_the_image(shape, axes, step, area, recipe) -> None:
+    image = dataclasses.replace(
+        seamscope.open_image(blobs(shape), axes=axes), origin=(5.0,) * len(shape)
+    )
+    case = Case.open(image, Sharpen(step), tile=32, normalize="none", seams="none")
+    whole = predict_for(recipe, case)
+    part = predict_for(recipe, case.but(area=area))
+    assert whole.area is None
+    assert (part.image.shape, part.image.origin) == (whole.image.shape, whole.image.origin)
+    cut = [part.area.get(letter, (0, n)) for letter, n in zip(axes, whole.image.shape, strict=True)]
+    scaled = {a: (v[0] // step, v[1] // step) if a in "yx" else v for a, v in area.items()}
+    assert {a: v for a, v in part.area.items() if a in area} == scaled
+    region = tuple(slice(*ends) for ends in cut)
+    everywhere = Heights(whole.image, recipe)(tuple(slice(0, n) for n in whole.image.shape))
+    np.testing.assert_array_equal(Heights(part.image, recipe)(region), everywhere[region])
+    labels = seamscope.segment(part.image, recipe, area=part.area)
+    assert labels.shape == tuple(s.stop - s.start for s in region)
+    assert len(labels.provisional) > 0
+
+
+def test_pixels_that_were_not_predicted_are_not_read() -> None:
+    placed = Placed(np.arange(6).reshape(2, 3), (4, 5), (9, 9))
+    np.testing.assert_array_equal(placed[4:6, 5:8], [[0, 1, 2], [3, 4, 5]])
+    assert placed[5, 7] == 5
+    with pytest.raises(ImageError, match="Pixels 3 to 6 were not predicted"):
+        placed[3:6, 5:8]
