@@ -28,6 +28,7 @@ import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -55,11 +56,14 @@ class Place:
         What named it, such as ``"--json"``; empty for a function's argument.
     result
         Whether it is a result: a file with a record beside it, or a zarr folder.
+    member
+        Whether it joins a zarr group that may be read, as labels join their image.
     """
 
     path: Path
     option: str = ""
     result: bool = False
+    member: bool = False
 
     @property
     def partial(self) -> Path:
@@ -129,23 +133,32 @@ def check_places(
         When a folder is missing or may not be written to, a name is too long or given twice, a
         file exists, or an input would be overwritten.
     """
-    read = [_outermost(path) for path in inputs if os.path.lexists(path)]
+    read = [path for path in inputs if os.path.lexists(path)]
     for number, place in enumerate(places):
         if is_device(place.path):
             continue
         _check_folder(place)
-        for source in read:
-            for path in _written(place):
-                if overlap(path, source):
-                    raise OutputError(
-                        f"{place} would overwrite {source}, which is read: choose another name."
-                    )
+        for source in map(partial(_lost, place), read):
+            if source is not None:
+                raise OutputError(
+                    f"{place} would overwrite {source}, which is read: choose another name."
+                )
         for other in places[:number]:
             if any(overlap(a, b) for a in _written(place) for b in _written(other)):
                 raise OutputError(f"{place} would overwrite {other}: choose another name.")
     for place in places:
         if not is_device(place.path):
             _check_free(place, overwrite, resume)
+
+
+def _lost(place: Place, source: Path) -> Path | None:
+    """Return what a place would overwrite of something that is read; None where nothing."""
+    if place.member:  # beside the other members of its group
+        within = Path(os.path.realpath(source))
+        inside = any(within.is_relative_to(os.path.realpath(path)) for path in _written(place))
+        return source if inside else None
+    outer = _outermost(source)
+    return outer if any(overlap(path, outer) for path in _written(place)) else None
 
 
 def _written(place: Place) -> tuple[Path, ...]:
@@ -156,6 +169,8 @@ def _written(place: Place) -> tuple[Path, ...]:
 
 def _check_folder(place: Place) -> None:
     path, folder = place.path, place.path.parent
+    if place.member and not os.path.lexists(folder):
+        folder = folder.parent  # the group of labels is made with the first of them
     if not os.path.isdir(folder):
         raise OutputError(f"There is no folder {folder} for {place}: create it.")
     longest = _longest_name(folder) - (_LONGEST if place.result else len("..partial"))
@@ -229,8 +244,17 @@ def _has_zarr_metadata(path: Path) -> bool:
 
 
 def is_zarr_folder(path: Path) -> bool:
-    """Only what is surely zarr, under a name that says so, may ever be replaced as a folder."""
-    return _has_zarr_metadata(path) and path.name.lower().endswith(".zarr")
+    """Only what is surely zarr, by its name or its group, may ever be replaced as a folder."""
+    named = path.name.lower().endswith(".zarr") or _has_zarr_metadata(path.parent)
+    return _has_zarr_metadata(path) and named
+
+
+def member_place(path: Path, option: str = "") -> Place | None:
+    """Return the place ``IMAGE.ome.zarr/labels/NAME`` of labels; None for all other paths."""
+    image = path.parent.parent
+    if path.parent.name != "labels" or not os.path.exists(image / "zarr.json"):
+        return None
+    return Place(path, option, result=True, member=True)
 
 
 def _removable(partial: Path) -> bool:
@@ -449,6 +473,7 @@ __all__ = [
     "is_device",
     "is_full",
     "is_zarr_folder",
+    "member_place",
     "overlap",
     "record_beside",
     "size_on_disk",

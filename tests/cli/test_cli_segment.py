@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import seamscope
 from seamscope.cli import app
 from seamscope.cli.segment import RecipeKind
+from seamscope.images.outputs import create_output
 from seamscope.segmentation.corrections import Corrections
 from seamscope.segmentation.recipe import Kind
 
@@ -49,6 +50,38 @@ def test_segment_writes_labels_table_and_json(folder) -> None:
     again = run("segment", "p.npy", "out.tif", *words)
     assert again.exit_code == 1
     assert "out.tif exists" in again.output
+
+
+def test_labels_join_the_image_that_is_read(folder) -> None:
+    p = np.load("p.npy")[0]
+    how = {"axes": "yx", "scale": (2.0, 0.5), "units": ("micrometer", "micrometer")}
+    with create_output("i.ome.zarr", p.shape, "f4", **how) as output:
+        output.write((slice(0, 64), slice(0, 72)), p)
+        output.finish()
+    before = (folder / "i.ome.zarr" / "0" / "c" / "0" / "0").read_bytes()
+    place = "i.ome.zarr/labels/cells"
+    assert run("segment", "i.ome.zarr", place, "--threshold", 0.6).exit_code == 0
+    again = run("segment", "i.ome.zarr", place, "--threshold", 0.7)
+    assert again.exit_code == 1
+    assert f"{place} exists" in again.output
+    assert "Finding" not in again.output  # said before anything is computed
+    assert run("segment", "i.ome.zarr", place, "--threshold", 0.7, "--overwrite").exit_code == 0
+    done = run("splits", place, "--tile", 16, "--merge", 0.5, "--out", "i.ome.zarr/labels/merged")
+    assert done.exit_code == 0, done.output
+    found = seamscope.open_image(place)
+    np.testing.assert_array_equal(found.read((slice(None),) * 2), ndimage.label(p > 0.7)[0])
+    assert found.scale == (2.0, 0.5)
+    labels = folder / "i.ome.zarr" / "labels"
+    assert sorted(each.name for each in labels.iterdir()) == ["cells", "merged", "zarr.json"]
+    listed = json.loads((labels / "zarr.json").read_text())["attributes"]["ome"]["labels"]
+    assert listed == ["cells", "merged"]
+    marked = json.loads((labels / "cells" / "zarr.json").read_text())["attributes"]["ome"]
+    assert marked["image-label"]["source"] == {"image": "../../"}
+    assert (folder / "i.ome.zarr" / "0" / "c" / "0" / "0").read_bytes() == before
+    for given in ((place, place), ("i.ome.zarr/0", "i.ome.zarr/0/labels/cells")):
+        done = run("segment", *given, "--overwrite")
+        assert done.exit_code == 1
+        assert "would overwrite" in done.output or "is no OME-Zarr" in done.output
 
 
 def test_image_and_model_in_one_go(folder) -> None:

@@ -59,14 +59,18 @@ def export(seed: int, out: str) -> list[str]:
     return ["export", f"net.py:Net(seed={seed})", out, "--trust", "--overwrite"]
 
 
+def segment(seed: int, out: str) -> list[str]:
+    return ["segment", "image.ome.zarr", out, "--threshold", f"0.{4 + seed}", "--overwrite"]
+
+
 def pixels(path: Path) -> bytes:
     image = open_image(path)
     assert not any("unfinished" in note for note in image.notes)
     record = read_record(path)
     assert record["finished"] is True
-    return (
-        bytes(image.read((slice(None),) * image.ndim).tobytes()) + record["model"]["spec"].encode()
-    )
+    how = record["model"]["spec"] if "model" in record else record["segmentation"]["recipe"]
+    values = image.read((slice(None),) * image.ndim)
+    return bytes(values.tobytes()) + json.dumps(how).encode()
 
 
 def statistics(path: Path) -> bytes:
@@ -87,17 +91,20 @@ CASES: dict[str, tuple[Callable[[int, str], list[str]], Callable[[Path], bytes]]
     "out.png": (lambda seed, out: [*predict(seed, out), "--result", "labels"], pixels),
     "out.statistics": (freeze, statistics),
     "out.torchscript": (export, weights),
+    "image.ome.zarr/labels/out": (segment, pixels),
+    "cells.tif": (segment, pixels),
 }
+RESULTS = {out for out, (_, content) in CASES.items() if content is pixels}
 
 
 # of the formats that are written as another one is, fewer
-MOMENTS = {"out.ome.zarr": 8, "out.npy": 8, "out.png": 8}
+MOMENTS = {"out.ome.zarr": 6, "out.npy": 6, "out.png": 6, "cells.tif": 6}
 
 
 KINDS = (int(signal.SIGKILL), int(signal.SIGTERM))
 
 
-def carry_out(steps: list[dict[str, Any]], folder: Path) -> list[tuple[int, int]]:
+def carry_out(steps: list[dict[str, Any]], folder: Path) -> list[tuple[int, int, Any]]:
     (folder / "plan.json").write_text(json.dumps(steps))
     temporary = folder / "temporary"
     temporary.mkdir(exist_ok=True)
@@ -110,45 +117,75 @@ def carry_out(steps: list[dict[str, Any]], folder: Path) -> list[tuple[int, int]
         [sys.executable, str(Path(__file__).with_name("killing.py")), str(folder / "plan.json")],
         env=environment, stdout=subprocess.PIPE, check=True,
     )  # fmt: skip
-    return [(code, events) for code, events in json.loads(done.stdout)]
+    return [(code, events, seen) for code, events, seen in json.loads(done.stdout)]
+
+
+def template(folder: Path) -> Path:
+    """Make a folder with what the commands read."""
+    folder.mkdir()
+    (folder / "net.py").write_text(FACTORY)
+    image = np.random.default_rng(0).random((40, 36)).astype(np.float32)
+    np.save(folder / "image.npy", image)
+    how: dict[str, Any] = {"axes": "yx", "scale": (1, 1), "units": ("", "")}
+    with create_output(folder / "image.ome.zarr", image.shape, "f4", **how) as output:
+        output.write((slice(0, 40), slice(0, 36)), image)
+        output.finish()
+    return folder
+
+
+def check_every_moment(seen: list[list[str]], out: str) -> None:
+    """Before each event the old result is whole in its place, or the new one is.
+
+    A folder is moved aside for one moment, in which both are whole.
+    """
+    old, new = seen[0][0], seen[-1][0]
+    assert old
+    assert new not in ("", old)
+    between = 0
+    for there, aside, beside in seen:
+        if there not in (old, new):
+            assert (there, aside, beside) == ("", old, new)
+            between += 1
+    assert between <= ("." not in out.rpartition("/")[2] or out.endswith(".zarr")) * 1
 
 
 @pytest.mark.parametrize("out", CASES)
 def test_old_or_new_whole_at_thirty_moments(out: str, tmp_path: Path) -> None:
     """Half of them SIGKILL, half SIGTERM; the same moments in every run of this test."""
     command, content = CASES[out]
-    template, ended = tmp_path / "template", tmp_path / "ended"
-    template.mkdir()
-    (template / "net.py").write_text(FACTORY)
-    np.save(template / "image.npy", np.random.default_rng(0).random((40, 36)).astype(np.float32))
-    first = {"folder": str(template), "command": command(1, out)}
-    second = {"copy": str(template), "folder": str(ended), "command": command(2, out)}
-    (one, _), (two, events) = carry_out([first, second], tmp_path)
-    assert (one, two) == (0, 0), (template / "said").read_text()
-    old, new = content(template / out), content(ended / out)
+    begun, ended = template(tmp_path / "template"), tmp_path / "ended"
+    first = {"folder": str(begun), "command": command(1, out)}
+    second = {"copy": str(begun), "folder": str(ended), "command": command(2, out)}
+    second["result"] = str(ended / out)
+    (one, _, _), (two, events, seen) = carry_out([first, second], tmp_path)
+    assert (one, two) == (0, 0), (begun / "said").read_text()
+    check_every_moment(seen, out)
+    old, new = content(begun / out), content(ended / out)
     assert old != new
     # every moment with both signals where there are few, else thirty of them
     moments = [(at, kind) for at in range(1, events + 1) for kind in KINDS]
     chosen = random.Random(3).sample(moments, min(MOMENTS.get(out, 30), len(moments)))
     steps = [
-        {"copy": str(template), "folder": str(tmp_path / f"{at}-{kind}"), "at": at}
+        {"copy": str(begun), "folder": str(tmp_path / f"{at}-{kind}"), "at": at}
         | {"command": command(2, out), "signal": kind}
         for at, kind in chosen
     ]
     last = {"copy": str(ended), "folder": str(tmp_path / "last"), "command": freeze(2, "new")}
     done = carry_out([*steps, *([last] if command is freeze else [])], tmp_path)
-    for step, (code, _) in zip(steps, done, strict=False):
+    for step, (code, *_) in zip(steps, done, strict=False):
         folder = Path(step["folder"])
         assert code in ((-9,) if step["signal"] == signal.SIGKILL else (130, 0)), folder
         path = folder / out
         if path.is_file():  # at once; for a folder there is a moment between two renames
             assert content(path) in (old, new), folder
-        Claim(Place(path, result=out in list(CASES)[:5])).release()  # as the next command begins
+        Claim(Place(path, result=out in RESULTS)).release()  # as the next command begins
         assert content(path) in (old, new), folder
-        assert not list(folder.glob(".*.re*")), folder  # records, results and rubbish of the swap
+        name = path.name
+        assert not list(path.parent.glob(".*.re*")), folder  # records and rubbish of the swap
         # a network that was interrupted while it was written is recognised by its name
-        extra = {p.name for p in folder.iterdir()} - {"net.py", "image.npy", "said", out}
-        extra -= {f"{out}.json", f".{out}.room", f".{out}.ledger", "__pycache__"}
+        extra = {p.name for p in path.parent.iterdir()} - {"net.py", "said", name}
+        extra -= {"image.npy", "image.ome.zarr", "zarr.json", "__pycache__"}
+        extra -= {f"{name}.json", f".{name}.room", f".{name}.ledger"}
         assert all("partial" in name for name in extra), extra
     # SIGTERM leaves nothing in the directory of temporary files, and the last run swept the rest
     assert not list((tmp_path / "temporary").glob("seamscope-*"))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seamscope.errors import SeamscopeError
-from seamscope.files import Place, check_places
+from seamscope.files import Place, check_places, member_place
 
 READS = (
     "image",
@@ -55,7 +55,7 @@ def check(given: Mapping[str, Any]) -> None:
     """
     written = {name: given.get(name) for name in WRITES}
     places = [
-        Place(Path(value).expanduser(), WRITES[name], _is_result(str(value)))
+        _place(name, Path(value).expanduser())
         for name, value in written.items()
         if value is not None and not _unwritten(name, value, given)
     ]
@@ -73,8 +73,12 @@ def _unwritten(name: str, value: Any, given: Mapping[str, Any]) -> bool:
     """Whether a parameter that names an output needs no check here."""
     if name == "json_file":
         return bool(value == "-")
-    # labels may be added to the OME-Zarr that is read; their writer checks that place
-    return name == "out" and (bool(given.get("dry_run")) or Path(value).parent.name == "labels")
+    return name == "out" and bool(given.get("dry_run"))
+
+
+def _place(name: str, path: Path) -> Place:
+    member = member_place(path, WRITES[name]) if name == "out" else None
+    return member or Place(path, WRITES[name], _is_result(str(path)))
 
 
 def _is_result(name: str) -> bool:

@@ -226,13 +226,13 @@ def segment(
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
         from seamscope.files import temporary_folder
-        from seamscope.images.outputs import check_target
+        from seamscope.segmentation.label_files import check_label_target
         from seamscope.segmentation.predicted import predict_for
         from seamscope.segmentation.segment import segment as find
 
         wanted = recipe.of()
-        _check_target(out, overwrite, check_target)
         source = pixels.open(prediction)
+        check_label_target(out, overwrite=overwrite, source=source)
         steps = EngineWork(work)
         with contextlib.ExitStack() as stack:
             probabilities, names, area = source, None, pixels.area
@@ -282,12 +282,6 @@ def _need_model(pixels: ImageOptions, *groups: Any, **single: Any) -> None:
             f"--{given[0].replace('_', '-')} says how an image is predicted: add --model MODEL, or "
             "leave it out for a prediction."
         )
-
-
-def _check_target(out: str, overwrite: bool, check: Any) -> None:
-    """Refuse a place before anything is computed, as far as can be known."""
-    if Path(out).parent.name != "labels":
-        check(out, overwrite=overwrite, labels=True)
 
 
 def _prepared(

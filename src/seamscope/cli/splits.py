@@ -98,8 +98,12 @@ def splits(
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
         from seamscope.segmentation.false_splits import find_splits
-        from seamscope.segmentation.label_images import merge_pairs
+        from seamscope.segmentation.label_files import check_label_target
+        from seamscope.segmentation.label_images import labels_of, merge_pairs
 
+        if out is not None:
+            source = labels_of(labels, axes)
+            check_label_target(out, overwrite=overwrite, source=source)
         steps = EngineWork(work)
         shared = overlap or 0
         report = find_splits(labels, tile, overlap=shared, offset=offset, axes=axes, work=steps)

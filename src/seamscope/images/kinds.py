@@ -313,8 +313,10 @@ def _ngff(wanted: Wanted) -> dict[str, Any]:
 
 
 def _image_label(wanted: Wanted) -> dict[str, Any]:
-    """Names and colours of the classes of labels, as OME-NGFF has them."""
-    classes = wanted.metadata.get("classes")
+    """What OME-NGFF says of labels: their image, names and colours of classes."""
+    classes, label = wanted.metadata.get("classes"), wanted.metadata.get("image-label")
+    if label is not None:
+        return {"image-label": label}
     if not isinstance(classes, list) or wanted.dtype.kind == "f":
         return {}
     colours = [

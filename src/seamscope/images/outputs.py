@@ -34,7 +34,7 @@ from seamscope.files import (
     size_on_disk,
 )
 from seamscope.images.dimensions import bounds, checked_axes, region_text, why
-from seamscope.images.kinds import Format, Store, Wanted, format_of
+from seamscope.images.kinds import FORMATS, Format, Store, Wanted, format_of
 from seamscope.images.stored import file_of
 from seamscope.ledger import Ledger
 from seamscope.plain import plain
@@ -244,7 +244,8 @@ def create_output(
         ``.png``                  labels only: ``yx``, uint8 or uint16
         ========================  =============================================================
 
-        TIFF, npy and PNG have their record in a file beside them: ``NAME.tif.json``.
+        TIFF, npy and PNG have their record in a file beside them: ``NAME.tif.json``. A
+        `seamscope.files.Place` inside an OME-Zarr image gets OME-Zarr.
     shape, dtype
         Of the result.
     axes, scale, units, origin
@@ -258,7 +259,7 @@ def create_output(
     metadata
         Beginning of the record. ``metadata["channels"]`` (names, or mappings with ``name`` and
         ``color``, six hexadecimal digits) also goes into OME metadata, as do ``"classes"`` of
-        labels (mappings with ``value``, ``name`` and ``color``).
+        labels (mappings with ``value``, ``name`` and ``color``), and ``"image-label"`` as it is.
     source
         The image that is read, so that it is not overwritten.
     task
@@ -287,8 +288,12 @@ def create_output(
     )
     if target is None:
         return _in_memory(wanted)
+    if isinstance(target, Place):
+        return _create_file(target, FORMATS[".ome.zarr"], wanted, overwrite, source, task, resume)
     if isinstance(target, str | os.PathLike):
-        return _create_file(Path(target).expanduser(), wanted, overwrite, source, task, resume)
+        path = Path(target).expanduser()
+        kind, place = format_of(path), _place(path)
+        return _create_file(place, kind, wanted, overwrite, source, task, resume)
     return _into_array(target, wanted, source)
 
 
@@ -322,7 +327,7 @@ def check_target(
             f"{path.name} cannot hold probabilities: PNG is for labels. Use .tif or .zarr, or "
             "request labels (--result labels)."
         )
-    check_places([_place(path)], _files_of(source), overwrite, resume)
+    check_places([_place(path)], files_of(source), overwrite, resume)
 
 
 def _place(path: Path) -> Place:
@@ -331,24 +336,24 @@ def _place(path: Path) -> Place:
 
 
 def _create_file(
-    path: Path,
+    place: Place,
+    kind: Format,
     wanted: Wanted,
     overwrite: bool,
     source: Image | None,
     task: Mapping[str, Any] | None,
     resume: bool,
 ) -> Output:
-    kind = format_of(path)
+    path = place.path
     reason = kind.refusal(wanted)
     if reason:
         raise OutputError(f"{path.name} cannot hold this result: {reason}")
-    place = _place(path)
-    check_places([place], _files_of(source), overwrite, resume)
+    check_places([place], files_of(source), overwrite, resume)
     with disk_errors(path, "Nothing was written."):
         claim = Claim(place)
         try:
             # again, since a result may have been found that a killed process had moved aside
-            check_places([place], _files_of(source), overwrite, resume)
+            check_places([place], files_of(source), overwrite, resume)
             if resume and kind.resume and place.partial.exists() and place.ledger.exists():
                 return _resumed(claim, kind.resume, wanted, task or {})
             _check_room(place, kind.room(wanted))
@@ -457,7 +462,7 @@ def _same_pixels(array: Any, source: Image) -> bool:
     if array is source.data or (both_numpy and np.may_share_memory(array, source.data)):
         return True
     file = file_of(array)
-    return file is not None and any(overlap(file, read) for read in _files_of(source))
+    return file is not None and any(overlap(file, read) for read in files_of(source))
 
 
 def _chunks(chunks: Sequence[int] | None, shape: Sequence[int], axes: str) -> tuple[int, ...]:
@@ -469,7 +474,8 @@ def _chunks(chunks: Sequence[int] | None, shape: Sequence[int], axes: str) -> tu
     return tuple(min(usual.get(a, n), n) for a, n in zip(axes, map(int, shape), strict=True))
 
 
-def _files_of(source: Image | None) -> list[Path]:
+def files_of(source: Image | None) -> list[Path]:
+    """Return the files and folders that an image is read from."""
     if source is None:
         return []
     return [Path(name) for name in (source.source, file_of(source.data)) if name]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from seamscope.errors import OutputError
+from seamscope.files import check_places, member_place
 from seamscope.images.image import Image
-from seamscope.images.outputs import Output, create_output
+from seamscope.images.outputs import Output, check_target, create_output, files_of
 from seamscope.segmentation.objects import Space
 
 _VERSION = "0.5"
@@ -38,7 +38,7 @@ def label_output(
     source: Image | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Iterator[Output]:
-    """Open what labels are written into; on leaving, what was finished is marked as labels.
+    """Open what labels are written into, marked as labels; finished ones are listed by their image.
 
     Parameters
     ----------
@@ -57,84 +57,85 @@ def label_output(
     path = Path(target).expanduser() if isinstance(target, str | os.PathLike) else None
     if path is not None and str(dtype) == "uint64":
         raise OutputError(f"{path.name} would need labels above 2^32: segment parts of the image.")
-    image = None if path is None else _image_of(path)
-    place: Any = target
-    if path is not None and image is not None:
-        if path.exists() and not overwrite:
-            raise OutputError(
-                f"{path} exists already: choose another name, or replace it (--overwrite, "
-                "overwrite=True)."
-            )
-        place = path.with_name(f".{path.name}.part.ome.zarr")
-    output = create_output(
-        place,
+    place = None if path is None else member_place(path)
+    label: dict[str, Any] = {"version": _VERSION}
+    if place is not None:
+        label["source"] = {"image": "../../"}
+        check_label_target(target, overwrite=overwrite, source=source)
+        _make_group(place.path.parent)
+    with create_output(
+        place or target,
         shape,
         dtype,
         axes=space.axes,
         scale=space.scale,
         units=space.units,
         origin=space.origin or None,
-        overwrite=overwrite or image is not None,
+        overwrite=overwrite,
         name="labels" if path is None else path.name.split(".")[0],
-        metadata=metadata,
+        metadata={**(metadata or {}), "image-label": label},
         source=source,
-    )
-    with output:
+    ) as output:
         yield output
-        if path is None or not output.record.get("finished"):
-            return
-    if image is not None:
-        _mark(place, "../../")
-        _move_into(place, path, image)
-    elif path.name.endswith(".ome.zarr"):
-        _mark(path, None)
+    if place is not None and output.record.get("finished"):
+        _list(place.path)
 
 
-def _image_of(path: Path) -> Path | None:
-    """Return the OME-Zarr image that a path ``IMAGE/labels/NAME`` lies in, None for others."""
-    image = path.parent.parent
-    if path.parent.name != "labels" or not (image / "zarr.json").exists():
-        return None
+def check_label_target(
+    target: Any, *, overwrite: bool = False, source: Image | None = None
+) -> None:
+    """Check what can be known of a place for labels before there are any.
+
+    Parameters
+    ----------
+    target, overwrite, source
+        As for `label_output`.
+
+    Raises
+    ------
+    OutputError
+        When labels cannot be written there.
+    """
+    path = Path(target).expanduser() if isinstance(target, str | os.PathLike) else None
+    place = None if path is None else member_place(path)
+    if place is None:
+        check_target(target, overwrite=overwrite, source=source, labels=True)
+        return
+    check_places([place], files_of(source), overwrite)
+    _check_image(place.path.parent.parent)
+
+
+def _check_image(image: Path) -> None:
     import zarr
 
-    attributes = dict(zarr.open_group(str(image), mode="r").attrs)
+    attributes = dict(zarr.open(str(image), mode="r").attrs)
     if "multiscales" not in dict(attributes.get("ome") or {}):
         raise OutputError(
             f"{image} is no OME-Zarr {_VERSION} image, so it cannot hold labels: write them to a "
             "file of their own (.ome.zarr)."
         )
-    labels = path.parent
+
+
+def _make_group(labels: Path) -> None:
+    """Make the group of an image's labels, where there is none yet."""
+    import zarr
+
     if not (labels / "zarr.json").exists():
         zarr.create_group(str(labels), zarr_format=3, attributes={"ome": _listing([])})
-    return image
 
 
 def _listing(names: Sequence[str]) -> dict[str, Any]:
     return {"version": _VERSION, "labels": list(names)}
 
 
-def _mark(path: Path, image: str | None) -> None:
-    """Say in the metadata that this is an image of labels, and of which image."""
+def _list(path: Path) -> None:
+    """List the labels ``IMAGE/labels/NAME`` in their group, where readers look for them."""
     import zarr
 
-    group = zarr.open_group(str(path), mode="r+")
-    label: dict[str, Any] = {"version": _VERSION}
-    if image is not None:
-        label["source"] = {"image": image}
-    group.attrs["ome"] = {**dict(group.attrs["ome"]), "image-label": label}
-
-
-def _move_into(part: Path, path: Path, image: Path) -> None:
-    """Give the finished labels their name, and list it."""
-    import zarr
-
-    if path.exists():
-        shutil.rmtree(path)
-    part.rename(path)
-    group = zarr.open_group(str(image / "labels"), mode="r+")
+    group = zarr.open_group(str(path.parent), mode="r+")
     listed = list(dict(group.attrs.get("ome") or {}).get("labels") or [])
     if path.name not in listed:
         group.attrs["ome"] = _listing([*listed, path.name])
 
 
-__all__ = ["label_output"]
+__all__ = ["check_label_target", "label_output"]
