@@ -263,6 +263,20 @@ class AxisTiling:
             origin=int(kept * self.lattice.scale),
         )
 
+    @cached_property
+    def discarded(self) -> Sides:
+        """Least distance of a core to its tile's inner borders, in input pixels.
+
+        At least the halo; more where tiles overlap further, since they are cut in between. ``(0,
+        0)`` for a single tile.
+        """
+        scale = self.lattice.scale
+        before = [(tile.core[0] - tile.origin) / scale for tile in self._tiles[1:]]
+        after = [
+            (tile.origin + self.kept * scale - tile.core[1]) / scale for tile in self._tiles[:-1]
+        ]
+        return int(min(before, default=0)), int(min(after, default=0))
+
     def _output(self, low: int, high: int) -> Sides:
         """Output pixels wholly inside an input interval; the last one is cut by the image's end."""
         scale = self.lattice.scale

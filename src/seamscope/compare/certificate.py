@@ -35,7 +35,7 @@ from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Finished, Reduced, TileDone, open_output, run
 from seamscope.seams.meter import TOLERANCE, Spread, check_tolerance
 from seamscope.settings import Settings
-from seamscope.text import percent_text, shape_text
+from seamscope.text import axes_text, halo_text, percent_text, shape_text
 from seamscope.tiling import Lattice, Sides
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -93,6 +93,8 @@ class Certificate:
         Name and size of the whole image.
     frame
         Time point and the like that was examined.
+    note
+        What explains the outcome where halo and reach do not; empty where there is nothing.
     """
 
     passed: bool
@@ -111,6 +113,7 @@ class Certificate:
     image: str
     image_shape: tuple[int, ...]
     frame: tuple[int, ...] = ()
+    note: str = ""
 
     @property
     def max_in_std(self) -> float:
@@ -131,7 +134,7 @@ class Certificate:
             f"The tiled prediction {verdict}: on {where}, {tiles} tiles, it differs from the "
             f"untiled one by {self.max_difference:.2g} at most ({self.max_in_std:.2g} standard "
             f"deviations), where {self.tolerance:.2g} is noise."
-        )
+        ) + (f" {self.note}" if self.note else "")
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -383,9 +386,10 @@ def _certificate(
     volumes = [math.prod(b - a for a, b in zip(c.start, c.stop, strict=True)) for c in crops]
     largest = max(crop.max_difference for crop in crops)
     means = [crop.mean_difference for crop in crops]
+    # no number passes where the prediction is not finite
+    passed = bool(largest <= tolerance * spread)
     return Certificate(
-        # no number passes where the prediction is not finite
-        passed=bool(largest <= tolerance * spread),
+        passed=passed,
         max_difference=largest,
         mean_difference=float(np.average(means, weights=volumes)),
         spread=spread,
@@ -398,8 +402,44 @@ def _certificate(
         blend=plan.settings.blend,
         model=model.name,
         fingerprint=model.fingerprint,
+        note=_note(plan, crops, passed),
         **made,
     )
+
+
+def _note(plan: Plan, crops: Sequence[Crop], passed: bool) -> str:
+    """Say why tiles agree though the halo is short of the reach, or do not though it covers it."""
+    if plan.tiles == 1:
+        return ""
+    if passed and not plan.exact and plan.settings.blend == "crop":
+        several = [axis for axis in plan.grid.axes if not axis.single]
+        discarded, halo = (tuple(getattr(a, n) for a in several) for n in ("discarded", "halo"))
+        if discarded != halo:
+            return (
+                f"Tiles overlap by {axes_text([a.overlap for a in several])} px and are cut in "
+                f"between, so that each discards {halo_text(discarded)} px, more than the halo of "
+                f"{halo_text(halo)} px."
+            )
+    if not passed and plan.exact:
+        if plan.facts.noise:
+            return (
+                "The network is random: two predictions of one tile differ by "
+                f"{plan.facts.noise:.2g} standard deviations (--no-dropout switches that off)."
+            )
+        worst = max(crops, key=lambda crop: crop.max_difference)
+        edge = plan.reach.joins_ends
+        if edge and _at_edge(worst, edge):
+            return (
+                f"The largest difference lies within the outer {axes_text(edge)} px, which depend "
+                "on the opposite border of the image (circular padding)."
+            )
+    return ""
+
+
+def _at_edge(crop: Crop, edge: Sequence[int]) -> bool:
+    """Whether the worst pixel lies so close to the crop's border."""
+    places = zip(crop.worst, crop.start, crop.stop, edge, strict=True)
+    return any(x - a < n or b - 1 - x < n for x, a, b, n in places)
 
 
 # -- crops

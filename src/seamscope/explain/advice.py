@@ -95,12 +95,19 @@ def advise(plan: Plan, report: SeamReport | None = None) -> Advice:
 
 def _with_reach(plan: Plan, reach: Sequence[Sides], report: SeamReport | None) -> Advice:
     wanted = _at_least(plan.grid.halo, reach)
-    if _covers(plan, reach):
+    if plan.exact:
         if report is None or not report.measured or report.seamless:
             return Advice(
                 "nothing",
                 f"Halo {halo_text(plan.grid.halo)} covers the reach of the network: neighbouring "
                 "tiles agree exactly.",
+            )
+        if plan.facts.noise:
+            return Advice(
+                "nothing",
+                "The halo covers the reach of the network. What is left is chance: two predictions "
+                f"of one tile differ by {plan.facts.noise:.2g} standard deviations. Switch its "
+                "random layers off (--no-dropout).",
             )
         return Advice(
             "explain",
@@ -157,13 +164,6 @@ def _measured_halo(plan: Plan, report: SeamReport | None) -> tuple[Sides, ...] |
         return None
     found = report.smallest_seamless
     return None if found is None else _at_least(plan.grid.halo, report.curve.ray.sides(found))
-
-
-def _covers(plan: Plan, reach: Sequence[Sides]) -> bool:
-    return all(
-        axis.single or (own[0] >= needed[0] and own[1] >= needed[1])
-        for axis, own, needed in zip(plan.grid.axes, plan.grid.halo, reach, strict=True)
-    )
 
 
 def _at_least(halo: Sequence[Sides], wanted: Sequence[Sides]) -> tuple[Sides, ...]:

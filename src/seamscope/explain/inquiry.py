@@ -379,14 +379,19 @@ class Inquiry:
             "layers (a step done for each tile, positions, sizes)"
         )
         same = "the same statistics and " if found.watched else ""
+        seamless = self._curves["as it is"].smallest_seamless(self.bench.raw_tolerance)
         remedy = "Use tiles as large as memory allows, and blend neighbours so that it shows less"
         if named and found.repairable:
             remedy = f"Fix the means it takes of the tile (repair). Or: {remedy.lower()}"
-        return (
+        what = (
             f"{what[0].upper()}{what[1:]} depends on the whole tile: with {same}"
-            f"all context it still makes {figure_text(alone)}, at any halo",
-            f"No halo removes it. {remedy}",
+            f"all context it still makes {figure_text(alone)}"
         )
+        if seamless is not None:
+            sides = halo_text(self._curves["as it is"].ray.sides(seamless))
+            agree = f"The tiles examined agree from halo {sides} on; other images may need more"
+            return what, f"{agree}. {remedy}"
+        return f"{what}, at any halo", f"No halo removes it. {remedy}"
 
     def _random(self, share: float, alone: float) -> tuple[str, str]:
         noise = self._subject.noise

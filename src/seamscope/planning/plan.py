@@ -108,6 +108,9 @@ class Plan:
         ``"auto"``.
     postprocessing
         What it asks to be done to the whole prediction, where that is wanted.
+    stride_of_run
+        Stride with which the image would be predicted with the same settings, where tiles lie
+        closer here so that all overlaps can be compared.
     """
 
     settings: Settings
@@ -126,6 +129,7 @@ class Plan:
     notes: tuple[str, ...] = field(default=())
     preparation: Preparation | None = None
     postprocessing: Postprocessing | None = None
+    stride_of_run: tuple[int, ...] | None = None
 
     @property
     def blends(self) -> bool:
@@ -145,6 +149,15 @@ class Plan:
     def frames(self) -> int:
         """Number of frames to predict."""
         return math.prod(stop - start for start, stop in self.frame_ranges)
+
+    @property
+    def exact(self) -> bool:
+        """Whether each tile's halo covers the network's reach, so that no seam can be seen."""
+        reach = self.reach.halo
+        return reach is not None and all(
+            axis.single or (own[0] >= needed[0] and own[1] >= needed[1])
+            for axis, own, needed in zip(self.grid.axes, self.grid.halo, reach, strict=True)
+        )
 
     @property
     def out_channels(self) -> int:
@@ -265,7 +278,8 @@ class Plan:
             "axes": self.layout.axes,
             "image_shape": list(self.image_shape),
             "tile": list(self.grid.tile_shape),
-            "stride": list(self.grid.stride),
+            "stride": list(self.stride_of_run or self.grid.stride),
+            "measured_stride": list(self.grid.stride),
             "halo": [list(side) for side in self.grid.halo],
             "overlap": list(self.grid.overlap),
             "period": list(self.facts.period),
@@ -390,8 +404,13 @@ def _comparing(plan: Plan, asked: Settings, kept: int) -> Plan:
     grid = with_something_to_compare(plan.grid)
     settings = plan.settings.but(overlap=grid.overlap)
     wider = dataclasses.replace(plan, grid=grid, settings=settings)
-    costly = asked.seams == "auto" and wider.tiles > _LITTLE_MORE * plan.tiles
-    return plan if costly else wider
+    if wider.tiles <= _LITTLE_MORE * plan.tiles:
+        return wider
+    return (
+        plan
+        if asked.seams == "auto"
+        else dataclasses.replace(wider, stride_of_run=plan.grid.stride)
+    )
 
 
 def _postprocessing(settings: Settings, model: Model) -> Postprocessing | None:

@@ -95,11 +95,19 @@ def _verdict(report: SeamReport) -> Verdict:
 def tiles_of(plan: Plan) -> list[Fact]:
     """Where the tiles of a plan lie: facts for the setting of any result."""
     grid = plan.grid
+    closer = (
+        f"measured with tiles {shape_text(grid.stride)} px apart, so that neighbours share pixels "
+        "that both keep"
+    )
     return [
         Fact("tile", f"{shape_text(grid.tile_shape)} px"),
         Fact("halo", f"{halo_text(grid.halo)} px"),
         Fact("overlap", f"{shape_text(grid.overlap)} px"),
-        Fact("stride", f"{shape_text(grid.stride)} px"),
+        Fact(
+            "stride",
+            f"{shape_text(plan.stride_of_run or grid.stride)} px",
+            closer if plan.stride_of_run else "",
+        ),
     ]
 
 
@@ -110,7 +118,7 @@ def _measures(report: SeamReport) -> Iterator[Fact]:
     yield Fact("tolerance", figure_text(report.tolerance), "smaller is floating-point noise")
     found = report.smallest_seamless_halo
     if found is None:
-        most = int(report.curve.halo[-1]) if report.curve.halo.size else 0
+        most = max(report.curve.deepest, 0)
         yield Fact("seamless halo", "none", f"no halo up to {most} px removes the seams")
     else:
         yield Fact("seamless halo", f"{axes_text(found)} px", "the smallest without seams here")

@@ -162,12 +162,19 @@ class SeamCurve:
     def smallest_seamless(self, tolerance: float) -> int | None:
         """Smallest halo at which, and beyond which, no disagreement exceeds the tolerance.
 
-        Only halos at which at least half of the overlaps along each axis are valid count: beyond,
-        the curve may show one axis alone, or the last row of tiles, which overlaps further.
+        Only halos up to `deepest` count.
         """
         bad = np.flatnonzero(~(self.max_dist <= tolerance))
         first = 0 if bad.size == 0 else int(bad[-1]) + 1
-        return first if first < self.halo.size and self.share[first] >= 0.5 else None
+        return first if first <= self.deepest else None
+
+    @property
+    def deepest(self) -> int:
+        """Largest halo at which more than half of the overlaps along each axis are valid.
+
+        Beyond, the curve may show one axis alone, or the last row of tiles, which overlaps further.
+        """
+        return int(np.count_nonzero(self.share > 0.5)) - 1
 
     def knee(self) -> int:
         """Halo beyond which a larger one changes little: the point furthest below the chord.

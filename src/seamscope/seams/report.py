@@ -34,7 +34,7 @@ from seamscope.seams.meter import (
     plain,
 )
 from seamscope.stitching import canvas
-from seamscope.text import figure_text
+from seamscope.text import figure_text, halo_text
 from seamscope.tiling import Tile
 
 Index: TypeAlias = tuple[int, ...]
@@ -42,6 +42,7 @@ Index: TypeAlias = tuple[int, ...]
 # Share of tiles that is measured where a sample is requested: this costs less than 5 % of the
 # time even if predictions are otherwise trimmed, which saves a third (benchmarks/seams.py).
 SAMPLED_SHARE = 1 / 16
+_OF_PLAN = ("tile", "overlap", "stride", "measured_stride", "halo", "period", "grid")
 _RESAMPLES = 200
 _FEWEST_BLOCKS = 5  # of which an interval says something
 
@@ -143,8 +144,20 @@ class SeamReport:
 
     @property
     def seamless(self) -> bool:
-        """Whether no distance at the run's halo exceeds the tolerance."""
-        return self.measures.max_dist <= self.tolerance and not self.not_finite
+        """Whether no distance at the run's halo exceeds the tolerance.
+
+        Where neighbours share no pixel that both keep, the pixels beside the seams are measured,
+        for which one tile lacks context; the network's reach decides then.
+        """
+        if self.not_finite:
+            return False
+        return self.measures.max_dist <= self.tolerance or self._by_reach
+
+    @property
+    def _by_reach(self) -> bool:
+        """Whether only the network's reach says that there are no seams."""
+        apart = self.measures.max_dist > self.tolerance
+        return apart and self.measures.beside and self.plan.exact and not self.plan.facts.noise
 
     @property
     def smallest_seamless(self) -> int | None:
@@ -182,6 +195,12 @@ class SeamReport:
                 f"{self.not_finite} predicted numbers in the overlaps are not finite (NaN or "
                 "infinity): look for them in the image, and try the precision float32."
             )
+        if self._by_reach:
+            return (
+                f"Seamless: halo {halo_text(self.plan.grid.halo)} covers the network's reach. "
+                "Neighbouring tiles share no pixel that both keep; one pixel outside, where a tile "
+                f"lacks context, they differ by up to {figure_text(self.measures.max_dist)}."
+            )
         part = "all" if self.complete else f"the {self.measured} of {self.overlaps}"
         if self.seamless:
             those = "" if self.complete else " that were measured"
@@ -202,7 +221,7 @@ class SeamReport:
         seamless = self.smallest_seamless
         sides = None if seamless is None else [list(s) for s in self.curve.ray.sides(seamless)]
         return {
-            **{key: plan[key] for key in ("tile", "overlap", "stride", "halo", "period", "grid")},
+            **{key: plan[key] for key in _OF_PLAN},
             "model": self.model_name,
             "channels": list(self.channels),
             "kind": self.kind,
