@@ -14,6 +14,7 @@ from qtpy.QtCore import QSettings
 
 _NAMES = {
     "prediction": ("seamscope.docks.prediction.dock", "PredictionDock", "Tiled prediction"),
+    "labels": ("seamscope.docks.labels.dock", "LabelsDock", "Labels"),
     "seams": ("seamscope.docks.seams.dock", "SeamsDock", "Seams"),
     "field": ("seamscope.docks.receptive_field.dock", "ReceptiveFieldDock", "Receptive field"),
     "normalization": ("seamscope.docks.normalization.dock", "NormalizationDock", "Normalization"),

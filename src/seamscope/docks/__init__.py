@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 _PUBLIC = {
     "FieldPlace": "opening",
+    "LabelsDock": "labels.dock",
+    "LabelsPlace": "opening",
     "NormalizationDock": "normalization.dock",
     "NormalizationPlace": "opening",
     "PredictionDock": "prediction.dock",
@@ -28,6 +30,8 @@ _PUBLIC = {
 
 __all__ = [
     "FieldPlace",
+    "LabelsDock",
+    "LabelsPlace",
     "NormalizationDock",
     "NormalizationPlace",
     "PredictionDock",
@@ -45,9 +49,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from seamscope.docks.demo import show_demo
+    from seamscope.docks.labels.dock import LabelsDock
     from seamscope.docks.normalization.dock import NormalizationDock
     from seamscope.docks.opening import (
         FieldPlace,
+        LabelsPlace,
         NormalizationPlace,
         PredictionPlace,
         SeamscopePlace,

@@ -43,6 +43,7 @@ KINDS = {
     "prediction": Kind("seamscope.docks.prediction.dock", "PredictionDock", "Tiled prediction"),
     "seams": Kind("seamscope.docks.seams.dock", "SeamsDock", "Seams"),
     "fix": Kind("seamscope.docks.fixing.dock", "FixDock", "Fix"),
+    "labels": Kind("seamscope.docks.labels.dock", "LabelsDock", "Labels"),
     "field": Kind("seamscope.docks.receptive_field.dock", "ReceptiveFieldDock", "Receptive field"),
     "normalization": Kind(
         "seamscope.docks.normalization.dock", "NormalizationDock", "Normalization"
@@ -308,6 +309,12 @@ class SeamsPlace(Place):
     shows = "seams"
 
 
+class LabelsPlace(Place):
+    """The dock *Labels*."""
+
+    shows = "labels"
+
+
 class FieldPlace(Place):
     """The dock *Receptive field*."""
 
@@ -323,6 +330,7 @@ class NormalizationPlace(Place):
 __all__ = [
     "KINDS",
     "FieldPlace",
+    "LabelsPlace",
     "NormalizationPlace",
     "Place",
     "PredictionPlace",

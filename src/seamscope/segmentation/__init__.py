@@ -2,6 +2,7 @@
 
 ==============  ==================================================================================
 `recipe`        what turns a prediction into heights, and which objects are kept
+`guess`         a recipe to begin with, from what a prediction looks like
 `blocks`        how an image is divided for the computation
 `basins`        zones, drains and basins of the heights, block by block, joined over faces
 `graph`         passes between basins, their minimum spanning tree, and every cut of it

@@ -138,9 +138,7 @@ class Corrections:
         self._base = segmentation
         self._entries: list[Entry] = []
         self._done = 0
-        self._file = (
-            None if path is None else _File(Path(path).expanduser(), identity(segmentation))
-        )
+        self._file: _File | None = None
         self.skipped: list[str] = []
         if path is not None:
             self._file = _File(Path(path).expanduser(), identity(segmentation))
@@ -247,6 +245,31 @@ class Corrections:
         self._base = self._base.at(recipe, **changes)
         self._replay()
         return self.current
+
+    @property
+    def recipe(self) -> Recipe:
+        """The setting that is corrected."""
+        return self._base.recipe
+
+    def keep_in(self, path: str | Path) -> None:
+        """Write all corrections to a new file, and those to come.
+
+        Raises
+        ------
+        OutputError
+            When the file exists already, or cannot be written.
+        """
+        target = Path(path).expanduser()
+        if target.exists():
+            raise OutputError(
+                f"{target} exists already: open it, or name another file for the corrections."
+            )
+        file = _File(target, identity(self._base))
+        steps = [entry.to_json() for entry in self._entries]
+        steps += [{"undo": True}] * (len(self._entries) - self._done)
+        for step in steps:
+            file.append(step)
+        self._file = file
 
     def is_locked(self, place: Sequence[int]) -> bool:
         """Whether the object at a place is locked."""

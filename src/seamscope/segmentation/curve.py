@@ -33,6 +33,11 @@ class Curve:
     counts: Array
     name: str
 
+    def within(self, low: float, high: float) -> Curve:
+        """Return the part of the curve between two thresholds."""
+        inside = (self.values >= low) & (self.values <= high)
+        return Curve(self.values[inside], self.counts[inside], self.name)
+
     def stable(self, tolerance: float = 0.02) -> tuple[float, float]:
         """Return the widest range in which the count changes by at most a share of itself.
 

@@ -45,14 +45,16 @@ class Patch:
     node: int
 
     def over(self, nodes: Array, region: Slices) -> None:
-        """Paint into an array of nodes that shows a region of the image."""
+        """Paint into an array of nodes that shows a region of the image, or every n-th pixel."""
         here, there = [], []
         for low, size, part in zip(self.corner, self.mask.shape, region, strict=True):
-            first, last = max(low, part.start), min(low + size, part.stop)
+            step = part.step or 1
+            skipped = max(0, -((part.start - low) // step))  # pixels that lie before the window
+            first, last = part.start + skipped * step, min(low + size, part.stop)
             if first >= last:
                 return
-            here.append(slice(first - part.start, last - part.start))
-            there.append(slice(first - low, last - low))
+            here.append(slice(skipped, skipped + -((first - last) // step)))
+            there.append(slice(first - low, last - low, step))
         nodes[tuple(here)][self.mask[tuple(there)]] = self.node
 
 

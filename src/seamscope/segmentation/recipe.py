@@ -250,7 +250,7 @@ class Heights:
         self.units = tuple(image.units[i] for i in kept)
         self.origin = tuple(image.origin[i] for i in kept) if image.origin else ()
         self._channel_axis = image.axes.find("c")
-        self.names = _names(image) if names is None else tuple(names)
+        self.names = channel_names(image) if names is None else tuple(names)
         self._space = [i for i, letter in enumerate(self.axes) if letter in "zyx"]
         self.voxel = self._voxel()
         self._halo = self._needed_halo()
@@ -482,7 +482,7 @@ def _depth(inside: Array, voxel: Sequence[float], cap: float) -> Array:
     return np.asarray(np.minimum(found, cap))
 
 
-def _names(image: Image) -> tuple[str, ...]:
+def channel_names(image: Image) -> tuple[str, ...]:
     """Names of channels, where a result of Seamscope has noted them."""
     record = read_record(image.source) if image.source else None
     channels = (record or {}).get("channels")
@@ -516,4 +516,4 @@ def _not_probabilities(image: Image, low: float, high: float, values: Any) -> st
     )
 
 
-__all__ = ["LEVELS", "Heights", "Kind", "Recipe"]
+__all__ = ["LEVELS", "Heights", "Kind", "Recipe", "channel_names"]

@@ -139,7 +139,10 @@ class Segmentation:
         return tree.cut_below(recipe.cut)
 
     def nodes(self, region: Slices) -> Array:
-        """Return the basins and painted objects of a region, 0 for pixels that are not shown."""
+        """Return the basins and painted objects of a region, 0 for pixels that are not shown.
+
+        Slices may have steps, for a look from far away.
+        """
         numbers = np.asarray(self.basins.numbers[region])
         heights, edits = self._ground.room.heights, self._edits
         if heights is not None:
@@ -249,7 +252,8 @@ class Segmentation:
         """Return a region with each object named by its smallest basin, uint32.
 
         Names stay the same while a threshold moves, so that objects keep their colours, and need no
-        look at the whole image. What is background is the same as in `paint`.
+        look at the whole image. What is background is the same as in `paint`. Slices may have
+        steps.
         """
         nodes = self.nodes(region)
         names = self._names[nodes]
@@ -282,6 +286,29 @@ class Segmentation:
         """Labels that the image outside this part may change, ascending."""
         kept, nodes = self._kept, np.flatnonzero(self._sizes.cut_off)
         return np.unique(kept.label[nodes][kept.label[nodes] > 0])
+
+    def provisional_names(self) -> Array:
+        """Names (see `paint_named`) of objects that the image outside this part may change.
+
+        Only the part's sides are looked at, so that it is known while a threshold moves.
+        """
+        whole = tuple(slice(0, n) for n in self.shape)
+        found: list[Array] = [np.zeros(0, np.uint32)]
+        for axis, side in self.basins.blocks.open_sides:
+            at = self.shape[axis] - 1 if side else 0
+            found.append(self.paint_named((*whole[:axis], slice(at, at + 1), *whole[axis + 1 :])))
+        names = np.unique(np.concatenate([each.ravel() for each in found]))
+        return names[names > 0]
+
+    @property
+    def names_of_labels(self) -> Array:
+        """For each label its name in `paint_named`, 0 where there is no such label."""
+        if self.recipe.kind == "classes":
+            return np.arange(self._kept.highest + 1)
+        label, names = self._kept.label, np.zeros(self._kept.highest + 1, np.int64)
+        names[label] = self.objects
+        names[0] = 0
+        return names
 
     @property
     def empty_note(self) -> str:

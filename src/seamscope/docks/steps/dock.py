@@ -26,6 +26,7 @@ _STEPS = {
     "prediction": ("1 Predict", "Choose an image and a network, and predict tile by tile."),
     "seams": ("2 Seams", "See where neighbouring tiles disagree, and how much."),
     "fix": ("3 Fix", "Remove the seams: set the halo, fix the statistics, or blend."),
+    "labels": ("4 Labels", "Make objects of the prediction, correct them, and write them."),
 }
 _EXPERT = {
     "field": ("Receptive field", "How far the network looks, and how far it matters."),

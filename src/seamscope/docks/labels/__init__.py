@@ -1,0 +1,1 @@
+"""The dock *Labels*: objects of a prediction, live, corrected by hand, checked at seams."""

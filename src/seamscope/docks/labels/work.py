@@ -1,0 +1,350 @@
+"""What the dock *Labels* does in the worker's thread.
+
+Knows the engine and a `Reporter`. Does not know Qt: nothing here may touch a widget or a layer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seamscope.docks.job import Reporter
+from seamscope.docks.labels.shown import Picture
+from seamscope.docks.normalization.tasks import Progress
+from seamscope.docks.tasks import held
+from seamscope.errors import OutputError, SeamscopeError
+from seamscope.files import disk_errors, write_file
+from seamscope.images.image import Image
+from seamscope.models.model import Model
+from seamscope.prediction.run import Preparing
+from seamscope.segmentation.asking import Opinion, ask_again
+from seamscope.segmentation.corrections import Corrections, identity
+from seamscope.segmentation.false_splits import Candidate, SplitReport, find_splits
+from seamscope.segmentation.objects import ObjectTable
+from seamscope.segmentation.recipe import Recipe
+from seamscope.segmentation.review import Suspect, export_crops, suspects
+from seamscope.segmentation.segment import Curve, Segmentation, segment
+from seamscope.settings import Settings
+
+
+class Reported:
+    """Progress of the engine (see `seamscope.work`), told to a window."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._progress = Progress(reporter, "blocks")
+        self.notes: list[str] = []
+
+    def phase(self, what: str) -> None:
+        """Begin a named part."""
+        self._reporter.tell(Preparing(what))
+        self._progress = Progress(self._reporter, f"blocks ({what[:1].lower()}{what[1:]})")
+
+    def step(self, done: int, total: int) -> None:
+        """Report finished steps of the part."""
+        self._progress(done, total)
+
+    def note(self, sentence: str) -> None:
+        """Keep a sentence."""
+        self.notes.append(sentence)
+
+    def stopped(self) -> bool:
+        """Return whether Cancel was pressed."""
+        return self._reporter.cancelled()
+
+
+@dataclass(frozen=True)
+class Stoppable:
+    """A question that may be stopped.
+
+    Parameters
+    ----------
+    question
+        Given what it reports to; its answer is that of the job, None where it was stopped.
+    """
+
+    question: Callable[[Reported], Any]
+
+    def __call__(self, reporter: Reporter) -> Any:
+        """Return the answer; None where it was stopped."""
+        with contextlib.suppress(InterruptedError):
+            return self.question(Reported(reporter))
+        return None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What is drawn of all thresholds at once.
+
+    Attributes
+    ----------
+    curve
+        Number of objects.
+    stable
+        Range in which it hardly changes.
+    edges, pixels
+        Histogram of the heights.
+    """
+
+    curve: Curve
+    stable: tuple[float, float]
+    edges: Any
+    pixels: Any
+
+    @classmethod
+    def of(cls, found: Segmentation) -> Curves | None:
+        """Return the curves of a segmentation; None for *classes*, which have no threshold."""
+        if found.recipe.kind == "classes":
+            return None
+        curve = found.curve()
+        edges, pixels = found.histogram()
+        some = pixels.nonzero()[0]
+        seen = curve
+        if len(some) and curve.name != "dynamics":  # beyond all heights nothing changes any more
+            seen = curve.within(float(edges[some[0]]), float(edges[some[-1] + 1]))
+        return cls(curve, (seen if len(seen.values) else curve).stable(), edges, pixels)
+
+
+@dataclass(frozen=True)
+class Built:
+    """Basins of an image or of a part of it, ready to be cut anywhere.
+
+    Attributes
+    ----------
+    picture
+        Its objects.
+    curves
+        For the plots.
+    corrections
+        Of the whole image; None for parts, and for the recipe *classes*.
+    refused
+        Why the corrections on disk are not used; empty where they are.
+    """
+
+    picture: Picture
+    curves: Curves | None
+    corrections: Corrections | None = None
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Build:
+    """Find the basins of an image or of a part of it.
+
+    Parameters
+    ----------
+    image, recipe, names
+        What is segmented, and how.
+    area
+        The part; None for the whole image.
+    kept
+        Returns the file of corrections of basins with this name; None to keep them in memory.
+    """
+
+    image: Image
+    recipe: Recipe
+    names: Sequence[str] | None = None
+    area: Mapping[str, tuple[int, int]] | None = None
+    kept: Callable[[str], Path | None] = lambda _: None
+
+    def __call__(self, work: Reported) -> Built:
+        """Return the objects."""
+        found = segment(
+            self.image, self.recipe, area=self.area, channel_names=self.names, work=work
+        )
+        corrections, refused = None, ""
+        if self.area is None and self.recipe.kind != "classes":
+            path = self.kept(identity(found))
+            try:
+                corrections = Corrections(found, path)
+            except SeamscopeError as error:
+                corrections, refused = Corrections(found), str(error)
+            if len(corrections):
+                found = corrections.current
+        picture = Picture(found)
+        picture.prepare()
+        return Built(picture, Curves.of(found), corrections, refused)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Cut the tree at another setting, corrections repeated."""
+
+    found: Segmentation
+    recipe: Recipe
+    corrections: Corrections | None = None
+
+    def __call__(self, reporter: Reporter | None = None) -> Picture:
+        """Return the objects, ready to be painted."""
+        edits = self.corrections
+        if edits is not None and len(edits):
+            found = edits.current if edits.recipe == self.recipe else edits.at(self.recipe)
+        else:
+            found = self.found.at(self.recipe)
+        picture = Picture(found)
+        picture.prepare()
+        return picture
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How many objects a setting gives, filters included.
+
+    Attributes
+    ----------
+    found
+        Of which.
+    count
+        Number of objects.
+    note
+        Why there are none.
+    """
+
+    found: Segmentation
+    count: int
+    note: str
+
+    @classmethod
+    def of(cls, found: Segmentation) -> Counted:
+        """Count the objects of a segmentation."""
+        return cls(found, found.count, found.empty_note)
+
+
+@dataclass(frozen=True)
+class Write:
+    """Write labels, and their table beside them.
+
+    Parameters
+    ----------
+    found
+        The objects.
+    target
+        Place of the label image; the table has the same name and ends with ``.csv``.
+    intensity
+        Image whose mean is taken over each object; None for none.
+    overwrite
+        Whether files may be replaced.
+    """
+
+    found: Segmentation
+    target: str
+    intensity: Image | None = None
+    overwrite: bool = False
+
+    def __call__(self, work: Reported) -> ObjectTable:
+        """Return the table."""
+        place = table_of(self.target)
+        if place.exists() and not self.overwrite:
+            raise OutputError(
+                f"{place} exists, and the table of these labels would replace it: choose another "
+                "name, or allow it to be replaced."
+            )
+        self.found.write(self.target, overwrite=self.overwrite, work=work)
+        table = self.found.table(self.intensity, work=work)
+        with disk_errors(place, "The labels are complete."):
+            write_file(place, table.to_csv().encode())
+        return table
+
+
+def stem_of(target: str | Path) -> Path:
+    """A path without what says the kind of file: ``cells`` of ``cells.ome.zarr``."""
+    path = Path(target).expanduser()
+    name = path.name
+    for ending in (".ome.zarr", ".zarr", ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".npy", ".png"):
+        if name.lower().endswith(ending):
+            return path.with_name(name[: -len(ending)])
+    return path
+
+
+def table_of(target: str | Path) -> Path:
+    """Where the table of labels lies."""
+    stem = stem_of(target)
+    return stem.with_name(f"{stem.name}.csv")
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """List objects that are worth a look."""
+
+    found: Segmentation
+    candidates: Sequence[Candidate] = ()
+
+    def __call__(self, work: Reported) -> list[Suspect]:
+        """Return them, the worst of each reason by turns."""
+        return suspects(self.found, self.candidates)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Write image and labels around corrected places."""
+
+    corrections: Corrections
+    image: Image
+    folder: str
+
+    def __call__(self, work: Reported) -> list[Any]:
+        """Return the files."""
+        return list(export_crops(self.corrections, self.image, self.folder))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Look for objects that seams cut."""
+
+    labels: Any
+    axes: str
+    grid: Mapping[str, Any]
+
+    def __call__(self, work: Reported) -> SplitReport:
+        """Return the report."""
+        return find_splits(self.labels, axes=self.axes, work=work, **self.grid)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Ask the network again about candidates."""
+
+    candidates: Sequence[Candidate]
+    image: Image
+    model: Model
+    recipe: Recipe
+    settings: Settings
+    turn: threading.Lock
+
+    def __call__(self, reporter: Reporter) -> list[Opinion]:
+        """Return opinions, as many as were heard before it was stopped."""
+        heard: list[Opinion] = []
+        with held(self.turn, reporter) as mine, contextlib.suppress(InterruptedError):
+            if mine:
+                for opinion in ask_again(
+                    self.candidates,
+                    self.image,
+                    self.model,
+                    self.recipe,
+                    self.settings,
+                    work=Reported(reporter),
+                ):
+                    heard.append(opinion)
+        return heard
+
+
+__all__ = [
+    "Ask",
+    "Build",
+    "Built",
+    "Counted",
+    "Crops",
+    "Curves",
+    "Cut",
+    "Reported",
+    "Splits",
+    "Stoppable",
+    "Suspects",
+    "Write",
+    "stem_of",
+    "table_of",
+]

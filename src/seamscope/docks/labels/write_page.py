@@ -1,0 +1,188 @@
+"""Writing labels and their table, and measuring objects for the layer.
+
+Knows places of files and the jobs that write them. Does not know how objects are found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
+
+from seamscope.docks.controls import button, ticked
+from seamscope.docks.job_row import JobRow
+from seamscope.docks.labels.live import Live
+from seamscope.docks.labels.work import Stoppable, Write, stem_of, table_of
+from seamscope.docks.layers import image_of
+from seamscope.docks.looks import plain, text_label
+from seamscope.images.image import Image
+from seamscope.segmentation.objects import ObjectTable
+
+_ENDINGS = "OME-Zarr (*.ome.zarr);;TIFF (*.tif);;numpy (*.npy)"
+_TIPS = {
+    "place": "Where the labels go. The ending says what is written: .ome.zarr, .zarr, .tif, .npy.\n"
+    "IMAGE.ome.zarr/labels/NAME adds the labels to that image.",
+    "choose": "Choose the file.",
+    "intensity": "Add the mean intensity of the image to the table, one column for each channel.",
+    "replace": "Replace labels and table of this name.",
+    "write": "Write the label image, and a table with one row for each object beside it.",
+    "measure": "Measure all objects: area, position and box are shown in the status bar, as\n"
+    "features of the layer.",
+}
+
+
+class WritePage(QWidget):
+    """Writes what `Live` shows.
+
+    Parameters
+    ----------
+    live
+        The objects.
+    row
+        Shows how far writing is.
+
+    Signals
+    -------
+    refused : (str)
+        Why nothing is written.
+    placed : (str)
+        Labels shall go here: corrections are kept beside them.
+    """
+
+    refused = Signal(str)
+    placed = Signal(str)
+
+    def __init__(self, live: Live, row: JobRow) -> None:
+        super().__init__()
+        self._live, self._row = live, row
+        self.place = QLineEdit()
+        self.place.setPlaceholderText("labels.ome.zarr")
+        self.place.setToolTip(_TIPS["place"])
+        self.choose = button("Choose …", _TIPS["choose"])
+        self.intensity = ticked("Mean intensities of the image", _TIPS["intensity"])
+        self.replace = ticked("Replace existing files", _TIPS["replace"])
+        self.replace.setChecked(False)
+        self.write = button("Write labels and table", _TIPS["write"])
+        self.measure = button("Measure objects", _TIPS["measure"])
+        self.text = text_label()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(4, 6, 4, 4)
+        row_of_place = QHBoxLayout()
+        row_of_place.addWidget(QLabel("File"))
+        row_of_place.addWidget(self.place, 1)
+        row_of_place.addWidget(self.choose)
+        column.addLayout(row_of_place)
+        column.addWidget(self.intensity)
+        column.addWidget(self.replace)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.write)
+        buttons.addWidget(self.measure)
+        column.addLayout(buttons)
+        column.addWidget(self.text)
+        column.addStretch(1)
+        self.choose.clicked.connect(self._choose)
+        self.write.clicked.connect(self._write)
+        self.measure.clicked.connect(self._measure)
+        self.place.editingFinished.connect(self._tell)
+        self.show_state()
+
+    def show_state(self, _: Any = None) -> None:
+        """Allow what can be done now."""
+        ready = self._live.found is not None and not self._row.busy
+        self.write.setEnabled(ready)
+        self.measure.setEnabled(ready)
+
+    def show_place(self, path: Path | None) -> None:
+        """Suggest a place."""
+        self.place.setText("" if path is None else str(path))
+
+    def _choose(self, _: Any = None) -> None:
+        name, _kind = QFileDialog.getSaveFileName(
+            self, "Write labels", self.place.text() or "labels.ome.zarr", _ENDINGS
+        )
+        if name:
+            self.place.setText(name)
+            self._tell()
+
+    def _tell(self) -> None:
+        if self.place.text().strip():
+            self.placed.emit(self.place.text().strip())
+
+    def _write(self, _: Any = None) -> None:
+        target = self.place.text().strip()
+        if not target:
+            self.refused.emit("Nothing says where the labels go: name a file.")
+            return
+        self.write_to(target)
+
+    def write_to(self, target: str) -> None:
+        """Write labels and table."""
+        overwrite = self.replace.isChecked()
+        found = self._live.found
+        if found is None or self._row.busy:
+            return
+        self.text.setText("")
+
+        def done(table: ObjectTable | None) -> None:
+            if table is None:
+                self.text.setText("Stopped. What was written until now is left out.")
+                return
+            self._show_features(table)
+            name, beside = Path(target).name, table_of(target).name
+            self.text.setText(f"{len(table)} objects in {plain(name)}, table in {plain(beside)}.")
+
+        work = Write(found, target, self._intensity(), overwrite)
+        self._row.start(f"writing {Path(target).name}", Stoppable(work), done)
+
+    def _intensity(self) -> Image | None:
+        source = self._live.source
+        if not self.intensity.isChecked() or source is None or source.run is None:
+            return None
+        run = source.run
+        same = tuple(run.plan.scale) and all(s == 1 for s in run.plan.facts.scale)
+        image = image_of(run.layer, run.plan.layout.axes)
+        sizes = [n for n, a in zip(image.shape, image.axes or "", strict=True) if a != "c"]
+        found = self._live.found
+        fits = same and found is not None and tuple(sizes) == found.shape
+        return image if fits else None
+
+    def _measure(self, _: Any = None) -> None:
+        found = self._live.found
+        if found is None or self._row.busy:
+            return
+        intensity = self._intensity()
+
+        def done(table: ObjectTable | None) -> None:
+            if table is not None:
+                self._show_features(table)
+                self.text.setText(f"{len(table)} objects are measured: point at one.")
+
+        work: Callable[[Any], Any] = lambda work: found.table(intensity, work=work)  # noqa: E731
+        self._row.start("measuring objects", Stoppable(work), done)
+
+    def _show_features(self, table: ObjectTable) -> None:
+        """Give the layer the table; its labels are named as they are drawn."""
+        found, layer = self._live.found, self._live.layer
+        if found is None or layer is None:
+            return
+        columns = dict(table.features())
+        names = found.names_of_labels
+        label = np.asarray(columns["label"])
+        if len(label) and label.max() < len(names):
+            columns["index"] = names[label]
+            layer.features = columns
+
+
+def suggested_place(source_path: str | None) -> Path | None:
+    """Where labels of a file go by default: beside it."""
+    if not source_path:
+        return None
+    stem = stem_of(source_path)
+    return stem.with_name(f"{stem.name}_labels.ome.zarr")
+
+
+__all__ = ["WritePage", "suggested_place"]

@@ -1,0 +1,231 @@
+"""The dock "Labels", driven by its own controls, against segmentations made anew."""
+
+from __future__ import annotations
+
+import csv
+import tracemalloc
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+pytest.importorskip("napari")
+
+from hands import PATIENCE, press
+
+import seamscope
+from seamscope.docks.labels import live as live_module
+from seamscope.docks.labels.shown import Picture, Screen
+from seamscope.docks.layers import camera
+
+
+def smooth(*shape, seed=0, sigma=2):
+    """Probabilities with some tens of blobs."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).random(shape), sigma)
+    return ((noise - noise.min()) / np.ptp(noise)).astype(np.float32)
+
+
+def same_objects(one, two):
+    """Whether two label images show the same objects, whatever their numbers."""
+    pairs = np.unique(np.stack([np.ravel(one), np.ravel(two)]), axis=1)
+    each = [len(np.unique(side)) for side in pairs]
+    background = (pairs[0] == 0) == (pairs[1] == 0)
+    return bool(background.all()) and each == [pairs.shape[1]] * 2
+
+
+def rest(qtbot, dock):
+    qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
+
+
+@pytest.fixture
+def segmented(qtbot, viewer, open_docks):
+    """Segment an array as an image layer; returns the dock at rest."""
+
+    def begin(values, **look):
+        viewer.add_image(values, name="probabilities", **look)
+        dock = open_docks("labels")
+        rest(qtbot, dock)
+        press(qtbot, dock.segment)
+        rest(qtbot, dock)
+        return dock
+
+    return begin
+
+
+def test_what_is_in_view_is_what_the_full_run_writes(qtbot, segmented, tmp_path):
+    p = smooth(96, 120)
+    dock = segmented(p, scale=(2.0, 0.5))
+    assert dock.problem == ""
+    assert dock.recipe.value().kind == "components"
+    for value in (0.5, 0.42, 0.611):
+        dock.plot.set_value(value)
+        rest(qtbot, dock)
+        found = seamscope.segment(p, kind="components", threshold=value)
+        assert same_objects(np.asarray(dock.live.layer.data), found.labels)
+        assert f"<b>{found.count} objects" in dock.verdict.text()
+    np.testing.assert_array_equal(dock.live.layer.scale, (2.0, 0.5))
+    dock.recipe.min_size.setValue(20)
+    rest(qtbot, dock)
+    found = seamscope.segment(p, kind="components", threshold=0.611, min_size=20)
+    assert same_objects(np.asarray(dock.live.layer.data), found.labels)
+    dock.writing.place.setText(str(tmp_path / "cells.npy"))
+    press(qtbot, dock.writing.write)
+    rest(qtbot, dock)
+    assert dock.problem == ""
+    np.testing.assert_array_equal(np.load(tmp_path / "cells.npy"), found.labels)
+    rows = list(csv.DictReader((tmp_path / "cells.csv").read_text().splitlines()))
+    assert [int(row["label"]) for row in rows] == list(range(1, found.count + 1))
+    features = dock.live.layer.features
+    shown, written = np.asarray(dock.live.layer.data), np.asarray(found.labels)
+    for index, label, pixels in zip(
+        features["index"], features["label"], features["pixels"], strict=True
+    ):
+        np.testing.assert_array_equal(shown == index, written == label)
+        assert pixels == (written == label).sum()
+    press(qtbot, dock.writing.write)
+    rest(qtbot, dock)
+    assert "exists" in dock.problem
+    dock.writing.replace.setChecked(True)
+    press(qtbot, dock.writing.write)
+    rest(qtbot, dock)
+    assert dock.problem == ""
+
+
+def test_the_curve_counts_objects_and_a_recipe_is_changed_live(qtbot, segmented):
+    p = smooth(64, 80)
+    dock = segmented(p)
+    curve = dock.plot.curve
+    for value in (0.3, 0.5, 0.7):
+        at = int(np.searchsorted(curve.values, value))
+        assert curve.counts[at] == ndimage.label(p > value)[1]
+    low, high = dock.plot.stable
+    assert 0 <= low < high <= 1
+    dock.recipe.kind.set_value("distance")
+    rest(qtbot, dock)
+    assert dock.plot.curve.name == "dynamics"
+    found = seamscope.segment(p, kind="distance", dynamics=1.0)
+    assert same_objects(np.asarray(dock.live.layer.data), found.labels)
+    dock.recipe.seeds.set_value(False)
+    rest(qtbot, dock)
+    assert dock.plot.curve.name == "seed_threshold"
+    dock.plot.set_value(2.5)
+    rest(qtbot, dock)
+    found = seamscope.segment(p, kind="distance", seed_threshold=2.5)
+    assert same_objects(np.asarray(dock.live.layer.data), found.labels)
+    dock.recipe.kind.set_value("classes")
+    rest(qtbot, dock)
+    assert dock.plot.curve is None
+    np.testing.assert_array_equal(np.asarray(dock.live.layer.data), p > 0.5)
+
+
+def test_the_part_in_view_comes_first_and_its_cut_objects_are_hatched(
+    qtbot, viewer, open_docks, monkeypatch
+):
+    monkeypatch.setattr(live_module, "_SMALL", 0)
+    monkeypatch.setattr(live_module, "_BY_ITSELF", 0)
+    p = smooth(400, 500)
+    viewer.add_image(p, name="probabilities")
+    dock = open_docks("labels")
+    rest(qtbot, dock)
+    camera(viewer).zoom = 6
+    camera(viewer).center = (0, 200, 200)
+    qtbot.wait(50)
+    press(qtbot, dock.segment)
+    rest(qtbot, dock)
+    assert not dock.live.whole
+    found = dock.live.picture.found
+    region = tuple(slice(c, c + n) for c, n in zip(found.corner, found.shape, strict=True))
+    assert found.shape < p.shape
+    shown = np.asarray(dock.live.layer.data)
+    outside = np.ones(p.shape, bool)
+    outside[region] = False
+    assert not shown[outside].any()
+    whole = np.asarray(seamscope.segment(p, kind="components").labels)
+    inside = whole[region]
+    cut = np.unique(np.concatenate([inside[0], inside[-1], inside[:, 0], inside[:, -1]]))
+    complete = ~np.isin(inside, cut)
+    assert same_objects(np.where(complete, shown[region], 0), np.where(complete, inside, 0))
+    hatched = ~complete & (inside > 0)
+    assert 0.2 < (shown[region][hatched] == 0).mean() < 0.8
+    assert "in the part in view" in dock.verdict.text()
+    camera(viewer).center = (0, 330, 420)
+    qtbot.waitUntil(lambda: dock.live._look.isActive() or dock.busy, timeout=PATIENCE)
+    qtbot.waitUntil(
+        lambda: not dock.busy and dock.live.picture.found.corner != found.corner, timeout=PATIENCE
+    )
+    press(qtbot, dock.whole)
+    rest(qtbot, dock)
+    assert dock.live.whole
+    assert same_objects(np.asarray(dock.live.layer.data), whole)
+
+
+def test_levels_of_a_large_layer_are_read_where_they_are_seen():
+    p = smooth(60, 70)
+    screen = Screen((20_000, 20_000))
+    levels = screen.levels()
+    assert [level.shape[0] for level in levels] == [20_000, 10_000, 5_000, 2_500, 1_250, 625]
+    tracemalloc.start()
+    assert not levels[0][100:1000, 3:500].any()
+    found = seamscope.segment(p)
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()
+    screen.picture = Picture(found)
+    names = found.paint_named((slice(0, 60), slice(0, 70)))
+    for k, level in enumerate(levels[:4]):
+        read = level[0:40, 1:30]
+        expected = names[:: 2**k, :: 2**k][0:40, 1:30]
+        np.testing.assert_array_equal(read[: len(expected), : expected.shape[1]], expected)
+        assert not read[len(expected) :].any()
+    solid = Screen((4, 60, 70))
+    solid.picture = Picture(seamscope.segment(np.stack([p] * 4), axes="zyx"))
+    (level,) = solid.levels()
+    part = level[:, 3:20, :]
+    assert part.shape == (4, 17, 70)
+    np.testing.assert_array_equal(np.asarray(part)[2], part[2])
+    np.testing.assert_array_equal(part[-1, 2], np.asarray(level)[3, 5])
+
+
+def test_what_cannot_be_segmented_is_said_in_a_sentence(qtbot, viewer, open_docks):
+    p = smooth(40, 50)
+    p[3, 4] = np.nan
+    viewer.add_image(p, name="holes")
+    viewer.add_image(8 * smooth(40, 50) - 4, name="scores")
+    dock = open_docks("labels")
+    rest(qtbot, dock)
+    assert dock.source.value().title == "scores"
+    assert "taken for logits" in dock.question.text()
+    assert dock.recipe.value().values == "logits"
+    dock.source.setCurrentIndex(1)
+    rest(qtbot, dock)
+    assert dock.question.isHidden()
+    press(qtbot, dock.segment)
+    rest(qtbot, dock)
+    assert "holds 1 values that are not finite" in dock.problem
+    dock.source.setCurrentIndex(0)
+    rest(qtbot, dock)
+    press(qtbot, dock.segment)
+    rest(qtbot, dock)
+    assert dock.problem == ""
+    dock.plot.set_value(1.0)
+    rest(qtbot, dock)
+    assert "No object" in dock.verdict.text()
+
+
+def test_a_layer_that_is_removed_and_a_window_that_is_closed_end_the_work(
+    qtbot, viewer, open_docks, monkeypatch
+):
+    monkeypatch.setattr(live_module, "_SMALL", 0)
+    viewer.add_image(smooth(300, 400), name="probabilities")
+    dock = open_docks("labels")
+    rest(qtbot, dock)
+    press(qtbot, dock.segment)
+    viewer.layers.remove(dock.live.layer)
+    assert dock.live.image is None
+    rest(qtbot, dock)
+    assert dock.problem == ""
+    press(qtbot, dock.segment)
+    qtbot.waitUntil(lambda: dock.live.picture is not None, timeout=PATIENCE)
+    dock.recipe.kind.set_value("boundaries")  # the whole image is being found
+    dock.recipe.kind.set_value("components")
+    rest(qtbot, dock)
+    assert dock.live.whole
