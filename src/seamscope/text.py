@@ -92,6 +92,34 @@ def duration_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
 
 
+def steps_text(done: int, total: int, steps: str, seconds: float) -> str:
+    """Write how far work is, its rate and the time left.
+
+    Parameters
+    ----------
+    done, total
+        Steps.
+    steps
+        Their name in the plural, or "%"; empty if they have none.
+    seconds
+        Since the first step began.
+
+    Examples
+    --------
+    >>> steps_text(12, 64, "tiles", 4.0)
+    '12 of 64 tiles, 3.0 tiles/s, 17 s left'
+    >>> steps_text(2, 10, "forward passes", 9.0), steps_text(50, 100, "%", 9.0)
+    ('2 of 10 forward passes, 36 s left', '50%, 9.0 s left')
+    """
+    far = f"{done}%" if steps == "%" else f"{done} of {total} {steps}".strip()
+    if not done or not seconds:
+        return far
+    if steps == "tiles":
+        rate = done / seconds
+        far += f", {rate:.1f} tiles/s" if rate >= 1 else f", {1 / rate:.1f} s/tile"
+    return f"{far}, {duration_text(seconds / done * (total - done))} left"
+
+
 def percent_text(share: float) -> str:
     """Write a share of 1 in percent: two significant digits below 10%, none after the point above.
 
@@ -150,5 +178,6 @@ __all__ = [
     "halo_text",
     "percent_text",
     "shape_text",
+    "steps_text",
     "typeset",
 ]

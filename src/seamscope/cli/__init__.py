@@ -31,7 +31,7 @@ A new command is one file and one line below. The file, here ``cli/count.py``::
 
             found = count_objects(
                 pixels.open(image), loading.load(model), settings_of(pixels),
-                on_progress=work.progress, cancelled=work.cancelled,
+                work=work,
             )
         answer.write(found.to_json(), f"{found.objects} objects.")
 """

@@ -56,10 +56,7 @@ def blends(
 
         opened, network = pixels.open(image), loading.load(model, work)
         settings = settings_of(grid, pixels, computation, tile=tile)
-        work.phase("Predicting on two grids, and blending in all ways")
-        found = compare_blends(
-            opened, network, settings, cancelled=work.cancelled, on_progress=work.progress
-        )
+        found = compare_blends(opened, network, settings, work=work)
         for note in (*opened.notes, *found.notes):
             display.note(note)
     record = {

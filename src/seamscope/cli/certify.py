@@ -83,15 +83,13 @@ def certify(
 
         opened, network = pixels.open(image), loading.load(model, work)
         settings = settings_of(grid, pixels, computation, tile=tile, blend=blend)
-        work.phase("Certifying")
         found = compare(
             opened,
             network,
             settings,
             crops=crops,
             tolerance=tolerance,
-            cancelled=work.cancelled,
-            on_progress=work.progress,
+            work=work,
         )
         if store is not None:
             store_certificate(found, store)

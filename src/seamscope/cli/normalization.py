@@ -33,9 +33,10 @@ from seamscope.cli.options import (
     sizes,
 )
 from seamscope.cli.progress import open_display
-from seamscope.cli.work import Work, long_work
+from seamscope.cli.work import long_work
 from seamscope.errors import SettingsError
 from seamscope.files import Claim, Place
+from seamscope.work import Work
 
 if TYPE_CHECKING:
     from seamscope.compare.before_after import BeforeAfter
@@ -130,21 +131,17 @@ class _Found:
 
         self.image = image.name
         case = Case.open(image, self.model, settings)
-        reporting: dict[str, Any] = {"cancelled": work.cancelled, "on_progress": work.progress}
         if not self.audit.layers or not self.audit.watched:
             return
         statistics = None
         if self.audit.calls:
-            work.phase("Finding the whole image's statistics")
             at_once = settings.but(tile="auto", halo="auto", overlap=None)
-            statistics = freeze_statistics(case, None, "exact", at_once, **reporting)
-        work.phase("Measuring the features of tiles")
-        self.features = measure_features(case, statistics=statistics, most=most, **reporting)
+            statistics = freeze_statistics(case, None, "exact", at_once, work=work)
+        self.features = measure_features(case, statistics=statistics, most=most, work=work)
         if self.model.statistics is not None:
             return  # what is fixed is no matter of training
         self.batches = batch_experiment(self.features)
-        work.phase("Predicting as in training and as in evaluation")
-        self.disparity = measure_disparity(case, **reporting)
+        self.disparity = measure_disparity(case, work=work)
 
     def advice(self) -> tuple[str, ...]:
         from seamscope.explain.train_eval import advice
@@ -386,10 +383,9 @@ class _Freezing:
         )
         if not options.resume:
             forget(self._partial)
-        for note in (*self.image.notes, *self.plan.notes):
+        for note in (*self.image.notes, *self.plan.notes, self.plan.cost):
             work.note(note)
-        work.phase(self.plan.cost.rstrip("."))
-        return carry_out(case, self.plan, self._partial, work.cancelled, work.progress)
+        return carry_out(case, self.plan, self._partial, work)
 
     def _taken_over(self) -> Statistics:
         from seamscope.normalization.statistics import Statistics
@@ -415,9 +411,7 @@ class _Freezing:
             self.settings,
             labels=self.options.labels,
             explain=self.options.explain,
-            cancelled=self.work.cancelled,
-            on_progress=self.work.progress,
-            on_phase=self.work.phase,
+            work=self.work,
         )
 
 

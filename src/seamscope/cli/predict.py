@@ -34,8 +34,8 @@ from seamscope.cli.options import (
     setting,
     settings_of,
 )
-from seamscope.cli.progress import Display, open_display
-from seamscope.cli.work import Interrupts
+from seamscope.cli.progress import open_display
+from seamscope.cli.work import long_work
 from seamscope.errors import SeamscopeError
 from seamscope.text import bytes_text, duration_text, halo_text, shape_text
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from seamscope.images.outputs import Output
     from seamscope.planning.case import Case
     from seamscope.prediction.run import Event
+    from seamscope.work import Work
 
 
 @command
@@ -88,7 +89,7 @@ def predict(
 
     keep_freed_memory()  # before torch starts threads
     answer = Answer(json_file, quiet)
-    with open_display(quiet) as display:
+    with open_display(quiet) as display, long_work(display) as work:
         display.phase("Loading")
         from seamscope.images.outputs import check_target
         from seamscope.prediction.run import begin
@@ -124,7 +125,7 @@ def predict(
             display.phase("Timing one tile")
             figures = _expected(run)
         else:
-            run.carry_out(display, overwrite=overwrite, task=task, resume=resume)
+            run.carry_out(work, overwrite=overwrite, task=task, resume=resume)
             figures = run.figures
     record = {**run.record(), "dry_run": dry_run, "figures": figures}
     if dry_run:
@@ -161,64 +162,47 @@ class _Run:
         self.finished = False
         self.figures: dict[str, Any] = {}
 
-    def carry_out(self, display: Display, **how: Any) -> None:
+    def carry_out(self, work: Work, **how: Any) -> None:
         """Predict all tiles; Ctrl-C ends it after the current tile.
 
         Parameters
         ----------
-        display
-            Shows the progress.
+        work
+            Shows the progress, and stops it.
         how
             ``overwrite``, ``task`` and ``resume``, as for `seamscope.prediction.run.open_output`.
         """
         from seamscope.prediction.run import open_output
 
-        with (
-            Interrupts(display) as interrupts,
-            open_output(self.case, self.out, **how) as output,
-        ):
+        with open_output(self.case, self.out, **how) as output:
             try:
-                self._drain(output, display, interrupts)
+                self._drain(output, work)
             except BaseException:
                 if self.done:
-                    display.tell(self.outcome())
+                    work.warn(self.outcome())
                 raise
 
-    def _drain(self, output: Output, display: Display, interrupts: Interrupts) -> None:
+    def _drain(self, output: Output, work: Work) -> None:
         from seamscope.prediction.run import run
 
-        events: Any = run(  # a generator, to be closed
-            self.case,
-            output,
-            cancelled=lambda: interrupts.asked,
-            measuring=display.part,
-        )
+        events: Any = run(self.case, output, work=work)  # a generator, to be closed
         with contextlib.closing(events):
             for event in events:
-                self._note(event, display, interrupts)
+                self._note(event)
 
-    def _note(self, event: Event, display: Display, interrupts: Interrupts) -> None:
-        from seamscope.prediction.run import Finished, Preparing, Reduced, Started, TileDone
+    def _note(self, event: Event) -> None:
+        from seamscope.prediction.run import Finished, Reduced, Started, TileDone
 
         match event:
             case TileDone():
                 self.done = event.done
-                display.tile(event)
-            case Preparing():
-                display.phase(event.what.capitalize())
             case Started():
-                interrupts.gently = True
                 self.total = event.tiles * event.frames
-                display.start(self.total)
             case Reduced():
-                interrupts.gently = False
                 self.plan = event.plan
-                display.note(event.reason)
             case Finished():
                 self.finished = True
                 self.figures = event.figures
-                if event.warning:  # also to those who want to hear nothing else
-                    display.tell(f"Warning: {event.warning}")
 
     def record(self) -> dict[str, Any]:
         """Everything about this run, as plain values."""

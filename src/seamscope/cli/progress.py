@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Self
 
 import typer
 
-from seamscope.text import duration_text
+from seamscope.text import steps_text
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from seamscope.prediction.run import TileDone
 
 # Seconds between two lines where there is no terminal: a night's log should stay readable.
 LINE_EVERY = 10.0
@@ -31,29 +29,20 @@ class Display:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def phase(self, what: str) -> None:
-        """Something that takes time begins."""
+    def phase(self, what: str, steps: str = "") -> None:
+        """Begin a named part (see `seamscope.work.Work`)."""
 
-    def part(self, done: float) -> None:
-        """So much of the phase is done, 0 to 1."""
-
-    def count(self, done: int, total: int) -> None:
-        """So many parts of the phase are done, of so many."""
-
-    def start(self, total: int) -> None:
-        """The first of so many tiles is about to be predicted."""
-
-    def tile(self, event: TileDone) -> None:
-        """A tile was predicted."""
+    def step(self, done: int, total: int) -> None:
+        """Show how far the part is."""
 
     def stopping(self) -> None:
         """The user asked to stop. Called by a signal handler: it must not print."""
 
     def note(self, sentence: str) -> None:
-        """Say something that the user should know."""
+        """Show a sentence that the user should read."""
 
-    def tell(self, sentence: str) -> None:
-        """Say something that is said even when nothing else is."""
+    def warn(self, sentence: str) -> None:
+        """Show a sentence, also where nothing else is shown."""
         typer.echo(sentence, err=True)
 
 
@@ -62,29 +51,21 @@ class _Lines(Display):
 
     def __init__(self) -> None:
         self._last = self._begin = 0.0
+        self._steps = ""
 
-    def phase(self, what: str) -> None:
+    def phase(self, what: str, steps: str = "") -> None:
         self._last = self._begin = time.monotonic()
-        self.tell(f"{what} ...")
+        self._steps = steps
+        self.warn(f"{what} ...")
 
-    def count(self, done: int, total: int) -> None:
+    def step(self, done: int, total: int) -> None:
         now = time.monotonic()
         if now - self._last >= LINE_EVERY and done < total:
             self._last = now
-            self.tell(counted(done, total, now - self._begin))
-
-    def start(self, total: int) -> None:
-        self._last = time.monotonic()
-        self.tell(f"Predicting {total} tile{'s' * (total != 1)} ...")
-
-    def tile(self, event: TileDone) -> None:
-        now = time.monotonic()
-        if now - self._last >= LINE_EVERY and event.done < event.total:
-            self._last = now
-            self.tell(status(event))
+            self.warn(steps_text(done, total, self._steps, now - self._begin))
 
     def note(self, sentence: str) -> None:
-        self.tell(f"Note: {sentence}")
+        self.warn(f"Note: {sentence}")
 
 
 class _Bar(Display):
@@ -104,6 +85,7 @@ class _Bar(Display):
         )
         self._task = self._progress.add_task("", total=None, status="")
         self._begin = time.monotonic()
+        self._steps = ""
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -112,22 +94,14 @@ class _Bar(Display):
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def phase(self, what: str) -> None:
+    def phase(self, what: str, steps: str = "") -> None:
         self._begin = time.monotonic()
+        self._steps = steps
         self._progress.reset(self._task, total=None, description=what, status="")
 
-    def part(self, done: float) -> None:
-        self._progress.update(self._task, total=1.0, completed=done)
-
-    def count(self, done: int, total: int) -> None:
-        text = counted(done, total, time.monotonic() - self._begin)
+    def step(self, done: int, total: int) -> None:
+        text = steps_text(done, total, self._steps, time.monotonic() - self._begin)
         self._progress.update(self._task, total=total, completed=done, status=text)
-
-    def start(self, total: int) -> None:
-        self._progress.reset(self._task, total=total, description="Predicting", status="")
-
-    def tile(self, event: TileDone) -> None:
-        self._progress.update(self._task, completed=event.done, status=status(event))
 
     def stopping(self) -> None:
         self._progress.update(
@@ -135,9 +109,9 @@ class _Bar(Display):
         )
 
     def note(self, sentence: str) -> None:
-        self.tell(f"Note: {sentence}")
+        self.warn(f"Note: {sentence}")
 
-    def tell(self, sentence: str) -> None:
+    def warn(self, sentence: str) -> None:
         # above the bar; a sentence may hold what rich takes for markup
         self._progress.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
@@ -152,17 +126,4 @@ def open_display(quiet: bool = False) -> Display:
     return _Bar(console) if console.is_terminal else _Lines()
 
 
-def status(event: TileDone) -> str:
-    """Tiles, rate and time left in a few words."""
-    rate = event.done / max(event.seconds, 1e-9)
-    speed = f"{rate:.1f} tiles/s" if rate >= 1 else f"{1 / rate:.1f} s/tile"
-    return f"{event.done} of {event.total} tiles, {speed}, {duration_text(event.seconds_left)} left"
-
-
-def counted(done: int, total: int, seconds: float) -> str:
-    """Parts done since so many seconds, and time left, in a few words."""
-    left = f", {duration_text(seconds / done * (total - done))} left" if done else ""
-    return f"{done} of {total}{left}"
-
-
-__all__ = ["Display", "counted", "open_display", "status"]
+__all__ = ["Display", "open_display"]

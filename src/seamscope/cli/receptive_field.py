@@ -145,8 +145,7 @@ def receptive_field(
             phase=gradients.phase,
             pixel=gradients.pixel,
             most_tiles=gradients.tiles,
-            cancelled=work.cancelled,
-            on_progress=work.progress,
+            work=work,
         )
     if report_file is not None:
         from seamscope.reports.field_page import field_page

@@ -32,7 +32,7 @@ from seamscope.cli.options import (
     settings_of,
 )
 from seamscope.cli.progress import open_display
-from seamscope.cli.work import Work, long_work
+from seamscope.cli.work import long_work
 from seamscope.text import percent_text
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from seamscope.explain.causes import Diagnosis
     from seamscope.planning.case import Case
     from seamscope.seams.report import SeamReport
+    from seamscope.work import Work
 
 # of a diagnosis: among the first keys
 _FIRST = ("verdict", "explanation", "findings", "suggested_halo", "halo_is")
@@ -148,14 +149,11 @@ class _Bench:
         asked: dict[str, Any] = {
             "tolerance": self._options.tolerance,
             "worst": self.report.borders,
-            "cancelled": self._work.cancelled,
-            "on_progress": self._work.progress,
+            "work": self._work,
         }
         if self._options.explain:
-            self._work.phase("Explaining")
             self.diagnosis = diagnose(case, **asked)
         if self._options.certify:
-            self._work.phase("Certifying")
             self.certificate = certify(case, **asked)
 
     def _planned(self) -> Case:
@@ -173,15 +171,13 @@ class _Bench:
         from seamscope.seams.heatmaps import HeatmapFile
 
         maps = HeatmapFile(case.plan, self.image, layers, overwrite) if layers else None
-        self._work.running = "Measuring seams"
         try:
             report = measure_seams(
                 case,
                 seams=case.settings.seams,  # type: ignore[arg-type]  # never "none"
                 tolerance=self._options.tolerance,
                 tell=maps.tell if maps else None,
-                on_event=self._work.event,
-                cancelled=self._work.cancelled,
+                work=self._work,
             )
             if maps is not None:
                 self._work.phase("Writing heatmaps")
@@ -235,12 +231,10 @@ class _Bench:
         from seamscope.seams.views import look_at
 
         report, reach = self.report, self._reach()
-        self._work.phase("Predicting the worst seams")
         views = look_at(
             self.case,
             report.borders[:_WORST_SHOWN],
-            cancelled=self._work.cancelled,
-            on_progress=self._work.progress,
+            work=self._work,
         )
         self._work.phase("Drawing")
         frame = report.borders[0].frame if report.borders else self._first_frame()
@@ -270,13 +264,11 @@ class _Bench:
         for name, halo in (("reach", reach.halo), ("convolutions", reach.convolutional)):
             if halo is not None and not marks:
                 marks[name] = float(max(max(sides) for sides in halo))
-        self._work.phase("Measuring gradients")
         with contextlib.suppress(SeamscopeError):  # a network without gradients, for one
             found = measure_receptive_field(
                 self.asked.but(tile="auto", halo="auto", overlap=None),
                 most_tiles=_GRADIENT_TILES,
-                cancelled=self._work.cancelled,
-                on_progress=self._work.progress,
+                work=self._work,
             )
             if found.effective is not None:
                 box = found.effective.map.box(_EFFECTIVE)

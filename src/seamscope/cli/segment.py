@@ -7,7 +7,6 @@ found.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -35,15 +34,15 @@ from seamscope.cli.options import (
     settings_of,
     sizes,
 )
-from seamscope.cli.progress import Display, open_display
-from seamscope.cli.work import EngineWork, long_work
+from seamscope.cli.progress import open_display
+from seamscope.cli.work import long_work
 from seamscope.errors import SettingsError
 from seamscope.text import shape_text
+from seamscope.work import Work
 
 if TYPE_CHECKING:
     from seamscope.images.image import Image
     from seamscope.planning.case import Case
-    from seamscope.prediction.run import Event
     from seamscope.segmentation.recipe import Recipe
     from seamscope.segmentation.segment import Segmentation
     from seamscope.settings import Settings
@@ -233,7 +232,6 @@ def segment(
         wanted = recipe.of()
         source = pixels.open(prediction)
         check_label_target(out, overwrite=overwrite, source=source)
-        steps = EngineWork(work)
         with contextlib.ExitStack() as stack:
             probabilities, names, area = source, None, pixels.area
             if model is not None:
@@ -242,8 +240,8 @@ def segment(
                     tile=tile, blend=blend, postprocess=postprocess, seams="none",
                 )  # fmt: skip
                 folder = stack.enter_context(temporary_folder())
-                case = _prepared(source, model, loading, settings, display)
-                made = predict_for(wanted, case, folder, _progress(display))
+                case = _prepared(source, model, loading, settings, work)
+                made = predict_for(wanted, case, folder, work)
                 probabilities, names, area = made.image, made.channels, made.area
             found = find(
                 probabilities,
@@ -252,7 +250,7 @@ def segment(
                 blocks=block,
                 workers=workers,
                 channel_names=names,
-                work=steps,
+                work=work,
             )
         skipped: list[str] = []
         if corrections is not None:
@@ -261,8 +259,8 @@ def segment(
             display.note(note)
         if table is not None:
             image = source if model is not None and intensity is None else intensity
-            write_text("--table", table, found.table(image, work=steps).to_csv())
-        found.write(out, overwrite=overwrite, source=source, work=steps)
+            write_text("--table", table, found.table(image, work=work).to_csv())
+        found.write(out, overwrite=overwrite, source=source, work=work)
     record = {"seamscope": __version__, "output": out, **found.record()["segmentation"]}
     record |= {"shape": list(found.shape), "axes": found.space.axes, "dtype": str(found.dtype)}
     answer.write(record | {"corrections_skipped": skipped}, columns(_rows(found, out)))
@@ -285,33 +283,16 @@ def _need_model(pixels: ImageOptions, *groups: Any, **single: Any) -> None:
 
 
 def _prepared(
-    image: Image, model: str, loading: ModelOptions, settings: Settings, display: Display
+    image: Image, model: str, loading: ModelOptions, settings: Settings, work: Work
 ) -> Case:
     """Plan the prediction of the image."""
     from seamscope.prediction.run import prepare
 
-    network = loading.load(model)
-    display.phase("Measuring the network")
+    network = loading.load(model, work)
     case = prepare(image, network, settings)
     for note in case.plan.notes:
-        display.note(note)
+        work.note(note)
     return case
-
-
-def _progress(display: Display) -> Callable[[Event], None]:
-    """Return what shows the events of a run."""
-    from seamscope.prediction.run import Reduced, Started, TileDone
-
-    def show(event: Event) -> None:
-        match event:
-            case Started():
-                display.start(event.tiles * event.frames)
-            case TileDone():
-                display.tile(event)
-            case Reduced():
-                display.note(event.reason)
-
-    return show
 
 
 def _corrected(found: Segmentation, file: str) -> tuple[Segmentation, list[str]]:

@@ -15,7 +15,7 @@ from seamscope.cli.command import Overwrite, command
 from seamscope.cli.options import Debug, Json, ModelOptions, Quiet, option, sizes
 from seamscope.cli.progress import open_display
 from seamscope.cli.segment import RecipeOptions
-from seamscope.cli.work import EngineWork, long_work
+from seamscope.cli.work import long_work
 from seamscope.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -104,9 +104,8 @@ def splits(
         if out is not None:
             source = labels_of(labels, axes)
             check_label_target(out, overwrite=overwrite, source=source)
-        steps = EngineWork(work)
         shared = overlap or 0
-        report = find_splits(labels, tile, overlap=shared, offset=offset, axes=axes, work=steps)
+        report = find_splits(labels, tile, overlap=shared, offset=offset, axes=axes, work=work)
         opinions: list[Opinion] = []
         if image is not None and model is not None:
             from seamscope.segmentation.asking import ask_again
@@ -114,17 +113,17 @@ def splits(
             tiled = {} if tile is None else {"tile": tile}
             opinions = list(
                 ask_again(
-                    report.candidates, image, loading.load(model), recipe.of(), work=steps, **tiled
+                    report.candidates, image, loading.load(model), recipe.of(), work=work, **tiled
                 )
             )
         agreement = None
         if ground_truth is not None:
             from seamscope.segmentation.agreement import compare_labels
 
-            agreement = compare_labels(labels, ground_truth, report.lines, work=steps)
+            agreement = compare_labels(labels, ground_truth, report.lines, work=work)
         pairs = _chosen(report, opinions, merge)
         if out is not None:
-            merge_pairs(labels, pairs, out, axes=axes, overwrite=overwrite, work=steps)
+            merge_pairs(labels, pairs, out, axes=axes, overwrite=overwrite, work=work)
     record = {
         "seamscope": __version__,
         **report.to_json(),

@@ -89,8 +89,6 @@ def sweep(
         settings = settings_of(
             grid, pixels, computation, blend=blend, threshold=threshold, tile="auto"
         )
-        asked: Any = {"cancelled": work.cancelled, "on_progress": work.progress}
-        work.phase("Predicting with tiles of all sizes")
         found = compare(
             opened,
             network,
@@ -99,14 +97,13 @@ def sweep(
             foreground=foreground,
             settings=settings,
             untiled=untiled,
-            **asked,
+            work=work,
         )
         for note in (*opened.notes, *found.notes):
             display.note(note)
-        work.phase("Measuring what tiles contain")
         space = "zyx"[-network.facts.spatial_axes :]
         named = opened if opened.axes else opened.with_axes(space)
-        held = content(named, tiles, found.truth, spatial=space, **asked)
+        held = content(named, tiles, found.truth, spatial=space, work=work)
         if report_file is not None:
             from seamscope.reports.seam_page import sweep_page
 

@@ -33,13 +33,12 @@ from seamscope.models.model import Model
 from seamscope.normalization.statistics import Statistics
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
-from seamscope.planning.reading import Cancelled
 from seamscope.prediction.measure_seams import measure_seams
-from seamscope.prediction.run import Event, TileDone
 from seamscope.seams.report import SeamReport
 from seamscope.settings import Settings
 from seamscope.text import percent_text
 from seamscope.tiling import Slices, Tile
+from seamscope.work import QUIET, Work
 
 Array = npt.NDArray[Any]
 
@@ -151,9 +150,7 @@ def compare_statistics(
     labels: Any = None,
     explain: bool = True,
     axes: str | None = None,
-    cancelled: Cancelled | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-    on_phase: Callable[[str], None] | None = None,
+    work: Work = QUIET,
     **asked: Any,
 ) -> BeforeAfter:
     """Predict an image with per-tile statistics and with fixed ones, and compare.
@@ -174,20 +171,16 @@ def compare_statistics(
         Ground truth, as for `seamscope.images.ground_truth.truth_for`.
     explain
         Whether to find the causes too, where seams are worst.
-    cancelled
-        Called before each forward pass; the work stops when it returns True.
-    on_progress
-        Called with the forward passes done, and of all, in each phase.
-    on_phase
-        Called with the name of each phase that begins.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Raises
     ------
     InterruptedError
-        When cancelled.
+        When stopped.
     """
     case = Case.open(image, model, settings, axes=axes, **asked)
-    bench = _Bench(labels, explain, cancelled, on_progress, on_phase or (lambda what: None))
+    bench = _Bench(labels, explain, work)
     before = bench.side(case, "before")
     # at the very same tiles, even if they were chosen for the first
     same = case.but(before.report.plan.settings)
@@ -232,37 +225,36 @@ class _Bench:
 
     labels: Any
     explain: bool
-    cancelled: Cancelled | None
-    on_progress: Callable[[int, int], None] | None
-    on_phase: Callable[[str], None]
+    work: Work
 
     def side(self, case: Case, when: str) -> _Side:
         counter = _DiceCounter(self.labels)
-        self.on_phase(f"Measuring seams {when}")
         report = measure_seams(
             case,
             watchers=[counter.watching(case.model)] if self.labels is not None else [],
-            on_event=_telling(self.on_progress),
-            cancelled=self.cancelled,
+            work=_Named(self.work, when),
         )
         return _Side(report, counter, self._why(case, report, when) if self.explain else None)
 
     def _why(self, case: Case, report: SeamReport, when: str) -> Diagnosis:
-        self.on_phase(f"Explaining seams {when}")
         return diagnose(
             case.but(report.plan.settings),
             worst=report.borders,
-            cancelled=self.cancelled,
-            on_progress=self.on_progress,
+            work=_Named(self.work, when),
         )
 
 
-def _telling(on_progress: Callable[[int, int], None] | None) -> Callable[[Event], None]:
-    def tell(event: Event) -> None:
-        if on_progress is not None and isinstance(event, TileDone):
-            on_progress(event.done, event.total)
+class _Named:
+    """Work whose phases say which of the two sides they belong to."""
 
-    return tell
+    def __init__(self, work: Work, when: str) -> None:
+        self.step, self.note, self.warn, self.stopped = (
+            work.step, work.note, work.warn, work.stopped
+        )  # fmt: skip
+        self._work, self._when = work, when
+
+    def phase(self, what: str, steps: str = "") -> None:
+        self._work.phase(f"{what} {self._when}", steps)
 
 
 def _wanted(tile: Tile, area: Slices) -> tuple[Slices, Slices]:

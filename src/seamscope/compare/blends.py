@@ -39,7 +39,7 @@ import dataclasses
 import itertools
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -60,10 +60,9 @@ from seamscope.settings import Blend, Settings
 from seamscope.stitching import BLENDS, canvas
 from seamscope.text import shape_text
 from seamscope.tiling import AxisTiling, TileGrid
+from seamscope.work import QUIET, Steps, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
-Progress: TypeAlias = Callable[[int, int], None]
-Cancelled: TypeAlias = Callable[[], bool]
 
 # Scores closer than this part of the worst are called alike: the chance that image content is
 # rougher at the seams moves them by as much.
@@ -244,8 +243,7 @@ def compare_blends(
     *,
     trust: bool = False,
     axes: str | None = None,
-    cancelled: Cancelled = lambda: False,
-    on_progress: Progress = lambda done, total: None,
+    work: Work = QUIET,
     **asked: Any,
 ) -> BlendComparison:
     """Stitch the same predictions in all ways, and judge them.
@@ -256,10 +254,8 @@ def compare_blends(
         As for `seamscope.predict`. All ways get the overlap that blends take: by default
         a quarter of the tile more than twice the halo. A halo ``"auto"`` is what the tile has
         room for.
-    cancelled
-        Called before each forward pass and each stitching; the work stops when it returns True.
-    on_progress
-        Called with what is done and what is to do: tiles of both grids, then stitchings.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Returns
     -------
@@ -270,7 +266,7 @@ def compare_blends(
     SeamscopeError
         One sentence with the value, the rule and the remedy; also for a single tile.
     InterruptedError
-        When cancelled.
+        When stopped.
 
     Notes
     -----
@@ -290,8 +286,10 @@ def compare_blends(
     moved, shift = _moved(plan)
     plans = [plan, moved] if any(shift) else [plan]
     frames = list(itertools.product(*(range(*part) for part in plan.frame_ranges)))
-    work = sum(p.tiles * p.frames for p in plans) + len(frames) * len(BLENDS)
-    steps = _Steps(work, on_progress, cancelled)
+    case.intensity(work)
+    work.phase("Predicting on two grids, and blending in all ways", "tiles and stitched results")
+    total = sum(p.tiles * p.frames for p in plans) + len(frames) * len(BLENDS)
+    steps = Steps(work, total)
     with contextlib.ExitStack() as stack:
         kept = []
         for each in plans:
@@ -303,6 +301,7 @@ def compare_blends(
             for judge in judges:
                 judge.see([_stitched(k, judge.blend, frame) for k in kept])
                 steps.one()
+                check(steps)
     return BlendComparison(
         ways=tuple(judge.score() for judge in judges),
         channels=network.channels_of(plan.facts),
@@ -359,32 +358,16 @@ def _moved(plan: Plan) -> tuple[Plan, tuple[int, ...]]:
     return dataclasses.replace(plan, grid=TileGrid(axes)), shift
 
 
-class _Steps:
-    """Counts what is done, and stops when asked to."""
-
-    def __init__(self, total: int, on_progress: Progress, cancelled: Cancelled) -> None:
-        self._done = 0
-        self._total = total
-        self._tell = on_progress
-        self.cancelled = cancelled
-
-    def one(self) -> None:
-        self._done += 1
-        self._tell(min(self._done, self._total), self._total)
-        if self.cancelled():
-            raise InterruptedError("comparing blends was cancelled")
-
-
-def _predict(case: Case, kept: Opinions, steps: _Steps) -> None:
+def _predict(case: Case, kept: Opinions, steps: Steps) -> None:
     """Keep what all tiles of a plan predict."""
     plan = case.plan
-    events: Any = run(case, None, watchers=[kept.watch], cancelled=steps.cancelled)
+    events: Any = run(case, None, watchers=[kept.watch], work=steps)
     with contextlib.closing(events):
         for event in events:
             if isinstance(event, TileDone):
                 steps.one()
     if not kept.complete:
-        raise InterruptedError("comparing blends was cancelled")
+        raise InterruptedError("stopped by the user")
     if kept.plan.grid != plan.grid:
         raise SettingsError(
             f"Memory ran out with tiles of {shape_text(plan.grid.tile_shape)}: ask for "

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -37,10 +37,9 @@ from seamscope.seams.meter import TOLERANCE, Spread, check_tolerance
 from seamscope.settings import Settings
 from seamscope.text import axes_text, halo_text, percent_text, shape_text
 from seamscope.tiling import Lattice, Sides
+from seamscope.work import QUIET, Steps, Work
 
 Array: TypeAlias = npt.NDArray[Any]
-Cancelled: TypeAlias = Callable[[], bool]
-Progress: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,7 @@ def certify(
     tolerance: float = TOLERANCE,
     trust: bool = False,
     axes: str | None = None,
-    cancelled: Cancelled | None = None,
-    on_progress: Progress | None = None,
+    work: Work = QUIET,
     **asked: Any,
 ) -> Certificate:
     """Compare the tiled prediction with the untiled one, on the largest crops that fit in memory.
@@ -179,17 +177,15 @@ def certify(
         Bytes that an untiled prediction may use; by default a share of what is free.
     tolerance
         Largest difference that passes, in standard deviations of the untiled prediction.
-    cancelled
-        Called before each forward pass; the work stops when it returns True.
-    on_progress
-        Called with the number of forward passes done, and of all passes.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Raises
     ------
     SettingsError
         If no crop larger than a tile fits, or the network takes one tile size only.
     InterruptedError
-        When cancelled.
+        When stopped.
 
     Examples
     --------
@@ -199,14 +195,13 @@ def certify(
     >>> certify(image, blur, tile=32).passed, certify(image, blur, tile=32, halo=0).passed
     (True, False)
     """
-    never = cancelled or (lambda: False)
     check_tolerance(tolerance)
     case = Case.open(image, model, settings, trust=trust, axes=axes, **asked)
     plan, network = case.plan, case.model
-    case.intensity(never)
+    case.intensity(work)
     frame, points = worst_places(worst or (), plan)
     subject = subject_of_case(case, frame)
-    bench = _Comparison(case, subject, never, on_progress)
+    bench = _Comparison(case, subject, work)
     largest = _largest_pixels(plan, subject, memory or case.resources.memory)
     while True:
         places = _crops(plan, largest, points, crops)
@@ -300,23 +295,20 @@ class _Comparison:
         self,
         case: Case,
         subject: Subject,
-        cancelled: Cancelled,
-        on_progress: Progress | None,
+        work: Work,
     ) -> None:
         self._case = case
         self._plan = case.plan
         self._subject = subject
-        self._cancelled = cancelled
-        self._tell = on_progress or (lambda done, total: None)
-        self._done = self._total = 0
+        self._work = work
         self.spread = Spread()
 
     def compare(self, places: Sequence[Box]) -> list[Crop]:
         """Predict all crops both ways."""
         self.spread = Spread()
-        self._done = 0
         plans = [self._both(place) for place in places]
-        self._total = sum(tiled.plan.tiles + 1 for tiled, _ in plans)
+        self._work.phase("Comparing with the untiled prediction", "forward passes")
+        self._steps = Steps(self._work, sum(tiled.plan.tiles + 1 for tiled, _ in plans))
         return [self._compared(place, *both) for place, both in zip(places, plans, strict=True)]
 
     def _both(self, place: Box) -> tuple[Case, Case]:
@@ -364,14 +356,13 @@ class _Comparison:
     def _predict(self, case: Case) -> Array:
         output = open_output(case)
         last = None
-        for last in run(case, output, cancelled=self._cancelled):
+        for last in run(case, output, work=self._steps):
             if isinstance(last, Reduced) and len(case.plan.grid) == 1:
                 raise _TooLarge
             if isinstance(last, TileDone):
-                self._done += 1
-                self._tell(min(self._done, self._total), self._total)
+                self._steps.one()
         if not isinstance(last, Finished):
-            raise InterruptedError("The certificate was cancelled.")
+            raise InterruptedError("stopped by the user")
         return np.asarray(output.array, np.float64)
 
 

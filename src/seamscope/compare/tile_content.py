@@ -21,6 +21,7 @@ from seamscope.images.image import Image, open_image
 from seamscope.seams.meter import plain
 from seamscope.text import axes_text
 from seamscope.tiling import AXIS_NAMES, Slices, per_axis
+from seamscope.work import QUIET, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -100,8 +101,7 @@ def content(
     *,
     axes: str | None = None,
     spatial: str | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    work: Work = QUIET,
 ) -> Content:
     """Measure how much tiles of each size differ in what they contain.
 
@@ -122,10 +122,8 @@ def content(
         One letter for each of the image's axes, where it does not say.
     spatial
         Axes of space that a tile spans, by default all there are; the others are iterated.
-    cancelled
-        Asked before each block.
-    on_progress
-        Called with the number of blocks done, and to do.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Returns
     -------
@@ -136,7 +134,7 @@ def content(
     SeamscopeError
         One sentence with the value, the rule and the remedy.
     InterruptedError
-        When cancelled.
+        When stopped.
 
     Notes
     -----
@@ -158,13 +156,13 @@ def content(
     sums = [_TileSums(source.shape, tile) for tile in sizes]
     whole = _TileSums(source.shape, source.shape)
     blocks = list(source.image.blocks(_AT_ONCE * source.image.dtype.itemsize))
+    work.phase("Measuring what tiles contain", "blocks")
     for done, block in enumerate(blocks, start=1):
-        if cancelled():
-            raise InterruptedError
+        check(work)
         for frame, region, terms in source.terms(block):
             for each in (*sums, whole):
                 each.add(frame, region, terms)
-        on_progress(done, len(blocks))
+        work.step(done, len(blocks))
     return Content(
         features=source.features,
         tiles=tuple(each.tile for each in sums),

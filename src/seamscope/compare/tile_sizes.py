@@ -61,10 +61,9 @@ from seamscope.seams.meter import ABSENT, TOLERANCE, plain
 from seamscope.settings import Settings
 from seamscope.text import axes_text, bytes_text
 from seamscope.tiling import Slices, per_axis
+from seamscope.work import QUIET, Steps, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
-Progress: TypeAlias = Callable[[int, int], None]
-Cancelled: TypeAlias = Callable[[], bool]
 
 _BLOCKS = {1: 64, 2: 8, 3: 4}  # along each axis
 _PICTURE = 256  # pixels of the side of what is shown
@@ -262,8 +261,7 @@ def sweep(
     trust: bool = False,
     axes: str | None = None,
     seed: int = 0,
-    cancelled: Cancelled = lambda: False,
-    on_progress: Progress = lambda done, total: None,
+    work: Work = QUIET,
     **asked: Any,
 ) -> Sweep:
     """Predict an image with tiles of several sizes, and compare the predictions.
@@ -285,10 +283,8 @@ def sweep(
         Whether the untiled prediction is added where it fits the memory.
     seed
         Of the bootstrap.
-    cancelled
-        Called before each forward pass and each block; the work stops when it returns True.
-    on_progress
-        Called with what is done and what is to do: tiles, then blocks.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Returns
     -------
@@ -299,7 +295,7 @@ def sweep(
     SeamscopeError
         One sentence with the value, the rule and the remedy.
     InterruptedError
-        When cancelled.
+        When stopped.
 
     Notes
     -----
@@ -320,12 +316,12 @@ def sweep(
     plans, network = [each.plan for each in cases], case.model
     truth = None if labels is None else labels_for(plans[0], network, labels, foreground)
     comparison = _Comparison(plans, truth)
-    steps = _Steps(sum(p.tiles * p.frames for p in plans) + comparison.blocks, on_progress)
+    case.intensity(work)
+    work.phase("Predicting with tiles of all sizes", "tiles and blocks")
+    steps = Steps(work, sum(p.tiles * p.frames for p in plans) + comparison.blocks)
     with _Shelf(plans) as shelf:
-        seconds = [
-            _predict(each, shelf.output(k, each), steps, cancelled) for k, each in enumerate(cases)
-        ]
-        comparison.see(shelf.arrays, steps, cancelled)
+        seconds = [_predict(each, shelf.output(k, each), steps) for k, each in enumerate(cases)]
+        comparison.see(shelf.arrays, steps)
         pictures = comparison.pictures(case.image, shelf.arrays)
     classified = classified_by(plans[0], network, *comparison.range)
     sentences = [*notes, *(classified.notes() if truth else ())]
@@ -398,19 +394,6 @@ def _untiled(case: Case, other: Plan) -> Case | str:
     return untiled
 
 
-class _Steps:
-    """Counts what is done."""
-
-    def __init__(self, total: int, on_progress: Progress) -> None:
-        self._done = 0
-        self._total = total
-        self._tell = on_progress
-
-    def one(self) -> None:
-        self._done += 1
-        self._tell(min(self._done, self._total), self._total)
-
-
 class _Shelf:
     """Where predictions are kept until they are compared: in memory, or on disk if large."""
 
@@ -440,10 +423,10 @@ class _Shelf:
         return [output.array for output in self._outputs]
 
 
-def _predict(case: Case, output: Output, steps: _Steps, cancelled: Cancelled) -> float:
+def _predict(case: Case, output: Output, steps: Steps) -> float:
     """Carry a plan out; returns the seconds it took."""
     plan = case.plan
-    events: Any = run(case, output, cancelled=cancelled)
+    events: Any = run(case, output, work=steps)
     with contextlib.closing(events):
         for event in events:
             match event:
@@ -503,14 +486,13 @@ class _Comparison:
         self._truths = np.zeros((self.blocks, classes))
         self._peak = _Peak()
 
-    def see(self, arrays: Sequence[Any], steps: _Steps, cancelled: Cancelled) -> None:
+    def see(self, arrays: Sequence[Any], steps: Steps) -> None:
         """Compare all predictions."""
         logits = _are_logits(arrays[-1])
         at_once = max(1024, _AT_ONCE // (8 * self._sizes * self._channels))
         jobs = itertools.product(self._frames, self._units)
         for unit, (frame, block) in enumerate(jobs):
-            if cancelled():
-                raise InterruptedError
+            check(steps)
             for region in _slabs(block, at_once):
                 self._add(unit, frame, region, self._stack(arrays, frame, region), logits)
             steps.one()

@@ -32,8 +32,8 @@ import dataclasses
 import itertools
 import operator
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -58,9 +58,7 @@ from seamscope.tiling import (
     halo_sides,
     per_axis,
 )
-
-Cancelled: TypeAlias = Callable[[], bool]
-Progress: TypeAlias = Callable[[int, int], None]
+from seamscope.work import QUIET, Work
 
 # -- the public face
 
@@ -74,8 +72,7 @@ def diagnose(
     tolerance: float = TOLERANCE,
     trust: bool = False,
     axes: str | None = None,
-    cancelled: Cancelled | None = None,
-    on_progress: Progress | None = None,
+    work: Work = QUIET,
     **asked: Any,
 ) -> Diagnosis:
     """Explain the seams of Seamscope's own prediction of an image.
@@ -96,17 +93,15 @@ def diagnose(
         along the spatial axes. Half of the sample is taken there.
     tolerance
         Disagreement that is noise, in standard deviations of the output.
-    cancelled
-        Called before each forward pass; the work stops when it returns True.
-    on_progress
-        Called with the number of forward passes done, and of all passes at most.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Raises
     ------
     SeamscopeError
         As `seamscope.predict`.
     InterruptedError
-        When cancelled.
+        When stopped.
 
     Examples
     --------
@@ -118,19 +113,18 @@ def diagnose(
     >>> diagnose(image, blur, tile=32).verdict
     'seamless'
     """
-    never = cancelled or (lambda: False)
     check_tolerance(tolerance)
     case = Case.open(image, model, settings, trust=trust, axes=axes, **asked)
     plan = case.plan
     if all(axis.single for axis in plan.grid.axes):
         return _one_tile(plan.grid, plan.facts.period)
-    case.intensity(never)
+    case.intensity(work)
     frame, points = worst_places(worst or (), plan)
     subject = subject_of_case(case, frame)
     grid = TileGrid(tuple(map(comparable, plan.grid.axes)))
     if not any(map(shared, grid.axes)):
         return _only_touching(grid, plan.facts.period)
-    inquiry = Inquiry(subject, grid, points, never, on_progress, plan=plan, tolerance=tolerance)
+    inquiry = Inquiry(subject, grid, points, work, plan=plan, tolerance=tolerance)
     return _with_what_was_examined(inquiry.diagnosis(), plan.grid, grid)
 
 
@@ -144,8 +138,7 @@ def examine(
     starts: Sequence[Sequence[int]] | None = None,
     worst: Sequence[Sequence[float]] | None = None,
     tolerance: float = TOLERANCE,
-    cancelled: Cancelled | None = None,
-    on_progress: Progress | None = None,
+    work: Work = QUIET,
 ) -> Diagnosis:
     """Explain the seams of other sliding-window code.
 
@@ -167,7 +160,7 @@ def examine(
         Where tiles start, for each axis; by default from 0 on, one tile less its overlap apart. A
         last tile that the code moves back to end with the image is worth giving: it is often off
         the network's grid.
-    worst, tolerance, cancelled, on_progress
+    worst, tolerance, work
         As for `diagnose`; points in pixels.
 
     Raises
@@ -175,7 +168,7 @@ def examine(
     SeamscopeError
         Where the pipeline fails, with what it said, or tiles do not fit the image.
     InterruptedError
-        When cancelled.
+        When stopped.
 
     Examples
     --------
@@ -208,8 +201,7 @@ def examine(
         return _one_tile(grid, period)
     if not any(map(shared, grid.axes)):
         return _only_touching(grid, period)
-    never = cancelled or (lambda: False)
-    inquiry = Inquiry(subject, grid, worst or (), never, on_progress, tolerance=tolerance)
+    inquiry = Inquiry(subject, grid, worst or (), work, tolerance=tolerance)
     return _with_what_was_examined(inquiry.diagnosis(), asked, grid)
 
 

@@ -35,6 +35,7 @@ from seamscope.explain.tile_sample import Index
 from seamscope.normalization.calls import Call, Forward, Moments, Normalizations
 from seamscope.seams.meter import TOLERANCE, SeamCurve, SeamMeter, Spread
 from seamscope.tiling import Lattice, Sides, Tile, TileGrid
+from seamscope.work import QUIET, Steps, check
 
 Cause: TypeAlias = Literal[
     "preprocessing",
@@ -79,10 +80,8 @@ class Bench:
         Where its tiles lie, and how much of each is trusted.
     tiles
         Those to examine.
-    cancelled
-        Asked before each prediction.
-    done
-        Called after each prediction.
+    steps
+        Counts predictions, and stops before each.
     tolerance
         Disagreement that is noise, in standard deviations of the outcome.
     """
@@ -92,16 +91,14 @@ class Bench:
         subject: Subject,
         grid: TileGrid,
         tiles: Sequence[Tile],
-        cancelled: Callable[[], bool] = lambda: False,
-        done: Callable[[], None] = lambda: None,
+        steps: Steps | None = None,
         tolerance: float = TOLERANCE,
     ) -> None:
         self.subject = subject
         self.grid = grid
         self.tiles = {tile.index: tile for tile in tiles}
-        self._cancelled = cancelled
+        self._steps = steps or Steps(QUIET)
         self._relative = tolerance
-        self._done = done
         self._latest: tuple[Removed, dict[Index, Array]] | None = None
         self._known: dict[Removed, Disagreement] = {}
         self._recorded: dict[tuple[Index, bool], list[Moments | None]] = {}
@@ -383,8 +380,7 @@ class Bench:
 
     def _predicted(self, index: Index, box: Box, removed: Removed) -> Array:
         """The network's output for a box that holds a tile."""
-        if self._cancelled():
-            raise InterruptedError("The diagnosis was cancelled.")
+        check(self._steps)
         own = self.box(index)
         whole = "preprocessing" in removed
         x = self.subject.inputs(box, None if whole else own)
@@ -392,7 +388,7 @@ class Bench:
         forward = self._forward(box)
         y = _run(_replaying(forward, held) if any(held) else forward, x)
         self._check(x, y)
-        self._done()
+        self._steps.one()
         return y
 
     def _forward(self, box: Box) -> Forward:

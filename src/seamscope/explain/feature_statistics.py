@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,14 +35,13 @@ from seamscope.normalization.statistics import Statistics
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import (
-    Cancelled,
     TileJob,
     jobs_of,
 )
 from seamscope.settings import Settings
+from seamscope.work import QUIET, Work, check
 
 Floats = npt.NDArray[np.float64]
-Progress = Callable[[int, int], None]
 
 # A batch whose statistics deviate less than this, in 95 of 100 draws, stands for the image.
 REPRESENTATIVE = 0.1
@@ -162,8 +161,7 @@ def measure_features(
     most: int | None = None,
     trust: bool = False,
     axes: str | None = None,
-    cancelled: Cancelled | None = None,
-    on_progress: Progress | None = None,
+    work: Work = QUIET,
     **asked: Any,
 ) -> FeatureStatistics:
     """Measure the features of an image's tiles at every normalization layer.
@@ -177,17 +175,15 @@ def measure_features(
         before.
     most
         Look at so many tiles, evenly chosen; by default at all.
-    cancelled
-        Asked between tiles.
-    on_progress
-        Called with the number of tiles done, and of all tiles.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Raises
     ------
     SettingsError
         Where the network has no normalization layer, or statistics are of another channel.
     InterruptedError
-        When cancelled.
+        When stopped.
     """
     case = tile_case(Case.open(image, model, settings, trust=trust, axes=axes, **asked))
     network = case.model
@@ -216,10 +212,9 @@ def measure_features(
             running[call.number] = tuple(m.double().cpu().numpy() for m in call.running)  # type: ignore[assignment]
 
     mode = Normalizations(note)
-    for done, (_, x) in enumerate(tile_batches(case, jobs, cancelled), start=1):
+    for done, (_, x) in enumerate(tile_batches(case, jobs, work, "Measuring features"), start=1):
         mode.run(network.forward, x)
-        if on_progress is not None:
-            on_progress(min(done * plan.settings.batch, len(jobs)), len(jobs))
+        work.step(min(done * plan.settings.batch, len(jobs)), len(jobs))
     layers = [
         _layer_features(layer, seen[layer.calls[0]], running.get(layer.calls[0]), statistics)
         for layer in network.audit.layers
@@ -455,23 +450,22 @@ def tile_case(case: Case) -> Case:
 
 
 def tile_batches(
-    case: Case, jobs: Sequence[TileJob], cancelled: Cancelled | None
+    case: Case, jobs: Sequence[TileJob], work: Work, phase: str
 ) -> Iterator[tuple[list[TileJob], torch.Tensor]]:
     """Read batches of tiles ``(N, C, *tile)``, on the device that the plan names.
 
     Raises
     ------
     InterruptedError
-        When cancelled.
+        When stopped.
     """
-    asked_to_stop = cancelled or (lambda: False)
-    reader = case.reader(asked_to_stop)
+    reader = case.reader(work)
+    work.phase(phase, "tiles")
     runner = case.model.runner(case.plan.settings.device)
     size = case.plan.settings.batch
     batches = (list(jobs[k : k + size]) for k in range(0, len(jobs), size))
     for batch, values in reader.ahead(batches):
-        if asked_to_stop():
-            raise InterruptedError
+        check(work)
         yield batch, runner.example(values)
 
 

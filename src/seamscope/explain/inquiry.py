@@ -22,6 +22,7 @@ from seamscope.prediction.run import as_labels
 from seamscope.seams.meter import TOLERANCE, SeamCurve
 from seamscope.text import axes_text, figure_text, halo_text, percent_text
 from seamscope.tiling import Sides, Tile, TileGrid
+from seamscope.work import Steps, Work
 
 # A cause below this part of the disagreement is none; one above names it; a halo is suggested
 # where edge effects make so much.
@@ -48,8 +49,7 @@ class Inquiry:
         subject: Subject,
         grid: TileGrid,
         worst: Sequence[Sequence[float]],
-        cancelled: Callable[[], bool],
-        on_progress: Callable[[int, int], None] | None,
+        work: Work,
         plan: Plan | None = None,
         tolerance: float = TOLERANCE,
     ) -> None:
@@ -57,18 +57,17 @@ class Inquiry:
         self._plan = plan
         self._tolerance = tolerance
         self._worst = worst
-        self._cancelled = cancelled
-        self._tell = on_progress or (lambda done, total: None)
-        self._total = 0
-        self._passes = 0
+        work.phase("Explaining seams", "forward passes")
+        self._work = work
+        self._steps = Steps(work)
         self.bench = self._bench(grid)
         self._removable = frozenset(self._what_may_act())
-        self._total = len(self.bench.tiles) * (2 ** len(self._removable) + 3)
+        self._steps.total = len(self.bench.tiles) * (2 ** len(self._removable) + 3)
 
     def _bench(self, grid: TileGrid) -> Bench:
         area = None if self._plan is None else self._plan.area
         tiles = sample_of(grid, self._contrast(grid), self._worst, area)
-        return Bench(self._subject, grid, tiles, self._cancelled, self._advance, self._tolerance)
+        return Bench(self._subject, grid, tiles, self._steps, self._tolerance)
 
     def _contrast(self, grid: TileGrid) -> Callable[[Tile], float]:
         def contrast(tile: Tile) -> float:
@@ -78,10 +77,6 @@ class Inquiry:
             return float(self._subject.inputs(box, None).std())
 
         return contrast
-
-    def _advance(self) -> None:
-        self._passes += 1
-        self._tell(self._passes, max(self._total, self._passes))
 
     def _what_may_act(self) -> Iterator[Cause]:
         if self._subject.preprocesses:
@@ -109,7 +104,7 @@ class Inquiry:
         self._here = self._halo_here(shares)
         halo, halo_is = self._suggestion(shares, verdict)
         findings = self._findings(shares)
-        self._tell(self._passes, self._passes)
+        self._work.step(self._steps.done, self._steps.done)
         grid = bench.grid
         start = self._curves["as it is"]
         summary = self._summary(verdict, now)

@@ -41,10 +41,11 @@ from seamscope.normalization.batch_renorm import BatchRenorm
 from seamscope.normalization.calls import Call, Moments, Normalizations
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
-from seamscope.planning.reading import Cancelled, jobs_of
+from seamscope.planning.reading import jobs_of
 from seamscope.settings import Settings
 from seamscope.text import figure_text, shape_text
 from seamscope.tiling import Tile
+from seamscope.work import QUIET, Work
 
 Floats = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
@@ -128,8 +129,7 @@ def measure_disparity(
     see: SeeBoth | None = None,
     trust: bool = False,
     axes: str | None = None,
-    cancelled: Cancelled | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    work: Work = QUIET,
     **asked: Any,
 ) -> Disparity | None:
     """Predict an image as in training and as in evaluation, and compare.
@@ -142,10 +142,8 @@ def measure_disparity(
     see
         Called with frame, tile, and both predictions ``(C, *core)`` of its core: for a map pixel
         by pixel.
-    cancelled
-        Asked between batches.
-    on_progress
-        Called with the number of tiles done, and of all tiles.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Returns
     -------
@@ -166,7 +164,8 @@ def measure_disparity(
     train = Normalizations(_Training(network))
     evaluation = Normalizations(lambda call: None)
     done = 0
-    for batch, x in tile_batches(case, jobs, cancelled):
+    phase = "Predicting as in training and as in evaluation"
+    for batch, x in tile_batches(case, jobs, work, phase):
         pair = [mode.run(network.forward, x).float().cpu().numpy() for mode in (train, evaluation)]
         for job, one, other in zip(batch, *pair, strict=True):
             cores = [prediction[:, *job.tile.crop] for prediction in (one, other)]
@@ -174,8 +173,7 @@ def measure_disparity(
             if see is not None:
                 see(job.frame, job.tile, *cores)
         done += len(batch)
-        if on_progress is not None:
-            on_progress(done, len(jobs))
+        work.step(done, len(jobs))
     return sums.disparity(network.channels_of(plan.facts))
 
 

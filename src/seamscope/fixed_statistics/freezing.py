@@ -48,7 +48,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from functools import partial as partial_of
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,10 +69,9 @@ from seamscope.normalization.statistics import (
     Statistics,
 )
 from seamscope.planning.case import Case
-from seamscope.planning.reading import Cancelled, TileJob
+from seamscope.planning.reading import TileJob
 from seamscope.settings import Settings
-
-Progress: TypeAlias = Callable[[int, int], None]
+from seamscope.work import QUIET, Steps, Work, check
 
 _SAVES = 20  # of what is known, on the way
 
@@ -90,8 +89,7 @@ def freeze_statistics(
     memory: int | None = None,
     disk: int | None = None,
     partial: Path | None = None,
-    cancelled: Cancelled | None = None,
-    on_progress: Progress | None = None,
+    work: Work = QUIET,
     **asked: Any,
 ) -> Statistics:
     """Find fixed statistics, by which all tiles of an image are normalized alike.
@@ -122,10 +120,8 @@ def freeze_statistics(
     partial
         File for intermediate results. If it exists and belongs to the same network, pixels, tiles
         and intensities, the search resumes from it; else it begins anew. It is removed at the end.
-    cancelled
-        Asked between tiles.
-    on_progress
-        Receives tiles done and to do, over all layers; for local statistics, windows.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Returns
     -------
@@ -137,7 +133,7 @@ def freeze_statistics(
     SettingsError
         If the network has no such statistics, or settings contradict each other.
     InterruptedError
-        When cancelled.
+        When stopped.
 
     Notes
     -----
@@ -166,18 +162,17 @@ def freeze_statistics(
     """
     case = Case.open(image, model, settings, trust=trust, axes=axes, **asked)
     limits: dict[str, Any] = {"cell": cell, "tiles": tiles, "memory": memory, "disk": disk}
-    return carry_out(case, plan_freeze(case, how, **limits), partial, cancelled, on_progress)
+    return carry_out(case, plan_freeze(case, how, **limits), partial, work)
 
 
 def carry_out(
     case: Case,
     plan: FreezePlan,
     partial: Path | None = None,
-    cancelled: Cancelled | None = None,
-    on_progress: Progress | None = None,
+    work: Work = QUIET,
 ) -> Statistics:
     """Find statistics as planned; parameters as for `freeze_statistics`."""
-    task = _Task(case, plan, cancelled or (lambda: False), on_progress)
+    task = _Task(case, plan, work)
     if plan.how == "local":
         found = task.local(partial)
     else:
@@ -221,14 +216,14 @@ class _Task:
         self,
         case: Case,
         plan: FreezePlan,
-        cancelled: Cancelled,
-        on_progress: Progress | None,
+        work: Work,
     ) -> None:
         self.plan, self.model, self.image = plan, case.model, case.image
-        self.cancelled = cancelled
-        self._on_progress = on_progress or (lambda done, total: None)
-        self._done = self._total = 0
-        self.reader = case.at(plan.plan).reader(cancelled)
+        self.work = work
+        self.reader = case.at(plan.plan).reader(work)
+        unit = "windows" if plan.how == "local" else "tiles and layers"
+        work.phase(f"Finding {plan.how} statistics", unit)
+        self._steps = Steps(work)
         self.runner = case.model.runner(plan.plan.settings.device)
         self._survey = plan.survey
         self.model.module.to(self.runner.device)
@@ -249,13 +244,13 @@ class _Task:
 
     def _carried_out(self, rounds: Sequence[_Round]) -> list[Statistics]:
         """Statistics of each round, going on from what was kept of it."""
-        self._total = sum(len(one.jobs) for one in rounds) * len(self.plan.calls)
+        self._steps.total = sum(len(one.jobs) for one in rounds) * len(self.plan.calls)
         return [self._one(one) for one in rounds]
 
     def _one(self, one: _Round) -> Statistics:
         task = "" if one.file is None else self._identity(one.jobs)
         known = _resumed(one.file, task)
-        self._done += len(known) * len(one.jobs)
+        self._steps.done += len(known) * len(one.jobs)
         layers = list(known)
         for layer in self._layers(one.jobs, known):
             layers.append(layer)
@@ -279,8 +274,7 @@ class _Task:
         digest = hashlib.sha256(repr((task, plan.plan.grid)).encode())
         digest.update(answer.float().contiguous().numpy().tobytes())
         for job, weight in jobs:
-            if self.cancelled():
-                raise InterruptedError
+            check(self.work)
             digest.update(repr((job.frame, job.tile.index, weight)).encode())
             digest.update(self.reader.read([job]).tobytes())
         return digest.hexdigest()
@@ -311,14 +305,13 @@ class _Task:
         windows = Windows(self.plan, _resumed(partial, task))
         grid = self.plan.plan.grid
         often = max(1, len(grid) // _SAVES)
-        self._total = len(self.jobs)
+        self._steps.total = len(self.jobs)
         for number, tile in enumerate(grid):
             if windows.known(tile):
-                self._done += self.plan.plan.frames
+                self._steps.done += self.plan.plan.frames
                 continue
             for job in self.jobs[number :: len(grid)]:
-                if self.cancelled():
-                    raise InterruptedError
+                check(self.work)
                 self._look(job, windows)
             if partial is not None and number % often == often - 1:
                 self._statistics(windows.layers(self._blank), task=task).save(partial)
@@ -327,13 +320,13 @@ class _Task:
     def _look(self, job: TileJob, windows: Windows) -> None:
         x = torch.from_numpy(self.reader.read([job])).to(self.runner.device)
         Normalizations(partial_of(windows.add, tile=job.tile)).run(self.model.forward, x)
-        self._tell()
+        self._steps.one()
 
     # -- some tiles
 
     def sampled(self, partial: Path | None) -> Statistics:
         """Statistics estimated from a few tiles, and how far they may be from the exact ones."""
-        sample = diverse_tiles(self.jobs, self.reader, self.plan.tiles, self.cancelled)
+        sample = diverse_tiles(self.jobs, self.reader, self.plan.tiles, self.work)
         samples = (sample, *(sample.halves() if len(sample.jobs) > TOO_FEW else ()))
         files = (None,) * 3 if partial is None else (partial, *_files_of_halves(partial))
         rounds = [
@@ -356,8 +349,7 @@ class _Task:
         apart: list[float] = []
         spread: list[float] = []
         for job in sample.jobs[:JUDGED]:
-            if self.cancelled():
-                raise InterruptedError
+            check(self.work)
             x = torch.from_numpy(self.reader.read([job])).to(self.runner.device)
             one, two = (Normalizations(twin.answer).run(self.model.forward, x) for twin in twins)
             apart.append(float((one - two).abs().mean()))
@@ -379,14 +371,13 @@ class _Task:
             for call in self.plan.calls[len(known) :]:
                 parts = Parts(self.plan, self._survey.scale[call])
                 for number, (job, weight) in enumerate(jobs):
-                    if self.cancelled():
-                        raise InterruptedError
+                    check(self.work)
                     paused = waiting.take(number) or self._begin(network, job)
                     see = partial_of(parts.add, tile=job.tile, weight=weight)
                     answer = self._answer(answers, job)
                     paused = network.advance(paused, call, answer, see, self.runner.device)
                     waiting.put(number, paused)
-                    self._tell()
+                    self._steps.one()
                 answers[call] = parts.statistics(self._blank(call))
                 yield answers[call]
 
@@ -420,10 +411,6 @@ class _Task:
             return None if layer is None else layer.moments(call, [place])
 
         return answer
-
-    def _tell(self) -> None:
-        self._done += 1
-        self._on_progress(self._done, self._total)
 
 
 def _resumed(file: Path | None, task: str) -> tuple[LayerStatistics, ...]:

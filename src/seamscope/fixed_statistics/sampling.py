@@ -5,13 +5,14 @@ Knows the intensities of tiles. Does not know networks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from seamscope.planning.reading import TileJob, TileReader
+from seamscope.work import Work, check
 
 # Tiles that are read; of more, a random choice, so that a terabyte is not read whole.
 _CANDIDATES = 512
@@ -54,9 +55,7 @@ class Sample:
         )
 
 
-def diverse_tiles(
-    jobs: Sequence[TileJob], reader: TileReader, count: int, cancelled: Callable[[], bool]
-) -> Sample:
+def diverse_tiles(jobs: Sequence[TileJob], reader: TileReader, count: int, work: Work) -> Sample:
     """Choose tiles that look as different as possible.
 
     One after the other, always the one that is least like those chosen before (Gonzalez 1985,
@@ -67,8 +66,7 @@ def diverse_tiles(
     chosen = range(len(jobs)) if few else sorted(rng.permutation(len(jobs))[:_CANDIDATES])
     looks = []
     for number in chosen:
-        if cancelled():
-            raise InterruptedError
+        check(work)
         looks.append(_look(reader.read([jobs[number]])[0]))
     all_looks = np.array(looks)
     spread = all_looks.std(0)

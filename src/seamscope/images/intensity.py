@@ -20,7 +20,7 @@ has divisor 1 and becomes 0 throughout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -29,6 +29,7 @@ import numpy as np
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.image import Image
 from seamscope.settings import Method
+from seamscope.work import QUIET, Work, check
 
 EPS = 1e-6
 """Added to divisors, as bioimage.io does."""
@@ -139,8 +140,7 @@ def measure_intensity(
     *,
     channel_axis: int | None,
     percentiles: tuple[float, float] = (1.0, 99.8),
-    progress: Callable[[float], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    work: Work = QUIET,
 ) -> Intensity:
     """Measure over the whole image how its intensities are to be normalized.
 
@@ -159,10 +159,8 @@ def measure_intensity(
         Dimension of the channels, which are measured apart; None to measure all as one.
     percentiles
         Low and high, in percent.
-    progress
-        Called with the part that is done, 0 to 1.
-    cancelled
-        Called between blocks; when it returns True, the measurement ends with `InterruptedError`.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Raises
     ------
@@ -171,11 +169,11 @@ def measure_intensity(
     SettingsError
         When the method or the percentiles make no sense.
     InterruptedError
-        When cancelled.
+        When stopped.
     """
     if method == "none" or method not in get_args(Method):
         return Intensity(method)  # which refuses what there is not
-    stream = _Stream(image, channel_axis, progress, cancelled)
+    stream = _Stream(image, channel_axis, work)
     if method == "zscore":
         return _of_moments(stream)
     if method == "minmax":
@@ -206,16 +204,15 @@ class _Stream:
         self,
         image: Image,
         channel_axis: int | None,
-        progress: Callable[[float], None] | None,
-        cancelled: Callable[[], bool] | None,
+        work: Work,
     ) -> None:
         self.dtype = np.dtype(np.uint8) if image.dtype == bool else image.dtype
         self.channels = 1 if channel_axis is None else image.shape[channel_axis]
         self.passes = 1
         self._image = image
         self._axis = channel_axis
-        self._progress = progress
-        self._cancelled = cancelled
+        self._work = work
+        self._percent = 0
         self._pixels_done = 0
         self._checked = self.dtype.kind != "f"
         self._valid: list[int] | None = None
@@ -236,8 +233,7 @@ class _Stream:
         """Yield channel and pixels; the first pass refuses values that are not finite."""
         bad = _NotFinite(self._image)
         for region in self._image.blocks(_BLOCK):
-            if self._cancelled is not None and self._cancelled():
-                raise InterruptedError("Measuring the intensities was cancelled.")
+            check(self._work)
             block = self._image.read(region)
             if self._checked or bad.none_in(block, region):
                 yield from self._split(block, region)
@@ -275,9 +271,11 @@ class _Stream:
 
     def _tell(self, pixels: int) -> None:
         self._pixels_done += pixels
-        if self._progress is not None:
-            whole = math.prod(self._image.shape) * self.passes
-            self._progress(min(1.0, self._pixels_done / whole))
+        whole = math.prod(self._image.shape) * self.passes
+        percent = min(100, 100 * self._pixels_done // whole)
+        if percent > self._percent:
+            self._percent = percent
+            self._work.step(percent, 100)
 
 
 class _NotFinite:

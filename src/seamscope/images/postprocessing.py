@@ -11,7 +11,7 @@ streaming, and then changed block by block. Seams are measured before.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -22,6 +22,7 @@ from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import EPS, Intensity
 from seamscope.images.outputs import Output
 from seamscope.images.preparation import Measured, Preparation, Prepared, Scaled, Step
+from seamscope.work import QUIET, Work
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -107,8 +108,7 @@ def measure_result(
     axes: str,
     preparation: Preparation,
     *,
-    progress: Callable[[float], None] | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    work: Work = QUIET,
 ) -> Prepared:
     """Measure a whole result for its postprocessing; nothing is changed yet.
 
@@ -118,21 +118,18 @@ def measure_result(
         The result, and a letter for each of its axes.
     preparation
         The steps.
-    progress
-        Called with the part that is done, 0 to 1.
-    cancelled
-        Called between blocks; True ends the measurement.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Raises
     ------
     ImageError
         When the result has values that are not finite.
     InterruptedError
-        When cancelled.
+        When stopped.
     """
-    return preparation.measure(
-        _view(array, axes), channel_axis=_channel(axes), progress=progress, cancelled=cancelled
-    )
+    work.phase("Measuring the whole prediction, to postprocess it", "%")
+    return preparation.measure(_view(array, axes), channel_axis=_channel(axes), work=work)
 
 
 def change_result(output: Output, axes: str, prepared: Prepared) -> None:

@@ -14,7 +14,7 @@ image as it is given, also those of later operations.)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -25,6 +25,7 @@ from seamscope.errors import SettingsError
 from seamscope.images.image import Image
 from seamscope.images.intensity import EPS, Intensity, measure_intensity
 from seamscope.settings import Method
+from seamscope.work import QUIET, Work
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -134,7 +135,9 @@ class ByInput:
             yield slice(start, start + count), preparation
             start += count
 
-    def measure(self, image: Image, *, channel_axis: int | None, **work: Any) -> PreparedByInput:
+    def measure(
+        self, image: Image, *, channel_axis: int | None, work: Work = QUIET
+    ) -> PreparedByInput:
         """Measure each input on its own channels of the whole image.
 
         Parameters
@@ -151,7 +154,7 @@ class ByInput:
         return PreparedByInput(
             tuple(
                 (part, each.measure(_channels(image, channel_axis, part),
-                                    channel_axis=channel_axis, **work))
+                                    channel_axis=channel_axis, work=work))
                 for part, each in self.ranges()
             )
         )  # fmt: skip
@@ -191,14 +194,13 @@ class Preparation:
         image: Image,
         *,
         channel_axis: int | None,
-        progress: Callable[[float], None] | None = None,
-        cancelled: Callable[[], bool] | None = None,
+        work: Work = QUIET,
     ) -> Prepared:
         """Measure what its steps need over the whole image.
 
         Parameters
         ----------
-        image, channel_axis, progress, cancelled
+        image, channel_axis, work
             As for `seamscope.images.intensity.measure_intensity`.
         """
         done: list[Known] = []
@@ -207,8 +209,7 @@ class Preparation:
                 step.refuse()
             view = _after(image, Prepared(tuple(done)), channel_axis) if done else image
             if isinstance(step, ByInput):
-                work = {"progress": progress, "cancelled": cancelled}
-                done.append(step.measure(view, channel_axis=channel_axis, **work))
+                done.append(step.measure(view, channel_axis=channel_axis, work=work))
             elif isinstance(step, Measured):
                 axis = None if step.together else channel_axis
                 intensity = measure_intensity(
@@ -216,8 +217,7 @@ class Preparation:
                     step.method,
                     channel_axis=axis,
                     percentiles=step.percentiles,
-                    progress=progress,
-                    cancelled=cancelled,
+                    work=work,
                 )
                 done.append(_with_eps(intensity, step.eps))
             else:

@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import nn
 
@@ -34,8 +33,7 @@ from seamscope.planning.plan import Plan, resolve
 from seamscope.planning.reading import TileReader, intensity_key, whole_image_intensity
 from seamscope.planning.resources import Resources
 from seamscope.settings import Settings
-
-Cancelled: TypeAlias = Callable[[], bool]
+from seamscope.work import QUIET, Work
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,34 +146,29 @@ class Case:
 
     def intensity(
         self,
-        cancelled: Cancelled = lambda: False,
-        measuring: Callable[[float], None] | None = None,
+        work: Work = QUIET,
     ) -> Intensity | Prepared:
         """Return how intensities are normalized; the whole image is measured once.
 
         Parameters
         ----------
-        cancelled
-            Asked between blocks of the image.
-        measuring
-            Called with the part of the image that is measured, 0 to 1.
+        work
+            Shows progress, and stops when asked to (see `seamscope.work`).
 
         Raises
         ------
         InterruptedError
-            When cancelled.
+            When stopped.
         """
         key = intensity_key(self.plan)
         if key not in self._intensities:
-            self._intensities[key] = self._cached_intensity(repr(key), cancelled, measuring)
+            self._intensities[key] = self._cached_intensity(repr(key), work)
         return self._intensities[key]
 
-    def _cached_intensity(
-        self, key: str, cancelled: Cancelled, measuring: Callable[[float], None] | None
-    ) -> Intensity | Prepared:
+    def _cached_intensity(self, key: str, work: Work) -> Intensity | Prepared:
         """Return what an earlier command measured on the same file, else measure."""
         if not self.image.identity or self.plan.settings.normalize == "none":
-            return whole_image_intensity(self.plan, self.image, cancelled, measuring)
+            return whole_image_intensity(self.plan, self.image, work)
         kind: Any = Prepared if self.plan.preparation is not None else Intensity
         cache, key = Cache("intensities"), f"{self.image.identity} {self.image.shape} {key}"
         known = cache.get(key)
@@ -183,13 +176,13 @@ class Case:
             with contextlib.suppress(SettingsError):  # a damaged entry
                 found: Intensity | Prepared = restore(kind, known)
                 return found
-        found = whole_image_intensity(self.plan, self.image, cancelled, measuring)
+        found = whole_image_intensity(self.plan, self.image, work)
         cache.put(key, plain(found))
         return found
 
-    def reader(self, cancelled: Cancelled = lambda: False) -> TileReader:
+    def reader(self, work: Work = QUIET) -> TileReader:
         """Return what reads tiles as the network takes them; intensities are measured first."""
-        return TileReader(self.plan, self.image, self.intensity(cancelled))
+        return TileReader(self.plan, self.image, self.intensity(work))
 
 
 __all__ = ["Case"]

@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,7 @@ from seamscope.images.preparation import Prepared
 from seamscope.planning.plan import Plan
 from seamscope.stitching import Array, canvas
 from seamscope.tiling import Slices, Tile
-
-Cancelled: TypeAlias = Callable[[], bool]
+from seamscope.work import QUIET, Work
 
 
 @dataclass(frozen=True)
@@ -201,8 +200,7 @@ def intensity_key(plan: Plan) -> Hashable:
 def whole_image_intensity(
     plan: Plan,
     image: Image,
-    cancelled: Cancelled,
-    measuring: Callable[[float], None] | None,
+    work: Work = QUIET,
 ) -> Intensity | Prepared:
     """Measure how the whole image's intensities are normalized; each channel by itself.
 
@@ -211,9 +209,11 @@ def whole_image_intensity(
     Raises
     ------
     InterruptedError
-        When cancelled.
+        When stopped.
     """
     settings = plan.settings
+    if settings.normalize != "none":
+        work.phase("Measuring the whole image's intensities", "%")
     layout = plan.layout
     channel_axis = layout.axes.index(layout.channel) if layout.channel else None
     source = image = _filled(image, settings.fill_nan)
@@ -221,16 +221,13 @@ def whole_image_intensity(
         source = _one_channel(image, layout.axes.index(layout.channel), settings.channel)
         channel_axis = None
     if plan.preparation is not None:
-        return plan.preparation.measure(
-            source, channel_axis=channel_axis, progress=measuring, cancelled=cancelled
-        )
+        return plan.preparation.measure(source, channel_axis=channel_axis, work=work)
     return measure_intensity(
         source,
         settings.normalize,  # type: ignore[arg-type]  # "auto" was resolved
         channel_axis=channel_axis,
         percentiles=settings.percentiles,
-        progress=measuring,
-        cancelled=cancelled,
+        work=work,
     )
 
 

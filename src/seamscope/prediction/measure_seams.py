@@ -6,19 +6,19 @@ Knows how a run is watched. Does not know how disagreement is counted (see `seam
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import nn
 
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
-from seamscope.planning.reading import Cancelled
 from seamscope.planning.tuning import prepare
-from seamscope.prediction.run import Event, Finished, Watcher, run
+from seamscope.prediction.run import Watcher, completed, run
 from seamscope.seams.meter import TOLERANCE, Kind, Overlap, SeamMeter, check_tolerance, kind_for
 from seamscope.seams.report import SeamReport
 from seamscope.settings import Settings
+from seamscope.work import QUIET, Work
 
 
 def measure_seams(
@@ -32,8 +32,7 @@ def measure_seams(
     tolerance: float = TOLERANCE,
     watchers: Sequence[Watcher] = (),
     tell: Callable[[Overlap], None] | None = None,
-    on_event: Callable[[Event], None] | None = None,
-    cancelled: Cancelled | None = None,
+    work: Work = QUIET,
     trust: bool = False,
     axes: str | None = None,
     **asked: Any,
@@ -53,17 +52,15 @@ def measure_seams(
         Differences up to this are noise, in standard deviations of the output.
     watchers, tell
         Called with each tile's prediction (see `seamscope.prediction.run.run`), and each overlap.
-    on_event
-        Called with each event of the run.
-    cancelled
-        Called before each forward pass; True stops the measurement.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Raises
     ------
     SeamscopeError
         One sentence with the value, the rule and the remedy.
     InterruptedError
-        When cancelled.
+        When stopped.
 
     Examples
     --------
@@ -86,21 +83,10 @@ def measure_seams(
             tell=tell,
         )
 
-    events = run(case, None, watchers=watchers, meter=meter, cancelled=cancelled)
-    finished = _last(events, on_event)
-    if finished is None:
-        raise InterruptedError("measuring seams was cancelled")
+    finished = completed(run(case, None, watchers=watchers, meter=meter, work=work))
     if finished.seams is None:
         return SeamReport.of(meter(case.plan), case.plan, case.model, tolerance)
     return dataclasses.replace(finished.seams, tolerance=tolerance * finished.seams.spread)
-
-
-def _last(events: Iterable[Event], on_event: Callable[[Event], None] | None) -> Finished | None:
-    last = None
-    for last in events:
-        if on_event is not None:
-            on_event(last)
-    return last if isinstance(last, Finished) else None
 
 
 __all__ = ["measure_seams"]

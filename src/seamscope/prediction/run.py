@@ -42,7 +42,6 @@ from seamscope.plain import plain
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import (
-    Cancelled,
     TileJob,
     TileReader,
     jobs_of,
@@ -63,19 +62,13 @@ from seamscope.seams.report import SAMPLED_SHARE, SeamReport, sampled_tiles
 from seamscope.settings import Settings
 from seamscope.stitching import Array, canvas
 from seamscope.tiling import Slices, Tile
+from seamscope.work import QUIET, Work
 
 Watcher: TypeAlias = Callable[[Plan, tuple[int, ...], Tile, Array], None]
 MakeMeter: TypeAlias = Callable[[Plan], SeamMeter]
 
 
 # -- events
-
-
-@dataclass(frozen=True)
-class Preparing:
-    """Something is measured, before the first tile or after the last."""
-
-    what: str
 
 
 @dataclass(frozen=True)
@@ -142,7 +135,7 @@ class Finished:
     warning: str = ""
 
 
-Event: TypeAlias = Preparing | Started | TileDone | Reduced | Finished
+Event: TypeAlias = Started | TileDone | Reduced | Finished
 
 
 # -- the public face
@@ -158,7 +151,7 @@ def predict(
     axes: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    on_event: Callable[[Event], None] | None = None,
+    work: Work = QUIET,
     **asked: Any,
 ) -> Any:
     """Predict an image tile by tile.
@@ -183,8 +176,8 @@ def predict(
         Whether to continue the unfinished result of an earlier, equal call that was interrupted;
         where there is none, the prediction begins. The result equals an uninterrupted one bit for
         bit.
-    on_event
-        Called with each event; exceptions it raises end the run.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Returns
     -------
@@ -196,6 +189,8 @@ def predict(
     ------
     SeamscopeError
         One sentence with the value, the rule and the remedy. What was written stays.
+    InterruptedError
+        When stopped. What was written stays, and `resume` continues it.
 
     Examples
     --------
@@ -213,9 +208,7 @@ def predict(
     opened = image if isinstance(image, Case) else source
     case, task = begin(opened, model, wanted, out, trust=trust, resume=resume)
     with open_output(case, out, overwrite=overwrite, task=task, resume=resume) as output:
-        for event in run(case, output):
-            if on_event is not None:
-                on_event(event)
+        completed(run(case, output, work=work))
         return output.array
 
 
@@ -326,8 +319,7 @@ def run(
     watchers: Sequence[Watcher] = (),
     meter: MakeMeter = SeamMeter.of,
     first: Sequence[float] | None = None,
-    cancelled: Cancelled | None = None,
-    measuring: Callable[[float], None] | None = None,
+    work: Work = QUIET,
 ) -> Iterator[Event]:
     """Carry a plan out; yields events and writes the result as it goes.
 
@@ -347,32 +339,57 @@ def run(
     first
         Spatial point in image pixels; nearest tiles are predicted first, where tiles are cropped
         (blends need their order).
-    cancelled
-        Called before each forward pass; once it returns True, the run ends without `Finished`.
-    measuring
-        Called with the part of the intensity measurement that is done, 0 to 1.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
     """
-    never: Cancelled = cancelled or (lambda: False)
-    if case.plan.settings.normalize != "none":
-        yield Preparing("measuring the whole image's intensities")
     try:
-        case.intensity(never, measuring)
+        case.intensity(work)
     except InterruptedError:
         return
     while True:
         try:
-            finishing = _Finishing(case, never, measuring)
-            attempt = yield from _prepared(case, None if output is None else output.ledger)
-            if never():
+            attempt = _prepared(case, None if output is None else output.ledger, work)
+            if work.stopped():
                 return
-            yield from attempt.carry_out(output, watchers, meter(case.plan), first, finishing)
+            finishing = _Finishing(case, work)
+            events = attempt.carry_out(output, watchers, meter(case.plan), first, finishing)
+            with contextlib.closing(events):
+                for event in events:
+                    _report(event, output, work)
+                    yield event
             return
         except OutOfMemory as trouble:
             case, reason = smaller(case, trouble)
             if output is not None and output.ledger is not None:
                 output.ledger.forget()
                 output.ledger.note("plan", plain(case.plan))
+        work.note(reason)
         yield Reduced(case.plan, reason)
+
+
+def _report(event: Event, output: Output | None, work: Work) -> None:
+    """Show what an event says."""
+    match event:
+        case Started():
+            work.phase("Measuring seams" if output is None else "Predicting", "tiles")
+        case TileDone():
+            work.step(event.done, event.total)
+        case Finished() if event.warning:
+            work.warn(f"Warning: {event.warning}")
+
+
+def completed(events: Iterable[Event]) -> Finished:
+    """Carry a run out to its end.
+
+    Raises
+    ------
+    InterruptedError
+        Where it was stopped.
+    """
+    *_, last = (None, *events)
+    if not isinstance(last, Finished):
+        raise InterruptedError("stopped by the user")
+    return last
 
 
 # -- one attempt
@@ -396,7 +413,7 @@ class _Attempt:
         meter: SeamMeter,
         first: Sequence[float] | None,
         finishing: _Finishing,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         plan = self.plan
         total = plan.tiles * plan.frames
         yield Started(plan, plan.tiles, plan.frames)
@@ -413,7 +430,7 @@ class _Attempt:
             self.runner,
             self.reader,
             first=first,
-            cancelled=finishing.cancelled,
+            work=finishing.work,
             whole=whole,
             needed=lambda job: (
                 bool(watchers) or job.tile.index in measured or left.needs(job.frame, job.tile)
@@ -448,7 +465,6 @@ class _Attempt:
         figures["pixels_not_finite"] = not_finite
         warnings = [*_about_finiteness(plan, not_finite), *_about_chunks(absent)]
         if output is not None and plan.postprocessing is not None:
-            yield Preparing("measuring the whole prediction, to postprocess it")
             if output.ledger is not None:
                 output.ledger.forget()  # half of it changed in place could not be resumed
             try:
@@ -524,20 +540,13 @@ class _Finishing:
     """Postprocessing of the whole prediction, with its progress."""
 
     case: Case
-    cancelled: Cancelled
-    measuring: Callable[[float], None] | None
+    work: Work
 
     def carry_out(self, plan: Plan, output: Output) -> Prepared:
         """Postprocess the result where it lies; return what was done to it."""
         assert plan.postprocessing is not None
         wanted = plan.postprocessing.preparation(self._zscore(plan))
-        prepared = measure_result(
-            output.array,
-            plan.out_axes,
-            wanted,
-            progress=self.measuring,
-            cancelled=self.cancelled,
-        )
+        prepared = measure_result(output.array, plan.out_axes, wanted, work=self.work)
         change_result(output, plan.out_axes, prepared)
         return prepared
 
@@ -546,17 +555,17 @@ class _Finishing:
         if plan.postprocessing is None or not plan.postprocessing.needs_image:
             return None
         plain = self.case.but(plan.settings, normalize="zscore")
-        found = plain.intensity(self.cancelled, self.measuring)
+        found = plain.intensity(self.work)
         assert isinstance(found, Intensity)  # no preparation, no `Prepared`
         return found
 
 
-def _prepared(case: Case, ledger: Ledger | None) -> Generator[Event, None, _Attempt]:
+def _prepared(case: Case, ledger: Ledger | None, work: Work) -> _Attempt:
     plan, model, intensity = case.plan, case.model, case.intensity()
     reader = case.reader()
     runner = model.runner(plan.settings.device, plan.settings.precision)
     if worth_a_trial(plan):
-        yield Preparing("choosing the fastest way to run the network")
+        work.phase("Choosing the fastest way to run the network")
     way = accelerate(plan, model, runner, reader, same_way(ledger))
     same_way(ledger, way)
     return _Attempt(plan, model, runner, reader, intensity, way)
@@ -587,7 +596,7 @@ def predict_tiles(
     reader: TileReader,
     *,
     first: Sequence[float] | None = None,
-    cancelled: Cancelled = lambda: False,
+    work: Work = QUIET,
     whole: Callable[[Tile], bool] = lambda _: True,
     needed: Callable[[TileJob], bool] = lambda _: True,
 ) -> Generator[tuple[tuple[int, ...], Tile, Array], None, None]:
@@ -607,7 +616,7 @@ def predict_tiles(
         if any(needed(job) for job in batch)
     )
     for jobs, batch in reader.ahead(batches):
-        if cancelled():
+        if work.stopped():
             return
         tiles = [job.tile for job in jobs]
         keep = None if any(map(whole, tiles)) else _needed(plan, tiles)
@@ -778,7 +787,6 @@ def class_numbers(prediction: Array, threshold: float = 0.5) -> npt.NDArray[np.i
 __all__ = [
     "Event",
     "Finished",
-    "Preparing",
     "Reduced",
     "Started",
     "TileDone",

@@ -7,7 +7,7 @@ tiles are reported together. Does not know how any of them is measured.
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ from seamscope.receptive_field.grid_rules import Violation, Windows, check_windo
 from seamscope.settings import Settings
 from seamscope.text import axes_text, halo_text, percent_text
 from seamscope.tiling import Sides, per_axis
+from seamscope.work import QUIET, Work
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,8 +177,7 @@ def measure_receptive_field(
     phase: Sequence[int] | None = None,
     pixel: Sequence[int] | None = None,
     most_tiles: int = MOST_TILES,
-    cancelled: Callable[[], bool] = lambda: False,
-    on_progress: Callable[[int, int], None] | None = None,
+    work: Work = QUIET,
 ) -> ReceptiveField:
     """Measure how far a network can see, how far it does, and on which grid.
 
@@ -199,17 +199,15 @@ def measure_receptive_field(
         Image pixel whose own map is wanted too, one index per spatial axis.
     most_tiles
         Tiles after which to stop averaging; 0 for no gradients at all.
-    cancelled
-        Asked between tiles.
-    on_progress
-        Called with ``(tiles done, most)``.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Raises
     ------
     SettingsError, ImageError
         Where settings, network and image contradict each other.
     InterruptedError
-        When cancelled.
+        When stopped.
 
     Examples
     --------
@@ -240,12 +238,10 @@ def measure_receptive_field(
     effective = of_pixel = None
     if most_tiles:
         try:
-            probe = GradientProbe(case, model, asked, cancelled)
+            probe = GradientProbe(case, model, asked, work)
             if pixel is not None:
                 of_pixel = probe.at(pixel, channel)
-            effective = probe.average(
-                channel, phase, most=most_tiles, cancelled=cancelled, on_progress=on_progress
-            )
+            effective = probe.average(channel, phase, most=most_tiles, work=work)
             notes += _about(effective)
         except ModelError as error:  # theory holds without gradients
             notes.append(str(error))

@@ -35,10 +35,10 @@ from seamscope.planning.tuning import is_memory_error
 from seamscope.settings import Settings
 from seamscope.text import bytes_text, shape_text
 from seamscope.tiling import AxisTiling, Lattice, Sides, Slices, Tile
+from seamscope.work import QUIET, Work, check
 
 Values: TypeAlias = npt.NDArray[np.float64]
 Forward: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-Cancelled: TypeAlias = Callable[[], bool]
 
 SHARES = (0.95, 0.99, 0.999)
 """Shares of the gradient's mass whose radii are reported."""
@@ -336,8 +336,8 @@ class GradientProbe:
     settings
         Tile, device, memory, and how the image is read and normalized. Tile ``"auto"`` is as large
         as the receptive field, or twice that where the network sees the whole tile.
-    cancelled
-        Asked now and then; measuring the image's intensities takes time.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Attributes
     ----------
@@ -351,7 +351,7 @@ class GradientProbe:
     SettingsError, ImageError
         Where settings, network and image contradict each other.
     InterruptedError
-        When cancelled.
+        When stopped.
     """
 
     def __init__(
@@ -359,7 +359,7 @@ class GradientProbe:
         image: Any,
         model: Model | None = None,
         settings: Settings | None = None,
-        cancelled: Cancelled = lambda: False,
+        work: Work = QUIET,
     ) -> None:
         self.on = "noise" if image is None else "image"
         if image is None:
@@ -375,7 +375,7 @@ class GradientProbe:
         case = self._fitting(case)
         self.plan = case.plan
         self._runner = self._model.runner(self.plan.settings.device)
-        self._reader = case.reader(cancelled)
+        self._reader = case.reader(work)
 
     # -- what is measured
 
@@ -422,8 +422,7 @@ class GradientProbe:
         phase: Sequence[int] | None = None,
         *,
         most: int = MOST_TILES,
-        cancelled: Cancelled = lambda: False,
-        on_progress: Callable[[int, int], None] | None = None,
+        work: Work = QUIET,
     ) -> EffectiveField:
         """Average the maps of the pixel in the middle over tiles from all over the image.
 
@@ -435,25 +434,22 @@ class GradientProbe:
             Output pixel modulo the period, along each axis; by default that of the middle.
         most
             Tiles after which to stop though the two halves still differ.
-        cancelled
-            Asked before each batch.
-        on_progress
-            Called with ``(tiles done, most)``.
+        work
+            Shows progress, and stops when asked to (see `seamscope.work`).
 
         Raises
         ------
         InterruptedError
-            When cancelled.
+            When stopped.
         """
         at = self._middle(phase)
         halves = _Halves(self.plan.grid.tile_shape, self._place(at))
+        work.phase("Measuring gradients", "tiles")
         for batch in self._batches(most):
-            if cancelled():
-                raise InterruptedError("cancelled")
+            check(work)
             for values in self._gradients(batch, at, channel):
                 halves.add(values)
-            if on_progress is not None:
-                on_progress(halves.count, most)
+            work.step(halves.count, most)
             if halves.steady:
                 break
         _check_mass(halves)

@@ -6,7 +6,7 @@ drawn. Two forward passes for each border: nothing has to be kept of the run tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ from seamscope.planning.reading import TileJob
 from seamscope.planning.thumbnails import image_under
 from seamscope.seams.meter import Border, overlap_of
 from seamscope.tiling import Slices
+from seamscope.work import QUIET, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -61,8 +62,7 @@ def look_at(
     borders: Sequence[Border],
     *,
     side: int = 160,
-    cancelled: Callable[[], bool] = lambda: False,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    work: Work = QUIET,
 ) -> list[SeamView]:
     """Predict the two tiles of each border again.
 
@@ -74,26 +74,24 @@ def look_at(
         As `seamscope.seams.report.SeamReport` has them.
     side
         Largest side of a picture, pixels.
-    cancelled
-        Asked before each border.
-    on_progress
-        Called with the number of borders done, and to do.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Raises
     ------
     SeamscopeError
         As the run itself.
     InterruptedError
-        When cancelled.
+        When stopped.
     """
     if not borders:
         return []
-    plan, image, reader = case.plan, case.image, case.reader(cancelled)
+    plan, image, reader = case.plan, case.image, case.reader(work)
+    work.phase("Predicting the worst seams", "seams")
     runner = case.model.runner(plan.settings.device, plan.settings.precision)
     views = []
     for done, border in enumerate(borders, start=1):
-        if cancelled():
-            raise InterruptedError
+        check(work)
         plane = _Plane(border, plan, side)
         both: list[Array] = []
         for index in (border.lower, border.upper):
@@ -102,7 +100,7 @@ def look_at(
             prediction = runner(reader.read([TileJob(border.frame, tile)]))[0]
             both.append(prediction[:, *tile.within(plane.region)])
         views.append(plane.view(both[0], both[1], image))
-        on_progress(done, len(borders))
+        work.step(done, len(borders))
     return views
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from seamscope.images.image import Image, open_image
 from seamscope.images.views import View
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
-from seamscope.prediction.run import Event, predict
+from seamscope.prediction.run import predict
 from seamscope.segmentation.recipe import Recipe
+from seamscope.work import QUIET, Work
 
 _SHARE = 0.25  # of free memory that a prediction may take
 
@@ -79,7 +80,7 @@ def predict_for(
     recipe: Recipe,
     case: Case,
     folder: Path | None = None,
-    on_event: Callable[[Event], None] | None = None,
+    work: Work = QUIET,
 ) -> Predicted:
     """Predict what a recipe needs, in memory or, where it takes much of it, in a folder.
 
@@ -91,8 +92,8 @@ def predict_for(
         Image, network and settings; their area is what is wanted.
     folder
         Where a large prediction is kept; by default it is kept in memory.
-    on_event
-        Called with each event of the run.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
 
     Raises
     ------
@@ -108,7 +109,7 @@ def predict_for(
         virtual_memory().available
     )
     kept = folder / "prediction.zarr" if folder is not None and large else None
-    values = predict(case, out=kept, on_event=on_event)
+    values = predict(case, out=kept, work=work)
     opened = open_image(values, axes=plan.out_axes)
     if asked:
         corner, shape = _place(plan)
