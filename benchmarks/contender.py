@@ -126,9 +126,11 @@ def seamscope(case: dict[str, Any], accelerate: bool, auto: bool, memory: str = 
 
     if memory:
         getattr(process_memory, memory)()
-    import seamscope as package
     from networks import network
+    from seamscope.images.image import open_image
     from seamscope.models.model import Runner, as_model
+    from seamscope.prediction.run import begin, open_output, run
+    from seamscope.settings import Settings
 
     model = as_model(network(case["network"], case["axes"]))
     call = Runner.__call__
@@ -157,9 +159,13 @@ def seamscope(case: dict[str, Any], accelerate: bool, auto: bool, memory: str = 
                 FIGURES.update(network_seconds=0.0, forwards=0, tile=tile)
 
         options: dict[str, Any] = {"tile": tile, "halo": halo, "accelerate": accelerate}
-        options["axes"] = "zyx"[-case["axes"] :]
-        options |= {"normalize": "none", "device": "cpu", "on_event": note}
-        return package.predict(image, model, case.get("out"), overwrite=True, **options)
+        settings = Settings(normalize="none", device="cpu", **options)
+        source, out = open_image(image, axes="zyx"[-case["axes"] :]), case.get("out")
+        planned, task = begin(source, model, settings, out)
+        with open_output(planned, out, overwrite=True, task=task) as output:
+            for event in run(planned, output):
+                note(event)
+            return output.array
 
     return predict
 

@@ -34,10 +34,9 @@ from seamscope.cli.answer import Answer
 from seamscope.cli.command import ExitCode
 from seamscope.images.image import open_image
 from seamscope.images.records import read_record
-from seamscope.prediction.run import Preparing, TileDone
 from seamscope.settings import WORDS, Method, Padding, Precision, Result, Seams, Settings
 from seamscope.stitching import BLENDS
-from seamscope.text import duration_text
+from seamscope.text import duration_text, steps_text
 
 # In standard deviations of the output; a halo one pixel short is off by 1e-3 and more.
 NOISE = 1e-4
@@ -693,9 +692,9 @@ def test_interrupt_keeps_whole_tiles_and_marks_them(signals, kept, at_home, tmp_
 
 def test_interrupt_before_the_first_tile_leaves_nothing(at_home, tmp_path, monkeypatch):
     def interrupted(*_: Any, **__: Any) -> Iterator[Any]:
-        yield Preparing("measuring something for hours")
         signal.raise_signal(signal.SIGINT)
         pytest.fail("it went on")
+        yield
 
     monkeypatch.setattr("seamscope.prediction.run.run", interrupted)
     result = run("predict", "image.tif", UNET, tmp_path / "o.zarr", "--trust")
@@ -909,13 +908,16 @@ def fake_terminal() -> rich.console.Console:
     return rich.console.Console(file=io.StringIO(), force_terminal=True, width=120)
 
 
-def test_bar_shows_tiles_rate_and_time_left():
+def test_bar_shows_tiles_rate_and_time_left(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     console = fake_terminal()
     with progress._Bar(console) as bar:
         bar.phase("Measuring the network")
         bar._progress.refresh()
-        bar.start(64)
-        bar.tile(TileDone((), 12, 64, 4.0))
+        bar.phase("Predicting", "tiles")
+        now[0] += 4
+        bar.step(12, 64)
         bar._progress.refresh()
         bar.note("Tile [bold] is larger.")
         bar.stopping()
@@ -931,12 +933,12 @@ def test_lines_come_now_and_then(capsys, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     lines = progress._Lines()
-    lines.start(400)
+    lines.phase("Predicting", "tiles")
     for done in range(1, 401):
         now[0] += 0.125
-        lines.tile(TileDone((), done, 400, 0.125 * done))
+        lines.step(done, 400)
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "Predicting 400 tiles ..."
+    assert said[0] == "Predicting ..."
     assert said[1] == "80 of 400 tiles, 8.0 tiles/s, 40 s left"
     assert len(said) == 5  # and nothing for the last tile, whose end is told anyway
 
@@ -952,8 +954,8 @@ def test_durations(seconds, text):
     assert duration_text(seconds) == text
 
 
-def test_slow_tiles_are_told_in_seconds_each():
-    assert progress.status(TileDone((), 2, 10, 9.0)) == "2 of 10 tiles, 4.5 s/tile, 36 s left"
+def test_slow_tiles_are_shown_in_seconds_each():
+    assert steps_text(2, 10, "tiles", 9.0) == "2 of 10 tiles, 4.5 s/tile, 36 s left"
 
 
 def test_a_terminal_gets_the_bar(monkeypatch):
@@ -970,7 +972,7 @@ def test_parts_of_long_work_are_counted(capsys, monkeypatch):
     lines.phase("Measuring seams")
     for done in range(1, 101):
         now[0] += 0.25
-        lines.count(done, 100)
+        lines.step(done, 100)
     assert capsys.readouterr().err.splitlines() == [
         "Measuring seams ...",
         "40 of 100, 15 s left",
@@ -980,7 +982,7 @@ def test_parts_of_long_work_are_counted(capsys, monkeypatch):
     with progress._Bar(console) as bar:
         bar.phase("Measuring seams")
         now[0] += 30
-        bar.count(3, 9)
+        bar.step(3, 9)
         bar._progress.refresh()
     assert "3 of 9, 1:00 min left" in console.file.getvalue()
 
@@ -988,10 +990,10 @@ def test_parts_of_long_work_are_counted(capsys, monkeypatch):
 def test_interrupted_work_ends_at_its_next_step():
     before = signal.getsignal(signal.SIGINT)
     with work.long_work(progress.Display()) as told:
-        told.progress(1, 9)
-        assert not told.cancelled()
+        told.step(1, 9)
+        assert not told.stopped()
         signal.raise_signal(signal.SIGINT)
-        assert told.cancelled()
+        assert told.stopped()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before

@@ -26,12 +26,12 @@ def test_work_that_ends_after_its_window_is_deleted(qtbot) -> None:
     """The worker's last signal may wait in Qt's queue while the window is deleted."""
     sip = pytest.importorskip("PyQt6.sip", reason="deletes as PyQt6 does when it quits")
     window, let_go, heard = QObject(), threading.Event(), []
-    job = Job("waiting", lambda reporter: let_go.wait(30), window)
+    job = Job("waiting", lambda work: let_go.wait(30), window)
     job.ended.connect(heard.append)
     reporter, end = job.reporter, job._end
     job.start()
     sip.delete(window)
-    assert reporter.cancelled()
+    assert reporter.stopped()
     let_go.set()
     qtbot.waitUntil(lambda: reporter.outcome.value is True, timeout=30_000)
     end()  # as a signal that was queued before the window was deleted

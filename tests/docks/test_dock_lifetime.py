@@ -27,7 +27,7 @@ def test_closing_the_viewer_ends_the_run(qtbot, make_napari_viewer):
     qtbot.waitUntil(lambda: dock.panel.bar.value() >= 2, timeout=PATIENCE)
     reporter = dock.panel.job.reporter
     viewer.close()
-    qtbot.waitUntil(reporter.cancelled, timeout=PATIENCE)
+    qtbot.waitUntil(reporter.stopped, timeout=PATIENCE)
     qtbot.wait(300)  # late events meet no dock
 
 

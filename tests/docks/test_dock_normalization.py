@@ -269,7 +269,7 @@ def test_where_nothing_can_be_planned_the_dock_that_says_why_is_named(qtbot, vie
 
 
 def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatch):
-    import seamscope.docks.normalization.tasks as tasks
+    import seamscope.docks.normalization.freeze_page as page
 
     dock, own = docks
     viewer.add_image(uneven(96, 120), name="cells")
@@ -291,7 +291,7 @@ def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatc
     INSTANCE.module.delay = 0.0
 
     given = []
-    original = tasks.carry_out
+    original = page.carry_out
 
     def leave_a_layer(case, plan, partial, *rest):
         """As if stopped after the first layer, as a network of several would be."""
@@ -302,7 +302,7 @@ def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatc
             raise InterruptedError
         return found
 
-    monkeypatch.setattr(tasks, "carry_out", leave_a_layer)
+    monkeypatch.setattr(page, "carry_out", leave_a_layer)
     press(qtbot, own.freezing.panel.freeze)
     wait(qtbot, own)
     assert own.freezing.panel.freeze.text() == "Resume"
@@ -761,7 +761,7 @@ def test_closing_the_viewer_ends_a_comparison_of_blends(qtbot, make_napari_viewe
     qtbot.waitUntil(lambda: own.job.bar.value() >= 1, timeout=PATIENCE)
     reporter = own.job.job.reporter
     viewer.close()
-    qtbot.waitUntil(reporter.cancelled, timeout=PATIENCE)
+    qtbot.waitUntil(reporter.stopped, timeout=PATIENCE)
     INSTANCE.module.delay = 0.0
     qtbot.wait(300)  # late events meet no dock
 
@@ -826,14 +826,15 @@ def test_a_page_is_not_as_high_as_another(qtbot, viewer, docks):
 
 
 def test_docks_are_closed_and_layers_removed_while_it_works(qtbot, viewer, docks, monkeypatch):
-    import seamscope.docks.normalization.tasks as tasks
+    import seamscope.docks.normalization.freeze_page as page
 
     own = docks[1]
-    original = tasks.carry_out
+    original = page.carry_out
 
-    def deaf(case, plan, partial, cancelled, progress):
+    def deaf(case, plan, partial, work):
         """As if asked to stop at the very end."""
-        return original(case, plan, partial, lambda: False, progress)
+        work.stopped = lambda: False
+        return original(case, plan, partial, work)
 
     layer = viewer.add_image(uneven(96, 120), name="cells")
     load(qtbot, docks, INSTANCE)
@@ -841,7 +842,7 @@ def test_docks_are_closed_and_layers_removed_while_it_works(qtbot, viewer, docks
     INSTANCE.module.delay = 0.1
     show(own, "Fix statistics")
     wait(qtbot, own)
-    monkeypatch.setattr(tasks, "carry_out", deaf)
+    monkeypatch.setattr(page, "carry_out", deaf)
     press(qtbot, own.freezing.panel.freeze)
     qtbot.waitUntil(lambda: own.job.bar.value() >= 2, timeout=PATIENCE)
     undrawn(viewer).layers.remove(layer)

@@ -638,7 +638,7 @@ def test_closing_the_viewer_ends_what_is_measured(qtbot, make_napari_viewer):
     qtbot.waitUntil(lambda: seams.job.bar.value() >= 2, timeout=PATIENCE)
     reporter = seams.job.job.reporter
     viewer.close()
-    qtbot.waitUntil(reporter.cancelled, timeout=PATIENCE)
+    qtbot.waitUntil(reporter.stopped, timeout=PATIENCE)
     qtbot.wait(300)  # late events meet no dock
 
 

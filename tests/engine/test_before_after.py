@@ -26,6 +26,7 @@ from seamscope.reports.describe import describe
 from seamscope.reports.parts import Table
 from seamscope.seams.views import look_at
 from seamscope.text import figure_text, percent_text
+from watching import Seen, stopped_after
 
 SETTINGS = {"tile": 80, "normalize": "none"}
 
@@ -37,16 +38,9 @@ def compared():
     image = zscore(image)
     model = as_model(networks.UNet(2, 2, norm="instance", classes=4).eval())
     statistics = freeze_statistics(image, model, **SETTINGS)
-    seen: dict[str, list[tuple[int, int]]] = {}
-    found = compare_statistics(
-        image,
-        model,
-        statistics,
-        labels=truth,
-        on_progress=lambda done, total: seen[list(seen)[-1]].append((done, total)),
-        on_phase=lambda what: seen.setdefault(what, []),
-        **SETTINGS,
-    )
+    work = Seen()
+    found = compare_statistics(image, model, statistics, labels=truth, work=work, **SETTINGS)
+    seen = {phase: work.parts[phase] for phase in work.phases if "seams" in phase}
     return image, truth, model, statistics, found, seen
 
 
@@ -227,15 +221,10 @@ def test_without_labels_nothing_is_said_of_accuracy(compared) -> None:
     assert not found.classes
     assert "Dice" not in " ".join(found.sentences())
     with pytest.raises(InterruptedError):
-        compare_statistics(image, model, statistics, cancelled=lambda: True, **SETTINGS)
-    seen: list[str] = []
+        compare_statistics(image, model, statistics, work=stopped_after(0), **SETTINGS)
+    explained = "Explaining seams before"
+    work = Seen(until=lambda seen: seen.phases[-1:] == [explained])
     with pytest.raises(InterruptedError):
-        compare_statistics(
-            image,
-            model,
-            statistics,
-            on_phase=seen.append,
-            cancelled=lambda: len(seen) > 1,
-            **SETTINGS,
-        )
-    assert seen == ["Measuring seams before", "Explaining seams before"]
+        compare_statistics(image, model, statistics, work=work, **SETTINGS)
+    phases = [phase for phase in work.phases if "seams" in phase]
+    assert phases == ["Measuring seams before", explained]

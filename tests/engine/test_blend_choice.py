@@ -22,6 +22,7 @@ from seamscope.planning.plan import resolve
 from seamscope.settings import Settings
 from seamscope.stitching import BLENDS
 from seamscope.tiling import Lattice, TileGrid
+from watching import Seen, stopped_after
 
 PIXELS = np.random.default_rng(4).random((96, 80), np.float32)
 # where tiles of 32 with a halo of 4 and an overlap of 16 begin, and their cores: by hand
@@ -297,21 +298,15 @@ def test_a_single_tile_has_no_seams() -> None:
 
 
 def test_cancelling_and_progress() -> None:
-    told: list[tuple[int, int]] = []
-    compare_blends(uneven(), TileMean(), **ASK, on_progress=lambda *now: told.append(now))
+    work = Seen()
+    compare_blends(uneven(), TileMean(), **ASK, work=work)
     total = 5 * 4 + 6 * 5 + 4
-    assert told == [(k, total) for k in range(1, total + 1)]
+    assert work.steps == [(k, total) for k in range(1, total + 1)]
     for stop in (0, 3, 30, total - 2):
-        told.clear()
+        work = stopped_after(stop)
         with pytest.raises(InterruptedError):
-            compare_blends(
-                uneven(),
-                TileMean(),
-                **ASK,
-                cancelled=lambda stop=stop: len(told) >= stop,
-                on_progress=lambda *now: told.append(now),
-            )
-        assert len(told) <= stop + 1
+            compare_blends(uneven(), TileMean(), **ASK, work=work)
+        assert len(work.steps) <= stop + 1
 
 
 def test_tiles_are_the_same_whatever_blend_is_asked_for() -> None:

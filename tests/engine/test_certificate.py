@@ -22,6 +22,7 @@ from seamscope.images.records import read_record
 from seamscope.models.formats import load_model
 from seamscope.prediction.run import predict
 from seamscope.seams.meter import Border
+from watching import Seen, stopped_after
 
 INSTANCE_MODEL = load_model(INSTANCE)
 
@@ -145,9 +146,10 @@ def test_what_cannot_be_certified_is_said() -> None:
     with pytest.raises(SettingsError, match=r"no more than one tile.*allow more memory"):
         certify(IMAGE, BATCH, tile=128, memory=1_000_000)
     with pytest.raises(InterruptedError):
-        certify(IMAGE, BATCH, tile=96, cancelled=lambda: True)
-    seen: list[tuple[int, int]] = []
-    certify(IMAGE, BATCH, tile=96, on_progress=lambda *told: seen.append(told))
+        certify(IMAGE, BATCH, tile=96, work=stopped_after(0))
+    work = Seen()
+    certify(IMAGE, BATCH, tile=96, work=work)
+    seen = work.steps
     assert seen == [(i + 1, len(seen)) for i in range(len(seen))]
 
 

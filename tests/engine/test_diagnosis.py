@@ -29,6 +29,7 @@ from seamscope.planning.plan import resolve
 from seamscope.seams.meter import Border
 from seamscope.settings import Settings
 from seamscope.tiling import Lattice, TileGrid
+from watching import Seen
 
 
 def deep(network, seed=0):
@@ -628,21 +629,14 @@ class Infinite(nn.Module):
 
 
 def test_progress_never_goes_back_and_cancel_ends_it() -> None:
-    seen: list[tuple[int, int]] = []
-    diagnose(IMAGE, INSTANCE, tile=96, halo=4, on_progress=lambda *told: seen.append(told))
-    parts = [done / total for done, total in seen]
+    work = Seen()
+    diagnose(IMAGE, INSTANCE, tile=96, halo=4, work=work)
+    parts = [done / total for done, total in work.steps]
     assert parts == sorted(parts)
     assert parts[-1] == 1
-    assert len(seen) > 20
-    asked = 0
-
-    def cancelled():
-        nonlocal asked
-        asked += 1
-        return asked > 5
-
+    assert len(parts) > 20
     with pytest.raises(InterruptedError):
-        diagnose(IMAGE, INSTANCE, tile=96, halo=4, cancelled=cancelled)
+        diagnose(IMAGE, INSTANCE, tile=96, halo=4, work=Seen(until=lambda seen: seen.asked > 5))
 
 
 def test_a_diagnosis_leaves_the_model_as_it_was() -> None:

@@ -25,6 +25,7 @@ from seamscope.normalization.batch_renorm import Warmup, replace_normalization
 from seamscope.planning.plan import resolve
 from seamscope.planning.reading import jobs_of
 from seamscope.settings import Settings
+from watching import stopped_after
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_networks_without_running_statistics_have_no_disparity(tissue) -> None:
 
 def test_cancelled(tissue) -> None:
     with pytest.raises(InterruptedError):
-        measure_disparity(tissue, _trained(), tile=96, normalize="none", cancelled=lambda: True)
+        measure_disparity(tissue, _trained(), tile=96, normalize="none", work=stopped_after(0))
 
 
 # -- features

@@ -25,6 +25,7 @@ from seamscope.receptive_field.gradient_maps import (
     absolute_gradient,
 )
 from seamscope.settings import Settings
+from watching import Seen, stopped_after
 
 AT = (5, 10)
 C2 = nn.Conv2d
@@ -268,8 +269,9 @@ def test_the_average_is_that_over_all_places(norm, monkeypatch) -> None:
     source = image((51, 51))
     probe = GradientProbe(source, as_model(net), Settings(tile=48))
     monkeypatch.setattr("seamscope.receptive_field.gradient_maps._FEWEST_TILES", 17)  # never steady
-    heard: list[tuple[int, int]] = []
-    found = probe.average(1, most=17, on_progress=lambda *told: heard.append(told))
+    work = Seen()
+    found = probe.average(1, most=17, work=work)
+    heard = work.steps
     assert (found.tiles, found.steady) == (16, False)
     places = list(itertools.product(range(4), range(4)))
     crops = [source.data[y : y + 48, x : x + 48] for y, x in places]
@@ -381,10 +383,10 @@ def test_three_dimensions() -> None:
 
 def test_cancelled_between_tiles() -> None:
     probe = GradientProbe(image((128, 128)), as_model(network()), Settings(tile=48))
-    done: list[int] = []
+    work = stopped_after(2)
     with pytest.raises(InterruptedError):
-        probe.average(cancelled=lambda: len(done) >= 2, on_progress=lambda n, total: done.append(n))
-    assert done == [1, 2]
+        probe.average(work=work)
+    assert [done for done, _ in work.steps] == [1, 2]
 
 
 # -- memory

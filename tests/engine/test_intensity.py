@@ -20,6 +20,7 @@ from seamscope.errors import ImageError, SettingsError
 from seamscope.images import intensity
 from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import EPS, Intensity, measure_intensity
+from watching import Seen
 
 TYPES = ("?", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8", ">u2", ">f4")
 
@@ -289,9 +290,10 @@ def test_json_of_something_else(told: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("dtype", ["u1", "f4", "f8"])
 def test_progress_ends_at_one(dtype: str) -> None:
-    told: list[float] = []
+    work = Seen()
     data = np.random.default_rng(0).random((3, 20, 30)).astype(dtype)
-    measure_intensity(open_image(data), "percentile", channel_axis=0, progress=told.append)
+    measure_intensity(open_image(data), "percentile", channel_axis=0, work=work)
+    told = [done / total for done, total in work.steps]
     assert told == sorted(told)
     assert len(told) > 5
     assert told[-1] == 1.0
@@ -299,17 +301,10 @@ def test_progress_ends_at_one(dtype: str) -> None:
 
 
 def test_cancelled() -> None:
-    asked: list[int] = []
-
-    def cancelled() -> bool:
-        asked.append(1)
-        return len(asked) == 3
-
+    work = Seen(until=lambda seen: seen.asked == 3)
     with pytest.raises(InterruptedError):
-        measure_intensity(
-            open_image(np.zeros((50, 50))), "zscore", channel_axis=None, cancelled=cancelled
-        )
-    assert len(asked) == 3
+        measure_intensity(open_image(np.zeros((50, 50))), "zscore", channel_axis=None, work=work)
+    assert work.asked == 3
 
 
 def own_memory() -> int:
@@ -339,11 +334,12 @@ def test_memory_stays_bounded(method: Any, tmp_path: Path, monkeypatch: pytest.M
     measure_intensity(open_image(plane[0]), method, channel_axis=None)  # warmed up
     before, most = own_memory(), 0
 
-    def watch(done: float) -> None:
+    def watch(_: Seen) -> bool:
         nonlocal most
         most = max(most, own_memory() - before)
+        return False
 
-    found = measure_intensity(image, method, channel_axis=None, progress=watch)
+    found = measure_intensity(image, method, channel_axis=None, work=Seen(until=watch))
     assert most < 64 * 2**20
     if method == "zscore":
         assert found.offset[0] == pytest.approx(plane.mean(dtype=np.float64) + 31.5, rel=1e-6)

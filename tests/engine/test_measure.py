@@ -21,6 +21,7 @@ from seamscope.prediction.run import Finished, run
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.report import SeamReport, count_overlaps, sampled_tiles
 from seamscope.settings import Settings
+from watching import stopped_after
 
 
 def deep(network):
@@ -223,13 +224,10 @@ def test_a_samples_interval_holds_the_whole() -> None:
 
 
 def test_cancelling_stops_at_once(batch_norm) -> None:
-    seen = []
+    work = stopped_after(3)
     with pytest.raises(InterruptedError):
-        measure_seams(
-            uneven(), batch_norm, tile=96, accelerate=False,
-            on_event=seen.append, cancelled=lambda: len(seen) > 2,
-        )  # fmt: skip
-    assert len(seen) < 6
+        measure_seams(uneven(), batch_norm, tile=96, accelerate=False, work=work)
+    assert len(work.parts["Measuring seams"]) < 6
 
 
 @pytest.mark.parametrize("tolerance", [float("nan"), -1.0, float("inf")])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -22,9 +21,10 @@ from seamscope.models.formats import load_model, verify
 from seamscope.models.formats.factories import module_from_source
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
-from seamscope.prediction.run import Finished, Preparing, open_output, predict, run
+from seamscope.prediction.run import Finished, open_output, predict, run
 from seamscope.seams.meter import SeamMeter
 from seamscope.settings import Settings
+from watching import Seen
 
 SOURCE = '''
 from torch import nn
@@ -185,10 +185,10 @@ def test_seams_are_measured_before_and_the_record_tells_the_numbers(ranged) -> N
     plan = resolve(source, ranged, Settings(tile=24, halo=0, overlap=8, seams="all"))
     opened = open_output(Case.planned(source, ranged, plan))
     with opened as output:
-        events = list(run(Case.planned(source, ranged, plan), output))
+        work = Seen()
+        events = list(run(Case.planned(source, ranged, plan), output, work=work))
         record = output.record
-    before = [e for e in events if isinstance(e, Preparing)]
-    assert "whole prediction" in before[-1].what
+    assert "whole prediction" in work.phases[-1]
     end = events[-1]
     assert isinstance(end, Finished)
     meter = SeamMeter.of(plan)
@@ -205,13 +205,11 @@ def test_a_cancelled_run_leaves_the_raw_prediction_marked_as_unfinished(ranged, 
     source = open_image(image(seed=9)[0, 0], axes="yx")
     plan = resolve(source, ranged, Settings(tile=24, halo=4))
     opened = open_output(Case.planned(source, ranged, plan), str(tmp_path / "out.zarr"))
-    stop = threading.Event()
+    work = Seen(until=lambda seen: any("whole prediction" in phase for phase in seen.phases))
     with opened as output:
-        for event in run(Case.planned(source, ranged, plan), output, cancelled=stop.is_set):
+        for event in run(Case.planned(source, ranged, plan), output, work=work):
             assert not isinstance(event, Finished)
-            if isinstance(event, Preparing) and "whole prediction" in event.what:
-                stop.set()
-    assert stop.is_set()
+    assert "whole prediction" in work.phases[-1]
     raw = predict(source, ranged, tile=24, halo=4, postprocess=False)
     stored = zarr.open_array(str(tmp_path / "out.zarr.partial"))
     assert np.array_equal(stored[:], raw)

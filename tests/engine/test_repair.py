@@ -41,6 +41,7 @@ from seamscope.normalization.statistics import Statistics
 from seamscope.planning.case import Case
 from seamscope.prediction.measure_seams import measure_seams
 from seamscope.settings import Settings
+from watching import Seen, stopped_after
 
 SAME = 1e-4  # standard deviations: below is rounding, above an artifact
 
@@ -265,62 +266,48 @@ def test_no_memory_to_wait_in_is_none_and_less_is_refused(small) -> None:
 def test_interrupted_and_taken_up_again(tissue, small, tmp_path) -> None:
     image, partial = tissue[:160, :160], tmp_path / "partial"
     expected = freeze_statistics(image, small, tile=96, normalize="none")
-    seen: list[tuple[int, int]] = []
 
-    def progress(done, total):
-        seen.append((done, total))
-
-    def freeze(**more):
+    def freeze(work):
         return freeze_statistics(
-            image, small, tile=96, normalize="none", partial=partial, on_progress=progress, **more
+            image, small, tile=96, normalize="none", partial=partial, work=work
         )
 
+    stopped = stopped_after(41)
     with pytest.raises(InterruptedError):
-        freeze(cancelled=lambda: len(seen) > 40)
-    assert len(seen) == 41
+        freeze(stopped)
+    assert len(stopped.steps) == 41
     done = Statistics.load(partial)
     assert 0 < len(done.layers) < len(expected.layers)
-    seen.clear()
-    assert _same_numbers(freeze(), expected)
+    work = Seen()
+    assert _same_numbers(freeze(work), expected)
+    seen = work.steps
     assert len(seen) == seen[0][1] - len(done.layers) * (seen[0][1] // len(expected.layers))
     assert not partial.exists()
 
 
 def _stopped(network, image, partial, after, how="exact", **asked):
     """Cancel a freezing when so many tiles and layers are done; returns how many there were."""
-    seen: list[tuple[int, int]] = []
+    work = stopped_after(after)
     with pytest.raises(InterruptedError):
-        freeze_statistics(
-            image,
-            network,
-            how,
-            partial=partial,
-            cancelled=lambda: len(seen) >= after,
-            on_progress=lambda done, total: seen.append((done, total)),
-            **asked,
-        )
-    return seen
+        freeze_statistics(image, network, how, partial=partial, work=work, **asked)
+    return work.steps
 
 
 @pytest.mark.parametrize("after", [27, 99, 142])  # in the sample, in either half
 def test_a_sample_is_taken_up_again_where_it_was_left(tissue, small, tmp_path, after) -> None:
     image, partial = np.ascontiguousarray(tissue[:320, :320]), tmp_path / "partial"
     asked = {"tile": 96, "tiles": 8, "normalize": "none"}
-    straight: list[tuple[int, int]] = []
-
-    def note(into):
-        return lambda done, total: into.append((done, total))
-
-    expected = freeze_statistics(image, small, "sampled", on_progress=note(straight), **asked)
+    work = Seen()
+    expected = freeze_statistics(image, small, "sampled", work=work, **asked)
+    straight = work.steps
     assert len(expected.layers) == 10
     assert {total for _, total in straight} == {len(straight)}
     assert straight[-1] == (160, 160)  # 8 tiles, and twice 4, through 10 layers
     _stopped(small, image, partial, after, "sampled", **asked)
     assert len(list(tmp_path.iterdir())) == 1 + (after > 80) + (after > 120)
-    seen: list[tuple[int, int]] = []
-    found = freeze_statistics(
-        image, small, "sampled", partial=partial, on_progress=note(seen), **asked
-    )
+    work = Seen()
+    found = freeze_statistics(image, small, "sampled", partial=partial, work=work, **asked)
+    seen = work.steps
     assert _same_numbers(found, expected)
     assert found.about == expected.about
     assert seen == straight[-len(seen) :]
@@ -373,16 +360,9 @@ def test_what_another_task_left_is_not_believed(tissue, tmp_path, how, which) ->
     else:
         changed["halo"] = 20
     expected = freeze_statistics(other, model, how, **changed)
-    began: list[tuple[int, int]] = []
-    found = freeze_statistics(
-        other,
-        model,
-        how,
-        partial=partial,
-        on_progress=lambda done, total: began.append((done, total)),
-        **changed,
-    )
-    assert began[0][0] == 1
+    work = Seen()
+    found = freeze_statistics(other, model, how, partial=partial, work=work, **changed)
+    assert work.steps[0][0] == 1
     assert seen[-1][0] > 1
     assert _same_numbers(found, expected)
 
@@ -1166,22 +1146,18 @@ def test_an_interrupted_look_at_windows_goes_on(tissue, small, tmp_path) -> None
     image, partial = tissue[:160, :160], tmp_path / "partial"
     settings = {"cell": 16, "normalize": "none"}
     expected = freeze_statistics(image, small, "local", **settings)
-    seen: list[tuple[int, int]] = []
 
-    def freeze(**more):
-        return freeze_statistics(
-            image, small, "local", partial=partial,
-            on_progress=lambda *told: seen.append(told), **settings, **more,
-        )  # fmt: skip
+    def freeze(work):
+        return freeze_statistics(image, small, "local", partial=partial, work=work, **settings)
 
     with pytest.raises(InterruptedError):
-        freeze(cancelled=lambda: len(seen) > 40)
+        freeze(stopped_after(41))
     known = int((Statistics.load(partial).layers[0].count > 0).sum())
     assert 30 < known <= 41
-    seen.clear()
-    assert _same_numbers(freeze(), expected)
-    assert seen[0] == (known + 1, 81)
-    assert seen[-1] == (81, 81)
+    work = Seen()
+    assert _same_numbers(freeze(work), expected)
+    assert work.steps[0] == (known + 1, 81)
+    assert work.steps[-1] == (81, 81)
     assert not partial.exists()
 
 
@@ -1254,13 +1230,9 @@ def test_what_is_taken_by_hand_counts_each_pixel_of_the_image_once(tmp_path) -> 
     whole = freeze_statistics(image, network, normalize="none", tile=size)
     np.testing.assert_allclose(found.layers[0].mean, whole.layers[0].mean, rtol=1e-6)
 
-    done: list[int] = []
     partial = tmp_path / "partial"
     with pytest.raises(InterruptedError):
-        freeze_statistics(
-            image, network, "local", partial=partial, cancelled=lambda: len(done) > 20,
-            on_progress=lambda *_: done.append(1), **asked,
-        )  # fmt: skip
+        freeze_statistics(image, network, "local", partial=partial, work=stopped_after(21), **asked)
     assert partial.exists()
     assert _same_numbers(
         freeze_statistics(image, network, "local", partial=partial, **asked), found

@@ -20,6 +20,7 @@ from seamscope.errors import OutputError
 from seamscope.images.image import open_image
 from seamscope.ledger import Ledger
 from seamscope.prediction.run import TileDone
+from watching import Seen, run_with_events
 
 RNG = np.random.default_rng(8)
 FLAT, DEEP = RNG.random((150, 170), np.float32), RNG.random((24, 60, 70), np.float32)
@@ -49,17 +50,17 @@ class Stop(Exception):  # noqa: N818
     """Ends a run as a fault of the user's own code would."""
 
 
-def stop_after(tiles: int) -> Any:
-    def hear(event: Any) -> None:
-        if isinstance(event, TileDone) and event.done >= tiles:
+def stop_after(tiles: int) -> Seen:
+    def hear(phase: str, done: int) -> None:
+        if phase == "Predicting" and done >= tiles:
             raise Stop
 
-    return hear
+    return Seen(on_step=hear)
 
 
 def interrupted(image: np.ndarray, out: Path, tiles: int, **how: Any) -> None:
     with pytest.raises(Stop):
-        predict(image, Net(image.ndim), out, on_event=stop_after(tiles), **how)
+        predict(image, Net(image.ndim), out, work=stop_after(tiles), **how)
 
 
 CASES = [
@@ -86,8 +87,7 @@ def test_resumed_equals_uninterrupted(
     image: np.ndarray, ending: str, how: dict[str, Any], share: float, tmp_path: Path
 ) -> None:
     how = {"tile": 48 if image.ndim == 2 else (16, 32, 32), "seams": "none", **how}
-    events: list[Any] = []
-    expected = predict(image, Net(image.ndim), on_event=events.append, **how)
+    expected, events = run_with_events(image, Net(image.ndim), **how)
     total = sum(isinstance(event, TileDone) for event in events)
     out = tmp_path / f"out{ending}"
     interrupted(image, out, max(1, int(share * total)), **how)
@@ -98,8 +98,7 @@ def test_resumed_equals_uninterrupted(
         assert done
         with pytest.raises(OutputError, match=rf"{done} blocks are done \(--resume"):
             predict(image, Net(image.ndim), out, **how)
-    resumed: list[Any] = []
-    predict(image, Net(image.ndim), out, resume=True, on_event=resumed.append, **how)
+    _, resumed = run_with_events(image, Net(image.ndim), out, resume=True, **how)
     found = open_image(out)
     letters = "c" * (expected.ndim > image.ndim) + "zyx"[-image.ndim :]
     order = [found.axes.index(letter) for letter in letters]
@@ -112,10 +111,9 @@ def test_resumed_equals_uninterrupted(
 
 def test_seams_of_a_resumed_run_are_those_of_all_tiles(tmp_path: Path) -> None:
     how = {"tile": 48, "seams": "all", "halo": 1}
-    finished: list[Any] = []
-    predict(FLAT, Net(), on_event=finished.append, **how)
+    _, finished = run_with_events(FLAT, Net(), **how)
     interrupted(FLAT, tmp_path / "o.zarr", 7, **how)
-    predict(FLAT, Net(), tmp_path / "o.zarr", resume=True, on_event=finished.append, **how)
+    finished += run_with_events(FLAT, Net(), tmp_path / "o.zarr", resume=True, **how)[1]
     first, second = (event.seams for event in finished if hasattr(event, "seams"))
     assert first.measures.max_dist == second.measures.max_dist
     assert first.measures.soft == second.measures.soft
@@ -123,12 +121,10 @@ def test_seams_of_a_resumed_run_are_those_of_all_tiles(tmp_path: Path) -> None:
 
 def test_resume_computes_only_what_is_missing(tmp_path: Path) -> None:
     how = {"tile": 48, "seams": "none", "accelerate": False}
-    events: list[Any] = []
-    predict(FLAT, Net(), on_event=events.append, **how)
+    _, events = run_with_events(FLAT, Net(), **how)
     total = sum(isinstance(event, TileDone) for event in events)
     interrupted(FLAT, tmp_path / "o.zarr", total - 2, **how)
-    resumed: list[Any] = []
-    predict(FLAT, Net(), tmp_path / "o.zarr", resume=True, on_event=resumed.append, **how)
+    _, resumed = run_with_events(FLAT, Net(), tmp_path / "o.zarr", resume=True, **how)
     done = [event.done for event in resumed if isinstance(event, TileDone)]
     assert done[-1] == total
     assert len(done) <= 3
@@ -168,12 +164,11 @@ def test_what_is_not_finite_is_counted_over_all_runs(tmp_path: Path) -> None:
             return torch.where(y > 0.05, torch.nan, y)
 
     how = {"tile": 48, "seams": "none"}
-    events: list[Any] = []
-    whole = predict(FLAT, Broken().eval(), on_event=events.append, **how)
+    whole, events = run_with_events(FLAT, Broken().eval(), **how)
     out = tmp_path / "o.zarr"
     with pytest.raises(Stop):
-        predict(FLAT, Broken().eval(), out, on_event=stop_after(5), **how)
-    predict(FLAT, Broken().eval(), out, resume=True, on_event=events.append, **how)
+        predict(FLAT, Broken().eval(), out, work=stop_after(5), **how)
+    events += run_with_events(FLAT, Broken().eval(), out, resume=True, **how)[1]
     counts = [e.figures["pixels_not_finite"] for e in events if hasattr(e, "figures")]
     assert counts == [int(np.isnan(whole).any(0).sum())] * 2
     assert counts[0] > 0

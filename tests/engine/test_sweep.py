@@ -26,6 +26,7 @@ from seamscope.images.preparation import Binarized
 from seamscope.models.model import as_model
 from seamscope.planning.plan import resolve
 from seamscope.settings import Settings
+from watching import Seen, stopped_after
 
 PIXELS = np.random.default_rng(5).random((96, 80)).astype(np.float32)
 HALO = {"halo": 8, "accelerate": False}
@@ -332,20 +333,16 @@ def test_an_untiled_prediction_that_does_not_fit_is_left_out():
 
 
 def test_cancelled_at_any_step():
-    steps = []
-
-    def told(done, total):
-        steps.append((done, total))
-
-    sweep(PIXELS, TileMean(), [32, 48], halo=0, on_progress=told)
+    work = Seen()
+    sweep(PIXELS, TileMean(), [32, 48], halo=0, work=work)
+    steps = work.steps
     total = steps[0][1]
     assert steps == [(k, total) for k in range(1, total + 1)]
     for at in (1, total - 70, total - 3):
-        steps.clear()
+        work = stopped_after(at)
         with pytest.raises(InterruptedError):
-            sweep(PIXELS, TileMean(), [32, 48], halo=0, on_progress=told,
-                  cancelled=lambda at=at: len(steps) >= at)  # fmt: skip
-        assert len(steps) == at
+            sweep(PIXELS, TileMean(), [32, 48], halo=0, work=work)
+        assert len(work.steps) == at
 
 
 def test_json_is_plain(found):
@@ -499,7 +496,7 @@ def test_content_json_and_cancel():
         np.percentile(found.values[0], 50, axis=0)
     )
     with pytest.raises(InterruptedError):
-        content(PIXELS, [16], cancelled=lambda: True)
+        content(PIXELS, [16], work=stopped_after(0))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ from seamscope.images.image import open_image
 from seamscope.images.outputs import create_output
 from seamscope.images.records import read_record
 from seamscope.models.formats import load_model
-from seamscope.prediction.run import Event, Finished, TileDone
+from seamscope.prediction.run import Finished
+from watching import Seen, run_with_events
 
 PIXELS = np.random.default_rng(0).random((64, 64)).astype(np.float32) + 1
 
@@ -96,12 +97,12 @@ def test_an_input_that_changes_during_the_run_is_noticed(
     if at == 16 and change is without_chunks:
         pytest.skip("all chunks were read whole")
 
-    def happens(event: Event) -> None:
-        if isinstance(event, TileDone) and event.done == at:
+    def happens(phase: str, done: int) -> None:
+        if phase == "Predicting" and done == at:
             change(path)
 
     with pytest.raises(ImageError, match=words):
-        predict(str(path), nn.Identity(), out, tile=16, on_event=happens, batch=1)
+        predict(str(path), nn.Identity(), out, tile=16, work=Seen(on_step=happens), batch=1)
     assert not out.exists()
     assert read_record(f"{out}.partial")["finished"] is False
 
@@ -120,8 +121,7 @@ def test_chunks_that_were_never_written_are_counted_and_no_fault(tmp_path: Path)
             path, shape=(64, 64), dtype="f4", chunks=chunks, fill_value=7, zarr_format=version
         )
         array[:32] = PIXELS[:32]
-        events: list[Event] = []
-        got = predict(str(path), nn.Identity(), tile=32, halo=0, on_event=events.append)
+        got, events = run_with_events(str(path), nn.Identity(), tile=32, halo=0)
         np.testing.assert_array_equal(got[:32], PIXELS[:32])
         assert (got[32:] == 7).all()
         end = events[-1]
@@ -168,12 +168,11 @@ def test_predictions_that_are_not_finite_are_counted_and_said(
 ) -> None:
     image = PIXELS.copy()
     image[10, 5:9] = image[60, 60] = 9
-    events: list[Event] = []
     out = tmp_path / "out.npy"
     asked: dict[str, Any] = {"seams": "none", "result": result, "tile": 32, "halo": 0}
     if blend == "linear":
         asked["overlap"] = 8
-    predict(image, Spoiled(value), out, blend=blend, on_event=events.append, **asked)
+    _, events = run_with_events(image, Spoiled(value), out, blend=blend, **asked)
     end = events[-1]
     assert isinstance(end, Finished)
     assert end.figures["pixels_not_finite"] == 5
@@ -183,23 +182,20 @@ def test_predictions_that_are_not_finite_are_counted_and_said(
 
 
 def test_finite_predictions_are_not_mentioned() -> None:
-    events: list[Event] = []
-    predict(PIXELS, nn.Identity(), tile=32, halo=0, on_event=events.append)
+    _, events = run_with_events(PIXELS, nn.Identity(), tile=32, halo=0)
     assert events[-1].warning == ""
     assert events[-1].figures["pixels_not_finite"] == 0
 
 
 def test_float32_is_offered_where_float16_overflowed() -> None:
-    events: list[Event] = []
     network = load_model(nn.Conv2d(1, 1, 1))
     with torch.no_grad():
         network.module.weight.fill_(1)
         network.module.bias.fill_(0)
     image = np.full((32, 32), 1e5, np.float32)
-    predict(image, network, precision="float16", normalize="none", on_event=events.append)
+    _, events = run_with_events(image, network, precision="float16", normalize="none")
     assert "float32" in events[-1].warning
-    events.clear()
-    predict(image, network, precision="float32", normalize="none", on_event=events.append)
+    _, events = run_with_events(image, network, precision="float32", normalize="none")
     assert events[-1].warning == ""
 
 

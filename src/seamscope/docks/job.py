@@ -5,10 +5,13 @@ Knows threads, Qt's timers and napari's workers. Does not know networks, layers 
 ::
 
     window's thread                         worker's thread
-    Job(name, work)     --- starts --->     work(reporter)
-    told(messages)      <-- mailbox ---     reporter.tell(message)      ten times a second, at most
-    cancel()            --- flag ----->     reporter.cancelled()
+    Job(name, function) --- starts --->     function(work=reporter)
+    told(messages)      <-- mailbox ---     reporter.step(done, total)    20 times a second, at most
+    cancel()            --- flag ----->     reporter.stopped()
     ended(outcome)      <-- signal ----     returns or raises
+
+The function is one of the engine's, which all take `seamscope.work.Work`, with its other arguments
+bound by `functools.partial`. A job that uses the network is given a lock, and waits for its turn.
 
 Qt's own queue between threads has no bound and would grow whenever a network is faster than a
 window; a mailbox that is emptied by a timer does not, as long as messages are small: slices and
@@ -19,20 +22,26 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Optional, TypeAlias
 
 from napari.qt.threading import FunctionWorker, create_worker
 from qtpy.QtCore import QObject, QTimer, Signal
+
+from seamscope.text import steps_text
+from seamscope.work import Work
+
+Turn: TypeAlias = Optional[threading.Lock]  # noqa: UP045  (threading.Lock is no class)
 
 _MAILBOX_MS = 50
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: with a value, or with an error."""
+    """How a job ended: with a value, which is None where it was stopped, or with an error."""
 
     value: Any = None
     error: Exception | None = None
@@ -40,17 +49,40 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Step:
-    """How far one of several parts of a job is."""
+    """How far one of several parts of a job is.
 
-    done: int
-    total: int
+    Attributes
+    ----------
+    what, steps
+        The part, and what its steps are called (see `seamscope.work.Work.phase`).
+    done, total
+        Steps; 0 at the beginning.
+    seconds
+        Since the part began.
+    """
+
     what: str
-    seconds_left: float | None
+    steps: str = ""
+    done: int = 0
+    total: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.total:
+            return f"{self.what} …"
+        return f"{self.what}: {steps_text(self.done, self.total, self.steps, self.seconds)}"
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence that the user should read."""
+
+    sentence: str
 
 
 @dataclass(eq=False)
 class Reporter:
-    """What a job's work holds: where it reports, and whether it is stopped.
+    """The `seamscope.work.Work` of a job: where it reports, and whether it is stopped.
 
     It outlives its `Job`: when a window is closed the worker still runs for a moment, and is then
     `alone`: nobody may call Qt's objects of the job any more.
@@ -61,6 +93,24 @@ class Reporter:
     quitting: Callable[[], bool] = bool
     outcome: Outcome = field(default_factory=Outcome)
     alone: bool = False
+    _part: Step = Step("")
+    _began: float = 0.0
+
+    def phase(self, what: str, steps: str = "") -> None:
+        """Begin a named part."""
+        self._part, self._began = Step(what, steps), time.monotonic()
+        self.tell(self._part)
+
+    def step(self, done: int, total: int) -> None:
+        """Report finished steps of the part."""
+        seconds = time.monotonic() - self._began
+        self.tell(replace(self._part, done=done, total=total, seconds=seconds))
+
+    def note(self, sentence: str) -> None:
+        """Show a sentence that the user should read."""
+        self.tell(Note(sentence))
+
+    warn = note
 
     def tell(self, message: Any) -> None:
         """Leave a message for the window; returns at once."""
@@ -71,7 +121,7 @@ class Reporter:
         self.alone = True
         self.stop.set()
 
-    def cancelled(self) -> bool:
+    def stopped(self) -> bool:
         """Whether the work should stop: by the dock, or because napari quits."""
         return self.stop.is_set() or self.quitting()
 
@@ -79,17 +129,39 @@ class Reporter:
 class _Task:
     """Work with a name that napari can show before it quits."""
 
-    def __init__(self, name: str, work: Callable[[Reporter], Any], reporter: Reporter) -> None:
-        self._name, self._work, self._reporter = name, work, reporter
+    def __init__(
+        self, name: str, function: Callable[..., Any], reporter: Reporter, turn: Turn
+    ) -> None:
+        self._name, self._function, self._reporter, self._turn = name, function, reporter, turn
 
     def __call__(self) -> None:
         try:
-            self._reporter.outcome = Outcome(self._work(self._reporter))
+            with _in_turn(self._turn, self._reporter) as mine:
+                if mine:
+                    self._reporter.outcome = Outcome(self._function(work=self._reporter))
+        except InterruptedError:
+            pass
         except Exception as error:
             self._reporter.outcome = Outcome(error=error)
 
     def __repr__(self) -> str:
         return self._name
+
+
+@contextlib.contextmanager
+def _in_turn(turn: Turn, work: Work) -> Iterator[bool]:
+    """Wait for one's turn, unless asked to stop meanwhile; yield whether it came."""
+    if turn is None:
+        yield True
+        return
+    while not (mine := turn.acquire(timeout=0.05)):
+        if work.stopped():
+            break
+    try:
+        yield mine and not work.stopped()
+    finally:
+        if mine:
+            turn.release()
 
 
 class _Worker(FunctionWorker):
@@ -122,10 +194,12 @@ class Job(QObject):
     ----------
     name
         What is done, for people.
-    work
-        Called with a `Reporter`; its value or exception becomes the `Outcome`.
+    function
+        Called with ``work=`` a `Reporter`; its value or exception becomes the `Outcome`.
     parent
         When this is destroyed, so is the job, and its work is asked to stop.
+    turn
+        Held meanwhile: the network is used by one job at a time.
 
     Attributes
     ----------
@@ -136,14 +210,18 @@ class Job(QObject):
     told = Signal(list)
     ended = Signal(object)
 
-    def __init__(self, name: str, work: Callable[[Reporter], Any], parent: QObject) -> None:
+    def __init__(
+        self, name: str, function: Callable[..., Any], parent: QObject, turn: Turn = None
+    ) -> None:
         super().__init__(parent)
         self.reporter = Reporter()
         self.destroyed.connect(self.reporter.orphan)
         self._timer = QTimer(self)
         self._timer.setInterval(_MAILBOX_MS)
         self._timer.timeout.connect(self._deliver)
-        self._worker = create_worker(_Task(name, work, self.reporter), _worker_class=_Worker)
+        self._worker = create_worker(
+            _Task(name, function, self.reporter, turn), _worker_class=_Worker
+        )
         self.reporter.quitting = _Quitting(self._worker)
         self._worker.finished.connect(self._end)
         self.running = False

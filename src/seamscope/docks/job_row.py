@@ -12,11 +12,9 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QProgressBar, QWidget
 
 from seamscope.docks.controls import button
-from seamscope.docks.job import Job, Outcome, Step
+from seamscope.docks.job import Job, Note, Outcome, Step, Turn
 from seamscope.docks.looks import plain, text_label
 from seamscope.docks.sentences import sentence
-from seamscope.prediction.run import Preparing, TileDone
-from seamscope.text import duration_text, percent_text
 
 
 class JobRow(QWidget):
@@ -41,9 +39,10 @@ class JobRow(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.job: Job | None = None
-        self._name = self._counted = ""
+        self._name = ""
         self._done: Callable[[Any], None] = lambda _: None
         self._failed: Callable[[Exception], None] | None = None
+        self._notes: list[str] = []
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.text = text_label()
@@ -64,9 +63,9 @@ class JobRow(QWidget):
     def start(
         self,
         name: str,
-        work: Any,
+        function: Callable[..., Any],
         done: Callable[[Any], None],
-        counted: str = "forward passes",
+        turn: Turn = None,
         failed: Callable[[Exception], None] | None = None,
     ) -> None:
         """Begin.
@@ -75,18 +74,16 @@ class JobRow(QWidget):
         ----------
         name
             What is done: "measuring the seams of cells".
-        work
-            Called with a `Reporter` in a thread.
+        function, turn
+            As for `seamscope.docks.job.Job`.
         done
-            Called with the value of the work, unless it fails.
-        counted
-            Noun for the pairs of numbers that the work reports.
+            Called with the value of the function, or None where it was stopped; not if it fails.
         failed
             Called with the error; None to emit the signal `failed`.
         """
         self._name = f"{name[:1].upper()}{name[1:]}"
-        self._done, self._counted, self._failed = done, counted, failed
-        self.job = job = Job(name, work, self)
+        self._done, self._failed, self._notes = done, failed, []
+        self.job = job = Job(name, function, self, turn)
         job.told.connect(self._hear)
         job.ended.connect(self._end)
         self.bar.setRange(0, 0)
@@ -112,26 +109,13 @@ class JobRow(QWidget):
             self.changed.emit()
 
     def _hear(self, messages: Sequence[Any]) -> None:
-        last = messages[-1]
-        if isinstance(last, TileDone):
-            left = f", {duration_text(last.seconds_left)} left" if last.done > 1 else ""
-            self._show(last.done, last.total, f"tiles{left}")
-        elif isinstance(last, Step):
-            left = "" if last.seconds_left is None else f", {duration_text(last.seconds_left)} left"
-            self._show(last.done, last.total, f"{last.what}{left}")
-        elif isinstance(last, tuple):
-            done, total = last
-            self._show(done, total, self._counted, "at most ")
-        elif isinstance(last, Preparing):
-            self._say(f"{last.what[:1].upper()}{last.what[1:]} …")
-        elif isinstance(last, float):
-            self._say(f"Measuring the whole image's intensities: {percent_text(last)}")
-
-    def _show(self, done: int, total: int, what: str, bound: str = "") -> None:
-        self.bar.setRange(0, total)
-        self.bar.setValue(done)
-        if self.job is not None and not self.job.cancelled:
-            self._say(f"{done} of {bound}{total} {what}")
+        self._notes += [each.sentence for each in messages if isinstance(each, Note)]
+        steps = [each for each in messages if isinstance(each, Step)]
+        if steps and self.job is not None and not self.job.cancelled:
+            last = steps[-1]
+            self.bar.setRange(0, last.total)
+            self.bar.setValue(last.done)
+            self._say("\n".join([str(last), *self._notes]))
 
     def _say(self, text: str) -> None:
         self.text.setText(plain(text))

@@ -353,6 +353,7 @@ def features_of_pixel(
     patch: int = 8,
     trust: bool = False,
     axes: str | None = None,
+    work: Work = QUIET,
     **asked: Any,
 ) -> tuple[PixelFeatures, ...]:
     """Look at the same place through several tiles: the four-tiles experiment.
@@ -372,6 +373,8 @@ def features_of_pixel(
         How many tiles, spread evenly over the positions that hold the point.
     patch
         Pixels of the features to give around the point, along each axis.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
     """
     case = tile_case(Case.open(image, model, settings, trust=trust, axes=axes, **asked))
     network, plan = case.model, case.plan
@@ -384,7 +387,7 @@ def features_of_pixel(
             if call.number == wanted:
                 got.append((call, _used(call)))
 
-        for _, x in tile_batches(case, [job], None):
+        for _, x in tile_batches(case, [job], work, "Looking at one pixel"):
             Normalizations(note).run(network.forward, x)
         start = tuple(part.start for part in job.tile.read)
         found.append(_around(got[0], start, point, plan.grid.tile_shape, patch))

@@ -7,15 +7,15 @@ of advice (see `seamscope.explain.advice`), or how anything is measured or predi
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from qtpy.QtWidgets import QHBoxLayout
 
 from seamscope.compare.before_after import BeforeAfter
-from seamscope.compare.blends import BlendComparison
+from seamscope.compare.blends import BlendComparison, compare_blends
 from seamscope.docks.controls import button
 from seamscope.docks.dock import Dock
-from seamscope.docks.fixing.work import FixStatistics, NamedBlends
 from seamscope.docks.layers import image_of
 from seamscope.docks.looks import boxed, in_dock, text_label
 from seamscope.docks.opening import open_step
@@ -23,8 +23,12 @@ from seamscope.docks.results import Run
 from seamscope.docks.rich_text import rich_text
 from seamscope.docks.session import Fixed
 from seamscope.explain.advice import Advice, advise
+from seamscope.fixed_statistics.freezing import freeze_statistics
+from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.reports.describe import describe
+from seamscope.settings import Settings
+from seamscope.work import Work
 
 _TIPS = {
     "fix": "Do what the sentence above says, run, and compare before and after.",
@@ -34,6 +38,17 @@ _TIPS = {
 }
 _WAITING = "Choose an image and a network in the step <i>Predict</i>."
 _MOST_STEPS = 3  # of one chain
+
+
+def _with_exact_statistics(image: Image, model: Model, settings: Settings, *, work: Work) -> Model:
+    """Find the statistics of the whole image, and make the network that uses them."""
+    wanted = settings.but(
+        tile="auto", halo="auto", overlap=None, area=None, blend="crop", seams="none"
+    )
+    found = freeze_statistics(image, model, "exact", wanted, work=work)
+    network = model.with_statistics(found)
+    network.describe()  # measured here, not in the window's thread
+    return network
 
 
 class FixDock(Dock):
@@ -203,8 +218,8 @@ class FixDock(Dock):
             session.fix(Fixed(plain, network, layer))
             self._run(halo="auto", tile=advice.tile or "auto", overlap="auto")
 
-        work = FixStatistics(plain, image, session.settings, session.turn)
-        self._work(f"fixing the statistics of {layer.name}", work, fixed)
+        fix = partial(_with_exact_statistics, image, plain, session.settings)
+        self._work(f"fixing the statistics of {layer.name}", fix, fixed)
 
     def _blend(self, advice: Advice) -> None:
         session = self.session
@@ -241,19 +256,19 @@ class FixDock(Dock):
             self._give_up("")
             self.fail(error, "Reading the image")
             return
-        work = NamedBlends(model, image, wanted, session.turn)
-        self._work(f"comparing ways of blending {layer.name}", work, compared)
+        compare = partial(compare_blends, image, model, wanted)
+        self._work(f"comparing ways of blending {layer.name}", compare, compared)
 
     def _explain(self, _: Advice) -> None:
         self._chain = False
         open_step(self.viewer, "seams", lambda dock: dock.find_causes())
 
-    def _work(self, name: str, work: Any, done: Callable[[Any], None]) -> None:
+    def _work(self, name: str, function: Any, done: Callable[[Any], None]) -> None:
         def failed(error: Exception) -> None:
             self._give_up("")
             self.fail(error, name[:1].upper() + name[1:])
 
-        self.job.start(name, work, done, failed=failed)
+        self.job.start(name, function, done, self.session.turn, failed)
 
     def _run(self, **controls: Any) -> None:
         self.session.want_run(**controls)

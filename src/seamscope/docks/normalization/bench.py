@@ -15,7 +15,6 @@ from qtpy.QtCore import QObject, Signal
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.layers import image_of
-from seamscope.docks.normalization.tasks import AuditIt, InTurn
 from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Session
 from seamscope.images.image import Image
@@ -23,6 +22,7 @@ from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.statistics import PATCH, Statistics
 from seamscope.settings import Settings
+from seamscope.work import Work
 
 _NOTHING_NEW = "Stopped: nothing new was measured."
 
@@ -151,8 +151,12 @@ class Bench(QObject):
         self.audit = None
         model = self.model
         if model is not None:
-            work = InTurn(self.session.turn, AuditIt(model))
-            self._auditing = Job(f"looking at the layers of {model.name}", work, self)
+
+            def look(work: Work) -> Audit:
+                return model.audit
+
+            name = f"looking at the layers of {model.name}"
+            self._auditing = Job(name, look, self, self.session.turn)
             self._auditing.ended.connect(self._found_layers)
             self._auditing.start()
         self.audited.emit()
@@ -175,7 +179,7 @@ class Bench(QObject):
     def begin(
         self,
         name: str,
-        question: Callable[[Any], Any],
+        question: Callable[..., Any],
         done: Callable[[Any], None],
         stopped: Callable[[], str] = lambda: _NOTHING_NEW,
     ) -> None:
@@ -186,7 +190,7 @@ class Bench(QObject):
         name
             What is done, for people.
         question
-            Given a reporter; returns the answer.
+            Called with ``work``; returns the answer.
         done
             Gets the answer, if network and image are still the same.
         stopped
@@ -201,7 +205,7 @@ class Bench(QObject):
                 done(value)
 
         self.tell("")
-        self.job.start(name, InTurn(self.session.turn, question), answered)
+        self.job.start(name, question, answered, self.session.turn)
 
     def image(self) -> Image | None:
         """The image as the engine reads it; None where there is none, or it cannot be."""

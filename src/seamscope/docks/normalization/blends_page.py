@@ -12,15 +12,15 @@ what cannot be repaired, for which a blend is what remains.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from qtpy.QtWidgets import QWidget
 
-from seamscope.compare.blends import BlendComparison
+from seamscope.compare.blends import BlendComparison, compare_blends
 from seamscope.docks.controls import button, fill
 from seamscope.docks.looks import boxed, in_dock, plain, text_label
 from seamscope.docks.normalization.bench import Bench
-from seamscope.docks.normalization.tasks import CompareBlends
 from seamscope.docks.rich_text import rich_text
 from seamscope.docks.sentences import sentence
 from seamscope.models.model import Model
@@ -140,7 +140,8 @@ class BlendsPage(QWidget):
                 self.found = found
                 self._show_found()
 
-        self._bench.begin("comparing blends", CompareBlends(model, image, asked), compared)
+        question = partial(compare_blends, image, model, asked)
+        self._bench.begin("comparing blends", question, compared)
 
     def _forget(self) -> None:
         self.found = None

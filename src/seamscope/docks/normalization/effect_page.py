@@ -6,19 +6,19 @@ told or drawn.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from napari.layers import Labels
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QWidget
 
-from seamscope.compare.before_after import BeforeAfter
+from seamscope.compare.before_after import BeforeAfter, compare_statistics
 from seamscope.docks.controls import button, fill, form
 from seamscope.docks.editors import Choice
 from seamscope.docks.looks import text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.plots import BeforeAfterPlot
-from seamscope.docks.normalization.tasks import Compare
 from seamscope.docks.rich_text import rich_text
 from seamscope.images.image import Image, open_image
 from seamscope.planning.plan import Plan
@@ -86,8 +86,10 @@ class EffectPage(QWidget):
             self._bench.fail(error, "Reading the labels")
             return
         settings = settings.but(tile=plan.grid.tile_shape, result="probabilities")
-        work = Compare(fixed.plain, statistics, image, settings, labels)
-        self._bench.begin("comparing before and after", work, self._compared)
+        question = partial(
+            compare_statistics, image, fixed.plain, statistics, settings, labels=labels
+        )
+        self._bench.begin("comparing before and after", question, self._compared)
 
     def _labels(self, plan: Plan) -> Image | None:
         layer = self.truth.value()

@@ -6,6 +6,7 @@ Knows its controls, and clicks into the image. Does not know how features are me
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,22 @@ from seamscope.docks.looks import text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.layers import MapLayer, image_pixel, tile_map
 from seamscope.docks.normalization.plots import FeaturePanels, PixelFeaturesPlot
-from seamscope.docks.normalization.tasks import Features, FeaturesOfPixel
 from seamscope.docks.normalization.texts import features_text, pixel_text, standardized
-from seamscope.explain.feature_statistics import BatchExperiment, FeatureStatistics, PixelFeatures
+from seamscope.explain.feature_statistics import (
+    BatchExperiment,
+    FeatureStatistics,
+    PixelFeatures,
+    batch_experiment,
+    features_of_pixel,
+    measure_features,
+)
+from seamscope.fixed_statistics.freezing import freeze_statistics
+from seamscope.images.image import Image
+from seamscope.models.model import Model
 from seamscope.normalization.statistics import Statistics
+from seamscope.settings import Settings
 from seamscope.text import figure_text
+from seamscope.work import Work
 
 _TIPS = {
     "tile": "Extent of the tiles that are looked at, best that of the patches in training.",
@@ -124,8 +136,9 @@ class FeaturesPage(QWidget):
         image, settings = bench.image(), bench.settings()
         if image is None or settings is None or bench.model is None:
             return
-        work = Features(bench.model, image, settings, self._known(), self.most.value())
-        bench.begin("measuring features", work, self._measured)
+        known, most = self._known(), self.most.value()
+        question = partial(_features, image, bench.model, settings, known, most)
+        bench.begin("measuring features", question, self._measured)
 
     def _known(self) -> Statistics | None:
         """Exact statistics of this very image, seen in this very way; None where there are none."""
@@ -202,8 +215,10 @@ class FeaturesPage(QWidget):
         pixel, frame = found
         area = {a: (f, f + 1) for a, f in zip(plan.layout.frames, frame, strict=True)}
         settings = settings.but(area=area or None, batch=1)
-        work = FeaturesOfPixel(model, image, settings, pixel, self.layer.value() or 0)
-        bench.begin("looking at one pixel", work, lambda got: self._asked_pixel(got, pixel))
+        number = self.layer.value() or 0
+
+        question = partial(features_of_pixel, image, model, pixel, number, settings, patch=1)
+        bench.begin("looking at one pixel", question, lambda got: self._asked_pixel(got, pixel))
 
     def _asked_pixel(self, found: tuple[PixelFeatures, ...], pixel: Sequence[int]) -> None:
         # the same tile several times where the image has room for one position only
@@ -228,6 +243,26 @@ class FeaturesPage(QWidget):
         self.pixel_plot.show((before - mean) / std, after)
         told = pixel_text(*self.pixel_plot.apart, len(self.pixel), pixel)
         self.pixel_told.setText(told)
+
+
+def _features(
+    image: Image,
+    model: Model,
+    settings: Settings,
+    statistics: Statistics | None,
+    most: int,
+    *,
+    work: Work,
+) -> tuple[FeatureStatistics, BatchExperiment]:
+    """Measure the features of tiles, and how many tiles stand for the image.
+
+    Exact statistics of the image are found first if they are not known, and if layers need them.
+    """
+    if statistics is None and model.audit.calls:
+        wanted = settings.but(tile="auto", halo="auto", overlap=None)
+        statistics = freeze_statistics(image, model, "exact", wanted, work=work)
+    found = measure_features(image, model, settings, statistics=statistics, most=most, work=work)
+    return found, batch_experiment(found)
 
 
 __all__ = ["FeaturesPage"]

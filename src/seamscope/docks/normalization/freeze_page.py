@@ -10,6 +10,8 @@ import itertools
 import shutil
 import tempfile
 import weakref
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,17 @@ from seamscope.docks.layers import image_of
 from seamscope.docks.looks import boxed, plain
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.freeze_panel import FreezePanel
-from seamscope.docks.normalization.tasks import Foresee, Freeze, FreezeAsked, InTurn, TakeOver
 from seamscope.docks.normalization.texts import fixed_text
 from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Fixed
-from seamscope.fixed_statistics.freeze_plan import FreezePlan
-from seamscope.fixed_statistics.freezing import forget
+from seamscope.fixed_statistics.freeze_plan import FreezePlan, plan_freeze
+from seamscope.fixed_statistics.freezing import carry_out, forget
+from seamscope.images.image import Image
 from seamscope.models.model import Model
+from seamscope.normalization.statistics import How, Statistics
+from seamscope.planning.case import Case
 from seamscope.settings import Settings
+from seamscope.work import Work
 
 _COST_DELAY_MS = 200
 
@@ -116,8 +121,8 @@ class FreezePage(QWidget):
 
     def _forget(self) -> None:
         """What was found on the way belongs to another network or image."""
-        for partial in self._partials.values():
-            forget(partial)
+        for file in self._partials.values():
+            forget(file)
         self._partials.clear()
         self.plan = self._foreseen = None
         self._show_fixed()
@@ -169,8 +174,8 @@ class FreezePage(QWidget):
         self._abandon()
         self.plan, self._foreseen = None, key
         self.panel.cost.setText("<i>Estimating the cost …</i>")
-        work = InTurn(self._bench.session.turn, Foresee(asked))
-        self._foreseeing = Job("estimating the cost", work, self)
+        turn = self._bench.session.turn
+        self._foreseeing = Job("estimating the cost", asked.plan, self, turn)
         self._foreseeing.ended.connect(self._foresaw)
         self._foreseeing.start()
 
@@ -195,8 +200,11 @@ class FreezePage(QWidget):
             return
         if self.panel.how.value() == "file":
             path = self.panel.path
-            work: Any = TakeOver(path, model)
-            self._bench.begin(f"reading {path.name}", work, self._taken_over, self._stopped)
+
+            def read(work: Work) -> Model:
+                return model.with_statistics(Statistics.load(path))
+
+            self._bench.begin(f"reading {path.name}", read, self._taken_over, self._stopped)
             return
         try:
             asked = self.asked()
@@ -209,10 +217,9 @@ class FreezePage(QWidget):
         planned = self.plan if key == self._foreseen else None
         if key not in self._partials:
             self._partials[key] = self._folder / f"{next(self._numbers)}.safetensors"
-        partial = self._partials[key]
-        work = _FreezeAnyhow(asked, planned, partial)
+        question = partial(asked.freeze, planned, self._partials[key])
         name = f"fixing the statistics of {layer.name}"
-        self._bench.begin(name, work, self._frozen, self._stopped)
+        self._bench.begin(name, question, self._frozen, self._stopped)
 
     def _stopped(self) -> str:
         if self._resumable():
@@ -251,7 +258,7 @@ class FreezePage(QWidget):
         def saved(_: Any) -> None:
             self.panel.cost.setText(f"Written to {plain(path.name)}.")
 
-        def save(_: Any) -> bool:
+        def save(work: Work) -> bool:
             statistics.save(path)
             return True
 
@@ -259,15 +266,54 @@ class FreezePage(QWidget):
         self._bench.job.start(f"writing {path.name}", save, saved)
 
 
-class _FreezeAnyhow:
-    """Freeze as planned; plan first where the plan is not known yet."""
+@dataclass(frozen=True)
+class FreezeAsked:
+    """What the controls ask for.
 
-    def __init__(self, asked: FreezeAsked, plan: FreezePlan | None, partial: Path) -> None:
-        self._asked, self._plan, self._partial = asked, plan, partial
+    Attributes
+    ----------
+    model, image
+        The network as it was loaded; what statistics are found on.
+    how
+        Which statistics.
+    settings
+        Of the tiles to visit.
+    cell
+        Pixels, for local ones.
+    tiles
+        How many, for sampled ones.
+    """
 
-    def __call__(self, reporter: Any) -> Model:
-        plan = self._plan or Foresee(self._asked)(reporter)
-        return Freeze(self._asked, plan, self._partial)(reporter)
+    model: Model
+    image: Image
+    how: How
+    settings: Settings
+    cell: int
+    tiles: int
+
+    @property
+    def case(self) -> Case:
+        """Image, network and settings."""
+        return Case.open(self.image, self.model, self.settings)
+
+    def plan(self, *, work: Work) -> FreezePlan:
+        """Find out what fixing statistics will cost."""
+        return plan_freeze(self.case, self.how, cell=self.cell, tiles=self.tiles)
+
+    def freeze(self, plan: FreezePlan | None, partial: Path, *, work: Work) -> Model:
+        """Find statistics, and make the network that uses them.
+
+        Parameters
+        ----------
+        plan
+            If it is known already.
+        partial
+            File for what is found on the way; an interrupted search goes on from there.
+        work
+            Shows progress, and stops when asked to.
+        """
+        found = carry_out(self.case, plan or self.plan(work=work), partial, work)
+        return self.model.with_statistics(found)
 
 
 __all__ = ["FreezePage"]

@@ -6,6 +6,7 @@ are compared or drawn.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from qtpy.QtCore import Signal
@@ -14,14 +15,19 @@ from qtpy.QtWidgets import QWidget
 from seamscope.docks.controls import button, fill, form, number, ticked
 from seamscope.docks.looks import plain, text_label
 from seamscope.docks.normalization.bench import Bench
+from seamscope.docks.normalization.difference_map import DifferenceMap
 from seamscope.docks.normalization.layers import MapLayer, pixel_map
 from seamscope.docks.normalization.plots import BatchPlot
-from seamscope.docks.normalization.tasks import DifferenceMap, Train
 from seamscope.docks.normalization.texts import training_advice
 from seamscope.docks.rich_text import rich_text
-from seamscope.explain.feature_statistics import BatchExperiment, FeatureStatistics
-from seamscope.explain.train_eval import Disparity, has_running_statistics
+from seamscope.explain.feature_statistics import BatchExperiment, FeatureStatistics, tile_case
+from seamscope.explain.train_eval import Disparity, has_running_statistics, measure_disparity
+from seamscope.images.image import Image
+from seamscope.models.model import Model
+from seamscope.planning.case import Case
 from seamscope.reports.describe import describe
+from seamscope.settings import Settings
+from seamscope.work import Work
 
 _TIPS = {
     "batch": "Tiles in a batch in training; their extent is chosen in the tab Features.",
@@ -105,8 +111,8 @@ class TrainingPage(QWidget):
         bench = self._bench
         image, settings = bench.image(), bench.settings()
         if image is not None and settings is not None and bench.model is not None:
-            work = Train(bench.model, image, settings)
-            bench.begin("predicting as in training", work, self._trained)
+            question = partial(_disparity, image, bench.model, settings)
+            bench.begin("predicting as in training", question, self._trained)
 
     def _trained(self, found: tuple[Disparity, DifferenceMap | None]) -> None:
         self.disparity, self.difference = found
@@ -134,6 +140,19 @@ class TrainingPage(QWidget):
         self.map_shown.emit()
         array, place = pixel_map(shown.values, shown.plan, layer)
         self.differences.show(layer, array, place, "difference of predictions")
+
+
+def _disparity(
+    image: Image, model: Model, settings: Settings, *, work: Work
+) -> tuple[Disparity, DifferenceMap | None] | None:
+    """Return the disparity, with a map if it fits; None if training and evaluation are alike."""
+    if not has_running_statistics(model.audit):
+        return None
+    plan = tile_case(Case.open(image, model, settings)).plan
+    shown = DifferenceMap(plan) if DifferenceMap.fits(plan) else None
+    see = None if shown is None else shown.see
+    found = measure_disparity(image, model, settings, see=see, work=work)
+    return None if found is None else (found, shown)
 
 
 __all__ = ["TrainingPage"]

@@ -62,7 +62,7 @@ from seamscope.docks.prediction.preview import CORE, WINDOW, TilePreview
 from seamscope.docks.prediction.run_panel import RunPanel
 from seamscope.docks.results import ResultLayers, Run
 from seamscope.docks.sentences import sentence
-from seamscope.docks.tasks import Load, Time
+from seamscope.docks.tasks import load, seconds_per_pixel
 from seamscope.docks.window import come_forward
 from seamscope.errors import SeamscopeError, TrustError
 from seamscope.explain.advice import advise, smallest_tile
@@ -365,7 +365,8 @@ class PredictionDock(Dock):
         self.model_picker.consent.hide()
         self._tell_facts("")
         name = spec if isinstance(spec, str) else type(spec).__name__
-        self.job.start(f"loading {name}", Load(spec, trust), self._loaded, failed=self._not_loaded)
+        function = partial(load, spec, trust)
+        self.job.start(f"loading {name}", function, self._loaded, failed=self._not_loaded)
         self.refresh()
 
     def _loaded(self, model: Model | None) -> None:
@@ -710,8 +711,11 @@ class PredictionDock(Dock):
         if self.plan is None or self.model is None or self.image is None or self.busy:
             return
         self._trial_key = self._trial_needed(self.plan)
-        work = Time(self._asked.but(area=None), self.model, self.image, self.session.turn)
-        self._trial = self._start("timing one tile", work, self._timed)
+        settings = self._asked.but(area=None)
+        time = partial(seconds_per_pixel, self.image, self.model, settings)
+        self._trial = Job("timing one tile", time, self, self.session.turn)
+        self._trial.ended.connect(self._timed)
+        self._trial.start()
         self._show_plan()
 
     def _timed(self, outcome: Outcome) -> None:
@@ -833,12 +837,6 @@ class PredictionDock(Dock):
         self.tile.set_value(self.tile.shown() if pressed else "auto")
 
     # -- threads, layers, files
-
-    def _start(self, name: str, work: Any, ended: Any) -> Job:
-        job = Job(name, work, self)
-        job.ended.connect(ended)
-        job.start()
-        return job
 
     def _preview_lost(self) -> None:
         self.preview.setChecked(False)

@@ -10,6 +10,7 @@ import io
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from napari.utils import progress
@@ -19,13 +20,14 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QVBoxLayout, QWidg
 
 from seamscope.docks.actions import ActionRow
 from seamscope.docks.controls import button
-from seamscope.docks.job import Job, Outcome
+from seamscope.docks.job import Job, Note, Outcome, Step
 from seamscope.docks.looks import boxed, plain, text_label
 from seamscope.docks.results import ResultLayers, Run
 from seamscope.docks.sentences import sentence
-from seamscope.docks.tasks import Predict
-from seamscope.prediction.run import Event, Finished, Preparing, Reduced, Started, TileDone
-from seamscope.text import duration_text, percent_text
+from seamscope.docks.tasks import predict
+from seamscope.planning.case import Case
+from seamscope.prediction.run import Event, Finished, Reduced, Started, TileDone
+from seamscope.text import duration_text
 
 _DRAW_MS = 120
 _EXPECTED = ("probabilities", "labels")  # kinds of values that are called so in the controls
@@ -40,7 +42,6 @@ class _Running:
     bar: Any
     job: Job
     tiles: int = 0
-    phase: str = ""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -122,10 +123,9 @@ class RunPanel(QWidget):
             Held while the network is used.
         """
         layers = self.results = ResultLayers(self._viewer, made)
-        work = Predict(
-            made.plan, made.model, made.image, made.output, tuple(first), turn, made.evidence
-        )
-        job = Job(f"predicting {made.layer.name}", work, self)
+        case = Case.planned(made.image, made.model, made.plan)
+        function = partial(predict, case, made.output, made.evidence, tuple(first))
+        job = Job(f"predicting {made.layer.name}", function, self, turn)
         job.told.connect(self._hear)
         job.ended.connect(self._end)
         self._running = _Running(made, layers, _activity(made), job)
@@ -158,7 +158,7 @@ class RunPanel(QWidget):
 
     # -- while it runs
 
-    def _hear(self, events: Sequence[Event | float]) -> None:
+    def _hear(self, events: Sequence[Event | Step | Note]) -> None:
         running = self._running
         if running is None:
             return
@@ -168,16 +168,13 @@ class RunPanel(QWidget):
         # last, because napari's activity dock lets other events happen while it draws its bar
         running.bar.update(running.tiles - running.bar.n)
 
-    def _hear_of(self, running: _Running, event: Event | float) -> None:
+    def _hear_of(self, running: _Running, event: Event | Step | Note) -> None:
         if isinstance(event, TileDone):
             running.tiles = event.done
             running.layers.mark(event.region)
-            self._show_progress(event, running.job.cancelled)
-        elif isinstance(event, float):
-            self._say(f"{running.phase}: {percent_text(event)}")
-        elif isinstance(event, Preparing):
-            running.phase = f"{event.what[:1].upper()}{event.what[1:]}"
-            self._say(f"{running.phase} …")
+            self.bar.setValue(event.done)
+        elif isinstance(event, Step) and not running.job.cancelled:
+            self._say(str(event))
         elif isinstance(event, Started):
             self._set_total(running, event.tiles * event.frames)
         elif isinstance(event, Reduced):
@@ -194,13 +191,6 @@ class RunPanel(QWidget):
         self.error.setText("".join(boxed(each, "warning") for each in running.warnings))
         self.error.show()
         show_warning(told)
-
-    def _show_progress(self, event: TileDone, stopping: bool) -> None:
-        self.bar.setMaximum(event.total)
-        self.bar.setValue(event.done)
-        if not stopping:
-            left = f", {duration_text(event.seconds_left)} left" if event.done > 1 else ""
-            self._say(f"{event.done} of {event.total} tiles{left}")
 
     def _draw(self) -> None:
         if self._running is not None and not self._running.layers.draw_when_due():

@@ -7,6 +7,7 @@ plot, numbers, layers, a halo. Does not know how anything is measured or drawn.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from napari.layers import Image as ImageLayer
@@ -19,21 +20,22 @@ from seamscope.docks.editors import Choice
 from seamscope.docks.layers import image_of, on_click, shown_point
 from seamscope.docks.looks import boxed, legend, plain, text_label
 from seamscope.docks.receptive_field.layers import EFFECTIVE, FieldLayers, box_around, centred
+from seamscope.docks.receptive_field.probes import Probes
 from seamscope.docks.receptive_field.profile_plot import THEORY, ProfilePlot
-from seamscope.docks.receptive_field.tasks import (
-    Average,
-    Differentiate,
-    OnePixel,
-    Probes,
-    Understand,
-)
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
-from seamscope.receptive_field.fields import ReceptiveField
-from seamscope.receptive_field.gradient_maps import MOST_TILES, SHARES, EffectiveField, GradientMap
+from seamscope.receptive_field.fields import ReceptiveField, measure_receptive_field
+from seamscope.receptive_field.gradient_maps import (
+    MOST_TILES,
+    SHARES,
+    EffectiveField,
+    GradientMap,
+    GradientProbe,
+)
 from seamscope.settings import Settings
 from seamscope.text import axes_text, halo_text, percent_text
 from seamscope.tiling import Sides
+from seamscope.work import Work
 
 Shown = Literal["mean", "pixel"]
 _Place: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # spatial pixel, and frame
@@ -213,8 +215,8 @@ class ReceptiveFieldDock(Dock):
         self.channel.setEnabled(len(each) > 1)
         self.job.abandon()
         if model is not None:
-            work = Understand(model, self.session.turn)
-            self._start(f"measuring what {model.name} sees", work, self._understood)
+            measure = partial(measure_receptive_field, None, model, most_tiles=0)
+            self._start(f"measuring what {model.name} sees", measure, self._understood)
 
     def _understood(self, found: ReceptiveField | None) -> None:
         self.theory = found
@@ -244,7 +246,11 @@ class ReceptiveFieldDock(Dock):
 
     def _compute(self, _: Any = None) -> None:
         """Average over tiles, as the button does."""
-        question = Average(self.channel.value(), self.most.value())
+        channel, most = self.channel.value(), self.most.value()
+
+        def question(probe: GradientProbe, work: Work) -> EffectiveField:
+            return probe.average(channel, most=most, work=work)
+
         self._differentiate("averaging gradients", question, self._averaged)
 
     def _averaged(self, found: EffectiveField | None) -> None:
@@ -286,7 +292,11 @@ class ReceptiveFieldDock(Dock):
         if self.busy:
             self._waiting = place
             return
-        question = OnePixel(*place, self.channel.value())
+        (pixel, frame), channel = place, self.channel.value()
+
+        def question(probe: GradientProbe, work: Work) -> GradientMap:
+            return probe.at(pixel, channel, frame)
+
         self._differentiate("making the map of one pixel", question, self._probed)
 
     def _probed(self, found: GradientMap | None) -> None:
@@ -308,13 +318,17 @@ class ReceptiveFieldDock(Dock):
             self.fail(error, "Measuring the receptive field")
             return
         self._plan = plan
-        work = Differentiate(self._probes, session.model, image, settings, question, session.turn)
-        self._start(name, work, done)
+        probe = partial(self._probes.of, image, session.model, settings)
 
-    def _start(self, name: str, work: Any, done: Callable[[Any], None]) -> None:
+        def answer(work: Work) -> Any:
+            return question(probe(work), work)
+
+        self._start(name, answer, done)
+
+    def _start(self, name: str, function: Any, done: Callable[[Any], None]) -> None:
         """Do something that takes its time; `done` is called with its value."""
         self.tell("")
-        self.job.start(name, work, done, "tiles")
+        self.job.start(name, function, done, self.session.turn)
 
     def stop(self, _: Any = None) -> None:
         """Stop what is going on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from seamscope.docks.seams.comparison import Comparison, PixelOpinions
 from seamscope.docks.seams.halo_plot import HaloPlot, Mark
 from seamscope.docks.seams.heat_panel import HeatPanel
 from seamscope.docks.seams.restitched import RestitchedLayers
-from seamscope.docks.tasks import Inquire, Predict
+from seamscope.docks.tasks import predict
 from seamscope.docks.window import canvas_side
 from seamscope.explain.advice import Advice, advise
 from seamscope.explain.causes import Diagnosis, diagnose
@@ -46,6 +47,7 @@ from seamscope.seams.opinions import SideBySide
 from seamscope.seams.report import SeamReport
 from seamscope.text import halo_text
 from seamscope.tiling import Sides
+from seamscope.work import Work
 
 _MOST_WORST = 32  # borders that an inquiry looks at first
 _ROOM = 2  # tiles that fit into the view of a border
@@ -356,7 +358,7 @@ class SeamsDock(Dock):
             self.fail(error, "Measuring")
             return
         evidence = Evidence(keep=True)
-        work = Predict(plan, run.model, run.image, None, None, self.session.turn, evidence)
+        case = Case.planned(run.image, run.model, plan)
 
         def done(last: Any) -> None:
             if isinstance(last, Finished):
@@ -367,7 +369,8 @@ class SeamsDock(Dock):
             else:
                 self.tell("Stopped: nothing new was measured.")
 
-        self._begin(f"measuring the seams of {run.layer.name}", work, done)
+        name = f"measuring the seams of {run.layer.name}"
+        self._begin(name, partial(predict, case, None, evidence), done)
 
     def _plan_to_measure(self, run: Run) -> Plan:
         """The run's own tiles; with some overlap where they have none."""
@@ -379,9 +382,9 @@ class SeamsDock(Dock):
             settings = settings.but(overlap=None)
         return Case.open(run.image, run.model, settings).plan
 
-    def _begin(self, name: str, work: Any, done: Callable[[Any], None]) -> None:
+    def _begin(self, name: str, function: Any, done: Callable[[Any], None]) -> None:
         self.tell("")
-        self.job.start(name, work, done)
+        self.job.start(name, function, done, self.session.turn)
 
     def _channel_changed(self) -> None:
         self.heat.show_channel(self.channel.value())
@@ -446,7 +449,10 @@ class SeamsDock(Dock):
                 self._stitch(self.halo.value())
                 self.heat.layers.raise_to_top()
 
-        self._stitching = Job("stitching again", lambda _: opinions.restitch(halo, frame), self)
+        def restitch(work: Work) -> Any:
+            return opinions.restitch(halo, frame)
+
+        self._stitching = Job("stitching again", restitch, self)
         self._stitching.ended.connect(ended)
         self._stitching.start()
 
@@ -587,13 +593,13 @@ class SeamsDock(Dock):
         report = run.evidence.report
         worst = () if report is None else report.borders[:_MOST_WORST]
         settings = run.plan.settings
-        work = Inquire(question, run.model, run.image, settings, worst, self.session.turn)
+        ask = partial(question, run.image, run.model, settings, worst=worst)
 
         def show(answer: Any) -> None:
             if run is self._run:
                 done(answer)
 
-        self._begin(name, work, show)
+        self._begin(name, ask, show)
 
     def _explained(self, found: Diagnosis | None) -> None:
         if found is None:
