@@ -180,7 +180,7 @@ def test_cancel_stops_and_says_so(qtbot, viewer, docks):
     fields.session.changed.emit()
     press(qtbot, fields.compute)
     qtbot.waitUntil(lambda: fields.job.bar.value() >= 2, timeout=PATIENCE)
-    assert "of at most 4000 tiles" in fields.job.text.text()
+    assert "of 4000 tiles at most" in fields.job.text.text()
     press(qtbot, fields.job.cancel)
     qtbot.waitUntil(lambda: not fields.busy, timeout=PATIENCE)
     assert "Stopped" in fields.problem

@@ -130,6 +130,18 @@ def test_resume_computes_only_what_is_missing(tmp_path: Path) -> None:
     assert len(done) <= 3
 
 
+def test_a_stopped_prediction_says_so_and_is_resumed(tmp_path: Path) -> None:
+    how, out = {"tile": 48, "seams": "none"}, tmp_path / "o.zarr"
+    with pytest.raises(InterruptedError):
+        predict(FLAT, Net(), out, work=Seen(until=lambda seen: seen.steps[-1:] == [(12, 16)]), **how)
+    assert not out.exists()
+    work = Seen()
+    found = predict(FLAT, Net(), out, resume=True, work=work, **how)
+    assert work.phases[-1] == "Predicting"
+    assert work.steps[-1] == (16, 16)
+    np.testing.assert_array_equal(found, predict(FLAT, Net(), **how))
+
+
 def test_nothing_to_resume_begins(tmp_path: Path) -> None:
     predict(FLAT, Net(), tmp_path / "o.zarr", tile=48, resume=True)
     assert open_image(tmp_path / "o.zarr").shape == (3, 150, 170)

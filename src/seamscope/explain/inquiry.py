@@ -57,7 +57,7 @@ class Inquiry:
         self._plan = plan
         self._tolerance = tolerance
         self._worst = worst
-        work.phase("Explaining seams", "forward passes")
+        work.phase("Explaining seams", "forward passes at most")
         self._work = work
         self._steps = Steps(work)
         self.bench = self._bench(grid)

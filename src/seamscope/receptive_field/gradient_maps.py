@@ -444,7 +444,7 @@ class GradientProbe:
         """
         at = self._middle(phase)
         halves = _Halves(self.plan.grid.tile_shape, self._place(at))
-        work.phase("Measuring gradients", "tiles")
+        work.phase("Measuring gradients", "tiles at most")
         for batch in self._batches(most):
             check(work)
             for values in self._gradients(batch, at, channel):
