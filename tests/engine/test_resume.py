@@ -132,8 +132,9 @@ def test_resume_computes_only_what_is_missing(tmp_path: Path) -> None:
 
 def test_a_stopped_prediction_says_so_and_is_resumed(tmp_path: Path) -> None:
     how, out = {"tile": 48, "seams": "none"}, tmp_path / "o.zarr"
+    work = Seen(until=lambda seen: seen.steps[-1:] == [(12, 16)])
     with pytest.raises(InterruptedError):
-        predict(FLAT, Net(), out, work=Seen(until=lambda seen: seen.steps[-1:] == [(12, 16)]), **how)
+        predict(FLAT, Net(), out, work=work, **how)
     assert not out.exists()
     work = Seen()
     found = predict(FLAT, Net(), out, resume=True, work=work, **how)
