@@ -42,7 +42,7 @@ class Display:
         """Show a sentence that the user should read."""
 
     def warn(self, sentence: str) -> None:
-        """Show a sentence, also where nothing else is shown."""
+        """Show a sentence even if nothing else is shown."""
         typer.echo(sentence, err=True)
 
 
