@@ -216,7 +216,7 @@ def test_each_finding_has_its_button(qtbot, viewer, docks):
     predict(qtbot, dock, CLASSES, halo=0, overlap=8)
     assert list(seams.actions.buttons) == ["Show the worst seam", "Fix it"]
     press(qtbot, seams.actions.buttons["Show the worst seam"])
-    assert seams.table.border == seams.run.evidence.report.borders[0]
+    assert seams.table.seam == seams.run.evidence.report.seams[0]
     assert list(dock.panel.actions.buttons) == ["See the seams", "Fix it"]
     press(qtbot, seams.actions.buttons["Fix it"])
     qtbot.waitUntil(lambda: "Seamless" in seams.verdict.text(), timeout=PATIENCE)
@@ -253,14 +253,14 @@ def test_heat_maps_lie_on_the_image_and_hide_nothing(qtbot, viewer, docks):
     expected = distance_map(INSTANCE, image, run.plan)
     assert expected[0].max() > 0.01
     np.testing.assert_allclose(maps["pixels"].data, expected[0], atol=1e-6)
-    for kind in ("borders", "tiles"):
+    for kind in ("seams", "tiles"):
         picture = np.asarray(SeamPicture(run.evidence.report, kind))
         np.testing.assert_array_equal(np.asarray(maps[kind].data), picture)
     tables = run.evidence.report.tables[()]
-    for tile in run.plan.grid:  # a border along x, by hand
+    for tile in run.plan.grid:  # a seam along x, by hand
         if tile.index[1] + 1 < run.plan.grid.shape[1]:
             at = (tile.core[0].start + 5, tile.core[1].stop)
-            assert maps["borders"].data[at] == np.nanmax(tables[1, *tile.index, 3:])
+            assert maps["seams"].data[at] == np.nanmax(tables[1, *tile.index, 3:])
     for kind, shown in maps.items():
         np.testing.assert_allclose(shown.scale, layer.scale)
         np.testing.assert_allclose(shown.translate, layer.translate)
@@ -279,16 +279,16 @@ def test_heat_maps_lie_on_the_image_and_hide_nothing(qtbot, viewer, docks):
     one = np.asarray(SeamPicture(run.evidence.report, "tiles", channel=1))
     np.testing.assert_array_equal(np.asarray(maps["tiles"].data), one)
     predict(qtbot, dock, INSTANCE, halo=4, overlap=12)
-    assert seams.heat.layers.layer("borders") is maps["borders"]  # taken over
+    assert seams.heat.layers.layer("seams") is maps["seams"]  # taken over
     assert seams.run is not run
     assert viewer.layers[-1] in maps.values()  # above the newer results
-    maps["borders"].contrast_limits = (0, 0.5)
-    assert seams.heat.scales["borders"].limits == (0, 0.5)
-    press(qtbot, seams.heat.boxes["borders"])
-    assert not maps["borders"].visible
+    maps["seams"].contrast_limits = (0, 0.5)
+    assert seams.heat.scales["seams"].limits == (0, 0.5)
+    press(qtbot, seams.heat.boxes["seams"])
+    assert not maps["seams"].visible
     undrawn(viewer).layers.remove(maps["tiles"])
     assert not seams.heat.boxes["tiles"].isChecked()
-    assert not seams.heat.scales["borders"].isVisibleTo(seams)
+    assert not seams.heat.scales["seams"].isVisibleTo(seams)
 
 
 def test_heat_maps_of_large_images_are_pyramids(qtbot, viewer, docks, monkeypatch):
@@ -296,7 +296,7 @@ def test_heat_maps_of_large_images_are_pyramids(qtbot, viewer, docks, monkeypatc
     monkeypatch.setattr("seamscope.docks.seams.heat_layers.pyramid", partial(pyramid, most=1000))
     layer = viewer.add_image(uneven(96, 120), scale=(0.5, 0.25), translate=(7, 9))
     predict(qtbot, dock, INSTANCE, halo=2, overlap=12)
-    for kind in ("borders", "tiles"):
+    for kind in ("seams", "tiles"):
         press(qtbot, seams.heat.boxes[kind])
         shown = seams.heat.layers.layer(kind)
         assert shown.multiscale
@@ -317,42 +317,42 @@ def test_the_worst_borders_are_a_click_away(qtbot, viewer, docks):
     layer = viewer.add_image(image, scale=(2, 2), translate=(10, 20))
     predict(qtbot, dock, INSTANCE, halo=2, overlap=12)
     run = seams.run
-    borders = run.evidence.report.borders
+    found = run.evidence.report.seams
     table = seams.table
     seams.tabs.setCurrentIndex(1)
-    assert table.model().rowCount() == len(borders) == run.evidence.report.overlaps
+    assert table.model().rowCount() == len(found) == run.evidence.report.overlaps
     zoom = camera(viewer).zoom
     rect = table.visualRect(table.model().index(1, 0))
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=rect.center())
-    assert table.border == borders[1]
+    assert table.seam == found[1]
     np.testing.assert_allclose(
-        camera(viewer).center[-2:], layer.data_to_world(borders[1].worst), atol=1e-6
+        camera(viewer).center[-2:], layer.data_to_world(found[1].worst), atol=1e-6
     )
     assert camera(viewer).zoom > zoom
 
     for _ in range(2):
         qtbot.keyClick(table, Qt.Key.Key_Down)
-    assert table.border == borders[3]
-    border, views = borders[3], seams._views
+    assert table.seam == found[3]
+    seam, views = found[3], seams._views
     channel = views.channel
-    for item, index in zip(seams.comparison.pictures, (border.lower, border.upper), strict=False):
+    for item, index in zip(seams.comparison.pictures, (seam.lower, seam.upper), strict=False):
         tile = run.plan.grid[index]
         full = np.full(image.shape, np.nan, np.float32)
         full[tile.read] = again(INSTANCE, image, tile)[channel]
         np.testing.assert_allclose(item.image, full[views.region], atol=1e-6)
     difference = seams.comparison.pictures[2].image
-    assert np.nanmax(difference) >= border.max_dist - 1e-6
-    place = tuple(w - r.start for w, r in zip(border.worst, views.region, strict=True))
-    assert views.apart[:, *place].max() == pytest.approx(border.max_dist, abs=1e-6)
+    assert np.nanmax(difference) >= seam.max_dist - 1e-6
+    place = tuple(w - r.start for w, r in zip(seam.worst, views.region, strict=True))
+    assert views.apart[:, *place].max() == pytest.approx(seam.max_dist, abs=1e-6)
     assert views.seam[1] == (
-        run.plan.grid[border.lower].core[border.axis].stop - views.region[border.axis].start
+        run.plan.grid[seam.lower].core[seam.axis].stop - views.region[seam.axis].start
     )
     seams.channel.set_value(0)
     np.testing.assert_array_equal(seams.comparison.pictures[2].image, views.apart[0])
 
     table.sortByColumn(2, Qt.SortOrder.AscendingOrder)
     table.choose(0)
-    assert table.border.mean_dist == min(b.mean_dist for b in borders)
+    assert table.seam.mean_dist == min(b.mean_dist for b in found)
 
 
 def test_a_clicked_pixel_is_told_by_every_tile(qtbot, viewer, docks):
@@ -406,19 +406,19 @@ def test_volumes_and_time(qtbot, viewer, docks):
     layer = viewer.add_image(image, axis_labels=("z", "y", "x"), scale=(3, 1, 1))
     predict(qtbot, dock, SOLID, tile=(16, 16, 24), halo=2)
     report = seams.run.evidence.report
-    across = next(i for i, b in enumerate(report.borders) if b.axis == 0)
+    across = next(i for i, b in enumerate(report.seams) if b.axis == 0)
     seams.table.choose(across)
-    worst = report.borders[across].worst
+    worst = report.seams[across].worst
     assert viewer.dims.point[0] == 3 * worst[0]
     np.testing.assert_allclose(camera(viewer).center[-2:], worst[1:], atol=0.6)
     assert seams._views.plane == (0, 2)  # the seam lies across z: it would not be cut in the view
-    inside = next(i for i, b in enumerate(report.borders) if b.axis == 1)
+    inside = next(i for i, b in enumerate(report.seams) if b.axis == 1)
     seams.table.choose(inside)
     assert seams._views.plane == (1, 2)
     press(qtbot, seams.heat.boxes["pixels"])
-    press(qtbot, seams.heat.boxes["borders"])
+    press(qtbot, seams.heat.boxes["seams"])
     assert seams.heat.layers.layer("pixels").data.shape == image.shape
-    np.testing.assert_allclose(seams.heat.layers.layer("borders").scale, (3, 1, 1))
+    np.testing.assert_allclose(seams.heat.layers.layer("seams").scale, (3, 1, 1))
     viewer.dims.ndisplay = 3
     seams.table.choose(across)
     viewer.dims.ndisplay = 2
@@ -432,7 +432,7 @@ def test_volumes_and_time(qtbot, viewer, docks):
     predict(qtbot, dock, INSTANCE, tile=32, halo=2)
     report = seams.run.evidence.report
     assert seams.table.model().headerData(1, Qt.Orientation.Horizontal) == "Frame"
-    row = next(i for i, b in enumerate(report.borders) if b.frame == (2,))
+    row = next(i for i, b in enumerate(report.seams) if b.frame == (2,))
     seams.table.choose(row)
     assert viewer.dims.point[-3] == 12
     slide(qtbot, seams, 1)

@@ -153,7 +153,7 @@ def test_causes_are_told_before_and_after(compared) -> None:
         (model, found.why_before, found.before),
         (model.with_statistics(statistics), found.why_after, found.after),
     ):
-        alone = diagnose(image, network, report.plan.settings, worst=report.borders)
+        alone = diagnose(image, network, report.plan.settings, worst=report.seams)
         assert (why.verdict, why.findings) == (alone.verdict, alone.findings)
         assert (why.halo, why.tile) == (report.plan.grid.halo, report.plan.grid.tile_shape)
     assert found.why_before.verdict == "tile statistics"
@@ -202,10 +202,10 @@ def test_local_statistics_are_explained_too(compared) -> None:
     fixed = model.with_statistics(local)
     tiled = seamscope.predict(image, fixed, **SETTINGS)
     for view in look_at(
-        Case.planned(open_image(image), fixed, found.after.plan), found.after.borders[:3]
+        Case.planned(open_image(image), fixed, found.after.plan), found.after.seams[:3]
     ):
-        at = tuple(np.subtract(view.border.worst, view.corner))
-        predicted = tiled[view.channel, *view.border.worst]
+        at = tuple(np.subtract(view.seam.worst, view.corner))
+        predicted = tiled[view.channel, *view.seam.worst]
         for opinion in (view.lower, view.upper):
             assert abs(opinion[at] - predicted) < 2 * found.after.tolerance
     # who says no place after a run gets no place of the run's last tiles, but the average

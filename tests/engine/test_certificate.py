@@ -21,7 +21,7 @@ from seamscope.fixed_statistics.freezing import freeze_statistics
 from seamscope.images.records import read_record
 from seamscope.models.formats import load_model
 from seamscope.prediction.run import predict
-from seamscope.seams.meter import Border
+from seamscope.seams.meter import Seam
 from watching import Seen, stopped_after
 
 INSTANCE_MODEL = load_model(INSTANCE)
@@ -67,9 +67,9 @@ def test_it_equals_brute_force(network, how, passed) -> None:
 def test_crops_lie_on_the_grid_where_it_is_worst_and_fit_the_memory() -> None:
     image = tissue(400, 500)
     model = load_model(deep(networks.UNet(2, 2)))
-    border = Border(1.0, 1.0, (0, 0), 0, (), (None,), (None,), (333, 111))
+    seam = Seam(1.0, 1.0, (0, 0), 0, (), (None,), (None,), (333, 111))
     memory = int(model.facts.bytes_per_pixel * 150 * 150)
-    found = certify(image, model, tile=72, halo=6, memory=memory, worst=[border], crops=2)
+    found = certify(image, model, tile=72, halo=6, memory=memory, worst=[seam], crops=2)
     assert not found.passed
     assert len(found.crops) == 2
     first = found.crops[0]
@@ -134,15 +134,15 @@ def test_valid_convolutions_scales_volumes_channels_and_frames() -> None:
     assert certify(volume, deep(networks.UNet(3, 1, features=2)), tile=32).passed
     blur = nn.Conv2d(2, 1, 5, padding=2).eval()
     frames = np.stack([np.zeros((2, 96, 96), np.float32), np.stack([tissue(96, 96)] * 2)])
-    border = Border(1.0, 1.0, (0, 0), 0, (1,), (None,), (None,), (30, 40))
+    seam = Seam(1.0, 1.0, (0, 0), 0, (1,), (None,), (None,), (30, 40))
     how = {"axes": "tcyx", "tile": 32, "halo": 0}
-    dark, bright = certify(frames, blur, **how), certify(frames, blur, worst=[border], **how)
+    dark, bright = certify(frames, blur, **how), certify(frames, blur, worst=[seam], **how)
     assert (dark.frame, bright.frame) == ((0,), (1,))
     assert bright.max_difference > dark.max_difference
 
 
 def test_what_cannot_be_certified_is_said() -> None:
-    assert "no border" in str(certify(IMAGE, BATCH, tile=256))
+    assert "no seam" in str(certify(IMAGE, BATCH, tile=256))
     with pytest.raises(SettingsError, match=r"no more than one tile.*allow more memory"):
         certify(IMAGE, BATCH, tile=128, memory=1_000_000)
     with pytest.raises(InterruptedError):

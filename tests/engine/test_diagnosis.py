@@ -26,7 +26,7 @@ from seamscope.models.model import Model
 from seamscope.models.probe import Hints
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
-from seamscope.seams.meter import Border
+from seamscope.seams.meter import Seam
 from seamscope.settings import Settings
 from seamscope.tiling import Lattice, TileGrid
 from watching import Seen
@@ -163,7 +163,7 @@ def test_labels_are_compared_as_equal_or_not() -> None:
 
     image = tissue(96, 140)
     found = examine(Pipeline(on_arrays(BATCH), postprocess=objects), image, tile=96, overlap=52)
-    assert (found.borders, found.findings[0].unit) == (1, "of the pixels")
+    assert (found.seams, found.findings[0].unit) == (1, "of the pixels")
     # at 0 and 44 they would only touch with a halo of 26: at 0 and 40, a period closer
     one, two = (objects(on_arrays(BATCH)(image[None, :, x : x + 96])) for x in (0, 40))
     differ = one[:, 40 + 26 : 96 - 26] != two[:, 26 : 96 - 26 - 40]
@@ -254,11 +254,11 @@ def test_channels_frames_and_areas() -> None:
     frames = np.stack([np.zeros((2, 96, 96), np.float32), np.stack([tissue(96, 96)] * 2)])
     dark = diagnose(frames, blur, axes="tcyx", tile=32, halo=0)
     assert "the same number everywhere" in dark.explanation
-    border = Border(1.0, 1.0, (0, 0), 0, (1,), (None,), (None,), (30, 40))
-    found = diagnose(frames, blur, axes="tcyx", tile=32, halo=0, worst=[border])
+    seam = Seam(1.0, 1.0, (0, 0), 0, (1,), (None,), (None,), (30, 40))
+    found = diagnose(frames, blur, axes="tcyx", tile=32, halo=0, worst=[seam])
     assert found.verdict == "edge effects"
     part = diagnose(IMAGE, BATCH, tile=48, halo=6, area={"y": (0, 40), "x": (0, 100)})
-    assert (part.tiles, part.borders) == (6, 7)  # two tiles along y and three along x touch it
+    assert (part.tiles, part.seams) == (6, 7)  # two tiles along y and three along x touch it
 
 
 # -- together
@@ -318,7 +318,7 @@ def test_shares_are_those_computed_by_hand() -> None:
         expected["global coupling"] += 3 * abs(float(one.max() - two.max())) / 2
         expected["postprocessing"] += 6 * apart / 2
     total = sum(expected.values())
-    assert (found.tiles, found.borders) == (9, 12)
+    assert (found.tiles, found.seams) == (9, 12)
     # tiles agree along y, where as many pixels are compared as along x
     assert found.mean_dist == pytest.approx(total / 12, rel=1e-4)
     for cause, amount in expected.items():
@@ -369,7 +369,7 @@ def test_disagreement_equals_brute_force() -> None:
     size, tile, halo = 160, 96, 6
     image = tissue(size, size)
     found = diagnose(image, BATCH, tile=tile, halo=halo)
-    assert (found.tiles, found.borders) == (4, 4)
+    assert (found.tiles, found.seams) == (4, 4)
     starts = (0, size - tile)
     assert found.overlap[0] <= tile - starts[1] + 64
     plan = resolve(

@@ -83,7 +83,7 @@ def planted(shape=(100, 100), offsets=None, **settings):
 
 def test_a_band_along_each_seam_has_its_borders_measure() -> None:
     plan, _, report = planted(offsets={(1, 1): 0.25})
-    picture = np.asarray(SeamPicture(report, "borders", "max_dist", width=4))
+    picture = np.asarray(SeamPicture(report, "seams", "max_dist", width=4))
     tile = plan.grid[1, 1]
     top, left = (c.start for c in tile.core)
     bottom, right = (c.stop for c in tile.core)
@@ -104,14 +104,14 @@ def test_a_tile_has_the_mean_of_its_borders() -> None:
     plan, _, report = planted(offsets={(1, 1): 0.25})
     picture = np.asarray(SeamPicture(report, "tiles", "max_dist"))
     for tile in plan.grid:
-        borders = [
+        seams = [
             0.25 * ((1, 1) in (tile.index, other))
             for axis, step in itertools.product((0, 1), (-1, 1))
             if (other := tuple(i + step * (a == axis) for a, i in enumerate(tile.index)))
             and all(0 <= i < n for i, n in zip(other, plan.grid.shape, strict=True))
         ]
-        assert (picture[tile.core] == pytest.approx(np.mean(borders))) or np.allclose(
-            picture[tile.core], np.mean(borders)
+        assert (picture[tile.core] == pytest.approx(np.mean(seams))) or np.allclose(
+            picture[tile.core], np.mean(seams)
         )
 
 
@@ -126,7 +126,7 @@ def test_mismatch_of_one_channel_or_of_the_worst() -> None:
 
 def test_parts_of_a_picture_are_parts_of_the_whole(case) -> None:
     report = case[3]
-    for of in ("borders", "tiles"):
+    for of in ("seams", "tiles"):
         picture = SeamPicture(report, of)
         whole = np.asarray(picture)
         assert whole.shape == picture.shape
@@ -172,14 +172,14 @@ def test_all_pictures_in_one_file(tmp_path, name) -> None:
     pixels = written.read((slice(None),) * 4)
     assert pixels.shape == (2, 4, 100, 90)
     assert pixels[:, 0].max() == pytest.approx(report.measures.max_dist)
-    np.testing.assert_array_equal(pixels[:, 2], np.asarray(SeamPicture(report, "borders")))
+    np.testing.assert_array_equal(pixels[:, 2], np.asarray(SeamPicture(report, "seams")))
     np.testing.assert_array_equal(pixels[:, 3], np.asarray(SeamPicture(report, "tiles")))
     assert (pixels[:, 1] <= pixels[:, 0]).all()
 
 
 def test_a_pyramid_shows_the_same_from_afar(case) -> None:
     report = case[3]
-    for of in ("borders", "tiles"):
+    for of in ("seams", "tiles"):
         levels = pyramid(report, of, "max_dist", most=400)
         whole = np.asarray(levels[0])
         assert len(levels) > 1

@@ -101,8 +101,8 @@ def test_the_run_measures_what_measuring_alone_does(instance_norm) -> None:
     sample = results["sample"].seams
     assert 0 < sample.measured < sample.overlaps == report.overlaps
     assert sample.measures.max_dist <= report.measures.max_dist
-    known = {(b.lower, b.axis): b.max_dist for b in report.borders}
-    assert all(known[b.lower, b.axis] == b.max_dist for b in sample.borders)
+    known = {(b.lower, b.axis): b.max_dist for b in report.seams}
+    assert all(known[b.lower, b.axis] == b.max_dist for b in sample.seams)
 
 
 def plan_of(shape, **settings):

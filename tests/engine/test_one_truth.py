@@ -68,7 +68,7 @@ def _case(model: Model, halo: int | str) -> Case:
 def _told(model: Model, halo: int | str) -> Told:
     case = _case(model, halo)
     report = measure_seams(case)
-    diagnosis = diagnose(case.at(report.plan), worst=report.borders)
+    diagnosis = diagnose(case.at(report.plan), worst=report.seams)
     try:
         certificate = certify(case)
     except SettingsError:  # one size only

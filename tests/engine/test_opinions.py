@@ -193,7 +193,7 @@ def test_frames_are_kept_apart() -> None:
 
 
 def test_two_tiles_side_by_side(case) -> None:
-    """Each border's surroundings, from each of its tiles predicted anew."""
+    """Each seam's surroundings, from each of its tiles predicted anew."""
     image, plan, model, kept = case
     opened = open_image(image)
     *_, finished = run(
@@ -203,10 +203,10 @@ def test_two_tiles_side_by_side(case) -> None:
         None,
     )
     report = finished.seams
-    for border in (report.borders[0], report.borders[-1]):
-        views = kept.beside(border, side=30)
-        assert border.axis in views.plane
-        for shown, index in ((views.lower, border.lower), (views.upper, border.upper)):
+    for seam in (report.seams[0], report.seams[-1]):
+        views = kept.beside(seam, side=30)
+        assert seam.axis in views.plane
+        for shown, index in ((views.lower, seam.lower), (views.upper, seam.upper)):
             tile = plan.grid[index]
             expected = np.full(
                 (shown.shape[0], *(a.output_size for a in plan.grid.axes)), np.nan, np.float32
@@ -221,16 +221,16 @@ def test_two_tiles_side_by_side(case) -> None:
             expected[:, *place] = prediction[:, *tile.within(place)]
             region = expected[:, *views.region].reshape(shown.shape)
             np.testing.assert_allclose(shown, region, atol=1e-6)
-        at = [w - r.start for w, r in zip(border.worst, views.region, strict=True)]
+        at = [w - r.start for w, r in zip(seam.worst, views.region, strict=True)]
         here = tuple(at[a] for a in views.plane)
-        assert views.apart[:, *here].max() == pytest.approx(border.max_dist, abs=1e-6)
+        assert views.apart[:, *here].max() == pytest.approx(seam.max_dist, abs=1e-6)
         axis, cut = views.seam
-        assert views.plane[axis] == border.axis
-        seam = plan.grid[border.lower].core[border.axis].stop
-        assert cut + views.region[border.axis].start == seam
-    other = tuple(a for a in range(len(plan.area)) if a != report.borders[0].axis)
+        assert views.plane[axis] == seam.axis
+        line = plan.grid[seam.lower].core[seam.axis].stop
+        assert cut + views.region[seam.axis].start == line
+    other = tuple(a for a in range(len(plan.area)) if a != report.seams[0].axis)
     if len(other) == 2:  # where the seam would not be cut, another plane is shown
-        assert kept.beside(report.borders[0], plane=other).plane != other
+        assert kept.beside(report.seams[0], plane=other).plane != other
 
 
 def test_a_picture_turns_to_another_frame() -> None:

@@ -92,14 +92,14 @@ def test_terminal_dock_and_page_say_the_same(results, name):
 def test_each_number_is_that_of_the_report_and_defined_beside_it(results):
     report = results["report"]
     shown = terminal(describe(report))
-    largest = max(border.max_dist for border in report.borders)
+    largest = max(seam.max_dist for seam in report.seams)
     assert f"{report.measures.max_dist:.3g}" == f"{largest:.3g}"
     assert re.search(rf"max difference +{largest:.3g}; 0 is seamless", shown)
     for name, soft in zip(report.channels, report.measures.soft, strict=True):
         assert re.search(rf"{name} .*\b{soft:.3g}\b", shown)
     assert "0 is perfect agreement" in shown
     first = worst_seams(report, 3).rows
-    assert [row[3] for row in first] == [f"{b.max_dist:.3g}" for b in report.borders[:3]]
+    assert [row[3] for row in first] == [f"{b.max_dist:.3g}" for b in report.seams[:3]]
 
 
 def test_no_halo_is_said_as_a_sentence_that_cannot_be_misread(results):

@@ -113,7 +113,7 @@ def html(model, measured):
     return seam_page(
         report,
         thumbnail(report.plan, image),
-        views=look_at(Case.planned(image, model, report.plan), report.borders[:3]),
+        views=look_at(Case.planned(image, model, report.plan), report.seams[:3]),
         sweep=sweep(image, model, [32, 64], halo=4, labels=(uneven() > 0.3).astype(int)),
         content=content(image, [16, 32]),
         setting=[("file", HOSTILE)],
@@ -151,11 +151,11 @@ def test_the_curve_is_told_at_its_halos(html, measured):
 
 
 def test_the_worst_borders_are_told(html, measured):
-    borders = measured[1].borders[:12]
+    seams = measured[1].seams[:12]
     table = Reader(html).table("tile A")
-    assert table["tile A"] == [", ".join(map(str, b.lower)) for b in borders]
-    assert table["max difference"] == [figure_text(b.max_dist) for b in borders]
-    assert table["worst pixel"] == [f"y {b.worst[0]}, x {b.worst[1]}" for b in borders]
+    assert table["tile A"] == [", ".join(map(str, b.lower)) for b in seams]
+    assert table["max difference"] == [figure_text(b.max_dist) for b in seams]
+    assert table["worst pixel"] == [f"y {b.worst[0]}, x {b.worst[1]}" for b in seams]
 
 
 def test_one_tile_and_no_overlap_are_no_trouble(model):
@@ -186,10 +186,10 @@ def test_three_dimensions_have_a_page():
     loaded = seamscope.load_model(network)
     image = seamscope.open_image(volume, axes="zyx")
     report = measure_seams(image, loaded, tile=16, halo=2, overlap=8, accelerate=False)
-    views = look_at(Case.planned(image, loaded, report.plan), report.borders[:3])
+    views = look_at(Case.planned(image, loaded, report.plan), report.seams[:3])
     read = Reader(seam_page(report, thumbnail(report.plan, image), views=views))
     assert "The largest along z." in read.text
-    assert [v.border for v in views] == list(report.borders[:3])
+    assert [v.seam for v in views] == list(report.seams[:3])
 
 
 # ------------------------------------------------------------------------------- it stands alone
@@ -388,13 +388,13 @@ def test_seams_lie_where_tiles_meet(measured):
     table = next(iter(report.tables.values()))[..., 0]
     lines = dict(_lines(table, rows, columns))
     assert len(lines) == report.overlaps
-    for border in report.borders:
-        lower, upper = report.plan.grid[border.lower], report.plan.grid[border.upper]
-        seam = lower.core[border.axis].stop
-        assert seam == upper.core[border.axis].start
+    for seam in report.seams:
+        lower, upper = report.plan.grid[seam.lower], report.plan.grid[seam.upper]
+        line_at = lower.core[seam.axis].stop
+        assert line_at == upper.core[seam.axis].start
         line = next(ends for ends in lines if ends[1] == tuple(c.stop for c in lower.core)
-                    and ends[0][border.axis] == seam)  # fmt: skip
-        assert lines[line] == pytest.approx(border.max_dist)
+                    and ends[0][seam.axis] == line_at)  # fmt: skip
+        assert lines[line] == pytest.approx(seam.max_dist)
 
 
 # -------------------------------------------------------------------------------------- both tiles
@@ -403,9 +403,9 @@ def test_seams_lie_where_tiles_meet(measured):
 def test_views_show_what_each_tile_predicts(model, measured):
     image, report = measured
     plan = report.plan
-    for view in look_at(Case.planned(image, model, plan), report.borders[:4], side=12):
-        border = view.border
-        for index, shown in ((border.lower, view.lower), (border.upper, view.upper)):
+    for view in look_at(Case.planned(image, model, plan), report.seams[:4], side=12):
+        seam = view.seam
+        for index, shown in ((seam.lower, view.lower), (seam.upper, view.upper)):
             tile = plan.grid[index]
             pixels = torch.from_numpy(uneven()[tuple(tile.read)])[None, None]
             whole = TileMean()(pixels)[0, view.channel].numpy()
@@ -414,14 +414,14 @@ def test_views_show_what_each_tile_predicts(model, measured):
                 shown, whole[y : y + shown.shape[0], x : x + shown.shape[1]], atol=1e-6
             )
         apart = np.abs(view.lower - view.upper)
-        at = tuple(w - c for w, c in zip(border.worst, view.corner, strict=True))
-        assert apart[at] == pytest.approx(border.max_dist, abs=1e-6)
+        at = tuple(w - c for w, c in zip(seam.worst, view.corner, strict=True))
+        assert apart[at] == pytest.approx(seam.max_dist, abs=1e-6)
         y, x = view.corner
         np.testing.assert_array_equal(
             view.image, uneven()[y : y + apart.shape[0], x : x + apart.shape[1]]
         )
         axis = view.axes.index(view.seam[0])
-        assert view.corner[axis] + view.seam[1] == plan.grid[border.upper].core[border.axis].start
+        assert view.corner[axis] + view.cut[1] == plan.grid[seam.upper].core[seam.axis].start
 
 
 def test_the_image_under_a_larger_result_is_the_nearest_pixel():

@@ -142,22 +142,22 @@ def test_the_curve_runs_through_the_halo_that_is_asked_for() -> None:
         meter.see(tile, tiles[tile.index])
     expected = brute_force(grid, tiles, asked)
     assert expected is not None
-    borders = meter.borders()
-    assert max(b.max_dist for b in borders) == pytest.approx(expected[0], abs=1e-6)
-    soft = np.array([b.soft for b in borders], float)
+    seams = meter.seams()
+    assert max(b.max_dist for b in seams) == pytest.approx(expected[0], abs=1e-6)
+    soft = np.array([b.soft for b in seams], float)
     assert np.allclose(np.median(soft, axis=0), expected[2], atol=1e-6)
     assert meter.measures().soft == pytest.approx(expected[2], abs=1e-6)
     assert meter.measures().plain == pytest.approx(expected[4], abs=1e-5)
-    for border in borders[:3]:  # each tells where its largest distance is
-        one, two = grid[border.lower], grid[border.upper]
+    for seam in seams[:3]:  # each tells where its largest distance is
+        one, two = grid[seam.lower], grid[seam.upper]
         values = [
-            tiles[t.index][:, *(w - o for w, o in zip(border.worst, t.origin, strict=True))]
+            tiles[t.index][:, *(w - o for w, o in zip(seam.worst, t.origin, strict=True))]
             for t in (one, two)
         ]
-        assert np.abs(values[0] - values[1]).max() == pytest.approx(border.max_dist)
+        assert np.abs(values[0] - values[1]).max() == pytest.approx(seam.max_dist)
         assert all(
             s.start <= w < s.stop
-            for w, s in zip(border.worst, overlap_of(grid, border.lower, border.axis), strict=True)
+            for w, s in zip(seam.worst, overlap_of(grid, seam.lower, seam.axis), strict=True)
         )
 
 
@@ -356,15 +356,15 @@ def test_a_planted_seam_is_found_where_and_as_large_as_it_is() -> None:
     meter = SeamMeter(grid)
     for tile in grid:
         meter.see(tile, tiles[tile.index])
-    borders = meter.borders()
-    bad = {(b.lower, b.axis) for b in borders if b.max_dist > 0}
+    seams = meter.seams()
+    bad = {(b.lower, b.axis) for b in seams if b.max_dist > 0}
     assert bad == {((0, 1), 0), ((1, 1), 0), ((1, 0), 1), ((1, 1), 1)}
-    assert all(b.max_dist == pytest.approx(0.25) for b in borders[:4])
-    assert all(b.mean_dist == pytest.approx(0.25) for b in borders[:4])
+    assert all(b.max_dist == pytest.approx(0.25) for b in seams[:4])
+    assert all(b.mean_dist == pytest.approx(0.25) for b in seams[:4])
     table = meter.tables()[()]
     assert table.shape[:3] == (2, *grid.shape)
     assert {(tuple(where[1:]), where[0]) for where in np.argwhere(table[..., 0] > 0)} == bad
-    assert np.isnan(table[0, -1]).all()  # the last row has no border below
+    assert np.isnan(table[0, -1]).all()  # the last row has no seam below
 
 
 def test_empty_overlaps_do_not_hide_disagreement() -> None:
@@ -435,4 +435,4 @@ def test_pairs_are_counted_once() -> None:
         meter.see(tile, np.zeros((1, 40, 40), np.float32))
     rows, columns = grid.shape
     assert meter.overlaps == rows * (columns - 1) + columns * (rows - 1)
-    assert len({(b.lower, b.axis) for b in meter.borders()}) == meter.overlaps
+    assert len({(b.lower, b.axis) for b in meter.seams()}) == meter.overlaps

@@ -148,7 +148,7 @@ class _Bench:
         self.case = case = case.at(self.report.plan)  # as measured: memory may have run out
         asked: dict[str, Any] = {
             "tolerance": self._options.tolerance,
-            "worst": self.report.borders,
+            "worst": self.report.seams,
             "work": self._work,
         }
         if self._options.explain:
@@ -218,7 +218,7 @@ class _Bench:
         verdict, *numbers = describe(self.report)
         tiles = ("tiles", f"{self.report.tiles:,}")
         yield terminal([Facts([*tiles_of(self.report.plan), tiles]), *numbers])
-        if self.report.borders and not self.report.seamless:
+        if self.report.seams and not self.report.seamless:
             yield terminal([worst_seams(self.report, _WORST_LISTED)])
         yield terminal([verdict] if self.diagnosis is None else describe(self.diagnosis))
         if self.certificate is not None:
@@ -233,11 +233,11 @@ class _Bench:
         report, reach = self.report, self._reach()
         views = look_at(
             self.case,
-            report.borders[:_WORST_SHOWN],
+            report.seams[:_WORST_SHOWN],
             work=self._work,
         )
         self._work.phase("Drawing")
-        frame = report.borders[0].frame if report.borders else self._first_frame()
+        frame = report.seams[0].frame if report.seams else self._first_frame()
         return seam_page(
             report,
             thumbnail(report.plan, self.image, frame),

@@ -239,7 +239,7 @@ class _Bench:
     def _why(self, case: Case, report: SeamReport, when: str) -> Diagnosis:
         return diagnose(
             case.but(report.plan.settings),
-            worst=report.borders,
+            worst=report.seams,
             work=_Named(self.work, when),
         )
 

@@ -128,7 +128,7 @@ class Certificate:
             where += f" of {shape_text(max(sizes))} ({percent_text(self.covered)} of the image)"
         verdict = "passes" if self.passed else "FAILS"
         if all(crop.tiles == 1 for crop in self.crops):
-            return f"One tile covers {where}: there is no border to certify."
+            return f"One tile covers {where}: there is no seam to certify."
         return (
             f"The tiled prediction {verdict}: on {where}, {tiles} tiles, it differs from the "
             f"untiled one by {self.max_difference:.2g} at most ({self.max_in_std:.2g} standard "
@@ -169,7 +169,7 @@ def certify(
     image, model, settings, trust, axes
         As for `seamscope.predict`; single settings may be given by name.
     worst
-        Where seams are worst, worst first: `seamscope.seams.meter.Border`, or points in pixels
+        Where seams are worst, worst first: `seamscope.seams.meter.Seam`, or points in pixels
         along the spatial axes. Crops lie around them; without, spread over the image.
     crops
         How many, where the whole image does not fit.

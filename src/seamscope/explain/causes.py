@@ -77,7 +77,7 @@ def diagnose(
 ) -> Diagnosis:
     """Explain the seams of Seamscope's own prediction of an image.
 
-    Always in float32. Of images with time points, the one of the first border in `worst`, else the
+    Always in float32. Of images with time points, the one of the first seam in `worst`, else the
     first of the area.
 
     Parameters
@@ -89,7 +89,7 @@ def diagnose(
         halo ``"auto"`` is the network's reach, or what tile and overlap have room
         for (see `seamscope.planning.tiles`).
     worst
-        Where seams are worst, worst first: `seamscope.seams.meter.Border`, or points in pixels
+        Where seams are worst, worst first: `seamscope.seams.meter.Seam`, or points in pixels
         along the spatial axes. Half of the sample is taken there.
     tolerance
         Disagreement that is noise, in standard deviations of the output.
@@ -299,14 +299,14 @@ def worst_places(
     Parameters
     ----------
     worst
-        `seamscope.seams.meter.Border`, or points along the spatial axes; worst first.
+        `seamscope.seams.meter.Seam`, or points along the spatial axes; worst first.
     plan
         What they belong to.
 
     Returns
     -------
     frame, points
-        The frame of the worst border; points are taken to lie in the first that is wanted.
+        The frame of the worst seam; points are taken to lie in the first that is wanted.
     """
     frame = tuple(start for start, _ in plan.frame_ranges)
     frame = next((place.frame for place in worst if getattr(place, "frame", ())), frame)
@@ -385,7 +385,7 @@ def _one_tile(grid: TileGrid, period: tuple[int, ...]) -> Diagnosis:
     return Diagnosis(
         verdict="seamless",
         explanation=(
-            f"One tile covers the whole image ({size}): there are no borders, and there is nothing "
+            f"One tile covers the whole image ({size}): there are no seams, and there is nothing "
             "to explain. Ask for a smaller tile to see what tiling would do."
         ),
         findings=(),

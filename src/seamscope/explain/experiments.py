@@ -110,7 +110,7 @@ class Bench:
     # -- what is examined
 
     @cached_property
-    def borders(self) -> tuple[tuple[Index, Index, int], ...]:
+    def seams(self) -> tuple[tuple[Index, Index, int], ...]:
         """Neighbours: index of the lower tile, of the upper one, axis."""
         found = []
         for index, axis in itertools.product(self.tiles, range(len(self.grid.axes))):
@@ -200,7 +200,7 @@ class Bench:
         """
         largest, spread = 0.0, Spread()
         inputs = {i: self.subject.inputs(self.box(i), self.box(i)) for i in self.tiles}
-        for one, two, _ in self.borders:
+        for one, two, _ in self.seams:
             parts = _common(self.box(one), self.box(two), self.grid.image_shape)
             a, b = (_cut(inputs[i], self.box(i), parts) for i in (one, two))
             largest = max(largest, float(np.abs(a - b).max(initial=0)))
@@ -223,7 +223,7 @@ class Bench:
         """Part of the trusted pixels in which neighbours' classes differ."""
         raws = self._raws(NOTHING)
         totals = np.zeros(2)
-        for one, two, axis in self.borders:
+        for one, two, axis in self.seams:
             a, b = (classify(raws[i])[None] for i in (one, two))
             apart = self._apart(one, two, axis, a, b)
             totals += apart.sum(), apart.size
@@ -281,7 +281,7 @@ class Bench:
     def _measured(self, removed: Removed) -> Disagreement:
         raws = self._raws(removed)
         total, count, largest = 0.0, 0, 0.0
-        for one, two, axis in self.borders:
+        for one, two, axis in self.seams:
             a, b = self._finished(one, two, raws, removed)
             if removed == NOTHING:
                 self._look_at(a, b)

@@ -86,7 +86,7 @@ class Diagnosis:
         reach on its grid); the same, but other causes stay; or the knee of the curve, beyond
         which more helps little.
     halo_here
-        The smallest halo within tolerance on the borders examined; at most the former, and
+        The smallest halo within tolerance on the seams examined; at most the former, and
         certain for these only. None where there is none, or the tile is too small to see it.
     tile, halo, overlap, period
         What was examined, in input pixels. Where nothing would be left to compare, tiles overlap
@@ -100,7 +100,7 @@ class Diagnosis:
         The same without a halo, of the prediction before postprocessing.
     tolerance, spread
         Noise, and the prediction's standard deviation.
-    tiles, borders
+    tiles, seams
         Number examined.
     curves
         Disagreement at every halo: ``"as it is"``, and where edge effects act
@@ -125,7 +125,7 @@ class Diagnosis:
     tolerance: float = 0.0
     spread: float = 0.0
     tiles: int = 1
-    borders: int = 0
+    seams: int = 0
     curves: Mapping[str, SeamCurve] = field(default_factory=dict)
 
     def share(self, cause: Cause) -> float:

@@ -127,7 +127,7 @@ class Inquiry:
             tolerance=bench.tolerance,
             spread=bench.spread,
             tiles=len(bench.tiles),
-            borders=len(bench.borders),
+            seams=len(bench.seams),
             curves=self._curves,
         )
 
@@ -202,7 +202,7 @@ class Inquiry:
     # -- the halo to use
 
     def _halo_here(self, shares: Mapping[Cause, float]) -> tuple[Sides, ...] | None:
-        """Smallest halo at which the borders examined agree, edge effects alone considered."""
+        """Smallest halo at which the seams examined agree, edge effects alone considered."""
         curve = self._curves["as it is"]
         if shares:
             if self._subject.reach is None or "edge effects" not in shares:
@@ -357,7 +357,7 @@ class Inquiry:
         if any(n > t for n, t in zip(needed, self.bench.grid.tile_shape, strict=True)):
             remedy += f", with tiles of {axes_text(needed)} or more"
         if self._here is not None and self._here != reach:
-            remedy += f" (on the borders examined {halo_text(self._here)} is enough)"
+            remedy += f" (on the seams examined {halo_text(self._here)} is enough)"
         return what, remedy
 
     def _coupling(self, share: float, alone: float) -> tuple[str, str]:
@@ -425,7 +425,7 @@ class Inquiry:
     def _summary(self, verdict: Verdict, now: Disagreement) -> str:
         bench = self.bench
         used = halo_text(bench.grid.halo)
-        sample = f"{len(bench.borders)} seam{'s' * (len(bench.borders) > 1)}"
+        sample = f"{len(bench.seams)} seam{'s' * (len(bench.seams) > 1)}"
         if bench.spread == 0:
             value = "the same number" if not bench.labels else "one label"
             return (
@@ -446,7 +446,7 @@ class Inquiry:
                     f"average and {figure_text(start.max_dist[0])} at most."
                 )
             if self._here is not None and self._here < bench.grid.halo:
-                text += f" On these borders a halo of {halo_text(self._here)} would do."
+                text += f" On these seams a halo of {halo_text(self._here)} would do."
             return text
         if bench.labels:
             size = f"in {percent_text(now.mean)} of the pixels"

@@ -17,7 +17,7 @@ from seamscope.tiling import AxisTile, AxisTiling, Sides, Slices, Tile, TileGrid
 
 Index: TypeAlias = tuple[int, ...]
 
-# Tiles of a sample, and their pixels: a dozen borders, or one block of large tiles with as many
+# Tiles of a sample, and their pixels: a dozen seams, or one block of large tiles with as many
 # pixels in its overlaps; more takes minutes.
 _SAMPLE, _SAMPLE_PIXELS = 16, 1 << 22
 # Part of the largest contrast below which a place is taken to be empty, and another is preferred.

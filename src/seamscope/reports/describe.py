@@ -153,14 +153,14 @@ def worst_seams(report: SeamReport, most: int) -> Table:
     letters = report.plan.layout.spatial
     rows = [
         [
-            _index(border.lower),
-            _index(border.upper),
-            ", ".join(f"{a} {p}" for a, p in zip(letters, border.worst, strict=True)),
-            figure_text(border.max_dist),
-            figure_text(border.mean_dist),
-            figure_text(max((v for v in border.soft if v is not None), default=None)),
+            _index(seam.lower),
+            _index(seam.upper),
+            ", ".join(f"{a} {p}" for a, p in zip(letters, seam.worst, strict=True)),
+            figure_text(seam.max_dist),
+            figure_text(seam.mean_dist),
+            figure_text(max((v for v in seam.soft if v is not None), default=None)),
         ]
-        for border in report.borders[:most]
+        for seam in report.seams[:most]
     ]
     columns = ["tile A", "tile B", "worst pixel", MAX, MEAN, "mismatch"]
     return Table(columns, rows, "The worst seams; the mismatch is that of the worst channel.")
@@ -186,9 +186,7 @@ def _(found: Diagnosis) -> list[Part]:
     if good or not acting:
         return [Verdict(_capital(found.verdict), found.explanation, good)]
     rows = [Share(one.cause, one.share, one.what, one.remedy) for one in acting]
-    caption = (
-        f"Found by experiments on {found.tiles} tiles and {found.borders} seams of this image."
-    )
+    caption = f"Found by experiments on {found.tiles} tiles and {found.seams} seams of this image."
     return [Verdict(_capital(found.verdict), found.summary, good), Shares(rows, caption)]
 
 

@@ -171,20 +171,20 @@ def _mark(left: Any, right: Any, marks: Mapping[str, float]) -> None:
 @drawn_here
 def seam_maps(
     image: Array,
-    borders: Sequence[tuple[Sequence[tuple[float, float]], float]],
+    seams: Sequence[tuple[Sequence[tuple[float, float]], float]],
     tiles: Array,
     edges: tuple[Array, Array],
     *,
     tolerance: float,
     unit: str = "max difference",
 ) -> Any:
-    """Draw seams over the image: each border, and each tile, coloured by its disagreement.
+    """Draw seams over the image: each seam, and each tile, coloured by its disagreement.
 
     Parameters
     ----------
     image
         ``(Y, X)``, at any resolution.
-    borders
+    seams
         Each a line, its two ends as ``(y, x)``, and its value.
     tiles
         ``(rows, columns)`` values of tiles, NaN where unknown.
@@ -202,13 +202,13 @@ def seam_maps(
     height = min(max(2.95 * aspect, 1.4), 5.0) + 0.4
     drawn, ((left, right),) = _figure(height, ncols=2)
     extent = (xs[0], xs[-1], ys[-1], ys[0])
-    values = np.array([value for _, value in borders] or [0.0])
+    values = np.array([value for _, value in seams] or [0.0])
     scale = _color_scale(np.concatenate([values, np.ravel(tiles)]), tolerance)
     colors = _sequential()
     for axes in (left, right):
         axes.imshow(_gray(image), cmap="gray", extent=extent, interpolation="antialiased")
         _no_frame(axes)
-    lines = [[(x, y) for y, x in line] for line, _ in borders]
+    lines = [[(x, y) for y, x in line] for line, _ in seams]
     left.add_collection(
         LineCollection(lines, array=values, cmap=colors, norm=scale, linewidths=_thickness(tiles))
     )
@@ -290,7 +290,7 @@ def opinions(
     Parameters
     ----------
     pairs
-        Name, image, first and second opinion, ``(Y, X)`` each, of a few borders.
+        Name, image, first and second opinion, ``(Y, X)`` each, of a few seams.
     seams
         For each pair the axis (``"y"`` or ``"x"``) that its seam crosses, and where in the picture.
     """

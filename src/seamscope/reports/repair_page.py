@@ -117,7 +117,7 @@ def _causes(effect: BeforeAfter) -> Section:
     ]
     caption = (
         "Share of each cause in the mean disagreement, found by experiments on "
-        f"{before.tiles} tiles and {before.borders} seams of this image."
+        f"{before.tiles} tiles and {before.seams} seams of this image."
     )
     return Section(
         "Causes",

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = npt.NDArray[Any]
 
-_MOST_BORDERS = 12  # in the table of the worst
+_MOST_SEAMS = 12  # in the table of the worst
 
 
 # -- pages
@@ -59,7 +59,7 @@ def seam_page(
     image
         ``(Y, X)``, the image at any resolution (`seamscope.planning.thumbnails.thumbnail`).
     views
-        Of the worst borders (`seamscope.seams.views.look_at`).
+        Of the worst seams (`seamscope.seams.views.look_at`).
     diagnosis, certificate, sweep, content
         Shown if given.
     setting
@@ -80,8 +80,8 @@ def seam_page(
     sections = [_verdict(report, diagnosis), _setting(report, setting)]
     if report.measured:
         sections += [_figures(report), _curve(report, reach or {}), _maps(report, image)]
-        sections += [_worst(report, views)] if report.borders else []
-    if diagnosis is not None and diagnosis.borders:
+        sections += [_worst(report, views)] if report.seams else []
+    if diagnosis is not None and diagnosis.seams:
         sections.append(_causes(diagnosis))
     if certificate is not None:
         sections.append(certificate_section(certificate))
@@ -231,7 +231,7 @@ def _worst(report: SeamReport, views: Sequence[SeamView]) -> Section:
     parts: list[Part] = []
     if views:
         pairs = [
-            (f"{_place(view.border.worst, report)}", view.image, view.lower, view.upper)
+            (f"{_place(view.seam.worst, report)}", view.image, view.lower, view.upper)
             for view in views
         ]
         letters = [view.seam[0] == view.axes[0] for view in views]
@@ -245,7 +245,7 @@ def _worst(report: SeamReport, views: Sequence[SeamView]) -> Section:
             f"predict for the same pixels, and how far they are apart ({names}). Dashed: the seam."
         )
         parts.append(figure(figures.opinions(pairs, seams), caption))
-    parts.append(worst_seams(report, _MOST_BORDERS))
+    parts.append(worst_seams(report, _MOST_SEAMS))
     return Section("The worst seams", parts)
 
 

@@ -6,8 +6,8 @@ Three pictures, at the run's halo:
 
 * of each pixel: the largest and the mean difference over the channels (where several overlaps meet,
   the larger one);
-* of each border: a band along the seam, with the measure of that border;
-* of each tile: its core, with the mean of the measure over its borders.
+* of each seam: a band along the seam, with the measure of that seam;
+* of each tile: its core, with the mean of the measure over its seams.
 
 The last two are computed from the meter's small tables when a part of them is read. They take no
 memory, however large the image.
@@ -90,14 +90,14 @@ def map_shape(plan: Plan, channels: int) -> tuple[int, ...]:
 
 
 class SeamPicture:
-    """A picture of every border or every tile; an array whose parts are computed when read.
+    """A picture of every seam or every tile; an array whose parts are computed when read.
 
     Parameters
     ----------
     report
         Its tables are shown.
     of
-        ``"borders"``: a band on either side of each seam; ``"tiles"``: the cores.
+        ``"seams"``: a band on either side of each seam; ``"tiles"``: the cores.
     measure
         ``"max_dist"``, ``"mean_dist"`` or ``"mismatch"``: ``1 - Dice``.
     channel
@@ -110,13 +110,13 @@ class SeamPicture:
     Attributes
     ----------
     shape, ndim, size, dtype
-        ``(*frames, *area)`` float32; 0 where there is no border, NaN nowhere.
+        ``(*frames, *area)`` float32; 0 where there is no seam, NaN nowhere.
     """
 
     def __init__(
         self,
         report: SeamReport,
-        of: Literal["borders", "tiles"],
+        of: Literal["seams", "tiles"],
         measure: Measure = "mismatch",
         channel: int | None = None,
         width: int = 4,
@@ -144,7 +144,7 @@ class SeamPicture:
 
     @property
     def values(self) -> npt.NDArray[np.float32]:
-        """Return the values of all borders or tiles together, for contrast limits."""
+        """Return the values of all seams or tiles together, for contrast limits."""
         each = [tile_values(v) if self._of == "tiles" else v for v in self._values.values()]
         flat = np.concatenate([np.zeros(0, np.float32), *(v.ravel() for v in each)])
         return np.asarray(flat[np.isfinite(flat)])
@@ -212,7 +212,7 @@ class SeamPicture:
 
 def pyramid(
     report: SeamReport,
-    of: Literal["borders", "tiles"],
+    of: Literal["seams", "tiles"],
     measure: Measure = "mismatch",
     channel: int | None = None,
     most: int = 1 << 18,
@@ -230,14 +230,14 @@ def pyramid(
 
 
 def tile_values(values: Array) -> Array:
-    """Mean over a tile's borders ``(axes, *grid) -> (*grid)``; NaN where none was measured."""
+    """Mean over a tile's seams ``(axes, *grid) -> (*grid)``; NaN where none was measured."""
     total = np.zeros(values.shape[1:])
     count = np.zeros(values.shape[1:])
     for axis, own in enumerate(values):
         known = np.isfinite(own)
         filled = np.where(known, own, 0)
         upper_of = np.roll(filled, 1, axis), np.roll(known, 1, axis)
-        for rolled in upper_of:  # the first tile has no border before it
+        for rolled in upper_of:  # the first tile has no seam before it
             rolled[(slice(None),) * axis + (0,)] = 0
         total += filled + upper_of[0]
         count += known.astype(int) + upper_of[1]
@@ -252,7 +252,7 @@ def _values_of(table: Array, measure: Measure, channel: int | None) -> Array:
     mismatch = table[..., 3:]
     known = np.isfinite(mismatch)
     largest = np.where(known, mismatch, -1).max(-1, initial=-1)
-    # a border without any class is agreement, one that was not measured is nothing
+    # a seam without any class is agreement, one that was not measured is nothing
     agreed = np.where(np.isfinite(table[..., 0]), 0, np.nan)
     return np.asarray(np.where(known.any(-1), largest, agreed), np.float32)
 
@@ -284,7 +284,7 @@ def _nearest_seam(axis: AxisTiling, pixels: Array, half: int) -> tuple[Array, Ar
 
 
 class HeatmapFile:
-    """All pictures in one file: channels *max difference*, *mean difference*, *border*, *tile*.
+    """All pictures in one file: channels *max difference*, *mean difference*, *seam*, *tile*.
 
     Parameters
     ----------
@@ -311,7 +311,7 @@ class HeatmapFile:
             units=["" if a == "c" else u for a, u in zip(letters, units, strict=True)],
             overwrite=overwrite,
             name="seams",
-            metadata={"channels": [*PIXEL_CHANNELS, "border mismatch", "tile mismatch"]},
+            metadata={"channels": [*PIXEL_CHANNELS, "seam mismatch", "tile mismatch"]},
             source=image,
         )
         self._maps = PixelMaps(plan, _FirstChannels(self.output.array, len(plan.frame_ranges)))
@@ -321,10 +321,10 @@ class HeatmapFile:
         self._maps.tell(overlap)
 
     def finish(self, report: SeamReport) -> None:
-        """Write the pictures of borders and tiles, and the report's figures beside them."""
+        """Write the pictures of seams and tiles, and the report's figures beside them."""
         lead = len(self._plan.frame_ranges)
         for channel, picture in enumerate(
-            (SeamPicture(report, "borders"), SeamPicture(report, "tiles")), start=2
+            (SeamPicture(report, "seams"), SeamPicture(report, "tiles")), start=2
         ):
             for block in _blocks(picture.shape):
                 place = (*block[:lead], slice(channel, channel + 1), *block[lead:])

@@ -80,7 +80,7 @@ TOLERANCE = 1e-4
 # Curves of single overlaps kept for the median, chosen at random where there are more.
 _CURVES = 4096
 _FEW_CLASSES = 8
-_WORST = 512  # borders whose worst pixel is remembered
+_WORST = 512  # seams whose worst pixel is remembered
 _ENDLESS = 1e30  # what is larger stands for infinity, which times 0 is no number
 _EVERY = 4  # pixels along each axis of which one is taken for the output's spread
 
@@ -236,8 +236,8 @@ class SeamMeasures:
 
 
 @dataclass(frozen=True, order=True)
-class Border:
-    """One seam: the border between two neighbouring cores.
+class Seam:
+    """The line between two neighbouring cores.
 
     Attributes
     ----------
@@ -364,8 +364,8 @@ class SeamMeter:
         ))  # fmt: skip
         self._open: dict[tuple[Frame, tuple[int, ...], int], Array] = {}
         self._sums = _Sums()
-        self._borders: dict[Frame, Array] = {}
-        self._worst: list[Border] = []
+        self._seams: dict[Frame, Array] = {}
+        self._worst: list[Seam] = []
 
     @classmethod
     def of(cls, plan: Any) -> SeamMeter:
@@ -403,7 +403,7 @@ class SeamMeter:
         self.see(tile, prediction, frame)
 
     def _neighbourhoods(self, tile: Tile) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Borders of a tile: ``(axis, index of the lower of the two tiles that share it)``."""
+        """Seams of a tile: ``(axis, index of the lower of the two tiles that share it)``."""
         for axis, (i, n) in enumerate(zip(tile.index, self.grid.shape, strict=True)):
             if i > 0:
                 yield axis, (*tile.index[:axis], i - 1, *tile.index[axis + 1 :])
@@ -530,7 +530,7 @@ class SeamMeter:
         if len(self._worst) == _WORST and largest <= self._worst[0].max_dist:
             return
         spot = np.unravel_index(int(valid.max(0).argmax()), valid.shape[1:])
-        border = Border(
+        seam = Seam(
             largest,
             mean,
             overlap.lower,
@@ -541,16 +541,16 @@ class SeamMeter:
             worst=tuple(int(v.start + s) for v, s in zip(overlap.valid, spot, strict=True)),
         )
         push = heapq.heappush if len(self._worst) < _WORST else heapq.heappushpop
-        push(self._worst, border)
+        push(self._worst, seam)
 
     def _enter(self, frame: Frame, place: tuple[int, ...], row: Array) -> None:
         shape = (len(self.grid.shape), *self.grid.shape)
-        table = self._borders.get(frame)
+        table = self._seams.get(frame)
         if table is None or table.shape[-1] < row.size:  # a class not met before
             wider = np.full((*shape, row.size), np.nan, np.float32)
             if table is not None:
                 wider[..., : table.shape[-1]] = table
-            table = self._borders[frame] = wider
+            table = self._seams[frame] = wider
         table[place][: row.size] = row
 
     # -- what was measured
@@ -563,18 +563,18 @@ class SeamMeter:
         """Disagreement at the meter's halo, over all overlaps seen so far."""
         return self._sums.measures(self._at)
 
-    def borders(self) -> list[Border]:
-        """The worst borders at the meter's halo, worst first: at most 512."""
+    def seams(self) -> list[Seam]:
+        """The worst seams at the meter's halo, worst first: at most 512."""
         return sorted(self._worst, reverse=True)
 
     def tables(self) -> dict[Frame, Array]:
-        """For each frame every border's measures at the meter's halo.
+        """For each frame every seam's measures at the meter's halo.
 
         ``(axes, *grid, 3 + C)`` float32, indexed by axis and lower tile: max dist, mean dist, valid
-        pixels, and the soft mismatch of each channel; NaN where there is no border or it was not
+        pixels, and the soft mismatch of each channel; NaN where there is no seam or it was not
         measured.
         """
-        return dict(self._borders)
+        return dict(self._seams)
 
 
 @dataclass
@@ -1026,11 +1026,11 @@ def _median(values: Array) -> Array:
 __all__ = [
     "ABSENT",
     "TOLERANCE",
-    "Border",
     "Frame",
     "HaloRay",
     "Kind",
     "Overlap",
+    "Seam",
     "SeamCurve",
     "SeamMeasures",
     "SeamMeter",

@@ -27,7 +27,7 @@ import psutil
 
 from seamscope.errors import OutputError, SettingsError
 from seamscope.planning.plan import Plan
-from seamscope.seams.meter import Array, Border, Frame, HaloRay
+from seamscope.seams.meter import Array, Frame, HaloRay, Seam
 from seamscope.stitching import canvas
 from seamscope.text import bytes_text
 from seamscope.tiling import Slices, Tile
@@ -62,7 +62,7 @@ class Opinion:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """What two neighbours predict around a pixel of their border, on a plane across it.
+    """What two neighbours predict around a pixel of their seam, on a plane across it.
 
     Attributes
     ----------
@@ -218,13 +218,13 @@ class Opinions:
         return sorted(found, key=lambda opinion: not opinion.kept)
 
     def beside(
-        self, border: Border, side: int = 128, plane: tuple[int, int] | None = None
+        self, seam: Seam, side: int = 128, plane: tuple[int, int] | None = None
     ) -> SideBySide:
-        """What both tiles of a border predict around its worst pixel.
+        """What both tiles of a seam predict around its worst pixel.
 
         Parameters
         ----------
-        border
+        seam
             As a `seamscope.seams.report.SeamReport` of the same run has it.
         side
             Pixels of the picture along each axis; less where neither tile predicts more.
@@ -232,26 +232,26 @@ class Opinions:
             Spatial axes to show, ascending; by default, and where the seam would not be cut, the
             seam's own axis and the last other one.
         """
-        others = [a for a in range(len(self.plan.area)) if a != border.axis]
-        if plane is None or border.axis not in plane:
-            plane = (min(border.axis, others[-1]), max(border.axis, others[-1]))
-        seam = self._tiles[border.lower].core[border.axis].stop
+        others = [a for a in range(len(self.plan.area)) if a != seam.axis]
+        if plane is None or seam.axis not in plane:
+            plane = (min(seam.axis, others[-1]), max(seam.axis, others[-1]))
+        line = self._tiles[seam.lower].core[seam.axis].stop
         region = []
-        both = [self._extent(self._tiles[index]) for index in (border.lower, border.upper)]
-        for a, (worst, area) in enumerate(zip(border.worst, self.plan.area, strict=True)):
+        both = [self._extent(self._tiles[index]) for index in (seam.lower, seam.upper)]
+        for a, (worst, area) in enumerate(zip(seam.worst, self.plan.area, strict=True)):
             low, high = min(e[a].start for e in both), max(e[a].stop for e in both)
             part = slice(max(low, area.start), min(high, area.stop))
             width = side if a in plane else 1
-            if a == border.axis:  # however far from the seam the worst pixel is
+            if a == seam.axis:  # however far from the seam the worst pixel is
                 width = max(width, 2 * abs(worst - seam) + 8)
             start = max(min(worst - width // 2, part.stop - width), part.start)
             region.append(slice(start, min(start + width, part.stop)))
         flat = tuple(slice(None) if a in plane else 0 for a in range(len(region)))
         views = [
-            self.window(index, tuple(region), border.frame)[:, *flat]
-            for index in (border.lower, border.upper)
+            self.window(index, tuple(region), seam.frame)[:, *flat]
+            for index in (seam.lower, seam.upper)
         ]
-        cut = plane.index(border.axis), seam - region[border.axis].start
+        cut = plane.index(seam.axis), line - region[seam.axis].start
         return SideBySide(tuple(region), plane, cut, *views)
 
     def _seeing(self, pixel: Sequence[int]) -> Iterator[list[int]]:

@@ -26,8 +26,8 @@ from seamscope.planning.plan import Plan
 from seamscope.seams.meter import (
     TOLERANCE,
     Array,
-    Border,
     Frame,
+    Seam,
     SeamCurve,
     SeamMeasures,
     SeamMeter,
@@ -77,10 +77,10 @@ class SeamReport:
         At the run's halo.
     curve
         At all halos.
-    borders
+    seams
         The worst first.
     tables
-        Every border's measures, see `SeamMeter.tables`.
+        Every seam's measures, see `SeamMeter.tables`.
     not_finite
         Numbers in the measured overlaps that are NaN or infinite.
     doubtful
@@ -101,7 +101,7 @@ class SeamReport:
     tolerance: float
     measures: SeamMeasures
     curve: SeamCurve = field(repr=False)
-    borders: tuple[Border, ...] = field(repr=False)
+    seams: tuple[Seam, ...] = field(repr=False)
     tables: dict[Frame, Array] = field(repr=False)
     not_finite: int = 0
     doubtful: bool = False
@@ -129,7 +129,7 @@ class SeamReport:
             tolerance=tolerance * meter.spread.std,
             measures=meter.measures(),
             curve=meter.curve(),
-            borders=tuple(meter.borders()),
+            seams=tuple(meter.seams()),
             tables=tables,
             not_finite=meter.lost,
             doubtful=meter.doubtful,
@@ -246,7 +246,7 @@ class SeamReport:
             "smallest_seamless_halo": None if found is None else list(found),
             "smallest_seamless_halo_sides": sides,
             "halo_curve": self.curve.to_json(),
-            "borders": [_border(border) for border in self.borders],
+            "seams": [_seam(seam) for seam in self.seams],
             "sentence": self.sentence(),
         }
 
@@ -300,7 +300,7 @@ def _block_starts(along: range) -> range:
 
 
 def _shifted(chance: random.Random, start: int, along: range) -> int:
-    """Move a block on by one tile or not, so that any tile and any border can be chosen."""
+    """Move a block on by one tile or not, so that any tile and any seam can be chosen."""
     return start + (start + 2 < along.stop and chance.random() < 0.5)
 
 
@@ -338,7 +338,7 @@ def _intervals(tables: dict[Frame, Array]) -> list[Interval | None]:
 
 
 def _blocks(tables: dict[Frame, Array]) -> list[Array]:
-    """Rows of the tables, by block: borders whose lower tiles lie in the same two by two."""
+    """Rows of the tables, by block: seams whose lower tiles lie in the same two by two."""
     found: dict[Any, list[Array]] = {}
     for frame, table in tables.items():
         for axis, *lower in np.argwhere(np.isfinite(table[..., 0])):
@@ -357,16 +357,16 @@ def _names(model: Model, plan: Plan, meter: SeamMeter) -> tuple[str, ...]:
     return model.channels_of(plan.facts)
 
 
-def _border(border: Border) -> dict[str, Any]:
+def _seam(seam: Seam) -> dict[str, Any]:
     return {
-        "lower": list(border.lower),
-        "upper": list(border.upper),
-        "axis": border.axis,
-        "frame": list(border.frame),
-        "max_dist": _finite(border.max_dist),
-        "mean_dist": _finite(border.mean_dist),
-        "tile_mismatch": list(border.soft),
-        "worst_pixel": list(border.worst),
+        "lower": list(seam.lower),
+        "upper": list(seam.upper),
+        "axis": seam.axis,
+        "frame": list(seam.frame),
+        "max_dist": _finite(seam.max_dist),
+        "mean_dist": _finite(seam.mean_dist),
+        "tile_mismatch": list(seam.soft),
+        "worst_pixel": list(seam.worst),
     }
 
 

@@ -1,7 +1,7 @@
 """What both tiles at a seam predict for the same place.
 
-Knows how the two tiles of a border are predicted again. Does not know how borders were found, or
-drawn. Two forward passes for each border: nothing has to be kept of the run that measured them.
+Knows how the two tiles of a seam are predicted again. Does not know how seams were found, or
+drawn. Two forward passes for each seam: nothing has to be kept of the run that measured them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob
 from seamscope.planning.thumbnails import image_under
-from seamscope.seams.meter import Border, overlap_of
+from seamscope.seams.meter import Seam, overlap_of
 from seamscope.tiling import Slices
 from seamscope.work import QUIET, Work, check
 
@@ -29,11 +29,11 @@ _NARROWEST = 32  # pixels along a seam that are shown at least
 
 @dataclass(frozen=True)
 class SeamView:
-    """Two tiles' opinions around the worst pixel of a border, on a plane across it.
+    """Two tiles' opinions around the worst pixel of a seam, on a plane across it.
 
     Attributes
     ----------
-    border
+    seam
         Which.
     channel
         In which the tiles differ most at that pixel.
@@ -41,17 +41,17 @@ class SeamView:
         Letters of the plane's two axes.
     corner
         First pixel shown along these axes, in the result.
-    seam
+    cut
         Letter of the axis that the seam crosses, and where along it the picture is cut.
     image, lower, upper
         ``(H, W)``: the image, and what the lower and the upper tile predict.
     """
 
-    border: Border
+    seam: Seam
     channel: int
     axes: str
     corner: tuple[int, ...]
-    seam: tuple[str, int]
+    cut: tuple[str, int]
     image: Array = field(repr=False)
     lower: Array = field(repr=False)
     upper: Array = field(repr=False)
@@ -59,18 +59,18 @@ class SeamView:
 
 def look_at(
     case: Case,
-    borders: Sequence[Border],
+    seams: Sequence[Seam],
     *,
     side: int = 160,
     work: Work = QUIET,
 ) -> list[SeamView]:
-    """Predict the two tiles of each border again.
+    """Predict the two tiles of each seam again.
 
     Parameters
     ----------
     case
         Of the run that found them.
-    borders
+    seams
         As `seamscope.seams.report.SeamReport` has them.
     side
         Largest side of a picture, pixels.
@@ -84,55 +84,55 @@ def look_at(
     InterruptedError
         When stopped.
     """
-    if not borders:
+    if not seams:
         return []
     plan, image, reader = case.plan, case.image, case.reader(work)
     work.phase("Predicting the worst seams", "seams")
     runner = case.model.runner(plan.settings.device, plan.settings.precision)
     views = []
-    for done, border in enumerate(borders, start=1):
+    for done, seam in enumerate(seams, start=1):
         check(work)
-        plane = _Plane(border, plan, side)
+        plane = _Plane(seam, plan, side)
         both: list[Array] = []
-        for index in (border.lower, border.upper):
+        for index in (seam.lower, seam.upper):
             tile = plan.grid[index]
             runner.at(plan.grid, [tile])
-            prediction = runner(reader.read([TileJob(border.frame, tile)]))[0]
+            prediction = runner(reader.read([TileJob(seam.frame, tile)]))[0]
             both.append(prediction[:, *tile.within(plane.region)])
         views.append(plane.view(both[0], both[1], image))
-        work.step(done, len(borders))
+        work.step(done, len(seams))
     return views
 
 
 class _Plane:
     """Where a view is cut: through the worst pixel, along the seam's axis and one other."""
 
-    def __init__(self, border: Border, plan: Plan, side: int) -> None:
-        self._border, self._plan = border, plan
+    def __init__(self, seam: Seam, plan: Plan, side: int) -> None:
+        self._seam, self._plan = seam, plan
         count = len(plan.layout.spatial)
-        others = [a for a in reversed(range(count)) if a != border.axis]
-        self._shown = tuple(sorted((border.axis, *others[:1])))
-        overlap = overlap_of(plan.grid, border.lower, border.axis)
-        across = overlap[border.axis].stop - overlap[border.axis].start
+        others = [a for a in reversed(range(count)) if a != seam.axis]
+        self._shown = tuple(sorted((seam.axis, *others[:1])))
+        overlap = overlap_of(plan.grid, seam.lower, seam.axis)
+        across = overlap[seam.axis].stop - overlap[seam.axis].start
         width = min(side, max(across, _NARROWEST))  # as long as the overlap is wide: square
         self.region: Slices = tuple(
             _around(worst, part, width if a in self._shown else 1)
-            for a, (worst, part) in enumerate(zip(border.worst, overlap, strict=True))
+            for a, (worst, part) in enumerate(zip(seam.worst, overlap, strict=True))
         )
 
     def view(self, lower: Array, upper: Array, image: Image) -> SeamView:
-        border, plan, letters = self._border, self._plan, self._plan.layout.spatial
-        at = tuple(w - r.start for w, r in zip(border.worst, self.region, strict=True))
+        seam, plan, letters = self._seam, self._plan, self._plan.layout.spatial
+        at = tuple(w - r.start for w, r in zip(seam.worst, self.region, strict=True))
         apart = np.abs(lower[(slice(None), *at)] - upper[(slice(None), *at)])
         channel = int(np.nan_to_num(apart).argmax())
-        seam = plan.grid[border.lower].core[border.axis].stop - self.region[border.axis].start
+        cut = plan.grid[seam.lower].core[seam.axis].stop - self.region[seam.axis].start
         return SeamView(
-            border=border,
+            seam=seam,
             channel=channel,
             axes="".join(letters[a] for a in self._shown),
             corner=tuple(self.region[a].start for a in self._shown),
-            seam=(letters[border.axis], seam),
-            image=self._flat(image_under(plan, image, self.region, border.frame)),
+            cut=(letters[seam.axis], cut),
+            image=self._flat(image_under(plan, image, self.region, seam.frame)),
             lower=self._flat(lower[channel]),
             upper=self._flat(upper[channel]),
         )

@@ -1,6 +1,6 @@
 """The dock *Seams*: where neighbouring tiles disagree, how much, at which halo, and why.
 
-Knows its controls, and how they are wired: a run's evidence -> numbers, heat maps, curves, borders,
+Knows its controls, and how they are wired: a run's evidence -> numbers, heat maps, curves, seams,
 pixels, causes. Does not know how anything is measured, or how a layer or plot is drawn.
 """
 
@@ -29,11 +29,11 @@ from seamscope.docks.opening import open_step
 from seamscope.docks.pages import Pages
 from seamscope.docks.results import Run, layer_point, result_pixel
 from seamscope.docks.rich_text import rich_text
-from seamscope.docks.seams.border_table import BorderTable
 from seamscope.docks.seams.comparison import Comparison, PixelOpinions
 from seamscope.docks.seams.halo_plot import HaloPlot, Mark
 from seamscope.docks.seams.heat_panel import HeatPanel
 from seamscope.docks.seams.restitched import RestitchedLayers
+from seamscope.docks.seams.seam_table import SeamTable
 from seamscope.docks.tasks import predict
 from seamscope.docks.window import canvas_side
 from seamscope.explain.advice import Advice, advise
@@ -42,15 +42,15 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Finished
 from seamscope.reports.describe import describe
-from seamscope.seams.meter import Border, HaloRay
+from seamscope.seams.meter import HaloRay, Seam
 from seamscope.seams.opinions import SideBySide
 from seamscope.seams.report import SeamReport
 from seamscope.text import halo_text
 from seamscope.tiling import Sides
 from seamscope.work import Work
 
-_MOST_WORST = 32  # borders that an inquiry looks at first
-_ROOM = 2  # tiles that fit into the view of a border
+_MOST_WORST = 32  # seams that an inquiry looks at first
+_ROOM = 2  # tiles that fit into the view of a seam
 
 _TIPS = {
     "run": "Result whose seams are shown. It follows the layer that is selected.",
@@ -129,7 +129,7 @@ class SeamsDock(Dock):
         self.suggestion = text_label()
         self.advised = ActionRow()
         self.actions = ActionRow()
-        self.table = BorderTable()
+        self.table = SeamTable()
         self.comparison = Comparison()
         self.ask = button("Click a pixel", _TIPS["ask"])
         self.ask.setCheckable(True)
@@ -164,7 +164,7 @@ class SeamsDock(Dock):
             ),
             "Halo",
         )
-        tabs.addTab(_page(self.table, self.comparison), "Borders")
+        tabs.addTab(_page(self.table, self.comparison), "Worst seams")
         tabs.addTab(_page((self.ask,), self.pixel), "Pixel")
         tabs.addTab(_page((self.explain, self.certify), self.causes, self.certificate), "Causes")
         return tabs
@@ -320,7 +320,7 @@ class SeamsDock(Dock):
 
     def _actions(self, report: SeamReport | None) -> list[Action]:
         """What can be done about the seams of a report."""
-        if report is None or report.seamless or not report.borders or self.job.busy:
+        if report is None or report.seamless or not report.seams or self.job.busy:
             return []
         return [
             Action("Show the worst seam", _TIPS["worst"], self.show_worst),
@@ -340,7 +340,7 @@ class SeamsDock(Dock):
         """Where there are no opinions, say what to do to have them."""
         kept = self._run is not None and self._run.evidence.kept
         why = "" if self._run is None or kept else "Press Measure to keep what every tile predicts."
-        self.comparison.clear(why or "Choose a border in the table.")
+        self.comparison.clear(why or "Choose a seam in the table.")
         self.pixel.clear(
             why or "Press Click a pixel, then click into the image: what does each tile say?"
         )
@@ -507,30 +507,30 @@ class SeamsDock(Dock):
         told = ", ".join(f"{max(sides)}" for sides in dict.fromkeys(halo))
         self.suggestion.setText(f"Halo {told} is set in <i>Tiled prediction</i>; press <i>Run</i>.")
 
-    # -- borders
+    # -- seams
 
-    def go_to(self, border: Border | None) -> None:
-        """Move the view to a border, and show both tiles there."""
+    def go_to(self, seam: Seam | None) -> None:
+        """Move the view to a seam, and show both tiles there."""
         run = self.run
-        if border is None or run is None:
+        if seam is None or run is None:
             return
-        self._look_at(run, border)
+        self._look_at(run, seam)
         opinions = run.evidence.opinions
         self._views = None
         if opinions is not None and opinions.complete:
-            self._views = opinions.beside(border, plane=self._plane(run))
+            self._views = opinions.beside(seam, plane=self._plane(run))
         self._show_views()
 
     def _show_views(self) -> None:
-        border, run = self.table.border, self.run
+        seam, run = self.table.seam, self.run
         report = None if run is None else run.evidence.report
-        if self._views is None or border is None or run is None or report is None:
+        if self._views is None or seam is None or run is None or report is None:
             return
         chosen = self.channel.value()
         channel = self._views.channel if chosen is None else chosen
         channel = min(channel, len(self._views.lower) - 1)
         names = run.model.channels_of(run.plan.facts)
-        tiles = [f"({', '.join(map(str, t))})" for t in (border.lower, border.upper)]
+        tiles = [f"({', '.join(map(str, t))})" for t in (seam.lower, seam.upper)]
         self.comparison.show_views(self._views, channel, tiles, names[channel])
 
     def _plane(self, run: Run) -> tuple[int, int] | None:
@@ -543,9 +543,9 @@ class SeamsDock(Dock):
         first, second = sorted(run.plan.layout.spatial.index(letter) for letter in shown)
         return first, second
 
-    def _look_at(self, run: Run, border: Border) -> None:
-        """Move the view to the worst pixel of a border, its tiles filling it."""
-        point = layer_point(run, border.frame, border.worst)
+    def _look_at(self, run: Run, seam: Seam) -> None:
+        """Move the view to the worst pixel of a seam, its tiles filling it."""
+        point = layer_point(run, seam.frame, seam.worst)
         size = max(run.plan.grid.prediction_shape[-2:]) / float(min(run.plan.facts.scale))
         look_at(run.layer, point, _ROOM * size, self.viewer, canvas_side(self))
 
@@ -591,7 +591,7 @@ class SeamsDock(Dock):
         if run is None or self.job.busy:
             return
         report = run.evidence.report
-        worst = () if report is None else report.borders[:_MOST_WORST]
+        worst = () if report is None else report.seams[:_MOST_WORST]
         settings = run.plan.settings
         ask = partial(question, run.image, run.model, settings, worst=worst)
 

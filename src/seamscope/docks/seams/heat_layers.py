@@ -25,15 +25,15 @@ from seamscope.seams.heatmaps import Measure, pyramid
 from seamscope.seams.report import SeamReport
 from seamscope.text import figure_text
 
-Kind = Literal["pixels", "borders", "tiles"]
+Kind = Literal["pixels", "seams", "tiles"]
 
 TITLES: dict[Kind, str] = {
     "pixels": "per pixel",
-    "borders": "per seam",
+    "seams": "per seam",
     "tiles": "per tile",
 }
-_COLORS: dict[Kind, str] = {"pixels": "inferno", "borders": "plasma", "tiles": "magma"}
-_OPACITY: dict[Kind, float] = {"pixels": 1.0, "borders": 1.0, "tiles": 0.6}
+_COLORS: dict[Kind, str] = {"pixels": "inferno", "seams": "plasma", "tiles": "magma"}
+_OPACITY: dict[Kind, float] = {"pixels": 1.0, "seams": 1.0, "tiles": 0.6}
 _IN_VOLUMES = 0.6  # of that, because seams across the view fill whole slices
 _UNITS = {
     "probabilities": "difference in probability",

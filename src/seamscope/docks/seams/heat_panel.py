@@ -16,8 +16,8 @@ from seamscope.docks.seams.heat_layers import ColorBar, HeatLayers, Kind, Wanted
 
 _NAMES: dict[Kind, tuple[str, str]] = {
     "pixels": ("Pixels", "Colour each pixel by the distance of the tiles that overlap there."),
-    "borders": ("Seams", "Colour each seam by its measure."),
-    "tiles": ("Tiles", "Colour each tile by the mean of its borders' measure."),
+    "seams": ("Seams", "Colour each seam by its measure."),
+    "tiles": ("Tiles", "Colour each tile by the mean of its seams' measure."),
 }
 _DISTANCES = [("Max difference", "max_dist"), ("Mean difference", "mean_dist")]
 _MISMATCH = [("1 − Dice", "mismatch")]

@@ -1,6 +1,6 @@
-"""The worst borders, in a table that is sorted by any of its columns.
+"""The worst seams, in a table that is sorted by any of its columns.
 
-Knows borders and how they are told in a row. Does not know where they lie on the screen.
+Knows seams and how they are told in a row. Does not know where they lie on the screen.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel, Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
-from seamscope.seams.meter import Border
+from seamscope.seams.meter import Seam
 from seamscope.seams.report import SeamReport
 from seamscope.text import figure_text
 
@@ -21,18 +21,18 @@ _SORTED_BY = Qt.ItemDataRole.UserRole
 class _Column(NamedTuple):
     name: str
     tip: str
-    value: Callable[[Border], Any]
-    text: Callable[[Border], str]
+    value: Callable[[Seam], Any]
+    text: Callable[[Seam], str]
 
 
-def tiles_of(border: Border) -> str:
+def tiles_of(seam: Seam) -> str:
     """The two tiles: ``3, 4 | 3, 5``."""
-    return f"{_index(border.lower)} | {_index(border.upper)}"
+    return f"{_index(seam.lower)} | {_index(seam.upper)}"
 
 
-def mismatch_of(border: Border) -> float:
+def mismatch_of(seam: Seam) -> float:
     """Largest mismatch of its channels; 0 where all are absent."""
-    return max((m for m in border.soft if m is not None), default=0.0)
+    return max((m for m in seam.soft if m is not None), default=0.0)
 
 
 def _index(index: Sequence[int]) -> str:
@@ -61,25 +61,25 @@ _NUMBERS = (
 )  # fmt: skip
 
 
-class BorderModel(QAbstractTableModel):
-    """One row for each border of a report."""
+class SeamModel(QAbstractTableModel):
+    """One row for each seam of a report."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.borders: Sequence[Border] = ()
+        self.seams: Sequence[Seam] = ()
         self._columns: tuple[_Column, ...] = (_TILES, *_NUMBERS)
 
     def show_report(self, report: SeamReport | None) -> None:
-        """Show other borders."""
+        """Show other seams."""
         self.beginResetModel()
-        self.borders = report.borders if report is not None else ()
+        self.seams = report.seams if report is not None else ()
         frames = report is not None and report.plan.frames > 1
         self._columns = (_TILES, *(_FRAME,) * frames, *_NUMBERS)
         self.endResetModel()
 
     def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
         """Answer Qt."""
-        return 0 if parent is not None and parent.isValid() else len(self.borders)
+        return 0 if parent is not None and parent.isValid() else len(self.seams)
 
     def columnCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
         """Answer Qt."""
@@ -87,11 +87,11 @@ class BorderModel(QAbstractTableModel):
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """Answer Qt."""
-        column, border = self._columns[index.column()], self.borders[index.row()]
+        column, seam = self._columns[index.column()], self.seams[index.row()]
         if role == Qt.ItemDataRole.DisplayRole:
-            return column.text(border)
+            return column.text(seam)
         if role == _SORTED_BY:
-            return column.value(border)
+            return column.value(seam)
         if role == Qt.ItemDataRole.TextAlignmentRole and column in _NUMBERS:
             return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         return None
@@ -113,12 +113,12 @@ class _Sorted(QSortFilterProxyModel):
         return bool(model.data(left, _SORTED_BY) < model.data(right, _SORTED_BY))
 
 
-class BorderTable(QTableView):
-    """The worst borders; arrow keys walk through them.
+class SeamTable(QTableView):
+    """The worst seams; arrow keys walk through them.
 
     Signals
     -------
-    chosen : (Border)
+    chosen : (Seam)
         Another row is current.
     """
 
@@ -126,35 +126,35 @@ class BorderTable(QTableView):
 
     def __init__(self) -> None:
         super().__init__()
-        self._borders = BorderModel()
+        self._seams = SeamModel()
         self._sorted = _Sorted()
-        self._sorted.setSourceModel(self._borders)
+        self._sorted.setSourceModel(self._seams)
         self.setModel(self._sorted)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setSortingEnabled(True)
         self.setMinimumHeight(150)
-        self.setToolTip("Click a border, or walk with the arrow keys: the view goes there.")
+        self.setToolTip("Click a seam, or walk with the arrow keys: the view goes there.")
         rows = self.verticalHeader()
         rows.setVisible(False)
         rows.setDefaultSectionSize(rows.fontMetrics().height() + 6)
         self.selectionModel().currentRowChanged.connect(self._current_changed)
 
     def show_report(self, report: SeamReport | None) -> None:
-        """Show the borders of a report, worst first; none is chosen."""
-        self._borders.show_report(report)
+        """Show the seams of a report, worst first; none is chosen."""
+        self._seams.show_report(report)
         self._sorted.invalidate()
-        numbers = self._borders.columnCount() - len(_NUMBERS)
+        numbers = self._seams.columnCount() - len(_NUMBERS)
         self.sortByColumn(numbers, Qt.SortOrder.DescendingOrder)
         header = self.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
 
     @property
-    def border(self) -> Border | None:
-        """The border that is chosen."""
+    def seam(self) -> Seam | None:
+        """The seam that is chosen."""
         index = self._sorted.mapToSource(self.currentIndex())
-        return self._borders.borders[index.row()] if index.isValid() else None
+        return self._seams.seams[index.row()] if index.isValid() else None
 
     def choose(self, row: int) -> None:
         """Choose what is shown in this row."""
@@ -162,4 +162,4 @@ class BorderTable(QTableView):
 
     def _current_changed(self, current: QModelIndex, _: QModelIndex) -> None:
         if current.isValid():
-            self.chosen.emit(self.border)
+            self.chosen.emit(self.seam)
