@@ -234,9 +234,9 @@ def _worst(report: SeamReport, views: Sequence[SeamView]) -> Section:
             (f"{_place(view.seam.worst, report)}", view.image, view.lower, view.upper)
             for view in views
         ]
-        letters = [view.seam[0] == view.axes[0] for view in views]
+        letters = [view.cut[0] == view.axes[0] for view in views]
         seams = [
-            ("y" if first else "x", float(view.seam[1]))
+            ("y" if first else "x", float(view.cut[1]))
             for first, view in zip(letters, views, strict=True)
         ]
         names = ", ".join(dict.fromkeys(report.channels[view.channel] for view in views))

@@ -243,7 +243,7 @@ class Opinions:
             part = slice(max(low, area.start), min(high, area.stop))
             width = side if a in plane else 1
             if a == seam.axis:  # however far from the seam the worst pixel is
-                width = max(width, 2 * abs(worst - seam) + 8)
+                width = max(width, 2 * abs(worst - line) + 8)
             start = max(min(worst - width // 2, part.stop - width), part.start)
             region.append(slice(start, min(start + width, part.stop)))
         flat = tuple(slice(None) if a in plane else 0 for a in range(len(region)))

@@ -29,6 +29,7 @@ from seamscope.docks.looks import boxed, in_dock, set_row, text_label
 from seamscope.docks.pages import Pages
 from seamscope.images.image import Image
 from seamscope.segmentation.guess import Guess, guess_recipe
+from seamscope.work import Work
 
 _TIPS = {
     "source": "Prediction that objects are made of: a result of Seamscope, any image layer of\n"
@@ -230,8 +231,10 @@ class LabelsDock(Dock):
                 self._show_guess(outcome.value)
             self._show_state()
 
-        work = lambda _: guess_recipe(image, source.names)  # noqa: E731
-        self._guessing = Job("looking at the prediction", work, self)
+        def guess(work: Work) -> Guess:
+            return guess_recipe(image, source.names)
+
+        self._guessing = Job("looking at the prediction", guess, self)
         self._guessing.ended.connect(ended)
         self._guessing.start()
 

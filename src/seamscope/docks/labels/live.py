@@ -30,13 +30,14 @@ from seamscope.docks.job import Job, Outcome
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels.shown import Picture, Screen
 from seamscope.docks.labels.source import Source
-from seamscope.docks.labels.work import Build, Built, Counted, Curves, Cut, Stoppable
+from seamscope.docks.labels.work import Build, Built, Counted, Curves, Cut
 from seamscope.docks.layers import area_in_view
 from seamscope.errors import SettingsError
 from seamscope.images.image import Image
 from seamscope.segmentation.corrections import Corrections
 from seamscope.segmentation.recipe import Recipe
 from seamscope.segmentation.segment import Segmentation
+from seamscope.work import Work
 
 _MOST_IN_VIEW = 1 << 22  # pixels of the part that is found first
 _SMALL = 1 << 20  # pixels up to which there is no part: all of it is as quick
@@ -246,7 +247,7 @@ class Live(QObject):
                 if math.prod(self._screen.shape) <= _BY_ITSELF and not self._row.busy:
                     self.build_whole()
 
-        self._viewing = self._start("segmenting what is in view", Stoppable(work), ended)
+        self._viewing = self._start("segmenting what is in view", work, ended)
 
     def build_whole(self) -> None:
         """Find the basins of the whole image."""
@@ -264,7 +265,7 @@ class Live(QObject):
             self.failed.emit(error, "Segmenting")
 
         name = f"segmenting {self.source.title}"
-        self._row.start(name, Stoppable(work), done, failed=failed)
+        self._row.start(name, work, done, failed=failed)
 
     def _take(self, built: Built) -> None:
         """Show what was built, at the latest setting."""
@@ -354,16 +355,16 @@ class Live(QObject):
         if base is None or self._cutting is not None or not base.recipe.same_basins(self.recipe):
             return
         other = base.recipe.seeds_by_dynamics != self.recipe.seeds_by_dynamics
-        work = Cut(base, self.recipe, self.corrections)
+        cut = Cut(base, self.recipe, self.corrections)
         if self._quick() and not other:
             try:
-                self._show(work())
+                self._show(cut())
             except Exception as error:
                 self.failed.emit(error, "Cutting")
             return
 
-        def both(reporter: Any) -> tuple[Picture, Curves | None]:
-            picture = work(reporter)
+        def both(work: Work) -> tuple[Picture, Curves | None]:
+            picture = cut(work)
             return picture, Curves.of(picture.found) if other else None
 
         def ended(outcome: Outcome) -> None:
@@ -376,7 +377,7 @@ class Live(QObject):
             self._show(picture)
             if curves is not None:
                 self.curves.emit(curves)
-            if work.recipe != self.recipe:
+            if cut.recipe != self.recipe:
                 self._soon.start()
 
         self._cutting = self._start("cutting", both, ended)
@@ -406,7 +407,10 @@ class Live(QObject):
             else:
                 self._rest.start()
 
-        self._counting = self._start("counting", lambda _: Counted.of(picture.found), ended)
+        def count(work: Work) -> Counted:
+            return Counted.of(picture.found)
+
+        self._counting = self._start("counting", count, ended)
 
     def _start(self, name: str, work: Any, ended: Callable[[Outcome], None]) -> Job:
         job = Job(name, work, self)

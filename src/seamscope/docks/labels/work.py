@@ -1,26 +1,21 @@
 """What the dock *Labels* does in the worker's thread.
 
-Knows the engine and a `Reporter`. Does not know Qt: nothing here may touch a widget or a layer.
+Knows the engine. Does not know Qt: nothing here may touch a widget or a layer.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seamscope.docks.job import Reporter
 from seamscope.docks.labels.shown import Picture
-from seamscope.docks.normalization.tasks import Progress
-from seamscope.docks.tasks import held
 from seamscope.errors import OutputError, SeamscopeError
 from seamscope.files import disk_errors, write_file
 from seamscope.images.image import Image
 from seamscope.models.model import Model
-from seamscope.prediction.run import Preparing
 from seamscope.segmentation.asking import Opinion, ask_again
 from seamscope.segmentation.corrections import Corrections, identity
 from seamscope.segmentation.false_splits import Candidate, SplitReport, find_splits
@@ -29,51 +24,7 @@ from seamscope.segmentation.recipe import Recipe
 from seamscope.segmentation.review import Suspect, export_crops, suspects
 from seamscope.segmentation.segment import Curve, Segmentation, segment
 from seamscope.settings import Settings
-
-
-class Reported:
-    """Progress of the engine (see `seamscope.work`), told to a window."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-        self._progress = Progress(reporter, "blocks")
-        self.notes: list[str] = []
-
-    def phase(self, what: str) -> None:
-        """Begin a named part."""
-        self._reporter.tell(Preparing(what))
-        self._progress = Progress(self._reporter, f"blocks ({what[:1].lower()}{what[1:]})")
-
-    def step(self, done: int, total: int) -> None:
-        """Report finished steps of the part."""
-        self._progress(done, total)
-
-    def note(self, sentence: str) -> None:
-        """Keep a sentence."""
-        self.notes.append(sentence)
-
-    def stopped(self) -> bool:
-        """Return whether Cancel was pressed."""
-        return self._reporter.cancelled()
-
-
-@dataclass(frozen=True)
-class Stoppable:
-    """A question that may be stopped.
-
-    Parameters
-    ----------
-    question
-        Given what it reports to; its answer is that of the job, None where it was stopped.
-    """
-
-    question: Callable[[Reported], Any]
-
-    def __call__(self, reporter: Reporter) -> Any:
-        """Return the answer; None where it was stopped."""
-        with contextlib.suppress(InterruptedError):
-            return self.question(Reported(reporter))
-        return None
+from seamscope.work import QUIET, Work
 
 
 @dataclass(frozen=True)
@@ -151,7 +102,7 @@ class Build:
     area: Mapping[str, tuple[int, int]] | None = None
     kept: Callable[[str], Path | None] = lambda _: None
 
-    def __call__(self, work: Reported) -> Built:
+    def __call__(self, work: Work) -> Built:
         """Return the objects."""
         found = segment(
             self.image, self.recipe, area=self.area, channel_names=self.names, work=work
@@ -178,7 +129,7 @@ class Cut:
     recipe: Recipe
     corrections: Corrections | None = None
 
-    def __call__(self, reporter: Reporter | None = None) -> Picture:
+    def __call__(self, work: Work = QUIET) -> Picture:
         """Return the objects, ready to be painted."""
         edits = self.corrections
         if edits is not None and len(edits):
@@ -235,7 +186,7 @@ class Write:
     intensity: Image | None = None
     overwrite: bool = False
 
-    def __call__(self, work: Reported) -> ObjectTable:
+    def __call__(self, work: Work) -> ObjectTable:
         """Return the table."""
         place = table_of(self.target)
         if place.exists() and not self.overwrite:
@@ -273,7 +224,7 @@ class Suspects:
     found: Segmentation
     candidates: Sequence[Candidate] = ()
 
-    def __call__(self, work: Reported) -> list[Suspect]:
+    def __call__(self, work: Work) -> list[Suspect]:
         """Return them, the worst of each reason by turns."""
         return suspects(self.found, self.candidates)
 
@@ -286,7 +237,7 @@ class Crops:
     image: Image
     folder: str
 
-    def __call__(self, work: Reported) -> list[Any]:
+    def __call__(self, work: Work) -> list[Any]:
         """Return the files."""
         return list(export_crops(self.corrections, self.image, self.folder))
 
@@ -299,7 +250,7 @@ class Splits:
     axes: str
     grid: Mapping[str, Any]
 
-    def __call__(self, work: Reported) -> SplitReport:
+    def __call__(self, work: Work) -> SplitReport:
         """Return the report."""
         return find_splits(self.labels, axes=self.axes, work=work, **self.grid)
 
@@ -313,22 +264,15 @@ class Ask:
     model: Model
     recipe: Recipe
     settings: Settings
-    turn: threading.Lock
 
-    def __call__(self, reporter: Reporter) -> list[Opinion]:
+    def __call__(self, work: Work) -> list[Opinion]:
         """Return opinions, as many as were heard before it was stopped."""
         heard: list[Opinion] = []
-        with held(self.turn, reporter) as mine, contextlib.suppress(InterruptedError):
-            if mine:
-                for opinion in ask_again(
-                    self.candidates,
-                    self.image,
-                    self.model,
-                    self.recipe,
-                    self.settings,
-                    work=Reported(reporter),
-                ):
-                    heard.append(opinion)
+        asked = ask_again(
+            self.candidates, self.image, self.model, self.recipe, self.settings, work=work
+        )
+        with contextlib.suppress(InterruptedError):
+            heard.extend(asked)
         return heard
 
 
@@ -340,9 +284,7 @@ __all__ = [
     "Crops",
     "Curves",
     "Cut",
-    "Reported",
     "Splits",
-    "Stoppable",
     "Suspects",
     "Write",
     "stem_of",

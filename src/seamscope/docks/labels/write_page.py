@@ -5,7 +5,7 @@ Knows places of files and the jobs that write them. Does not know how objects ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QLineEdit, QVBoxLay
 from seamscope.docks.controls import button, ticked
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels.live import Live
-from seamscope.docks.labels.work import Stoppable, Write, stem_of, table_of
+from seamscope.docks.labels.work import Write, stem_of, table_of
 from seamscope.docks.layers import image_of
 from seamscope.docks.looks import plain, text_label
 from seamscope.images.image import Image
@@ -136,7 +136,7 @@ class WritePage(QWidget):
             self.text.setText(f"{len(table)} objects in {plain(name)}, table in {plain(beside)}.")
 
         work = Write(found, target, self._intensity(), overwrite)
-        self._row.start(f"writing {Path(target).name}", Stoppable(work), done)
+        self._row.start(f"writing {Path(target).name}", work, done)
 
     def _intensity(self) -> Image | None:
         source = self._live.source
@@ -161,8 +161,7 @@ class WritePage(QWidget):
                 self._show_features(table)
                 self.text.setText(f"{len(table)} objects are measured: point at one.")
 
-        work: Callable[[Any], Any] = lambda work: found.table(intensity, work=work)  # noqa: E731
-        self._row.start("measuring objects", Stoppable(work), done)
+        self._row.start("measuring objects", partial(found.table, intensity), done)
 
     def _show_features(self, table: ObjectTable) -> None:
         """Give the layer the table; its labels are named as they are drawn."""
