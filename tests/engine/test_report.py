@@ -420,7 +420,7 @@ def test_views_show_what_each_tile_predicts(model, measured):
         np.testing.assert_array_equal(
             view.image, uneven()[y : y + apart.shape[0], x : x + apart.shape[1]]
         )
-        axis = view.axes.index(view.seam[0])
+        axis = view.axes.index(view.cut[0])
         assert view.corner[axis] + view.cut[1] == plan.grid[seam.upper].core[seam.axis].start
 
 
