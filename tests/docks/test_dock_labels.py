@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ import seamscope
 from seamscope.docks.labels import live as live_module
 from seamscope.docks.labels.shown import Picture, Screen
 from seamscope.docks.layers import camera
+from seamscope.segmentation.corrections import Corrections
+from seamscope.segmentation.review import suspects
 
 
 def smooth(*shape, seed=0, sigma=2):
@@ -229,3 +232,155 @@ def test_a_layer_that_is_removed_and_a_window_that_is_closed_end_the_work(
     dock.recipe.kind.set_value("components")
     rest(qtbot, dock)
     assert dock.live.whole
+
+
+def shown(dock):
+    return np.asarray(dock.live.layer.data)
+
+
+def test_corrections_are_those_of_the_engine_and_undone_to_the_start(
+    qtbot, viewer, segmented, tmp_path
+):
+    p = smooth(96, 120)
+    dock = segmented(p)
+    page = dock.correcting
+    dock.writing.place.setText(str(tmp_path / "cells.npy"))
+    dock.writing.place.editingFinished.emit()
+    start = shown(dock)
+    found = seamscope.segment(p, kind="components")
+    edits = Corrections(found)
+    label = np.asarray(found.labels)
+    large = np.argsort(-np.bincount(label.ravel())[1:])[:4] + 1
+    peaks = [np.argmax(np.where(label == k, p, 0)) for k in large]
+    one, two, three, four = (
+        tuple(int(i) for i in np.unravel_index(peak, p.shape)) for peak in peaks
+    )
+
+    def clicked(tool, place):
+        page.buttons[tool].click()
+        event = SimpleNamespace(type="mouse_press", button=1, modifiers=[], position=place)
+        drag = page._pressed(viewer, event)
+        next(drag)
+        event.type = "mouse_release"
+        for _ in drag:
+            pass
+
+    clicked("merge", one)
+    assert "second place" in page.text.text()
+    page.act("merge", two)
+    edits.merge(one, two)
+    rest(qtbot, dock)
+    assert same_objects(shown(dock), edits.current.labels)
+    page.act("delete", three)
+    edits.delete(three)
+    clicked("lock", four)
+    edits.lock(four)
+    page.act("split", one)
+    page.act("split", two)
+    edits.split([one], [two])
+    rest(qtbot, dock)
+    assert same_objects(shown(dock), edits.current.labels)
+    assert "4 corrections" in page.text.text()
+    (file,) = tmp_path.glob("cells.*.corrections")
+    assert Corrections(found, file).entries == edits.entries
+    dock.plot.set_value(0.55)
+    rest(qtbot, dock)
+    edits.at(threshold=0.55)
+    assert same_objects(shown(dock), edits.current.labels)
+    page.act("delete", four)
+    assert "locked" in dock.problem
+    dock.plot.set_value(0.5)
+    rest(qtbot, dock)
+    for _ in range(4):
+        press(qtbot, page.buttons["undo"])
+        rest(qtbot, dock)
+    assert not page.buttons["undo"].isEnabled()
+    np.testing.assert_array_equal(shown(dock), start)
+    press(qtbot, page.buttons["redo"])
+    rest(qtbot, dock)
+    assert shown(dock)[one] == shown(dock)[two]
+    press(qtbot, dock.segment)  # as after a restart: the file is repeated
+    rest(qtbot, dock)
+    assert shown(dock)[one] == shown(dock)[two]
+    assert len(dock.live.corrections) == 1
+
+
+def test_a_line_merges_and_strokes_split(qtbot, viewer, segmented):
+    p = np.zeros((40, 60), np.float32)
+    p[10:20, 5:15] = p[10:20, 20:30] = p[10:20, 35:45] = 0.9
+    dock = segmented(p)
+    page = dock.correcting
+    page.draw("merge", [(15.0, 2.0), (15.0, 50.0)])
+    rest(qtbot, dock)
+    first, middle, last = shown(dock)[15, 10], shown(dock)[15, 25], shown(dock)[15, 40]
+    assert first == middle == last != 0
+    page.draw("split", [(12.0, 6.0), (18.0, 12.0)])
+    assert "second place" in page.text.text()
+    page.draw("split", [(12.0, 22.0), (15.0, 28.0)])
+    rest(qtbot, dock)
+    assert shown(dock)[15, 10] != shown(dock)[15, 25]
+    page.draw("merge", [(35.0, 2.0), (35.0, 50.0)])
+    assert "fewer than two objects" in dock.problem
+
+
+def test_painting_in_a_window_becomes_corrections(qtbot, viewer, segmented):
+    p = np.zeros((2, 40, 60), np.float32)
+    p[:, 10:20, 5:15] = p[:, 10:20, 20:30] = 0.9
+    dock = segmented(p, axis_labels=("z", "y", "x"), scale=(3.0, 1.0, 0.5))
+    page = dock.correcting
+    viewer.dims.set_current_step(0, 1)
+    before = shown(dock)
+    page.paint()
+    layer = page.window.layer
+    assert layer in viewer.layers
+    assert not dock.live.layer.visible
+    corner = page.window.corner
+    assert corner[0] == 1
+    np.testing.assert_array_equal(
+        layer.data,
+        before[tuple(slice(c, c + n) for c, n in zip(corner, layer.data.shape, strict=True))],
+    )
+    painted = np.asarray(layer.data)
+    old = int(before[1, 15, 10])
+    painted[0, 22:25, 5 - corner[2] : 15 - corner[2]] = old
+    painted[0, 30:35, 40:50] = 77  # a new object
+    painted[0, 10:12, 20:30] = 0
+    expected = before.copy()
+    expected[1, 22:25, 5:15], expected[1, 30:35, 40:50], expected[1, 10:12, 20:30] = old, 10**6, 0
+    page.paint()
+    rest(qtbot, dock)
+    assert layer not in viewer.layers
+    assert dock.live.layer.visible
+    assert len(dock.live.corrections) == 3
+    assert same_objects(shown(dock), expected)
+    while page.buttons["undo"].isEnabled():
+        page.undo()
+        rest(qtbot, dock)
+    np.testing.assert_array_equal(shown(dock), before)
+
+
+def test_suspicious_objects_are_visited_and_crops_written(qtbot, viewer, segmented, tmp_path):
+    p = smooth(96, 120)
+    dock = segmented(p)
+    page = dock.correcting
+    listed = suspects(dock.live.found)
+    press(qtbot, page.buttons["next"])
+    rest(qtbot, dock)
+    assert f"1 of {len(listed)}. {listed[0].sentence}" in page.text.text()
+    page.next_suspect()
+    assert f"2 of {len(listed)}." in page.text.text()
+    center = np.asarray(camera(viewer).center)[-2:]
+    assert np.allclose(center, listed[1].place, atol=1)
+    page.act("delete", listed[0].place)
+    rest(qtbot, dock)
+    page.export_crops(str(tmp_path / "crops"))
+    rest(qtbot, dock)
+    assert dock.problem == ""
+    assert len(list((tmp_path / "crops").glob("*.tif"))) == 2
+    page.open_file(str(tmp_path / "none.corrections"))
+    rest(qtbot, dock)
+    assert len(dock.live.corrections) == 0
+    (tmp_path / "bad.corrections").write_text('{"seamscope corrections": {"format": 1}}\n')
+    page.open_file(str(tmp_path / "bad.corrections"))
+    rest(qtbot, dock)
+    assert "corrections of other labels" in dock.problem

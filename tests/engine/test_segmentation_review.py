@@ -40,6 +40,15 @@ def test_small_margins_odd_sizes_and_seams_are_suspicious() -> None:
     assert seams[0].reason == "seam"
 
 
+def test_places_lie_inside_objects() -> None:
+    noise = np.random.default_rng(3).random((60, 80))
+    found = seamscope.segment(noise, kind="components", threshold=0.6)
+    labels = np.asarray(found.labels)
+    listed = suspects(found)
+    assert len(listed) > 50
+    assert all(labels[each.place] for each in listed)
+
+
 def test_crops_of_corrected_places(tmp_path) -> None:
     image = np.random.default_rng(0).random((100, 120)).astype(np.float32)
     p = np.zeros_like(image)

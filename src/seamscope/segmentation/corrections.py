@@ -247,9 +247,19 @@ class Corrections:
         return self.current
 
     @property
+    def base(self) -> Segmentation:
+        """The segmentation without corrections."""
+        return self._base
+
+    @property
     def recipe(self) -> Recipe:
         """The setting that is corrected."""
         return self._base.recipe
+
+    @property
+    def path(self) -> Path | None:
+        """Their file; None where they are kept in memory."""
+        return None if self._file is None else self._file.path
 
     def keep_in(self, path: str | Path) -> None:
         """Write all corrections to a new file, and those to come.
@@ -464,19 +474,19 @@ class _File:
     """A file of corrections that only grows."""
 
     def __init__(self, path: Path, identity: str) -> None:
-        self._path = path
+        self.path = path
         self._identity = identity
         self._good = 0  # bytes of whole lines
 
     def steps(self) -> list[dict[str, Any]]:
         """Read all steps; leave a torn last line out."""
-        if not self._path.exists():
+        if not self.path.exists():
             return []
         try:
-            content = self._path.read_bytes()
+            content = self.path.read_bytes()
         except OSError as error:
             raise ImageError(
-                f"{self._path} cannot be read ({why(error)}): check it, or name another file."
+                f"{self.path} cannot be read ({why(error)}): check it, or name another file."
             ) from error
         whole, _, _ = content.rpartition(b"\n")
         lines = whole.split(b"\n") if whole else []
@@ -488,7 +498,7 @@ class _File:
             head = read[0]["seamscope corrections"]
         except (ValueError, KeyError, TypeError) as error:
             raise ImageError(
-                f"{self._path} is no file of corrections, or a line of it is damaged "
+                f"{self.path} is no file of corrections, or a line of it is damaged "
                 f"({why(error)}): use a copy, or name another file."
             ) from error
         self._check(head)
@@ -497,12 +507,12 @@ class _File:
     def _check(self, head: dict[str, Any]) -> None:
         if head.get("format") != _FORMAT:
             raise ImageError(
-                f"{self._path} has format {head.get('format')} of corrections, this version reads "
+                f"{self.path} has format {head.get('format')} of corrections, this version reads "
                 f"{_FORMAT}: use the version that wrote it."
             )
         if head.get("identity") != self._identity:
             raise ImageError(
-                f"{self._path} holds corrections of other labels: its basins are "
+                f"{self.path} holds corrections of other labels: its basins are "
                 f"{str(head.get('identity'))[:8]}, these are {self._identity[:8]}. Use the same "
                 "prediction and recipe (thresholds of seeds may differ), or name another file."
             )
@@ -515,7 +525,7 @@ class _File:
             lines.insert(0, json.dumps({"seamscope corrections": head}))
         text = ("\n".join(lines) + "\n").encode()
         try:
-            with self._path.open("r+b" if self._path.exists() else "w+b") as file:
+            with self.path.open("r+b" if self.path.exists() else "w+b") as file:
                 file.seek(self._good)
                 file.truncate()
                 file.write(text)
@@ -523,9 +533,9 @@ class _File:
                 os.fsync(file.fileno())
         except OSError as error:
             with contextlib.suppress(OSError):  # what was not made must not be repeated
-                os.truncate(self._path, self._good)
+                os.truncate(self.path, self._good)
             raise OutputError(
-                f"{self._path} cannot be written ({why(error)}), so the correction was not made. "
+                f"{self.path} cannot be written ({why(error)}), so the correction was not made. "
                 "Free some space, or name another file."
             ) from error
         self._good += len(text)

@@ -105,7 +105,7 @@ def _by_margin(segmentation: Segmentation, most: int) -> list[Suspect]:
     shown = (segmentation.objects[tree.first] > 0) & (segmentation.objects[tree.second] > 0)
     edges = np.flatnonzero(shown)
     edges = edges[np.argsort(margin[edges], kind="stable")][:most]
-    start = segmentation.basins.start
+    start = segmentation.first_pixels
     found = []
     span = max(1, int(margin.max(initial=1)))
     for edge in edges.tolist():

@@ -287,6 +287,11 @@ class Segmentation:
         kept, nodes = self._kept, np.flatnonzero(self._sizes.cut_off)
         return np.unique(kept.label[nodes][kept.label[nodes] > 0])
 
+    @property
+    def first_pixels(self) -> Array:
+        """For each basin the smallest linear index of its pixels that are shown, int64."""
+        return self._sizes.start
+
     def provisional_names(self) -> Array:
         """Names (see `paint_named`) of objects that the image outside this part may change.
 

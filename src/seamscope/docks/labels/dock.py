@@ -18,6 +18,7 @@ from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.job_row import JobRow
+from seamscope.docks.labels.corrections_page import CorrectionsPage
 from seamscope.docks.labels.live import Live
 from seamscope.docks.labels.recipe_panel import RecipePanel
 from seamscope.docks.labels.source import Source, sources
@@ -76,6 +77,7 @@ class LabelsDock(Dock):
         self.whole = button("Segment the whole image", _TIPS["whole"])
         self.verdict = text_label()
         self.plot = ThresholdPlot()
+        self.correcting = CorrectionsPage(self.viewer, self.live, self.job)
         self.writing = WritePage(self.live, self.job)
         self._lay_out()
         self._connect()
@@ -84,6 +86,7 @@ class LabelsDock(Dock):
         self.form = form(("Prediction", beside(self.source, self.open)), ("Axes", self.axes))
         self.tabs = Pages()
         self.tabs.addTab(_page(self.recipe.more), "Filters")
+        self.tabs.addTab(self.correcting, "Correct")
         self.tabs.addTab(self.writing, "Write")
         self.place(
             [
@@ -104,11 +107,15 @@ class LabelsDock(Dock):
         self.building.failed.connect(self.tell)
         self.job.changed.connect(self._job_changed)
         live = self.live
+        live.layered.connect(self.correcting.bind_keys)
         live.built.connect(self._built)
         live.curves.connect(self._curves_changed)
         live.counted.connect(self._counted)
         live.failed.connect(self.fail)
+        live.drawn.connect(self.correcting.show_state)
+        self.correcting.told.connect(self.tell)
         self.writing.refused.connect(self.tell)
+        self.writing.placed.connect(self._place_named)
         self.session.run_ended.connect(self._offer_sources)
         self._show_source()
 
@@ -129,10 +136,12 @@ class LabelsDock(Dock):
         eye = camera(self.viewer).events
         dims = self.viewer.dims.events
         self.listen([eye.center, eye.zoom, dims.current_step, dims.ndisplay], self._view_moved)
+        self.correcting.follow()
         self._offer_sources()
 
     def leave(self) -> None:
         """Stop work."""
+        self.correcting.leave()
         self.job.stop()
         self.building.stop()
 
@@ -146,6 +155,7 @@ class LabelsDock(Dock):
     def _layer_removed(self, event: Any) -> None:
         if event.value is self.live.layer:
             self.live.end()
+            self.correcting.forget()
             self.plot.show_curves(None, None)
             self.verdict.setText(_WAITING)
             self._show_state()
@@ -253,6 +263,7 @@ class LabelsDock(Dock):
         self.tell("")
         self.plot.show_curves(None, None)
         self.verdict.setText("")
+        self.correcting.forget()
         if not self.writing.place.text():
             self.writing.show_place(suggested_place(image.source))
         try:
@@ -269,6 +280,12 @@ class LabelsDock(Dock):
         stem = stem_of(target)
         return stem.with_name(f"{stem.name}.{identity[:8]}.corrections")
 
+    def _place_named(self, _: str) -> None:
+        """Corrections that were kept in memory are saved beside the labels."""
+        edits = self.live.corrections
+        if edits is not None and self.live.found is not None:
+            self.correcting.place_chosen(self._corrections_file(self.live.identity))
+
     def _whole_wanted(self, _: Any = None) -> None:
         self.live.build_whole()
         self._show_state()
@@ -281,6 +298,7 @@ class LabelsDock(Dock):
         self.live.set_recipe(self.recipe.value())
         if not before.same_basins(self.recipe.value()):
             self.verdict.setText("")
+            self.correcting.forget()
         self._show_state()
 
     def _line_moved(self, value: float) -> None:
@@ -324,6 +342,7 @@ class LabelsDock(Dock):
         self.segment.setEnabled(ready)
         partial = self.live.image is not None and not self.live.whole
         self.whole.setVisible(partial and not self.building.busy)
+        self.correcting.show_state()
         self.writing.show_state()
 
 

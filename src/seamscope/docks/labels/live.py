@@ -66,6 +66,8 @@ class Live(QObject):
 
     Signals
     -------
+    layered : (object)
+        There is another layer.
     built : (object)
         Basins are known; `Built`.
     drawn : (object)
@@ -87,8 +89,11 @@ class Live(QObject):
         Whether all of the image is known.
     corrections
         Of the whole image; None where there are none to make.
+    identity
+        Name of the whole image's basins (see `seamscope.segmentation.corrections.identity`).
     """
 
+    layered = Signal(object)
     built = Signal(object)
     drawn = Signal(object)
     curves = Signal(object)
@@ -104,6 +109,7 @@ class Live(QObject):
         self.recipe = Recipe()
         self.whole = False
         self.corrections: Corrections | None = None
+        self.identity = ""
         self._kept: Callable[[str], Path | None] = lambda _: None
         self._screen = Screen((1, 1))
         self._base: Segmentation | None = None
@@ -183,6 +189,7 @@ class Live(QObject):
             **source.place(image),
         )
         self.layer.editable = False
+        self.layered.emit(self.layer)
 
     def _remove_layer(self) -> None:
         layer, self.layer = self.layer, None
@@ -258,7 +265,7 @@ class Live(QObject):
         def done(built: Built | None) -> None:
             if built is not None:
                 self.whole, self._area = True, None
-                self.corrections = built.corrections
+                self.corrections, self.identity = built.corrections, built.identity
                 self._take(built)
 
         def failed(error: Exception) -> None:
@@ -420,14 +427,20 @@ class Live(QObject):
 
     # -- places
 
+    def data_at(self, world: Any) -> Any:
+        """Return a point of the world in pixels of the layer."""
+        missing = len(world) - self.layer.ndim
+        return np.asarray(self.layer.world_to_data(np.asarray(world)[max(missing, 0) :]), float)
+
+    def inside(self, point: Any) -> tuple[int, ...] | None:
+        """Return the pixel at a point of the layer; None beside the image."""
+        place = np.round(point).astype(int)
+        known = all(0 <= p < n for p, n in zip(place, self._screen.shape, strict=True))
+        return tuple(int(p) for p in place) if known else None
+
     def place_at(self, world: Any) -> tuple[int, ...] | None:
         """Return the pixel at a point of the world; None beside the image."""
-        if self.layer is None:
-            return None
-        missing = len(world) - self.layer.ndim
-        place = np.round(self.layer.world_to_data(np.asarray(world)[max(missing, 0) :])).astype(int)
-        inside = all(0 <= p < n for p, n in zip(place, self._screen.shape, strict=True))
-        return tuple(int(p) for p in place) if inside else None
+        return None if self.layer is None else self.inside(self.data_at(world))
 
 
 def _timer(parent: QObject, milliseconds: int, act: Callable[[], None]) -> QTimer:

@@ -74,12 +74,15 @@ class Built:
         Of the whole image; None for parts, and for the recipe *classes*.
     refused
         Why the corrections on disk are not used; empty where they are.
+    identity
+        Name of the basins; empty for parts.
     """
 
     picture: Picture
     curves: Curves | None
     corrections: Corrections | None = None
     refused: str = ""
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,18 +110,18 @@ class Build:
         found = segment(
             self.image, self.recipe, area=self.area, channel_names=self.names, work=work
         )
-        corrections, refused = None, ""
+        corrections, refused, name = None, "", ""
         if self.area is None and self.recipe.kind != "classes":
-            path = self.kept(identity(found))
+            name = identity(found)
             try:
-                corrections = Corrections(found, path)
+                corrections = Corrections(found, self.kept(name))
             except SeamscopeError as error:
                 corrections, refused = Corrections(found), str(error)
             if len(corrections):
                 found = corrections.current
         picture = Picture(found)
         picture.prepare()
-        return Built(picture, Curves.of(found), corrections, refused)
+        return Built(picture, Curves.of(found), corrections, refused, name)
 
 
 @dataclass(frozen=True)
