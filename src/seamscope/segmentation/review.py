@@ -103,14 +103,16 @@ def _by_margin(segmentation: Segmentation, most: int) -> list[Suspect]:
         # an edge separates objects for all thresholds above `younger`, up to its own height
         margin = np.minimum(np.abs(tree.younger - cut), np.abs(tree.height - cut))
     shown = (segmentation.objects[tree.first] > 0) & (segmentation.objects[tree.second] > 0)
+    start = segmentation.first_pixels
+    none = np.iinfo(start.dtype).max  # of basins that *components* leave below the threshold
+    shown &= np.minimum(start[tree.first], start[tree.second]) < none
     edges = np.flatnonzero(shown)
     edges = edges[np.argsort(margin[edges], kind="stable")][:most]
-    start = segmentation.first_pixels
     found = []
     span = max(1, int(margin.max(initial=1)))
     for edge in edges.tolist():
-        basin = int(max(tree.first[edge], tree.second[edge]))
-        place = _place(int(start[basin]), segmentation)
+        one, two = int(start[tree.first[edge]]), int(start[tree.second[edge]])
+        place = _place(max(one, two) if max(one, two) < none else min(one, two), segmentation)
         value = recipe.value_at(cut + int(margin[edge])) - recipe.value_at(cut)
         sentence = f"A threshold {abs(value):.2g} away would join or cut this object."
         found.append(Suspect(place, "margin", 1 - int(margin[edge]) / span, sentence))

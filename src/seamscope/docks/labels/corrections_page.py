@@ -25,7 +25,7 @@ from seamscope.docks.controls import button
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels.live import Live
 from seamscope.docks.labels.paint_window import Change, PaintWindow, region_in_view
-from seamscope.docks.labels.work import Crops, Stoppable, Suspects
+from seamscope.docks.labels.work import Crops, Suspects
 from seamscope.docks.layers import area_in_view, image_of, look_at
 from seamscope.docks.looks import boxed, in_dock, plain, text_label
 from seamscope.docks.window import canvas_side
@@ -460,7 +460,7 @@ class CorrectionsPage(QWidget):
                 self.show_state()
 
         work = Suspects(found, self.candidates)
-        self._row.start("looking for suspicious objects", Stoppable(work), done)
+        self._row.start("looking for suspicious objects", work, done)
 
     def _go_to(self, suspect: Suspect) -> None:
         self._said = f"{self._visited + 1} of {len(self._suspects)}. {suspect.sentence}"
@@ -506,8 +506,8 @@ class CorrectionsPage(QWidget):
                 live.refresh_corrections()
                 self.show_state()
 
-        work = Stoppable(lambda _: Corrections(base, path))
-        self._row.start(f"opening {Path(path).name}", work, done)
+        name = f"opening {Path(path).name}"
+        self._row.start(name, lambda **_: Corrections(base, path), done)
 
     def _choose_crops(self, _: Any = None) -> None:
         name = QFileDialog.getExistingDirectory(self, "Folder for crops")
@@ -529,7 +529,7 @@ class CorrectionsPage(QWidget):
                 self._said = f"{count} crop{'s' * (count != 1)} in {folder}."
                 self.show_state()
 
-        self._row.start("exporting crops", Stoppable(Crops(edits, image, folder)), done)
+        self._row.start("exporting crops", Crops(edits, image, folder), done)
 
     def _pictured(self) -> Image | None:
         """The image that was predicted, else the prediction itself."""

@@ -30,7 +30,6 @@ from seamscope.docks.looks import boxed, in_dock, set_row, text_label
 from seamscope.docks.pages import Pages
 from seamscope.images.image import Image
 from seamscope.segmentation.guess import Guess, guess_recipe
-from seamscope.work import Work
 
 _TIPS = {
     "source": "Prediction that objects are made of: a result of Seamscope, any image layer of\n"
@@ -237,14 +236,12 @@ class LabelsDock(Dock):
             self._guessing = None
             if outcome.error is not None:
                 self.fail(outcome.error, "Reading the prediction")
-            elif image is self._image:
+            elif image is self._image and outcome.value is not None:
                 self._show_guess(outcome.value)
             self._show_state()
 
-        def guess(work: Work) -> Guess:
-            return guess_recipe(image, source.names)
-
-        self._guessing = Job("looking at the prediction", guess, self)
+        work = lambda **_: guess_recipe(image, source.names)  # noqa: E731
+        self._guessing = Job("looking at the prediction", work, self)
         self._guessing.ended.connect(ended)
         self._guessing.start()
 

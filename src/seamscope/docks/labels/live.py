@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -370,14 +371,16 @@ class Live(QObject):
                 self.failed.emit(error, "Cutting")
             return
 
-        def both(work: Work) -> tuple[Picture, Curves | None]:
-            picture = cut(work)
+        def both(*, work: Work) -> tuple[Picture, Curves | None]:
+            picture = cut(work=work)
             return picture, Curves.of(picture.found) if other else None
 
         def ended(outcome: Outcome) -> None:
             self._cutting = None
             if outcome.error is not None:
                 self.failed.emit(outcome.error, "Cutting")
+                return
+            if outcome.value is None:
                 return
             picture, curves = outcome.value
             self._base = picture.found
@@ -409,15 +412,12 @@ class Live(QObject):
             self._counting = None
             if outcome.error is not None:
                 self.failed.emit(outcome.error, "Counting")
-            elif self.picture is picture:
+            elif self.picture is picture and outcome.value is not None:
                 self.counted.emit(outcome.value)
             else:
                 self._rest.start()
 
-        def count(work: Work) -> Counted:
-            return Counted.of(picture.found)
-
-        self._counting = self._start("counting", count, ended)
+        self._counting = self._start("counting", partial(Counted.of, picture.found), ended)
 
     def _start(self, name: str, work: Any, ended: Callable[[Outcome], None]) -> Job:
         job = Job(name, work, self)

@@ -105,7 +105,7 @@ class Build:
     area: Mapping[str, tuple[int, int]] | None = None
     kept: Callable[[str], Path | None] = lambda _: None
 
-    def __call__(self, work: Work) -> Built:
+    def __call__(self, *, work: Work) -> Built:
         """Return the objects."""
         found = segment(
             self.image, self.recipe, area=self.area, channel_names=self.names, work=work
@@ -132,7 +132,7 @@ class Cut:
     recipe: Recipe
     corrections: Corrections | None = None
 
-    def __call__(self, work: Work = QUIET) -> Picture:
+    def __call__(self, *, work: Work = QUIET) -> Picture:
         """Return the objects, ready to be painted."""
         edits = self.corrections
         if edits is not None and len(edits):
@@ -163,7 +163,7 @@ class Counted:
     note: str
 
     @classmethod
-    def of(cls, found: Segmentation) -> Counted:
+    def of(cls, found: Segmentation, *, work: Work = QUIET) -> Counted:
         """Count the objects of a segmentation."""
         return cls(found, found.count, found.empty_note)
 
@@ -189,7 +189,7 @@ class Write:
     intensity: Image | None = None
     overwrite: bool = False
 
-    def __call__(self, work: Work) -> ObjectTable:
+    def __call__(self, *, work: Work) -> ObjectTable:
         """Return the table."""
         place = table_of(self.target)
         if place.exists() and not self.overwrite:
@@ -227,7 +227,7 @@ class Suspects:
     found: Segmentation
     candidates: Sequence[Candidate] = ()
 
-    def __call__(self, work: Work) -> list[Suspect]:
+    def __call__(self, *, work: Work) -> list[Suspect]:
         """Return them, the worst of each reason by turns."""
         return suspects(self.found, self.candidates)
 
@@ -240,7 +240,7 @@ class Crops:
     image: Image
     folder: str
 
-    def __call__(self, work: Work) -> list[Any]:
+    def __call__(self, *, work: Work) -> list[Any]:
         """Return the files."""
         return list(export_crops(self.corrections, self.image, self.folder))
 
@@ -253,7 +253,7 @@ class Splits:
     axes: str
     grid: Mapping[str, Any]
 
-    def __call__(self, work: Work) -> SplitReport:
+    def __call__(self, *, work: Work) -> SplitReport:
         """Return the report."""
         return find_splits(self.labels, axes=self.axes, work=work, **self.grid)
 
@@ -268,14 +268,14 @@ class Ask:
     recipe: Recipe
     settings: Settings
 
-    def __call__(self, work: Work) -> list[Opinion]:
+    def __call__(self, *, work: Work) -> list[Opinion]:
         """Return opinions, as many as were heard before it was stopped."""
         heard: list[Opinion] = []
-        asked = ask_again(
-            self.candidates, self.image, self.model, self.recipe, self.settings, work=work
-        )
         with contextlib.suppress(InterruptedError):
-            heard.extend(asked)
+            for opinion in ask_again(
+                self.candidates, self.image, self.model, self.recipe, self.settings, work=work
+            ):
+                heard.append(opinion)
         return heard
 
 
