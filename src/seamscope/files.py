@@ -251,15 +251,14 @@ def is_zarr_folder(path: Path) -> bool:
 
 def member_place(path: Path, option: str = "") -> Place | None:
     """Return the place ``IMAGE.ome.zarr/labels/NAME`` of labels; None for all other paths."""
-    image = path.parent.parent
-    if path.parent.name != "labels" or not os.path.exists(image / "zarr.json"):
+    if path.parent.name != "labels" or not _has_zarr_metadata(path.parent.parent):
         return None
     return Place(path, option, result=True, member=True)
 
 
 def _removable(partial: Path) -> bool:
     """Whether a folder is surely an unfinished zarr; one that was just begun may lack metadata."""
-    begun = all(name.startswith("zarr.json") for name in os.listdir(partial))
+    begun = all(name.startswith(("zarr.json", ".z")) for name in os.listdir(partial))
     return begun or _has_zarr_metadata(partial)
 
 

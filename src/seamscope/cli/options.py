@@ -27,6 +27,7 @@ from seamscope.settings import WORDS
 
 if TYPE_CHECKING:
     from seamscope.images.image import Image
+    from seamscope.images.ngff import OmeZarr
     from seamscope.models.model import Model
     from seamscope.settings import Settings
     from seamscope.work import Work
@@ -419,6 +420,40 @@ Foreground = Annotated[
     int | None,
     option("Labels", "For labels of objects: channel that they belong to, counted from 0.", "N"),
 ]
+
+
+# -- what is written
+
+
+class OmeVersion(StrEnum):
+    """Versions of OME-Zarr that are written."""
+
+    v05 = "0.5"
+    v04 = "0.4"
+
+
+@dataclass(frozen=True)
+class OmeZarrOptions:
+    """How OME-Zarr is written."""
+
+    ome_version: Annotated[
+        OmeVersion,
+        option("Output", "Version of OME-Zarr: 0.5 (zarr 3), or 0.4 (zarr 2) for older programs."),
+    ] = OmeVersion.v05
+    pyramid: Annotated[
+        bool,
+        option(
+            "Output",
+            "Write OME-Zarr with lower resolutions, which viewers show at once. Values are "
+            "averaged; of labels, the most frequent is taken.",
+        ),
+    ] = True
+
+    def of(self) -> OmeZarr:
+        """Return the choice."""
+        from seamscope.images.ngff import OmeZarr
+
+        return OmeZarr(self.ome_version.value, self.pyramid)
 
 
 # -- what is answered

@@ -26,6 +26,7 @@ from seamscope.cli.options import (
     Json,
     ModelName,
     ModelOptions,
+    OmeZarrOptions,
     Postprocess,
     Quiet,
     Result,
@@ -75,6 +76,7 @@ def predict(
             "--resume", help="Continue OUT if an earlier run of the same command was interrupted."
         ),
     ] = False,
+    written: OmeZarrOptions,
     computation: ComputationOptions,
     loading: ModelOptions,
     dry_run: Annotated[
@@ -125,7 +127,7 @@ def predict(
             display.phase("Timing one tile")
             figures = _expected(run)
         else:
-            run.carry_out(work, overwrite=overwrite, task=task, resume=resume)
+            run.carry_out(work, overwrite=overwrite, task=task, resume=resume, ome=written.of())
             figures = run.figures
     record = {**run.record(), "dry_run": dry_run, "figures": figures}
     if dry_run:
@@ -170,7 +172,8 @@ class _Run:
         work
             Shows the progress, and stops it.
         how
-            ``overwrite``, ``task`` and ``resume``, as for `seamscope.prediction.run.open_output`.
+            ``overwrite``, ``task``, ``resume`` and ``ome``, as for
+            `seamscope.prediction.run.open_output`.
         """
         from seamscope.prediction.run import open_output
 

@@ -26,6 +26,7 @@ from seamscope.cli.options import (
     ImageOptions,
     Json,
     ModelOptions,
+    OmeZarrOptions,
     Postprocess,
     Quiet,
     Tile,
@@ -210,6 +211,7 @@ def segment(
         str | None,
         option("Output", "Image whose mean is taken over each object of the table.", "IMAGE"),
     ] = None,
+    written: OmeZarrOptions,
     overwrite: Overwrite = False,
     json_file: Json = None,
     quiet: Quiet = False,
@@ -260,7 +262,7 @@ def segment(
         if table is not None:
             image = source if model is not None and intensity is None else intensity
             write_text("--table", table, found.table(image, work=work).to_csv())
-        found.write(out, overwrite=overwrite, source=source, work=work)
+        found.write(out, overwrite=overwrite, source=source, ome=written.of(), work=work)
     record = {"seamscope": __version__, "output": out, **found.record()["segmentation"]}
     record |= {"shape": list(found.shape), "axes": found.space.axes, "dtype": str(found.dtype)}
     answer.write(record | {"corrections_skipped": skipped}, columns(_rows(found, out)))

@@ -57,6 +57,7 @@ def write_layer(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
         name=str(meta.get("name") or "layer"),
         metadata={k: v for k, v in record.items() if k not in _COUNTED} | _classes(meta),
         source=image,
+        labels=image.dtype.kind in "iub" and "contrast_limits" not in meta,
     )
     with output:
         for region in image.blocks():
@@ -94,7 +95,7 @@ def _classes(meta: Mapping[str, Any]) -> dict[str, Any]:
     features = meta.get("features")
     if features is None or not {"index", "class"} <= set(features):
         return {}
-    from seamscope.images.kinds import colour
+    from seamscope.images.channels import colour
 
     colors = getattr(meta.get("colormap"), "color_dict", {})
     return {

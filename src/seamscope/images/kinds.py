@@ -10,6 +10,7 @@ its first bytes, since it has room for nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import math
@@ -21,11 +22,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 from seamscope.errors import OutputError
-from seamscope.files import record_beside, write_file
+from seamscope.files import Place, member_place, record_beside, write_file
 from seamscope.images.dimensions import unit_symbol
+from seamscope.images.ngff import (
+    OmeZarr,
+    attributes,
+    image_attributes,
+    named_channels,
+    version_in,
+    with_windows,
+)
+from seamscope.images.pyramid import Index, Level, Pyramid, levels_of
 from seamscope.images.records import UNFINISHED, UNFINISHED_NPY, write_record
 
 
@@ -45,6 +56,17 @@ class Store:
     def __init__(self, array: Any) -> None:
         self.array = array
 
+    @property
+    def levels(self) -> list[Any]:
+        """All resolutions, `array` first."""
+        return [self.array]
+
+    def wrote(self, region: Index) -> None:
+        """Follow a region that is stored now with everything that is made of it."""
+
+    def already(self, region: Index) -> None:
+        """Note a region that an earlier run has stored."""
+
     def flush(self) -> None:
         """Bring all pixels to where they last."""
 
@@ -59,15 +81,11 @@ class Store:
 
 
 class _ZarrStore(Store):
-    """The record is among the attributes of the array, or of its OME-Zarr group."""
+    """The record is among the attributes of the array."""
 
-    def __init__(self, node: Any, member: str, order: Sequence[int]) -> None:
-        self._node, self._member, self._order = node, member, order
-        super().__init__(self._array())
-
-    def _array(self) -> Any:
-        stored = self._node[self._member] if self._member else self._node
-        return _in_requested_order(stored, self._order)
+    def __init__(self, node: Any) -> None:
+        self._node = node
+        super().__init__(node)
 
     def save(self, record: Mapping[str, Any]) -> None:
         self._node.attrs["seamscope"] = dict(record)
@@ -78,8 +96,130 @@ class _ZarrStore(Store):
     def moved(self, path: Path) -> None:
         import zarr
 
-        self._node = zarr.open(str(path), mode="r+")
-        self.array = self._array()
+        self.array = self._node = zarr.open_array(str(path), mode="r+")
+
+
+class _OmeZarrStore(_ZarrStore):
+    """A group of levels; its record is among its attributes.
+
+    Parameters
+    ----------
+    group
+        Holds the levels by their number.
+    stored
+        What is written, its axes in the order of the file.
+    order
+        For each stored axis, which of the requested ones it is.
+    """
+
+    def __init__(self, group: Any, stored: Wanted, order: Sequence[int]) -> None:
+        super().__init__(group)
+        self._stored, self._order = stored, tuple(order)
+        self._levels = _levels(stored)
+        self._connect()
+
+    def _connect(self) -> None:
+        arrays = [self._node[str(number)] for number in range(len(self._levels))]
+        self.pyramid = Pyramid(arrays, self._levels, self._stored.labels)
+        self.array = _in_requested_order(arrays[0], self._order)
+
+    @property
+    def levels(self) -> list[Any]:
+        return [_in_requested_order(array, self._order) for array in self.pyramid.arrays]
+
+    def wrote(self, region: Index) -> None:
+        self.pyramid.wrote(tuple(region[axis] for axis in self._order))
+
+    def already(self, region: Index) -> None:
+        self.pyramid.already(tuple(region[axis] for axis in self._order))
+
+    def complete(self, record: Mapping[str, Any], waiting: Path) -> None:
+        self.pyramid.finish()
+        self._measure_windows()
+        super().complete(record, waiting)
+
+    def _measure_windows(self) -> None:
+        """Show floats from their smallest to their largest value, where 0 to 1 does not hold them.
+
+        Measured in the lowest resolution, which is small.
+        """
+        if self._stored.dtype.kind != "f" or not named_channels(self._stored):
+            return
+        lowest = self.pyramid.arrays[-1]
+        axis = self._stored.axes.index("c")
+        limits = [
+            _limits(np.asarray(lowest[(slice(None),) * axis + (number,)]))
+            for number in range(lowest.shape[axis])
+        ]
+        if any(low < 0 or high > 1 for low, high in limits):
+            self._node.attrs.update(with_windows(dict(self._node.attrs), limits))
+
+    def moved(self, path: Path) -> None:
+        import zarr
+
+        self._node = zarr.open_group(str(path), mode="r+")
+        self._connect()
+        if self._stored.image is not None:
+            list_label(path.parent, path.name)
+
+
+def list_label(folder: Path, name: str) -> None:
+    """Name an image of labels in the group of labels that it lies in."""
+    import zarr
+
+    # two processes may finish labels of one image at the same time
+    lock = folder / ".labels.lock"
+    with filelock.FileLock(lock):
+        group = zarr.open_group(str(folder), mode="r+")
+        version = version_in(dict(group.attrs))
+        listed = list(dict(group.attrs.get("ome") or group.attrs).get("labels") or [])
+        if name not in listed:
+            group.attrs.update(attributes({"labels": [*listed, name]}, version))
+        with contextlib.suppress(OSError):  # a process that waits sees that it has no name
+            lock.unlink()
+
+
+def check_image_of(place: Place) -> None:
+    """Refuse a member of a group that is no OME-Zarr image with labels."""
+    image = place.path.parent.parent
+    if "multiscales" not in _ome_of(image):
+        raise OutputError(
+            f"{image} is no OME-Zarr image, so it cannot hold labels: write them to a file of "
+            "their own (.ome.zarr)."
+        )
+
+
+def begin_labels(image: Path) -> str:
+    """Make the group of labels of an image, where it has none; return its version of OME-Zarr."""
+    import zarr
+
+    version = version_in(dict(zarr.open_group(str(image), mode="r").attrs))
+    if not _is_zarr(image / "labels"):
+        zarr.create_group(
+            str(image / "labels"),
+            zarr_format=OmeZarr(version).zarr_format,
+            attributes=attributes({"labels": []}, version),
+        )
+    return version
+
+
+def _is_zarr(path: Path) -> bool:
+    return any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray"))
+
+
+def _ome_of(path: Path) -> Mapping[str, Any]:
+    import zarr
+
+    found = dict(zarr.open(str(path), mode="r").attrs)
+    inner: Mapping[str, Any] = found["ome"] if isinstance(found.get("ome"), Mapping) else found
+    return inner
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    """Smallest and largest finite value, never the same."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    return (low, high) if low < high else (low, low + 1)
 
 
 class _FileStore(Store):
@@ -208,6 +348,9 @@ class Wanted:
     name: str
     metadata: dict[str, Any]
     origin: tuple[float, ...]
+    labels: bool = False
+    ome: OmeZarr = OmeZarr()  # noqa: RUF009  (frozen)
+    image: str | None = None  # that labels belong to, as seen from them
 
     @property
     def nbytes(self) -> int:
@@ -243,6 +386,8 @@ def format_of(path: Path) -> Format:
     OutputError
         When the ending is none of those that are known.
     """
+    if member_place(path) is not None:
+        return FORMATS[".ome.zarr"]
     name = path.name.lower()
     for ending, kind in FORMATS.items():
         if name.endswith(ending) and len(name) > len(ending):
@@ -265,23 +410,43 @@ def _zarr_bytes(wanted: Wanted) -> int:
     return _all_bytes(wanted) // (1 if wanted.dtype.kind == "f" else 4)
 
 
-def _zarr_array_in(create: Callable[..., Any], wanted: Wanted, **how: Any) -> Any:
-    """Create the array.
+def _zarr_array_in(store: Any, name: str | None, wanted: Wanted) -> Any:
+    """Create the array, in a group by its name.
 
     Floats are compressed by blosc, lz4 on shuffled bits: a chunk of probabilities takes 0.4 of the
     time of zarr's default, which remains for integers since it shrinks labels much further.
     """
-    from zarr.codecs import BloscCodec
+    import zarr
 
-    fast = BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle")
-    return create(
+    how: dict[str, Any] = {"dimension_names": list(wanted.axes)}
+    if wanted.ome.zarr_format == 2:
+        how = {"chunk_key_encoding": {"name": "v2", "separator": "/"}}
+    return zarr.create_array(
+        store,
+        name=name,
+        zarr_format=wanted.ome.zarr_format,
         shape=wanted.shape,
         chunks=wanted.chunks,
         dtype=wanted.dtype,
-        compressors=fast if wanted.dtype.kind == "f" else "auto",
-        dimension_names=list(wanted.axes),
+        fill_value=0,
+        compressors=_fast(wanted.ome.zarr_format) if wanted.dtype.kind == "f" else "auto",
         **how,
     )
+
+
+def _fast(zarr_format: int) -> Any:
+    if zarr_format == 2:
+        from numcodecs import Blosc
+
+        return Blosc("lz4", 1, Blosc.BITSHUFFLE)
+    from zarr.codecs import BloscCodec
+
+    return BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle")
+
+
+def _levels(stored: Wanted) -> list[Level]:
+    levels = levels_of(stored.axes, stored.shape, stored.scale, stored.units, stored.origin)
+    return levels if stored.ome.pyramid else levels[:1]
 
 
 def _ome_zarr_refusal(wanted: Wanted) -> str | None:
@@ -293,75 +458,6 @@ def _ome_zarr_refusal(wanted: Wanted) -> str | None:
 
 def _in_requested_order(stored: Any, order: Sequence[int]) -> Any:
     return stored if list(order) == sorted(order) else _Reordered(stored, order)
-
-
-def _ngff(wanted: Wanted) -> dict[str, Any]:
-    """Return metadata of OME-NGFF 0.5, checked by ome-zarr-models."""
-    from ome_zarr_models.v05.axes import Axis
-    from ome_zarr_models.v05.multiscales import Dataset, Multiscale
-
-    types = {"t": "time", "c": "channel"}
-    axes = tuple(
-        Axis(name=a, type=types.get(a, "space"), unit=None if unit in ("", "pixel") else unit)
-        for a, unit in zip(wanted.axes, wanted.units, strict=True)
-    )
-    translation = wanted.origin if any(wanted.origin) else None
-    datasets = (Dataset.build(path="0", scale=wanted.scale, translation=translation),)
-    image = Multiscale(axes=axes, datasets=datasets, name=wanted.name)
-    metadata = {"version": "0.5", "multiscales": [image.model_dump(mode="json", exclude_none=True)]}
-    return metadata | _omero(wanted) | _image_label(wanted)
-
-
-def _image_label(wanted: Wanted) -> dict[str, Any]:
-    """What OME-NGFF says of labels: their image, names and colours of classes."""
-    classes, label = wanted.metadata.get("classes"), wanted.metadata.get("image-label")
-    if label is not None:
-        return {"image-label": label}
-    if not isinstance(classes, list) or wanted.dtype.kind == "f":
-        return {}
-    colours = [
-        {
-            "label-value": each["value"],
-            "rgba": [*bytes.fromhex(each["color"]), 255 if each["value"] else 0],
-        }
-        for each in classes
-    ]
-    names = [{"label-value": each["value"], "name": each["name"]} for each in classes]
-    return {"image-label": {"colors": colours, "properties": names}}
-
-
-def colour(number: int) -> str:
-    """Return the colour of a channel or class, six hexadecimal digits."""
-    return _COLOURS[number % len(_COLOURS)]
-
-
-_COLOURS = ("56B4E9", "E69F00", "009E73", "CC79A7", "F0E442", "0072B2", "D55E00", "FFFFFF")
-"""Distinct also for colour-blind people (Okabe and Ito, 2008, with white for black)."""
-
-
-def _omero(wanted: Wanted) -> dict[str, Any]:
-    channels = _channels(wanted)
-    if not channels:
-        return {}
-    top = 1 if wanted.dtype.kind == "f" else int(np.iinfo(wanted.dtype).max)
-    window = {"start": 0, "end": top, "min": 0, "max": top}
-    listed = [
-        {"label": name, "color": colour, "active": True, "window": window}
-        for name, colour in channels
-    ]
-    return {"omero": {"channels": listed}}
-
-
-def _channels(wanted: Wanted) -> list[tuple[str, str]]:
-    """Return name and colour of each channel, as far as the metadata says."""
-    channels = wanted.metadata.get("channels")
-    if "c" not in wanted.axes or not isinstance(channels, list):
-        return []
-    each = [c if isinstance(c, Mapping) else {"name": c} for c in channels]
-    return [
-        (str(c.get("name", i)), str(c.get("color", _COLOURS[i % len(_COLOURS)])).lstrip("#"))
-        for i, c in enumerate(each)
-    ]
 
 
 # tifffile's own limit of a classic TIFF, which is what ImageJ reads
@@ -424,7 +520,7 @@ def _ome_metadata(wanted: Wanted) -> dict[str, Any]:
         key = {"t": "TimeIncrement", "c": ""}.get(axis, f"PhysicalSize{axis.upper()}")
         if key and (size != 1 or unit not in ("", "pixel")):
             metadata |= {key: size, f"{key}Unit": unit_symbol(unit) or "s"}
-    if names := [name for name, _ in _channels(wanted)]:
+    if names := [name for name, _, _ in named_channels(wanted)]:
         metadata["Channel"] = {"Name": names}
     if any(start for axis, start in zip(wanted.axes, wanted.origin, strict=True) if axis in "zyx"):
         metadata["Plane"] = _plane_positions(wanted)
@@ -481,20 +577,23 @@ class Format:
 
 
 def _create_zarr(path: Path, wanted: Wanted) -> Store:
-    import zarr
-
-    node = _zarr_array_in(zarr.create_array, wanted, store=str(path), zarr_format=3)
-    return _ZarrStore(node, "", range(len(wanted.axes)))
+    return _ZarrStore(_zarr_array_in(str(path), None, replace(wanted, ome=OmeZarr())))
 
 
 def _create_ome_zarr(path: Path, wanted: Wanted) -> Store:
     import zarr
 
     stored, order = wanted.in_order("tczyx")
-    group = zarr.create_group(str(path), zarr_format=3)
-    group.attrs["ome"] = _ngff(stored)
-    _zarr_array_in(group.create_array, stored, name="0")
-    return _ZarrStore(group, "0", order)
+    levels = _levels(stored)
+    group = zarr.create_group(
+        str(path),
+        zarr_format=stored.ome.zarr_format,
+        attributes=image_attributes(stored, levels),
+    )
+    for number, level in enumerate(levels):
+        chunks = tuple(map(min, stored.chunks, level.shape))
+        _zarr_array_in(group.store, str(number), replace(stored, shape=level.shape, chunks=chunks))
+    return _OmeZarrStore(group, stored, order)
 
 
 def _create_tiff(path: Path, wanted: Wanted) -> Store:
@@ -539,7 +638,7 @@ def _resume_zarr(path: Path, wanted: Wanted) -> Store:
 
     node = zarr.open_array(str(path), mode="r+")
     _check_same(node, wanted, path)
-    return _ZarrStore(node, "", range(len(wanted.axes)))
+    return _ZarrStore(node)
 
 
 def _resume_ome_zarr(path: Path, wanted: Wanted) -> Store:
@@ -547,8 +646,12 @@ def _resume_ome_zarr(path: Path, wanted: Wanted) -> Store:
 
     stored, order = wanted.in_order("tczyx")
     group = zarr.open_group(str(path), mode="r+")
-    _check_same(group["0"], stored, path)
-    return _ZarrStore(group, "0", order)
+    levels = _levels(stored)
+    for number, level in enumerate(levels):
+        _check_same(group[str(number)], replace(stored, shape=level.shape), path)
+    if group.metadata.zarr_format != stored.ome.zarr_format or str(len(levels)) in group:
+        raise _not_the_same(path)
+    return _OmeZarrStore(group, stored, order)
 
 
 def _resume_tiff(path: Path, wanted: Wanted) -> Store:
@@ -580,8 +683,8 @@ def _check_same(array: Any, wanted: Wanted, path: Path) -> None:
 
 def _not_the_same(path: Path) -> OutputError:
     return OutputError(
-        f"{path} is not the unfinished result of this command: its size or type differs. Begin "
-        "again (overwrite)."
+        f"{path} is not the unfinished result of this command: its size, type or levels differ. "
+        "Begin again (overwrite)."
     )
 
 

@@ -17,6 +17,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -30,11 +31,20 @@ from seamscope.files import (
     Place,
     check_places,
     disk_errors,
+    member_place,
     overlap,
     size_on_disk,
 )
 from seamscope.images.dimensions import bounds, checked_axes, region_text, why
-from seamscope.images.kinds import FORMATS, Format, Store, Wanted, format_of
+from seamscope.images.kinds import (
+    Format,
+    Store,
+    Wanted,
+    begin_labels,
+    check_image_of,
+    format_of,
+)
+from seamscope.images.ngff import OmeZarr
 from seamscope.images.stored import file_of
 from seamscope.ledger import Ledger
 from seamscope.plain import plain
@@ -85,6 +95,11 @@ class Output:
         return self._store.array
 
     @property
+    def levels(self) -> list[Any]:
+        """All resolutions, the full one (`array`) first; they grow with the result."""
+        return self._store.levels
+
+    @property
     def partial(self) -> str | None:
         """Where an unfinished result is, None in memory."""
         return None if self._claim is None else str(self._claim.place.partial)
@@ -110,7 +125,26 @@ class Output:
         self._check_fit(index, block)
         with self._lock, self._disk_errors():
             self._store.array[index] = block
+            self._store.wrote(index)
             self._used = True
+
+    def wrote(self, index: tuple[slice, ...]) -> None:
+        """Note a region that another process has written into the same store.
+
+        What is made of it, such as lower resolutions, is made here.
+
+        Raises
+        ------
+        OutputError
+            When the disk is full or gone.
+        """
+        with self._lock, self._disk_errors():
+            self._store.wrote(index)
+            self._used = True
+
+    def already(self, index: tuple[slice, ...]) -> None:
+        """Note a region that an earlier run has written, with all that is made of it."""
+        self._store.already(index)
 
     def flush(self) -> None:
         """Bring what was written to where it lasts.
@@ -226,6 +260,8 @@ def create_output(
     source: Image | None = None,
     task: Mapping[str, Any] | None = None,
     resume: bool = False,
+    labels: bool = False,
+    ome: OmeZarr = OmeZarr(),  # noqa: B008  (frozen)
 ) -> Output:
     """Create what a result is written into, after checking that it can be.
 
@@ -236,7 +272,8 @@ def create_output(
         ending says what to write:
 
         ========================  =============================================================
-        ``.ome.zarr``             OME-Zarr 0.5, one resolution; axes in the order ``tczyx``
+        ``.ome.zarr``             OME-Zarr with all resolutions; axes in the order ``tczyx``
+        ``IMAGE/labels/NAME``     labels inside an OME-Zarr image, in the image's version
         ``.zarr``                 zarr 3 array with named dimensions
         ``.ome.tif``, ``.tif``    OME-TIFF; for ``.tif`` ImageJ's kind where type (uint8, uint16,
                                   float32) and size (4 GB) allow; axes in the order ``tzcyx``
@@ -244,8 +281,7 @@ def create_output(
         ``.png``                  labels only: ``yx``, uint8 or uint16
         ========================  =============================================================
 
-        TIFF, npy and PNG have their record in a file beside them: ``NAME.tif.json``. A
-        `seamscope.files.Place` inside an OME-Zarr image gets OME-Zarr.
+        TIFF, npy and PNG have their record in a file beside them: ``NAME.tif.json``.
     shape, dtype
         Of the result.
     axes, scale, units, origin
@@ -259,13 +295,18 @@ def create_output(
     metadata
         Beginning of the record. ``metadata["channels"]`` (names, or mappings with ``name`` and
         ``color``, six hexadecimal digits) also goes into OME metadata, as do ``"classes"`` of
-        labels (mappings with ``value``, ``name`` and ``color``), and ``"image-label"`` as it is.
+        labels (mappings with ``value``, ``name`` and ``color``).
     source
         The image that is read, so that it is not overwritten.
     task
         What is done, for the ledger of a file (`seamscope.ledger`), so that it can be resumed.
     resume
         Whether to continue the unfinished result of the same task, where there is one.
+    labels
+        Whether the pixels are labels. Lower resolutions of labels have the most frequent label,
+        those of values the mean (`seamscope.images.pyramid.coarsened`).
+    ome
+        Version of OME-Zarr, and whether lower resolutions are written. They grow with the result.
 
     Raises
     ------
@@ -285,11 +326,11 @@ def create_output(
         name,
         plain(metadata or {}),
         tuple(float(o) for o in origin or (0.0,) * len(axes)),
+        labels,
+        ome,
     )
     if target is None:
         return _in_memory(wanted)
-    if isinstance(target, Place):
-        return _create_file(target, FORMATS[".ome.zarr"], wanted, overwrite, source, task, resume)
     if isinstance(target, str | os.PathLike):
         path = Path(target).expanduser()
         kind, place = format_of(path), _place(path)
@@ -327,12 +368,16 @@ def check_target(
             f"{path.name} cannot hold probabilities: PNG is for labels. Use .tif or .zarr, or "
             "request labels (--result labels)."
         )
-    check_places([_place(path)], files_of(source), overwrite, resume)
+    place = _place(path)
+    check_places([place], files_of(source), overwrite, resume)
+    if place.member:
+        check_image_of(place)
 
 
 def _place(path: Path) -> Place:
     """Return the place of a result; a link stays a link, and its target is replaced."""
-    return Place(Path(os.path.realpath(path)) if path.is_symlink() else path, result=True)
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    return member_place(place) or Place(place, result=True)
 
 
 def _create_file(
@@ -349,6 +394,9 @@ def _create_file(
     if reason:
         raise OutputError(f"{path.name} cannot hold this result: {reason}")
     check_places([place], files_of(source), overwrite, resume)
+    if place.member:
+        check_image_of(place)
+        wanted = _label_in(place.path.parent.parent, wanted)
     with disk_errors(path, "Nothing was written."):
         claim = Claim(place)
         try:
@@ -362,6 +410,16 @@ def _create_file(
         except BaseException:
             claim.release()
             raise
+
+
+def _label_in(image: Path, wanted: Wanted) -> Wanted:
+    if not wanted.labels:
+        raise OutputError(
+            f"{image / 'labels'} holds images of labels, and the result is none: request labels "
+            "(--result labels), or write to a file of its own (.ome.zarr)."
+        )
+    ome = replace(wanted.ome, version=begin_labels(image))
+    return replace(wanted, ome=ome, image="../../")
 
 
 def unfinished(target: Any) -> Ledger | None:

@@ -106,6 +106,15 @@ class Blocks:
             parts.append(slice(edges[index], edges[index + 1]))
         return tuple(reversed(parts))
 
+    def index(self, block: int) -> Slices:
+        """Where a block lies in the whole result, one slice for each of its axes."""
+        plan, number, frame = self.plan, block // self.per_frame, []
+        for start, stop in reversed(plan.frame_ranges):
+            number, at = divmod(number, stop - start)
+            frame.append(slice(at, at + 1))
+        channels = (slice(0, plan.out_channels),) * ("c" in plan.out_axes)
+        return (*reversed(frame), *channels, *self.region(block))
+
     def needs(self, frame: Sequence[int], tile: Tile, done: Collection[int]) -> bool:
         """Return whether a tile contributes to a block that is not done."""
         mine = tile.trusted if self.plan.blends else tile.core

@@ -113,6 +113,9 @@ class Left:
         self._bad: dict[int, int] = {}
         self.not_finite = sum(self._before.values())
         self._pixels: dict[int, int] = {}
+        if output is not None:
+            for block in self._before:
+                output.already(self._blocks.index(block))
 
     @property
     def resumes(self) -> bool:

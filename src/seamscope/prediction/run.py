@@ -30,9 +30,10 @@ import numpy.typing as npt
 from torch import nn
 
 from seamscope.errors import ImageError, ModelError, SeamscopeError
+from seamscope.images.channels import colour
 from seamscope.images.image import open_image
 from seamscope.images.intensity import Intensity
-from seamscope.images.kinds import colour
+from seamscope.images.ngff import OmeZarr
 from seamscope.images.outputs import Output, check_target, create_output, unfinished
 from seamscope.images.postprocessing import change_result, measure_result
 from seamscope.images.preparation import Prepared
@@ -151,6 +152,7 @@ def predict(
     axes: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    ome: OmeZarr = OmeZarr(),  # noqa: B008  (frozen)
     work: Work = QUIET,
     **asked: Any,
 ) -> Any:
@@ -176,6 +178,8 @@ def predict(
         Whether to continue the unfinished result of an earlier, equal call that was interrupted;
         where there is none, the prediction begins. The result equals an uninterrupted one bit for
         bit.
+    ome
+        Version of OME-Zarr, and whether its lower resolutions are written.
     work
         Shows progress, and stops when asked to (see `seamscope.work`).
 
@@ -207,7 +211,7 @@ def predict(
     )
     opened = image if isinstance(image, Case) else source
     case, task = begin(opened, model, wanted, out, trust=trust, resume=resume)
-    with open_output(case, out, overwrite=overwrite, task=task, resume=resume) as output:
+    with open_output(case, out, overwrite=overwrite, task=task, resume=resume, ome=ome) as output:
         completed(run(case, output, work=work))
         return output.array
 
@@ -256,6 +260,7 @@ def open_output(
     overwrite: bool = False,
     task: Mapping[str, Any] | None = None,
     resume: bool = False,
+    ome: OmeZarr = OmeZarr(),  # noqa: B008  (frozen)
 ) -> Output:
     """Create what a plan's result is written into (see `images.outputs.create_output`)."""
     plan = case.plan
@@ -273,6 +278,8 @@ def open_output(
         source=case.image,
         task=task,
         resume=resume,
+        labels=plan.settings.result == "labels",
+        ome=ome,
     )
 
 

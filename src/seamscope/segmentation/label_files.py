@@ -1,33 +1,25 @@
-"""Label images as files: plain ones, OME-Zarr marked as labels, labels inside an OME-Zarr image.
+"""Label images as files.
 
-Knows what OME-Zarr 0.5 asks of labels. Does not know how they are made; files themselves are
-written by `seamscope.images.outputs`.
-
-Labels inside an image are a group ``IMAGE.ome.zarr/labels/NAME``, listed in
-``IMAGE.ome.zarr/labels/zarr.json``, with ``image-label`` beside ``multiscales``: readers look for
-all three. No colours are listed: those of 262,144 labels take 60 MB.
+Knows which labels a file can hold. Does not know how labels are made; files themselves, OME-Zarr
+marked as labels and labels inside an OME-Zarr image, are written by `seamscope.images.outputs`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from seamscope.errors import OutputError
-from seamscope.files import check_places, member_place
 from seamscope.images.image import Image
-from seamscope.images.outputs import Output, check_target, create_output, files_of
+from seamscope.images.ngff import OmeZarr
+from seamscope.images.outputs import Output, check_target, create_output
 from seamscope.segmentation.objects import Space
 
-_VERSION = "0.5"
 
-
-@contextlib.contextmanager
 def label_output(
     target: Any,
     shape: Sequence[int],
@@ -37,8 +29,9 @@ def label_output(
     overwrite: bool = False,
     source: Image | None = None,
     metadata: Mapping[str, Any] | None = None,
-) -> Iterator[Output]:
-    """Open what labels are written into, marked as labels; finished ones are listed by their image.
+    ome: OmeZarr = OmeZarr(),  # noqa: B008  (frozen)
+) -> Output:
+    """Create what labels are written into.
 
     Parameters
     ----------
@@ -46,7 +39,7 @@ def label_output(
         See `seamscope.segmentation.segmentation.Segmentation.write`.
     shape, dtype, space
         Of the labels.
-    overwrite, source, metadata
+    overwrite, source, metadata, ome
         As for `seamscope.images.outputs.create_output`.
 
     Raises
@@ -57,14 +50,8 @@ def label_output(
     path = Path(target).expanduser() if isinstance(target, str | os.PathLike) else None
     if path is not None and str(dtype) == "uint64":
         raise OutputError(f"{path.name} would need labels above 2^32: segment parts of the image.")
-    place = None if path is None else member_place(path)
-    label: dict[str, Any] = {"version": _VERSION}
-    if place is not None:
-        label["source"] = {"image": "../../"}
-        check_label_target(target, overwrite=overwrite, source=source)
-        _make_group(place.path.parent)
-    with create_output(
-        place or target,
+    return create_output(
+        target,
         shape,
         dtype,
         axes=space.axes,
@@ -73,12 +60,11 @@ def label_output(
         origin=space.origin or None,
         overwrite=overwrite,
         name="labels" if path is None else path.name.split(".")[0],
-        metadata={**(metadata or {}), "image-label": label},
+        metadata=metadata,
         source=source,
-    ) as output:
-        yield output
-    if place is not None and output.record.get("finished"):
-        _list(place.path)
+        labels=True,
+        ome=ome,
+    )
 
 
 def check_label_target(
@@ -96,46 +82,7 @@ def check_label_target(
     OutputError
         When labels cannot be written there.
     """
-    path = Path(target).expanduser() if isinstance(target, str | os.PathLike) else None
-    place = None if path is None else member_place(path)
-    if place is None:
-        check_target(target, overwrite=overwrite, source=source, labels=True)
-        return
-    check_places([place], files_of(source), overwrite)
-    _check_image(place.path.parent.parent)
-
-
-def _check_image(image: Path) -> None:
-    import zarr
-
-    attributes = dict(zarr.open(str(image), mode="r").attrs)
-    if "multiscales" not in dict(attributes.get("ome") or {}):
-        raise OutputError(
-            f"{image} is no OME-Zarr {_VERSION} image, so it cannot hold labels: write them to a "
-            "file of their own (.ome.zarr)."
-        )
-
-
-def _make_group(labels: Path) -> None:
-    """Make the group of an image's labels, where there is none yet."""
-    import zarr
-
-    if not (labels / "zarr.json").exists():
-        zarr.create_group(str(labels), zarr_format=3, attributes={"ome": _listing([])})
-
-
-def _listing(names: Sequence[str]) -> dict[str, Any]:
-    return {"version": _VERSION, "labels": list(names)}
-
-
-def _list(path: Path) -> None:
-    """List the labels ``IMAGE/labels/NAME`` in their group, where readers look for them."""
-    import zarr
-
-    group = zarr.open_group(str(path.parent), mode="r+")
-    listed = list(dict(group.attrs.get("ome") or {}).get("labels") or [])
-    if path.name not in listed:
-        group.attrs["ome"] = _listing([*listed, path.name])
+    check_target(target, overwrite=overwrite, source=source, labels=True)
 
 
 __all__ = ["check_label_target", "label_output"]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.image import Image, open_image
+from seamscope.images.ngff import OmeZarr
 from seamscope.images.outputs import Output
 from seamscope.segmentation.basins import OUTSIDE, Basins
 from seamscope.segmentation.blocks import Blocks
@@ -441,6 +442,7 @@ class Segmentation:
         *,
         overwrite: bool = False,
         source: Image | None = None,
+        ome: OmeZarr = OmeZarr(),  # noqa: B008  (frozen)
         work: Work = QUIET,
     ) -> Any:
         """Write the label image, block by block.
@@ -455,6 +457,8 @@ class Segmentation:
             Whether an existing file may be replaced.
         source
             Image that must not be overwritten.
+        ome
+            Version of OME-Zarr, and whether its lower resolutions are written.
         work
             Shows progress and stops.
 
@@ -476,6 +480,7 @@ class Segmentation:
             overwrite=overwrite,
             source=source,
             metadata=self.record(),
+            ome=ome,
         ) as output:
             self._fill(output, work)
             output.finish()

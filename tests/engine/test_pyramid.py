@@ -1,0 +1,291 @@
+"""Lower resolutions equal those made of the whole image, however the result grows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ome_zarr_models.v04 as v04
+import ome_zarr_models.v05 as v05
+import pytest
+import torch
+import zarr
+from ome_zarr_models.v05.labels import Labels as LabelsGroup
+
+import seamscope
+from seamscope.errors import OutputError, SettingsError
+from seamscope.images import pyramid
+from seamscope.images.image import open_image
+from seamscope.images.ngff import OmeZarr
+from seamscope.images.outputs import Output, create_output
+from seamscope.images.pyramid import coarsened, levels_of
+
+MICRO = "micrometer"
+YX: dict[str, Any] = {"axes": "yx", "scale": (0.5, 0.5), "units": (MICRO, MICRO)}
+
+
+@pytest.fixture(autouse=True)
+def small_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several levels of small images."""
+    monkeypatch.setattr(pyramid, "SMALLEST", 16)
+
+
+def by_hand(block: np.ndarray, steps: tuple[int, ...], labels: bool) -> np.ndarray:
+    """Window by window: the mean, or the most frequent and first."""
+    shape = tuple(-(-n // s) for n, s in zip(block.shape, steps, strict=True))
+    found = np.empty(shape, block.dtype)
+    for at in np.ndindex(shape):
+        window = block[tuple(slice(i * s, i * s + s) for i, s in zip(at, steps, strict=True))]
+        # the last pixel of an odd axis stands for itself, so that it counts twice
+        odd = [(0, s - n) for n, s in zip(window.shape, steps, strict=True)]
+        values = np.pad(window, odd, mode="edge").ravel().tolist()
+        if labels:
+            counts = Counter(values)
+            found[at] = next(v for v in values if counts[v] == max(counts.values()))
+        elif block.dtype.kind == "f":
+            found[at] = np.mean(values)
+        else:
+            found[at] = (2 * sum(values) + len(values)) // (2 * len(values))
+    return found
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "int16", "uint64"])
+@pytest.mark.parametrize("steps", [(2, 2), (1, 2, 2), (2, 2, 2)])
+def test_a_block_equals_each_window(steps: tuple[int, ...], dtype: str, labels: bool) -> None:
+    rng = np.random.default_rng(0)
+    high = 4 if labels else 200
+    block = rng.integers(0, high, (5, 7, 6)[-len(steps) :]).astype(dtype)
+    if dtype == "int16":
+        block -= 100
+    if dtype == "uint64" and not labels:
+        block += np.uint64(2**64 - 300)
+    np.testing.assert_array_equal(coarsened(block, steps, labels), by_hand(block, steps, labels))
+
+
+def test_levels_halve_space_and_shift_by_half_of_what_a_pixel_grew() -> None:
+    levels = levels_of(
+        "czyx",
+        (2, 20, 100, 80),
+        (1.0, 2.0, 500.0, 500.0),
+        ("", MICRO, "nanometer", "nanometer"),
+        (0.0, 10.0, 0.0, 7.0),
+    )
+    # z waits until y and x are as long: 2 micrometers are four times 500 nanometers
+    assert [level.shape[1:] for level in levels] == [
+        (20, 100, 80), (20, 50, 40), (20, 25, 20), (10, 13, 10)
+    ]  # fmt: skip
+    for number, level in enumerate(levels):
+        assert level.shape[0] == 2
+        assert level.scale[3] == 500.0 * 2**number
+        assert level.origin[3] == 7.0 + 0.5 * (2**number - 1) * 500.0
+    assert [level.origin[1] for level in levels] == [10.0, 10.0, 10.0, 11.0]
+
+
+def reference(data: np.ndarray, output: Output, labels: bool = False) -> list[np.ndarray]:
+    """All levels, of the whole image at once."""
+    found = [data]
+    for level in output.levels[1:]:
+        steps = tuple(
+            -(-n // m) if n > m else 1 for n, m in zip(found[-1].shape, level.shape, strict=True)
+        )
+        found.append(by_hand(found[-1], steps, labels))
+    return found
+
+
+def cores(shape: tuple[int, ...], step: int, rng: np.random.Generator) -> list[Any]:
+    parts = [[slice(a, min(a + step, n)) for a in range(0, n, step)] for n in shape]
+    regions = [
+        tuple(each[i] for each, i in zip(parts, at, strict=True))
+        for at in np.ndindex(*map(len, parts))
+    ]
+    return [regions[i] for i in rng.permutation(len(regions))]
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize(("shape", "step"), [((70, 83), 13), ((9, 40, 37), 11)])
+def test_any_order_and_regions_written_twice(
+    shape: tuple[int, ...], step: int, labels: bool, tmp_path: Path
+) -> None:
+    """Regions that share chunks, in random order, some of them written again with other values."""
+    rng = np.random.default_rng(1)
+    data = rng.integers(0, 5, shape).astype("u1" if labels else "f4")
+    how: dict[str, Any] = {
+        "axes": "zyx"[-len(shape) :],
+        "scale": (1.0,) * len(shape),
+        "units": ("pixel",) * len(shape),
+        "chunks": (8,) * len(shape),
+    }
+    with create_output(tmp_path / "a.ome.zarr", shape, data.dtype, **how, labels=labels) as output:
+        regions = cores(shape, step, rng)
+        for region in regions[: len(regions) // 2]:
+            output.write(region, np.full_like(data[region], 3))
+        for region in regions:
+            output.write(region, data[region])
+        output.finish()
+    assert len(output.levels) > 2
+    for level, expected in zip(output.levels, reference(data, output, labels), strict=True):
+        np.testing.assert_allclose(level[...], expected, rtol=1e-6)
+
+
+def test_each_chunk_is_built_once_and_as_soon_as_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of regions made of whole chunks; before `finish`, and never from more than four chunks."""
+    sizes: list[int] = []
+
+    def counting(block: np.ndarray, *how: Any) -> np.ndarray:
+        sizes.append(block.size)
+        return coarsened(block, *how)
+
+    monkeypatch.setattr(pyramid, "coarsened", counting)
+    with create_output(tmp_path / "a.ome.zarr", (64, 96), "f4", **YX, chunks=(8, 8)) as output:
+        for y in range(0, 64, 8):
+            for x in range(0, 96, 8):
+                output.write((slice(y, y + 8), slice(x, x + 8)), np.ones((8, 8), np.float32))
+        # 64x96 -> 32x48 (24 chunks) -> 16x24 (6) -> 8x12 (2)
+        assert len(sizes) == 24 + 6 + 2
+        assert max(sizes) == 4 * 64
+        output.finish()
+    assert len(sizes) == 24 + 6 + 2
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_others_read_what_is_written(version: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.zarr"
+    data = np.random.default_rng(0).random((2, 40, 50)).astype("f4")
+    how: dict[str, Any] = {
+        "axes": "cyx",
+        "scale": (1.0, 0.5, 0.5),
+        "units": ("", MICRO, MICRO),
+        "origin": (0.0, 3.0, 0.0),
+        "metadata": {"channels": ["inside", "edge"]},
+        "ome": OmeZarr(version),
+    }
+    with create_output(path, data.shape, "f4", **how) as output:
+        output.write((slice(0, 2), slice(0, 40), slice(0, 50)), data)
+        output.finish({"figures": {"seams": 1}})
+    group = zarr.open_group(path, mode="r")
+    assert group.metadata.zarr_format == (3 if version == "0.5" else 2)
+    model = {"0.4": v04.Image, "0.5": v05.Image}[version].from_zarr(group)
+    attributes = model.ome_attributes if version == "0.5" else model.attributes
+    image = attributes.multiscales[0]
+    for number, dataset in enumerate(image.datasets):
+        scale, translation = dataset.coordinateTransformations
+        assert scale.scale == [1.0, 0.5 * 2**number, 0.5 * 2**number]
+        shift = 0.5 * (2**number - 1) * 0.5
+        assert translation.translation == [0.0, 3.0 + shift, shift]
+    channels = dict(group.attrs["ome"] if version == "0.5" else group.attrs)["omero"]["channels"]
+    assert all({"color", "window", "label"} <= set(each) for each in channels)
+    if version == "0.4":
+        assert group.attrs["multiscales"][0]["version"] == "0.4"
+    assert group.attrs["seamscope"]["figures"] == {"seams": 1}
+    for level in range(3):
+        opened = open_image(path, level=level)
+        assert opened.scale == pytest.approx([1.0, 0.5 * 2**level, 0.5 * 2**level])
+        found = opened.read((slice(None),) * 3)
+        np.testing.assert_allclose(found, reference(data, output)[level], rtol=1e-6)
+
+
+def test_a_version_that_is_not_written_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"choose one of 0\.4, 0\.5"):
+        OmeZarr("0.3")
+
+
+def test_windows_follow_values_beyond_0_and_1(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"axes": "cyx", "scale": (1, 1, 1), "units": ("", "pixel", "pixel")}
+    data = np.stack([np.full((20, 20), -4.0), np.full((20, 20), 9.0)]).astype("f4")
+    data[:, :10] = 0.5
+    with create_output(
+        tmp_path / "a.ome.zarr", data.shape, "f4", **how, metadata={"channels": ["a", "b"]}
+    ) as output:
+        output.write((slice(0, 2), slice(0, 20), slice(0, 20)), data)
+        output.finish()
+    group = zarr.open_group(tmp_path / "a.ome.zarr", mode="r")
+    windows = [each["window"] for each in group.attrs["ome"]["omero"]["channels"]]
+    assert windows[0] == {"start": -4.0, "end": 0.5, "min": -4.0, "max": 0.5}
+    assert windows[1] == {"start": 0.5, "end": 9.0, "min": 0.5, "max": 9.0}
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_labels_are_written_beside_the_image_that_is_read(version: str, tmp_path: Path) -> None:
+    """In the image's version, listed, with the source; a prediction of values is refused."""
+    path = tmp_path / "image.ome.zarr"
+    data = np.random.default_rng(0).random((64, 64)).astype("f4")
+    with create_output(path, (64, 64), "f4", **YX, ome=OmeZarr(version)) as output:
+        output.write((slice(0, 64), slice(0, 64)), data)
+        output.finish()
+    how: dict[str, Any] = {"tile": 32, "normalize": "none"}
+    place = path / "labels" / "bright"
+    with pytest.raises(OutputError, match="request labels"):
+        seamscope.predict(path, torch.nn.Identity(), place, **how)
+    seamscope.predict(path, torch.nn.Identity(), place, **how, result="labels")
+    group = zarr.open_group(path / "labels", mode="r")
+    if version == "0.5":
+        assert LabelsGroup.from_zarr(group).label_paths == ["bright"]
+    else:
+        assert v04.Labels.from_zarr(group).attributes.labels == ["bright"]
+    label = dict(group["bright"].attrs)
+    label = (label["ome"] if version == "0.5" else label)["image-label"]
+    assert label == {"version": version, "source": {"image": "../../"}}
+    np.testing.assert_array_equal(group["bright/0"][...], data > 0.5)
+    np.testing.assert_array_equal(
+        group["bright/1"][...], by_hand((data > 0.5).astype("u1"), (2, 2), True)
+    )
+    with pytest.raises(OutputError, match="which is read"):
+        seamscope.predict(place, torch.nn.Identity(), place, overwrite=True, result="labels")
+
+
+@pytest.mark.parametrize("blend", ["crop", "linear"])
+def test_a_resumed_pyramid_equals_the_uninterrupted_one(blend: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.random((2, 100, 90)).astype("f4")
+    network = torch.nn.Conv2d(1, 2, 3, padding=1).eval()
+    how: dict[str, Any] = {"tile": 32, "halo": 4, "blend": blend, "axes": "tyx"}
+    seamscope.predict(image, network, tmp_path / "a.ome.zarr", **how)
+
+    class StoppedError(Exception):
+        pass
+
+    def stopping(moment: int) -> Any:
+        def on_event(event: Any) -> None:
+            if getattr(event, "done", 0) == moment:
+                raise StoppedError
+
+        return on_event
+
+    path = tmp_path / "b.ome.zarr"
+    for moment in (7, 19):
+        with pytest.raises(StoppedError):
+            seamscope.predict(image, network, path, **how, resume=True, on_event=stopping(moment))
+    seamscope.predict(image, network, path, **how, resume=True)
+    one, other = (zarr.open_group(tmp_path / name, mode="r") for name in ("a.ome.zarr", path.name))
+    names = sorted(name for name, _ in one.arrays())
+    assert names == sorted(name for name, _ in other.arrays()) == ["0", "1", "2", "3"]
+    for name in names:
+        np.testing.assert_array_equal(one[name][...], other[name][...])
+    for frame in range(2):
+        expected = by_hand(one["0"][frame, 1], (2, 2), False)
+        np.testing.assert_allclose(other["1"][frame, 1], expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_naparis_reader_opens_all_levels_and_the_labels(version: str, tmp_path: Path) -> None:
+    from napari_ome_zarr import napari_get_reader
+
+    path = tmp_path / "image.ome.zarr"
+    how: dict[str, Any] = {"ome": OmeZarr(version), "tile": 32, "normalize": "none"}
+    data = np.random.default_rng(0).random((64, 64)).astype("f4")
+    seamscope.predict(data, torch.nn.Identity(), path, **how)
+    place = path / "labels" / "bright"
+    seamscope.predict(data, torch.nn.Identity(), place, **how, result="labels")
+    read = napari_get_reader(str(path))
+    assert read is not None
+    layers = {kind: (levels, meta) for levels, meta, kind in read(str(path))}
+    assert set(layers) == {"image", "labels"}
+    for kind, expected in (("image", data), ("labels", data > 0.5)):
+        levels, _ = layers[kind]
+        assert [level.shape[-2:] for level in levels] == [(64, 64), (32, 32), (16, 16)]
+        np.testing.assert_array_equal(np.asarray(levels[0]).squeeze(), expected)
