@@ -167,7 +167,8 @@ def _mean_of_integers(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     for part in parts:
         mean += part // count
         remainders += (part % count).astype(np.uint8)
-    return mean + (remainders // count).astype(mean.dtype)
+    mean += (remainders // count).astype(mean.dtype)
+    return mean
 
 
 def _mean(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
