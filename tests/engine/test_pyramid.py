@@ -21,6 +21,7 @@ from seamscope.images.image import open_image
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.outputs import Output, create_output
 from seamscope.images.pyramid import coarsened, levels_of
+from watching import Seen
 
 MICRO = "micrometer"
 YX: dict[str, Any] = {"axes": "yx", "scale": (0.5, 0.5), "units": (MICRO, MICRO)}
@@ -249,17 +250,17 @@ def test_a_resumed_pyramid_equals_the_uninterrupted_one(blend: str, tmp_path: Pa
     class StoppedError(Exception):
         pass
 
-    def stopping(moment: int) -> Any:
-        def on_event(event: Any) -> None:
-            if getattr(event, "done", 0) == moment:
+    def stop_after(tiles: int) -> Seen:
+        def hear(phase: str, done: int) -> None:
+            if phase == "Predicting" and done >= tiles:
                 raise StoppedError
 
-        return on_event
+        return Seen(on_step=hear)
 
     path = tmp_path / "b.ome.zarr"
     for moment in (7, 19):
         with pytest.raises(StoppedError):
-            seamscope.predict(image, network, path, **how, resume=True, on_event=stopping(moment))
+            seamscope.predict(image, network, path, **how, resume=True, work=stop_after(moment))
     seamscope.predict(image, network, path, **how, resume=True)
     one, other = (zarr.open_group(tmp_path / name, mode="r") for name in ("a.ome.zarr", path.name))
     names = sorted(name for name, _ in one.arrays())
