@@ -330,6 +330,9 @@ class Claim:
             self._file.unlink(missing_ok=True)
         self._lock.release()
 
+    def renew(self) -> None:
+        """Nothing: the system's lock ends with the process."""
+
     def reserve(self) -> None:
         """Keep some of the disk free until `free`."""
         with self.place.hidden("room").open("wb") as file:

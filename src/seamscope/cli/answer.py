@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 from seamscope.errors import OutputError
 from seamscope.files import disk_errors, write_file
+from seamscope.images.addresses import without_secrets
 
 
 class Answer:
@@ -51,15 +52,17 @@ class Answer:
 
 
 def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(content), indent=1, ensure_ascii=False, default=str) + "\n"
+    return json.dumps(_plain(content), indent=1, ensure_ascii=False, default=str) + "\n"
 
 
-def _finite(value: Any) -> Any:
-    """Return the same with null for NaN and infinity, which JSON does not know."""
+def _plain(value: Any) -> Any:
+    """Return the same with null for NaN and infinity, which JSON does not know, and no secrets."""
     if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [_plain(each) for each in value]
+    if isinstance(value, str):
+        return without_secrets(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -136,7 +139,7 @@ def json_is_missing() -> bool:
 
 def show(text: str) -> None:
     """Write text to standard output."""
-    _print(f"{text}\n", sys.stdout)
+    _print(f"{without_secrets(text)}\n", sys.stdout)
 
 
 def _print(text: str, stream: TextIO | None) -> None:

@@ -37,6 +37,7 @@ from seamscope.cli.answer import json_is_missing, only_json, show_json
 from seamscope.cli.places import WRITES
 from seamscope.errors import ModelError, SeamscopeError, TrustError
 from seamscope.files import is_full
+from seamscope.images.addresses import without_secrets
 
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace files that this command writes if they exist.")
@@ -214,7 +215,7 @@ class _Command(TyperCommand):
                 raise
             except BaseException as error:
                 if ctx.params.get("debug"):
-                    traceback.print_exc()
+                    print(without_secrets(traceback.format_exc()), file=sys.stderr)
                 sentence, code = _explained(error)
                 say(sentence)
                 if json_is_missing():
@@ -312,6 +313,7 @@ _said: list[str] = []
 
 def say(sentence: str) -> None:
     """Show a sentence on standard error."""
+    sentence = without_secrets(sentence)
     _said[:] = [sentence]
     with contextlib.suppress(OSError):  # closed, as for a service
         typer.echo(sentence, err=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from seamscope.errors import SeamscopeError
 from seamscope.files import Place, check_places, member_place
+from seamscope.images.addresses import is_address
 
 READS = (
     "image",
@@ -73,7 +74,8 @@ def _unwritten(name: str, value: Any, given: Mapping[str, Any]) -> bool:
     """Whether a parameter that names an output needs no check here."""
     if name == "json_file":
         return bool(value == "-")
-    return name == "out" and bool(given.get("dry_run"))
+    # stores are asked by the writer of the result
+    return name == "out" and (bool(given.get("dry_run")) or is_address(value))
 
 
 def _place(name: str, path: Path) -> Place:

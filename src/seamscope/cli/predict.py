@@ -38,6 +38,7 @@ from seamscope.cli.options import (
 from seamscope.cli.progress import open_display
 from seamscope.cli.work import long_work
 from seamscope.errors import SeamscopeError
+from seamscope.images.addresses import is_address
 from seamscope.text import bytes_text, duration_text, halo_text, shape_text
 
 if TYPE_CHECKING:
@@ -225,6 +226,11 @@ class _Run:
             **record(self.case.at(plan)),
         }
 
+    @property
+    def _unfinished(self) -> str:
+        """Where an unfinished result is; object stores have it in its place."""
+        return self.out if is_address(self.out) else f"{self.out}.partial"
+
     def outcome(self) -> str:
         """A sentence or two on what became of it."""
         if self.finished:
@@ -237,7 +243,7 @@ class _Run:
         if not self.done:
             return "Stopped before the first tile: nothing was written."
         kept = (
-            f"{self.out}.partial holds what was done so far. It is unfinished. To continue it, run "
+            f"{self._unfinished} holds what was done so far. It is unfinished. To continue it, run "
             "the same command with --resume."
         )
         if self.done == self.total:

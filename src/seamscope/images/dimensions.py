@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from seamscope.errors import SettingsError
+from seamscope.images.addresses import without_secrets
 from seamscope.text import shape_text
 
 Index = tuple[int | slice, ...]
@@ -133,5 +134,5 @@ def region_text(index: Index) -> str:
 
 def why(error: BaseException) -> str:
     """Return one short line that says what went wrong."""
-    lines = str(error).strip().splitlines()
+    lines = without_secrets(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

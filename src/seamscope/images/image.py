@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from seamscope.errors import ImageError
+from seamscope.images.addresses import Address, is_address
 from seamscope.images.dimensions import (
     Index,
     Region,
@@ -35,7 +36,7 @@ from seamscope.images.dimensions import (
     volume,
     why,
 )
-from seamscope.images.open import open_array, open_path
+from seamscope.images.open import open_address, open_array, open_path
 from seamscope.images.stored import Choice, Stored
 from seamscope.images.views import Part, WithoutData
 from seamscope.images.watch import Watch, WatchedZarr, watch_of
@@ -310,7 +311,8 @@ def open_image(source: Any, *, axes: str | None = None, **choices: Any) -> Image
     ----------
     source
         ``"demo:tissue2d"`` or ``"demo:tissue3d"``, a file (TIFF with OME or ImageJ metadata, PNG,
-        JPEG, npy), a folder (zarr, OME-Zarr, plates), an array (numpy, dask, zarr, torch, xarray
+        JPEG, npy), a folder (zarr, OME-Zarr, plates), the address of such a zarr folder
+        (``https://``, ``s3://``, ``gs://``), an array (numpy, dask, zarr, torch, xarray
         ...), or an `Image`.
     axes
         Overrides what the image says, see `Image.with_axes`.
@@ -332,6 +334,8 @@ def open_image(source: Any, *, axes: str | None = None, **choices: Any) -> Image
         image = source
     elif isinstance(source, str) and source.startswith("demo:") and not Path(source).exists():
         image = _open_sample(source)
+    elif is_address(source):
+        image = _checked(open_address(Address.parse(source), choice), choice)
     elif isinstance(source, str | os.PathLike):
         image = _of_file(Path(source).expanduser(), choice)
     else:

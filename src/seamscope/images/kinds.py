@@ -27,6 +27,7 @@ import numpy as np
 
 from seamscope.errors import OutputError
 from seamscope.files import Place, member_place, record_beside, write_file
+from seamscope.images.addresses import Address
 from seamscope.images.dimensions import unit_symbol
 from seamscope.images.ngff import (
     OmeZarr,
@@ -410,6 +411,15 @@ def _zarr_bytes(wanted: Wanted) -> int:
     return _all_bytes(wanted) // (1 if wanted.dtype.kind == "f" else 4)
 
 
+def _zarr_store(path: Path | Address) -> Any:
+    """Return what zarr calls the store of a path."""
+    if isinstance(path, Path):
+        return str(path)
+    from seamscope.images.remote import store_of
+
+    return store_of(path, writing=True)
+
+
 def _zarr_array_in(store: Any, name: str | None, wanted: Wanted) -> Any:
     """Create the array, in a group by its name.
 
@@ -571,22 +581,22 @@ class Format:
 
     refusal: Callable[[Wanted], str | None]
     room: Callable[[Wanted], int]
-    create: Callable[[Path, Wanted], Store]
+    create: Callable[[Any, Wanted], Store]
     labels_only: bool = False
-    resume: Callable[[Path, Wanted], Store] | None = None
+    resume: Callable[[Any, Wanted], Store] | None = None
 
 
-def _create_zarr(path: Path, wanted: Wanted) -> Store:
-    return _ZarrStore(_zarr_array_in(str(path), None, replace(wanted, ome=OmeZarr())))
+def _create_zarr(path: Path | Address, wanted: Wanted) -> Store:
+    return _ZarrStore(_zarr_array_in(_zarr_store(path), None, replace(wanted, ome=OmeZarr())))
 
 
-def _create_ome_zarr(path: Path, wanted: Wanted) -> Store:
+def _create_ome_zarr(path: Path | Address, wanted: Wanted) -> Store:
     import zarr
 
     stored, order = wanted.in_order("tczyx")
     levels = _levels(stored)
     group = zarr.create_group(
-        str(path),
+        _zarr_store(path),
         zarr_format=stored.ome.zarr_format,
         attributes=image_attributes(stored, levels),
     )
@@ -633,19 +643,19 @@ def _create_png(path: Path, wanted: Wanted) -> Store:
     return _PngStore(np.zeros(wanted.shape, wanted.dtype), path)
 
 
-def _resume_zarr(path: Path, wanted: Wanted) -> Store:
+def _resume_zarr(path: Path | Address, wanted: Wanted) -> Store:
     import zarr
 
-    node = zarr.open_array(str(path), mode="r+")
+    node = zarr.open_array(_zarr_store(path), mode="r+")
     _check_same(node, wanted, path)
     return _ZarrStore(node)
 
 
-def _resume_ome_zarr(path: Path, wanted: Wanted) -> Store:
+def _resume_ome_zarr(path: Path | Address, wanted: Wanted) -> Store:
     import zarr
 
     stored, order = wanted.in_order("tczyx")
-    group = zarr.open_group(str(path), mode="r+")
+    group = zarr.open_group(_zarr_store(path), mode="r+")
     levels = _levels(stored)
     for number, level in enumerate(levels):
         _check_same(group[str(number)], replace(stored, shape=level.shape), path)
@@ -676,12 +686,12 @@ def _resume_npy(path: Path, wanted: Wanted) -> Store:
     return _NpyStore(mapped, path)
 
 
-def _check_same(array: Any, wanted: Wanted, path: Path) -> None:
+def _check_same(array: Any, wanted: Wanted, path: Path | Address) -> None:
     if tuple(array.shape) != wanted.shape or array.dtype != wanted.dtype:
         raise _not_the_same(path)
 
 
-def _not_the_same(path: Path) -> OutputError:
+def _not_the_same(path: Path | Address) -> OutputError:
     return OutputError(
         f"{path} is not the unfinished result of this command: its size, type or levels differ. "
         "Begin again (overwrite)."

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope.errors import ImageError, SettingsError
+from seamscope.images.addresses import Address
 from seamscope.images.dimensions import are_axes, why
 from seamscope.images.records import UNFINISHED, UNFINISHED_NPY, read_record, unfinished
 from seamscope.images.stored import Choice, Stored, file_of
@@ -58,8 +59,7 @@ def open_path(path: Path, choice: Choice) -> Stored:
     """Open a file or folder by what it holds."""
     if not path.exists():
         raise ImageError(
-            f"There is no file or folder {path} (looked for in {Path.cwd()}). "
-            "Check the spelling; web addresses must be downloaded first."
+            f"There is no file or folder {path} (looked for in {Path.cwd()}). Check the spelling."
         )
     try:
         if path.is_dir():
@@ -72,6 +72,13 @@ def open_path(path: Path, choice: Choice) -> Stored:
             f"{path} cannot be opened ({why(error)}). It may be damaged, cut short or not "
             "readable for you: check it, or copy it again."
         ) from error
+
+
+def open_address(address: Address, choice: Choice) -> Stored:
+    """Open zarr in an object store or on a web server."""
+    from seamscope.images.remote import open_node
+
+    return open_zarr(open_node(address), address, choice)
 
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import psutil
 
-from seamscope.errors import OutputError
+from seamscope.errors import ImageError, OutputError
 from seamscope.files import (
     Claim,
     Place,
@@ -35,6 +35,7 @@ from seamscope.files import (
     overlap,
     size_on_disk,
 )
+from seamscope.images.addresses import Address, is_address
 from seamscope.images.dimensions import bounds, checked_axes, region_text, why
 from seamscope.images.kinds import (
     Format,
@@ -52,6 +53,7 @@ from seamscope.text import bytes_text, shape_text
 
 if TYPE_CHECKING:
     from seamscope.images.image import Image
+    from seamscope.images.remote_results import RemoteClaim
 
 
 class Output:
@@ -75,7 +77,7 @@ class Output:
     def __init__(
         self,
         store: Store,
-        claim: Claim | None,
+        claim: Claim | RemoteClaim | None,
         record: dict[str, Any],
         ledger: Ledger | None = None,
     ) -> None:
@@ -124,9 +126,14 @@ class Output:
         """
         self._check_fit(index, block)
         with self._lock, self._disk_errors():
+            self._renew()
             self._store.array[index] = block
             self._store.wrote(index)
             self._used = True
+
+    def _renew(self) -> None:
+        if self._claim is not None:
+            self._claim.renew()
 
     def wrote(self, index: tuple[slice, ...]) -> None:
         """Note a region that another process has written into the same store.
@@ -179,7 +186,8 @@ class Output:
             if self._claim is not None:
                 self._store.complete(record, self._claim.final_record)
                 self._claim.swap()
-                self._store.moved(self._claim.place.path)
+                if isinstance(self._claim, Claim):
+                    self._store.moved(self._claim.place.path)
                 self._claim.release()
         self.record = record
         self._open = False
@@ -281,7 +289,8 @@ def create_output(
         ``.png``                  labels only: ``yx``, uint8 or uint16
         ========================  =============================================================
 
-        TIFF, npy and PNG have their record in a file beside them: ``NAME.tif.json``.
+        TIFF, npy and PNG have their record in a file beside them: ``NAME.tif.json``. Zarr may be
+        written to ``s3://`` and ``gs://`` (`seamscope.images.remote`).
     shape, dtype
         Of the result.
     axes, scale, units, origin
@@ -331,6 +340,8 @@ def create_output(
     )
     if target is None:
         return _in_memory(wanted)
+    if is_address(target):
+        return _create_remote(_address(target), wanted, overwrite, source, task, resume)
     if isinstance(target, str | os.PathLike):
         path = Path(target).expanduser()
         kind, place = format_of(path), _place(path)
@@ -360,6 +371,9 @@ def check_target(
     OutputError
         When `create_output` would refuse it whatever the result.
     """
+    if is_address(target):
+        _check_remote(_address(target), source, overwrite, resume)
+        return
     if not isinstance(target, str | os.PathLike):
         return
     path = Path(target).expanduser()
@@ -403,13 +417,57 @@ def _create_file(
             # again, since a result may have been found that a killed process had moved aside
             check_places([place], files_of(source), overwrite, resume)
             if resume and kind.resume and place.partial.exists() and place.ledger.exists():
-                return _resumed(claim, kind.resume, wanted, task or {})
+                return _resumed(claim, Ledger(place.ledger), kind.resume, wanted, task or {})
             _check_room(place, kind.room(wanted))
             claim.remove()
             return _begun(claim, kind, wanted, task)
         except BaseException:
             claim.release()
             raise
+
+
+def _address(target: str) -> Address:
+    try:
+        return Address.parse(target)
+    except ImageError as error:
+        raise OutputError(str(error)) from None
+
+
+def _check_remote(address: Address, source: Image | None, overwrite: bool, resume: bool) -> None:
+    from seamscope.images.remote_results import RemotePlace, check_remote
+
+    read = None if source is None else source.source
+    check_remote(RemotePlace(address), read, overwrite=overwrite, resume=resume)
+
+
+def _create_remote(
+    address: Address,
+    wanted: Wanted,
+    overwrite: bool,
+    source: Image | None,
+    task: Mapping[str, Any] | None,
+    resume: bool,
+) -> Output:
+    """As `_create_file`, in an object store."""
+    from seamscope.images.remote_results import RemoteClaim, RemotePlace, remote_ledger
+
+    _check_remote(address, source, overwrite, resume)
+    kind = format_of(Path(address.name))
+    reason = kind.refusal(wanted)
+    if reason:
+        raise OutputError(f"{address} cannot hold this result: {reason}")
+    claim = RemoteClaim(RemotePlace(address))
+    try:
+        # again, since another process may have finished between the check and the claim
+        _check_remote(address, source, overwrite, resume)
+        ledger = remote_ledger(claim.place) if resume else None
+        if ledger is not None and kind.resume is not None:
+            return _resumed(claim, ledger, kind.resume, wanted, task or {})
+        claim.remove()
+        return _begun(claim, kind, wanted, task)
+    except BaseException:
+        claim.release()
+        raise
 
 
 def _label_in(image: Path, wanted: Wanted) -> Wanted:
@@ -435,6 +493,10 @@ def unfinished(target: Any) -> Ledger | None:
     OutputError
         When the ledger is damaged.
     """
+    if is_address(target):
+        from seamscope.images.remote_results import RemotePlace, remote_ledger
+
+        return remote_ledger(RemotePlace(_address(target)))
     if not isinstance(target, str | os.PathLike):
         return None
     path = Path(target).expanduser()
@@ -445,13 +507,13 @@ def unfinished(target: Any) -> Ledger | None:
 
 
 def _resumed(
-    claim: Claim,
-    open_store: Callable[[Path, Wanted], Store],
+    claim: Claim | RemoteClaim,
+    ledger: Ledger,
+    open_store: Callable[[Any, Wanted], Store],
     wanted: Wanted,
     task: Mapping[str, Any],
 ) -> Output:
     place = claim.place
-    ledger = Ledger(place.ledger)
     ledger.check(task, str(place.path))
     try:
         store = open_store(place.partial, wanted)
@@ -463,7 +525,9 @@ def _resumed(
     return Output(store, claim, wanted.record, ledger)
 
 
-def _begun(claim: Claim, kind: Format, wanted: Wanted, task: Mapping[str, Any] | None) -> Output:
+def _begun(
+    claim: Claim | RemoteClaim, kind: Format, wanted: Wanted, task: Mapping[str, Any] | None
+) -> Output:
     try:
         claim.reserve()
         store = kind.create(claim.place.partial, wanted)
@@ -473,8 +537,16 @@ def _begun(claim: Claim, kind: Format, wanted: Wanted, task: Mapping[str, Any] |
         raise
     ledger = None
     if task is not None and kind.resume is not None:
-        ledger = Ledger.begin(claim.place.ledger, task)
+        ledger = _new_ledger(claim, task)
     return Output(store, claim, wanted.record, ledger)
+
+
+def _new_ledger(claim: Claim | RemoteClaim, task: Mapping[str, Any]) -> Ledger:
+    if isinstance(claim, Claim):
+        return Ledger.begin(claim.place.ledger, task)
+    from seamscope.images.remote_results import RemoteLedger
+
+    return RemoteLedger.start(claim.place.ledger, task)
 
 
 def _in_memory(wanted: Wanted) -> Output:
@@ -536,7 +608,8 @@ def files_of(source: Image | None) -> list[Path]:
     """Return the files and folders that an image is read from."""
     if source is None:
         return []
-    return [Path(name) for name in (source.source, file_of(source.data)) if name]
+    names = (source.source, file_of(source.data))
+    return [Path(name) for name in names if name and not is_address(name)]
 
 
 def _check_room(place: Place, needed: int) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from seamscope.files import current_record, write_file
+from seamscope.images.addresses import Address, is_address
 
 UNFINISHED = "Seamscope: unfinished"
 """What an unfinished TIFF or PNG names as its software."""
@@ -35,6 +36,10 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     dict or None
         The record, None when there is none.
     """
+    if is_address(path):
+        from seamscope.images.remote_results import remote_record
+
+        return remote_record(Address.parse(path)) or None
     target = Path(path)
     with contextlib.suppress(Exception):
         if target.is_dir():

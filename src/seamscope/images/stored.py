@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seamscope.errors import SettingsError
+from seamscope.images.addresses import Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ class Stored:
 
     data: Any
     name: str
-    source: Path | None = None
+    source: Path | Address | None = None
     axes: str | None = None
     scale: Sequence[float] | None = None
     units: Sequence[str] | None = None

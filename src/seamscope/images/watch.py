@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from seamscope.errors import ImageError
+from seamscope.images.addresses import Address
 from seamscope.images.dimensions import bounds
 from seamscope.images.stored import file_of
 from seamscope.images.views import View
@@ -163,7 +164,7 @@ def watched(array: Any) -> Any:
     return array if folder is None or not folder.is_dir() else WatchedZarr(array, folder)
 
 
-def watch_of(data: Any, source: Path | None) -> Watch | None:
+def watch_of(data: Any, source: Path | Address | None) -> Watch | None:
     """Return what watches an image that was just opened; None where nothing can change.
 
     Parameters
@@ -179,7 +180,9 @@ def watch_of(data: Any, source: Path | None) -> Watch | None:
     if isinstance(inner, WatchedZarr):
         return inner
     in_memory = isinstance(inner, np.ndarray) and not isinstance(inner, np.memmap)
-    return None if source is None or in_memory or not source.is_file() else WatchedFile(source)
+    if in_memory or not isinstance(source, Path) or not source.is_file():
+        return None
+    return WatchedFile(source)
 
 
 __all__ = ["Watch", "WatchedFile", "WatchedZarr", "watch_of", "watched"]

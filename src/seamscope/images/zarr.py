@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from seamscope.errors import ImageError, SettingsError
+from seamscope.images.addresses import Address
 from seamscope.images.dimensions import AXES, are_axes, unit_name
 from seamscope.images.records import record_in, unfinished
 from seamscope.images.stored import Choice, Stored, finite_number, listed, pick
@@ -37,7 +38,7 @@ def open_folder(path: Path, choice: Choice) -> Stored:
     return open_zarr(zarr.open(str(path), mode="r"), path, choice)
 
 
-def open_zarr(node: Any, source: Path | None, choice: Choice) -> Stored:
+def open_zarr(node: Any, source: Path | Address | None, choice: Choice) -> Stored:
     """Open a zarr array, or one image of a group.
 
     Of OME-Zarr these are images with resolutions, labels, plates with wells and fields, and the
@@ -96,7 +97,7 @@ def _labels(group: Any, metadata: Mapping[str, Any]) -> list[str]:
 
 
 def _one_of(
-    group: Any, paths: Sequence[str], name: str, source: Path | None, choice: Choice
+    group: Any, paths: Sequence[str], name: str, source: Path | Address | None, choice: Choice
 ) -> Stored:
     """Open one of several images of a group, and say which there are."""
     number = pick(choice, paths, name)
@@ -110,7 +111,7 @@ def _one_of(
     return replace(found, notes=(note, *found.notes))
 
 
-def _member(group: Any, path: str, source: Path | None, choice: Choice) -> Stored:
+def _member(group: Any, path: str, source: Path | Address | None, choice: Choice) -> Stored:
     try:
         node = group[path]
     except KeyError:
@@ -127,7 +128,7 @@ def _members(group: Any) -> str:
     return ", ".join(keys) or "nothing"
 
 
-def _zarr_array(array: Any, name: str, source: Path | None) -> Stored:
+def _zarr_array(array: Any, name: str, source: Path | Address | None) -> Stored:
     record = record_in(array.attrs)
     names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
     axes = "".join(_axis_letter({"name": n}) for n in names or ())
@@ -145,7 +146,7 @@ def _zarr_array(array: Any, name: str, source: Path | None) -> Stored:
 
 
 def _ome_zarr(
-    group: Any, multiscales: Any, name: str, source: Path | None, choice: Choice
+    group: Any, multiscales: Any, name: str, source: Path | Address | None, choice: Choice
 ) -> Stored:
     """Open one resolution of one of a group's images (OME-NGFF 0.1 to 0.5).
 
@@ -215,7 +216,7 @@ def _transform(level: Mapping[str, Any], ndim: int) -> tuple[np.ndarray, np.ndar
     return scale, shift
 
 
-def _only_member(group: Any, name: str, source: Path | None, choice: Choice) -> Stored:
+def _only_member(group: Any, name: str, source: Path | Address | None, choice: Choice) -> Stored:
     arrays = sorted(key for key, _ in group.arrays())
     if len(arrays) == 1 or choice.series is not None:
         return _member(group, arrays[pick(choice, arrays, name)], source, choice)
