@@ -309,14 +309,16 @@ class PixelOptions:
         """Open the image of this name."""
         from seamscope.images.image import open_image
 
-        return open_image(
-            name,
-            axes=self.axes,
-            series=self.series,
-            level=self.level,
-            alpha=self.alpha,
-            nodata=self.nodata,
-        )
+        return open_image(name, series=self.series, **self.choices())
+
+    def choices(self) -> dict[str, Any]:
+        """How an image is opened, whichever of a file with several it is."""
+        return {
+            "axes": self.axes,
+            "level": self.level,
+            "alpha": self.alpha,
+            "nodata": self.nodata,
+        }
 
 
 @dataclass(frozen=True)

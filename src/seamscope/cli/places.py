@@ -74,7 +74,7 @@ def _unwritten(name: str, value: Any, given: Mapping[str, Any]) -> bool:
     """Whether a parameter that names an output needs no check here."""
     if name == "json_file":
         return bool(value == "-")
-    # stores are asked by the writer of the result
+    # the writer of the result checks object stores
     return name == "out" and (bool(given.get("dry_run")) or is_address(value))
 
 

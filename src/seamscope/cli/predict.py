@@ -43,8 +43,11 @@ from seamscope.text import bytes_text, duration_text, halo_text, shape_text
 
 if TYPE_CHECKING:
     from seamscope.images.outputs import Output
+    from seamscope.images.plates import Plate
+    from seamscope.models.model import Model
     from seamscope.planning.case import Case
     from seamscope.prediction.run import Event
+    from seamscope.settings import Settings
     from seamscope.work import Work
 
 
@@ -87,7 +90,10 @@ def predict(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Predict IMAGE with MODEL tile by tile, and write the result to OUT."""
+    """Predict IMAGE with MODEL tile by tile, and write the result to OUT.
+
+    All fields of an OME-Zarr plate are predicted into a new plate, unless --series chooses one.
+    """
     from seamscope.process_memory import keep_freed_memory
 
     keep_freed_memory()  # before torch starts threads
@@ -109,6 +115,14 @@ def predict(
             seams=seams,
             postprocess=postprocess,
         )
+        if pixels.series is None and not dry_run:
+            from seamscope.images.plates import plate_at
+
+            plate = plate_at(image)
+            if plate is not None and plate.fields:
+                how = {"overwrite": overwrite, "resume": resume, "ome": written.of(), "work": work}
+                _whole_plate(plate, loading.load(model), out, settings, pixels, answer, how)
+                return
         opened = pixels.open(image)
         if not dry_run:
             check_target(
@@ -139,6 +153,26 @@ def predict(
         answer.write(record)
         say(run.outcome())
         raise typer.Exit(ExitCode.INTERRUPTED)
+
+
+def _whole_plate(
+    plate: Plate,
+    network: Model,
+    out: str,
+    settings: Settings,
+    pixels: ImageOptions,
+    answer: Answer,
+    how: Mapping[str, Any],
+) -> None:
+    """Predict all fields of a plate; fields that fail make the command fail at its end."""
+    from seamscope.prediction.plates import predict_plate
+
+    done = predict_plate(plate, network, out, settings, **how, **pixels.choices())
+    record = {"output": {"path": done.path}, "fields": list(done.fields), "failed": done.failed}
+    answer.write({"seamscope": __version__, "finished": not done.failed, **record}, done.sentence)
+    if done.failed:
+        say(done.sentence)
+        raise typer.Exit(ExitCode.REFUSED)
 
 
 class _Run:

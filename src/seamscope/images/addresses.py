@@ -1,6 +1,6 @@
 """Addresses of images and results that are not on this machine: ``s3://``, ``gs://``, ``https://``.
 
-Knows how an address is written, and which parts of it nobody else may see. Does not know how it is
+Knows how an address is written, and which parts of it are secret. Does not know how it is
 reached (see `seamscope.images.remote`).
 
 A user name, a password or a signed query (``?X-Amz-Signature=...``) may stand in an address. Every

@@ -6,12 +6,11 @@ images.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from seamscope.images.stored import finite_number
 
 _COLOURS = ("56B4E9", "E69F00", "009E73", "CC79A7", "F0E442", "0072B2", "D55E00", "FFFFFF")
 """Distinct also for colour-blind people (Okabe and Ito, 2008, with white for black)."""
@@ -71,8 +70,11 @@ def _window(entry: Mapping[str, Any]) -> tuple[float, float] | None:
     window = entry.get("window")
     if not isinstance(window, Mapping):
         return None
-    low, high = finite_number(window.get("start")), finite_number(window.get("end"))
-    return (low, high) if low < high else None
+    try:
+        low, high = float(window["start"]), float(window["end"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (low, high) if low < high and math.isfinite(high - low) else None
 
 
 __all__ = ["Channel", "channels_in", "colour"]

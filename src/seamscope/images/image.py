@@ -26,6 +26,7 @@ import numpy as np
 
 from seamscope.errors import ImageError
 from seamscope.images.addresses import Address, is_address
+from seamscope.images.channels import Channel
 from seamscope.images.dimensions import (
     Index,
     Region,
@@ -87,6 +88,8 @@ class Image:
         The file and how it is read: the same for the same pixels, as far as size and time of the
         last change show. Empty where that is not certain: arrays, folders, files of the last
         seconds.
+    channels
+        Name, colour and window of each channel; empty where the file does not say.
     """
 
     data: Any
@@ -100,6 +103,7 @@ class Image:
     missing: bool = False
     colours: bool = False
     identity: str = ""
+    channels: tuple[Channel, ...] = ()
     _kept: _KeptBlock | None = field(default=None, repr=False)
     _watch: Watch | None = field(default=None, repr=False)
 
@@ -404,6 +408,7 @@ def _checked(found: Stored, choice: Choice = Choice()) -> Image:  # noqa: B008  
         nodata is not None,
         found.colours,
         "",
+        found.channels,
         None if chunks is None else _KeptBlock(chunks),
         watch_of(data, found.source),
     )

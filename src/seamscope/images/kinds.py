@@ -10,7 +10,6 @@ its first bytes, since it has room for nothing else.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import math
@@ -22,7 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 
 from seamscope.errors import OutputError
@@ -161,23 +159,31 @@ class _OmeZarrStore(_ZarrStore):
         self._node = zarr.open_group(str(path), mode="r+")
         self._connect()
         if self._stored.image is not None:
-            list_label(path.parent, path.name)
+            list_labels(path.parent)
 
 
-def list_label(folder: Path, name: str) -> None:
-    """Name an image of labels in the group of labels that it lies in."""
+def list_labels(folder: Path) -> None:
+    """Name all images of labels that lie in a group in its metadata.
+
+    Two processes may finish labels of one image at the same time, and each writes the whole list:
+    so it is compared with the folder again after it was written. A label whose process was killed
+    before it was listed is listed with the next one.
+    """
     import zarr
 
-    # two processes may finish labels of one image at the same time
-    lock = folder / ".labels.lock"
-    with filelock.FileLock(lock):
+    while True:
         group = zarr.open_group(str(folder), mode="r+")
-        version = version_in(dict(group.attrs))
         listed = list(dict(group.attrs.get("ome") or group.attrs).get("labels") or [])
-        if name not in listed:
-            group.attrs.update(attributes({"labels": [*listed, name]}, version))
-        with contextlib.suppress(OSError):  # a process that waits sees that it has no name
-            lock.unlink()
+        missing = sorted(
+            each.name
+            for each in folder.iterdir()
+            if _is_zarr(each) and not each.name.startswith(".") and each.suffix != ".partial"
+            if each.name not in listed
+        )
+        if not missing:
+            return
+        part = {"labels": [*listed, *missing]}
+        group.attrs.update(attributes(part, version_in(dict(group.attrs))))
 
 
 def check_image_of(place: Place) -> None:

@@ -38,6 +38,7 @@ from seamscope.files import (
 from seamscope.images.addresses import Address, is_address
 from seamscope.images.dimensions import bounds, checked_axes, region_text, why
 from seamscope.images.kinds import (
+    FORMATS,
     Format,
     Store,
     Wanted,
@@ -290,7 +291,8 @@ def create_output(
         ========================  =============================================================
 
         TIFF, npy and PNG have their record in a file beside them: ``NAME.tif.json``. Zarr may be
-        written to ``s3://`` and ``gs://`` (`seamscope.images.remote`).
+        written to ``s3://`` and ``gs://`` (`seamscope.images.remote`). A `seamscope.files.Place`
+        inside a zarr group gets OME-Zarr, as fields of a plate do.
     shape, dtype
         Of the result.
     axes, scale, units, origin
@@ -342,6 +344,8 @@ def create_output(
         return _in_memory(wanted)
     if is_address(target):
         return _create_remote(_address(target), wanted, overwrite, source, task, resume)
+    if isinstance(target, Place):
+        return _create_file(target, FORMATS[".ome.zarr"], wanted, overwrite, source, task, resume)
     if isinstance(target, str | os.PathLike):
         path = Path(target).expanduser()
         kind, place = format_of(path), _place(path)
@@ -384,8 +388,12 @@ def check_target(
         )
     place = _place(path)
     check_places([place], files_of(source), overwrite, resume)
-    if place.member:
+    if _is_label(place):
         check_image_of(place)
+
+
+def _is_label(place: Place) -> bool:
+    return place.member and place.path.parent.name == "labels"
 
 
 def _place(path: Path) -> Place:
@@ -408,7 +416,7 @@ def _create_file(
     if reason:
         raise OutputError(f"{path.name} cannot hold this result: {reason}")
     check_places([place], files_of(source), overwrite, resume)
-    if place.member:
+    if _is_label(place):
         check_image_of(place)
         wanted = _label_in(place.path.parent.parent, wanted)
     with disk_errors(path, "Nothing was written."):
@@ -497,13 +505,17 @@ def unfinished(target: Any) -> Ledger | None:
         from seamscope.images.remote_results import RemotePlace, remote_ledger
 
         return remote_ledger(RemotePlace(_address(target)))
+    if isinstance(target, Place):
+        return _ledger_of(target)
     if not isinstance(target, str | os.PathLike):
         return None
     path = Path(target).expanduser()
-    place = _place(path)
-    if format_of(path).resume is None or not (place.partial.exists() and place.ledger.exists()):
-        return None
-    return Ledger(place.ledger)
+    return None if format_of(path).resume is None else _ledger_of(_place(path))
+
+
+def _ledger_of(place: Place) -> Ledger | None:
+    there = place.partial.exists() and place.ledger.exists()
+    return Ledger(place.ledger) if there else None
 
 
 def _resumed(

@@ -36,12 +36,12 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     dict or None
         The record, None when there is none.
     """
-    if is_address(path):
-        from seamscope.images.remote_results import remote_record
-
-        return remote_record(Address.parse(path)) or None
-    target = Path(path)
     with contextlib.suppress(Exception):
+        if is_address(path):
+            from seamscope.images.remote_results import remote_record
+
+            return remote_record(Address.parse(path)) or None
+        target = Path(path)
         if target.is_dir():
             import zarr
 

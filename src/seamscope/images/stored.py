@@ -14,6 +14,7 @@ from typing import Any
 
 from seamscope.errors import SettingsError
 from seamscope.images.addresses import Address
+from seamscope.images.channels import Channel
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,8 @@ class Stored:
         Whether the channels are the colours of a picture.
     scattered
         Whether some pixels lie in other files than `source`.
+    channels
+        How the channels are named and shown; empty where the file does not say.
     """
 
     data: Any
@@ -138,6 +141,7 @@ class Stored:
     nodata: float | None = None
     colours: bool = False
     scattered: bool = False
+    channels: tuple[Channel, ...] = ()
 
 
 def file_of(array: Any) -> Path | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.addresses import Address
+from seamscope.images.channels import channels_in
 from seamscope.images.dimensions import AXES, are_axes, unit_name
 from seamscope.images.records import record_in, unfinished
 from seamscope.images.stored import Choice, Stored, finite_number, listed, pick
@@ -154,6 +155,7 @@ def _ome_zarr(
     """
     names = [str(each.get("name") or "image") for each in multiscales]
     number = pick(choice, names, name)
+    metadata = _metadata(group)
     image = multiscales[number]
     levels = image["datasets"]
     if not 0 <= choice.level < len(levels):
@@ -167,6 +169,7 @@ def _ome_zarr(
     axes = "".join(_axis_letter(a if isinstance(a, Mapping) else {"name": a}) for a in listing)
     fitting = len(axes) == array.ndim and are_axes(axes)
     outer, inner = (_transform(level, array.ndim) for level in (image, dataset))
+    count = array.shape[axes.index("c")] if fitting and "c" in axes else 1
     notes: tuple[str, ...] = ()
     if len(multiscales) > 1:
         notes = (
@@ -181,6 +184,7 @@ def _ome_zarr(
         scale=(outer[0] * inner[0]).tolist(),
         units=[_ngff_unit(a) for a in listing],
         notes=(*_unfinished(group, name), *notes),
+        channels=channels_in(metadata, count),
         # a dataset's transformations come first, then those of the whole image
         origin=(outer[0] * inner[1] + outer[1]).tolist(),
     )

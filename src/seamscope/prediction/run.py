@@ -30,8 +30,8 @@ import numpy.typing as npt
 from torch import nn
 
 from seamscope.errors import ImageError, ModelError, SeamscopeError
-from seamscope.images.channels import colour
-from seamscope.images.image import open_image
+from seamscope.images.channels import Channel, colour
+from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import Intensity
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.outputs import Output, check_target, create_output, unfinished
@@ -295,10 +295,15 @@ def record(case: Case) -> dict[str, Any]:
             "facts": str(plan.facts),
             "statistics": None if model.statistics is None else model.statistics.described,
         },
-        "image": {"name": image.name, "source": image.source, "shape": list(image.shape)},
+        "image": {
+            "name": image.name,
+            "source": image.source,
+            "shape": list(image.shape),
+            "channels": [plain(channel) for channel in image.channels],
+        },
     }
     if plan.facts.out_channels > 1:
-        listed = _channels(plan, model)
+        listed = _channels(plan, model, image)
         if plan.settings.result == "labels":
             numbers = label_numbers(len(listed), plan.settings.background).tolist()
             written["classes"] = [
@@ -307,11 +312,26 @@ def record(case: Case) -> dict[str, Any]:
             ]
         else:
             written["channels"] = listed
+    elif "c" in plan.layout.frames and image.channels and plan.settings.result != "labels":
+        start, stop = plan.frame_ranges[plan.layout.frames.index("c")]
+        written["channels"] = [_as_in(channel) for channel in image.channels[start:stop]]
     return written
 
 
-def _channels(plan: Plan, model: Model) -> list[dict[str, Any]]:
-    """Names of the predicted channels, and their colours where the model has them."""
+def _as_in(channel: Channel) -> dict[str, Any]:
+    """Name and colour of a channel of the image, for one of the result."""
+    return {"name": channel.name} | ({"color": channel.color} if channel.color else {})
+
+
+def _channels(plan: Plan, model: Model, image: Image) -> list[dict[str, Any]]:
+    """Names of the predicted channels, and their colours where the model has them.
+
+    A network that names none, and gives one channel for each of the image's, keeps those names.
+    """
+    facts = plan.facts
+    same = facts.in_channels == facts.out_channels == len(image.channels)
+    if same and len(model.channel_names) != facts.out_channels:
+        return [_as_in(channel) for channel in image.channels]
     colors = model.channel_colors or (None,) * plan.facts.out_channels
     return [
         {"name": name} | ({"color": color.lstrip("#")} if color else {})

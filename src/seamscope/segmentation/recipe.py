@@ -483,7 +483,9 @@ def _depth(inside: Array, voxel: Sequence[float], cap: float) -> Array:
 
 
 def channel_names(image: Image) -> tuple[str, ...]:
-    """Names of channels, where a result of Seamscope has noted them."""
+    """Names of channels, where the file or the record of a result has them."""
+    if image.channels:
+        return tuple(channel.name for channel in image.channels)
     record = read_record(image.source) if image.source else None
     channels = (record or {}).get("channels")
     if not isinstance(channels, list):
