@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,12 @@ from scipy import ndimage, stats
 
 import seamscope
 from seamscope.errors import ImageError, SettingsError
+from seamscope.planning.case import Case
 from seamscope.segmentation.agreement import compare_labels
-from seamscope.segmentation.asking import ask_again
+from seamscope.segmentation.asking import OneTile, ask_again
 from seamscope.segmentation.corrections import Corrections, merge_candidates
 from seamscope.segmentation.crossings import RUN
-from seamscope.segmentation.false_splits import find_splits
+from seamscope.segmentation.false_splits import Candidate, find_splits
 from seamscope.segmentation.label_images import merge_pairs
 from seamscope.segmentation.lines import Lines
 
@@ -170,6 +173,69 @@ def test_the_network_is_asked_with_the_seam_inside_a_tile() -> None:
     said = {o.candidate.labels: o.vanished for o in opinions}
     assert said == {(1, 7): True, (2, 3): False}
     assert "The tiling split it" in next(o.sentence for o in opinions if o.vanished)
+
+
+class MiddleOnly(torch.nn.Module):
+    """Bright pixels are foreground within 6 pixels of the middle of a tile."""
+
+    def forward(self, x):
+        near = torch.ones_like(x)
+        for axis in range(2, x.ndim):
+            n = x.shape[axis]
+            weight = (torch.arange(n) + 0.5 - n / 2).abs() <= 6
+            near = near * weight.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+        return (x > 0.5) * near
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "how"),
+    [
+        ("yx", (300, 300), {"tile": 96, "overlap": 32}),
+        ("tyx", (3, 120, 140), {"tile": 48, "overlap": 8, "offset": 13}),
+        ("zyx", (48, 60, 64), {"tile": 24, "overlap": 4}),
+    ],
+)
+def test_the_seam_is_in_the_middle_of_the_tile(axes, shape, how) -> None:
+    """For any overlap, offset and axis; movies frame by frame, and 3D."""
+    image = np.ones(shape, np.float32)
+    image[..., :2] = 0
+    space = [i for i, a in enumerate(axes) if a != "t"]
+    lines = Lines.of(how["tile"], how["overlap"], how.get("offset"), len(space))
+    rng = np.random.default_rng(0)
+    found = []
+    for number, axis in enumerate(space):
+        for line in lines.along(number, shape[axis])[1:-1].tolist():
+            half = how["tile"] // 2
+            place = [int(rng.integers(half, n - half)) if n > 3 else 1 for n in shape]
+            both = (tuple(np.where(np.arange(len(shape)) == axis, c, place).tolist())
+                    for c in (line - 1, line))  # fmt: skip
+            candidate = Candidate((1, 2), number, line, 9, tuple(both), 0.1)
+            found.append(candidate)
+    model = seamscope.load_model(MiddleOnly(), spatial_axes=len(space))
+    asked = ask_again(
+        found, seamscope.open_image(image, axes=axes), model, seamscope.Recipe(),
+        tile=how["tile"], normalize="none", axes=axes, shape=shape,
+    )  # fmt: skip
+    assert len(found) >= 3
+    assert [o.vanished for o in asked] == [True] * len(found)
+    off = [replace(c, line=c.line + 9) for c in found]
+    assert not all(OneTile(Case.open(
+        seamscope.open_image(image, axes=axes), model, tile=how["tile"], normalize="none",
+    ), seamscope.Recipe(), axes).vanishes(c) for c in off)  # fmt: skip
+
+
+def test_other_images_are_refused() -> None:
+    image = np.zeros((64, 64), np.float32)
+    how = {"tile": 32, "normalize": "none"}
+    with pytest.raises(ImageError, match=r"labels have 64 x 60 pixels.*would have 64 x 64"):
+        next(ask_again([], image, TileMean(), seamscope.Recipe(), shape=(64, 60), **how), None)
+    with pytest.raises(SettingsError, match="labels have the axes tyx"):
+        next(ask_again([], image, TileMean(), seamscope.Recipe(), axes="tyx", **how), None)
+    stack = seamscope.open_image(np.zeros((20, 64, 64), np.float32), axes="zyx")
+    across = Candidate((1, 2), 0, 10, 9, ((9, 30, 30), (10, 30, 30)), 0.1)
+    flat = seamscope.load_model(TileMean(), spatial_axes=2)
+    with pytest.raises(SettingsError, match="no tiles meet along z"):
+        next(ask_again([across], stack, flat, seamscope.Recipe(), **how))
 
 
 def test_candidates_are_merged_as_one_step_each() -> None:

@@ -91,6 +91,8 @@ class SplitReport:
         Pairs on the seams, the longest first.
     expected
         Number of pairs that chance alone puts on as many lines.
+    letters, shape
+        Letter of each axis of the labels, and their pixels along it.
     """
 
     name: str
@@ -100,6 +102,8 @@ class SplitReport:
     found: tuple[FoundGrid, ...]
     candidates: tuple[Candidate, ...]
     expected: float
+    letters: str = ""
+    shape: tuple[int, ...] = ()
 
     def below(self, rate: float) -> tuple[Candidate, ...]:
         """Return the longest list of candidates with at most this false-discovery rate."""
@@ -216,12 +220,17 @@ def find_splits(
         found = search_grid([s.changes for s in scanned], names)
         lines = lines_found(found, sizes)
         if lines is None:
-            return SplitReport(image.name, names, None, None, found, (), 0.0)
+            return SplitReport(
+                image.name, names, None, None, found, (), 0.0, image.axes or "", image.shape
+            )
     else:
         lines = Lines.of(tile, overlap, offset, len(space))
     test = compare_lines([s.changes for s in scanned], lines, sizes)
     candidates, expected = _candidates(scanned, lines, sizes)
-    return SplitReport(image.name, names, lines, test, found, candidates, expected)
+    letters = image.axes or ""
+    return SplitReport(
+        image.name, names, lines, test, found, candidates, expected, letters, image.shape
+    )
 
 
 # -- pairs
