@@ -5,25 +5,32 @@ Knows the options and the answer. Does not know how they are found.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from seamscope import __version__
-from seamscope.cli.answer import Answer, columns
-from seamscope.cli.command import Overwrite, command
-from seamscope.cli.options import Debug, Json, ModelOptions, Quiet, option, sizes
+from seamscope.cli.answer import Answer, require_pages, write_text
+from seamscope.cli.command import Overwrite, Renamed, command
+from seamscope.cli.options import (
+    ComputationOptions,
+    Debug,
+    Json,
+    ModelOptions,
+    PixelOptions,
+    Quiet,
+    ReportFile,
+    option,
+    settings_of,
+    sizes,
+)
 from seamscope.cli.progress import open_display
 from seamscope.cli.segment import RecipeOptions
 from seamscope.cli.work import long_work
 from seamscope.errors import SettingsError
 
-if TYPE_CHECKING:
-    from seamscope.segmentation.agreement import Agreement
-    from seamscope.segmentation.asking import Opinion
-    from seamscope.segmentation.false_splits import SplitReport
-
 _SHOWN = 10  # pairs in the text; JSON has all
+_PICTURED = 12  # pairs in the report
 
 
 @command
@@ -65,14 +72,17 @@ def splits(
         str | None,
         option(
             "Ask again",
-            "Image of the labels, to predict places with the seam inside a tile.",
+            "Image of the labels, for the report's pictures, and with --model to predict places "
+            "with the seam in the middle of a tile.",
             "IMAGE",
         ),
     ] = None,
     model: Annotated[
         str | None, option("Ask again", "Network that predicted the labels.", "MODEL")
     ] = None,
+    pixels: Annotated[PixelOptions, Renamed(axes="image_axes", channel="image_channel")],
     recipe: RecipeOptions,
+    computation: ComputationOptions,
     loading: ModelOptions,
     ground_truth: Annotated[
         str | None,
@@ -85,6 +95,7 @@ def splits(
     out: Annotated[str | None, option("Output", "Where merged labels go.", "OUT")] = None,
     overwrite: Overwrite = False,
     json_file: Json = None,
+    report_file: ReportFile = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -93,53 +104,61 @@ def splits(
     Labels that change on the seams more often than on displaced lines are cut by the tiling. Pairs
     of objects that face each other across a seam are listed with their false-discovery rate.
     """
-    _check_options(image, model, merge, out)
+    _check_options(image, model, merge, out, report_file)
     answer = Answer(json_file, quiet)
+    require_pages(report_file)
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
+        from seamscope.reports.split_page import split_page, split_parts
+        from seamscope.reports.terminal import terminal
+        from seamscope.segmentation.agreement import compare_labels
         from seamscope.segmentation.false_splits import find_splits
+        from seamscope.segmentation.findings import SplitFindings
         from seamscope.segmentation.label_files import check_label_target
-        from seamscope.segmentation.label_images import labels_of, merge_pairs
+        from seamscope.segmentation.label_images import labels_of
+        from seamscope.segmentation.split_views import look_at_splits
 
+        source = labels_of(labels, axes)
         if out is not None:
-            source = labels_of(labels, axes)
             check_label_target(out, overwrite=overwrite, source=source)
-        shared = overlap or 0
-        report = find_splits(labels, tile, overlap=shared, offset=offset, axes=axes, work=work)
-        opinions: list[Opinion] = []
-        if image is not None and model is not None:
-            from seamscope.segmentation.asking import ask_again
+        pictured = None if image is None else pixels.open(image)
+        report = find_splits(source, tile, overlap=overlap or 0, offset=offset, work=work)
+        tiles = None
+        if pictured is not None and model is not None:
+            from seamscope.planning.case import Case
+            from seamscope.segmentation.asking import OneTile
 
-            tiled = {} if tile is None else {"tile": tile}
-            opinions = list(
-                ask_again(
-                    report.candidates, image, loading.load(model), recipe.of(), work=work, **tiled
-                )
-            )
+            settings = settings_of(pixels, computation, tile=tile or "auto")
+            case = Case.open(pictured, loading.load(model, work), settings)
+            tiles = OneTile(case, recipe.of(), report.letters, report.shape)
+        opinions = [] if tiles is None else list(tiles.opinions(report.candidates, work))
         agreement = None
         if ground_truth is not None:
-            from seamscope.segmentation.agreement import compare_labels
-
-            agreement = compare_labels(labels, ground_truth, report.lines, work=work)
-        pairs = _chosen(report, opinions, merge)
+            agreement = compare_labels(source, ground_truth, report.lines, work=work)
+        findings = SplitFindings(report, opinions, agreement)
         if out is not None:
-            merge_pairs(labels, pairs, out, axes=axes, overwrite=overwrite, work=work)
-    record = {
-        "seamscope": __version__,
-        **report.to_json(),
-        "asked_again": [
-            {"labels": list(o.candidate.labels), "vanished": o.vanished} for o in opinions
-        ],
-        "agreement": agreement and agreement.to_json(),
-        "merged": [list(pair) for pair in pairs] if out else [],
-    }
-    answer.write(record, "\n\n".join(_text(report, opinions, agreement, pairs, out)))
+            findings = findings.merge(
+                source, merge, out, ground_truth=ground_truth, overwrite=overwrite, work=work
+            )
+        if report_file is not None:
+            views = look_at_splits(
+                report, source, most=_PICTURED, image=pictured, tiles=tiles, work=work
+            )
+            given = {"labels": labels, "image": image, "ground truth": ground_truth}
+            setting = [(f"file of the {name}", file) for name, file in given.items() if file]
+            write_text("--report", report_file, split_page(findings, views=views, setting=setting))
+    text = terminal(split_parts(findings, _SHOWN))
+    if findings.merged is not None:
+        count = len(findings.merged.pairs)
+        text += f"\n\n{out}: {count} pair{'s' * (count != 1)} merged."
+    answer.write({"seamscope": __version__, **findings.to_json()}, text)
 
 
 def _check_options(
-    image: str | None, model: str | None, merge: float | None, out: str | None
+    image: str | None, model: str | None, merge: float | None, out: str | None, page: str | None
 ) -> None:
-    if (image is None) != (model is None):
+    alone = image is None if page else (image is None) != (model is None)
+    if alone and not (image is None and model is None):
         raise SettingsError("To ask the network again give both --image and --model.")
     if out is None and merge is not None:
         raise SettingsError("--merge needs a place for the merged labels: add --out OUT.")
@@ -147,46 +166,3 @@ def _check_options(
         raise SettingsError(
             "--out needs a rule of which pairs to merge: --merge RATE, or --image and --model."
         )
-
-
-def _chosen(
-    report: SplitReport, opinions: list[Opinion], rate: float | None
-) -> list[tuple[int, int]]:
-    """Pairs to be merged: those that the network sees as one, or up to a rate."""
-    if opinions:
-        known = {o.candidate: o.vanished for o in opinions}
-        among = report.candidates if rate is None else report.below(rate)
-        return [c.labels for c in among if known[c]]
-    return [] if rate is None else [c.labels for c in report.below(rate)]
-
-
-def _text(
-    report: SplitReport,
-    opinions: list[Opinion],
-    agreement: Agreement | None,
-    pairs: list[tuple[int, int]],
-    out: str | None,
-) -> list[str]:
-    parts = [report.describe()]
-    if report.candidates:
-        heard = {o.candidate: o for o in opinions}
-        rows = [("pair", "pixels  rate   seam")]
-        for c in report.candidates[:_SHOWN]:
-            opinion = heard.get(c)
-            said = "" if opinion is None else f"  {_VERDICTS[opinion.vanished]}"
-            seam = f"{report.axes[c.axis]}={c.line}"
-            rows.append(
-                (f"{c.labels[0]} {c.labels[1]}", f"{c.pixels:<7} {c.rate:<6.2g} {seam}{said}")
-            )
-        parts.append(columns(rows))
-    if opinions:
-        made = sum(o.vanished is True for o in opinions)
-        parts.append(f"{made} of {len(opinions)} splits vanish without a seam between the objects.")
-    if agreement is not None:
-        parts.append(agreement.describe())
-    if out is not None:
-        parts.append(f"{out}: {len(pairs)} pair{'s' * (len(pairs) != 1)} merged.")
-    return parts
-
-
-_VERDICTS = {True: "one object", False: "two objects", None: "background"}

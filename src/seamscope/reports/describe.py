@@ -40,6 +40,10 @@ from seamscope.normalization.statistics import Statistics
 from seamscope.planning.plan import Plan
 from seamscope.reports.parts import Fact, Facts, Part, Share, Shares, Table, Text, Verdict
 from seamscope.seams.report import Interval, SeamReport
+from seamscope.segmentation.agreement import Agreement
+from seamscope.segmentation.asking import Opinion
+from seamscope.segmentation.crossings import RUN
+from seamscope.segmentation.false_splits import GridTest, Lines, SplitReport
 from seamscope.text import NONE, axes_text, figure_text, halo_text, percent_text, shape_text
 
 MAX = "max difference"
@@ -66,7 +70,8 @@ def describe(result: Any) -> list[Part]:
     ----------
     result
         A report of seams, a diagnosis, a certificate, a comparison (of statistics, tile sizes or
-        blends), an audit, a train/eval disparity, or fixed statistics.
+        blends), an audit, a train/eval disparity, fixed statistics, a report of false splits, or
+        labels compared with ground truth.
 
     Returns
     -------
@@ -399,6 +404,141 @@ def _(statistics: Statistics) -> list[Part]:
     ]
 
 
+# -- labels
+
+
+@describe.register
+def _(report: SplitReport) -> list[Part]:
+    first, _, rest = report.describe().partition(": ")
+    parts: list[Part] = [Verdict(first, _capital(rest), not report.cut)]
+    if report.test is not None and report.lines is not None:
+        parts.append(Facts(list(_split_measures(report, report.test, report.lines))))
+    if report.found:
+        rows = [[g.axis, str(g.stride), str(g.offset), figure_text(g.p)] for g in report.found]
+        caption = (
+            "The grid that fits best along each axis. p accounts for all strides and offsets that "
+            "were tried."
+        )
+        parts.append(Table(["axis", "stride (px)", "offset (px)", "p"], rows, caption))
+    return parts
+
+
+def _split_measures(report: SplitReport, test: GridTest, lines: Lines) -> Iterator[Fact]:
+    yield Fact("p", figure_text(report.p), "0.05 or less: labels are cut where tiles meet")
+    yield Fact("excess", f"{figure_text(test.effect)} px per seam", "0 is no artifact")
+    yield Fact(
+        "label changes",
+        f"{figure_text(test.changes)} px per seam",
+        f"in straight runs of {RUN} px or more, summed over axes",
+    )
+    yield Fact(
+        "on displaced lines",
+        f"{figure_text(test.expected)} ± {figure_text(test.spread)} px",
+        "expected without tiles",
+    )
+    yield Fact("seams", shape_text(test.lines), "lines along each axis")
+    yield Fact("stride", f"{shape_text(lines.stride)} px")
+    yield Fact("first seam", f"{shape_text(lines.offset)} px", "modulo the stride")
+    yield Fact(
+        "pairs across seams",
+        str(len(report.candidates)),
+        f"chance alone gives {figure_text(report.expected)}",
+    )
+
+
+def pairs_of(report: SplitReport, opinions: Sequence[Opinion] = (), most: int = 50) -> Table:
+    """Candidate pairs, at most so many, the longest first, with the network's opinion."""
+    heard = {one.candidate: one.word for one in opinions}
+    letters = [a for a in report.letters if a in "zyx"] or list(report.axes)
+    rows = [
+        [
+            str(c.labels[0]),
+            str(c.labels[1]),
+            f"{letters[c.axis]} = {c.line}",
+            ", ".join(f"{a} {p}" for a, p in zip(report.letters, c.places[0], strict=False)),
+            str(c.pixels),
+            figure_text(c.rate),
+            *([heard.get(c, NONE)] if opinions else []),
+        ]
+        for c in report.candidates[:most]
+    ]
+    columns = ["object", "object", "seam", "place", "length (px)", "false-discovery rate"]
+    columns += ["without a seam"] if opinions else []
+    caption = (
+        "Objects that face each other across a seam. The rate is that of the list down to this "
+        "pair: 0.1 means that 10% are expected to be true borders."
+    )
+    if opinions:
+        caption += (
+            " Without a seam: what the network predicts with the seam in the middle of a tile; "
+            "one object was split by the tiling."
+        )
+    left = len(report.candidates) - len(rows)
+    if left > 0:
+        caption += f" {left} more pair{'s' * (left != 1)} in the JSON."
+    return Table(columns, rows, caption)
+
+
+def asked_again(opinions: Sequence[Opinion]) -> Text:
+    """How many splits vanish without a seam."""
+    made = sum(one.vanished is True for one in opinions)
+    return Text(f"{made} of {len(opinions)} splits vanish without a seam between the objects.")
+
+
+@describe.register
+def _(found: Agreement) -> list[Part]:
+    rows = [(name, *values) for name, values in _agreement_rows([found])]
+    meanings = dict(_AGREEMENT_MEANS)
+    return [Facts([Fact(name, value, meanings.get(name, "")) for name, value in rows])]
+
+
+_AGREEMENT_MEANS = (
+    ("average precision", "at an IoU of 0.5; 1 is perfect"),
+    ("splits", "ground-truth objects that meet two or more predicted ones, IoU > 0.1"),
+    ("merges", "predicted objects that meet two or more ground-truth ones, IoU > 0.1"),
+    ("split by coverage", "two or more predicted objects take 5% each; sees slivers too"),
+    ("split at seams", "share of the ground-truth objects that a seam crosses"),
+    ("split elsewhere", "share of all others"),
+)
+
+
+def _agreement_rows(found: Sequence[Agreement]) -> Iterator[tuple[str, list[str]]]:
+    yield "ground-truth objects", [str(one.objects) for one in found]
+    yield "predicted objects", [str(one.predicted) for one in found]
+    yield "average precision", [figure_text(one.average_precision) for one in found]
+    yield "splits", [str(one.splits) for one in found]
+    yield "merges", [str(one.merges) for one in found]
+    yield "split by coverage", [str(one.split_by_coverage) for one in found]
+    if found[0].at_seams:
+        yield (
+            "split at seams",
+            [f"{percent_text(one.share_at_seams)} of {one.at_seams}" for one in found],
+        )
+        yield (
+            "split elsewhere",
+            [
+                f"{percent_text(one.share_elsewhere)} of {one.objects - one.at_seams}"
+                for one in found
+            ],
+        )
+
+
+def before_and_after(
+    reports: Sequence[SplitReport], agreements: Sequence[Agreement], merged: int
+) -> Table:
+    """Labels before and after merging, side by side."""
+    excess = [one.test.effect if one.test else None for one in reports]
+    compared = _agreement_rows(agreements) if agreements else ()
+    rows = [
+        ["p", *(figure_text(one.p) if one.test else NONE for one in reports)],
+        ["excess (px per seam)", *map(figure_text, excess)],
+        ["pairs across seams", *(str(len(one.candidates)) for one in reports)],
+        *([name, *values] for name, values in compared),
+    ]
+    caption = f"{merged} pair{'s' * (merged != 1)} of objects merged."
+    return Table(["", "before", "after"], rows, caption)
+
+
 # -- words
 
 
@@ -419,8 +559,11 @@ __all__ = [
     "MEAN",
     "MISMATCH",
     "THRESHOLDED",
+    "asked_again",
+    "before_and_after",
     "describe",
     "layers_of",
+    "pairs_of",
     "tiles_of",
     "worst_seams",
 ]

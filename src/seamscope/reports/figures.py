@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.reports.page import INK, MUTED, SERIES, drawn_here, name_text
+from seamscope.reports.page import INK, MUTED, RULE, SERIES, drawn_here, name_text
 from seamscope.text import figure_text
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -335,6 +335,79 @@ def _limits(values: Array) -> dict[str, float]:
     if low >= -1e-3 and high <= 1.001:
         return {"vmin": 0.0, "vmax": 1.0}
     return {"vmin": low, "vmax": high}
+
+
+# -- false splits
+
+
+@drawn_here
+def displaced_changes(profiles: Mapping[str, Array]) -> Any:
+    """Draw label changes per line against the displacement of the grid.
+
+    Parameters
+    ----------
+    profiles
+        For each axis ``(stride,)``: pixels per line of the grid displaced by 0, 1 ... pixels.
+    """
+    drawn, ((*row,),) = _figure(2.4, ncols=len(profiles), sharey=True)
+    for axes, (letter, values) in zip(row, profiles.items(), strict=True):
+        half = len(values) // 2
+        shifts = np.arange(len(values)) - half
+        axes.plot(shifts, np.roll(values, half), color=SERIES[0], lw=1.2)
+        axes.plot([0], values[:1], "o", color=SERIES[1], ms=6)
+        axes.annotate("seams", (0, values[0]), xytext=(7, -3), textcoords="offset points",
+                      fontsize=8, color=SERIES[1])  # fmt: skip
+        axes.set(title=f"lines across {letter}", xlabel="displacement (pixels)")
+        axes.set_ylim(bottom=0)
+    row[0].set_ylabel("label changes (px per line)")
+    return drawn
+
+
+@drawn_here
+def split_pictures(
+    names: Sequence[str], rows: Sequence[Mapping[str, Array]], seams: Sequence[tuple[str, float]]
+) -> Any:
+    """Draw pairs of objects, one in a row.
+
+    Parameters
+    ----------
+    names
+        Of the rows.
+    rows
+        For each row its pictures by title: labels ``(Y, X)`` of whole numbers, in which the pair
+        is 1 and 2, others are 3, and background is 0; others are drawn as intensities.
+    seams
+        For each row the axis (``"y"`` or ``"x"``) that its seam crosses, and where.
+    """
+    titles = list(rows[0])
+    drawn, grid = _figure(1.3 * len(rows) + 0.3, nrows=len(rows), ncols=len(titles), width=_WIDTH)
+    for name, pictures, (axis, at), line in zip(names, rows, seams, grid, strict=True):
+        for axes, (title, values) in zip(line, pictures.items(), strict=True):
+            if values.dtype.kind in "iu":
+                axes.imshow(_pair_colors(values), interpolation="nearest")
+            elif title == "image":
+                axes.imshow(_gray(values), cmap="gray", interpolation="nearest")
+            else:
+                axes.imshow(values, cmap="gray", interpolation="nearest", **_limits(values))
+                axes.set_facecolor(RULE)  # outside the tile
+            _no_frame(axes)
+            draw = axes.axhline if axis == "y" else axes.axvline
+            dark = values.dtype.kind not in "iu"
+            draw(at - 0.5, color="#ffffff" if dark else INK, lw=0.7, ls=(0, (3, 3)))
+        line[0].set_ylabel(name_text(name), fontsize=7)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=8)
+    return drawn
+
+
+def _pair_colors(labels: Array) -> Array:
+    """Colours of a picture with the pair 1 and 2, other objects 3, and background 0."""
+    palette = [(1.0, 1.0, 1.0), _rgb(SERIES[0]), _rgb(SERIES[1]), (0.8, 0.82, 0.84)]
+    return np.asarray(palette)[labels]
+
+
+def _rgb(color: str) -> tuple[float, ...]:
+    return tuple(int(color[k : k + 2], 16) / 255 for k in (1, 3, 5))
 
 
 # -- causes

@@ -21,6 +21,8 @@
 `asking`        the network's opinion of such a pair without a seam between
 `agreement`     labels against ground truth, at seams and elsewhere
 `predicted`     predictions that are made to be segmented, of an image or an area
+`findings`      all about the false splits of one label image, before and after merging
+`split_views`   pictures of pairs, and what each tile predicts there
 `review`        suspicious objects, and crops of corrected places for training
 `segment`       all of these in order: `seamscope.segment`
 ==============  ==================================================================================

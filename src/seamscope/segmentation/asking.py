@@ -105,12 +105,8 @@ def ask_again(
     ImageError
         When they have other sizes.
     """
-    tiles = OneTile(Case.open(image, model, settings, **changes), recipe, axes, shape)
-    work.phase("Asking the network again")
-    for done, candidate in enumerate(candidates):
-        check(work)
-        yield Opinion(candidate, tiles.vanishes(candidate))
-        work.step(done + 1, len(candidates))
+    case = Case.open(image, model, settings, **changes)
+    yield from OneTile(case, recipe, axes, shape).opinions(candidates, work)
 
 
 class OneTile:
@@ -145,6 +141,14 @@ class OneTile:
         """Pixels of a tile's prediction along each axis that is tiled."""
         plan = self._tiles.plan
         return dict(zip(plan.layout.spatial, plan.grid.prediction_shape, strict=True))
+
+    def opinions(self, candidates: Sequence[Candidate], work: Work = QUIET) -> Iterator[Opinion]:
+        """Yield what the network says of each candidate, in order."""
+        work.phase("Asking the network again", "pairs")
+        for done, candidate in enumerate(candidates):
+            check(work)
+            yield Opinion(candidate, self.vanishes(candidate))
+            work.step(done + 1, len(candidates))
 
     def vanishes(self, candidate: Candidate) -> bool | None:
         """Whether both places of a candidate are one object; None where either is background."""

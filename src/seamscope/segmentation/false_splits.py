@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from seamscope.segmentation.crossings import GAP, RUN, Crossings, look_across
 from seamscope.segmentation.grids import (
+    ARTIFACT,
     FoundGrid,
     GridTest,
     compare_lines,
@@ -105,6 +106,21 @@ class SplitReport:
     letters: str = ""
     shape: tuple[int, ...] = ()
 
+    @property
+    def p(self) -> float:
+        """Probability of such a result without tiles; where the grid was searched, of the search.
+
+        A grid that was chosen because it fits stands out in any image: its own test must not be
+        quoted alone.
+        """
+        found = min((grid.p for grid in self.found), default=0.0)
+        return found if self.test is None else max(self.test.p, found)
+
+    @property
+    def cut(self) -> bool:
+        """Whether labels change on the seams more often than chance explains."""
+        return self.test is not None and self.p <= ARTIFACT
+
     def below(self, rate: float) -> tuple[Candidate, ...]:
         """Return the longest list of candidates with at most this false-discovery rate."""
         return tuple(c for c in self.candidates if c.rate <= rate)
@@ -121,12 +137,12 @@ class SplitReport:
         stride = " x ".join(map(str, self.lines.stride))
         verdict = (
             "The labels are cut where tiles meet"
-            if test.p <= 0.05
+            if self.cut
             else "The labels show no sign of tiles"
         )
         text = (
             f"{verdict}: {test.changes:.3g} label changes in straight runs per seam, "
-            f"{test.expected:.3g} on displaced lines (p = {test.p:.2g}, grid of {stride} pixels)."
+            f"{test.expected:.3g} on displaced lines (p = {self.p:.2g}, grid of {stride} pixels)."
         )
         pairs = len(self.candidates)
         if not pairs:
@@ -144,6 +160,7 @@ class SplitReport:
             "axes": self.axes,
             "stride": self.lines and list(self.lines.stride),
             "offset": self.lines and list(self.lines.offset),
+            "p": self.p,
             "test": test
             and {
                 "p": test.p,

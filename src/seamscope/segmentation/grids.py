@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,6 +27,7 @@ from seamscope.segmentation.lines import NEAR, Lines
 
 Array: TypeAlias = npt.NDArray[Any]
 
+ARTIFACT = 0.05  # p values up to it are an artifact, or a grid
 _MOST_SHIFTS = 400  # per axis; more add nothing to a p value
 _SHUFFLES = 199
 
@@ -38,13 +39,17 @@ class GridTest:
     Attributes
     ----------
     p
-        Probability of so many changes on lines that are not a grid; 0.05 or less is an artifact.
+        Probability of so many changes on lines that are not a grid; `ARTIFACT` (0.05) or less is
+        an artifact.
     changes
         Changes on the grid's lines, pixels per line, summed over axes (``T``).
     expected, spread
         Mean and standard deviation of the same on displaced lines.
     lines
         Number of lines along each axis.
+    profiles
+        For each axis the changes per line, pixels, of the grid displaced by 0, 1 ... pixels; empty
+        along axes without a line.
     """
 
     p: float
@@ -52,6 +57,7 @@ class GridTest:
     expected: float
     spread: float
     lines: tuple[int, ...]
+    profiles: tuple[Array, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def effect(self) -> float:
@@ -97,12 +103,14 @@ def compare_lines(changes: Sequence[Array], lines: Lines, sizes: Sequence[int]) 
         When the grid has no line inside the labels.
     """
     observed, null = 0.0, np.zeros(1)
-    counts = []
+    counts, profiles = [], []
     for axis, profile in enumerate(changes):
         own = lines.along(axis, sizes[axis])
         if not len(own):
             counts.append(0)
+            profiles.append(np.zeros(0))
             continue
+        profiles.append(_profile(profile, lines, axis, sizes[axis]))
         counts.append(len(own))
         observed += profile[own].mean()
         shifted = _displaced(profile, lines, axis, sizes[axis])
@@ -116,7 +124,14 @@ def compare_lines(changes: Sequence[Array], lines: Lines, sizes: Sequence[int]) 
         )
     # a sum that is equal but for rounding is as extreme
     p = (1 + int((null >= observed - 1e-9).sum())) / (1 + len(null))
-    return GridTest(p, observed, float(null.mean()), float(null.std()), tuple(counts))
+    spread = float(null.std())
+    return GridTest(p, observed, float(null.mean()), spread, tuple(counts), tuple(profiles))
+
+
+def _profile(profile: Array, lines: Lines, axis: int, size: int) -> Array:
+    """Mean changes per line of the grid displaced by every number of pixels."""
+    every = (profile[lines.along(axis, size, shift)] for shift in range(lines.stride[axis]))
+    return np.array([values.mean() if len(values) else np.nan for values in every])
 
 
 def _displaced(profile: Array, lines: Lines, axis: int, size: int) -> Array:
@@ -172,10 +187,14 @@ def search_grid(changes: Sequence[Array], names: str) -> tuple[FoundGrid, ...]:
 
 def lines_found(found: Sequence[FoundGrid], sizes: Sequence[int]) -> Lines | None:
     """Return the grid of the axes along which one was found."""
-    if min(grid.p for grid in found) > 0.05:
+    there = [grid.p <= ARTIFACT for grid in found]
+    if not any(there):
         return None
-    stride = tuple(g.stride if g.p <= 0.05 else n + 1 for g, n in zip(found, sizes, strict=True))
-    return Lines(stride, tuple(g.offset if g.p <= 0.05 else 0 for g in found))
+    rows = list(zip(found, sizes, there, strict=True))
+    return Lines(
+        tuple(g.stride if has else n + 1 for g, n, has in rows),
+        tuple(g.offset if has else 0 for g, _, has in rows),
+    )
 
 
-__all__ = ["FoundGrid", "GridTest", "compare_lines", "lines_found", "search_grid"]
+__all__ = ["ARTIFACT", "FoundGrid", "GridTest", "compare_lines", "lines_found", "search_grid"]
