@@ -1,0 +1,239 @@
+"""Positions instead of values: which input pixels the elements of a tensor depend on.
+
+Knows intervals, kinds, and how they are moved, joined and gathered. Does not know operations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Array: TypeAlias = npt.NDArray[Any]
+
+NONE = np.int64(1) << 40  # `lo` of what depends on nothing; `hi` is its negative
+DEAD = -50.0  # what is so much less than others is nothing after a softmax
+_MOST = 30_000_000  # elements of an array of positions
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Intervals and kinds of a tensor's elements, for one spatial axis of the input.
+
+    Each dimension is as long as the tensor's, or 1 where all of it is alike.
+    """
+
+    lo: Array
+    hi: Array
+    kind: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each dimension."""
+        return tuple(self.lo.shape)
+
+    def each(self, change: Callable[[Array], Array]) -> Seen:
+        """Return the same after a change of all three arrays."""
+        return Seen(change(self.lo), change(self.hi), change(self.kind))
+
+    def taken(self, places: Array, dim: int) -> Seen:
+        """Return the elements at some places along a dimension."""
+        return self.each(lambda a: np.take(a, places, dim))
+
+    def wide(self, shape: Sequence[int]) -> Seen:
+        """Return the same with dimensions of length 1 repeated."""
+        return self.each(lambda a: np.broadcast_to(a, tuple(shape)))
+
+    def where(self, keep: Array) -> Seen:
+        """What is not kept depends on nothing."""
+        lo, hi = np.where(keep, self.lo, NONE), np.where(keep, self.hi, -NONE)
+        return Seen(lo, hi, np.where(keep, self.kind, np.uint64(1)))
+
+
+def mixed(values: Array) -> Array:
+    """splitmix64 (Steele, Lea, Flood 2014)."""
+    z = values + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _kinds(seen: Seen, lo: Array, tag: Any) -> Array:
+    """Kinds of parts, with where they lie relative to the whole and which part they are."""
+    apart = np.where(seen.lo == NONE, np.int64(-1), seen.lo - np.where(lo == NONE, 0, lo))
+    length = np.maximum(seen.hi - seen.lo, -1)
+    tagged = mixed(
+        np.atleast_1d(np.asarray(tag, np.uint64)) * np.uint64(0x2545F4914F6CDD1D) + np.uint64(7)
+    )
+    return mixed(seen.kind + mixed(apart.astype(np.uint64)) + tagged + length.astype(np.uint64))
+
+
+def joined(parts: Sequence[Seen]) -> Seen:
+    """Elements that depend on one element of each part."""
+    if len(parts) == 1:
+        return parts[0]
+    shape = np.broadcast_shapes(*(part.shape for part in parts))
+    check_room(shape)
+    lo = parts[0].lo
+    hi = parts[0].hi
+    for part in parts[1:]:
+        lo, hi = np.minimum(lo, part.lo), np.maximum(hi, part.hi)
+    kind = np.zeros(shape, np.uint64)
+    for tag, part in enumerate(parts):
+        kind = kind + _kinds(part, lo, tag)
+    return Seen(lo, hi, kind)
+
+
+def reduced(seen: Seen, dim: int) -> Seen:
+    """Elements that depend on all along a dimension, which is kept with length 1."""
+    if seen.shape[dim] == 1:
+        return seen
+    lo, hi = seen.lo.min(dim, keepdims=True), seen.hi.max(dim, keepdims=True)
+    index = np.arange(seen.shape[dim], dtype=np.uint64)
+    tags = index.reshape([-1 if d == dim % seen.lo.ndim else 1 for d in range(seen.lo.ndim)])
+    kind = _kinds(seen, lo, tags).sum(dim, keepdims=True, dtype=np.uint64)
+    return Seen(lo, hi, kind)
+
+
+def gathered(seen: Seen, dim: int, index: Array) -> Seen:
+    """Elements that depend on those at ``index[o, k]`` along a dimension; below 0 is padding."""
+    if seen.shape[dim] == 1 and (index >= 0).any(1).all():
+        return seen
+    if seen.shape[dim] == 1:
+        seen = seen.each(lambda a: np.repeat(a, int(index.max()) + 1, dim))
+    parts = []
+    for k in range(index.shape[1]):
+        inside = index[:, k] >= 0
+        at = np.maximum(index[:, k], 0)
+        keep = inside.reshape([-1 if d == dim % seen.lo.ndim else 1 for d in range(seen.lo.ndim)])
+        parts.append(seen.taken(at, dim).where(keep))
+    return joined(parts)
+
+
+def check_room(shape: Sequence[int]) -> None:
+    """Refuse arrays of positions that would fill the memory."""
+    if math.prod(shape) > _MOST:
+        raise NotUnderstood("too many positions")
+
+
+class NotUnderstood(Exception):  # noqa: N818  (a reason to list an operation)
+    """Why an operation cannot be read."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a tensor depends on.
+
+    Attributes
+    ----------
+    shape
+        Of the tensor.
+    axes
+        For each spatial axis.
+    dead
+        Elements that a softmax makes 0, or that are 0 after one; shaped as positions are.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[Seen, ...]
+    dead: Array | None = None
+
+    def moved(self, shape: Sequence[int], change: Callable[[Array], Array]) -> Value:
+        """The same elements at other places."""
+        dead = None if self.dead is None else change(self.dead)
+        return Value(tuple(shape), tuple(one.each(change) for one in self.axes), dead)
+
+    def remade(self, shape: Sequence[int], change: Callable[[Seen], Seen]) -> Value:
+        """Return other elements, made of these."""
+        return Value(tuple(shape), tuple(change(one) for one in self.axes))
+
+
+def reshaped(array: Array, old: Sequence[int], new: Sequence[int]) -> Array:
+    """Reshape positions of a tensor ``old`` to ``new``; what is alike stays of length 1."""
+    wide: list[int] = []
+    short: list[int] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        a, b = i, j
+        i, j = min(i + 1, len(old)), min(j + 1, len(new))
+        while math.prod(old[a:i]) != math.prod(new[b:j]):
+            if math.prod(old[a:i]) < math.prod(new[b:j]) and i < len(old):
+                i += 1
+            else:
+                j += 1
+        alike = all(n == 1 for n in array.shape[a:i])
+        wide += [1] * (i - a) if alike else list(old[a:i])
+        short += [1] * (j - b) if alike else list(new[b:j])
+    check_room(wide)
+    return np.broadcast_to(array, wide).reshape(short)
+
+
+def shortened(seen: Seen) -> Seen:
+    """Give dimensions along which all is alike the length 1."""
+    for dim in range(seen.lo.ndim):
+        first = seen.taken(np.array([0]), dim)
+        if seen.shape[dim] > 1 and all(
+            bool((getattr(seen, name) == getattr(first, name)).all())
+            for name in ("lo", "hi", "kind")
+        ):
+            seen = first
+    return seen
+
+
+def sliced(value: Value, dim: int, index: Array) -> Value:
+    """Elements at these places along a dimension."""
+    shape = [*value.shape]
+    shape[dim] = len(index)
+    return value.moved(shape, lambda a: a if a.shape[dim] == 1 else np.take(a, index, dim))
+
+
+def window_places(out: int, size: int, starts: Array, steps: Array) -> Array:
+    """Places ``(out, taps)`` that windows read; -1 beyond the ends."""
+    index = starts[:, None] + steps[None]
+    return np.where((index >= 0) & (index < size), index, -1)
+
+
+def channels_joined(seen: Seen, dim: int, count: int, groups: int) -> Seen:
+    """Join the channels of each group, where they differ."""
+    if seen.shape[dim] == 1:
+        return seen
+    if groups == 1:
+        return reduced(seen, dim)
+    if groups == count:
+        return seen
+    raise NotUnderstood("positions in grouped channels")
+
+
+def is_whole(made: Seen, *sources: Seen) -> bool:
+    """Whether all elements depend on a whole axis, and those before did not."""
+    lo, hi = min(s.lo.min() for s in sources), max(s.hi.max() for s in sources)
+    if lo >= hi or any(bool((s.lo == lo).all() and (s.hi == hi).all()) for s in sources):
+        return False
+    return bool((made.lo == lo).all() and (made.hi == hi).all())
+
+
+def held_fixed(seen: Seen) -> Seen:
+    """A statistic that is held fixed."""
+    none = np.full_like(seen.lo, NONE)
+    return Seen(none, -none, np.ones_like(seen.kind))
+
+
+def with_leading(one: Any, ndim: int) -> Any:
+    """Give leading dimensions of length 1."""
+    more = ndim - (one.ndim if isinstance(one, torch.Tensor) else len(one.shape))
+    if more <= 0:
+        return one
+    if isinstance(one, torch.Tensor):
+        return one[(None,) * more]
+    return one.moved((1,) * more + one.shape, lambda a: a[(None,) * more])
+
+
+def without_positions(tensor: torch.Tensor, axes: int) -> Value:
+    """A constant as a value that depends on nothing."""
+    none = np.full((1,) * tensor.ndim, NONE)
+    return Value(tuple(tensor.shape), (Seen(none, -none, none.astype(np.uint64)),) * axes)

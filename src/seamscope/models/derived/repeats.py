@@ -1,0 +1,63 @@
+"""What repeats in the positions of an output: period, scale, crop and fields by phase.
+
+Knows one axis of intervals and kinds. Does not know operations.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+
+from seamscope.models.derived.facts import DerivedAxis
+from seamscope.models.derived.positions import (
+    NONE,
+    Array,
+)
+
+
+def repeating(known: DerivedAxis, lo: Array, hi: Array, kind: Array) -> DerivedAxis:
+    """Find the shortest repetition of intervals and kinds inside, where no border is felt."""
+    out = len(lo)
+    for q in range(1, out // 2 + 1):
+        moved = lo[q:] - lo[:-q]
+        alike = (kind[q:] == kind[:-q]) & (hi[q:] - hi[:-q] == moved) & (lo[q:] != NONE)
+        first, last, p = _longest(alike, moved)
+        if p > 0 and last - first >= max(q, out // 8):
+            found = replace(known, period=p, scale=Fraction(q, p))
+            return _described(found, lo, hi, first)
+    return known
+
+
+def _longest(alike: Array, moved: Array) -> tuple[int, int, int]:
+    """The longest run of places that moved alike and by the same distance: start, end, distance."""
+    best = (0, 0, 0)
+    start = 0
+    for i in range(len(alike) + 1):
+        ends = i == len(alike) or not alike[i] or (i > start and moved[i] != moved[i - 1])
+        if ends:
+            if i - start > best[1] - best[0]:
+                best = (start, i, int(moved[start]))
+            start = i if i < len(alike) and alike[i] else i + 1
+    return best
+
+
+def _described(known: DerivedAxis, lo: Array, hi: Array, first: int) -> DerivedAxis:
+    """Crop and fields from the intervals of one period of outputs, from the first."""
+    assert known.period is not None
+    assert known.scale is not None
+    scale, size, out = known.scale, known.size, len(lo)
+    phases = int(known.period * scale)
+    places = np.arange(first, first + phases)
+    middle = (lo[places] + hi[places]) / 2 - ((places + 0.5) / float(scale) - 0.5)
+    lost = max(0, math.floor(size - out / scale))
+    before = min(lost, max(0, math.ceil(float(middle.mean()) - 0.5)))
+    fields = {}
+    for o in places:
+        begin = math.floor(int(o) / scale) + before
+        end = math.ceil(Fraction(int(o) + 1) / scale) - 1 + before
+        fields[int(o) % phases] = (int(begin - lo[o]), int(hi[o] - end))
+    crop = (before, lost - before)
+    return replace(known, crop=crop, fields=tuple(fields[k] for k in range(phases)))
