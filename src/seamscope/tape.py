@@ -46,6 +46,17 @@ class Unrecordable(Exception):  # noqa: N818  (not an error: the network runs by
     """Why a graph would compute something else than the network, in a few words."""
 
 
+class Dispatch(TorchDispatchMode):
+    """A dispatch mode that torch's compiler has nothing to do with.
+
+    Torch's own imports the compiler when it first sees an operation, which takes 1 to 3 s.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
 # -- recording
 
 
@@ -152,7 +163,7 @@ class _Reads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(Dispatch):
     """Writes down the operations of one run of a network.
 
     Parameters

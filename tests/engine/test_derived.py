@@ -384,7 +384,8 @@ class Coordinates(nn.Module):
 def test_coordinates_are_seen_along_their_axis() -> None:
     derived = derive(Coordinates(), torch.rand(1, 1, 32, 32))
     assert [axis.absolute for axis in derived.axes] == [False, True]
-    assert [axis.period for axis in derived.axes] == [1, None]
+    assert derived.bounded is False
+    assert [axis.period for axis in derived.axes] == [1, 1]  # of the rest
 
 
 class Scan(nn.Module):

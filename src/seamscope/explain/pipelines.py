@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from seamscope.errors import ModelError, SeamscopeError
 from seamscope.models.model import Model, as_model
@@ -27,6 +26,7 @@ from seamscope.normalization.calls import Forward
 from seamscope.planning.case import Case
 from seamscope.planning.reading import TileJob, TileReader
 from seamscope.planning.resources import Resources
+from seamscope.tape import Dispatch
 from seamscope.tiling import AxisTiling, Lattice, PerAxis, Sides, Tile, TileGrid, per_axis
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -58,7 +58,7 @@ class Pipeline:
     period: PerAxis | None = None
 
 
-class _Opened(TorchDispatchMode):
+class _Opened(Dispatch):
     """Takes composite operations apart where code runs in inference mode.
 
     There they arrive whole, and a watcher would see no normalization.

@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from seamscope.errors import SeamscopeError
 from seamscope.models.trials import Watch
 from seamscope.normalization.calls import Forward, bound
+from seamscope.tape import Dispatch
 
 OutputKind: TypeAlias = Literal["probabilities", "logits", "classes", "embeddings", "values"]
 
@@ -81,7 +81,7 @@ def _unit_length(outputs: Sequence[torch.Tensor]) -> bool:
     return all(bool(((y.norm(dim=1) - 1).abs() < 1e-3).all()) for y in outputs)
 
 
-class Undecided(TorchDispatchMode):
+class Undecided(Dispatch):
     """Runs a network of classes without its decisions, so that small changes show.
 
     An argmax gives the mean of the classes weighted by their numbers, a threshold the distance to

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import psutil
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from seamscope.normalization.audit import FixedStatistics, Forward
+from seamscope.tape import Dispatch
 from seamscope.tiling import Lattice, Sides
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class Slab:
         return self.difference(part, self.unchanged.narrow(axis, moved, count)) < SAME
 
 
-class MemoryMeter(TorchDispatchMode):
+class MemoryMeter(Dispatch):
     """Measures the largest number of bytes that tensors of a forward pass hold at one time.
 
     Attributes

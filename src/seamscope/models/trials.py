@@ -16,10 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from seamscope.errors import ModelError
 from seamscope.normalization.calls import Forward, bound
+from seamscope.tape import Dispatch
 from seamscope.work import QUIET, Work, check
 
 aten = torch.ops.aten
@@ -103,7 +103,7 @@ class Trials:
         return float("inf") if self._end is None else self._end - self._clock()
 
 
-class Expected(TorchDispatchMode):
+class Expected(Dispatch):
     """Replaces random draws by their expected value: dropout does nothing, noise is its mean.
 
     Examples
@@ -114,10 +114,6 @@ class Expected(TorchDispatchMode):
     >>> bool((y == x).all())
     True
     """
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -160,7 +156,7 @@ _DRAWS: dict[Any, Any] = {
 }
 
 
-class Watch(TorchDispatchMode):
+class Watch(Dispatch):
     """Counts the operations of a forward pass, and remembers its first convolution and the last.
 
     Attributes
@@ -179,10 +175,6 @@ class Watch(TorchDispatchMode):
         self.first: tuple[int, int] | None = None
         self.last: list[str] = []
         self.dims: dict[str, int] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

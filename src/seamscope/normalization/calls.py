@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from seamscope.tape import Dispatch
 
 aten = torch.ops.aten
 
@@ -122,7 +123,7 @@ Answer: TypeAlias = Callable[[Call], "Moments | None"]
 _Finish: TypeAlias = Callable[[Moments], Any]
 
 
-class Normalizations(TorchDispatchMode):
+class Normalizations(Dispatch):
     """Watches a forward pass, and lets each call be answered.
 
     Parameters
@@ -141,11 +142,6 @@ class Normalizations(TorchDispatchMode):
     """
 
     _begin_at = 0  # number of the first call
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Leave out a wrapper, for torch.compile, that takes longer than we do."""
-        return False
 
     def __init__(self, answer: Answer) -> None:
         super().__init__()

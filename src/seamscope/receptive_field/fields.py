@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from seamscope.errors import ModelError
 from seamscope.models.formats import load_model
@@ -31,6 +30,7 @@ from seamscope.receptive_field.gradient_maps import (
 )
 from seamscope.receptive_field.grid_rules import Violation, Windows, check_windows
 from seamscope.settings import Settings
+from seamscope.tape import Dispatch
 from seamscope.text import axes_text, halo_text, percent_text
 from seamscope.tiling import Sides, per_axis
 from seamscope.work import QUIET, Work
@@ -282,7 +282,7 @@ def global_operations(model: Model) -> tuple[GlobalOperation, ...]:
     return (*layers, *found.global_operations, *corners)
 
 
-class _AlignedCorners(TorchDispatchMode):
+class _AlignedCorners(Dispatch):
     """Counts resampling whose scale depends on the tile's size, though each pixel sees little."""
 
     def __init__(self) -> None:

@@ -18,9 +18,9 @@ and scale `q / p`; the intervals of one period are its receptive field at each p
 interval arithmetic (Araujo, Norris, Sim, *Computing receptive fields of convolutional neural
 networks*, Distill 2019) with phases, so that it holds for windows, shuffles and uneven strides.
 
-Statistics over a whole axis (instance, group and layer normalization, squeeze-and-excite, global
-response normalization, pooling to one pixel) are listed and then held fixed: what is derived is the
-field of the rest. Attention over a whole axis leaves no rest.
+What couples a whole axis (instance, group and layer normalization, squeeze-and-excite, global
+response normalization, pooling to one pixel, attention between all pixels) is listed and then held
+fixed: what is derived is the field of the rest.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import fx, nn
 
+from seamscope.errors import SeamscopeError
 from seamscope.models.derived.facts import (
     Coupling,
     Derived,
@@ -41,9 +42,16 @@ from seamscope.models.derived.reader import Reader
 from seamscope.tape import Forward, Tape, record
 
 _LARGEST = 1 << 18  # pixels of an input that is not made longer
+_MOST = 2_000_000  # numbers in one tensor
+_LONG_ENOUGH = 512  # pixels in which windows are smaller than the tile
 
 
-def derive(network: Tape | nn.Module | Forward, example: torch.Tensor) -> Derived:
+def derive(
+    network: Tape | nn.Module | Forward,
+    example: torch.Tensor,
+    *,
+    module: nn.Module | None = None,
+) -> Derived:
     """Derive what a network's operations imply.
 
     Parameters
@@ -52,8 +60,10 @@ def derive(network: Tape | nn.Module | Forward, example: torch.Tensor) -> Derive
         A tape, or what is recorded: ``(N, C, *spatial)`` to one tensor ``(N, C', *spatial')``.
     example
         One sample of an accepted size. Several periods and receptive fields have to fit into it:
-        in too small a one nothing repeats. So a network, but not a tape, is recorded again with a
-        longer one along axes in which nothing repeats, up to a million pixels.
+        in too small a one nothing repeats, and a window may be as large as the tile. So a network,
+        but not a tape, is recorded again with a longer one along such axes, up to a million pixels.
+    module
+        Where names of modules are taken from, for a network that is a function.
 
     Raises
     ------
@@ -62,35 +72,41 @@ def derive(network: Tape | nn.Module | Forward, example: torch.Tensor) -> Derive
     """
     if isinstance(network, Tape):
         return Reader(network, tuple(example.shape)).derived()
-    module = network if isinstance(network, nn.Module) else None
-    shape = tuple(example.shape)
+    module = network if isinstance(network, nn.Module) else module
     tape = record(network, example.clone(), module=module)
-    derived = Reader(tape, shape).derived()
+    derived = Reader(tape, tuple(example.shape)).derived()
     for axis in range(len(derived.axes)):
-        longer = example
-        while _worthwhile(derived, axis, longer):
+        longer, last = example, tape
+        while _worthwhile(derived, axis, longer, last):
             longer = torch.cat([longer, longer], axis + 2)
             try:
-                long_tape = record(network, longer.clone(), module=module)
+                last = record(network, longer.clone(), module=module)
+            except (InterruptedError, SeamscopeError):
+                raise
             except Exception:  # it takes no other size, whatever it raises then
                 break
-            if len(long_tape.steps) > 1.5 * len(tape.steps):  # once more for each position
-                scans = Coupling("scan", _grown(tape, long_tape), (axis,), statistic=False)
+            if len(last.steps) > 1.5 * len(tape.steps):  # once more for each position
+                scans = Coupling("scan", _grown(tape, last), (axis,), statistic=False)
                 derived = replace(derived, couplings=(*derived.couplings, scans))
                 break
-            again = Reader(long_tape, tuple(longer.shape)).derived()
+            again = Reader(last, tuple(longer.shape)).derived()
             axes = [*derived.axes]
             axes[axis] = again.axes[axis]
-            couplings = _merged((*derived.couplings, *again.couplings))
-            derived = replace(derived, axes=tuple(axes), couplings=couplings)
+            couplings = _along(axis, again.couplings, derived.couplings)
+            derived = replace(derived, axes=tuple(axes), couplings=couplings, unknown=again.unknown)
     return derived
 
 
-def _merged(couplings: Iterable[Coupling]) -> tuple[Coupling, ...]:
-    """Each operation once, with all axes that it was found to couple."""
+def _along(
+    axis: int, longer: Iterable[Coupling], shorter: Iterable[Coupling]
+) -> tuple[Coupling, ...]:
+    """Couplings of a longer input along one axis, and of a shorter one along all others."""
     found: dict[tuple[str, str, bool], set[int]] = {}
-    for one in couplings:
-        found.setdefault((one.operation, one.module, one.statistic), set()).update(one.axes)
+    for couplings, own in ((shorter, False), (longer, True)):
+        for one in couplings:
+            axes = {each for each in one.axes if (each == axis) == own}
+            if axes:
+                found.setdefault((one.operation, one.module, one.statistic), set()).update(axes)
     return tuple(
         Coupling(name, module, tuple(sorted(axes)), statistic)
         for (name, module, statistic), axes in found.items()
@@ -106,12 +122,20 @@ def _grown(short: Tape, long: Tape) -> str:
     return counts.most_common(1)[0][0]
 
 
-def _worthwhile(derived: Derived, axis: int, x: torch.Tensor) -> bool:
-    """Whether a longer input may show what repeats along an axis."""
+def _worthwhile(derived: Derived, axis: int, x: torch.Tensor, tape: Tape) -> bool:
+    """Whether a longer input may show what repeats along an axis, or that nothing couples it."""
+    if derived.unknown or x[0, 0].numel() > _LARGEST:
+        return False
     coupled = any(not one.statistic and axis in one.axes for one in derived.couplings)
-    found = derived.axes[axis].period is not None or derived.axes[axis].absolute
-    pixels = x[0, 0].numel()
-    return not (found or coupled or derived.unknown or pixels > _LARGEST)
+    if coupled:  # by attention, whose memory grows with the square
+        largest = max((_numbers(node) for node, _ in tape.steps), default=0)
+        return 4 * largest <= _MOST and x.shape[axis + 2] < _LONG_ENOUGH
+    return derived.axes[axis].period is None and not derived.axes[axis].absolute
+
+
+def _numbers(node: fx.Node) -> int:
+    made = node.meta.get("val")
+    return made.numel() if isinstance(made, torch.Tensor) else 0
 
 
 __all__ = ["Coupling", "Derived", "DerivedAxis", "derive"]

@@ -5,6 +5,7 @@ Knows names and numbers. Does not know how they are derived.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -23,10 +24,11 @@ class DerivedAxis:
         Pixels without output ``(before, after)``, for the size that was recorded.
     fields
         Pixels ``(before, after)`` that an output pixel depends on beyond those it covers, for each
-        phase: output pixel ``i`` of a tile on the grid has phase ``i % len(fields)``. Statistics
-        over the whole axis are held fixed.
+        phase: output pixel ``i`` of a tile on the grid has phase ``i % len(fields)``. What couples
+        the whole axis is held fixed.
     absolute
-        Whether the network knows positions in the tile: coordinates, or learned ones.
+        Whether the network knows positions in the tile: coordinates, or learned ones. Period and
+        fields are then those of the rest.
     fixed
         The only accepted size, where positions were learned for it.
     size, out
@@ -51,6 +53,27 @@ class DerivedAxis:
             return None
         return max(0, *(b for b, _ in self.fields)), max(0, *(a for _, a in self.fields))
 
+    @property
+    def halo(self) -> tuple[int, int] | None:
+        """Pixels ``(before, after)`` of a tile on the grid that depend on what lies outside it.
+
+        Less than `reach` where the worst phase lies elsewhere in the period.
+        """
+        if self.fields is None or self.scale is None or self.crop is None:
+            return None
+        scale, phases = self.scale, len(self.fields)
+        sides = []
+        for before in (True, False):
+            last = -1  # the output furthest from the tile's end that is touched
+            for phase in range(phases):
+                own = self.fields[phase if before else phases - 1 - phase][0 if before else 1]
+                lost = own - self.crop[0 if before else 1]
+                # outputs of this phase are touched while they cover pixels below `lost`
+                count = max(0, math.ceil((math.ceil(lost * scale) - phase) / phases))
+                last = max(last, phase + (count - 1) * phases if count else -1)
+            sides.append(math.ceil((last + 1) / scale))
+        return sides[0], sides[1]
+
 
 @dataclass(frozen=True)
 class Coupling:
@@ -73,6 +96,41 @@ class Coupling:
     module: str
     axes: tuple[int, ...]
     statistic: bool
+
+    @property
+    def name(self) -> str:
+        """Its module; the operation in words where no module is known."""
+        return self.module or next(
+            (words for start, words in _WORDS if self.operation.startswith(start)), self.operation
+        )
+
+
+_WORDS = (
+    ("amin", "the minimum over space"),
+    ("min", "the minimum over space"),
+    ("amax", "the maximum over space"),
+    ("max", "the maximum over space"),
+    ("mean", "the mean over space"),
+    ("sum", "the sum over space"),
+    ("var", "the variance over space"),
+    ("std", "the standard deviation over space"),
+    ("linalg_vector_norm", "the norm over space"),
+    ("norm", "the norm over space"),
+    ("native_", "normalization"),
+    ("_batch_norm", "normalization"),
+    ("_adaptive", "adaptive pooling"),
+    ("adaptive", "adaptive pooling"),
+    ("upsample", "upsampling with aligned corners"),
+    ("_scaled_dot_product", "attention"),
+    ("_softmax", "attention"),
+    ("_safe_softmax", "attention"),
+    ("softmax", "attention"),
+    ("bmm", "attention"),
+    ("mm", "a product of matrices"),
+    ("addmm", "a product of matrices"),
+    ("baddbmm", "attention"),
+    ("scan", "recurrence"),
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +157,7 @@ class Derived:
     @property
     def bounded(self) -> bool | None:
         """Whether some halo makes tiles agree; None where that cannot be derived."""
-        if self.couplings:
+        if self.couplings or any(axis.absolute for axis in self.axes):
             return False
         known = all(axis.fields is not None for axis in self.axes)
         return True if known and not self.unknown else None

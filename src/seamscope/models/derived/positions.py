@@ -218,7 +218,7 @@ def is_whole(made: Seen, *sources: Seen) -> bool:
 
 
 def held_fixed(seen: Seen) -> Seen:
-    """A statistic that is held fixed."""
+    """What couples the whole tile, held fixed."""
     none = np.full_like(seen.lo, NONE)
     return Seen(none, -none, np.ones_like(seen.kind))
 

@@ -25,6 +25,7 @@ from seamscope.models.derived.positions import (
     channels_joined,
     check_room,
     gathered,
+    held_fixed,
     is_whole,
     joined,
     mixed,
@@ -85,8 +86,7 @@ class Reader:
         size, out = self._input[axis + 2], result.shape[axis + 2]
         fixed = size if axis in self.learned else None
         known = DerivedAxis(size, out, fixed=fixed, absolute=axis in self.absolute)
-        hard = [axes for (_, _, statistic), axes in self.couplings.items() if not statistic]
-        if any(axis in axes for axes in hard) or seen.shape[axis + 2] == 1:
+        if seen.shape[axis + 2] == 1:
             return known
         return repeating(known, seen.lo.ravel(), seen.hi.ravel(), seen.kind.ravel())
 
@@ -261,6 +261,7 @@ class Reader:
             self.absolute.add(axis)
             if tensor.untyped_storage()._cdata in self._weights:
                 self.learned.add(axis)  # as they are, so that they fit one size
+            return None  # what is derived is the rest
         return seen
 
     # -- normalizations and statistics
@@ -313,6 +314,7 @@ class Reader:
             sources = [s for s in (left, right) if s is not None and s.lo.size > 1]
             if sources and is_whole(made, *sources):
                 self.couple([axis], statistic=False)
+                made = held_fixed(made)
             axes.append(shortened(made))
         return Value(shape, tuple(axes))
 
@@ -340,6 +342,7 @@ class Reader:
             made = joined([seen, reduced(alive, dim)])
             if seen.shape[dim] > 1 and is_whole(made, seen):
                 self.couple([axis], statistic=False)
+                made = held_fixed(made)
             axes.append(made)
         return Value(value.shape, tuple(axes), value.dead)
 

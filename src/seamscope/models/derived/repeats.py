@@ -33,15 +33,14 @@ def repeating(known: DerivedAxis, lo: Array, hi: Array, kind: Array) -> DerivedA
 
 def _longest(alike: Array, moved: Array) -> tuple[int, int, int]:
     """The longest run of places that moved alike and by the same distance: start, end, distance."""
-    best = (0, 0, 0)
-    start = 0
-    for i in range(len(alike) + 1):
-        ends = i == len(alike) or not alike[i] or (i > start and moved[i] != moved[i - 1])
-        if ends:
-            if i - start > best[1] - best[0]:
-                best = (start, i, int(moved[start]))
-            start = i if i < len(alike) and alike[i] else i + 1
-    return best
+    if not alike.any():
+        return 0, 0, 0
+    begins = np.ones(len(alike), bool)
+    begins[1:] = ~(alike[1:] & alike[:-1] & (moved[1:] == moved[:-1]))
+    starts = np.flatnonzero(begins)
+    ends = np.append(starts[1:], len(alike))
+    best = int(np.argmax(np.where(alike[starts], ends - starts, 0)))
+    return int(starts[best]), int(ends[best]), int(moved[starts[best]])
 
 
 def _described(known: DerivedAxis, lo: Array, hi: Array, first: int) -> DerivedAxis:
