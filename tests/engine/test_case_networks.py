@@ -129,6 +129,12 @@ FAMILIES = [
         (f"stride {s}, kernel {k}", seq(C(1, 4, k, s, k // 2), nn.ReLU(), C(4, 2, 3, padding=1)), s, None, Fraction(1, s))  # noqa: E501
         for s, k in ((2, 3), (3, 3), (4, 7), (5, 5), (7, 7), (8, 15), (16, 31))
     ),
+    *(  # one output pixel more than input pixels: it is left out
+        (f"stride {s}, kernel {k}", seq(C(1, 4, k, s, k // 2), nn.ReLU(), C(4, 2, 3, padding=1)), s, (0, 0), Fraction(1, s))  # noqa: E501
+        for s, k in ((2, 4), (3, 6), (8, 16))
+    ),
+    ("padded by 2 for a kernel of 3", seq(C(1, 4, 3, padding=2), nn.ReLU(), C(4, 2, 1)), 1, (0, 0), 1),  # noqa: E501
+    ("poolings by 5 and 2", seq(C(1, 4, 3, padding=1), nn.AvgPool2d(5), nn.AvgPool2d(2), C(4, 2, 3, padding=1), nn.Upsample(scale_factor=10)), 10, (0, 0), 1),  # noqa: E501
     ("patch 14", seq(C(1, 4, 14, 14), C(4, 2, 3, padding=1)), 14, (0, 0), Fraction(1, 14)),
     ("overlapping patches", Overlapping(), 16, (0, 0), Fraction(1, 4)),
     ("resizing, depth 4", Resizing(4), 16, (0, 0), 1),
@@ -144,7 +150,13 @@ FAMILIES = [
     ("circular border", seq(C(1, 4, 5, padding=2, padding_mode="circular"), nn.ReLU(), C(4, 2, 1)), 1, (0, 0), 1),  # noqa: E501
 ]  # fmt: skip
 # what the judge finds off the grid would be a matter of luck, or nothing
-_ANY_GRID = ("pixel shuffle", "cut at the beginning", "replicated border", "circular border")
+_ANY_GRID = (
+    "padded by 2 for a kernel of 3",
+    "pixel shuffle",
+    "cut at the beginning",
+    "replicated border",
+    "circular border",
+)
 
 
 @pytest.fixture(scope="module")

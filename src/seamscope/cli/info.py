@@ -19,7 +19,7 @@ from seamscope.cli.options import Debug, Json, ModelName, ModelOptions
 from seamscope.cli.progress import open_display
 from seamscope.cli.work import long_work
 from seamscope.errors import SettingsError
-from seamscope.text import axes_text, bytes_text, shape_text
+from seamscope.text import axes_text, bytes_text, halo_text, shape_text
 
 if TYPE_CHECKING:
     from seamscope.images.image import Image
@@ -131,6 +131,8 @@ def model_facts(model: Model) -> dict[str, Any]:
         "at_least": None if reach.at_least is None else list(reach.at_least),
         "couplings": list(reach.couplings),
         "rest": _listed(reach.rest),
+        "implied": None if facts.implied is None else facts.implied.to_json(),
+        "implied_agrees": reach.agrees(facts),
         "kind": facts.kind,
         "noise": facts.noise,
         "statistics": {
@@ -235,6 +237,7 @@ def _facts_text(facts: Mapping[str, Any], model: Model) -> str:
         ("intensities", _intensities(facts)),
         *([("afterwards", str(facts["afterwards"]))] if facts["afterwards"] else []),
         ("tile sizes", sizes),
+        *([("certain", certain)] if (certain := _certainty(facts)) else []),
         ("memory", f"about {bytes_text(facts['bytes_per_pixel'])} for each pixel of a tile"),
         ("weights", f"{facts['parameters']:,} parameters, fingerprint {facts['fingerprint']}"),
     ]
@@ -248,6 +251,21 @@ def _facts_text(facts: Mapping[str, Any], model: Model) -> str:
     if facts["tiles"]:
         parts.append(_tiles_text(facts["tiles"]))
     return "\n\n".join(parts)
+
+
+def _certainty(facts: Mapping[str, Any]) -> str:
+    """Say whether measurement and operations agree; empty where only one of them shows anything."""
+    implied = facts["implied"]
+    if facts["implied_agrees"]:
+        return "period and reach, by measurement and by the network's operations"
+    if implied is None or implied["unknown"]:
+        return ""
+    if facts["implied_agrees"] is None:
+        return ""
+    shown = [f"period {axes_text([n or 1 for n in implied['period']])}"]
+    if implied["halo"]:
+        shown.append(f"reach {halo_text([(a, b) for a, b in implied['halo']])}")
+    return f"the operations imply {' and '.join(shown)} px; the larger of both is used"
 
 
 def _tiles_text(tiles: Sequence[Mapping[str, Any]]) -> str:

@@ -26,7 +26,29 @@ from seamscope.normalization.calls import Forward
 
 _SIZES = {
     1: (256, 512, 128),
-    2: (64, 96, 128, 48, 32, 160, 192, 256, 188, 140, 572, 224, 512, 384, 270, 252, 280, 448),
+    2: (
+        64,
+        96,
+        128,
+        48,
+        32,
+        160,
+        192,
+        256,
+        188,
+        140,
+        572,
+        224,
+        512,
+        384,
+        270,
+        252,
+        280,
+        448,
+        240,
+        360,
+        420,
+    ),
     3: (32, 48, 64, 24, 16, 40, 96, 128, 92, 116, 132),
 }
 _MOST_CHANNELS = 8
@@ -334,6 +356,8 @@ def _suggested(failure: _Failure, axes: int) -> list[tuple[int, ...]]:
     """Shapes that an error speaks of."""
     shape = failure.shape[1:]
     found: list[tuple[int, ...]] = []
+    if "must match except in dimension" in failure.text:  # of maps within: says nothing of inputs
+        return found
     for group in re.findall(
         r"[(\[]((?:\d+\s*,\s*){1,4}\d+)\s*[)\]]|(\d+(?:\s*[x*×]\s*\d+)+)", failure.text
     ):

@@ -22,6 +22,7 @@ import torch
 from torch import fx, nn
 
 from seamscope.models.entrance import Layout
+from seamscope.models.implied import Implied
 from seamscope.models.probe import Facts, Hints
 from seamscope.models.reach import Reach
 from seamscope.models.slab import PhaseFields
@@ -42,6 +43,7 @@ def facts_to_json(facts: Facts) -> dict[str, Any]:
     return told | {
         "lattice": lattice,
         "layout": layout,
+        "implied": None if facts.implied is None else facts.implied.to_json(),
         "statistics": [vars(call) for call in facts.statistics],
     }
 
@@ -57,6 +59,8 @@ def facts_from_json(told: Mapping[str, Any]) -> Facts:
         "layout": None if told["layout"] is None else Layout(**told["layout"]),
         "statistics": tuple(StatisticsCall(**call) for call in told["statistics"]),
         "narrow": tuple(told["narrow"]),
+        "implied": Implied.from_json(told["implied"]),
+        "cut": tuple((a, b) for a, b in told["cut"]),
         "notes": tuple(told["notes"]),
     }
     return Facts(**given)
@@ -70,7 +74,7 @@ def reach_to_json(reach: Reach) -> dict[str, Any]:
 def reach_from_json(told: Mapping[str, Any]) -> Reach:
     """Return a reach as `reach_to_json` wrote it."""
     given = dict(told)
-    for name in ("halo", "convolutional", "rest"):
+    for name in ("halo", "convolutional", "rest", "measured", "implied"):
         given[name] = _sides(given[name])
     for name in ("joins_ends", "at_least", "couplings"):
         given[name] = None if given[name] is None else tuple(given[name])

@@ -38,7 +38,7 @@ from seamscope.models.kept_facts import (
     sample_of,
 )
 from seamscope.models.output_kind import OutputKind, undecided
-from seamscope.models.probe import Facts, probe
+from seamscope.models.probe import Facts, probe, trimmed
 from seamscope.models.reach import PhaseFields, Reach, measure_fields, measure_reach
 from seamscope.models.runnable import runnable
 from seamscope.models.slab import slabs
@@ -128,12 +128,12 @@ class Limits:
     patience: float | None = PATIENCE
     begun: float | None = None
 
-    def trials(self, forward: Callable[[torch.Tensor], torch.Tensor]) -> Trials:
+    def trials(self, forward: Callable[[torch.Tensor], torch.Tensor], module: nn.Module) -> Trials:
         """Return what runs a network for a measurement."""
         left = self.patience
         if left is not None and self.begun is not None:
             left = max(0.0, self.begun + left - time.monotonic())
-        return Trials(forward, self.work, left)
+        return Trials(forward, self.work, left, module=module)
 
 
 @dataclass(eq=False)
@@ -206,6 +206,7 @@ class Model:
     statistics: Statistics | None = field(default=None, repr=False)
     stated_kind: OutputKind | None = None
     _arranged: Layout | None = field(default=None, init=False, repr=False)
+    _trimmed: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._limits = Limits()
@@ -281,6 +282,8 @@ class Model:
             facts = self._kept("facts", facts_from_json) or self._measured_facts()
         if facts.layout is not None:
             self._rearrange(facts.layout)
+        if facts.cut:
+            self._trim(facts)
         if self.stated_kind is not None:
             facts = dataclasses.replace(facts, kind=self.stated_kind, kind_certain=True)
         if self.read_audit is None:
@@ -297,18 +300,23 @@ class Model:
 
     def _measured_facts(self) -> Facts:
         limits = self._limits
-        trials = limits.trials(self.forward)
+        trials = limits.trials(self.forward, self.module)
         facts = probe(trials, self._complete_hints())
         sample = sample_of(self._measurable(facts), facts)
         self._keep("facts", facts_to_json(facts) | {"sample": sample}, trials.finished)
         return facts
 
-    def _measurable(self, facts: Facts) -> Trials:
-        """The network as it is measured: without chance and without decisions."""
-        trials = self._limits.trials(self.forward)
+    def _measurable(self, facts: Facts, limits: Limits = Limits(patience=None)) -> Trials:
+        """The network as it is measured: without chance and without decisions.
+
+        Without a limit of time, unless one is given.
+        """
+        trials = limits.trials(self.forward, self.module)
         trials.random = facts.noise > 0
         if facts.layout is not None and self._arranged is None:
             trials.forward = arranged(trials.forward, facts.layout)
+        if facts.cut and not self._trimmed:
+            trials.forward = trimmed(trials.forward, facts.cut)
         if facts.kind == "classes":
             trials.forward = undecided(trials.forward, self._small(facts))
         return trials
@@ -325,6 +333,25 @@ class Model:
         self.module = Rearranged(self.module, layout.given, layout.returned)
         self._arranged = layout
         self.notes = (*self.notes, str(layout))
+
+    def _trim(self, facts: Facts) -> None:
+        """Leave out what the network gives beyond the ends of its input."""
+        from seamscope.models.formats.wrappers import Trimmed
+
+        self.module = Trimmed(self.module, facts.cut)
+        self._trimmed = True
+        ends = ("beginning", "end")
+        counts = [[sides[k] for sides in facts.cut] for k in (0, 1)]
+        said = [
+            f"{axes_text(count)} at the {end} of each axis"
+            for end, count in zip(ends, counts, strict=True)
+            if any(count)
+        ]
+        self.notes = (
+            *self.notes,
+            "The network gives more pixels than its input has: Seamscope leaves out "
+            f"{' and '.join(said)}.",
+        )
 
     def _initialize(self) -> None:
         """Let lazy layers take their shapes from one forward pass."""
@@ -394,11 +421,11 @@ class Model:
         if kept is not None:
             return kept
         with self.on_cpu():
-            trials = self._measurable(facts)
+            trials = self._measurable(facts, self._limits)
             trials.phase("Measuring the reach")
             reach = measure_reach(trials, facts)
-            bounded = reach.convolutional is not None or reach.depends_on_size
-            if not bounded and reach.finished and not facts.forward_only:
+            named = reach.convolutional is not None or reach.depends_on_size or reach.couplings
+            if not named and reach.finished and not facts.forward_only:
                 with contextlib.suppress(OutOfPatience):
                     slab = next(slabs(trials, facts, facts.spatial_axes - 1))
                     names = coupling_layers(self.module, slab)
@@ -415,7 +442,7 @@ class Model:
         """
         facts, reach = self.facts, self.reach
         with self.on_cpu(), contextlib.suppress(OutOfPatience):
-            return measure_fields(self._measurable(facts), facts, reach)
+            return measure_fields(self._measurable(facts, self._limits), facts, reach)
         return None
 
     @cached_property
@@ -723,6 +750,11 @@ def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
         yield f"The reach is at least {far} px: the measurement ran out of time (--patience)."
     else:
         yield from _unbounded(facts, reach, steps)
+    if reach.measured is not None and reach.implied is not None:
+        yield (
+            f"A measurement shows {halo_text(reach.measured)} px and the operations imply "
+            f"{halo_text(reach.implied)} px: the larger is used."
+        )
     if reach.fades:
         yield "Pixels further away change the prediction by less than rounding."
     if any(reach.joins_ends):
@@ -770,7 +802,7 @@ def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
 
 
 def _some(names: Sequence[str]) -> str:
-    """List the first names."""
+    """List the first names, one alone as the beginning of a sentence."""
     if len(names) <= 4:
         return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     return f"{', '.join(names[:3])} and {len(names) - 3} more"

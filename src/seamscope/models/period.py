@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from seamscope.models.implied import Implied, longer
 from seamscope.models.slab import HIGH, LOW, NAN, NOISES, SAME, Slab, slabs
 from seamscope.models.trials import OutOfPatience
 from seamscope.normalization.audit import Forward
@@ -59,37 +60,32 @@ class Periods:
     notes: tuple[str, ...] = ()
 
 
-def measure_period(forward: Forward, facts: Facts, derived: Sequence[int] | None = None) -> Periods:
+def measure_period(forward: Forward, facts: Facts, implied: Implied | None = None) -> Periods:
     """Smallest shift along each axis under which the prediction shifts along, in input pixels.
 
     Parameters
     ----------
     forward, facts
         As for `seamscope.models.slab.slabs`; statistics of the tile are held fixed.
-    derived
-        Period of each axis that the network's operations imply, where that is known.
+    implied
+        What the network's operations imply, where that is known.
+
+    Notes
+    -----
+    Where the operations imply another period than shifts show, a multiple of both is safe.
     """
-    lattices = facts.lattice
+    derived = implied.period if implied else (None,) * facts.spatial_axes
     found: list[_Found] = []
-    names = axis_names(facts.spatial_axes)
     for axis in range(facts.spatial_axes):
-        search = _Search(forward, facts, axis)
         likely = [found[-1].period] if found and found[-1].period else []
-        if derived is not None:
-            likely.insert(0, derived[axis])
         try:
-            found.append(search.find(likely))
+            found.append(_Search(forward, facts, axis, implied).find(likely))
         except OutOfPatience:
-            found.append(_Found(None, 0.0))
-    alike = _alike(found)
-    notes = tuple(_notes(names, lattices, alike, derived))
-    if derived is not None:  # the longer one is safe where they differ
-        alike = [
-            replace(one, period=math.lcm(one.period or 1, own))
-            for one, own in zip(alike, derived, strict=True)
-        ]
-    certain = all(one.period is not None for one in found)
-    return Periods(tuple(one.period for one in alike), certain, notes)
+            found.append(_Found(None, 0.0, measured=False))
+    alike = _alike(found, derived)
+    notes = tuple(_notes(facts, alike, derived))
+    period = tuple(longer(one.period, own) for one, own in zip(alike, derived, strict=True))
+    return Periods(period, all(one.measured for one in found), notes)
 
 
 def with_periods(lattices: Sequence[Lattice], periods: Sequence[int | None]) -> tuple[Lattice, ...]:
@@ -106,10 +102,13 @@ class _Found:
 
     period: int | None
     error: float
+    measured: bool = True
 
 
-def _alike(found: Sequence[_Found]) -> list[_Found]:
+def _alike(found: Sequence[_Found], derived: Sequence[int | None]) -> list[_Found]:
     """Axes have one period unless they clearly differ: by more than rounding can explain."""
+    if None not in derived:
+        return list(found)
     known = [one.period for one in found if one.period]
     if not known:
         return list(found)
@@ -118,45 +117,73 @@ def _alike(found: Sequence[_Found]) -> list[_Found]:
     return [replace(one, period=longest) if one in unclear else one for one in found]
 
 
-def _notes(
-    names: str, lattices: Sequence[Lattice], found: Sequence[_Found], derived: Sequence[int] | None
-) -> Iterator[str]:
-    for place, (name, one) in enumerate(zip(names, found, strict=True)):
-        if derived is not None and one.period not in (None, derived[place]):
-            used = math.lcm(one.period or 1, derived[place])
+def _notes(facts: Facts, found: Sequence[_Found], derived: Sequence[int | None]) -> Iterator[str]:
+    """Say where a period was not measured, or differs from what the operations imply."""
+    names = axis_names(facts.spatial_axes)
+    lost, differ = [], []
+    for name, one, own in zip(names, found, derived, strict=True):
+        if one.period is None:
+            lost.append((name, own))
+        elif own not in (None, one.period):
+            differ.append((name, one.period, own))
+    for axes, step in _together(lost):
+        said = f"No shift of the input shows the network's period along {axes}."
+        if step is not None:
+            yield f"{said} Its operations imply {step} px: tiles start on multiples of {step} px."
+        else:
+            lattice = facts.lattice[names.index(axes[0])]
+            step = math.lcm(lattice.step, lattice.scale.denominator)
             yield (
-                f"Along {name} the operations imply a period of {derived[place]} px and shifts "
-                f"show {one.period} px: tiles start on multiples of {used} px."
+                f"{said} Tiles start on multiples of {step} px, the step of its accepted input "
+                "sizes. State another with --step."
             )
-        elif one.period is None:
-            step = (
-                derived[place]
-                if derived
-                else math.lcm(lattices[place].step, lattices[place].scale.denominator)
-            )
-            source = "its operations imply" if derived else "its accepted input sizes have"
-            yield (
-                f"Could not measure the network's period along {name}. Tiles start on multiples "
-                f"of {step} px, the step that {source}. State another with --step."
-            )
+    for name, shown, own in differ:
+        yield (
+            f"Along {name} the operations imply a period of {own} px and shifts show {shown} px: "
+            f"tiles start on multiples of {longer(shown, own)} px."
+        )
+
+
+def _together(lost: Sequence[tuple[str, int | None]]) -> Iterator[tuple[str, int | None]]:
+    """Axes of which the same is said, in one sentence."""
+    for step in dict.fromkeys(step for _, step in lost):
+        yield " and ".join(name for name, own in lost if own == step), step
 
 
 class _Search:
     """Looks for the period along one axis."""
 
-    def __init__(self, forward: Forward, facts: Facts, axis: int) -> None:
-        self._slabs = slabs(forward, facts, axis, fixed=True)
+    def __init__(
+        self, forward: Forward, facts: Facts, axis: int, implied: Implied | None = None
+    ) -> None:
         self._lattice = facts.lattice[axis]
         self._unit = self._lattice.scale.denominator
+        self._own = implied.period[axis] if implied else None
+        self._coupled = implied is not None and implied.coupled[axis]
+        least = 0
+        if implied is not None and self._own is not None:
+            # in so long a slab a shift by that period leaves enough to compare
+            lattice = replace(self._lattice, period=math.lcm(self._own, self._lattice.period))
+            lattices = [*facts.lattice]
+            lattices[axis] = lattice
+            facts = replace(facts, lattice=tuple(lattices))
+            reach = sum(implied.halo[axis]) if implied.halo else 0
+            # an end of NaN that is moved by the period takes no more than a third
+            least = max(3 * self._own + 2 * (sum(lattice.crop) + reach), 6 * self._own) + 128
+        self._slabs = slabs(forward, facts, axis, fixed=True, least=least)
 
     def find(self, likely: Sequence[int]) -> _Found:
         """The period; None where no shift is followed."""
         tried: set[int] = set()
         doubtful: list[_Found] = []
         shifts: _Shifts | None = None
+        if self._own is not None:
+            likely = [self._own, *likely]
         for slab in self._slabs:
             shifts = _Shifts(slab)
             if shifts.rough:
+                if self._own is not None and self._coupled:
+                    return _Found(None, 0.0, measured=False)
                 continue
             for shift in self._candidates(likely, shifts.longest):
                 if shift in tried:
@@ -172,7 +199,8 @@ class _Search:
             best = min(one.error for one in doubtful)
             good = [one for one in doubtful if one.error <= 3 * best]
             return min(good, key=lambda one: one.period or 0)
-        return _Found(None, 0.0) if shifts is None else self._roughly(shifts)
+        none = _Found(None, 0.0, measured=False)
+        return none if shifts is None or self._own is not None else self._roughly(shifts)
 
     def _candidates(self, likely: Sequence[int], longest: int) -> Iterator[int]:
         """Shifts to try: likely ones, the accepted step, powers of two, then all others."""
@@ -200,12 +228,12 @@ class _Search:
     def _roughly(self, shifts: _Shifts) -> _Found:
         """The same where everything is coupled: the least shift nearly as good as the best."""
         if not shifts.rough:
-            return _Found(None, 0.0)
+            return _Found(None, 0.0, measured=False)
         tried = ((n, shifts.error(n)) for n in self._candidates([], min(shifts.longest, 64)))
         errors = {n: error for n, error in tried if math.isfinite(error)}  # networks may give NaN
         best = min(errors.values(), default=math.inf)
         if not best <= _ROUGHLY_SAME:  # also where the network predicts NaN
-            return _Found(None, 0.0)
+            return _Found(None, 0.0, measured=False)
         return _Found(min(n for n, error in errors.items() if error <= 2 * best + SAME), SAME)
 
 

@@ -18,18 +18,16 @@ from fractions import Fraction
 import torch
 
 from seamscope.errors import ModelError
-from seamscope.models.derived import derive
-from seamscope.models.entrance import Entrance, Hints, Layout, arranged
+from seamscope.models.entrance import Entrance, Entry, Hints, Layout, arranged
+from seamscope.models.implied import Implied, implied_by
 from seamscope.models.output_kind import OutputKind, kind_of, undecided
 from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, PhaseFields, measure_fields
 from seamscope.models.trials import OutOfPatience, Trials, Watch
 from seamscope.normalization.audit import FixedStatistics, Forward, StatisticsCall
-from seamscope.tape import record
-from seamscope.text import axes_text
 from seamscope.tiling import Lattice, Sides, axis_names
 
-_NARROW = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96)
+_NARROW = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384)
 _STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 25, 27, 28, 32, 36, 48, 64, 128)
 # Increments of sizes from which the scale is read: multiples of most periods, the usual ones first.
 _FAR = (192, 240, 224, 256, 144, 360, 220, 208, 288, 250, 343, 384, 512)
@@ -72,6 +70,10 @@ class Facts:
         network that always predicts the same.
     layout
         Axes of its tensors, where they are not ``(N, C, *spatial)``.
+    implied
+        What its operations imply; None where they cannot be read.
+    cut
+        Output pixels ``(before, after)`` beyond the input's ends that are left out, for each axis.
     notes
         Sentences on what could not be measured for certain.
     """
@@ -90,6 +92,8 @@ class Facts:
     kind_certain: bool = True
     noise: float = 0.0
     layout: Layout | None = None
+    implied: Implied | None = None
+    cut: tuple[Sides, ...] = ()
     notes: tuple[str, ...] = ()
 
     def with_channels(self, count: int) -> Facts:
@@ -181,6 +185,17 @@ class _Prober:
     def facts(self) -> Facts:
         self._trials.phase("Finding the network's input")
         entry = Entrance(self._trials, self._hints).find()
+        try:
+            facts = self._first(entry)
+        except OutOfPatience:
+            raise ModelError(
+                "Measuring the network's sizes took too long: raise --patience, or state a smaller "
+                "size (--input-size)."
+            ) from None
+        return self._placed(self._with_period(facts))
+
+    def _first(self, entry: Entry) -> Facts:
+        """All but the period and where the output lies."""
         channels, shape = entry.channels, entry.shape
         if entry.layout is not None:
             self._layout = entry.layout
@@ -192,11 +207,13 @@ class _Prober:
         kind, smooth = self._kind(channels, shape)
         self._forward = smooth
         out_channels = self._out_shape(channels, shape)[1]
+        self._trials.phase("Reading its operations")
+        implied = implied_by(self._forward, self._noise(channels, shape), self._trials.module)
         self._trials.phase("Measuring accepted sizes")
-        beside = self._beside(channels, shape)
+        beside = self._beside(channels, shape, implied)
         lattice = tuple(self._axis(channels, shape, beside, axis) for axis in range(len(shape)))
-        fixed, meter = FixedStatistics(self._forward), MemoryMeter()
         narrow = self._narrow(channels, beside, lattice)
+        fixed, meter = FixedStatistics(self._forward), MemoryMeter()
         with meter:
             fixed(self._noise(channels, shape))
         facts = Facts(
@@ -212,8 +229,9 @@ class _Prober:
             kind_certain=kind != "logits",
             noise=noise,
             layout=self._layout,
+            implied=implied,
         )
-        return self._placed(self._with_period(facts))
+        return self._without_surplus(facts)
 
     def _check_out_channels(self, channels: int, shape: tuple[int, ...]) -> None:
         """Refuse a network whose number of channels depends on the values of its input."""
@@ -238,49 +256,39 @@ class _Prober:
                 )
             ]
             return replace(facts, lattice=with_periods(steps, self._hints.step))
-        found = measure_period(self._forward, facts)
-        period, notes = found.period, found.notes
-        if None in period:
-            period, notes = self._derived_period(facts, period, notes)
+        found = measure_period(self._forward, facts, facts.implied)
         return replace(
             facts,
-            lattice=with_periods(facts.lattice, period),
+            lattice=with_periods(facts.lattice, found.period),
             period_found=found.certain,
-            notes=(*facts.notes, *notes),
+            notes=(*facts.notes, *found.notes),
         )
 
-    def _derived_period(
-        self, facts: Facts, period: tuple[int | None, ...], notes: tuple[str, ...]
-    ) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
-        """Fill in what the network's operations imply where no shift shows it.
-
-        A network of one size cannot be shifted by much, and its tiles must still start on the grid
-        of its strides.
-        """
-        shape = tuple(axis.fixed or axis.size_at_least(64) for axis in facts.lattice)
-        example = self._noise(facts.in_channels, shape)
-        try:
-            axes = derive(record(self._forward, example.clone()), example).axes
-        except (OutOfPatience, InterruptedError):
-            raise
-        except Exception:  # whatever somebody's network does that cannot be recorded
-            return period, notes
-        filled = tuple(
-            own or (axis.period if axis.period and axis.period < axis.size else None)
-            for own, axis in zip(period, axes, strict=True)
+    def _without_surplus(self, facts: Facts) -> Facts:
+        """Facts of the network without output pixels that lie beyond its input's ends."""
+        surplus = [max(0, int(-sum(a.crop) * a.scale)) for a in facts.lattice]
+        if not any(surplus):
+            return facts
+        plain = self._forward
+        self._forward = trimmed(plain, [(0, n) for n in surplus])
+        whole = tuple(
+            replace(a, crop=(0, 0)) if n else a for a, n in zip(facts.lattice, surplus, strict=True)
         )
-        if None in filled or filled == period:
-            return period, notes
-        text = axes_text([int(p) for p in filled if p])
-        note = (
-            f"No shift shows the period of this network. Its operations imply {text} px: tiles "
-            f"start on multiples of {text} px."
-        )
-        return filled, (note,)
+        facts = replace(facts, lattice=whole, implied=None)
+        fields = measure_fields(self._forward, facts)
+        cut = [
+            _surplus_by_place(n, axis.scale, fields[number] if fields else ())
+            for number, (n, axis) in enumerate(zip(surplus, whole, strict=True))
+        ]
+        self._forward = trimmed(plain, cut)
+        self._shapes.clear()
+        example = self._noise(facts.in_channels, facts.narrow)
+        implied = implied_by(self._forward, example, self._trials.module)
+        return replace(facts, cut=tuple(cut), implied=implied)
 
     def _placed(self, facts: Facts) -> Facts:
         """Facts with the crop of each side, by the place where a point of the input lands."""
-        if not facts.valid or any(axis.fixed for axis in facts.lattice):
+        if not facts.valid or facts.cut or any(axis.fixed for axis in facts.lattice):
             return facts
         uncut = tuple(replace(axis, crop=(0, sum(axis.crop))) for axis in facts.lattice)
         try:
@@ -358,12 +366,15 @@ class _Prober:
 
     # -- sizes
 
-    def _beside(self, channels: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def _beside(
+        self, channels: int, shape: tuple[int, ...], implied: Implied | None
+    ) -> tuple[int, ...]:
         """A shape as small as the network takes, for the axes beside the one that is measured."""
         if self._hints.shape is not None:
             return shape
+        periods = implied.period if implied else (None,) * len(shape)
         for size in _NARROW:
-            small = (size,) * len(shape)
+            small = tuple(-(-size // (p or 1)) * (p or 1) for p in periods)
             if math.prod(small) >= math.prod(shape):
                 break
             long = (*small[:-1], shape[-1])
@@ -402,7 +413,7 @@ class _Prober:
             # of the sizes a step apart, those that lose least: 63 and not 64 for poolings by 3
             sizes = [(n, o) for n in range(size, max(size - step, 0), -1) if (o := output(n))]
             exact = [pair for pair in sizes if _lost(*pair, scale) is not None]
-            best = min(exact or sizes[:1], key=lambda pair: pair[0] - pair[1] / scale)
+            best = min(exact or sizes[:1], key=lambda pair: abs(pair[0] - pair[1] / scale))
             return _axis_lattice(*best, scale, step)
         if out > size:  # one size only: a whole scale is the simplest reading
             return Lattice(scale=Fraction(out, size), fixed=size)
@@ -491,14 +502,48 @@ def _sides_by_place(lost: int, field: PhaseFields) -> Sides:
     return before, lost - before
 
 
+def _surplus_by_place(surplus: int, scale: Fraction, field: PhaseFields | tuple[()]) -> Sides:
+    """How many output pixels to leave out at either end, by where receptive fields lie.
+
+    The field is counted as if all were left out at the end.
+    """
+    if not surplus or not field:
+        return 0, surplus
+    middle = sum(after - before for before, after in field) / (2 * len(field))
+    # of two that are as close, the one that leaves out less at the beginning
+    before = math.ceil(-middle * scale - Fraction(1, 2))
+    before = min(max(before, 0), surplus)
+    return before, surplus - before
+
+
+def trimmed(forward: Forward, cut: Sequence[Sides]) -> Forward:
+    """Return a forward pass that leaves out output pixels at the ends of each axis."""
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        return without_ends(forward(x), cut)
+
+    return run
+
+
+def without_ends(y: torch.Tensor, cut: Sequence[Sides]) -> torch.Tensor:
+    """Return ``(N, C, *spatial)`` without pixels ``(before, after)`` of each spatial axis."""
+    for axis, (before, after) in enumerate(cut):
+        y = y.narrow(axis + 2, before, y.shape[axis + 2] - before - after)
+    return y
+
+
 def _plain(scale: Fraction) -> bool:
     return 1 in (scale.numerator, scale.denominator)
 
 
 def _lost(size: int, out: int, scale: Fraction) -> int | None:
-    """Input pixels without output; None where they are no whole, non-negative number."""
+    """Input pixels without output; None where they are no whole number.
+
+    Below 0 where there is more output than input, by whole output pixels.
+    """
     lost = size - out / scale
-    return int(lost) if lost.denominator == 1 and lost >= 0 else None
+    whole = lost.denominator == 1 and (lost >= 0 or (lost * scale).denominator == 1)
+    return int(lost) if whole else None
 
 
 def _axis_lattice(size: int, out: int, scale: Fraction, step: int) -> Lattice:
@@ -509,7 +554,7 @@ def _axis_lattice(size: int, out: int, scale: Fraction, step: int) -> Lattice:
             "further input pixel: output and input lie on no common grid, so that tiles cannot "
             "be stitched."
         )
-    crop = (lost // 2, lost - lost // 2)
+    crop = (lost // 2, lost - lost // 2) if lost >= 0 else (0, lost)
     return Lattice(period=1, step=step, offset=size % step, crop=crop, scale=scale)
 
 

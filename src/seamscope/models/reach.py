@@ -33,11 +33,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from seamscope.models.implied import Implied, larger
 from seamscope.models.slab import (
     HIGH,
     LOW,
     NAN,
     NOISES,
+    SAME,
     Line,
     MemoryMeter,
     PhaseFields,
@@ -51,6 +53,8 @@ from seamscope.tiling import Sides
 if TYPE_CHECKING:
     from seamscope.models.probe import Facts
 
+_ROUNDING = 1e-2  # standard deviations; a dependence on the size makes more
+_FRAME = 32  # pixels of an end, and more where the period is longer
 _PERIODS_AT_LEAST = 16  # in a slab in which NaN may go further than any change
 
 
@@ -84,7 +88,11 @@ class Reach:
     couplings
         Names of the layers that couple the whole tile, where they are known.
     rest
-        Reach of all other layers, with the output of `couplings` held fixed.
+        Reach of all other layers, with the output of `couplings` held fixed, as their operations
+        imply.
+    measured, implied
+        Halo that a measurement found, and halo that the operations imply, where these differ;
+        `halo` (or `convolutional`) is then the larger.
     """
 
     halo: tuple[Sides, ...] | None
@@ -97,11 +105,26 @@ class Reach:
     at_least: tuple[int, ...] | None = None
     couplings: tuple[str, ...] = ()
     rest: tuple[Sides, ...] | None = None
+    measured: tuple[Sides, ...] | None = None
+    implied: tuple[Sides, ...] | None = None
 
     @property
     def bounded(self) -> bool:
         """Whether some halo makes tiles agree exactly."""
         return self.halo is not None
+
+    def agrees(self, facts: Facts) -> bool | None:
+        """Whether measurements and operations show the same period and halo.
+
+        None where one of them shows nothing.
+        """
+        implied, own = facts.implied, self.convolutional
+        if implied is None or implied.halo is None or own is None or not facts.period_found:
+            return None
+        same = self.measured is None and own == implied.halo
+        return (
+            same and implied.period == facts.period and implied.bounded == (self.halo is not None)
+        )
 
     @property
     def finished(self) -> bool:
@@ -117,8 +140,17 @@ def measure_reach(forward: Forward, facts: Facts) -> Reach:
     forward
         ``(N, C, *spatial)`` float32 tensor to prediction, on the CPU: the plain network.
     facts
-        What was measured before.
+        What was measured before; with what the operations imply, where that is known.
+
+    Returns
+    -------
+    Reach
+        The larger one, where measurement and operations differ.
     """
+    return _combined(_measured(forward, facts), facts)
+
+
+def _measured(forward: Forward, facts: Facts) -> Reach:
     plain = _Prober(forward, facts)
     try:
         halo = plain.reach()
@@ -131,6 +163,31 @@ def measure_reach(forward: Forward, facts: Facts) -> Reach:
         return steady.found(None, steady.reach())
     except OutOfPatience:
         return steady.found(None, None)
+
+
+def _combined(reach: Reach, facts: Facts) -> Reach:
+    """Put what was measured and what the operations imply together."""
+    implied = facts.implied
+    if implied is None or implied.halo is None:
+        return reach if implied is None else _named(reach, implied)
+    if reach.at_least is not None and implied.bounded:  # no time to measure it all
+        return replace(reach, halo=implied.halo, convolutional=implied.halo, at_least=None)
+    own = reach.convolutional
+    if own is None:
+        return replace(_named(reach, implied), rest=implied.halo)
+    if implied.couplings and not implied.bounded:  # fades, or its weights are 0
+        return reach
+    safe = larger(own, implied.halo)
+    if own != implied.halo:
+        reach = replace(reach, measured=own, implied=implied.halo)
+    return replace(reach, halo=None if reach.halo is None else safe, convolutional=safe)
+
+
+def _named(reach: Reach, implied: Implied) -> Reach:
+    """Name what couples the whole tile."""
+    if reach.convolutional is not None:
+        return reach
+    return replace(reach, couplings=implied.couplings or implied.statistics)
 
 
 def measure_fields(
@@ -222,9 +279,11 @@ class _Prober:
                     depth = max(a for a, _ in by_change), max(b for _, b in by_change)
                     self.spread = True
                     self.fades |= len(set(by_change[-2:])) > 1
+            elif depth is None and self._coupled(axis):
+                return None
             self._reached(axis, slab.length - 2 * slab.frame() if depth is None else max(depth))
             if depth is not None:
-                same = slab.same_when_shorter(depth)
+                same = slab.same_when_shorter(depth, self._tolerance(axis, depth))
                 if same is not None:
                     self.swallowed |= ends.swallowed
                     self.depends_on_size |= not same
@@ -263,7 +322,27 @@ class _Prober:
         return next((fields for fields in found if fields is not None), None)
 
     def _slabs(self, axis: int) -> Iterator[Slab]:
-        return slabs(self._forward, self._facts, axis, self._fixed)
+        implied, least = self._facts.implied, 0
+        if implied is not None and implied.halo is not None and not self._coupled(axis):
+            pitch = self._facts.lattice[axis].pitch
+            least = 3 * (sum(implied.halo[axis]) + max(_FRAME, pitch)) + 2 * pitch
+        return slabs(self._forward, self._facts, axis, self._fixed, least)
+
+    def _tolerance(self, axis: int, depth: Sides) -> float:
+        """How far predictions of two sizes may be apart.
+
+        Rounding of deep networks reaches 1.3e-4, when torch picks another convolution for another
+        size; where the operations imply the same halo, there is nothing else that it could be.
+        """
+        implied = self._facts.implied
+        if implied is None or implied.halo is None or not implied.bounded:
+            return SAME
+        return _ROUNDING if implied.halo[axis] == depth else SAME
+
+    def _coupled(self, axis: int) -> bool:
+        """Whether the operations imply that something couples the whole tile."""
+        implied = self._facts.implied
+        return implied is not None and implied.coupled[axis] and not self._fixed
 
 
 class _Ends:

@@ -46,7 +46,9 @@ output pixel of a tile on the grid: one period, in output pixels.
 """
 
 
-def slabs(forward: Forward, facts: Facts, axis: int, fixed: bool = False) -> Iterator[Slab]:
+def slabs(
+    forward: Forward, facts: Facts, axis: int, fixed: bool = False, least: int = 0
+) -> Iterator[Slab]:
     """Slabs of growing length along one axis, while memory suffices.
 
     Parameters
@@ -61,10 +63,12 @@ def slabs(forward: Forward, facts: Facts, axis: int, fixed: bool = False) -> Ite
         Which axis is long.
     fixed
         Whether statistics of the tile are held at those of the whole slab.
+    least
+        Pixels of the shortest slab that is worth the while.
     """
     lattice = facts.lattice[axis]
     first: Slab | None = None
-    for length in _lengths(lattice, facts.spatial_axes):
+    for length in _lengths(lattice, facts.spatial_axes, least):
         shape = [*facts.narrow]
         shape[axis] = length
         random = torch.Generator().manual_seed(axis)
@@ -79,12 +83,12 @@ def slabs(forward: Forward, facts: Facts, axis: int, fixed: bool = False) -> Ite
             return
 
 
-def _lengths(lattice: Lattice, axes: int) -> Iterator[int]:
+def _lengths(lattice: Lattice, axes: int, least: int) -> Iterator[int]:
     if lattice.fixed is not None:
         yield lattice.fixed
         return
-    length = _SHORTEST[axes] + sum(lattice.crop)
-    while length <= max(_LONGEST[axes], _PERIODS * lattice.pitch):
+    length = max(_SHORTEST[axes] + sum(lattice.crop), least)
+    while length <= max(_LONGEST[axes], _PERIODS * lattice.pitch, least):
         yield lattice.size_at_least(length)
         length *= 2
 
@@ -213,7 +217,7 @@ class Slab:
         """Max difference of two predictions, in standard deviations of the slab's."""
         return float((a - b).abs().max()) / self._spread
 
-    def same_when_shorter(self, halo: Sides) -> bool | None:
+    def same_when_shorter(self, halo: Sides, tolerance: float = SAME) -> bool | None:
         """Whether a shorter slab on the grid predicts the same beyond this halo.
 
         None where that leaves nothing to compare. A network of one size is never compared.
@@ -229,7 +233,7 @@ class Slab:
             return None
         part = self.run(self.clean.narrow(axis, start, size)).narrow(axis, low, count)
         moved = int(start * lattice.scale) + low
-        return self.difference(part, self.unchanged.narrow(axis, moved, count)) < SAME
+        return self.difference(part, self.unchanged.narrow(axis, moved, count)) < tolerance
 
 
 class MemoryMeter(Dispatch):

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
 from seamscope.errors import ModelError
 from seamscope.normalization.calls import Forward, bound
@@ -45,6 +46,8 @@ class Trials:
         Seconds until `OutOfPatience` is raised; None for no limit.
     clock
         Returns seconds.
+    module
+        What `forward` runs, for the names of its layers.
 
     Attributes
     ----------
@@ -62,8 +65,10 @@ class Trials:
         work: Work = QUIET,
         patience: float | None = PATIENCE,
         clock: Callable[[], float] = time.monotonic,
+        module: nn.Module | None = None,
     ) -> None:
         self.forward = forward
+        self.module = module
         self.work = work
         self.random = False
         self.count = 0

@@ -25,7 +25,9 @@ def repeating(known: DerivedAxis, lo: Array, hi: Array, kind: Array) -> DerivedA
         moved = lo[q:] - lo[:-q]
         alike = (kind[q:] == kind[:-q]) & (hi[q:] - hi[:-q] == moved) & (lo[q:] != NONE)
         first, last, p = _longest(alike, moved)
-        if p > 0 and last - first >= max(q, out // 8):
+        # two periods, or one where the scale is that of the sizes: less may be chance
+        enough = q if p and Fraction(q, p) * known.size == out else 2 * q
+        if p > 0 and last - first >= max(enough, out // 8):
             found = replace(known, period=p, scale=Fraction(q, p))
             return _described(found, lo, hi, first)
     return known

@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from seamscope.errors import ModelError
+from seamscope.models.probe import without_ends
 from seamscope.models.speed.fusion import graph_of
 from seamscope.models.trials import Expected
 
@@ -238,6 +239,28 @@ def outputs_note(names: Sequence[str], wanted: str | None) -> tuple[str, ...]:
         f"It has {len(names)} outputs; {names[0]} is shown. Add {others} to the model's name for "
         "another.",
     )
+
+
+class Trimmed(Wrapper):
+    """A network that gives more pixels than its input has: those beyond its ends are left out.
+
+    Parameters
+    ----------
+    inner
+        The network.
+    cut
+        Output pixels ``(before, after)`` of each spatial axis.
+    """
+
+    def __init__(self, inner: nn.Module, cut: Sequence[tuple[int, int]]) -> None:
+        super().__init__(inner)
+        self.cut = tuple(cut)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the network on ``(N, C, *spatial)``."""
+        from seamscope.models.model import single_tensor
+
+        return without_ends(single_tensor(self.inner(x)), self.cut)
 
 
 class Rearranged(Wrapper):

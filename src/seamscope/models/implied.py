@@ -1,0 +1,128 @@
+"""What a network's operations imply, in the form in which it is compared with measurements.
+
+Knows periods, halos and names. Does not know how they are derived (`seamscope.models.derived`) or
+measured (`seamscope.models.period`, `seamscope.models.reach`).
+
+Both see something else: a derivation sees paths whose weights are 0, a measurement sees operations
+that nobody described. Where they agree, a fact is certain; where they differ, the longer period and
+the larger halo are safe.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from seamscope.models.derived import Derived, derive
+from seamscope.models.trials import OutOfPatience
+from seamscope.normalization.calls import Forward
+from seamscope.tiling import Sides
+
+
+@dataclass(frozen=True)
+class Implied:
+    """What the operations of a network imply.
+
+    Attributes
+    ----------
+    period
+        For each axis, in input pixels; None where it cannot be derived.
+    halo
+        Pixels ``(before, after)`` of a tile on the grid that depend on what lies outside it, with
+        what couples the whole tile held fixed; None where it cannot be derived.
+    coupled
+        For each axis, whether something couples the whole tile along it.
+    couplings
+        Names of the layers that do, but for statistics: attention, recurrence and the like.
+    statistics
+        Names of the layers that take a statistic of the whole tile.
+    unknown
+        Operations that are not understood.
+    """
+
+    period: tuple[int | None, ...]
+    halo: tuple[Sides, ...] | None = None
+    coupled: tuple[bool, ...] = ()
+    couplings: tuple[str, ...] = ()
+    statistics: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, derived: Derived) -> Implied:
+        """Sum up a derivation."""
+        halos = tuple(halo for axis in derived.axes if (halo := axis.halo) is not None)
+        return cls(
+            period=tuple(axis.period for axis in derived.axes),
+            halo=halos if len(halos) == len(derived.axes) else None,
+            coupled=tuple(
+                axis.absolute or any(number in one.axes for one in derived.couplings)
+                for number, axis in enumerate(derived.axes)
+            ),
+            couplings=_names(derived, statistic=False),
+            statistics=_names(derived, statistic=True),
+            unknown=derived.unknown,
+        )
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any] | None) -> Implied | None:
+        """Return what `to_json` wrote; None for None."""
+        if told is None:
+            return None
+        halo = told["halo"]
+        given: dict[str, Any] = {name: tuple(value or ()) for name, value in told.items()}
+        return cls(**given | {"halo": None if halo is None else tuple((a, b) for a, b in halo)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return this in JSON's own types."""
+        halo = None if self.halo is None else [list(sides) for sides in self.halo]
+        lists = {name: list(value) for name, value in vars(self).items() if name != "halo"}
+        return lists | {"halo": halo}
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the operations imply that some halo makes tiles agree."""
+        return self.halo is not None and not any(self.coupled)
+
+
+def _names(derived: Derived, statistic: bool) -> tuple[str, ...]:
+    found = (one.name for one in derived.couplings if one.statistic == statistic)
+    return tuple(dict.fromkeys(found))
+
+
+def implied_by(forward: Forward, example: torch.Tensor, module: nn.Module | None) -> Implied | None:
+    """Derive what a network's operations imply; None where they cannot be read.
+
+    Parameters
+    ----------
+    forward
+        ``(N, C, *spatial)`` tensor to a tensor.
+    example
+        One sample of an accepted size.
+    module
+        Where names of layers are taken from.
+    """
+    try:
+        derived = derive(forward, example, module=module)
+    except (OutOfPatience, InterruptedError):
+        raise
+    except Exception:  # whatever somebody's network does that cannot be recorded
+        return None
+    return Implied.of(derived)
+
+
+def larger(one: Sequence[Sides], other: Sequence[Sides]) -> tuple[Sides, ...]:
+    """Return the larger of two halos, side by side."""
+    return tuple((max(a[0], b[0]), max(a[1], b[1])) for a, b in zip(one, other, strict=True))
+
+
+def longer(one: int | None, other: int | None) -> int | None:
+    """Return a period that is a multiple of both."""
+    return math.lcm(one, other) if one and other else one or other
+
+
+__all__ = ["Implied", "implied_by", "larger", "longer"]
