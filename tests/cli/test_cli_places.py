@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from seamscope import cli
 from seamscope.cli.places import READS, WRITES
+from several_files import write_planes
 
 FACTORY = """
 import os, pathlib, torch
@@ -108,6 +109,18 @@ def test_no_input_and_no_other_output_is_ever_overwritten(more: list[str], home:
     assert result.exit_code == 1
     assert "would overwrite" in result.stderr
     assert contents(home) == before  # the network was not even imported
+
+
+@pytest.mark.parametrize(
+    "more", [["plane2.ome.tif"], ["out.npy", "--json", "plane1.ome.tif"]], ids=" ".join
+)
+def test_no_file_of_an_image_of_several_is_overwritten(more: list[str], home: Path) -> None:
+    write_planes(home, np.random.default_rng(0).random((3, 40, 50)).astype(np.float32))
+    before = contents(home)
+    result = run("predict", "plane0.ome.tif", "net.py:Loud", *more, "--trust", "--overwrite")
+    assert result.exit_code == 1
+    assert "would overwrite" in result.stderr
+    assert contents(home) == before
 
 
 @pytest.mark.parametrize("option", ["--json", "--report"])

@@ -229,6 +229,18 @@ def test_killed_twice_and_resumed(kind: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored.read((slice(None),) * stored.ndim), expected)
 
 
+@pytest.mark.parametrize("ending", [".npy", ".tif"])
+def test_a_file_that_was_cut_short_is_not_resumed(ending: str, tmp_path: Path) -> None:
+    out = tmp_path / f"o{ending}"
+    interrupted(FLAT, out, 3, tile=48)
+    partial = Path(f"{out}.partial")
+    os.truncate(partial, partial.stat().st_size // 2)
+    before = partial.read_bytes()
+    with pytest.raises(OutputError, match=r"cannot be resumed|not the unfinished result"):
+        predict(FLAT, Net(), out, tile=48, resume=True)
+    assert partial.read_bytes() == before
+
+
 def test_a_file_that_is_gone_is_begun_again(tmp_path: Path) -> None:
     out = tmp_path / "o.npy"
     interrupted(FLAT, out, 3, tile=48)

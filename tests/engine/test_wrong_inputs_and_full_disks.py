@@ -29,6 +29,7 @@ from seamscope.images.outputs import create_output
 from seamscope.images.records import read_record
 from seamscope.models.formats import load_model
 from seamscope.prediction.run import Finished
+from several_files import write_planes
 from watching import Seen, run_with_events
 
 PIXELS = np.random.default_rng(0).random((64, 64)).astype(np.float32) + 1
@@ -105,6 +106,28 @@ def test_an_input_that_changes_during_the_run_is_noticed(
         predict(str(path), nn.Identity(), out, tile=16, work=Seen(on_step=happens), batch=1)
     assert not out.exists()
     assert read_record(f"{out}.partial")["finished"] is False
+
+
+@pytest.mark.parametrize("change", [cut, touch, Path.unlink])
+@pytest.mark.parametrize("number", [0, 2])
+def test_each_of_several_files_is_watched(
+    number: int, change: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    planes = np.stack([PIXELS, PIXELS + 1, PIXELS + 2])
+    files = write_planes(tmp_path, planes)
+    image = open_image(files[0])
+    np.testing.assert_array_equal(image.read((slice(None),) * 3), planes)
+    assert sorted([image.source, *image.parts]) == list(map(str, files))
+    change(files[number])
+    with pytest.raises(ImageError, match=rf"plane{number}.ome.tif (changed|disappeared)"):
+        image.read((slice(0, 1), slice(0, 4), slice(0, 4)))  # of the first file
+
+
+def test_one_of_several_files_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    files = write_planes(tmp_path, np.stack([PIXELS, PIXELS, PIXELS]))
+    cut(files[1])
+    with pytest.raises(ImageError, match=r"plane1\.ome\.tif is cut short: its pixels end at byte"):
+        open_image(files[0])
 
 
 def test_chunks_that_are_deleted_are_no_fill_values_from_the_first_read_on(tmp_path: Path) -> None:

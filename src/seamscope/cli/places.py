@@ -7,6 +7,7 @@ other files only with ``--overwrite``.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -63,6 +64,8 @@ def check(given: Mapping[str, Any]) -> None:
     if places:
         names = [str(given[name]) for name in READS if given.get(name) is not None]
         read = [path for name in names for path in files_of(name)]
+        if given.get("overwrite"):
+            read += [part for name in names for part in _parts(name)]
         check_places(places, read, bool(given.get("overwrite")), bool(given.get("resume")))
     if given.get("layers") is not None:
         from seamscope.images.outputs import check_target
@@ -87,6 +90,16 @@ def _is_result(name: str) -> bool:
     from seamscope.images.kinds import FORMATS
 
     return name.lower().endswith(tuple(FORMATS))
+
+
+def _parts(name: str) -> Iterator[Path]:
+    """Yield the other files of an image that consists of several, such as OME-TIFF."""
+    from seamscope.images.image import open_image
+
+    path = Path(name).expanduser()
+    if path.suffix.lower() in (".tif", ".tiff") and path.is_file():
+        with contextlib.suppress(SeamscopeError):
+            yield from map(Path, open_image(path).parts)
 
 
 def files_of(name: str) -> Iterator[Path]:

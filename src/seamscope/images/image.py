@@ -90,6 +90,8 @@ class Image:
         seconds.
     channels
         Name, colour and window of each channel; empty where the file does not say.
+    parts
+        Paths of other files than `source` that hold some of the pixels.
     """
 
     data: Any
@@ -106,6 +108,7 @@ class Image:
     channels: tuple[Channel, ...] = ()
     _kept: _KeptBlock | None = field(default=None, repr=False)
     _watch: Watch | None = field(default=None, repr=False)
+    parts: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -352,7 +355,7 @@ def _of_file(path: Path, choice: Choice) -> Image:
     before = _identity(path, choice)
     found = open_path(path, choice)
     image = _checked(found, choice)
-    alone = not found.scattered and str(found.source) == str(path)
+    alone = not found.parts and str(found.source) == str(path)
     return replace(image, identity=before if alone else "")
 
 
@@ -410,7 +413,8 @@ def _checked(found: Stored, choice: Choice = Choice()) -> Image:  # noqa: B008  
         "",
         found.channels,
         None if chunks is None else _KeptBlock(chunks),
-        watch_of(data, found.source),
+        watch_of(data, found.source, found.parts),
+        tuple(map(str, found.parts)),
     )
 
 

@@ -11,7 +11,6 @@ its first bytes, since it has room for nothing else.
 from __future__ import annotations
 
 import errno
-import io
 import math
 import os
 import struct
@@ -35,8 +34,9 @@ from seamscope.images.ngff import (
     version_in,
     with_windows,
 )
+from seamscope.images.npy import UNFINISHED_NPY, map_unfinished
 from seamscope.images.pyramid import Index, Level, Pyramid, levels_of
-from seamscope.images.records import UNFINISHED, UNFINISHED_NPY, write_record
+from seamscope.images.records import UNFINISHED, write_record
 
 
 class Store:
@@ -683,11 +683,7 @@ def _resume_tiff(path: Path, wanted: Wanted) -> Store:
 
 
 def _resume_npy(path: Path, wanted: Wanted) -> Store:
-    with path.open("rb") as file:
-        header = io.BytesIO(np.lib.format.MAGIC_PREFIX + file.read(2**16)[len(UNFINISHED_NPY) :])
-    np.lib.format.read_magic(header)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
-    mapped = np.memmap(path, dtype, "r+", header.tell(), shape)
+    mapped = map_unfinished(path, "r+")
     _check_same(mapped, wanted, path)
     return _NpyStore(mapped, path)
 

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.addresses import Address
 from seamscope.images.dimensions import are_axes, why
-from seamscope.images.records import UNFINISHED, UNFINISHED_NPY, read_record, unfinished
+from seamscope.images.npy import UNFINISHED_NPY, map_unfinished
+from seamscope.images.records import UNFINISHED, read_record, unfinished
 from seamscope.images.stored import Choice, Stored, file_of
 from seamscope.images.tiff import alpha_note, open_tiff
 from seamscope.images.views import FirstChannels
@@ -160,12 +161,7 @@ def _open_npy(path: Path, choice: Choice) -> Stored:
 
 def _open_unfinished_npy(path: Path, choice: Choice) -> Stored:
     """Open what numpy refuses, since its first bytes say that it is unfinished."""
-    with path.open("rb") as file:
-        header = io.BytesIO(file.read(2**16))
-    header.getbuffer()[: len(UNFINISHED_NPY)] = np.lib.format.MAGIC_PREFIX
-    np.lib.format.read_magic(header)
-    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
-    return _npy(np.memmap(path, dtype, "r", header.tell(), shape), path, unfinished(path.name))
+    return _npy(map_unfinished(path), path, unfinished(path.name))
 
 
 def _npy(data: Any, path: Path, *notes: str) -> Stored:

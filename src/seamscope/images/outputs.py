@@ -620,7 +620,7 @@ def files_of(source: Image | None) -> list[Path]:
     """Return the files and folders that an image is read from."""
     if source is None:
         return []
-    names = (source.source, file_of(source.data))
+    names = (source.source, file_of(source.data), *source.parts)
     return [Path(name) for name in names if name and not is_address(name)]
 
 

@@ -19,9 +19,6 @@ from seamscope.images.addresses import Address, is_address
 UNFINISHED = "Seamscope: unfinished"
 """What an unfinished TIFF or PNG names as its software."""
 
-UNFINISHED_NPY = b"\x93NUMPy"
-"""First bytes of an unfinished npy file, which numpy itself does not take for one."""
-
 
 def read_record(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return what a run has noted with its result: plan, model, figures, and if it ``finished``.

@@ -124,10 +124,10 @@ class Stored:
         Intensity that stands for no data; None where the file has none.
     colours
         Whether the channels are the colours of a picture.
-    scattered
-        Whether some pixels lie in other files than `source`.
     channels
         How the channels are named and shown; empty where the file does not say.
+    parts
+        Other files than `source` that hold some of the pixels.
     """
 
     data: Any
@@ -140,8 +140,8 @@ class Stored:
     origin: Sequence[float] | None = None
     nodata: float | None = None
     colours: bool = False
-    scattered: bool = False
     channels: tuple[Channel, ...] = ()
+    parts: tuple[Path, ...] = ()
 
 
 def file_of(array: Any) -> Path | None:

@@ -82,7 +82,7 @@ def _series(tif: Any, path: Path, choice: Choice, heard: list[str]) -> Stored:
         origin=origin,
         notes=notes,
         nodata=_nodata(series.keyframe),
-        scattered=bool(series.is_multifile),
+        parts=tuple(sorted({each for each, _ in _ends(series)} - {path.resolve()})),
     )
     return _as_intensities(stored, series, palette, choice)
 
@@ -232,24 +232,33 @@ def _tiff_notes(tif: Any, path: Path, number: int) -> Iterator[str]:
 
 
 def _check_length(series: Any, path: Path) -> None:
-    """Refuse a file that ends before its pixels do: a memory map beyond the end kills the process.
+    """Refuse files that end before their pixels do: a map beyond the end kills the process.
 
-    The first and the last page are looked at; damage in between is found when it is read.
+    Of one file the first and the last page are looked at, of several files all pages; other damage
+    is found when it is read.
     """
-    there = path.stat().st_size
-    ends = [
-        offset + count
-        for page in (series.pages[0], series.pages[-1])
-        if page is not None
-        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)
-    ]
+    ends = dict.fromkeys((file for file, _ in _ends(series)), 0)
+    for file, end in _ends(series):
+        ends[file] = max(ends[file], end)
     if series.dataoffset is not None:
-        ends.append(series.dataoffset + series.nbytes)
-    if max(ends, default=0) > there:
-        raise ImageError(
-            f"{path} is cut short: its pixels end at byte {max(ends)}, but the file has only "
-            f"{there}. Copy it again."
-        )
+        ends[path.resolve()] = series.dataoffset + series.nbytes
+    for file, end in ends.items():
+        there = file.stat().st_size
+        if end > there:
+            raise ImageError(
+                f"{file if series.is_multifile else path} is cut short: its pixels end at byte "
+                f"{end}, but the file has only {there}. Copy it again."
+            )
+
+
+def _ends(series: Any) -> Iterator[tuple[Path, int]]:
+    """Yield files of a series, each with a byte at which some of its pixels end."""
+    pages = series.pages if series.is_multifile else (series.pages[0], series.pages[-1])
+    for page in pages:
+        if page is not None:
+            file = Path(page.parent.filehandle.path).resolve()
+            pieces = zip(page.dataoffsets, page.databytecounts, strict=False)
+            yield file, max((offset + count for offset, count in pieces), default=0)
 
 
 def _tiff_data(tif: Any, series: Any, path: Path) -> Any:

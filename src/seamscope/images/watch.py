@@ -11,7 +11,7 @@ fill value, and counted.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,6 +69,24 @@ class WatchedFile:
             f"{self._shown} changed {what} while it was read, so that pixels before and after may "
             "not belong together. Run again when no other program writes to it."
         )
+
+
+class WatchedFiles:
+    """Files that must all stay as they are.
+
+    Parameters
+    ----------
+    paths
+        The files.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._files = [WatchedFile(path) for path in paths]
+
+    def check(self) -> None:
+        """Raise `ImageError` if one of the files has disappeared or changed."""
+        for file in self._files:
+            file.check()
 
 
 def disappeared(what: Path) -> ImageError:
@@ -164,7 +182,7 @@ def watched(array: Any) -> Any:
     return array if folder is None or not folder.is_dir() else WatchedZarr(array, folder)
 
 
-def watch_of(data: Any, source: Path | Address | None) -> Watch | None:
+def watch_of(data: Any, source: Path | Address | None, parts: Sequence[Path] = ()) -> Watch | None:
     """Return what watches an image that was just opened; None where nothing can change.
 
     Parameters
@@ -173,6 +191,8 @@ def watch_of(data: Any, source: Path | Address | None) -> Watch | None:
         Its pixels.
     source
         Its file or folder.
+    parts
+        Other files that hold some of its pixels.
     """
     inner = data
     while isinstance(inner, View) and not isinstance(inner, WatchedZarr):
@@ -182,7 +202,7 @@ def watch_of(data: Any, source: Path | Address | None) -> Watch | None:
     in_memory = isinstance(inner, np.ndarray) and not isinstance(inner, np.memmap)
     if in_memory or not isinstance(source, Path) or not source.is_file():
         return None
-    return WatchedFile(source)
+    return WatchedFiles((source, *parts)) if parts else WatchedFile(source)
 
 
-__all__ = ["Watch", "WatchedFile", "WatchedZarr", "watch_of", "watched"]
+__all__ = ["Watch", "WatchedFile", "WatchedFiles", "WatchedZarr", "watch_of", "watched"]
