@@ -428,6 +428,23 @@ def test_quiet(at_home, tmp_path):
     assert (result.stdout, result.stderr) == ("", "")
 
 
+@pytest.mark.parametrize("command", ["certify", "normalization", "receptive-field", "splits"])
+def test_every_command_says_what_its_reader_chose(command, at_home, tmp_path):
+    kind = np.uint8 if command == "splits" else np.float32
+    path = tmp_path / "two.tif"
+    with tifffile.TiffWriter(path) as file:
+        for size in (64, 72):
+            file.write(np.random.default_rng(0).integers(0, 9, (size, size)).astype(kind))
+    given = {
+        "certify": [path, "demo:batchnorm"],
+        "normalization": ["demo:instancenorm", "--image", path],
+        "receptive-field": ["demo:batchnorm", "--image", path, "--tiles", 1],
+        "splits": [path, "--tile", 16],
+    }[command]
+    assert "holds 2 images; number 0" in ok(command, *given).stderr
+    assert "holds 2 images; number 1" in ok(command, *given, "--series", 1).stderr
+
+
 def test_notes_of_plan_and_image_are_said(at_home, tmp_path):
     with tifffile.TiffWriter(tmp_path / "two.tif") as file:
         file.write(tifffile.imread("image.tif"))

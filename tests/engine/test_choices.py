@@ -15,6 +15,8 @@ import seamscope
 from seamscope import measure_intensity, open_image
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.ground_truth import truth_for
+from seamscope.segmentation.agreement import compare_labels
+from seamscope.segmentation.label_images import labels_of
 
 RNG = np.random.default_rng(5)
 CLASSES = RNG.integers(0, 3, (40, 50), np.uint8)
@@ -77,6 +79,45 @@ def test_colours_are_no_labels_unless_grey(tmp_path: Path) -> None:
     PIL.Image.fromarray(grey).save(tmp_path / "grey.png")
     numbers = truth_for(tmp_path / "grey.png", "yx", NAMES).read((slice(0, 40), slice(0, 50)))
     np.testing.assert_array_equal(numbers, [k == CLASSES for k in range(3)])
+
+
+def test_labels_are_numbers_as_stored(tmp_path: Path) -> None:
+    """How a display should show them says nothing of what they mean; no data is no class."""
+    tifffile.imwrite(tmp_path / "white.tif", CLASSES, photometric="miniswhite")
+    with_gaps = np.where(CLASSES == 1, 255, CLASSES).astype(np.uint8)
+    tag = (42113, 2, 0, "255", True)
+    tifffile.imwrite(tmp_path / "gaps.tif", with_gaps, extratags=[tag])
+    everywhere = (slice(0, 40), slice(0, 50))
+    for name, expected in (("white", CLASSES), ("gaps", np.where(CLASSES == 1, 0, CLASSES))):
+        truth = truth_for(tmp_path / f"{name}.tif", "yx", NAMES)
+        np.testing.assert_array_equal(truth.read(everywhere), [k == expected for k in range(3)])
+    assert "with label 255 have no data" in truth.meaning
+    opened = labels_of(tmp_path / "gaps.tif")
+    assert opened.dtype == np.uint8
+    np.testing.assert_array_equal(whole(opened), np.where(CLASSES == 1, 0, CLASSES))
+
+
+def test_false_splits_are_found_in_palettes(palette_png: Path, palette_tiff: Path) -> None:
+    for path in (palette_png, palette_tiff):
+        np.testing.assert_array_equal(whole(labels_of(path)), CLASSES)
+        assert compare_labels(path, CLASSES).average_precision == 1
+    PIL.Image.fromarray(PALETTE[CLASSES]).save(palette_png)
+    with pytest.raises(ImageError, match=r"holds colours"):
+        labels_of(palette_png)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "count", "words"),
+    [("separated", 4, "CMYK"), ("cielab", 3, "CIE L"), ("rgb", 3, None)],
+)
+def test_colours_other_than_rgb_are_said(
+    photometric: str, count: int, words: str | None, tmp_path: Path
+) -> None:
+    values = RNG.integers(0, 255, (30, 40, count), np.uint8)
+    tifffile.imwrite(tmp_path / "c.tif", values, photometric=photometric, planarconfig="contig")
+    image = open_image(tmp_path / "c.tif")
+    np.testing.assert_array_equal(whole(image), values)
+    assert [words in note for note in image.notes] == ([True] if words else [])
 
 
 def test_one_image_per_class_is_no_picture(tmp_path: Path) -> None:

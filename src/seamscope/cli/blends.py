@@ -54,10 +54,10 @@ def blends(
         from seamscope.reports.describe import describe
         from seamscope.reports.terminal import terminal
 
-        opened, network = pixels.open(image), loading.load(model, work)
+        opened, network = pixels.open(image, work.note), loading.load(model, work)
         settings = settings_of(grid, pixels, computation, tile=tile)
         found = compare_blends(opened, network, settings, work=work)
-        for note in (*opened.notes, *found.notes):
+        for note in found.notes:
             display.note(note)
     record = {
         "seamscope": __version__,

@@ -98,7 +98,7 @@ def normalization(
         if image is not None:
             own = tile or _default_tile(network)
             settings = settings_of(pixels, computation, tile=own, halo=0, overlap=0)
-            found.measure(pixels.open(image), settings, most, work)
+            found.measure(pixels.open(image, work.note), settings, most, work)
         if report_file is not None:
             work.phase("Drawing")
             write_text("--report", report_file, found.page())
@@ -322,7 +322,7 @@ def freeze(
     claim = Claim(Place(target, "OUT"))
     with claim, open_display(answer.quiet) as display, long_work(display) as work:
         work.phase("Loading")
-        opened, network = pixels.open(image), loading.load(model)
+        opened, network = pixels.open(image, work.note), loading.load(model)
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=freezing.threshold)
         job = _Freezing(opened, network, settings, freezing, target, work)
         statistics = job.statistics()
@@ -383,7 +383,7 @@ class _Freezing:
         )
         if not options.resume:
             forget(self._partial)
-        for note in (*self.image.notes, *self.plan.notes, self.plan.cost):
+        for note in (*self.plan.notes, self.plan.cost):
             work.note(note)
         return carry_out(case, self.plan, self._partial, work)
 

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -305,11 +306,14 @@ class PixelOptions:
         ),
     ] = None
 
-    def open(self, name: str) -> Image:
-        """Open the image of this name."""
+    def open(self, name: str, note: Callable[[str], None]) -> Image:
+        """Open the image of this name, and note what its reader chose."""
         from seamscope.images.image import open_image
 
-        return open_image(name, series=self.series, **self.choices())
+        image = open_image(name, series=self.series, **self.choices())
+        for sentence in image.notes:
+            note(sentence)
+        return image
 
     def choices(self) -> dict[str, Any]:
         """How an image is opened, whichever of a file with several it is."""

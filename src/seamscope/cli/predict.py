@@ -123,7 +123,7 @@ def predict(
                 how = {"overwrite": overwrite, "resume": resume, "ome": written.of(), "work": work}
                 _whole_plate(plate, loading.load(model), out, settings, pixels, answer, how)
                 return
-        opened = pixels.open(image)
+        opened = pixels.open(image, display.note)
         if not dry_run:
             check_target(
                 out,
@@ -135,7 +135,7 @@ def predict(
         network = loading.load(model)
         display.phase("Measuring the network")
         case, task = begin(opened, network, settings, out, resume=resume)
-        for note in (*opened.notes, *case.plan.notes):
+        for note in case.plan.notes:
             display.note(note)
         run = _Run(case, out)
         if dry_run:

@@ -134,7 +134,7 @@ def receptive_field(
         if gradients.pixel is not None and image is None:
             raise SettingsError("--pixel is a pixel of an image: name that with --image.")
         network = loading.load(model, work)
-        opened = None if image is None else pixels.open(image)
+        opened = None if image is None else pixels.open(image, work.note)
         work.phase("Measuring what the network can see")
         found = measure_receptive_field(
             opened,

@@ -116,7 +116,7 @@ def seams(
         work.phase("Loading")
         from seamscope.planning.case import Case
 
-        opened, network = pixels.open(image), loading.load(model, work)
+        opened, network = pixels.open(image, work.note), loading.load(model, work)
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=measures.threshold)
         bench = _Bench(Case.open(opened, network, settings), work, measures)
         bench.measure(layers, overwrite)
@@ -162,7 +162,7 @@ class _Bench:
         self._work.phase("Measuring the network")
         seams = "sample" if self._options.sample else "all"
         case = prepare(self.asked, seams=seams)
-        for note in (*self.image.notes, *case.plan.notes):
+        for note in case.plan.notes:
             self._work.note(note)
         return case
 

@@ -232,7 +232,7 @@ def segment(
         from seamscope.segmentation.segment import segment as find
 
         wanted = recipe.of()
-        source = pixels.open(prediction)
+        source = pixels.open(prediction, display.note)
         check_label_target(out, overwrite=overwrite, source=source)
         with contextlib.ExitStack() as stack:
             probabilities, names, area = source, None, pixels.area
@@ -257,7 +257,7 @@ def segment(
         skipped: list[str] = []
         if corrections is not None:
             found, skipped = _corrected(found, corrections)
-        for note in (*source.notes, *skipped):
+        for note in skipped:
             display.note(note)
         if table is not None:
             image = source if model is not None and intensity is None else intensity

@@ -68,6 +68,12 @@ def splits(
     axes: Annotated[
         str | None, option("Input", "A letter for each axis, where the file does not say.", "tzyx")
     ] = None,
+    series: Annotated[
+        str | None,
+        option(
+            "Input", "Which image of a file with several: its number from 0, or its path.", "N|PATH"
+        ),
+    ] = None,
     image: Annotated[
         str | None,
         option(
@@ -80,7 +86,9 @@ def splits(
     model: Annotated[
         str | None, option("Ask again", "Network that predicted the labels.", "MODEL")
     ] = None,
-    pixels: Annotated[PixelOptions, Renamed(axes="image_axes", channel="image_channel")],
+    pixels: Annotated[
+        PixelOptions, Renamed(axes="image_axes", series="image_series", channel="image_channel")
+    ],
     recipe: RecipeOptions,
     computation: ComputationOptions,
     loading: ModelOptions,
@@ -118,10 +126,12 @@ def splits(
         from seamscope.segmentation.label_images import labels_of
         from seamscope.segmentation.split_views import look_at_splits
 
-        source = labels_of(labels, axes)
+        source = labels_of(labels, axes, series=series)
+        for note in source.notes:
+            display.note(note)
         if out is not None:
             check_label_target(out, overwrite=overwrite, source=source)
-        pictured = None if image is None else pixels.open(image)
+        pictured = None if image is None else pixels.open(image, display.note)
         report = find_splits(source, tile, overlap=overlap or 0, offset=offset, work=work)
         tiles = None
         if pictured is not None and model is not None:

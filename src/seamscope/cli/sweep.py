@@ -85,7 +85,7 @@ def sweep(
         from seamscope.reports.describe import describe
         from seamscope.reports.terminal import terminal
 
-        opened, network = pixels.open(image), loading.load(model, work)
+        opened, network = pixels.open(image, work.note), loading.load(model, work)
         settings = settings_of(
             grid, pixels, computation, blend=blend, threshold=threshold, tile="auto"
         )
@@ -99,7 +99,7 @@ def sweep(
             untiled=untiled,
             work=work,
         )
-        for note in (*opened.notes, *found.notes):
+        for note in found.notes:
             display.note(note)
         space = "zyx"[-network.facts.spatial_axes :]
         named = opened if opened.axes else opened.with_axes(space)

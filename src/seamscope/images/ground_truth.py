@@ -135,7 +135,13 @@ def truth_for(
         When labels and channels cannot be matched.
     """
     image, letters = _opened(labels, spatial, axes)
-    names = tuple(channels)
+    truth = _matched(image, letters, spatial, tuple(channels), foreground)
+    return replace(truth, meaning=" ".join([truth.meaning, *image.notes]))
+
+
+def _matched(
+    image: Image, letters: str, spatial: str, names: tuple[str, ...], foreground: int | None
+) -> Truth:
     if "c" in letters:
         return _one_image_per_class(image, letters, spatial, names)
     highest = _highest(image)
@@ -170,6 +176,11 @@ def classes_of(labels: Any, spatial: str, *, axes: str | None = None) -> Truth:
         Each value is a class, or, where there are more than 8, all above 0 together.
     """
     image, letters = _opened(labels, spatial, axes)
+    truth = _unmatched(image, letters, spatial)
+    return replace(truth, meaning=" ".join([truth.meaning, *image.notes]))
+
+
+def _unmatched(image: Image, letters: str, spatial: str) -> Truth:
     if "c" in letters:
         count = image.shape[letters.index("c")]
         names = tuple(f"class {k}" for k in range(count))
@@ -183,13 +194,30 @@ def classes_of(labels: Any, spatial: str, *, axes: str | None = None) -> Truth:
     return Truth(image, letters, spatial, names, tuple(range(len(values))), values, meaning)
 
 
-def _opened(labels: Any, spatial: str, axes: str | None) -> tuple[Image, str]:
+def open_labels(labels: Any, **choices: Any) -> Image:
+    """Open an image of labels: one number for each pixel, as stored.
+
+    Parameters
+    ----------
+    labels
+        As for `seamscope.open_image`; ``"demo:tissue2d"`` is the ground truth of that sample image.
+    choices
+        As for `seamscope.open_image`: ``series``, ``level``, ``nodata``.
+
+    Raises
+    ------
+    ImageError
+        When it is not an image, or one of colours.
+    """
     if isinstance(labels, str) and labels.startswith("demo:"):
         from seamscope.demo import sample_image
 
-        image = open_image(sample_image(labels.removeprefix("demo:"))[1])
-    else:
-        image = _one_number_each(open_image(labels, indices=True))
+        return open_image(sample_image(labels.removeprefix("demo:"))[1])
+    return _one_number_each(open_image(labels, indices=True, **choices))
+
+
+def _opened(labels: Any, spatial: str, axes: str | None) -> tuple[Image, str]:
+    image = open_labels(labels)
     letters = axes or (spatial if image.ndim == len(spatial) else image.axes)
     if letters is None or len(letters) != image.ndim or not set(spatial) <= set(letters):
         raise SettingsError(
@@ -230,6 +258,7 @@ def _one_number_each(image: Image) -> Image:
         origin=tuple(image.origin[k] for k in keep),
         colours=False,
         _kept=None,
+        identity="",
     )
 
 
@@ -296,4 +325,4 @@ def _few_values(image: Image) -> tuple[int, ...] | None:
     return tuple(sorted(found))
 
 
-__all__ = ["Truth", "classes_of", "truth_for"]
+__all__ = ["Truth", "classes_of", "open_labels", "truth_for"]

@@ -39,7 +39,7 @@ from seamscope.images.dimensions import (
 )
 from seamscope.images.open import open_address, open_array, open_path
 from seamscope.images.stored import Choice, Stored
-from seamscope.images.views import Part, WithoutData
+from seamscope.images.views import Part, Replaced, WithoutData
 from seamscope.images.watch import Watch, WatchedZarr, watch_of
 from seamscope.text import shape_text
 
@@ -391,7 +391,11 @@ def _checked(found: Stored, choice: Choice = Choice()) -> Image:  # noqa: B008  
     data, notes = found.data, found.notes
     _check_pixels(data, str(found.source or found.name))
     nodata = found.nodata if choice.nodata is None else choice.nodata
-    if nodata is not None:
+    missing = nodata is not None and not choice.indices
+    if nodata is not None and choice.indices:
+        data = Replaced(data, nodata)
+        notes = (*notes, f"Pixels of {found.name} with label {nodata:g} have no data: they are 0.")
+    elif nodata is not None:
         data = WithoutData(data, nodata)
         notes = (*notes, f"Pixels of {found.name} with intensity {nodata:g} are without data.")
     ndim = len(data.shape)
@@ -408,7 +412,7 @@ def _checked(found: Stored, choice: Choice = Choice()) -> Image:  # noqa: B008  
         None if found.source is None else str(found.source),
         notes,
         _origin(found.origin, ndim),
-        nodata is not None,
+        missing,
         found.colours,
         "",
         found.channels,

@@ -21,7 +21,7 @@ from seamscope.images.dimensions import are_axes, why
 from seamscope.images.npy import UNFINISHED_NPY, map_unfinished
 from seamscope.images.records import UNFINISHED, read_record, unfinished
 from seamscope.images.stored import Choice, Stored, file_of
-from seamscope.images.tiff import alpha_note, open_tiff
+from seamscope.images.tiff import alpha_note, colours_note, open_tiff, palette_note
 from seamscope.images.views import FirstChannels
 from seamscope.images.zarr import is_zarr, open_folder, open_zarr
 
@@ -131,6 +131,10 @@ def _open_picture(path: Path, choice: Choice) -> Stored:
     decode = imagecodecs.jpeg_decode if encoded[:2] == b"\xff\xd8" else imagecodecs.png_decode
     data = decode(encoded)
     notes = (unfinished(path.name),) if UNFINISHED.encode() in encoded[:200] else ()
+    if _has_palette(encoded):
+        notes = (*notes, palette_note(path.name))
+    if data.ndim == 3 and data.shape[2] == 4 and decode is imagecodecs.jpeg_decode:
+        notes = (*notes, colours_note(path.name, "CMYK"))
     if data.ndim == 3 and data.shape[2] in (2, 4) and decode is imagecodecs.png_decode:
         notes = (*notes, alpha_note(path.name, choice.alpha))
         if not choice.alpha:

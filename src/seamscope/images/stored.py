@@ -34,7 +34,8 @@ class Choice:
     alpha
         Whether a channel of transparency is kept.
     indices
-        Whether the indices of a colour palette are read, as labels need, instead of the colours.
+        Whether the numbers are read as stored, as labels need: indices of a colour palette instead
+        of its colours, white as 0 not inverted, 0 for pixels without data instead of NaN.
     """
 
     series: int | str | None = None

@@ -29,7 +29,9 @@ _TIFF_AXES = {"T": "t", "C": "c", "S": "c", "Z": "z", "Y": "y", "X": "x"}
 
 
 # Tag numbers and values of the TIFF specification, and of GDAL.
-_NODATA, _WHITE_IS_ZERO, _PALETTE, _RGB = 42113, 0, 3, 2
+_NODATA, _WHITE_IS_ZERO, _PALETTE, _RGB, _YCBCR = 42113, 0, 3, 2, 6
+_OTHER_COLOURS = {5: "CMYK", _YCBCR: "YCbCr", 8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*"}
+_JPEG = (6, 7, 34892)  # of the tag Compression
 _ALPHA = (1, 2)  # of the tag ExtraSamples: associated and unassociated
 # A first image with less than this part of the next one's pixels, and of its shape, is a thumbnail.
 _THUMBNAIL = 1 / 9
@@ -71,7 +73,9 @@ def _series(tif: Any, path: Path, choice: Choice, heard: list[str]) -> Stored:
         *_tiff_notes(tif, path, number),
         *(f"About {path.name}: {said}" for said in heard),
     )
-    palette = series.keyframe.colormap  # before the file is closed
+    # before the file is closed
+    palette = series.keyframe.colormap
+    parts = tuple(sorted({each for each, _ in _ends(series)} - {path.resolve()}))
     stored = Stored(
         _tiff_data(tif, series, path),
         name=path.name.split(".")[0],
@@ -82,7 +86,7 @@ def _series(tif: Any, path: Path, choice: Choice, heard: list[str]) -> Stored:
         origin=origin,
         notes=notes,
         nodata=_nodata(series.keyframe),
-        parts=tuple(sorted({each for each, _ in _ends(series)} - {path.resolve()})),
+        parts=parts,
     )
     return _as_intensities(stored, series, palette, choice)
 
@@ -136,13 +140,26 @@ def alpha_note(name: str, kept: bool) -> str:
     return f"The last channel of {name}, transparency (alpha), is left out."
 
 
+def palette_note(name: str) -> str:
+    """Return the note on an image whose pixels are indices of colours."""
+    return f"{name} has a colour palette: its colours are read, as red, green and blue."
+
+
+def colours_note(name: str, model: str) -> str:
+    """Return the note on colours other than red, green and blue."""
+    return (
+        f"{name} stores its colours as {model}, which are read as stored. Convert it to RGB if the "
+        "network takes red, green and blue."
+    )
+
+
 def _as_intensities(stored: Stored, series: Any, colormap: Any, choice: Choice) -> Stored:
     """Change pixels whose numbers are not intensities: palettes, inverted ones, transparency."""
     page, data, name = series.keyframe, stored.data, Path(str(stored.source)).name
     if page.photometric == _PALETTE and not choice.indices and colormap is not None:
         # 16 bits of which the upper 8 are the colour, whether written as 257 * n or 256 * n
         palette = (np.asarray(colormap).T >> 8).astype(np.uint8)
-        note = f"{name} has a colour palette: its colours are read, as red, green and blue."
+        note = palette_note(name)
         return replace(
             stored,
             data=Looked(data, palette),
@@ -154,6 +171,8 @@ def _as_intensities(stored: Stored, series: Any, colormap: Any, choice: Choice) 
             colours=True,
         )
     if page.photometric == _WHITE_IS_ZERO:
+        if choice.indices:
+            return stored  # how labels are displayed says nothing of their numbers
         if data.dtype.kind in "bu":
             note = f"{name} stores white as 0 (MinIsWhite): its intensities are inverted."
             return replace(stored, data=Inverted(data), notes=(*stored.notes, note))
@@ -162,7 +181,12 @@ def _as_intensities(stored: Stored, series: Any, colormap: Any, choice: Choice) 
             "which are not inverted. Invert them if bright is dark."
         )
         return replace(stored, notes=(*stored.notes, note))
-    colours = page.photometric == _RGB and "S" in series.axes
+    # tifffile returns red, green and blue of JPEG, which stores brightness and two differences
+    decoded = page.photometric == _YCBCR and page.compression in _JPEG
+    colours = (page.photometric == _RGB or decoded) and "S" in series.axes
+    if page.photometric in _OTHER_COLOURS and not decoded:
+        note = colours_note(name, _OTHER_COLOURS[page.photometric])
+        stored = replace(stored, notes=(*stored.notes, note))
     extra = tuple(int(e) for e in page.extrasamples or ())
     axis = series.axes.find("S")
     if axis >= 0 and len(extra) == 1 and extra[0] in _ALPHA:

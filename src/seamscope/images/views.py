@@ -136,14 +136,38 @@ class WithoutData(View):
     def _read(self, index: tuple[Any, ...]) -> Any:
         block = np.asarray(self._data[index])
         values = block.astype(self.dtype)
-        # compared in the file's own type: float32 rounds -3.4e38 as the file's writer did
-        if np.dtype(block.dtype).kind == "f":
-            with np.errstate(over="ignore"):
-                same = block == block.dtype.type(self._nodata)
-        else:
-            same = block == self._nodata
-        values[same] = np.nan
+        values[_equal(block, self._nodata)] = np.nan
         return values
+
+
+class Replaced(View):
+    """An array in which 0 stands for one value: that of no data in labels.
+
+    Parameters
+    ----------
+    data
+        The array.
+    value
+        The value.
+    """
+
+    def __init__(self, data: Any, value: float) -> None:
+        self._value = value
+        super().__init__(data, data.shape, data.dtype)
+
+    def _read(self, index: tuple[Any, ...]) -> Any:
+        block = np.asarray(self._data[index])
+        return np.where(_equal(block, self._value), np.zeros((), block.dtype), block)
+
+
+def _equal(block: npt.NDArray[Any], value: float) -> npt.NDArray[np.bool_]:
+    """Return where a block has a value, that of a tag in a file: NaN too."""
+    if np.dtype(block.dtype).kind != "f":
+        return np.asarray(block == value)
+    # compared in the file's own type: float32 rounds -3.4e38 as the file's writer did
+    with np.errstate(over="ignore"):
+        same = block == block.dtype.type(value)
+    return np.asarray(np.isnan(block) if np.isnan(value) else same)
 
 
 class Part(View):
@@ -172,4 +196,4 @@ class Part(View):
         return self._data[tuple(own)]
 
 
-__all__ = ["FirstChannels", "Inverted", "Looked", "Part", "WithoutData"]
+__all__ = ["FirstChannels", "Inverted", "Looked", "Part", "Replaced", "WithoutData"]

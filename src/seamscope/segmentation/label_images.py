@@ -13,7 +13,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from seamscope.errors import ImageError
-from seamscope.images.image import Image, open_image
+from seamscope.images.ground_truth import open_labels
+from seamscope.images.image import Image
 from seamscope.segmentation.blocks import Blocks
 from seamscope.segmentation.label_files import label_output
 from seamscope.segmentation.objects import Space
@@ -22,22 +23,24 @@ from seamscope.work import QUIET, Work, check
 Array: TypeAlias = npt.NDArray[Any]
 
 
-def labels_of(labels: Any, axes: str | None = None) -> Image:
+def labels_of(labels: Any, axes: str | None = None, **choices: Any) -> Image:
     """Open labels, and check that they are whole numbers of an image.
 
     Parameters
     ----------
     labels
-        As for `seamscope.open_image`.
+        As for `seamscope.images.ground_truth.open_labels`.
     axes
         One letter for each axis; three axes that nothing names are ``zyx``.
+    choices
+        As for `seamscope.images.ground_truth.open_labels`.
 
     Raises
     ------
     ImageError
         When they are not whole numbers, or have channels.
     """
-    image = open_image(labels)
+    image = open_labels(labels, **choices)
     if axes is None and image.axes is None and image.ndim == 3:
         axes = "zyx"
     image = image.with_axes(axes) if axes else image
