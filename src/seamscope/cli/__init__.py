@@ -30,7 +30,7 @@ A new command is one file and one line below. The file, here ``cli/count.py``::
             from seamscope.counting import count_objects
 
             found = count_objects(
-                pixels.open(image), loading.load(model), settings_of(pixels),
+                pixels.open(image, work.note), loading.load(model), settings_of(pixels),
                 work=work,
             )
         answer.write(found.to_json(), f"{found.objects} objects.")

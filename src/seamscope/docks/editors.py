@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qtpy.QtCore import QObject, QSignalBlocker, Qt, Signal
+from qtpy.QtCore import QLocale, QObject, QSignalBlocker, Qt, Signal
+from qtpy.QtGui import QDoubleValidator
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QGridLayout,
     QLabel,
+    QLineEdit,
     QSizePolicy,
     QSlider,
     QSpinBox,
@@ -62,6 +64,39 @@ class Choice(QComboBox):
 
     def _tell(self) -> None:
         self.value_changed.emit()
+
+
+class OptionalNumber(QLineEdit):
+    """A number, or nothing."""
+
+    value_changed = Signal()
+
+    def __init__(self, nothing: str) -> None:
+        super().__init__()
+        self.setPlaceholderText(nothing)
+        numbers = QDoubleValidator(self)
+        numbers.setLocale(QLocale.c())
+        self.setValidator(numbers)
+        self._value: float | None = None
+        self.editingFinished.connect(self._edited)
+
+    def value(self) -> float | None:
+        """The number; None for nothing."""
+        return self._value
+
+    def set_value(self, value: float | None) -> None:
+        """Show a number, or nothing."""
+        self.setText("" if value is None else f"{value!r}".removesuffix(".0"))
+        self._take(value)
+
+    def _edited(self) -> None:
+        text = self.text().strip()
+        self._take(float(text) if text else None)
+
+    def _take(self, value: float | None) -> None:
+        if value != self._value:
+            self._value = value
+            self.value_changed.emit()
 
 
 @dataclass(frozen=True)

@@ -133,14 +133,81 @@ def image_of(layer: ImageLayer, axes: str | None = None) -> Image:
     ImageError
         When the layer holds no numbers.
     """
-    image = open_image(pixels(layer), axes=axes or axes_of(layer))
+    image = opened_as(layer) or open_image(pixels(layer))
+    letters, nodata = axes or axes_of(layer), nodata_of(layer)
+    image = dataclasses.replace(image.with_axes(letters) if letters else image, name=layer.name)
+    if nodata is not None and not image.missing:
+        image = image.with_nodata(nodata)
     count = image.ndim - layer.ndim  # the colour axis has no place in the layer's transform
     return dataclasses.replace(
         image,
-        name=layer.name,
         scale=(*map(float, layer.scale), *(1.0,) * count),
         units=(*map(str, layer.units), *("",) * count),
     )
+
+
+_NODATA = "seamscope nodata"  # in a layer's metadata
+
+
+def nodata_of(layer: ImageLayer) -> float | None:
+    """Return the intensity that stands for no data in a layer; None where all pixels have data."""
+    value: float | None = layer.metadata.get(_NODATA)
+    return value
+
+
+def propose_nodata(layer: ImageLayer, value: float | None) -> None:
+    """Take what a layer's file says, where nothing was chosen for the layer yet."""
+    layer.metadata.setdefault(_NODATA, value)
+
+
+def set_nodata(layer: ImageLayer, value: float | None) -> None:
+    """Say which intensity of a layer stands for no data, in all docks."""
+    layer.metadata[_NODATA] = value
+
+
+_OPENED = "seamscope opened"  # in a layer's metadata: its file, and its image as the engine has it
+
+
+def add_opened(viewer: Any, image: Image, name: str, path: str, **place: Any) -> ImageLayer:
+    """Add a layer of an image that the engine opened, which reads its pixels when they are shown.
+
+    Parameters
+    ----------
+    viewer
+        It gets the layer.
+    image
+        The image.
+    name
+        Of the layer.
+    path
+        Of its file; empty for none.
+    place
+        Where it lies, as for ``viewer.add_image``; by default where the image says.
+    """
+    axes = image.axes or ""
+    rgb = image.colours and axes.endswith("c") and image.shape[-1] in (3, 4)
+    ndim = image.ndim - rgb
+    own: dict[str, Any] = {
+        "scale": image.scale[:ndim],
+        "translate": (image.origin or (0.0,) * image.ndim)[:ndim],
+        "units": tuple(unit or "pixel" for unit in image.units[:ndim]),
+    }
+    if axes:
+        own["axis_labels"] = tuple(axes[:ndim])
+    kinds: dict[str, Any] = {"rgb": rgb, "metadata": {_OPENED: (path, image)}}
+    return viewer.add_image(image.data, name=name, multiscale=False, **kinds, **{**own, **place})
+
+
+def opened_as(layer: ImageLayer) -> Image | None:
+    """Return the image that `add_opened` made the layer of; None if its pixels were replaced."""
+    _, image = layer.metadata.get(_OPENED, ("", None))
+    return image if image is not None and pixels(layer) is image.data else None
+
+
+def path_of(layer: ImageLayer) -> str:
+    """Return the file that a layer was opened from, by napari or by `add_opened`; empty if none."""
+    path, _ = layer.metadata.get(_OPENED, (layer.source.path or "", None))
+    return str(path) if path and Path(path).exists() else ""
 
 
 def letters_of(layer: ImageLayer, image: Image) -> str:

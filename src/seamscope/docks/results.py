@@ -32,6 +32,7 @@ from seamscope.images.image import Image
 from seamscope.images.outputs import Output
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
+from seamscope.prediction.run import label_numbers
 
 _MOST_LAYERS = 8
 _MOST_COLORED = 1 << 23  # pixels of a picture
@@ -279,14 +280,24 @@ class ResultLayers:
     def _class_colors(self) -> DirectLabelColormap:
         known = self._run.model.channel_colors
         count = _classes(self._run.plan)
-        colors = known if len(known) == count else [_COLORS[i % 8] for i in range(count)]
-        each: dict[int | None, str] = {**dict(enumerate(colors)), None: "transparent"}
-        return DirectLabelColormap(color_dict=each)
+        colors = list(known) if len(known) == count else [_COLORS[i % 8] for i in range(count)]
+        background = self._run.plan.settings.background
+        if background is not None:
+            colors[background] = "transparent"
+        each: dict[int | None, str] = dict(zip(self._class_labels, colors, strict=True))
+        return DirectLabelColormap(color_dict={**each, None: "transparent"})
+
+    @property
+    def _class_labels(self) -> list[int]:
+        """Label of each channel."""
+        settings = self._run.plan.settings
+        numbers: list[int] = label_numbers(_classes(self._run.plan), settings.background).tolist()
+        return numbers
 
     def _class_names(self) -> dict[str, list[Any]]:
         names = self._run.model.channels
         return {
-            "index": [*range(len(names)), _not_yet(self._run.plan)],
+            "index": [*self._class_labels, _not_yet(self._run.plan)],
             "class": [*names, "not predicted"],
         }
 

@@ -38,7 +38,7 @@ from seamscope.images.dimensions import (
     why,
 )
 from seamscope.images.open import open_address, open_array, open_path
-from seamscope.images.stored import Choice, Stored
+from seamscope.images.stored import Choice, Offer, Stored
 from seamscope.images.views import Part, Replaced, WithoutData
 from seamscope.images.watch import Watch, WatchedZarr, watch_of
 from seamscope.text import shape_text
@@ -92,6 +92,8 @@ class Image:
         Name, colour and window of each channel; empty where the file does not say.
     parts
         Paths of other files than `source` that hold some of the pixels.
+    offer
+        What else its file lets a reader choose.
     """
 
     data: Any
@@ -109,6 +111,7 @@ class Image:
     _kept: _KeptBlock | None = field(default=None, repr=False)
     _watch: Watch | None = field(default=None, repr=False)
     parts: tuple[str, ...] = ()
+    offer: Offer = Offer()  # noqa: RUF009  (frozen)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -156,6 +159,24 @@ class Image:
         )
         data = Part(self.data, region)
         return replace(self, data=data, origin=corner, identity="", _kept=None)
+
+    def with_nodata(self, nodata: float) -> Image:
+        """Return the same image with NaN where it has an intensity that stands for no data.
+
+        Parameters
+        ----------
+        nodata
+            The intensity.
+        """
+        note = f"Pixels of {self.name} with intensity {nodata:g} are without data."
+        return replace(
+            self,
+            data=WithoutData(self.data, nodata),
+            notes=(*self.notes, note),
+            missing=True,
+            identity=self.identity and f"{self.identity} nodata={nodata!r}",
+            _kept=None if self._kept is None else self._kept.fresh(),
+        )
 
     def read(self, index: Index) -> np.ndarray:
         """Read a region.
@@ -242,6 +263,10 @@ class _KeptBlock:
         self._unit = unit
         # one tuple, replaced in one step: threads see the old block or the new one, never a mixture
         self._held: tuple[Region, np.ndarray] | None = None
+
+    def fresh(self) -> _KeptBlock:
+        """Return one for other values in the same chunks."""
+        return _KeptBlock(self._unit)
 
     def read(self, data: Any, index: Index) -> Any:
         region = bounds(index, data.shape)
@@ -338,9 +363,9 @@ def open_image(source: Any, *, axes: str | None = None, **choices: Any) -> Image
     """
     choice = Choice(**choices)
     if isinstance(source, Image):
-        image = source
+        image = source if choice.nodata is None else source.with_nodata(choice.nodata)
     elif isinstance(source, str) and source.startswith("demo:") and not Path(source).exists():
-        image = _open_sample(source)
+        image = _open_sample(source, choice)
     elif is_address(source):
         image = _checked(open_address(Address.parse(source), choice), choice)
     elif isinstance(source, str | os.PathLike):
@@ -374,7 +399,7 @@ def _identity(path: Path, choice: Choice) -> str:
     return f"{path.resolve()} {known.st_size} {known.st_mtime_ns} {choice}"
 
 
-def _open_sample(name: str) -> Image:
+def _open_sample(name: str, choice: Choice) -> Image:
     """Draw one of the sample images."""
     from seamscope.demo import SAMPLES, sample_image
 
@@ -383,14 +408,14 @@ def _open_sample(name: str) -> Image:
         known = ", ".join(f"demo:{each}" for each in SAMPLES)
         raise ImageError(f"There is no sample image {name}: choose one of {known}.")
     pixels, _ = sample_image(sample)
-    return _checked(Stored(pixels, sample, axes="zyx"[-pixels.ndim :]))
+    return _checked(Stored(pixels, sample, axes="zyx"[-pixels.ndim :]), choice)
 
 
-def _checked(found: Stored, choice: Choice = Choice()) -> Image:  # noqa: B008  (frozen)
+def _checked(found: Stored, choice: Choice) -> Image:
     """Check what every kind of image must fulfil, and fill in what is not known."""
     data, notes = found.data, found.notes
     _check_pixels(data, str(found.source or found.name))
-    nodata = found.nodata if choice.nodata is None else choice.nodata
+    nodata = found.offer.nodata if choice.nodata is None else choice.nodata
     missing = nodata is not None and not choice.indices
     if nodata is not None and choice.indices:
         data = Replaced(data, nodata)
@@ -419,6 +444,7 @@ def _checked(found: Stored, choice: Choice = Choice()) -> Image:  # noqa: B008  
         None if chunks is None else _KeptBlock(chunks),
         watch_of(data, found.source, found.parts),
         tuple(map(str, found.parts)),
+        found.offer,
     )
 
 

@@ -63,6 +63,31 @@ class Choice:
             ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a file lets its reader choose.
+
+    Attributes
+    ----------
+    series
+        Names of its images, in order; empty where there is only one.
+    number
+        Which of them is read.
+    levels
+        Size of each resolution, the full one first; empty where there is only one.
+    level
+        Which of them is read.
+    nodata
+        Intensity that stands for no data, as the file says.
+    """
+
+    series: tuple[str, ...] = ()
+    number: int = 0
+    levels: tuple[tuple[int, ...], ...] = ()
+    level: int = 0
+    nodata: float | None = None
+
+
 def pick(choice: Choice, names: Sequence[str], name: str, first: int = 0) -> int:
     """Return the number of the chosen image among several.
 
@@ -121,8 +146,8 @@ class Stored:
         Sentences a person should see.
     origin
         Position of the first pixel's centre, for each dimension in its unit; None where unknown.
-    nodata
-        Intensity that stands for no data; None where the file has none.
+    offer
+        What else could be chosen, and the intensity that stands for no data.
     colours
         Whether the channels are the colours of a picture.
     channels
@@ -139,7 +164,7 @@ class Stored:
     units: Sequence[str] | None = None
     notes: tuple[str, ...] = ()
     origin: Sequence[float] | None = None
-    nodata: float | None = None
+    offer: Offer = Offer()
     colours: bool = False
     channels: tuple[Channel, ...] = ()
     parts: tuple[Path, ...] = ()

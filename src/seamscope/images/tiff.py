@@ -21,7 +21,7 @@ import numpy as np
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.dimensions import are_axes, unit_name
 from seamscope.images.records import UNFINISHED, unfinished
-from seamscope.images.stored import Choice, Stored, finite_number, listed, pick
+from seamscope.images.stored import Choice, Offer, Stored, finite_number, listed, pick
 from seamscope.images.views import FirstChannels, Inverted, Looked
 from seamscope.text import shape_text
 
@@ -85,7 +85,13 @@ def _series(tif: Any, path: Path, choice: Choice, heard: list[str]) -> Stored:
         units=units,
         origin=origin,
         notes=notes,
-        nodata=_nodata(series.keyframe),
+        offer=Offer(
+            tuple(_names(tif)) if len(tif.series) > 1 else (),
+            number,
+            tuple(tuple(each.shape) for each in levels) if len(levels) > 1 else (),
+            choice.level,
+            _nodata(series.keyframe),
+        ),
         parts=parts,
     )
     return _as_intensities(stored, series, palette, choice)

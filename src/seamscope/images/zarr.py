@@ -18,7 +18,7 @@ from seamscope.images.addresses import Address
 from seamscope.images.channels import channels_in
 from seamscope.images.dimensions import AXES, are_axes, unit_name
 from seamscope.images.records import record_in, unfinished
-from seamscope.images.stored import Choice, Stored, finite_number, listed, pick
+from seamscope.images.stored import Choice, Offer, Stored, finite_number, listed, pick
 from seamscope.images.watch import watched
 
 
@@ -105,11 +105,12 @@ def _one_of(
     found = _member(group, paths[number], source, choice)
     if len(paths) == 1:
         return found
+    offer = replace(found.offer, series=tuple(paths), number=number)
     note = (
         f"{name} holds {len(paths)} images; {paths[number]} is opened. Choose another by its "
         f"number or path (series): {listed(paths)}."
     )
-    return replace(found, notes=(note, *found.notes))
+    return replace(found, notes=(note, *found.notes), offer=offer)
 
 
 def _member(group: Any, path: str, source: Path | Address | None, choice: Choice) -> Stored:
@@ -165,6 +166,12 @@ def _ome_zarr(
         )
     dataset = levels[choice.level]
     array = group[dataset["path"]]
+    offer = Offer(
+        tuple(names) if len(names) > 1 else (),
+        number,
+        tuple(tuple(group[each["path"]].shape) for each in levels) if len(levels) > 1 else (),
+        choice.level,
+    )
     listing = image.get("axes") or list(AXES)[-array.ndim :]
     axes = "".join(_axis_letter(a if isinstance(a, Mapping) else {"name": a}) for a in listing)
     fitting = len(axes) == array.ndim and are_axes(axes)
@@ -187,6 +194,7 @@ def _ome_zarr(
         channels=channels_in(metadata, count),
         # a dataset's transformations come first, then those of the whole image
         origin=(outer[0] * inner[1] + outer[1]).tolist(),
+        offer=offer,
     )
 
 
@@ -223,7 +231,10 @@ def _transform(level: Mapping[str, Any], ndim: int) -> tuple[np.ndarray, np.ndar
 def _only_member(group: Any, name: str, source: Path | Address | None, choice: Choice) -> Stored:
     arrays = sorted(key for key, _ in group.arrays())
     if len(arrays) == 1 or choice.series is not None:
-        return _member(group, arrays[pick(choice, arrays, name)], source, choice)
+        number = pick(choice, arrays, name)
+        found = _member(group, arrays[number], source, choice)
+        several = tuple(arrays) if len(arrays) > 1 else ()
+        return replace(found, offer=Offer(several, number))
     raise ImageError(
         f"{source or name} is a zarr group that holds {_members(group)}, and does not say which "
         "is the image. Choose one by its name (series), or give its path."

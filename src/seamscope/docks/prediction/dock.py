@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,10 @@ from seamscope.docks.layers import (
     drawn_shapes,
     image_of,
     letters_of,
+    nodata_of,
+    opened_as,
+    propose_nodata,
+    set_nodata,
     shown_point,
 )
 from seamscope.docks.looks import (
@@ -56,6 +60,7 @@ from seamscope.docks.looks import (
 from seamscope.docks.opening import open_step
 from seamscope.docks.prediction.card_buttons import CardHalo, CardSizes
 from seamscope.docks.prediction.folder_drops import FolderDrops
+from seamscope.docks.prediction.layer_file import LayerFile
 from seamscope.docks.prediction.model_picker import ModelPicker, remember_model
 from seamscope.docks.prediction.options import Options
 from seamscope.docks.prediction.preview import CORE, WINDOW, TilePreview
@@ -67,6 +72,7 @@ from seamscope.docks.window import come_forward
 from seamscope.errors import SeamscopeError, TrustError
 from seamscope.explain.advice import advise, smallest_tile
 from seamscope.images.image import Image
+from seamscope.images.stored import Offer
 from seamscope.models.declared import disagreements
 from seamscope.models.formats import Consent
 from seamscope.models.formats.spec import shown_output, with_output
@@ -93,6 +99,7 @@ _TOO_LARGE = (
 _ACTION_TIPS = {
     "tile": "Set the smallest tile that has room for the halo.",
     "channel": "Predict this channel of the image.",
+    "file": "Open the file again, as Seamscope reads it, as a layer of its own.",
     "seams": "Where neighbouring tiles disagree, and how much.",
 }
 _FIXED_PREFIX = "fixed · "  # of results with fixed statistics
@@ -119,6 +126,7 @@ class PredictionDock(Dock):
         self.image: Image | None = None
         self.plan: Plan | None = None
         self._asked = Settings()
+        self._file: LayerFile | None = None  # behind the layer
         self._rests = False  # the preview, after a run
         self._trusted: bool | Consent = False  # of the network that is shown
         self._trial: Job | None = None
@@ -288,6 +296,9 @@ class PredictionDock(Dock):
             editor.value_changed.connect(self._edited)
         self.options.region.value_changed.connect(self._region_changed)
         self.options.shown.value_changed.connect(self._show_channels)
+        self.options.series.value_changed.connect(self._choose_series)
+        self.options.level.value_changed.connect(self._choose_level)
+        self.options.nodata.value_changed.connect(self._choose_nodata)
         self.preview.toggled.connect(self._preview_toggled)
         self.panel.asked.connect(self.run)
         self.panel.ended.connect(self._ended)
@@ -348,8 +359,42 @@ class PredictionDock(Dock):
         layer = self.layer
         self.axes.setText((axes_of(layer) or "") if layer is not None else "")
         set_row(self._form, self.axes, layer is not None and layer.ndim != 2)
+        self._look_at_file(layer)
         self._offer_fixed()
         self.refresh()
+
+    def _look_at_file(self, layer: ImageLayer | None) -> None:
+        """Offer the other images and resolutions of the layer's file."""
+        self._file = None if layer is None else LayerFile.of(layer)
+        if layer is None or self._file is None:
+            self.options.set_file(Offer(), None, False)
+            return
+        offer, own = self._file.offer, opened_as(layer)
+        propose_nodata(layer, offer.nodata)
+        takes_nodata = not layer.rgb and not (own is not None and own.missing)
+        self.options.set_file(offer, nodata_of(layer), takes_nodata)
+
+    def _choose_nodata(self) -> None:
+        if self.layer is not None:
+            set_nodata(self.layer, self.options.nodata.value())
+            self._edited()
+
+    def _choose_series(self) -> None:
+        if self._file is not None:
+            number = self.options.series.value()
+            self._open_other(partial(self._file.open_series, self.viewer, number))
+
+    def _choose_level(self) -> None:
+        if self._file is not None:
+            level = self.options.level.value()
+            self._open_other(partial(self._file.open_level, self.viewer, level))
+
+    def _open_other(self, add: Callable[[], ImageLayer]) -> None:
+        """Add a layer of the same file, and take it for the image."""
+        try:
+            self.image_box.value = add()
+        except SeamscopeError as error:
+            self.panel.show_problem(in_dock(error))
 
     # -- the network
 
@@ -487,7 +532,8 @@ class PredictionDock(Dock):
         if not self.busy:
             self.panel.show_problem(problem)
         self.panel.set_ready(self.plan is not None)
-        self.panel.actions.offer(self._remedies() if problem else self._next_actions())
+        more = self._remedies() if problem else self._next_actions()
+        self.panel.actions.offer([*self._file_actions(), *more])
         self._show_plan()
         self._show_preview()
         self._plan_trial()
@@ -515,6 +561,14 @@ class PredictionDock(Dock):
                 act = partial(self._set, {"channel": number})
                 found.append(Action(f"Channel {number}", _ACTION_TIPS["channel"], act))
         return found
+
+    def _file_actions(self) -> list[Action]:
+        """What to do where napari and Seamscope read a file differently."""
+        file = self._file
+        if file is None or not file.otherwise or self.busy:
+            return []
+        act = partial(self._open_other, partial(file.open_as_read, self.viewer))
+        return [Action("Open with Seamscope", _ACTION_TIPS["file"], act)]
 
     def _next_actions(self) -> list[Action]:
         """What to do about seams: those of the last result, else those that are to be expected."""
@@ -554,7 +608,10 @@ class PredictionDock(Dock):
         self.options.set_channels(image.shape[axes.index("c")] if "c" in axes else 0)
         self.options.set_floating(image.dtype.kind == "f")
         single = self.model is not None and self.model.facts.out_channels == 1
-        self.options.show_threshold(single and self.options.result.value() == "labels")
+        labels = self.options.result.value() == "labels"
+        self.options.show_threshold(single and labels)
+        several = labels and self.model is not None and not single
+        self.options.set_classes(self.model.channels if several and self.model is not None else ())
         if self.model is not None:
             self._offer_sizes(self.model, image)
 
@@ -585,7 +642,7 @@ class PredictionDock(Dock):
             editor.setEnabled(self.model is not None and image is not None)
         if plan is None or image is None:
             self.cost.setText("" if self.problem else self._next_step())
-            self.notes.setText("")
+            self._show_notes()
             self.card_halo.show_for(self.model, self.halo.shown())
             return
         self.tile.show_auto(plan.grid.tile_shape)
@@ -595,7 +652,14 @@ class PredictionDock(Dock):
         self.overlap.show_auto(plan.grid.overlap)
         self.card_halo.show_for(self.model, self.halo.shown())
         self.cost.setText(cost_table(plan, self._estimate(plan), self._trial is not None))
-        notes = map(in_dock, (*image.notes, *plan.notes))
+        self._show_notes()
+
+    def _show_notes(self) -> None:
+        """Say how the image was read, and what the plan has to say."""
+        said = [*(self._file.notes if self._file is not None else ())]
+        said += self.image.notes if self.image is not None else ()
+        said += self.plan.notes if self.plan is not None else ()
+        notes = map(in_dock, dict.fromkeys(said))
         self.notes.setText("".join(boxed(note, "warning") for note in notes))
 
     def _next_step(self) -> str:

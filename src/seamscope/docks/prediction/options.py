@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QDoubleSpinBox,
@@ -20,9 +20,11 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from seamscope.docks.editors import Choice
+from seamscope.docks.editors import Choice, OptionalNumber
 from seamscope.docks.looks import set_row
+from seamscope.images.stored import Offer
 from seamscope.settings import WORDS
+from seamscope.text import shape_text
 
 _GB = 10**9
 _LABELS = {"Replace NaN by": "Replace", "Seams": "Measure seams"}
@@ -32,6 +34,7 @@ _NAMES = {
     "Result": "result",
     "Seams": "seams",
     "Threshold": "threshold",
+    "Background": "background",
     "Channel": "channel",
     "Normalize": "normalize",
     "Padding": "padding",
@@ -46,6 +49,17 @@ _TIPS = {row: WORDS[name].help for row, name in _NAMES.items()}
 _TIPS["Show"] = (
     "Show the channels of a 2D result as one coloured layer, or as one layer each; then napari "
     "shows their values below the pointer. Volumes are always one layer per channel."
+)
+_TIPS["Image of file"] = (
+    "Which image of a file that holds several. Another one is opened as a layer of its own."
+)
+_TIPS["Resolution"] = (
+    "Which resolution of the image. Another one is opened as a layer of its own, on this one. "
+    "Choose the one whose pixels have the size of those that the network was trained on."
+)
+_TIPS["No data"] = (
+    "Intensity of pixels without data, such as -9999. They are left out of the image's statistics, "
+    "and are 0 for the network. By default what the image's file says."
 )
 _TIPS["Region"] += " Current view: the part and the slice that you see."
 _TIPS["Seams"] += " With all, the dock Seams can show what each tile predicts."
@@ -77,6 +91,10 @@ class Options(QWidget):
         )
         self.shown = Choice([("One coloured layer", True), ("One layer per channel", False)])
         self.threshold = _decimal(0.5, 0.05)
+        self.background = Choice([("None", None)])
+        self.series = Choice()
+        self.level = Choice()
+        self.nodata = OptionalNumber("none")
         self.channel = Choice([("All", None)])
         self.normalize = Choice(
             [
@@ -110,6 +128,7 @@ class Options(QWidget):
         return {
             "result": self.result.value(),
             "threshold": self.threshold.value(),
+            "background": self.background.value() if self.result.value() == "labels" else None,
             "channel": self.channel.value(),
             "normalize": self.normalize.value(),
             "padding": self.padding.value(),
@@ -135,6 +154,38 @@ class Options(QWidget):
         """Whether the threshold means anything."""
         set_row(self._form, self.threshold, shown)
 
+    def set_classes(self, names: Sequence[str]) -> None:
+        """Offer the classes of labels as their background; none where there is no choice."""
+        each: Sequence[tuple[str, Any]] = [(f"{i}: {name}", i) for i, name in enumerate(names)]
+        self.background.set_options([("None", None), *each])
+        set_row(self._form, self.background, len(names) > 1)
+
+    def set_file(self, offer: Offer, nodata: float | None, takes_nodata: bool) -> None:
+        """Offer what the file of an image lets its reader choose.
+
+        Parameters
+        ----------
+        offer
+            Images and resolutions.
+        nodata
+            Intensity that stands for no data now.
+        takes_nodata
+            Whether another one can be chosen.
+        """
+        blocked = [QSignalBlocker(each) for each in (self.series, self.level, self.nodata)]
+        names = [name.replace(" pixels)", ")") for name in offer.series]  # the control is narrow
+        self.series.set_options([(f"{i}: {name}", i) for i, name in enumerate(names)])
+        self.series.set_value(offer.number)
+        sizes = [(shape_text(shape), i) for i, shape in enumerate(offer.levels)]
+        self.level.set_options(sizes)
+        self.level.set_value(offer.level)
+        self.nodata.set_value(nodata)
+        for blocker in blocked:
+            blocker.unblock()
+        set_row(self._form, self.series, len(offer.series) > 1)
+        set_row(self._form, self.level, len(offer.levels) > 1)
+        set_row(self._form, self.nodata, takes_nodata)
+
     def _lay_out(self) -> None:
         self._form = QFormLayout(self)
         self._form.setContentsMargins(0, 0, 0, 0)
@@ -146,6 +197,10 @@ class Options(QWidget):
             "Show": self.shown,
             "Seams": self.seams,
             "Threshold": self.threshold,
+            "Background": self.background,
+            "Image of file": self.series,
+            "Resolution": self.level,
+            "No data": self.nodata,
             "Channel": self.channel,
             "Normalize": self.normalize,
             "Padding": self.padding,
@@ -165,10 +220,12 @@ class Options(QWidget):
         self.set_channels(0)
         self.set_floating(False)
         self.show_threshold(False)
+        self.set_classes(())
+        self.set_file(Offer(), None, False)
 
     def _connect(self) -> None:
         choices = (self.region, self.result, self.seams, self.channel, self.normalize)
-        for choice in (*choices, self.padding, self.device, self.precision):
+        for choice in (*choices, self.background, self.padding, self.device, self.precision):
             choice.value_changed.connect(self._tell)
         for number in (self.threshold, self.batch, self.memory):
             number.valueChanged.connect(self._tell)
