@@ -8,13 +8,19 @@ means that the block is on disk. Progress is counted from the marks, and from no
 
     .out.zarr.ledger/task.json    what is done, and by what
     .out.zarr.ledger/7            block 7 is written
+    .out.zarr.ledger/run          which run may write, where several processes do
+
+A process that outlives its run, such as a worker whose client was killed, must not write into what
+a later run makes under the same name: it asks `Ledger.is_current` before it writes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +29,7 @@ from seamscope.errors import OutputError
 from seamscope.files import disk_errors, write_file
 from seamscope.plain import plain
 
-_TASK = "task.json"
+_TASK, _RUN = "task.json", "run"
 _LEFT = "What was written so far is kept."
 
 
@@ -112,6 +118,31 @@ class Ledger:
             for block in sorted(self.done):
                 (self.folder / str(block)).unlink(missing_ok=True)
         self.done.clear()
+
+    def begin_run(self) -> str:
+        """Give the right to write to a new run, and return its name.
+
+        Raises
+        ------
+        OutputError
+            When the disk refuses.
+        """
+        run = uuid.uuid4().hex
+        with disk_errors(self.folder, _LEFT):
+            write_file(self.folder / _RUN, run.encode())
+        return run
+
+    def end_run(self) -> None:
+        """Take the right to write from whatever run has it."""
+        with contextlib.suppress(OSError):
+            (self.folder / _RUN).unlink()
+
+    def is_current(self, run: str) -> bool:
+        """Return whether a run still has the right to write."""
+        try:
+            return (self.folder / _RUN).read_text() == run
+        except OSError:
+            return False
 
     def mark(self, block: int, number: int = 0) -> None:
         """Note that a block is written.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -95,6 +96,38 @@ def test_tiles_of_finished_blocks_are_not_needed(found: Blocks, data: st.DataObj
         ] = True
         touched = {b for b in range(found.per_frame) if mine[found.region(b)].any()}
         assert found.needs(frame, tile, done) == bool(touched - done)
+
+
+@settings(max_examples=40)
+@given(blocks(), st.integers(1, 9))
+def test_blocks_for_workers_share_no_chunk(found: Blocks, fewest: int) -> None:
+    plan = found.plan
+    apart = Blocks.apart(plan, fewest, found.most)
+    seen = np.zeros(tuple(part.stop - part.start for part in plan.area), int)
+    chunks = plan.out_chunks[-seen.ndim :]
+    owner: dict[tuple[int, ...], int] = {}
+    for block in range(apart.per_frame):
+        region = apart.region(block)
+        seen[region] += 1
+        spans = (
+            range(part.start // c, -(-part.stop // c))
+            for part, c in zip(region, chunks, strict=True)
+        )
+        for chunk in itertools.product(*spans):
+            assert owner.setdefault(chunk, block) == block
+    assert (seen == 1).all()
+    assert len(apart) <= max(found.most, plan.frames)
+
+
+def test_only_the_last_run_may_write(tmp_path: Path) -> None:
+    ledger = Ledger.begin(tmp_path / "l", {})
+    first = ledger.begin_run()
+    assert Ledger(tmp_path / "l").is_current(first)
+    second = ledger.begin_run()
+    assert not ledger.is_current(first)
+    assert ledger.is_current(second)
+    ledger.end_run()
+    assert not ledger.is_current(second)
 
 
 def test_marks_last(tmp_path: Path) -> None:

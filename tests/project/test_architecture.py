@@ -36,6 +36,7 @@ ROOMS = (
     "planning",
     "seams",
     "prediction",
+    "execution",
     "segmentation",
     "receptive_field",
     "explain",

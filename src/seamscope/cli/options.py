@@ -393,6 +393,40 @@ def _same(value: Any, usual: Any) -> bool:
     return bool(value == usual or written == usual)
 
 
+@dataclass(frozen=True)
+class WorkerOptions:
+    """Which processes share a run."""
+
+    workers: Annotated[
+        int | None,
+        option(
+            "Workers",
+            "Start this many processes on this machine. Each takes blocks of the result, which is "
+            "the same as that of one process.",
+            "N",
+        ),
+    ] = None
+    scheduler: Annotated[
+        str | None,
+        option(
+            "Workers",
+            "Use the workers of a Dask scheduler: its address (tcp://host:8786) or its file. All "
+            "workers must see image, network and OUT under the same names.",
+            "ADDRESS|FILE",
+        ),
+    ] = None
+
+    @property
+    def on(self) -> int | str | None:
+        """Where the run is carried out (see `seamscope.execution.pool.open_pool`)."""
+        if self.workers is not None and self.scheduler is not None:
+            raise typer.BadParameter(
+                "--workers starts processes here, and --scheduler uses those of a cluster: give "
+                "one of them."
+            )
+        return self.scheduler if self.workers is None else self.workers
+
+
 def settings_of(*groups: Any, **single: Any) -> Settings:
     """Make settings of groups of options and of single ones; what is no setting is left out."""
     from seamscope.settings import Settings

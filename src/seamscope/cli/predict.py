@@ -32,12 +32,13 @@ from seamscope.cli.options import (
     Result,
     Seams,
     Tile,
+    WorkerOptions,
     setting,
     settings_of,
 )
 from seamscope.cli.progress import open_display
 from seamscope.cli.work import long_work
-from seamscope.errors import SeamscopeError
+from seamscope.errors import SeamscopeError, SettingsError
 from seamscope.images.addresses import is_address
 from seamscope.text import bytes_text, duration_text, halo_text, shape_text
 
@@ -82,6 +83,7 @@ def predict(
     ] = False,
     written: OmeZarrOptions,
     computation: ComputationOptions,
+    sharing: WorkerOptions,
     loading: ModelOptions,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and what it costs, and stop.")
@@ -120,6 +122,11 @@ def predict(
 
             plate = plate_at(image)
             if plate is not None and plate.fields:
+                if sharing.on is not None:
+                    raise SettingsError(
+                        "The fields of a plate are predicted in this process, one after another: "
+                        "leave workers out, or choose one field (--series A/1/0)."
+                    )
                 how = {"overwrite": overwrite, "resume": resume, "ome": written.of(), "work": work}
                 _whole_plate(plate, loading.load(model), out, settings, pixels, answer, how)
                 return
@@ -134,10 +141,14 @@ def predict(
             )
         network = loading.load(model)
         display.phase("Measuring the network")
+        if sharing.on is not None and not dry_run:
+            from seamscope.execution.run import check_shared
+
+            check_shared(opened, network, out, sharing.on)
         case, task = begin(opened, network, settings, out, resume=resume)
         for note in case.plan.notes:
             display.note(note)
-        run = _Run(case, out)
+        run = _Run(case, out, sharing.on, trust=loading.trust)
         if dry_run:
             display.phase("Timing one tile")
             figures = _expected(run)
@@ -190,7 +201,11 @@ class _Run:
         Of a finished run.
     """
 
-    def __init__(self, case: Case, out: str) -> None:
+    def __init__(
+        self, case: Case, out: str, on: int | str | None = None, *, trust: bool = False
+    ) -> None:
+        self._on, self._trust = on, trust
+        self._unit = "tile"
         self.case = case
         self.plan = case.plan
         self.out = out
@@ -221,9 +236,9 @@ class _Run:
                 raise
 
     def _drain(self, output: Output, work: Work) -> None:
-        from seamscope.prediction.run import run
+        from seamscope.execution.run import events_of
 
-        events: Any = run(self.case, output, work=work)  # a generator, to be closed
+        events = events_of(self.case, output, self._on, trust=self._trust, work=work)
         with contextlib.closing(events):
             for event in events:
                 self._note(event)
@@ -233,7 +248,8 @@ class _Run:
 
         match event:
             case TileDone():
-                self.done = event.done
+                self.done, self.total = event.done, event.total
+                self._unit = event.unit.removesuffix("s")
             case Started():
                 self.total = event.tiles * event.frames
             case Reduced():
@@ -268,21 +284,22 @@ class _Run:
     def outcome(self) -> str:
         """A sentence or two on what became of it."""
         if self.finished:
+            parts = f"{self.total} {self._unit}{'s' * (self.total != 1)}"
             summary = (
-                f"{self.out}: {shape_text(self.plan.out_shape, self.plan.out_axes)}, {self.total} "
-                f"tile{'s' * (self.total != 1)} in {duration_text(self.figures['seconds'])}."
+                f"{self.out}: {shape_text(self.plan.out_shape, self.plan.out_axes)}, {parts} in "
+                f"{duration_text(self.figures['seconds'])}."
             )
             measured = self.figures.get("seams")
             return f"{summary}\n{measured['sentence']}" if measured else summary
         if not self.done:
-            return "Stopped before the first tile: nothing was written."
+            return f"Stopped before the first {self._unit}: nothing was written."
         kept = (
             f"{self._unfinished} holds what was done so far. It is unfinished. To continue it, run "
             "the same command with --resume."
         )
         if self.done == self.total:
-            return f"Stopped after the last tile, before {self.out} was complete: {kept}"
-        return f"Stopped after {self.done} of {self.total} tiles: {kept}"
+            return f"Stopped after the last {self._unit}, before {self.out} was complete: {kept}"
+        return f"Stopped after {self.done} of {self.total} {self._unit}s: {kept}"
 
 
 def _expected(run: _Run) -> dict[str, Any]:

@@ -94,6 +94,11 @@ class Image:
         Paths of other files than `source` that hold some of the pixels.
     offer
         What else its file lets a reader choose.
+    opener
+        What `open_image` opens as the same image in another process, with `choice`: the absolute
+        path of a file or folder, or the name of a sample. None for arrays.
+    choice
+        What was taken of a file that holds several things.
     """
 
     data: Any
@@ -112,6 +117,8 @@ class Image:
     _watch: Watch | None = field(default=None, repr=False)
     parts: tuple[str, ...] = ()
     offer: Offer = Offer()  # noqa: RUF009  (frozen)
+    opener: str | None = None
+    choice: Choice = field(default=Choice(), repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -381,7 +388,7 @@ def _of_file(path: Path, choice: Choice) -> Image:
     found = open_path(path, choice)
     image = _checked(found, choice)
     alone = not found.parts and str(found.source) == str(path)
-    return replace(image, identity=before if alone else "")
+    return replace(image, identity=before if alone else "", opener=str(path.absolute()))
 
 
 def _identity(path: Path, choice: Choice) -> str:
@@ -408,7 +415,8 @@ def _open_sample(name: str, choice: Choice) -> Image:
         known = ", ".join(f"demo:{each}" for each in SAMPLES)
         raise ImageError(f"There is no sample image {name}: choose one of {known}.")
     pixels, _ = sample_image(sample)
-    return _checked(Stored(pixels, sample, axes="zyx"[-pixels.ndim :]), choice)
+    drawn = _checked(Stored(pixels, sample, axes="zyx"[-pixels.ndim :]), choice)
+    return replace(drawn, opener=name)
 
 
 def _checked(found: Stored, choice: Choice) -> Image:
@@ -445,6 +453,7 @@ def _checked(found: Stored, choice: Choice) -> Image:
         watch_of(data, found.source, found.parts),
         tuple(map(str, found.parts)),
         found.offer,
+        choice=choice,
     )
 
 

@@ -583,6 +583,9 @@ class Format:
         Whether it holds nothing but labels.
     resume
         Opens an unfinished one; None where it cannot be written in parts.
+    part
+        Opens the pixels of an unfinished one for a process that writes whole chunks of it, beside
+        others; None where only one process can write.
     """
 
     refusal: Callable[[Wanted], str | None]
@@ -590,6 +593,7 @@ class Format:
     create: Callable[[Any, Wanted], Store]
     labels_only: bool = False
     resume: Callable[[Any, Wanted], Store] | None = None
+    part: Callable[[Path, Wanted], Store] | None = None
 
 
 def _create_zarr(path: Path | Address, wanted: Wanted) -> Store:
@@ -670,6 +674,23 @@ def _resume_ome_zarr(path: Path | Address, wanted: Wanted) -> Store:
     return _OmeZarrStore(group, stored, order)
 
 
+def _part_of_zarr(path: Path, wanted: Wanted) -> Store:
+    import zarr
+
+    node = zarr.open_array(str(path), mode="r+")
+    _check_same(node, wanted, path)
+    return Store(node)
+
+
+def _part_of_ome_zarr(path: Path, wanted: Wanted) -> Store:
+    import zarr
+
+    stored, order = wanted.in_order("tczyx")
+    node = zarr.open_array(str(path / "0"), mode="r+")
+    _check_same(node, stored, path)
+    return Store(_in_requested_order(node, order))
+
+
 def _resume_tiff(path: Path, wanted: Wanted) -> Store:
     import tifffile
 
@@ -701,8 +722,14 @@ def _not_the_same(path: Path | Address) -> OutputError:
 
 
 FORMATS = {
-    ".ome.zarr": Format(_ome_zarr_refusal, _zarr_bytes, _create_ome_zarr, resume=_resume_ome_zarr),
-    ".zarr": Format(_anything, _zarr_bytes, _create_zarr, resume=_resume_zarr),
+    ".ome.zarr": Format(
+        _ome_zarr_refusal,
+        _zarr_bytes,
+        _create_ome_zarr,
+        resume=_resume_ome_zarr,
+        part=_part_of_ome_zarr,
+    ),
+    ".zarr": Format(_anything, _zarr_bytes, _create_zarr, resume=_resume_zarr, part=_part_of_zarr),
     ".ome.tif": Format(_tiff_refusal, _all_bytes, _create_ome_tiff, resume=_resume_tiff),
     ".ome.tiff": Format(_tiff_refusal, _all_bytes, _create_ome_tiff, resume=_resume_tiff),
     ".tif": Format(_tiff_refusal, _all_bytes, _create_tiff, resume=_resume_tiff),

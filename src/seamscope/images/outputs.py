@@ -88,7 +88,7 @@ class Output:
         self._store = store
         self._claim = claim
         self._open = True
-        self._used = ledger is not None and bool(ledger.done)
+        self._used = False
         # zarr-python loses data when two threads write into one chunk; networks take far longer
         self._lock = threading.Lock()
 
@@ -228,7 +228,7 @@ class Output:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._used:
+        if self._used or (self.ledger is not None and self.ledger.done):
             self.close()
         else:
             self.discard()
@@ -251,6 +251,84 @@ class Output:
 
     def _disk_errors(self) -> contextlib.AbstractContextManager[None]:
         return disk_errors(self.partial, self._store.left)
+
+
+class Part(Output):
+    """A result that another process began and will finish; this one writes regions of it.
+
+    Parameters
+    ----------
+    path
+        Of the unfinished zarr or OME-Zarr.
+    store
+        The same, opened.
+    """
+
+    def __init__(self, path: Path, store: Store) -> None:
+        super().__init__(store, None, {})
+        self._unfinished = str(path)
+
+    @property
+    def partial(self) -> str:
+        """Where the unfinished result is."""
+        return self._unfinished
+
+
+def open_part(
+    unfinished: str | os.PathLike[str], final: str, shape: Sequence[int], dtype: Any, axes: str
+) -> Part:
+    """Open an unfinished result, so that several processes write whole chunks of it.
+
+    Parameters
+    ----------
+    unfinished
+        Where it is.
+    final
+        Name that it will have, whose ending says what it is.
+    shape, dtype, axes
+        As it was created.
+
+    Raises
+    ------
+    OutputError
+        When it cannot be opened, or is not zarr.
+    """
+    path, kind = Path(unfinished), format_of(Path(final))
+    wanted = _bare(shape, dtype, axes, shape)
+    if kind.part is None:
+        raise OutputError(
+            f"{final} cannot be written by several processes. Use .zarr or .ome.zarr."
+        )
+    try:
+        return Part(path, kind.part(path, wanted))
+    except (OSError, ValueError, KeyError) as error:
+        raise OutputError(
+            f"{path} cannot be opened ({why(error)}). It must be on a disk that all workers see "
+            "under the same name."
+        ) from error
+
+
+def create_part(
+    path: Path, shape: Sequence[int], dtype: Any, axes: str, chunks: Sequence[int]
+) -> None:
+    """Create a zarr array that several processes write, for a file that only one could write.
+
+    Raises
+    ------
+    OutputError
+        When the disk refuses.
+    """
+    with disk_errors(path, "Nothing was written."):
+        format_of(path).create(path, _bare(shape, dtype, axes, chunks))
+
+
+def _bare(shape: Sequence[int], dtype: Any, axes: str, chunks: Sequence[int]) -> Wanted:
+    """Describe an array without metadata."""
+    ndim = len(axes)
+    return Wanted(
+        tuple(shape), np.dtype(dtype), axes, (1.0,) * ndim, ("",) * ndim, tuple(chunks), "", {},
+        (0.0,) * ndim,
+    )  # fmt: skip
 
 
 def create_output(

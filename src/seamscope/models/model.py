@@ -179,6 +179,8 @@ class Model:
         By which its layers normalize instead of by their tile's (see `with_statistics`).
     stated_kind
         What the user says that its values are; None to go by `Facts.kind`.
+    statements
+        All that the user states of it, as `seamscope.load_model` takes it.
 
     Notes
     -----
@@ -205,6 +207,7 @@ class Model:
     speeds: dict[str, Speed] = field(default_factory=dict, repr=False)
     statistics: Statistics | None = field(default=None, repr=False)
     stated_kind: OutputKind | None = None
+    statements: Stated = field(default_factory=Stated, repr=False)
     _arranged: Layout | None = field(default=None, init=False, repr=False)
     _trimmed: bool = field(default=False, init=False, repr=False)
 
@@ -224,6 +227,7 @@ class Model:
         given = {name: value for name, value in stated.items() if value is not None}
         if given.pop("dropout", True) and not given:
             return self
+        statements: Stated = {**self.statements, **stated}
         hints = self.hints
         size, step = stated.get("input_size"), stated.get("step")
         axes = stated.get("spatial_axes") or hints.spatial_axes or _axes_of(size) or _axes_of(step)
@@ -237,7 +241,10 @@ class Model:
             step=None if step is None else _for_axes(step, axes, "step"),
         )
         model = dataclasses.replace(
-            self, hints=hints, stated_kind=stated.get("kind") or self.stated_kind
+            self,
+            hints=hints,
+            stated_kind=stated.get("kind") or self.stated_kind,
+            statements=statements,
         )
         if not stated.get("dropout", True):
             from seamscope.models.formats.wrappers import WithoutChance
@@ -273,6 +280,14 @@ class Model:
             _ = self.facts, self.reach
         finally:
             self._limits = Limits()
+
+    def take_measured(self, facts: Facts, reach: Reach) -> None:
+        """Take what another process measured of the same network, instead of measuring it."""
+        with self.on_cpu():
+            self._initialize()
+        if facts.layout is not None:
+            self._rearrange(facts.layout)
+        vars(self).update(facts=facts, reach=reach)
 
     @cached_property
     def facts(self) -> Facts:

@@ -165,6 +165,10 @@ class Case:
             self._intensities[key] = self._cached_intensity(repr(key), work)
         return self._intensities[key]
 
+    def assume_intensity(self, found: Intensity | Prepared) -> None:
+        """Take what another process measured of the same image, instead of measuring it."""
+        self._intensities[intensity_key(self.plan)] = found
+
     def _cached_intensity(self, key: str, work: Work) -> Intensity | Prepared:
         """Return what an earlier command measured on the same file, else measure."""
         if not self.image.identity or self.plan.settings.normalize == "none":

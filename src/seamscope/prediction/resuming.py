@@ -4,18 +4,20 @@ Knows a plan's blocks and a result's ledger. Does not know networks.
 
 What makes the resumed result equal to an uninterrupted one, bit for bit: the plan is the one that
 was begun, with its tile, halo and batches; the network runs in the same equivalent form; a tile is
-predicted with the tiles of its batch; and a blended band begins where the finished bands end, as
-it does for a region.
+predicted with the tiles of its batch; as many threads share its sums; and a blended band begins
+where the finished bands end, as it does for a region.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from seamscope.errors import SettingsError
 from seamscope.images.image import Image
@@ -88,6 +90,12 @@ def task_with(task: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
     return {**task, "plan": plain(plan)}
 
 
+def blocks_of(plan: Plan, ledger: Ledger | None) -> Blocks:
+    """Return the blocks that a result is made of: those it was begun with."""
+    edges = None if ledger is None else ledger.task.get("blocks")
+    return Blocks(plan) if edges is None else Blocks(plan, given=tuple(map(tuple, edges)))
+
+
 class Left:
     """What is left of a run.
 
@@ -108,7 +116,7 @@ class Left:
         self._plan = plan
         self._output = output
         self._ledger = None if output is None else output.ledger
-        self._blocks = Blocks(plan)
+        self._blocks = blocks_of(plan, self._ledger)
         self._before = dict(self._ledger.done if self._ledger else {})
         self._bad: dict[int, int] = {}
         self.not_finite = sum(self._before.values())
@@ -210,4 +218,43 @@ def same_way(ledger: Ledger | None, way: str | None = None) -> str | None:
     return way
 
 
-__all__ = ["Left", "continued", "same_way", "task_of", "task_with"]
+def threads_of(ledger: Ledger, now: int) -> int:
+    """Return the number of threads that a result is computed with: the one it was begun with.
+
+    How sums are split between threads decides how they are rounded, in the seventh digit.
+
+    Parameters
+    ----------
+    ledger
+        Of the result.
+    now
+        Threads that would be used now, remembered where the result begins.
+    """
+    known: int | None = ledger.task.get("threads")
+    if known is None:
+        ledger.note("threads", now)
+    return known or now
+
+
+@contextlib.contextmanager
+def same_threads(ledger: Ledger | None) -> Iterator[None]:
+    """Compute in this process with as many threads as the result was begun with."""
+    before = torch.get_num_threads()
+    if ledger is not None:
+        torch.set_num_threads(threads_of(ledger, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+__all__ = [
+    "Left",
+    "blocks_of",
+    "continued",
+    "same_threads",
+    "same_way",
+    "task_of",
+    "task_with",
+    "threads_of",
+]

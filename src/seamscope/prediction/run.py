@@ -23,7 +23,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,14 @@ from seamscope.planning.tuning import (
     tune,
     worth_a_trial,
 )
-from seamscope.prediction.resuming import Left, continued, same_way, task_of, task_with
+from seamscope.prediction.resuming import (
+    Left,
+    continued,
+    same_threads,
+    same_way,
+    task_of,
+    task_with,
+)
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.report import SAMPLED_SHARE, SeamReport, sampled_tiles
 from seamscope.settings import Settings
@@ -99,6 +106,7 @@ class TileDone:
     done: int
     total: int
     seconds: float
+    unit = "tiles"
 
     @property
     def seconds_left(self) -> float:
@@ -153,6 +161,7 @@ def predict(
     overwrite: bool = False,
     resume: bool = False,
     ome: OmeZarr = OmeZarr(),  # noqa: B008  (frozen)
+    on: Any = None,
     work: Work = QUIET,
     **asked: Any,
 ) -> Any:
@@ -180,6 +189,11 @@ def predict(
         bit.
     ome
         Version of OME-Zarr, and whether its lower resolutions are written.
+    on
+        Who computes: None for this process; a number of processes to start on this machine; or a
+        cluster, by the address or file of its Dask scheduler, or a client of it. Image, network
+        and `out` are then files that all workers see under the same name. A script that starts
+        processes needs ``if __name__ == "__main__":`` around its own code.
     work
         Shows progress, and stops when asked to (see `seamscope.work`).
 
@@ -210,9 +224,14 @@ def predict(
         out, overwrite=overwrite, source=source, labels=wanted.result == "labels", resume=resume
     )
     opened = image if isinstance(image, Case) else source
+    from seamscope.execution.run import check_shared, events_of  # a room above this one
+
+    if on is not None:
+        opened = Case.open(opened, model, wanted, trust=trust)
+        check_shared(opened.image, opened.model, out, on)
     case, task = begin(opened, model, wanted, out, trust=trust, resume=resume)
     with open_output(case, out, overwrite=overwrite, task=task, resume=resume, ome=ome) as output:
-        completed(run(case, output, work=work))
+        completed(events_of(case, output, on, trust=trust, work=work))
         return output.array
 
 
@@ -375,14 +394,15 @@ def run(
         return
     while True:
         try:
-            attempt = _prepared(case, None if output is None else output.ledger, work)
+            attempt = prepared(case, None if output is None else output.ledger, work)
             if work.stopped():
                 return
-            finishing = _Finishing(case, work)
+            finishing = Finishing(case, work)
             events = attempt.carry_out(output, watchers, meter(case.plan), first, finishing)
-            with contextlib.closing(events):
+            same = same_threads(None if output is None else output.ledger)
+            with same, contextlib.closing(events):
                 for event in events:
-                    _report(event, output, work)
+                    report(event, output, work)
                     yield event
             return
         except OutOfMemory as trouble:
@@ -394,7 +414,7 @@ def run(
         yield Reduced(case.plan, reason)
 
 
-def _report(event: Event, output: Output | None, work: Work) -> None:
+def report(event: Event, output: Output | None, work: Work) -> None:
     """Show what an event says."""
     match event:
         case Started():
@@ -423,7 +443,29 @@ def completed(events: Iterable[Event]) -> Finished:
 
 
 @dataclass(frozen=True)
-class _Attempt:
+class Made:
+    """What a run has made when all tiles are predicted.
+
+    Attributes
+    ----------
+    seconds
+        Since the first tile began.
+    tiles
+        How many.
+    not_finite
+        Pixels of the result that are not finite.
+    seams
+        How neighbouring tiles disagreed; None where nothing was measured.
+    """
+
+    seconds: float
+    tiles: int
+    not_finite: int
+    seams: SeamReport | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
     """Everything a run needs, for as long as memory suffices."""
 
     plan: Plan
@@ -439,7 +481,7 @@ class _Attempt:
         watchers: Sequence[Watcher],
         meter: SeamMeter,
         first: Sequence[float] | None,
-        finishing: _Finishing,
+        finishing: Finishing,
     ) -> Generator[Event, None, None]:
         plan = self.plan
         total = plan.tiles * plan.frames
@@ -447,9 +489,9 @@ class _Attempt:
         begin = time.perf_counter()
         done = 0
         left = Left(plan, output)
-        stitcher = None if output is None else _Stitcher(plan, output, left)
+        stitcher = None if output is None else Stitcher(plan, output, left)
         not_finite = 0
-        measured = _measured_tiles(plan)
+        measured = measured_tiles(plan)
         # watchers see whole predictions, overlaps and all; stitching needs only what it keeps
         whole = (lambda _: True) if watchers else (lambda tile: tile.index in measured)
         predictions = predict_tiles(
@@ -483,14 +525,20 @@ class _Attempt:
             return
         if stitcher:
             stitcher.finish()
-        finishing.case.image.check()
-        seconds = time.perf_counter() - begin
         seams = SeamReport.of(meter, plan, self.model) if measured else None
-        figures = self._figures(seconds, done, seams)
-        not_finite += left.not_finite
+        made = Made(time.perf_counter() - begin, done, not_finite + left.not_finite, seams)
+        yield from self.conclude(output, made, finishing)
+
+    def conclude(
+        self, output: Output | None, made: Made, finishing: Finishing
+    ) -> Generator[Event, None, None]:
+        """Postprocess and finish a result whose tiles are all predicted; yields `Finished`."""
+        plan = self.plan
+        finishing.case.image.check()
+        figures = self._figures(made)
         absent = figures["absent_chunks"] = finishing.case.image.absent_chunks
-        figures["pixels_not_finite"] = not_finite
-        warnings = [*_about_finiteness(plan, not_finite), *_about_chunks(absent)]
+        figures["pixels_not_finite"] = made.not_finite
+        warnings = [*_about_finiteness(plan, made.not_finite), *_about_chunks(absent)]
         if output is not None and plan.postprocessing is not None:
             if output.ledger is not None:
                 output.ledger.forget()  # half of it changed in place could not be resumed
@@ -503,10 +551,11 @@ class _Attempt:
                 warnings.append(_not_postprocessed(plan, error))
         if output is not None:
             output.finish({"plan": plan.to_json(), "figures": figures})
-        yield Finished(seconds, figures, seams, " ".join(warnings))
+        yield Finished(made.seconds, figures, made.seams, " ".join(warnings))
 
-    def _figures(self, seconds: float, tiles: int, seams: SeamReport | None) -> dict[str, Any]:
-        measured = {} if seams is None else {"seams": _summary(seams)}
+    def _figures(self, made: Made) -> dict[str, Any]:
+        seconds, tiles = made.seconds, made.tiles
+        measured = {} if made.seams is None else {"seams": _summary(made.seams)}
         return measured | {
             "seconds": round(seconds, 3),
             "tiles": tiles,
@@ -563,7 +612,7 @@ def _not_postprocessed(plan: Plan, error: ImageError) -> str:
 
 
 @dataclass(frozen=True)
-class _Finishing:
+class Finishing:
     """Postprocessing of the whole prediction, with its progress."""
 
     case: Case
@@ -587,7 +636,7 @@ class _Finishing:
         return found
 
 
-def _prepared(case: Case, ledger: Ledger | None, work: Work) -> _Attempt:
+def prepared(case: Case, ledger: Ledger | None, work: Work) -> Attempt:
     plan, model, intensity = case.plan, case.model, case.intensity()
     reader = case.reader()
     runner = model.runner(plan.settings.device, plan.settings.precision)
@@ -595,10 +644,10 @@ def _prepared(case: Case, ledger: Ledger | None, work: Work) -> _Attempt:
         work.phase("Choosing the fastest way to run the network")
     way = accelerate(plan, model, runner, reader, same_way(ledger))
     same_way(ledger, way)
-    return _Attempt(plan, model, runner, reader, intensity, way)
+    return Attempt(plan, model, runner, reader, intensity, way)
 
 
-def _measured_tiles(plan: Plan) -> frozenset[tuple[int, ...]]:
+def measured_tiles(plan: Plan) -> frozenset[tuple[int, ...]]:
     """Tiles whose overlaps are measured."""
     share = {"none": 0.0, "sample": SAMPLED_SHARE, "all": 1.0}[plan.settings.seams]
     return sampled_tiles(plan, share) if share and plan.tiles > 1 else frozenset()
@@ -639,9 +688,22 @@ def predict_tiles(
     # Whole batches, even if some of their tiles are not needed: as in a run that needs all.
     batches = (
         batch
-        for batch in _batched(jobs_of(plan, first), plan.settings.batch)
+        for batch in batched(jobs_of(plan, first), plan.settings.batch)
         if any(needed(job) for job in batch)
     )
+    return predict_batches(plan, runner, reader, batches, work=work, whole=whole)
+
+
+def predict_batches(
+    plan: Plan,
+    runner: Runner,
+    reader: TileReader,
+    batches: Iterator[list[TileJob]],
+    *,
+    work: Work = QUIET,
+    whole: Callable[[Tile], bool] = lambda _: True,
+) -> Generator[tuple[tuple[int, ...], Tile, Array], None, None]:
+    """Predict some tiles of a plan, batch by batch, as `predict_tiles` does."""
     for jobs, batch in reader.ahead(batches):
         if work.stopped():
             return
@@ -672,7 +734,7 @@ def _beginning_at(tile: Tile, keep: Slices | None) -> Tile:
     return dataclasses.replace(tile, origin=origin)
 
 
-def _batched(jobs: Iterable[TileJob], size: int) -> Iterator[list[TileJob]]:
+def batched(jobs: Iterable[TileJob], size: int) -> Iterator[list[TileJob]]:
     iterator = iter(jobs)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
@@ -712,10 +774,25 @@ def _last_line(error: Exception) -> str:
 # -- writing
 
 
-class _Stitcher:
+class Wanted(Protocol):
+    """Which part of a result is made now: all that is left of it, or one block."""
+
+    def needs(self, frame: tuple[int, ...], tile: Tile) -> bool:
+        """Return whether a tile contributes to it."""
+
+    def area(self, frame: tuple[int, ...]) -> Slices:
+        """Part of a frame to stitch, in output pixels."""
+
+    def wrote(
+        self, frame: tuple[int, ...], region: Slices, bad: npt.NDArray[np.bool_] | None = None
+    ) -> None:
+        """Note that a region is written, counted from the corner of the plan's area."""
+
+
+class Stitcher:
     """Puts predictions of all frames into the output, as values or as labels."""
 
-    def __init__(self, plan: Plan, output: Output, left: Left) -> None:
+    def __init__(self, plan: Plan, output: Output, left: Wanted) -> None:
         self._plan = plan
         self._output = output
         self._left = left

@@ -107,6 +107,8 @@ def load_model(
         consent = Consent() if trust is True else trust or None
         extra = stated.pop("ignore_extra", False)
         model = _load(replace(Spec.parse(os.fspath(spec)), ignore_extra=extra), consent)
+        if extra:
+            model.statements["ignore_extra"] = True
     return model.stated(**stated)
 
 

@@ -1,0 +1,192 @@
+"""One block of a plan's result: predicted, stitched and written.
+
+Knows which tiles and batches a block needs. Does not know who asks for it, or what is marked.
+
+A block comes out bit for bit as it does in a run of the whole: its tiles are predicted in the
+batches that such a run has, and blended in the same order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from seamscope.images.outputs import Output
+from seamscope.planning.blocks import Blocks
+from seamscope.planning.plan import Plan
+from seamscope.planning.reading import TileJob
+from seamscope.prediction.run import Attempt, Stitcher, measured_tiles, predict_batches
+from seamscope.stitching import canvas
+from seamscope.tiling import Slices, Tile
+
+
+class BlockRun:
+    """A run of which blocks are done one by one.
+
+    Parameters
+    ----------
+    attempt
+        Plan, network and reader.
+    blocks
+        Of the plan.
+    output
+        Where they are written.
+    """
+
+    def __init__(self, attempt: Attempt, blocks: Blocks, output: Output) -> None:
+        self._attempt = attempt
+        self._blocks = blocks
+        self._output = output
+        self._batches = Batches(attempt.plan)
+        self._measured = measured_tiles(attempt.plan)
+
+    @property
+    def device(self) -> str:
+        """Device that the network runs on."""
+        return str(self._attempt.runner.device)
+
+    def carry_out(self, block: int, check: Callable[[], None] = lambda: None) -> int:
+        """Predict and write one block; return how many of its pixels are not finite.
+
+        Parameters
+        ----------
+        block
+            Its number.
+        check
+            Called before each write; what it raises ends the work.
+        """
+        attempt = self._attempt
+        part = _Part(attempt.plan, self._blocks, block, check)
+        stitcher = Stitcher(attempt.plan, self._output, part)
+        frame = frame_of(self._blocks, block)
+        tiles = canvas(attempt.plan.grid, attempt.plan.settings.blend, part.area(frame)).tiles()
+        mine = {tile.index for tile in tiles}
+        predictions = predict_batches(
+            attempt.plan,
+            attempt.runner,
+            attempt.reader,
+            self._batches.with_tiles(frame, tiles),
+            whole=lambda tile: tile.index in self._measured,
+        )
+        with closing(predictions):
+            for its_frame, tile, prediction in predictions:
+                if its_frame == frame and tile.index in mine:
+                    stitcher.add(frame, tile, prediction)
+        stitcher.finish()
+        self._output.flush()
+        return part.not_finite
+
+
+class _Part:
+    """One block, as `seamscope.prediction.run.Wanted`."""
+
+    def __init__(self, plan: Plan, blocks: Blocks, block: int, check: Callable[[], None]) -> None:
+        self._area = tuple(
+            slice(whole.start + part.start, whole.start + part.stop)
+            for whole, part in zip(plan.area, blocks.region(block), strict=True)
+        )
+        self._check = check
+        self.not_finite = 0
+
+    def needs(self, frame: tuple[int, ...], tile: Tile) -> bool:
+        self._check()
+        return True
+
+    def area(self, frame: tuple[int, ...]) -> Slices:
+        return self._area
+
+    def wrote(
+        self, frame: tuple[int, ...], region: Slices, bad: npt.NDArray[np.bool_] | None = None
+    ) -> None:
+        self.not_finite += 0 if bad is None else int(bad.sum())
+
+
+class Batches:
+    """The batches of a whole run, found by the tiles they hold.
+
+    Parameters
+    ----------
+    plan
+        Of the run.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    @cached_property
+    def _along(self) -> tuple[range, ...]:
+        """Numbers of the tiles that a frame has along each axis."""
+        plan = self._plan
+        return tuple(
+            axis.touching((part.start, part.stop), trusted=plan.blends)
+            for axis, part in zip(plan.grid.axes, plan.area, strict=True)
+        )
+
+    @property
+    def _per_frame(self) -> int:
+        return math.prod(map(len, self._along))
+
+    def with_tiles(self, frame: tuple[int, ...], tiles: Sequence[Tile]) -> Iterator[list[TileJob]]:
+        """Yield each batch that holds one of these tiles of a frame, in the order of the run."""
+        size = self._plan.settings.batch
+        if size == 1:
+            yield from ([TileJob(frame, tile)] for tile in tiles)
+            return
+        first = self._per_frame * self._frame_number(frame)
+        numbers = sorted({(first + self._number(tile)) // size for tile in tiles})
+        last = self._per_frame * self._plan.frames
+        for number in numbers:
+            yield [self._job(n) for n in range(number * size, min((number + 1) * size, last))]
+
+    def _number(self, tile: Tile) -> int:
+        number = 0
+        for along, index in zip(self._along, tile.index, strict=True):
+            number = number * len(along) + index - along.start
+        return number
+
+    def _job(self, number: int) -> TileJob:
+        frame, inside = divmod(number, self._per_frame)
+        index: list[int] = []
+        for along in reversed(self._along):
+            inside, at = divmod(inside, len(along))
+            index.append(along[at])
+        return TileJob(self._frames[frame], self._plan.grid[tuple(reversed(index))])
+
+    @cached_property
+    def _frames(self) -> list[tuple[int, ...]]:
+        return list(itertools.product(*(range(*part) for part in self._plan.frame_ranges)))
+
+    def _frame_number(self, frame: tuple[int, ...]) -> int:
+        number = 0
+        for index, (start, stop) in zip(frame, self._plan.frame_ranges, strict=True):
+            number = number * (stop - start) + index - start
+        return number
+
+
+def frame_of(blocks: Blocks, block: int) -> tuple[int, ...]:
+    """Return the frame of a block: its index along each iterated axis of the image."""
+    number, frame = block // blocks.per_frame, []
+    for start, stop in reversed(blocks.plan.frame_ranges):
+        number, index = divmod(number, stop - start)
+        frame.append(start + index)
+    return tuple(reversed(frame))
+
+
+def place_of(blocks: Blocks, block: int) -> Slices:
+    """Return where a block lies in the result: one slice for each axis of it."""
+    plan = blocks.plan
+    frame = (
+        slice(i - start, i - start + 1)
+        for i, (start, _) in zip(frame_of(blocks, block), plan.frame_ranges, strict=True)
+    )
+    channels = (slice(0, plan.out_channels),) * ("c" in plan.out_axes)
+    return (*frame, *channels, *blocks.region(block))
+
+
+__all__ = ["Batches", "BlockRun", "frame_of", "place_of"]

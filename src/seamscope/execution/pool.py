@@ -1,0 +1,347 @@
+"""Processes that do blocks: workers of dask on this machine or another, or this process itself.
+
+Knows how orders are sent and answers come back. Does not know what a block is, or which are left.
+
+Few orders are under way at a time, so that neither client nor scheduler grow with the number of
+blocks; answers are a few numbers, and pixels never pass through the client. An order whose worker
+dies is given to another one by the scheduler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import psutil
+
+from seamscope.errors import SettingsError
+from seamscope.execution.worker import Order, Outcome, close, do_block, serve
+from seamscope.work import QUIET, Work, check
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+On: TypeAlias = "int | str | os.PathLike[str] | Client | None"
+
+# Seconds after which the scheduler is asked again which workers there are.
+_ASK_EVERY = 1.0
+# Seconds that a scheduler may take to answer.
+_CONNECT = 30
+# Seconds without any worker until a run is given up.
+PATIENCE = 120.0
+NO_WORKER = (
+    f"There has been no worker for {PATIENCE:.0f} seconds. Start workers (dask worker), with "
+    "--resources GPU=1 where the network runs on a GPU, and resume (--resume)."
+)
+
+
+class Pool(Protocol):
+    """Processes that do blocks."""
+
+    def workers(self) -> Mapping[str, Any]:
+        """Return who can be given work now: addresses, each with a number for `Order.gpu`."""
+
+    def send(self, worker: str, order: Order) -> None:
+        """Give a worker an order; another one may do it if the worker dies."""
+
+    def answers(self, seconds: float) -> Iterator[Outcome]:
+        """Yield what has come back, after waiting so long for the first of them."""
+
+    def stop(self) -> None:
+        """Take back all orders."""
+
+
+class Here:
+    """The process itself, which does an order when its answer is waited for."""
+
+    def __init__(self) -> None:
+        self._orders: list[Order] = []
+
+    def workers(self) -> Mapping[str, int | None]:
+        """Return this process."""
+        return {"here": None}
+
+    def send(self, worker: str, order: Order) -> None:
+        """Remember an order."""
+        self._orders.append(order)
+
+    def answers(self, seconds: float) -> Iterator[Outcome]:
+        """Do the first order."""
+        if self._orders:
+            yield do_block(self._orders.pop(0))
+
+    def stop(self) -> None:
+        """Forget all orders, and the run that was open."""
+        self._orders.clear()
+        close()
+
+
+class Dask:
+    """Workers of a scheduler of dask.
+
+    Parameters
+    ----------
+    client
+        Connected to the scheduler.
+    gpu
+        Whether each order needs a GPU: only workers that offer the resource ``GPU`` are used.
+    own
+        Whether the workers are of this run alone, on this machine, so that each uses the GPU of
+        its number.
+    """
+
+    def __init__(self, client: Client, *, gpu: bool = False, own: bool = False) -> None:
+        self._client = client
+        self._resources = {"GPU": 1} if gpu else None
+        self._own = own
+        self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._sent: dict[str, tuple[Any, Order]] = {}
+        self._known: dict[str, int | None] = {}
+        self._threads: dict[str, int] = {}
+        self._asked = -_ASK_EVERY
+        self._count = 0
+
+    def workers(self) -> Mapping[str, int | None]:
+        """Return the workers that the scheduler has, as it said in the last second."""
+        now = time.monotonic()
+        if now - self._asked >= _ASK_EVERY:
+            self._asked = now
+            present = self._client.scheduler_info(n_workers=-1)["workers"]
+            able = {
+                address: about
+                for address, about in present.items()
+                if about.get("status", "running") == "running"
+                and (self._resources is None or about.get("resources", {}).get("GPU", 0) >= 1)
+            }
+            self._threads = {address: about["nthreads"] for address, about in able.items()}
+            self._known = {
+                address: _number(about["name"]) if self._own else None
+                for address, about in able.items()
+            }
+        return self._known
+
+    def wait(self, work: Work) -> int:
+        """Wait for the first worker; return the least number of threads that one has."""
+        begin = time.monotonic()
+        while not self.workers():
+            check(work)
+            if time.monotonic() - begin > PATIENCE:
+                raise SettingsError(NO_WORKER)
+            time.sleep(0.1)
+        return min(self._threads.values())
+
+    def send(self, worker: str, order: Order) -> None:
+        """Submit an order as a task."""
+        self._count += 1
+        future = self._client.submit(
+            serve,
+            order,
+            key=f"seamscope-{order.run}-{order.block}-{self._count}",
+            pure=False,
+            workers=[worker],
+            allow_other_workers=True,
+            resources=self._resources,
+        )
+        self._sent[future.key] = future, order
+        future.add_done_callback(self._ended.put)
+
+    def answers(self, seconds: float) -> Iterator[Outcome]:
+        """Yield the results of tasks that have ended."""
+        with contextlib.suppress(queue.Empty):
+            yield from self._answer(self._ended.get(timeout=seconds))
+            while True:
+                yield from self._answer(self._ended.get_nowait())
+
+    def _answer(self, future: Any) -> Iterator[Outcome]:
+        _, order = self._sent.pop(future.key, (None, None))
+        if order is None:
+            return
+        if future.status == "finished":
+            yield future.result()
+        elif future.status == "error":
+            yield Outcome(order.block, "failed", _why(future.exception()))
+        else:  # cancelled by the scheduler, or lost with it
+            yield Outcome(order.block, "failed", f"The scheduler gave it up ({future.status}).")
+
+    def stop(self) -> None:
+        """Cancel all tasks."""
+        futures = [future for future, _ in self._sent.values()]
+        self._sent.clear()
+        with contextlib.suppress(Exception):  # the scheduler may be gone
+            self._client.cancel(futures, force=True)
+
+
+def _number(name: Any) -> int | None:
+    with contextlib.suppress(TypeError, ValueError):
+        return int(name)
+    return None
+
+
+def _why(error: BaseException) -> str:
+    if type(error).__name__ == "KilledWorker":
+        return (
+            "Several workers died while they worked on it: they may lack memory. Use smaller "
+            "tiles, or fewer workers on each machine."
+        )
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+
+
+@contextlib.contextmanager
+def open_pool(on: On, *, gpu: bool = False, work: Work = QUIET) -> Iterator[tuple[Pool, int]]:
+    """Start or find the workers of a run.
+
+    Parameters
+    ----------
+    on
+        Number of processes to start on this machine; address (``tcp://host:8786``) or file of a
+        scheduler that runs; a client of dask; or None for this process alone.
+    gpu
+        Whether each worker needs a GPU.
+    work
+        Asked whether to stop, while workers are waited for.
+
+    Yields
+    ------
+    pool, threads
+        The workers, at least one; threads that each of them can use.
+
+    Raises
+    ------
+    SettingsError
+        When dask is not installed, no scheduler answers, or there is no worker.
+    InterruptedError
+        When stopped.
+    """
+    if on is None:
+        import torch
+
+        yield Here(), torch.get_num_threads()
+        return
+    _check_dask()
+    if isinstance(on, int):
+        with _own_workers(on, gpu) as client:
+            yield Dask(client, gpu=gpu, own=True), max(1, _threads_here() // on)
+        return
+    if not isinstance(on, str | os.PathLike):
+        pool = Dask(on, gpu=gpu)
+        yield pool, pool.wait(work)
+        return
+    with _connected(os.fspath(on)) as client:
+        pool = Dask(client, gpu=gpu)
+        yield pool, pool.wait(work)
+
+
+def check_on(on: On) -> None:
+    """Check what can be known of workers before a run.
+
+    Raises
+    ------
+    SettingsError
+        As `open_pool`, and for a number that is not positive.
+    """
+    if on is None:
+        return
+    if isinstance(on, int) and (on < 1 or isinstance(on, bool)):
+        raise SettingsError(f"{on} workers: start 1 or more.")
+    _check_dask()
+
+
+def _check_dask() -> None:
+    try:
+        import distributed  # noqa: F401
+    except ImportError as error:
+        raise SettingsError(
+            "Workers need dask, which is not installed: pip install 'seamscope[dask]'."
+        ) from error
+
+
+def _threads_here() -> int:
+    return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _own_workers(count: int, gpu: bool) -> Iterator[Client]:
+    """Start processes on this machine, which end with the run or with this process."""
+    import dask
+    from distributed import Client, LocalCluster
+
+    quiet = {
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.memory.terminate": False,
+        "distributed.comm.timeouts.connect": f"{_CONNECT}s",
+    }
+    with dask.config.set(quiet), _quiet_logs():
+        cluster = LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",  # any free port
+            memory_limit=0,  # a worker at its limit would wait for ever
+            silence_logs=logging.CRITICAL,
+            resources={"GPU": 1} if gpu else None,
+        )
+        try:
+            with Client(cluster, set_as_default=False) as client:
+                yield client
+        except BaseException:
+            _kill(cluster)
+            raise
+        finally:
+            cluster.close(timeout=5)
+
+
+def _kill(cluster: Any) -> None:
+    """End workers at once: a network that runs cannot be asked to stop."""
+    for nanny in cluster.workers.values():
+        nanny.auto_restart = False
+        process = getattr(nanny, "process", None)
+        pid = getattr(process, "pid", None)
+        with contextlib.suppress(psutil.Error):
+            if pid is not None:
+                psutil.Process(pid).kill()
+
+
+@contextlib.contextmanager
+def _connected(scheduler: str) -> Iterator[Client]:
+    from distributed import Client
+
+    given = {"address": scheduler} if "://" in scheduler else {"scheduler_file": scheduler}
+    if "scheduler_file" in given and not Path(scheduler).is_file():
+        raise SettingsError(
+            f"There is no file {scheduler} of a scheduler: give the file that dask scheduler "
+            "--scheduler-file wrote, or an address such as tcp://host:8786."
+        )
+    with _quiet_logs():
+        try:
+            client = Client(**given, timeout=_CONNECT, set_as_default=False)
+        except Exception as error:  # many kinds, with addresses inside
+            raise SettingsError(
+                f"No scheduler of dask answers at {scheduler} ({type(error).__name__}). Start one "
+                "(dask scheduler), and check address and versions."
+            ) from error
+        with client:
+            yield client
+
+
+@contextlib.contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Keep dask's log out of a command's messages: deaths of workers are counted by the run."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+__all__ = ["NO_WORKER", "PATIENCE", "Dask", "Here", "On", "Pool", "check_on", "open_pool"]

@@ -1,0 +1,429 @@
+"""Carry a plan out with several processes.
+
+Knows which blocks are left, who does them, and what to do when a process or a block fails. Does
+not know how blocks are computed, or what dask is.
+
+::
+
+    ledger --blocks left--> orders --pool--> workers: predict, write, mark --> outcomes
+
+A block is done when its mark is there, and only then. A worker that dies loses its block to
+another one; a block that fails `tries` times is listed, and the others are finished; a worker that
+refuses (another image, network or version; a lost GPU) gets no more work.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from seamscope.errors import OutputError, SettingsError
+from seamscope.execution.block import frame_of, place_of
+from seamscope.execution.pool import NO_WORKER, PATIENCE, On, Pool, check_on, open_pool
+from seamscope.execution.recipe import Recipe, check_travels
+from seamscope.execution.worker import Order, Outcome
+from seamscope.images.addresses import is_address
+from seamscope.images.image import Image
+from seamscope.images.kinds import format_of
+from seamscope.images.outputs import Output, create_part, open_part
+from seamscope.ledger import Ledger
+from seamscope.models.model import Model
+from seamscope.plain import plain
+from seamscope.planning.blocks import Blocks
+from seamscope.planning.case import Case
+from seamscope.planning.plan import Plan
+from seamscope.prediction.resuming import blocks_of, threads_of
+from seamscope.prediction.run import (
+    Event,
+    Finishing,
+    Made,
+    Started,
+    TileDone,
+    prepared,
+    report,
+    run,
+)
+from seamscope.work import QUIET, Work
+
+# Orders under way for each worker: one is done, one waits.
+_AHEAD = 2
+# Blocks for each worker, so that all end at about the same time.
+_FINE = 8
+TRIES = 3
+# Blocks that fail one after another before any succeeds, until the run is given up.
+_HOPELESS = 8
+_LISTED = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockDone(TileDone):
+    """A block is written and marked; `done` and `total` count blocks, those of earlier runs too.
+
+    Attributes
+    ----------
+    before
+        Blocks that earlier runs had done.
+    """
+
+    before: int = 0
+    unit = "blocks"
+
+    @property
+    def seconds_left(self) -> float:
+        """Estimated from the blocks of this run."""
+        return self.seconds / max(self.done - self.before, 1) * (self.total - self.done)
+
+
+def check_shared(image: Image, model: Model, target: Any, on: On) -> None:
+    """Check whether several processes can write a result, before anything is measured.
+
+    Raises
+    ------
+    SeamscopeError
+        When dask is missing, the result would be in memory or in a file that only one process can
+        write, or image or network are in memory.
+    """
+    check_on(on)
+    if on is None:
+        return
+    if not isinstance(target, str | os.PathLike) or is_address(str(target)):
+        raise OutputError(
+            "Workers write their blocks to a disk: give the path of a result (.zarr, .ome.zarr)."
+        )
+    if format_of(Path(target)).resume is None:
+        raise OutputError(
+            f"{Path(target).name} cannot be written in blocks. Use .ome.zarr, .zarr, .tif or .npy."
+        )
+    check_travels(image, model)
+
+
+def is_shared(output: Output) -> bool:
+    """Return whether a result was begun by `run_on`, which must then continue it."""
+    return output.ledger is not None and "blocks" in output.ledger.task
+
+
+def events_of(
+    case: Case,
+    output: Output,
+    on: On = None,
+    *,
+    trust: bool = False,
+    work: Work = QUIET,
+) -> Generator[Event, None, None]:
+    """Carry a plan out where it is wanted: with workers, or in this process.
+
+    What workers began is continued block by block, here too; arguments are those of `run_on`.
+    """
+    if on is None and not is_shared(output):
+        yield from run(case, output, work=work)
+    else:
+        yield from run_on(case, output, on, trust=trust, work=work)
+
+
+def run_on(
+    case: Case,
+    output: Output,
+    on: On = None,
+    *,
+    trust: bool = False,
+    work: Work = QUIET,
+    tries: int = TRIES,
+) -> Generator[Event, None, None]:
+    """Carry a plan out with workers; yields events as `seamscope.prediction.run.run`.
+
+    The result is, bit for bit, that of one process.
+
+    Parameters
+    ----------
+    case
+        What is predicted; image and network are files that the workers can read.
+    output
+        Where the result goes, on a disk that all workers see under the same name.
+    on
+        Number of processes to start here; address or file of a scheduler of dask, or a client;
+        None for this process, to continue what workers began.
+    trust
+        Whether code that comes with the network's file may run in the workers.
+    work
+        Asked whether to stop, and given notes.
+    tries
+        How often a block may fail.
+
+    Raises
+    ------
+    SeamscopeError
+        When blocks failed so often, no worker can do the work, or the disk refuses. What is
+        written stays, and can be resumed.
+    """
+    ledger = output.ledger
+    if ledger is None or output.path is None or output.partial is None:
+        raise OutputError("Workers write their blocks to a disk: give the path of a result.")
+    case.intensity(work)
+    attempt = prepared(case, ledger, work)
+    work.phase("Starting workers")
+    gpu = case.plan.settings.device.startswith("cuda")
+    with open_pool(on, gpu=gpu, work=work) as (pool, threads):
+        blocks = _laid(case.plan, output, ledger, _FINE * max(1, len(pool.workers())))
+        if on is not None and blocks.repeated > 1.05:
+            work.note(
+                f"Tiles at the borders of blocks are computed twice: {blocks.repeated:.2g} tiles "
+                "for each one of a run in one process."
+            )
+        recipe = Recipe.of(case, attempt.way, *_written(case.plan, output, ledger))
+        recipe.save(ledger.folder, case.model.statistics)
+        direct = recipe.final == os.path.abspath(output.path)
+        if direct:
+            for number in sorted(ledger.done):  # marked, but perhaps not in lower resolutions
+                output.wrote(place_of(blocks, number))
+        token = ledger.begin_run()
+        threads = threads_of(ledger, threads)
+        order = Order(str(ledger.folder.absolute()), token, 0, threads, trust)
+        work.phase("Predicting", BlockDone.unit)
+        yield Started(case.plan, blocks.per_frame, case.plan.frames)
+        begin = time.perf_counter()
+        try:
+            with closing(_shared(blocks, ledger, pool, order, work, tries)) as done:
+                for block in done:
+                    if direct:
+                        output.wrote(block.region)
+                    work.step(block.done, block.total)
+                    yield block
+        finally:
+            ledger.end_run()
+            pool.stop()
+    if not direct:
+        _copy(recipe, blocks, output)
+    made = Made(
+        time.perf_counter() - begin,
+        case.plan.tiles * case.plan.frames,
+        sum(ledger.done.values()),
+    )
+    for event in attempt.conclude(output, made, Finishing(case, work)):
+        report(event, output, work)
+        yield event
+
+
+# -- where blocks lie, and where they are written
+
+
+def _laid(plan: Plan, output: Output, ledger: Ledger, fewest: int) -> Blocks:
+    """Return the blocks of a result, laid out for workers unless they were before.
+
+    What one process has finished stays finished, as far as it covers whole blocks.
+    """
+    if "blocks" in ledger.task:
+        return blocks_of(plan, ledger)
+    assert output.path is not None
+    if ledger.done and format_of(Path(output.path)).part is None:
+        raise OutputError(
+            f"{output.path} was begun by one process, and only zarr can be continued by workers. "
+            "Continue it without them, or begin again (overwrite)."
+        )
+    blocks, before = Blocks.apart(plan, fewest), Blocks(plan)
+    whole = {block for block, number in ledger.done.items() if number == 0}
+    kept = [
+        block
+        for block in range(len(blocks) if whole else 0)
+        if all(
+            old in whole
+            for old, _ in before.touching(frame_of(blocks, block), blocks.region(block))
+        )
+    ]
+    ledger.forget()
+    ledger.note("blocks", plain(blocks.edges))
+    for block in kept:
+        ledger.mark(block)
+    return blocks
+
+
+def _written(plan: Plan, output: Output, ledger: Ledger) -> tuple[str, str]:
+    """Return where workers write, and the name of what that is."""
+    assert output.path is not None
+    assert output.partial is not None
+    if format_of(Path(output.path)).part is not None:
+        return output.partial, output.path
+    between = ledger.folder / "blocks.zarr"
+    if not between.exists() or not ledger.done:
+        shutil.rmtree(between, ignore_errors=True)
+        ledger.forget()
+        create_part(between, plan.out_shape, plan.out_dtype, plan.out_axes, plan.out_chunks)
+    return str(between), between.name
+
+
+def _copy(recipe: Recipe, blocks: Blocks, output: Output) -> None:
+    """Copy the workers' zarr into the file that was asked for, block by block."""
+    plan = blocks.plan
+    source = open_part(
+        recipe.unfinished, recipe.final, plan.out_shape, plan.out_dtype, plan.out_axes
+    ).array
+    for block in range(len(blocks)):
+        place = place_of(blocks, block)
+        output.write(place, source[place])
+
+
+# -- who does what
+
+
+def _shared(
+    blocks: Blocks, ledger: Ledger, pool: Pool, order: Order, work: Work, tries: int
+) -> Generator[BlockDone, None, None]:
+    """Have all blocks done that are not; yields an event for each."""
+    begin, before, total = time.perf_counter(), len(ledger.done), len(blocks)
+    todo = (block for block in range(total) if block not in ledger.done)
+    orders = (dataclasses.replace(order, block=block) for block in todo)
+    sharing = Sharing(pool, work, tries)
+    for outcome in sharing.share(orders):
+        ledger.done[outcome.block] = outcome.not_finite
+        seconds = time.perf_counter() - begin
+        yield BlockDone(
+            place_of(blocks, outcome.block), len(ledger.done), total, seconds, before=before
+        )
+    failed = [
+        {"block": block, "where": _where(blocks, block), "reason": reason}
+        for block, reason in sorted(sharing.failed.items())
+    ]
+    ledger.note("failed", failed)
+    if failed:
+        raise OutputError(_about_failures(failed, total))
+    missing = total - len(Ledger(ledger.folder).done)
+    if missing:
+        raise OutputError(
+            f"{missing} of {total} blocks are done, but their marks are not in {ledger.folder}. "
+            "Check that all workers write to the same disk, and resume (--resume)."
+        )
+
+
+def _where(blocks: Blocks, block: int) -> str:
+    plan = blocks.plan
+    parts = zip(plan.out_axes, place_of(blocks, block), strict=True)
+    return ", ".join(f"{axis} {part.start}:{part.stop}" for axis, part in parts if axis != "c")
+
+
+def _about_failures(failed: list[dict[str, Any]], total: int) -> str:
+    listed = "; ".join(f"{each['where']} ({each['reason']})" for each in failed[:_LISTED])
+    more = f"; and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
+    return (
+        f"{len(failed)} of {total} blocks failed, all others are done: {listed}{more}. The result "
+        "is unfinished. The same command with --resume tries them again."
+    )
+
+
+class Sharing:
+    """Shares orders out to a pool, few at a time.
+
+    Parameters
+    ----------
+    pool
+        Who does them.
+    work
+        Asked whether to stop.
+    tries
+        How often an order may fail.
+
+    Attributes
+    ----------
+    failed
+        Why, for each block that failed so often.
+    """
+
+    def __init__(self, pool: Pool, work: Work = QUIET, tries: int = TRIES) -> None:
+        self._pool = pool
+        self._work = work
+        self._tries = tries
+        self._again: collections.deque[Order] = collections.deque()
+        self._under_way: dict[int, tuple[str, Order]] = {}
+        self._refused: dict[str, str] = {}
+        self._failures: collections.Counter[int] = collections.Counter()
+        self._successes = 0
+        self._seen = time.monotonic()
+        self.failed: dict[int, str] = {}
+
+    def share(self, orders: Iterable[Order]) -> Iterator[Outcome]:
+        """Yield the outcome of each order that is done, in no certain order.
+
+        Raises
+        ------
+        InterruptedError
+            When stopped.
+        SeamscopeError
+            When no worker can do the work, or the disk refuses.
+        """
+        left = iter(orders)
+        while True:
+            if self._work.stopped():
+                raise InterruptedError("stopped by the user")
+            self._send(left)
+            if not self._under_way:
+                return
+            for outcome in self._pool.answers(0.2):
+                yield from self._take(outcome)
+
+    def _send(self, left: Iterator[Order]) -> None:
+        """Give each worker something to do, and something to do next."""
+        workers = self._workers()
+        load = collections.Counter(worker for worker, _ in self._under_way.values())
+        while len(self._under_way) < _AHEAD * len(workers):
+            order = self._again.popleft() if self._again else next(left, None)
+            if order is None:
+                return
+            worker = min(workers, key=lambda each: load[each])
+            load[worker] += 1
+            self._under_way[order.block] = worker, order
+            self._pool.send(worker, dataclasses.replace(order, gpu=workers[worker]))
+
+    def _workers(self) -> dict[str, int | None]:
+        """Return those that can be given work; wait for the first."""
+        while True:
+            present = self._pool.workers()
+            able = {each: gpu for each, gpu in present.items() if each not in self._refused}
+            now = time.monotonic()
+            if able:
+                self._seen = now
+                return able
+            if present or now - self._seen > PATIENCE:
+                raise SettingsError(self._about_nobody())
+            if self._work.stopped():
+                raise InterruptedError("stopped by the user")
+            time.sleep(0.2)
+
+    def _about_nobody(self) -> str:
+        if self._refused:
+            return f"No worker can do this: {next(reversed(self._refused.values()))}"
+        return NO_WORKER
+
+    def _take(self, outcome: Outcome) -> Iterator[Outcome]:
+        _, order = self._under_way.pop(outcome.block)
+        match outcome.how:
+            case "done":
+                self._successes += 1
+                yield outcome
+            case "refused":
+                self._refused[outcome.worker] = outcome.reason
+                self._again.append(order)
+            case "no room":
+                raise OutputError(outcome.reason)
+            case "outdated":
+                raise OutputError(
+                    "Another run has begun to write the same result, so that this one has ended."
+                )
+            case "failed":
+                self._count_failure(outcome, order)
+
+    def _count_failure(self, outcome: Outcome, order: Order) -> None:
+        self._failures[outcome.block] += 1
+        if self._failures[outcome.block] < self._tries:
+            self._again.append(order)
+        else:
+            self.failed[outcome.block] = outcome.reason
+        if not self._successes and self._failures.total() >= _HOPELESS * self._tries:
+            raise OutputError(f"Every block fails. The last reason: {outcome.reason}")
+
+
+__all__ = ["TRIES", "BlockDone", "Sharing", "check_shared", "events_of", "is_shared", "run_on"]

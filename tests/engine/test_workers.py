@@ -1,0 +1,441 @@
+"""Several processes share a prediction: the result is that of one, whatever dies or refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from seamscope import predict
+from seamscope.errors import OutputError, SettingsError
+from seamscope.execution import worker
+from seamscope.execution.pool import Here, open_pool
+from seamscope.execution.run import BlockDone, Sharing, events_of, is_shared, run_on
+from seamscope.execution.worker import Order, Outcome
+from seamscope.images.image import open_image
+from seamscope.images.outputs import Part
+from seamscope.ledger import Ledger
+from seamscope.prediction.run import Finished, begin, open_output
+from seamscope.settings import Settings
+from seamscope.work import QUIET
+
+RNG = np.random.default_rng(3)
+IMAGES = {
+    "flat": ("yx", RNG.random((150, 170), np.float32)),
+    "frames": ("tyx", RNG.random((2, 80, 100), np.float32)),
+    "deep": ("zyx", RNG.random((24, 60, 70), np.float32)),
+}
+NETWORKS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, conv, pool, channels=3, seed=1):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.last = conv(1, 4, 3, padding=1), conv(4, channels, 3, padding=1)
+        self.pool, self.up = pool(2), nn.Upsample(scale_factor=2)
+
+    def forward(self, x):
+        return self.last(self.up(self.pool(torch.relu(self.first(x)))))
+
+def flat(seed=1):
+    return Net(nn.Conv2d, nn.MaxPool2d, seed=seed)
+
+def deep():
+    return Net(nn.Conv3d, nn.MaxPool3d)
+"""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files by name; those of networks too."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "nets.py").write_text(NETWORKS)
+    for name, (_, pixels) in IMAGES.items():
+        np.save(folder / f"{name}.npy", pixels)
+    nets = {f"{name} net": f"{folder / 'nets.py'}:{name}" for name in ("flat", "deep")}
+    return {name: str(folder / f"{name}.npy") for name in IMAGES} | nets
+
+
+def network(images: dict[str, str], name: str) -> str:
+    return images["deep net" if name == "deep" else "flat net"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    worker.close()
+
+
+def how(name: str, **more: Any) -> dict[str, Any]:
+    tile = (16, 32, 32) if name == "deep" else 48
+    return {"tile": tile, "seams": "none", "accelerate": False, **more}
+
+
+def begun(images: dict[str, str], name: str, out: Path, resume: bool = False, **more: Any) -> Any:
+    image = open_image(images[name], axes=IMAGES[name][0])
+    settings = Settings(**how(name, **more))
+    case, task = begin(image, network(images, name), settings, str(out), trust=True, resume=resume)
+    return case, open_output(case, str(out), task=task, resume=resume)
+
+
+def whole(images: dict[str, str], name: str, **more: Any) -> np.ndarray:
+    image = open_image(images[name], axes=IMAGES[name][0])
+    return predict(image, network(images, name), trust=True, **how(name, **more))
+
+
+def stored(out: Path, like: np.ndarray, axes: str) -> np.ndarray:
+    """Pixels of a file, in the order of axes of the result in memory."""
+    found = open_image(out)
+    pixels = np.asarray(found.read((slice(None),) * found.ndim))
+    letters = axes.replace("yx", "cyx") if axes != "zyx" else "czyx"
+    if like.ndim < len(letters):
+        letters = axes
+    return pixels.transpose([found.axes.index(letter) for letter in letters])
+
+
+@pytest.mark.parametrize(
+    ("name", "ending", "more"),
+    [
+        ("flat", ".zarr", {}),
+        ("flat", ".ome.zarr", {"blend": "linear"}),
+        ("flat", ".zarr", {"blend": "gaussian", "batch": 3}),
+        ("flat", ".zarr", {"batch": 4, "area": {"y": (10, 140), "x": (20, 151)}}),
+        ("flat", ".tif", {"result": "labels", "blend": "linear"}),
+        ("frames", ".zarr", {"batch": 3, "normalize": "percentile"}),
+        ("deep", ".zarr", {}),
+        ("deep", ".zarr", {"blend": "linear"}),
+    ],
+    ids=str,
+)
+def test_blocks_equal_the_whole(
+    images: dict[str, str], name: str, ending: str, more: dict[str, Any], tmp_path: Path
+) -> None:
+    expected = whole(images, name, **more)
+    out = tmp_path / f"o{ending}"
+    case, output = begun(images, name, out, **more)
+    with output:
+        *blocks, last = run_on(case, output, trust=True)
+    assert isinstance(last, Finished)
+    done = [event for event in blocks if isinstance(event, BlockDone)]
+    assert len(done) > 1
+    np.testing.assert_array_equal(stored(out, expected, IMAGES[name][0]), expected)
+    assert [path.name for path in tmp_path.iterdir() if "ledger" in path.name] == []
+
+
+def cut_short(case: Any, output: Any, blocks: int) -> None:
+    with output, closing(run_on(case, output, trust=True)) as events:
+        for event in events:
+            if isinstance(event, BlockDone) and event.done >= blocks:
+                return
+
+
+@pytest.mark.parametrize("more", [{}, {"blend": "linear"}], ids=str)
+def test_what_workers_began_is_resumed_here(
+    images: dict[str, str], more: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "o.zarr"
+    cut_short(*begun(images, "flat", out, **more), blocks=2)
+    marks = Ledger(tmp_path / ".o.zarr.ledger").done
+    assert len(marks) == 2
+    case, output = begun(images, "flat", out, resume=True, **more)
+    assert is_shared(output)
+    with output:
+        events = [e for e in events_of(case, output, trust=True) if isinstance(e, BlockDone)]
+    assert len(events) == events[0].total - 2  # nothing is done twice
+    expected = whole(images, "flat", **more)
+    np.testing.assert_array_equal(stored(out, expected, "yx"), expected)
+
+
+@pytest.mark.parametrize("more", [{}, {"blend": "linear"}], ids=str)
+def test_what_one_process_began_is_resumed_by_workers(
+    images: dict[str, str], more: dict[str, Any], tmp_path: Path
+) -> None:
+    out = tmp_path / "o.zarr"
+    case, output = begun(images, "flat", out, **more)
+    with output, closing(events_of(case, output, trust=True)) as events:
+        for event in events:
+            if getattr(event, "done", 0) >= 0.7 * getattr(event, "total", 1e9):
+                break
+    before = len(Ledger(tmp_path / ".o.zarr.ledger").done)
+    assert before
+    case, output = begun(images, "flat", out, resume=True, **more)
+    with output:
+        events = [e for e in run_on(case, output, trust=True) if isinstance(e, BlockDone)]
+    assert len(events) <= events[0].total
+    expected = whole(images, "flat", **more)
+    np.testing.assert_array_equal(stored(out, expected, "yx"), expected)
+
+
+# -- what a worker refuses
+
+
+@pytest.fixture
+def order(images: dict[str, str], tmp_path: Path) -> Order:
+    """Of a run that was begun and left."""
+    image = tmp_path / "mine.npy"
+    image.write_bytes(Path(images["flat"]).read_bytes())
+    out = f"{image}.zarr"
+    case, task = begin(str(image), images["flat net"], Settings(**how("flat")), out, trust=True)
+    cut_short(case, open_output(case, out, task=task), blocks=1)
+    worker.close()
+    ledger = Ledger(tmp_path / ".mine.npy.zarr.ledger")
+    return Order(str(ledger.folder), ledger.begin_run(), 3, trust=True)
+
+
+def test_a_block_is_written_then_marked(order: Order) -> None:
+    assert worker.do_block(order) == Outcome(3, "done", worker="here")
+    assert set(Ledger(Path(order.ledger)).done) == {0, 3}
+
+
+def change_recipe(order: Order, **changes: Any) -> None:
+    file = Path(order.ledger) / "recipe.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("image", "another image content"),
+        ("network", "another network"),
+        ("version", "another version of Seamscope"),
+        ("gone", "There is no file"),
+        ("unfinished", "same name"),
+    ],
+)
+def test_other_work_is_refused(order: Order, change: str, said: str) -> None:
+    folder = Path(order.ledger)
+    if change == "image":
+        np.save(folder.parent / "mine.npy", IMAGES["flat"][1] + 1)
+    elif change == "network":
+        recipe = json.loads((folder / "recipe.json").read_text())
+        change_recipe(order, network=recipe["network"] + "(seed=2)")
+    elif change == "version":
+        Ledger(folder).note("version of Seamscope", "0.0.1")
+    elif change == "unfinished":
+        change_recipe(order, unfinished="/nowhere/o.zarr")
+    else:
+        change_recipe(order, network="weights.pt2")
+    outcome = worker.do_block(order)
+    assert outcome.how == "refused"
+    assert said in outcome.reason
+    assert set(Ledger(folder).done) == {0}
+
+
+def test_trust_travels_only_if_it_was_given(order: Order) -> None:
+    outcome = worker.do_block(dataclasses.replace(order, trust=False))
+    assert outcome.how == "refused"
+    assert "would run code" in outcome.reason
+
+
+def test_a_run_that_lost_the_right_writes_nothing(order: Order) -> None:
+    worker.do_block(order)
+    Ledger(Path(order.ledger)).begin_run()
+    assert worker.do_block(dataclasses.replace(order, block=4)).how == "outdated"
+    assert set(Ledger(Path(order.ledger)).done) == {0, 3}
+
+
+def test_a_lost_gpu_is_refused(order: Order) -> None:
+    plan = Ledger(Path(order.ledger)).task["plan"]
+    plan["settings"]["device"] = "cuda"
+    Ledger(Path(order.ledger)).note("plan", plan)
+    outcome = worker.do_block(order)
+    assert outcome.how == "refused"
+    assert "none that works" in outcome.reason
+
+
+def test_a_full_disk_ends_the_run(
+    images: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "o.zarr"
+    write, writes = Part.write, []
+
+    def full(self: Part, *args: Any) -> None:
+        writes.append(args)
+        if len(writes) > 3:
+            raise OutputError("The disk that holds o.zarr is full.")
+        write(self, *args)
+
+    monkeypatch.setattr(Part, "write", full)
+    case, output = begun(images, "flat", out)
+    with pytest.raises(OutputError, match="full"), output:
+        list(run_on(case, output, trust=True))
+    monkeypatch.undo()
+    case, output = begun(images, "flat", out, resume=True)
+    with output:
+        list(events_of(case, output, trust=True))
+    expected = whole(images, "flat")
+    np.testing.assert_array_equal(stored(out, expected, "yx"), expected)
+
+
+def test_arrays_and_modules_stay_where_they_are(images: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "o.zarr"
+    with pytest.raises(SettingsError, match="image array is in the memory"):
+        predict(IMAGES["flat"][1], "demo:batchnorm", out, on=2)
+    with pytest.raises(SettingsError, match="network Conv2d is in the memory"):
+        predict(images["flat"], torch.nn.Conv2d(1, 1, 1), out, on=2)
+    with pytest.raises(OutputError, match="give the path of a result"):
+        predict(images["flat"], "demo:batchnorm", on=2)
+    with pytest.raises(SettingsError, match="0 workers"):
+        predict(images["flat"], "demo:batchnorm", out, on=0)
+    with pytest.raises(SettingsError, match="There is no file"):
+        predict(images["flat"], "demo:batchnorm", out, on="scheduler.json", tile=48)
+    assert not out.exists()
+
+
+# -- who does what, with workers that are played
+
+
+class Played:
+    """Workers whose answers a test decides."""
+
+    def __init__(self, workers: int, answer: Any) -> None:
+        self._workers: dict[str, int | None] = {f"w{n}": None for n in range(workers)}
+        self._answer = answer
+        self._sent: list[tuple[str, Order]] = []
+        self.most = 0
+        self.done: list[tuple[str, int]] = []
+
+    def workers(self) -> dict[str, int | None]:
+        return self._workers
+
+    def send(self, name: str, order: Order) -> None:
+        self._sent.append((name, order))
+        self.most = max(self.most, len(self._sent))
+
+    def answers(self, seconds: float) -> Iterator[Outcome]:
+        name, order = self._sent.pop(0)
+        self.done.append((name, order.block))
+        yield self._answer(name, order.block)
+
+    def stop(self) -> None:
+        self._sent.clear()
+
+
+def orders(count: int) -> Iterator[Order]:
+    return (Order("", "", block) for block in range(count))
+
+
+def test_few_orders_are_under_way() -> None:
+    pool = Played(3, lambda name, block: Outcome(block, "done", worker=name))
+    assert sorted(o.block for o in Sharing(pool).share(orders(1000))) == list(range(1000))
+    assert pool.most == 6
+
+
+def test_a_block_that_fails_is_listed_and_the_others_are_done() -> None:
+    def answer(name: str, block: int) -> Outcome:
+        return Outcome(block, "failed" if block == 4 else "done", "broken", worker=name)
+
+    pool = Played(2, answer)
+    sharing = Sharing(pool, tries=3)
+    assert sorted(o.block for o in sharing.share(orders(9))) == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert sharing.failed == {4: "broken"}
+    assert [block for _, block in pool.done].count(4) == 3
+
+
+def test_a_worker_that_refuses_gets_no_more() -> None:
+    def answer(name: str, block: int) -> Outcome:
+        return Outcome(block, "refused" if name == "w1" else "done", "no GPU", worker=name)
+
+    pool = Played(3, answer)
+    assert len(list(Sharing(pool).share(orders(30)))) == 30
+    assert sum(name == "w1" for name, _ in pool.done) <= 2
+    alone = Played(1, lambda name, block: Outcome(block, "refused", "no GPU", worker=name))
+    with pytest.raises(SettingsError, match="No worker can do this: no GPU"):
+        list(Sharing(alone).share(orders(3)))
+
+
+def test_what_always_fails_is_given_up() -> None:
+    pool = Played(2, lambda name, block: Outcome(block, "failed", "broken", worker=name))
+    with pytest.raises(OutputError, match=r"Every block fails\. The last reason: broken"):
+        list(Sharing(pool).share(orders(1000)))
+    assert len(pool.done) < 50
+
+
+def test_failed_blocks_are_tried_again_by_resume(
+    images: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "o.zarr"
+    do = worker.do_block
+
+    def failing(order: Order) -> Outcome:
+        return Outcome(order.block, "failed", "broken") if order.block == 2 else do(order)
+
+    monkeypatch.setattr("seamscope.execution.pool.do_block", failing)
+    case, output = begun(images, "flat", out)
+    with (
+        pytest.raises(OutputError, match=r"1 of \d+ blocks failed.*y 40:80, x 0:84 .broken"),
+        output,
+    ):
+        list(run_on(case, output, trust=True))
+    assert Ledger(tmp_path / ".o.zarr.ledger").task["failed"][0]["block"] == 2
+    monkeypatch.undo()
+    case, output = begun(images, "flat", out, resume=True)
+    with output:
+        blocks = [e for e in run_on(case, output, trust=True) if isinstance(e, BlockDone)]
+    assert len(blocks) == 1
+    expected = whole(images, "flat")
+    np.testing.assert_array_equal(stored(out, expected, "yx"), expected)
+
+
+# -- workers of dask
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    pytest.importorskip("distributed")
+    with open_pool(2) as (pool, _):
+        yield pool._client
+
+
+def test_workers_equal_one_process_and_one_of_them_is_killed(
+    images: dict[str, str], client: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "o.zarr"
+    case, output = begun(images, "flat", out, blend="linear")
+    chance = random.Random(5)
+    done = []
+    with output, closing(run_on(case, output, client, trust=True)) as events:
+        for event in events:
+            if isinstance(event, BlockDone):
+                done.append(event.region)
+                if event.done in (2, 6):
+                    victims = [n.process.pid for n in client.cluster.workers.values() if n.process]
+                    os.kill(chance.choice(victims), signal.SIGKILL)
+    assert len(done) == len(set(map(str, done)))  # none lost, none twice
+    expected = whole(images, "flat", blend="linear")
+    np.testing.assert_array_equal(stored(out, expected, "yx"), expected)
+    scattered = client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+    assert scattered == 0
+
+
+def test_own_workers_end_with_the_run() -> None:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with open_pool(1) as (pool, threads):
+        assert len(pool.workers()) == 1
+        assert threads == max(1, psutil.cpu_count(logical=False) or 1)
+    after = psutil.Process().children(recursive=True)
+    left = [c for c in after if c.pid not in before and "spawn_main" in " ".join(c.cmdline())]
+    assert not left
+
+
+def test_this_process_does_what_is_waited_for() -> None:
+    pool = Here()
+    assert list(pool.answers(0)) == []
+    assert list(pool.workers()) == ["here"]
+    assert not QUIET.stopped()
