@@ -408,6 +408,7 @@ def test_scales_of_other_programs() -> None:
         ("logits", np.log(p / (1 - p))),
         (255, p * 255),
         ("probabilities", (p * 255).astype(np.uint8)),
+        ("clipped", np.array([[-0.3, 0.6, 1.4]])),
     ):
         assert np.asarray(seamscope.segment(scaled, values=values).labels).tolist() == [[0, 1, 1]]
 

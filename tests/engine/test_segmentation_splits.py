@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy import ndimage, stats
 
+import real_networks
 import seamscope
 from seamscope.errors import ImageError, SettingsError
 from seamscope.planning.case import Case
@@ -19,6 +21,7 @@ from seamscope.segmentation.crossings import RUN
 from seamscope.segmentation.false_splits import Candidate, find_splits
 from seamscope.segmentation.label_images import merge_pairs
 from seamscope.segmentation.lines import Lines
+from seamscope.segmentation.predicted import predict_for
 
 
 def cells(shape=(256, 256), seed=0, sigma=4.0):
@@ -124,9 +127,27 @@ def test_bands_do_not_change_what_is_found(monkeypatch) -> None:
 
 
 def test_lines_of_tiles() -> None:
-    assert Lines.of(96, 32).along(0, 200).tolist() == [16, 80, 144]
+    assert Lines.of(96, 32).along(0, 200).tolist() == [80, 144]
     assert Lines.of(96, 32, 0).along(1, 200).tolist() == [64, 128, 192]
     assert Lines.of((64, 48), axes=2).stride == (64, 48)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_lines_are_where_tiles_from_0_meet(seed) -> None:
+    """Tiles one by one, each cut in the middle of its overlap with the next; and displaced."""
+    rng = np.random.default_rng(seed)
+    tile, size = int(rng.integers(12, 60)), int(rng.integers(20, 300))
+    overlap = int(rng.integers(0, tile - 8))
+    starts = [0]
+    while starts[-1] + tile < size:
+        starts.append(starts[-1] + tile - overlap)
+    expected = [start + overlap // 2 for start in starts[1:]]
+    lines = Lines.of(tile, overlap)
+    assert lines.along(0, size).tolist() == [c for c in expected if c < size]
+    if overlap:
+        for shift in (3, -4):
+            moved = [c + shift for c in expected if 0 < c + shift < size]
+            assert lines.along(0, size, shift % lines.stride[0]).tolist() == moved
 
 
 def test_agreement_counts_what_its_definitions_say() -> None:
@@ -204,8 +225,8 @@ def test_the_seam_is_in_the_middle_of_the_tile(axes, shape, how) -> None:
     rng = np.random.default_rng(0)
     found = []
     for number, axis in enumerate(space):
-        for line in lines.along(number, shape[axis])[1:-1].tolist():
-            half = how["tile"] // 2
+        half, along = how["tile"] // 2, lines.along(number, shape[axis])
+        for line in along[(along >= half) & (along <= shape[axis] - half)].tolist():
             place = [int(rng.integers(half, n - half)) if n > 3 else 1 for n in shape]
             both = (tuple(np.where(np.arange(len(shape)) == axis, c, place).tolist())
                     for c in (line - 1, line))  # fmt: skip
@@ -284,3 +305,59 @@ def test_tiles_that_matter_are_seen_and_seamless_ones_are_not() -> None:
     assert found["batchnorm"].test.p > 0.05
     assert found["instancenorm"].test.p < 0.005
     assert found["instancenorm"].test.effect > 50
+
+
+def cores(plan, axis):
+    """Where cores of a plan begin, one by one."""
+    return [tile.core[0] for tile in plan.grid.axes[axis]][1:]
+
+
+@pytest.mark.parametrize("area", [None, {"y": (20, 150), "x": (0, 170)}])
+def test_the_grid_of_our_own_predictions_is_noted(tmp_path, area) -> None:
+    """In files of predictions and of labels, for areas and for merged labels."""
+    image = np.random.default_rng(0).random((150, 170)).astype(np.float32)
+    model = seamscope.load_model(TileMean())
+    case = Case.open(image, model, tile=48, halo=6, normalize="none", area=area)
+    shift = (0, 0) if area is None else (20, 0)
+    seamscope.predict(case, out=tmp_path / "p.npy")
+    found = seamscope.segment(tmp_path / "p.npy")
+    found.write(tmp_path / "l.tif")
+    part = seamscope.segment(tmp_path / "p.npy", area={"x": (7, 130)})
+    part.write(tmp_path / "part.ome.zarr")
+    merge_pairs(tmp_path / "l.tif", [(1, 2)], tmp_path / "m.zarr")
+    own = predict_for(seamscope.Recipe(), case)
+    seamscope.segment(own.image, area=own.area, seams=own.seams).write(tmp_path / "one_go.npy")
+    expected = [[c - s for c in cores(case.plan, a)] for a, s in enumerate(shift)]
+    for name, cut in (("l.tif", 0), ("m.zarr", 0), ("one_go.npy", 0), ("part.ome.zarr", 7)):
+        report = find_splits(tmp_path / name)
+        assert report.grid == "noted in the labels' file"
+        assert report.lines.tile == (48, 48)
+        size = report.shape
+        for axis, lines in enumerate(expected):
+            wanted = [c - cut * axis for c in lines if 0 < c - cut * axis < size[axis]]
+            assert report.lines.along(axis, size[axis]).tolist() == wanted, (name, axis)
+    assert find_splits(tmp_path / "l.tif", 60).grid == "given"
+
+
+@pytest.mark.parametrize(("tile", "halo"), [(96, 16), (128, 16)])
+def test_tiles_of_the_real_instancenorm_network_are_guilty(
+    real_models, real_images, tmp_path, tile, halo
+) -> None:
+    """And the untiled prediction of the same image is not, on the same lines."""
+    network = real_networks.covid_instancenorm()
+    network.load_state_dict(
+        load_file(real_models / "unet2d_covid_if_instancenorm" / "state_dict.safetensors")
+    )
+    model = seamscope.load_model(network.eval())
+    image = real_images / "nuclei_2d.tif"
+    how = {"normalize": "zscore", "seams": "none"}
+    seamscope.predict(image, model, tmp_path / "p.npy", tile=tile, halo=halo, **how)
+    seamscope.segment(tmp_path / "p.npy", values="clipped").write(tmp_path / "l.npy")
+    tiled = find_splits(tmp_path / "l.npy")
+    assert tiled.cut
+    assert tiled.p < 0.001
+    assert tiled.test.effect > 50
+    whole = seamscope.predict(image, model, tile=512, **how)
+    labels = seamscope.segment(whole, values="clipped").labels
+    untiled = find_splits(labels, lines=tiled.lines)
+    assert not untiled.cut

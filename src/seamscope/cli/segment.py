@@ -54,14 +54,14 @@ RecipeKind = StrEnum(
 
 
 def _values(text: str) -> str | float:
-    """Read ``probabilities``, ``logits`` or a number."""
-    if text in ("probabilities", "logits"):
+    """Read ``probabilities``, ``logits``, ``clipped`` or a number."""
+    if text in ("probabilities", "logits", "clipped"):
         return text
     try:
         return float(text)
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r}: write probabilities, logits, or the number that means 1, as in 255."
+            f"{text!r}: write probabilities, logits, clipped, or the number that means 1 (255)."
         ) from None
 
 
@@ -133,7 +133,8 @@ class RecipeOptions:
         Any,
         option(
             "Recipe",
-            "What numbers are: probabilities, logits, or the number that means 1, such as 255.",
+            "What numbers are: probabilities, logits, clipped (a linear output: values beyond 0 "
+            "and 1 count as 0 and 1), or the number that means 1, such as 255.",
             "V",
             _values,
         ),
@@ -235,7 +236,7 @@ def segment(
         source = pixels.open(prediction, display.note)
         check_label_target(out, overwrite=overwrite, source=source)
         with contextlib.ExitStack() as stack:
-            probabilities, names, area = source, None, pixels.area
+            probabilities, names, area, seams = source, None, pixels.area, None
             if model is not None:
                 settings = settings_of(
                     grid, pixels, computation,
@@ -244,7 +245,8 @@ def segment(
                 folder = stack.enter_context(temporary_folder())
                 case = _prepared(source, model, loading, settings, work)
                 made = predict_for(wanted, case, folder, work)
-                probabilities, names, area = made.image, made.channels, made.area
+                probabilities, names = made.image, made.channels
+                area, seams = made.area, made.seams
             found = find(
                 probabilities,
                 wanted,
@@ -252,6 +254,7 @@ def segment(
                 blocks=block,
                 workers=workers,
                 channel_names=names,
+                seams=seams,
                 work=work,
             )
         skipped: list[str] = []

@@ -48,7 +48,8 @@ def splits(
         Any,
         option(
             "Grid",
-            "Pixels of a tile along each axis; without it the grid is searched.",
+            "Pixels of a tile along each axis. By default the grid that Seamscope noted in the "
+            "labels' file; without any, the grid is searched.",
             "N|N,N",
             sizes,
         ),
@@ -138,8 +139,11 @@ def splits(
             from seamscope.planning.case import Case
             from seamscope.segmentation.asking import OneTile
 
-            settings = settings_of(pixels, computation, tile=tile or "auto")
-            case = Case.open(pictured, loading.load(model, work), settings)
+            network = loading.load(model, work)
+            known = () if report.lines is None else report.lines.tile
+            size = known[-network.facts.spatial_axes :] or "auto"
+            settings = settings_of(pixels, computation, tile=size)
+            case = Case.open(pictured, network, settings)
             tiles = OneTile(case, recipe.of(), report.letters, report.shape)
         opinions = [] if tiles is None else list(tiles.opinions(report.candidates, work))
         agreement = None

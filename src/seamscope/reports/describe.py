@@ -437,7 +437,7 @@ def _split_measures(report: SplitReport, test: GridTest, lines: Lines) -> Iterat
         "expected without tiles",
     )
     yield Fact("seams", shape_text(test.lines), "lines along each axis")
-    yield Fact("stride", f"{shape_text(lines.stride)} px")
+    yield Fact("stride", f"{shape_text(lines.stride)} px", f"grid {report.grid}")
     yield Fact("first seam", f"{shape_text(lines.offset)} px", "modulo the stride")
     yield Fact(
         "pairs across seams",

@@ -97,7 +97,7 @@ def _setting(report: SplitReport, setting: Sequence[tuple[str, str]]) -> Section
     rows = [
         *setting,
         ("labels", f"{shape_text(report.shape)} px ({report.letters})"),
-        ("grid", "searched" if report.found else "given"),
+        ("grid", report.grid),
         ("made by", f"Seamscope {__version__}"),
     ]
     return Section("Setting", [Facts(rows)])

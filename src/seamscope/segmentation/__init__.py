@@ -20,6 +20,7 @@
 `false_splits`  objects that seams cut, in labels of any program: `seamscope.find_splits`
 `asking`        the network's opinion of such a pair without a seam between
 `agreement`     labels against ground truth, at seams and elsewhere
+`tile_seams`    where the tiles of a prediction meet, as its plan or its file says
 `predicted`     predictions that are made to be segmented, of an image or an area
 `findings`      all about the false splits of one label image, before and after merging
 `split_views`   pictures of pairs, and what each tile predicts there

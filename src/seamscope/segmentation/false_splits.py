@@ -36,6 +36,7 @@ from seamscope.segmentation.grids import (
 )
 from seamscope.segmentation.label_images import labels_of
 from seamscope.segmentation.lines import NEAR, Lines, PerAxis
+from seamscope.segmentation.tile_seams import lines_of, noted_seams
 from seamscope.work import QUIET, Work
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -94,6 +95,8 @@ class SplitReport:
         Number of pairs that chance alone puts on as many lines.
     letters, shape
         Letter of each axis of the labels, and their pixels along it.
+    grid
+        How the grid is known: ``"given"``, ``"noted in the labels' file"`` or ``"searched"``.
     """
 
     name: str
@@ -105,6 +108,7 @@ class SplitReport:
     expected: float
     letters: str = ""
     shape: tuple[int, ...] = ()
+    grid: str = "given"
 
     @property
     def p(self) -> float:
@@ -160,6 +164,7 @@ class SplitReport:
             "axes": self.axes,
             "stride": self.lines and list(self.lines.stride),
             "offset": self.lines and list(self.lines.offset),
+            "grid": self.grid,
             "p": self.p,
             "test": test
             and {
@@ -196,6 +201,7 @@ def find_splits(
     overlap: PerAxis = 0,
     offset: PerAxis | None = None,
     axes: str | None = None,
+    lines: Lines | None = None,
     work: Work = QUIET,
 ) -> SplitReport:
     """Test labels of any program for cuts where tiles meet, and list the objects that were cut.
@@ -205,9 +211,12 @@ def find_splits(
     labels
         Array, path or `Image` of whole numbers, 0 for background; axes of space, and ``t``.
     tile, overlap, offset
-        The grid of tiles, see `Lines.of`. Without a tile, the grid is searched.
+        The grid of tiles, see `Lines.of`. Without a tile, the grid is what Seamscope has noted in
+        the labels' file; else it is searched.
     axes
         One letter for each axis, where the file does not say.
+    lines
+        The seams themselves, instead of tiles.
     work
         Shows progress and stops.
 
@@ -232,22 +241,26 @@ def find_splits(
     names = "".join((image.axes or "")[i] for i in space)
     scanned = [look_across(image, axis, space, work) for axis in space]
     sizes = [image.shape[axis] for axis in space]
+    profiles = [s.changes for s in scanned]
+    grid = "given"
     found: tuple[FoundGrid, ...] = ()
-    if tile is None:
-        found = search_grid([s.changes for s in scanned], names)
-        lines = lines_found(found, sizes)
-        if lines is None:
-            return SplitReport(
-                image.name, names, None, None, found, (), 0.0, image.axes or "", image.shape
-            )
-    else:
+    if lines is not None:
+        pass
+    elif tile is not None:
         lines = Lines.of(tile, overlap, offset, len(space))
-    test = compare_lines([s.changes for s in scanned], lines, sizes)
-    candidates, expected = _candidates(scanned, lines, sizes)
-    letters = image.axes or ""
-    return SplitReport(
-        image.name, names, lines, test, found, candidates, expected, letters, image.shape
+    elif (lines := lines_of(noted_seams(image), names, sizes)) is not None:
+        grid = "noted in the labels' file"
+    else:
+        grid, found = "searched", search_grid(profiles, names)
+        lines = lines_found(found, sizes)
+    report = SplitReport(
+        image.name, names, lines, None, found, (), 0.0, image.axes or "", image.shape, grid
     )
+    if lines is None:
+        return report
+    candidates, expected = _candidates(scanned, lines, sizes)
+    test = compare_lines(profiles, lines, sizes)
+    return replace(report, test=test, candidates=candidates, expected=expected)
 
 
 # -- pairs

@@ -104,7 +104,7 @@ class SplitFindings:
         merged = labels_of(out, labels.axes)
         lines, report, agreement = self.report.lines, None, None
         if lines is not None:
-            report = find_splits(merged, lines.stride, offset=lines.offset, work=work)
+            report = find_splits(merged, lines=lines, work=work)
         if ground_truth is not None:
             agreement = compare_labels(merged, ground_truth, lines, work=work)
         return replace(self, merged=Merged(pairs, report, agreement))

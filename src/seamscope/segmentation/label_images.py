@@ -15,6 +15,7 @@ from scipy import sparse
 from seamscope.errors import ImageError
 from seamscope.images.ground_truth import open_labels
 from seamscope.images.image import Image
+from seamscope.images.records import read_record
 from seamscope.segmentation.blocks import Blocks
 from seamscope.segmentation.label_files import label_output
 from seamscope.segmentation.objects import Space
@@ -93,7 +94,7 @@ def merge_pairs(
     kind = np.dtype(np.uint8) if image.dtype.kind == "b" else image.dtype
     with label_output(
         out, image.shape, kind, space, overwrite=overwrite, source=image,
-        metadata={"merged": [list(pair) for pair in pairs]},
+        metadata={**_kept(image), "merged": [list(pair) for pair in pairs]},
     ) as output:  # fmt: skip
         work.phase("Writing labels")
         blocks = Blocks.of(
@@ -109,6 +110,12 @@ def merge_pairs(
             work.step(done + 1, len(blocks))
         output.finish()
     return output.array
+
+
+def _kept(image: Image) -> dict[str, Any]:
+    """What the record of labels says about how they were made, for labels made of them."""
+    record = (read_record(image.source) if image.source else None) or {}
+    return {key: record[key] for key in ("segmentation",) if key in record}
 
 
 def merge_table(highest: int, pairs: Sequence[tuple[int, int]]) -> Array:

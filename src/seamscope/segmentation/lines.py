@@ -6,7 +6,7 @@ Knows strides and offsets. Does not know images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,10 +30,17 @@ class Lines:
         Distance between lines along each axis, pixels.
     offset
         Position of the lines modulo `stride`.
+    tile
+        Pixels of a tile along each axis, as the network reads it; empty where unknown.
+    margins
+        For each axis how many pixels before the first seam, and behind the last one, are without
+        seams, since the outer tiles keep more; 0 for no limit. Empty for none.
     """
 
     stride: tuple[int, ...]
     offset: tuple[int, ...]
+    tile: tuple[int, ...] = field(default=(), compare=False)
+    margins: tuple[tuple[int, int], ...] = field(default=(), compare=False)
 
     @classmethod
     def of(
@@ -47,7 +54,7 @@ class Lines:
             Pixels along each axis; the distance between lines is their difference.
         offset
             Where lines lie modulo this distance. By default in the middle of the overlaps, of tiles
-            that start at 0.
+            that start at 0, so that the first one lies inside the first tile.
         axes
             Number of axes of space.
 
@@ -64,13 +71,20 @@ class Lines:
                 f"seams: at least {2 * NEAR + 4} are needed for a comparison."
             )
         first = tuple(o // 2 for o in shared) if offset is None else _per_axis(offset, axes)
-        return cls(stride, tuple(o % s for o, s in zip(first, stride, strict=True)))
+        lines = tuple(o % s for o, s in zip(first, stride, strict=True))
+        margins = tuple((o // 2 + 1, o - o // 2) for o in shared) if offset is None else ()
+        return cls(stride, lines, sizes, margins if any(shared) else ())
 
     def along(self, axis: int, size: int, shift: int = 0) -> Array:
         """Return the lines inside an axis of this size, displaced by `shift`."""
-        first = (self.offset[axis] + shift) % self.stride[axis]
-        lines = np.arange(first, size, self.stride[axis])
-        return lines[lines > 0]
+        stride = self.stride[axis]
+        lines = np.arange((self.offset[axis] + shift) % stride, size, stride)
+        before, after = self.margins[axis] if self.margins else (0, 0)
+        own = lines - (shift if shift <= stride // 2 else shift - stride)  # before displacement
+        inside = lines > 0
+        inside &= (own >= before) if before else True
+        inside &= (own < size - after) if after else True
+        return lines[inside]
 
 
 def _per_axis(value: PerAxis, axes: int) -> tuple[int, ...]:

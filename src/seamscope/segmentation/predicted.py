@@ -23,8 +23,10 @@ from seamscope.images.image import Image, open_image
 from seamscope.images.views import View
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
+from seamscope.planning.tuning import prepare
 from seamscope.prediction.run import predict
 from seamscope.segmentation.recipe import Recipe
+from seamscope.segmentation.tile_seams import Seams, seams_of
 from seamscope.work import QUIET, Work
 
 _SHARE = 0.25  # of free memory that a prediction may take
@@ -69,11 +71,14 @@ class Predicted:
         Part to segment, from and to for each letter, in pixels of the prediction; None for all.
     channels
         Names of the channels.
+    seams
+        Where its tiles meet, in pixels of the prediction.
     """
 
     image: Image
     area: Mapping[str, tuple[int, int]] | None
     channels: tuple[str, ...]
+    seams: Seams
 
 
 def predict_for(
@@ -103,13 +108,13 @@ def predict_for(
     asked = case.settings.area
     wanted = case.plan
     if asked:
-        case = case.but(area=_grown(asked, case, recipe))
+        case = prepare(case.but(area=_grown(asked, case, recipe)))
     plan = case.plan
     large = math.prod(plan.out_shape) * plan.out_dtype.itemsize > _SHARE * (
         virtual_memory().available
     )
     kept = folder / "prediction.zarr" if folder is not None and large else None
-    values = predict(case, out=kept, work=work)
+    values = predict(case.at(plan), out=kept, work=work)  # this plan, whatever was "auto"
     opened = open_image(values, axes=plan.out_axes)
     if asked:
         corner, shape = _place(plan)
@@ -126,7 +131,8 @@ def predict_for(
         origin=first,
     )
     area = dict(_ranges(wanted)) if asked else None
-    return Predicted(named, area, case.model.channels_of(plan.facts))
+    seams = seams_of(plan, of_area=False)
+    return Predicted(named, area, case.model.channels_of(plan.facts), seams)
 
 
 def _grown(

@@ -37,6 +37,7 @@ from seamscope.segmentation.blocks import pair_slices
 from seamscope.tiling import Slices
 
 Array: TypeAlias = npt.NDArray[Any]
+Values: TypeAlias = Literal["probabilities", "logits", "clipped"]
 Kind: TypeAlias = Literal["components", "classes", "boundaries", "distance", "embeddings"]
 
 LEVELS = 65000
@@ -88,7 +89,8 @@ class Recipe:
         default the image's own, divided by the smallest: depths are in pixels of the finest axis.
     values
         What the numbers of the prediction are: ``"probabilities"`` (0 to 1; integers are divided by
-        their type's largest value), ``"logits"`` (a softmax over channels, or a sigmoid of one), or
+        their type's largest value), ``"logits"`` (a softmax over channels, or a sigmoid of one),
+        ``"clipped"`` (a linear output trained towards 0 and 1: values beyond count as 0 or 1), or
         what 1 is (such as 255). *embeddings* are taken as they are.
 
     Notes
@@ -110,7 +112,7 @@ class Recipe:
     connectivity: int = 1
     cap: float | None = None
     voxel_size: tuple[float, ...] | None = None
-    values: Literal["probabilities", "logits"] | float = "probabilities"
+    values: Values | float = "probabilities"
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -432,7 +434,8 @@ class Heights:
         else:
             numbers /= _FULL_SCALE.get(str(self.image.dtype), 1.0)
         low, high = numbers.min(initial=0.0), numbers.max(initial=0.0)
-        if low < -_ROUNDING or high > 1 + _ROUNDING:
+        fits = low >= -_ROUNDING and high <= 1 + _ROUNDING
+        if not fits and values != "clipped":
             raise ImageError(_not_probabilities(self.image, low, high, values))
         return np.clip(numbers, 0.0, 1.0, out=numbers)
 
@@ -509,7 +512,8 @@ def _not_probabilities(image: Image, low: float, high: float, values: Any) -> st
     if low < 0:
         return (
             f"{found}, but probabilities are 0 to 1: if these are logits, say so (values='logits', "
-            "--values logits)."
+            "--values logits); if a linear output was trained towards 0 and 1, clip it "
+            "(values='clipped', --values clipped)."
         )
     top = 255 if high <= 255 else 65535
     return (

@@ -34,6 +34,7 @@ from seamscope.segmentation.objects import Space
 from seamscope.segmentation.recipe import Heights, Recipe
 from seamscope.segmentation.room import Room
 from seamscope.segmentation.segmentation import Curve, Ground, Labels, Segmentation
+from seamscope.segmentation.tile_seams import Seams, noted_seams, within
 from seamscope.tiling import Slices
 from seamscope.work import QUIET, Work, check
 
@@ -52,6 +53,7 @@ def segment(
     workers: int = 1,
     scratch: str | Path | None = None,
     channel_names: Sequence[str] | None = None,
+    seams: Seams | None = None,
     work: Work = QUIET,
     **changes: Any,
 ) -> Segmentation:
@@ -81,6 +83,9 @@ def segment(
     channel_names
         Names of the channels, by which a recipe finds *foreground* and *boundary*. By default those
         that a prediction by Seamscope has noted.
+    seams
+        Where tiles of the prediction meet, to be noted with the labels for `seamscope.find_splits`.
+        By default what a prediction by Seamscope has noted.
     work
         Shows progress and stops.
 
@@ -143,8 +148,10 @@ def segment(
     first = heights.origin or (0.0,) * len(corner)
     origin = tuple(o + c * s for o, c, s in zip(first, corner, heights.scale, strict=True))
     space = Space(heights.axes, heights.scale, heights.units, origin)
+    noted = noted_seams(image) if seams is None else seams
+    noted = within(noted, heights.axes, corner, shape, heights.shape)
     found = Segmentation(
-        wanted, Ground(basins, tree, room, space, corner, image.name, heights.shape)
+        wanted, Ground(basins, tree, room, space, corner, image.name, heights.shape, noted)
     )
     if note := found.empty_note:
         work.note(note)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -35,6 +35,7 @@ from seamscope.segmentation.objects import (
 )
 from seamscope.segmentation.recipe import LEVELS, Recipe
 from seamscope.segmentation.room import Room
+from seamscope.segmentation.tile_seams import Seams, plain_seams
 from seamscope.text import shape_text
 from seamscope.tiling import Slices
 from seamscope.work import QUIET, Work, check
@@ -53,6 +54,7 @@ class Ground:
     corner: tuple[int, ...]  # where the part lies in the image
     name: str
     whole: tuple[int, ...]  # shape of the image
+    seams: Seams = field(default_factory=dict)  # of the prediction's tiles
 
 
 class Segmentation:
@@ -503,6 +505,7 @@ class Segmentation:
                 "objects": self.count,
                 "basins": self.basins.count,
                 "prediction": self._ground.name,
+                "seams": plain_seams(self._ground.seams),
             }
         }
 
