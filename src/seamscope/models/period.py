@@ -160,6 +160,8 @@ class _Search:
         self._unit = self._lattice.scale.denominator
         self._own = implied.period[axis] if implied else None
         self._coupled = implied is not None and implied.coupled[axis]
+        self._halo = None if implied is None or implied.couplings else implied.halo
+        self._axis = axis
         least = 0
         if implied is not None and self._own is not None:
             # in so long a slab a shift by that period leaves enough to compare
@@ -180,6 +182,8 @@ class _Search:
         if self._own is not None:
             likely = [self._own, *likely]
         for slab in self._slabs:
+            if shifts is None and self._verified(slab):
+                return _Found(self._own, 0.0)
             shifts = _Shifts(slab)
             if shifts.rough:
                 if self._own is not None and self._coupled:
@@ -201,6 +205,17 @@ class _Search:
             return min(good, key=lambda one: one.period or 0)
         none = _Found(None, 0.0, measured=False)
         return none if shifts is None or self._own is not None else self._roughly(shifts)
+
+    def _verified(self, slab: Slab) -> bool:
+        """Whether the prediction follows a shift by the period that the operations imply.
+
+        It is not sought in vain: beyond the halo that they imply too, at all phases.
+        """
+        if self._own is None or self._halo is None or self._own % self._unit:
+            return False
+        margin = self._own + sum(slab.lattice.crop)
+        shifts = _Shifts(slab, tuple(side + margin for side in self._halo[self._axis]))
+        return self._own <= shifts.longest and shifts.error(self._own) < CLEAN
 
     def _candidates(self, likely: Sequence[int], longest: int) -> Iterator[int]:
         """Shifts to try: likely ones, the accepted step, powers of two, then all others."""
@@ -243,6 +258,13 @@ class _Shifts:
     The copies are cyclic shifts of one another, so that they hold the same values; pixels that
     depend on the seam of the shift or on the slab's ends are left out.
 
+    Parameters
+    ----------
+    slab
+        What is shifted.
+    margin
+        Pixels at either end to leave out; None to measure them.
+
     Attributes
     ----------
     rough
@@ -252,11 +274,15 @@ class _Shifts:
         Longest shift that leaves enough to compare.
     """
 
-    def __init__(self, slab: Slab) -> None:
+    def __init__(self, slab: Slab, margin: tuple[int, ...] | None = None) -> None:
         self._slab = slab
         self._errors: dict[int, float] = {}
         self._depths: dict[int, float | None] = {}
         self._nan_shows = True
+        if margin is not None:
+            self.rough, self._margin = False, (margin[0], margin[1])
+            self.longest = (slab.length - sum(margin) - sum(slab.lattice.crop)) // 3
+            return
         depths = [self._depth(end) for end in (LOW, HIGH)]
         known = [depth for depth in depths if depth is not None]
         self.rough = len(known) < 2

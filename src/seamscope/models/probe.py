@@ -211,17 +211,22 @@ class _Prober:
         implied = implied_by(self._forward, self._noise(channels, shape), self._trials.module)
         self._trials.phase("Measuring accepted sizes")
         beside = self._beside(channels, shape, implied)
-        lattice = tuple(self._axis(channels, shape, beside, axis) for axis in range(len(shape)))
+        lattice = tuple(
+            self._axis(channels, shape, beside, axis, implied) for axis in range(len(shape))
+        )
         narrow = self._narrow(channels, beside, lattice)
         fixed, meter = FixedStatistics(self._forward), MemoryMeter()
+        large = tuple(
+            max(n, axis.size_at_least(32)) for n, axis in zip(shape, lattice, strict=True)
+        )
         with meter:
-            fixed(self._noise(channels, shape))
+            fixed(self._noise(channels, large))
         facts = Facts(
             in_channels=channels,
             out_channels=out_channels,
             lattice=lattice,
             narrow=narrow,
-            bytes_per_pixel=meter.peak / math.prod(shape),
+            bytes_per_pixel=meter.peak / math.prod(large),
             statistics=tuple(fixed.calls),
             any_channels=self._any_channels,
             channels_follow=self._channels_follow,
@@ -395,6 +400,7 @@ class _Prober:
         shape: tuple[int, ...],
         beside: tuple[int, ...],
         axis: int,
+        implied: Implied | None,
     ) -> Lattice:
         size = shape[axis]
 
@@ -407,7 +413,8 @@ class _Prober:
             beside = shape
             out = output(size)
         assert out is not None
-        fine = None if self._hints.shape is not None else _Sizes(output, size, out).find()
+        period = implied.period[axis] if implied else None
+        fine = None if self._hints.shape is not None else _Sizes(output, size, out, period).find()
         if fine is not None:
             scale, step = fine
             # of the sizes a step apart, those that lose least: 63 and not 64 for poolings by 3
@@ -431,9 +438,14 @@ class _Sizes:
     which are multiples of most periods, and the step is sought among their divisors.
     """
 
-    def __init__(self, output: Callable[[int], int | None], size: int, out: int) -> None:
+    def __init__(
+        self, output: Callable[[int], int | None], size: int, out: int, period: int | None
+    ) -> None:
         self._output = output
         self._size, self._out = size, out
+        near = -(-48 // period) if period else 0
+        # multiples of the period that the operations imply come first
+        self._increments = (*((near + k) * period for k in range(3) if period), *_FAR)
 
     def find(self) -> tuple[Fraction, int] | None:
         """Scale and step; None where no other size is taken."""
@@ -449,7 +461,7 @@ class _Sizes:
     def _far(self) -> tuple[Fraction | None, list[int]]:
         """Scale and the large increments by which sizes and outputs grow in its proportion."""
         grown: dict[Fraction, list[int]] = {}
-        for far in _FAR:
+        for far in self._increments:
             one, two = self._output(self._size + far), self._output(self._size + 2 * far)
             if one is None or two is None or two - one != one - self._out or one <= self._out:
                 continue

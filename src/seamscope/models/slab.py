@@ -117,6 +117,7 @@ class Slab:
         self._forward = FixedStatistics(forward) if fixed else forward
         self.unchanged = self.run(clean)
         self._spread = float(self.unchanged.std()) or 1.0
+        self._touched: dict[tuple[int, int, str], Line] = {}
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         """Run the network."""
@@ -143,8 +144,12 @@ class Slab:
 
         The end becomes NaN, or noise of standard deviation `how`.
         """
-        y = self.run(self.with_end(end, frame, how))
-        return self._line(torch.isnan(y) if math.isnan(how) else y != self.unchanged)
+        key = end, frame, str(how)
+        if key not in self._touched:
+            y = self.run(self.with_end(end, frame, how))
+            changed = torch.isnan(y) if math.isnan(how) else y != self.unchanged
+            self._touched[key] = self._line(changed)
+        return self._touched[key]
 
     def inside(self, line: Line, end: int, frame: int) -> Line:
         """The same without outputs in the other end, as far as that is replaced in its turn.
