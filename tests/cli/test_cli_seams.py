@@ -67,7 +67,7 @@ SEAMS_JSON = {
     "halo_curve", "smallest_seamless_halo", "tolerance", "verdict", "explanation",
 }  # fmt: skip
 VERDICTS = {
-    "seamless", "edge effects", "tile statistics", "global coupling", "misaligned",
+    "seamless", "edge effects", "tile statistics", "global coupling", "off the grid",
     "preprocessing", "postprocessing", "mixed",
 }  # fmt: skip
 

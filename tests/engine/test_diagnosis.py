@@ -22,7 +22,7 @@ from seamscope.explain.pipelines import subject_of_case, subject_of_pipeline
 from seamscope.explain.tile_sample import PlacedAxis, sample_of
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
-from seamscope.models.model import Model
+from seamscope.models.model import Model, as_model
 from seamscope.models.probe import Hints
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
@@ -119,7 +119,7 @@ ALONE = [
     ("global coupling", Pipeline(on_arrays(SqueezeExcite().eval())), {}),
     ("global coupling", Pipeline(on_arrays(Attention().eval())), {}),
     ("global coupling", Pipeline(on_arrays(GlobalMaximum())), {}),
-    ("misaligned", Pipeline(on_arrays(BATCH)), {"starts": [(0, 50, 101, 136), (0, 48, 96, 144)]}),
+    ("off the grid", Pipeline(on_arrays(BATCH)), {"starts": [(0, 50, 101, 136), (0, 48, 96, 144)]}),
     ("preprocessing", Pipeline(on_arrays(BATCH), preprocess=zscore), {}),
     ("postprocessing", Pipeline(on_arrays(BATCH), postprocess=stretched), {}),
     (
@@ -436,7 +436,7 @@ def test_misaligned_tiles_are_read_from_the_grid_on() -> None:
     assert bench.remainders() == ((0, 1, 2), (0, 3))
     with torch.no_grad():
         whole = BATCH(torch.from_numpy(IMAGE)[None, None])[0].numpy()
-    aligned, as_is = bench._raws(frozenset({"misaligned"})), bench._raws(NOTHING)
+    aligned, as_is = bench._raws(frozenset({"off the grid"})), bench._raws(NOTHING)
     for index, tile in bench.tiles.items():
         inside = whole[:, *tile.trusted]
         assert np.abs(aligned[index][:, *tile.within(tile.trusted)] - inside).max() < 1e-3
@@ -699,3 +699,20 @@ def test_the_real_batchnorm_network(real_models, real_images) -> None:
     assert found.suggested_halo == model.reach.halo
     cured = diagnose(image, model, tile=288, normalize="minmax")
     assert cured.verdict == "seamless"
+
+
+def test_a_stated_step_that_is_too_short_is_found_to_be_off_the_grid() -> None:
+    """What tiles off the grid make is called so, and not global coupling."""
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.MaxPool2d(8),
+        nn.Upsample(scale_factor=8),
+        nn.Conv2d(4, 1, 1),
+    )
+    model = as_model(network.eval()).stated(step=1)
+    assert "no multiple of the period" in model.facts.notes[-1]
+    image = np.random.default_rng(0).random((24, 150), np.float32)
+    found = diagnose(image, model, tile=(24, 64), halo=(8, 11), device="cpu")
+    assert found.verdict == "off the grid"
+    assert found.findings[0].share > 0.99
+    assert diagnose(image, as_model(network), tile=(24, 64), halo=(8, 11)).verdict == "seamless"

@@ -7,7 +7,7 @@ What each removal puts in the place of what the pipeline does:
 
 =================== ==========================================================================
 preprocessing       the tile is cut from the whole image's preprocessing
-misaligned          the tile is read from the grid of the network's period on: a little more of
+off the grid        the tile is read from the grid of the network's period on: a little more of
                     the image at its sides, of which nothing is compared
 tile statistics     normalizations use the same statistics for all tiles, pooled over the sample
 edge effects        the tile is read with the image around it, as far as the network reaches;
@@ -39,7 +39,7 @@ from seamscope.work import QUIET, Steps, check
 
 Cause: TypeAlias = Literal[
     "preprocessing",
-    "misaligned",
+    "off the grid",
     "tile statistics",
     "edge effects",
     "global coupling",
@@ -465,7 +465,7 @@ class Bench:
             return own
         margin = self.margin if "edge effects" in removed else ((0, 0),) * len(own)
         return tuple(
-            _widened(side, wide, lattice, end, aligned="misaligned" in removed)
+            _widened(side, wide, lattice, end, aligned="off the grid" in removed)
             for side, wide, lattice, end in zip(
                 own, margin, self.subject.lattice, self._ends, strict=True
             )

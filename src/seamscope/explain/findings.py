@@ -21,7 +21,7 @@ Verdict: TypeAlias = Literal[
     "tile statistics",
     "global coupling",
     "random",
-    "misaligned",
+    "off the grid",
     "preprocessing",
     "postprocessing",
     "mixed",

@@ -32,7 +32,7 @@ _FALL = 1 / 3
 
 _CAUSES: tuple[Cause, ...] = (
     "preprocessing",
-    "misaligned",
+    "off the grid",
     "tile statistics",
     "edge effects",
     "global coupling",
@@ -82,7 +82,7 @@ class Inquiry:
         if self._subject.preprocesses:
             yield "preprocessing"
         if any(len(each) > 1 for each in self.bench.remainders()):
-            yield "misaligned"
+            yield "off the grid"
         if self._subject.normalizing:
             yield "tile statistics"
         if any(map(any, self.bench.margin)):
@@ -249,7 +249,7 @@ class Inquiry:
                 return alone, hidden, ""
         tell = {
             "preprocessing": self._preprocessing,
-            "misaligned": self._misaligned,
+            "off the grid": self._misaligned,
             "tile statistics": self._statistics,
             "edge effects": self._edges,
             "global coupling": self._coupling,
@@ -289,7 +289,7 @@ class Inquiry:
         period = axes_text([axis.pitch for axis in self._subject.lattice])
         if not share:
             what = f"Tile starts lie on the network's grid of {period}"
-            if "misaligned" in self._removable:
+            if "off the grid" in self._removable:
                 return "Tile starts off the network's grid make no difference here", ""
             shift = tuple(axis.pitch // 2 for axis in self._subject.lattice)
             cost = self.bench.shifted_apart(shift) if any(shift) else None

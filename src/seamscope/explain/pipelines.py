@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,7 @@ from torch import nn
 
 from seamscope.errors import ModelError, SeamscopeError
 from seamscope.models.model import Model, as_model
-from seamscope.models.probe import Hints
+from seamscope.models.probe import Facts, Hints
 from seamscope.normalization.audit import Audit, audit
 from seamscope.normalization.calls import Forward
 from seamscope.planning.case import Case
@@ -180,7 +181,7 @@ def subject_of_case(case: Case, frame: tuple[int, ...]) -> Subject:
     return Subject(
         inputs=inputs,
         forward=forward,
-        lattice=plan.facts.lattice,
+        lattice=_on_the_grid(plan.facts),
         reach=plan.reach.convolutional,
         audit=model.audit
         if plan.facts.forward_only
@@ -188,6 +189,17 @@ def subject_of_case(case: Case, frame: tuple[int, ...]) -> Subject:
         most_pixels=memory / max(plan.facts.bytes_per_pixel, 1),
         noise=plan.facts.noise,
         at=at,
+    )
+
+
+def _on_the_grid(facts: Facts) -> tuple[Lattice, ...]:
+    """Rules for tiles by the period that operations imply too: a user may have stated a shorter."""
+    implied = facts.implied.period if facts.implied else (None,) * facts.spatial_axes
+    return tuple(
+        dataclasses.replace(axis, period=math.lcm(axis.period, own or 1))
+        if axis.fixed is None
+        else axis
+        for axis, own in zip(facts.lattice, implied, strict=True)
     )
 
 

@@ -52,7 +52,7 @@ def kind_of(watch: Watch, outputs: Sequence[torch.Tensor]) -> OutputKind:
     first = outputs[0]
     if not first.is_floating_point():
         return "classes"
-    last = next((name for name in reversed(watch.last) if name not in _MOVES), "")
+    last = next((name for name in reversed(watch.last(first)) if name not in _MOVES), "")
     low = min(float(y.min()) for y in outputs)
     high = max(float(y.max()) for y in outputs)
     within = low >= 0 and high <= 1

@@ -25,6 +25,7 @@ from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, PhaseFields, measure_fields
 from seamscope.models.trials import OutOfPatience, Trials, Watch
 from seamscope.normalization.audit import FixedStatistics, Forward, StatisticsCall
+from seamscope.text import axes_text
 from seamscope.tiling import Lattice, Sides, axis_names
 
 _NARROW = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384)
@@ -260,7 +261,20 @@ class _Prober:
                     for axis, step in zip(facts.lattice, self._hints.step, strict=True)
                 )
             ]
-            return replace(facts, lattice=with_periods(steps, self._hints.step))
+            implied = facts.implied.period if facts.implied else ()
+            short = any(
+                own and step % own for own, step in zip(implied, self._hints.step, strict=False)
+            )
+            note = (
+                f"The stated step of {axes_text(self._hints.step)} px is no multiple of the period "
+                f"that the network's operations imply ({axes_text(implied)} px): tiles may lie off "
+                "its grid."
+            )
+            return replace(
+                facts,
+                lattice=with_periods(steps, self._hints.step),
+                notes=(*facts.notes, *([note] if short else [])),
+            )
         found = measure_period(self._forward, facts, facts.implied)
         return replace(
             facts,

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from seamscope.errors import ModelError
 from seamscope.normalization.calls import Forward, bound
@@ -162,7 +163,7 @@ _DRAWS: dict[Any, Any] = {
 
 
 class Watch(Dispatch):
-    """Counts the operations of a forward pass, and remembers its first convolution and the last.
+    """Counts the operations of a forward pass, and remembers the first convolution and the ends.
 
     Attributes
     ----------
@@ -170,16 +171,18 @@ class Watch(Dispatch):
         Operations that began, also where the forward pass then failed.
     first
         ``(input channels, spatial axes)`` that the first convolution takes.
-    last
-        Names of the last operations, oldest first.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
         self.first: tuple[int, int] | None = None
-        self.last: list[str] = []
-        self.dims: dict[str, int] = {}
+        self._last: tuple[str, ...] = ()
+        self._made: MutableMapping[torch.Tensor, tuple[str, ...]] = WeakTensorKeyDictionary()
+
+    def last(self, result: torch.Tensor) -> tuple[str, ...]:
+        """Names of the last operations that led to a result, oldest first."""
+        return self._made.get(result, self._last)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -191,7 +194,10 @@ class Watch(Dispatch):
             weight = given["weight"]
             if not given["transposed"]:
                 self.first = (weight.shape[1] * given["groups"], weight.ndim - 2)
-        self.last = [*self.last[-7:], name]
-        if "softmax" in name:
-            self.dims[name] = args[1]
-        return func(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        given_first = next((each for each in args if isinstance(each, torch.Tensor)), None)
+        before = () if given_first is None else self._made.get(given_first, ())
+        self._last = (*self._last[-7:], name)
+        if isinstance(made, torch.Tensor):
+            self._made[made] = (*before[-7:], name) if given_first is not None else self._last
+        return made
