@@ -54,7 +54,7 @@ def blends(
         from seamscope.reports.describe import describe
         from seamscope.reports.terminal import terminal
 
-        opened, network = pixels.open(image, work.note), loading.load(model, work)
+        opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
         settings = settings_of(grid, pixels, computation, tile=tile)
         found = compare_blends(opened, network, settings, work=work)
         for note in found.notes:

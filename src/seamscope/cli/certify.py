@@ -81,7 +81,7 @@ def certify(
         from seamscope.reports.describe import describe
         from seamscope.reports.terminal import terminal
 
-        opened, network = pixels.open(image, work.note), loading.load(model, work)
+        opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
         settings = settings_of(grid, pixels, computation, tile=tile, blend=blend)
         found = compare(
             opened,

@@ -17,6 +17,7 @@ from seamscope.cli.answer import Answer, columns
 from seamscope.cli.command import Overwrite, command
 from seamscope.cli.options import Debug, Json, ModelName, ModelOptions, Quiet, option
 from seamscope.cli.progress import open_display
+from seamscope.cli.work import long_work
 from seamscope.text import shape_text
 
 
@@ -59,13 +60,14 @@ def export(
 ) -> None:
     """Write MODEL to OUT, read it back and compare."""
     answer = Answer(json_file, quiet)
-    with open_display(quiet=answer.quiet or not sys.stderr.isatty()) as display:
+    quiet = answer.quiet or not sys.stderr.isatty()
+    with open_display(quiet) as display, long_work(display) as work:
         display.phase("Loading")
         from seamscope.models.formats.export import Credits, kind_of
         from seamscope.models.formats.export import export as write
 
         kind_of(Path(out))  # what is wrong with it is said before anything is loaded
-        network = loading.load(model)
+        network = loading.load(model, work)
         display.phase("Measuring, writing and reading back")
         given = {
             "authors": tuple(credits.author or ()),

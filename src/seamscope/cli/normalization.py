@@ -92,7 +92,7 @@ def normalization(
     require_pages(report_file)
     with open_display(answer.quiet) as display, long_work(display) as work:
         work.phase("Loading")
-        network = loading.load(model)
+        network = loading.load(model, work, tile)
         work.phase("Measuring the network")
         found = _Found(network)
         if image is not None:
@@ -322,7 +322,7 @@ def freeze(
     claim = Claim(Place(target, "OUT"))
     with claim, open_display(answer.quiet) as display, long_work(display) as work:
         work.phase("Loading")
-        opened, network = pixels.open(image, work.note), loading.load(model)
+        opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=freezing.threshold)
         job = _Freezing(opened, network, settings, freezing, target, work)
         statistics = job.statistics()

@@ -233,8 +233,34 @@ class ModelOptions:
         option("Model", "End measuring the network after this time.", "SECONDS", distance),
     ] = 60.0
 
-    def load(self, name: str, work: Work | None = None) -> Model:
-        """Load the model of this name, with what is stated of it, and measure it."""
+    def load(self, name: str, work: Work | None = None, tile: Any = None) -> Model:
+        """Load the model of this name, with what is stated of it, and measure it.
+
+        Parameters
+        ----------
+        name
+            As for `seamscope.load_model`.
+        work
+            Receives progress.
+        tile
+            Size of the tiles, where it is chosen: a network that runs on no other size that was
+            tried is measured at it.
+        """
+        from seamscope.errors import ModelError
+
+        try:
+            model = self._measured(name, work, self.input_size)
+        except ModelError:
+            if self.input_size is not None or tile in (None, "auto"):
+                raise
+            model = self._measured(name, work, tile)
+        if self.statistics is None:
+            return model
+        from seamscope.normalization.statistics import Statistics
+
+        return model.with_statistics(Statistics.load(self.statistics))
+
+    def _measured(self, name: str, work: Work | None, input_size: Any) -> Model:
         from seamscope.models.formats import Consent, load_model
         from seamscope.work import QUIET
 
@@ -243,18 +269,14 @@ class ModelOptions:
             trust=Consent(remember=True) if self.trust else False,
             spatial_axes=self.spatial_axes,
             channels=self.channels,
-            input_size=self.input_size,
+            input_size=input_size,
             step=self.step,
             kind=None if self.kind is Kind.auto else self.kind.value,  # type: ignore[arg-type]
             dropout=not self.no_dropout,
             ignore_extra=self.ignore_extra,
         )
         model.measure(work=work or QUIET, patience=self.patience)
-        if self.statistics is None:
-            return model
-        from seamscope.normalization.statistics import Statistics
-
-        return model.with_statistics(Statistics.load(self.statistics))
+        return model
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,9 @@ def predict(
                         "leave workers out, or choose one field (--series A/1/0)."
                     )
                 how = {"overwrite": overwrite, "resume": resume, "ome": written.of(), "work": work}
-                _whole_plate(plate, loading.load(model), out, settings, pixels, answer, how)
+                _whole_plate(
+                    plate, loading.load(model, work, tile), out, settings, pixels, answer, how
+                )
                 return
         opened = pixels.open(image, display.note)
         if not dry_run:
@@ -139,7 +141,7 @@ def predict(
                 labels=settings.result == "labels",
                 resume=resume,
             )
-        network = loading.load(model)
+        network = loading.load(model, work, tile)
         display.phase("Measuring the network")
         if sharing.on is not None and not dry_run:
             from seamscope.execution.run import check_shared

@@ -116,7 +116,7 @@ def seams(
         work.phase("Loading")
         from seamscope.planning.case import Case
 
-        opened, network = pixels.open(image, work.note), loading.load(model, work)
+        opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=measures.threshold)
         bench = _Bench(Case.open(opened, network, settings), work, measures)
         bench.measure(layers, overwrite)

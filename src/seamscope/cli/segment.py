@@ -293,7 +293,7 @@ def _prepared(
     """Plan the prediction of the image."""
     from seamscope.prediction.run import prepare
 
-    network = loading.load(model, work)
+    network = loading.load(model, work, settings.tile)
     case = prepare(image, network, settings)
     for note in case.plan.notes:
         work.note(note)
