@@ -1,0 +1,105 @@
+"""Measuring that runs out of time or is stopped, after any number of forward passes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from families import family
+from seamscope.errors import ModelError
+from seamscope.models.model import Model, as_model
+from seamscope.models.trials import OutOfPatience, Trials
+
+
+@pytest.fixture
+def allow(monkeypatch):
+    """Let a number of forward passes be made; then the time is over."""
+    run = Trials.__call__
+
+    def allowed(count: int) -> None:
+        made = [0]
+
+        def call(self: Trials, x: torch.Tensor) -> torch.Tensor:
+            made[0] += 1
+            if made[0] > count and self._end is not None:
+                self.finished = False
+                raise OutOfPatience
+            return run(self, x)
+
+        monkeypatch.setattr(Trials, "__call__", call)
+
+    return allowed
+
+
+def _network(channels: int) -> nn.Module:
+    """Another network each time, of which nothing is kept."""
+    torch.manual_seed(channels)
+    return nn.Sequential(
+        nn.Conv2d(1, channels, 7, padding=3), nn.MaxPool2d(4), nn.Upsample(scale_factor=4),
+        nn.Conv2d(channels, 2, 1),
+    ).eval()  # fmt: skip
+
+
+def _measured(network: nn.Module) -> Model | None:
+    model = as_model(network)
+    try:
+        model.measure()
+    except ModelError as refused:
+        assert "--patience" in str(refused)
+        return None
+    return model
+
+
+def test_time_may_be_over_at_any_moment(allow) -> None:
+    found = []
+    for count in range(0, 60, 2):
+        allow(count)
+        model = _measured(_network(3 + count))
+        found.append(model)
+        if model is not None:
+            assert set(model.facts.period) <= {4}  # by its operations, if not by a shift
+            assert model.reach.halo is not None or model.reach.at_least is not None
+            assert model.describe()
+    assert found[0] is None
+    assert found[-1] is not None
+    assert found[-1].facts.period_found
+    assert any(model is not None and not model.facts.period_found for model in found)
+
+
+def test_what_was_not_finished_is_measured_again(allow) -> None:
+    network = _network(71)
+    allow(50)
+    first = _measured(network)
+    allow(1000)
+    second = _measured(network)
+    assert first is not None
+    assert second is not None
+    assert second.facts.period_found
+    assert second.reach.halo == ((4, 4), (4, 4))
+
+
+class Stopped:
+    """Work that the user stops after some steps."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def phase(self, what: str, steps: str = "") -> None: ...
+
+    def step(self, done: int, total: int) -> None:
+        self.left -= 1
+
+    def note(self, sentence: str) -> None: ...
+
+    def warn(self, sentence: str) -> None: ...
+
+    def stopped(self) -> bool:
+        return self.left <= 0
+
+
+@pytest.mark.parametrize("after", [0, 3, 20])
+def test_measuring_stops_at_its_next_forward_pass(after) -> None:
+    model = as_model(family("anisotropic, 3D"))
+    with pytest.raises(InterruptedError):
+        model.measure(work=Stopped(after))
