@@ -390,32 +390,34 @@ class Model:
     # -- what is kept for later
 
     @property
-    def _key(self) -> str:
+    def key(self) -> str:
+        """Name of the network, its structure and what is stated of it: equal for equal facts."""
         return network_key(self.fingerprint, self.module, self.hints)
 
     def _kept(self, kind: str, read: Callable[[Any], Any]) -> Any:
         """What was measured before; None where it must be measured."""
-        content = Cache(kind).get(self._key)
+        content = Cache(kind).get(self.key)
         if content is None:
             return None
         patience = self._limits.patience
-        patient = content["finished"] or (patience is not None and patience <= content["patience"])
-        if not patient:
-            return None
         try:
+            if not content["finished"] and (patience is None or patience > content["patience"]):
+                return None
             told = dict(content["told"])
             sample = told.pop("sample", None)
             found = read(told)
             if sample is not None:
                 now = sample_of(self._measurable(found), found)
                 return found if same_sample(sample, now) else None
+        except InterruptedError:
+            raise
         except Exception:  # whatever is wrong with it: measure again
             return None
         return found
 
     def _keep(self, kind: str, told: Mapping[str, Any], finished: bool) -> None:
         content = {"told": told, "finished": finished, "patience": self._limits.patience or 0.0}
-        Cache(kind).put(self._key, content)
+        Cache(kind).put(self.key, content)
 
     def _bytes_per_pixel(self, facts: Facts) -> float:
         """What another program takes, which torch does not see."""

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from seamscope.cache import Cache
 from seamscope.errors import SettingsError
 from seamscope.images.intensity import Intensity
 from seamscope.models.model import Model, Runner, Speed
-from seamscope.models.speed.acceleration import Run, choose
+from seamscope.models.speed.acceleration import Choice, Run, choose
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileReader, jobs_of
@@ -34,6 +36,9 @@ from seamscope.tiling import AxisTiling, Lattice, Slices
 # more of all that follow. Timed three times: one disturbed run must not decide for thousands.
 _TRIAL_PIXELS = {1: 1 << 16, 2: 1 << 16, 3: 1 << 17}
 _WORTH_A_TRIAL = 24
+# A way that an earlier trial chose is only built, and checked on a tile of so many pixels.
+_CHECKED_PIXELS = {1: 1 << 14, 2: 1 << 14, 3: 1 << 15}
+_REPEATS = 3
 _GROWTH = 1.6  # from one trial tile's side to the next's
 
 
@@ -131,8 +136,49 @@ def _pixels_to_compute(plan: Plan) -> int:
 def worth_a_trial(plan: Plan) -> bool:
     """Whether so much is to be computed that choosing a faster way pays."""
     enough = _WORTH_A_TRIAL * _TRIAL_PIXELS[plan.facts.spatial_axes]
-    exact = plan.settings.precision == "float32"
-    return plan.settings.accelerate and exact and _pixels_to_compute(plan) > enough
+    return _may_differ(plan) and _pixels_to_compute(plan) > enough
+
+
+def _may_differ(plan: Plan) -> bool:
+    """Whether another way of computing the same is wanted."""
+    return plan.settings.accelerate and plan.settings.precision == "float32"
+
+
+def known_way(plan: Plan, model: Model) -> str | None:
+    """Name of the way that a trial of an earlier command chose here.
+
+    It counts for the same network, libraries, device and number of threads; ``"plain"`` where
+    building it would take longer than it saves. None where there was no trial.
+    """
+    if not _may_differ(plan):
+        return None
+    kept = Cache(_WAYS).get(_way_key(plan, model))
+    if kept is None:
+        return None
+    saved = (kept["plain"] - kept["chosen"]) * _pixels_to_compute(plan)
+    return str(kept["name"]) if saved > kept["building"] else "plain"
+
+
+_WAYS = "ways"
+
+
+def _way_key(plan: Plan, model: Model) -> str:
+    device = plan.settings.device
+    kind = platform.processor() or platform.machine()
+    if device.startswith("cuda"):
+        kind = torch.cuda.get_device_name(device)
+    return f"{model.key} {device} {kind} {torch.get_num_threads()}"
+
+
+def _keep_way(plan: Plan, model: Model, choice: Choice, pixels: int, seconds: float) -> None:
+    """Keep what a trial found: seconds for each pixel, and those that were not spent running."""
+    took = {trial.name: trial.seconds for trial in choice.trial if trial.seconds is not None}
+    plain, chosen = took.get("plain"), took.get(choice.name)
+    if plain is not None and chosen is not None:
+        running = _REPEATS * sum(took.values())
+        found = {"plain": plain / pixels, "chosen": chosen / pixels}
+        found["building"] = max(0.0, seconds - running)
+        Cache(_WAYS).put(_way_key(plan, model), {"name": choice.name, **found})
 
 
 def accelerate(
@@ -147,44 +193,53 @@ def accelerate(
     only
         Name of the equivalent to use. Where it cannot be made, the network runs as it is.
     """
-    if (
-        only == "plain"
-        or not worth_a_trial(plan)
-        or not (model.statistics is None or model.statistics.uniform)
-    ):
+    if only == "plain" or not (model.statistics is None or model.statistics.uniform):
         return "plain"  # equivalents do not know where a tile lies
     device = plan.settings.device
+    known = None
+    if only is None and device not in model.choices:
+        only = known = known_way(plan, model)
+        if known == "plain":
+            return "plain"
+    if known is None and not worth_a_trial(plan):
+        return "plain"
     if only is not None and device in model.choices and model.choices[device].name != only:
         del model.choices[device]
     if device not in model.choices:
         batch = reader.read([next(iter(jobs_of(plan, None)))])
-        part = _trial_part(plan)
+        part = _trial_part(plan, _TRIAL_PIXELS if known is None else _CHECKED_PIXELS)
         example = runner.example(np.ascontiguousarray(batch[:, :, *part]))
         try:
-            runner(batch[:, :, *part])  # warms up
+            patience = 0.0
+            if only is None:
+                runner(batch[:, :, *part])  # warms up
+                start = time.perf_counter()
+                runner(batch[:, :, *part])
+                rate = (time.perf_counter() - start) / math.prod(example.shape[2:])
+                patience = rate * _pixels_to_compute(plan) / 10
             start = time.perf_counter()
-            runner(batch[:, :, *part])
-            rate = (time.perf_counter() - start) / math.prod(example.shape[2:])
-            patience = rate * _pixels_to_compute(plan) / 10
             model.choices[device] = choose(
                 model.module,
                 example,
                 keep=_inner(plan, part),
                 patience_s=patience if only is None else math.inf,
-                repeats=3,
+                repeats=_REPEATS,
                 only=only,
             )
         except Exception as error:
             if is_memory_error(error):
                 raise OutOfMemory(error) from error
             return "plain"
+        if only is None:
+            taken = time.perf_counter() - start
+            _keep_way(plan, model, model.choices[device], math.prod(example.shape[2:]), taken)
     runner.run = model.choices[device].run
     return model.choices[device].name
 
 
 def _known_run(plan: Plan, model: Model) -> Run | None:
     known = model.choices.get(plan.settings.device)
-    return known.run if known and worth_a_trial(plan) else None
+    return known.run if known and _may_differ(plan) else None
 
 
 def _inner(plan: Plan, part: Slices) -> Slices | None:
@@ -199,10 +254,10 @@ def _inner(plan: Plan, part: Slices) -> Slices | None:
     return tuple(inner)
 
 
-def _trial_part(plan: Plan) -> Slices:
+def _trial_part(plan: Plan, pixels: Mapping[int, int] = _TRIAL_PIXELS) -> Slices:
     """Corner of a tile, of accepted sizes, that is large enough to judge by."""
     axes = plan.facts.spatial_axes
-    side = int(_TRIAL_PIXELS[axes] ** (1 / axes))
+    side = int(pixels[axes] ** (1 / axes))
     return tuple(slice(0, _part(axis.tile, side, axis.lattice)) for axis in plan.grid.axes)
 
 

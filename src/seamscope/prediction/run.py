@@ -51,6 +51,7 @@ from seamscope.planning.tuning import (
     OutOfMemory,
     accelerate,
     is_memory_error,
+    known_way,
     prepare,
     smaller,
     time_one_tile,
@@ -640,7 +641,7 @@ def prepared(case: Case, ledger: Ledger | None, work: Work) -> Attempt:
     plan, model, intensity = case.plan, case.model, case.intensity()
     reader = case.reader()
     runner = model.runner(plan.settings.device, plan.settings.precision)
-    if worth_a_trial(plan):
+    if worth_a_trial(plan) and known_way(plan, model) is None:
         work.phase("Choosing the fastest way to run the network")
     way = accelerate(plan, model, runner, reader, same_way(ledger))
     same_way(ledger, way)

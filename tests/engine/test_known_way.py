@@ -1,0 +1,60 @@
+"""The fastest way to run a network is chosen once, and known to later commands."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import networks
+from seamscope.models.model import as_model
+from seamscope.models.speed import acceleration
+from seamscope.planning import tuning
+from seamscope.planning.case import Case
+from seamscope.prediction.run import predict
+
+
+@pytest.fixture
+def races(monkeypatch):
+    """Count the trials; even a small run is worth one."""
+    made = []
+    race = acceleration._race
+
+    def counted(*args):
+        made.append(args[0].keys())
+        return race(*args)
+
+    monkeypatch.setattr(acceleration, "_race", counted)
+    monkeypatch.setattr(tuning, "_TRIAL_PIXELS", {2: 64})
+    return made
+
+
+IMAGE = np.random.default_rng(0).random((96, 96), np.float32)
+
+
+def _run(network, **settings):
+    return predict(IMAGE, as_model(network), tile=64, device="cpu", **settings)
+
+
+def test_the_second_command_starts_without_a_trial(races) -> None:
+    network = networks.UNet(2, 2).eval()
+    first = _run(network)
+    assert len(races) == 1
+    again = _run(network)  # another model of the same network: another command
+    assert len(races) == 1
+    assert np.abs(first - again).max() < 1e-4 * first.std()
+    _run(networks.UNet(2, 1).eval())
+    assert len(races) == 2  # another network is tried again
+
+
+def test_a_known_way_is_used_only_where_it_pays(races, monkeypatch) -> None:
+    network = networks.UNet(2, 2, features=3).eval()
+    _run(network)
+    case = Case.open(IMAGE, as_model(network), tile=64, device="cpu")
+    case.model.measure()
+    kept = {"name": "fused", "plain": 2.0, "chosen": 1.0}
+    for building, known in ((0.0, "fused"), (1e9, "plain")):
+        value = kept | {"building": building}
+        monkeypatch.setattr(tuning.Cache, "get", lambda self, key, value=value: value)
+        assert tuning.known_way(case.plan, case.model) == known
+    slow = Case.open(IMAGE, case.model, tile=64, device="cpu", accelerate=False)
+    assert tuning.known_way(slow.plan, case.model) is None
