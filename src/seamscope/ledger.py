@@ -87,11 +87,10 @@ class Ledger:
         OutputError
             When an entry differs; the message names it.
         """
-        for path, old, new in _differences(self.task, plain(task)):
+        for path, old, new in differing(self.task, task):
             raise OutputError(
-                f"{name} was begun with another {path} ({_short(old)}, now {_short(new)}), so it "
-                "cannot be resumed. Use the same command as before, another name, or begin again "
-                "(overwrite)."
+                f"{name} was begun with another {path} ({old}, now {new}), so it cannot be "
+                "resumed. Use the same command as before, another name, or begin again (overwrite)."
             )
 
     def note(self, key: str, value: Any) -> None:
@@ -166,6 +165,12 @@ class Ledger:
         self.done[block] = number
 
 
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield the entries of a description of work that differ: name, old and new value as text."""
+    for path, before, now in _differences(old, plain(new)):
+        yield path, _short(before), _short(now)
+
+
 def _number(mark: os.DirEntry[str]) -> int:
     """Number in a mark; most are empty, and are not opened."""
     return int(Path(mark.path).read_text() or 0) if mark.stat().st_size else 0
@@ -201,4 +206,4 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "differing"]

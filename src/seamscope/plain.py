@@ -166,7 +166,7 @@ def _one_of(choices: Sequence[Any], value: Any, place: str) -> Any:
     if value is None and type(None) in choices:
         return None
     reasons = []
-    for hint in choices:
+    for hint in (each for each in choices if each is not type(None)):
         try:
             return _restored(hint, value, place)
         except _MisfitError as error:

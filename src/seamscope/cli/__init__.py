@@ -43,6 +43,7 @@ from __future__ import annotations
 from seamscope.cli.command import app
 
 from seamscope.cli import predict
+from seamscope.cli import run
 from seamscope.cli import segment
 from seamscope.cli import seams
 from seamscope.cli import splits

@@ -43,12 +43,29 @@ class Answer:
 
     def write(self, content: Mapping[str, Any], text: str = "") -> None:
         """Give the answer: files first, since standard output may be closed."""
+        if _gathered is not None:
+            _gathered.append(content)
+            return
         if self._file is not None:
             write_text("--json", self._file, _json(content))
         if self._to_stdout:
             show_json(content)
         elif text and not self.quiet:
             show(text)
+
+
+_gathered: list[Mapping[str, Any]] | None = None
+
+
+@contextlib.contextmanager
+def gathered() -> Iterator[list[Mapping[str, Any]]]:
+    """Collect answers instead of giving them, for a command that repeats another."""
+    global _gathered
+    before, _gathered = _gathered, []
+    try:
+        yield _gathered
+    finally:
+        _gathered = before
 
 
 def _json(content: Mapping[str, Any]) -> str:

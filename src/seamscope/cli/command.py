@@ -32,7 +32,7 @@ import typer
 from typer.core import TyperCommand
 
 from seamscope import __version__
-from seamscope.cli import places
+from seamscope.cli import places, several
 from seamscope.cli.answer import json_is_missing, only_json, show_json
 from seamscope.cli.places import WRITES
 from seamscope.errors import ModelError, SeamscopeError, TrustError
@@ -205,8 +205,7 @@ class _Command(TyperCommand):
         alone = only_json() if ctx.params.get("json_file") == "-" else contextlib.nullcontext()
         with _terminated_as_interrupted(), alone:
             try:
-                places.check(ctx.params)
-                return super().invoke(ctx)
+                return self._invoke(ctx)
             except (typer.Abort, _UsageError):
                 raise
             except typer.Exit as end:
@@ -222,6 +221,20 @@ class _Command(TyperCommand):
                     with contextlib.suppress(SeamscopeError):
                         show_json(_failure(error, sentence, code))
                 raise typer.Exit(code) from error
+
+    def _invoke(self, ctx: typer.Context) -> Any:
+        images = several.images_of(self.name, ctx.params)
+        if images is None:
+            places.check(ctx.params)
+            return super().invoke(ctx)
+        assert self.callback is not None
+        act = functools.partial(_with, ctx, self.callback)
+        several.repeat(str(self.name), images, ctx.params, act, _explained, say)
+        return None
+
+
+def _with(ctx: typer.Context, callback: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return ctx.invoke(callback, **parameters)
 
 
 def _failure(error: BaseException, sentence: str, code: int) -> dict[str, Any]:

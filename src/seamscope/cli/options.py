@@ -17,10 +17,10 @@ import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from seamscope.models.model import Model
     from seamscope.settings import Settings
     from seamscope.work import Work
+
+T = TypeVar("T")
 
 Blend = StrEnum("Blend", ["crop", "linear", "gaussian", "distance"])
 Precision = StrEnum("Precision", ["float32", "bfloat16", "float16"])
@@ -174,6 +176,44 @@ ModelName = Annotated[
 ]
 
 
+class _Loaded:
+    """Networks that are loaded and measured once, for a command that is repeated.
+
+    Attributes
+    ----------
+    failed
+        Why the network could not be loaded; None where it could.
+    """
+
+    def __init__(self) -> None:
+        self._models: dict[Any, Model] | None = None
+        self.failed: BaseException | None = None
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep what is loaded."""
+        self._models, self.failed = {}, None
+        try:
+            yield
+        finally:
+            self._models = None
+
+    def load(self, key: Any, load: Callable[[], Model]) -> Model:
+        """Return the network of a key."""
+        if self._models is None:
+            return load()
+        if key not in self._models:
+            try:
+                self._models[key] = load()
+            except Exception as error:
+                self.failed = error
+                raise
+        return self._models[key]
+
+
+LOADED = _Loaded()
+
+
 @dataclass(frozen=True)
 class ModelOptions:
     """How a model is loaded."""
@@ -228,6 +268,14 @@ class ModelOptions:
             "--no-dropout", rich_help_panel="Model", help="Switch random layers (dropout) off."
         ),
     ] = False
+    fingerprint: Annotated[
+        str | None,
+        option("Model", "Refuse a network whose weights have another fingerprint.", "HASH"),
+    ] = None
+    statistics_digest: Annotated[
+        str | None,
+        option("Model", "Refuse fixed statistics that have another digest.", "HASH"),
+    ] = None
     patience: Annotated[
         float,
         option("Model", "End measuring the network after this time.", "SECONDS", distance),
@@ -246,6 +294,9 @@ class ModelOptions:
             Size of the tiles, where it is chosen: a network that runs on no other size that was
             tried is measured at it.
         """
+        return LOADED.load((name, self, tile), lambda: self._load(name, work, tile))
+
+    def _load(self, name: str, work: Work | None, tile: Any) -> Model:
         from seamscope.errors import ModelError
 
         try:
@@ -256,9 +307,9 @@ class ModelOptions:
             model = self._measured(name, work, tile)
         if self.statistics is None:
             return model
-        from seamscope.normalization.statistics import Statistics
+        from seamscope.planning.protocol import load_statistics
 
-        return model.with_statistics(Statistics.load(self.statistics))
+        return model.with_statistics(load_statistics(self.statistics, self.statistics_digest))
 
     def _measured(self, name: str, work: Work | None, input_size: Any) -> Model:
         from seamscope.models.formats import Consent, load_model
@@ -275,6 +326,10 @@ class ModelOptions:
             dropout=not self.no_dropout,
             ignore_extra=self.ignore_extra,
         )
+        if self.fingerprint is not None:
+            from seamscope.planning.protocol import check_network
+
+            check_network(model, self.fingerprint)
         model.measure(work=work or QUIET, patience=self.patience)
         return model
 
@@ -447,6 +502,11 @@ class WorkerOptions:
                 "one of them."
             )
         return self.scheduler if self.workers is None else self.workers
+
+
+def group_of(kind: type[T], given: Mapping[str, Any]) -> T:
+    """Return a group of options out of the parameters of a command."""
+    return kind(**{each.name: given[each.name] for each in dataclasses.fields(kind)})  # type: ignore[arg-type]
 
 
 def settings_of(*groups: Any, **single: Any) -> Settings:

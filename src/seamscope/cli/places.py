@@ -28,6 +28,7 @@ READS = (
     "corrections",
     "intensity",
     "ground_truth",
+    "protocol",
 )
 """Parameters that name an input."""
 
@@ -38,6 +39,7 @@ WRITES = {
     "report_file": "--report",
     "screenshot": "--screenshot",
     "table": "--table",
+    "save_protocol": "--save-protocol",
 }
 """Parameters that name an output, and what a person calls them."""
 
@@ -77,8 +79,18 @@ def _unwritten(name: str, value: Any, given: Mapping[str, Any]) -> bool:
     """Whether a parameter that names an output needs no check here."""
     if name == "json_file":
         return bool(value == "-")
-    # the writer of the result checks object stores
-    return name == "out" and (bool(given.get("dry_run")) or is_address(value))
+    if name != "out":
+        return False
+    if given.get("dry_run") or is_address(value):  # the writer of a result checks object stores
+        return True
+    return bool(given.get("resume")) and _is_done(str(value))
+
+
+def _is_done(name: str) -> bool:
+    """Whether there is a whole result, which is compared before it is left as it is."""
+    from seamscope.prediction.folders import is_done
+
+    return Path(name).expanduser().exists() and is_done(name)
 
 
 def _place(name: str, path: Path) -> Place:

@@ -37,12 +37,14 @@ from seamscope.cli.options import (
     settings_of,
 )
 from seamscope.cli.progress import open_display
+from seamscope.cli.protocols import ProtocolFile, SaveProtocol
 from seamscope.cli.work import long_work
 from seamscope.errors import SeamscopeError, SettingsError
 from seamscope.images.addresses import is_address
 from seamscope.text import bytes_text, duration_text, halo_text, shape_text
 
 if TYPE_CHECKING:
+    from seamscope.images.image import Image
     from seamscope.images.outputs import Output
     from seamscope.images.plates import Plate
     from seamscope.models.model import Model
@@ -85,6 +87,8 @@ def predict(
     computation: ComputationOptions,
     sharing: WorkerOptions,
     loading: ModelOptions,
+    protocol: ProtocolFile = None,
+    save_protocol: SaveProtocol = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and what it costs, and stop.")
     ] = False,
@@ -103,6 +107,7 @@ def predict(
     with open_display(quiet) as display, long_work(display) as work:
         display.phase("Loading")
         from seamscope.images.outputs import check_target
+        from seamscope.prediction.folders import is_done
         from seamscope.prediction.run import begin
 
         settings = settings_of(
@@ -133,7 +138,8 @@ def predict(
                 )
                 return
         opened = pixels.open(image, display.note)
-        if not dry_run:
+        there = resume and not dry_run and is_done(out)
+        if not dry_run and not there:
             check_target(
                 out,
                 overwrite=overwrite,
@@ -142,6 +148,9 @@ def predict(
                 resume=resume,
             )
         network = loading.load(model, work, tile)
+        if there and _is_done_before(opened, network, settings, out):
+            answer.write({"seamscope": __version__, "skipped": True}, f"{out} is done already.")
+            return
         display.phase("Measuring the network")
         if sharing.on is not None and not dry_run:
             from seamscope.execution.run import check_shared
@@ -151,12 +160,14 @@ def predict(
         for note in case.plan.notes:
             display.note(note)
         run = _Run(case, out, sharing.on, trust=loading.trust)
+        run.save_protocol(save_protocol)
         if dry_run:
             display.phase("Timing one tile")
             figures = _expected(run)
         else:
             run.carry_out(work, overwrite=overwrite, task=task, resume=resume, ome=written.of())
             figures = run.figures
+            run.save_protocol(save_protocol)
     record = {**run.record(), "dry_run": dry_run, "figures": figures}
     if dry_run:
         answer.write(record, _plan_text(run, figures))
@@ -186,6 +197,13 @@ def _whole_plate(
     if done.failed:
         say(done.sentence)
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def _is_done_before(image: Image, network: Model, settings: Settings, out: str) -> bool:
+    from seamscope.planning.case import Case
+    from seamscope.prediction.folders import done_before
+
+    return done_before(out, Case.open(image, network, settings))
 
 
 class _Run:
@@ -259,6 +277,13 @@ class _Run:
             case Finished():
                 self.finished = True
                 self.figures = event.figures
+
+    def save_protocol(self, file: str | None) -> None:
+        """Write what was chosen to a file, if one is named."""
+        if file is not None:
+            from seamscope.planning.protocol import Protocol
+
+            Protocol.of(self.case.at(self.plan)).save(file)
 
     def record(self) -> dict[str, Any]:
         """Everything about this run, as plain values."""

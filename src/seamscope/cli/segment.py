@@ -31,11 +31,13 @@ from seamscope.cli.options import (
     Quiet,
     Tile,
     changed,
+    group_of,
     option,
     settings_of,
     sizes,
 )
 from seamscope.cli.progress import open_display
+from seamscope.cli.protocols import SaveProtocol
 from seamscope.cli.work import long_work
 from seamscope.errors import SettingsError
 from seamscope.text import shape_text
@@ -44,6 +46,7 @@ from seamscope.work import Work
 if TYPE_CHECKING:
     from seamscope.images.image import Image
     from seamscope.planning.case import Case
+    from seamscope.planning.protocol import Protocol
     from seamscope.segmentation.recipe import Recipe
     from seamscope.segmentation.segment import Segmentation
     from seamscope.settings import Settings
@@ -213,6 +216,7 @@ def segment(
         option("Output", "Image whose mean is taken over each object of the table.", "IMAGE"),
     ] = None,
     written: OmeZarrOptions,
+    save_protocol: SaveProtocol = None,
     overwrite: Overwrite = False,
     json_file: Json = None,
     quiet: Quiet = False,
@@ -228,6 +232,7 @@ def segment(
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
         from seamscope.files import temporary_folder
+        from seamscope.planning.protocol import Protocol
         from seamscope.segmentation.label_files import check_label_target
         from seamscope.segmentation.predicted import predict_for
         from seamscope.segmentation.segment import segment as find
@@ -237,6 +242,7 @@ def segment(
         check_label_target(out, overwrite=overwrite, source=source)
         with contextlib.ExitStack() as stack:
             probabilities, names, area, seams = source, None, pixels.area, None
+            protocol = _without_network(pixels, wanted)
             if model is not None:
                 settings = settings_of(
                     grid, pixels, computation,
@@ -244,6 +250,7 @@ def segment(
                 )  # fmt: skip
                 folder = stack.enter_context(temporary_folder())
                 case = _prepared(source, model, loading, settings, work)
+                protocol = Protocol.of(case, wanted)
                 made = predict_for(wanted, case, folder, work)
                 probabilities, names = made.image, made.channels
                 area, seams = made.area, made.seams
@@ -265,10 +272,28 @@ def segment(
         if table is not None:
             image = source if model is not None and intensity is None else intensity
             write_text("--table", table, found.table(image, work=work).to_csv())
-        found.write(out, overwrite=overwrite, source=source, ome=written.of(), work=work)
+        found.write(
+            out,
+            overwrite=overwrite,
+            source=source,
+            ome=written.of(),
+            metadata={"protocol": protocol.to_json()},
+            work=work,
+        )
+        if save_protocol is not None:
+            protocol.save(save_protocol)
     record = {"seamscope": __version__, "output": out, **found.record()["segmentation"]}
     record |= {"shape": list(found.shape), "axes": found.space.axes, "dtype": str(found.dtype)}
     answer.write(record | {"corrections_skipped": skipped}, columns(_rows(found, out)))
+
+
+def _without_network(pixels: ImageOptions, recipe: Recipe) -> Protocol:
+    """Return the protocol of a recipe for a prediction of any program."""
+    from seamscope.planning.protocol import ImageChoice, Protocol, as_table
+    from seamscope.settings import Settings
+
+    image = group_of(ImageChoice, vars(pixels))
+    return Protocol(None, Settings(area=pixels.area), image, None, as_table(recipe))
 
 
 _ALWAYS = ("axes", "series", "level", "alpha", "nodata", "area")  # for predictions too

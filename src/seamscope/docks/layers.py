@@ -20,6 +20,8 @@ from napari.utils.transforms import Affine
 from seamscope.errors import ImageError, SeamscopeError, SettingsError
 from seamscope.images.dimensions import AXES, are_axes
 from seamscope.images.image import Image, open_image
+from seamscope.prediction.resuming import content_of
+from seamscope.text import shape_text
 
 Area = dict[str, tuple[int, int]]
 
@@ -208,6 +210,43 @@ def path_of(layer: ImageLayer) -> str:
     """Return the file that a layer was opened from, by napari or by `add_opened`; empty if none."""
     path, _ = layer.metadata.get(_OPENED, (layer.source.path or "", None))
     return str(path) if path and Path(path).exists() else ""
+
+
+def file_of_layer(layer: ImageLayer, axes: str | None = None) -> tuple[str, Image]:
+    """Return the file or sample that a layer shows, and the image in it.
+
+    Parameters
+    ----------
+    layer
+        Some of its pixels are compared with the file's.
+    axes
+        One letter for each axis of its array.
+
+    Raises
+    ------
+    ImageError
+        When the layer comes from no file, or the file holds other pixels than the layer.
+    """
+    shown = open_image(pixels(layer), axes=axes or axes_of(layer))
+    sample = layer.source.sample
+    own = sample is not None and sample[0] == "seamscope"
+    name = f"demo:{sample[1].replace('_', '')}" if own else layer.source.path
+    if not name:
+        raise ImageError(
+            f"The layer {layer.name} is in no file. Save it (File > Save Selected Layer), and open "
+            "the file."
+        )
+    image = open_image(name)
+    if image.shape == shown.shape and image.axes != shown.axes and shown.axes is not None:
+        image = open_image(name, axes=shown.axes)
+    same = (image.shape, image.dtype) == (shown.shape, shown.dtype)
+    if not same or content_of(image) != content_of(shown):
+        raise ImageError(
+            f"The layer {layer.name} has other pixels than {name} ({shape_text(shown.shape)} and "
+            f"{shape_text(image.shape)}), so no command predicts it from there. Save the layer, "
+            "and open the file."
+        )
+    return str(name), image
 
 
 def letters_of(layer: ImageLayer, image: Image) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from seamscope.docks.evidence import Evidence
@@ -24,9 +24,27 @@ from seamscope.work import Work, check
 _TRIAL_SIDE = {1: 4096, 2: 256, 3: 64}
 
 
-def load(spec: Any, trust: bool | Consent, *, work: Work) -> Model:
-    """Load a network and measure it; both take seconds."""
-    model = load_model(spec, trust=trust) if isinstance(spec, str) else as_model(spec)
+def load(
+    spec: Any,
+    trust: bool | Consent,
+    stated: Mapping[str, Any] | None = None,
+    refuse: Callable[[Model], None] | None = None,
+    *,
+    work: Work,
+) -> Model:
+    """Load a network and measure it; both take seconds.
+
+    Parameters
+    ----------
+    spec, trust, stated
+        As for `seamscope.load_model`.
+    refuse
+        Raises an error for a network that is not wanted.
+    """
+    own = isinstance(spec, str)
+    model = load_model(spec, trust=trust, **(stated or {})) if own else as_model(spec)
+    if refuse is not None:
+        refuse(model)
     model.describe()
     check(work)
     return model

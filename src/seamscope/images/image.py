@@ -17,8 +17,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,8 @@ class Image:
         intensities, and 0 after normalization.
     colours
         Whether the channels are the colours of a picture.
+    opened
+        What was chosen to open it (`open_image`): ``axes`` and choices other than the default.
     identity
         The file and how it is read: the same for the same pixels, as far as size and time of the
         last change show. Empty where that is not certain: arrays, folders, files of the last
@@ -113,6 +115,7 @@ class Image:
     colours: bool = False
     identity: str = ""
     channels: tuple[Channel, ...] = ()
+    opened: Mapping[str, Any] = field(default_factory=dict, repr=False)
     _kept: _KeptBlock | None = field(default=None, repr=False)
     _watch: Watch | None = field(default=None, repr=False)
     parts: tuple[str, ...] = ()
@@ -379,7 +382,11 @@ def open_image(source: Any, *, axes: str | None = None, **choices: Any) -> Image
         image = _of_file(Path(source).expanduser(), choice)
     else:
         image = _checked(open_array(source, choice), choice)
-    return image.with_axes(axes) if axes else image
+    opened = {**image.opened, **choices} | ({"axes": axes} if axes else {})
+    image = image.with_axes(axes) if axes else image
+    default = {each.name: each.default for each in fields(Choice)}
+    told = {name: value for name, value in opened.items() if value != default.get(name)}
+    return replace(image, opened=told)
 
 
 def _of_file(path: Path, choice: Choice) -> Image:
@@ -449,6 +456,7 @@ def _checked(found: Stored, choice: Choice) -> Image:
         found.colours,
         "",
         found.channels,
+        {},
         None if chunks is None else _KeptBlock(chunks),
         watch_of(data, found.source, found.parts),
         tuple(map(str, found.parts)),

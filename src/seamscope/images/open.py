@@ -94,6 +94,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89HDF", "hdf5"),
     (b"PK\x03\x04", "zip"),
 )
+_IMAGES = ("tiff", "png", "jpeg", "npy", "unfinished npy")
 _ADVICE = {
     "hdf5": "is HDF5, which holds several arrays: open it with h5py and give the dataset, "
     "or save that one as TIFF or zarr.",
@@ -101,6 +102,16 @@ _ADVICE = {
     "": "is of no kind that is known: TIFF, PNG, JPEG, npy, zarr and OME-Zarr are read. "
     "Save it as one of them.",
 }
+
+
+def is_image_file(path: Path) -> bool:
+    """Return whether a file begins as one of the kinds that are read."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except OSError:
+        return False
+    return any(head.startswith(magic) for magic, kind in _MAGIC if kind in _IMAGES)
 
 
 def _opener(path: Path) -> Callable[[Path, Choice], Stored]:

@@ -15,6 +15,7 @@ for computing the sample variance", eq. 2.1).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -176,6 +177,8 @@ class Statistics:
         Name of the image, and its spatial shape.
     about
         How they were made, as plain values.
+    source
+        The file that they were last written to or read from; empty for none.
 
     Examples
     --------
@@ -194,6 +197,18 @@ class Statistics:
     image: str = ""
     image_shape: tuple[int, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
+    source: str = field(default="", compare=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of their numbers, the same in every file that holds them."""
+        digest = hashlib.sha256(self.fingerprint.encode())
+        for layer in self.layers:
+            place = layer.call, layer.centres, [str(scale) for scale in layer.scale]
+            digest.update(repr(place).encode())
+            for values in (layer.mean, layer.var, layer.count):
+                digest.update(np.ascontiguousarray(values, np.float64).tobytes())
+        return digest.hexdigest()[:16]
 
     @cached_property
     def _by_call(self) -> dict[int, LayerStatistics]:
@@ -336,6 +351,7 @@ class Statistics:
                 f"The statistics cannot be written to {target} ({error.strerror}): name another "
                 "place."
             ) from error
+        vars(self)["source"] = os.path.abspath(target)  # no part of their value
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Statistics:
@@ -356,7 +372,7 @@ class Statistics:
                 if header.pop("format", None) != _FORMAT:
                     raise ValueError("it was not written by this version of seamscope freeze")
                 arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return cls._from(header, arrays)
+            return replace(cls._from(header, arrays), source=os.path.abspath(path))
         except Exception as error:
             raise ModelError(
                 f"{path} holds no statistics that can be used ({error}): make them anew with "

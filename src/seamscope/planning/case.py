@@ -46,6 +46,8 @@ class Case:
         What is predicted, by what, how. The image must not change while the case is in use.
     resources
         Device and memory that may be used.
+    asked
+        The settings before a plan replaced them (`at`); None where none did.
     """
 
     image: Image
@@ -53,6 +55,7 @@ class Case:
     settings: Settings
     resources: Resources
     _intensities: dict[Any, Intensity | Prepared] = field(default_factory=dict, repr=False)
+    asked: Settings | None = field(default=None, repr=False)
 
     @classmethod
     def open(
@@ -105,7 +108,8 @@ class Case:
 
     def at(self, plan: Plan) -> Case:
         """Return the same case with a plan of its image and network that was made already."""
-        case = dataclasses.replace(self, settings=plan.settings)
+        asked = self.asked or self.settings
+        case = dataclasses.replace(self, settings=plan.settings, asked=asked)
         case.__dict__["plan"] = plan
         return case
 

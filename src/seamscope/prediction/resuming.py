@@ -45,7 +45,7 @@ def task_of(case: Case) -> dict[str, Any]:
             "shape": list(image.shape),
             "axes": image.axes,
             "type": str(image.dtype),
-            "content": _sample(image),
+            "content": content_of(image),
         },
         "network": model.fingerprint,
         "statistics": _statistics(case),
@@ -60,8 +60,8 @@ def _statistics(case: Case) -> str | None:
     return hashlib.sha256(repr(plain(statistics.described)).encode()).hexdigest()[:16]
 
 
-def _sample(image: Image) -> str:
-    """Hash of pixels at places spread over the image: a file may change and keep its name."""
+def content_of(image: Image) -> str:
+    """Return a hash of pixels spread over an image: a file may change and keep its name."""
     digest = hashlib.sha256()
     length = min(image.shape[-1], _SAMPLE_PIXELS)
     rng = np.random.default_rng(0)
@@ -251,6 +251,7 @@ def same_threads(ledger: Ledger | None) -> Iterator[None]:
 __all__ = [
     "Left",
     "blocks_of",
+    "content_of",
     "continued",
     "same_threads",
     "same_way",

@@ -42,6 +42,7 @@ from seamscope.models.model import Model, Runner
 from seamscope.plain import plain
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
+from seamscope.planning.protocol import protocol_of
 from seamscope.planning.reading import (
     TileJob,
     TileReader,
@@ -294,13 +295,18 @@ def open_output(
         origin=plan.origin,
         chunks=plan.out_chunks,
         overwrite=overwrite,
-        metadata=record(case),
+        metadata=record(case) | _of_task(task),
         source=case.image,
         task=task,
         resume=resume,
         labels=plan.settings.result == "labels",
         ome=ome,
     )
+
+
+def _of_task(task: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is compared before a whole result is left as it is (`prediction.folders`)."""
+    return {} if task is None else {"task": {k: v for k, v in task.items() if k != "plan"}}
 
 
 def record(case: Case) -> dict[str, Any]:
@@ -322,6 +328,9 @@ def record(case: Case) -> dict[str, Any]:
             "channels": [plain(channel) for channel in image.channels],
         },
     }
+    protocol = protocol_of(case)
+    if protocol is not None:
+        written["protocol"] = protocol
     if plan.facts.out_channels > 1:
         listed = _channels(plan, model, image)
         if plan.settings.result == "labels":
@@ -551,7 +560,8 @@ class Attempt:
                 figures["postprocessing"] = None
                 warnings.append(_not_postprocessed(plan, error))
         if output is not None:
-            output.finish({"plan": plan.to_json(), "figures": figures})
+            final = {"protocol": protocol_of(finishing.case)} if "protocol" in output.record else {}
+            output.finish({"plan": plan.to_json(), "figures": figures, **final})
         yield Finished(made.seconds, figures, made.seams, " ".join(warnings))
 
     def _figures(self, made: Made) -> dict[str, Any]:

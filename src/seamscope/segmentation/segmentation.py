@@ -6,7 +6,7 @@ Knows basins, their tree and a recipe. Does not know how basins are found, windo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -445,6 +445,7 @@ class Segmentation:
         overwrite: bool = False,
         source: Image | None = None,
         ome: OmeZarr = OmeZarr(),  # noqa: B008  (frozen)
+        metadata: Mapping[str, Any] | None = None,
         work: Work = QUIET,
     ) -> Any:
         """Write the label image, block by block.
@@ -461,6 +462,8 @@ class Segmentation:
             Image that must not be overwritten.
         ome
             Version of OME-Zarr, and whether its lower resolutions are written.
+        metadata
+            Added to the record.
         work
             Shows progress and stops.
 
@@ -481,8 +484,8 @@ class Segmentation:
             self.space,
             overwrite=overwrite,
             source=source,
-            metadata=self.record(),
             ome=ome,
+            metadata={**self.record(), **(metadata or {})},
         ) as output:
             self._fill(output, work)
             output.finish()

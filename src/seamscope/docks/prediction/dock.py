@@ -64,6 +64,7 @@ from seamscope.docks.prediction.layer_file import LayerFile
 from seamscope.docks.prediction.model_picker import ModelPicker, remember_model
 from seamscope.docks.prediction.options import Options
 from seamscope.docks.prediction.preview import CORE, WINDOW, TilePreview
+from seamscope.docks.prediction.protocols import Protocols
 from seamscope.docks.prediction.run_panel import RunPanel
 from seamscope.docks.results import ResultLayers, Run
 from seamscope.docks.sentences import sentence
@@ -138,6 +139,7 @@ class PredictionDock(Dock):
         self._drops = FolderDrops(self)
         self._make_controls()
         self._lay_out()
+        self.protocols.recall()
         self._connect()
         self.destroyed.connect(self.tiles.sleep)
         self._drops.found.connect(self.open_network)
@@ -159,7 +161,7 @@ class PredictionDock(Dock):
         SettingsError
             When the region cannot be told.
         """
-        options = self.options.values()
+        options = {**self.options.values(), "area": self._area()}
         if options["memory"] is None:
             options["memory"] = self._resources(options["device"]).memory
         overlap = self.overlap.value()
@@ -168,9 +170,7 @@ class PredictionDock(Dock):
             halo=self._halo(),
             overlap=None if isinstance(overlap, str) else overlap,
             blend=self.blend.value(),
-            area=self._area(),
-            seams=self.options.seams.value(),
-            **options,
+            **{"seams": self.options.seams.value(), **options, **self.protocols.extra},
         )
 
     def _halo(self) -> Any:
@@ -190,6 +190,11 @@ class PredictionDock(Dock):
         if not isinstance(model, str):
             self.model_picker.show_name(f"{getattr(model, 'name', type(model).__name__)} (given)")
         self._load(model, trust)
+
+    @property
+    def plain(self) -> Model | None:
+        """The network as it was loaded, without fixed statistics."""
+        return self._plain
 
     @property
     def busy(self) -> bool:
@@ -248,6 +253,8 @@ class PredictionDock(Dock):
         self.cost = text_label()
         self.notes = text_label()
         self.panel = RunPanel(self.viewer, self.error)
+        self.protocols = Protocols(self)
+        self.panel.place_beside(self.protocols.button)
         self._trial_timer = QTimer(self)
         self._trial_timer.setSingleShot(True)
         self._trial_timer.setInterval(_TRIAL_DELAY_MS)
@@ -410,7 +417,8 @@ class PredictionDock(Dock):
         self.model_picker.consent.hide()
         self._tell_facts("")
         name = spec if isinstance(spec, str) else type(spec).__name__
-        function = partial(load, spec, trust)
+        stated = self.protocols.stated(spec)
+        function = partial(load, spec, trust, stated, self.protocols.check)
         self.job.start(f"loading {name}", function, self._loaded, failed=self._not_loaded)
         self.refresh()
 
@@ -438,9 +446,10 @@ class PredictionDock(Dock):
             remember_model(model.spec)
             self.model_picker.show_value(model.spec)
             self.model_picker.refill()
-        with self._quietly():
+        with self.quietly():
             for editor in (self.tile, self.halo, self.overlap):
                 editor.set_value("auto")
+        self.protocols.ready(model)
 
     def _describe(self, model: Model) -> None:
         kind: Kind = "good" if model.reach.bounded else "warning"
@@ -520,11 +529,11 @@ class PredictionDock(Dock):
             return
         try:
             self.image = self._open_image()
-            with self._quietly():
+            with self.quietly():
                 self._offer(self.image)
             if self.model is not None:
                 self._asked = self.settings()
-                self.plan = self._case().plan
+                self.plan = self._asked_case().plan
         except SeamscopeError as error:
             problem = in_dock(error)
         except Exception as error:
@@ -539,7 +548,12 @@ class PredictionDock(Dock):
         self._plan_trial()
         self.session.tell(self.model, self.layer, self._asked, self.plan, self._plain)
 
-    def _case(self) -> Case:
+    def case(self) -> Case:
+        """The case of the plan that is shown."""
+        assert self.plan is not None
+        return self._asked_case().at(self.plan)
+
+    def _asked_case(self) -> Case:
         assert self.image is not None
         assert self.model is not None
         return Case(self.image, self.model, self._asked, self._resources(self._asked.device))
@@ -613,9 +627,15 @@ class PredictionDock(Dock):
         several = labels and self.model is not None and not single
         self.options.set_classes(self.model.channels if several and self.model is not None else ())
         if self.model is not None:
-            self._offer_sizes(self.model, image)
+            self.offer_sizes(self.model, image)
 
-    def _offer_sizes(self, model: Model, image: Image) -> None:
+    def remember_sides(self, halo: Sequence[Sides]) -> None:
+        """Keep both sides of a halo, of which the control shows the larger."""
+        pairs = [(side, side) if isinstance(side, int) else tuple(side) for side in halo]
+        self._sides = tuple((before, after) for before, after in pairs)
+
+    def offer_sizes(self, model: Model, image: Image) -> None:
+        """Offer the sizes of tiles that a network takes."""
         lattice = model.facts.lattice
         names = "zyx"[-len(lattice) :]
         axes = image.axes or (names if image.ndim == len(names) else "")
@@ -659,6 +679,7 @@ class PredictionDock(Dock):
         said = [*(self._file.notes if self._file is not None else ())]
         said += self.image.notes if self.image is not None else ()
         said += self.plan.notes if self.plan is not None else ()
+        said += self.protocols.notes
         notes = map(in_dock, dict.fromkeys(said))
         self.notes.setText("".join(boxed(note, "warning") for note in notes))
 
@@ -692,7 +713,7 @@ class PredictionDock(Dock):
         return self._known_resources[device]
 
     @contextlib.contextmanager
-    def _quietly(self) -> Iterator[None]:
+    def quietly(self) -> Iterator[None]:
         """Change controls without hearing of it."""
         editors = (self.tile, self.halo, self.overlap, self.blend, self.options)
         blockers = [QSignalBlocker(editor) for editor in editors]
@@ -809,8 +830,9 @@ class PredictionDock(Dock):
             self.panel.show_problem(_TOO_LARGE.format(bytes_text(needed), bytes_text(free)))
             return
         self._cancel_trial()
+        self.protocols.remember()
         try:
-            output = open_output(Case.planned(self.image, self.model, self.plan))
+            output = open_output(self.case())
             evidence = Evidence(keep=self.plan.settings.seams == "all")
             self.session.begin_run()
             self.session.show_only(None)
@@ -854,7 +876,7 @@ class PredictionDock(Dock):
 
     def _set(self, controls: dict[str, Any]) -> None:
         """Set some controls."""
-        with self._quietly():
+        with self.quietly():
             for name, value in controls.items():
                 self._control(name).set_value(value)
         self._edited()
@@ -872,14 +894,14 @@ class PredictionDock(Dock):
     def _take_halo(self, halo: Sequence[Sides], overlap: Any) -> None:
         """Somebody found a better halo."""
         self._sides = tuple((before, after) for before, after in halo)
-        with self._quietly():
+        with self.quietly():
             self.halo.set_value([max(sides) for sides in halo])
             self.overlap.set_value("auto" if overlap is None else overlap)
         self.refresh()
 
     def _take_blend(self, blend: str, grid: tuple[Sequence[int], Sequence[int]] | None) -> None:
         """Somebody compared ways of blending: take the best, and the tiles that it was best on."""
-        with self._quietly():
+        with self.quietly():
             self.blend.set_value(blend)
         self.refresh()
         if grid is None or self.plan is None:

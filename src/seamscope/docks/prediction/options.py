@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 from seamscope.docks.editors import Choice, OptionalNumber
 from seamscope.docks.looks import set_row
 from seamscope.images.stored import Offer
-from seamscope.settings import WORDS
+from seamscope.settings import WORDS, Settings
 from seamscope.text import shape_text
 
 _GB = 10**9
@@ -139,6 +139,15 @@ class Options(QWidget):
             "accelerate": self.accelerate.isChecked(),
             "memory": int(self.memory.value() * _GB) or None,
         }
+
+    def set_values(self, settings: Settings) -> None:
+        """Show the values of settings; what is not offered here stays as it is."""
+        for name in ("result", "channel", "normalize", "padding", "device", "precision", "seams"):
+            getattr(self, name).set_value(getattr(settings, name))
+        self.threshold.setValue(settings.threshold)
+        self.replace_nan.setChecked(settings.fill_nan == 0)
+        self.batch.setValue(settings.batch)
+        self.accelerate.setChecked(settings.accelerate)
 
     def set_channels(self, count: int) -> None:
         """Offer the channels of an image; 0 or 1 for one that has no choice."""

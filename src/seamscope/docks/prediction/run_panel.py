@@ -132,16 +132,20 @@ class RunPanel(QWidget):
         self.show_problem("")
         self.actions.offer()
         self.bar.setRange(0, 0)
-        self._say("Preparing …")
+        self.say("Preparing …")
         self._show_running(True)
         job.start()
+
+    def place_beside(self, widget: QWidget) -> None:
+        """Place a widget beside the button Run."""
+        self._buttons.addWidget(widget)
 
     def stop(self, _: Any = None) -> None:
         """Stop after the current tile; what is done stays."""
         if self._running is not None:
             self._running.job.cancel()
             self.cancel.setEnabled(False)
-            self._say("Stopping after this tile …")
+            self.say("Stopping after this tile …")
 
     def forget(self) -> None:
         """Tell no more of the last run: another network is shown."""
@@ -174,7 +178,7 @@ class RunPanel(QWidget):
             running.layers.mark(event.region)
             self.bar.setValue(event.done)
         elif isinstance(event, Step) and not running.job.cancelled:
-            self._say(str(event))
+            self.say(str(event))
         elif isinstance(event, Started):
             self._set_total(running, event.tiles * event.frames)
         elif isinstance(event, Reduced):
@@ -224,14 +228,14 @@ class RunPanel(QWidget):
 
     def _say_end(self, running: _Running, outcome: Outcome) -> None:
         if isinstance(outcome.value, Finished):
-            self._say(_summary(outcome.value.figures))
+            self.say(_summary(outcome.value.figures))
             self.text.setText(self.text.text() + _seams(outcome.value))
             if outcome.value.warning:
                 self._warn(running, outcome.value.warning)
         elif outcome.error is None and running.tiles == self.bar.maximum() > 0:
-            self._say("Stopped before its card's postprocessing: this is what the network gave.")
+            self.say("Stopped before its card's postprocessing: this is what the network gave.")
         elif outcome.error is None:
-            self._say(f"Stopped after {running.tiles} tiles; what is done stays.")
+            self.say(f"Stopped after {running.tiles} tiles; what is done stays.")
         else:
             self.text.hide()
 
@@ -241,7 +245,8 @@ class RunPanel(QWidget):
         self.cancel.setEnabled(running)
         self.bar.setVisible(running)
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Show a sentence."""
         self.text.setText(plain(text))
         self.text.show()
 
@@ -254,7 +259,7 @@ class RunPanel(QWidget):
             self.results = None
 
     def _lay_out(self) -> None:
-        buttons = QHBoxLayout()
+        buttons = self._buttons = QHBoxLayout()
         buttons.addWidget(self.run, 1)
         buttons.addWidget(self.cancel)
         column = QVBoxLayout(self)

@@ -15,6 +15,7 @@ or run here.
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,6 +100,29 @@ class Spec:
 def _without_output(text: str) -> tuple[str, str | None]:
     match = _OUTPUT.match(text)
     return (match["rest"], match["output"]) if match and not Path(text).exists() else (text, None)
+
+
+def absolute(text: str) -> str:
+    """Return a model string that names the same network from any folder.
+
+    Examples
+    --------
+    >>> absolute("demo:batchnorm")
+    'demo:batchnorm'
+    >>> absolute("/nets/cells.pt2#1")
+    '/nets/cells.pt2#1'
+    """
+    spec = Spec.parse(text)
+    output = "" if spec.output is None else f"#{spec.output}"
+    if spec.module is None:
+        return f"{os.path.abspath(spec.path)}{output}"
+    rest = _without_output(text)[0]
+    factory = rest if spec.file is None else rest.rpartition("@")[0]
+    call = factory.removeprefix(spec.module)
+    script = spec.module.endswith(".py")
+    module = os.path.abspath(Path(spec.module).expanduser()) if script else spec.module
+    weights = "" if spec.file is None else f"@{os.path.abspath(spec.file)}"
+    return f"{module}{call}{weights}{output}"
 
 
 def with_output(text: str, names: Sequence[str], place: int) -> str:

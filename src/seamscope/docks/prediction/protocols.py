@@ -1,0 +1,308 @@
+"""The menu *Protocol* of the dock *Tiled prediction*: save, load, copy as a command; and remember.
+
+Knows which control shows which entry of a protocol. Does not know how a protocol is written (see
+`seamscope.planning.protocol`), or how a command is (see `seamscope.cli.protocols`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import QFileDialog, QMenu, QToolButton
+
+from seamscope.cli.protocols import command_of
+from seamscope.docks.layers import check_image, file_of_layer
+from seamscope.docks.sentences import sentence
+from seamscope.docks.session import Fixed
+from seamscope.errors import SeamscopeError, SettingsError
+from seamscope.models.formats.spec import absolute
+from seamscope.models.formats.trust import config_folder
+from seamscope.models.model import Model
+from seamscope.planning.protocol import (
+    FixedStatistics,
+    Protocol,
+    check_network,
+    load_statistics,
+    network_of,
+)
+from seamscope.settings import WORDS, Settings
+from seamscope.work import Work
+
+if TYPE_CHECKING:
+    from seamscope.docks.prediction.dock import PredictionDock
+
+_FILES = "Protocols (*.toml);;All files (*)"
+# Settings that follow from the image, the network or the region, and not from habit.
+_OF_ONE_IMAGE = ("area", "channel", "channel_axis", "memory")
+_GRID = ("tile", "halo", "overlap")
+
+
+class Protocols(QObject):
+    """What the dock's controls say, as a protocol, and back.
+
+    Parameters
+    ----------
+    dock
+        Whose controls they are.
+
+    Attributes
+    ----------
+    button
+        The menu, to be placed.
+    extra
+        Settings of a loaded protocol that have no control.
+    """
+
+    def __init__(self, dock: PredictionDock) -> None:
+        super().__init__(dock)
+        self._dock = dock
+        self._wanted: Protocol | None = None  # whose network is being loaded
+        self._known: Protocol | None = None  # of the last run, as it was on screen
+        self.extra: dict[str, Any] = {}
+        self._absent = ""  # a device that this machine lacks
+        self.button = self._menu()
+
+    # -- from the controls to a protocol
+
+    def protocol(self) -> Protocol:
+        """Return what the controls say.
+
+        Raises
+        ------
+        SettingsError
+            Where the plan is not possible yet, or the network is in no file.
+        """
+        if self._dock.plan is None:
+            raise SettingsError("Choose an image and a network first.")
+        return Protocol.of(self._dock.case())
+
+    def command(self) -> str:
+        """Return a command for a shell with the same result.
+
+        Raises
+        ------
+        SeamscopeError
+            Where no command gives it: the layer or the network is in no file.
+        """
+        protocol = self.protocol()
+        layer = check_image(self._dock.layer)
+        name, image = file_of_layer(layer, self._dock.axes.text().strip() or None)
+        if image.opened.get("axes") is None:  # the file says it itself
+            protocol = protocol.read_as_it_is()
+        stem = Path(name.removeprefix("demo:")).name.partition(".")[0]
+        return command_of(protocol, name, f"{stem}_prediction.ome.zarr")
+
+    def save(self, path: str) -> None:
+        """Write a protocol to a file."""
+        file = Path(path)
+        file = file if file.suffix else file.with_suffix(".toml")
+        self._try(lambda: self.protocol().save(file), f"Protocol saved to {file.name}.")
+
+    def copy(self) -> None:
+        """Put the command on the clipboard."""
+
+        def put() -> None:
+            text = self.command()
+            clipboard = QGuiApplication.clipboard()
+            if clipboard is not None:
+                clipboard.setText(text)
+
+        self._try(put, "Command copied. Paste it into a terminal.")
+
+    # -- from a protocol to the controls
+
+    def load(self, path: str) -> None:
+        """Set the controls as a protocol says, and load its network."""
+        self._try(lambda: self._take(Protocol.load(path)), f"Protocol {Path(path).name} loaded.")
+
+    def _take(self, protocol: Protocol) -> None:
+        if protocol.network is None:
+            raise SettingsError(
+                "The protocol has no network, only a recipe of labels. Use it on the command line: "
+                "seamscope run PROTOCOL IMAGE OUT."
+            )
+        dock = self._dock
+        axes, layer = protocol.image.axes, dock.layer
+        if axes is not None and layer is not None and len(axes) == layer.ndim:
+            dock.axes.setText(axes)
+        self._set(protocol.settings)
+        self._wanted = protocol
+        model = dock.plain
+        if model is not None and _path(model) == protocol.network.path:
+            self.ready(model)
+            dock.refresh()
+        else:
+            dock.model_picker.set_value(protocol.network.path)
+
+    def _set(self, settings: Settings) -> None:
+        """Set the controls, but for those that need the network first."""
+        dock = self._dock
+        self.extra = {}
+        with dock.quietly():
+            dock.blend.set_value(settings.blend)
+            dock.options.set_values(settings)
+        device = settings.device
+        self._absent = device if dock.options.device.value() != device else ""
+        shown = {**dock.options.values(), "seams": dock.options.seams.value(), "area": None}
+        for name, value in vars(settings).items():
+            if name not in (*_GRID, "blend", "memory", "device") and value != shown.get(
+                name, vars(Settings())[name]
+            ):
+                self.extra[name] = value
+
+    def stated(self, spec: Any) -> dict[str, Any]:
+        """Return what the protocol states of a network that is being loaded."""
+        wanted = self._wanted
+        if wanted is None or wanted.network is None or wanted.network.path != spec:
+            self._wanted, self.extra, self._absent = None, {}, ""
+            return {}
+        return dict(wanted.network.stated)
+
+    def check(self, model: Model) -> None:
+        """Refuse a network that is not the protocol's.
+
+        Raises
+        ------
+        SettingsError
+            Naming both fingerprints.
+        """
+        if self._wanted is not None and self._wanted.network is not None:
+            check_network(model, self._wanted.network.fingerprint)
+
+    def ready(self, model: Model) -> None:
+        """Set the tiles of the protocol whose network was loaded, or of the last run with it."""
+        wanted, self._wanted = self._wanted or self._of_last_run(model), None
+        if wanted is None:
+            return
+        self._set_tiles(wanted.settings)
+        if wanted.statistics is not None:
+            self._fix(model, wanted.statistics)
+
+    def _set_tiles(self, settings: Settings) -> None:
+        dock = self._dock
+        with dock.quietly():
+            if dock.image is not None and dock.plain is not None:
+                dock.offer_sizes(dock.plain, dock.image)
+            for name in _GRID:
+                value = getattr(settings, name)
+                if name == "halo" and not isinstance(value, str | int):
+                    dock.remember_sides(value)
+                    value = [side if isinstance(side, int) else max(side) for side in value]
+                getattr(dock, name).set_value("auto" if value is None else value)
+
+    def _fix(self, model: Model, statistics: FixedStatistics) -> None:
+        """Read the fixed statistics, in a thread."""
+
+        def read(*, work: Work) -> Model:
+            return model.with_statistics(load_statistics(statistics.path, statistics.digest))
+
+        def use(network: Model | None) -> None:
+            if network is not None:
+                self._dock.session.fix(Fixed(model, network, None))
+
+        self._dock.job.start("reading the fixed statistics", read, use)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What no control shows."""
+        told = []
+        if self._absent:
+            told.append(f"The protocol's device {self._absent} is not on this machine.")
+        if not self.extra:
+            return tuple(told)
+        said = ", ".join(f"{WORDS[name].label} {_said(v)}" for name, v in self.extra.items())
+        told.append(f"From the protocol: {said}. Load another network to undo this.")
+        return tuple(told)
+
+    # -- from one session to the next
+
+    def remember(self) -> None:
+        """Keep the settings of a run for the next session."""
+        own = self._dock.settings()
+        changes = {name: vars(Settings())[name] for name in _OF_ONE_IMAGE}
+        model = self._dock.plain
+        with contextlib.suppress(SeamscopeError, OSError):  # no reason not to run
+            network = None if model is None or model.spec is None else network_of(model)
+            self._known = Protocol(network, own.but(**changes))
+            _last().parent.mkdir(parents=True, exist_ok=True)
+            self._known.save(_last())
+
+    def recall(self) -> None:
+        """Set the controls as they were at the last run."""
+        with contextlib.suppress(SeamscopeError):  # the first time, or of another version
+            self._known = Protocol.load(_last())
+            self._set(self._known.settings)
+            self.extra, self._absent = {}, ""
+
+    def _of_last_run(self, model: Model) -> Protocol | None:
+        known = self._known
+        if known is None or known.network is None:
+            return None
+        return known if known.network.fingerprint == model.fingerprint else None
+
+    # -- the menu
+
+    def _menu(self) -> QToolButton:
+        made = QToolButton()
+        made.setText("Protocol ▾")
+        made.setToolTip("Save or load all choices, or copy them as a command.")
+        made.setStyleSheet("QToolButton::menu-indicator { image: none; }")
+        made.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        menu = QMenu(made)
+        menu.setToolTipsVisible(True)
+        for text, tip, act in (
+            ("Save protocol …", "Write all choices to a file.", self._ask_where_to_save),
+            ("Load protocol …", "Set all choices from a file.", self._ask_what_to_load),
+            ("Copy as command", "Copy a command with the same result.", self.copy),
+        ):
+            action = menu.addAction(text)
+            action.setToolTip(tip)
+            action.triggered.connect(partial(_call, act))
+        made.setMenu(menu)
+        return made
+
+    def _ask_where_to_save(self) -> None:
+        name, _ = QFileDialog.getSaveFileName(self._dock, "Save protocol", "protocol.toml", _FILES)
+        if name:
+            self.save(name)
+
+    def _ask_what_to_load(self) -> None:
+        name, _ = QFileDialog.getOpenFileName(self._dock, "Load protocol", "", _FILES)
+        if name:
+            self.load(name)
+
+    def _try(self, act: Any, done: str) -> None:
+        """Do something, and show that it is done or why not."""
+        panel = self._dock.panel
+        try:
+            act()
+        except Exception as error:
+            panel.show_problem(sentence(error, "The protocol"))
+        else:
+            panel.say(done)
+
+
+def _call(act: Any, _: Any = None) -> None:
+    act()
+
+
+def _last() -> Path:
+    return config_folder() / "last.toml"
+
+
+def _path(model: Model) -> str | None:
+    return None if model.spec is None else absolute(model.spec)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{axis} {a} to {b}" for axis, (a, b) in value.items())
+    return str(value)
+
+
+__all__ = ["Protocols"]

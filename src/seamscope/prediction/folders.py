@@ -1,0 +1,208 @@
+"""Many images one after another, by one network that is loaded and measured once.
+
+Knows that an image that fails does not stop the others, and that what is done need not be done
+again. Does not know command lines.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from seamscope.errors import OutputError, SeamscopeError
+from seamscope.files import disk_errors
+from seamscope.images.folders import images_in, names_for, place_of
+from seamscope.images.image import open_image
+from seamscope.images.records import read_record
+from seamscope.ledger import differing
+from seamscope.models.formats import load_model
+from seamscope.models.model import Model
+from seamscope.planning.case import Case
+from seamscope.prediction.resuming import task_of
+from seamscope.prediction.run import predict
+from seamscope.settings import Settings
+from seamscope.work import QUIET, Work, check
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of one image.
+
+    Attributes
+    ----------
+    image, out
+        Where it is, and where its result is.
+    state
+        ``"skipped"`` where the result was there.
+    sentence
+        Why it failed; empty otherwise.
+    seconds
+        That it took.
+    record
+        Of the result.
+    """
+
+    image: str
+    out: str
+    state: Literal["done", "skipped", "failed"]
+    sentence: str = ""
+    seconds: float = 0.0
+    record: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image of several, and the place of its result."""
+
+    image: str
+    out: str
+
+
+def jobs_for(images: str | Sequence[str | os.PathLike[str]], out: str) -> list[Job]:
+    """Return what is to be done.
+
+    Parameters
+    ----------
+    images
+        A pattern, a folder, or paths.
+    out
+        A folder, or a path with ``*`` for the image's name.
+
+    Raises
+    ------
+    ImageError, OutputError
+        Where there are no images, or `out` is one file.
+    """
+    names = (images_in(images) or (images,)) if isinstance(images, str) else images
+    paths = [os.fspath(name) for name in names]
+    return [Job(p, place_of(out, n)) for p, n in zip(paths, names_for(paths), strict=True)]
+
+
+def predict_all(
+    images: str | Sequence[str | os.PathLike[str]],
+    model: str | nn.Module | Model,
+    out: str,
+    settings: Settings | None = None,
+    *,
+    trust: bool = False,
+    axes: str | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    tell: Callable[[Done], None] | None = None,
+    work: Work = QUIET,
+    **asked: Any,
+) -> list[Done]:
+    """Predict many images, one after another.
+
+    Parameters
+    ----------
+    images
+        A pattern (``"images/*.tif"``), a folder, or paths.
+    model, settings, trust, axes, overwrite, asked
+        As for `seamscope.predict`.
+    out
+        A folder, which is made and gets OME-Zarr, or a path with ``*`` for the image's name.
+    resume
+        Whether results that are there are left as they are, and an unfinished one is continued.
+        A result of another network, image or settings fails.
+    tell
+        Called after each image.
+
+    Returns
+    -------
+    list of Done
+        One for each image, in order. An image that fails does not stop the others.
+
+    Raises
+    ------
+    SeamscopeError
+        Where there are no images, or the network cannot be loaded.
+    InterruptedError
+        When stopped; results until then stay.
+    """
+    network = load_model(model, trust=trust)
+    wanted = (settings or Settings()).but(**asked)
+
+    def act(job: Job) -> tuple[Literal["done", "skipped"], dict[str, Any]]:
+        case = Case.open(open_image(job.image, axes=axes), network, wanted)
+        if resume and done_before(job.out, case):
+            return "skipped", read_record(job.out) or {}
+        predict(case, None, job.out, overwrite=overwrite, resume=resume, work=work)
+        return "done", read_record(job.out) or {}
+
+    jobs = jobs_for(images, out)
+    make_folders(jobs)
+    found = []
+    for number, job in enumerate(jobs):
+        check(work)
+        work.phase(f"Image {number + 1} of {len(jobs)}: {Path(job.image).name}")
+        found.append(_attempt(job, act))
+        if tell is not None:
+            tell(found[-1])
+    return found
+
+
+def _attempt(
+    job: Job, act: Callable[[Job], tuple[Literal["done", "skipped"], dict[str, Any]]]
+) -> Done:
+    begin = time.perf_counter()
+    try:
+        state, record = act(job)
+    except InterruptedError:
+        raise
+    except (SeamscopeError, MemoryError, OSError) as error:
+        seconds = time.perf_counter() - begin
+        return Done(job.image, job.out, "failed", str(error) or type(error).__name__, seconds)
+    return Done(job.image, job.out, state, "", time.perf_counter() - begin, record)
+
+
+def make_folders(jobs: Sequence[Job]) -> None:
+    """Make the folders of results; those above them exist.
+
+    Raises
+    ------
+    OutputError
+        Where one cannot be made.
+    """
+    for folder in dict.fromkeys(Path(job.out).expanduser().parent for job in jobs):
+        with disk_errors(folder, "Nothing was written."):
+            folder.mkdir(exist_ok=True)
+
+
+def is_done(target: str | os.PathLike[str]) -> bool:
+    """Return whether there is a whole result of Seamscope."""
+    path = Path(target).expanduser()
+    return path.exists() and bool((read_record(path) or {}).get("finished"))
+
+
+def done_before(target: str | os.PathLike[str], case: Case) -> bool:
+    """Return whether a result is whole, and of this image, network and settings.
+
+    Raises
+    ------
+    OutputError
+        Where it is of others; the message names what differs.
+    """
+    if not is_done(target):
+        return False
+    before = (read_record(Path(target).expanduser()) or {}).get("task")
+    if not isinstance(before, dict):
+        raise OutputError(
+            f"{target} does not say what it was made of, so it cannot be compared. Choose another "
+            "name, or allow it to be replaced (--overwrite, or overwrite=True)."
+        )
+    for what, old, new in differing(before, task_of(case)):
+        raise OutputError(
+            f"{target} was made with another {what} ({old}, now {new}). Choose another name, or "
+            "allow it to be replaced (--overwrite, or overwrite=True)."
+        )
+    return True
+
+
+__all__ = ["Done", "Job", "done_before", "is_done", "jobs_for", "make_folders", "predict_all"]
