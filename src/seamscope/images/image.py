@@ -385,8 +385,8 @@ def open_image(source: Any, *, axes: str | None = None, **choices: Any) -> Image
     opened = {**image.opened, **choices} | ({"axes": axes} if axes else {})
     image = image.with_axes(axes) if axes else image
     default = {each.name: each.default for each in fields(Choice)}
-    told = {name: value for name, value in opened.items() if value != default.get(name)}
-    return replace(image, opened=told)
+    chosen = {name: value for name, value in opened.items() if value != default.get(name)}
+    return replace(image, opened=chosen)
 
 
 def _of_file(path: Path, choice: Choice) -> Image:
