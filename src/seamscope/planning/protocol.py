@@ -3,9 +3,9 @@
 Knows what has to be noted so that a prediction can be repeated on another image, and how that is
 written. Does not know commands or windows.
 
-A protocol holds exact sizes of tile, halo and overlap. What ``"auto"`` chooses depends on the memory
-of a machine, and what is repeated must not. Write ``tile = "auto"``
-in the file to let each machine choose. It never holds whether code may be trusted::
+A protocol holds exact sizes of tile, halo and overlap. What ``"auto"`` chooses depends on the
+memory of a machine, and what is repeated must not. Write ``tile = "auto"`` in the file to let each
+machine choose. It never holds whether code may be trusted::
 
     protocol = 1
 
