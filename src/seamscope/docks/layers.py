@@ -137,12 +137,17 @@ def image_of(layer: ImageLayer, axes: str | None = None) -> Image:
     """
     image = opened_as(layer) or open_image(pixels(layer))
     letters, nodata = axes or axes_of(layer), nodata_of(layer)
+    opened = dict(image.opened)
     image = dataclasses.replace(image.with_axes(letters) if letters else image, name=layer.name)
+    if letters:
+        opened["axes"] = letters
     if nodata is not None and not image.missing:
         image = image.with_nodata(nodata)
+        opened["nodata"] = nodata
     count = image.ndim - layer.ndim  # the colour axis has no place in the layer's transform
     return dataclasses.replace(
         image,
+        opened=opened,
         scale=(*map(float, layer.scale), *(1.0,) * count),
         units=(*map(str, layer.units), *("",) * count),
     )
@@ -227,18 +232,19 @@ def file_of_layer(layer: ImageLayer, axes: str | None = None) -> tuple[str, Imag
     ImageError
         When the layer comes from no file, or the file holds other pixels than the layer.
     """
-    shown = open_image(pixels(layer), axes=axes or axes_of(layer))
+    shown = image_of(layer, axes)
     sample = layer.source.sample
     own = sample is not None and sample[0] == "seamscope"
-    name = f"demo:{sample[1].replace('_', '')}" if own else layer.source.path
+    name = f"demo:{sample[1].replace('_', '')}" if own else path_of(layer)
     if not name:
         raise ImageError(
             f"The layer {layer.name} is in no file. Save it (File > Save Selected Layer), and open "
             "the file."
         )
-    image = open_image(name)
+    choices = {key: value for key, value in shown.opened.items() if key != "axes"}
+    image = open_image(name, **choices)
     if image.shape == shown.shape and image.axes != shown.axes and shown.axes is not None:
-        image = open_image(name, axes=shown.axes)
+        image = open_image(name, axes=shown.axes, **choices)
     same = (image.shape, image.dtype) == (shown.shape, shown.dtype)
     if not same or content_of(image) != content_of(shown):
         raise ImageError(

@@ -163,19 +163,17 @@ class Protocol:
             overlap=tuple(axis.overlap for axis in axes),
             memory=None,
         )
-        chosen = {each.name for each in dataclasses.fields(ImageChoice)}
-        opened = {name: v for name, v in case.image.opened.items() if name in chosen}
         return cls(
             network_of(case.model),
             settings,
-            ImageChoice(**opened),
+            choice_of(case.image),
             _statistics_of(case.model),
             None if recipe is None else as_table(recipe),
         )
 
-    def read_as_it_is(self) -> Protocol:
-        """Return the same for a file that says itself which axes it has."""
-        return dataclasses.replace(self, image=dataclasses.replace(self.image, axes=None))
+    def reading(self, image: Image) -> Protocol:
+        """Return the same for images that are opened as this one was."""
+        return dataclasses.replace(self, image=choice_of(image))
 
     def open_image(self, source: Any) -> Image:
         """Open an image as the protocol says."""
@@ -341,6 +339,12 @@ def load_statistics(path: str | Path, digest: str | None = None) -> Statistics:
     return found
 
 
+def choice_of(image: Image) -> ImageChoice:
+    """Return how an image was opened."""
+    known = {each.name for each in dataclasses.fields(ImageChoice)}
+    return ImageChoice(**{name: v for name, v in image.opened.items() if name in known})
+
+
 def network_of(model: Model) -> Network:
     """Return what names a network.
 
@@ -415,6 +419,7 @@ __all__ = [
     "Protocol",
     "as_table",
     "check_network",
+    "choice_of",
     "load_statistics",
     "network_of",
     "of_table",

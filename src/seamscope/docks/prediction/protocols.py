@@ -89,11 +89,9 @@ class Protocols(QObject):
         SeamscopeError
             Where no command gives it: the layer or the network is in no file.
         """
-        protocol = self.protocol()
         layer = check_image(self._dock.layer)
         name, image = file_of_layer(layer, self._dock.axes.text().strip() or None)
-        if image.opened.get("axes") is None:  # the file says it itself
-            protocol = protocol.read_as_it_is()
+        protocol = self.protocol().reading(image)
         stem = Path(name.removeprefix("demo:")).name.partition(".")[0]
         return command_of(protocol, name, f"{stem}_prediction.ome.zarr")
 
