@@ -91,6 +91,7 @@ def _of_segment(protocol: Protocol, given: Mapping[str, Any]) -> dict[str, Any]:
     recipe["recipe"] = RecipeKind(recipe.pop("kind"))
     named = {"prediction": given["image"], "image_channel": given["channel"]}
     known = {**given, **named, **recipe}
+    known.pop("workers", None)  # processes there, threads here
     wanted = inspect.signature(segment).parameters.values()
     return {each.name: known.get(each.name, each.default) for each in wanted}
 
