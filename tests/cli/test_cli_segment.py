@@ -151,6 +151,7 @@ def test_corrections_are_applied(folder) -> None:
         (("splits", "p.npy", "--axes", "zyx"), "whole numbers"),
         (("splits", "l.npy", "--image", "p.npy"), "--image and --model"),
         (("splits", "l.npy", "--merge", "0.1"), "--out OUT"),
+        (("splits", "l.npy", "--merge", "2", "--out", "m.npy"), "from 0 to 1"),
     ],
 )
 def test_mistakes_are_one_sentence(folder, words, said) -> None:

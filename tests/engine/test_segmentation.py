@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter, deque
 
@@ -384,7 +385,7 @@ def test_labels_are_read_like_an_array() -> None:
     [
         (np.array([[-3.0, 8.0]]), {}, "values='logits'"),
         (np.array([[3.0, 250.0]]), {}, "values=255"),
-        (np.array([[0.5, np.nan]]), {}, "1 values that are not finite"),
+        (np.array([[0.5, np.nan]]), {}, "NaN or infinity at 1 pixel "),
         (np.zeros((2, 3), np.int32), {}, "nothing says which number"),
         (np.zeros((2, 3)), {"kind": "cells"}, "no recipe 'cells'"),
         (np.zeros((2, 3)), {"channel": 1}, "There is no channel 1"),
@@ -393,6 +394,10 @@ def test_labels_are_read_like_an_array() -> None:
         (np.zeros((2, 3)), {"seed_threshold": 1, "dynamics": 1}, "not by both"),
         (np.zeros((2, 3)), {"min_size": 5, "max_size": 2}, "Sizes from 5 to 2"),
         (np.zeros((2, 3)), {"blocks": 0}, "1 pixel or more"),
+        (np.zeros((2, 3)), {"workers": 0}, "workers is 0"),
+        (np.zeros((2, 3)), {"min_size": -1}, "min_size is -1"),
+        (np.array([[2.0, 0.5]]), {"values": 1.5}, "from 0 to 1.33 after division by 1.5"),
+        (np.zeros((2, 3)), {"threshold": np.nan}, "threshold is nan"),
         (np.zeros((2, 3)), {"area": {"y": (2, 9)}}, "area y=2:2 is empty"),
     ],
 )
@@ -413,8 +418,23 @@ def test_scales_of_other_programs() -> None:
         assert np.asarray(seamscope.segment(scaled, values=values).labels).tolist() == [[0, 1, 1]]
 
 
-def test_nothing_found_is_said() -> None:
-    found = seamscope.segment(np.full((4, 4), 0.25), threshold=0.5)
+@pytest.mark.parametrize(
+    ("value", "how", "said"),
+    [
+        (0.25, {}, "no probability is above the threshold 0.5; the largest is 0.25"),
+        (0.75, {"min_size": 17}, "No object is left after the filters"),
+        (0.75, {"clear_border": True}, "No object is left after the filters"),
+        (0.25, {"kind": "distance"}, "no pixel is foreground, at the threshold 0.5"),
+        (0.25, {"kind": "classes"}, "no pixel belongs to a class, at the threshold 0.5"),
+        (0.25, {"kind": "boundaries", "seed_threshold": 0.1}, "no pixel is a seed; the lowest"),
+        (np.nan, {}, "no pixel has data"),
+    ],
+)
+def test_nothing_found_is_said(value, how, said) -> None:
+    image = dataclasses.replace(
+        seamscope.open_image(np.full((4, 4), value)), missing=bool(np.isnan(value))
+    )
+    found = seamscope.segment(image, **how)
     assert found.count == 0
-    assert "the largest is 0.25" in found.empty_note
+    assert said in found.empty_note
     assert not np.asarray(found.labels).any()

@@ -340,7 +340,7 @@ def _rows(found: Segmentation, out: str) -> list[tuple[str, str]]:
         ("recipe", found.recipe.kind),
         ("objects", str(found.count)),
     ]
-    if found.recipe.kind != "classes":
+    if found.recipe.kind != "classes" and found.count:
         curve = found.curve()
         low, high = curve.stable()
         rows.append(

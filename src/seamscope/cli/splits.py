@@ -176,6 +176,8 @@ def _check_options(
         raise SettingsError("To ask the network again give both --image and --model.")
     if out is None and merge is not None:
         raise SettingsError("--merge needs a place for the merged labels: add --out OUT.")
+    if merge is not None and not 0 <= merge <= 1:
+        raise SettingsError(f"--merge {merge:g}: a false-discovery rate is from 0 to 1, as in 0.1.")
     if out is not None and merge is None and model is None:
         raise SettingsError(
             "--out needs a rule of which pairs to merge: --merge RATE, or --image and --model."

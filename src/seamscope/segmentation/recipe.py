@@ -128,6 +128,11 @@ class Recipe:
                 raise SettingsError(f"{name} is {value}: it must be a finite number, 0 or more.")
         if self.cap == 0:
             raise SettingsError("cap is 0, which leaves no heights: give a distance above 0.")
+        for name in ("min_size", "max_size"):
+            if (getattr(self, name) or 0) < 0:
+                raise SettingsError(
+                    f"{name} is {getattr(self, name)}: a size is a number of pixels, 0 or more."
+                )
         if self.max_size is not None and self.max_size < self.min_size:
             raise SettingsError(
                 f"Sizes from {self.min_size} to {self.max_size} pixels leave no object: the "
@@ -469,10 +474,11 @@ class Heights:
         if self.image.missing:
             numbers[np.isnan(numbers)] = 0
         if not np.isfinite(numbers).all():
+            count = int((~np.isfinite(numbers)).sum())
             raise ImageError(
-                f"{self.image.name} holds {int((~np.isfinite(numbers)).sum())} values that are not "
-                "finite numbers (NaN or infinity), which have no place among heights: predict "
-                "again, or set them to 0."
+                f"{self.image.name} holds NaN or infinity at {count} pixel{'s' * (count != 1)} of "
+                "a block: predict again, or take NaN for pixels without data, which become "
+                "background (--nodata nan, open_image(..., nodata=nan))."
             )
         return numbers
 

@@ -112,6 +112,8 @@ def segment(
     3
     """
     wanted = dataclasses.replace(recipe or Recipe(), **changes)
+    if workers < 1:
+        raise SettingsError(f"workers is {workers}: give 1 thread or more (--workers 1).")
     image = probabilities if isinstance(probabilities, Image) else open_image(probabilities)
     if axes is not None and image.axes != axes:
         image = image.with_axes(axes)

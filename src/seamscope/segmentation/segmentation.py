@@ -324,19 +324,29 @@ class Segmentation:
         if self.count:
             return ""
         recipe = self.recipe
-        lowest = int(np.flatnonzero(self.basins.histogram[:OUTSIDE])[:1].sum())
-        if recipe.kind == "components":
+        some = np.flatnonzero(self.basins.histogram[:OUTSIDE])
+        if not len(some):
+            if recipe.kind == "components":
+                return "No object: no pixel has data."
+            what = "belongs to a class" if recipe.kind == "classes" else "is foreground"
+            return (
+                f"No object: no pixel {what}, at the threshold {recipe.threshold:g}. Lower it, or "
+                "choose other channels."
+            )
+        first = recipe.value_at(int(some[0]))
+        if recipe.kind == "components" and some[0] >= recipe.cut:
             return (
                 f"No object: no probability is above the threshold {recipe.threshold:g}; the "
-                f"largest is {recipe.value_at(lowest):.3g}. Lower the threshold."
+                f"largest is {first:.3g}. Lower the threshold."
             )
-        if not self.basins.count:
-            return f"No object: no pixel is above the threshold {recipe.threshold:g}. Lower it."
-        if recipe.min_size or recipe.max_size is not None or recipe.clear_border:
-            return "No object is left after the filters: change the sizes, or keep the border's."
+        if not (self.objects > 0).any():
+            return (
+                f"No object: no pixel is a seed; the lowest height stands for {first:.3g}. Move "
+                "the seed threshold."
+            )
         return (
-            f"No object: no pixel is a seed; the lowest height is {recipe.value_at(lowest):.3g}. "
-            "Move the seed threshold."
+            "No object is left after the filters: change the smallest and largest size, or keep "
+            "objects at the border."
         )
 
     # -- numbers
