@@ -12,14 +12,21 @@ from scipy import ndimage
 
 pytest.importorskip("napari")
 
-from hands import PATIENCE, press
+from dock_networks import measured
+from hands import PATIENCE, predict, press, uneven
 
 import seamscope
 from seamscope.docks.labels import live as live_module
 from seamscope.docks.labels.shown import Picture, Screen
 from seamscope.docks.layers import camera
+from seamscope.segmentation.asking import ask_again
 from seamscope.segmentation.corrections import Corrections
+from seamscope.segmentation.false_splits import find_splits
+from seamscope.segmentation.label_images import merge_pairs
+from seamscope.segmentation.recipe import Recipe
 from seamscope.segmentation.review import suspects
+
+NETWORK = measured(norm=True)
 
 
 def smooth(*shape, seed=0, sigma=2):
@@ -384,3 +391,109 @@ def test_suspicious_objects_are_visited_and_crops_written(qtbot, viewer, segment
     page.open_file(str(tmp_path / "bad.corrections"))
     rest(qtbot, dock)
     assert "corrections of other labels" in dock.problem
+
+
+def cut_objects():
+    """Probabilities of blobs that are cut between columns 47 and 48, 95 and 96, ..."""
+    p = np.where(smooth(240, 288, sigma=4) > 0.5, 0.9, 0.0).astype(np.float32)
+    p[:, 47::48] = p[47::48] = 0.2
+    return p
+
+
+def test_false_splits_of_this_dock_are_found_and_merged_as_steps(qtbot, viewer, segmented):
+    p = cut_objects()
+    dock = segmented(p)
+    page = dock.splits
+    before = shown(dock)
+    page.grid.set_value("given")
+    page.tile.setValue(48)
+    press(qtbot, page.look)
+    rest(qtbot, dock)
+    report = find_splits(dock.live.found.labels, 48, axes="yx")
+    assert page.report.to_json() | {"labels": ""} == report.to_json() | {"labels": ""}
+    assert f"p = {report.test.p:.2g}" in page.text.text()
+    assert page.table.rowCount() == len(report.candidates) > 30
+    assert page.table.item(0, 0).text() == " | ".join(map(str, report.candidates[0].labels))
+    page.table.setCurrentCell(3, 0)
+    middle = np.mean(report.candidates[3].places, axis=0)
+    assert np.allclose(np.asarray(camera(viewer).center)[-2:], middle, atol=1)
+    press(qtbot, page.merge)
+    rest(qtbot, dock)
+    one, two = report.candidates[3].places
+    assert shown(dock)[one] == shown(dock)[two]
+    press(qtbot, page.all)
+    rest(qtbot, dock)
+    labels = shown(dock)
+    assert all(labels[c.places[0]] == labels[c.places[1]] for c in report.below(0.1))
+    assert len(dock.live.corrections) == 2
+    for _ in range(2):
+        press(qtbot, page.undo)
+        rest(qtbot, dock)
+    np.testing.assert_array_equal(shown(dock), before)
+    assert not page.undo.isEnabled()
+
+
+def test_false_splits_of_any_layer_are_merged_in_a_layer_of_their_own(qtbot, viewer, open_docks):
+    labels = np.asarray(seamscope.segment(cut_objects()).labels).astype(np.int32)
+    layer = viewer.add_labels(labels, name="cells", scale=(2, 2))
+    dock = open_docks("labels")
+    rest(qtbot, dock)
+    page = dock.splits
+    assert page.labels.value() is layer
+    press(qtbot, page.look)  # the grid is searched
+    rest(qtbot, dock)
+    report = page.report
+    assert report.lines.stride == (48, 48)
+    press(qtbot, page.all)
+    merged = np.asarray(viewer.layers["merged · cells"].data)
+    pairs = [c.labels for c in report.below(0.1)]
+    np.testing.assert_array_equal(merged, merge_pairs(labels, pairs))
+    press(qtbot, page.undo)
+    np.testing.assert_array_equal(np.asarray(viewer.layers["merged · cells"].data), labels)
+    page.grid.set_value("given")
+    page.tile.setValue(500)
+    press(qtbot, page.look)
+    rest(qtbot, dock)
+    assert "No seam of a grid of 500 x 500 pixels" in dock.problem
+
+
+def test_a_run_gives_its_grid_both_opinions_and_answers_again(qtbot, viewer, open_docks):
+    image = uneven(96, 120)
+    viewer.add_image(image, name="cells")
+    dock, labels = open_docks("prediction", "labels")
+    predict(qtbot, dock, NETWORK, halo=0)
+    rest(qtbot, labels)
+    source = labels.source.value()
+    run = source.run
+    assert run is not None
+    assert labels.recipe.value().kind == "classes"
+    high = float(np.quantile(dock.results.array[0], 0.5))
+    labels.recipe.set_value(Recipe("components", 0, threshold=round(high, 3)))
+    press(qtbot, labels.segment)
+    rest(qtbot, labels)
+    expected = seamscope.segment(dock.results.array, labels.recipe.value(), axes="cyx")
+    assert same_objects(shown(labels), expected.labels)
+    page = labels.splits
+    assert page.grid.value() == "run"
+    press(qtbot, page.look)
+    rest(qtbot, labels)
+    assert labels.problem == ""
+    lines = page.report.lines
+    for axis, part in zip(run.plan.grid.axes, range(2), strict=True):
+        seams = [tile.core[0] for tile in axis][1:]
+        assert list(lines.along(part, image.shape[part]))[: len(seams)] == seams
+    assert page.report.candidates
+    page.table.setCurrentCell(0, 0)
+    candidate = page.candidate
+    views = run.evidence.opinions.between(*candidate.places, ())
+    assert views.seam[0] == candidate.axis
+    np.testing.assert_array_equal(page.comparison.pictures[0].image, views.lower[views.channel])
+    press(qtbot, page.ask)
+    rest(qtbot, labels)
+    heard = list(
+        ask_again(
+            page.report.candidates, run.image, run.model, labels.recipe.value(), run.plan.settings
+        )
+    )
+    assert [page._heard[o.candidate].vanished for o in heard] == [o.vanished for o in heard]
+    assert page.table.item(0, 4).text() in ("one object", "two objects", "background")

@@ -254,6 +254,42 @@ class Opinions:
         cut = plane.index(seam.axis), line - region[seam.axis].start
         return SideBySide(tuple(region), plane, cut, *views)
 
+    def between(
+        self, one: Sequence[int], two: Sequence[int], frame: Frame, **looks: Any
+    ) -> SideBySide | None:
+        """What both tiles predict around two pixels on either side of a seam.
+
+        Parameters
+        ----------
+        one, two
+            Pixels of the result, which lie in the cores of two neighbouring tiles.
+        frame
+            Time point and the like.
+        looks
+            As for `beside`.
+
+        Returns
+        -------
+        SideBySide or None
+            None where the pixels do not lie in two tiles that touch by a face.
+        """
+        lower, upper = self._keeping(one), self._keeping(two)
+        steps = [b - a for a, b in zip(lower, upper, strict=True)]
+        if sorted(map(abs, steps)) != [0] * (len(steps) - 1) + [1]:
+            return None
+        axis = [step != 0 for step in steps].index(True)
+        if steps[axis] < 0:
+            lower, one = upper, two
+        return self.beside(Seam(0.0, 0.0, lower, axis, frame, (), (), tuple(one)), **looks)
+
+    def _keeping(self, pixel: Sequence[int]) -> Index:
+        """Index of the tile whose core holds a pixel."""
+        return next(
+            index
+            for index, tile in self._tiles.items()
+            if all(part.start <= p < part.stop for part, p in zip(tile.core, pixel, strict=True))
+        )
+
     def _seeing(self, pixel: Sequence[int]) -> Iterator[list[int]]:
         grid = self.plan.grid
         for axis, size, p in zip(grid.axes, grid.prediction_shape, pixel, strict=True):

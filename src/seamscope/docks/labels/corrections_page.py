@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QGridLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QGridLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from seamscope.docks.controls import button
 from seamscope.docks.job_row import JobRow
@@ -141,12 +141,14 @@ class CorrectionsPage(QWidget):
         grid.addWidget(self.buttons["paint"], 3, 0)
         grid.addWidget(self.discard, 3, 1)
         grid.addWidget(self.buttons["next"], 4, 0, 1, 2)
-        grid.addWidget(self.open, 5, 0)
-        grid.addWidget(self.crops, 5, 1)
+        files = QHBoxLayout()
+        files.addWidget(self.open)
+        files.addWidget(self.crops)
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 6, 4, 4)
         column.addLayout(grid)
         column.addWidget(self.text)
+        column.addLayout(files)
         column.addStretch(1)
 
     # -- coming and going
@@ -304,7 +306,7 @@ class CorrectionsPage(QWidget):
             if len(objects) < 2:
                 self.told.emit("The line crosses fewer than two objects: draw it over several.")
             else:
-                self._do(lambda edits: edits.merge(*objects.values()))
+                self.correct(lambda edits: edits.merge(*objects.values()))
             return
         stroke = [
             place
@@ -319,14 +321,14 @@ class CorrectionsPage(QWidget):
         else:
             first = self._mark
             self._set_mark(())
-            self._do(lambda edits: edits.split(first, stroke))
+            self.correct(lambda edits: edits.split(first, stroke))
 
     def act(self, tool: Tool, place: Place) -> None:
         """Use a tool at a place."""
         if tool == "delete":
-            self._do(lambda edits: edits.delete(place))
+            self.correct(lambda edits: edits.delete(place))
         elif tool == "lock":
-            self._do(
+            self.correct(
                 lambda edits: edits.unlock(place) if edits.is_locked(place) else edits.lock(place)
             )
         elif not self._mark:
@@ -336,9 +338,9 @@ class CorrectionsPage(QWidget):
             first = self._mark
             self._set_mark(())
             if tool == "merge":
-                self._do(lambda edits: edits.merge(first[0], place))
+                self.correct(lambda edits: edits.merge(first[0], place))
             else:
-                self._do(lambda edits: edits.split(first, [place]))
+                self.correct(lambda edits: edits.split(first, [place]))
 
     def _set_mark(self, places: Sequence[Place]) -> None:
         """Show the first places of a merge or a split."""
@@ -375,14 +377,14 @@ class CorrectionsPage(QWidget):
             return max(1.0, max(high - low for low, high in area.values()) / 100)
         return 1.0
 
-    def _do(self, correct: Callable[[Corrections], object]) -> bool:
+    def correct(self, act: Callable[[Corrections], object]) -> bool:
         """Make a correction, show it, and say what went wrong."""
         edits = self._live.ready()
         if edits is None:
             self.told.emit("The objects are being found: wait until they are shown.")
             return False
         try:
-            correct(edits)
+            act(edits)
         except SeamscopeError as error:
             self.told.emit(in_dock(error))
             self.show_state()
@@ -394,11 +396,11 @@ class CorrectionsPage(QWidget):
 
     def undo(self) -> None:
         """Take the latest correction back."""
-        self._do(lambda edits: edits.undo())
+        self.correct(lambda edits: edits.undo())
 
     def redo(self) -> None:
         """Repeat the correction that was taken back."""
-        self._do(lambda edits: edits.redo())
+        self.correct(lambda edits: edits.redo())
 
     # -- painting
 
@@ -429,7 +431,7 @@ class CorrectionsPage(QWidget):
         changes = list(window.changes()) if window.present else []
         self._discard()
         for change in changes:
-            self._do(partial(_painted, corner=window.corner, change=change))
+            self.correct(partial(_painted, corner=window.corner, change=change))
 
     def _discard(self, _: Any = None) -> None:
         window, self.window = self.window, None

@@ -22,12 +22,14 @@ from seamscope.docks.labels.corrections_page import CorrectionsPage
 from seamscope.docks.labels.live import Live
 from seamscope.docks.labels.recipe_panel import RecipePanel
 from seamscope.docks.labels.source import Source, sources
+from seamscope.docks.labels.splits_page import SplitsPage
 from seamscope.docks.labels.threshold_plot import ThresholdPlot
 from seamscope.docks.labels.work import Built, Counted, stem_of
 from seamscope.docks.labels.write_page import WritePage, suggested_place
 from seamscope.docks.layers import camera
 from seamscope.docks.looks import boxed, in_dock, set_row, text_label
 from seamscope.docks.pages import Pages
+from seamscope.docks.results import Run
 from seamscope.images.image import Image
 from seamscope.segmentation.guess import Guess, guess_recipe
 
@@ -77,6 +79,7 @@ class LabelsDock(Dock):
         self.verdict = text_label()
         self.plot = ThresholdPlot()
         self.correcting = CorrectionsPage(self.viewer, self.live, self.job)
+        self.splits = SplitsPage(self.viewer, self.session, self.live, self.job, self.correcting)
         self.writing = WritePage(self.live, self.job)
         self._lay_out()
         self._connect()
@@ -86,6 +89,7 @@ class LabelsDock(Dock):
         self.tabs = Pages()
         self.tabs.addTab(_page(self.recipe.more), "Filters")
         self.tabs.addTab(self.correcting, "Correct")
+        self.tabs.addTab(self.splits, "False splits")
         self.tabs.addTab(self.writing, "Write")
         self.place(
             [
@@ -112,10 +116,12 @@ class LabelsDock(Dock):
         live.counted.connect(self._counted)
         live.failed.connect(self.fail)
         live.drawn.connect(self.correcting.show_state)
+        live.drawn.connect(self.splits.objects_changed)
+        self.splits.told.connect(self.tell)
         self.correcting.told.connect(self.tell)
         self.writing.refused.connect(self.tell)
         self.writing.placed.connect(self._place_named)
-        self.session.run_ended.connect(self._offer_sources)
+        self.session.run_ended.connect(self._run_ended)
         self._show_source()
 
     # -- for programs
@@ -136,6 +142,7 @@ class LabelsDock(Dock):
         dims = self.viewer.dims.events
         self.listen([eye.center, eye.zoom, dims.current_step, dims.ndisplay], self._view_moved)
         self.correcting.follow()
+        self.listen([layers.inserted, layers.removed, layers.renamed], self.splits.offer_labels)
         self._offer_sources()
 
     def leave(self) -> None:
@@ -174,6 +181,13 @@ class LabelsDock(Dock):
         now = self.source.value()
         if (now and now.key) is not self._guessed:
             self._source_chosen()
+
+    def _run_ended(self, run: Run) -> None:
+        """A result that was just predicted is what objects are made of next."""
+        self._offer_sources()
+        for i in range(self.source.count()):
+            if self.source.itemData(i).run is run:
+                self.source.setCurrentIndex(i)
 
     def _source_chosen(self) -> None:
         self.tell("")
@@ -340,6 +354,7 @@ class LabelsDock(Dock):
         partial = self.live.image is not None and not self.live.whole
         self.whole.setVisible(partial and not self.building.busy)
         self.correcting.show_state()
+        self.splits.offer_labels()
         self.writing.show_state()
 
 

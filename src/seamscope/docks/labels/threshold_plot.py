@@ -113,7 +113,7 @@ class ThresholdPlot(QWidget):
         low, high = self.stable
         self.key.setText(
             f"{colored('━', COLORS[0])} number of objects &nbsp; {colored('▮', COLORS[1])} pixels "
-            f"&nbsp; {colored('▮', _STABLE)} stable from {low:.3g} to {high:.3g}"
+            f"&nbsp; {colored('▮', _STABLE)} stable {low:.3g} to {high:.3g}"
         )
         self.show()
         self.objects.redraw()
@@ -158,8 +158,10 @@ class ThresholdPlot(QWidget):
         plot.addItem(steps)
         plot.addItem(self.lines[1], ignoreBounds=True)
         plot.setXRange(*self._range, padding=0.02)
-        plot.setYRange(0, max(1.0, float(counts.max(initial=1))), padding=0.05)
-        plot.getAxis("left").setTicks([[(0, "0"), (3, "10³"), (6, "10⁶"), (9, "10⁹")]])
+        top = max(1.0, float(counts.max(initial=1)))
+        plot.setYRange(0, top * 1.15, padding=0.02)
+        ticks = [(0, "0"), (3, "10³"), (6, "10⁶"), (9, "10⁹")]
+        plot.getAxis("left").setTicks([[tick for tick in ticks if tick[0] <= top]])
         plot.setLabel("left", "pixels", color=self.heights.text)
 
     # -- the slider

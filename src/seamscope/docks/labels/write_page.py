@@ -95,6 +95,8 @@ class WritePage(QWidget):
         ready = self._live.found is not None and not self._row.busy
         self.write.setEnabled(ready)
         self.measure.setEnabled(ready)
+        source = self._live.source  # only a run knows its image
+        self.intensity.setVisible(source is not None and source.run is not None)
 
     def show_place(self, path: Path | None) -> None:
         """Suggest a place."""
