@@ -411,7 +411,7 @@ def test_false_splits_of_this_dock_are_found_and_merged_as_steps(qtbot, viewer, 
     rest(qtbot, dock)
     report = find_splits(dock.live.found.labels, 48, axes="yx")
     assert page.report.to_json() | {"labels": ""} == report.to_json() | {"labels": ""}
-    assert f"p = {report.test.p:.2g}" in page.text.text()
+    assert f"p = {report.p:.2g}" in page.text.text()
     assert page.table.rowCount() == len(report.candidates) > 30
     assert page.table.item(0, 0).text() == " | ".join(map(str, report.candidates[0].labels))
     page.table.setCurrentCell(3, 0)

@@ -1,21 +1,19 @@
 """The lines of a grid of tiles: where seams lie.
 
-Knows strides and offsets, and a run's plan. Does not know images.
+Knows strides and offsets. Does not know images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from seamscope.errors import SettingsError
 
-if TYPE_CHECKING:
-    from seamscope.planning.plan import Plan
 Array: TypeAlias = npt.NDArray[Any]
 PerAxis: TypeAlias = "int | Sequence[int]"
 
@@ -76,18 +74,6 @@ class Lines:
         lines = tuple(o % s for o, s in zip(first, stride, strict=True))
         margins = tuple((o // 2 + 1, o - o // 2) for o in shared) if offset is None else ()
         return cls(stride, lines, sizes, margins if any(shared) else ())
-
-    @classmethod
-    def of_plan(cls, plan: Plan) -> Lines:
-        """Return the seams of a run, counted from the corner of its area."""
-        strides, offsets = [], []
-        for axis, part in zip(plan.grid.axes, plan.area, strict=True):
-            seams = [tile.core[0] for tile in axis][1:]
-            size = part.stop - part.start
-            regular = seams[1] - seams[0] if len(seams) > 1 else size + 1
-            strides.append(regular if seams else size + 1)
-            offsets.append(seams[0] - part.start if seams else 0)
-        return cls(tuple(strides), tuple(o % s for o, s in zip(offsets, strides, strict=True)))
 
     def along(self, axis: int, size: int, shift: int = 0) -> Array:
         """Return the lines inside an axis of this size, displaced by `shift`."""

@@ -42,7 +42,7 @@ from seamscope.images.dimensions import are_axes
 from seamscope.segmentation.asking import Opinion
 from seamscope.segmentation.corrections import merge_candidates
 from seamscope.segmentation.false_splits import Candidate, SplitReport
-from seamscope.segmentation.lines import Lines
+from seamscope.segmentation.tile_seams import lines_of, seams_of
 
 _TIPS = {
     "labels": "Labels that are tested: those of this dock, or of any labels layer.",
@@ -63,7 +63,6 @@ _TIPS = {
     "undo": "Take the latest merge back.",
 }
 _COLUMNS = ("Labels", "Pixels", "Rate", "Seam", "Asked again")
-_VERDICTS = {True: "one object", False: "two objects", None: "background"}
 _ROOM = 120  # pixels around a pair, at least
 
 
@@ -282,8 +281,9 @@ class SplitsPage(QWidget):
         """How the engine is asked for the grid."""
         run = self.run
         if self.grid.value() == "run" and run is not None:
-            lines = Lines.of_plan(run.plan)
-            return {"tile": lines.stride, "offset": lines.offset}
+            space = run.plan.layout.spatial
+            sizes = [part.stop - part.start for part in run.plan.area]
+            return {"lines": lines_of(seams_of(run.plan), space, sizes)}
         if self.grid.value() == "given":
             return {"tile": self.tile.value(), "overlap": self.overlap.value()}
         return {}
@@ -296,12 +296,11 @@ class SplitsPage(QWidget):
             self.text.setText("")
         else:
             test = report.test
-            cut = test is not None and test.p <= 0.05
             effect = ""
             if test is not None:
                 effect = f"Effect: {test.effect:.3g} pixels per seam more than on shifted lines."
             self.text.setText(
-                boxed(in_dock(report.describe()), "warning" if cut else "good") + effect
+                boxed(in_dock(report.describe()), "warning" if report.cut else "good") + effect
             )
         self._fill()
         self.show_state()
@@ -329,7 +328,7 @@ class SplitsPage(QWidget):
             str(candidate.pixels),
             f"{candidate.rate:.2g}",
             f"{self.report.axes[candidate.axis]} = {candidate.line}",
-            "" if opinion is None else _VERDICTS[opinion.vanished],
+            "" if opinion is None else opinion.word,
         )
 
     # -- looking
@@ -376,7 +375,13 @@ class SplitsPage(QWidget):
         run, report = self._asked_run(), self.report
         if run is None or report is None or self._row.busy:
             return
-        work = Ask(report.candidates, run.image, run.model, self._live.recipe, run.plan.settings)
+        plan = run.plan
+        sizes = [stop - start for start, stop in plan.frame_ranges]
+        sizes += [part.stop - part.start for part in plan.area]
+        work = Ask(
+            report.candidates, run.image, run.model, self._live.recipe, plan.settings,
+            plan.out_axes.replace("c", ""), tuple(sizes),
+        )  # fmt: skip
 
         def done(heard: Sequence[Opinion] | None) -> None:
             for opinion in heard or ():

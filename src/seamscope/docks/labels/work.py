@@ -267,13 +267,22 @@ class Ask:
     model: Model
     recipe: Recipe
     settings: Settings
+    axes: str
+    shape: tuple[int, ...]
 
     def __call__(self, *, work: Work) -> list[Opinion]:
         """Return opinions, as many as were heard before it was stopped."""
         heard: list[Opinion] = []
         with contextlib.suppress(InterruptedError):
             for opinion in ask_again(
-                self.candidates, self.image, self.model, self.recipe, self.settings, work=work
+                self.candidates,
+                self.image,
+                self.model,
+                self.recipe,
+                self.settings,
+                axes=self.axes,
+                shape=self.shape,
+                work=work,
             ):
                 heard.append(opinion)
         return heard
