@@ -11,16 +11,21 @@ import ome_zarr_models.v04 as v04
 import ome_zarr_models.v05 as v05
 import pytest
 import torch
+import typer.testing
 import zarr
 from ome_zarr_models.v05.labels import Labels as LabelsGroup
 
 import seamscope
+from seamscope.cli import app
+from seamscope.compare.certificate import certify, store_certificate
 from seamscope.errors import OutputError, SettingsError
 from seamscope.images import pyramid
 from seamscope.images.image import open_image
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.outputs import Output, create_output
 from seamscope.images.pyramid import coarsened, levels_of
+from seamscope.images.records import read_record
+from seamscope.settings import Settings
 from watching import Seen
 
 MICRO = "micrometer"
@@ -290,3 +295,56 @@ def test_naparis_reader_opens_all_levels_and_the_labels(version: str, tmp_path: 
         levels, _ = layers[kind]
         assert [level.shape[-2:] for level in levels] == [(64, 64), (32, 32), (16, 16)]
         np.testing.assert_array_equal(np.asarray(levels[0]).squeeze(), expected)
+
+
+def test_pixel_sizes_follow_the_level_that_is_read(tmp_path: Path) -> None:
+    """Into the result, with the place of the first pixel."""
+    path, out = tmp_path / "image.ome.zarr", tmp_path / "out.ome.zarr"
+    data = np.random.default_rng(0).random((64, 64)).astype("f4")
+    with create_output(path, (64, 64), "f4", **YX, origin=(3.0, 0.0)) as output:
+        output.write((slice(0, 64), slice(0, 64)), data)
+        output.finish()
+    words = ["predict", str(path), "demo:batchnorm", str(out), "--level", "1"]
+    done = typer.testing.CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    result = open_image(out)
+    assert result.shape[-2:] == (32, 32)
+    assert result.scale[-2:] == (1.0, 1.0)
+    assert result.origin[-2:] == (3.25, 0.25)
+
+
+def test_channels_of_omero_are_read_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.zarr"
+    channels = [{"name": "DAPI", "color": "0000FF", "window": (5, 90)}, "GFP"]
+    how: dict[str, Any] = {"axes": "cyx", "scale": (1, 1, 1), "units": ("", "pixel", "pixel")}
+    with create_output(path, (2, 20, 20), "u1", **how, metadata={"channels": channels}) as output:
+        output.finish()
+    one, other = open_image(path).channels
+    assert (one.name, one.color, one.window) == ("DAPI", "0000FF", (5.0, 90.0))
+    assert (other.name, other.window) == ("GFP", (0.0, 255.0))
+    group = zarr.open_group(path, mode="r+")
+    ome = dict(group.attrs["ome"])
+    for broken in ({"channels": ome["omero"]["channels"][:1]}, {"channels": 3}, [], None):
+        group.attrs["ome"] = {**ome, "omero": broken}
+        assert open_image(path).channels == ()
+    group.attrs["ome"] = {**ome, "omero": {"channels": [{"color": "red"}, None]}}
+    assert [(c.name, c.color, c.window) for c in open_image(path).channels] == [
+        ("0", None, None),
+        ("1", None, None),
+    ]
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_the_certificate_is_stored_inside(version: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.ome.zarr"
+    data = np.random.default_rng(0).random((64, 64)).astype("f4")
+    network = seamscope.load_model(torch.nn.Conv2d(1, 1, 3, padding=1).eval())
+    how: dict[str, Any] = {"tile": 32, "halo": 1, "normalize": "none"}
+    seamscope.predict(data, network, out, **how, ome=OmeZarr(version))
+    found = certify(data, network, Settings(**how))
+    assert found.passed
+    store_certificate(found, out)
+    record = read_record(out) or {}
+    assert record["finished"] is True
+    assert record["certificate"] == found.to_json()
+    np.testing.assert_array_equal(open_image(out, level=1).shape, (32, 32))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import obstore
 import pytest
 import torch
 import typer.testing
@@ -34,8 +33,6 @@ from seamscope.images.addresses import Address, is_address, without_secrets
 from seamscope.images.image import open_image
 from seamscope.images.records import read_record
 from watching import Seen
-
-obstore = pytest.importorskip("obstore")
 
 DATA = np.random.default_rng(3).random((64, 72)).astype("f4")
 HOW: dict[str, Any] = {"tile": 32, "normalize": "none"}
@@ -242,7 +239,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 # --------------------------------------------------------------------------------------------------
-# Object stores: S3 of moto's server where that is installed, and obstore's own of a folder
+# Object stores: S3 of moto's server, and obstore's own of a folder
 # --------------------------------------------------------------------------------------------------
 
 
@@ -281,20 +278,13 @@ class Proxy(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass_on  # noqa: N815
 
 
-def _server() -> str | None:
-    return os.environ.get("SEAMSCOPE_MOTO_SERVER") or shutil.which("moto_server")
-
-
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[tuple[str, type[Proxy]]]:
     """A real S3 endpoint behind a proxy that can fail."""
-    program = _server()
-    if program is None:
-        pytest.skip("moto_server is not installed (or named by SEAMSCOPE_MOTO_SERVER)")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [program, "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = subprocess.Popen(command, **quiet)
     try:
