@@ -361,14 +361,14 @@ def test_what_keeps_statistics_from_being_exact_is_noted(place) -> None:
 
 def test_interrupted_freezing_goes_on(place, monkeypatch) -> None:
     """Ctrl-C keeps what was found; --resume goes on from there."""
-    from seamscope.fixed_statistics import freezing as repair
+    from seamscope.work import Steps
 
     image, model, out = place / "image.npy", place / "instance.pt", place / "resumed"
-    tell = repair._Task._tell
+    one = Steps.one
     counted = []
 
     def interrupted(self):
-        tell(self)
+        one(self)
         counted.append(1)
         if len(counted) == 18:
             import os
@@ -376,16 +376,16 @@ def test_interrupted_freezing_goes_on(place, monkeypatch) -> None:
 
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(repair._Task, "_tell", interrupted)
+    monkeypatch.setattr(Steps, "one", interrupted)
     result = _run("freeze", image, model, out, "--tile", 96)
     assert result.exit_code == 130, result.output
     assert not out.exists()
     assert len(Statistics.load(place / "resumed.partial").layers) == 2
-    monkeypatch.setattr(repair._Task, "_tell", tell)
+    monkeypatch.setattr(Steps, "one", one)
     assert _run("freeze", image, model, out, "--tile", 96, "--resume").exit_code == 0
     _run("freeze", image, model, place / "straight", "--tile", 96)
-    one, two = (Statistics.load(place / name) for name in ("resumed", "straight"))
-    for a, b in zip(one.layers, two.layers, strict=True):
+    resumed, straight = (Statistics.load(place / name) for name in ("resumed", "straight"))
+    for a, b in zip(resumed.layers, straight.layers, strict=True):
         assert np.array_equal(a.mean, b.mean)
         assert np.array_equal(a.var, b.var)
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import networks
 import seamscope
+from questions import IMAGE, QUESTIONS, same
 from seamscope import cli
 from seamscope.compare import blends
 from seamscope.compare.certificate import certify
@@ -32,20 +33,6 @@ from seamscope.settings import Settings
 from seamscope.tiling import AxisTiling, Lattice
 
 RESOURCES = Resources("cpu", 2**30, 2**30)
-IMAGE = np.random.default_rng(3).random((260, 200), np.float32)
-# as Python has them, and as a shell has them
-QUESTIONS = {
-    "nothing": ({}, []),
-    "small tile": ({"tile": 16}, ["--tile", "16"]),
-    "tile": ({"tile": 48}, ["--tile", "48"]),
-    "uneven tile": ({"tile": (48, 64)}, ["--tile", "48,64"]),
-    "halo": ({"tile": 48, "halo": 4}, ["--tile", "48", "--halo", "4"]),
-    "sides": ({"tile": 48, "halo": ((3, 8), 8)}, ["--tile", "48", "--halo", "3/8,8"]),
-    "overlap": ({"tile": 48, "overlap": 10}, ["--tile", "48", "--overlap", "10"]),
-    "area": ({"area": {"y": (40, 90)}}, ["--area", "y=40:90"]),
-    "memory": ({"memory": 2_000_000}, ["--memory", "2MB"]),
-    "all seams": ({"tile": 20, "seams": "all"}, ["--tile", "20", "--seams", "all"]),
-}
 CHECK = ["--dry-run", "--no-accelerate", "--json", "-"]
 
 
@@ -61,12 +48,6 @@ def fixed_memory(monkeypatch) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
 
 
-def same(plan: Plan) -> dict[str, object]:
-    keys = ("tile", "halo", "overlap", "stride", "grid", "tiles", "seams", "area", "notes")
-    written = plan.to_json()
-    return {key: written[key] for key in keys}
-
-
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_python_and_command_line_agree(question, model, tmp_path, monkeypatch, fixed_memory):
     asked, words = QUESTIONS[question]
@@ -80,7 +61,7 @@ def test_python_and_command_line_agree(question, model, tmp_path, monkeypatch, f
     )
     assert predicted.exit_code == 0, predicted.output
     written = json.loads(predicted.stdout)["plan"]
-    assert {key: written[key] for key in expected} == json.loads(json.dumps(expected))
+    assert same(written) == json.loads(json.dumps(expected))
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

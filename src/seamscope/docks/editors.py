@@ -194,6 +194,7 @@ class PixelsEditor(QWidget):
         self._tooltip = tooltip
         self._rows: list[_Row] = []
         self._steps: tuple[Steps, ...] = ()
+        self._exact: tuple[int, ...] = ()  # what rows show the largest numbers of
         self._layout = QGridLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)
         self._layout.setVerticalSpacing(2)
@@ -232,7 +233,16 @@ class PixelsEditor(QWidget):
         return "auto" if self.auto.isChecked() else self.shown()
 
     def shown(self) -> tuple[int, ...]:
-        """Pixels for each axis as the numbers show them."""
+        """Pixels for each axis.
+
+        A row shows the largest number of its axes. As long as nobody moves it, each axis keeps its
+        own.
+        """
+        if self._exact and all(
+            row.number.value() == max(self._exact[axis] for axis in steps.axes)
+            for row, steps in zip(self.rows, self._steps, strict=True)
+        ):
+            return self._exact
         pairs = [
             (axis, row.number.value())
             for row, steps in zip(self.rows, self._steps, strict=True)
@@ -256,11 +266,13 @@ class PixelsEditor(QWidget):
             self._show(value)
 
     def _show(self, value: int | Sequence[int]) -> None:
+        self._exact = () if isinstance(value, int) else tuple(value)
         for row, steps in zip(self.rows, self._steps, strict=True):
             own = [value] if isinstance(value, int) else [value[axis] for axis in steps.axes]
             row.show_value(max(own))
 
     def _moved(self) -> None:
+        self._exact = ()
         with QSignalBlocker(self.auto):
             self.auto.setChecked(False)
         self.value_changed.emit()

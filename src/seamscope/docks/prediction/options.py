@@ -116,6 +116,7 @@ class Options(QWidget):
         self.accelerate.setChecked(True)
         self.memory = QDoubleSpinBox()
         self.memory.setRange(0, 4096)
+        self.memory.setDecimals(3)
         self.memory.setSingleStep(0.5)
         self.memory.setSuffix(" GB")
         self.memory.setSpecialValueText("Auto")
