@@ -78,7 +78,7 @@ class TrustError(ModelError):
         unknown = f" Unknown: {'; '.join(self.unknown)}." if self.unknown else ""
         super().__init__(
             f"Loading {source} would run code: {listed}.{unknown} "
-            "If you trust where it comes from, say so (--trust, or trust=True)."
+            "If you trust where it comes from, say so (`trust=True`)."
             + (f" {reason}" if reason else "")
         )
 

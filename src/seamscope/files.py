@@ -206,15 +206,15 @@ def _check_free(place: Place, overwrite: bool, resume: bool) -> None:
         if os.path.lexists(path):
             raise OutputError(
                 f"{path} exists. Choose another name, or allow it to be replaced "
-                "(--overwrite, or overwrite=True)."
+                "(`overwrite=True`)."
             )
     if place.result and not resume and os.path.lexists(place.partial):
         marks = os.listdir(place.ledger) if os.path.isdir(place.ledger) else []
         done = sum(name.isdecimal() for name in marks)
-        resumed = f"Resume it, {done} blocks are done (--resume, or resume=True). " if done else ""
+        resumed = f"Resume it, {done} blocks are done (`resume=True`). " if done else ""
         raise OutputError(
             f"{place.partial} exists: another run writes it, or was interrupted. {resumed}Choose "
-            "another name, or allow it to be replaced (--overwrite, or overwrite=True)."
+            "another name, or allow it to be replaced (`overwrite=True`)."
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 NONE = "–"
@@ -158,6 +158,30 @@ def figure_text(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+_SETTING = re.compile(r"`(\w+)(?:=([^`]+))?`")
+
+
+def with_controls(sentence: str, control: Callable[[str, str], str]) -> str:
+    """Name settings as a driver calls them.
+
+    Sentences of the engine name settings as Python has them, in backticks.
+
+    Parameters
+    ----------
+    sentence
+        A sentence, or several.
+    control
+        Given the name of a setting, and the value that the sentence states for it as Python writes
+        it, or "". Returns what this driver calls that.
+
+    Examples
+    --------
+    >>> with_controls("Raise `memory`, or use `fill_nan=0`.", lambda name, value: f"{name} {value}")
+    'Raise memory , or use fill_nan 0.'
+    """
+    return _SETTING.sub(lambda found: control(found[1], found[2] or ""), sentence)
+
+
 def typeset(text: str) -> str:
     """Write sizes with a multiplication sign, where a font surely has one.
 
@@ -180,4 +204,5 @@ __all__ = [
     "shape_text",
     "steps_text",
     "typeset",
+    "with_controls",
 ]

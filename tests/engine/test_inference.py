@@ -202,8 +202,8 @@ def test_one_channel_of_several() -> None:
 @pytest.mark.parametrize(
     ("shape", "axes", "asked", "words"),
     [
-        ((5, 40, 40), None, {}, ["3 axes", "5 x 40 x 40", "--axes", "tyx"]),
-        ((40, 40, 3), "yxc", {}, ["3 channels", "takes 1", "--channel"]),
+        ((5, 40, 40), None, {}, ["3 axes", "5 x 40 x 40", "`axes`", "tyx"]),
+        ((40, 40, 3), "yxc", {}, ["3 channels", "takes 1", "`channel`"]),
         ((40, 40, 3), "yxc", {"channel": 3}, ["Channel 3", "has 3"]),
         ((40, 40), "zx", {}, ["2D", "yx"]),
         ((40, 40), None, {"channel_axis": "z"}, ["'z'", "yx"]),
@@ -214,7 +214,7 @@ def test_one_channel_of_several() -> None:
         ((40, 40), None, {"batch": 0}, ["batch 0"]),
         ((40, 40), None, {"percentiles": (5, 5)}, ["percentiles 5 and 5"]),
         ((40, 40), None, {"memory": -1}, ["memory -1"]),
-        ((400, 400), None, {"memory": 10, "tile": "auto"}, ["smallest tile", "--memory"]),
+        ((400, 400), None, {"memory": 10, "tile": "auto"}, ["smallest tile", "`memory`"]),
     ],
 )
 def test_contradictions_get_one_sentence(shape, axes, asked, words) -> None:

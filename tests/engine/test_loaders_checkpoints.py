@@ -310,7 +310,7 @@ def test_wrappers_in_names_and_profilers_counters_are_no_obstacle(renamed) -> No
 
 def test_extra_tensors_are_named_and_left_out_on_request() -> None:
     given = _small().state_dict() | {"aux_head.weight": torch.zeros(3)}
-    with pytest.raises(ModelError, match=r"unknown aux_head\.weight.*--ignore-extra"):
+    with pytest.raises(ModelError, match=r"unknown aux_head\.weight.*`ignore_extra=True`"):
         fill(_small(), given, "w.pt", "small")
     (note,) = fill(_small(), given, "w.pt", "small", ignore_extra=True)
     assert "aux_head.weight" in note

@@ -226,7 +226,7 @@ def test_what_cannot_be_prepared_is_refused_and_not_guessed(tmp_path, words) -> 
     assert any(words in note for note in model.notes)
     with pytest.raises(SettingsError, match=words) as caught:
         predict(one_image((stain, mask)), model)
-    assert "--normalize none" in str(caught.value)
+    assert "`normalize='none'`" in str(caught.value)
     with pytest.raises(ModelError, match=words):
         verify(model)
     plain = predict(one_image((stain, mask)), model, normalize="none", tile=24)

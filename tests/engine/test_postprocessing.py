@@ -228,7 +228,11 @@ def test_predictions_that_are_not_finite_stay_raw_and_that_is_told(tmp_path) -> 
         assert output.record["finished"]
         assert output.record["figures"]["postprocessing"] is None
     assert isinstance(end, Finished)
-    for words in ("was left out", "the prediction has 5120 value(s) that are not finite", "--raw"):
+    for words in (
+        "was left out",
+        "the prediction has 5120 value(s) that are not finite",
+        "`postprocess=False`",
+    ):
         assert words in end.warning
     assert "out.zarr" not in end.warning
     raw = predict(source, model, tile=24, halo=4, postprocess=False)

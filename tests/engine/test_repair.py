@@ -1382,15 +1382,15 @@ def _read(**changed):
 @pytest.mark.parametrize(
     ("changed", "told", "option"),
     [
-        ({"channel": 1}, ("channel 0", "channel 1"), "--channel 0"),
+        ({"channel": 1}, ("channel 0", "channel 1"), "`channel=0`"),
         ({"percentiles": (2, 98)}, ("percentiles 1,99.8", "percentiles 2,98"),
-         "--percentiles 1,99.8"),
+         "`percentiles=(1, 99.8)`"),
         ({"padding": "zeros"}, ("padding by reflect", "padding by zeros"),
-         "--padding reflect"),
-        ({"fill_nan": 3}, ("0 for what is not finite", "3 for what is not finite"), "--fill-nan 0"),
-        ({"channel_axis": "t"}, ("channels along c", "channels along t"), "--channel-axis c"),
+         "`padding='reflect'`"),
+        ({"fill_nan": 3}, ("0 for what is not finite", "3 for what is not finite"), "`fill_nan=0`"),
+        ({"channel_axis": "t"}, ("channels along c", "channels along t"), "`channel_axis='c'`"),
         ({"normalize": "none"}, ("intensities normalized by percentile",
-                                 "intensities normalized by none"), "--normalize percentile"),
+                                 "intensities normalized by none"), "`normalize='percentile'`"),
     ],
 )  # fmt: skip
 def test_statistics_of_what_is_read_otherwise_are_noted(tmp_path, changed, told, option) -> None:

@@ -96,7 +96,7 @@ def test_resumed_equals_uninterrupted(
     done = len(Ledger(ledger).done) if ledger.exists() else 0
     if share == 0.9:
         assert done
-        with pytest.raises(OutputError, match=rf"{done} blocks are done \(--resume"):
+        with pytest.raises(OutputError, match=rf"{done} blocks are done \(`resume=True`"):
             predict(image, Net(image.ndim), out, **how)
     _, resumed = run_with_events(image, Net(image.ndim), out, resume=True, **how)
     found = open_image(out)

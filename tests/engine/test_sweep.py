@@ -407,7 +407,7 @@ def test_truth_of_the_sample(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "asked", "words"),
     [
-        (np.array([[0, 9]]), {}, "--foreground"),
+        (np.array([[0, 9]]), {}, "`foreground`"),
         (np.array([[0, 9]]), {"foreground": 3}, "counted from 0"),
         (np.zeros((2, 2, 2, 2), int), {}, "4 axes"),
         (np.array([[0.5, np.nan]]), {}, "fractions"),
@@ -501,7 +501,7 @@ def test_content_json_and_cancel():
 
 @pytest.mark.parametrize(
     ("image", "tiles", "words"),
-    [(PIXELS, [], "No tile sizes"), (PIXELS, [0], "1 pixel"), (PIXELS[None], [8], "--axes")],
+    [(PIXELS, [], "No tile sizes"), (PIXELS, [0], "1 pixel"), (PIXELS[None], [8], "`axes`")],
 )
 def test_content_refuses(image, tiles, words):
     with pytest.raises(SettingsError, match=words):

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from seamscope.cli.wording import in_command
 from seamscope.errors import OutputError
 from seamscope.files import disk_errors, write_file
 from seamscope.images.addresses import without_secrets
@@ -51,7 +52,7 @@ class Answer:
         if self._to_stdout:
             show_json(content)
         elif text and not self.quiet:
-            show(text)
+            show(in_command(text))
 
 
 _gathered: list[Mapping[str, Any]] | None = None

@@ -35,6 +35,7 @@ from seamscope import __version__
 from seamscope.cli import places, several
 from seamscope.cli.answer import json_is_missing, only_json, show_json
 from seamscope.cli.places import WRITES
+from seamscope.cli.wording import in_command
 from seamscope.errors import ModelError, SeamscopeError, TrustError
 from seamscope.files import is_full
 from seamscope.images.addresses import without_secrets
@@ -216,6 +217,7 @@ class _Command(TyperCommand):
                 if ctx.params.get("debug"):
                     print(without_secrets(traceback.format_exc()), file=sys.stderr)
                 sentence, code = _explained(error)
+                sentence = in_command(sentence)
                 say(sentence)
                 if json_is_missing():
                     with contextlib.suppress(SeamscopeError):
@@ -327,6 +329,7 @@ _said: list[str] = []
 def say(sentence: str) -> None:
     """Show a sentence on standard error."""
     sentence = without_secrets(sentence)
+    sentence = in_command(sentence)
     _said[:] = [sentence]
     with contextlib.suppress(OSError):  # closed, as for a service
         typer.echo(sentence, err=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import typer
 
+from seamscope.cli.wording import in_command
 from seamscope.text import steps_text
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Display:
 
     def warn(self, sentence: str) -> None:
         """Show a sentence even if nothing else is shown."""
-        typer.echo(sentence, err=True)
+        typer.echo(in_command(sentence), err=True)
 
 
 class _Lines(Display):
@@ -113,7 +114,9 @@ class _Bar(Display):
 
     def warn(self, sentence: str) -> None:
         # above the bar; a sentence may hold what rich takes for markup
-        self._progress.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(
+            in_command(sentence), markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def open_display(quiet: bool = False) -> Display:

@@ -326,7 +326,7 @@ def _blended(case: Case) -> Case:
         shape = shape_text(plan.grid.tile_shape)
         raise SettingsError(
             f"A tile of {shape} holds all that is wanted of the image: there are no seams to "
-            "compare. Give a smaller tile (--tile)."
+            "compare. Give a smaller `tile`."
         )
     return case
 
@@ -559,7 +559,7 @@ def _notes(plan: Plan, shift: tuple[int, ...]) -> Iterator[str]:
     if max(spare) < 1:
         yield (
             "Tiles overlap by their halos alone, so that nothing is left to mix but at the image's "
-            "far end. Ask for a larger overlap (--overlap)."
+            "far end. Ask for a larger `overlap`."
         )
     if not any(shift):
         yield "The stride is one period: no grid lies half-way, and dependence is not measured."

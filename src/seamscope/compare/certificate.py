@@ -252,7 +252,7 @@ def record_to_certify(path: str | Path) -> dict[str, Any]:
     if not target.is_dir():
         raise OutputError(
             f"{target.name} is no zarr, and only zarr's attributes can be changed in place: save "
-            "the certificate in a file of its own (--json), or write results as .zarr."
+            "the certificate in a file of its own (`json`), or write results as .zarr."
         )
     record = read_record(target)
     if not record or "plan" not in record:
@@ -415,7 +415,7 @@ def _note(plan: Plan, crops: Sequence[Crop], passed: bool) -> str:
         if plan.facts.noise:
             return (
                 "The network is random: two predictions of one tile differ by "
-                f"{plan.facts.noise:.2g} standard deviations (--no-dropout switches that off)."
+                f"{plan.facts.noise:.2g} standard deviations (`dropout=False` switches that off)."
             )
         worst = max(crops, key=lambda crop: crop.max_difference)
         edge = plan.reach.joins_ends

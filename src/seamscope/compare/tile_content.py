@@ -177,7 +177,7 @@ def _space(image: Image, axes: str | None) -> str:
     if letters is None:
         raise SettingsError(
             f"The image {image.name} has {image.ndim} axes and nothing says which is which: name "
-            "them (--axes), one letter of tczyx for each."
+            "them (`axes`), one letter of tczyx for each."
         )
     return "".join(a for a in AXIS_NAMES if a in letters)
 
@@ -329,7 +329,7 @@ def _axes_of(image: Image, spatial: str) -> str:
     if letters is None or not set(spatial) <= set(letters):
         raise SettingsError(
             f"The image {image.name} has the axes {letters} and tiles span {spatial}: name its "
-            "axes (--axes), one letter of tczyx for each."
+            "axes (`axes`), one letter of tczyx for each."
         )
     return letters
 

@@ -6,7 +6,6 @@ Knows rich text and units. Does not know what is being told.
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,7 +14,15 @@ from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QSizePolicy, QWidge
 
 from seamscope.docks.evidence import Evidence
 from seamscope.planning.plan import Plan
-from seamscope.text import axes_text, bytes_text, duration_text, halo_text, shape_text
+from seamscope.settings import WORDS
+from seamscope.text import (
+    axes_text,
+    bytes_text,
+    duration_text,
+    halo_text,
+    shape_text,
+    with_controls,
+)
 
 Kind = Literal["good", "warning", "error"]
 
@@ -34,7 +41,6 @@ _INTENSITIES = {
     "percentile": "percentiles of the whole image",
     "auto": "as the model's card says",
 }
-_OPTION = re.compile(r" \(--[^)]*\)")  # what the command line calls a control
 _FREEZE = "the step Fix"
 
 
@@ -63,8 +69,14 @@ def boxed(sentence: str, kind: Kind) -> str:
 
 
 def in_dock(told: Exception | str) -> str:
-    """A sentence of the engine without the command line's names for the controls."""
-    return _OPTION.sub("", str(told)).replace("seamscope freeze", _FREEZE)
+    """A sentence of the engine that names settings as the controls are named."""
+    return with_controls(str(told), _control).replace("seamscope freeze", _FREEZE)
+
+
+def _control(name: str, value: str) -> str:
+    label = WORDS[name].label if name in WORDS else name.replace("_", " ")
+    stated = {"True": "on", "False": "off"}.get(value, value.strip("'"))
+    return f"{label}: {stated}" if stated else label
 
 
 def legend(first: QWidget, entries: Sequence[tuple[str, str]]) -> QWidget:

@@ -37,7 +37,7 @@ _CONNECT = 30
 PATIENCE = 120.0
 NO_WORKER = (
     f"There has been no worker for {PATIENCE:.0f} seconds. Start workers (dask worker), with "
-    "--resources GPU=1 where the network runs on a GPU, and resume (--resume)."
+    "--resources GPU=1 where the network runs on a GPU, and resume (`resume=True`)."
 )
 
 

@@ -296,7 +296,7 @@ def _shared(
     if missing:
         raise OutputError(
             f"{missing} of {total} blocks are done, but their marks are not in {ledger.folder}. "
-            "Check that all workers write to the same disk, and resume (--resume)."
+            "Check that all workers write to the same disk, and resume (`resume=True`)."
         )
 
 
@@ -311,7 +311,7 @@ def _about_failures(failed: list[dict[str, Any]], total: int) -> str:
     more = f"; and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
     return (
         f"{len(failed)} of {total} blocks failed, all others are done: {listed}{more}. The result "
-        "is unfinished. The same command with --resume tries them again."
+        "is unfinished. The same run with `resume=True` tries them again."
     )
 
 

@@ -169,7 +169,7 @@ class _Run:
             raise _RefusedError(
                 f"The run uses an equivalent of the network ({recipe.way}) that this worker "
                 "cannot make. Give all workers the same packages and kind of processor, or use "
-                "the network as it is (--no-accelerate)."
+                "the network as it is (`accelerate=False`)."
             )
         self._image = case.image
         self._blocks = BlockRun(
@@ -230,7 +230,7 @@ def _device(planned: str, gpu: int | None) -> str:
     if not torch.cuda.is_available():
         raise _RefusedError(
             "The run is planned for a GPU, and this worker has none that works. Start workers on "
-            "machines with a GPU, or choose the CPU (--device cpu)."
+            "machines with a GPU, or choose the CPU (`device='cpu'`)."
         )
     count = torch.cuda.device_count()
     return f"cuda:{0 if gpu is None else gpu % count}"

@@ -107,7 +107,7 @@ def _with_reach(plan: Plan, reach: Sequence[Sides], report: SeamReport | None) -
                 "nothing",
                 "The halo covers the reach of the network. What is left is chance: two predictions "
                 f"of one tile differ by {plan.facts.noise:.2g} standard deviations. Switch its "
-                "random layers off (--no-dropout).",
+                "random layers off (`dropout=False`).",
             )
         return Advice(
             "explain",

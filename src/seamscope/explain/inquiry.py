@@ -396,8 +396,8 @@ class Inquiry:
             f"The network is random: two predictions of one tile differ by {figure_text(noise)} "
             f"standard deviations. With all context this alone makes {figure_text(alone)}, at any "
             "halo",
-            "Switch its random layers off (--no-dropout), or average several predictions of each "
-            "tile",
+            "Switch its random layers off (`dropout=False`), or average several predictions of "
+            "each tile",
         )
 
     def _postprocessing(self, share: float, alone: float) -> tuple[str, str]:

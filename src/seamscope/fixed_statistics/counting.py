@@ -134,6 +134,6 @@ def _whole(value: Fraction) -> int:
     if value.denominator != 1:
         raise SettingsError(
             "A layer of the network lies on no common grid with its input, so that its statistics "
-            "cannot be counted tile by tile: run the image as one tile (--tile with its size)."
+            "cannot be counted tile by tile: run the image as one tile (`tile` with its size)."
         )
     return int(value)

@@ -298,7 +298,7 @@ def _foreground(asked: int | None, names: tuple[str, ...], highest: int) -> int:
         return named[0]
     raise SettingsError(
         f"Labels go up to {highest} and the channels are {', '.join(names)}: if labels are "
-        "numbers of objects, say which channel is their foreground (--foreground N); if they are "
+        "numbers of objects, say which channel is their `foreground`; if they are "
         f"numbers of classes, they must be 0 to {len(names) - 1}."
     )
 

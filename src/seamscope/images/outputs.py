@@ -462,7 +462,7 @@ def check_target(
     if format_of(path).labels_only and not labels:
         raise OutputError(
             f"{path.name} cannot hold probabilities: PNG is for labels. Use .tif or .zarr, or "
-            "request labels (--result labels)."
+            "request labels (`result='labels'`)."
         )
     place = _place(path)
     check_places([place], files_of(source), overwrite, resume)
@@ -560,7 +560,7 @@ def _label_in(image: Path, wanted: Wanted) -> Wanted:
     if not wanted.labels:
         raise OutputError(
             f"{image / 'labels'} holds images of labels, and the result is none: request labels "
-            "(--result labels), or write to a file of its own (.ome.zarr)."
+            "(`result='labels'`), or write to a file of its own (.ome.zarr)."
         )
     ome = replace(wanted.ome, version=begin_labels(image))
     return replace(wanted, ome=ome, image="../../")

@@ -111,8 +111,8 @@ class Unknown:
             Always.
         """
         raise SettingsError(
-            f"{self.why} Prepare the image yourself and choose no normalization (--normalize "
-            "none), or choose another one."
+            f"{self.why} Prepare the image yourself and choose no normalization "
+            "(`normalize='none'`), or choose another one."
         )
 
 

@@ -313,13 +313,13 @@ def _check_there(place: RemotePlace, overwrite: bool, resume: bool) -> None:
     ledger = remote_ledger(place) if begun else None
     if ledger is None:
         raise OutputError(
-            f"{place.path} exists. Choose another name, or allow it to be replaced (--overwrite, "
-            "or overwrite=True)."
+            f"{place.path} exists. Choose another name, or allow it to be replaced "
+            "(`overwrite=True`)."
         )
     raise OutputError(
         f"{place.path} is unfinished: another run writes it, or was interrupted. Resume it, "
-        f"{len(ledger.done)} blocks are done (--resume, or resume=True). Choose another name, or "
-        "allow it to be replaced (--overwrite, or overwrite=True)."
+        f"{len(ledger.done)} blocks are done (`resume=True`). Choose another name, or "
+        "allow it to be replaced (`overwrite=True`)."
     )
 
 

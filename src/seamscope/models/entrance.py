@@ -299,7 +299,7 @@ class Entrance:
                 "(N, C', [Z',] Y', X'); wrap it in a module that does."
             )
         if not self._failures:
-            return "The network ran on no input within the time given: raise --patience."
+            return "The network ran on no input within the time given: raise `patience`."
         furthest = max(self._failures, key=lambda failure: failure.operations)
         tried = " x ".join(map(str, furthest.shape))
         sizes = sorted({failure.shape[1] for failure in self._failures})
@@ -319,10 +319,10 @@ class Entrance:
         if re.search(r"missing \d+ required positional argument", furthest.text):
             return "It takes several inputs: wrap it in a module that takes one image."
         if _CHANNELS.search(furthest.text) and not self._hints.in_channels:
-            return "State its input channels (--channels, or channels=)."
+            return "State its input `channels`."
         if self._hints.shape is None:
-            return "State a size it takes (--input-size, or input_size=), as in 384 or 32,64,64."
-        return "State another size (--input-size), other channels (--channels) or axes."
+            return "State a size it takes (`input_size`), as in 384 or 32,64,64."
+        return "State another size (`input_size`), other `channels` or axes."
 
 
 _CHANNELS = re.compile(

@@ -384,7 +384,7 @@ class Model:
             self.notes = (
                 *self.notes,
                 "Its lazy layers had no weights: they were initialized at random for 1 channel. "
-                "State another number of channels with --channels.",
+                "State another number of channels (`channels`).",
             )
 
     # -- what is kept for later
@@ -756,7 +756,7 @@ def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
     if facts.noise:
         yield (
             f"This network is random: two predictions of one tile differ by {facts.noise:.2g} "
-            "standard deviations, and seams cannot be smaller. --no-dropout switches that off."
+            "standard deviations, and seams cannot be smaller. `dropout=False` switches that off."
         )
     grid = axes_text(facts.period)
     steps = f" on multiples of {grid}" if set(facts.period) != {1} else ""
@@ -764,7 +764,7 @@ def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
         yield f"Seamless with halo {halo_text(reach.halo)}{steps}."
     elif reach.at_least is not None:
         far = axes_text(reach.at_least)
-        yield f"The reach is at least {far} px: the measurement ran out of time (--patience)."
+        yield f"The reach is at least {far} px: the measurement ran out of time (`patience`)."
     else:
         yield from _unbounded(facts, reach, steps)
     if reach.measured is not None and reach.implied is not None:

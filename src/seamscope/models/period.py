@@ -135,7 +135,7 @@ def _notes(facts: Facts, found: Sequence[_Found], derived: Sequence[int | None])
             step = math.lcm(lattice.step, lattice.scale.denominator)
             yield (
                 f"{said} Tiles start on multiples of {step} px, the step of its accepted input "
-                "sizes. State another with --step."
+                "sizes. State another `step`."
             )
     for name, shown, own in differ:
         yield (

@@ -190,8 +190,8 @@ class _Prober:
             facts = self._first(entry)
         except OutOfPatience:
             raise ModelError(
-                "Measuring the network's sizes took too long: raise --patience, or state a smaller "
-                "size (--input-size)."
+                "Measuring the network's sizes took too long: raise `patience`, or state a smaller "
+                "size (`input_size`)."
             ) from None
         return self._placed(self._with_period(facts))
 

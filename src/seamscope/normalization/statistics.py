@@ -304,8 +304,8 @@ class Statistics:
         other = self.misread(seen)
         if other:
             own, now = (_as_seen(each, other) for each in (self.about, seen))
-            options = " ".join(
-                f"--{key.replace('_', '-')} {_value(self.about[key])}"
+            options = ", ".join(
+                f"`{key}={_python(self.about[key])}`"
                 for key in other
                 if self.about[key] is not None
             )
@@ -520,7 +520,14 @@ def _as_seen(seen: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 
 def _value(value: Any) -> str:
-    """A setting as it is written on the command line."""
+    """A setting for people."""
     if isinstance(value, list):
         return ",".join(map(_value, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _python(value: Any) -> str:
+    """A setting as Python writes it."""
+    if isinstance(value, list):
+        return f"({', '.join(map(_python, value))})"
+    return f"{value:g}" if isinstance(value, float) else repr(value)

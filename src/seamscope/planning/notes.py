@@ -88,7 +88,7 @@ def _kind_notes(plan: Plan, asked: Settings) -> Iterator[str]:
     if facts.noise:
         yield (
             f"The network is random: two predictions of one tile differ by {facts.noise:.2g} "
-            "standard deviations. Switch that off with --no-dropout."
+            "standard deviations. Switch that off with `dropout=False`."
         )
     if facts.kind == "classes":
         mixed = ", and tiles are not blended" if asked.blend != "crop" else ""
@@ -97,7 +97,7 @@ def _kind_notes(plan: Plan, asked: Settings) -> Iterator[str]:
     if thresholded and facts.kind == "logits" and asked.threshold == 0.5:
         yield (
             "The network seems to predict logits: threshold 0.5 means a probability of 0.62. Use "
-            "--threshold 0 for 0.5, or state --kind probabilities."
+            "`threshold=0` for 0.5, or state `kind='probabilities'`."
         )
 
 

@@ -435,7 +435,7 @@ def image_layout(settings: Settings, facts: Facts, image: Image) -> Layout:
     if missing:
         raise SettingsError(
             f"The network is {facts.spatial_axes}D and needs the axes {spatial}, but the image "
-            f"{image.name} has {axes}: name its axes (--axes), one letter of tczyx for each of "
+            f"{image.name} has {axes}: name its `axes`, one letter of tczyx for each of "
             f"{shape_text(image.shape)}."
         )
     rest = [letter for letter in axes if letter not in spatial]
@@ -459,7 +459,7 @@ def _obvious_axes(image: Image, facts: Facts, spatial: str) -> str:
     )
     raise SettingsError(
         f"The image {image.name} has {image.ndim} axes ({shape_text(image.shape)}) and nothing "
-        f"says which is which; the network needs {spatial}. Name them (--axes), for example "
+        f"says which is which; the network needs {spatial}. Name them (`axes`), for example "
         f"{' or '.join(examples) or 'tczyx'}."
     )
 
@@ -486,7 +486,7 @@ def _check_channels(settings: Settings, facts: Facts, image: Image, layout: Layo
         count = 1
     if count == facts.in_channels or facts.any_channels:
         return
-    remedy = f"choose one of them (--channel 0 to {count - 1})"
+    remedy = f"choose one of them (`channel=0` to {count - 1})"
     if facts.in_channels > 1:
         remedy = f"give an image with {facts.in_channels} channels on an axis named c"
     raise SettingsError(

@@ -165,7 +165,7 @@ class TileReader:
         raise ImageError(
             f"The image {self._image.name} has a value that is not finite (NaN or infinity) at "
             f"{place}; networks spread it over everything they predict. Repair the image, or give "
-            "a value to use instead (--fill-nan 0)."
+            "a value to use instead (`fill_nan=0`)."
         )
 
 

@@ -250,7 +250,7 @@ def tile_candidates(
         raise SettingsError(
             f"The smallest tile this halo allows ({shape_text(smallest)}) needs about "
             f"{bytes_text(needed)}, and {bytes_text(wanted.memory)} may be used: free memory, "
-            "raise the limit (--memory), or lower halo or batch."
+            "raise the limit (`memory`), or lower halo or batch."
         )
     found = [
         (math.prod(t * n for t, n in option), tuple(t for t, _ in option))

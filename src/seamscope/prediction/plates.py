@@ -61,7 +61,7 @@ class PlateDone:
         first, why = next(iter(self.failed.items()))
         return (
             f"{self.path} is unfinished: {len(self.failed)} of {len(self.fields)} fields failed, "
-            f"the first is {first}: {why} To try them again, run the same command with --resume."
+            f"the first is {first}: {why} To try them again, run the same again with `resume=True`."
         )
 
 
@@ -122,7 +122,7 @@ def _checked(out: Any, plate: Plate, overwrite: bool, resume: bool) -> Path:
     if is_address(out) or not str(out).lower().endswith(".ome.zarr"):
         raise OutputError(
             f"{out} cannot hold a plate: write it to a folder NAME.ome.zarr, or predict one field "
-            "(--series A/1/0)."
+            "(`series='A/1/0'`)."
         )
     path = Path(out).expanduser()
     read = [] if is_address(plate.source) else [Path(plate.source).expanduser()]

@@ -596,9 +596,9 @@ def _about_finiteness(plan: Plan, pixels: int) -> Iterator[str]:
     whole = math.prod(n for n, a in zip(plan.out_shape, plan.out_axes, strict=True) if a != "c")
     as_labels = plan.settings.result == "labels"
     precision = plan.settings.precision
-    remedy = "Check the network's weights, and how intensities are normalized (--normalize)."
+    remedy = "Check the network's weights, and how intensities are normalized (`normalize`)."
     if precision == "float16":
-        remedy = "float16 ends at 65504: predict with float32 (--precision float32)."
+        remedy = "float16 ends at 65504: predict with float32 (`precision='float32'`)."
     yield (
         f"The prediction of {pixels} of {whole} pixels is not finite (NaN or infinity)"
         + (", and their labels mean nothing. " if as_labels else ". ")
@@ -618,7 +618,7 @@ def _not_postprocessed(plan: Plan, error: ImageError) -> str:
     return (
         f"Its card's postprocessing ({plan.postprocessing}) was left out, and the result is what "
         f"the network gave: {str(error).split('. ')[0]}. Give what is not finite in the image an "
-        "intensity (--fill-nan), or ask for the raw prediction (--raw)."
+        "intensity (`fill_nan`), or ask for the raw prediction (`postprocess=False`)."
     )
 
 

@@ -590,7 +590,7 @@ class GradientProbe:
                 raise
             raise SettingsError(
                 f"Memory ran out for gradients of tiles of {shape_text(batch.shape[2:])}: give a "
-                "smaller tile (--tile)."
+                "smaller `tile`."
             ) from error
         return values.cpu().double().numpy()
 

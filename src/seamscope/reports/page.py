@@ -29,7 +29,7 @@ from xml.etree import ElementTree
 from seamscope import __version__
 from seamscope.errors import SettingsError
 from seamscope.reports.parts import Figure, Section
-from seamscope.text import percent_text, typeset
+from seamscope.text import percent_text, typeset, with_controls
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,7 +76,11 @@ def page(title: str, sections: Sequence[Section], lead: str = "") -> str:
 
     template = (files("seamscope") / "resources" / "report.html.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_neutral,
     )
     environment.filters |= {"typeset": typeset, "percent": percent_text}
     composed: str = environment.from_string(template).render(
@@ -90,6 +94,13 @@ def page(title: str, sections: Sequence[Section], lead: str = "") -> str:
         ),
     )
     return _written(composed)
+
+
+def _neutral(value: Any) -> Any:
+    """Settings in plain text, named as Python has them."""
+    if type(value) is not str:  # markup is left alone
+        return value
+    return with_controls(value, lambda name, stated: f"{name}={stated}" if stated else name)
 
 
 def require() -> None:

@@ -186,7 +186,7 @@ class SeamReport:
             return ""
         return (
             " The first tile looked like probabilities and later ones do not: measure again, and "
-            'say which kind it is (--kind logits, or kind="logits").'
+            "say which kind it is (`kind='logits'`)."
         )
 
     def _agreement(self) -> str:

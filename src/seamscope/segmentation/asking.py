@@ -235,7 +235,7 @@ def _check(case: Case, axes: str, shape: Sequence[int] | None) -> None:
     if sorted(axes) != sorted(_kept(plan)):
         raise SettingsError(
             f"The labels have the axes {axes}, and the prediction of {case.image.name} would have "
-            f"{_kept(plan)}: name the axes (--axes, --image-axes), or give the image of the labels."
+            f"{_kept(plan)}: name the axes (`axes`, `image_axes`), or give the image of the labels."
         )
     if shape is None:
         return

@@ -48,7 +48,7 @@ def labels_of(labels: Any, axes: str | None = None, **choices: Any) -> Image:
     if image.axes is None or "c" in image.axes:
         raise ImageError(
             f"{image.name} has {image.ndim} axes and nothing says that they are space and time, or "
-            "one of them is channels: name them (axes='tyx', --axes tyx), or give one channel."
+            "one of them is channels: name them (`axes='tyx'`), or give one channel."
         )
     if image.dtype.kind not in "uib":
         raise ImageError(

@@ -245,7 +245,7 @@ class Heights:
         if image.axes is None:
             raise SettingsError(
                 f"Nothing says which of the {image.ndim} axes of {image.name} is which: name them, "
-                "for example axes='cyx' (--axes cyx)."
+                "for example `axes='cyx'`."
             )
         self.image = image
         self.recipe = recipe
@@ -328,7 +328,7 @@ class Heights:
             return found[0]
         raise SettingsError(
             f"{self.image.name} has {self.channels} channels and none or several are named "
-            f"{wanted}: give its number, from 0 (channel=N, --channel N)."
+            f"{wanted}: give its number, from 0 (`channel`)."
         )
 
     def _mask_channel(self) -> int | None:
@@ -507,7 +507,7 @@ def _check_type(image: Image, recipe: Recipe) -> None:
     if not known and recipe.values == "probabilities" and recipe.kind != "embeddings":
         raise ImageError(
             f"{image.name} holds {image.dtype}, and nothing says which number is a probability of "
-            "1: name it (values=N, --values N)."
+            "1: name it (`values`)."
         )
 
 
@@ -517,14 +517,14 @@ def _not_probabilities(image: Image, low: float, high: float, values: Any) -> st
         return f"{found} after division by {values:g}, but probabilities are 0 to 1: check values."
     if low < 0:
         return (
-            f"{found}, but probabilities are 0 to 1: if these are logits, say so (values='logits', "
-            "--values logits); if a linear output was trained towards 0 and 1, clip it "
-            "(values='clipped', --values clipped)."
+            f"{found}, but probabilities are 0 to 1: if these are logits, say so "
+            "(`values='logits'`); if a linear output was trained towards 0 and 1, clip it "
+            "(`values='clipped'`)."
         )
     top = 255 if high <= 255 else 65535
     return (
         f"{found}, but probabilities are 0 to 1: say which number means 1, for example "
-        f"values={top} (--values {top})."
+        f"`values={top}`."
     )
 
 

@@ -354,7 +354,7 @@ def fill(
         raise ModelError(
             f"The weights in {name} do not fit {builder}: {best.complaint}. "
             "Check that factory, arguments and weights belong together"
-            + (", or leave out the unknown ones with --ignore-extra." if only_extra else ".")
+            + (", or leave out the unknown ones with `ignore_extra=True`." if only_extra else ".")
         )
     tensors = {**own, **{key: best.tensors[key] for key in best.tensors if key in own}}
     network.load_state_dict({names[short]: tensor for short, tensor in tensors.items()})
@@ -470,7 +470,7 @@ def only_weights(content: Any, name: str) -> ModelError:
     if all(_OF_STATISTICS.fullmatch(key) for key in tensors):
         return ModelError(
             f"{name} holds fixed statistics and no network: use it beside the network that they "
-            "were found for (--statistics)."
+            "were found for (`statistics`)."
         )
     guess = _looks_like(tensors)
     likely = f", and they look like {guess}@{short}" if guess else ""
