@@ -120,7 +120,7 @@ def test_a_stopped_plate_is_resumed(plate: Path, tmp_path: Path) -> None:
     with pytest.raises(InterruptedError):
         predict_plate(str(plate), Shift(), out, SETTINGS, work=stopped_after(1))
     assert not out.exists()
-    with pytest.raises(OutputError, match="--resume"):
+    with pytest.raises(OutputError, match="`resume=True`"):
         predict_plate(str(plate), Shift(), out, SETTINGS)
     with pytest.raises(OutputError, match="another settings halo"):
         predict_plate(str(plate), Shift(), out, SETTINGS.but(halo=4), resume=True)

@@ -370,7 +370,7 @@ def test_a_stopped_run_is_resumed_and_equals_an_uninterrupted_one(
         seamscope.predict(DATA, network(), place, **how, work=stop_after(4))
     assert (read_record(place) or {})["finished"] is False
     assert any("unfinished" in note for note in open_image(place).notes)
-    with pytest.raises(OutputError, match=r"is unfinished.*blocks are done.*--resume"):
+    with pytest.raises(OutputError, match=r"is unfinished.*blocks are done.*`resume=True`"):
         seamscope.predict(DATA, network(), place, **how)
     with pytest.raises(OutputError, match="begun with another image"):
         seamscope.predict(DATA + 1, network(), place, **how, resume=True)
