@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import threading
 from collections import Counter, deque
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from skimage.measure import regionprops_table
 from skimage.segmentation import watershed
 
 import seamscope
@@ -131,6 +133,25 @@ def test_basins_do_not_depend_on_blocks_and_equal_brute_force(case) -> None:
     np.testing.assert_array_equal(whole.numbers, brute_basins(heights, connectivity))
 
 
+def test_the_order_in_which_blocks_are_done_does_not_matter() -> None:
+    """The first block waits for the last but one of those that run with it."""
+    heights = np.random.default_rng(0).integers(0, 9, (12, 12)).astype(np.uint16)
+    done, order = threading.Event(), []
+
+    def read(region):
+        if region[0].start == region[1].start == 0:
+            assert done.wait(20)
+        order.append((region[0].start, region[1].start))
+        if order[-1] == (0, 8):
+            done.set()
+        return heights[region]
+
+    numbers = np.zeros(heights.shape, np.uint32)
+    found = find_basins(read, numbers, Blocks.of(heights.shape, 4), workers=3)
+    assert order.index((0, 0)) > order.index((0, 8))
+    assert_same(basins_of(heights), found)
+
+
 @pytest.mark.parametrize("connectivity", [1, 2])
 def test_shapes_that_cross_many_blocks(connectivity) -> None:
     """A ring, a spiral, corner contacts and a constant image, in blocks down to one pixel."""
@@ -188,6 +209,54 @@ def test_depths_in_blocks_equal_those_of_the_whole() -> None:
     np.testing.assert_array_equal(whole, np.where(image.data > 0, expected, OUTSIDE))
     for region in Blocks.of((40, 60), (3, 4), (1, 2)):
         np.testing.assert_array_equal(heights(region), whole[region])
+
+
+def test_depths_of_a_stack_are_physical() -> None:
+    """Planes 2.5 times as far apart as pixels: by the file's own sizes, in pixels of the finest."""
+    inside = smooth((12, 30, 26)) > 0.5
+    image = dataclasses.replace(
+        seamscope.open_image(inside.astype(np.float32), axes="zyx"),
+        scale=(0.5, 0.2, 0.2), units=("micrometer",) * 3,
+    )  # fmt: skip
+    made = Heights(image, seamscope.Recipe("distance", cap=6))
+    depth = ndimage.distance_transform_edt(inside, (0.5, 0.2, 0.2)) / 0.2
+    expected = np.where(
+        inside, LEVELS - np.floor(np.minimum(depth, 6) / 6 * LEVELS + 1e-6), OUTSIDE
+    )
+    whole = tuple(slice(0, n) for n in inside.shape)
+    np.testing.assert_array_equal(made(whole), expected)
+    for region in Blocks.of(inside.shape, (3, 11, 9)):
+        np.testing.assert_array_equal(made(region), expected[region])
+
+
+@pytest.mark.parametrize("shape", [(60, 50), (14, 30, 26)])
+def test_tables_equal_regionprops(shape) -> None:
+    p = smooth(shape, sigma=1.5)
+    scale = (0.5, 0.2, 0.3)[-p.ndim :]
+    image = dataclasses.replace(
+        seamscope.open_image(p, axes="zyx"[-p.ndim :]), scale=scale, units=("micrometer",) * p.ndim
+    )
+    found = seamscope.segment(image, threshold=0.55, blocks=13, fill_holes=True)
+    ours = found.table(p).columns
+    names = ("label", "num_pixels", "area", "centroid", "bbox", "intensity_mean")
+    labels = np.asarray(found.labels)
+    theirs = regionprops_table(labels, p, properties=names, spacing=scale)
+    assert len(ours["label"]) > 5
+    np.testing.assert_array_equal(ours["label"], theirs["label"])
+    np.testing.assert_array_equal(ours["pixels"], theirs["num_pixels"])
+    unit = "area_um2" if p.ndim == 2 else "volume_um3"
+    np.testing.assert_allclose(ours[unit], theirs["area"])
+    np.testing.assert_allclose(ours["mean_intensity"], theirs["intensity_mean"], rtol=1e-5)
+    for axis, letter in enumerate("zyx"[-p.ndim :]):
+        centroid = theirs[f"centroid-{axis}"] / scale[axis]
+        np.testing.assert_allclose(ours[f"centroid_{letter}"], centroid)
+        np.testing.assert_array_equal(ours[f"min_{letter}"], theirs[f"bbox-{axis}"])
+        np.testing.assert_array_equal(ours[f"max_{letter}"], theirs[f"bbox-{axis + p.ndim}"])
+    border = np.ones(shape, bool)
+    border[(slice(1, -1),) * p.ndim] = False
+    np.testing.assert_array_equal(
+        ours["touches_border"], np.isin(ours["label"], np.unique(labels[border]))
+    )
 
 
 def test_cut_by_dynamics_keeps_deep_minima() -> None:

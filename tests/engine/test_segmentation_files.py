@@ -15,6 +15,7 @@ from ome_zarr_models.v05.labels import Labels as LabelsGroup
 import seamscope
 from seamscope.errors import OutputError, SettingsError
 from seamscope.images.outputs import create_output
+from seamscope.segmentation.blocks import Blocks
 
 
 @pytest.fixture
@@ -90,6 +91,17 @@ def test_basins_beyond_memory_go_to_disk(monkeypatch, tmp_path) -> None:
     assert list(tmp_path.iterdir())
     del found
     assert not list(tmp_path.iterdir())
+
+
+def test_blocks_that_share_chunks_on_disk_lose_nothing(monkeypatch, tmp_path) -> None:
+    """Several threads, and blocks that do not begin where chunks do."""
+    p = np.random.default_rng(0).random((64, 64)).astype(np.float32)
+    expected = np.asarray(seamscope.segment(p).labels)
+    monkeypatch.setattr("seamscope.segmentation.room._SHARE", 0)
+    blocks = Blocks.of((64, 64), 16, (5, 7))
+    for _ in range(3):
+        found = seamscope.segment(p, blocks=blocks, workers=4, scratch=tmp_path)
+        np.testing.assert_array_equal(np.asarray(found.labels), expected)
 
 
 def test_a_full_disk_under_the_basins_is_one_sentence(monkeypatch, tmp_path) -> None:

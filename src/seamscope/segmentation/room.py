@@ -10,6 +10,7 @@ import dataclasses
 import math
 import shutil
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import numpy as np
 import psutil
 
 from seamscope.files import disk_errors
+from seamscope.segmentation.blocks import Blocks
 
 _SHARE = 0.25  # of free memory that the basins of an image may take before they go to disk
 
@@ -32,6 +34,28 @@ class _Folder:
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
+class _OneWriter:
+    """An array of chunks that is written by one thread at a time.
+
+    Where blocks do not begin at chunks, two threads would read, change and write the same chunk,
+    and one change would be lost.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self._lock = threading.Lock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._array, name)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._array[index]
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        with self._lock:
+            self._array[index] = values
+
+
 @dataclass(frozen=True)
 class Room:
     """Where arrays of the image's size are kept: in memory, or in a folder that vanishes."""
@@ -40,22 +64,24 @@ class Room:
     heights: Any
     folder: _Folder | None
     chunks: tuple[int, ...]
+    aligned: bool
 
     @classmethod
     def of(
         cls,
-        shape: Sequence[int],
-        chunks: Sequence[int],
+        blocks: Blocks,
         scratch: str | Path | None,
         *,
         kept_heights: bool,
     ) -> Room:
-        """Find room for basins and, where `kept_heights`, heights of an image of this shape."""
+        """Find room for basins and, where `kept_heights`, heights of an image in these blocks."""
+        shape = blocks.shape
         needed = math.prod(shape) * (6 if kept_heights else 4)
         folder = None
         if needed > _SHARE * psutil.virtual_memory().available:
             folder = _Folder(scratch)
-        room = cls(None, None, folder, tuple(min(c, n) for c, n in zip(chunks, shape, strict=True)))
+        chunks = tuple(min(c, n) for c, n in zip(blocks.size, shape, strict=True))
+        room = cls(None, None, folder, chunks, not any(blocks.origin))
         heights = room.array("heights", shape, np.uint16) if kept_heights else None
         return dataclasses.replace(room, numbers=room.array("basins", shape), heights=heights)
 
@@ -81,7 +107,8 @@ class Room:
         import zarr
 
         path = str(self.folder.path / name)
-        return zarr.create_array(path, shape=tuple(shape), chunks=self.chunks, dtype=dtype)
+        made = zarr.create_array(path, shape=tuple(shape), chunks=self.chunks, dtype=dtype)
+        return made if self.aligned else _OneWriter(made)
 
 
 __all__ = ["Room"]

@@ -122,7 +122,7 @@ def segment(
     shape = tuple(s.stop - s.start for s in part)
     divided = _blocks(blocks, shape, heights)
     divided = dataclasses.replace(divided, open_sides=_open_sides(part, heights))
-    room = Room.of(shape, divided.size, scratch, kept_heights=wanted.kind == "components")
+    room = Room.of(divided, scratch, kept_heights=wanted.kind == "components")
 
     def read(region: Slices) -> Array:
         moved = tuple(
