@@ -248,6 +248,8 @@ class _Run:
         from seamscope.prediction.run import open_output
 
         with open_output(self.case, self.out, **how) as output:
+            for note in output.notes:
+                work.note(note)
             try:
                 self._drain(output, work)
             except BaseException:

@@ -73,6 +73,8 @@ class Output:
         Plan, model and figures, stored with the result.
     ledger
         Marks of the blocks that are written; None where the result cannot be resumed.
+    notes
+        Sentences on what the file cannot hold.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Output:
         self.record = record
         self._store = store
         self._claim = claim
+        self.notes: tuple[str, ...] = ()
         self._open = True
         self._used = False
         # zarr-python loses data when two threads write into one chunk; networks take far longer
@@ -364,6 +367,7 @@ def create_output(
         ``.zarr``                 zarr 3 array with named dimensions
         ``.ome.tif``, ``.tif``    OME-TIFF; for ``.tif`` ImageJ's kind where type (uint8, uint16,
                                   float32) and size (4 GB) allow; axes in the order ``tzcyx``
+        ``.tif`` of a map         GeoTIFF, ``.cog.tif``: cloud-optimized (`seamscope.images.maps`)
         ``.npy``                  numpy
         ``.png``                  labels only: ``yx``, uint8 or uint16
         ========================  =============================================================
@@ -426,8 +430,12 @@ def create_output(
         return _create_file(target, FORMATS[".ome.zarr"], wanted, overwrite, source, task, resume)
     if isinstance(target, str | os.PathLike):
         path = Path(target).expanduser()
-        kind, place = format_of(path), _place(path)
-        return _create_file(place, kind, wanted, overwrite, source, task, resume)
+        from seamscope.images.maps import format_for
+
+        kind, notes = format_for(path, wanted, source)
+        output = _create_file(_place(path), kind, wanted, overwrite, source, task, resume)
+        output.notes = notes
+        return output
     return _into_array(target, wanted, source)
 
 

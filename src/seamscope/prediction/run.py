@@ -233,6 +233,8 @@ def predict(
         check_shared(opened.image, opened.model, out, on)
     case, task = begin(opened, model, wanted, out, trust=trust, resume=resume)
     with open_output(case, out, overwrite=overwrite, task=task, resume=resume, ome=ome) as output:
+        for note in output.notes:
+            work.note(note)
         completed(events_of(case, output, on, trust=trust, work=work))
         return output.array
 

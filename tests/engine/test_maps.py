@@ -1,0 +1,208 @@
+"""Results of maps: GeoTIFF, judged by rasterio."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+pytest.importorskip("rasterio")
+
+import rasterio
+from rasterio.control import GroundControlPoint
+from rasterio.errors import NotGeoreferencedWarning
+from typer.testing import CliRunner
+
+import seamscope
+from seamscope.cli import app
+from seamscope.errors import OutputError
+from seamscope.images import maps
+from seamscope.images.image import open_image
+from seamscope.images.kinds import Wanted
+from seamscope.images.outputs import create_output
+from seamscope.images.records import read_record
+
+PLACE = (
+    rasterio.Affine.translation(500000, 4100000)
+    @ rasterio.Affine.rotation(10)
+    @ rasterio.Affine.scale(2, -3)
+)
+POINTS = [
+    GroundControlPoint(10, 20, 1.0, 2.0, 0.0, "a"),
+    GroundControlPoint(200, 100, 3.0, 4.0, 0.0, "b"),
+    GroundControlPoint(50, 150, 7.0, 4.0, 0.0, "c"),
+]
+
+
+def pixels():
+    """Three bands with a hole of zeros, and one pixel that is 0 in one band only."""
+    values = np.random.default_rng(0).integers(1, 255, (3, 210, 170), np.uint8)
+    values[:, 100:150, 40:90] = 0
+    values[0, 5, 5] = 0
+    return values
+
+
+def write(path, **how):
+    usual = {"nodata": 0, "transform": PLACE, "crs": "EPSG:32632"}
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": 210, "width": 170,
+               "tiled": True, "blockxsize": 64, "blockysize": 64} | usual | how  # fmt: skip
+    points = profile.pop("gcps", None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "w", **profile) as made:
+            made.write(pixels())
+            made.update_tags(ACQUIRED="yesterday")
+            if points:
+                made.gcps = (points, rasterio.CRS.from_epsg(32632))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("maps")
+    write(folder / "map.tif")
+    write(folder / "points.tif", gcps=POINTS, transform=None)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def measured(*layers):
+    torch.manual_seed(0)
+    model = seamscope.Model(torch.nn.Sequential(*layers).eval(), "net")
+    model.describe()
+    return model
+
+
+@pytest.fixture(scope="module")
+def network():
+    return measured(torch.nn.Conv2d(3, 2, 5, padding=2))
+
+
+@pytest.fixture(scope="module")
+def whole(network, folder):
+    """The prediction of all of the map."""
+    return seamscope.predict(folder / "map.tif", network, tile=96, halo=4)
+
+
+@pytest.mark.parametrize("area", [None, {"y": (50, 190), "x": (33, 150)}])
+@pytest.mark.parametrize("name", ["result.tif", "result.cog.tif"])
+def test_a_result_lies_where_its_map_lies(network, whole, name, area) -> None:
+    seamscope.predict("map.tif", network, name, tile=96, halo=4, area=area, overwrite=True)
+    x, y = (33, 50) if area else (0, 0)
+    inner = (slice(50, 190), slice(33, 150)) if area else (slice(None), slice(None))
+    with rasterio.open(name) as made:
+        np.testing.assert_array_equal(made.read(), whole[:, *inner])
+        for corner in ((0, 0), (made.width, 0), (0, made.height)):
+            there = PLACE @ (corner[0] + x, corner[1] + y)
+            assert made.transform @ corner == pytest.approx(there, abs=1e-6)
+        assert made.crs == rasterio.CRS.from_epsg(32632)
+        has_data = (pixels() != 0).any(0)[inner]
+        np.testing.assert_array_equal(made.dataset_mask() == 255, has_data)
+        assert made.tags()["ACQUIRED"] == "yesterday"
+        assert made.tags()["TIFFTAG_SOFTWARE"] == "Seamscope"
+        assert made.descriptions == ("channel 0", "channel 1")
+        layout = made.tags(ns="IMAGE_STRUCTURE").get("LAYOUT")
+        assert layout == ("COG" if "cog" in name else None)
+    assert read_record(name)["finished"]
+    assert open_image(name, axes="cyx" if "cog" not in name else None).shape[-2:]
+
+
+def test_ground_control_points_move_with_the_area(network) -> None:
+    area = {"y": (5, 205), "x": (10, 160)}
+    seamscope.predict("points.tif", network, "p.tif", tile=96, halo=4, area=area)
+    with rasterio.open("p.tif") as made:
+        points, system = made.gcps
+        assert system == rasterio.CRS.from_epsg(32632)
+        found = [(p.row, p.col, p.x, p.y, p.id) for p in points]
+    assert [f[:4] for f in found] == [(p.row - 5, p.col - 10, p.x, p.y) for p in POINTS]
+
+
+def test_pixels_of_another_size_and_labels(folder) -> None:
+    half = measured(torch.nn.Conv2d(3, 2, 3, padding=1), torch.nn.MaxPool2d(2))
+    seamscope.predict("map.tif", half, "half.tif", tile=96, halo=4, result="labels")
+    expected = seamscope.predict("map.tif", half, tile=96, halo=4, result="labels")
+    with rasterio.open("half.tif") as made:
+        np.testing.assert_array_equal(made.read(1), expected)
+        assert made.dtypes == ("uint8",)
+        corner = made.transform @ (made.width, made.height)
+        assert corner == pytest.approx(PLACE @ (170, 210), abs=1e-6)
+        # the hole is 50:75, 20:45 of the smaller pixels
+        assert not made.dataset_mask()[52:73, 22:43].any()
+        assert made.dataset_mask()[:48].all()
+
+
+def test_no_block_is_written_twice(network, whole) -> None:
+    """A file of tiles that do not fit blocks is as small as one that is written at once."""
+    seamscope.predict("map.tif", network, "odd.tif", tile=50, halo=4)
+    with rasterio.open("odd.tif") as made:
+        profile, values, mask = made.profile, made.read(), made.dataset_mask()
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open("once.tif", "w", **(profile | {"predictor": 3})) as once,
+    ):
+        once.write(values)
+        once.write_mask(mask)
+    assert os.path.getsize("odd.tif") < os.path.getsize("once.tif") + 2000
+    aligned = Wanted(
+        (2, 640, 640), np.dtype(np.float32), "cyx", (1, 1, 1), ("",) * 3, (1, 160, 320), "", {},
+        (0, 0, 0),
+    )  # fmt: skip
+    assert maps._block_side(aligned) == (160, 320)  # a tile's core is whole blocks
+
+
+def test_a_chosen_nodata_on_the_command_line(folder) -> None:
+    words = ("map.tif", "demo:batchnorm", "chosen.tif", "--channel", "1", "--nodata", "7",
+             "--tile", "128", "-q")  # fmt: skip
+    done = CliRunner().invoke(app, ["predict", *words])
+    assert done.exit_code == 0, done.output
+    with rasterio.open("chosen.tif") as made:
+        np.testing.assert_array_equal(made.dataset_mask() == 255, (pixels() != 7).any(0))
+    image = open_image("map.tif", nodata=7)
+    expected = seamscope.predict(image, "demo:batchnorm", tile=128, channel=1)
+    np.testing.assert_array_equal(tifffile.imread("chosen.tif").squeeze()[:4], expected)
+
+
+def test_without_rasterio_coordinates_are_left_out_and_said(network, whole, monkeypatch) -> None:
+    monkeypatch.setattr(maps, "is_installed", lambda: False)
+    image = open_image("map.tif")
+    kinds = {"axes": "cyx", "scale": (1, 1, 1), "units": ("",) * 3, "source": image}
+    with create_output("plain.tif", (2, 210, 170), np.float32, **kinds) as output:
+        assert "its coordinates are left out" in output.notes[0]
+        assert "seamscope[geo]" in output.notes[0]
+    with pytest.raises(OutputError, match="rasterio, which is missing"):
+        seamscope.predict("map.tif", network, "no.cog.tif", tile=96, halo=4)
+    with create_output("other.zarr", (2, 210, 170), np.float32, **kinds) as output:
+        assert output.notes == ()
+
+
+def test_what_is_unfinished_says_so_and_is_begun_again(network, whole) -> None:
+    image = open_image("map.tif")
+    kinds = {"axes": "cyx", "scale": (1, 1, 1), "units": ("",) * 3, "source": image}
+    with create_output("half-done.tif", (2, 210, 170), np.float32, **kinds) as output:
+        part = (slice(0, 2), slice(0, 100), slice(0, 60))
+        output.write(part, whole[part])
+    there = open_image("half-done.tif.partial")
+    assert any("unfinished" in note for note in there.notes)
+    np.testing.assert_array_equal(tifffile.imread("half-done.tif.partial")[part], whole[part])
+    assert read_record("half-done.tif.partial")["finished"] is False
+    seamscope.predict("map.tif", network, "half-done.tif", tile=96, halo=4, resume=True)
+    with rasterio.open("half-done.tif") as made:
+        np.testing.assert_array_equal(made.read(), whole)
+
+
+def test_large_results_are_bigtiff(tmp_path) -> None:
+    size = 50_000
+    wanted = Wanted(
+        (size, size), np.dtype(np.float32), "yx", (1.0, 1.0), ("pixel",) * 2, (256, 256), "", {},
+        (0.0, 0.0),
+    )  # fmt: skip
+    maps._create(tmp_path / "big.tif", wanted, None).close()
+    assert (tmp_path / "big.tif").read_bytes()[:4] == b"II+\0"
+    assert (tmp_path / "big.tif").stat().st_size < 10**7  # nothing is written yet
