@@ -69,6 +69,13 @@ def two_outputs(folder, halo=8, step=16):
     return written(folder, [(given, data)], outputs, (weights, files))
 
 
+def opened(qtbot, viewer):
+    """Open the dock as napari's menu does, and wait: torch may still be imported."""
+    _, place = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
+    qtbot.waitUntil(lambda: place.dock is not None, timeout=PATIENCE)
+    return place.dock
+
+
 def test_a_network_dropped_onto_the_viewer_opens_the_dock(
     make_napari_viewer, qtbot, script
 ) -> None:
@@ -76,7 +83,7 @@ def test_a_network_dropped_onto_the_viewer_opens_the_dock(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of plugins' own
         viewer.window._qt_viewer._qt_open([str(script)], stack=False)
-        dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")[1].dock
+        dock = opened(qtbot, viewer)
     assert len(viewer.layers) == 0
     qtbot.waitUntil(lambda: dock.model is not None, timeout=PATIENCE)
     assert dock.model.spec == str(script)
@@ -101,7 +108,7 @@ def test_a_folder_of_a_package_is_opened_too(make_napari_viewer, qtbot, tmp_path
     viewer = make_napari_viewer(show=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of plugins' own
-        dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")[1].dock
+        dock = opened(qtbot, viewer)
         assert viewer.open(folder / "rdf.yaml", plugin="seamscope") == []
     assert dock.model_picker.value() == str(folder / "rdf.yaml")
     beside = QDockWidget()
@@ -183,6 +190,48 @@ def test_code_can_be_read_before_it_is_trusted_and_is_remembered(qtbot, tmp_path
     assert marker.exists()
 
 
+def test_what_is_unknown_is_red_and_asked_again(qtbot, tmp_path) -> None:
+    file = tmp_path / "network.py"
+    other = tmp_path / "other.txt"
+    lines = [f"exec(pathlib.Path({str(other)!r}).read_text())"] * 8
+    file.write_text(
+        "import pathlib; from torch import nn\n" + "\n".join(lines) + "\nbuild = nn.Identity\n"
+    )
+    other.write_text("first = 1")
+    spec = f"{file}:build"
+    picker = ModelPicker()
+    qtbot.addWidget(picker)
+    qtbot.addWidget(picker.consent)
+    asked: list[tuple[str, object]] = []
+    picker.asked.connect(lambda *what: asked.append(what))
+    picker.show_value(spec)
+    picker.ask_consent(TrustError(spec, code_of(spec)))
+    picker.consent.show()
+    picker.consent.resize(360, 500)
+    qtbot.waitExposed(picker.consent)
+    text = picker.consent.text.text()
+    assert "network.py, line 2: what exec() runs is not known" in text
+    assert "2 more are unknown" in text
+    picture = picker.consent.grab().toImage()
+    colours = [picture.pixelColor(30, y).name() for y in range(picture.height())]
+    assert colours.count("#8f1d2c") > 40  # white text on it has a contrast of 9 to 1
+    assert not picker.consent.remember.isEnabled()
+    press(qtbot, picker.consent.read)
+    assert picker.source.unknown.text().count("is not known") == 6
+    picker.source.close()
+    press(qtbot, picker.consent.yes)
+    load_model(spec, trust=asked[-1][1])
+    other.write_text("second = 2")  # which no hash of network.py covers
+    with pytest.raises(TrustError):
+        load_model(spec)
+    harmless = tmp_path / "harmless.py"
+    harmless.write_text("from torch import nn\nbuild = nn.Identity\n")
+    picker.ask_consent(TrustError("harmless", code_of(f"{harmless}:build")))
+    assert picker.consent.remember.isEnabled()
+    assert picker.consent.remember.isChecked()
+    assert "Unknown" not in picker.consent.text.text()
+
+
 def test_consent_for_once_is_not_remembered(qtbot, tmp_path) -> None:
     picker = ModelPicker()
     qtbot.addWidget(picker)
@@ -197,7 +246,7 @@ def test_consent_for_once_is_not_remembered(qtbot, tmp_path) -> None:
 
 def test_the_dock_tells_where_a_model_card_is_wrong(make_napari_viewer, qtbot) -> None:
     viewer = make_napari_viewer(show=True)
-    dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")[1].dock
+    dock = opened(qtbot, viewer)
     for halo, wrong in ((2, True), (22, False)):  # the network reaches 22
         model = load_model(networks.UNet(2, 2).eval())
         model.declared = Declared("Its card", "yx", halo=(halo, halo))
@@ -210,7 +259,7 @@ def test_the_dock_tells_where_a_model_card_is_wrong(make_napari_viewer, qtbot) -
 def dock(make_napari_viewer, qtbot):
     viewer = make_napari_viewer(show=True)
     viewer.add_image(np.random.default_rng(0).normal(size=(200, 240)).astype(np.float32))
-    return viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")[1].dock
+    return opened(qtbot, viewer)
 
 
 def load(qtbot, dock, spec):

@@ -41,6 +41,23 @@ def test_the_file_is_its_owners_alone(tmp_path, spec) -> None:
     assert json.loads(file.read_text()).keys() == {code.digest for code in code_of(spec)}
 
 
+def test_what_only_running_shows_is_not_remembered(tmp_path, spec) -> None:
+    """The text that it runs may change while all that is hashed stays the same."""
+    other = tmp_path / "other.txt"
+    other.write_text("")
+    line = f"import pathlib; exec(pathlib.Path({str(other)!r}).read_text())"
+    (tmp_path / "net.py").write_text(f"{NET}{line}\n")
+    (note,) = notes_on_trust(remembered(spec))
+    assert "not remembered" in note
+    assert "what exec() runs is not known" in note
+    other.write_text("pathlib.Path(__file__).with_name('ran').touch()")
+    with pytest.raises(TrustError):
+        load_model(spec)
+    assert not (tmp_path / "ran").exists()
+    load_model(spec, trust=True)
+    assert (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("place", ["settings/trusted.json", "settings", "."])
 @pytest.mark.parametrize("mode", [0o020, 0o002])
 def test_what_others_can_write_does_not_count(tmp_path, spec, place, mode) -> None:

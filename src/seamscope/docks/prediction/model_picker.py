@@ -27,16 +27,22 @@ from qtpy.QtWidgets import (
 )
 
 from seamscope.docks.controls import button
+from seamscope.docks.looks import boxed, text_label
 from seamscope.errors import SeamscopeError, TrustError
 from seamscope.models.formats import Code, Consent, code_of
 
 _MOST_RECENT = 8
+_MOST_UNKNOWN = 6  # that are shown one by one
 _DEMOS = {
     "demo:batchnorm": "Demo 2D BatchNorm",
     "demo:instancenorm": "Demo 2D InstanceNorm",
     "demo:batchnorm3d": "Demo 3D BatchNorm",
     "demo:instancenorm3d": "Demo 3D InstanceNorm",
 }
+_REMEMBERED = "Remembered by a hash of the content. If one byte changes, the question comes again."
+_ASKED_AGAIN = (
+    "Not possible here: what runs is not known from the content, which is all that a hash covers."
+)
 _HINT = "choose, type, or drop a file"
 _HELP = (
     "The network: a demo, a file (.pt2, TorchScript, ONNX), a package of bioimage.io or MONAI\n"
@@ -202,6 +208,15 @@ def _spec_box() -> QComboBox:
     return box
 
 
+def _boxes(unknown: Sequence[str]) -> str:
+    """What only running shows, in red; a line of empty space after it."""
+    shown = [f"Unknown: {line}." for line in unknown[:_MOST_UNKNOWN]]
+    if len(unknown) > _MOST_UNKNOWN:
+        shown.append(f"{len(unknown) - _MOST_UNKNOWN} more are unknown.")
+    boxes = "".join(boxed(line, "error") for line in shown)
+    return f"{boxes}<br>" if boxes else ""
+
+
 class SourceWindow(QDialog):
     """The code that loading a network would run, to be read before it is trusted."""
 
@@ -214,7 +229,12 @@ class SourceWindow(QDialog):
         self.text.setReadOnly(True)
         self.text.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
         self.text.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
-        QVBoxLayout(self).addWidget(self.text)
+        self.unknown = text_label()
+        self.unknown.setText(_boxes([line for each in code for line in each.unknown]))
+        self.unknown.setVisible(bool(self.unknown.text()))
+        column = QVBoxLayout(self)
+        column.addWidget(self.unknown)
+        column.addWidget(self.text, 1)
 
 
 def _readable(code: Code) -> str:
@@ -247,10 +267,6 @@ class ConsentPanel(QFrame):
         self.no = button("Do not load", "Run nothing of the file.")
         self.read = button("Read it first", "Show the code. Nothing of it is run for that.")
         self.remember = QCheckBox("Do not ask again while it stays the same")
-        self.remember.setChecked(True)
-        self.remember.setToolTip(
-            "Remembered by a hash of the content. If one byte changes, the question comes again."
-        )
         buttons = QHBoxLayout()
         buttons.addWidget(self.yes)
         buttons.addWidget(self.no)
@@ -268,14 +284,13 @@ class ConsentPanel(QFrame):
         """Show the question."""
         self._digests = error.digests
         lines = "".join(f"<li>{html.escape(line)}</li>" for line in error.would_run)
-        lines += "".join(
-            f"<li style='color: #c0392b'>unknown: {html.escape(line)}</li>"
-            for line in error.unknown
-        )
+        self.remember.setChecked(not error.unknown)
+        self.remember.setEnabled(not error.unknown)
+        self.remember.setToolTip(_ASKED_AGAIN if error.unknown else _REMEMBERED)
         self.text.setText(
             f"<b>Loading {html.escape(_short(error.source))} would run code:</b><ul>{lines}</ul>"
-            "It can do whatever you can. Run it only if you trust where it comes from."
-            + (f"<br>{html.escape(error.reason)}" if error.reason else "")
+            f"{_boxes(error.unknown)}It can do whatever you can. Run it only if you trust where it "
+            "comes from." + (f"<br>{html.escape(error.reason)}" if error.reason else "")
         )
         self.show()
 

@@ -82,7 +82,8 @@ def load_model(
         A module, or a string as in the module's documentation.
     trust
         Whether code that comes with the file may run, this once. A `Consent` allows only the code
-        that was shown, or is remembered. Code with remembered consent runs anyway.
+        that was shown, or is remembered. Code with remembered consent runs anyway. Consent is not
+        remembered where only running shows what runs (`Code.unknown`).
     **stated
         What you state of the network, where it should not be measured: ``spatial_axes``,
         ``channels`` of the input, ``input_size`` and ``step`` in pixels (one number, or one for
@@ -136,7 +137,8 @@ def _load(spec: Spec, consent: Consent | None) -> Model:
     code = row.code(spec)
     digests = [each.digest for each in code]
     allowed = consent is not None and consent.covers(digests)
-    if code and not allowed and not trusting.trusted(digests):
+    unknown = [line for each in code for line in each.unknown]  # which no digest covers
+    if code and not allowed and (unknown or not trusting.trusted(digests)):
         raise TrustError(one_line(spec.text), code, trusting.unsafe())
     model = row.load(spec)
     if spec.output is not None and model.outputs is None:
@@ -146,7 +148,8 @@ def _load(spec: Spec, consent: Consent | None) -> Model:
         if not isinstance(parameter, UninitializedParameter):  # of lazy layers, until they run
             parameter.requires_grad_(False)
     if code and consent is not None and consent.remember:
-        reason = trusting.remember({each.digest: f"{each.what} [{spec.text}]" for each in code})
+        what = {each.digest: f"{each.what} [{spec.text}]" for each in code}
+        reason = f"{unknown[0]}." if unknown else trusting.remember(what)
         if reason:
             model.notes = (*model.notes, f"Your consent is not remembered: {reason}")
     return model
