@@ -227,6 +227,13 @@ def test_contradictions_get_one_sentence(shape, axes, asked, words) -> None:
 # -- parts and forms of the result
 
 
+def test_area_of_an_image_smaller_than_a_tile_with_its_halos() -> None:
+    image = np.random.default_rng(0).random((64, 72)).astype(np.float32)
+    whole = predict(image, "demo:batchnorm")  # reaches 46
+    part = predict(image, "demo:batchnorm", area={"y": (16, 48), "x": (3, 60)})
+    np.testing.assert_allclose(part, whole[:, 16:48, 3:60], atol=1e-5)
+
+
 @pytest.mark.parametrize("blend", ["crop", "linear"])
 def test_area_equals_the_same_part_of_the_whole(blend) -> None:
     # any change of the tiles would show in InstanceNorm; one model, so that one trial serves both

@@ -157,6 +157,20 @@ def test_the_tile_is_chosen_for_the_area(area, seams):
     assert plan.redundancy < 5
 
 
+@pytest.mark.parametrize("size", [8, 40, 64, 100, 136])
+@pytest.mark.parametrize("blend", ["crop", "gaussian"])
+def test_an_area_of_an_image_smaller_than_a_tile_with_its_halos(size, blend):
+    model = seamscope.load_model("demo:batchnorm")  # reaches 46: its smallest tile is 104
+    image = np.random.default_rng(size).random((size, 144)).astype(np.float32)
+    area = {"y": (size // 4, size // 2), "x": (3, 90)}
+    plan = resolve(seamscope.open_image(image), model, Settings(area=area, blend=blend), RESOURCES)
+    least = -(-size // 8) * 8
+    assert plan.grid.tile_shape[0] <= max(least, 104 if blend == "crop" else 208)
+    kept = (size // 2 - size // 4) * 87
+    computed = plan.tiles * np.prod(plan.grid.tile_shape)
+    assert plan.redundancy == pytest.approx(computed / kept)
+
+
 def test_an_area_with_the_same_tile_is_the_part_of_the_whole(model):
     how = {"tile": 48, "halo": 8, "overlap": 18, "accelerate": False, "normalize": "none"}
     whole = seamscope.predict(IMAGE, model, **how)

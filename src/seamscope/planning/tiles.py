@@ -306,10 +306,11 @@ def _for_part(
 ) -> Iterator[tuple[int, int]]:
     """Every size up to one that surely holds the part, since it matters where cores begin."""
     enough = 2 * (part[1] - part[0] + sum(halo)) + sum(lattice.crop)
+    smallest = min(smallest, whole)  # an image may be smaller than a tile with its halos
     largest = min(whole, max(smallest, lattice.size_at_least(enough)))
     step = lattice.increment * (1 + (largest - smallest) // (lattice.increment * _MOST_SIZES))
     seen: set[int] = set()
-    for tile in range(min(smallest, whole), largest + 1, step):
+    for tile in range(smallest, largest + 1, step):
         shared = _default_overlap(blend, tile, halo, lattice) if overlap is None else overlap
         count = _needed(size, tile, part, halo, shared, lattice, blended=blend != "crop")
         if count not in seen:
