@@ -138,6 +138,37 @@ def test_blocks_equal_the_whole(
     assert [path.name for path in tmp_path.iterdir() if "ledger" in path.name] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("flat", {"seams": "all"}),
+        ("flat", {"seams": "all", "blend": "linear", "batch": 3}),
+        ("flat", {"seams": "sample", "area": {"y": (10, 140), "x": (20, 151)}}),
+        ("frames", {"seams": "all", "result": "labels"}),
+        ("deep", {"seams": "all"}),
+    ],
+    ids=str,
+)
+def test_seams_are_those_of_one_process(
+    images: dict[str, str], name: str, more: dict[str, Any], tmp_path: Path
+) -> None:
+    alone, output = begun(images, name, tmp_path / "alone.zarr", **more)
+    with output:
+        *_, expected = events_of(alone, output, trust=True)
+    case, output = begun(images, name, tmp_path / "o.zarr", **more)
+    with output, closing(run_on(case, output, trust=True)) as events:
+        for event in events:
+            if isinstance(event, BlockDone) and event.done >= 2:
+                break
+    case, output = begun(images, name, tmp_path / "o.zarr", resume=True, **more)
+    with output:
+        *_, found = run_on(case, output, trust=True)
+    assert expected.seams.measured > 0
+    assert found.seams.to_json() == expected.seams.to_json()
+    for frame, table in expected.seams.tables.items():
+        np.testing.assert_array_equal(found.seams.tables[frame], table)
+
+
 def cut_short(case: Any, output: Any, blocks: int) -> None:
     with output, closing(run_on(case, output, trust=True)) as events:
         for event in events:

@@ -22,7 +22,9 @@ from seamscope.planning.blocks import Blocks
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob
 from seamscope.prediction.run import Attempt, Stitcher, measured_tiles, predict_batches
-from seamscope.stitching import canvas
+from seamscope.seams.meter import Compared, Kind, SeamMeter, Spread, kind_of
+from seamscope.seams.records import SeamRecords
+from seamscope.stitching import Array, canvas
 from seamscope.tiling import Slices, Tile
 
 
@@ -37,12 +39,17 @@ class BlockRun:
         Of the plan.
     output
         Where they are written.
+    kind
+        What is predicted, for the seams' measures; None where none are made.
     """
 
-    def __init__(self, attempt: Attempt, blocks: Blocks, output: Output) -> None:
+    def __init__(
+        self, attempt: Attempt, blocks: Blocks, output: Output, kind: Kind | None = None
+    ) -> None:
         self._attempt = attempt
         self._blocks = blocks
         self._output = output
+        self._kind = kind
         self._batches = Batches(attempt.plan)
         self._measured = measured_tiles(attempt.plan)
 
@@ -51,8 +58,10 @@ class BlockRun:
         """Device that the network runs on."""
         return str(self._attempt.runner.device)
 
-    def carry_out(self, block: int, check: Callable[[], None] = lambda: None) -> int:
-        """Predict and write one block; return how many of its pixels are not finite.
+    def carry_out(
+        self, block: int, check: Callable[[], None] = lambda: None
+    ) -> tuple[int, SeamRecords]:
+        """Predict and write one block.
 
         Parameters
         ----------
@@ -60,6 +69,11 @@ class BlockRun:
             Its number.
         check
             Called before each write; what it raises ends the work.
+
+        Returns
+        -------
+        not_finite, records
+            Pixels of the block that are not finite; measures of its seams.
         """
         attempt = self._attempt
         part = _Part(attempt.plan, self._blocks, block, check)
@@ -67,20 +81,102 @@ class BlockRun:
         frame = frame_of(self._blocks, block)
         tiles = canvas(attempt.plan.grid, attempt.plan.settings.blend, part.area(frame)).tiles()
         mine = {tile.index for tile in tiles}
+        seams = _Seams(self._blocks, block, self._kind, self._measured)
+        tiles += [attempt.plan.grid[index] for index in sorted(seams.needed - mine)]
         predictions = predict_batches(
             attempt.plan,
             attempt.runner,
             attempt.reader,
-            self._batches.with_tiles(frame, tiles),
+            self._batches.with_tiles(frame, sorted(tiles, key=lambda tile: tile.index)),
             whole=lambda tile: tile.index in self._measured,
         )
         with closing(predictions):
             for its_frame, tile, prediction in predictions:
-                if its_frame == frame and tile.index in mine:
-                    stitcher.add(frame, tile, prediction)
+                if its_frame == frame:
+                    seams.see(tile, prediction, frame)
+                    if tile.index in mine:
+                        stitcher.add(frame, tile, prediction)
         stitcher.finish()
         self._output.flush()
-        return part.not_finite
+        return part.not_finite, seams.records
+
+    def kind(self) -> Kind | None:
+        """Find out what is predicted, from the first tile that is measured; None where none is."""
+        plan = self._attempt.plan
+        if not self._measured:
+            return None
+        meter = SeamMeter.of(plan)
+        if meter.kind != "auto":
+            return meter.kind
+        first = plan.grid[min(self._measured)]
+        frame = tuple(start for start, _ in plan.frame_ranges)
+        predictions = predict_batches(
+            plan,
+            self._attempt.runner,
+            self._attempt.reader,
+            self._batches.with_tiles(frame, [first]),
+            whole=lambda _: True,
+        )
+        with closing(predictions):
+            return next(kind_of(y) for _, tile, y in predictions if tile.index == first.index)
+
+
+class _Seams:
+    """Measures the seams of one block: those below and right of tiles whose core begins in it.
+
+    Attributes
+    ----------
+    needed
+        Indices of the tiles that must be seen: its own, and their neighbours above and left.
+    records
+        What was measured.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        block: int,
+        kind: Kind | None,
+        measured: frozenset[tuple[int, ...]],
+    ) -> None:
+        self.records = SeamRecords()
+        self._own = set() if kind is None else measured & set(_owned(blocks, block))
+        above = {
+            (*index[:axis], index[axis] - 1, *index[axis + 1 :])
+            for index in self._own
+            for axis in range(len(index))
+        }
+        self.needed = self._own | (above & measured)
+        self._meter = SeamMeter.of(blocks.plan, self._record)
+        if kind is not None:
+            self._meter.guess(kind)
+
+    def see(self, tile: Tile, prediction: Array, frame: tuple[int, ...]) -> None:
+        if tile.index not in self.needed:
+            return
+        self._meter.spread, self._meter.doubtful = Spread(), False
+        self._meter.see(tile, prediction, frame)
+        if tile.index in self._own:
+            seen = self._meter.spread, self._meter.doubtful
+            self.records.tiles.append((frame, tile.index, *seen))
+
+    def _record(self, compared: Compared, worst: tuple[int, ...]) -> None:
+        upper = tuple(i + (a == compared.axis) for a, i in enumerate(compared.lower))
+        if upper in self._own:
+            self.records.overlaps.append((compared, worst))
+
+
+def _owned(blocks: Blocks, block: int) -> Iterator[tuple[int, ...]]:
+    """Indices of the tiles whose core, clipped to the plan's area, begins in a block."""
+    along = []
+    for axis, area, part in zip(
+        blocks.plan.grid.axes, blocks.plan.area, blocks.region(block), strict=True
+    ):
+        low, high = area.start + part.start, area.start + part.stop
+        met = axis.touching((area.start, area.stop), trusted=blocks.plan.blends)
+        begins = ((i, min(max(axis[i].core[0], area.start), area.stop - 1)) for i in met)
+        along.append([i for i, start in begins if low <= start < high])
+    return itertools.product(*along)
 
 
 class _Part:
@@ -138,15 +234,18 @@ class Batches:
         if size == 1:
             yield from ([TileJob(frame, tile)] for tile in tiles)
             return
-        first = self._per_frame * self._frame_number(frame)
-        numbers = sorted({(first + self._number(tile)) // size for tile in tiles})
+        numbers = sorted({self.order(frame, tile.index) // size for tile in tiles})
         last = self._per_frame * self._plan.frames
         for number in numbers:
             yield [self._job(n) for n in range(number * size, min((number + 1) * size, last))]
 
-    def _number(self, tile: Tile) -> int:
+    def order(self, frame: tuple[int, ...], index: tuple[int, ...]) -> int:
+        """Return the number of a tile in the whole run."""
+        return self._per_frame * self._frame_number(frame) + self._number(index)
+
+    def _number(self, tile: tuple[int, ...]) -> int:
         number = 0
-        for along, index in zip(self._along, tile.index, strict=True):
+        for along, index in zip(self._along, tile, strict=True):
             number = number * len(along) + index - along.start
         return number
 

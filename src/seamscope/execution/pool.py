@@ -279,16 +279,23 @@ def _own_workers(count: int, gpu: bool) -> Iterator[Client]:
         "distributed.comm.timeouts.connect": f"{_CONNECT}s",
     }
     with dask.config.set(quiet), _quiet_logs():
-        cluster = LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",  # any free port
-            memory_limit=0,  # a worker at its limit would wait for ever
-            silence_logs=logging.CRITICAL,
-            resources={"GPU": 1} if gpu else None,
-        )
+        try:
+            cluster = LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",  # any free port
+                memory_limit=0,  # a worker at its limit would wait for ever
+                silence_logs=logging.CRITICAL,
+                resources={"GPU": 1} if gpu else None,
+            )
+        except RuntimeError as error:
+            raise SettingsError(
+                f"{count} workers cannot be started ({error}). A script that starts workers needs "
+                'if __name__ == "__main__": around its own code. Otherwise try fewer workers, or '
+                "run again (--resume)."
+            ) from error
         try:
             with Client(cluster, set_as_default=False) as client:
                 yield client

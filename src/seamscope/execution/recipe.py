@@ -54,6 +54,8 @@ class Recipe:
         How intensities are normalized: one of the two.
     way
         Name of the network's equivalent that is used.
+    kind
+        What is predicted, for the seams' measures; None where none are made.
     unfinished, final
         The result while it is written, and its name; equal endings.
     """
@@ -67,11 +69,12 @@ class Recipe:
     intensity: Intensity | None
     prepared: Prepared | None
     way: str
+    kind: str | None
     unfinished: str
     final: str
 
     @classmethod
-    def of(cls, case: Case, way: str, unfinished: str, final: str) -> Recipe:
+    def of(cls, case: Case, way: str, kind: str | None, unfinished: str, final: str) -> Recipe:
         """Describe a case whose intensities are measured.
 
         Raises
@@ -94,6 +97,7 @@ class Recipe:
             found if isinstance(found, Intensity) else None,
             found if isinstance(found, Prepared) else None,
             way,
+            kind,
             os.path.abspath(unfinished),
             os.path.abspath(final),
         )

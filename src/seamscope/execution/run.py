@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from seamscope.errors import OutputError, SettingsError
-from seamscope.execution.block import frame_of, place_of
+from seamscope.execution.block import Batches, BlockRun, frame_of, place_of
 from seamscope.execution.pool import NO_WORKER, PATIENCE, On, Pool, check_on, open_pool
 from seamscope.execution.recipe import Recipe, check_travels
-from seamscope.execution.worker import Order, Outcome
+from seamscope.execution.worker import Order, Outcome, seams_of
 from seamscope.images.addresses import is_address
 from seamscope.images.image import Image
 from seamscope.images.kinds import format_of
@@ -41,6 +41,7 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.resuming import blocks_of, threads_of
 from seamscope.prediction.run import (
+    Attempt,
     Event,
     Finishing,
     Made,
@@ -50,6 +51,9 @@ from seamscope.prediction.run import (
     report,
     run,
 )
+from seamscope.seams.meter import Kind, SeamMeter
+from seamscope.seams.records import SeamRecords, sum_up
+from seamscope.seams.report import SeamReport
 from seamscope.work import QUIET, Work
 
 # Orders under way for each worker: one is done, one waits.
@@ -176,7 +180,8 @@ def run_on(
                 f"Tiles at the borders of blocks are computed twice: {blocks.repeated:.2g} tiles "
                 "for each one of a run in one process."
             )
-        recipe = Recipe.of(case, attempt.way, *_written(case.plan, output, ledger))
+        kind = BlockRun(attempt, blocks, output).kind()
+        recipe = Recipe.of(case, attempt.way, kind, *_written(case.plan, output, ledger))
         recipe.save(ledger.folder, case.model.statistics)
         direct = recipe.final == os.path.abspath(output.path)
         if direct:
@@ -204,6 +209,7 @@ def run_on(
         time.perf_counter() - begin,
         case.plan.tiles * case.plan.frames,
         sum(ledger.done.values()),
+        _measured(attempt, blocks, ledger, kind),
     )
     for event in attempt.conclude(output, made, Finishing(case, work)):
         report(event, output, work)
@@ -231,7 +237,8 @@ def _laid(plan: Plan, output: Output, ledger: Ledger, fewest: int) -> Blocks:
     kept = [
         block
         for block in range(len(blocks) if whole else 0)
-        if all(
+        if plan.settings.seams == "none"  # the others must be measured, too
+        and all(
             old in whole
             for old, _ in before.touching(frame_of(blocks, block), blocks.region(block))
         )
@@ -266,6 +273,25 @@ def _copy(recipe: Recipe, blocks: Blocks, output: Output) -> None:
     for block in range(len(blocks)):
         place = place_of(blocks, block)
         output.write(place, source[place])
+
+
+def _measured(
+    attempt: Attempt, blocks: Blocks, ledger: Ledger, kind: Kind | None
+) -> SeamReport | None:
+    """Sum up what the workers measured of the seams; None where nothing was to be measured."""
+    if kind is None:
+        return None
+    plan = attempt.plan
+    meter = SeamMeter.of(plan)
+    meter.guess(kind)
+    files = (seams_of(ledger.folder, block) for block in range(len(blocks)))
+    axes = len(plan.area)
+    sum_up(
+        meter,
+        (SeamRecords.load(file, axes) for file in files if file.exists()),
+        Batches(plan).order,
+    )
+    return SeamReport.of(meter, plan, attempt.model)
 
 
 # -- who does what

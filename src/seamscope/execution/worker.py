@@ -110,6 +110,11 @@ def do_block(order: Order) -> Outcome:
 _run: _Run | None = None
 
 
+def seams_of(folder: Path, block: int) -> Path:
+    """Return where the measures of a block's seams are, beside its mark."""
+    return folder / f"{block}.seams"
+
+
 def close() -> None:
     """Let go of the run that is open in this process."""
     global _run
@@ -178,6 +183,7 @@ class _Run:
             open_part(
                 recipe.unfinished, recipe.final, plan.out_shape, plan.out_dtype, plan.out_axes
             ),
+            recipe.kind,  # type: ignore[arg-type]
         )
 
     def serves(self, order: Order) -> bool:
@@ -190,8 +196,10 @@ class _Run:
 
         self._check()
         try:
-            not_finite = self._blocks.carry_out(order.block, self._check)
+            not_finite, records = self._blocks.carry_out(order.block, self._check)
             self._check()
+            if records.tiles:
+                records.save(seams_of(self._ledger.folder, order.block))
             self._ledger.mark(order.block, not_finite)
         except _OutdatedError:
             raise
@@ -277,4 +285,4 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {last} ({Path(at.filename).name}:{at.lineno})"
 
 
-__all__ = ["Order", "Outcome", "close", "do_block", "serve"]
+__all__ = ["Order", "Outcome", "close", "do_block", "seams_of", "serve"]

@@ -54,7 +54,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -315,6 +315,9 @@ class SeamMeter:
         Compared with the network's own numbers, as where labels are predicted.
     tell
         Called with each `Overlap`.
+    record
+        Called with the measures of each overlap, and the output pixel of its max difference,
+        instead of keeping them; another meter takes them (`take`).
 
     Attributes
     ----------
@@ -345,7 +348,9 @@ class SeamMeter:
         classes: Classes | None = None,
         threshold: float = 0.5,
         tell: Callable[[Overlap], None] | None = None,
+        record: Callable[[Compared, tuple[int, ...]], None] | None = None,
     ) -> None:
+        self._record = record
         self.grid = grid
         self.halo = tuple(halo if halo is not None else grid.halo)
         self.kind = kind
@@ -368,9 +373,26 @@ class SeamMeter:
         self._worst: list[Seam] = []
 
     @classmethod
-    def of(cls, plan: Any) -> SeamMeter:
+    def of(
+        cls, plan: Any, record: Callable[[Compared, tuple[int, ...]], None] | None = None
+    ) -> SeamMeter:
         """Make the usual meter for a `seamscope.planning.plan.Plan`."""
-        return cls(plan.grid, kind=kind_for(plan.facts), threshold=plan.settings.threshold)
+        return cls(
+            plan.grid,
+            kind=kind_for(plan.facts),
+            threshold=plan.settings.threshold,
+            record=record,
+        )
+
+    def guess(self, kind: Kind) -> None:
+        """Assume what is predicted, as `kind_of` says of the first tile, if it is not certain."""
+        if self.kind == "auto":
+            self.kind, self._guessed = kind, True
+
+    def take(self, compared: Compared, worst: tuple[int, ...]) -> None:
+        """Keep the measures of an overlap that another meter recorded."""
+        self.lost += compared.lost
+        self._keep(compared, lambda: worst)
 
     @property
     def overlaps(self) -> int:
@@ -381,10 +403,10 @@ class SeamMeter:
         """Take the whole prediction ``(C, *spatial)`` of one tile; tiles may come in any order."""
         some = prediction[:, *(slice(None, None, _EVERY),) * len(tile.index)]
         if self.kind == "auto":
-            self.kind, self._guessed = _kind_of(prediction), True
+            self.guess(kind_of(prediction))
         elif self._guessed and self.kind == "probabilities":
             known = np.nan_to_num(some, posinf=0, neginf=0)
-            self.doubtful |= _kind_of(known) != "probabilities"
+            self.doubtful |= kind_of(known) != "probabilities"
         self.spread.see(some)
         for axis, lower in self._neighbourhoods(tile):
             key = (frame, lower, axis)
@@ -416,18 +438,21 @@ class SeamMeter:
         frame, lower, axis = key
         if 0 in one.shape:
             return  # these tiles only touch
-        fold = self._fold(lower, axis, region)
+        fold, before = self._fold(lower, axis, region), self.lost
         apart, terms = self._terms(fold, one, two)
         at = min(self._at, fold.deepest)
         inside = fold.box(at)
         valid = tuple(
             slice(r.start + v.start, r.start + v.stop) for r, v in zip(region, inside, strict=True)
         )
-        overlap = Overlap(self.grid, lower, axis, frame, region, valid, apart)
-        self._sums.add(terms, axis, at, self._absent)
-        self._note(overlap, terms, at, apart[:, *inside])
+        compared = Compared(frame, lower, axis, at, self.lost - before, terms)
+        spot = partial(_worst_pixel, apart[:, *inside], valid)
+        if self._record is None:
+            self._keep(compared, spot)
+        else:
+            self._record(compared, spot())
         if self._tell is not None:
-            self._tell(overlap)
+            self._tell(Overlap(self.grid, lower, axis, frame, region, valid, apart))
 
     def _fold(self, lower: tuple[int, ...], axis: int, region: Slices) -> _Fold:
         """How far each pixel of an overlap is from the inner borders, along each axis."""
@@ -451,7 +476,7 @@ class SeamMeter:
             self._folds[key] = _Fold(key, self._most)
         return self._folds[key]
 
-    def _terms(self, fold: _Fold, one: Array, two: Array) -> tuple[Array, _Terms]:
+    def _terms(self, fold: _Fold, one: Array, two: Array) -> tuple[Array, Terms]:
         one, two = (x.astype(np.float32, copy=False) for x in (one, two))
         one, two, torn, lost = _finite(one, two)
         self.lost += lost
@@ -469,7 +494,7 @@ class SeamMeter:
         largest = fold.maxima(apart)
         if torn is not None:
             largest, total = (np.where(x >= _ENDLESS, np.inf, x) for x in (largest, total))
-        return apart, _Terms(fold.pixels, largest, total, soft, squares, sums, both, either)
+        return apart, Terms(fold.pixels, largest, total, soft, squares, sums, both, either)
 
     def _apart_and_sums(self, one: Array, two: Array) -> Array:
         """``(4, C, *overlap)``: distance, ``(O1 - O2)^2``, ``O1^2 + O2^2``, and ``O1 + O2``.
@@ -519,26 +544,30 @@ class SeamMeter:
     def _absent(self) -> float:
         return 0.0 if self.kind == "embeddings" else ABSENT
 
-    def _note(self, overlap: Overlap, terms: _Terms, at: int, valid: Array) -> None:
+    def _keep(self, compared: Compared, spot: Callable[[], tuple[int, ...]]) -> None:
+        self._sums.add(compared.terms, compared.axis, compared.at, self._absent)
+        self._note(compared, spot)
+
+    def _note(self, compared: Compared, spot: Callable[[], tuple[int, ...]]) -> None:
         """Keep the measures of this seam at the meter's halo."""
+        terms, at = compared.terms, compared.at
         soft, hard = terms.mismatch()
         largest = float(terms.largest[:, at].max())
         mean = float(terms.total[:, at].mean() / terms.pixels[at])
-        place = overlap.axis, *overlap.lower
+        place = compared.axis, *compared.lower
         row = np.array([largest, mean, terms.pixels[at], *soft[:, at]])
-        self._enter(overlap.frame, place, row)
+        self._enter(compared.frame, place, row)
         if len(self._worst) == _WORST and largest <= self._worst[0].max_dist:
             return
-        spot = np.unravel_index(int(valid.max(0).argmax()), valid.shape[1:])
         seam = Seam(
             largest,
             mean,
-            overlap.lower,
-            overlap.axis,
-            overlap.frame,
+            compared.lower,
+            compared.axis,
+            compared.frame,
             _known(soft[:, at]),
             _known(hard[:, at]),
-            worst=tuple(int(v.start + s) for v, s in zip(overlap.valid, spot, strict=True)),
+            worst=spot(),
         )
         push = heapq.heappush if len(self._worst) < _WORST else heapq.heappushpop
         push(self._worst, seam)
@@ -649,7 +678,8 @@ def _known(values: Array) -> tuple[float | None, ...]:
     return tuple(float(v) if math.isfinite(v) else None for v in values)
 
 
-def _kind_of(prediction: Array) -> Kind:
+def kind_of(prediction: Array) -> Kind:
+    """Guess what is predicted from the values of one tile."""
     low, high = float(prediction.min(initial=0)), float(prediction.max(initial=0))
     if low > -1e-3 and high < 1.001:
         return "probabilities"
@@ -706,7 +736,7 @@ def _largest(values: Array) -> npt.NDArray[np.intp]:
 # -- one overlap
 
 
-class _Terms(NamedTuple):
+class Terms(NamedTuple):
     """Of one overlap, ``(C, H)`` for each halo ``h``: over all pixels that are valid there."""
 
     pixels: Array  # (H,)
@@ -733,6 +763,35 @@ class _Terms(NamedTuple):
         # 2 sum(O1 O2) is what the squares exceed the squared differences by
         mismatch: Array = 1 - ratio(self.squares - self.apart, self.sums)
         return np.nan_to_num(mismatch, nan=0.0)
+
+
+class Compared(NamedTuple):
+    """The measures of one overlap.
+
+    Attributes
+    ----------
+    frame, lower, axis
+        Which overlap.
+    at
+        Number of the meter's halo, or of the largest one at which a pixel is valid.
+    lost
+        Predicted numbers in it that are not finite.
+    terms
+        At each halo.
+    """
+
+    frame: Frame
+    lower: tuple[int, ...]
+    axis: int
+    at: int
+    lost: int
+    terms: Terms
+
+
+def _worst_pixel(apart: Array, valid: Slices) -> tuple[int, ...]:
+    """Output pixel of the max difference."""
+    spot = np.unravel_index(int(apart.max(0).argmax()), apart.shape[1:])
+    return tuple(int(v.start + s) for v, s in zip(valid, spot, strict=True))
 
 
 class _Ends(NamedTuple):
@@ -902,7 +961,7 @@ class _Sums:
         self._here = _Here()
         self._random = random.Random(0)
 
-    def add(self, terms: _Terms, axis: int, at: int, absent: float) -> None:
+    def add(self, terms: Terms, axis: int, at: int, absent: float) -> None:
         self.pairs += 1
         depth, channels = terms.pixels.size, terms.total.shape[0]
         if depth > self._pixels.size or not self._total.size:
@@ -1005,7 +1064,7 @@ class _Here:
     numbers: float = 0.0
     shallowest: int = 1 << 62
 
-    def add(self, terms: _Terms, at: int) -> None:
+    def add(self, terms: Terms, at: int) -> None:
         largest = terms.largest[:, at].astype(np.float64)
         self.largest = np.maximum(self.largest, largest) if self.largest.size else largest
         self.total += float(terms.total[:, at].sum())
