@@ -455,6 +455,19 @@ def test_workers_equal_one_process_and_one_of_them_is_killed(
     assert scattered == 0
 
 
+def test_the_example_runs_on_a_local_cluster(
+    images: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    import cluster
+
+    out = tmp_path / "o.ome.zarr"
+    settings = how("flat", trust=True)
+    cluster.predict("local", images["flat"], images["flat net"], str(out), **settings)
+    expected = whole(images, "flat")
+    np.testing.assert_array_equal(stored(out, expected, "yx"), expected)
+
+
 def test_own_workers_end_with_the_run() -> None:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     with open_pool(1) as (pool, threads):
