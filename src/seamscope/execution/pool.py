@@ -269,7 +269,7 @@ def _threads_here() -> int:
 def _own_workers(count: int, gpu: bool) -> Iterator[Client]:
     """Start processes on this machine, which end with the run or with this process."""
     import dask
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     quiet = {
         "distributed.worker.memory.target": False,
@@ -279,8 +279,24 @@ def _own_workers(count: int, gpu: bool) -> Iterator[Client]:
         "distributed.comm.timeouts.connect": f"{_CONNECT}s",
     }
     with dask.config.set(quiet), _quiet_logs():
+        cluster = _started(count, gpu)
         try:
-            cluster = LocalCluster(
+            with Client(cluster, set_as_default=False) as client:
+                yield client
+        except BaseException:
+            _kill(cluster)
+            raise
+        finally:
+            cluster.close(timeout=5)
+
+
+def _started(count: int, gpu: bool) -> Any:
+    """Start processes; twice, since one that dies while it starts takes the others with it."""
+    from distributed import LocalCluster
+
+    for last in (False, True):
+        try:
+            return LocalCluster(
                 n_workers=count,
                 threads_per_worker=1,
                 processes=True,
@@ -291,19 +307,13 @@ def _own_workers(count: int, gpu: bool) -> Iterator[Client]:
                 resources={"GPU": 1} if gpu else None,
             )
         except RuntimeError as error:
-            raise SettingsError(
-                f"{count} workers cannot be started ({error}). A script that starts workers needs "
-                'if __name__ == "__main__": around its own code. Otherwise try fewer workers, or '
-                "run again (--resume)."
-            ) from error
-        try:
-            with Client(cluster, set_as_default=False) as client:
-                yield client
-        except BaseException:
-            _kill(cluster)
-            raise
-        finally:
-            cluster.close(timeout=5)
+            if last:
+                raise SettingsError(
+                    f"{count} workers cannot be started ({error}). A script that starts workers "
+                    'needs if __name__ == "__main__": around its own code. Otherwise try fewer '
+                    "workers, or run again (--resume)."
+                ) from error
+    return None
 
 
 def _kill(cluster: Any) -> None:
