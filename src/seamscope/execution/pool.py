@@ -3,8 +3,9 @@
 Knows how orders are sent and answers come back. Does not know what a block is, or which are left.
 
 Few orders are under way at a time, so that neither client nor scheduler grow with the number of
-blocks; answers are a few numbers, and pixels never pass through the client. An order whose worker
-dies is given to another one by the scheduler.
+blocks; answers are a few numbers, and pixels never pass through the client. An order belongs to one
+worker. When that dies, the order comes back at once: left to itself, a scheduler whose workers have
+all died keeps it for ever, even if new ones come.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Pool(Protocol):
         """Return who can be given work now: addresses, each with a number for `Order.gpu`."""
 
     def send(self, worker: str, order: Order) -> None:
-        """Give a worker an order; another one may do it if the worker dies."""
+        """Give a worker an order."""
 
     def answers(self, seconds: float) -> Iterator[Outcome]:
         """Yield what has come back, after waiting so long for the first of them."""
@@ -101,7 +102,8 @@ class Dask:
         self._resources = {"GPU": 1} if gpu else None
         self._own = own
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._sent: dict[str, tuple[Any, Order]] = {}
+        self._sent: dict[str, tuple[Any, Order, str]] = {}
+        self._present: set[str] = set()
         self._known: dict[str, int | None] = {}
         self._threads: dict[str, int] = {}
         self._asked = -_ASK_EVERY
@@ -119,6 +121,7 @@ class Dask:
                 if about.get("status", "running") == "running"
                 and (self._resources is None or about.get("resources", {}).get("GPU", 0) >= 1)
             }
+            self._present = set(present)
             self._threads = {address: about["nthreads"] for address, about in able.items()}
             self._known = {
                 address: _number(about["name"]) if self._own else None
@@ -145,23 +148,37 @@ class Dask:
             key=f"seamscope-{order.run}-{order.block}-{self._count}",
             pure=False,
             workers=[worker],
-            allow_other_workers=True,
             resources=self._resources,
         )
-        self._sent[future.key] = future, order
+        self._sent[future.key] = future, order, worker
         future.add_done_callback(self._ended.put)
 
     def answers(self, seconds: float) -> Iterator[Outcome]:
-        """Yield the results of tasks that have ended."""
+        """Yield the results of tasks that have ended, and the orders of workers that are gone."""
+        yield from self._gone()
         with contextlib.suppress(queue.Empty):
             yield from self._answer(self._ended.get(timeout=seconds))
             while True:
                 yield from self._answer(self._ended.get_nowait())
 
+    def _gone(self) -> Iterator[Outcome]:
+        """Take back the orders of workers that are gone; the first of each was being done."""
+        blamed: set[str] = set()
+        for key, (future, order, worker) in list(self._sent.items()):
+            if worker in self._present or future.done():
+                continue
+            del self._sent[key]
+            future.release()
+            if worker in blamed:
+                yield Outcome(order.block, "returned", worker=worker)
+            else:
+                yield Outcome(order.block, "failed", _DIED, worker=worker)
+            blamed.add(worker)
+
     def _answer(self, future: Any) -> Iterator[Outcome]:
-        _, order = self._sent.pop(future.key, (None, None))
-        if order is None:
+        if future.key not in self._sent:
             return
+        _, order, _ = self._sent.pop(future.key)
         if future.status == "finished":
             yield future.result()
         elif future.status == "error":
@@ -171,10 +188,16 @@ class Dask:
 
     def stop(self) -> None:
         """Cancel all tasks."""
-        futures = [future for future, _ in self._sent.values()]
+        futures = [future for future, *_ in self._sent.values()]
         self._sent.clear()
         with contextlib.suppress(Exception):  # the scheduler may be gone
             self._client.cancel(futures, force=True)
+
+
+_DIED = (
+    "The worker died while it worked on it. It may lack memory: use smaller tiles, or fewer "
+    "workers on each machine."
+)
 
 
 def _number(name: Any) -> int | None:
@@ -185,10 +208,7 @@ def _number(name: Any) -> int | None:
 
 def _why(error: BaseException) -> str:
     if type(error).__name__ == "KilledWorker":
-        return (
-            "Several workers died while they worked on it: they may lack memory. Use smaller "
-            "tiles, or fewer workers on each machine."
-        )
+        return _DIED
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
 
 

@@ -439,6 +439,8 @@ class Sharing:
                 raise OutputError(
                     "Another run has begun to write the same result, so that this one has ended."
                 )
+            case "returned":
+                self._again.append(order)
             case "failed":
                 self._count_failure(outcome, order)
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 from seamscope.process_memory import keep_freed_memory
 
-How: TypeAlias = Literal["done", "failed", "refused", "outdated", "no room"]
+How: TypeAlias = Literal["done", "failed", "returned", "refused", "outdated", "no room"]
 
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -61,7 +61,8 @@ class Outcome:
     block
         Its number.
     how
-        ``"done"``; ``"failed"``, which another try may cure; ``"refused"``, since this worker
+        ``"done"``; ``"failed"``, which another try may cure; ``"returned"``, since the worker died
+        before it began; ``"refused"``, since this worker
         cannot do any block of the run; ``"outdated"``, since the run has lost the right to write;
         ``"no room"``, since the disk refuses.
     reason
