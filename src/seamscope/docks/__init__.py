@@ -22,6 +22,7 @@ _PUBLIC = {
     "SeamsPlace": "opening",
     "SeamscopePlace": "opening",
     "open_model_file": "readers",
+    "open_ome_zarr": "image_reader",
     "show_demo": "demo",
     "tissue_2d": "samples",
     "tissue_3d": "samples",
@@ -41,6 +42,7 @@ __all__ = [
     "SeamsPlace",
     "SeamscopePlace",
     "open_model_file",
+    "open_ome_zarr",
     "show_demo",
     "tissue_2d",
     "tissue_3d",
@@ -49,6 +51,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from seamscope.docks.demo import show_demo
+    from seamscope.docks.image_reader import open_ome_zarr
     from seamscope.docks.labels.dock import LabelsDock
     from seamscope.docks.normalization.dock import NormalizationDock
     from seamscope.docks.opening import (
