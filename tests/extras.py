@@ -27,7 +27,7 @@ _kept: list[Any] = []
 
 def extra(name: str) -> Any:
     """Import an optional library, or skip the test."""
-    if name in ("onnx2torch", "segmentation_models_pytorch"):
+    if name in ("onnx2torch", "segmentation_models_pytorch", "transformers"):
         _import_torchvision()
     return pytest.importorskip(name, exc_type=ImportError)
 

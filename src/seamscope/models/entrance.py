@@ -222,7 +222,8 @@ class Entrance:
         if self._hints.shape is not None:
             yield self._hints.shape
             return
-        waiting = [*self._by_positions(axes), *((size,) * axes for size in _SIZES[axes])]
+        usual = [(size,) * axes for size in _SIZES[axes]]
+        waiting = [*self._by_positions(axes), *usual]
         given: set[tuple[int, ...]] = set()
         while waiting:
             shape = waiting.pop(0)
@@ -232,7 +233,10 @@ class Entrance:
             before = len(self._failures)
             yield shape
             for failure in self._failures[before:]:
-                waiting[:0] = [s for s in _suggested(failure, axes) if s not in given]
+                found = [s for s in _suggested(failure, axes) if s not in given]
+                # what a guess suggests in its turn must not come before the usual sizes
+                waiting[:0] = found if shape in usual else []
+                waiting += [] if shape in usual else found
 
     def _by_positions(self, axes: int) -> Iterator[tuple[int, ...]]:
         """Shapes for which a parameter ``(1, patches, features)`` has an entry for each patch.

@@ -147,7 +147,8 @@ def _notes(facts: Facts, found: Sequence[_Found], derived: Sequence[int | None])
 def _together(lost: Sequence[tuple[str, int | None]]) -> Iterator[tuple[str, int | None]]:
     """Axes of which the same is said, in one sentence."""
     for step in dict.fromkeys(step for _, step in lost):
-        yield " and ".join(name for name, own in lost if own == step), step
+        alike = [name for name, own in lost if own == step]
+        yield " and ".join([", ".join(alike[:-1]), alike[-1]] if len(alike) > 1 else alike), step
 
 
 class _Search:

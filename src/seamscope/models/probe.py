@@ -393,12 +393,13 @@ class _Prober:
             return shape
         periods = implied.period if implied else (None,) * len(shape)
         for size in _NARROW:
-            small = tuple(-(-size // (p or 1)) * (p or 1) for p in periods)
-            if math.prod(small) >= math.prod(shape):
-                break
-            long = (*small[:-1], shape[-1])
-            if self._run_shape(channels, small) and self._run_shape(channels, long):
-                return small
+            whole = tuple(-(-size // (p or 1)) * (p or 1) for p in periods)
+            for small in dict.fromkeys([(size,) * len(shape), whole]):
+                if math.prod(small) >= math.prod(shape):
+                    continue
+                long = (*small[:-1], shape[-1])
+                if self._run_shape(channels, small) and self._run_shape(channels, long):
+                    return small
         return shape
 
     def _narrow(

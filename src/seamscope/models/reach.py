@@ -172,6 +172,8 @@ def _combined(reach: Reach, facts: Facts) -> Reach:
         return reach if implied is None else _named(reach, implied)
     if reach.at_least is not None and implied.bounded:  # no time to measure it all
         return replace(reach, halo=implied.halo, convolutional=implied.halo, at_least=None)
+    if reach.at_least is not None and any(implied.coupled):
+        reach = replace(reach, at_least=None)
     own = reach.convolutional
     if own is None:
         return replace(_named(reach, implied), rest=implied.halo)

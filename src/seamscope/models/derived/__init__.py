@@ -126,7 +126,10 @@ def _worthwhile(derived: Derived, axis: int, x: torch.Tensor, tape: Tape) -> boo
     """Whether a longer input may show what repeats along an axis, or that nothing couples it."""
     if derived.unknown or x[0, 0].numel() > _LARGEST:
         return False
-    coupled = any(not one.statistic and axis in one.axes for one in derived.couplings)
+    coupled = any(
+        not one.statistic and axis in one.axes and not one.operation.startswith("upsample")
+        for one in derived.couplings
+    )
     if coupled:  # by attention, whose memory grows with the square
         largest = max((_numbers(node) for node, _ in tape.steps), default=0)
         return 4 * largest <= _MOST and x.shape[axis + 2] < _LONG_ENOUGH

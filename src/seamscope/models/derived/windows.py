@@ -101,7 +101,8 @@ def _upsampling(taps: Callable[[Array], tuple[Array, Array]]) -> Any:
                 reader.couple(
                     [a for a, seen in enumerate(x.axes) if seen.shape[d] > 1], statistic=False
                 )
-            indices.append(_interpolated(out, size, taps, corners, _factor(given, d - 2)))
+            # the rest is derived as if corners were not aligned
+            indices.append(_interpolated(out, size, taps, _factor(given, d - 2)))
         return reader.windowed(x, indices, groups=0)
 
     return rule
@@ -115,15 +116,15 @@ def _factor(given: dict[str, Any], d: int) -> float | None:
     return factors[d] if factors and d < len(factors) and factors[d] else None
 
 
-def _interpolated(out: int, size: int, taps: Any, corners: bool, factor: float | None) -> Array:
+def _interpolated(out: int, size: int, taps: Any, factor: float | None) -> Array:
     places = np.arange(out, dtype=np.float64)
     scale = 1 / factor if factor else size / out
     if taps is _nearest:
         return np.minimum(np.floor(places * scale + 1e-9), size - 1).astype(np.int64)[:, None]
     if taps is _nearest_exact:
         return np.minimum(np.floor((places + 0.5) * scale), size - 1).astype(np.int64)[:, None]
-    source = places * ((size - 1) / max(out - 1, 1)) if corners else (places + 0.5) * scale - 0.5
-    if taps is _linear and not corners:
+    source = (places + 0.5) * scale - 0.5
+    if taps is _linear:
         source = np.maximum(source, 0)
     base = np.floor(source + 1e-6)
     offsets, weights = taps(source - base)
