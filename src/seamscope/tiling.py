@@ -31,7 +31,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TypeAlias
@@ -316,6 +316,59 @@ class AxisTiling:
 
 
 @dataclass(frozen=True)
+class GivenAxis(AxisTiling):
+    """Tiles along one axis where another program puts them (see `seamscope.planning.given`).
+
+    Parameters
+    ----------
+    windows
+        For each tile, in order: first pixel of its window, first pixel of its core, and the pixel
+        after the core's last. Cores cover the image.
+    """
+
+    windows: tuple[tuple[int, int, int], ...] = field(kw_only=True)
+
+    @property
+    def single(self) -> bool:
+        """Whether there is but one tile."""
+        return len(self.windows) == 1
+
+    @property
+    def stride(self) -> int:
+        """Largest distance of which all cores begin at multiples."""
+        begins = [begin for _, begin, _ in self.windows]
+        return self.kept if self.single else math.gcd(*begins)
+
+    @cached_property
+    def padded(self) -> int:
+        """Extent that the tiles cover."""
+        first, last = self.windows[0][0], self.windows[-1][0]
+        return last + self.tile - self.lattice.crop[1] - min(0, first + self.lattice.crop[0])
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def _tile(self, index: int) -> AxisTile:
+        start, begin, end = self.windows[index]
+        kept = start + self.lattice.crop[0]
+        valid = (
+            0 if not index else kept + self.halo[0],
+            self.size if index == len(self) - 1 else kept + self.kept - self.halo[1],
+        )
+        return AxisTile(
+            start=start,
+            stop=start + self.tile,
+            core=self._output(begin, end),
+            trusted=self._output(*valid),
+            origin=int(kept * self.lattice.scale),
+        )
+
+    def needed(self, part: Sides, *, trusted: bool = False) -> int:
+        """Number of tiles that input pixels ``start, stop`` take."""
+        return len(self.touching(self._output(*part), trusted=trusted))
+
+
+@dataclass(frozen=True)
 class Tile:
     """One tile.
 
@@ -366,7 +419,7 @@ class TileGrid:
     [(0, 16, 0, 12), (8, 24, 12, 20), (16, 32, 20, 28), (24, 37, 28, 37)]
     """
 
-    axes: tuple[AxisTiling, ...]
+    axes: tuple[GivenAxis | AxisTiling, ...]
 
     @classmethod
     def regular(

@@ -426,6 +426,18 @@ Postprocess = Annotated[
 ]
 
 
+GivenGrid = Annotated[
+    str | None,
+    typer.Option(
+        "--grid",
+        metavar="FILE",
+        rich_help_panel="Tiles",
+        help="Use the tiles of another program as they are: JSON or CSV with the read window and "
+        "the core of each (seamscope.planning.given).",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class GridOptions:
     """How tiles lie, their size apart."""

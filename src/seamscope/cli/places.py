@@ -29,6 +29,7 @@ READS = (
     "intensity",
     "ground_truth",
     "protocol",
+    "tiles_file",
 )
 """Parameters that name an input."""
 

@@ -20,6 +20,7 @@ from seamscope.cli.options import (
     BlendChoice,
     ComputationOptions,
     Debug,
+    GivenGrid,
     GridOptions,
     ImageName,
     ImageOptions,
@@ -69,6 +70,7 @@ def predict(
     *,
     tile: Tile = "auto",
     grid: GridOptions,
+    tiles_file: GivenGrid = None,
     blend: BlendChoice = Blend.crop,
     pixels: ImageOptions,
     result: Annotated[Result, setting("Result", "result")] = Result.probabilities,
@@ -148,15 +150,17 @@ def predict(
                 resume=resume,
             )
         network = loading.load(model, work, tile)
-        if there and _is_done_before(opened, network, settings, out):
+        if there and _is_done_before(opened, network, settings, out, tiles_file):
             answer.write({"seamscope": __version__, "skipped": True}, f"{out} is done already.")
             return
         display.phase("Measuring the network")
+        if sharing.on is not None and tiles_file is not None:
+            raise SettingsError("Workers plan their own tiles: leave out --grid, or the workers.")
         if sharing.on is not None and not dry_run:
             from seamscope.execution.run import check_shared
 
             check_shared(opened, network, out, sharing.on)
-        case, task = begin(opened, network, settings, out, resume=resume)
+        case, task = begin(opened, network, settings, out, resume=resume, grid=tiles_file)
         for note in case.plan.notes:
             display.note(note)
         run = _Run(case, out, sharing.on, trust=loading.trust)
@@ -199,11 +203,13 @@ def _whole_plate(
         raise typer.Exit(ExitCode.REFUSED)
 
 
-def _is_done_before(image: Image, network: Model, settings: Settings, out: str) -> bool:
+def _is_done_before(
+    image: Image, network: Model, settings: Settings, out: str, grid: str | None
+) -> bool:
     from seamscope.planning.case import Case
     from seamscope.prediction.folders import done_before
 
-    return done_before(out, Case.open(image, network, settings))
+    return done_before(out, Case.open(image, network, settings, grid=grid))
 
 
 class _Run:

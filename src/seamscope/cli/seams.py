@@ -18,6 +18,7 @@ from seamscope.cli.command import Overwrite, command
 from seamscope.cli.options import (
     ComputationOptions,
     Debug,
+    GivenGrid,
     GridOptions,
     ImageName,
     ImageOptions,
@@ -85,6 +86,7 @@ def seams(
     *,
     tile: Tile = "auto",
     grid: GridOptions,
+    tiles_file: GivenGrid = None,
     measures: MeasureOptions,
     pixels: ImageOptions,
     computation: ComputationOptions,
@@ -118,7 +120,7 @@ def seams(
 
         opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=measures.threshold)
-        bench = _Bench(Case.open(opened, network, settings), work, measures)
+        bench = _Bench(Case.open(opened, network, settings, grid=tiles_file), work, measures)
         bench.measure(layers, overwrite)
         if report_file is not None:
             write_text("--report", report_file, bench.page())
@@ -151,9 +153,11 @@ class _Bench:
             "worst": self.report.seams,
             "work": self._work,
         }
-        if self._options.explain:
+        if case.tiles is not None:
+            self._work.note("Causes are not sought on the tiles of another program.")
+        if self._options.explain and case.tiles is None:
             self.diagnosis = diagnose(case, **asked)
-        if self._options.certify:
+        if self._options.certify and case.tiles is None:
             self.certificate = certify(case, **asked)
 
     def _planned(self) -> Case:

@@ -29,7 +29,8 @@ from seamscope.images.preparation import Prepared
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.plain import plain, restore
-from seamscope.planning.plan import Plan, resolve
+from seamscope.planning.given import GivenTiles
+from seamscope.planning.plan import Plan, image_layout, resolve
 from seamscope.planning.reading import TileReader, intensity_key, whole_image_intensity
 from seamscope.planning.resources import Resources
 from seamscope.settings import Settings
@@ -48,6 +49,8 @@ class Case:
         Device and memory that may be used.
     asked
         The settings before a plan replaced them (`at`); None where none did.
+    tiles
+        Read windows and cores that another program planned; None where they are planned here.
     """
 
     image: Image
@@ -56,6 +59,7 @@ class Case:
     resources: Resources
     _intensities: dict[Any, Intensity | Prepared] = field(default_factory=dict, repr=False)
     asked: Settings | None = field(default=None, repr=False)
+    tiles: GivenTiles | None = field(default=None, repr=False)
 
     @classmethod
     def open(
@@ -66,6 +70,7 @@ class Case:
         *,
         trust: bool = False,
         axes: str | None = None,
+        grid: Any = None,
         **asked: Any,
     ) -> Case:
         """Open an image and load a network.
@@ -83,21 +88,25 @@ class Case:
             Whether code that comes with the model's file may run.
         axes
             One letter of ``tczyx`` for each of the image's axes, where its file does not say.
+        grid
+            Tiles that another program planned, a file or a list (`seamscope.planning.given`).
 
         Raises
         ------
         SeamscopeError
             Where image or network cannot be opened, or there is no such setting.
         """
+        tiles = None if grid is None else GivenTiles.of(grid)
         if isinstance(image, Case):
             wanted = (settings or image.settings).but(**asked)
             network = image.model if model is None else load_model(model, trust=trust)
-            return image.but(wanted).of(network)
+            case = image.but(wanted).of(network)
+            return case if tiles is None else dataclasses.replace(case, tiles=tiles)
         if model is None:
             raise TypeError("give a network: a module, a Model, or a string for load_model")
         wanted = (settings or Settings()).but(**asked)
         opened, network = open_image(image, axes=axes), load_model(model, trust=trust)
-        return cls(opened, network, wanted, Resources.of(wanted.device))
+        return cls(opened, network, wanted, Resources.of(wanted.device), tiles=tiles)
 
     @classmethod
     def planned(cls, image: Image, model: Model, plan: Plan) -> Case:
@@ -124,7 +133,18 @@ class Case:
         SettingsError, ImageError
             When settings, network and image contradict each other.
         """
-        return resolve(self.image, self.model, self.settings, self.resources)
+        if self.tiles is None:
+            return resolve(self.image, self.model, self.settings, self.resources)
+        return self._on_given(self.tiles)
+
+    def _on_given(self, tiles: GivenTiles) -> Plan:
+        """Return a plan with the tiles of another program."""
+        facts = self.model.facts
+        layout = image_layout(self.settings, facts, self.image)
+        grid = tiles.grid(layout.sizes(layout.spatial, self.image.shape), facts.lattice)
+        own = {"tile": grid.tile_shape, "halo": grid.halo, "overlap": grid.overlap}
+        plan = resolve(self.image, self.model, self.settings.but(**own), self.resources)
+        return dataclasses.replace(plan, grid=grid, settings=plan.settings.but(**own))
 
     def but(self, settings: Settings | None = None, **changes: Any) -> Case:
         """Return the same case with some settings changed; what still holds is not measured again.
@@ -142,7 +162,7 @@ class Case:
         resources = self.resources
         if wanted.device not in (self.settings.device, resources.device):
             resources = Resources.of(wanted.device)
-        return Case(self.image, self.model, wanted, resources, self._intensities)
+        return Case(self.image, self.model, wanted, resources, self._intensities, tiles=self.tiles)
 
     def of(self, model: Model) -> Case:
         """Return the same case with another network."""

@@ -156,6 +156,11 @@ class Protocol:
         SettingsError
             Where the network or its fixed statistics are in no file.
         """
+        if case.tiles is not None:
+            raise SettingsError(
+                "Tiles that another program planned belong to one image, and have no place in a "
+                "protocol. Leave out the grid (--grid), or the protocol."
+            )
         axes = case.plan.grid.axes
         settings = (case.asked or case.settings).but(
             tile=tuple(axis.tile for axis in axes),

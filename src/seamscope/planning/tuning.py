@@ -288,6 +288,11 @@ def smaller(case: Case, trouble: OutOfMemory) -> tuple[Case, str]:
         batch = settings.batch // 2
         reason = f"Memory ran out: the batch is reduced from {settings.batch} to {batch}."
         return case.but(settings, batch=batch), reason
+    if case.tiles is not None:
+        raise SettingsError(
+            f"Memory ran out with the given windows ({shape_text(plan.grid.tile_shape)}): free "
+            "memory, or plan smaller ones."
+        ) from trouble
     tile = _half(plan)
     if tile is None:
         raise SettingsError(

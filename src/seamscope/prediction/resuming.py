@@ -50,6 +50,7 @@ def task_of(case: Case) -> dict[str, Any]:
         "network": model.fingerprint,
         "statistics": _statistics(case),
         "settings": {k: v for k, v in settings.items() if k not in _WITHOUT_EFFECT},
+        "grid": None if case.tiles is None else _hash(case.tiles),
     }
 
 
@@ -57,7 +58,11 @@ def _statistics(case: Case) -> str | None:
     statistics = case.model.statistics
     if statistics is None:
         return None
-    return hashlib.sha256(repr(plain(statistics.described)).encode()).hexdigest()[:16]
+    return _hash(statistics.described)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(repr(plain(value)).encode()).hexdigest()[:16]
 
 
 def content_of(image: Image) -> str:

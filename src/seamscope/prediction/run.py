@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from seamscope.errors import ImageError, ModelError, SeamscopeError
+from seamscope.errors import ImageError, ModelError, SeamscopeError, SettingsError
 from seamscope.images.channels import Channel, colour
 from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import Intensity
@@ -164,6 +164,7 @@ def predict(
     resume: bool = False,
     ome: OmeZarr = OmeZarr(),  # noqa: B008  (frozen)
     on: Any = None,
+    grid: Any = None,
     work: Work = QUIET,
     **asked: Any,
 ) -> Any:
@@ -196,6 +197,9 @@ def predict(
         cluster, by the address or file of its Dask scheduler, or a client of it. Image, network
         and `out` are then files that all workers see under the same name. A script that starts
         processes needs ``if __name__ == "__main__":`` around its own code.
+    grid
+        Tiles that another program planned: a file, or a list with a read window and a core for
+        each (`seamscope.planning.given`). They are used as they are.
     work
         Shows progress, and stops when asked to (see `seamscope.work`).
 
@@ -228,10 +232,12 @@ def predict(
     opened = image if isinstance(image, Case) else source
     from seamscope.execution.run import check_shared, events_of  # a room above this one
 
+    if on is not None and grid is not None:
+        raise SettingsError("Workers plan their own tiles: leave out the grid, or the workers.")
     if on is not None:
         opened = Case.open(opened, model, wanted, trust=trust)
         check_shared(opened.image, opened.model, out, on)
-    case, task = begin(opened, model, wanted, out, trust=trust, resume=resume)
+    case, task = begin(opened, model, wanted, out, trust=trust, resume=resume, grid=grid)
     with open_output(case, out, overwrite=overwrite, task=task, resume=resume, ome=ome) as output:
         for note in output.notes:
             work.note(note)
@@ -247,12 +253,13 @@ def begin(
     *,
     trust: bool = False,
     resume: bool = False,
+    grid: Any = None,
 ) -> tuple[Case, dict[str, Any]]:
     """Plan a prediction, or take up the plan of an unfinished one.
 
     Parameters
     ----------
-    image, model, settings, trust
+    image, model, settings, trust, grid
         As for `seamscope.planning.case.Case.open`.
     target
         Where the result goes.
@@ -269,7 +276,7 @@ def begin(
     OutputError
         When the unfinished result is of other work.
     """
-    case = Case.open(image, model, settings, trust=trust)
+    case = Case.open(image, model, settings, trust=trust, grid=grid)
     task = task_of(case)
     ledger = unfinished(target) if resume else None
     case = prepare(case) if ledger is None else continued(case, ledger, str(target))
