@@ -144,7 +144,7 @@ def test_corrections_are_applied(folder) -> None:
     ("words", "said"),
     [
         (("segment", "p.npy", "o.tif"), "axes"),
-        (("segment", "p.npy", "o.tif", "--axes", "cyx"), "--channel N"),
+        (("segment", "p.npy", "o.tif", "--axes", "cyx"), "(--channel)"),
         (("segment", "p.npy", "o.jpg", "--axes", "cyx"), "o.jpg"),
         (("segment", "p.npy", "o.tif", "--values", "x"), "logits"),
         (("segment", "p.npy", "o.tif", "--axes", "cyx", "--corrections", "none"), "--channel"),

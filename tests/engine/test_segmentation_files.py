@@ -11,6 +11,7 @@ import tifffile
 import zarr
 from ome_zarr_models.v05.image_label import ImageLabel
 from ome_zarr_models.v05.labels import Labels as LabelsGroup
+from scipy import ndimage
 
 import seamscope
 from seamscope.errors import OutputError, SettingsError
@@ -23,6 +24,33 @@ def found():
     p = np.zeros((20, 30), np.float32)
     p[2:5, 2:9] = p[10:15, 4:20] = 1
     return seamscope.segment(p)
+
+
+@pytest.mark.parametrize("name", ["p.npy", "p.tif", "p.ome.tif", "p.zarr", "p.ome.zarr"])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.uint16])
+def test_predictions_of_any_program_are_read(tmp_path, name, dtype) -> None:
+    """Two channels, of which one is chosen, and both as classes; of each type and kind of file."""
+    p = np.random.default_rng(0).random((2, 20, 30))
+    full = 1 if dtype is np.float32 else np.iinfo(dtype).max
+    stored = (p * full).astype(dtype)
+    if name.endswith(".tif"):
+        tifffile.imwrite(tmp_path / name, stored, metadata={"axes": "CYX"}, ome="ome" in name)
+    elif name.endswith(".npy"):
+        np.save(tmp_path / name, stored)
+    elif name == "p.zarr":
+        zarr.save(str(tmp_path / name), stored)
+    else:
+        with create_output(
+            tmp_path / name, p.shape, stored.dtype, axes="cyx", scale=(1,) * 3,
+            units=("", "pixel", "pixel"),
+        ) as output:  # fmt: skip
+            output.write((slice(0, 2), slice(0, 20), slice(0, 30)), stored)
+            output.finish()
+    found = seamscope.segment(tmp_path / name, channel=1, threshold=0.6, axes="cyx")
+    expected = ndimage.label(stored[1] / full > 0.6)[0]
+    np.testing.assert_array_equal(np.asarray(found.labels), expected)
+    classes = seamscope.segment(tmp_path / name, kind="classes", background=1, axes="cyx")
+    np.testing.assert_array_equal(np.asarray(classes.labels), stored.argmax(0) == 0)
 
 
 @pytest.mark.parametrize("name", ["out.npy", "out.tif", "out.ome.tif", "out.zarr", "out.ome.zarr"])

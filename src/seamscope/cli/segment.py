@@ -341,9 +341,7 @@ def _rows(found: Segmentation, out: str) -> list[tuple[str, str]]:
         ("objects", str(found.count)),
     ]
     if found.recipe.kind != "classes" and found.count:
-        curve = found.curve()
-        low, high = curve.stable()
-        rows.append(
-            ("stable", f"{curve.name} {low:.3g} to {high:.3g} changes their number by at most 2 %")
-        )
+        low, high = found.stable_range()
+        said = f"{found.curve().name} {low:.3g} to {high:.3g}"
+        rows.append(("stable", f"{said} changes their number by at most 2 %"))
     return rows

@@ -478,7 +478,7 @@ class Heights:
             raise ImageError(
                 f"{self.image.name} holds NaN or infinity at {count} pixel{'s' * (count != 1)} of "
                 "a block: predict again, or take NaN for pixels without data, which become "
-                "background (--nodata nan, open_image(..., nodata=nan))."
+                "background (`nodata=nan`)."
             )
         return numbers
 

@@ -62,7 +62,8 @@ def segment(
     Parameters
     ----------
     probabilities
-        Prediction of any program: array, path (OME-Zarr, zarr, TIFF, npy) or `Image`. Axes of
+        Prediction of any program: path (OME-Zarr, zarr, TIFF, npy, PNG), array (numpy, dask, zarr,
+        a dataset that h5py has opened) or `Image`. Axes of
         space, with channels ``c`` and time ``t`` where there are any; frames are segmented one by
         one.
     recipe
@@ -113,7 +114,7 @@ def segment(
     """
     wanted = dataclasses.replace(recipe or Recipe(), **changes)
     if workers < 1:
-        raise SettingsError(f"workers is {workers}: give 1 thread or more (--workers 1).")
+        raise SettingsError(f"workers is {workers}: give 1 thread or more (`workers=1`).")
     image = probabilities if isinstance(probabilities, Image) else open_image(probabilities)
     if axes is not None and image.axes != axes:
         image = image.with_axes(axes)

@@ -378,6 +378,19 @@ class Segmentation:
             values, counts = values[::-1], counts[::-1]
         return Curve(values, counts, name)
 
+    def stable_range(self) -> tuple[float, float]:
+        """Return the widest range of thresholds that hardly changes the number of objects.
+
+        Thresholds below or above all heights are left out: there nothing changes any more.
+        """
+        curve = self.curve()
+        edges, pixels = self.histogram()
+        some = pixels.nonzero()[0]
+        if len(some) and curve.name != "dynamics":
+            seen = curve.within(float(edges[some[0]]), float(edges[some[-1] + 1]))
+            curve = seen if len(seen.values) else curve
+        return curve.stable()
+
     def histogram(self, bins: int = 256) -> tuple[Array, Array]:
         """Return the edges, in the recipe's values, and pixels of a histogram of the heights."""
         counts = self.basins.histogram[: LEVELS + 1]
