@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from test_documentation import MODULES
 
 import seamscope
@@ -30,6 +31,7 @@ ROOMS = (
     "settings",
     "stitching",
     "process_memory",
+    "demo",
     "images",
     "normalization",
     "models",
@@ -43,15 +45,14 @@ ROOMS = (
     "compare",
     "fixed_statistics",
     "reports",
-    "demo",
     "cli",
     "docks",
 )
 
 
 def _imports_of(file: Path) -> Iterator[str]:
-    """Rooms that are imported as the module is; what a function imports when called is not."""
-    for node in ast.parse(file.read_text(encoding="utf8")).body:
+    """Rooms that a module imports, at once or when a function of it is called."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("seamscope."):
             yield str(node.module).split(".")[1]
         elif isinstance(node, ast.ImportFrom) and node.module == "seamscope":
@@ -71,7 +72,31 @@ def test_imports_point_downward() -> None:
         for target in _imports_of(file)
         if ROOMS.index(target) > ROOMS.index(room)
     ]
-    assert not upward
+    assert sorted(upward) == [
+        "cli/demo.py imports docks",  # the command opens the window
+        "prediction/run.py imports execution",  # `predict` may be given workers
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import seamscope", {"numpy", "torch", "napari", "typer", "rich"}),
+        (
+            "from typer.testing import CliRunner; import seamscope.cli as cli; "
+            "assert 'predict' in CliRunner().invoke(cli.app, ['--help']).output",
+            {"numpy", "torch", "napari", "scipy", "zarr"},
+        ),
+    ],
+)
+def test_start_is_light(code: str, heavy: set[str]) -> None:
+    """Counted: what a fresh process imports for the package, and for the help of all commands."""
+    shown = "import sys; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{shown}"], check=True, capture_output=True, text=True
+    )
+    assert "seamscope" in done.stdout.split()
+    assert not heavy & set(done.stdout.split())
 
 
 def test_engine_imports_neither_napari_nor_qt() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import get_args
 
 import numpy as np
 
@@ -30,15 +31,7 @@ _NEGLIGIBLE, _MAIN, _NOTABLE = 0.01, 0.6, 0.2
 # Least fall of a curve that never ends; less may be its unevenness, as content differs by place.
 _FALL = 1 / 3
 
-_CAUSES: tuple[Cause, ...] = (
-    "preprocessing",
-    "off the grid",
-    "tile statistics",
-    "edge effects",
-    "global coupling",
-    "random",
-    "postprocessing",
-)
+_CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 
 class Inquiry:
