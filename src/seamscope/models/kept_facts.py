@@ -25,7 +25,6 @@ from seamscope.models.entrance import Layout
 from seamscope.models.implied import Implied
 from seamscope.models.probe import Facts, Hints
 from seamscope.models.reach import Reach
-from seamscope.models.slab import PhaseFields
 from seamscope.normalization.audit import StatisticsCall
 from seamscope.tiling import Lattice, Sides
 
@@ -79,11 +78,6 @@ def reach_from_json(told: Mapping[str, Any]) -> Reach:
     for name in ("joins_ends", "at_least", "couplings"):
         given[name] = None if given[name] is None else tuple(given[name])
     return Reach(**given)
-
-
-def fields_from_json(told: Any) -> tuple[PhaseFields, ...] | None:
-    """Return receptive fields from lists."""
-    return None if told is None else tuple(tuple((a, b) for a, b in field) for field in told)
 
 
 def _sides(told: Any) -> tuple[Sides, ...] | None:

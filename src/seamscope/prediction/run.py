@@ -110,11 +110,6 @@ class TileDone:
     seconds: float
     unit = "tiles"
 
-    @property
-    def seconds_left(self) -> float:
-        """Estimated from the tiles done so far."""
-        return self.seconds / max(self.done, 1) * (self.total - self.done)
-
 
 @dataclass(frozen=True)
 class Reduced:
