@@ -707,7 +707,8 @@ def test_interrupt_keeps_whole_tiles_and_marks_them(signals, kept, at_home, tmp_
 
 
 def test_interrupt_before_the_first_tile_leaves_nothing(at_home, tmp_path, monkeypatch):
-    def interrupted(*_: Any, **__: Any) -> Iterator[Any]:
+    def interrupted(*_: Any, work: Any) -> Any:
+        work.phase("Choosing the fastest way to run the network")
         signal.raise_signal(signal.SIGINT)
         pytest.fail("it went on")
         yield
