@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from seamscope.compare.certificate import certify, store_certificate
 from seamscope.errors import OutputError, SettingsError
 from seamscope.images import pyramid
 from seamscope.images.image import open_image
+from seamscope.images.kinds import FORMATS, Wanted
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.outputs import Output, create_output
 from seamscope.images.pyramid import coarsened, levels_of
@@ -348,3 +350,14 @@ def test_the_certificate_is_stored_inside(version: str, tmp_path: Path) -> None:
     assert record["finished"] is True
     assert record["certificate"] == found.to_json()
     np.testing.assert_array_equal(open_image(out, level=1).shape, (32, 32))
+
+
+def test_the_disk_must_have_room_for_all_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyramid, "SMALLEST", 256)
+    shape, sizes, units = (1024, 1024), (1.0, 1.0), ("pixel", "pixel")
+    one = Wanted(shape, np.dtype("f4"), "yx", sizes, units, (256, 256), "a", {}, (0.0, 0.0))
+    kind = FORMATS[".ome.zarr"]
+    full = 4 * 1024**2 + 2**20
+    # 1024, 512 and 256 pixels a side
+    assert kind.room(one) == full * (16 + 4 + 1) // 16
+    assert kind.room(replace(one, ome=OmeZarr(pyramid=False))) == full

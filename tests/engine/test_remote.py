@@ -394,6 +394,30 @@ def test_an_older_result_is_replaced_only_when_that_is_allowed(place: str) -> No
         seamscope.predict(DATA, torch.nn.Identity(), place.replace(".ome.zarr", ".tif"), **HOW)
 
 
+def test_no_half_of_an_older_result_is_taken_for_a_whole(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while the older result is deleted, with its pixels gone and its metadata there."""
+    seamscope.predict(DATA, torch.nn.Identity(), place, **HOW)
+    assert (read_record(place) or {})["finished"] is True
+    delete = remote_results._delete
+
+    def dying(address: Address, *names: str) -> None:
+        if "zarr.json" in names:
+            raise StopError
+        delete(address, *names)
+
+    monkeypatch.setattr(remote_results, "_delete", dying)
+    with pytest.raises(StopError):
+        seamscope.predict(DATA, torch.nn.Identity(), place, **HOW, overwrite=True)
+    monkeypatch.setattr(remote_results, "_delete", delete)
+    assert (read_record(place) or {})["finished"] is False
+    with pytest.raises(ImageError, match=r"cannot be opened .* damaged or unfinished"):
+        open_image(place)
+    seamscope.predict(DATA, torch.nn.Identity(), place, **HOW, overwrite=True)
+    np.testing.assert_array_equal(open_image(place).read((slice(None),) * 2), DATA)
+
+
 def test_objects_that_are_not_zarr_are_never_deleted(place: str) -> None:
     there = Address.parse(place)
     obstore.put(remote.connect(there), "notes.txt", b"mine")

@@ -417,6 +417,13 @@ def _zarr_bytes(wanted: Wanted) -> int:
     return _all_bytes(wanted) // (1 if wanted.dtype.kind == "f" else 4)
 
 
+def _ome_zarr_bytes(wanted: Wanted) -> int:
+    """Of all levels, each in proportion to its pixels."""
+    levels = _levels(wanted.in_order("tczyx")[0])
+    pixels = [math.prod(level.shape) for level in levels]
+    return _zarr_bytes(wanted) * sum(pixels) // pixels[0]
+
+
 def _zarr_store(path: Path | Address) -> Any:
     """Return what zarr calls the store of a path."""
     if isinstance(path, Path):
@@ -724,7 +731,7 @@ def _not_the_same(path: Path | Address) -> OutputError:
 FORMATS = {
     ".ome.zarr": Format(
         _ome_zarr_refusal,
-        _zarr_bytes,
+        _ome_zarr_bytes,
         _create_ome_zarr,
         resume=_resume_ome_zarr,
         part=_part_of_ome_zarr,

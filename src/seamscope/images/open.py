@@ -79,7 +79,15 @@ def open_address(address: Address, choice: Choice) -> Stored:
     """Open zarr in an object store or on a web server."""
     from seamscope.images.remote import open_node
 
-    return open_zarr(open_node(address), address, choice)
+    try:
+        return open_zarr(open_node(address), address, choice)
+    except (ImageError, SettingsError, MemoryError):
+        raise
+    except Exception as error:
+        raise ImageError(
+            f"{address} cannot be opened ({why(error)}). It may be damaged or unfinished: write it "
+            "again."
+        ) from None
 
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
