@@ -5,6 +5,7 @@ Knows widgets. Does not know what they are for.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, Qt
@@ -34,7 +35,11 @@ class _Calm(QObject):
         return False
 
 
-_calm = _Calm()
+@cache
+def _calm() -> _Calm:
+    # made when it is first used, in the window's thread: docks are imported in another one, and a
+    # filter that lives there gets no events
+    return _Calm()
 
 
 def leave_wheel_to_page(page: QWidget) -> None:
@@ -47,8 +52,8 @@ def leave_wheel_to_page(page: QWidget) -> None:
             if control.focusPolicy() == Qt.FocusPolicy.WheelFocus:
                 control.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
             if not isinstance(control, QScrollBar):
-                control.removeEventFilter(_calm)
-                control.installEventFilter(_calm)
+                control.removeEventFilter(_calm())
+                control.installEventFilter(_calm())
     for table in page.findChildren(QTableView):
         table.setTabKeyNavigation(False)
 
