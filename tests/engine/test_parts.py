@@ -89,6 +89,21 @@ def test_terminal_dock_and_page_say_the_same(results, name):
             assert " ".join(typeset(text).split()) in written
 
 
+def test_tables_of_the_dock_are_never_wider_than_four_columns():
+    pytest.importorskip("qtpy.QtWidgets")
+    from seamscope.docks.rich_text import rich_text
+
+    names = ("channel", *"abcdefg")
+    written = rich_text([Table(names, [("cells", *"1234567")], caption="A caption.")])
+    tables = re.findall("<table.*?</table>", written)
+    rows = [re.findall("<td[^>]*>([^<]*)</td>", table) for table in tables]
+    assert rows == [
+        ["channel", "a", "b", "c", "cells", "1", "2", "3"],
+        ["channel", "d", "e", "f", "cells", "4", "5", "6"],
+        ["channel", "g", "cells", "7"],
+    ]
+
+
 def test_each_number_is_that_of_the_report_and_defined_beside_it(results):
     report = results["report"]
     shown = terminal(describe(report))

@@ -13,6 +13,7 @@ from seamscope.reports.parts import Facts, Part, Share, Shares, Table, Text, Ver
 from seamscope.text import percent_text, typeset
 
 _BAR, _REST = "#3f8fd2", "#80808040"
+_MOST_COLUMNS = 4
 _NUMBER = ' align="right" style="padding-left: 12px"'
 
 
@@ -42,12 +43,23 @@ def _facts(part: Facts) -> str:
 
 
 def _table(part: Table) -> str:
-    head = _row(part.columns, part.numeric)
-    body = "".join(
-        _row(row, part.numeric, strong=part.best == k) for k, row in enumerate(part.rows)
-    )
     caption = f"<br>{_written(part.caption)}" if part.caption else ""
-    return f'<table style="margin-top: 4px">{head}{body}</table>{caption}'
+    return "".join(_piece(part, kept) for kept in _pieces(len(part.columns))) + caption
+
+
+def _pieces(columns: int) -> list[list[int]]:
+    """Columns of each table below another: a dock is narrow, and a number is never cut off."""
+    first, rest = 0, range(1, columns)
+    most = _MOST_COLUMNS - 1
+    return [[first, *rest[k : k + most]] for k in range(0, max(1, len(rest)), most)]
+
+
+def _piece(part: Table, kept: Sequence[int]) -> str:
+    def row(cells: Sequence[str], strong: bool = False) -> str:
+        return _row([cells[k] for k in kept], [part.numeric[k] for k in kept], strong)
+
+    body = "".join(row(cells, strong=part.best == k) for k, cells in enumerate(part.rows))
+    return f'<table style="margin-top: 4px">{row(part.columns)}{body}</table>'
 
 
 def _row(cells: Sequence[str], numeric: Sequence[bool], strong: bool = False) -> str:

@@ -288,4 +288,6 @@ def _activity(made: Run) -> Any:
 def _summary(figures: dict[str, Any]) -> str:
     pace = figures.get("tiles_per_second")
     each = f", {pace:.3g} tiles a second" if pace else ""
-    return f"Done: {figures['tiles']} tiles in {duration_text(figures['seconds'])}{each}."
+    count = figures["tiles"]
+    tiles = "1 tile" if count == 1 else f"{count} tiles"
+    return f"Done: {tiles} in {duration_text(figures['seconds'])}{each}."
