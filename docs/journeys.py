@@ -85,7 +85,7 @@ class Hand:
 
     def picture(self, path: Path) -> None:
         """Save what the screen shows."""
-        QTest.qWait(400)  # the canvas draws late
+        QTest.qWait(1500)  # the canvas and the plots are drawn late
         self.viewer.window.screenshot(str(path), canvas_only=False, flash=False)
 
     def close(self) -> None:
