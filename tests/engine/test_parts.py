@@ -121,7 +121,8 @@ def test_no_halo_is_said_as_a_sentence_that_cannot_be_misread(results):
     """It was "seamless here from  no halo", which reads as if none were needed."""
     report = results["report"]
     assert report.smallest_seamless_halo is None
-    most = int(report.curve.halo[-1])
+    most = report.curve.deepest
+    assert 0 < most <= report.curve.halo[-1]
     assert f"none; no halo up to {most} px removes the seams" in terminal(describe(report))
 
 
