@@ -119,7 +119,13 @@ def repeat(
                 say(f"{image}: {done.sentence}")
             if code == 130 or LOADED.failed:  # stopped by the user, or no image would do better
                 break
-    _conclude(answer, found, images, code, say)
+    _conclude(answer, found, images, code, _how_to_continue(given), say)
+
+
+def _how_to_continue(given: Mapping[str, Any]) -> str:
+    if "resume" in given:
+        return "repeat the command with --resume"
+    return "repeat the command for these images"
 
 
 def _one(
@@ -183,7 +189,7 @@ def _make_folders(outs: Sequence[str]) -> None:
 
 
 def _conclude(
-    answer: Answer, found: Sequence[_Done], images: Sequence[str], code: int, say: Any
+    answer: Answer, found: Sequence[_Done], images: Sequence[str], code: int, then: str, say: Any
 ) -> None:
     """Answer with a table and a record; end with an exit code where images failed."""
     states = [done.state for done in found]
@@ -197,13 +203,13 @@ def _conclude(
     answer.write(record, columns([done.row for done in found]))
     if code == 130:
         left = len(images) - counts["done"] - counts["skipped"]
-        say(f"Stopped: {left} of {len(images)} images are not done. To go on, add --resume.")
+        say(f"Stopped: {left} of {len(images)} images are not done. To go on, {then}.")
         raise typer.Exit(130)
     if counts["failed"]:
         failed = ", ".join(Path(done.image).name for done in found if done.state == "failed")
         say(
             f"{counts['failed']} of {len(images)} images failed: {failed}. The others are done. "
-            "Correct what the messages say, then repeat the command with --resume."
+            f"Correct what the messages say, then {then}."
         )
         raise typer.Exit(1)
 
