@@ -21,6 +21,7 @@ from seamscope import cli
 from seamscope.compare import blends
 from seamscope.compare.certificate import certify
 from seamscope.compare.tile_sizes import sweep
+from seamscope.execution import run as execution
 from seamscope.explain.causes import diagnose
 from seamscope.images.preparation import Clipped, Measured, Preparation
 from seamscope.models import model as models
@@ -74,7 +75,7 @@ def test_everything_in_python_agrees(question, model, monkeypatch, fixed_memory)
         raise InterruptedError
 
     settings = Settings(accelerate=False, **({"seams": "all"} | asked))
-    for module in (measure_seams, run):
+    for module in (measure_seams, run, execution):
         monkeypatch.setattr(module, "run", stopping)
     for place in ("explain.causes", "compare.certificate"):
         monkeypatch.setattr(f"seamscope.{place}.subject_of_case", stopping)
