@@ -449,17 +449,29 @@ def temporary_folder() -> Iterator[Path]:
         An empty folder in the directory of temporary files.
     """
     with tempfile.TemporaryDirectory(prefix=_prefix(os.getpid())) as folder:
-        _sweep()
+        _sweep(None)
         yield Path(folder)
+
+
+def lasting_folder(within: str | Path | None = None) -> Path:
+    """Make a temporary folder that its user removes; those of processes that were killed go.
+
+    Parameters
+    ----------
+    within
+        Where it is made; by default the directory of temporary files.
+    """
+    _sweep(within)
+    return Path(tempfile.mkdtemp(prefix=_prefix(os.getpid()), dir=within))
 
 
 def _prefix(process: int) -> str:
     return f"seamscope-{socket.gethostname()}-{process}-"
 
 
-def _sweep() -> None:
+def _sweep(within: str | Path | None) -> None:
     here = _prefix(0).removesuffix("0-")
-    for folder in Path(tempfile.gettempdir()).glob(f"{here}*"):
+    for folder in Path(within or tempfile.gettempdir()).glob(f"{here}*"):
         process = folder.name.removeprefix(here).partition("-")[0]
         if process.isdecimal() and not psutil.pid_exists(int(process)):
             shutil.rmtree(folder, ignore_errors=True)  # those of other users stay
@@ -475,6 +487,7 @@ __all__ = [
     "is_device",
     "is_full",
     "is_zarr_folder",
+    "lasting_folder",
     "member_place",
     "overlap",
     "record_beside",

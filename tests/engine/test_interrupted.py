@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 
 from seamscope.errors import OutputError
-from seamscope.files import Claim, Place, temporary_folder
+from seamscope.files import Claim, Place, lasting_folder, temporary_folder
 from seamscope.images.image import open_image
 from seamscope.images.outputs import create_output
 from seamscope.images.records import read_record
@@ -266,3 +266,19 @@ def test_temporary_folders_of_killed_processes_are_swept(
             assert not stale.exists()
             assert own.is_dir()
     assert {p.name for p in tmp_path.iterdir()} == {"seamscope-notes"}
+
+
+def test_room_of_a_killed_segmentation_is_swept(tmp_path: Path) -> None:
+    """Basins on disk are as large as the image; the next segmentation there removes them."""
+    script = (
+        "import os, signal, numpy, seamscope.segmentation.room as room\n"
+        f"folder = room._Folder({str(tmp_path)!r})\n"
+        "(folder.path / 'basins').touch()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    own = lasting_folder(tmp_path)
+    assert not left.exists()
+    assert list(tmp_path.iterdir()) == [own]

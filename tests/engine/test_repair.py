@@ -228,7 +228,7 @@ def test_where_tiles_wait_changes_nothing_but_the_cost(tissue, small) -> None:
     expected = carry_out(Case.open(image, small), in_memory)
     assert _same_numbers(carry_out(Case.open(image, small), on_disk), expected)
     assert _same_numbers(carry_out(Case.open(image, small), anew), expected)
-    assert "begin anew" in anew.sentence
+    assert "begin again" in anew.sentence
     assert "on disk" in on_disk.sentence
 
 

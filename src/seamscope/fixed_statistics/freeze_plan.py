@@ -36,7 +36,7 @@ _MEMORY_SHARE, _DISK_SHARE = 0.4, 0.5
 TILES = 16
 # Measured with 14 layers and tiles of 256 x 256, in units of the work itself: stopping, counting
 # and going on for tiles that wait in memory or on disk, or do not wait; and a window's pass.
-_IN_MEMORY, _ON_DISK, _ANEW, _WINDOW = 1.15, 2.8, 1.2, 1.15
+_IN_MEMORY, _ON_DISK, _AGAIN, _WINDOW = 1.15, 2.8, 1.2, 1.15
 # What each window costs besides, as the work on so many pixels (windows of 64 to 256, in 2D).
 _EACH_WINDOW = 5500
 _NO_ROOM = 2.0**62  # bytes for each pixel: what must not wait finds no room
@@ -61,9 +61,9 @@ class FreezePlan:
     tiles
         Tiles or windows to visit.
     in_memory, on_disk, recomputed
-        How many of them wait where; the rest begins anew for each layer. Windows do neither.
+        How many of them wait where; the rest begins again for each layer. Windows do neither.
     passes
-        Cost in units of one prediction of the tiles asked for, the halves for the distance
+        Cost in units of one prediction of the requested tiles, the halves for the distance
         included.
     memory, disk
         Bytes at the most.
@@ -87,7 +87,7 @@ class FreezePlan:
 
     @property
     def recomputed(self) -> int:
-        """Tiles that begin anew for each layer."""
+        """Tiles that begin again for each layer."""
         return 0 if self.how == "local" else self.tiles - self.in_memory - self.on_disk
 
     @property
@@ -127,7 +127,7 @@ class FreezePlan:
             "cannot wait, because the network's code depends on the values of its input,"
         )  # fmt: skip
         return (
-            f"{self.recomputed} of {self.tiles} tiles {why} and begin anew for each of {layers}: "
+            f"{self.recomputed} of {self.tiles} tiles {why} and begin again for each of {layers}: "
             f"{cost}."
         )
 
@@ -277,7 +277,7 @@ def _plan_windows(case: Case, asked: Plan, survey: Survey, cell: tuple[int, ...]
 
 
 def _tiles(case: Case, how: How, room: int) -> Plan:
-    """Tiles to visit; the whole image as one where nobody asks otherwise and it fits."""
+    """Tiles to visit. By default the whole image as one, where it fits."""
     case = case.but(
         blend="crop", batch=1, precision="float32", result="probabilities", seams="none"
     )
@@ -326,7 +326,7 @@ class Survey:
     by_hand
         Calls by which the network takes one number for all pixels, to use it as it likes.
     resumable
-        Whether a stopped tile can go on. If not, all begin anew for each call.
+        Whether a stopped tile can go on. If not, all begin again for each call.
     """
 
     scale: Mapping[int, tuple[Fraction, ...]]
@@ -335,11 +335,11 @@ class Survey:
     by_hand: frozenset[int]
     resumable: bool = True
 
-    def passes(self, how: How, in_memory: int, on_disk: int, anew: int) -> float:
+    def passes(self, how: How, in_memory: int, on_disk: int, again: int) -> float:
         """Cost of so many tiles, in units of predicting one."""
         kept = in_memory * _IN_MEMORY + on_disk * _ON_DISK
-        once = kept * self.shares[-1] + anew * sum(self.shares) * _ANEW
-        halves = how == "sampled" and in_memory + on_disk + anew > TOO_FEW
+        once = kept * self.shares[-1] + again * sum(self.shares) * _AGAIN
+        halves = how == "sampled" and in_memory + on_disk + again > TOO_FEW
         return 2 * (once + JUDGED) if halves else once
 
     @classmethod
@@ -437,7 +437,7 @@ class _Work(Normalizations):
         self.before: list[int] = []
         self.done = 0
         self._exchanged = False  # whether axes of space were, so far
-        self._ndim = 0  # of what the operation at hand is given
+        self._ndim = 0  # of the tensor that the current operation is given
 
     def _note(self, call: Call) -> None:
         if call.number in self._calls:

@@ -10,7 +10,7 @@ and all tiles go on. Only cores are counted, so each pixel counts once. With hal
 receptive field of the convolutions, the sums equal those of the untiled image.
 
 Stopped tiles wait in memory or on disk, and the network runs once for each tile. Tiles without room
-begin anew for each layer, with the statistics found so far.
+begin again for each layer, with the statistics found so far.
 
 ::
 
@@ -18,7 +18,7 @@ begin anew for each layer, with the statistics found so far.
     tile a      0 --- 1 --- 2              waits in memory or on disk
     tile b      0 --- 1 --- 2
     tile c      0                          no room:
-                ----- 1                      begins anew
+                ----- 1                      begins again
                 ----------- 2
 
 **Local statistics.** The network runs once on each window of a grid that is fixed in the image,
@@ -119,7 +119,7 @@ def freeze_statistics(
         window must fit into `memory`.
     partial
         File for intermediate results. If it exists and belongs to the same network, pixels, tiles
-        and intensities, the search resumes from it; else it begins anew. It is removed at the end.
+        and intensities, the search resumes from it; else it begins again. It is removed at the end.
     work
         Shows progress, and stops when asked to (see `seamscope.work`).
 
@@ -183,7 +183,7 @@ def carry_out(
 
 
 def forget(partial: Path) -> None:
-    """Remove what an interrupted freezing left behind, so that the next one begins anew."""
+    """Remove what an interrupted freezing left behind, so that the next one begins again."""
     for file in (partial, *_files_of_halves(partial)):
         file.unlink(missing_ok=True)
 
@@ -230,7 +230,7 @@ class _Task:
 
     @cached_property
     def jobs(self) -> list[TileJob]:
-        """All tiles; of one frame after the other, also where an area cuts a part."""
+        """All tiles, of one frame after the other. An area may cut a part of the frames."""
         grid = self.plan.plan.grid
         frames = itertools.product(*(range(*part) for part in self.plan.plan.frame_ranges))
         return [TileJob(frame, tile) for frame in frames for tile in grid]
@@ -419,7 +419,7 @@ def _resumed(file: Path | None, task: str) -> tuple[LayerStatistics, ...]:
         return ()
     try:
         earlier = Statistics.load(file)
-    except ModelError:  # damaged: what it held is found anew
+    except ModelError:  # damaged: what it held is found again
         return ()
     return earlier.layers if earlier.about.get("task") == task else ()
 

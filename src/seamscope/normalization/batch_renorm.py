@@ -2,8 +2,8 @@
 
 Knows one layer and how to put it into a network. Does not know how networks are trained.
 
-BatchNorm normalizes a training batch by its own statistics and predicts with remembered ones; with
-one or two tiles per batch the two have little to do with each other. Batch renormalization (Ioffe
+BatchNorm normalizes a training batch with the statistics of that batch and predicts with remembered
+ones. With one or two tiles per batch the two differ widely. Batch renormalization (Ioffe
 2017, "Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models")
 corrects each batch to what the remembered statistics would give, within limits::
 

@@ -5,7 +5,7 @@ exported programs. Does not know tiles' geometry, files or images.
 
 A normalization that takes mean and variance from the tile it sees couples every pixel to the
 whole tile, so that no halo makes tiles agree. All such operations are brought into one form, a
-`Call`: features ``(N, C, *spatial)`` whose channels share statistics in groups. Whoever watches a
+`Call`: features ``(N, C, *spatial)`` whose channels share statistics in groups. A watcher of the
 forward pass (`Normalizations`) may answer a call with `Moments` to use instead. Auditing a
 network, holding its statistics fixed, summing them up over tiles, switching between training and
 evaluation: all of these are answers to calls.
@@ -44,7 +44,7 @@ class Moments:
     mean, var
         ``(N or 1, groups, *spatial or 1)``: the same everywhere, or a field over the tile.
     count
-        Values that each mean was taken over; only matters where variance is asked for with
+        Values that each mean was taken over; only matters where variance is requested with
         another divisor.
     """
 
@@ -148,7 +148,7 @@ class Normalizations(Dispatch):
         self.answer = answer
         self.count = 0
         self.batch = 1
-        self.space: tuple[int, ...] = ()  # of the image-like tensor at hand
+        self.space: tuple[int, ...] = ()  # of the latest image-like tensor
 
     def run(self, forward: Forward, x: torch.Tensor) -> torch.Tensor:
         """Run a network on ``(N, C, *spatial)`` without gradients."""
@@ -183,7 +183,7 @@ class Normalizations(Dispatch):
         return result
 
     def _follow(self, func: Any, result: torch.Tensor) -> None:
-        """Remember the spatial shape at hand: what reductions over space reduce."""
+        """Remember the current spatial shape: what reductions over space reduce."""
         if any(word in func.__name__ for word in _MOVERS):
             self.space = tuple(result.shape[2:])
 
@@ -202,7 +202,7 @@ class Normalizations(Dispatch):
         return Call("channel", x, x.shape[1], pooled=x.shape[0] > 1 and not folded, running=running)
 
     def with_space(self, x: torch.Tensor) -> torch.Tensor:
-        """Give features ``(N, C, flattened)`` the spatial shape at hand, where it fits."""
+        """Give features ``(N, C, flattened)`` the current spatial shape, where it fits."""
         fits = x.ndim == 3 and len(self.space) > 1 and x.shape[2] == math.prod(self.space)
         return x.unflatten(2, self.space) if fits else x
 

@@ -9,7 +9,7 @@ them. So each pass stops there and becomes a value, `Paused`. All passes of one 
 TorchScript and exported programs.
 
 Some networks cannot be recorded: those that take numbers out of tensors (``item``, numpy), take
-another way for other values, or write into tensors that they did not make. Their passes begin anew
+another way for other values, or write into tensors that they did not make. Their passes begin again
 for each call and hold their input only. Networks that write into their own weights or buffers are
 refused.
 """
@@ -47,7 +47,7 @@ class Paused:
     space
         Spatial shape of the features there.
     waiting
-        What later operations use; of a pass that begins anew, its input.
+        What later operations use; of a pass that begins again, its input.
     tape, step
         By which it goes on, and from which operation.
     """
@@ -73,7 +73,7 @@ class PausableNetwork:
     held
         Its weights and buffers.
     recordable
-        False to let all passes begin anew.
+        False to let all passes begin again.
 
     Examples
     --------

@@ -250,7 +250,7 @@ class Statistics:
         if fingerprint != self.fingerprint:
             raise SettingsError(
                 f"These statistics were made for the network {self.model} ({self.fingerprint}) "
-                f"and not for {model} ({fingerprint}): freeze them anew with this network."
+                f"and not for {model} ({fingerprint}): freeze them again with this network."
             )
 
     def check_image(self, shape: Sequence[int]) -> None:
@@ -265,7 +265,7 @@ class Statistics:
             raise SettingsError(
                 f"These local statistics belong to places of the image {self.image} "
                 f"({shape_text(self.image_shape)}) and cannot be used for one of "
-                f"{shape_text(shape)}: freeze them anew, or use exact or sampled ones."
+                f"{shape_text(shape)}: freeze them again, or use exact or sampled ones."
             )
 
     def differing(self, seen: Mapping[str, Any]) -> tuple[str, ...]:
@@ -312,12 +312,12 @@ class Statistics:
             said.append(
                 f"The fixed statistics were found with {own}, but {image} is read with {now}. "
                 f"Predictions will be wrong. Read it alike{options and f' ({options})'}, or freeze "
-                "them anew."
+                "them again."
             )
         if not self.uniform and self.image != image:
             said.append(
                 f"The local fixed statistics belong to positions in {self.image}. If {image} is "
-                "another image, freeze them anew, or use exact or sampled ones."
+                "another image, freeze them again, or use exact or sampled ones."
             )
         return tuple(said)
 
@@ -375,7 +375,7 @@ class Statistics:
             return replace(cls._from(header, arrays), source=os.path.abspath(path))
         except Exception as error:
             raise ModelError(
-                f"{path} holds no statistics that can be used ({error}): make them anew with "
+                f"{path} holds no statistics that can be used ({error}): make them again with "
                 "seamscope freeze."
             ) from error
 

@@ -169,7 +169,8 @@ class Opinions:
                 f"{bytes_text(free)} are free for temporary files: choose a smaller region, or "
                 "set TMPDIR to a larger disk."
             )
-        self._file = tempfile.NamedTemporaryFile(prefix="seamscope-")  # noqa: SIM115  (see close)
+        # without a name, where the system allows: it ends with the process, also a killed one
+        self._file = tempfile.TemporaryFile(prefix="seamscope-")  # noqa: SIM115  (see close)
         return np.memmap(self._file, np.float32, "w+", shape=shape)
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import math
 import shutil
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from seamscope.files import disk_errors
+from seamscope.files import disk_errors, lasting_folder
 from seamscope.segmentation.blocks import Blocks
 
 _SHARE = 0.25  # of free memory that the basins of an image may take before they go to disk
@@ -30,7 +29,7 @@ class _Folder:
     """A folder that vanishes with the last segmentation that uses it."""
 
     def __init__(self, within: str | Path | None) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="seamscope-", dir=within))
+        self.path = lasting_folder(within)
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 

@@ -2,8 +2,8 @@
 
 Knows records of predictions and of labels. Does not know labels themselves.
 
-Predictions note their plan, and labels made of them note the seams, so that the test for false
-splits need not be told the grid, nor search it: cores of tiles need not begin where another program
+Predictions note their plan, and labels made of them note the seams. The test for false splits takes
+the grid from there and does not search it. Cores of tiles need not begin where another program
 would put them.
 """
 

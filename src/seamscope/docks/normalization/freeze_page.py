@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import tempfile
 import weakref
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from seamscope.docks.normalization.freeze_panel import FreezePanel
 from seamscope.docks.normalization.texts import fixed_text
 from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Fixed
+from seamscope.files import lasting_folder
 from seamscope.fixed_statistics.freeze_plan import FreezePlan, plan_freeze
 from seamscope.fixed_statistics.freezing import carry_out, forget
 from seamscope.images.image import Image
@@ -56,7 +56,7 @@ class FreezePage(QWidget):
         self.plan: FreezePlan | None = None
         self._foreseeing: Job | None = None
         self._foreseen: tuple[Any, ...] | None = None
-        self._folder = Path(tempfile.mkdtemp(prefix="seamscope-"))
+        self._folder = lasting_folder()
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._partials: dict[tuple[Any, ...], Path] = {}
         self._numbers = itertools.count()  # no file is named as one before it
