@@ -335,7 +335,7 @@ class GivenAxis(AxisTiling):
 
     @property
     def stride(self) -> int:
-        """Largest distance of which all cores begin at multiples."""
+        """Largest number of pixels of which all cores begin at multiples."""
         begins = [begin for _, begin, _ in self.windows]
         return self.kept if self.single else math.gcd(*begins)
 
