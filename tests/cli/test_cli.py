@@ -496,7 +496,7 @@ def test_dry_run_of_a_tile_that_fails_says_so(at_home, tmp_path):
 OUT = "OUT"  # replaced by a fresh place
 BAD = {
     "no image": (["no.tif", UNET, OUT], "no file or folder no.tif"),
-    "folder": ([".", UNET, OUT], "without zarr metadata"),
+    "folder": ([".", UNET, OUT], "is one file, and there are several images"),
     "cut image": (["cut.tif", UNET, OUT], "cut short"),
     "corrupt image": (["junk.tif", UNET, OUT], "damaged"),
     "empty image": (["empty.tif", UNET, OUT], "empty"),
