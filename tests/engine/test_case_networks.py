@@ -363,3 +363,10 @@ def test_the_second_measurement_is_read() -> None:
     second = as_model(network)
     assert (second.facts, second.reach) == (first.facts, first.reach)
     assert len(runs) == 1  # the sample by which it is recognised
+
+
+def test_a_setting_that_is_no_number_tells_networks_apart() -> None:
+    """Weights and modules are the same; what is cut away is not, nor what halo that needs."""
+    inner = strong(seq(C(1, 4, 3, padding=1), nn.ReLU(), C(4, 2, 1)))
+    halos = [as_model(Cut(inner, n, n).eval()).reach.halo for n in (0, 1)]
+    assert halos == [((1, 1), (1, 1)), ((0, 0), (0, 0))]

@@ -116,7 +116,7 @@ def _shown(value: Any, depth: int = 0) -> str:
     """Write a setting of a module, the same in every process; what has no such form is left out."""
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         return repr(value)
-    if isinstance(value, torch.dtype | torch.Size | torch.device):
+    if isinstance(value, torch.dtype | torch.Size | torch.device | slice | range):
         return str(value)
     if depth > 3 or isinstance(value, torch.Tensor | nn.Module):
         return ""

@@ -394,9 +394,9 @@ class Model:
         """Name of the network, its structure and what is stated of it: equal for equal facts."""
         return network_key(self.fingerprint, self.module, self.hints)
 
-    def _kept(self, kind: str, read: Callable[[Any], Any]) -> Any:
+    def _kept(self, kind: str, read: Callable[[Any], Any], beside: str = "") -> Any:
         """What was measured before; None where it must be measured."""
-        content = Cache(kind).get(self.key)
+        content = Cache(kind).get(self.key + beside)
         if content is None:
             return None
         patience = self._limits.patience
@@ -415,9 +415,9 @@ class Model:
             return None
         return found
 
-    def _keep(self, kind: str, told: Mapping[str, Any], finished: bool) -> None:
+    def _keep(self, kind: str, told: Mapping[str, Any], finished: bool, beside: str = "") -> None:
         content = {"told": told, "finished": finished, "patience": self._limits.patience or 0.0}
-        Cache(kind).put(self.key, content)
+        Cache(kind).put(self.key + beside, content)
 
     def _bytes_per_pixel(self, facts: Facts) -> float:
         """What another program takes, which torch does not see."""
@@ -434,7 +434,9 @@ class Model:
     def reach(self) -> Reach:
         """Theoretical reach for tiles on the period's grid, as measured."""
         facts = self.facts
-        kept: Reach | None = self._kept("reach", reach_from_json)
+        # facts are recognised by a small prediction, and the reach by the facts
+        beside = f" {hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
+        kept: Reach | None = self._kept("reach", reach_from_json, beside)
         if kept is not None:
             return kept
         with self.on_cpu():
@@ -447,7 +449,7 @@ class Model:
                     slab = next(slabs(trials, facts, facts.spatial_axes - 1))
                     names = coupling_layers(self.module, slab)
                     reach = dataclasses.replace(reach, couplings=names)
-        self._keep("reach", reach_to_json(reach), trials.finished)
+        self._keep("reach", reach_to_json(reach), trials.finished, beside)
         return reach
 
     @cached_property
