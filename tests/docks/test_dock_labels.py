@@ -173,7 +173,8 @@ def test_levels_of_a_large_layer_are_read_where_they_are_seen():
     p = smooth(60, 70)
     screen = Screen((20_000, 20_000))
     levels = screen.levels()
-    assert [level.shape[0] for level in levels] == [20_000, 10_000, 5_000, 2_500, 1_250, 625]
+    assert [level.shape[0] for level in levels][:4] == [20_000, 10_000, 5_000, 2_500]
+    assert levels[-1].shape == (40, 40)
     tracemalloc.start()
     assert not levels[0][100:1000, 3:500].any()
     found = seamscope.segment(p)

@@ -41,6 +41,9 @@ class Curve:
     def stable(self, tolerance: float = 0.02) -> tuple[float, float]:
         """Return the widest range in which the count changes by at most a share of itself.
 
+        Where there are several objects at some threshold, ranges with a single one are left out:
+        everything is one object at thresholds that are low enough.
+
         Parameters
         ----------
         tolerance
@@ -49,11 +52,12 @@ class Curve:
         some = np.flatnonzero(self.counts > 0)
         if not len(some):
             return float(self.values[0]), float(self.values[-1])
-        best, first = (0, 0), 0
+        least = min(2, int(self.counts.max()))
+        best, first = (int(self.counts.argmax()),) * 2, 0
         ends = _windows(self.counts, tolerance)
         for first, last in enumerate(ends):
             wider = self.values[last] - self.values[first]
-            if self.counts[first] > 0 and wider > self.values[best[1]] - self.values[best[0]]:
+            if self.counts[first] >= least and wider > self.values[best[1]] - self.values[best[0]]:
                 best = (first, int(last))
         return float(self.values[best[0]]), float(self.values[best[1]])
 

@@ -279,6 +279,8 @@ class LabelsDock(Dock):
             self.writing.show_place(suggested_place(image.source))
         try:
             self.live.begin(source, image, self.recipe.value(), self._corrections_file)
+            for layer in () if source.run is None else self.session.layers_of(source.run):
+                layer.visible = False  # its colours would mix with those of the labels
         except Exception as error:
             self.fail(error, "Segmenting")
         self._show_state()

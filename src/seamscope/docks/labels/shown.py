@@ -27,7 +27,8 @@ Array = npt.NDArray[Any]
 _HATCH, _GAP = 6, 3  # period of the hatching and width of its gaps, pixels of the level
 _PLANE = 2048  # pixels along an axis above which a layer has levels
 _VOLUME = 1 << 26
-_COARSEST = 1024
+_COARSEST = {2: 64}  # of pictures napari keeps what it read of the last level: it must be tiny
+_COARSE = 1024
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ class Screen:
         found = [Level(self, whole)]
         if max(self.shape[-2:]) <= _PLANE and int(np.prod(self.shape)) <= _VOLUME:
             return found
-        while max(found[-1].shape[-2:]) > _COARSEST or found[-1].size > _VOLUME:
+        coarsest = _COARSEST.get(len(self.shape), _COARSE)
+        while max(found[-1].shape[-2:]) > coarsest or found[-1].size > _VOLUME:
             *frames, rows, columns = found[-1].parts
             halved = (slice(0, s.stop, 2 * s.step) for s in (rows, columns))
             found.append(Level(self, (*frames, *halved)))
