@@ -203,7 +203,7 @@ def test_one_channel_of_several() -> None:
     ("shape", "axes", "asked", "words"),
     [
         ((5, 40, 40), None, {}, ["3 axes", "5 x 40 x 40", "`axes`", "tyx"]),
-        ((40, 40, 3), "yxc", {}, ["3 channels", "takes 1", "`channel`"]),
+        ((40, 40, 3), "yxc", {}, ["3 channels", "takes 1", "`channel=0`"]),
         ((40, 40, 3), "yxc", {"channel": 3}, ["Channel 3", "has 3"]),
         ((40, 40), "zx", {}, ["2D", "yx"]),
         ((40, 40), None, {"channel_axis": "z"}, ["'z'", "yx"]),
