@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import queue
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -297,15 +298,17 @@ def _own_workers(count: int, gpu: bool) -> Iterator[Client]:
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": False,
         "distributed.comm.timeouts.connect": f"{_CONNECT}s",
+        "distributed.admin.low-level-log-length": 1000,  # else logs grow with the blocks
     }
     with dask.config.set(quiet), _quiet_logs():
         cluster = _started(count, gpu)
         try:
             with Client(cluster, set_as_default=False) as client:
-                yield client
-        except BaseException:
-            _kill(cluster)
-            raise
+                try:
+                    yield client
+                except BaseException:
+                    _kill(cluster)
+                    raise
         finally:
             cluster.close(timeout=5)
 
@@ -314,6 +317,7 @@ def _started(count: int, gpu: bool) -> Any:
     """Start processes; twice, since one that dies while it starts takes the others with it."""
     from distributed import LocalCluster
 
+    _start_tracker()
     for last in (False, True):
         try:
             return LocalCluster(
@@ -334,6 +338,18 @@ def _started(count: int, gpu: bool) -> Any:
                     "workers, or run again (--resume)."
                 ) from error
     return None
+
+
+def _start_tracker() -> None:
+    """Start what frees the semaphores of processes that are killed, without its warning of them."""
+    from multiprocessing import resource_tracker
+
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    sys.warnoptions.append(quiet)
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(quiet)
 
 
 def _kill(cluster: Any) -> None:
