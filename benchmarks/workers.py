@@ -1,7 +1,7 @@
 """Workers against one process: throughput, what a block costs, and memory of the client.
 
-``python benchmarks/workers.py --size 2048``. Ratios of runs taken in turn in one call. Other work on
-the machine disturbs both ways, so look at all of them, not at one.
+``python benchmarks/workers.py --size 2048``. Ratios of runs taken in turn. Other work on the
+machine disturbs both ways, so look at all of them, not at one.
 """
 
 from __future__ import annotations
@@ -82,6 +82,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     # workers import this file by its name
-    from workers import instant, main
+    import workers
 
-    main()
+    workers.main()
