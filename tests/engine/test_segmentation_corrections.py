@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,6 +203,45 @@ def test_random_corrections_are_replayed_and_undone(tmp_path, kind, seed) -> Non
     lines = path.read_text().splitlines()
     assert max(map(len, lines)) < 1000
     assert all(json.loads(line) for line in lines)
+
+
+_SESSION = """
+import sys
+import numpy as np, seamscope
+from seamscope.segmentation.corrections import Corrections
+from test_segmentation_corrections import edit_randomly, noise
+c = Corrections(seamscope.segment(noise(7), kind="boundaries"), sys.argv[1])
+rng = np.random.default_rng(7)
+while True:
+    edit_randomly(c, rng, 1)
+    print(len(open(sys.argv[1], "rb").read().splitlines()), flush=True)
+"""
+
+
+def test_a_killed_session_loses_no_step(tmp_path) -> None:
+    """Whatever the session had said was done is in the file, and is replayed."""
+    path = tmp_path / "cells.corrections"
+    here = str(Path(__file__).parent)
+    session = subprocess.Popen(
+        [sys.executable, "-c", _SESSION, str(path)],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(
+            [here, str(Path(seamscope.__file__).parents[1])])},
+    )  # fmt: skip
+    assert session.stdout is not None
+    said = 0
+    while said < 25:
+        said = int(session.stdout.readline())
+    session.kill()
+    session.communicate()
+    found = seamscope.segment(noise(7), kind="boundaries")
+    again = Corrections(found, path)
+    lines = path.read_bytes().splitlines()
+    assert len(lines) >= said
+    # the same session, not killed, up to the same step
+    twin, rng = Corrections(found, tmp_path / "twin"), np.random.default_rng(7)
+    while len((tmp_path / "twin").read_bytes().splitlines()) < len(lines):
+        edit_randomly(twin, rng, 1)
+    np.testing.assert_array_equal(np.asarray(again.current.labels), np.asarray(twin.current.labels))
 
 
 def test_corrections_of_other_labels_are_refused(row, tmp_path) -> None:
