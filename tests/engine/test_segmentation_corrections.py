@@ -222,17 +222,18 @@ def test_a_killed_session_loses_no_step(tmp_path) -> None:
     """Whatever the session had said was done is in the file, and is replayed."""
     path = tmp_path / "cells.corrections"
     here = str(Path(__file__).parent)
-    session = subprocess.Popen(
+    folders = [here, str(Path(seamscope.__file__).parents[1])]
+    with subprocess.Popen(
         [sys.executable, "-c", _SESSION, str(path)],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(
-            [here, str(Path(seamscope.__file__).parents[1])])},
-    )  # fmt: skip
-    assert session.stdout is not None
-    said = 0
-    while said < 25:
-        said = int(session.stdout.readline())
-    session.kill()
-    session.communicate()
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+    ) as session:
+        assert session.stdout is not None
+        said = 0
+        while said < 25:
+            said = int(session.stdout.readline())
+        session.kill()
     found = seamscope.segment(noise(7), kind="boundaries")
     again = Corrections(found, path)
     lines = path.read_bytes().splitlines()

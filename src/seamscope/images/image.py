@@ -168,7 +168,10 @@ class Image:
             o + part.start * size for o, part, size in zip(first, region, self.scale, strict=True)
         )
         data = Part(self.data, region)
-        return replace(self, data=data, origin=corner, identity="", _kept=None)
+        # no file opens as this part: neither here nor in another process
+        return replace(
+            self, data=data, origin=corner, source=None, identity="", opener=None, _kept=None
+        )
 
     def with_nodata(self, nodata: float) -> Image:
         """Return the same image with NaN where it has an intensity that stands for no data.
