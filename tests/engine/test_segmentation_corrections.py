@@ -207,6 +207,7 @@ def test_random_corrections_are_replayed_and_undone(tmp_path, kind, seed) -> Non
 
 _SESSION = """
 import sys
+from pathlib import Path
 import numpy as np, seamscope
 from seamscope.segmentation.corrections import Corrections
 from test_segmentation_corrections import edit_randomly, noise
@@ -214,7 +215,8 @@ c = Corrections(seamscope.segment(noise(7), kind="boundaries"), sys.argv[1])
 rng = np.random.default_rng(7)
 while True:
     edit_randomly(c, rng, 1)
-    print(len(open(sys.argv[1], "rb").read().splitlines()), flush=True)
+    file = Path(sys.argv[1])
+    print(len(file.read_bytes().splitlines()) if file.exists() else 0, flush=True)
 """
 
 
@@ -239,8 +241,9 @@ def test_a_killed_session_loses_no_step(tmp_path) -> None:
     lines = path.read_bytes().splitlines()
     assert len(lines) >= said
     # the same session, not killed, up to the same step
-    twin, rng = Corrections(found, tmp_path / "twin"), np.random.default_rng(7)
-    while len((tmp_path / "twin").read_bytes().splitlines()) < len(lines):
+    other, rng = tmp_path / "twin", np.random.default_rng(7)
+    twin = Corrections(found, other)
+    while not other.exists() or len(other.read_bytes().splitlines()) < len(lines):
         edit_randomly(twin, rng, 1)
     np.testing.assert_array_equal(np.asarray(again.current.labels), np.asarray(twin.current.labels))
 
