@@ -389,7 +389,7 @@ def open_image(source: Any, *, axes: str | None = None, **choices: Any) -> Image
     image = image.with_axes(axes) if axes else image
     default = {each.name: each.default for each in fields(Choice)}
     chosen = {name: value for name, value in opened.items() if value != default.get(name)}
-    return replace(image, opened=chosen)
+    return image if chosen == image.opened else replace(image, opened=chosen)
 
 
 def _of_file(path: Path, choice: Choice) -> Image:
