@@ -30,6 +30,7 @@ READS = (
     "ground_truth",
     "protocol",
     "tiles_file",
+    "scheduler",
 )
 """Parameters that name an input."""
 
