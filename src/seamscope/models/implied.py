@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from seamscope.models.derived import Derived, derive
+from seamscope.models.derived import Derived, DerivedAxis, derive
 from seamscope.models.trials import OutOfPatience
 from seamscope.normalization.calls import Forward
-from seamscope.tiling import Sides
+from seamscope.tiling import Lattice, Sides
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,13 @@ class Implied:
     unknown: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, derived: Derived) -> Implied:
-        """Sum up a derivation."""
-        halos = tuple(halo for axis in derived.axes if (halo := axis.halo) is not None)
+    def of(cls, derived: Derived, lattices: Sequence[Lattice]) -> Implied:
+        """Sum up a derivation, for tiles of sizes that the network takes."""
+        found = (
+            axis.halo(_tile_of(axis, lattice))
+            for axis, lattice in zip(derived.axes, lattices, strict=True)
+        )
+        halos = tuple(halo for halo in found if halo is not None)
         return cls(
             period=tuple(axis.period for axis in derived.axes),
             halo=halos if len(halos) == len(derived.axes) else None,
@@ -89,12 +93,23 @@ class Implied:
         return self.halo is not None and not any(self.coupled)
 
 
+def tiles_of(derived: Derived, lattices: Sequence[Lattice]) -> tuple[int, ...]:
+    """Sizes of tiles on the grid of the derived periods, about as large as those recorded."""
+    return tuple(map(_tile_of, derived.axes, lattices))
+
+
+def _tile_of(axis: DerivedAxis, lattice: Lattice) -> int:
+    """A size that tiles have once the derived period is known to be the period."""
+    wide = replace(lattice, period=math.lcm(lattice.period, axis.period or 1))
+    return wide.size_at_least(axis.size)
+
+
 def _names(derived: Derived, statistic: bool) -> tuple[str, ...]:
     found = (one.name for one in derived.couplings if one.statistic == statistic)
     return tuple(dict.fromkeys(found))
 
 
-def implied_by(forward: Forward, example: torch.Tensor, module: nn.Module | None) -> Implied | None:
+def derived_by(forward: Forward, example: torch.Tensor, module: nn.Module | None) -> Derived | None:
     """Derive what a network's operations imply; None where they cannot be read.
 
     Parameters
@@ -107,12 +122,11 @@ def implied_by(forward: Forward, example: torch.Tensor, module: nn.Module | None
         Where names of layers are taken from.
     """
     try:
-        derived = derive(forward, example, module=module)
+        return derive(forward, example, module=module)
     except (OutOfPatience, InterruptedError):
         raise
     except Exception:  # whatever somebody's network does that cannot be recorded
         return None
-    return Implied.of(derived)
 
 
 def larger(one: Sequence[Sides], other: Sequence[Sides]) -> tuple[Sides, ...]:
@@ -125,4 +139,4 @@ def longer(one: int | None, other: int | None) -> int | None:
     return math.lcm(one, other) if one and other else one or other
 
 
-__all__ = ["Implied", "implied_by", "larger", "longer"]
+__all__ = ["Implied", "derived_by", "larger", "longer", "tiles_of"]

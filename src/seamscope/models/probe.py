@@ -18,8 +18,9 @@ from fractions import Fraction
 import torch
 
 from seamscope.errors import ModelError
+from seamscope.models.derived import Derived
 from seamscope.models.entrance import Entrance, Entry, Hints, Layout, arranged
-from seamscope.models.implied import Implied, implied_by
+from seamscope.models.implied import Implied, derived_by, tiles_of
 from seamscope.models.output_kind import OutputKind, kind_of, undecided
 from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, PhaseFields, measure_fields
@@ -209,11 +210,12 @@ class _Prober:
         self._forward = smooth
         out_channels = self._out_shape(channels, shape)[1]
         self._trials.phase("Reading its operations")
-        implied = implied_by(self._forward, self._noise(channels, shape), self._trials.module)
+        derived = derived_by(self._forward, self._noise(channels, shape), self._trials.module)
+        periods = tuple(axis.period for axis in derived.axes) if derived else (None,) * len(shape)
         self._trials.phase("Measuring accepted sizes")
-        beside = self._beside(channels, shape, implied)
+        beside = self._beside(channels, shape, periods)
         lattice = tuple(
-            self._axis(channels, shape, beside, axis, implied) for axis in range(len(shape))
+            self._axis(channels, shape, beside, axis, periods[axis]) for axis in range(len(shape))
         )
         narrow = self._narrow(channels, beside, lattice)
         fixed, meter = FixedStatistics(self._forward), MemoryMeter()
@@ -235,9 +237,23 @@ class _Prober:
             kind_certain=kind != "logits",
             noise=noise,
             layout=self._layout,
-            implied=implied,
+            implied=self._implied(derived, channels, lattice),
         )
         return self._without_surplus(facts)
+
+    def _implied(
+        self, derived: Derived | None, channels: int, lattice: tuple[Lattice, ...]
+    ) -> Implied | None:
+        """What the operations imply for tiles: of sizes that tiles have, where others fit less."""
+        if derived is None:
+            return None
+        sizes = tiles_of(derived, lattice)
+        if sizes != tuple(axis.size for axis in derived.axes):
+            again = derived_by(self._forward, self._noise(channels, sizes), self._trials.module)
+            own = [axis.period for axis in derived.axes]
+            if again is not None and [axis.period for axis in again.axes] == own:
+                derived = again
+        return Implied.of(derived, lattice)
 
     def _check_out_channels(self, channels: int, shape: tuple[int, ...]) -> None:
         """Refuse a network whose number of channels depends on the values of its input."""
@@ -302,7 +318,8 @@ class _Prober:
         self._forward = trimmed(plain, cut)
         self._shapes.clear()
         example = self._noise(facts.in_channels, facts.narrow)
-        implied = implied_by(self._forward, example, self._trials.module)
+        derived = derived_by(self._forward, example, self._trials.module)
+        implied = Implied.of(derived, whole) if derived else None
         return replace(facts, cut=tuple(cut), implied=implied)
 
     def _placed(self, facts: Facts) -> Facts:
@@ -386,12 +403,11 @@ class _Prober:
     # -- sizes
 
     def _beside(
-        self, channels: int, shape: tuple[int, ...], implied: Implied | None
+        self, channels: int, shape: tuple[int, ...], periods: Sequence[int | None]
     ) -> tuple[int, ...]:
         """A shape as small as the network takes, for the axes beside the one that is measured."""
         if self._hints.shape is not None:
             return shape
-        periods = implied.period if implied else (None,) * len(shape)
         for size in _NARROW:
             whole = tuple(-(-size // (p or 1)) * (p or 1) for p in periods)
             for small in dict.fromkeys([(size,) * len(shape), whole]):
@@ -415,7 +431,7 @@ class _Prober:
         shape: tuple[int, ...],
         beside: tuple[int, ...],
         axis: int,
-        implied: Implied | None,
+        period: int | None,
     ) -> Lattice:
         size = shape[axis]
 
@@ -428,7 +444,6 @@ class _Prober:
             beside = shape
             out = output(size)
         assert out is not None
-        period = implied.period[axis] if implied else None
         fine = None if self._hints.shape is not None else _Sizes(output, size, out, period).find()
         if fine is not None:
             scale, step = fine

@@ -76,8 +76,9 @@ def derive(
     tape = record(network, example.clone(), module=module)
     derived = Reader(tape, tuple(example.shape)).derived()
     for axis in range(len(derived.axes)):
-        longer, last = example, tape
-        while _worthwhile(derived, axis, longer, last):
+        longer, last, confirmed = example, tape, False
+        # near the borders of a short input something else may repeat: two lengths must agree
+        while not confirmed and _worthwhile(derived, axis, longer, last):
             longer = torch.cat([longer, longer], axis + 2)
             try:
                 last = record(network, longer.clone(), module=module)
@@ -91,7 +92,8 @@ def derive(
                 break
             again = Reader(last, tuple(longer.shape)).derived()
             axes = [*derived.axes]
-            axes[axis] = again.axes[axis]
+            confirmed = _same(axes[axis], again.axes[axis])
+            axes[axis] = axes[axis] if confirmed else again.axes[axis]
             couplings = _along(axis, again.couplings, derived.couplings)
             derived = replace(derived, axes=tuple(axes), couplings=couplings, unknown=again.unknown)
     return derived
@@ -133,7 +135,12 @@ def _worthwhile(derived: Derived, axis: int, x: torch.Tensor, tape: Tape) -> boo
     if coupled:  # by attention, whose memory grows with the square
         largest = max((_numbers(node) for node, _ in tape.steps), default=0)
         return 4 * largest <= _MOST and x.shape[axis + 2] < _LONG_ENOUGH
-    return derived.axes[axis].period is None and not derived.axes[axis].absolute
+    return derived.axes[axis].period is not None or not derived.axes[axis].absolute
+
+
+def _same(one: DerivedAxis, other: DerivedAxis) -> bool:
+    """Whether two lengths of an input imply the same."""
+    return one.period is not None and (one.period, one.fields) == (other.period, other.fields)
 
 
 def _numbers(node: fx.Node) -> int:

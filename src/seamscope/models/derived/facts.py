@@ -53,25 +53,30 @@ class DerivedAxis:
             return None
         return max(0, *(b for b, _ in self.fields)), max(0, *(a for _, a in self.fields))
 
-    @property
-    def halo(self) -> tuple[int, int] | None:
+    def halo(self, size: int) -> tuple[int, int] | None:
         """Pixels ``(before, after)`` of a tile on the grid that depend on what lies outside it.
 
         Less than `reach` where the worst phase lies elsewhere in the period.
+
+        Parameters
+        ----------
+        size
+            Any size that tiles may have.
         """
         if self.fields is None or self.scale is None or self.crop is None:
             return None
         scale, phases = self.scale, len(self.fields)
+        last_phase = int((size - sum(self.crop)) * scale) - 1
         sides = []
-        for before in (True, False):
-            last = -1  # the output furthest from the tile's end that is touched
-            for phase in range(phases):
-                own = self.fields[phase if before else phases - 1 - phase][0 if before else 1]
-                lost = own - self.crop[0 if before else 1]
+        for side in (0, 1):
+            furthest = -1  # number, from the tile's end on, of the last output that is touched
+            for number in range(phases):
+                phase = number if side == 0 else (last_phase - number) % phases
+                lost = self.fields[phase][side] - self.crop[side]
                 # outputs of this phase are touched while they cover pixels below `lost`
-                count = max(0, math.ceil((math.ceil(lost * scale) - phase) / phases))
-                last = max(last, phase + (count - 1) * phases if count else -1)
-            sides.append(math.ceil((last + 1) / scale))
+                count = max(0, math.ceil((math.ceil(lost * scale) - number) / phases))
+                furthest = max(furthest, number + (count - 1) * phases if count else -1)
+            sides.append(math.ceil((furthest + 1) / scale))
         return sides[0], sides[1]
 
 
