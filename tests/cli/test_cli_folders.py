@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 import seamscope
 from seamscope.cli import app
-from seamscope.images.folders import images_in, names_for
+from seamscope.errors import OutputError
+from seamscope.images.folders import check_apart, images_in, names_for, place_of
 from seamscope.models.formats import load_model
-from seamscope.prediction.folders import predict_all
+from seamscope.prediction.folders import jobs_for, make_folders, predict_all
 
 
 def run(*words):
@@ -127,7 +128,7 @@ def test_segment_seams_and_run_take_folders_too(folder) -> None:
         (("in/a*", "demo:batchnorm", "out.npy"), "out.npy is one file"),
         (("in/a*", "demo:nothing", "out"), "no demo network 'nothing'"),
         (("in/a*", "demo:batchnorm", "no/such/out"), "no/such/out"),
-        (("in/a*", "demo:batchnorm", "in/*.tif"), "a2.tif"),  # never over what is read
+        (("in/a*", "demo:batchnorm", "in/*.tif"), "in/a10.tif would overwrite"),
     ],
 )
 def test_what_concerns_all_is_refused(folder, words, said) -> None:
@@ -159,3 +160,44 @@ def test_a_zarr_folder_is_one_image(tmp_path) -> None:
     seamscope.predict(np.zeros((64, 64), np.uint8), "demo:batchnorm", str(tmp_path / "z.zarr"))
     assert images_in(str(tmp_path / "z.zarr")) is None
     assert images_in(str(tmp_path)) == (str(tmp_path / "z.zarr"),)
+
+
+def test_a_result_never_replaces_an_image_still_to_be_read(folder) -> None:
+    raw = Path("in/a10_1.tif")
+    tifffile.imwrite(raw, np.ones((64, 64), np.uint8))
+    before = {p: p.read_bytes() for p in Path("in").iterdir()}
+    done = run("predict", "in/*.tif", "demo:batchnorm", "in/*_1.tif", "--overwrite", "--tile", 64)
+    assert done.exit_code == 1
+    told = " ".join(done.output.split())
+    assert "in/a10_1.tif would overwrite in/a10_1.tif, which is read" in told
+    assert {p: p.read_bytes() for p in Path("in").iterdir()} == before
+    with pytest.raises(OutputError, match=r"a10_1\.tif, which is read"):
+        predict_all("in/*.tif", "demo:batchnorm", "in/*_1.tif", overwrite=True)
+    with pytest.raises(OutputError, match="which is read"):  # around an image, by another name
+        check_apart(["in/a10.tif"], ["out", "in/../in"])
+    check_apart(["in/a10.tif", "s3://b/in/a.zarr"], ["in/a10.ome.zarr", "s3://b/in/a.zarr"])
+
+
+def test_results_that_a_pattern_fits_are_not_predicted_when_resumed(folder) -> None:
+    words = ("predict", "in/a1*.tif", "demo:batchnorm", "in/*_1.tif", "--tile", 64, "--json", "-")
+    assert run(*words, "-q").exit_code == 0
+    again = run(*words, "--resume")
+    assert again.exit_code == 0, again.output
+    assert [e["image"] for e in json.loads(again.stdout)["images"]] == ["in/a10.tif"]
+    found = predict_all("in/a1*.tif", "demo:batchnorm", "in/*_1.tif", tile=64, resume=True)
+    assert [(each.image, each.state) for each in found] == [("in/a10.tif", "skipped")]
+    assert not list(Path("in").glob("*_1_1*"))
+
+
+def test_what_no_image_can_change_ends_the_command(folder) -> None:
+    done = run("predict", "in/a*", "demo:batchnorm", "out", "--fingerprint", "00000000")
+    assert done.exit_code == 1
+    assert "fingerprint" in done.output
+    assert "The others are done" not in done.output
+    assert done.output.count("Image ") == 1
+
+
+def test_results_in_object_stores_have_no_folders(folder) -> None:
+    assert place_of("s3://bucket/results/", "a") == "s3://bucket/results/a.ome.zarr"
+    make_folders(jobs_for("in/a*.tif", "s3://bucket/results"))
+    assert not list(Path().glob("s3*"))

@@ -132,3 +132,21 @@ def test_a_recipe_is_repeated_too(folder) -> None:
     np.testing.assert_array_equal(tifffile.imread("m.tif"), labels)
     assert read_record("m.tif")["protocol"]["recipe"]["threshold"] == 0.2
     assert Protocol.load("m.tif") == Protocol.load("r.toml")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--dry-run",), ("--resume",), ("--workers", 2), ("--grid", "g.csv"), ("--threshold", 0.2)],
+)
+def test_options_that_labels_lack_are_refused(folder, words) -> None:
+    Protocol(
+        Network("demo:instancenorm", ""), Settings(), ImageChoice("tyx"), None,
+        {"kind": "components", "channel": 1, "threshold": 0.2},
+    ).save("refused.toml")  # fmt: skip
+    try:
+        done = run("run", "refused.toml", "an image.tif", "refused.tif", *words)
+    finally:
+        (folder / "refused.toml").unlink()
+    assert done.exit_code == 1
+    assert f"{words[0]} does not apply to this protocol" in " ".join(done.output.split())
+    assert not (folder / "refused.tif").exists()

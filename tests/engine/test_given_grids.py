@@ -190,3 +190,36 @@ def test_from_files_on_the_command_line(image, tmp_path, monkeypatch) -> None:
     done = CliRunner().invoke(app, ["seams", "i.npy", "demo:batchnorm", "--grid", "bad.csv"])
     assert done.exit_code == 1
     assert "bad.csv holds no grid" in " ".join(done.output.split())
+
+
+def test_combinations_are_counted_not_made(monkeypatch):
+    def made(*axes):
+        raise AssertionError(f"{len(axes)} axes are combined")
+
+    monkeypatch.setattr("seamscope.planning.given.itertools.product", made)
+    assert len(GivenTiles.of(tiles()).axes) == 2
+    diagonal = [
+        {"read": [[i, i + 1]] * 3, "core": [[i, i + 1]] * 3} for i in range(50)
+    ]  # fmt: skip
+    with pytest.raises(SettingsError, match="50 x 50 x 50 windows"):
+        GivenTiles.of(diagonal)
+    with pytest.raises(SettingsError, match=r"6 tiles .* not all combinations"):
+        GivenTiles.of([*tiles()[:-1], tiles()[0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (
+            "g.csv",
+            "y_start,y_stop,x_start,x_stop,core_y_start,core_y_stop,core_x_start,core_x_stop\n"
+            "0,96,0,96,0,80,0,80\n0,96,0",
+            "a row ends before its column x_stop",
+        ),
+        ("g.json", '[{"read": [[0, Infinity]], "core": [[0, 8]]}]', "Tile 0 .* infinity"),
+    ],
+)
+def test_a_damaged_file_is_one_sentence(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SettingsError, match=said):
+        GivenTiles.of(tmp_path / name)

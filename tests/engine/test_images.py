@@ -663,3 +663,16 @@ def test_fixtures_conform(tmp_path: Path) -> None:
     ome_zarr_04(tmp_path / "4", pixels((2, 40, 50)))
     told = zarr.open_group(tmp_path / "4", mode="r").attrs["multiscales"]
     assert Multiscale.model_validate(told[0]).ndim == 3  # reading whole 0.4 groups fails in 1.6
+
+
+def test_an_image_with_nodata_opens_as_itself_elsewhere(tmp_path: Path) -> None:
+    pixels = np.arange(64, dtype=np.float32).reshape(8, 8)
+    np.save(tmp_path / "a.npy", pixels)
+    image = open_image(tmp_path / "a.npy").with_nodata(5)
+    assert image.opener is not None
+    again = open_image(image.opener, nodata=image.choice.nodata)
+    index = (slice(None), slice(None))
+    np.testing.assert_array_equal(again.read(index), np.where(pixels == 5, np.nan, pixels))
+    np.testing.assert_array_equal(again.read(index), image.read(index))
+    # no file opens with two such intensities
+    assert image.with_nodata(6).opener is None

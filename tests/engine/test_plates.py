@@ -14,7 +14,7 @@ import typer.testing
 import zarr
 
 from seamscope.cli import app
-from seamscope.errors import OutputError, SeamscopeError
+from seamscope.errors import ImageError, OutputError, SeamscopeError
 from seamscope.files import Place
 from seamscope.images.image import open_image
 from seamscope.images.ngff import OmeZarr
@@ -162,3 +162,40 @@ def test_the_command(plate: Path, tmp_path: Path) -> None:
         open_image(one).read((slice(None),) * 3),
         open_image(out, series="B/2/0").read((slice(None),) * 3),
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("zarr.json", '{"zarr_format": 3, "node_ty'), (".zattrs", "{}")]
+)
+def test_a_damaged_folder_is_no_plate(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / "d.ome.zarr").mkdir()
+    (tmp_path / "d.ome.zarr" / name).write_text(content)
+    assert plate_at(tmp_path / "d.ome.zarr") is None
+    with pytest.raises(SeamscopeError, match=r"d\.ome\.zarr"):
+        open_image(tmp_path / "d.ome.zarr")
+
+
+@pytest.mark.parametrize(
+    ("wells", "images", "said"),
+    [
+        (["A/1"], [{"path": "0"}], "lists its wells in a form"),
+        ([{"path": 3}], [{"path": "0"}], "lists its wells in a form"),
+        ([{"path": "A/1"}], [{"acquisition": 0}], "lists its images in a form"),
+        ([{"path": "A/1"}], 2, "lists its images in a form"),
+    ],
+)
+def test_malformed_lists_are_one_sentence(
+    tmp_path: Path, wells: Any, images: Any, said: str
+) -> None:
+    root = zarr.create_group(str(tmp_path / "p.zarr"), attributes={"plate": {"wells": wells}})
+    root.create_group("A/1", attributes={"well": {"images": images}})
+    with pytest.raises(ImageError, match=said):
+        plate_at(tmp_path / "p.zarr")
+
+
+def test_a_damaged_well_is_one_sentence(tmp_path: Path) -> None:
+    plate = {"plate": {"wells": [{"path": "A"}]}}
+    zarr.create_group(str(tmp_path / "p.zarr"), attributes=plate).create_group("A")
+    (tmp_path / "p.zarr" / "A" / "zarr.json").write_text("{")
+    with pytest.raises(ImageError, match="a well whose metadata cannot be read"):
+        plate_at(tmp_path / "p.zarr")

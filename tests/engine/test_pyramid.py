@@ -361,3 +361,20 @@ def test_the_disk_must_have_room_for_all_levels(monkeypatch: pytest.MonkeyPatch)
     # 1024, 512 and 256 pixels a side
     assert kind.room(one) == full * (16 + 4 + 1) // 16
     assert kind.room(replace(one, ome=OmeZarr(pyramid=False))) == full
+
+
+def test_flipped_layers_are_written_with_lengths(tmp_path: Path) -> None:
+    flipped = replace(open_image(np.ones((40, 70), "f4")), scale=(-1.0, 0.25))
+    seamscope.predict(flipped, torch.nn.Identity(), str(tmp_path / "a.ome.zarr"), normalize="none")
+    written = open_image(tmp_path / "a.ome.zarr", level=1)
+    assert written.scale[-2:] == (1.0, 0.5)
+    made = levels_of("yx", (40, 40), (-1.0, 1.0), ("", ""), (0.0, 0.0))
+    assert [level.shape for level in made] == [(40, 40), (20, 20), (10, 10)]
+
+
+@pytest.mark.parametrize("size", [0.0, float("nan"), float("inf")])
+def test_pixels_without_a_size_are_refused(tmp_path: Path, size: float) -> None:
+    how = {**YX, "scale": (1.0, size)}
+    with pytest.raises(OutputError, match=f"pixel size of 1.0, {size} cannot be written"):
+        create_output(str(tmp_path / "a.ome.zarr"), (40, 40), "f4", **how)
+    assert not list(tmp_path.iterdir())

@@ -31,6 +31,7 @@ from seamscope.errors import ImageError, OutputError
 from seamscope.images import pyramid, remote, remote_results
 from seamscope.images.addresses import Address, is_address, without_secrets
 from seamscope.images.image import open_image
+from seamscope.images.outputs import create_output
 from seamscope.images.records import read_record
 from watching import Seen
 
@@ -200,6 +201,9 @@ def test_the_command_line_shows_no_password(image_on_web: Any, tmp_path: Path) -
         ("GET https://h/a?sig=1,2&b=2 after", "GET https://h/a after"),
         ('"https://h:80/a#x"', '"https://h:80/a"'),
         ("user@host and a/b", "user@host and a/b"),
+        ("HTTPS://me:word@host/a.zarr", "HTTPS://host/a.zarr"),
+        ("https://me:p@ss@host/a.zarr", "https://host/a.zarr"),
+        ("https://h/a(1).zarr?sig=word is", "https://h/a(1).zarr is"),
     ],
 )
 def test_what_is_secret_in_an_address_is_left_out(text: str, shown: str) -> None:
@@ -207,6 +211,8 @@ def test_what_is_secret_in_an_address_is_left_out(text: str, shown: str) -> None
 
 
 def test_addresses_that_are_not_read() -> None:
+    with pytest.raises(ImageError, match=r"https://\[h/x\.zarr cannot be read as an address"):
+        Address.parse("https://me:word@[h/x.zarr")
     assert not is_address("C:\\image.tif")
     assert not is_address("images/a.zarr")
     for address, words in [
@@ -436,6 +442,27 @@ def test_two_writers_of_one_place(place: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(remote_results, "_RENEWED", 0.0)
     with pytest.raises(OutputError, match="taken over by another process"):
         claim.renew()
+
+
+def test_what_another_process_took_over_is_left_as_it_is(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = Address.parse(place)
+    how: dict[str, Any] = {"axes": "yx", "scale": (1, 1), "units": ("pixel", "pixel")}
+    first = create_output(place, DATA.shape, DATA.dtype, **how)
+    first.write((slice(0, 64), slice(0, 72)), DATA)
+    monkeypatch.setattr(remote_results.psutil, "pid_exists", lambda _: False)
+    second = remote_results.RemoteClaim(remote_results.RemotePlace(address))
+    with pytest.raises(OutputError, match="taken over by another process"):
+        first.finish()
+    assert read_record(place)["finished"] is False
+    there = sorted(str(each["path"]) for each in remote.objects(address.parent))
+    first.discard()
+    assert sorted(str(each["path"]) for each in remote.objects(address.parent)) == there
+    second.confirm()
+    second.remove()
+    second.release()
+    assert not list(remote.objects(address.parent))
 
 
 def test_writing_and_reading_survive_failures(s3: type[Proxy], monkeypatch: Any) -> None:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from seamscope.planning.protocol import Protocol
 
 
+_NOT_OF_LABELS = {"workers", "threshold", "background"}
+"""Options of ``predict`` that mean something else in ``segment``: processes; the recipe's own."""
+
+
 def _own_parameters() -> dict[str, tuple[Any, Any]]:
     """Name, annotation and default of what ``run`` takes in place of ``predict``'s arguments."""
     name = Annotated[
@@ -41,7 +45,12 @@ def _own_parameters() -> dict[str, tuple[Any, Any]]:
         option("Protocol", "Where the protocol's network is now, if it was moved.", "MODEL"),
     ]
     empty = inspect.Parameter.empty
-    return {"protocol": (name, empty), "image": (ImageName, empty), "model": (model, None)}
+    return {
+        "context": (typer.Context, empty),
+        "protocol": (name, empty),
+        "image": (ImageName, empty),
+        "model": (model, None),
+    }
 
 
 def _like(function: Any) -> Any:
@@ -71,15 +80,30 @@ def run(**given: Any) -> None:
     """
     from seamscope.planning.protocol import Protocol
 
+    context = given.pop("context")
     protocol = Protocol.load(given.pop("protocol"))
     if protocol.network is not None:
         given["model"] = given["model"] or protocol.network.path
     if protocol.recipe is not None:
+        _check_options(context)
         segment(**_of_segment(protocol, given))
         return
     if given["model"] is None:
         raise SettingsError("The protocol has no network. Give one (--model).")
     predict(protocol=None, save_protocol=None, **given)
+
+
+def _check_options(context: typer.Context) -> None:
+    """Refuse options on the command line that do not matter to labels."""
+    taken = inspect.signature(segment).parameters.keys() - _NOT_OF_LABELS
+    for each in context.command.params:
+        name = str(each.name)
+        source = context.get_parameter_source(name)
+        if name not in (*_own_parameters(), *taken) and source and source.name == "COMMANDLINE":
+            raise SettingsError(
+                f"{each.opts[0]} does not apply to this protocol, whose recipe makes labels: leave "
+                "it out, or use seamscope predict and then seamscope segment."
+            )
 
 
 def _of_segment(protocol: Protocol, given: Mapping[str, Any]) -> dict[str, Any]:

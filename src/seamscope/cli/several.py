@@ -19,7 +19,8 @@ from seamscope import __version__
 from seamscope.cli import places
 from seamscope.cli.answer import Answer, columns, gathered
 from seamscope.cli.options import LOADED
-from seamscope.errors import ModelError, OutputError, TrustError
+from seamscope.errors import OutputError
+from seamscope.images.addresses import is_address
 from seamscope.text import duration_text
 
 SEVERAL = {"predict": "image", "segment": "prediction", "seams": "image", "run": "image"}
@@ -103,6 +104,7 @@ def repeat(
         Shows a sentence.
     """
     answer = Answer(given.get("json_file"), bool(given.get("quiet")))
+    images = _left(images, given)
     each = _each(command, images, given)
     places.check({**given, SEVERAL[command]: None, **dict.fromkeys(("out", *_PATTERNS))})
     found: list[_Done] = []
@@ -117,15 +119,24 @@ def repeat(
             code = _one(done, parameters, act, explain)
             if done.state == "failed":
                 say(f"{image}: {done.sentence}")
-            if code == 130 or LOADED.failed:  # stopped by the user, or no image would do better
+            if code == 130:  # stopped by the user
                 break
     _conclude(answer, found, images, code, _how_to_continue(given), say)
 
 
 def _how_to_continue(given: Mapping[str, Any]) -> str:
-    if "resume" in given:
+    if "resume" in given and not _makes_labels(given):
         return "repeat the command with --resume"
     return "repeat the command for these images"
+
+
+def _makes_labels(given: Mapping[str, Any]) -> bool:
+    """Whether a protocol is repeated that has a recipe of labels, which are not resumed."""
+    if given.get("protocol") is None:
+        return False
+    from seamscope.planning.protocol import Protocol
+
+    return Protocol.load(given["protocol"]).recipe is not None
 
 
 def _one(
@@ -140,12 +151,10 @@ def _one(
             act(parameters)
         except typer.Exit as end:
             code = end.exit_code
-        except (TrustError, ModelError) as error:
-            if LOADED.failed is error:
-                raise
-            done.sentence, code = explain(error)
         except BaseException as error:
             done.sentence, code = explain(error)
+            if LOADED.failed is error and code != 130:  # no image would do better
+                raise
     done.seconds = time.perf_counter() - begin
     done.record = answers[-1] if answers else {}
     done.sentence = done.sentence.removeprefix("Error: ")
@@ -156,9 +165,18 @@ def _one(
     return code
 
 
+def _left(images: Sequence[str], given: Mapping[str, Any]) -> Sequence[str]:
+    """Return the images without results of an earlier run that is resumed."""
+    if not given.get("resume") or "out" not in given:
+        return images
+    from seamscope.images.folders import names_for, place_of, without_results
+
+    return without_results(images, [place_of(given["out"], name) for name in names_for(images)])
+
+
 def _each(command: str, images: Sequence[str], given: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the parameters for each image."""
-    from seamscope.images.folders import names_for, place_of
+    from seamscope.images.folders import check_apart, names_for, place_of
 
     names = names_for(images)
     outs = {name: given[name] for name in _PATTERNS if given.get(name) is not None}
@@ -176,6 +194,8 @@ def _each(command: str, images: Sequence[str], given: Mapping[str, Any]) -> list
             own["out"] = place_of(given["out"], name)
         each.append({**given, **own})
     if not given.get("dry_run"):
+        written = [own[name] for own in each for name in ("out", *outs) if name in own]
+        check_apart(images, written)
         _make_folders([own["out"] for own in each if "out" in own])
     return each
 
@@ -183,7 +203,8 @@ def _each(command: str, images: Sequence[str], given: Mapping[str, Any]) -> list
 def _make_folders(outs: Sequence[str]) -> None:
     from seamscope.files import disk_errors
 
-    for folder in dict.fromkeys(Path(out).expanduser().parent for out in outs):
+    local = [Path(out).expanduser() for out in outs if not is_address(out)]
+    for folder in dict.fromkeys(path.parent for path in local):
         with disk_errors(folder, "Nothing was written."):
             folder.mkdir(exist_ok=True)
 

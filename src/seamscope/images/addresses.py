@@ -20,7 +20,7 @@ from seamscope.errors import ImageError
 SCHEMES = ("s3", "gs", "https", "http")
 
 _ADDRESS = re.compile(
-    r"\b([a-z][a-z0-9+.-]*)://(?:[^\s/@]*@)?([^\s?#\"'<>)\],]*)(?:[?#][^\s\"'<>)\]]*)?"
+    r"\b([a-z][a-z0-9+.-]*)://(?:[^\s/]*@)?([^\s?#\"<>]*)(?:[?#][^\s\"<>]*)?", re.IGNORECASE
 )
 
 
@@ -71,8 +71,14 @@ class Address:
         ImageError
             When it cannot be reached by this program, or names a single signed object.
         """
-        parts = urlsplit(text)
         shown = without_secrets(text)
+        try:
+            parts = urlsplit(text)
+        except ValueError as error:
+            raise ImageError(
+                f"{shown} cannot be read as an address ({without_secrets(str(error))}): write "
+                "https://HOST/PATH or s3://BUCKET/PATH."
+            ) from None
         if parts.scheme.lower() not in SCHEMES:
             raise ImageError(
                 f"{shown} begins with {parts.scheme}://, which is not read: use s3://, gs:// or "

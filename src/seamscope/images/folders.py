@@ -6,14 +6,17 @@ Knows files' names and first bytes. Does not open images or know what is done wi
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from seamscope.errors import ImageError, OutputError
+from seamscope.images.addresses import is_address
 from seamscope.images.kinds import FORMATS
 from seamscope.images.open import is_image_file
+from seamscope.images.records import read_record
 
 _ENDINGS = (".ome.tiff", ".tiff", ".jpeg", ".jpg", *FORMATS)
 _ZARR = ("zarr.json", ".zarray", ".zgroup")
@@ -146,9 +149,13 @@ def place_of(out: str, name: str) -> str:
     --------
     >>> place_of("results", "a"), place_of("results/*_labels.tif", "a")
     ('results/a.ome.zarr', 'results/a_labels.tif')
+    >>> place_of("s3://bucket/results", "a")
+    's3://bucket/results/a.ome.zarr'
     """
     if "*" in out:
         return out.replace("*", name)
+    if is_address(out) and not out.lower().endswith(tuple(FORMATS)):
+        return f"{out.rstrip('/')}/{name}.ome.zarr"
     if out.lower().endswith(tuple(FORMATS)):
         raise OutputError(
             f"{out} is one file, and there are several images. Give a folder, or write * for the "
@@ -157,4 +164,59 @@ def place_of(out: str, name: str) -> str:
     return str(Path(out) / f"{name}.ome.zarr")
 
 
-__all__ = ["images_in", "names_for", "place_of"]
+def check_apart(images: Sequence[str], outs: Sequence[str]) -> None:
+    """Check that no result lies where an image is, or around one.
+
+    Parameters
+    ----------
+    images
+        All that are read.
+    outs
+        All that is written, in any order.
+
+    Raises
+    ------
+    OutputError
+        Where a result would overwrite an image, its own or that of another result.
+    """
+    read: dict[Path, str] = {}
+    for image in images:
+        if not is_address(image):
+            real = _real(image)
+            read |= dict.fromkeys((real, *real.parents), image)
+    for out in outs:
+        hit = None if is_address(out) else read.get(_real(out))
+        if hit is not None:
+            raise OutputError(
+                f"{out} would overwrite {hit}, which is read: write to another folder, or choose "
+                "a pattern that leaves results out."
+            )
+
+
+def without_results(images: Sequence[str], outs: Sequence[str]) -> tuple[str, ...]:
+    """Return the images without those that an earlier run made of others.
+
+    A pattern such as ``"d/*.tif"`` fits results in ``"d/*_out.tif"`` too, once they are there.
+
+    Parameters
+    ----------
+    images
+        That a pattern stands for.
+    outs
+        The place of the result of each.
+    """
+    made = {_real(out) for out in outs if not is_address(out)}
+    return tuple(
+        image
+        for image in images
+        if is_address(image)
+        or _real(image) not in made
+        or read_record(Path(image).expanduser()) is None
+    )
+
+
+def _real(name: str) -> Path:
+    return Path(os.path.normcase(os.path.realpath(Path(name).expanduser())))
+
+
+__all__ = ["check_apart", "images_in", "names_for", "place_of", "without_results"]

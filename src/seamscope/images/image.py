@@ -182,12 +182,16 @@ class Image:
             The intensity.
         """
         note = f"Pixels of {self.name} with intensity {nodata:g} are without data."
+        # a file is opened with one such intensity, and none for indices
+        opens = not self.missing and not self.choice.indices
         return replace(
             self,
             data=WithoutData(self.data, nodata),
             notes=(*self.notes, note),
             missing=True,
             identity=self.identity and f"{self.identity} nodata={nodata!r}",
+            opener=self.opener if opens else None,
+            choice=replace(self.choice, nodata=nodata),
             _kept=None if self._kept is None else self._kept.fresh(),
         )
 

@@ -13,6 +13,7 @@ Knows how a result begins, grows, and takes its place. Does not know kinds of fi
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import threading
@@ -139,6 +140,11 @@ class Output:
         if self._claim is not None:
             self._claim.renew()
 
+    def _confirm(self) -> None:
+        """Check that what is completed was not taken over; on a disk, a lock ensures it."""
+        if self._claim is not None and not isinstance(self._claim, Claim):
+            self._claim.confirm()
+
     def wrote(self, index: tuple[slice, ...]) -> None:
         """Note a region that another process has written into the same store.
 
@@ -186,7 +192,9 @@ class Output:
         with self._lock, self._disk_errors():
             if self._claim is not None:
                 self._claim.free()
+            self._confirm()
             self._store.flush()
+            self._confirm()  # again, since that may have taken long
             if self._claim is not None:
                 self._store.complete(record, self._claim.final_record)
                 self._claim.swap()
@@ -404,7 +412,8 @@ def create_output(
     Raises
     ------
     OutputError
-        When the target exists, is the image itself, cannot hold such a result, or has no room.
+        When the target exists, is the image itself, cannot hold such a result, or has no room; or
+        a pixel size is 0 or not finite. A negative one, of a flipped layer, is written as a length.
     SettingsError
         When `axes` does not fit `shape`.
     """
@@ -413,7 +422,7 @@ def create_output(
         tuple(int(n) for n in shape),
         np.dtype(dtype),
         axes,
-        tuple(float(s) for s in scale),
+        _lengths(scale),
         tuple(units),
         _chunks(chunks, shape, axes),
         name,
@@ -518,6 +527,17 @@ def _create_file(
         except BaseException:
             claim.release()
             raise
+
+
+def _lengths(scale: Sequence[float]) -> tuple[float, ...]:
+    """Return sizes of pixels as lengths: programs that read a result do not take negative ones."""
+    sizes = tuple(abs(float(size)) for size in scale)
+    if not all(0 < size < math.inf for size in sizes):
+        raise OutputError(
+            f"A pixel size of {', '.join(map(str, scale))} cannot be written: let each be a number "
+            "other than 0."
+        )
+    return sizes
 
 
 def _address(target: str) -> Address:

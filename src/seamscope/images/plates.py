@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seamscope.images.addresses import Address, is_address
+from seamscope.errors import ImageError, SeamscopeError
+from seamscope.images.addresses import Address, is_address, without_secrets
+from seamscope.images.dimensions import why
 from seamscope.images.ngff import OmeZarr, attributes
 
 _METADATA = ("zarr.json", ".zattrs")
@@ -58,6 +60,11 @@ def plate_at(source: Any) -> Plate | None:
     ----------
     source
         As for `seamscope.images.image.open_image`.
+
+    Raises
+    ------
+    ImageError
+        Where a plate's metadata are damaged.
     """
     node = _node(source)
     if node is None or hasattr(node, "shape"):
@@ -65,9 +72,33 @@ def plate_at(source: Any) -> Plate | None:
     metadata = _part(node, "plate")
     if not metadata or not metadata.get("wells"):
         return None
-    paths = [str(well["path"]) for well in metadata["wells"] if well.get("path") in node]
-    wells = {path: _part(node[path], "well") for path in paths}
+    shown = without_secrets(str(source))
+    paths = _paths(metadata, "wells", shown)
+    try:
+        wells = {path: _part(node[path], "well") for path in paths if path in node}
+    except SeamscopeError:
+        raise
+    except Exception as error:  # whatever zarr raises for a well whose metadata cannot be read
+        raise ImageError(
+            f"{shown} has a well whose metadata cannot be read ({why(error)}). Copy the plate "
+            "again, or choose one field (series)."
+        ) from error
+    for path, well in wells.items():
+        _paths(well, "images", f"{shown}/{path}")
     return Plate(str(source), metadata, wells)
+
+
+def _paths(part: Mapping[str, Any], name: str, shown: str) -> list[str]:
+    """Return the paths of a plate's wells, or of a well's images."""
+    listed = part.get(name) or []
+    if not isinstance(listed, list) or not all(
+        isinstance(each, Mapping) and isinstance(each.get("path"), str) for each in listed
+    ):
+        raise ImageError(
+            f"{shown} lists its {name} in a form that is not OME-Zarr's, such as "
+            f'"{name}": [{{"path": "A/1"}}]. Correct its metadata, or choose one field (series).'
+        )
+    return [each["path"] for each in listed]
 
 
 def _node(source: Any) -> Any:
@@ -82,7 +113,10 @@ def _node(source: Any) -> Any:
         return None
     import zarr
 
-    return zarr.open(str(path), mode="r")
+    try:
+        return zarr.open(str(path), mode="r")
+    except Exception:  # damaged, or no zarr: `open_image` says what is wrong
+        return None
 
 
 def _part(group: Any, name: str) -> dict[str, Any]:

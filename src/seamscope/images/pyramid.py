@@ -88,7 +88,7 @@ def levels_of(
 
 def _coarser(level: Level, axes: str, units: Sequence[str]) -> Level:
     lengths = {
-        number: level.scale[number] * _METRES.get(units[number], 1.0)
+        number: abs(level.scale[number]) * _METRES.get(units[number], 1.0)
         for number, axis in enumerate(axes)
         if axis in "zyx" and level.shape[number] > 1
     }

@@ -192,10 +192,18 @@ class RemoteClaim:
         OutputError
             When another process has taken the place over.
         """
-        if time.monotonic() - self._renewed < _RENEWED:
-            return
-        if self._owner().get("token") != self._token:
-            self._held = False
+        if not 0 <= time.time() - self._renewed < _RENEWED:  # or the clock was put back
+            self.confirm()
+
+    def confirm(self) -> None:
+        """Check that this process still owns the place, and renew its right to write.
+
+        Raises
+        ------
+        OutputError
+            When another process has taken the place over.
+        """
+        if not self._owns():
             raise OutputError(
                 f"{self.place.path} was taken over by another process, since this one was not "
                 "heard of for 15 minutes. Use another name."
@@ -213,13 +221,18 @@ class RemoteClaim:
         _delete(self.place.ledger, *_names(self.place.ledger))
 
     def release(self) -> None:
-        """Let other processes write."""
-        if self._held:
-            self._held = False
+        """Let other processes write; leaves the right of another process as it is."""
+        if self._owns():
             _delete(self.place.path.parent, self.place.lock.name)
+        self._held = False
 
     def remove(self) -> None:
-        """Delete what is there, and its marks; its root last, which says that it is unfinished."""
+        """Delete what is there, and its marks; its root last, which says that it is unfinished.
+
+        Does nothing where another process has taken the place over.
+        """
+        if not self._owns():
+            return
         names = _names(self.place.path)
         if any(name in _ROOTS for name in names):
             import zarr
@@ -233,7 +246,13 @@ class RemoteClaim:
     def _write(self, **how: Any) -> None:
         who = {"host": socket.gethostname(), "process": os.getpid(), "token": self._token}
         _put(self.place.lock, json.dumps(who).encode(), **how)
-        self._renewed = time.monotonic()
+        # not monotonic, which stands still while a computer sleeps and its right runs out
+        self._renewed = time.time()
+
+    def _owns(self) -> bool:
+        """Whether no other process has taken the place over."""
+        self._held = self._held and self._owner().get("token") == self._token
+        return self._held
 
     def _owner(self) -> dict[str, Any]:
         found = json.loads(_get(self.place.lock) or b"{}")

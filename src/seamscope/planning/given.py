@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -110,19 +111,26 @@ def _read(path: Path) -> Any:
         if path.suffix.lower() != ".csv":
             return json.loads(text)
         return list(map(_of_row, csv.DictReader(text.splitlines())))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, csv.Error) as error:
         said = f"the column {error} is missing" if isinstance(error, KeyError) else str(error)
         raise SettingsError(
             f"{path} holds no grid ({said}): give JSON or CSV with read windows and cores."
         ) from error
 
 
-def _of_row(row: Mapping[str, str]) -> dict[str, Any]:
+def _of_row(row: Mapping[str, str | None]) -> dict[str, Any]:
     axes = "zyx" if "z_start" in row else "yx"
     return {
-        what: [[int(row[f"{begin}{a}_start"]), int(row[f"{begin}{a}_stop"])] for a in axes]
+        what: [[_number(row, f"{begin}{a}_{end}") for end in ("start", "stop")] for a in axes]
         for what, begin in (("read", ""), ("core", "core_"))
     }
+
+
+def _number(row: Mapping[str, str | None], column: str) -> int:
+    found = row[column]
+    if found is None:
+        raise ValueError(f"a row ends before its column {column}")
+    return int(found)
 
 
 def _spans(number: int, tile: Any) -> tuple[Span, ...]:
@@ -132,7 +140,7 @@ def _spans(number: int, tile: Any) -> tuple[Span, ...]:
         spans = [tuple(map(_whole, (*read, *core))) for read, core in pairs]
         if any(len(span) != 4 for span in spans):
             raise ValueError("each is a start and a stop for each axis")
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise SettingsError(
             f"Tile {number} of the grid has no window and core ({error}): write "
             '{"read": [[0, 96], [0, 96]], "core": [[0, 80], [0, 80]]}.'
@@ -154,8 +162,8 @@ def _along(tiles: Sequence[tuple[Span, ...]]) -> tuple[tuple[Span, ...], ...]:
         tuple(sorted({tile[axis] for tile in tiles}, key=lambda span: (span[2], span[0])))
         for axis in range(len(tiles[0]))
     )
-    expected = set(itertools.product(*axes))
-    if len(tiles) != len(expected) or set(tiles) != expected:
+    # as many different tiles as there are combinations are all of them
+    if len(tiles) != math.prod(map(len, axes)) or len(set(tiles)) != len(tiles):
         raise SettingsError(
             f"The {len(tiles)} tiles of the grid are not all combinations of "
             f"{' x '.join(str(len(axis)) for axis in axes)} windows, each once: only grids of rows "

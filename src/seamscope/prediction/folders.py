@@ -17,7 +17,14 @@ from torch import nn
 
 from seamscope.errors import OutputError, SeamscopeError
 from seamscope.files import disk_errors
-from seamscope.images.folders import images_in, names_for, place_of
+from seamscope.images.addresses import is_address
+from seamscope.images.folders import (
+    check_apart,
+    images_in,
+    names_for,
+    place_of,
+    without_results,
+)
 from seamscope.images.image import open_image
 from seamscope.images.records import read_record
 from seamscope.ledger import differing
@@ -64,7 +71,9 @@ class Job:
     out: str
 
 
-def jobs_for(images: str | Sequence[str | os.PathLike[str]], out: str) -> list[Job]:
+def jobs_for(
+    images: str | Sequence[str | os.PathLike[str]], out: str, *, resume: bool = False
+) -> list[Job]:
     """Return what is to be done.
 
     Parameters
@@ -73,15 +82,25 @@ def jobs_for(images: str | Sequence[str | os.PathLike[str]], out: str) -> list[J
         A pattern, a folder, or paths.
     out
         A folder, or a path with ``*`` for the image's name.
+    resume
+        Whether images that an earlier run made of others are left out.
 
     Raises
     ------
     ImageError, OutputError
-        Where there are no images, or `out` is one file.
+        Where there are no images, `out` is one file, or a result would overwrite an image.
     """
     names = (images_in(images) or (images,)) if isinstance(images, str) else images
     paths = [os.fspath(name) for name in names]
-    return [Job(p, place_of(out, n)) for p, n in zip(paths, names_for(paths), strict=True)]
+    if resume:
+        paths = list(without_results(paths, _places(paths, out)))
+    outs = _places(paths, out)
+    check_apart(paths, outs)
+    return list(map(Job, paths, outs))
+
+
+def _places(paths: Sequence[str], out: str) -> list[str]:
+    return [place_of(out, name) for name in names_for(paths)]
 
 
 def predict_all(
@@ -136,7 +155,7 @@ def predict_all(
         predict(case, None, job.out, overwrite=overwrite, resume=resume, work=work)
         return "done", read_record(job.out) or {}
 
-    jobs = jobs_for(images, out)
+    jobs = jobs_for(images, out, resume=resume)
     make_folders(jobs)
     found = []
     for number, job in enumerate(jobs):
@@ -170,15 +189,22 @@ def make_folders(jobs: Sequence[Job]) -> None:
     OutputError
         Where one cannot be made.
     """
-    for folder in dict.fromkeys(Path(job.out).expanduser().parent for job in jobs):
+    local = [Path(job.out).expanduser() for job in jobs if not is_address(job.out)]
+    for folder in dict.fromkeys(path.parent for path in local):
         with disk_errors(folder, "Nothing was written."):
             folder.mkdir(exist_ok=True)
 
 
 def is_done(target: str | os.PathLike[str]) -> bool:
     """Return whether there is a whole result of Seamscope."""
+    return bool((_record(target) or {}).get("finished"))
+
+
+def _record(target: str | os.PathLike[str]) -> dict[str, Any] | None:
+    if is_address(target):
+        return read_record(target)
     path = Path(target).expanduser()
-    return path.exists() and bool((read_record(path) or {}).get("finished"))
+    return read_record(path) if path.exists() else None
 
 
 def done_before(target: str | os.PathLike[str], case: Case) -> bool:
@@ -191,7 +217,7 @@ def done_before(target: str | os.PathLike[str], case: Case) -> bool:
     """
     if not is_done(target):
         return False
-    before = (read_record(Path(target).expanduser()) or {}).get("task")
+    before = (_record(target) or {}).get("task")
     if not isinstance(before, dict):
         raise OutputError(
             f"{target} does not say what it was made of, so it cannot be compared. Choose another "
