@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import threading
 import tracemalloc
 from types import SimpleNamespace
 
@@ -367,6 +369,106 @@ def test_painting_in_a_window_becomes_corrections(qtbot, viewer, segmented):
     np.testing.assert_array_equal(shown(dock), before)
 
 
+def test_what_was_painted_stays_until_it_is_kept(qtbot, viewer, segmented, monkeypatch):
+    p = np.zeros((40, 60), np.float32)
+    p[10:20, 5:15] = p[10:20, 20:30] = 0.9
+    dock = segmented(p)
+    page = dock.correcting
+    page.act("lock", (15, 25))
+    rest(qtbot, dock)
+    page.paint()
+    window = page.window
+    painted = np.asarray(window.layer.data)
+    corner = window.corner
+    painted[30 - corner[0] : 35 - corner[0], 40 - corner[1] : 50 - corner[1]] = 77
+    painted[10 - corner[0] : 12 - corner[0], 20 - corner[1] : 30 - corner[1]] = 0  # locked
+    with monkeypatch.context() as patch:
+        patch.setattr(dock.live, "ready", lambda: None)
+        page.paint()
+    assert "wait until they are shown" in dock.problem
+    assert page.window is window
+    page.paint()
+    assert "locked" in dock.problem
+    assert page.window is window
+    assert [entry.do for entry in dock.live.corrections.entries] == ["lock", "paint"]
+    assert [change.erased for change in window.changes()] == [True]
+
+
+def test_corrections_in_memory_come_back_with_their_basins(qtbot, segmented, tmp_path):
+    p = smooth(64, 80)
+    dock = segmented(p)
+    edits = Corrections(seamscope.segment(p, kind="components"))
+    place = tuple(int(i) for i in np.unravel_index(np.argmax(p), p.shape))
+    dock.correcting.act("delete", place)
+    edits.delete(place)
+    rest(qtbot, dock)
+    press(qtbot, dock.segment)
+    rest(qtbot, dock)
+    assert dock.live.corrections.entries == edits.entries
+    assert same_objects(shown(dock), edits.current.labels)
+    start = dock.recipe.value()
+    dock.recipe.set_value(start.but(kind="distance"))
+    rest(qtbot, dock)
+    assert len(dock.live.corrections) == 0  # of other basins
+    dock.recipe.set_value(start)
+    rest(qtbot, dock)
+    assert same_objects(shown(dock), edits.current.labels)
+    dock.writing.place.setText(str(tmp_path / "cells.npy"))
+    press(qtbot, dock.segment)
+    rest(qtbot, dock)
+    (file,) = tmp_path.glob("cells.*.corrections")
+    assert Corrections(edits.base, file).entries == edits.entries
+
+
+def test_the_file_of_corrections_is_named_in_the_windows_thread(qtbot, segmented, monkeypatch):
+    dock = segmented(smooth(40, 50))
+    asked = []
+    place = dock.writing.place
+
+    def text():
+        asked.append(threading.current_thread())
+        return type(place).text(place)
+
+    monkeypatch.setattr(place, "text", text)
+    press(qtbot, dock.segment)
+    rest(qtbot, dock)
+    assert set(asked) == {threading.main_thread()}
+
+
+def test_labels_lie_on_their_own_image(qtbot, viewer, segmented):
+    p = smooth(40, 50)
+    dock = segmented(p)
+    layer = viewer.add_image(p, name="prob", translate=(100, 7))  # a part of the other's name
+    dock.source.setCurrentIndex(
+        next(i for i in range(dock.source.count()) if dock.source.itemData(i).layer is layer)
+    )
+    rest(qtbot, dock)
+    press(qtbot, dock.segment)
+    rest(qtbot, dock)
+    np.testing.assert_array_equal(dock.live.layer.translate, (100, 7))
+    kept = dock.live.layer
+    press(qtbot, dock.segment)
+    rest(qtbot, dock)
+    assert dock.live.layer is kept
+
+
+def test_what_is_not_shown_yet_is_not_written(qtbot, segmented, tmp_path):
+    p = smooth(64, 80)
+    dock = segmented(p)
+    dock.writing.place.setText(str(tmp_path / "cells.npy"))
+    dock.plot.set_value(0.6)
+    press(qtbot, dock.writing.write)
+    assert "wait until they are shown" in dock.problem
+    dock.splits.begin()
+    assert not dock.job.busy
+    rest(qtbot, dock)
+    assert not list(tmp_path.iterdir())
+    press(qtbot, dock.writing.write)
+    rest(qtbot, dock)
+    expected = seamscope.segment(p, kind="components", threshold=0.6).labels
+    np.testing.assert_array_equal(np.load(tmp_path / "cells.npy"), expected)
+
+
 def test_suspicious_objects_are_visited_and_crops_written(qtbot, viewer, segmented, tmp_path):
     p = smooth(96, 120)
     dock = segmented(p)
@@ -387,7 +489,13 @@ def test_suspicious_objects_are_visited_and_crops_written(qtbot, viewer, segment
     assert len(list((tmp_path / "crops").glob("*.tif"))) == 2
     page.open_file(str(tmp_path / "none.corrections"))
     rest(qtbot, dock)
-    assert len(dock.live.corrections) == 0
+    assert "Save these corrections first" in dock.problem
+    assert len(dock.live.corrections) == 1
+    page.undo()
+    rest(qtbot, dock)
+    page.open_file(str(tmp_path / "none.corrections"))
+    rest(qtbot, dock)
+    assert dock.live.corrections.path == tmp_path / "none.corrections"
     (tmp_path / "bad.corrections").write_text('{"seamscope corrections": {"format": 1}}\n')
     page.open_file(str(tmp_path / "bad.corrections"))
     rest(qtbot, dock)
@@ -456,6 +564,73 @@ def test_false_splits_of_any_layer_are_merged_in_a_layer_of_their_own(qtbot, vie
     press(qtbot, page.look)
     rest(qtbot, dock)
     assert "No seam of a grid of 500 x 500 pixels" in dock.problem
+
+
+def test_merges_of_one_layer_stay_in_it(qtbot, viewer, open_docks):
+    first = np.asarray(seamscope.segment(cut_objects()).labels).astype(np.int32)
+    second = np.ascontiguousarray(first[::-1, ::-1])
+    one, two = viewer.add_labels(first, name="one"), viewer.add_labels(second, name="two")
+    dock = open_docks("labels")
+    rest(qtbot, dock)
+    page = dock.splits
+    for layer, labels in ((one, first), (two, second)):
+        page.labels.set_value(layer)
+        page.grid.set_value("given")
+        page.tile.setValue(48)
+        press(qtbot, page.look)
+        rest(qtbot, dock)
+        assert not page.undo.isEnabled()
+        page.table.setCurrentCell(0, 0)
+        pair = page.candidate.labels
+        press(qtbot, page.merge)
+        merged = np.asarray(viewer.layers[f"merged · {layer.name}"].data)
+        np.testing.assert_array_equal(merged, merge_pairs(labels, [pair]))
+
+
+def test_a_run_on_an_area_answers_again(qtbot, viewer, open_docks, monkeypatch):
+    viewer.add_image(uneven(96, 120), name="cells")
+    dock, labels = open_docks("prediction", "labels")
+    dock.options.region.set_value("shape")
+    corners = [[20.2, 30], [20.2, 110.4], [90, 110.4], [90, 30]]
+    viewer.layers["region"].add_rectangles(np.array([corners]))
+    predict(qtbot, dock, NETWORK, halo=0)
+    rest(qtbot, labels)
+    run = labels.source.value().run
+    starts = [part.start for part in run.plan.area]
+    assert starts == [21, 30]
+    high = round(float(np.quantile(dock.results.array[0], 0.5)), 3)
+    labels.recipe.set_value(Recipe("components", 0, threshold=high))
+    press(qtbot, labels.segment)
+    rest(qtbot, labels)
+    page = labels.splits
+    press(qtbot, page.look)
+    rest(qtbot, labels)
+    candidates = page.report.candidates
+    moved = [
+        dataclasses.replace(
+            c,
+            line=c.line + starts[c.axis],
+            places=tuple((y + starts[0], x + starts[1]) for y, x in c.places),
+        )
+        for c in candidates
+    ]
+    asked = []
+
+    def spy(given, *rest_of, **named):
+        asked.extend(given)
+        return ask_again(given, *rest_of, **named)
+
+    monkeypatch.setattr("seamscope.docks.labels.work.ask_again", spy)
+    press(qtbot, page.ask)
+    rest(qtbot, labels)
+    assert labels.problem == ""
+    settings = run.plan.settings.but(area=None)
+    heard = [o.vanished for o in ask_again(
+        moved, run.image, run.model, labels.recipe.value(), settings
+    )]  # fmt: skip
+    assert heard
+    assert asked == moved
+    assert [page._heard[c].vanished for c in candidates] == heard
 
 
 def test_a_run_gives_its_grid_both_opinions_and_answers_again(qtbot, viewer, open_docks):

@@ -20,12 +20,14 @@ from qtpy.QtWidgets import QApplication, QDockWidget
 
 import networks
 from packages import result, sha, tensor, written
-from seamscope.docks import open_model_file
+from seamscope.docks import open_model_file, tasks
 from seamscope.docks.prediction.model_picker import ModelPicker
 from seamscope.docks.window import dock_around, main_window
 from seamscope.errors import TrustError
 from seamscope.models.declared import Declared
 from seamscope.models.formats import Consent, code_of, load_model
+from seamscope.models.model import as_model
+from seamscope.work import QUIET
 
 
 @pytest.fixture
@@ -342,3 +344,14 @@ def test_a_card_that_agrees_offers_nothing(dock, qtbot, tmp_path) -> None:
     load(qtbot, dock, "demo:batchnorm")
     assert not dock.card_halo.isVisible()
     assert not dock.card_sizes.isVisible()
+
+
+def test_measuring_a_network_stops_when_it_is_told_to():
+    class Stopped(type(QUIET)):
+        def stopped(self):
+            return True
+
+    network = as_model(torch.nn.Conv2d(1, 1, 3, padding=1))
+    with pytest.raises(InterruptedError):
+        tasks.load(network, True, work=Stopped())
+    assert "reach" not in vars(network)

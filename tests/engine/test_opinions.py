@@ -235,6 +235,26 @@ def test_two_tiles_side_by_side(case) -> None:
         assert kept.beside(report.seams[0], plane=other).plane != other
 
 
+def test_the_worst_pixel_is_pictured_where_it_lies_outside_the_area() -> None:
+    """Whole tiles are compared, and reach beyond the area that is predicted."""
+    network, shape, settings = CASES["area"]
+    torch.manual_seed(0)
+    image = noisy(shape) * np.linspace(0.3, 2, shape[-1], dtype=np.float32)
+    plan, model, kept = watched(network.eval(), image, **settings)
+    settings = plan.settings.but(seams="all")
+    case = Case.planned(open_image(image), model, dataclasses.replace(plan, settings=settings))
+    *_, finished = run(case, None)
+    outside = 0
+    for seam in finished.seams.seams:
+        outside += any(
+            not part.start <= p < part.stop for p, part in zip(seam.worst, plan.area, strict=True)
+        )
+        views = kept.beside(seam, side=16)
+        here = tuple(seam.worst[a] - views.region[a].start for a in views.plane)
+        assert views.apart[:, *here].max() == pytest.approx(seam.max_dist, abs=1e-6)
+    assert outside
+
+
 def test_a_picture_turns_to_another_frame() -> None:
     image = noisy((2, 60, 60))
     model = load_model(nn.Conv2d(1, 2, 3, padding=1))

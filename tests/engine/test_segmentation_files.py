@@ -116,8 +116,14 @@ def test_basins_beyond_memory_go_to_disk(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr("seamscope.segmentation.room._SHARE", 0)
     found = seamscope.segment(p, fill_holes=True, blocks=16, scratch=tmp_path)
     np.testing.assert_array_equal(np.asarray(found.labels), expected)
+    other = found.at(threshold=0.3)
+    np.testing.assert_array_equal(
+        np.asarray(other.labels),
+        np.asarray(seamscope.segment(p, fill_holes=True, threshold=0.3).labels),
+    )
+    np.testing.assert_array_equal(np.asarray(found.labels), expected)
     assert list(tmp_path.iterdir())
-    del found
+    del found, other
     assert not list(tmp_path.iterdir())
 
 

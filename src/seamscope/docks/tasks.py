@@ -45,7 +45,7 @@ def load(
     model = load_model(spec, trust=trust, **(stated or {})) if own else as_model(spec)
     if refuse is not None:
         refuse(model)
-    model.describe()
+    model.measure(work=work)
     check(work)
     return model
 

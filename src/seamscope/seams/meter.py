@@ -250,7 +250,8 @@ class Seam:
     soft, hard
         ``1 - Dice`` of each channel; 0 where both tiles are 0 everywhere.
     worst
-        Output pixel of the max difference.
+        Output pixel of the max difference. Whole tiles are compared: with an area, this pixel may
+        lie outside it.
     """
 
     max_dist: float

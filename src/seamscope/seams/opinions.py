@@ -239,9 +239,8 @@ class Opinions:
         line = self._tiles[seam.lower].core[seam.axis].stop
         region = []
         both = [self._extent(self._tiles[index]) for index in (seam.lower, seam.upper)]
-        for a, (worst, area) in enumerate(zip(seam.worst, self.plan.area, strict=True)):
-            low, high = min(e[a].start for e in both), max(e[a].stop for e in both)
-            part = slice(max(low, area.start), min(high, area.stop))
+        for a, worst in enumerate(seam.worst):  # which may lie outside the plan's area
+            part = slice(max(0, min(e[a].start for e in both)), max(e[a].stop for e in both))
             width = side if a in plane else 1
             if a == seam.axis:  # however far from the seam the worst pixel is
                 width = max(width, 2 * abs(worst - line) + 8)

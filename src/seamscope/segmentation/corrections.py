@@ -226,6 +226,12 @@ class Corrections:
         return tuple(self._entries[: self._done])
 
     @property
+    def steps(self) -> list[dict[str, Any]]:
+        """All corrections and which of them are undone, as a file holds them."""
+        steps = [entry.to_json() for entry in self._entries]
+        return steps + [{"undo": True}] * (len(self._entries) - self._done)
+
+    @property
     def current(self) -> Segmentation:
         """The segmentation with all corrections."""
         if self._current is None:
@@ -275,11 +281,16 @@ class Corrections:
                 f"{target} exists already: open it, or name another file for the corrections."
             )
         file = _File(target, identity(self._base))
-        steps = [entry.to_json() for entry in self._entries]
-        steps += [{"undo": True}] * (len(self._entries) - self._done)
-        for step in steps:
+        for step in self.steps:
             file.append(step)
         self._file = file
+
+    def repeat(self, steps: Sequence[dict[str, Any]]) -> None:
+        """Make the corrections of others of the same basins, as their `steps` has them."""
+        for step in steps:
+            self._write(step)
+        self._take(steps)
+        self._replay()
 
     def is_locked(self, place: Sequence[int]) -> bool:
         """Whether the object at a place is locked."""

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import math
 import shutil
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -100,12 +101,13 @@ class Room:
             raise stopped
 
     def array(self, name: str, shape: Sequence[int], dtype: Any = np.uint32) -> Any:
-        """Return an array of zeros."""
+        """Return an array of zeros, another at each call."""
         if self.folder is None:
             return np.zeros(tuple(shape), dtype)
         import zarr
 
-        path = str(self.folder.path / name)
+        # every setting has its own: earlier segmentations still read theirs
+        path = tempfile.mkdtemp(prefix=f"{name}-", dir=self.folder.path)
         made = zarr.create_array(path, shape=tuple(shape), chunks=self.chunks, dtype=dtype)
         return made if self.aligned else _OneWriter(made)
 

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import QFileDialog, QGridLayout, QHBoxLayout, QPushButton, Q
 
 from seamscope.docks.controls import button
 from seamscope.docks.job_row import JobRow
-from seamscope.docks.labels.live import Live
+from seamscope.docks.labels.live import WAIT, Live
 from seamscope.docks.labels.paint_window import Change, PaintWindow, region_in_view
 from seamscope.docks.labels.work import Crops, Suspects
 from seamscope.docks.layers import area_in_view, image_of, look_at
@@ -381,7 +381,7 @@ class CorrectionsPage(QWidget):
         """Make a correction, show it, and say what went wrong."""
         edits = self._live.ready()
         if edits is None:
-            self.told.emit("The objects are being found: wait until they are shown.")
+            self.told.emit(WAIT)
             return False
         try:
             act(edits)
@@ -428,10 +428,15 @@ class CorrectionsPage(QWidget):
     def _keep(self) -> None:
         window = self.window
         assert window is not None
-        changes = list(window.changes()) if window.present else []
+        if window.present:
+            if self._live.ready() is None:
+                self.told.emit(WAIT)
+                return
+            for change in list(window.changes()):
+                if not self.correct(partial(_painted, corner=window.corner, change=change)):
+                    return  # what was not kept stays in the window
+                window.keep(change)
         self._discard()
-        for change in changes:
-            self.correct(partial(_painted, corner=window.corner, change=change))
 
     def _discard(self, _: Any = None) -> None:
         window, self.window = self.window, None
@@ -498,18 +503,26 @@ class CorrectionsPage(QWidget):
     def open_file(self, path: str) -> None:
         """Use the corrections in a file."""
         live = self._live
-        if live.corrections is None or self._row.busy:
+        if live.corrections is None or self._row.busy or self._unsaved():
             return
         base = live.corrections.base.at(live.recipe)
 
         def done(opened: Corrections | None) -> None:
-            if opened is not None and live.whole:
+            if opened is not None and live.whole and not self._unsaved():
                 live.corrections = opened
                 live.refresh_corrections()
                 self.show_state()
 
         name = f"opening {Path(path).name}"
         self._row.start(name, lambda **_: Corrections(base, path), done)
+
+    def _unsaved(self) -> bool:
+        """Refuse to replace corrections that no file holds."""
+        edits = self._live.corrections
+        unsaved = edits is not None and edits.path is None and len(edits) > 0
+        if unsaved:
+            self.told.emit("Save these corrections first: name a file on the page Write.")
+        return unsaved
 
     def _choose_crops(self, _: Any = None) -> None:
         name = QFileDialog.getExistingDirectory(self, "Folder for crops")

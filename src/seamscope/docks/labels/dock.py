@@ -6,7 +6,8 @@ Does not know how objects are found, drawn or corrected.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from seamscope.docks.labels.recipe_panel import RecipePanel
 from seamscope.docks.labels.source import Source, sources
 from seamscope.docks.labels.splits_page import SplitsPage
 from seamscope.docks.labels.threshold_plot import ThresholdPlot
-from seamscope.docks.labels.work import Built, Counted, stem_of
+from seamscope.docks.labels.work import Built, Counted, corrections_file
 from seamscope.docks.labels.write_page import WritePage, suggested_place
 from seamscope.docks.layers import camera
 from seamscope.docks.looks import boxed, in_dock, set_row, text_label
@@ -278,26 +279,22 @@ class LabelsDock(Dock):
         if not self.writing.place.text():
             self.writing.show_place(suggested_place(image.source))
         try:
-            self.live.begin(source, image, self.recipe.value(), self._corrections_file)
+            self.live.begin(source, image, self.recipe.value(), self._kept)
             for layer in () if source.run is None else self.session.layers_of(source.run):
                 layer.visible = False  # its colours would mix with those of the labels
         except Exception as error:
             self.fail(error, "Segmenting")
         self._show_state()
 
-    def _corrections_file(self, identity: str) -> Path | None:
-        """Where corrections of basins with this name are kept: beside the labels."""
-        target = self.writing.place.text().strip()
-        if not target:
-            return None
-        stem = stem_of(target)
-        return stem.with_name(f"{stem.name}.{identity[:8]}.corrections")
+    def _kept(self) -> Callable[[str], Path | None]:
+        """What names the file of corrections, for labels that go where the page says now."""
+        return partial(corrections_file, self.writing.place.text().strip())
 
     def _place_named(self, _: str) -> None:
         """Corrections that were kept in memory are saved beside the labels."""
         edits = self.live.corrections
         if edits is not None and self.live.found is not None:
-            self.correcting.place_chosen(self._corrections_file(self.live.identity))
+            self.correcting.place_chosen(self._kept()(self.live.identity))
 
     def _whole_wanted(self, _: Any = None) -> None:
         self.live.build_whole()
@@ -325,6 +322,8 @@ class LabelsDock(Dock):
         self._curves_changed(built.curves)
         if built.refused:
             self.tell(in_dock(built.refused))
+        else:
+            self._place_named("")  # perhaps it was named while the objects were found
         self._show_state()
 
     def _curves_changed(self, curves: Any) -> None:

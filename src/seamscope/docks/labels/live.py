@@ -49,8 +49,10 @@ _QUICK = 250_000  # basins whose tree is cut in the window's thread
 _QUICK_PIXELS = 1 << 22  # that may be counted there
 _QUICK_CORRECTIONS = 50
 _REST_MS, _VIEW_MS, _SEEN_MS = 200, 250, 30
+WAIT = "The objects are being found: wait until they are shown."
 
 Area = Mapping[str, tuple[int, int]]
+Kept = Callable[[], Callable[[str], Path | None]]
 
 
 class Live(QObject):
@@ -111,7 +113,9 @@ class Live(QObject):
         self.whole = False
         self.corrections: Corrections | None = None
         self.identity = ""
-        self._kept: Callable[[str], Path | None] = lambda _: None
+        self._kept: Kept = lambda: lambda _: None
+        self._unsaved: dict[str, list[dict[str, Any]]] = {}  # steps of corrections, by identity
+        self._place: dict[str, Any] = {}
         self._screen = Screen((1, 1))
         self._base: Segmentation | None = None
         self._area: Area | None = None
@@ -144,6 +148,13 @@ class Live(QObject):
         return picture.found if self.whole and picture is not None else None
 
     @property
+    def settled(self) -> Segmentation | None:
+        """As `found`; None too while what is shown is of an earlier setting or correction."""
+        found = self.found
+        late = self._soon.isActive() or self._cutting is not None
+        return None if late or found is None or found.recipe != self.recipe else found
+
+    @property
     def axes(self) -> str:
         """Letters of the layer's axes."""
         return "" if self.image is None else (self.image.axes or "").replace("c", "")
@@ -153,7 +164,7 @@ class Live(QObject):
         source: Source,
         image: Image,
         recipe: Recipe,
-        kept: Callable[[str], Path | None] = lambda _: None,
+        kept: Kept = lambda: lambda _: None,
     ) -> None:
         """Segment a source; its layer is made, or taken over from an earlier one of its shape.
 
@@ -164,22 +175,29 @@ class Live(QObject):
         recipe
             How.
         kept
-            Returns the file of corrections for basins of this name.
+            Called in the window's thread; returns what names the file of corrections for the
+            identity of basins, which is called in the worker's.
         """
         self.forget()
         self.source, self.image, self.recipe, self._kept = source, image, recipe, kept
         shape = tuple(
             n for n, letter in zip(image.shape, image.axes or "", strict=True) if letter != "c"
         )
-        if self.layer is None or self._screen.shape != shape or source.title not in self.layer.name:
+        place = source.place(image)
+        if (
+            self.layer is None
+            or self._screen.shape != shape
+            or source.title not in self.layer.name
+            or _written(place) != _written(self._place)
+        ):
             self._remove_layer()
-            self._screen = Screen(shape)
-            self._add_layer(source, image)
+            self._screen, self._place = Screen(shape), place
+            self._add_layer(source)
         self._screen.picture = None
         self._refresh()
         self._first.start()  # once it was drawn, the layer knows which part is in view
 
-    def _add_layer(self, source: Source, image: Image) -> None:
+    def _add_layer(self, source: Source) -> None:
         levels = self._screen.levels()
         self.layer = self._viewer.add_labels(
             levels if len(levels) > 1 else levels[0],
@@ -187,7 +205,7 @@ class Live(QObject):
             name=f"labels · {source.title}",
             opacity=0.6,
             metadata={"seamscope": {"axes": self.axes}},
-            **source.place(image),
+            **self._place,
         )
         self.layer.editable = False
         self.layered.emit(self.layer)
@@ -207,7 +225,17 @@ class Live(QObject):
             if job is not None:
                 job.abandon()
             setattr(self, name, None)
+        self._lay_aside()
         self._base, self._area, self.whole, self.corrections = None, None, False, None
+
+    def _lay_aside(self) -> None:
+        """Corrections that no file holds wait for their basins to be found again."""
+        edits = self.corrections
+        if edits is None:
+            return
+        self._unsaved.pop(self.identity, None)
+        if edits.path is None and edits.steps:
+            self._unsaved[self.identity] = edits.steps
 
     def end(self) -> None:
         """Stop everything: the layer is gone."""
@@ -261,7 +289,9 @@ class Live(QObject):
         """Find the basins of the whole image."""
         if self.image is None or self.source is None or self.whole or self._row.busy:
             return
-        work = Build(self.image, self.recipe, self.source.names, None, self._kept)
+        work = Build(
+            self.image, self.recipe, self.source.names, None, self._kept(), dict(self._unsaved)
+        )
 
         def done(built: Built | None) -> None:
             if built is not None:
@@ -387,7 +417,7 @@ class Live(QObject):
             self._show(picture)
             if curves is not None:
                 self.curves.emit(curves)
-            if cut.recipe != self.recipe:
+            if cut.recipe != self.recipe or cut.corrections is not self.corrections:
                 self._soon.start()
 
         self._cutting = self._start("cutting", both, ended)
@@ -451,6 +481,12 @@ def _timer(parent: QObject, milliseconds: int, act: Callable[[], None]) -> QTime
     return made
 
 
+def _written(place: Mapping[str, Any]) -> dict[str, list[str]]:
+    """A layer's place, so that two can be compared."""
+    lists = {n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in place.items()}
+    return {name: [str(part) for part in values] for name, values in lists.items()}
+
+
 def _within(inner: Area, outer: Area) -> bool:
     return all(
         outer[letter][0] <= low and high <= outer[letter][1]
@@ -466,4 +502,4 @@ def _middle(span: tuple[int, int], size: int) -> tuple[int, int]:
     return first, first + size
 
 
-__all__ = ["Live"]
+__all__ = ["WAIT", "Live"]

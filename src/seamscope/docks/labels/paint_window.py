@@ -82,6 +82,10 @@ class PaintWindow:
             mask = changed & (after == name)
             yield Change(mask, name == 0, None if name == 0 else self._place(name, after))
 
+    def keep(self, change: Change) -> None:
+        """A change was kept: it is there now, and none any more."""
+        self._before[change.mask] = np.asarray(self.layer.data)[change.mask]
+
     def _place(self, name: int, after: Array) -> tuple[int, ...] | None:
         """A pixel that belonged to an object and still does."""
         kept = np.argwhere((self._before == name) & (after == name))

@@ -27,7 +27,7 @@ from seamscope.docks.controls import button, form, number
 from seamscope.docks.editors import Choice
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels.corrections_page import CorrectionsPage
-from seamscope.docks.labels.live import Live
+from seamscope.docks.labels.live import WAIT, Live
 from seamscope.docks.labels.merged import Merged
 from seamscope.docks.labels.recipe_panel import real
 from seamscope.docks.labels.work import Ask, Splits
@@ -258,8 +258,9 @@ class SplitsPage(QWidget):
         if layer is None or self._row.busy:
             return
         own = layer is self._live.layer
-        found = self._live.found
+        found = self._live.settled
         if own and found is None:
+            self.told.emit(WAIT)
             return
         data = found.labels if own and found is not None else pixels(layer)
         axes = self._live.axes if own else _letters(layer)
@@ -269,6 +270,8 @@ class SplitsPage(QWidget):
         def done(report: SplitReport | None) -> None:
             if report is None:
                 return
+            if layer is not self._of:  # merges of other labels stay in their own layer
+                self._result = self._merged = None
             self._of = layer
             self._heard = {}
             self._show_report(report)
@@ -376,11 +379,10 @@ class SplitsPage(QWidget):
         if run is None or report is None or self._row.busy:
             return
         plan = run.plan
-        sizes = [stop - start for start, stop in plan.frame_ranges]
-        sizes += [part.stop - part.start for part in plan.area]
+        starts = [start for start, _ in plan.frame_ranges] + [part.start for part in plan.area]
         work = Ask(
             report.candidates, run.image, run.model, self._live.recipe, plan.settings,
-            plan.out_axes.replace("c", ""), tuple(sizes),
+            plan.out_axes.replace("c", ""), tuple(starts),
         )  # fmt: skip
 
         def done(heard: Sequence[Opinion] | None) -> None:

@@ -6,8 +6,8 @@ Knows the engine. Does not know Qt: nothing here may touch a widget or a layer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,9 @@ class Build:
         The part; None for the whole image.
     kept
         Returns the file of corrections of basins with this name; None to keep them in memory.
+        Called in the worker's thread.
+    unsaved
+        Steps of corrections that no file holds, by the name of their basins: they are repeated.
     """
 
     image: Image
@@ -104,6 +107,7 @@ class Build:
     names: Sequence[str] | None = None
     area: Mapping[str, tuple[int, int]] | None = None
     kept: Callable[[str], Path | None] = lambda _: None
+    unsaved: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
 
     def __call__(self, *, work: Work) -> Built:
         """Return the objects."""
@@ -117,6 +121,8 @@ class Build:
                 corrections = Corrections(found, self.kept(name))
             except SeamscopeError as error:
                 corrections, refused = Corrections(found), str(error)
+            if name in self.unsaved and not corrections.steps:
+                corrections.repeat(self.unsaved[name])
             if len(corrections):
                 found = corrections.current
         picture = Picture(found)
@@ -220,6 +226,14 @@ def table_of(target: str | Path) -> Path:
     return stem.with_name(f"{stem.name}.csv")
 
 
+def corrections_file(target: str, identity: str) -> Path | None:
+    """Where corrections of basins with this name are kept: beside the labels."""
+    if not target:
+        return None
+    stem = stem_of(target)
+    return stem.with_name(f"{stem.name}.{identity[:8]}.corrections")
+
+
 @dataclass(frozen=True)
 class Suspects:
     """List objects that are worth a look."""
@@ -260,7 +274,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Ask:
-    """Ask the network again about candidates."""
+    """Ask the network again about candidates of labels that begin at `start` of its result."""
 
     candidates: Sequence[Candidate]
     image: Image
@@ -268,24 +282,35 @@ class Ask:
     recipe: Recipe
     settings: Settings
     axes: str
-    shape: tuple[int, ...]
+    start: tuple[int, ...]
 
     def __call__(self, *, work: Work) -> list[Opinion]:
         """Return opinions, as many as were heard before it was stopped."""
         heard: list[Opinion] = []
         with contextlib.suppress(InterruptedError):
-            for opinion in ask_again(
-                self.candidates,
-                self.image,
-                self.model,
-                self.recipe,
-                self.settings,
-                axes=self.axes,
-                shape=self.shape,
-                work=work,
-            ):
-                heard.append(opinion)
+            for candidate, opinion in zip(self.candidates, self._opinions(work), strict=False):
+                heard.append(replace(opinion, candidate=candidate))
         return heard
+
+    def _moved(self, candidate: Candidate) -> Candidate:
+        space = self.start[len(self.start) - sum(letter in "zyx" for letter in self.axes) :]
+        one, two = (
+            tuple(p + start for p, start in zip(place, self.start, strict=True))
+            for place in candidate.places
+        )
+        line = candidate.line + space[candidate.axis]
+        return replace(candidate, places=(one, two), line=line)
+
+    def _opinions(self, work: Work) -> Iterator[Opinion]:
+        return ask_again(
+            [self._moved(candidate) for candidate in self.candidates],
+            self.image,
+            self.model,
+            self.recipe,
+            self.settings,
+            axes=self.axes,
+            work=work,
+        )
 
 
 __all__ = [
@@ -299,6 +324,7 @@ __all__ = [
     "Splits",
     "Suspects",
     "Write",
+    "corrections_file",
     "stem_of",
     "table_of",
 ]

@@ -15,12 +15,13 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QLineEdit, QVBoxLay
 
 from seamscope.docks.controls import button, ticked
 from seamscope.docks.job_row import JobRow
-from seamscope.docks.labels.live import Live
+from seamscope.docks.labels.live import WAIT, Live
 from seamscope.docks.labels.work import Write, stem_of, table_of
 from seamscope.docks.layers import image_of
 from seamscope.docks.looks import plain, text_label
 from seamscope.images.image import Image
 from seamscope.segmentation.objects import ObjectTable
+from seamscope.segmentation.segment import Segmentation
 
 _ENDINGS = "OME-Zarr (*.ome.zarr);;TIFF (*.tif);;numpy (*.npy)"
 _TIPS = {
@@ -124,8 +125,8 @@ class WritePage(QWidget):
     def write_to(self, target: str) -> None:
         """Write labels and table."""
         overwrite = self.replace.isChecked()
-        found = self._live.found
-        if found is None or self._row.busy:
+        found = self._settled()
+        if found is None:
             return
         self.text.setText("")
 
@@ -133,7 +134,7 @@ class WritePage(QWidget):
             if table is None:
                 self.text.setText("Stopped. What was written until now is left out.")
                 return
-            self._show_features(table)
+            self._show_features(table, found)
             name, beside = Path(target).name, table_of(target).name
             self.text.setText(f"{len(table)} objects in {plain(name)}, table in {plain(beside)}.")
 
@@ -153,22 +154,31 @@ class WritePage(QWidget):
         return image if fits else None
 
     def _measure(self, _: Any = None) -> None:
-        found = self._live.found
-        if found is None or self._row.busy:
+        found = self._settled()
+        if found is None:
             return
         intensity = self._intensity()
 
         def done(table: ObjectTable | None) -> None:
             if table is not None:
-                self._show_features(table)
+                self._show_features(table, found)
                 self.text.setText(f"{len(table)} objects are measured: point at one.")
 
         self._row.start("measuring objects", partial(found.table, intensity), done)
 
-    def _show_features(self, table: ObjectTable) -> None:
+    def _settled(self) -> Segmentation | None:
+        """The objects; None while something is done, or what is shown is not the latest."""
+        if self._live.found is None or self._row.busy:
+            return None
+        found = self._live.settled
+        if found is None:
+            self.refused.emit(WAIT)
+        return found
+
+    def _show_features(self, table: ObjectTable, found: Segmentation) -> None:
         """Give the layer the table; its labels are named as they are drawn."""
-        found, layer = self._live.found, self._live.layer
-        if found is None or layer is None:
+        layer = self._live.layer
+        if layer is None or self._live.found is not found:  # other objects are shown by now
             return
         columns = dict(table.features())
         names = found.names_of_labels
