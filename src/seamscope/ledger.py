@@ -137,11 +137,22 @@ class Ledger:
             (self.folder / _RUN).unlink()
 
     def is_current(self, run: str) -> bool:
-        """Return whether a run still has the right to write."""
-        try:
-            return (self.folder / _RUN).read_text() == run
-        except OSError:
-            return False
+        """Return whether a run still has the right to write.
+
+        Raises
+        ------
+        OSError
+            When the disk does not say, twice.
+        """
+        for last in (False, True):  # a shared disk may answer with a stale handle, once
+            try:
+                return (self.folder / _RUN).read_text() == run
+            except FileNotFoundError:
+                return False
+            except OSError:
+                if last:
+                    raise
+        return False
 
     def mark(self, block: int, number: int = 0) -> None:
         """Note that a block is written.
@@ -158,7 +169,7 @@ class Ledger:
         OutputError
             When the disk refuses.
         """
-        draft = self.folder / f"{block}.draft"
+        draft = self.folder / f"{block}.{uuid.uuid4().hex}.draft"  # two workers may mark it
         with disk_errors(self.folder, _LEFT):
             draft.write_text(str(number) if number else "")
             os.replace(draft, self.folder / str(block))

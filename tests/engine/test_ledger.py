@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,3 +165,39 @@ def test_damaged_ledger(content: str | None, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="missing or damaged"):
         Ledger(tmp_path / "l")
     assert json.dumps(Ledger.begin(tmp_path / "l", {}).task) == "{}"
+
+
+def test_a_stale_read_is_no_loss_of_the_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger.begin(tmp_path / "ledger", {})
+    run, read = ledger.begin_run(), Path.read_text
+    faults = iter([OSError(116, "Stale file handle")])
+
+    def stale(self: Path, *args: Any) -> str:
+        for fault in faults:
+            raise fault
+        return read(self, *args)
+
+    monkeypatch.setattr(Path, "read_text", stale)
+    assert ledger.is_current(run)
+    faults = iter([OSError(5, "Input/output error")] * 2)
+    with pytest.raises(OSError, match="Input/output"):
+        ledger.is_current(run)
+    assert not ledger.is_current("another")
+    ledger.end_run()
+    assert not ledger.is_current(run)
+
+
+def test_two_processes_may_mark_one_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger.begin(tmp_path / "ledger", {})
+    replace = os.replace
+
+    def second(draft: Path, target: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        Ledger(ledger.folder).mark(3, 7)  # while the first is about to rename its own
+        replace(draft, target)
+
+    monkeypatch.setattr(os, "replace", second)
+    ledger.mark(3, 7)
+    assert Ledger(ledger.folder).done == {3: 7}

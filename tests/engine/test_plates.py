@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import typer.testing
 import zarr
 
+from seamscope import freeze_statistics, load_model
 from seamscope.cli import app
 from seamscope.errors import ImageError, OutputError, SeamscopeError
 from seamscope.files import Place
@@ -21,6 +23,7 @@ from seamscope.images.ngff import OmeZarr
 from seamscope.images.outputs import create_output
 from seamscope.images.plates import Plate, lay_out, plate_at
 from seamscope.images.records import read_record
+from seamscope.normalization.statistics import Statistics
 from seamscope.prediction.plates import predict_plate
 from seamscope.settings import Settings
 from watching import stopped_after
@@ -128,6 +131,34 @@ def test_a_stopped_plate_is_resumed(plate: Path, tmp_path: Path) -> None:
     for name in NAMES:
         found = open_image(out, series=name).read((slice(None),) * 3)
         np.testing.assert_array_equal(found, 0.5 * pixels(name) + np.float32(0.25))
+
+
+def test_fields_of_another_plate_are_not_mixed(plate: Path, tmp_path: Path) -> None:
+    other = tmp_path / "plate.ome.zarr"
+    shutil.copytree(plate, other)
+    for name in NAMES:
+        zarr.open_array(other / name / "0", mode="r+")[:] = pixels(name) + 1
+    out = tmp_path / "out.ome.zarr"
+    with pytest.raises(InterruptedError):
+        predict_plate(str(plate), Shift(), out, SETTINGS, work=stopped_after(1))
+    with pytest.raises(OutputError, match="another image content"):
+        predict_plate(str(other), Shift(), out, SETTINGS, resume=True)
+
+
+def test_fields_of_other_statistics_are_not_mixed(plate: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.ome.zarr"
+    network = load_model(torch.nn.InstanceNorm2d(2, affine=True))
+    fixed = [
+        network.with_statistics(freeze_statistics(image, network, settings=SETTINGS, axes="cyx"))
+        for image in (pixels("A/1/0"), pixels("A/1/0") + 1)
+    ]
+    fixed[0].statistics.save(tmp_path / "statistics.safetensors")
+    again = Statistics.load(tmp_path / "statistics.safetensors")
+    assert again.digest == fixed[0].statistics.digest  # workers and later runs compare it
+    with pytest.raises(InterruptedError):
+        predict_plate(str(plate), fixed[0], out, SETTINGS, work=stopped_after(1))
+    with pytest.raises(OutputError, match="begun with another statistics"):
+        predict_plate(str(plate), fixed[1], out, SETTINGS, resume=True)
 
 
 def test_a_field_that_fails_does_not_stop_the_others(plate: Path, tmp_path: Path) -> None:

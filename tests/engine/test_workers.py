@@ -16,16 +16,18 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import zarr
 
-from seamscope import predict
+from seamscope import freeze_statistics, load_model, predict
 from seamscope.errors import OutputError, SettingsError
 from seamscope.execution import worker
-from seamscope.execution.pool import Here, open_pool
+from seamscope.execution.pool import Dask, Here, open_pool
 from seamscope.execution.run import BlockDone, Sharing, events_of, is_shared, run_on
 from seamscope.execution.worker import Order, Outcome
 from seamscope.images.image import open_image
 from seamscope.images.outputs import Part
 from seamscope.ledger import Ledger
+from seamscope.planning.tuning import OutOfMemory
 from seamscope.prediction.run import Finished, begin, open_output
 from seamscope.settings import Settings
 from seamscope.work import QUIET
@@ -55,6 +57,11 @@ def flat(seed=1):
 
 def deep():
     return Net(nn.Conv3d, nn.MaxPool3d)
+
+def longer(norm=False):  # gives one pixel more than it is given at each end
+    torch.manual_seed(1)
+    layers = [nn.Conv2d(1, 4, 2, 2), nn.InstanceNorm2d(4), nn.ConvTranspose2d(4, 3, 4, 2)]
+    return nn.Sequential(*(layers if norm else layers[::2]))
 """
 
 
@@ -84,7 +91,7 @@ def one_thread() -> Iterator[None]:
 
 def how(name: str, **more: Any) -> dict[str, Any]:
     tile = (16, 32, 32) if name == "deep" else 48
-    return {"tile": tile, "seams": "none", "accelerate": False, **more}
+    return {"tile": tile, "seams": "none", "accelerate": False} | more
 
 
 def begun(images: dict[str, str], name: str, out: Path, resume: bool = False, **more: Any) -> Any:
@@ -136,6 +143,30 @@ def test_blocks_equal_the_whole(
     assert len(done) > 1
     np.testing.assert_array_equal(stored(out, expected, IMAGES[name][0]), expected)
     assert [path.name for path in tmp_path.iterdir() if "ledger" in path.name] == []
+
+
+def test_workers_leave_out_what_a_network_gives_beyond_its_input(
+    images: dict[str, str], tmp_path: Path
+) -> None:
+    longer = f"{images['flat net'].removesuffix(':flat')}:longer"
+    expected = predict(images["flat"], longer, trust=True, axes="yx", **how("flat", tile=49))
+    image, out = open_image(images["flat"], axes="yx"), tmp_path / "o.zarr"
+    case, task = begin(image, longer, Settings(**how("flat", tile=49)), str(out), trust=True)
+    assert case.model.facts.cut
+    with open_output(case, str(out), task=task) as output:
+        list(run_on(case, output, trust=True))
+    np.testing.assert_array_equal(stored(out, expected, "yx"), expected)
+
+
+def test_fixed_statistics_keep_the_trimmed_network(images: dict[str, str]) -> None:
+    longer = f"{images['flat net'].removesuffix(':flat')}:longer(norm=True)"
+    network = load_model(longer, trust=True)
+    pixels = IMAGES["flat"][1][:64, :64]
+    fixed = network.with_statistics(freeze_statistics(pixels, network))
+    assert fixed.facts.cut
+    x = torch.from_numpy(pixels)[None, None]
+    # what is measured of it later is not trimmed a second time
+    torch.testing.assert_close(fixed._measurable(fixed.facts).forward(x), fixed.module(x))
 
 
 @pytest.mark.parametrize(
@@ -435,6 +466,169 @@ def test_failed_blocks_are_tried_again_by_resume(
     assert len(blocks) == 1
     expected = whole(images, "flat")
     np.testing.assert_array_equal(stored(out, expected, "yx"), expected)
+
+
+def test_a_worker_that_reads_a_stale_right_does_not_end_the_run() -> None:
+    stale = iter([True])
+
+    def answer(name: str, block: int) -> Outcome:
+        return Outcome(block, "outdated" if next(stale, False) else "done", worker=name)
+
+    assert len(list(Sharing(Played(2, answer), current=lambda: True).share(orders(9)))) == 9
+    ended = Played(2, lambda name, block: Outcome(block, "outdated", worker=name))
+    with pytest.raises(OutputError, match="Another run has begun"):
+        list(Sharing(ended, current=lambda: False).share(orders(9)))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(MemoryError(), "Memory ran out"), (KeyError("layer"), "KeyError: 'layer'")]
+)
+def test_whatever_loading_raises_is_an_outcome(
+    order: Order, error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **more: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("seamscope.execution.recipe.load_model", broken)
+    outcome = worker.do_block(order)
+    assert (outcome.how, outcome.worker) == ("failed", "here")
+    assert said in outcome.reason
+
+
+def test_too_little_memory_is_said_with_its_remedy(
+    images: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OutOfMemory(MemoryError())
+
+    monkeypatch.setattr("seamscope.execution.run.prepared", full)
+    case, output = begun(images, "flat", tmp_path / "o.zarr")
+    with pytest.raises(SettingsError, match="smaller tiles"), output:
+        list(run_on(case, output, trust=True))
+
+
+def test_chunks_that_are_not_stored_are_counted_with_workers(
+    images: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "image.zarr"
+    array = zarr.create_array(path, shape=(2, 96, 96), dtype="f4", chunks=(1, 4, 32))
+    array[:, :32] = 1
+    found = []
+    for number, way in enumerate((run_on, events_of)):  # in blocks, and as one process does
+        for settings in ({"channel": 1}, {"padding": "zeros", "area": {"y": (0, 60)}}):
+            image = open_image(path, axes="cyx" if "channel" in settings else "tyx")
+            out = str(tmp_path / f"{number} {len(found)}.zarr")
+            wanted = Settings(**how("flat", normalize="none", tile=32, **settings))
+            case, task = begin(image, images["flat net"], wanted, out, trust=True)
+            with open_output(case, out, task=task) as output:
+                *_, end = way(case, output, trust=True)
+            found.append((end.figures["absent_chunks"], end.warning))
+    assert found[0][0] >= 48  # of the channel that is read; a few of the other are sampled
+    assert "chunks of the image are not stored" in found[0][1]
+    assert found[:2] == found[2:]
+
+
+# -- a scheduler that is played
+
+
+class Future:
+    """A task whose end a test decides."""
+
+    def __init__(self, key: str) -> None:
+        self.key, self.status, self.error = key, "pending", None
+
+    def add_done_callback(self, call: Any) -> None:
+        self.call = call
+
+    def end(self, status: str, error: Any = None) -> None:
+        self.status, self.error = status, error
+        self.call(self)
+
+    def result(self, timeout: float | None = None) -> Any:
+        assert timeout is not None, "may wait for ever"
+        raise self.error
+
+    def done(self) -> bool:
+        return self.status != "pending"
+
+    def release(self) -> None:
+        pass
+
+
+class Scheduler:
+    """A client of dask, connected to two workers."""
+
+    def __init__(self) -> None:
+        self.status = "running"
+        self.states = {"a": "running", "b": "running"}
+        self.futures: list[Future] = []
+
+    def scheduler_info(self, n_workers: int) -> Any:
+        about = {"nthreads": 1, "name": "0"}
+        return {"workers": {name: about | {"status": s} for name, s in self.states.items()}}
+
+    def submit(self, *args: Any, key: str, **more: Any) -> Future:
+        self.futures.append(Future(key))
+        return self.futures[-1]
+
+
+def played_pool(monkeypatch: pytest.MonkeyPatch) -> tuple[Scheduler, Dask]:
+    """A scheduler, and a pool of it that asks it every time."""
+    monkeypatch.setattr("seamscope.execution.pool._ASK_EVERY", 0.0)
+    scheduler = Scheduler()
+    pool = Dask(scheduler)  # type: ignore[arg-type]
+    assert set(pool.workers()) == {"a", "b"}
+    return scheduler, pool
+
+
+def test_orders_of_a_paused_worker_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler, pool = played_pool(monkeypatch)
+    for block, name in enumerate("aabb"):
+        pool.send(name, Order("", "", block))
+    scheduler.states["a"] = "paused"
+    assert set(pool.workers()) == {"b"}
+    assert [(o.block, o.how) for o in pool.answers(0)] == [(0, "returned"), (1, "returned")]
+    del scheduler.states["b"]
+    assert not pool.workers()
+    assert [(o.block, o.how) for o in pool.answers(0)] == [(2, "failed"), (3, "returned")]
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "how", "reason"),
+    [
+        ("cancelled", None, "returned", ""),
+        ("lost", None, "returned", ""),
+        ("error", ValueError(""), "failed", "ValueError"),
+        ("error", ValueError("a\nb"), "failed", "ValueError: a"),
+        ("finished", TimeoutError(), "failed", "TimeoutError"),  # the answer died with its worker
+    ],
+)
+def test_how_a_task_of_dask_ends(
+    status: str, error: Any, how: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler, pool = played_pool(monkeypatch)
+    pool.send("a", Order("", "", 7))
+    scheduler.futures[0].end(status, error)
+    assert list(pool.answers(0)) == [Outcome(7, how, reason, worker="a")]  # type: ignore[arg-type]
+
+
+def test_a_scheduler_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    from distributed.client import ClosedClientError
+
+    scheduler, pool = played_pool(monkeypatch)
+
+    def closed(*args: Any, **more: Any) -> None:
+        raise ClosedClientError("Client is closed. Can't send update-graph message.")
+
+    monkeypatch.setattr(scheduler, "submit", closed)
+    with pytest.raises(OutputError, match=r"does not answer any more.*resume=True"):
+        pool.send("a", Order("", "", 1))
+    scheduler.status = "connecting"
+    assert pool.workers() == {}
+    scheduler.status = "closed"
+    with pytest.raises(OutputError, match=r"does not answer any more.*resume=True"):
+        pool.workers()
 
 
 # -- workers of dask

@@ -490,8 +490,9 @@ class WorkerOptions:
         int | None,
         option(
             "Workers",
-            "Start this many processes on this machine. Each takes blocks of the result, which is "
-            "the same as that of one process.",
+            "Start this many processes on this machine. Each takes blocks of the result. The "
+            "result is bit for bit that of one process with as many threads as each worker has, "
+            "and the same equivalent of the network.",
             "N",
         ),
     ] = None

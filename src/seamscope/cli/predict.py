@@ -301,7 +301,7 @@ class _Run:
         return {
             "seamscope": __version__,
             "finished": self.finished,
-            "tiles_done": self.done,
+            f"{self._unit}s_done": self.done,
             "output": {
                 "path": self.out,
                 "axes": plan.out_axes,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import psutil
 
-from seamscope.errors import SettingsError
+from seamscope.errors import OutputError, SettingsError
 from seamscope.execution.worker import Order, Outcome, close, do_block, serve
 from seamscope.work import QUIET, Work, check
 
@@ -105,6 +105,7 @@ class Dask:
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._sent: dict[str, tuple[Any, Order, str]] = {}
         self._present: set[str] = set()
+        self._paused: set[str] = set()
         self._known: dict[str, int | None] = {}
         self._threads: dict[str, int] = {}
         self._asked = -_ASK_EVERY
@@ -115,7 +116,9 @@ class Dask:
         now = time.monotonic()
         if now - self._asked >= _ASK_EVERY:
             self._asked = now
-            present = self._client.scheduler_info(n_workers=-1)["workers"]
+            present = self._asked_workers()
+            if present is None:
+                return {}
             able = {
                 address: about
                 for address, about in present.items()
@@ -123,12 +126,29 @@ class Dask:
                 and (self._resources is None or about.get("resources", {}).get("GPU", 0) >= 1)
             }
             self._present = set(present)
+            self._paused = {a for a, about in present.items() if about.get("status") == "paused"}
             self._threads = {address: about["nthreads"] for address, about in able.items()}
             self._known = {
                 address: _number(about["name"]) if self._own else None
                 for address, about in able.items()
             }
         return self._known
+
+    def _asked_workers(self) -> Mapping[str, Any] | None:
+        """Return what the scheduler says of its workers; None while dask tries to reach it again.
+
+        Raises
+        ------
+        OutputError
+            When it does not answer any more.
+        """
+        if self._client.status == "connecting":
+            return None
+        with _answering():
+            if self._client.status != "running":
+                raise OutputError(_SILENT)
+            workers: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+            return workers
 
     def wait(self, work: Work) -> int:
         """Wait for the first worker; return the least number of threads that one has."""
@@ -143,14 +163,15 @@ class Dask:
     def send(self, worker: str, order: Order) -> None:
         """Submit an order as a task."""
         self._count += 1
-        future = self._client.submit(
-            serve,
-            order,
-            key=f"seamscope-{order.run}-{order.block}-{self._count}",
-            pure=False,
-            workers=[worker],
-            resources=self._resources,
-        )
+        with _answering():
+            future = self._client.submit(
+                serve,
+                order,
+                key=f"seamscope-{order.run}-{order.block}-{self._count}",
+                pure=False,
+                workers=[worker],
+                resources=self._resources,
+            )
         self._sent[future.key] = future, order, worker
         future.add_done_callback(self._ended.put)
 
@@ -163,14 +184,18 @@ class Dask:
                 yield from self._answer(self._ended.get_nowait())
 
     def _gone(self) -> Iterator[Outcome]:
-        """Take back the orders of workers that are gone; the first of each was being done."""
+        """Take back the orders of workers that are gone or paused.
+
+        The first of each that is gone was being done. One that is paused for lack of memory keeps
+        what it has not begun for as long as it is paused.
+        """
         blamed: set[str] = set()
         for key, (future, order, worker) in list(self._sent.items()):
-            if worker in self._present or future.done():
+            if worker in self._present - self._paused or future.done():
                 continue
             del self._sent[key]
             future.release()
-            if worker in blamed:
+            if worker in blamed or worker in self._paused:
                 yield Outcome(order.block, "returned", worker=worker)
             else:
                 yield Outcome(order.block, "failed", _DIED, worker=worker)
@@ -179,13 +204,14 @@ class Dask:
     def _answer(self, future: Any) -> Iterator[Outcome]:
         if future.key not in self._sent:
             return
-        _, order, _ = self._sent.pop(future.key)
-        if future.status == "finished":
-            yield future.result()
-        elif future.status == "error":
-            yield Outcome(order.block, "failed", _why(future.exception()))
-        else:  # cancelled by the scheduler, or lost with it
-            yield Outcome(order.block, "failed", f"The scheduler gave it up ({future.status}).")
+        _, order, worker = self._sent.pop(future.key)
+        if future.status not in ("finished", "error"):  # cancelled by the scheduler, or lost
+            yield Outcome(order.block, "returned", worker=worker)
+            return
+        try:
+            yield future.result(timeout=_CONNECT)
+        except Exception as error:  # of the task, or the worker is gone and its answer with it
+            yield Outcome(order.block, "failed", _why(error), worker=worker)
 
     def stop(self) -> None:
         """Cancel all tasks."""
@@ -193,6 +219,23 @@ class Dask:
         self._sent.clear()
         with contextlib.suppress(Exception):  # the scheduler may be gone
             self._client.cancel(futures, force=True)
+
+
+_SILENT = (
+    "The scheduler does not answer any more. What was written is kept: start it and its workers "
+    "again, and resume (`resume=True`)."
+)
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """Say in a sentence that the scheduler is gone."""
+    from distributed.client import ClosedClientError
+
+    try:
+        yield
+    except (ClosedClientError, OSError, KeyError) as error:  # OSError: of the connection
+        raise OutputError(_SILENT) from error
 
 
 _DIED = (
@@ -210,7 +253,8 @@ def _number(name: Any) -> int | None:
 def _why(error: BaseException) -> str:
     if type(error).__name__ == "KilledWorker":
         return _DIED
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+    first = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 @contextlib.contextmanager

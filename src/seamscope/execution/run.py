@@ -15,11 +15,12 @@ refuses (another image, network or version; a lost GPU) gets no more work.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from seamscope.errors import OutputError, SettingsError
 from seamscope.execution.block import Batches, BlockRun, frame_of, place_of
 from seamscope.execution.pool import NO_WORKER, PATIENCE, On, Pool, check_on, open_pool
 from seamscope.execution.recipe import Recipe, check_travels
-from seamscope.execution.worker import Order, Outcome, seams_of
+from seamscope.execution.worker import NO_MEMORY, Order, Outcome, seams_of
+from seamscope.files import disk_errors
 from seamscope.images.addresses import is_address
 from seamscope.images.image import Image
 from seamscope.images.kinds import format_of
@@ -39,6 +41,8 @@ from seamscope.plain import plain
 from seamscope.planning.blocks import Blocks
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
+from seamscope.planning.reading import TileReader, jobs_of
+from seamscope.planning.tuning import OutOfMemory
 from seamscope.prediction.resuming import blocks_of, threads_of
 from seamscope.prediction.run import (
     Attempt,
@@ -142,7 +146,9 @@ def run_on(
 ) -> Generator[Event, None, None]:
     """Carry a plan out with workers; yields events as `seamscope.prediction.run.run`.
 
-    The result is, bit for bit, that of one process.
+    The result is, bit for bit, that of one process with as many threads as each worker has, and
+    with the same equivalent of the network. Other threads change the order of sums: the last
+    digits may differ.
 
     Parameters
     ----------
@@ -170,7 +176,8 @@ def run_on(
     if ledger is None or output.path is None or output.partial is None:
         raise OutputError("Workers write their blocks to a disk: give the path of a result.")
     case.intensity(work)
-    attempt = prepared(case, ledger, work)
+    with _enough_memory():
+        attempt = prepared(case, ledger, work)
     work.phase("Starting workers")
     gpu = case.plan.settings.device.startswith("cuda")
     with open_pool(on, gpu=gpu, work=work) as (pool, threads):
@@ -180,7 +187,8 @@ def run_on(
                 f"Tiles at the borders of blocks are computed twice: {blocks.repeated:.2g} tiles "
                 "for each one of a run in one process."
             )
-        kind = BlockRun(attempt, blocks, output).kind()
+        with _enough_memory():
+            kind = BlockRun(attempt, blocks, output).kind()
         recipe = Recipe.of(case, attempt.way, kind, *_written(case.plan, output, ledger))
         recipe.save(ledger.folder, case.model.statistics)
         direct = recipe.final == os.path.abspath(output.path)
@@ -211,9 +219,25 @@ def run_on(
         sum(ledger.done.values()),
         _measured(attempt, blocks, ledger, kind),
     )
+    _look(case, attempt.reader)
     for event in attempt.conclude(output, made, Finishing(case, work)):
         report(event, output, work)
         yield event
+
+
+@contextlib.contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Say in a sentence that memory ran out: other processes have the plan that is begun."""
+    try:
+        yield
+    except (OutOfMemory, MemoryError) as error:
+        raise SettingsError(NO_MEMORY) from error
+
+
+def _look(case: Case, reader: TileReader) -> None:
+    """Look which chunks of the image are stored: each worker knows of its own blocks only."""
+    for job in jobs_of(case.plan, None):
+        reader.look(job)
 
 
 # -- where blocks lie, and where they are written
@@ -304,7 +328,12 @@ def _shared(
     begin, before, total = time.perf_counter(), len(ledger.done), len(blocks)
     todo = (block for block in range(total) if block not in ledger.done)
     orders = (dataclasses.replace(order, block=block) for block in todo)
-    sharing = Sharing(pool, work, tries)
+
+    def current() -> bool:
+        with disk_errors(ledger.folder, "What was written so far is kept."):
+            return ledger.is_current(order.run)
+
+    sharing = Sharing(pool, work, tries, current)
     for outcome in sharing.share(orders):
         ledger.done[outcome.block] = outcome.not_finite
         seconds = time.perf_counter() - begin
@@ -352,6 +381,8 @@ class Sharing:
         Asked whether to stop.
     tries
         How often an order may fail.
+    current
+        Whether the run still has the right to write, asked when a worker says that it has not.
 
     Attributes
     ----------
@@ -359,8 +390,15 @@ class Sharing:
         Why, for each block that failed so often.
     """
 
-    def __init__(self, pool: Pool, work: Work = QUIET, tries: int = TRIES) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        work: Work = QUIET,
+        tries: int = TRIES,
+        current: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._pool = pool
+        self._current = current
         self._work = work
         self._tries = tries
         self._again: collections.deque[Order] = collections.deque()
@@ -435,6 +473,9 @@ class Sharing:
                 self._again.append(order)
             case "no room":
                 raise OutputError(outcome.reason)
+            case "outdated" if self._current():
+                reason = "The worker did not see on the shared disk that this run may write."
+                self._count_failure(dataclasses.replace(outcome, reason=reason), order)
             case "outdated":
                 raise OutputError(
                     "Another run has begun to write the same result, so that this one has ended."

@@ -69,8 +69,6 @@ class Outcome:
         One sentence; empty where it is done.
     not_finite
         Pixels of the block that are not finite.
-    absent
-        Chunks of the image that are not stored, read by this worker so far.
     worker
         Address of the worker that did it.
     """
@@ -79,7 +77,6 @@ class Outcome:
     how: How
     reason: str = ""
     not_finite: int = 0
-    absent: int = 0
     worker: str = ""
 
 
@@ -106,6 +103,8 @@ def do_block(order: Order) -> Outcome:
             return Outcome(order.block, "outdated", worker=address())
         except _RefusedError as error:
             return Outcome(order.block, "refused", str(error), worker=address())
+        except Exception as error:  # whatever loading a network or reading the disk may raise
+            return Outcome(order.block, "failed", _sentence(error), worker=address())
 
 
 _run: _Run | None = None
@@ -177,7 +176,6 @@ class _Run:
                 "cannot make. Give all workers the same packages and kind of processor, or use "
                 "the network as it is (`accelerate=False`)."
             )
-        self._image = case.image
         self._blocks = BlockRun(
             Attempt(plan, case.model, runner, reader, case.intensity(), way),
             blocks_of(plan, self._ledger),
@@ -212,8 +210,7 @@ class _Run:
             if _gpu_is_lost(self._blocks.device):
                 raise _RefusedError(_GPU_LOST) from error
             return Outcome(order.block, "failed", _sentence(error), worker=address())
-        absent = self._image.absent_chunks
-        return Outcome(order.block, "done", "", not_finite, absent, address())
+        return Outcome(order.block, "done", "", not_finite, address())
 
     def _check(self) -> None:
         if not self._current(self._order):
@@ -224,6 +221,10 @@ class _Run:
         return ledger is not None and ledger.is_current(order.run)
 
 
+NO_MEMORY = (
+    "Memory ran out. Use smaller tiles (`tile`), a smaller batch (`batch`), or fewer workers on "
+    "each machine."
+)
 _GPU_LOST = (
     "The worker has lost its GPU, and does not fall back to the CPU. Look at the machine, and "
     "start the worker again."
@@ -278,12 +279,15 @@ def _dask_worker() -> Any:
 
 def _sentence(error: Exception) -> str:
     from seamscope.errors import SeamscopeError
+    from seamscope.planning.tuning import OutOfMemory, is_memory_error
 
     if isinstance(error, SeamscopeError):
         return str(error)
+    if isinstance(error, MemoryError | OutOfMemory) or is_memory_error(error):
+        return NO_MEMORY
     last = (str(error).strip().splitlines() or [""])[-1][:200]
     at = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {last} ({Path(at.filename).name}:{at.lineno})"
 
 
-__all__ = ["Order", "Outcome", "close", "do_block", "seams_of", "serve"]
+__all__ = ["NO_MEMORY", "Order", "Outcome", "close", "do_block", "seams_of", "serve"]

@@ -234,6 +234,18 @@ class Image:
         self.check()  # what was read may be from before and after a change
         return array
 
+    def look(self, index: Index) -> None:
+        """Note which chunks of zarr a region is read from are stored, without reading them.
+
+        Raises
+        ------
+        ImageError
+            When the image has disappeared or changed since it was opened.
+        """
+        if isinstance(self._watch, WatchedZarr):
+            with self._watch.looking():
+                self.data[index]
+
     def check(self) -> None:
         """Raise `ImageError` if the image's file has disappeared or changed since it was opened."""
         if self._watch is not None:

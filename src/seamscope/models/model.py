@@ -287,6 +287,8 @@ class Model:
             self._initialize()
         if facts.layout is not None:
             self._rearrange(facts.layout)
+        if facts.cut:
+            self._trim(facts)
         vars(self).update(facts=facts, reach=reach)
 
     @cached_property
@@ -519,6 +521,9 @@ class Model:
             "fingerprint": self.fingerprint,
             "facts": own if left else dataclasses.replace(own, statistics=()),
             "reach": reach if left else dataclasses.replace(reach, halo=reach.convolutional),
+            # `module` is wrapped already, which `replace` forgets
+            "_arranged": self._arranged,
+            "_trimmed": self._trimmed,
         }
         vars(model).update(known)
         return model

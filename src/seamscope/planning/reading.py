@@ -100,6 +100,12 @@ class TileReader:
             self._read_tile(job, target)
         return batch
 
+    def look(self, job: TileJob) -> None:
+        """Note which chunks a tile is read from are stored, without reading its pixels."""
+        hull = tuple(part for _, part in self._mirrored(job.tile))
+        region = job.tile.read if self._plan.settings.padding == "zeros" else hull
+        self._image.look(self._index(job.frame, region))
+
     def _read_tile(self, job: TileJob, target: npt.NDArray[np.float32]) -> None:
         tile = job.tile
         if not any(itertools.chain(*tile.pad)):
@@ -117,6 +123,11 @@ class TileReader:
 
     def _pixels(self, frame: tuple[int, ...], region: Slices) -> Array:
         """Read ``(C, *region)`` in the image's own type."""
+        block = self._image.read(self._index(frame, region)).transpose(self._order)
+        return block if self._has_channels else block[None]
+
+    def _index(self, frame: tuple[int, ...], region: Slices) -> tuple[int | slice, ...]:
+        """Where a region lies in the image."""
         plan = self._plan
         index: list[int | slice] = []
         for letter in plan.layout.axes:
@@ -128,20 +139,23 @@ class TileReader:
                 index.append(plan.settings.channel)
             else:
                 index.append(slice(None))
-        block = self._image.read(tuple(index)).transpose(self._order)
-        return block if self._has_channels else block[None]
+        return tuple(index)
 
-    def _reflected(self, frame: tuple[int, ...], tile: Tile) -> Array:
-        """Read a tile that reaches beyond the image, padded by reflection."""
+    def _mirrored(self, tile: Tile) -> list[tuple[npt.NDArray[np.int_], slice]]:
+        """Indices that a tile takes along each axis, padded by reflection, and their range."""
         wanted = [
             _mirror(np.arange(part.start - before, part.stop + after), size)
             for part, (before, after), size in zip(
                 tile.read, tile.pad, self._plan.grid.image_shape, strict=True
             )
         ]
-        hull = tuple(slice(int(i.min()), int(i.max()) + 1) for i in wanted)
-        block = self._pixels(frame, hull)
-        for axis, (index, part) in enumerate(zip(wanted, hull, strict=True), start=1):
+        return [(i, slice(int(i.min()), int(i.max()) + 1)) for i in wanted]
+
+    def _reflected(self, frame: tuple[int, ...], tile: Tile) -> Array:
+        """Read a tile that reaches beyond the image, padded by reflection."""
+        wanted = self._mirrored(tile)
+        block = self._pixels(frame, tuple(part for _, part in wanted))
+        for axis, (index, part) in enumerate(wanted, start=1):
             block = block.take(index - part.start, axis=axis)
         return block
 

@@ -24,11 +24,11 @@ from seamscope.images.addresses import is_address
 from seamscope.images.image import open_image
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.plates import Plate, lay_out, plate_at
-from seamscope.images.records import read_record
 from seamscope.ledger import Ledger
 from seamscope.models.model import Model
 from seamscope.plain import plain
 from seamscope.planning.case import Case
+from seamscope.prediction.folders import done_before
 from seamscope.prediction.run import begin, completed, open_output, run
 from seamscope.settings import Settings
 from seamscope.version import __version__
@@ -161,9 +161,11 @@ class _Batch:
     @property
     def task(self) -> dict[str, Any]:
         """What is done, for the ledger and the record."""
+        fixed = self.model.statistics
         return {
             "version of Seamscope": __version__,
             "network": self.model.fingerprint,
+            "statistics": None if fixed is None else fixed.digest,
             "settings": plain(self.settings),
             "OME-Zarr": plain(self.ome),
             "fields": list(self.plate.fields),
@@ -177,23 +179,22 @@ class _Batch:
         steps = Steps(self.work, len(self.plate.fields))
         for number, name in enumerate(self.plate.fields):
             check(self.work)
-            if number not in ledger.done:
-                try:
-                    self._predict(name, Place(path / name, result=True, member=True))
-                    ledger.mark(number)
-                except OutputError:  # a full disk stops all of them
-                    raise
-                except SeamscopeError as error:
-                    failed[name] = str(error)
-                    self.work.warn(f"{name} failed: {error}")
+            try:
+                self._predict(name, Place(path / name, result=True, member=True))
+                ledger.mark(number)
+            except OutputError:  # a full disk, or a field of other work, stops all of them
+                raise
+            except SeamscopeError as error:
+                failed[name] = str(error)
+                self.work.warn(f"{name} failed: {error}")
             steps.one()
         return failed
 
     def _predict(self, name: str, place: Place) -> None:
-        # killed between the field's end and its mark
-        if (read_record(place.path) or {}).get("finished"):
-            return
         image = open_image(self.plate.source, series=name, **self.choices)
+        # a mark alone does not say of which image: another plate may have fields of these names
+        if done_before(place.path, Case.open(image, self.model, self.settings)):
+            return
         case, task = begin(image, self.model, self.settings, place, resume=True)
         with open_output(case, place, task=task, resume=True, ome=self.ome) as output:
             completed(run(case, output, work=_Quietly(self.work)))

@@ -48,17 +48,10 @@ def task_of(case: Case) -> dict[str, Any]:
             "content": content_of(image),
         },
         "network": model.fingerprint,
-        "statistics": _statistics(case),
+        "statistics": None if model.statistics is None else model.statistics.digest,
         "settings": {k: v for k, v in settings.items() if k not in _WITHOUT_EFFECT},
         "grid": None if case.tiles is None else _hash(case.tiles),
     }
-
-
-def _statistics(case: Case) -> str | None:
-    statistics = case.model.statistics
-    if statistics is None:
-        return None
-    return _hash(statistics.described)
 
 
 def _hash(value: Any) -> str:
