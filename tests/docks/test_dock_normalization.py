@@ -643,7 +643,8 @@ def test_ways_of_blending_are_compared_and_the_best_is_used(qtbot, viewer, docks
     best = expected.recommended
     assert best.blend != "crop"
     assert f"Use {best.blend}" in page.verdict.text()
-    (marked,) = [row for row in page.table.text().split("<tr>") if "►" in row]
+    rows = [row for row in page.table.text().split("<tr>") if "►" in row]
+    marked = " ".join(rows)  # one row of each table: a dock has no room for all columns
     worst = int(best.total().argmax())
     for told in (best.blend, *(figure_text(v) for v in (
         min(expected.scores), best.step[worst], best.dependence[worst], best.peak[worst]

@@ -186,7 +186,7 @@ def test_frames_blocks_and_disk_change_nothing(tmp_path, monkeypatch):
     opened = zarr.create_array
 
     def noted(*args, **kwargs):
-        made.append(kwargs["store"])
+        made.append(kwargs.get("store") or args[0])
         return opened(*args, **kwargs)
 
     monkeypatch.setattr(zarr, "create_array", noted)
