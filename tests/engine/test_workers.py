@@ -653,7 +653,8 @@ def test_workers_that_are_killed_equal_one_process(
             if isinstance(event, BlockDone):
                 done.append(event.region)
                 if event.done in (2, 5):
-                    victims = [n.process.pid for n in client.cluster.workers.values() if n.process]
+                    workers = [n.process for n in client.cluster.workers.values() if n.process]
+                    victims = [worker.pid for worker in workers if worker.pid]
                     # all at once, the second time: the scheduler has nobody left
                     for victim in victims if event.done == 5 else [chance.choice(victims)]:
                         os.kill(victim, signal.SIGKILL)

@@ -267,6 +267,7 @@ class ConsentPanel(QFrame):
         self.no = button("Do not load", "Run nothing of the file.")
         self.read = button("Read it first", "Show the code. Nothing of it is run for that.")
         self.remember = QCheckBox("Do not ask again while it stays the same")
+        self.remember.setToolTip(_REMEMBERED)
         buttons = QHBoxLayout()
         buttons.addWidget(self.yes)
         buttons.addWidget(self.no)
