@@ -122,7 +122,7 @@ def test_what_is_measured_of_random_networks_is_true(network) -> None:
     assert model.reach.agrees(model.facts)
 
 
-EVERYWHERE = ("stride 3", "poolings by 3 and 2", "cut 3 before, 10 after")
+EVERYWHERE = ("stride 3", "overlapping patches 2, 2", "cut 3 before, 10 after")
 
 
 @pytest.mark.parametrize("suffix", [".torchscript", ".pt2", ".onnx"])
