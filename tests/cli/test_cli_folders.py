@@ -197,6 +197,17 @@ def test_what_no_image_can_change_ends_the_command(folder) -> None:
     assert done.output.count("Image ") == 1
 
 
+def test_a_stopped_command_counts_what_was_not_begun(folder, monkeypatch) -> None:
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seamscope.prediction.run.begin", stop)
+    done = run("predict", "in/a*", "demo:batchnorm", "out")
+    assert done.exit_code == 130
+    told = " ".join(done.output.split())
+    assert "Stopped: 3 of 3 images are not done, 2 of them were not begun." in told
+
+
 def test_results_in_object_stores_have_no_folders(folder) -> None:
     assert place_of("s3://bucket/results/", "a") == "s3://bucket/results/a.ome.zarr"
     make_folders(jobs_for("in/a*.tif", "s3://bucket/results"))

@@ -465,6 +465,25 @@ def test_what_another_process_took_over_is_left_as_it_is(
     assert not list(remote.objects(address.parent))
 
 
+def test_a_place_that_is_taken_over_while_it_is_emptied_is_not_begun(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, remove = Address.parse(place), remote_results.RemoteClaim.remove
+    taken = []
+
+    def slow(claim: Any) -> None:
+        remove(claim)
+        monkeypatch.setattr(remote_results.psutil, "pid_exists", lambda _: False)
+        taken.append(remote_results.RemoteClaim(remote_results.RemotePlace(address)))
+
+    monkeypatch.setattr(remote_results.RemoteClaim, "remove", slow)
+    with pytest.raises(OutputError, match="taken over by another process"):
+        seamscope.predict(DATA, torch.nn.Identity(), place, **HOW)
+    assert names_beside(place) == [".out.ome.zarr.lock"]
+    taken[0].confirm()
+    assert not list(remote.objects(address))
+
+
 def test_writing_and_reading_survive_failures(s3: type[Proxy], monkeypatch: Any) -> None:
     """Every third request fails: reads, writes, marks and lists are repeated."""
     monkeypatch.setattr(s3, "failing", staticmethod(lambda number, *_: number % 3 == 0))

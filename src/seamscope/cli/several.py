@@ -224,7 +224,8 @@ def _conclude(
     answer.write(record, columns([done.row for done in found]))
     if code == 130:
         left = len(images) - counts["done"] - counts["skipped"]
-        say(f"Stopped: {left} of {len(images)} images are not done. To go on, {then}.")
+        begun = f"{record['left']} of them were not begun"
+        say(f"Stopped: {left} of {len(images)} images are not done, {begun}. To go on, {then}.")
         raise typer.Exit(130)
     if counts["failed"]:
         failed = ", ".join(Path(done.image).name for done in found if done.state == "failed")

@@ -578,6 +578,7 @@ def _create_remote(
         if ledger is not None and kind.resume is not None:
             return _resumed(claim, ledger, kind.resume, wanted, task or {})
         claim.remove()
+        claim.confirm()  # an older result of many objects may have taken long
         return _begun(claim, kind, wanted, task)
     except BaseException:
         claim.release()
