@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import random
 import signal
@@ -21,7 +22,7 @@ import zarr
 from seamscope import freeze_statistics, load_model, predict
 from seamscope.errors import OutputError, SettingsError
 from seamscope.execution import worker
-from seamscope.execution.pool import Dask, Here, open_pool
+from seamscope.execution.pool import Dask, Here, _quiet_logs, open_pool
 from seamscope.execution.run import BlockDone, Sharing, events_of, is_shared, run_on
 from seamscope.execution.worker import Order, Outcome
 from seamscope.images.image import open_image
@@ -693,3 +694,13 @@ def test_this_process_does_what_is_waited_for() -> None:
     assert list(pool.answers(0)) == []
     assert list(pool.workers()) == ["here"]
     assert not QUIET.stopped()
+
+
+def test_logs_of_dask_are_not_among_a_command_s_messages(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "distributed.client")  # as dask sets it when it is imported
+    logger = logging.getLogger("distributed.client")
+    with _quiet_logs():
+        logger.error("Failed to reconnect to scheduler")
+    assert not caplog.records
+    logger.error("another")
+    assert len(caplog.records) == 1

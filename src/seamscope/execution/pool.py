@@ -432,13 +432,15 @@ def _connected(scheduler: str) -> Iterator[Client]:
 @contextlib.contextmanager
 def _quiet_logs() -> Iterator[None]:
     """Keep dask's log out of a command's messages: deaths of workers are counted by the run."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:  # dask gives the second a level of its own
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 __all__ = ["NO_WORKER", "PATIENCE", "Dask", "Here", "On", "Pool", "check_on", "open_pool"]
