@@ -172,7 +172,7 @@ class Opinions:
             )
         # without a name, where the system allows: it ends with the process, also a killed one
         self._file = tempfile.TemporaryFile(prefix="seamscope-")  # noqa: SIM115  (see close)
-        weakref.finalize(self, self._file.close)  # where nobody closes it; the map has its own
+        weakref.finalize(self, self._file.close)  # without `close`; the map has a handle of its own
         return np.memmap(self._file, np.float32, "w+", shape=shape)
 
     def close(self) -> None:
