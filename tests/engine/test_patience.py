@@ -72,6 +72,34 @@ def test_time_may_be_over_at_any_moment(allow) -> None:
     assert any(model is not None and not model.facts.period_found for model in found)
 
 
+def test_no_operation_is_blamed_where_time_ran_out(allow) -> None:
+    """The only layer that sees the whole tile takes statistics, which are not held fixed yet."""
+    unfinished = 0
+    for count in range(30, 70, 2):
+        allow(count)
+        torch.manual_seed(count)
+        network = nn.Sequential(
+            nn.Conv2d(1, 3, 7, padding=3), nn.InstanceNorm2d(3), nn.ReLU(),
+            nn.Conv2d(3, 2, 5, padding=2),
+        ).eval()  # fmt: skip
+        model = _measured(network)
+        if model is None:
+            continue
+        said = model.describe()
+        assert model.reach.halo is None
+        assert "further operations" not in said
+        assert "own statistics" in said
+        if model.reach.convolutional is None:
+            unfinished += 1
+            assert not model.reach.finished
+            assert max(model.reach.at_least) <= 5
+            assert "time ran out" in said
+            assert model.reach.rest == ((5, 5), (5, 5))
+        else:
+            assert model.reach.convolutional == ((5, 5), (5, 5))
+    assert unfinished
+
+
 def test_what_was_not_finished_is_measured_again(allow) -> None:
     for count in range(20, 90, 2):  # as few as it takes to know anything
         network = _network(100 + count)

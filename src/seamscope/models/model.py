@@ -769,7 +769,7 @@ def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
     steps = f" on multiples of {grid}" if set(facts.period) != {1} else ""
     if reach.halo is not None:
         yield f"Seamless with halo {halo_text(reach.halo)}{steps}."
-    elif reach.at_least is not None:
+    elif reach.at_least is not None and not reach.couplings:
         far = axes_text(reach.at_least)
         yield f"The reach is at least {far} px: the measurement ran out of time (`patience`)."
     else:
@@ -802,6 +802,11 @@ def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
             yield (
                 f"No halo will help: {layers}. How far the convolutions alone reach cannot be "
                 "measured of a network that runs forward only."
+            )
+        elif reach.at_least is not None:
+            yield (
+                f"No halo will help: {layers}. How far the convolutions alone reach was not "
+                "measured to the end: time ran out (`patience`)."
             )
         else:
             yield f"No halo will help: {layers}, and further operations see the whole tile."

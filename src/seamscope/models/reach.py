@@ -84,7 +84,7 @@ class Reach:
         each axis. Tiles cannot reproduce these; elsewhere `halo` is enough.
     at_least
         Pixels that the network reaches at least, where time ran out before more was known; `halo`
-        is then None.
+        is then None. Where `couplings` name statistics, it was the reach of all else.
     couplings
         Names of the layers that couple the whole tile, where they are known.
     rest
@@ -162,7 +162,7 @@ def _measured(forward: Forward, facts: Facts) -> Reach:
     try:
         return steady.found(None, steady.reach())
     except OutOfPatience:
-        return steady.found(None, None)
+        return replace(steady.found(None, None), at_least=steady.at_least)
 
 
 def _combined(reach: Reach, facts: Facts) -> Reach:
@@ -172,7 +172,8 @@ def _combined(reach: Reach, facts: Facts) -> Reach:
         return reach if implied is None else _named(reach, implied)
     if reach.at_least is not None and implied.bounded:  # no time to measure it all
         return replace(reach, halo=implied.halo, convolutional=implied.halo, at_least=None)
-    if reach.at_least is not None and any(implied.coupled):
+    measurable = facts.statistics and not implied.couplings  # with statistics held fixed
+    if reach.at_least is not None and any(implied.coupled) and not measurable:
         reach = replace(reach, at_least=None)
     own = reach.convolutional
     if own is None:
