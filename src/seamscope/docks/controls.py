@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFormLayout,
+    QHBoxLayout,
     QPushButton,
     QScrollBar,
     QSpinBox,
@@ -101,4 +102,41 @@ def fill(page: QWidget, *parts: QWidget | QFormLayout) -> None:
     column.addStretch(1)
 
 
-__all__ = ["button", "fill", "form", "leave_wheel_to_page", "number", "ticked"]
+def beside(first: QWidget, *others: QWidget) -> QWidget:
+    """Put widgets next to each other; the first one takes what room there is."""
+    whole = QWidget()
+    row = QHBoxLayout(whole)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.addWidget(first, 1)
+    for other in others:
+        row.addWidget(other)
+    return whole
+
+
+def page_of(*parts: QWidget | tuple[QWidget, ...]) -> QWidget:
+    """Put widgets below each other, those of a tuple next to each other."""
+    page = QWidget()
+    column = QVBoxLayout(page)
+    column.setContentsMargins(4, 6, 4, 4)
+    for part in parts:
+        if isinstance(part, tuple):
+            row = QHBoxLayout()
+            for widget in part:
+                row.addWidget(widget)
+            column.addLayout(row)
+        else:
+            column.addWidget(part)
+    column.addStretch(1)
+    return page
+
+
+__all__ = [
+    "beside",
+    "button",
+    "fill",
+    "form",
+    "leave_wheel_to_page",
+    "number",
+    "page_of",
+    "ticked",
+]

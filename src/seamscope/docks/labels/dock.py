@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog
 
-from seamscope.docks.controls import button, form
+from seamscope.docks.controls import beside, button, form, page_of
 from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.job import Job, Outcome
@@ -88,7 +88,7 @@ class LabelsDock(Dock):
     def _lay_out(self) -> None:
         self.form = form(("Prediction", beside(self.source, self.open)), ("Axes", self.axes))
         self.tabs = Pages()
-        self.tabs.addTab(_page(self.recipe.more), "Filters")
+        self.tabs.addTab(page_of(self.recipe.more), "Filters")
         self.tabs.addTab(self.correcting, "Correct")
         self.tabs.addTab(self.splits, "False splits")
         self.tabs.addTab(self.writing, "Write")
@@ -357,27 +357,6 @@ class LabelsDock(Dock):
         self.correcting.show_state()
         self.splits.offer_labels()
         self.writing.show_state()
-
-
-def beside(first: QWidget, *others: QWidget) -> QWidget:
-    """Put widgets next to each other; the first one takes what room there is."""
-    whole = QWidget()
-    row = QHBoxLayout(whole)
-    row.setContentsMargins(0, 0, 0, 0)
-    row.addWidget(first, 1)
-    for other in others:
-        row.addWidget(other)
-    return whole
-
-
-def _page(*parts: QWidget) -> QWidget:
-    page = QWidget()
-    column = QVBoxLayout(page)
-    column.setContentsMargins(4, 6, 4, 4)
-    for part in parts:
-        column.addWidget(part)
-    column.addStretch(1)
-    return page
 
 
 __all__ = ["LabelsDock"]

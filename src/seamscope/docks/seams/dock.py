@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QPushButton
 
 from seamscope.compare.certificate import Certificate, certify
 from seamscope.docks.actions import Action, ActionRow
-from seamscope.docks.controls import button, form, ticked
+from seamscope.docks.controls import beside, button, form, page_of, ticked
 from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.evidence import Evidence
@@ -143,7 +143,7 @@ class SeamsDock(Dock):
         self.tabs = self._make_tabs()
         self.place(
             [
-                form(("Result", _beside(self.runs, self.delete))),
+                form(("Result", beside(self.runs, self.delete))),
                 *(
                     self.verdict,
                     self.actions,
@@ -159,14 +159,14 @@ class SeamsDock(Dock):
     def _make_tabs(self) -> Pages:
         tabs = Pages()
         tabs.addTab(
-            _page(
+            page_of(
                 self.halo, self.stitch, (self.suggest, self.apply), self.suggestion, self.advised
             ),
             "Halo",
         )
-        tabs.addTab(_page(self.table, self.comparison), "Worst seams")
-        tabs.addTab(_page((self.ask,), self.pixel), "Pixel")
-        tabs.addTab(_page((self.explain, self.certify), self.causes, self.certificate), "Causes")
+        tabs.addTab(page_of(self.table, self.comparison), "Worst seams")
+        tabs.addTab(page_of((self.ask,), self.pixel), "Pixel")
+        tabs.addTab(page_of((self.explain, self.certify), self.causes, self.certificate), "Causes")
         return tabs
 
     def _connect(self) -> None:
@@ -644,32 +644,6 @@ def _name(run: Run, all_runs: Sequence[Run]) -> str:
     """Its title, with a number as napari gives it to layers of the same name."""
     earlier = [each.title for each in all_runs[: all_runs.index(run)]].count(run.title)
     return f"{run.title} [{earlier}]" if earlier else run.title
-
-
-def _beside(first: QWidget, second: QWidget) -> QWidget:
-    both = QWidget()
-    row = QHBoxLayout(both)
-    row.setContentsMargins(0, 0, 0, 0)
-    row.addWidget(first, 1)
-    row.addWidget(second)
-    return both
-
-
-def _page(*parts: Any) -> QWidget:
-    """Widgets below each other; those in a tuple beside each other."""
-    page = QWidget()
-    column = QVBoxLayout(page)
-    column.setContentsMargins(4, 6, 4, 4)
-    for part in parts:
-        if isinstance(part, tuple):
-            row = QHBoxLayout()
-            for widget in part:
-                row.addWidget(widget)
-            column.addLayout(row)
-        else:
-            column.addWidget(part)
-    column.addStretch(1)
-    return page
 
 
 __all__ = ["SeamsDock", "covering", "suggestion_of"]
