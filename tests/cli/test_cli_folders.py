@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 import seamscope
 from seamscope.cli import app
 from seamscope.errors import OutputError
-from seamscope.images.folders import check_apart, images_in, names_for, place_of
+from seamscope.images.folders import check_apart, images_in, make_folders, names_for, place_of
 from seamscope.models.formats import load_model
-from seamscope.prediction.folders import jobs_for, make_folders, predict_all
+from seamscope.prediction.folders import jobs_for, predict_all
 
 
 def run(*words):
@@ -210,5 +210,5 @@ def test_a_stopped_command_counts_what_was_not_begun(folder, monkeypatch) -> Non
 
 def test_results_in_object_stores_have_no_folders(folder) -> None:
     assert place_of("s3://bucket/results/", "a") == "s3://bucket/results/a.ome.zarr"
-    make_folders(jobs_for("in/a*.tif", "s3://bucket/results"))
+    make_folders([job.out for job in jobs_for("in/a*.tif", "s3://bucket/results")])
     assert not list(Path().glob("s3*"))

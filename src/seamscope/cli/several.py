@@ -20,7 +20,6 @@ from seamscope.cli import places
 from seamscope.cli.answer import Answer, columns, gathered
 from seamscope.cli.options import LOADED
 from seamscope.errors import OutputError
-from seamscope.images.addresses import is_address
 from seamscope.text import duration_text
 
 SEVERAL = {"predict": "image", "segment": "prediction", "seams": "image", "run": "image"}
@@ -176,7 +175,7 @@ def _left(images: Sequence[str], given: Mapping[str, Any]) -> Sequence[str]:
 
 def _each(command: str, images: Sequence[str], given: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the parameters for each image."""
-    from seamscope.images.folders import check_apart, names_for, place_of
+    from seamscope.images.folders import check_apart, make_folders, names_for, place_of
 
     names = names_for(images)
     outs = {name: given[name] for name in _PATTERNS if given.get(name) is not None}
@@ -196,17 +195,8 @@ def _each(command: str, images: Sequence[str], given: Mapping[str, Any]) -> list
     if not given.get("dry_run"):
         written = [own[name] for own in each for name in ("out", *outs) if name in own]
         check_apart(images, written)
-        _make_folders([own["out"] for own in each if "out" in own])
+        make_folders([own["out"] for own in each if "out" in own])
     return each
-
-
-def _make_folders(outs: Sequence[str]) -> None:
-    from seamscope.files import disk_errors
-
-    local = [Path(out).expanduser() for out in outs if not is_address(out)]
-    for folder in dict.fromkeys(path.parent for path in local):
-        with disk_errors(folder, "Nothing was written."):
-            folder.mkdir(exist_ok=True)
 
 
 def _conclude(

@@ -9,10 +9,11 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from seamscope.errors import ImageError, OutputError
+from seamscope.files import disk_errors
 from seamscope.images.addresses import is_address
 from seamscope.images.kinds import FORMATS
 from seamscope.images.open import is_image_file
@@ -219,4 +220,18 @@ def _real(name: str) -> Path:
     return Path(os.path.normcase(os.path.realpath(Path(name).expanduser())))
 
 
-__all__ = ["check_apart", "images_in", "names_for", "place_of", "without_results"]
+def make_folders(outs: Iterable[str]) -> None:
+    """Make the folders of results; those above them exist. Object stores have none.
+
+    Raises
+    ------
+    OutputError
+        Where one cannot be made.
+    """
+    local = [Path(out).expanduser() for out in outs if not is_address(out)]
+    for folder in dict.fromkeys(path.parent for path in local):
+        with disk_errors(folder, "Nothing was written."):
+            folder.mkdir(exist_ok=True)
+
+
+__all__ = ["check_apart", "images_in", "make_folders", "names_for", "place_of", "without_results"]

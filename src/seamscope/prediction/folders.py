@@ -16,11 +16,11 @@ from typing import Any, Literal
 from torch import nn
 
 from seamscope.errors import OutputError, SeamscopeError
-from seamscope.files import disk_errors
 from seamscope.images.addresses import is_address
 from seamscope.images.folders import (
     check_apart,
     images_in,
+    make_folders,
     names_for,
     place_of,
     without_results,
@@ -156,7 +156,7 @@ def predict_all(
         return "done", read_record(job.out) or {}
 
     jobs = jobs_for(images, out, resume=resume)
-    make_folders(jobs)
+    make_folders([job.out for job in jobs])
     found = []
     for number, job in enumerate(jobs):
         check(work)
@@ -179,20 +179,6 @@ def _attempt(
         seconds = time.perf_counter() - begin
         return Done(job.image, job.out, "failed", str(error) or type(error).__name__, seconds)
     return Done(job.image, job.out, state, "", time.perf_counter() - begin, record)
-
-
-def make_folders(jobs: Sequence[Job]) -> None:
-    """Make the folders of results; those above them exist.
-
-    Raises
-    ------
-    OutputError
-        Where one cannot be made.
-    """
-    local = [Path(job.out).expanduser() for job in jobs if not is_address(job.out)]
-    for folder in dict.fromkeys(path.parent for path in local):
-        with disk_errors(folder, "Nothing was written."):
-            folder.mkdir(exist_ok=True)
 
 
 def is_done(target: str | os.PathLike[str]) -> bool:
@@ -231,4 +217,4 @@ def done_before(target: str | os.PathLike[str], case: Case) -> bool:
     return True
 
 
-__all__ = ["Done", "Job", "done_before", "is_done", "jobs_for", "make_folders", "predict_all"]
+__all__ = ["Done", "Job", "done_before", "is_done", "jobs_for", "predict_all"]
