@@ -33,6 +33,17 @@ class Curve:
     counts: Array
     name: str
 
+    def seen(self, edges: Array, pixels: Array) -> Curve:
+        """Return the part between the lowest and the highest height of a histogram.
+
+        Beyond, nothing changes any more. Dynamics are no heights: of them, all is returned.
+        """
+        some = pixels.nonzero()[0]
+        if not len(some) or self.name == "dynamics":
+            return self
+        part = self.within(float(edges[some[0]]), float(edges[some[-1] + 1]))
+        return part if len(part.values) else self
+
     def within(self, low: float, high: float) -> Curve:
         """Return the part of the curve between two thresholds."""
         inside = (self.values >= low) & (self.values <= high)

@@ -163,10 +163,6 @@ class Segmentation:
         heights = self._ground.room.heights
         return int(self.basins.numbers[at]), 0 if heights is None else int(heights[at])
 
-    def label_at(self, place: Sequence[int]) -> int:
-        """Return the label of a pixel."""
-        return int(self.paint(tuple(slice(int(p), int(p) + 1) for p in place)).ravel()[0])
-
     @cached_property
     def _sizes(self) -> Sizes:
         """Of basins, as far as they belong to objects."""
@@ -383,13 +379,7 @@ class Segmentation:
 
         Thresholds below or above all heights are left out: there nothing changes any more.
         """
-        curve = self.curve()
-        edges, pixels = self.histogram()
-        some = pixels.nonzero()[0]
-        if len(some) and curve.name != "dynamics":
-            seen = curve.within(float(edges[some[0]]), float(edges[some[-1] + 1]))
-            curve = seen if len(seen.values) else curve
-        return curve.stable()
+        return self.curve().seen(*self.histogram()).stable()
 
     def histogram(self, bins: int = 256) -> tuple[Array, Array]:
         """Return the edges, in the recipe's values, and pixels of a histogram of the heights."""

@@ -53,11 +53,7 @@ class Curves:
             return None
         curve = found.curve()
         edges, pixels = found.histogram()
-        some = pixels.nonzero()[0]
-        seen = curve
-        if len(some) and curve.name != "dynamics":  # beyond all heights nothing changes any more
-            seen = curve.within(float(edges[some[0]]), float(edges[some[-1] + 1]))
-        return cls(curve, (seen if len(seen.values) else curve).stable(), edges, pixels)
+        return cls(curve, curve.seen(edges, pixels).stable(), edges, pixels)
 
 
 @dataclass(frozen=True)
