@@ -72,21 +72,9 @@ _LISTED = 5
 
 @dataclasses.dataclass(frozen=True)
 class BlockDone(TileDone):
-    """A block is written and marked; `done` and `total` count blocks, those of earlier runs too.
+    """A block is written and marked; `done` and `total` count blocks, those of earlier runs too."""
 
-    Attributes
-    ----------
-    before
-        Blocks that earlier runs had done.
-    """
-
-    before: int = 0
     unit = "blocks"
-
-    @property
-    def seconds_left(self) -> float:
-        """Estimated from the blocks of this run."""
-        return self.seconds / max(self.done - self.before, 1) * (self.total - self.done)
 
 
 def check_shared(image: Image, model: Model, target: Any, on: On) -> None:
@@ -325,7 +313,7 @@ def _shared(
     blocks: Blocks, ledger: Ledger, pool: Pool, order: Order, work: Work, tries: int
 ) -> Generator[BlockDone, None, None]:
     """Have all blocks done that are not; yields an event for each."""
-    begin, before, total = time.perf_counter(), len(ledger.done), len(blocks)
+    begin, total = time.perf_counter(), len(blocks)
     todo = (block for block in range(total) if block not in ledger.done)
     orders = (dataclasses.replace(order, block=block) for block in todo)
 
@@ -337,9 +325,7 @@ def _shared(
     for outcome in sharing.share(orders):
         ledger.done[outcome.block] = outcome.not_finite
         seconds = time.perf_counter() - begin
-        yield BlockDone(
-            place_of(blocks, outcome.block), len(ledger.done), total, seconds, before=before
-        )
+        yield BlockDone(place_of(blocks, outcome.block), len(ledger.done), total, seconds)
     failed = [
         {"block": block, "where": _where(blocks, block), "reason": reason}
         for block, reason in sorted(sharing.failed.items())
