@@ -25,7 +25,7 @@ from seamscope.docks.session import Session
 from seamscope.planning.plan import Layout
 from seamscope.planning.resources import Resources
 from seamscope.seams.heatmaps import SeamPicture, pyramid
-from seamscope.seams.meter import HaloRay
+from seamscope.seams.measures import HaloRay
 from seamscope.text import figure_text, percent_text
 
 CLASSES = measured()

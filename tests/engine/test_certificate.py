@@ -21,7 +21,7 @@ from seamscope.fixed_statistics.freezing import freeze_statistics
 from seamscope.images.records import read_record
 from seamscope.models.formats import load_model
 from seamscope.prediction.run import predict
-from seamscope.seams.meter import Seam
+from seamscope.seams.measures import Seam
 from watching import Seen, stopped_after
 
 INSTANCE_MODEL = load_model(INSTANCE)

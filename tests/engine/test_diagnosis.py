@@ -26,7 +26,7 @@ from seamscope.models.model import Model, as_model
 from seamscope.models.probe import Hints
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
-from seamscope.seams.meter import Seam
+from seamscope.seams.measures import Seam
 from seamscope.settings import Settings
 from seamscope.tiling import Lattice, TileGrid
 from watching import Seen

@@ -16,7 +16,6 @@ from seamscope.models.formats import load_model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.prediction.run import open_output, run
-from seamscope.seams import meter as seams
 from seamscope.seams.meter import SeamMeter, overlap_of
 from seamscope.settings import Settings
 from seamscope.tiling import Lattice, TileGrid
@@ -323,7 +322,7 @@ def test_memory_does_not_grow_with_the_number_of_overlaps(monkeypatch) -> None:
     grid = TileGrid.regular((4000,), 24, 4)
     tiles = predictions_of(grid, 1)
     full = SeamMeter(grid)
-    monkeypatch.setattr(seams, "_CURVES", 60)
+    monkeypatch.setattr("seamscope.seams.sums._CURVES", 60)
     few = SeamMeter(grid)
     for tile in grid:
         full.see(tile, tiles[tile.index])

@@ -54,8 +54,9 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
 from seamscope.prediction.run import TileDone, run
-from seamscope.seams.meter import TOLERANCE, plain
+from seamscope.seams.measures import plain
 from seamscope.seams.opinions import Opinions
+from seamscope.seams.tolerance import TOLERANCE
 from seamscope.settings import Blend, Settings
 from seamscope.stitching import BLENDS, canvas
 from seamscope.text import shape_text

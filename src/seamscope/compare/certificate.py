@@ -33,7 +33,7 @@ from seamscope.models.reach import MemoryMeter
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Finished, Reduced, TileDone, open_output, run
-from seamscope.seams.meter import TOLERANCE, Spread, check_tolerance
+from seamscope.seams.tolerance import TOLERANCE, Spread, check_tolerance
 from seamscope.settings import Settings
 from seamscope.text import axes_text, halo_text, percent_text, shape_text
 from seamscope.tiling import Lattice, Sides
@@ -169,7 +169,7 @@ def certify(
     image, model, settings, trust, axes
         As for `seamscope.predict`; single settings may be given by name.
     worst
-        Where seams are worst, worst first: `seamscope.seams.meter.Seam`, or points in pixels
+        Where seams are worst, worst first: `seamscope.seams.measures.Seam`, or points in pixels
         along the spatial axes. Crops lie around them; without, spread over the image.
     crops
         How many, where the whole image does not fit.

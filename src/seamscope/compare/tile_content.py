@@ -18,7 +18,7 @@ import numpy.typing as npt
 from seamscope.errors import SettingsError
 from seamscope.images.ground_truth import Truth, classes_of
 from seamscope.images.image import Image, open_image
-from seamscope.seams.meter import plain
+from seamscope.seams.measures import plain
 from seamscope.text import axes_text
 from seamscope.tiling import AXIS_NAMES, Slices, per_axis
 from seamscope.work import QUIET, Work, check

@@ -57,7 +57,9 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.thumbnails import image_under
 from seamscope.prediction.run import Finished, Reduced, TileDone, open_output, run
-from seamscope.seams.meter import ABSENT, TOLERANCE, plain
+from seamscope.seams.comparison import ABSENT
+from seamscope.seams.measures import plain
+from seamscope.seams.tolerance import TOLERANCE
 from seamscope.settings import Settings
 from seamscope.text import axes_text, bytes_text
 from seamscope.tiling import Slices, per_axis

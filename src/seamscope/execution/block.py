@@ -22,8 +22,11 @@ from seamscope.planning.blocks import Blocks
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob
 from seamscope.prediction.run import Attempt, Stitcher, measured_tiles, predict_batches
-from seamscope.seams.meter import Compared, Kind, SeamMeter, Spread, kind_of
+from seamscope.seams.comparison import Compared
+from seamscope.seams.kinds import Kind, kind_of
+from seamscope.seams.meter import SeamMeter
 from seamscope.seams.records import SeamRecords
+from seamscope.seams.tolerance import Spread
 from seamscope.stitching import Array, canvas
 from seamscope.tiling import Slices, Tile
 

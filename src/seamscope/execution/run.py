@@ -55,7 +55,8 @@ from seamscope.prediction.run import (
     report,
     run,
 )
-from seamscope.seams.meter import Kind, SeamMeter
+from seamscope.seams.kinds import Kind
+from seamscope.seams.meter import SeamMeter
 from seamscope.seams.records import SeamRecords, sum_up
 from seamscope.seams.report import SeamReport
 from seamscope.work import QUIET, Work

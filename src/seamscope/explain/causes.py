@@ -47,7 +47,7 @@ from seamscope.images.image import Image, open_image
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
-from seamscope.seams.meter import TOLERANCE, check_tolerance
+from seamscope.seams.tolerance import TOLERANCE, check_tolerance
 from seamscope.settings import Settings
 from seamscope.text import axes_text, halo_text, shape_text
 from seamscope.tiling import (
@@ -89,7 +89,7 @@ def diagnose(
         halo ``"auto"`` is the network's reach, or what tile and overlap have room
         for (see `seamscope.planning.tiles`).
     worst
-        Where seams are worst, worst first: `seamscope.seams.meter.Seam`, or points in pixels
+        Where seams are worst, worst first: `seamscope.seams.measures.Seam`, or points in pixels
         along the spatial axes. Half of the sample is taken there.
     tolerance
         Disagreement that is noise, in standard deviations of the output.
@@ -299,7 +299,7 @@ def worst_places(
     Parameters
     ----------
     worst
-        `seamscope.seams.meter.Seam`, or points along the spatial axes; worst first.
+        `seamscope.seams.measures.Seam`, or points along the spatial axes; worst first.
     plan
         What they belong to.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from seamscope.explain.experiments import Cause
-from seamscope.seams.meter import SeamCurve
+from seamscope.seams.measures import SeamCurve
 from seamscope.tiling import Sides
 
 Verdict: TypeAlias = Literal[

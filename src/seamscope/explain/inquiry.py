@@ -20,7 +20,8 @@ from seamscope.explain.pipelines import Box, Subject
 from seamscope.explain.tile_sample import deeper, sample_of
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import as_labels
-from seamscope.seams.meter import TOLERANCE, SeamCurve
+from seamscope.seams.measures import SeamCurve
+from seamscope.seams.tolerance import TOLERANCE
 from seamscope.text import axes_text, figure_text, halo_text, percent_text
 from seamscope.tiling import Sides, Tile, TileGrid
 from seamscope.work import Steps, Work

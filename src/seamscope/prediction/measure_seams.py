@@ -15,8 +15,10 @@ from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
 from seamscope.prediction.run import Watcher, completed, run
-from seamscope.seams.meter import TOLERANCE, Kind, Overlap, SeamMeter, check_tolerance, kind_for
+from seamscope.seams.kinds import Kind, kind_for
+from seamscope.seams.meter import Overlap, SeamMeter
 from seamscope.seams.report import SeamReport
+from seamscope.seams.tolerance import TOLERANCE, check_tolerance
 from seamscope.settings import Settings
 from seamscope.work import QUIET, Work
 

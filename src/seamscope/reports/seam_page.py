@@ -21,7 +21,7 @@ from seamscope.reports.describe import MAX, MEAN, describe, tiles_of, worst_seam
 from seamscope.reports.page import figure, page
 from seamscope.reports.parts import Definition, Facts, Figure, Part, Section, Table, Text
 from seamscope.seams.heatmaps import tile_values
-from seamscope.seams.meter import SeamCurve
+from seamscope.seams.measures import SeamCurve
 from seamscope.seams.report import SeamReport
 from seamscope.text import figure_text, halo_text, shape_text
 

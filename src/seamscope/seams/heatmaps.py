@@ -26,7 +26,8 @@ import numpy.typing as npt
 from seamscope.images.image import Image
 from seamscope.images.outputs import Output, create_output
 from seamscope.planning.plan import Plan
-from seamscope.seams.meter import Array, Overlap
+from seamscope.seams.measures import Array
+from seamscope.seams.meter import Overlap
 from seamscope.seams.report import SeamReport
 from seamscope.tiling import AxisTiling, TileGrid
 

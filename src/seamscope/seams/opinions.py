@@ -28,7 +28,7 @@ import psutil
 
 from seamscope.errors import OutputError, SettingsError
 from seamscope.planning.plan import Plan
-from seamscope.seams.meter import Array, Frame, HaloRay, Seam
+from seamscope.seams.measures import Array, Frame, HaloRay, Seam
 from seamscope.stitching import canvas
 from seamscope.text import bytes_text
 from seamscope.tiling import Slices, Tile
@@ -324,7 +324,7 @@ class Opinions:
         ----------
         distance
             Border distance in input pixels, along the widest side of the run's halo; other axes
-            keep their proportion to it (see `seamscope.seams.meter.HaloRay`).
+            keep their proportion to it (see `seamscope.seams.measures.HaloRay`).
         """
         plan = self.plan
         first, last = min(self._tiles), max(self._tiles)  # of an area, not all tiles are there

@@ -18,7 +18,10 @@ import numpy as np
 
 from seamscope.errors import OutputError
 from seamscope.files import disk_errors, write_file
-from seamscope.seams.meter import Compared, Frame, SeamMeter, Spread, Terms
+from seamscope.seams.comparison import Compared, Terms
+from seamscope.seams.measures import Frame
+from seamscope.seams.meter import SeamMeter
+from seamscope.seams.tolerance import Spread
 
 Order: TypeAlias = Callable[[Frame, tuple[int, ...]], int]
 

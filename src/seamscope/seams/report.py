@@ -23,16 +23,9 @@ import numpy as np
 from seamscope.bootstrap import bootstrap, medians
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
-from seamscope.seams.meter import (
-    TOLERANCE,
-    Array,
-    Frame,
-    Seam,
-    SeamCurve,
-    SeamMeasures,
-    SeamMeter,
-    plain,
-)
+from seamscope.seams.measures import Array, Frame, Seam, SeamCurve, SeamMeasures, plain
+from seamscope.seams.meter import SeamMeter
+from seamscope.seams.tolerance import TOLERANCE
 from seamscope.stitching import canvas
 from seamscope.text import figure_text, halo_text
 from seamscope.tiling import Tile

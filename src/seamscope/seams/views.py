@@ -18,7 +18,8 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob
 from seamscope.planning.thumbnails import image_under
-from seamscope.seams.meter import Seam, overlap_of
+from seamscope.seams.measures import Seam
+from seamscope.seams.meter import overlap_of
 from seamscope.tiling import Slices
 from seamscope.work import QUIET, Work, check
 

@@ -42,7 +42,7 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Finished
 from seamscope.reports.describe import describe
-from seamscope.seams.meter import HaloRay, Seam
+from seamscope.seams.measures import HaloRay, Seam
 from seamscope.seams.opinions import SideBySide
 from seamscope.seams.report import SeamReport
 from seamscope.text import halo_text

@@ -14,7 +14,7 @@ from napari.layers import Layer
 
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.results import ResultLayers, Run
-from seamscope.seams.meter import Frame
+from seamscope.seams.measures import Frame
 from seamscope.seams.opinions import Opinions, Restitched
 
 _PREFIX = "re-stitched · "

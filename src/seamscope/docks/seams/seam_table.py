@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QSortFilterProxyModel, Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
-from seamscope.seams.meter import Seam
+from seamscope.seams.measures import Seam
 from seamscope.seams.report import SeamReport
 from seamscope.text import figure_text
 

@@ -1,0 +1,216 @@
+"""Compare what two tiles predict in their overlap, at every halo.
+
+Knows distances, Dice and kinds of prediction. Does not know where the tiles lie. The definitions
+are in `seamscope.seams.meter`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from seamscope.dice import dice, probabilities, ratio, sigmoid
+from seamscope.errors import SettingsError
+from seamscope.seams.folding import Fold
+from seamscope.seams.kinds import Classes, Kind
+from seamscope.seams.measures import Array, Frame
+
+# Root mean square below which a class counts as absent from an overlap.
+ABSENT = 1e-2
+_FEW_CLASSES = 8
+_ENDLESS = 1e30  # what is larger stands for infinity, which times 0 is no number
+
+
+class Terms(NamedTuple):
+    """Of one overlap, ``(C, H)`` for each halo ``h``: over all pixels that are valid there."""
+
+    pixels: Array  # (H,)
+    largest: Array
+    total: Array
+    apart: Array
+    squares: Array
+    sums: Array
+    both: Array
+    either: Array
+
+    def mismatch(self) -> tuple[Array, Array]:
+        """``1 - Dice``, soft and hard; 0 where both tiles are 0 everywhere."""
+        soft = ratio(self.apart, self.squares)
+        return np.nan_to_num(soft, nan=0.0), np.nan_to_num(1 - dice(self.both, self.either))
+
+    def present(self, absent: float) -> Array:
+        """As the soft one; NaN where the class is absent from both tiles."""
+        mismatch: Array = ratio(self.apart, self.squares, least=2 * absent**2 * self.pixels)
+        return mismatch
+
+    def plain(self) -> Array:
+        """``1 - Dice`` without squares; 0 where both tiles are 0 everywhere."""
+        # 2 sum(O1 O2) is what the squares exceed the squared differences by
+        mismatch: Array = 1 - ratio(self.squares - self.apart, self.sums)
+        return np.nan_to_num(mismatch, nan=0.0)
+
+
+class Compared(NamedTuple):
+    """The measures of one overlap.
+
+    Attributes
+    ----------
+    frame, lower, axis
+        Which overlap.
+    at
+        Number of the meter's halo, or of the largest one at which a pixel is valid.
+    lost
+        Predicted numbers in it that are not finite.
+    terms
+        At each halo.
+    """
+
+    frame: Frame
+    lower: tuple[int, ...]
+    axis: int
+    at: int
+    lost: int
+    terms: Terms
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two predictions are compared.
+
+    Attributes
+    ----------
+    kind
+        What is predicted.
+    classes, threshold
+        How the ``hard`` measure classifies.
+    """
+
+    kind: Kind | Literal["auto"]
+    classes: Classes | None
+    threshold: float
+
+    @property
+    def absent(self) -> float:
+        """Root mean square below which a class counts as absent."""
+        return 0.0 if self.kind == "embeddings" else ABSENT
+
+    def compare(self, fold: Fold, one: Array, two: Array) -> tuple[Array, Terms, int]:
+        """Compare two predictions ``(C, *overlap)`` of an overlap.
+
+        Returns
+        -------
+        apart, terms, lost
+            ``(C, *overlap)`` distances, the measures at each halo, and how many numbers are not
+            finite.
+        """
+        one, two = (x.astype(np.float32, copy=False) for x in (one, two))
+        one, two, torn, lost = _finite(one, two)
+        both, either = self._hard(fold, one, two)
+        if self.kind == "labels":
+            apart = (one != two).astype(np.float32)
+            (total,) = fold.sums(apart[None])
+            # 0 and 1 are their own squares
+            soft, squares, sums = either - 2 * both, either, either
+        else:
+            four = self._apart_and_sums(one, two)
+            if torn is not None:
+                four[0][np.broadcast_to(torn, four[0].shape)] = 2 * _ENDLESS
+            apart, (total, soft, squares, sums) = four[0], fold.sums(four)
+        largest = fold.maxima(apart)
+        if torn is not None:
+            largest, total = (np.where(x >= _ENDLESS, np.inf, x) for x in (largest, total))
+        return apart, Terms(fold.pixels, largest, total, soft, squares, sums, both, either), lost
+
+    def _apart_and_sums(self, one: Array, two: Array) -> Array:
+        """``(4, C, *overlap)``: distance, ``(O1 - O2)^2``, ``O1^2 + O2^2``, and ``O1 + O2``.
+
+        ``1 - Dice`` is the ratio of the sums of the second and the third.
+        """
+        three = np.empty((4, *one.shape), np.float32)
+        np.subtract(one, two, out=three[0])
+        p, q = one, two
+        if self.kind == "logits":
+            p, q = self._activated(one), self._activated(two)
+        np.subtract(p, q, out=three[1])
+        np.square(three[1], out=three[1])
+        np.square(p, out=three[2])
+        three[2] += q * q
+        np.add(p, q, out=three[3])
+        np.abs(three[0], out=three[0])
+        if self.kind != "embeddings":
+            return three
+        summed: Array = three.sum(1, keepdims=True)
+        np.sqrt(np.square(three[0]).sum(0), out=summed[0, 0])
+        return summed
+
+    def _activated(self, values: Array) -> Array:
+        """Probabilities that logits stand for."""
+        if values.shape[0] == 1 or self.classes == "threshold":
+            return sigmoid(values)
+        return probabilities(values)
+
+    def _hard(self, fold: Fold, one: Array, two: Array) -> tuple[Array, Array]:
+        """Pixels of each class in both classifications, and the sum of those in either."""
+        if self.kind == "embeddings":
+            none = np.zeros((0, fold.pixels.size))
+            return none, none
+        if self.kind == "labels":
+            return _agreement(fold, *_numbered(one[0], two[0]))
+        if one.shape[0] > 1 and self.classes != "threshold":
+            return _agreement(fold, _largest(one), _largest(two), one.shape[0])
+        limit = self.threshold
+        pairs = zip((one > limit).view(np.uint8), (two > limit).view(np.uint8), strict=True)
+        both, either = zip(*(_agreement(fold, p, q, 2) for p, q in pairs), strict=True)
+        return np.array(both)[:, 1], np.array(either)[:, 1]
+
+
+def _agreement(fold: Fold, first: Array, second: Array, classes: int) -> tuple[Array, Array]:
+    """Pixels ``(classes, H)`` that both put into a class; and those of the one and of the other."""
+    if classes > _FEW_CLASSES:  # a table of all pairs would be larger than the overlap
+        both = np.where(first == second, first, classes)
+        counts = [fold.counts(n, classes + 1)[:classes] for n in (both, first, second)]
+        return counts[0], counts[1] + counts[2]
+    pairs = first.astype(np.intp) * classes + second.astype(np.intp)
+    table = fold.counts(pairs, classes**2).reshape(classes, classes, -1)
+    same = np.arange(classes)
+    return table[same, same], table.sum(0) + table.sum(1)
+
+
+def _numbered(one: Array, two: Array) -> tuple[Array, Array, int]:
+    """Class numbers of both tiles, and how many there are."""
+    lowest, highest = (int(f([f(one), f(two)])) for f in (np.min, np.max))
+    if lowest < 0 or highest > 255:
+        raise SettingsError(
+            f"Label {lowest if lowest < 0 else highest}: classes are numbered from 0 to 255. "
+            "Numbers of objects mean nothing in another tile: compare the probabilities they "
+            "were made from."
+        )
+    return one, two, highest + 1
+
+
+def _finite(one: Array, two: Array) -> tuple[Array, Array, Array | None, int]:
+    """Both predictions with 0 for what is not finite; pixels where only one is not; how many."""
+    if math.isfinite(float(one.sum() + two.sum())):
+        return one, two, None, 0
+    lost, missed = ~np.isfinite(one), ~np.isfinite(two)
+    count = int(lost.sum() + missed.sum())
+    return np.where(lost, 0, one), np.where(missed, 0, two), (lost != missed).any(0), count
+
+
+def _largest(values: Array) -> npt.NDArray[np.intp]:
+    """Number of the largest channel; numpy's argmax over a short first axis is ten times slower."""
+    if values.shape[0] > _FEW_CLASSES:
+        return np.asarray(values.argmax(0))
+    best, which = values[0], np.zeros(values.shape[1:], np.uint8)
+    for channel in range(1, values.shape[0]):
+        above = (values[channel] > best).view(np.uint8)
+        best = np.maximum(best, values[channel])
+        which = which * (1 - above) + np.uint8(channel) * above
+    return which.astype(np.intp)
+
+
+__all__ = ["ABSENT", "Compared", "Comparison", "Terms"]
