@@ -17,7 +17,7 @@ import torch
 
 import seamscope
 from seamscope.images.ngff import OmeZarr
-from seamscope.images.outputs import create_output
+from seamscope.images.results.create import create_output
 
 BLOCK = 256
 

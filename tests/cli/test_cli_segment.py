@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import seamscope
 from seamscope.cli import app
 from seamscope.cli.segment import RecipeKind
-from seamscope.images.outputs import create_output
+from seamscope.images.results.create import create_output
 from seamscope.segmentation.corrections import Corrections
 from seamscope.segmentation.recipe import Kind
 

@@ -15,8 +15,8 @@ from napari.layers import Image, Labels
 
 import seamscope
 from seamscope.docks import open_ome_zarr
-from seamscope.images import pyramid
-from seamscope.images.outputs import create_output
+from seamscope.images.results import pyramid
+from seamscope.images.results.create import create_output
 
 DATA = np.random.default_rng(0).random((2, 64, 48)).astype(np.float32)
 

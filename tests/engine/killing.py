@@ -23,7 +23,7 @@ from typing import Any
 import seamscope.cli
 import seamscope.compare.before_after
 import seamscope.fixed_statistics.freezing
-import seamscope.images.outputs
+import seamscope.images.results.create
 import seamscope.models.formats.export
 import seamscope.prediction.run
 import seamscope.segmentation.segment

@@ -21,8 +21,8 @@ from safetensors import safe_open
 from seamscope.errors import OutputError
 from seamscope.files import Claim, Place, lasting_folder, temporary_folder
 from seamscope.images.image import open_image
-from seamscope.images.outputs import create_output
 from seamscope.images.records import read_record
+from seamscope.images.results.create import create_output
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork"),
@@ -224,7 +224,7 @@ def test_two_processes_do_not_write_to_one_place(ending: str, tmp_path: Path) ->
     path = tmp_path / f"a{ending}"
     how: dict[str, Any] = {"axes": "yx", "scale": (1, 1), "units": ("", "")}
     script = (
-        "import sys; from seamscope.images.outputs import create_output\n"
+        "import sys; from seamscope.images.results.create import create_output\n"
         f"output = create_output({str(path)!r}, (3, 4), 'u1', axes='yx', scale=(1, 1), "
         "units=('', ''))\n"
         "print('begun', flush=True); sys.stdin.readline(); output.finish()\n"

@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 import seamscope
 from seamscope.cli import app
 from seamscope.errors import OutputError
-from seamscope.images import maps
 from seamscope.images.image import open_image
-from seamscope.images.kinds import Wanted
-from seamscope.images.outputs import create_output
 from seamscope.images.records import read_record
+from seamscope.images.results import maps
+from seamscope.images.results.create import create_output
+from seamscope.images.results.format import Wanted
 
 PLACE = (
     rasterio.Affine.translation(500000, 4100000)

@@ -26,8 +26,9 @@ from ome_zarr_models.v05 import Image as OmeZarrImage
 
 from seamscope.errors import OutputError, SettingsError
 from seamscope.images.image import Image, open_image
-from seamscope.images.outputs import Output, create_output
 from seamscope.images.records import read_record
+from seamscope.images.results.create import create_output
+from seamscope.images.results.output import Output
 from seamscope.text import bytes_text
 
 ENDINGS = (".ome.zarr", ".zarr", ".ome.tif", ".tif", ".tiff", ".npy")
@@ -345,7 +346,7 @@ def test_a_copy_of_an_unfinished_file_alone_does_not_look_whole(
 def test_killed_process_leaves_what_it_has(tmp_path: Path) -> None:
     for ending in ENDINGS:
         script = (
-            "import os, numpy as np; from seamscope.images.outputs import create_output\n"
+            "import os, numpy as np; from seamscope.images.results.create import create_output\n"
             f"o = create_output({str(tmp_path / ('a' + ending))!r}, (40, 50), 'u1', axes='yx', "
             "scale=(1, 1), units=('', ''))\n"
             "o.write((slice(0, 16), slice(0, 50)), np.ones((16, 50), np.uint8))\n"

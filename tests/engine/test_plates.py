@@ -20,9 +20,9 @@ from seamscope.errors import ImageError, OutputError, SeamscopeError
 from seamscope.files import Place
 from seamscope.images.image import open_image
 from seamscope.images.ngff import OmeZarr
-from seamscope.images.outputs import create_output
 from seamscope.images.plates import Plate, lay_out, plate_at
 from seamscope.images.records import read_record
+from seamscope.images.results.create import create_output
 from seamscope.normalization.statistics import Statistics
 from seamscope.prediction.plates import predict_plate
 from seamscope.settings import Settings

@@ -20,13 +20,15 @@ import seamscope
 from seamscope.cli import app
 from seamscope.compare.certificate import certify, store_certificate
 from seamscope.errors import OutputError, SettingsError
-from seamscope.images import pyramid
 from seamscope.images.image import open_image
-from seamscope.images.kinds import FORMATS, Wanted
 from seamscope.images.ngff import OmeZarr
-from seamscope.images.outputs import Output, create_output
-from seamscope.images.pyramid import coarsened, levels_of
 from seamscope.images.records import read_record
+from seamscope.images.results import pyramid
+from seamscope.images.results.create import create_output
+from seamscope.images.results.format import Wanted
+from seamscope.images.results.formats import FORMATS
+from seamscope.images.results.output import Output
+from seamscope.images.results.pyramid import coarsened, levels_of
 from seamscope.settings import Settings
 from watching import Seen
 

@@ -28,11 +28,12 @@ import zarr
 import seamscope
 from seamscope.cli import app
 from seamscope.errors import ImageError, OutputError
-from seamscope.images import pyramid, remote, remote_results
+from seamscope.images import remote
 from seamscope.images.addresses import Address, is_address, without_secrets
 from seamscope.images.image import open_image
-from seamscope.images.outputs import create_output
 from seamscope.images.records import read_record
+from seamscope.images.results import object_store, pyramid
+from seamscope.images.results.create import create_output
 from watching import Seen
 
 DATA = np.random.default_rng(3).random((64, 72)).astype("f4")
@@ -336,7 +337,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         def local(address: Address, *_: Any) -> Any:
             return LocalStore(prefix=tmp_path / address.host / address.path, mkdir=True)
 
-        for module in (remote, remote_results):
+        for module in (remote, object_store):
             monkeypatch.setattr(module, "connect", local)
     return f"s3://bucket/{request.node.name.replace('[', '-').rstrip(']')}/out.ome.zarr"
 
@@ -406,17 +407,17 @@ def test_no_half_of_an_older_result_is_taken_for_a_whole(
     """Killed while the older result is deleted, with its pixels gone and its metadata there."""
     seamscope.predict(DATA, torch.nn.Identity(), place, **HOW)
     assert (read_record(place) or {})["finished"] is True
-    delete = remote_results._delete
+    delete = object_store._delete
 
     def dying(address: Address, *names: str) -> None:
         if "zarr.json" in names:
             raise StopError
         delete(address, *names)
 
-    monkeypatch.setattr(remote_results, "_delete", dying)
+    monkeypatch.setattr(object_store, "_delete", dying)
     with pytest.raises(StopError):
         seamscope.predict(DATA, torch.nn.Identity(), place, **HOW, overwrite=True)
-    monkeypatch.setattr(remote_results, "_delete", delete)
+    monkeypatch.setattr(object_store, "_delete", delete)
     assert (read_record(place) or {})["finished"] is False
     with pytest.raises(ImageError, match=r"cannot be opened .* damaged or unfinished"):
         open_image(place)
@@ -433,13 +434,13 @@ def test_objects_that_are_not_zarr_are_never_deleted(place: str) -> None:
 
 
 def test_two_writers_of_one_place(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    claim = remote_results.RemoteClaim(remote_results.RemotePlace(Address.parse(place)))
+    claim = object_store.RemoteClaim(object_store.RemotePlace(Address.parse(place)))
     with pytest.raises(OutputError, match="being written by process"):
         seamscope.predict(DATA, torch.nn.Identity(), place, **HOW)
     # of a process that ended, on this machine, it is taken over at once
-    monkeypatch.setattr(remote_results.psutil, "pid_exists", lambda _: False)
+    monkeypatch.setattr(object_store.psutil, "pid_exists", lambda _: False)
     seamscope.predict(DATA, torch.nn.Identity(), place, **HOW)
-    monkeypatch.setattr(remote_results, "_RENEWED", 0.0)
+    monkeypatch.setattr(object_store, "_RENEWED", 0.0)
     with pytest.raises(OutputError, match="taken over by another process"):
         claim.renew()
 
@@ -451,8 +452,8 @@ def test_what_another_process_took_over_is_left_as_it_is(
     how: dict[str, Any] = {"axes": "yx", "scale": (1, 1), "units": ("pixel", "pixel")}
     first = create_output(place, DATA.shape, DATA.dtype, **how)
     first.write((slice(0, 64), slice(0, 72)), DATA)
-    monkeypatch.setattr(remote_results.psutil, "pid_exists", lambda _: False)
-    second = remote_results.RemoteClaim(remote_results.RemotePlace(address))
+    monkeypatch.setattr(object_store.psutil, "pid_exists", lambda _: False)
+    second = object_store.RemoteClaim(object_store.RemotePlace(address))
     with pytest.raises(OutputError, match="taken over by another process"):
         first.finish()
     assert read_record(place)["finished"] is False
@@ -468,15 +469,15 @@ def test_what_another_process_took_over_is_left_as_it_is(
 def test_a_place_that_is_taken_over_while_it_is_emptied_is_not_begun(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address, remove = Address.parse(place), remote_results.RemoteClaim.remove
+    address, remove = Address.parse(place), object_store.RemoteClaim.remove
     taken = []
 
     def slow(claim: Any) -> None:
         remove(claim)
-        monkeypatch.setattr(remote_results.psutil, "pid_exists", lambda _: False)
-        taken.append(remote_results.RemoteClaim(remote_results.RemotePlace(address)))
+        monkeypatch.setattr(object_store.psutil, "pid_exists", lambda _: False)
+        taken.append(object_store.RemoteClaim(object_store.RemotePlace(address)))
 
-    monkeypatch.setattr(remote_results.RemoteClaim, "remove", slow)
+    monkeypatch.setattr(object_store.RemoteClaim, "remove", slow)
     with pytest.raises(OutputError, match="taken over by another process"):
         seamscope.predict(DATA, torch.nn.Identity(), place, **HOW)
     assert names_beside(place) == [".out.ome.zarr.lock"]
@@ -508,7 +509,7 @@ def test_a_store_that_fails_in_the_middle_is_resumed(s3: type[Proxy], monkeypatc
         seamscope.predict(DATA, network(), place, **HOW)
     monkeypatch.setattr(s3, "failing", staticmethod(lambda *_: False))
     monkeypatch.setattr(remote, "TRIES", 3)
-    monkeypatch.setattr(remote_results.psutil, "pid_exists", lambda _: False)
+    monkeypatch.setattr(object_store.psutil, "pid_exists", lambda _: False)
     seamscope.predict(DATA, network(), place, **HOW, resume=True)
     found = open_image(place).read((slice(None),) * 3)
     np.testing.assert_array_equal(found, np.asarray(seamscope.predict(DATA, network(), **HOW)))

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 import seamscope
 from seamscope.errors import OutputError, SettingsError
-from seamscope.images.outputs import create_output
+from seamscope.images.results.create import create_output
 from seamscope.segmentation.blocks import Blocks
 
 

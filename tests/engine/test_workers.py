@@ -26,7 +26,7 @@ from seamscope.execution.pool import Dask, Here, _quiet_logs, open_pool
 from seamscope.execution.run import BlockDone, Sharing, events_of, is_shared, run_on
 from seamscope.execution.worker import Order, Outcome
 from seamscope.images.image import open_image
-from seamscope.images.outputs import Part
+from seamscope.images.results.output import Part
 from seamscope.ledger import Ledger
 from seamscope.planning.tuning import OutOfMemory
 from seamscope.prediction.run import Finished, begin, open_output

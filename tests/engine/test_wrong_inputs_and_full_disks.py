@@ -25,8 +25,8 @@ from seamscope import predict
 from seamscope.cli import app
 from seamscope.errors import ImageError, OutputError
 from seamscope.images.image import open_image
-from seamscope.images.outputs import create_output
 from seamscope.images.records import read_record
+from seamscope.images.results.create import create_output
 from seamscope.models.formats import load_model
 from seamscope.prediction.run import Finished
 from several_files import write_planes

@@ -72,7 +72,7 @@ def check(given: Mapping[str, Any]) -> None:
             read += [part for name in names for part in _parts(name)]
         check_places(places, read, bool(given.get("overwrite")), bool(given.get("resume")))
     if given.get("layers") is not None:
-        from seamscope.images.outputs import check_target
+        from seamscope.images.results.create import check_target
 
         check_target(given["layers"], overwrite=bool(given.get("overwrite")))
 
@@ -101,7 +101,7 @@ def _place(name: str, path: Path) -> Place:
 
 
 def _is_result(name: str) -> bool:
-    from seamscope.images.kinds import FORMATS
+    from seamscope.images.results.formats import FORMATS
 
     return name.lower().endswith(tuple(FORMATS))
 

@@ -46,8 +46,8 @@ from seamscope.text import bytes_text, duration_text, halo_text, shape_text
 
 if TYPE_CHECKING:
     from seamscope.images.image import Image
-    from seamscope.images.outputs import Output
     from seamscope.images.plates import Plate
+    from seamscope.images.results.output import Output
     from seamscope.models.model import Model
     from seamscope.planning.case import Case
     from seamscope.prediction.run import Event
@@ -108,7 +108,7 @@ def predict(
     answer = Answer(json_file, quiet)
     with open_display(quiet) as display, long_work(display) as work:
         display.phase("Loading")
-        from seamscope.images.outputs import check_target
+        from seamscope.images.results.create import check_target
         from seamscope.prediction.folders import is_done
         from seamscope.prediction.run import begin
 

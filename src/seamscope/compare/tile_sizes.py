@@ -52,7 +52,7 @@ from seamscope.errors import ImageError, SettingsError
 from seamscope.files import temporary_folder
 from seamscope.images.ground_truth import Truth
 from seamscope.images.image import Image, open_image
-from seamscope.images.outputs import Output
+from seamscope.images.results.output import Output
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.thumbnails import image_under

@@ -29,7 +29,7 @@ from seamscope.docks.composite import Composite
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.layers import place_like
 from seamscope.images.image import Image
-from seamscope.images.outputs import Output
+from seamscope.images.results.output import Output
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import label_numbers

@@ -13,7 +13,7 @@ from typing import Any
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Reporter
 from seamscope.images.image import Image
-from seamscope.images.outputs import Output
+from seamscope.images.results.output import Output
 from seamscope.models.formats import Consent, load_model
 from seamscope.models.model import Model, as_model
 from seamscope.planning.case import Case

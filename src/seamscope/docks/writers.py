@@ -1,6 +1,6 @@
 """Layers saved from napari's menu *File > Save Selected Layers*, with their place and settings.
 
-Knows napari's form of layers. Does not know kinds of files (see `seamscope.images.outputs`).
+Knows napari's form of layers. Does not know kinds of files (see `seamscope.images.results`).
 
 napari's own writers keep the pixels alone: position, pixel size, names of classes and the settings
 of the run are lost.
@@ -35,7 +35,7 @@ def write_layer(path: str, data: Any, meta: Mapping[str, Any]) -> list[str]:
 
     from seamscope.images.dimensions import unit_name
     from seamscope.images.image import open_image
-    from seamscope.images.outputs import create_output
+    from seamscope.images.results.create import create_output
 
     pixels = data[0] if meta.get("multiscale") else data
     record = dict((meta.get("metadata") or {}).get("seamscope") or {})

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.images.outputs import Output
+from seamscope.images.results.output import Output
 from seamscope.planning.blocks import Blocks
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob

@@ -33,8 +33,9 @@ from seamscope.execution.worker import NO_MEMORY, Order, Outcome, seams_of
 from seamscope.files import disk_errors
 from seamscope.images.addresses import is_address
 from seamscope.images.image import Image
-from seamscope.images.kinds import format_of
-from seamscope.images.outputs import Output, create_part, open_part
+from seamscope.images.results.create import create_part, open_part
+from seamscope.images.results.formats import format_of
+from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
 from seamscope.models.model import Model
 from seamscope.plain import plain

@@ -157,7 +157,7 @@ class _Run:
 
         from seamscope.execution.block import BlockRun
         from seamscope.execution.recipe import Recipe
-        from seamscope.images.outputs import open_part
+        from seamscope.images.results.create import open_part
         from seamscope.planning.tuning import accelerate
         from seamscope.prediction.resuming import blocks_of
         from seamscope.prediction.run import Attempt

@@ -15,9 +15,9 @@ from pathlib import Path
 from seamscope.errors import ImageError, OutputError
 from seamscope.files import disk_errors
 from seamscope.images.addresses import is_address
-from seamscope.images.kinds import FORMATS
 from seamscope.images.open import is_image_file
 from seamscope.images.records import read_record
+from seamscope.images.results.formats import FORMATS
 
 _ENDINGS = (".ome.tiff", ".tiff", ".jpeg", ".jpg", *FORMATS)
 _ZARR = ("zarr.json", ".zarray", ".zgroup")

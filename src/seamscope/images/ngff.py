@@ -18,8 +18,8 @@ from seamscope.errors import SettingsError
 from seamscope.images.channels import colour
 
 if TYPE_CHECKING:
-    from seamscope.images.kinds import Wanted
-    from seamscope.images.pyramid import Level
+    from seamscope.images.results.format import Wanted
+    from seamscope.images.results.pyramid import Level
 
 Version = Literal["0.4", "0.5"]
 VERSIONS: tuple[Version, ...] = ("0.4", "0.5")
@@ -121,7 +121,7 @@ def _method(wanted: Wanted, levels: Sequence[Level]) -> dict[str, Any]:
     return {
         "type": kind,
         "metadata": {
-            "method": "seamscope.images.pyramid.coarsened",
+            "method": "seamscope.images.results.pyramid.coarsened",
             "description": f"Each pixel is the {what} of the 2 pixels along each halved axis.",
         },
     }

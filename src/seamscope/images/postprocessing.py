@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import EPS, Intensity
-from seamscope.images.outputs import Output
 from seamscope.images.preparation import Measured, Preparation, Prepared, Scaled, Step
+from seamscope.images.results.output import Output
 from seamscope.work import QUIET, Work
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -35,7 +35,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """
     with contextlib.suppress(Exception):
         if is_address(path):
-            from seamscope.images.remote_results import remote_record
+            from seamscope.images.results.object_store import remote_record
 
             return remote_record(Address.parse(path)) or None
         target = Path(path)

@@ -21,7 +21,7 @@ import torch
 
 from seamscope.errors import SettingsError
 from seamscope.images.image import Image
-from seamscope.images.outputs import Output
+from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
 from seamscope.plain import plain, restore
 from seamscope.planning.blocks import Blocks

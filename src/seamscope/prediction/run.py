@@ -34,9 +34,10 @@ from seamscope.images.channels import Channel, colour
 from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import Intensity
 from seamscope.images.ngff import OmeZarr
-from seamscope.images.outputs import Output, check_target, create_output, unfinished
 from seamscope.images.postprocessing import change_result, measure_result
 from seamscope.images.preparation import Prepared
+from seamscope.images.results.create import check_target, create_output, unfinished
+from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
 from seamscope.models.model import Model, Runner
 from seamscope.plain import plain
@@ -287,7 +288,7 @@ def open_output(
     resume: bool = False,
     ome: OmeZarr = OmeZarr(),  # noqa: B008  (frozen)
 ) -> Output:
-    """Create what a plan's result is written into (see `images.outputs.create_output`)."""
+    """Create what a plan's result is written into (see `images.results.create.create_output`)."""
     plan = case.plan
     return create_output(
         target,

@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope.images.image import Image
-from seamscope.images.outputs import Output, create_output
+from seamscope.images.results.create import create_output
+from seamscope.images.results.output import Output
 from seamscope.planning.plan import Plan
 from seamscope.seams.measures import Array
 from seamscope.seams.meter import Overlap
@@ -294,7 +295,7 @@ class HeatmapFile:
     image
         Whose scale and units the pictures have.
     target, overwrite
-        As for `seamscope.images.outputs.create_output`.
+        As for `seamscope.images.results.create.create_output`.
     """
 
     def __init__(self, plan: Plan, image: Image, target: Any, overwrite: bool = False) -> None:

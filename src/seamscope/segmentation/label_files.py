@@ -1,7 +1,7 @@
 """Label images as files.
 
 Knows which labels a file can hold. Does not know how labels are made; files themselves, OME-Zarr
-marked as labels and labels inside an OME-Zarr image, are written by `seamscope.images.outputs`.
+marked as labels and labels inside an OME-Zarr image, are written by `seamscope.images.results`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from seamscope.errors import OutputError
 from seamscope.images.image import Image
 from seamscope.images.ngff import OmeZarr
-from seamscope.images.outputs import Output, check_target, create_output
+from seamscope.images.results.create import check_target, create_output
+from seamscope.images.results.output import Output
 from seamscope.segmentation.objects import Space
 
 
@@ -40,7 +41,7 @@ def label_output(
     shape, dtype, space
         Of the labels.
     overwrite, source, metadata, ome
-        As for `seamscope.images.outputs.create_output`.
+        As for `seamscope.images.results.create.create_output`.
 
     Raises
     ------

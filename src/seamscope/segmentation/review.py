@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope.errors import SettingsError
-from seamscope.images.outputs import create_output
+from seamscope.images.results.create import create_output
 from seamscope.segmentation.corrections import Corrections
 from seamscope.segmentation.false_splits import Candidate
 from seamscope.segmentation.segment import Segmentation

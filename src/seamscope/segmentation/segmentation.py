@@ -17,7 +17,7 @@ import numpy.typing as npt
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.image import Image, open_image
 from seamscope.images.ngff import OmeZarr
-from seamscope.images.outputs import Output
+from seamscope.images.results.output import Output
 from seamscope.segmentation.basins import OUTSIDE, Basins
 from seamscope.segmentation.blocks import Blocks
 from seamscope.segmentation.curve import Curve

@@ -294,7 +294,7 @@ def check_remote(
     source
         What is read, as `seamscope.images.image.Image.source`.
     overwrite, resume
-        As for `seamscope.images.outputs.create_output`.
+        As for `seamscope.images.results.create.create_output`.
 
     Raises
     ------

@@ -28,8 +28,9 @@ import numpy.typing as npt
 from seamscope.errors import OutputError
 from seamscope.files import record_beside
 from seamscope.images.image import Image
-from seamscope.images.kinds import Format, Store, Wanted, format_of
 from seamscope.images.records import UNFINISHED, write_record
+from seamscope.images.results.format import Format, Store, Wanted
+from seamscope.images.results.formats import format_of
 
 Block: TypeAlias = tuple[int, int, int]  # band, row and column of a block
 

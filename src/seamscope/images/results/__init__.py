@@ -1,0 +1,1 @@
+"""Where results are written: values and labels of any size, in files of many kinds."""
