@@ -104,10 +104,6 @@ class Trials:
         """Begin a named part."""
         self.work.phase(what)
 
-    def remaining(self) -> float:
-        """Return the seconds left."""
-        return float("inf") if self._end is None else self._end - self._clock()
-
 
 class Expected(Dispatch):
     """Replaces random draws by their expected value: dropout does nothing, noise is its mean.

@@ -144,11 +144,6 @@ class Recipe:
         return replace(self, **changes)
 
     @property
-    def floods(self) -> bool:
-        """Whether objects grow from seeds, beyond their threshold."""
-        return self.kind in ("boundaries", "distance", "embeddings")
-
-    @property
     def capped(self) -> float:
         """The largest value that heights stand for."""
         if self.kind not in _CAP:

@@ -1,6 +1,6 @@
 """Knows how to run the same network faster on this machine, and how to prove that it is the same.
 
-A `Variant` is another way of computing what a network computes. `choose` builds the ways that
+A variant is another way of computing what a network computes. `choose` builds the ways that
 apply, runs each on one tile, compares the output with the plain network's, and keeps the fastest
 that agrees:
 
@@ -53,22 +53,6 @@ class Run(Protocol):
     def __call__(self, batch: torch.Tensor, keep: Keep | None = None, /) -> torch.Tensor:
         """Run the network on the batch."""
         ...
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way of running a network.
-
-    Attributes
-    ----------
-    name
-        Short, for tables and for `choose`'s ``allow``.
-    run
-        See `Run`.
-    """
-
-    name: str
-    run: Run
 
 
 @dataclass(frozen=True)
