@@ -129,7 +129,8 @@ def seamscope(case: dict[str, Any], accelerate: bool, auto: bool, memory: str = 
     from networks import network
     from seamscope.images.image import open_image
     from seamscope.models.model import Runner, as_model
-    from seamscope.prediction.run import begin, open_output, run
+    from seamscope.prediction.output import open_output
+    from seamscope.prediction.run import begin, run
     from seamscope.settings import Settings
 
     model = as_model(network(case["network"], case["axes"]))

@@ -36,7 +36,7 @@ def main() -> None:
     from seamscope.docks.results import ResultLayers, Run
     from seamscope.docks.seams.dock import SeamsDock
     from seamscope.docks.session import Session
-    from seamscope.prediction.run import open_output
+    from seamscope.prediction.output import open_output
 
     network = nn.Sequential(nn.Conv2d(1, args.channels, 9, padding=4), nn.Softmax(1))
     model = load_model(network.eval())

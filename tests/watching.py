@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from seamscope.prediction.run import Event, begin, open_output, run
+from seamscope.prediction.output import open_output
+from seamscope.prediction.run import Event, begin, run
 from seamscope.settings import Settings
 
 

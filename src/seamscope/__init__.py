@@ -41,7 +41,7 @@ _PUBLIC = {
     "measure_seams": "prediction.measure_seams",
     "open_image": "images.image",
     "predict": "prediction.run",
-    "prepare": "prediction.run",
+    "prepare": "planning.tuning",
     "replace_normalization": "normalization.batch_renorm",
     "resolve": "planning.plan",
     "run": "prediction.run",
@@ -102,8 +102,9 @@ if TYPE_CHECKING:
     from seamscope.normalization.statistics import Statistics
     from seamscope.planning.case import Case
     from seamscope.planning.plan import Plan, resolve
+    from seamscope.planning.tuning import prepare
     from seamscope.prediction.measure_seams import measure_seams
-    from seamscope.prediction.run import predict, prepare, run
+    from seamscope.prediction.run import predict, run
     from seamscope.receptive_field.fields import measure_receptive_field
     from seamscope.seams.report import SeamReport
     from seamscope.segmentation.false_splits import find_splits

@@ -24,16 +24,9 @@ from seamscope.models.formats import load_model
 from seamscope.models.model import Speed
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
-from seamscope.prediction.run import (
-    Finished,
-    Reduced,
-    Started,
-    TileDone,
-    open_output,
-    predict,
-    prepare,
-    run,
-)
+from seamscope.planning.tuning import prepare
+from seamscope.prediction.output import open_output
+from seamscope.prediction.run import Finished, Reduced, Started, TileDone, predict, run
 from seamscope.settings import Settings
 from watching import stopped_after
 

@@ -21,7 +21,8 @@ from seamscope.models.formats import load_model, verify
 from seamscope.models.formats.factories import module_from_source
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
-from seamscope.prediction.run import Finished, open_output, predict, run
+from seamscope.prediction.output import open_output
+from seamscope.prediction.run import Finished, predict, run
 from seamscope.seams.meter import SeamMeter
 from seamscope.settings import Settings
 from watching import Seen

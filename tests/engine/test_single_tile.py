@@ -9,8 +9,8 @@ from torch import nn
 from networks import ValidUNet
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
-from seamscope.prediction.run import predict_tiles
 from seamscope.prediction.single_tile import SingleTiles
+from seamscope.prediction.tile_predictions import predict_tiles
 
 
 def case_of(network, tile, **how):

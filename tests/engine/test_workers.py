@@ -29,7 +29,8 @@ from seamscope.images.image import open_image
 from seamscope.images.results.output import Part
 from seamscope.ledger import Ledger
 from seamscope.planning.tuning import OutOfMemory
-from seamscope.prediction.run import Finished, begin, open_output
+from seamscope.prediction.output import open_output
+from seamscope.prediction.run import Finished, begin
 from seamscope.settings import Settings
 from seamscope.work import QUIET
 

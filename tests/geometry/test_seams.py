@@ -15,7 +15,8 @@ from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
-from seamscope.prediction.run import open_output, run
+from seamscope.prediction.output import open_output
+from seamscope.prediction.run import run
 from seamscope.seams.meter import SeamMeter, overlap_of
 from seamscope.settings import Settings
 from seamscope.tiling import Lattice, TileGrid

@@ -249,9 +249,9 @@ class _Run:
             Shows the progress, and stops it.
         how
             ``overwrite``, ``task``, ``resume`` and ``ome``, as for
-            `seamscope.prediction.run.open_output`.
+            `seamscope.prediction.output.open_output`.
         """
-        from seamscope.prediction.run import open_output
+        from seamscope.prediction.output import open_output
 
         with open_output(self.case, self.out, **how) as output:
             for note in output.notes:
@@ -295,7 +295,7 @@ class _Run:
 
     def record(self) -> dict[str, Any]:
         """Everything about this run, as plain values."""
-        from seamscope.prediction.run import record
+        from seamscope.prediction.output import record
 
         plan = self.plan
         return {
@@ -339,7 +339,7 @@ class _Run:
 
 def _expected(run: _Run) -> dict[str, Any]:
     """Time of the whole run judged by one tile, or why there is none."""
-    from seamscope.prediction.run import time_one_tile
+    from seamscope.planning.tuning import time_one_tile
 
     try:
         seconds = time_one_tile(run.case)

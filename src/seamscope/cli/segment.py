@@ -316,7 +316,7 @@ def _prepared(
     image: Image, model: str, loading: ModelOptions, settings: Settings, work: Work
 ) -> Case:
     """Plan the prediction of the image."""
-    from seamscope.prediction.run import prepare
+    from seamscope.planning.tuning import prepare
 
     network = loading.load(model, work, settings.tile)
     case = prepare(image, network, settings)

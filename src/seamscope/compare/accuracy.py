@@ -20,7 +20,7 @@ from seamscope.errors import SettingsError
 from seamscope.images.ground_truth import Mask, Truth, truth_for
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
-from seamscope.prediction.run import class_numbers
+from seamscope.prediction.class_labels import class_numbers
 from seamscope.settings import Settings
 from seamscope.text import axes_text
 

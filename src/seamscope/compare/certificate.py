@@ -32,7 +32,8 @@ from seamscope.models.model import Model
 from seamscope.models.reach import MemoryMeter
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
-from seamscope.prediction.run import Finished, Reduced, TileDone, open_output, run
+from seamscope.prediction.output import open_output
+from seamscope.prediction.run import Finished, Reduced, TileDone, run
 from seamscope.seams.tolerance import TOLERANCE, Spread, check_tolerance
 from seamscope.settings import Settings
 from seamscope.text import axes_text, halo_text, percent_text, shape_text

@@ -56,7 +56,8 @@ from seamscope.images.results.output import Output
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.thumbnails import image_under
-from seamscope.prediction.run import Finished, Reduced, TileDone, open_output, run
+from seamscope.prediction.output import open_output
+from seamscope.prediction.run import Finished, Reduced, TileDone, run
 from seamscope.seams.comparison import ABSENT
 from seamscope.seams.measures import plain
 from seamscope.seams.tolerance import TOLERANCE

@@ -32,7 +32,7 @@ from seamscope.images.image import Image
 from seamscope.images.results.output import Output
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
-from seamscope.prediction.run import label_numbers
+from seamscope.prediction.class_labels import label_numbers
 
 _MOST_LAYERS = 8
 _MOST_COLORED = 1 << 23  # pixels of a picture

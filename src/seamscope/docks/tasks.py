@@ -17,7 +17,8 @@ from seamscope.images.results.output import Output
 from seamscope.models.formats import Consent, load_model
 from seamscope.models.model import Model, as_model
 from seamscope.planning.case import Case
-from seamscope.prediction.run import Event, prepare, run, time_one_tile
+from seamscope.planning.tuning import prepare, time_one_tile
+from seamscope.prediction.run import Event, run
 from seamscope.settings import Settings
 from seamscope.work import Work, check
 

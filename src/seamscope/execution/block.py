@@ -21,7 +21,9 @@ from seamscope.images.results.output import Output
 from seamscope.planning.blocks import Blocks
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob
-from seamscope.prediction.run import Attempt, Stitcher, measured_tiles, predict_batches
+from seamscope.prediction.run import Attempt, measured_tiles
+from seamscope.prediction.stitcher import Stitcher
+from seamscope.prediction.tile_predictions import predict_batches
 from seamscope.seams.comparison import Compared
 from seamscope.seams.kinds import Kind, kind_of
 from seamscope.seams.meter import SeamMeter
@@ -183,7 +185,7 @@ def _owned(blocks: Blocks, block: int) -> Iterator[tuple[int, ...]]:
 
 
 class _Part:
-    """One block, as `seamscope.prediction.run.Wanted`."""
+    """One block, as `seamscope.prediction.stitcher.Wanted`."""
 
     def __init__(self, plan: Plan, blocks: Blocks, block: int, check: Callable[[], None]) -> None:
         self._area = tuple(

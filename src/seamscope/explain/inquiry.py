@@ -19,7 +19,7 @@ from seamscope.explain.findings import Diagnosis, Finding, HaloIs, Verdict
 from seamscope.explain.pipelines import Box, Subject
 from seamscope.explain.tile_sample import deeper, sample_of
 from seamscope.planning.plan import Plan
-from seamscope.prediction.run import as_labels
+from seamscope.prediction.class_labels import as_labels
 from seamscope.seams.measures import SeamCurve
 from seamscope.seams.tolerance import TOLERANCE
 from seamscope.text import axes_text, figure_text, halo_text, percent_text

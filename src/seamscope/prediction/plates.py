@@ -29,7 +29,8 @@ from seamscope.models.model import Model
 from seamscope.plain import plain
 from seamscope.planning.case import Case
 from seamscope.prediction.folders import done_before
-from seamscope.prediction.run import begin, completed, open_output, run
+from seamscope.prediction.output import open_output
+from seamscope.prediction.run import begin, completed, run
 from seamscope.settings import Settings
 from seamscope.version import __version__
 from seamscope.work import QUIET, Steps, Work, check

@@ -17,26 +17,21 @@ most one band of blended rows.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from torch import nn
 
-from seamscope.errors import ImageError, ModelError, SeamscopeError, SettingsError
-from seamscope.images.channels import Channel, colour
-from seamscope.images.image import Image, open_image
+from seamscope.errors import ImageError, SettingsError
+from seamscope.images.image import open_image
 from seamscope.images.intensity import Intensity
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.postprocessing import change_result, measure_result
 from seamscope.images.preparation import Prepared
-from seamscope.images.results.create import check_target, create_output, unfinished
+from seamscope.images.results.create import check_target, unfinished
 from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
 from seamscope.models.model import Model, Runner
@@ -45,21 +40,18 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.protocol import protocol_of
 from seamscope.planning.reading import (
-    TileJob,
     TileReader,
     jobs_of,
 )
 from seamscope.planning.tuning import (
     OutOfMemory,
     accelerate,
-    is_memory_error,
     known_way,
     prepare,
     smaller,
-    time_one_tile,
-    tune,
     worth_a_trial,
 )
+from seamscope.prediction.output import open_output
 from seamscope.prediction.resuming import (
     Left,
     continued,
@@ -68,10 +60,12 @@ from seamscope.prediction.resuming import (
     task_of,
     task_with,
 )
+from seamscope.prediction.stitcher import Stitcher, find_not_finite
+from seamscope.prediction.tile_predictions import predict_tiles
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.report import SAMPLED_SHARE, SeamReport, sampled_tiles
 from seamscope.settings import Settings
-from seamscope.stitching import Array, canvas
+from seamscope.stitching import Array
 from seamscope.tiling import Slices, Tile
 from seamscope.work import QUIET, Work
 
@@ -279,100 +273,6 @@ def begin(
     return case, task_with(task, case.plan)
 
 
-def open_output(
-    case: Case,
-    target: Any = None,
-    *,
-    overwrite: bool = False,
-    task: Mapping[str, Any] | None = None,
-    resume: bool = False,
-    ome: OmeZarr = OmeZarr(),  # noqa: B008  (frozen)
-) -> Output:
-    """Create what a plan's result is written into (see `images.results.create.create_output`)."""
-    plan = case.plan
-    return create_output(
-        target,
-        plan.out_shape,
-        plan.out_dtype,
-        axes=plan.out_axes,
-        scale=plan.scale,
-        units=plan.units,
-        origin=plan.origin,
-        chunks=plan.out_chunks,
-        overwrite=overwrite,
-        metadata=record(case) | _of_task(task),
-        source=case.image,
-        task=task,
-        resume=resume,
-        labels=plan.settings.result == "labels",
-        ome=ome,
-    )
-
-
-def _of_task(task: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is compared before a whole result is left as it is (`prediction.folders`)."""
-    return {} if task is None else {"task": {k: v for k, v in task.items() if k != "plan"}}
-
-
-def record(case: Case) -> dict[str, Any]:
-    """Return the record of a result: how it was made, as plain values."""
-    plan, model, image = case.plan, case.model, case.image
-    written: dict[str, Any] = {
-        "plan": plan.to_json(),
-        "model": {
-            "name": model.name,
-            "spec": model.spec,
-            "fingerprint": model.fingerprint,
-            "facts": str(plan.facts),
-            "statistics": None if model.statistics is None else model.statistics.described,
-        },
-        "image": {
-            "name": image.name,
-            "source": image.source,
-            "shape": list(image.shape),
-            "channels": [plain(channel) for channel in image.channels],
-        },
-    }
-    protocol = protocol_of(case)
-    if protocol is not None:
-        written["protocol"] = protocol
-    if plan.facts.out_channels > 1:
-        listed = _channels(plan, model, image)
-        if plan.settings.result == "labels":
-            numbers = label_numbers(len(listed), plan.settings.background).tolist()
-            written["classes"] = [
-                {"value": value, "color": colour(value), **each}
-                for value, each in zip(numbers, listed, strict=True)
-            ]
-        else:
-            written["channels"] = listed
-    elif "c" in plan.layout.frames and image.channels and plan.settings.result != "labels":
-        start, stop = plan.frame_ranges[plan.layout.frames.index("c")]
-        written["channels"] = [_as_in(channel) for channel in image.channels[start:stop]]
-    return written
-
-
-def _as_in(channel: Channel) -> dict[str, Any]:
-    """Name and colour of a channel of the image, for one of the result."""
-    return {"name": channel.name} | ({"color": channel.color} if channel.color else {})
-
-
-def _channels(plan: Plan, model: Model, image: Image) -> list[dict[str, Any]]:
-    """Names of the predicted channels, and their colours where the model has them.
-
-    A network that names none, and gives one channel for each of the image's, keeps those names.
-    """
-    facts = plan.facts
-    same = facts.in_channels == facts.out_channels == len(image.channels)
-    if same and len(model.channel_names) != facts.out_channels:
-        return [_as_in(channel) for channel in image.channels]
-    colors = model.channel_colors or (None,) * plan.facts.out_channels
-    return [
-        {"name": name} | ({"color": color.lstrip("#")} if color else {})
-        for name, color in zip(model.channels_of(plan.facts), colors, strict=True)
-    ]
-
-
 def run(
     case: Case,
     output: Output | None,
@@ -532,7 +432,7 @@ class Attempt:
                     region = stitcher.add(frame, tile, prediction)
                 else:
                     region = ()
-                    bad = _not_finite(prediction[(slice(None), *tile.within(tile.core))])
+                    bad = find_not_finite(prediction[(slice(None), *tile.within(tile.core))])
                     not_finite += 0 if bad is None else int(bad.sum())
                 done += left.needs(frame, tile)
                 yield TileDone(region, done, total, time.perf_counter() - begin)
@@ -581,17 +481,6 @@ class Attempt:
             "device": self.plan.settings.device,
             "intensity": self.intensity.to_json(),
         }
-
-
-def _not_finite(prediction: Array) -> npt.NDArray[np.bool_] | None:
-    """Pixels ``(*spatial)`` of a prediction ``(C, *spatial)`` with a channel that is not finite.
-
-    None where all are finite.
-    """
-    finite = np.isfinite(prediction)
-    if finite.all():
-        return None
-    return np.asarray(~finite.all(axis=0))
 
 
 def _about_finiteness(plan: Plan, pixels: int) -> Iterator[str]:
@@ -682,243 +571,14 @@ def _summary(seams: SeamReport) -> dict[str, Any]:
     return {key: written[key] for key in _SUMMARY}
 
 
-def predict_tiles(
-    plan: Plan,
-    runner: Runner,
-    reader: TileReader,
-    *,
-    first: Sequence[float] | None = None,
-    work: Work = QUIET,
-    whole: Callable[[Tile], bool] = lambda _: True,
-    needed: Callable[[TileJob], bool] = lambda _: True,
-) -> Generator[tuple[tuple[int, ...], Tile, Array], None, None]:
-    """Predict all tiles of a plan.
-
-    Yields
-    ------
-    frame, tile, prediction
-        The prediction ``(C, *spatial)`` of one tile. Unless `whole` says so, only what stitching
-        keeps is computed, and the tile's `origin` says where that begins. Batches without a tile
-        that is `needed` are left out.
-    """
-    # Whole batches, even if some of their tiles are not needed: as in a run that needs all.
-    batches = (
-        batch
-        for batch in batched(jobs_of(plan, first), plan.settings.batch)
-        if any(needed(job) for job in batch)
-    )
-    return predict_batches(plan, runner, reader, batches, work=work, whole=whole)
-
-
-def predict_batches(
-    plan: Plan,
-    runner: Runner,
-    reader: TileReader,
-    batches: Iterator[list[TileJob]],
-    *,
-    work: Work = QUIET,
-    whole: Callable[[Tile], bool] = lambda _: True,
-) -> Generator[tuple[tuple[int, ...], Tile, Array], None, None]:
-    """Predict some tiles of a plan, batch by batch, as `predict_tiles` does."""
-    for jobs, batch in reader.ahead(batches):
-        if work.stopped():
-            return
-        tiles = [job.tile for job in jobs]
-        keep = None if any(map(whole, tiles)) else _needed(plan, tiles)
-        runner.at(plan.grid, tiles)
-        predictions = _forward(runner, batch, plan, keep)
-        for job, prediction in zip(jobs, predictions, strict=True):
-            yield job.frame, _beginning_at(job.tile, keep), prediction
-
-
-def _needed(plan: Plan, tiles: Sequence[Tile]) -> Slices:
-    """Smallest box within predictions that holds what stitching keeps of each of these tiles.
-
-    Not cut to the area that is wanted: tiles of an area come out bit for bit as in the whole.
-    """
-    parts = [tile.within(tile.trusted if plan.blends else tile.core) for tile in tiles]
-    return tuple(
-        slice(min(part[axis].start for part in parts), max(part[axis].stop for part in parts))
-        for axis in range(len(plan.area))
-    )
-
-
-def _beginning_at(tile: Tile, keep: Slices | None) -> Tile:
-    if keep is None:
-        return tile
-    origin = tuple(o + part.start for o, part in zip(tile.origin, keep, strict=True))
-    return dataclasses.replace(tile, origin=origin)
-
-
-def batched(jobs: Iterable[TileJob], size: int) -> Iterator[list[TileJob]]:
-    iterator = iter(jobs)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
-
-
-def _forward(runner: Runner, batch: Array, plan: Plan, keep: Slices | None) -> Array:
-    try:
-        predictions = runner(batch, keep)
-    except MemoryError as error:
-        raise OutOfMemory(error) from error
-    except SeamscopeError:
-        raise
-    except Exception as error:  # whatever a network raises
-        if is_memory_error(error):
-            raise OutOfMemory(error) from error
-        raise ModelError(
-            f"The network failed on a tile of shape {batch.shape} "
-            f"({type(error).__name__}: {_last_line(error)}). Try another tile size; if it fails "
-            "on all, the fault is inside the network."
-        ) from error
-    size = plan.grid.prediction_shape if keep is None else tuple(k.stop - k.start for k in keep)
-    expected = (batch.shape[0], plan.facts.out_channels, *size)
-    if predictions.shape != expected:
-        raise ModelError(
-            f"For a tile of shape {batch.shape} the network gave {predictions.shape} instead of "
-            f"{expected}: its output does not grow evenly with its input, so that tiles cannot "
-            "be stitched. Use another tile size."
-        )
-    return predictions
-
-
-def _last_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1][:200] if lines else type(error).__name__
-
-
-# -- writing
-
-
-class Wanted(Protocol):
-    """Which part of a result is made now: all that is left of it, or one block."""
-
-    def needs(self, frame: tuple[int, ...], tile: Tile) -> bool:
-        """Return whether a tile contributes to it."""
-
-    def area(self, frame: tuple[int, ...]) -> Slices:
-        """Part of a frame to stitch, in output pixels."""
-
-    def wrote(
-        self, frame: tuple[int, ...], region: Slices, bad: npt.NDArray[np.bool_] | None = None
-    ) -> None:
-        """Note that a region is written, counted from the corner of the plan's area."""
-
-
-class Stitcher:
-    """Puts predictions of all frames into the output, as values or as labels."""
-
-    def __init__(self, plan: Plan, output: Output, left: Wanted) -> None:
-        self._plan = plan
-        self._output = output
-        self._left = left
-        self._frame: tuple[int, ...] | None = None
-
-    def add(self, frame: tuple[int, ...], tile: Tile, prediction: Array) -> Slices:
-        """Stitch one prediction; return the output region that became final."""
-        if not self._left.needs(frame, tile):
-            return ()  # predicted only to be measured
-        if frame != self._frame:
-            self.finish()
-            self._frame = frame
-            self._area = self._left.area(frame)
-            self._canvas = canvas(self._plan.grid, self._plan.settings.blend, self._area)
-        region: Slices = ()
-        for place, block in self._canvas.add(tile, prediction):
-            region = self._write(place, block)
-        return region
-
-    def finish(self) -> None:
-        """Write what is left of the current frame."""
-        if self._frame is not None:
-            for place, block in self._canvas.rest():
-                self._write(place, block)
-
-    def _write(self, place: Slices, block: Array) -> Slices:
-        assert self._frame is not None
-        bad = _not_finite(block)
-        if self._plan.settings.result == "labels":
-            own = self._plan.settings
-            if self._plan.facts.kind != "classes":
-                block = as_labels(block, own.threshold, own.background)[None]
-            block = block.astype(self._plan.out_dtype, copy=False)
-        frame = tuple(
-            slice(i - start, i - start + 1)
-            for i, (start, _) in zip(self._frame, self._plan.frame_ranges, strict=True)
-        )
-        channels = (slice(0, block.shape[0]),) * ("c" in self._plan.out_axes)
-        place = tuple(
-            slice(part.start + shift, part.stop + shift)
-            for part, shift in zip(place, self._shift, strict=True)
-        )
-        region = (*frame, *channels, *place)
-        values = block if channels else block[0]
-        self._output.write(region, values.reshape((1,) * len(frame) + values.shape))
-        self._left.wrote(self._frame, place, bad)
-        return region
-
-    @property
-    def _shift(self) -> tuple[int, ...]:
-        """From the corner of the stitched area to that of the plan's area."""
-        return tuple(
-            part.start - whole.start
-            for part, whole in zip(self._area, self._plan.area, strict=True)
-        )
-
-
-def as_labels(
-    prediction: Array, threshold: float = 0.5, background: int | None = None
-) -> npt.NDArray[Any]:
-    """Labels ``(*spatial)`` of a prediction ``(C, *spatial)``.
-
-    The number of the largest channel, the lower one of equals; for a single channel 1 where it is
-    above `threshold`, else 0. Uint8, or uint16 for more than 255 channels.
-
-    Parameters
-    ----------
-    prediction, threshold
-        As above.
-    background
-        Channel that becomes 0; the channels before it become their number plus 1.
-    """
-    classes = class_numbers(prediction, threshold)
-    kind = np.uint8 if prediction.shape[0] <= 255 else np.uint16
-    if background is None:
-        return classes.astype(kind)
-    numbers = label_numbers(max(prediction.shape[0], 2), background)
-    return numbers[classes].astype(kind)
-
-
-def label_numbers(channels: int, background: int | None) -> npt.NDArray[np.intp]:
-    """Label of each channel: its number, or counted with the background as 0."""
-    numbers = np.arange(channels)
-    if background is not None:
-        numbers[:background] += 1
-        numbers[background] = 0
-    return numbers
-
-
-def class_numbers(prediction: Array, threshold: float = 0.5) -> npt.NDArray[np.intp]:
-    """As `as_labels`, for any number of channels."""
-    single = prediction.shape[0] == 1
-    return np.asarray(prediction[0] > threshold if single else prediction.argmax(0), np.intp)
-
-
 __all__ = [
     "Event",
     "Finished",
     "Reduced",
     "Started",
     "TileDone",
-    "as_labels",
-    "class_numbers",
-    "label_numbers",
-    "open_output",
+    "begin",
+    "completed",
     "predict",
-    "predict_tiles",
-    "prepare",
-    "record",
     "run",
-    "time_one_tile",
-    "tune",
 ]

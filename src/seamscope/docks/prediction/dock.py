@@ -81,7 +81,8 @@ from seamscope.models.model import Model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.resources import Resources
-from seamscope.prediction.run import Finished, open_output
+from seamscope.prediction.output import open_output
+from seamscope.prediction.run import Finished
 from seamscope.settings import Settings
 from seamscope.text import axes_text, bytes_text
 from seamscope.tiling import Sides
