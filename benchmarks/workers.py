@@ -21,7 +21,7 @@ import torch
 import seamscope
 from seamscope.execution import pool as pools
 from seamscope.execution.pool import open_pool
-from seamscope.execution.run import Sharing
+from seamscope.execution.sharing import Sharing
 from seamscope.execution.worker import Order, Outcome
 
 CORES = psutil.cpu_count(logical=False) or 1

@@ -18,8 +18,9 @@ from skimage.segmentation import watershed
 import seamscope
 from seamscope.errors import ImageError, SettingsError
 from seamscope.segmentation import basins as basins_module
-from seamscope.segmentation.basins import OUTSIDE, find_basins
+from seamscope.segmentation.basins import find_basins
 from seamscope.segmentation.blocks import Blocks
+from seamscope.segmentation.fragments import OUTSIDE
 from seamscope.segmentation.graph import tree_of
 from seamscope.segmentation.recipe import LEVELS, Heights
 

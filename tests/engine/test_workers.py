@@ -23,7 +23,8 @@ from seamscope import freeze_statistics, load_model, predict
 from seamscope.errors import OutputError, SettingsError
 from seamscope.execution import worker
 from seamscope.execution.pool import Dask, Here, _quiet_logs, open_pool
-from seamscope.execution.run import BlockDone, Sharing, events_of, is_shared, run_on
+from seamscope.execution.run import BlockDone, events_of, is_shared, run_on
+from seamscope.execution.sharing import Sharing
 from seamscope.execution.worker import Order, Outcome
 from seamscope.images.image import open_image
 from seamscope.images.results.output import Part

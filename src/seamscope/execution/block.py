@@ -12,15 +12,24 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from seamscope.execution.recipe import Recipe
+from seamscope.execution.worker import Order, RefusedError
+from seamscope.images.results.create import open_part
 from seamscope.images.results.output import Output
+from seamscope.ledger import Ledger
 from seamscope.planning.blocks import Blocks
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob
+from seamscope.planning.tuning import accelerate
+from seamscope.prediction.resuming import blocks_of
 from seamscope.prediction.run import Attempt, measured_tiles
 from seamscope.prediction.stitcher import Stitcher
 from seamscope.prediction.tile_predictions import predict_batches
@@ -124,6 +133,74 @@ class BlockRun:
         )
         with closing(predictions):
             return next(kind_of(y) for _, tile, y in predictions if tile.index == first.index)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A prediction that is open in this process, as `seamscope.execution.worker.Blockwise`."""
+
+    blocks: BlockRun
+    folder: Path
+
+    @property
+    def device(self) -> str:
+        return self.blocks.device
+
+    def carry_out(self, block: int, check: Callable[[], None]) -> int:
+        not_finite, records = self.blocks.carry_out(block, check)
+        check()
+        if records.tiles:
+            records.save(seams_of(self.folder, block))
+        return not_finite
+
+
+def open_blocks(ledger: Ledger, order: Order) -> _Opened:
+    """Open a prediction in this process, by the recipe beside its marks.
+
+    Raises
+    ------
+    RefusedError, SeamscopeError
+        When this process cannot do it.
+    """
+    torch.set_num_threads(order.threads)
+    recipe = Recipe.load(ledger.folder)
+    case = recipe.open(ledger, trust=order.trust)
+    plan = case.plan
+    device = _device(plan.settings.device, order.gpu)
+    runner = case.model.runner(device, plan.settings.precision)
+    reader = case.reader()
+    way = accelerate(plan, case.model, runner, reader, recipe.way)
+    if way != recipe.way:
+        raise RefusedError(
+            f"The run uses an equivalent of the network ({recipe.way}) that this worker cannot "
+            "make. Give all workers the same packages and kind of processor, or use the network "
+            "as it is (`accelerate=False`)."
+        )
+    run = BlockRun(
+        Attempt(plan, case.model, runner, reader, case.intensity(), way),
+        blocks_of(plan, ledger),
+        open_part(recipe.unfinished, recipe.final, plan.out_shape, plan.out_dtype, plan.out_axes),
+        recipe.kind,  # type: ignore[arg-type]
+    )
+    return _Opened(run, ledger.folder)
+
+
+def seams_of(folder: Path, block: int) -> Path:
+    """Return where the measures of a block's seams are, beside its mark."""
+    return folder / f"{block}.seams"
+
+
+def _device(planned: str, gpu: int | None) -> str:
+    """Return the device of this worker; a GPU is never replaced by the CPU."""
+    if not planned.startswith("cuda"):
+        return planned
+    if not torch.cuda.is_available():
+        raise RefusedError(
+            "The run is planned for a GPU, and this worker has none that works. Start workers on "
+            "machines with a GPU, or choose the CPU (`device='cpu'`)."
+        )
+    count = torch.cuda.device_count()
+    return f"cuda:{0 if gpu is None else gpu % count}"
 
 
 class _Seams:
@@ -293,4 +370,4 @@ def place_of(blocks: Blocks, block: int) -> Slices:
     return (*frame, *channels, *blocks.region(block))
 
 
-__all__ = ["Batches", "BlockRun", "frame_of", "place_of"]
+__all__ = ["Batches", "BlockRun", "frame_of", "open_blocks", "place_of", "seams_of"]

@@ -9,13 +9,15 @@ another process.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from seamscope.process_memory import keep_freed_memory
 
@@ -42,6 +44,9 @@ class Order:
         Whether code that comes with the network's file may run.
     gpu
         Number of the GPU to use; None for the first that the worker sees.
+    opens
+        Function that opens the run in a process, ``module:name``; it takes the ledger and the
+        order, and returns `Blockwise`.
     """
 
     ledger: str
@@ -50,6 +55,21 @@ class Order:
     threads: int = 1
     trust: bool = False
     gpu: int | None = None
+    opens: str = "seamscope.execution.block:open_blocks"
+
+
+class Blockwise(Protocol):
+    """A run that is open in a process, and done block by block."""
+
+    @property
+    def device(self) -> str:
+        """Device that it needs."""
+
+    def carry_out(self, block: int, check: Callable[[], None]) -> int:
+        """Do and write a block, and return the number to be noted with its mark.
+
+        `check` is called before each write; what it raises ends the work.
+        """
 
 
 @dataclass(frozen=True)
@@ -84,7 +104,7 @@ class _OutdatedError(Exception):
     """The run has lost the right to write."""
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """The process cannot do any block of the run."""
 
 
@@ -101,18 +121,13 @@ def do_block(order: Order) -> Outcome:
             return _opened(order).do(order)
         except _OutdatedError:
             return Outcome(order.block, "outdated", worker=address())
-        except _RefusedError as error:
+        except RefusedError as error:
             return Outcome(order.block, "refused", str(error), worker=address())
         except Exception as error:  # whatever loading a network or reading the disk may raise
             return Outcome(order.block, "failed", _sentence(error), worker=address())
 
 
 _run: _Run | None = None
-
-
-def seams_of(folder: Path, block: int) -> Path:
-    """Return where the measures of a block's seams are, beside its mark."""
-    return folder / f"{block}.seams"
 
 
 def close() -> None:
@@ -140,50 +155,19 @@ class _Run:
 
         self._order = order
         if not os.path.exists(order.ledger):
-            raise _RefusedError(
+            raise RefusedError(
                 f"{order.ledger} is not there. Workers must see the result under the same name as "
                 "the command: write it to a disk that all machines share."
             )
         try:
             self._ledger = Ledger(Path(order.ledger))
-            self._open(order)
+            module, name = order.opens.split(":")
+            opened = getattr(importlib.import_module(module), name)
+            self._blocks: Blockwise = opened(self._ledger, order)
         except SeamscopeError as error:
             if os.path.exists(order.ledger) and not self._current(order):
                 raise _OutdatedError from error
-            raise _RefusedError(str(error)) from error
-
-    def _open(self, order: Order) -> None:
-        import torch
-
-        from seamscope.execution.block import BlockRun
-        from seamscope.execution.recipe import Recipe
-        from seamscope.images.results.create import open_part
-        from seamscope.planning.tuning import accelerate
-        from seamscope.prediction.resuming import blocks_of
-        from seamscope.prediction.run import Attempt
-
-        torch.set_num_threads(order.threads)
-        recipe = Recipe.load(self._ledger.folder)
-        case = recipe.open(self._ledger, trust=order.trust)
-        plan = case.plan
-        device = _device(plan.settings.device, order.gpu)
-        runner = case.model.runner(device, plan.settings.precision)
-        reader = case.reader()
-        way = accelerate(plan, case.model, runner, reader, recipe.way)
-        if way != recipe.way:
-            raise _RefusedError(
-                f"The run uses an equivalent of the network ({recipe.way}) that this worker "
-                "cannot make. Give all workers the same packages and kind of processor, or use "
-                "the network as it is (`accelerate=False`)."
-            )
-        self._blocks = BlockRun(
-            Attempt(plan, case.model, runner, reader, case.intensity(), way),
-            blocks_of(plan, self._ledger),
-            open_part(
-                recipe.unfinished, recipe.final, plan.out_shape, plan.out_dtype, plan.out_axes
-            ),
-            recipe.kind,  # type: ignore[arg-type]
-        )
+            raise RefusedError(str(error)) from error
 
     def serves(self, order: Order) -> bool:
         """Return whether an order is of this run."""
@@ -195,11 +179,9 @@ class _Run:
 
         self._check()
         try:
-            not_finite, records = self._blocks.carry_out(order.block, self._check)
+            number = self._blocks.carry_out(order.block, self._check)
             self._check()
-            if records.tiles:
-                records.save(seams_of(self._ledger.folder, order.block))
-            self._ledger.mark(order.block, not_finite)
+            self._ledger.mark(order.block, number)
         except _OutdatedError:
             raise
         except OutputError as error:
@@ -208,9 +190,9 @@ class _Run:
             return Outcome(order.block, "no room", str(error), worker=address())
         except Exception as error:  # whatever a network or a disk may raise
             if _gpu_is_lost(self._blocks.device):
-                raise _RefusedError(_GPU_LOST) from error
+                raise RefusedError(_GPU_LOST) from error
             return Outcome(order.block, "failed", _sentence(error), worker=address())
-        return Outcome(order.block, "done", "", not_finite, address())
+        return Outcome(order.block, "done", "", number, address())
 
     def _check(self) -> None:
         if not self._current(self._order):
@@ -229,21 +211,6 @@ _GPU_LOST = (
     "The worker has lost its GPU, and does not fall back to the CPU. Look at the machine, and "
     "start the worker again."
 )
-
-
-def _device(planned: str, gpu: int | None) -> str:
-    """Return the device of this worker; a GPU is never replaced by the CPU."""
-    import torch
-
-    if not planned.startswith("cuda"):
-        return planned
-    if not torch.cuda.is_available():
-        raise _RefusedError(
-            "The run is planned for a GPU, and this worker has none that works. Start workers on "
-            "machines with a GPU, or choose the CPU (`device='cpu'`)."
-        )
-    count = torch.cuda.device_count()
-    return f"cuda:{0 if gpu is None else gpu % count}"
 
 
 def _gpu_is_lost(device: str) -> bool:
@@ -290,4 +257,13 @@ def _sentence(error: Exception) -> str:
     return f"{type(error).__name__}: {last} ({Path(at.filename).name}:{at.lineno})"
 
 
-__all__ = ["NO_MEMORY", "Order", "Outcome", "close", "do_block", "seams_of", "serve"]
+__all__ = [
+    "NO_MEMORY",
+    "Blockwise",
+    "Order",
+    "Outcome",
+    "RefusedError",
+    "close",
+    "do_block",
+    "serve",
+]

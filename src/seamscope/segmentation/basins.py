@@ -29,30 +29,34 @@ cuts", https://doi.org/10.1109/TPAMI.2008.173.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from skimage.measure import label as label_equal
 
 from seamscope.errors import SettingsError
-from seamscope.segmentation.blocks import Blocks, neighbour_offsets, pair_slices
+from seamscope.segmentation.blocks import Blocks, pair_slices
+from seamscope.segmentation.fragments import (
+    INDEX_BITS,
+    NO_KEY,
+    OUTSIDE,
+    Fragments,
+    find_fragments,
+    follow,
+    lowest_pairs,
+    offsets_of,
+)
 from seamscope.tiling import Slices
 from seamscope.work import QUIET, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 ReadHeights: TypeAlias = Callable[[Slices], Array]
 
-OUTSIDE = 65535
-"""Height of a pixel that belongs to nothing."""
-
 MOST_BASINS = 2**32 - 1
-_INDEX_BITS = 47  # of a pixel's linear index, beside 16 bits of height, in one sorting key
-_NO_KEY = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -159,11 +163,63 @@ def find_basins(
     InterruptedError
         When stopped.
     """
-    if int(np.prod(blocks.shape, dtype=object)) >= 2**_INDEX_BITS:
-        raise SettingsError("An image of 2^47 pixels or more cannot be labelled: cut it in parts.")
+    check_size(blocks)
     parts = _all_parts(heights, numbers, blocks, connectivity, flat, workers, work)
     check(work)
     work.phase("Joining blocks")
+    joined = join_fragments(parts, blocks, connectivity, flat)
+    _renumber(numbers, parts, joined, work)
+    return replace(joined.basins, numbers=numbers)
+
+
+def check_size(blocks: Blocks) -> None:
+    """Refuse an image whose pixels cannot be numbered.
+
+    Raises
+    ------
+    SettingsError
+        When it has 2^47 pixels or more.
+    """
+    if int(np.prod(blocks.shape, dtype=object)) >= 2**INDEX_BITS:
+        raise SettingsError("An image of 2^47 pixels or more cannot be labelled: cut it in parts.")
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What the fragments of all blocks are, together.
+
+    Attributes
+    ----------
+    basins
+        Without the number of each pixel.
+    basin
+        For each fragment its basin, entry 0 for pixels outside; int64.
+    offsets
+        For each block how many fragments the blocks before it have, int64.
+    """
+
+    basins: Basins
+    basin: Array
+    offsets: Array
+
+    def lookup(self, block: int) -> Array:
+        """For each fragment of a block its basin, entry 0 for pixels outside; uint32."""
+        last = len(self.basin) - 1
+        stop = self.offsets[block + 1] if block + 1 < len(self.offsets) else last
+        own = self.basin[self.offsets[block] + 1 : stop + 1]
+        return np.concatenate([[0], own]).astype(np.uint32)
+
+
+def join_fragments(
+    parts: Sequence[Fragments], blocks: Blocks, connectivity: int, flat: bool
+) -> Joined:
+    """Join the fragments of all blocks, in the order of the blocks.
+
+    Raises
+    ------
+    SettingsError
+        When there are more than 2^32 basins.
+    """
     joined = _Joining(parts, blocks, connectivity, flat)
     basin, lowest = joined.solve()
     count = len(lowest) - 1
@@ -174,18 +230,20 @@ def find_basins(
         )
     passes = joined.passes(basin)
     area = np.bincount(basin, weights=joined.area, minlength=count + 1).astype(np.int64)
-    start = np.full(count + 1, _NO_KEY)
+    start = np.full(count + 1, NO_KEY)
     np.minimum.at(start, basin, joined.start)
     at_border, cut_off = np.zeros((2, count + 1), np.bool_)
     at_border[basin[joined.at_border]] = True
     cut_off[basin[joined.cut_off]] = True
-    histogram = sum((part.histogram for part in parts), np.zeros(OUTSIDE + 1, np.int64))
+    histogram = np.zeros(OUTSIDE + 1, np.int64)
+    for part in parts:
+        histogram[part.levels[0]] += part.levels[1]
     area[0] = histogram[OUTSIDE]
     at_border[0] = cut_off[0] = False
-    _renumber(numbers, parts, basin, joined.offsets, work)
-    return Basins(
-        numbers, blocks, connectivity, lowest, area, start, at_border, cut_off, passes, histogram
+    found = Basins(
+        None, blocks, connectivity, lowest, area, start, at_border, cut_off, passes, histogram
     )
+    return Joined(found, basin, joined.offsets)
 
 
 def _all_parts(
@@ -196,20 +254,20 @@ def _all_parts(
     flat: bool,
     workers: int,
     work: Work,
-) -> list[_Part]:
+) -> list[Fragments]:
     """Find the fragments of all blocks; they are listed by block, whichever is done first."""
 
-    def one(region: Slices) -> _Part:
+    def one(region: Slices) -> Fragments:
         check(work)
-        part, fragments = _part(heights(region), region, blocks, connectivity, flat)
+        part, fragments = find_fragments(heights(region), region, blocks, connectivity, flat)
         numbers[region] = fragments
         return part
 
     work.phase("Finding basins")
-    found: list[_Part] = []
+    found: list[Fragments] = []
     total = len(blocks)
     if workers == 1:
-        each: Iterator[_Part] = map(one, blocks)
+        each: Iterator[Fragments] = map(one, blocks)
         for part in each:
             found.append(part)
             work.step(len(found), total)
@@ -224,231 +282,13 @@ def _all_parts(
     return found
 
 
-def _renumber(numbers: Any, parts: list[_Part], basin: Array, offsets: Array, work: Work) -> None:
+def _renumber(numbers: Any, parts: list[Fragments], joined: Joined, work: Work) -> None:
     """Replace the fragments of each block by basins."""
     work.phase("Numbering basins")
-    for done, (part, offset) in enumerate(zip(parts, offsets, strict=True)):
+    for block, part in enumerate(parts):
         check(work)
-        lookup = np.concatenate([[0], basin[offset + 1 : offset + 1 + part.count]])
-        numbers[part.region] = lookup.astype(np.uint32)[numbers[part.region]]
-        work.step(done + 1, len(parts))
-
-
-# -- one block
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The fragments of one block, numbered from 1.
-
-    Arrays are ``(F,)``, the entry ``i`` is fragment ``i + 1``.
-    """
-
-    region: Slices
-    height: Array  # of the zone that is the fragment's root
-    start: Array  # smallest linear index of the image
-    area: Array
-    at_border: Array
-    cut_off: Array
-    key: Array  # of face zones: their lowest neighbouring pixel inside the block
-    target: Array  # its fragment, 0 for none
-    edges: tuple[Array, Array, Array]
-    faces: dict[tuple[int, int], tuple[Array, Array]]  # axis, side: heights and fragments
-    histogram: Array
-
-    @property
-    def count(self) -> int:
-        return len(self.height)
-
-
-def _part(
-    heights: Array, region: Slices, blocks: Blocks, connectivity: int, flat: bool
-) -> tuple[_Part, Array]:
-    offsets = _offsets(blocks, connectivity)
-    zones, count = _zones(heights, blocks, connectivity)
-    flat_zones, flat_heights = zones.ravel(), heights.ravel()
-    pixels = flat_zones.size
-    first = np.zeros(count + 1, np.int64)
-    first[flat_zones[::-1]] = np.arange(pixels - 1, -1, -1)
-    height = flat_heights[first]
-    pending = _face_zones(zones, region, blocks, count)
-    parent = np.arange(count + 1)
-    key = np.full(count + 1, _NO_KEY)
-    if not flat:
-        key = _lowest_neighbours(heights, zones, offsets, count)
-        lower = (key >> 32) < height
-        lower[0] = False
-        key[~lower] = _NO_KEY
-        drains = lower & ~pending
-        parent[drains] = flat_zones[key[drains] & 0xFFFFFFFF]
-        parent = _roots(parent)
-    is_root = parent == np.arange(count + 1)
-    is_root[0] = False
-    number = np.cumsum(is_root)
-    fragment_of = np.where(np.arange(count + 1) > 0, number[parent], 0)
-    fragments = fragment_of[zones].astype(np.uint32)
-    roots = np.flatnonzero(is_root)
-    total = len(roots)
-    start = np.full(total + 1, pixels)
-    np.minimum.at(start, fragment_of[1:], first[1:])
-    sent = pending[roots] & (key[roots] < _NO_KEY)
-    target = np.zeros(total, np.int64)
-    target[sent] = fragment_of[flat_zones[key[roots][sent] & 0xFFFFFFFF]]
-    global_key = np.full(total, _NO_KEY)
-    place = image_indices(key[roots][sent] & 0xFFFFFFFF, region, blocks)
-    global_key[sent] = (key[roots][sent] >> 32 << _INDEX_BITS) | place
-    part = _Part(
-        region,
-        height[roots],
-        image_indices(start[1:], region, blocks),
-        np.bincount(fragments.ravel(), minlength=total + 1)[1:],
-        touching(fragments, region, blocks, total)[1:],
-        touching(fragments, region, blocks, total, open_sides=True)[1:],
-        global_key,
-        target,
-        _edges(heights, fragments, offsets),
-        _faces(heights, fragments, region, blocks),
-        np.bincount(flat_heights, minlength=OUTSIDE + 1),
-    )
-    return part, fragments
-
-
-def _offsets(blocks: Blocks, connectivity: int) -> list[tuple[int, ...]]:
-    """Half of the neighbours, as offsets along all axes."""
-    joined = blocks.joined
-    found = []
-    for offset in neighbour_offsets(len(joined), connectivity):
-        whole = [0] * len(blocks.shape)
-        for axis, step in zip(joined, offset, strict=True):
-            whole[axis] = step
-        found.append(tuple(whole))
-    return found
-
-
-def _zones(heights: Array, blocks: Blocks, connectivity: int) -> tuple[Array, int]:
-    """Number the zones of a block in any order, 0 outside."""
-    shape = tuple(heights.shape[a] for a in blocks.joined)
-    spatial = heights.reshape(shape).astype(np.int32)
-    zones, count = label_equal(
-        spatial, background=OUTSIDE, return_num=True, connectivity=connectivity
-    )
-    return zones.reshape(heights.shape), int(count)
-
-
-def _face_zones(zones: Array, region: Slices, blocks: Blocks, count: int) -> Array:
-    """Tell which zones touch a face behind which the image goes on."""
-    found = np.zeros(count + 1, np.bool_)
-    for axis, side in _inner_sides(region, blocks):
-        found[np.take(zones, -side, axis)] = True
-    found[0] = False
-    return found
-
-
-def _inner_sides(region: Slices, blocks: Blocks) -> Iterator[tuple[int, int]]:
-    """Yield axis and side (0 before, 1 after) of each inner face of a block."""
-    for axis in blocks.joined:
-        if region[axis].start > 0:
-            yield axis, 0
-        if region[axis].stop < blocks.shape[axis]:
-            yield axis, 1
-
-
-def touching(
-    numbers: Array, region: Slices, blocks: Blocks, count: int, *, open_sides: bool = False
-) -> Array:
-    """Tell which numbers of a block touch the image's border, or sides behind which it goes on."""
-    found = np.zeros(count + 1, np.bool_)
-    for axis in blocks.joined:
-        for side, there in ((0, region[axis].start == 0), (1, _ends(region, axis, blocks))):
-            if there and ((axis, side) in blocks.open_sides) == open_sides:
-                found[np.take(numbers, -side, axis)] = True
-    found[0] = False
-    return found
-
-
-def _ends(region: Slices, axis: int, blocks: Blocks) -> bool:
-    return bool(region[axis].stop == blocks.shape[axis])
-
-
-def _lowest_neighbours(
-    heights: Array, zones: Array, offsets: list[tuple[int, ...]], count: int
-) -> Array:
-    """For each zone the height (bits 32 and up) and place in the block of its lowest neighbour."""
-    own = (heights.astype(np.int64) << 32) | np.arange(heights.size).reshape(heights.shape)
-    lowest = np.full(heights.shape, _NO_KEY)
-    for offset in offsets:
-        a, b = pair_slices(offset)
-        np.minimum(lowest[a], own[b], out=lowest[a])
-        np.minimum(lowest[b], own[a], out=lowest[b])
-    key = np.full(count + 1, _NO_KEY)
-    np.minimum.at(key, zones.ravel(), lowest.ravel())
-    return key
-
-
-def _roots(parent: Array) -> Array:
-    """Follow all pointers to their ends, doubling the distance in each round."""
-    while True:
-        further = parent[parent]
-        if np.array_equal(further, parent):
-            return parent
-        parent = further
-
-
-def image_indices(places: Array, region: Slices, blocks: Blocks) -> Array:
-    """Turn linear indices of a block into those of the image."""
-    shape = tuple(part.stop - part.start for part in region)
-    index = np.unravel_index(places, shape)
-    moved = tuple(i + part.start for i, part in zip(index, region, strict=True))
-    return np.asarray(np.ravel_multi_index(moved, blocks.shape), np.int64)
-
-
-def _edges(
-    heights: Array, fragments: Array, offsets: list[tuple[int, ...]]
-) -> tuple[Array, Array, Array]:
-    """Return pairs of touching fragments of a block, and the lowest pass of each."""
-    found = []
-    for offset in offsets:
-        a, b = pair_slices(offset)
-        one, two = fragments[a], fragments[b]
-        apart = (one != two) & (one > 0) & (two > 0)
-        if apart.any():
-            height = np.maximum(heights[a][apart], heights[b][apart])
-            found.append((one[apart].astype(np.int64), two[apart].astype(np.int64), height))
-    return lowest_pairs(found)
-
-
-def lowest_pairs(found: list[tuple[Array, Array, Array]]) -> tuple[Array, Array, Array]:
-    """Return each pair of different numbers once, the smaller first, with its lowest height."""
-    if not found:
-        nothing = np.zeros(0, np.int64)
-        return nothing, nothing, np.zeros(0, np.uint16)
-    a, b, height = (np.concatenate(each) for each in zip(*found, strict=True))
-    apart = a != b
-    a, b, height = a[apart], b[apart], height[apart]
-    low, high = np.minimum(a, b), np.maximum(a, b)
-    span = int(high.max(initial=0)) + 1
-    if span < 2**23:
-        packed = np.sort(((low * span + high) << 16) | height)
-        pair = packed >> 16
-        once = np.ones(len(pair), np.bool_)
-        once[1:] = pair[1:] != pair[:-1]
-        pair, height = pair[once], (packed[once] & 0xFFFF).astype(np.uint16)
-        return pair // span, pair % span, height
-    order = np.lexsort((height, high, low))
-    low, high, height = low[order], high[order], height[order]
-    once = np.ones(len(low), np.bool_)
-    once[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
-    return low[once], high[once], height[once].astype(np.uint16)
-
-
-def _faces(
-    heights: Array, fragments: Array, region: Slices, blocks: Blocks
-) -> dict[tuple[int, int], tuple[Array, Array]]:
-    """Copy the outermost pixels at each inner face."""
-    return {
-        (axis, side): (np.take(heights, -side, axis), np.take(fragments, -side, axis))
-        for axis, side in _inner_sides(region, blocks)
-    }
+        numbers[part.region] = joined.lookup(block)[numbers[part.region]]
+        work.step(block + 1, len(parts))
 
 
 # -- all blocks
@@ -460,19 +300,21 @@ class _Joining:
     Entry 0 of all arrays stands for pixels outside.
     """
 
-    def __init__(self, parts: list[_Part], blocks: Blocks, connectivity: int, flat: bool) -> None:
+    def __init__(
+        self, parts: Sequence[Fragments], blocks: Blocks, connectivity: int, flat: bool
+    ) -> None:
         self._parts = parts
         self._blocks = blocks
-        self._offsets = _offsets(blocks, connectivity)
+        self._offsets = offsets_of(blocks, connectivity)
         self._flat = flat
         counts = [part.count for part in parts]
         self.offsets = np.concatenate([[0], np.cumsum(counts)])[:-1].astype(np.int64)
         self.height = _after(OUTSIDE, [part.height for part in parts]).astype(np.int64)
-        self.start = _after(_NO_KEY, [part.start for part in parts])
+        self.start = _after(NO_KEY, [part.start for part in parts])
         self.area = _after(0, [part.area for part in parts])
         self.at_border = _after(False, [part.at_border for part in parts])
         self.cut_off = _after(False, [part.cut_off for part in parts])
-        self._key = _after(_NO_KEY, [part.key for part in parts])
+        self._key = _after(NO_KEY, [part.key for part in parts])
         self._target = _after(
             0,
             [
@@ -492,22 +334,22 @@ class _Joining:
         height = np.full(zones, OUTSIDE, np.int64)
         height[zone] = self.height
         if not self._flat:
-            key = np.full(zones, _NO_KEY)
+            key = np.full(zones, NO_KEY)
             np.minimum.at(key, zone, self._key)
             target = np.zeros(zones, np.int64)
             decides = self._key == key[zone]
             target[zone[decides]] = self._target[decides]
             parent = np.arange(zones)
-            lower = (key >> _INDEX_BITS) < height
+            lower = (key >> INDEX_BITS) < height
             parent[lower] = zone[target[lower]]
-            root = _roots(parent)[zone]
+            root = follow(parent)[zone]
         return self._numbered(root, height, zone)
 
     def _numbered(self, root: Array, height: Array, zone: Array) -> tuple[Array, Array]:
         """Number basins by their smallest linear index; fragment 0 is and stays outside."""
-        start = np.full(len(height), _NO_KEY)
+        start = np.full(len(height), NO_KEY)
         np.minimum.at(start, root[1:], self.start[1:])
-        order = np.argsort(start, kind="stable")[: int((start < _NO_KEY).sum())]
+        order = np.argsort(start, kind="stable")[: int((start < NO_KEY).sum())]
         number = np.zeros(len(height), np.int64)
         number[order] = np.arange(1, len(order) + 1)
         lowest = np.concatenate([[OUTSIDE], height[order]]).astype(np.uint16)
@@ -595,7 +437,7 @@ class _Joining:
 
 
 def _key(height: Array, place: Array) -> Array:
-    return (height.astype(np.int64) << _INDEX_BITS) | place
+    return (height.astype(np.int64) << INDEX_BITS) | place
 
 
 def _after(first: Any, parts: list[Array]) -> Array:
@@ -612,11 +454,10 @@ def _components(count: int, pairs: tuple[Array, Array]) -> Array:
 
 __all__ = [
     "MOST_BASINS",
-    "OUTSIDE",
     "Basins",
+    "Joined",
     "Passes",
+    "check_size",
     "find_basins",
-    "image_indices",
-    "lowest_pairs",
-    "touching",
+    "join_fragments",
 ]

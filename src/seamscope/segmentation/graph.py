@@ -28,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from seamscope.segmentation.basins import OUTSIDE, Basins, Passes
+from seamscope.segmentation.basins import Basins, Passes
+from seamscope.segmentation.fragments import OUTSIDE
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from seamscope.images.dimensions import unit_symbol
 from seamscope.images.image import Image
-from seamscope.segmentation.basins import OUTSIDE, find_basins, image_indices, touching
+from seamscope.segmentation.basins import Basins, find_basins
 from seamscope.segmentation.blocks import Blocks, pair_slices
+from seamscope.segmentation.fragments import OUTSIDE, image_indices, touched, touching
 from seamscope.tiling import Slices
 from seamscope.work import QUIET, Work, check
 
@@ -79,19 +80,59 @@ def measure_sizes(paint: Paint, blocks: Blocks, count: int, work: Work = QUIET) 
     count
         The largest number there may be.
     """
+    work.phase("Measuring objects")
+    found = []
+    for done, region in enumerate(blocks):
+        check(work)
+        found.append(sizes_in(paint(region), region, blocks))
+        work.step(done + 1, len(blocks))
+    return sum_sizes(found, count)
+
+
+@dataclass(frozen=True)
+class BlockSizes:
+    """What is known of the numbers of one block.
+
+    Attributes
+    ----------
+    numbers, area, start
+        Those that occur, their pixels, and their smallest linear indices in the image.
+    at_border, cut_off
+        Numbers that touch the image's border, or a side where it is part of a larger one.
+    """
+
+    numbers: Array
+    area: Array
+    start: Array
+    at_border: Array
+    cut_off: Array
+
+
+def sizes_in(numbers: Array, region: Slices, blocks: Blocks) -> BlockSizes:
+    """Measure the numbers of one block."""
+    values, first, length = _runs(numbers.ravel())
+    names, at = np.unique(values, return_inverse=True)
+    start = np.full(len(names), _FAR)
+    np.minimum.at(start, at, image_indices(first, region, blocks))
+    return BlockSizes(
+        names,
+        np.bincount(at, length, len(names)).astype(np.int64),
+        start,
+        touched(numbers, region, blocks),
+        touched(numbers, region, blocks, open_sides=True),
+    )
+
+
+def sum_sizes(found: Iterable[BlockSizes], count: int) -> Sizes:
+    """Sum up the measures of all blocks; `count` is the largest number there may be."""
     area = np.zeros(count + 1, np.int64)
     start = np.full(count + 1, _FAR)
     at_border, cut_off = np.zeros((2, count + 1), np.bool_)
-    work.phase("Measuring objects")
-    for done, region in enumerate(blocks):
-        check(work)
-        numbers = paint(region)
-        values, first, length = _runs(numbers.ravel())
-        area += np.bincount(values, length, minlength=count + 1).astype(np.int64)
-        np.minimum.at(start, values, image_indices(first, region, blocks))
-        at_border |= touching(numbers, region, blocks, count)
-        cut_off |= touching(numbers, region, blocks, count, open_sides=True)
-        work.step(done + 1, len(blocks))
+    for each in found:
+        area[each.numbers] += each.area
+        start[each.numbers] = np.minimum(start[each.numbers], each.start)
+        at_border[each.at_border] = True
+        cut_off[each.cut_off] = True
     return Sizes(area, start, at_border, cut_off)
 
 
@@ -142,28 +183,67 @@ def find_holes(
     connectivity
         Of objects.
     """
-    most = len(blocks.joined)
-
-    def heights(region: Slices) -> Array:
-        return np.where(paint(region) > 0, OUTSIDE, 0).astype(np.uint16)
-
-    dual = most if connectivity == 1 else 1
-    regions = find_basins(heights, numbers, blocks, connectivity=dual, flat=True, work=work)
-    lowest = np.full(regions.count + 1, _FAR)
-    highest = np.zeros(regions.count + 1, np.int64)
+    regions = find_basins(
+        lambda region: around(paint(region)),
+        numbers,
+        blocks,
+        connectivity=dual(connectivity, blocks),
+        flat=True,
+        work=work,
+    )
+    pairs = []
     for region in blocks:
         check(work)
-        beyond = tuple(
-            slice(s.start, min(n, s.stop + 1)) if axis in blocks.joined else s
-            for axis, (s, n) in enumerate(zip(region, blocks.shape, strict=True))
-        )
-        objects, background = paint(beyond).astype(np.int64), regions.numbers[beyond]
-        for axis in blocks.joined:
-            a, b = pair_slices([int(i == axis) for i in range(len(region))])
-            for one, two in ((a, b), (b, a)):
-                facing = (background[one] > 0) & (objects[two] > 0)
-                np.minimum.at(lowest, background[one][facing], objects[two][facing])
-                np.maximum.at(highest, background[one][facing], objects[two][facing])
+        beyond = with_next(region, blocks)
+        pairs.append(facing(paint(beyond), regions.numbers[beyond], blocks))
+    return holes_of(regions, pairs)
+
+
+def dual(connectivity: int, blocks: Blocks) -> int:
+    """Return the connectivity of the background of objects with this one."""
+    return len(blocks.joined) if connectivity == 1 else 1
+
+
+def around(objects: Array) -> Array:
+    """Return heights whose zones are the background of objects."""
+    return np.where(objects > 0, OUTSIDE, 0).astype(np.uint16)
+
+
+def with_next(region: Slices, blocks: Blocks) -> Slices:
+    """Return a block with the first pixels of those after it."""
+    return tuple(
+        slice(s.start, min(n, s.stop + 1)) if axis in blocks.joined else s
+        for axis, (s, n) in enumerate(zip(region, blocks.shape, strict=True))
+    )
+
+
+def facing(objects: Array, background: Array, blocks: Blocks) -> Array:
+    """Return each pair of a region of background and an object that share a face, ``(P, 2)``."""
+    found = [np.zeros((0, 2), np.int64)]
+    for axis in blocks.joined:
+        a, b = pair_slices([int(i == axis) for i in range(objects.ndim)])
+        for one, two in ((a, b), (b, a)):
+            meets = (background[one] > 0) & (objects[two] > 0)
+            pairs = np.stack([background[one][meets], objects[two][meets]], 1)
+            found.append(np.unique(pairs.astype(np.int64), axis=0))
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def holes_of(regions: Basins, pairs: Iterable[Array]) -> Holes:
+    """Tell which regions of background a single object encloses.
+
+    Parameters
+    ----------
+    regions
+        Of background.
+    pairs
+        What `facing` returned for each block.
+    """
+    lowest = np.full(regions.count + 1, _FAR)
+    highest = np.zeros(regions.count + 1, np.int64)
+    for each in pairs:
+        np.minimum.at(lowest, each[:, 0], each[:, 1])
+        np.maximum.at(highest, each[:, 0], each[:, 1])
     enclosed = (lowest == highest) & ~regions.at_border & ~regions.cut_off
     owner = np.where(enclosed, highest, 0)
     sizes = Sizes(regions.area, regions.start, regions.at_border, regions.cut_off)
@@ -336,11 +416,19 @@ def _channels_of(image: Image, space: Space, region: Slices) -> Array:
 
 
 __all__ = [
+    "BlockSizes",
     "Holes",
     "ObjectTable",
     "Sizes",
     "Space",
+    "around",
+    "dual",
+    "facing",
     "find_holes",
+    "holes_of",
     "measure_objects",
     "measure_sizes",
+    "sizes_in",
+    "sum_sizes",
+    "with_next",
 ]

@@ -32,8 +32,8 @@ from scipy import ndimage
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images.image import Image
 from seamscope.images.records import read_record
-from seamscope.segmentation.basins import OUTSIDE
 from seamscope.segmentation.blocks import pair_slices
+from seamscope.segmentation.fragments import OUTSIDE
 from seamscope.tiling import Slices
 
 Array: TypeAlias = npt.NDArray[Any]

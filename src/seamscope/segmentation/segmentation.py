@@ -18,10 +18,11 @@ from seamscope.errors import ImageError, SettingsError
 from seamscope.images.image import Image, open_image
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.results.output import Output
-from seamscope.segmentation.basins import OUTSIDE, Basins
+from seamscope.segmentation.basins import Basins
 from seamscope.segmentation.blocks import Blocks
 from seamscope.segmentation.curve import Curve
 from seamscope.segmentation.edits import Edits
+from seamscope.segmentation.fragments import OUTSIDE
 from seamscope.segmentation.graph import Tree
 from seamscope.segmentation.label_files import label_output
 from seamscope.segmentation.objects import (

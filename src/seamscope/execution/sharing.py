@@ -1,0 +1,226 @@
+"""Share blocks out to workers, few at a time, until all are done or have failed too often.
+
+Knows orders and their outcomes. Does not know what a block is, or what dask is.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
+
+from seamscope.errors import OutputError, SettingsError
+from seamscope.execution.pool import NO_WORKER, PATIENCE, Pool
+from seamscope.execution.worker import Order, Outcome
+from seamscope.files import disk_errors
+from seamscope.ledger import Ledger
+from seamscope.work import QUIET, Work
+
+# Orders under way for each worker: one is done, one waits.
+_AHEAD = 2
+TRIES = 3
+# Blocks that fail one after another before any succeeds, until the run is given up.
+_HOPELESS = 8
+_LISTED = 5
+
+
+def share_out(
+    blocks: range,
+    ledger: Ledger,
+    pool: Pool,
+    order: Order,
+    where: Callable[[int], str],
+    work: Work = QUIET,
+    tries: int = TRIES,
+) -> Generator[Outcome, None, None]:
+    """Have all blocks done that are not marked; yields what became of each that is done.
+
+    Parameters
+    ----------
+    blocks
+        Their numbers.
+    ledger
+        Has their marks; what is done now is added to `Ledger.done`.
+    pool
+        Who does them.
+    order
+        Of any block.
+    where
+        Says where a block lies, for messages.
+    work
+        Asked whether to stop.
+    tries
+        How often a block may fail.
+
+    Raises
+    ------
+    SeamscopeError
+        When blocks failed so often, no worker can do the work, or the disk refuses.
+    InterruptedError
+        When stopped.
+    """
+
+    def current() -> bool:
+        with disk_errors(ledger.folder, "What was written so far is kept."):
+            return ledger.is_current(order.run)
+
+    sharing = Sharing(pool, work, tries, current)
+    todo = (block for block in blocks if block not in ledger.done)
+    for outcome in sharing.share(dataclasses.replace(order, block=block) for block in todo):
+        ledger.done[outcome.block] = outcome.not_finite
+        yield outcome
+    failed = [
+        {"block": block, "where": where(block), "reason": reason}
+        for block, reason in sorted(sharing.failed.items())
+    ]
+    if failed or ledger.task.get("failed"):
+        ledger.note("failed", failed)
+    if failed:
+        raise OutputError(_about_failures(failed, len(blocks)))
+    marked = Ledger(ledger.folder).done
+    missing = sum(block not in marked for block in blocks)
+    if missing:
+        raise OutputError(
+            f"{missing} of {len(blocks)} blocks are done, but their marks are not in "
+            f"{ledger.folder}. Check that all workers write to the same disk, and resume "
+            "(`resume=True`)."
+        )
+
+
+def _about_failures(failed: list[dict[str, Any]], total: int) -> str:
+    listed = "; ".join(f"{each['where']} ({each['reason']})" for each in failed[:_LISTED])
+    more = f"; and {len(failed) - _LISTED} more" if len(failed) > _LISTED else ""
+    return (
+        f"{len(failed)} of {total} blocks failed, all others are done: {listed}{more}. The result "
+        "is unfinished. The same run with `resume=True` tries them again."
+    )
+
+
+class Sharing:
+    """Shares orders out to a pool, few at a time.
+
+    Parameters
+    ----------
+    pool
+        Who does them.
+    work
+        Asked whether to stop.
+    tries
+        How often an order may fail.
+    current
+        Whether the run still has the right to write, asked when a worker says that it has not.
+
+    Attributes
+    ----------
+    failed
+        Why, for each block that failed so often.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        work: Work = QUIET,
+        tries: int = TRIES,
+        current: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._pool = pool
+        self._current = current
+        self._work = work
+        self._tries = tries
+        self._again: collections.deque[Order] = collections.deque()
+        self._under_way: dict[int, tuple[str, Order]] = {}
+        self._refused: dict[str, str] = {}
+        self._failures: collections.Counter[int] = collections.Counter()
+        self._successes = 0
+        self._seen = time.monotonic()
+        self.failed: dict[int, str] = {}
+
+    def share(self, orders: Iterable[Order]) -> Iterator[Outcome]:
+        """Yield the outcome of each order that is done, in no certain order.
+
+        Raises
+        ------
+        InterruptedError
+            When stopped.
+        SeamscopeError
+            When no worker can do the work, or the disk refuses.
+        """
+        left = iter(orders)
+        while True:
+            if self._work.stopped():
+                raise InterruptedError("stopped by the user")
+            self._send(left)
+            if not self._under_way:
+                return
+            for outcome in self._pool.answers(0.2):
+                yield from self._take(outcome)
+
+    def _send(self, left: Iterator[Order]) -> None:
+        """Give each worker something to do, and something to do next."""
+        workers = self._workers()
+        load = collections.Counter(worker for worker, _ in self._under_way.values())
+        while len(self._under_way) < _AHEAD * len(workers):
+            order = self._again.popleft() if self._again else next(left, None)
+            if order is None:
+                return
+            worker = min(workers, key=lambda each: load[each])
+            load[worker] += 1
+            self._under_way[order.block] = worker, order
+            self._pool.send(worker, dataclasses.replace(order, gpu=workers[worker]))
+
+    def _workers(self) -> dict[str, int | None]:
+        """Return those that can be given work; wait for the first."""
+        while True:
+            present = self._pool.workers()
+            able = {each: gpu for each, gpu in present.items() if each not in self._refused}
+            now = time.monotonic()
+            if able:
+                self._seen = now
+                return able
+            if present or now - self._seen > PATIENCE:
+                raise SettingsError(self._about_nobody())
+            if self._work.stopped():
+                raise InterruptedError("stopped by the user")
+            time.sleep(0.2)
+
+    def _about_nobody(self) -> str:
+        if self._refused:
+            return f"No worker can do this: {next(reversed(self._refused.values()))}"
+        return NO_WORKER
+
+    def _take(self, outcome: Outcome) -> Iterator[Outcome]:
+        _, order = self._under_way.pop(outcome.block)
+        match outcome.how:
+            case "done":
+                self._successes += 1
+                yield outcome
+            case "refused":
+                self._refused[outcome.worker] = outcome.reason
+                self._again.append(order)
+            case "no room":
+                raise OutputError(outcome.reason)
+            case "outdated" if self._current():
+                reason = "The worker did not see on the shared disk that this run may write."
+                self._count_failure(dataclasses.replace(outcome, reason=reason), order)
+            case "outdated":
+                raise OutputError(
+                    "Another run has begun to write the same result, so that this one has ended."
+                )
+            case "returned":
+                self._again.append(order)
+            case "failed":
+                self._count_failure(outcome, order)
+
+    def _count_failure(self, outcome: Outcome, order: Order) -> None:
+        self._failures[outcome.block] += 1
+        if self._failures[outcome.block] < self._tries:
+            self._again.append(order)
+        else:
+            self.failed[outcome.block] = outcome.reason
+        if not self._successes and self._failures.total() >= _HOPELESS * self._tries:
+            raise OutputError(f"Every block fails. The last reason: {outcome.reason}")
+
+
+__all__ = ["TRIES", "Sharing", "share_out"]
