@@ -28,6 +28,7 @@ class Seen:
     ) -> None:
         self.phases: list[str] = []
         self.parts: dict[str, list[tuple[int, int]]] = {"": []}
+        self.before: dict[str, int] = {}
         self.sentences: list[str] = []
         self.asked = 0
         self._until, self._on_step = until, on_step
@@ -37,8 +38,9 @@ class Seen:
         """Steps of the current phase."""
         return self.parts[(self.phases or [""])[-1]]
 
-    def phase(self, what: str, steps: str = "") -> None:
+    def phase(self, what: str, steps: str = "", before: int = 0) -> None:
         self.phases.append(what)
+        self.before[what] = before
         self.parts[what] = []
 
     def step(self, done: int, total: int) -> None:

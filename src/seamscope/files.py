@@ -9,6 +9,8 @@ A result is written beside its place, and moved there when it is whole::
     out.tif.partial.json its record, which says that it is unfinished
     .out.tif.ledger      marks of the blocks that are written (`seamscope.ledger`)
     .out.tif.record      the record of the whole one, for the moment between two renames
+    .out.tif.next        the new one with another type of pixels, for the moment between two renames
+    .out.tif.basins      arrays that are made for it on the way, as large as the result
     .out.tif.lock        held by the process that writes; it ends with that process
     .out.tif.room        bytes that are kept free for the record
     .out.tif.replaced    an old folder, for the moment between two renames
@@ -79,6 +81,11 @@ class Place:
     def ledger(self) -> Path:
         """Folder of the marks of an unfinished result."""
         return self.hidden("ledger")
+
+    @property
+    def basins(self) -> Path:
+        """Folder of arrays that are made on the way to an unfinished result."""
+        return self.hidden("basins")
 
     def hidden(self, what: str) -> Path:
         """Return the name of a helper file."""
@@ -342,6 +349,16 @@ class Claim:
         """Free the reserved bytes."""
         self.place.hidden("room").unlink(missing_ok=True)
 
+    def beside(self) -> Path:
+        """Return where another beginning of the unfinished result may be made."""
+        self._delete(self.place.hidden("next"))
+        return self.place.hidden("next")
+
+    def exchange(self) -> None:
+        """Put what was made at `beside` in the place of the unfinished result."""
+        self._delete(self.place.partial)
+        os.rename(self.place.hidden("next"), self.place.partial)
+
     def swap(self) -> None:
         """Move the new result to its place."""
         place, aside = self.place, self.place.hidden("replaced")
@@ -363,6 +380,7 @@ class Claim:
         self.final_record.unlink(missing_ok=True)
         record_beside(self.place.partial).unlink(missing_ok=True)
         self._delete(self.place.ledger)
+        self._delete(self.place.basins)
         self._delete(self.place.partial)
 
     def _settle(self) -> None:
@@ -370,7 +388,13 @@ class Claim:
         if not self.place.result:
             return
         place, aside = self.place, self.place.hidden("replaced")
+        begun = place.hidden("next")
         self._delete(None)
+        if os.path.lexists(begun) and os.path.lexists(place.ledger):
+            if os.path.lexists(place.partial):
+                self._delete(begun)  # perhaps half of it
+            else:  # killed between two renames
+                os.rename(begun, place.partial)
         if os.path.lexists(aside):  # killed between two renames
             if not os.path.lexists(place.path):
                 there = place.partial if os.path.lexists(place.partial) else aside
@@ -383,6 +407,7 @@ class Claim:
                 os.replace(self.final_record, place.record)
             record_beside(place.partial).unlink(missing_ok=True)
             self._delete(place.ledger)
+            self._delete(place.basins)
 
     def _delete(self, path: Path | None) -> None:
         """Delete a file or folder: out of sight first, so that no half of it is ever seen."""

@@ -92,7 +92,7 @@ def duration_text(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
 
 
-def steps_text(done: int, total: int, steps: str, seconds: float) -> str:
+def steps_text(done: int, total: int, steps: str, seconds: float, before: int = 0) -> str:
     """Write how far work is, its rate and the time left.
 
     Parameters
@@ -102,22 +102,27 @@ def steps_text(done: int, total: int, steps: str, seconds: float) -> str:
     steps
         Their name in the plural, or "%"; empty if they have none.
     seconds
-        Since the first step began.
+        Since the first step of this run began.
+    before
+        Steps that earlier runs have finished.
 
     Examples
     --------
     >>> steps_text(12, 64, "tiles", 4.0)
     '12 of 64 tiles, 3.0 tiles/s, 17 s left'
+    >>> steps_text(52, 64, "tiles", 4.0, before=40)
+    '52 of 64 tiles, 3.0 tiles/s, 4.0 s left'
     >>> steps_text(2, 10, "forward passes", 9.0), steps_text(50, 100, "%", 9.0)
     ('2 of 10 forward passes, 36 s left', '50%, 9.0 s left')
     """
     far = f"{done}%" if steps == "%" else f"{done} of {total} {steps}".strip()
-    if not done or not seconds:
+    own = done - before
+    if own <= 0 or not seconds:
         return far
     if steps == "tiles":
-        rate = done / seconds
+        rate = own / seconds
         far += f", {rate:.1f} tiles/s" if rate >= 1 else f", {1 / rate:.1f} s/tile"
-    return f"{far}, {duration_text(seconds / done * (total - done))} left"
+    return f"{far}, {duration_text(seconds / own * (total - done))} left"
 
 
 def percent_text(share: float) -> str:

@@ -23,11 +23,12 @@ from typing import Protocol
 class Work(Protocol):
     """Receives progress and notes of one piece of long work, and knows whether to stop it."""
 
-    def phase(self, what: str, steps: str = "") -> None:
+    def phase(self, what: str, steps: str = "", before: int = 0) -> None:
         """Begin a named part, such as "Measuring seams".
 
         `steps` is the plural of its steps, such as "tiles", or "%"; empty if they have no name, or
-        if nothing is known of its length.
+        if nothing is known of its length. `before` is how many of them earlier runs have finished:
+        the time left is judged by the others.
         """
 
     def step(self, done: int, total: int) -> None:
@@ -46,7 +47,7 @@ class Work(Protocol):
 class _Quiet:
     """Shows nothing and never stops."""
 
-    def phase(self, what: str, steps: str = "") -> None:
+    def phase(self, what: str, steps: str = "", before: int = 0) -> None:
         pass
 
     def step(self, done: int, total: int) -> None:

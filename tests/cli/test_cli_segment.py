@@ -147,7 +147,7 @@ def test_corrections_are_applied(folder) -> None:
         (("segment", "p.npy", "o.tif", "--axes", "cyx"), "(--channel)"),
         (("segment", "p.npy", "o.jpg", "--axes", "cyx"), "o.jpg"),
         (("segment", "p.npy", "o.tif", "--values", "x"), "logits"),
-        (("segment", "p.npy", "o.tif", "--axes", "cyx", "--corrections", "none"), "--channel"),
+        (("segment", "p.npy", "o.tif", "--axes", "cyx", "--corrections", "x"), "corrections x"),
         (("splits", "p.npy", "--axes", "zyx"), "whole numbers"),
         (("splits", "l.npy", "--image", "p.npy"), "--image and --model"),
         (("splits", "l.npy", "--merge", "0.1"), "--out OUT"),

@@ -124,7 +124,7 @@ class Stopped:
     def __init__(self, after: int) -> None:
         self.left = after
 
-    def phase(self, what: str, steps: str = "") -> None: ...
+    def phase(self, what: str, steps: str = "", before: int = 0) -> None: ...
 
     def step(self, done: int, total: int) -> None:
         self.left -= 1

@@ -327,7 +327,7 @@ def test_labels_and_tables_do_not_depend_on_blocks(kind, ndim) -> None:
     for _ in range(4):
         size = [int(rng.integers(2, n)) for n in shape]
         blocks = Blocks.of(shape, size, [int(o) for o in rng.integers(0, 50, ndim)])
-        other = seamscope.segment(p, recipe, axes=axes, blocks=blocks, workers=2)
+        other = seamscope.segment(p, recipe, axes=axes, blocks=blocks, threads=2)
         np.testing.assert_array_equal(np.asarray(other.labels), expected)
         assert other.table(p[0]).to_csv() == one.table(p[0]).to_csv()
         named = other.paint_named(tuple(slice(0, n) for n in shape))
@@ -464,7 +464,7 @@ def test_labels_are_read_like_an_array() -> None:
         (np.zeros((2, 3)), {"seed_threshold": 1, "dynamics": 1}, "not by both"),
         (np.zeros((2, 3)), {"min_size": 5, "max_size": 2}, "Sizes from 5 to 2"),
         (np.zeros((2, 3)), {"blocks": 0}, "1 pixel or more"),
-        (np.zeros((2, 3)), {"workers": 0}, "workers is 0"),
+        (np.zeros((2, 3)), {"threads": 0}, "threads is 0"),
         (np.zeros((2, 3)), {"min_size": -1}, "min_size is -1"),
         (np.array([[2.0, 0.5]]), {"values": 1.5}, "from 0 to 1.33 after division by 1.5"),
         (np.zeros((2, 3)), {"threshold": np.nan}, "threshold is nan"),

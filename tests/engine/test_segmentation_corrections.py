@@ -181,7 +181,7 @@ def test_random_corrections_are_replayed_and_undone(tmp_path, kind, seed) -> Non
     expected = np.asarray(c.current.labels)
     with path.open("ab") as file:
         file.write(b'{"do":"mer')  # the crash
-    again = Corrections(seamscope.segment(p, kind=kind, blocks=7, workers=2), path)
+    again = Corrections(seamscope.segment(p, kind=kind, blocks=7, threads=2), path)
     np.testing.assert_array_equal(np.asarray(again.current.labels), expected)
     edit_randomly(again, rng, 20)  # over the torn line
     third = Corrections(found, path)

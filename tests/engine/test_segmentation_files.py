@@ -134,7 +134,7 @@ def test_blocks_that_share_chunks_on_disk_lose_nothing(monkeypatch, tmp_path) ->
     monkeypatch.setattr("seamscope.segmentation.room._SHARE", 0)
     blocks = Blocks.of((64, 64), 16, (5, 7))
     for _ in range(3):
-        found = seamscope.segment(p, blocks=blocks, workers=4, scratch=tmp_path)
+        found = seamscope.segment(p, blocks=blocks, threads=4, scratch=tmp_path)
         np.testing.assert_array_equal(np.asarray(found.labels), expected)
 
 
@@ -165,7 +165,7 @@ def test_work_is_stopped_between_blocks(monkeypatch, tmp_path, share) -> None:
     class Stops:
         blocks = 0
 
-        def phase(self, what):
+        def phase(self, what, steps="", before=0):
             pass
 
         def note(self, sentence):

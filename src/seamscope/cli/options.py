@@ -517,6 +517,14 @@ class WorkerOptions:
         return self.scheduler if self.workers is None else self.workers
 
 
+Resume = Annotated[
+    bool,
+    typer.Option(
+        "--resume", help="Continue OUT if an earlier run of the same command was interrupted."
+    ),
+]
+
+
 def group_of(kind: type[T], given: Mapping[str, Any]) -> T:
     """Return a group of options out of the parameters of a command."""
     return kind(**{each.name: given[each.name] for each in dataclasses.fields(kind)})  # type: ignore[arg-type]

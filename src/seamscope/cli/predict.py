@@ -31,6 +31,7 @@ from seamscope.cli.options import (
     Postprocess,
     Quiet,
     Result,
+    Resume,
     Seams,
     Tile,
     WorkerOptions,
@@ -79,12 +80,7 @@ def predict(
     seams: Annotated[Seams, setting("Result", "seams")] = Seams.auto,
     postprocess: Postprocess = True,
     overwrite: Overwrite = False,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Continue OUT if an earlier run of the same command was interrupted."
-        ),
-    ] = False,
+    resume: Resume = False,
     written: OmeZarrOptions,
     computation: ComputationOptions,
     sharing: WorkerOptions,
@@ -208,8 +204,9 @@ def _is_done_before(
 ) -> bool:
     from seamscope.planning.case import Case
     from seamscope.prediction.folders import done_before
+    from seamscope.prediction.resuming import task_of
 
-    return done_before(out, Case.open(image, network, settings, grid=grid))
+    return done_before(out, task_of(Case.open(image, network, settings, grid=grid)))
 
 
 class _Run:

@@ -30,7 +30,7 @@ class Display:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def phase(self, what: str, steps: str = "") -> None:
+    def phase(self, what: str, steps: str = "", before: int = 0) -> None:
         """Begin a named part (see `seamscope.work.Work`)."""
 
     def step(self, done: int, total: int) -> None:
@@ -52,18 +52,18 @@ class _Lines(Display):
 
     def __init__(self) -> None:
         self._last = self._begin = 0.0
-        self._steps = ""
+        self._steps, self._before = "", 0
 
-    def phase(self, what: str, steps: str = "") -> None:
+    def phase(self, what: str, steps: str = "", before: int = 0) -> None:
         self._last = self._begin = time.monotonic()
-        self._steps = steps
+        self._steps, self._before = steps, before
         self.warn(f"{what} ...")
 
     def step(self, done: int, total: int) -> None:
         now = time.monotonic()
         if now - self._last >= LINE_EVERY and done < total:
             self._last = now
-            self.warn(steps_text(done, total, self._steps, now - self._begin))
+            self.warn(steps_text(done, total, self._steps, now - self._begin, self._before))
 
     def note(self, sentence: str) -> None:
         self.warn(f"Note: {sentence}")
@@ -86,7 +86,7 @@ class _Bar(Display):
         )
         self._task = self._progress.add_task("", total=None, status="")
         self._begin = time.monotonic()
-        self._steps = ""
+        self._steps, self._before = "", 0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -95,13 +95,14 @@ class _Bar(Display):
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def phase(self, what: str, steps: str = "") -> None:
+    def phase(self, what: str, steps: str = "", before: int = 0) -> None:
         self._begin = time.monotonic()
-        self._steps = steps
+        self._steps, self._before = steps, before
         self._progress.reset(self._task, total=None, description=what, status="")
 
     def step(self, done: int, total: int) -> None:
-        text = steps_text(done, total, self._steps, time.monotonic() - self._begin)
+        seconds = time.monotonic() - self._begin
+        text = steps_text(done, total, self._steps, seconds, self._before)
         self._progress.update(self._task, total=total, completed=done, status=text)
 
     def stopping(self) -> None:

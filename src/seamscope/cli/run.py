@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from seamscope.planning.protocol import Protocol
 
 
-_NOT_OF_LABELS = {"workers", "threshold", "background"}
-"""Options of ``predict`` that mean something else in ``segment``: processes; the recipe's own."""
+_NOT_OF_LABELS = {"threshold", "background"}
+"""Options of ``predict`` that mean something else in ``segment``: the recipe's own."""
 
 
 def _own_parameters() -> dict[str, tuple[Any, Any]]:
@@ -115,7 +115,6 @@ def _of_segment(protocol: Protocol, given: Mapping[str, Any]) -> dict[str, Any]:
     recipe["recipe"] = RecipeKind(recipe.pop("kind"))
     named = {"prediction": given["image"], "image_channel": given["channel"]}
     known = {**given, **named, **recipe}
-    known.pop("workers", None)  # processes there, threads here
     wanted = inspect.signature(segment).parameters.values()
     return {each.name: known.get(each.name, each.default) for each in wanted}
 

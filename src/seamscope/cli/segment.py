@@ -6,7 +6,8 @@ found.
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -29,7 +30,9 @@ from seamscope.cli.options import (
     OmeZarrOptions,
     Postprocess,
     Quiet,
+    Resume,
     Tile,
+    WorkerOptions,
     changed,
     group_of,
     option,
@@ -203,7 +206,10 @@ def segment(
         int | None,
         option("Computation", "Side of a block in pixels; the result is the same for any.", "N"),
     ] = None,
-    workers: Annotated[int, option("Computation", "Threads.", "N")] = 1,
+    threads: Annotated[
+        int, option("Computation", "Threads of this process that make objects.", "N")
+    ] = 1,
+    sharing: WorkerOptions,
     corrections: Annotated[
         str | None,
         option("Input", "Apply corrections by hand (made in the dock Labels).", "FILE"),
@@ -218,6 +224,7 @@ def segment(
     written: OmeZarrOptions,
     save_protocol: SaveProtocol = None,
     overwrite: Overwrite = False,
+    resume: Resume = False,
     json_file: Json = None,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -231,55 +238,45 @@ def segment(
         _need_model(pixels, grid, computation, loading, tile=tile, blend=blend, raw=not postprocess)
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
-        from seamscope.files import temporary_folder
         from seamscope.planning.protocol import Protocol
+        from seamscope.prediction.folders import is_done
         from seamscope.segmentation.label_files import check_label_target
-        from seamscope.segmentation.predicted import predict_for
-        from seamscope.segmentation.segment import segment as find
+        from seamscope.segmentation.labelling import begin_labels
 
         wanted = recipe.of()
         source = pixels.open(prediction, display.note)
-        check_label_target(out, overwrite=overwrite, source=source)
-        with contextlib.ExitStack() as stack:
-            probabilities, names, area, seams = source, None, pixels.area, None
-            protocol = _without_network(pixels, wanted)
-            if model is not None:
-                settings = settings_of(
-                    grid, pixels, computation,
-                    tile=tile, blend=blend, postprocess=postprocess, seams="none",
-                )  # fmt: skip
-                folder = stack.enter_context(temporary_folder())
-                case = _prepared(source, model, loading, settings, work)
-                protocol = Protocol.of(case, wanted)
-                made = predict_for(wanted, case, folder, work)
-                probabilities, names = made.image, made.channels
-                area, seams = made.area, made.seams
-            found = find(
-                probabilities,
-                wanted,
-                area=area,
-                blocks=block,
-                workers=workers,
-                channel_names=names,
-                seams=seams,
-                work=work,
-            )
+        there = resume and is_done(out)
+        if not there:
+            check_label_target(out, overwrite=overwrite, source=source, resume=resume)
+        case, protocol = None, _without_network(pixels, wanted)
+        if model is not None:
+            settings = settings_of(
+                grid, pixels, computation,
+                tile=tile, blend=blend, postprocess=postprocess, seams="none",
+            )  # fmt: skip
+            case = _prepared(source, model, loading, settings, work)
+            protocol = Protocol.of(case, wanted)
+        how = {
+            "case": case, "area": pixels.area, "ome": written.of(),
+            "corrections": None if corrections is None else _hash(corrections),
+        }  # fmt: skip
+        if there and _is_done_before(out, source, wanted, how):
+            answer.write({"seamscope": __version__, "skipped": True}, f"{out} is done already.")
+            return
         skipped: list[str] = []
-        if corrections is not None:
-            found, skipped = _corrected(found, corrections)
-        for note in skipped:
-            display.note(note)
-        if table is not None:
-            image = source if model is not None and intensity is None else intensity
-            write_text("--table", table, found.table(image, work=work).to_csv())
-        found.write(
-            out,
-            overwrite=overwrite,
-            source=source,
-            ome=written.of(),
-            metadata={"protocol": protocol.to_json()},
-            work=work,
-        )
+        with begin_labels(
+            source, wanted, out, blocks=block, threads=threads, overwrite=overwrite,
+            resume=resume, source=source, on=sharing.on, trust=loading.trust, work=work, **how,
+        ) as labelling:  # fmt: skip
+            found = labelling.find()
+            if corrections is not None:
+                found, skipped = _corrected(found, corrections)
+            for note in skipped:
+                display.note(note)
+            if table is not None:
+                image = source if model is not None and intensity is None else intensity
+                write_text("--table", table, found.table(image, work=work).to_csv())
+            labelling.write(found, {"protocol": protocol.to_json()}, keep=True)
         if save_protocol is not None:
             protocol.save(save_protocol)
     record = {"seamscope": __version__, "output": out, **found.record()["segmentation"]}
@@ -325,11 +322,24 @@ def _prepared(
     return case
 
 
+def _is_done_before(out: str, image: Image, recipe: Recipe, how: Mapping[str, Any]) -> bool:
+    from seamscope.prediction.folders import done_before
+    from seamscope.segmentation.labelling import task_of_labels
+
+    return done_before(out, task_of_labels(image, recipe, **how))
+
+
+def _hash(file: str) -> str:
+    """Return a hash of a file of corrections."""
+    path = Path(file).expanduser()
+    if not path.exists():
+        raise SettingsError(f"There is no file of corrections {file}: check the name.")
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def _corrected(found: Segmentation, file: str) -> tuple[Segmentation, list[str]]:
     from seamscope.segmentation.corrections import Corrections
 
-    if not Path(file).expanduser().exists():
-        raise SettingsError(f"There is no file of corrections {file}: check the name.")
     corrections = Corrections(found, file)
     return corrections.current, [f"Left out: {each}" for each in corrections.skipped]
 

@@ -124,18 +124,9 @@ def repeat(
 
 
 def _how_to_continue(given: Mapping[str, Any]) -> str:
-    if "resume" in given and not _makes_labels(given):
+    if "resume" in given:
         return "repeat the command with --resume"
     return "repeat the command for these images"
-
-
-def _makes_labels(given: Mapping[str, Any]) -> bool:
-    """Whether a protocol is repeated that has a recipe of labels, which are not resumed."""
-    if given.get("protocol") is None:
-        return False
-    from seamscope.planning.protocol import Protocol
-
-    return Protocol.load(given["protocol"]).recipe is not None
 
 
 def _one(

@@ -73,10 +73,10 @@ class ShownWork:
         self.note = display.note
         self.warn = display.warn
 
-    def phase(self, what: str, steps: str = "") -> None:
+    def phase(self, what: str, steps: str = "", before: int = 0) -> None:
         """Begin a named part; one with steps checks between them whether to stop."""
         self._interrupts.gently = bool(steps)
-        self._display.phase(what, steps)
+        self._display.phase(what, steps, before)
 
     def step(self, done: int, total: int) -> None:
         """Report finished steps of the part."""

@@ -253,8 +253,8 @@ class _Named:
         )  # fmt: skip
         self._work, self._when = work, when
 
-    def phase(self, what: str, steps: str = "") -> None:
-        self._work.phase(f"{what} {self._when}", steps)
+    def phase(self, what: str, steps: str = "", before: int = 0) -> None:
+        self._work.phase(f"{what} {self._when}", steps, before)
 
 
 def _wanted(tile: Tile, area: Slices) -> tuple[Slices, Slices]:

@@ -59,10 +59,13 @@ class Step:
         Steps; 0 at the beginning.
     seconds
         Since the part began.
+    before
+        Steps that earlier runs have finished.
     """
 
     what: str
     steps: str = ""
+    before: int = 0
     done: int = 0
     total: int = 0
     seconds: float = 0.0
@@ -70,7 +73,8 @@ class Step:
     def __str__(self) -> str:
         if not self.total:
             return f"{self.what} …"
-        return f"{self.what}: {steps_text(self.done, self.total, self.steps, self.seconds)}"
+        text = steps_text(self.done, self.total, self.steps, self.seconds, self.before)
+        return f"{self.what}: {text}"
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,9 @@ class Reporter:
     _part: Step = Step("")
     _began: float = 0.0
 
-    def phase(self, what: str, steps: str = "") -> None:
+    def phase(self, what: str, steps: str = "", before: int = 0) -> None:
         """Begin a named part."""
-        self._part, self._began = Step(what, steps), time.monotonic()
+        self._part, self._began = Step(what, steps, before), time.monotonic()
         self.tell(self._part)
 
     def step(self, done: int, total: int) -> None:

@@ -149,7 +149,7 @@ class Recipe:
             When one of them is missing or another one.
         """
         plan: Plan = restore(Plan, ledger.task["plan"])
-        with _inside(self.folder):
+        with inside_folder(self.folder):
             image = open_image(self.image, axes=self.axes, **_fields_of(self.choice))
             model = self._model(plan, ledger.folder, trust)
         case = Case.planned(image, model, plan)
@@ -196,7 +196,7 @@ def _fields_of(choice: Choice) -> Mapping[str, Any]:
 
 
 @contextlib.contextmanager
-def _inside(folder: str) -> Iterator[None]:
+def inside_folder(folder: str) -> Iterator[None]:
     """Work in a folder for a moment, where it exists: relative names of files begin there."""
     before = os.getcwd()
     with contextlib.suppress(OSError):
@@ -207,4 +207,4 @@ def _inside(folder: str) -> Iterator[None]:
         os.chdir(before)
 
 
-__all__ = ["Recipe", "check_travels"]
+__all__ = ["Recipe", "check_travels", "inside_folder"]

@@ -182,8 +182,9 @@ def run_on(
         token = ledger.begin_run()
         threads = threads_of(ledger, threads)
         order = Order(str(ledger.folder.absolute()), token, 0, threads, trust)
-        work.phase("Predicting", BlockDone.unit)
-        yield Started(case.plan, blocks.per_frame, case.plan.frames)
+        before = len(ledger.done)
+        work.phase("Predicting", BlockDone.unit, before)
+        yield Started(case.plan, blocks.per_frame, case.plan.frames, before)
         begin = time.perf_counter()
         try:
             with closing(_shared(blocks, ledger, pool, order, work, tries)) as done:

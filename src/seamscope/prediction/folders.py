@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -150,7 +150,7 @@ def predict_all(
 
     def act(job: Job) -> tuple[Literal["done", "skipped"], dict[str, Any]]:
         case = Case.open(open_image(job.image, axes=axes), network, wanted)
-        if resume and done_before(job.out, case):
+        if resume and done_before(job.out, task_of(case)):
             return "skipped", read_record(job.out) or {}
         predict(case, None, job.out, overwrite=overwrite, resume=resume, work=work)
         return "done", read_record(job.out) or {}
@@ -193,8 +193,15 @@ def _record(target: str | os.PathLike[str]) -> dict[str, Any] | None:
     return read_record(path) if path.exists() else None
 
 
-def done_before(target: str | os.PathLike[str], case: Case) -> bool:
+def done_before(target: str | os.PathLike[str], task: Mapping[str, Any]) -> bool:
     """Return whether a result is whole, and of this image, network and settings.
+
+    Parameters
+    ----------
+    target
+        Where it is.
+    task
+        What it would be made of (see `seamscope.prediction.resuming.task_of`).
 
     Raises
     ------
@@ -209,7 +216,7 @@ def done_before(target: str | os.PathLike[str], case: Case) -> bool:
             f"{target} does not say what it was made of, so it cannot be compared. Choose another "
             "name, or allow it to be replaced (--overwrite, or overwrite=True)."
         )
-    for what, old, new in differing(before, task_of(case)):
+    for what, old, new in differing(before, task):
         raise OutputError(
             f"{target} was made with another {what} ({old}, now {new}). Choose another name, or "
             "allow it to be replaced (--overwrite, or overwrite=True)."

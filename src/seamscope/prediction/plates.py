@@ -30,6 +30,7 @@ from seamscope.plain import plain
 from seamscope.planning.case import Case
 from seamscope.prediction.folders import done_before
 from seamscope.prediction.output import open_output
+from seamscope.prediction.resuming import task_of
 from seamscope.prediction.run import begin, completed, run
 from seamscope.settings import Settings
 from seamscope.version import __version__
@@ -194,7 +195,7 @@ class _Batch:
     def _predict(self, name: str, place: Place) -> None:
         image = open_image(self.plate.source, series=name, **self.choices)
         # a mark alone does not say of which image: another plate may have fields of these names
-        if done_before(place.path, Case.open(image, self.model, self.settings)):
+        if done_before(place.path, task_of(Case.open(image, self.model, self.settings))):
             return
         case, task = begin(image, self.model, self.settings, place, resume=True)
         with open_output(case, place, task=task, resume=True, ome=self.ome) as output:

@@ -78,11 +78,22 @@ MakeMeter: TypeAlias = Callable[[Plan], SeamMeter]
 
 @dataclass(frozen=True)
 class Started:
-    """The first tile is about to be predicted."""
+    """The first tile is about to be predicted.
+
+    Attributes
+    ----------
+    plan
+        What is predicted.
+    tiles, frames
+        Of a frame, or blocks; frames.
+    before
+        How many of all of them earlier runs have done.
+    """
 
     plan: Plan
     tiles: int
     frames: int
+    before: int = 0
 
 
 @dataclass(frozen=True)
@@ -333,7 +344,8 @@ def report(event: Event, output: Output | None, work: Work) -> None:
     """Show what an event says."""
     match event:
         case Started():
-            work.phase("Measuring seams" if output is None else "Predicting", "tiles")
+            what = "Measuring seams" if output is None else "Predicting"
+            work.phase(what, "tiles", event.before)
         case TileDone():
             work.step(event.done, event.total)
         case Finished() if event.warning:
@@ -400,10 +412,11 @@ class Attempt:
     ) -> Generator[Event, None, None]:
         plan = self.plan
         total = plan.tiles * plan.frames
-        yield Started(plan, plan.tiles, plan.frames)
-        begin = time.perf_counter()
-        done = 0
         left = Left(plan, output)
+        jobs = jobs_of(plan, first) if left.resumes else ()
+        done = sum(not left.needs(job.frame, job.tile) for job in jobs)
+        yield Started(plan, plan.tiles, plan.frames, done)
+        begin = time.perf_counter()
         stitcher = None if output is None else Stitcher(plan, output, left)
         not_finite = 0
         measured = measured_tiles(plan)
@@ -420,8 +433,6 @@ class Attempt:
                 bool(watchers) or job.tile.index in measured or left.needs(job.frame, job.tile)
             ),
         )
-        if left.resumes:
-            done = sum(not left.needs(job.frame, job.tile) for job in jobs_of(plan, first))
         with contextlib.closing(predictions):
             for frame, tile, prediction in predictions:
                 for watch in watchers:

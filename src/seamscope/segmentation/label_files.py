@@ -31,6 +31,8 @@ def label_output(
     source: Image | None = None,
     metadata: Mapping[str, Any] | None = None,
     ome: OmeZarr = OmeZarr(),  # noqa: B008  (frozen)
+    task: Mapping[str, Any] | None = None,
+    resume: bool = False,
 ) -> Output:
     """Create what labels are written into.
 
@@ -40,7 +42,7 @@ def label_output(
         See `seamscope.segmentation.segmentation.Segmentation.write`.
     shape, dtype, space
         Of the labels.
-    overwrite, source, metadata, ome
+    overwrite, source, metadata, ome, task, resume
         As for `seamscope.images.results.create.create_output`.
 
     Raises
@@ -65,17 +67,19 @@ def label_output(
         source=source,
         labels=True,
         ome=ome,
+        task=task,
+        resume=resume,
     )
 
 
 def check_label_target(
-    target: Any, *, overwrite: bool = False, source: Image | None = None
+    target: Any, *, overwrite: bool = False, source: Image | None = None, resume: bool = False
 ) -> None:
     """Check what can be known of a place for labels before there are any.
 
     Parameters
     ----------
-    target, overwrite, source
+    target, overwrite, source, resume
         As for `label_output`.
 
     Raises
@@ -83,7 +87,7 @@ def check_label_target(
     OutputError
         When labels cannot be written there.
     """
-    check_target(target, overwrite=overwrite, source=source, labels=True)
+    check_target(target, overwrite=overwrite, source=source, labels=True, resume=resume)
 
 
 __all__ = ["check_label_target", "label_output"]

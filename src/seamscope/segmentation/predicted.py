@@ -19,12 +19,15 @@ from typing import Any
 from psutil import virtual_memory
 
 from seamscope.errors import ImageError
+from seamscope.execution.pool import On
 from seamscope.images.image import Image, open_image
 from seamscope.images.views import View
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
+from seamscope.prediction.folders import is_done
 from seamscope.prediction.run import predict
+from seamscope.segmentation.objects import Space
 from seamscope.segmentation.recipe import Recipe
 from seamscope.segmentation.tile_seams import Seams, seams_of
 from seamscope.work import QUIET, Work
@@ -48,6 +51,10 @@ class Placed(View):
     def __init__(self, data: Any, corner: Sequence[int], shape: Sequence[int]) -> None:
         self._corner = tuple(corner)
         super().__init__(data, tuple(shape), data.dtype)
+
+    def _chunks(self, chunks: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return none: a chunk of the part may reach beyond it, where nothing can be read."""
+        return ()
 
     def _read(self, index: tuple[Any, ...]) -> Any:
         own = []
@@ -73,12 +80,19 @@ class Predicted:
         Names of the channels.
     seams
         Where its tiles meet, in pixels of the prediction.
+    file
+        Where it is kept; None in memory.
+    place
+        Corner of what was predicted, and shape of the whole image's prediction, where that is
+        larger.
     """
 
     image: Image
     area: Mapping[str, tuple[int, int]] | None
     channels: tuple[str, ...]
     seams: Seams
+    file: Path | None = None
+    place: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
 
 def predict_for(
@@ -86,6 +100,10 @@ def predict_for(
     case: Case,
     folder: Path | None = None,
     work: Work = QUIET,
+    *,
+    stay: bool = False,
+    on: On = None,
+    trust: bool = False,
 ) -> Predicted:
     """Predict what a recipe needs, in memory or, where it takes much of it, in a folder.
 
@@ -99,6 +117,10 @@ def predict_for(
         Where a large prediction is kept; by default it is kept in memory.
     work
         Shows progress, and stops when asked to (see `seamscope.work`).
+    stay
+        Whether any prediction is kept in the folder, and an unfinished one there is resumed.
+    on, trust
+        As for `seamscope.predict`; other processes need a prediction that stays.
 
     Raises
     ------
@@ -113,12 +135,13 @@ def predict_for(
     large = math.prod(plan.out_shape) * plan.out_dtype.itemsize > _SHARE * (
         virtual_memory().available
     )
-    kept = folder / "prediction.zarr" if folder is not None and large else None
-    values = predict(case.at(plan), out=kept, work=work)  # this plan, whatever was "auto"
-    opened = open_image(values, axes=plan.out_axes)
-    if asked:
-        corner, shape = _place(plan)
-        opened = open_image(Placed(values, corner, shape), axes=plan.out_axes)
+    kept = folder / "prediction.zarr" if folder is not None and (large or stay) else None
+    if kept is not None and is_done(kept):
+        values = open_image(kept).data
+    else:  # this plan, whatever was "auto"
+        values = predict(case.at(plan), out=kept, resume=stay, on=on, trust=trust, work=work)
+    place = _place(plan) if asked else None
+    opened = open_image(values if place is None else Placed(values, *place), axes=plan.out_axes)
     first = tuple(
         o - low * size
         for o, low, size in zip(plan.origin, _place(plan)[0], plan.scale, strict=True)
@@ -132,7 +155,19 @@ def predict_for(
     )
     area = dict(_ranges(wanted)) if asked else None
     seams = seams_of(plan, of_area=False)
-    return Predicted(named, area, case.model.channels_of(plan.facts), seams)
+    return Predicted(named, area, case.model.channels_of(plan.facts), seams, kept, place)
+
+
+def space_of(plan: Plan) -> tuple[tuple[int, ...], Space]:
+    """Return shape and axes of the labels that a prediction by this plan will have."""
+    kept = [i for i, letter in enumerate(plan.out_axes) if letter != "c"]
+    space = Space(
+        "".join(plan.out_axes[i] for i in kept),
+        tuple(plan.scale[i] for i in kept),
+        tuple(plan.units[i] for i in kept),
+        tuple(plan.origin[i] for i in kept),
+    )
+    return tuple(plan.out_shape[i] for i in kept), space
 
 
 def _grown(
@@ -171,4 +206,4 @@ def _place(plan: Plan) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(corner.get(a, 0) for a in axes), tuple(int(whole[a]) for a in axes)
 
 
-__all__ = ["Placed", "Predicted", "predict_for"]
+__all__ = ["Placed", "Predicted", "predict_for", "space_of"]

@@ -26,11 +26,27 @@ from seamscope.segmentation.blocks import Blocks
 _SHARE = 0.25  # of free memory that the basins of an image may take before they go to disk
 
 
-class _Folder:
-    """A folder that vanishes with the last segmentation that uses it."""
+class Folder:
+    """A folder of arrays that vanishes with the last segmentation that uses it, once it may.
 
-    def __init__(self, within: str | Path | None) -> None:
-        self.path = lasting_folder(within)
+    Parameters
+    ----------
+    path
+        Of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def temporary(cls, within: str | Path | None) -> Folder:
+        """Make one that may vanish."""
+        folder = cls(lasting_folder(within))
+        folder.vanish()
+        return folder
+
+    def vanish(self) -> None:
+        """Let it vanish with this."""
         weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
@@ -62,7 +78,7 @@ class Room:
 
     numbers: Any
     heights: Any
-    folder: _Folder | None
+    folder: Folder | None
     chunks: tuple[int, ...]
     aligned: bool
 
@@ -79,7 +95,7 @@ class Room:
         needed = math.prod(shape) * (6 if kept_heights else 4)
         folder = None
         if needed > _SHARE * psutil.virtual_memory().available:
-            folder = _Folder(scratch)
+            folder = Folder.temporary(scratch)
         chunks = tuple(min(c, n) for c, n in zip(blocks.size, shape, strict=True))
         room = cls(None, None, folder, chunks, not any(blocks.origin))
         heights = room.array("heights", shape, np.uint16) if kept_heights else None
@@ -112,4 +128,4 @@ class Room:
         return made if self.aligned else _OneWriter(made)
 
 
-__all__ = ["Room"]
+__all__ = ["Folder", "Room"]

@@ -26,21 +26,19 @@ from typing import Any, TypeAlias
 import numpy.typing as npt
 
 from seamscope.errors import SettingsError
-from seamscope.images.image import Image, open_image
+from seamscope.execution.pool import On
+from seamscope.images.ngff import OmeZarr
 from seamscope.segmentation.basins import find_basins
 from seamscope.segmentation.blocks import Blocks
-from seamscope.segmentation.graph import tree_of
-from seamscope.segmentation.objects import Space
-from seamscope.segmentation.recipe import Heights, Recipe
+from seamscope.segmentation.recipe import Recipe
 from seamscope.segmentation.room import Room
-from seamscope.segmentation.segmentation import Curve, Ground, Labels, Segmentation
-from seamscope.segmentation.tile_seams import Seams, noted_seams, within
+from seamscope.segmentation.segmentation import Curve, Labels, Segmentation
+from seamscope.segmentation.subject import Subject
+from seamscope.segmentation.tile_seams import Seams
 from seamscope.tiling import Slices
 from seamscope.work import QUIET, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
-
-_BLOCK = {1: 2**18, 2: 512, 3: 96}
 
 
 def segment(
@@ -50,10 +48,15 @@ def segment(
     axes: str | None = None,
     area: Mapping[str, tuple[int, int]] | None = None,
     blocks: int | Sequence[int] | Blocks | None = None,
-    workers: int = 1,
+    threads: int = 1,
     scratch: str | Path | None = None,
     channel_names: Sequence[str] | None = None,
     seams: Seams | None = None,
+    out: Any = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    ome: OmeZarr = OmeZarr(),  # noqa: B008  (frozen)
+    on: On = None,
     work: Work = QUIET,
     **changes: Any,
 ) -> Segmentation:
@@ -76,8 +79,8 @@ def segment(
         *provisional*: the whole image may change them.
     blocks
         Pixels of a block along each axis (without channels); the result is the same for any.
-    workers
-        Threads.
+    threads
+        Of this process.
     scratch
         Folder for basins that do not fit into a quarter of the free memory; by default the
         system's folder for temporary files.
@@ -87,6 +90,19 @@ def segment(
     seams
         Where tiles of the prediction meet, to be noted with the labels for `seamscope.find_splits`.
         By default what a prediction by Seamscope has noted.
+    out
+        Where labels are written, as for `Segmentation.write`; None to write none. A file is
+        unfinished until all is done, and what was done can be resumed.
+    overwrite
+        Whether an existing file may be replaced.
+    resume
+        Whether to continue the unfinished labels of an earlier, equal call that was interrupted;
+        where there are none, the work begins. The labels equal uninterrupted ones bit for bit.
+    ome
+        Version of OME-Zarr, and whether its lower resolutions are written.
+    on
+        Who computes: None for this process; a number of processes to start on this machine; or a
+        cluster, as for `seamscope.predict`. The prediction and `out` are then files.
     work
         Shows progress and stops.
 
@@ -97,7 +113,7 @@ def segment(
 
     Raises
     ------
-    SettingsError, ImageError
+    SettingsError, ImageError, OutputError
         One sentence with the value, the rule and the remedy.
     InterruptedError
         When stopped.
@@ -113,23 +129,33 @@ def segment(
     3
     """
     wanted = dataclasses.replace(recipe or Recipe(), **changes)
-    if workers < 1:
-        raise SettingsError(f"workers is {workers}: give 1 thread or more (`workers=1`).")
-    image = probabilities if isinstance(probabilities, Image) else open_image(probabilities)
-    if axes is not None and image.axes != axes:
-        image = image.with_axes(axes)
-    heights = Heights(image, wanted, channel_names)
-    part = _part(heights, area)
-    shape = tuple(s.stop - s.start for s in part)
-    divided = _blocks(blocks, shape, heights)
-    divided = dataclasses.replace(divided, open_sides=_open_sides(part, heights))
-    room = Room.of(divided, scratch, kept_heights=wanted.kind == "components")
+    if threads < 1:
+        raise SettingsError(f"threads is {threads}: give 1 thread or more (`threads=1`).")
+    how: dict[str, Any] = {
+        "axes": axes, "area": area, "blocks": blocks, "names": channel_names, "seams": seams,
+    }  # fmt: skip
+    if out is None and on is None:
+        return find_objects(Subject.of(probabilities, wanted, **how), threads, scratch, work)
+    from seamscope.segmentation.labelling import begin_labels  # which needs this module
+
+    with begin_labels(
+        probabilities, wanted, out, overwrite=overwrite, resume=resume, ome=ome, on=on,
+        threads=threads, scratch=scratch, work=work, **how,
+    ) as labelling:  # fmt: skip
+        found = labelling.find()
+        if out is not None:
+            labelling.write(found, keep=True)
+    return found
+
+
+def find_objects(
+    subject: Subject, threads: int = 1, scratch: str | Path | None = None, work: Work = QUIET
+) -> Segmentation:
+    """Make objects in this process, without a trace on disk; see `segment`."""
+    room = Room.of(subject.blocks, scratch, kept_heights=subject.recipe.kind == "components")
 
     def read(region: Slices) -> Array:
-        moved = tuple(
-            slice(s.start + p.start, s.stop + p.start) for s, p in zip(region, part, strict=True)
-        )
-        found = heights(moved)
+        found = subject.read(region)
         if room.heights is not None:
             room.heights[region] = found
         return found
@@ -138,63 +164,18 @@ def segment(
         basins = find_basins(
             read,
             room.numbers,
-            divided,
-            connectivity=wanted.connectivity,
-            flat=wanted.kind == "classes",
-            workers=workers,
+            subject.blocks,
+            connectivity=subject.recipe.connectivity,
+            flat=subject.recipe.kind == "classes",
+            workers=threads,
             work=work,
         )
     check(work)
     work.phase("Joining basins")
-    tree = tree_of(basins)
-    corner = tuple(s.start for s in part)
-    first = heights.origin or (0.0,) * len(corner)
-    origin = tuple(o + c * s for o, c, s in zip(first, corner, heights.scale, strict=True))
-    space = Space(heights.axes, heights.scale, heights.units, origin)
-    noted = noted_seams(image) if seams is None else seams
-    noted = within(noted, heights.axes, corner, shape, heights.shape)
-    found = Segmentation(
-        wanted, Ground(basins, tree, room, space, corner, image.name, heights.shape, noted)
-    )
+    found = subject.segmentation(basins, room)
     if note := found.empty_note:
         work.note(note)
     return found
 
 
-def _part(heights: Heights, area: Mapping[str, tuple[int, int]] | None) -> Slices:
-    for letter in area or {}:
-        if letter not in heights.axes:
-            raise SettingsError(
-                f"The area names the axis {letter}, but the prediction has the axes {heights.axes}."
-            )
-    part = []
-    for letter, n in zip(heights.axes, heights.shape, strict=True):
-        low, high = (area or {}).get(letter, (0, n))
-        low, high = max(0, low), min(n, high)
-        if low >= high:
-            raise SettingsError(
-                f"The area {letter}={low}:{high} is empty: the prediction has {n} pixels along "
-                f"{letter}."
-            )
-        part.append(slice(low, high))
-    return tuple(part)
-
-
-def _open_sides(part: Slices, heights: Heights) -> frozenset[tuple[int, int]]:
-    found = set()
-    for axis, (side, n) in enumerate(zip(part, heights.shape, strict=True)):
-        if axis not in heights.isolated:
-            found |= {(axis, 0)} if side.start > 0 else set()
-            found |= {(axis, 1)} if side.stop < n else set()
-    return frozenset(found)
-
-
-def _blocks(asked: Any, shape: Sequence[int], heights: Heights) -> Blocks:
-    if isinstance(asked, Blocks):
-        return asked
-    if asked is None:
-        asked = _BLOCK[len(shape) - len(heights.isolated)]
-    return Blocks.of(shape, asked, isolated=heights.isolated)
-
-
-__all__ = ["Curve", "Labels", "Segmentation", "segment"]
+__all__ = ["Curve", "Labels", "Segmentation", "find_objects", "segment"]

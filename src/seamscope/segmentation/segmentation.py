@@ -116,6 +116,27 @@ class Segmentation:
 
     # -- objects
 
+    def assume(self, sizes: Sizes | None = None, holes: Holes | None = None) -> None:
+        """Take over what was measured elsewhere: sizes of basins, and holes."""
+        known = {"_sizes": sizes, "_holes": holes}
+        self.__dict__.update({name: each for name, each in known.items() if each is not None})
+
+    @property
+    def enclosing(self) -> Array:
+        """For each basin what may enclose holes: its object, or its class."""
+        return self._classes if self.recipe.kind == "classes" else self.objects
+
+    @property
+    def tables(self) -> tuple[Array, Array | None]:
+        """Return the label of each basin, and that of each region of background, if any."""
+        holes = self._kept.hole_label if self._holes is not None else None
+        return self._lookup, None if holes is None else holes.astype(self.dtype)
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether objects were corrected by hand."""
+        return self._edits is not None
+
     def with_edits(self, edits: Edits | None) -> Segmentation:
         """Return the segmentation with corrections (see `seamscope.segmentation.corrections`)."""
         return Segmentation(self.recipe, self._ground, edits)
@@ -178,7 +199,7 @@ class Segmentation:
         if not self.recipe.fill_holes:
             return None
         numbers = self._ground.room.array("holes", self.shape)
-        named = self.objects if self.recipe.kind != "classes" else self._classes
+        named = self.enclosing
 
         def paint(region: Slices) -> Array:
             return np.asarray(named[self.nodes(region)])

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -314,7 +314,7 @@ def _create_file(place: Place, kind: Format, request: _Request) -> Output:
             request.check_places(place)
             there = request.resume and place.partial.exists() and place.ledger.exists()
             if there and kind.resume is not None:
-                return _resumed(claim, Ledger(place.ledger), kind.resume, wanted, request.task)
+                return _resumed(claim, Ledger(place.ledger), kind, wanted, request.task)
             _check_room(place, kind.room(wanted))
             claim.remove()
             return _begun(claim, kind, wanted, request.task)
@@ -397,7 +397,7 @@ def _create_remote(address: Address, request: _Request) -> Output:
         _check_remote(address, request.source, request.overwrite, request.resume)
         ledger = remote_ledger(claim.place) if request.resume else None
         if ledger is not None and kind.resume is not None:
-            return _resumed(claim, ledger, kind.resume, wanted, request.task)
+            return _resumed(claim, ledger, kind, wanted, request.task)
         claim.remove()
         claim.confirm()  # an older result of many objects may have taken long
         return _begun(claim, kind, wanted, request.task)
@@ -421,20 +421,21 @@ def _ledger_of(place: Place) -> Ledger | None:
 def _resumed(
     claim: Claim | RemoteClaim,
     ledger: Ledger,
-    open_store: Callable[[Any, Wanted], Store],
+    kind: Format,
     wanted: Wanted,
     task: Mapping[str, Any] | None,
 ) -> Output:
     place = claim.place
+    assert kind.resume is not None
     ledger.check(task or {}, str(place.path))
     try:
-        store = open_store(place.partial, wanted)
+        store = kind.resume(place.partial, wanted)
     except (OSError, ValueError, KeyError) as error:
         raise OutputError(
             f"{place.partial} cannot be resumed ({why(error)}). Begin again (overwrite)."
         ) from error
     claim.reserve()
-    return Output(store, claim, wanted.record, ledger)
+    return Output(store, claim, wanted.record, ledger, (kind, wanted))
 
 
 def _begun(
@@ -450,7 +451,7 @@ def _begun(
     ledger = None
     if task is not None and kind.resume is not None:
         ledger = _new_ledger(claim, task)
-    return Output(store, claim, wanted.record, ledger)
+    return Output(store, claim, wanted.record, ledger, (kind, wanted))
 
 
 def _new_ledger(claim: Claim | RemoteClaim, task: Mapping[str, Any]) -> Ledger:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -18,7 +19,7 @@ import numpy as np
 from seamscope.errors import OutputError
 from seamscope.files import Claim, disk_errors
 from seamscope.images.dimensions import bounds, region_text
-from seamscope.images.results.format import Store
+from seamscope.images.results.format import Format, Store, Wanted
 from seamscope.ledger import Ledger
 from seamscope.plain import plain
 from seamscope.text import shape_text
@@ -53,8 +54,10 @@ class Output:
         claim: Claim | RemoteClaim | None,
         record: dict[str, Any],
         ledger: Ledger | None = None,
+        kind: tuple[Format, Wanted] | None = None,
     ) -> None:
         self.ledger = ledger
+        self._kind = kind
         self.path = None if claim is None else str(claim.place.path)
         self.record = record
         self._store = store
@@ -79,6 +82,16 @@ class Output:
     def partial(self) -> str | None:
         """Where an unfinished result is, None in memory."""
         return None if self._claim is None else str(self._claim.place.partial)
+
+    @property
+    def basins(self) -> Path | None:
+        """Where arrays may be kept on the way to the result, None where none may."""
+        return self._claim.place.basins if isinstance(self._claim, Claim) else None
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Pixels of a file that are written at once, along each axis."""
+        return self._kind[1].chunks if self._kind is not None else tuple(self.array.shape)
 
     def write(self, index: tuple[slice, ...], block: np.ndarray) -> None:
         """Write one region.
@@ -127,6 +140,34 @@ class Output:
         with self._lock, self._disk_errors():
             self._store.wrote(index)
             self._used = True
+
+    def retype(self, dtype: np.dtype[Any], metadata: Mapping[str, Any]) -> None:
+        """Begin again with another type and record, and keep the ledger; nothing is written yet.
+
+        Raises
+        ------
+        OutputError
+            When the disk refuses. What was begun stays.
+        """
+        claim = self._claim
+        assert isinstance(claim, Claim)
+        assert self._kind is not None
+        kind, before = self._kind
+        assert kind.resume is not None
+        wanted = replace(before, dtype=np.dtype(dtype), metadata=plain(metadata))
+        reason = kind.refusal(wanted)
+        if reason:
+            raise OutputError(f"{claim.place.path.name} cannot hold this result: {reason}")
+        with self._lock, self._disk_errors():
+            beside = claim.beside()
+            made = kind.create(beside, wanted)
+            if beside.is_dir():  # the record of a file is another file
+                made.save(wanted.record)
+            del made, self._store  # Windows does not rename files that are mapped
+            claim.exchange()
+            self._store = kind.resume(claim.place.partial, wanted)
+            self._store.save(wanted.record)
+        self._kind, self.record = (kind, wanted), wanted.record
 
     def already(self, index: tuple[slice, ...]) -> None:
         """Note a region that an earlier run has written, with all that is made of it."""

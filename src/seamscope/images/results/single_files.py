@@ -125,9 +125,9 @@ def _resume_tiff(path: Path, wanted: Wanted) -> Store:
 
     stored, order = wanted.in_order("tzcyx")
     with tifffile.TiffFile(path) as file:
-        offset = file.pages.first.dataoffsets[0]
+        offset, dtype = file.pages.first.dataoffsets[0], file.pages.first.dtype
     size = offset + stored.nbytes
-    if path.stat().st_size < size:
+    if path.stat().st_size < size or dtype != stored.dtype:
         raise not_the_same(path)
     return _TiffStore(np.memmap(path, stored.dtype, "r+", offset, stored.shape), order, path)
 
