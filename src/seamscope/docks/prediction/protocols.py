@@ -185,13 +185,8 @@ class Protocols(QObject):
         dock = self._dock
         with dock.quietly():
             if dock.image is not None and dock.plain is not None:
-                dock.offer_sizes(dock.plain, dock.image)
-            for name in _GRID:
-                value = getattr(settings, name)
-                if name == "halo" and not isinstance(value, str | int):
-                    dock.remember_sides(value)
-                    value = [side if isinstance(side, int) else max(side) for side in value]
-                getattr(dock, name).set_value("auto" if value is None else value)
+                dock.grid.offer_sizes(dock.plain, dock.image)
+            dock.grid.set_values(settings.tile, settings.halo, settings.overlap)
 
     def _fix(self, model: Model, statistics: FixedStatistics) -> None:
         """Read the fixed statistics, in a thread."""

@@ -1,0 +1,67 @@
+"""Buttons beside what the dock *Tiled prediction* says: what to do about it, one click away.
+
+Knows problems and results. Does not know how a step is carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from seamscope.docks.actions import Action
+from seamscope.docks.looks import in_dock
+from seamscope.docks.opening import open_step
+from seamscope.explain.advice import advise, smallest_tile
+from seamscope.models.model import Model
+from seamscope.planning.plan import Plan
+from seamscope.seams.report import SeamReport
+from seamscope.settings import Settings
+from seamscope.text import axes_text
+
+_MOST_CHANNELS = 4  # that are offered as buttons
+_TILE = "Set the smallest tile that has room for the halo."
+_CHANNEL = "Predict this channel of the image."
+_SEAMS = "Where neighbouring tiles disagree, and how much."
+
+
+def remedies(
+    asked: Settings, model: Model, channels: int, choose: Callable[[dict[str, Any]], None]
+) -> list[Action]:
+    """Return what makes a plan possible, where that is one click.
+
+    Parameters
+    ----------
+    asked
+        What was asked in vain.
+    model
+        The network.
+    channels
+        Of the image, to choose from.
+    choose
+        Sets controls, by name.
+    """
+    found = []
+    reach = model.reach.halo or model.reach.convolutional
+    tile = smallest_tile(asked, model.facts.lattice, reach)
+    if tile is not None:
+        act = partial(choose, {"tile": tile})
+        found.append(Action(f"Use tile {axes_text(tile)}", _TILE, act))
+    if model.facts.in_channels == 1 and channels > 1 and asked.channel is None:
+        for number in range(min(channels, _MOST_CHANNELS)):
+            act = partial(choose, {"channel": number})
+            found.append(Action(f"Channel {number}", _CHANNEL, act))
+    return found
+
+
+def next_actions(viewer: Any, plan: Plan, report: SeamReport | None) -> list[Action]:
+    """Return what to do about seams: those of a result, else those that are to be expected."""
+    advice = advise(plan) if report is None else advise(report.plan, report)
+    if not advice.needed:
+        return []
+    fix = Action("Fix it", in_dock(advice.why), partial(open_step, viewer, "fix"))
+    see = Action("See the seams", _SEAMS, partial(open_step, viewer, "seams"))
+    return [fix] if report is None else [see, fix]
+
+
+__all__ = ["next_actions", "remedies"]
