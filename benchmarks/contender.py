@@ -128,7 +128,8 @@ def seamscope(case: dict[str, Any], accelerate: bool, auto: bool, memory: str = 
         getattr(process_memory, memory)()
     from networks import network
     from seamscope.images.image import open_image
-    from seamscope.models.model import Runner, as_model
+    from seamscope.models.model import as_model
+    from seamscope.models.runner import Runner
     from seamscope.prediction.output import open_output
     from seamscope.prediction.run import begin, run
     from seamscope.settings import Settings

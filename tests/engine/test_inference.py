@@ -21,7 +21,7 @@ import seamscope
 from seamscope.errors import ImageError, ModelError, SettingsError
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
-from seamscope.models.model import Speed
+from seamscope.models.runner import Speed
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.planning.tuning import prepare

@@ -24,7 +24,7 @@ from seamscope.compare.tile_sizes import sweep
 from seamscope.execution import run as execution
 from seamscope.explain.causes import diagnose
 from seamscope.images.preparation import Clipped, Measured, Preparation
-from seamscope.models import model as models
+from seamscope.models.runner import check_device
 from seamscope.planning import case as cases
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan, resolve
@@ -204,7 +204,7 @@ def test_everything_is_asked_once(model, monkeypatch, tmp_path):
     monkeypatch.setattr("seamscope.models.formats.load_model", lambda *_, **__: model)
     plans: list[Settings] = []
     devices: list[str] = []
-    real, check = cases.resolve, models.check_device
+    real, check = cases.resolve, check_device
 
     def resolving(image, network, settings, resources):
         plans.append((image.shape, settings))

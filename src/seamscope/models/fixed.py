@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from seamscope.models.fixed_graph import fix_in_graph
-from seamscope.models.model import single_tensor
+from seamscope.models.single import single_tensor
 from seamscope.models.speed.fusion import quiet_torchscript
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.calls import Call, Moments, Normalizations

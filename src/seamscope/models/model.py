@@ -1,7 +1,8 @@
 """One face for every network.
 
-Knows how to run a network on numpy tiles on a device, and what was measured of it. Does not know
-tiles' positions, images, or how it was loaded (see `seamscope.models.formats`).
+Knows what a network is called, what is stated and what was measured of it, and where that is kept.
+Does not know images, how it was loaded (see `seamscope.models.formats`), or how it runs on a device
+(see `seamscope.models.runner`).
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, Unpack
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from seamscope.cache import Cache
-from seamscope.errors import ModelError, SeamscopeError, SettingsError
+from seamscope.errors import ModelError, SeamscopeError
 from seamscope.models.couplings import coupling_layers
 from seamscope.models.declared import Declared, TestVectors
 from seamscope.models.entrance import Hints, Layout, arranged
@@ -41,13 +41,17 @@ from seamscope.models.output_kind import OutputKind, undecided
 from seamscope.models.probe import Facts, probe, trimmed
 from seamscope.models.reach import PhaseFields, Reach, measure_fields, measure_reach
 from seamscope.models.runnable import runnable
+from seamscope.models.runner import Runner, Speed
+from seamscope.models.sentences import describe
+from seamscope.models.single import single_tensor
 from seamscope.models.slab import slabs
-from seamscope.models.speed.acceleration import Choice, Run
-from seamscope.models.trials import PATIENCE, OutOfPatience, Trials
+from seamscope.models.speed.acceleration import Choice
+from seamscope.models.stated import Stated, axes_of, for_axes
+from seamscope.models.trials import PATIENCE, Limits, OutOfPatience, Trials
 from seamscope.normalization.audit import Audit, audit, statistics_calls
 from seamscope.settings import Precision
-from seamscope.text import axes_text, halo_text
-from seamscope.tiling import Slices, Tile, TileGrid
+from seamscope.text import axes_text
+from seamscope.tiling import Slices
 from seamscope.work import QUIET, Work
 
 if TYPE_CHECKING:
@@ -56,84 +60,6 @@ if TYPE_CHECKING:
     from seamscope.normalization.statistics import Statistics
 
 Array: TypeAlias = npt.NDArray[Any]
-
-_PRECISIONS: dict[Precision, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-
-
-@dataclass(frozen=True)
-class Speed:
-    """How long a network takes for tiles of several sizes, on one device of this machine.
-
-    Attributes
-    ----------
-    seconds
-        Pairs ``(input pixels of the tile, seconds per input pixel)``, by size.
-    """
-
-    seconds: tuple[tuple[int, float], ...]
-
-    def per_pixel(self, pixels: int) -> float:
-        """Seconds per input pixel for a tile of so many pixels: interpolated in its logarithm."""
-        sizes, rates = zip(*self.seconds, strict=True)
-        return float(np.interp(np.log(pixels), np.log(sizes), rates))
-
-
-class Stated(TypedDict, total=False):
-    """What a user states of a network instead of letting it be measured.
-
-    Attributes
-    ----------
-    spatial_axes, channels
-        Number of spatial axes and of input channels.
-    input_size
-        Pixels of an input that the network takes, one number or one for each axis.
-    step
-        Tile sizes and starts are multiples of it, one number or one for each axis.
-    kind
-        What its values are.
-    dropout
-        False switches dropout and other random layers off.
-    ignore_extra
-        Whether weights in its file that it does not have are left out.
-    """
-
-    spatial_axes: int | None
-    channels: int | None
-    input_size: int | Sequence[int] | None
-    step: int | Sequence[int] | None
-    kind: OutputKind | None
-    dropout: bool
-    ignore_extra: bool
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long a network is measured, and who hears of it.
-
-    Attributes
-    ----------
-    work
-        Receives progress.
-    patience
-        Seconds; None for no limit.
-    begun
-        When the measurement began, in seconds; None where each of its parts begins by itself.
-    """
-
-    work: Work = QUIET
-    patience: float | None = PATIENCE
-    begun: float | None = None
-
-    def trials(self, forward: Callable[[torch.Tensor], torch.Tensor], module: nn.Module) -> Trials:
-        """Return what runs a network for a measurement."""
-        left = self.patience
-        if left is not None and self.begun is not None:
-            left = max(0.0, self.begun + left - time.monotonic())
-        return Trials(forward, self.work, left, module=module)
 
 
 @dataclass(eq=False)
@@ -230,15 +156,15 @@ class Model:
         statements: Stated = {**self.statements, **stated}
         hints = self.hints
         size, step = stated.get("input_size"), stated.get("step")
-        axes = stated.get("spatial_axes") or hints.spatial_axes or _axes_of(size) or _axes_of(step)
+        axes = stated.get("spatial_axes") or hints.spatial_axes or axes_of(size) or axes_of(step)
         if isinstance(size, int) or isinstance(step, int):
             axes = axes or self._axes_seen()
         hints = dataclasses.replace(
             hints,
             spatial_axes=axes,
             in_channels=stated.get("channels") or hints.in_channels,
-            shape=hints.shape if size is None else _for_axes(size, axes, "input size"),
-            step=None if step is None else _for_axes(step, axes, "step"),
+            shape=hints.shape if size is None else for_axes(size, axes, "input size"),
+            step=None if step is None else for_axes(step, axes, "step"),
         )
         model = dataclasses.replace(
             self,
@@ -323,11 +249,12 @@ class Model:
         self._keep("facts", facts_to_json(facts) | {"sample": sample}, trials.finished)
         return facts
 
-    def _measurable(self, facts: Facts, limits: Limits = Limits(patience=None)) -> Trials:
+    def _measurable(self, facts: Facts, limits: Limits | None = None) -> Trials:
         """The network as it is measured: without chance and without decisions.
 
         Without a limit of time, unless one is given.
         """
+        limits = limits or Limits(patience=None)
         trials = limits.trials(self.forward, self.module)
         trials.random = facts.noise > 0
         if facts.layout is not None and self._arranged is None:
@@ -595,92 +522,6 @@ class Model:
             self.module.to(home)
 
 
-class Runner:
-    """A network on a device: batches of tiles in, batches of predictions out.
-
-    Parameters
-    ----------
-    model
-        The network; its module is moved to `device` and stays there.
-    device
-        ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-    precision
-        Floating point type of the computation; inputs and outputs stay float32.
-    """
-
-    def __init__(self, model: Model, device: str, precision: Precision) -> None:
-        self._model = model
-        self.device = torch.device(device)
-        self._autocast = precision != "float32"
-        self._dtype = _PRECISIONS[precision]
-        self.module = model.module.to(self.device)
-        self.run: Run = model.run_plain
-        self._at: Any = getattr(model.module, "at", None) if model.statistics else None
-
-    def at(self, grid: TileGrid, tiles: Sequence[Tile]) -> None:
-        """Say which tiles come next, to a network whose statistics depend on the place.
-
-        It holds for the next batch only: whoever says nothing gets the average over the image.
-        """
-        self.at_places([grid.place(tile) for tile in tiles])
-
-    def at_places(self, places: Sequence[Sequence[int]] | None) -> None:
-        """Say the same by the input pixel at which each sample begins; None: nowhere."""
-        if self._at is not None:
-            self._at(places)
-
-    def __call__(self, batch: Array, keep: Slices | None = None) -> Array:
-        """Predict ``(N, C, *spatial)`` float32; returns ``(N, C', *spatial')`` float32.
-
-        `keep` is the part of the prediction that is wanted, by default all of it; the rest need
-        not be computed.
-        """
-        # inference_mode is entered here and left here: it must never be held across a yield
-        with torch.inference_mode(), self._precision():
-            x = torch.from_numpy(batch).to(self.device)
-            y = self.run(x, keep).float()
-        self._check_channels(y)
-        self.at_places(None)
-        return y.cpu().numpy()
-
-    def _check_channels(self, y: torch.Tensor) -> None:
-        facts: Facts | None = vars(self._model).get("facts")
-        if facts is None or facts.any_channels or y.shape[1] == facts.out_channels:
-            return
-        raise ModelError(
-            f"The network returned {facts.out_channels} channels when it was measured and "
-            f"{y.shape[1]} for a tile: wrap it in a module that always returns as many."
-        )
-
-    def example(self, batch: Array) -> torch.Tensor:
-        """Bring a batch to where the network is."""
-        return torch.from_numpy(batch).to(self.device)
-
-    def synchronize(self) -> None:
-        """Wait until the device has finished, for timing."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        if not self._autocast:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self._dtype)
-
-
-def _axes_of(value: int | Sequence[int] | None) -> int | None:
-    return None if value is None or isinstance(value, int) else len(value)
-
-
-def _for_axes(value: int | Sequence[int], axes: int | None, what: str) -> tuple[int, ...]:
-    values = (value,) * (axes or 2) if isinstance(value, int) else tuple(value)
-    if (axes is not None and len(values) != axes) or min(values) < 1:
-        raise SettingsError(
-            f"The {what} {'x'.join(map(str, values))} does not fit {axes} spatial axes: give one "
-            "number of 1 or more, or one for each axis."
-        )
-    return values
-
-
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
     """Tensors of a state; quantized layers keep theirs in tuples."""
     if isinstance(value, torch.Tensor):
@@ -688,57 +529,6 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, tuple | list):
         for each in value:
             yield from _tensors(each)
-
-
-def single_tensor(output: Any) -> torch.Tensor:
-    """Return the one tensor a network gives, also where it is wrapped; else say what it gives.
-
-    Raises
-    ------
-    ModelError
-        When it gives none or several, or one that is empty, sparse or complex.
-    """
-    if isinstance(output, torch.Tensor):
-        _check_tensor(output)
-        return output
-    if isinstance(output, (tuple, list)) and len(output) == 1:
-        return single_tensor(output[0])
-    if isinstance(output, dict) and len(output) == 1:
-        return single_tensor(next(iter(output.values())))
-    from seamscope.models.formats.wrappers import outputs_of
-
-    found = outputs_of(output)
-    if len(found) == 1:  # others are None
-        return next(iter(found.values()))
-    if not found:
-        raise ModelError(
-            f"The network returns a {type(output).__name__} without tensors: wrap it in a module "
-            "that returns an image."
-        )
-    first = next(iter(found))
-    raise ModelError(
-        f"The network returns {len(found)} outputs and not one image: add the one you want to the "
-        f"model's name, as in #{first} ({', '.join(found)})."
-    )
-
-
-def _check_tensor(y: torch.Tensor) -> None:
-    if y.layout is not torch.strided:
-        raise ModelError(
-            "The network returns a sparse tensor, and tiles are joined from dense ones: wrap it in "
-            "a module that returns .to_dense()."
-        )
-    if y.is_complex():
-        raise ModelError(
-            f"The network returns complex numbers ({str(y.dtype).removeprefix('torch.')}), and "
-            "predictions are real: wrap it in a module that returns their magnitude (.abs()), or "
-            "real and imaginary part as channels."
-        )
-    if y.numel() == 0:
-        raise ModelError(
-            f"The network returns an empty tensor of shape {tuple(y.shape)}: wrap it in a module "
-            "that returns an image with at least one channel."
-        )
 
 
 def of_network(error: BaseException) -> bool:
@@ -749,123 +539,6 @@ def of_network(error: BaseException) -> bool:
             return not isinstance(error, SeamscopeError)
         place = place.tb_next
     return False
-
-
-def describe(facts: Facts, reach: Reach) -> str:
-    """Say in one sentence what halo a network needs, or why none helps.
-
-    A second sentence says what else limits this.
-    """
-    return " ".join(_sentences(facts, reach))
-
-
-def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
-    if facts.noise:
-        yield (
-            f"This network is random: two predictions of one tile differ by {facts.noise:.2g} "
-            "standard deviations, and seams cannot be smaller. `dropout=False` switches that off."
-        )
-    grid = axes_text(facts.period)
-    steps = f" on multiples of {grid}" if set(facts.period) != {1} else ""
-    if reach.halo is not None:
-        yield f"Seamless with halo {halo_text(reach.halo)}{steps}."
-    elif reach.at_least is not None and not reach.couplings:
-        far = axes_text(reach.at_least)
-        yield f"The reach is at least {far} px: the measurement ran out of time (`patience`)."
-    else:
-        yield from _unbounded(facts, reach, steps)
-    if reach.measured is not None and reach.implied is not None:
-        yield (
-            f"A measurement shows {halo_text(reach.measured)} px and the operations imply "
-            f"{halo_text(reach.implied)} px: the larger is used."
-        )
-    if reach.fades:
-        yield "Pixels further away change the prediction by less than rounding."
-    if any(reach.joins_ends):
-        deep = axes_text(reach.joins_ends)
-        yield (
-            f"The outer {deep} px of the image depend on its opposite border (circular padding), "
-            "which tiles do not reproduce."
-        )
-
-
-def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
-    """Say why no halo helps."""
-    if facts.statistics:
-        layers = facts.told_statistics
-        if reach.convolutional is not None:
-            yield (
-                f"No halo will help: {layers}. The convolutions alone reach "
-                f"{halo_text(reach.convolutional)} pixels{steps}."
-            )
-        elif facts.forward_only:
-            yield (
-                f"No halo will help: {layers}. How far the convolutions alone reach cannot be "
-                "measured of a network that runs forward only."
-            )
-        elif reach.at_least is not None:
-            yield (
-                f"No halo will help: {layers}. How far the convolutions alone reach was not "
-                "measured to the end: time ran out (`patience`)."
-            )
-        else:
-            yield f"No halo will help: {layers}, and further operations see the whole tile."
-    elif reach.depends_on_size:
-        yield (
-            "No halo will help: what the network predicts changes with the size of its tile "
-            "(adaptive pooling, upsampling with aligned corners, coordinates or the like)."
-        )
-    elif not reach.couplings:
-        yield (
-            "No halo will help: the network sees the whole tile (attention, global pooling or the "
-            "like)."
-        )
-    if reach.couplings:
-        several = len(reach.couplings) > 1
-        yield (
-            f"{'No halo will help: ' if not facts.statistics else ''}"
-            f"{_some(reach.couplings)} {'see' if several else 'sees'} the whole tile."
-        )
-    if reach.rest is not None:
-        yield f"All other layers reach {halo_text(reach.rest)} pixels{steps}."
-
-
-def _some(names: Sequence[str]) -> str:
-    """List the first names, one alone as the beginning of a sentence."""
-    if len(names) <= 4:
-        return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    return f"{', '.join(names[:3])} and {len(names) - 3} more"
-
-
-def best_device() -> str:
-    """Return the fastest device this machine has: ``"cuda"``, ``"mps"`` or ``"cpu"``."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def check_device(device: str) -> str:
-    """Resolve ``"auto"``; refuse a device this machine does not have.
-
-    Raises
-    ------
-    SettingsError
-        Naming the devices there are.
-    """
-    if device == "auto":
-        return best_device()
-    try:
-        kind = torch.device(device)
-        torch.empty(1, device=kind)
-    except Exception as error:
-        present = ["cpu"]
-        present += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        present += ["mps"] if torch.backends.mps.is_available() else []
-        raise SettingsError(
-            f"Device {device!r} cannot be used on this machine: choose auto or one of "
-            f"{', '.join(present)}."
-        ) from error
-    return str(kind)
 
 
 def as_model(network: Any) -> Model:
@@ -885,4 +558,4 @@ def as_model(network: Any) -> Model:
     return Model(network.eval(), type(network).__name__)
 
 
-__all__ = ["Model", "Precision", "Runner", "as_model", "best_device", "check_device", "describe"]
+__all__ = ["Model", "as_model", "of_network"]

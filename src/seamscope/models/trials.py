@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -103,6 +104,32 @@ class Trials:
     def phase(self, what: str) -> None:
         """Begin a named part."""
         self.work.phase(what)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a network is measured, and who hears of it.
+
+    Attributes
+    ----------
+    work
+        Receives progress.
+    patience
+        Seconds; None for no limit.
+    begun
+        When the measurement began, in seconds; None where each of its parts begins by itself.
+    """
+
+    work: Work = QUIET
+    patience: float | None = PATIENCE
+    begun: float | None = None
+
+    def trials(self, forward: Callable[[torch.Tensor], torch.Tensor], module: nn.Module) -> Trials:
+        """Return what runs a network for a measurement."""
+        left = self.patience
+        if left is not None and self.begun is not None:
+            left = max(0.0, self.begun + left - time.monotonic())
+        return Trials(forward, self.work, left, module=module)
 
 
 class Expected(Dispatch):

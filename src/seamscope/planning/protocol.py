@@ -38,8 +38,9 @@ from seamscope.images.image import Image, open_image
 from seamscope.images.records import read_record
 from seamscope.models.formats import Consent, format_of, load_model
 from seamscope.models.formats.spec import absolute
-from seamscope.models.model import Model, Stated
+from seamscope.models.model import Model
 from seamscope.models.output_kind import OutputKind
+from seamscope.models.stated import Stated
 from seamscope.normalization.statistics import Statistics
 from seamscope.plain import plain, restore
 from seamscope.planning.case import Case

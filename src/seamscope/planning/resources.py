@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from seamscope.models.model import check_device
+from seamscope.models.runner import check_device
 
 # Part of the free memory that one forward pass may use.
 _CPU_SHARE, _GPU_SHARE = 0.2, 0.6

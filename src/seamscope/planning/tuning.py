@@ -22,7 +22,8 @@ from torch import nn
 from seamscope.cache import Cache
 from seamscope.errors import SettingsError
 from seamscope.images.intensity import Intensity
-from seamscope.models.model import Model, Runner, Speed
+from seamscope.models.model import Model
+from seamscope.models.runner import Runner, Speed
 from seamscope.models.speed.acceleration import Choice, Run, choose
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan

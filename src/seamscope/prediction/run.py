@@ -34,7 +34,8 @@ from seamscope.images.preparation import Prepared
 from seamscope.images.results.create import check_target, unfinished
 from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
-from seamscope.models.model import Model, Runner
+from seamscope.models.model import Model
+from seamscope.models.runner import Runner
 from seamscope.plain import plain
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan

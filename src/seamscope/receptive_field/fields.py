@@ -16,9 +16,10 @@ from torch import nn
 
 from seamscope.errors import ModelError
 from seamscope.models.formats import load_model
-from seamscope.models.model import Model, describe
+from seamscope.models.model import Model
 from seamscope.models.probe import Facts
 from seamscope.models.reach import PhaseFields, Reach, worst
+from seamscope.models.sentences import describe
 from seamscope.normalization.audit import GlobalOperation, audit
 from seamscope.planning.case import Case
 from seamscope.receptive_field.gradient_maps import (

@@ -49,7 +49,8 @@ from seamscope.models.formats.torchscript import TORCHSCRIPT
 from seamscope.models.formats.trust import Consent
 from seamscope.models.formats.verification import verify
 from seamscope.models.formats.wrappers import Chosen, evaluate
-from seamscope.models.model import Model, Stated, as_model
+from seamscope.models.model import Model, as_model
+from seamscope.models.stated import Stated
 
 # Of foreign files their first bytes, and what to do about them.
 _FOREIGN = (

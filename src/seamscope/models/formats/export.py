@@ -42,7 +42,9 @@ from seamscope.models.declared import Array
 from seamscope.models.formats import load_model
 from seamscope.models.formats.format import first_sentence, missing
 from seamscope.models.formats.rounding import agree
-from seamscope.models.model import Model, describe, single_tensor
+from seamscope.models.model import Model
+from seamscope.models.sentences import describe
+from seamscope.models.single import single_tensor
 from seamscope.models.speed.fusion import graph_of
 from seamscope.tiling import axis_names
 from seamscope.version import __version__

@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import nn
 
-from seamscope.models.model import single_tensor
+from seamscope.models.single import single_tensor
 
 _SAME = 1e-4  # of the prediction's standard deviation
 _WAYS = 4  # another order of summation rounds differently, about as much

@@ -258,7 +258,7 @@ class Trimmed(Wrapper):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the network on ``(N, C, *spatial)``."""
-        from seamscope.models.model import single_tensor
+        from seamscope.models.single import single_tensor
 
         return without_ends(single_tensor(self.inner(x)), self.cut)
 

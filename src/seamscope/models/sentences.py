@@ -1,0 +1,101 @@
+"""What a network's facts and reach mean for tiles, in sentences.
+
+Knows what was measured. Does not know how, or the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from seamscope.models.probe import Facts
+from seamscope.models.reach import Reach
+from seamscope.text import axes_text, halo_text
+
+
+def describe(facts: Facts, reach: Reach) -> str:
+    """Say in one sentence what halo a network needs, or why none helps.
+
+    A second sentence says what else limits this.
+    """
+    return " ".join(_sentences(facts, reach))
+
+
+def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
+    if facts.noise:
+        yield (
+            f"This network is random: two predictions of one tile differ by {facts.noise:.2g} "
+            "standard deviations, and seams cannot be smaller. `dropout=False` switches that off."
+        )
+    grid = axes_text(facts.period)
+    steps = f" on multiples of {grid}" if set(facts.period) != {1} else ""
+    if reach.halo is not None:
+        yield f"Seamless with halo {halo_text(reach.halo)}{steps}."
+    elif reach.at_least is not None and not reach.couplings:
+        far = axes_text(reach.at_least)
+        yield f"The reach is at least {far} px: the measurement ran out of time (`patience`)."
+    else:
+        yield from _unbounded(facts, reach, steps)
+    if reach.measured is not None and reach.implied is not None:
+        yield (
+            f"A measurement shows {halo_text(reach.measured)} px and the operations imply "
+            f"{halo_text(reach.implied)} px: the larger is used."
+        )
+    if reach.fades:
+        yield "Pixels further away change the prediction by less than rounding."
+    if any(reach.joins_ends):
+        deep = axes_text(reach.joins_ends)
+        yield (
+            f"The outer {deep} px of the image depend on its opposite border (circular padding), "
+            "which tiles do not reproduce."
+        )
+
+
+def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
+    """Say why no halo helps."""
+    if facts.statistics:
+        layers = facts.told_statistics
+        if reach.convolutional is not None:
+            yield (
+                f"No halo will help: {layers}. The convolutions alone reach "
+                f"{halo_text(reach.convolutional)} pixels{steps}."
+            )
+        elif facts.forward_only:
+            yield (
+                f"No halo will help: {layers}. How far the convolutions alone reach cannot be "
+                "measured of a network that runs forward only."
+            )
+        elif reach.at_least is not None:
+            yield (
+                f"No halo will help: {layers}. How far the convolutions alone reach was not "
+                "measured to the end: time ran out (`patience`)."
+            )
+        else:
+            yield f"No halo will help: {layers}, and further operations see the whole tile."
+    elif reach.depends_on_size:
+        yield (
+            "No halo will help: what the network predicts changes with the size of its tile "
+            "(adaptive pooling, upsampling with aligned corners, coordinates or the like)."
+        )
+    elif not reach.couplings:
+        yield (
+            "No halo will help: the network sees the whole tile (attention, global pooling or the "
+            "like)."
+        )
+    if reach.couplings:
+        several = len(reach.couplings) > 1
+        yield (
+            f"{'No halo will help: ' if not facts.statistics else ''}"
+            f"{_some(reach.couplings)} {'see' if several else 'sees'} the whole tile."
+        )
+    if reach.rest is not None:
+        yield f"All other layers reach {halo_text(reach.rest)} pixels{steps}."
+
+
+def _some(names: Sequence[str]) -> str:
+    """List the first names, one alone as the beginning of a sentence."""
+    if len(names) <= 4:
+        return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+__all__ = ["describe"]
