@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from seamscope.errors import ModelError, SeamscopeError
-from seamscope.models.model import Runner
+from seamscope.models.runner import Runner
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob, TileReader, jobs_of
 from seamscope.planning.tuning import OutOfMemory, is_memory_error
