@@ -1,8 +1,6 @@
 """How much tiles deviate, and where training and evaluation differ, as layers over the image.
 
 Knows colours and where these layers lie. Does not know how they are measured, or who asks.
-
-Layers are taken over by the next map and hidden where they are not wanted, never removed.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from napari.layers import Image as ImageLayer
 
+from seamscope.docks.kept_layers import KeptLayers
 from seamscope.docks.layers import pixels, place_like
 from seamscope.docks.results import faded
 from seamscope.explain.feature_statistics import FeatureStatistics
@@ -42,13 +41,13 @@ class MapLayer:
 
     def __init__(self, viewer: Any, title: str, colors: str) -> None:
         self._viewer, self._title, self._colors = viewer, title, colors
-        self._layers: dict[int, ImageLayer] = {}
+        self._kept = KeptLayers(viewer, title)
 
     @property
     def layer(self) -> ImageLayer | None:
         """The layer, where it is seen."""
-        own = (x for x in self._layers.values() if x in self._viewer.layers and x.visible)
-        return next(own, None)
+        layer: ImageLayer | None = self._kept.seen()
+        return layer
 
     def show(self, over: ImageLayer, array: Array, place: dict[str, Any], unit: str) -> None:
         """Draw a map over an image.
@@ -65,38 +64,27 @@ class MapLayer:
         self.hide()
         finite = array[np.isfinite(array)]
         high = float(finite.max(initial=0)) or 1.0
-        own = self._layers.get(array.ndim)
-        if own is None or own not in self._viewer.layers:
-            own = self._layers[array.ndim] = self._add(array, place)
-        else:
-            own.data = array
-            for name, value in place.items():
-                setattr(own, name, value)
-        own.name = f"{self._title} · {over.name}"
-        own.contrast_limits_range = (0.0, high)
-        own.contrast_limits = (0.0, high)
-        own.metadata["seamscope"] = {"map": self._title, "unit": unit}
-        own.visible = True
-
-    def hide(self) -> None:
-        """Show nothing."""
-        for layer in self._layers.values():
-            if layer in self._viewer.layers:
-                layer.visible = False
-
-    def _add(self, array: Array, place: dict[str, Any]) -> ImageLayer:
-        chosen = set(self._viewer.layers.selection)
-        layer: ImageLayer = self._viewer.add_image(
+        look = {
+            "name": f"{self._title} · {over.name}",
+            "contrast_limits_range": (0.0, high),
+            "contrast_limits": (0.0, high),
+            "metadata": {"seamscope": {"map": self._title, "unit": unit}},
+        }
+        self._kept.show(
+            (array.ndim,),
+            self._viewer.add_image,
             array,
+            place,
+            look,
             colormap=faded(self._colors),
-            contrast_limits=(0.0, 1.0),
             blending="translucent_no_depth",
             interpolation2d="nearest",
             opacity=_OPACITY,
-            **place,
         )
-        self._viewer.layers.selection = chosen & set(self._viewer.layers)
-        return layer
+
+    def hide(self) -> None:
+        """Show nothing."""
+        self._kept.hide()
 
 
 def tile_map(

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 
+from seamscope.docks.kept_layers import KeptLayers, draw
 from seamscope.docks.layers import Wires, camera, place_like, shown_dims, shown_point
 from seamscope.planning.plan import Plan
 from seamscope.tiling import AxisTile, AxisTiling
@@ -100,9 +101,7 @@ class TilePreview:
     Parameters
     ----------
     viewer
-        The layer is added to it when first shown; from then on only its data are replaced, and
-        where it is not needed it is hidden: napari crashes on software OpenGL where shapes layers
-        go. (A dock that is opened again takes over the layer that one before has left.)
+        The layer is added to it when first shown; from then on only its data are replaced.
     lost
         Called when somebody else removes the layer.
     """
@@ -110,6 +109,7 @@ class TilePreview:
     def __init__(self, viewer: Any, lost: Callable[[], None]) -> None:
         self._viewer = viewer
         self._lost = lost
+        self._kept = KeptLayers(viewer, "tiles")
         self._layer: Shapes | None = None
         self._of: tuple[ImageLayer, Plan] | None = None
         self._wires = Wires()
@@ -137,66 +137,31 @@ class TilePreview:
         self._of = (layer, plan)
         if not self._drawable:
             return
-        shapes = self._shapes()
-        self._layer = self._layer or self._left_over()
-        if self._layer is None or self._layer.ndim != layer.ndim:
-            self._add(layer, shapes)
-        else:
-            self._replace(layer, shapes)
+        if self._layer is not None and self._layer.ndim != layer.ndim:
+            self._kept.hide()
+        self._layer = self._kept.show(
+            (layer.ndim,),
+            self._viewer.add_shapes,
+            list(zip(self._shapes(), _TYPES, strict=True)),
+            self._place(layer),
+            {"name": f"tiles: {layer.name}", "edge_width": self._widths(layer)},
+            edge_color=_EDGES,
+            face_color=_FACES,
+            opacity=0.9,
+            metadata={"seamscope": _MARK},
+        )
+        self._layer.editable = False
 
     def hide(self) -> None:
         """Show nothing, until `show`."""
         self._of = None
-        if self._layer is not None:
-            self._layer.visible = False
+        self._kept.hide()
 
     def raise_to_top(self) -> None:
         """Keep the grid above the results."""
         layers = self._viewer.layers
         if self._layer is not None and self._layer in layers:
             layers.move(layers.index(self._layer), len(layers))
-
-    def _left_over(self) -> Shapes | None:
-        marked = (x for x in self._viewer.layers if x.metadata.get("seamscope") == _MARK)
-        return next((x for x in marked if isinstance(x, Shapes)), None)
-
-    def _remove(self) -> None:
-        old, self._layer = self._layer, None
-        if old is not None and old in self._viewer.layers:
-            self._viewer.layers.remove(old)
-
-    def _add(self, layer: ImageLayer, shapes: list[Vertices]) -> None:
-        self._remove()
-        chosen = set(self._viewer.layers.selection)
-        self._layer = self._viewer.add_shapes(
-            shapes,
-            shape_type=_TYPES,
-            edge_width=self._widths(layer),
-            edge_color=_EDGES,
-            face_color=_FACES,
-            opacity=0.9,
-            name=_name(layer),
-            metadata={"seamscope": _MARK},
-            **self._place(layer),
-        )
-        self._layer.editable = False
-        self._viewer.layers.selection = chosen & set(self._viewer.layers)
-
-    def _replace(self, layer: ImageLayer, shapes: list[Vertices]) -> None:
-        shown = self._layer
-        assert shown is not None
-        shown.name = _name(layer) if shown.name != _name(layer) else shown.name
-        self._draw(shown, layer, shapes)
-        shown.visible = True
-
-    def _draw(self, shown: Shapes, layer: ImageLayer, shapes: list[Vertices]) -> None:
-        for name, value in self._place(layer).items():
-            if not _same(getattr(shown, name), value):
-                setattr(shown, name, value)
-        # a thumbnail of all lines takes longer than everything else
-        with shown.block_thumbnail_update():
-            shown.edge_width = self._widths(layer)
-            shown.data = list(zip(shapes, _TYPES, strict=True))
 
     @property
     def _drawable(self) -> bool:
@@ -210,7 +175,8 @@ class TilePreview:
         if self._layer is None:
             self.show(layer, plan)
         elif layer in self._viewer.layers and self._layer.visible:
-            self._draw(self._layer, layer, self._shapes())
+            shapes = list(zip(self._shapes(), _TYPES, strict=True))
+            draw(self._layer, shapes, self._place(layer), {"edge_width": self._widths(layer)})
 
     def _forget(self, event: Any) -> None:
         if event.value is self._layer:
@@ -302,14 +268,3 @@ class _Plane:
 
 def _to_and_fro(number: int, low: float, high: float) -> tuple[float, float]:
     return (low, high) if number % 2 == 0 else (high, low)
-
-
-def _name(layer: ImageLayer) -> str:
-    return f"tiles: {layer.name}"
-
-
-def _same(own: Any, wanted: Any) -> bool:
-    own = getattr(own, "affine_matrix", own)
-    if isinstance(wanted, tuple):
-        return tuple(own) == wanted
-    return np.shape(own) == np.shape(wanted) and bool(np.allclose(own, wanted))

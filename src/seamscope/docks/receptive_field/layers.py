@@ -1,9 +1,6 @@
 """The receptive field over the image: the map as an image, both fields as boxes.
 
 Knows colours and where the layers lie. Does not know how maps are made, or which controls ask.
-
-Layers are taken over by the next map and hidden where they are not wanted, never removed: napari
-crashes on software OpenGL where shapes layers go.
 """
 
 from __future__ import annotations
@@ -18,6 +15,7 @@ import numpy.typing as npt
 from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 
+from seamscope.docks.kept_layers import KeptLayers
 from seamscope.docks.layers import Wires, camera, pixels, place_like, shown_dims, shown_point
 from seamscope.docks.receptive_field.profile_plot import THEORY
 from seamscope.docks.results import faded
@@ -46,8 +44,7 @@ class FieldLayers:
 
     def __init__(self, viewer: Any) -> None:
         self._viewer = viewer
-        self._maps: dict[int, ImageLayer] = {}
-        self._boxes: dict[int, Shapes] = {}
+        self._kept = KeptLayers(viewer, "receptive field")
         self._of: tuple[ImageLayer, list[list[Sides] | None]] | None = None
         self._wires = Wires()
 
@@ -65,12 +62,14 @@ class FieldLayers:
     @property
     def map(self) -> ImageLayer | None:
         """The map's layer, where it is seen."""
-        return next((x for x in self._maps.values() if self._seen(x)), None)
+        layer: ImageLayer | None = self._kept.seen("map")
+        return layer
 
     @property
     def boxes(self) -> Shapes | None:
         """The boxes' layer, where it is seen."""
-        return next((x for x in self._boxes.values() if self._seen(x)), None)
+        layer: Shapes | None = self._kept.seen("boxes")
+        return layer
 
     # -- the map
 
@@ -89,45 +88,30 @@ class FieldLayers:
             Image pixel at which it begins, along the spatial axes.
         """
         array, place = placed_map(layer, layout, _logarithm(shown.values), origin)
-        own = self._maps.get(array.ndim)
-        if own is None or own not in self._viewer.layers:
-            own = self._maps[array.ndim] = self._add_map(array, place)
-        else:
-            own.data = array
-            for name, value in place.items():
-                setattr(own, name, value)
-        own.name = f"receptive field · {layer.name}"
-        own.visible = True
-        own.metadata["seamscope"] = {
+        about = {
             "receptive_field": True,
             "unit": "power of ten of the gradient relative to its largest value",
             "axes": layout.spatial,
             "origin": [int(o) for o in origin],
         }
-
-    def hide_map(self) -> None:
-        """Show no map."""
-        for layer in self._maps.values():
-            if layer in self._viewer.layers:
-                layer.visible = False
-
-    def _add_map(self, array: Array, place: dict[str, Any]) -> ImageLayer:
-        chosen = set(self._viewer.layers.selection)
-        layer: ImageLayer = self._viewer.add_image(
+        self._kept.hide("map")
+        self._kept.show(
+            ("map", array.ndim),
+            self._viewer.add_image,
             array,
+            place,
+            {"name": f"receptive field · {layer.name}", "metadata": {"seamscope": about}},
             colormap=faded("inferno"),
             contrast_limits=(_LOWEST, 0),
             blending="translucent_no_depth",
             interpolation2d="nearest",
             rendering="mip",
             opacity=0.85,
-            **place,
         )
-        self._viewer.layers.selection = chosen & set(self._viewer.layers)
-        return layer
 
-    def _seen(self, layer: Any) -> bool:
-        return layer in self._viewer.layers and bool(layer.visible)
+    def hide_map(self) -> None:
+        """Show no map."""
+        self._kept.hide("map")
 
     # -- the boxes
 
@@ -149,16 +133,11 @@ class FieldLayers:
     def hide_boxes(self) -> None:
         """Show no boxes."""
         self._of = None
-        self._hide(self._boxes.values())
-
-    def _hide(self, layers: Any) -> None:
-        for layer in layers:
-            if layer in self._viewer.layers:
-                layer.visible = False
+        self._kept.hide("boxes")
 
     def _redraw(self, event: Any = None) -> None:
         """Follow the view. Boxes that were removed stay removed, also when napari closes."""
-        if self._of is None or self._boxes.get(self._of[0].ndim) not in self._viewer.layers:
+        if self._of is None or not any(self._kept.all("boxes", self._of[0].ndim)):
             return
         self._update()
 
@@ -170,7 +149,7 @@ class FieldLayers:
         faces = [self._faces(layer, box) for box in boxes]
         known = [face for face in faces if face]
         if not known:
-            self._hide(self._boxes.values())
+            self._kept.hide("boxes")
             return
         shapes = [vertices for face in faces for vertices in face or known[0]]
         colors = [
@@ -181,30 +160,21 @@ class FieldLayers:
         self._draw(layer, shapes, colors)
 
     def _draw(self, layer: ImageLayer, shapes: list[Array], colors: list[str]) -> None:
-        own = self._boxes.get(layer.ndim)
-        place = place_like(layer, 0, (1,) * layer.ndim, self._offset(layer))
-        if own is None or own not in self._viewer.layers:
-            chosen = set(self._viewer.layers.selection)
-            own = self._boxes[layer.ndim] = self._viewer.add_shapes(
-                shapes,
-                shape_type="rectangle",
-                edge_width=self._width(layer),
-                edge_color=colors,
-                face_color="transparent",
-                name=f"fields · {layer.name}",
-                metadata={"seamscope": _MARK},
-                **place,
-            )
-            own.editable = False
-            self._viewer.layers.selection = chosen & set(self._viewer.layers)
-            return
-        for name, value in place.items():
-            setattr(own, name, value)
-        with own.block_thumbnail_update():
-            own.data = [(vertices, "rectangle") for vertices in shapes]
-            own.edge_width = [self._width(layer)] * len(shapes)
-            own.edge_color = colors
-        own.visible = True
+        look = {
+            "name": f"fields · {layer.name}",
+            "edge_width": [self._width(layer)] * len(shapes),
+            "edge_color": colors,
+            "metadata": {"seamscope": _MARK},
+        }
+        own = self._kept.show(
+            ("boxes", layer.ndim),
+            self._viewer.add_shapes,
+            [(vertices, "rectangle") for vertices in shapes],
+            place_like(layer, 0, (1,) * layer.ndim, self._offset(layer)),
+            look,
+            face_color="transparent",
+        )
+        own.editable = False
 
     def _faces(self, layer: ImageLayer, box: list[Sides] | None) -> list[Array] | None:
         """Rectangles of a box: its faces in 3D, else its cut with the slice; None where none is."""

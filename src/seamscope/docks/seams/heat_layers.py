@@ -3,8 +3,7 @@
 Knows colours, contrast and placing of these layers. Does not know how the pictures are computed
 (see `seamscope.seams.heatmaps`), or which controls ask for them.
 
-Colours are transparent where tiles agree, so that image and prediction stay to be seen. Layers are
-taken over by the next run and hidden where they are not wanted, never removed.
+Colours are transparent where tiles agree, so that image and prediction stay to be seen.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from qtpy.QtCore import QRect, Qt
 from qtpy.QtGui import QColor, QImage, QPainter
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
+from seamscope.docks.kept_layers import KeptLayers
 from seamscope.docks.results import Run, faded, placed
 from seamscope.seams.heatmaps import Measure, pyramid
 from seamscope.seams.report import SeamReport
@@ -91,12 +91,12 @@ class HeatLayers:
     def __init__(self, viewer: Any, changed: Callable[[Kind], None] = lambda _: None) -> None:
         self._viewer = viewer
         self._changed = changed
-        self._layers: dict[tuple[Any, ...], ImageLayer] = {}
+        self._kept = KeptLayers(viewer, "heat maps")
 
     def layer(self, kind: Kind) -> ImageLayer | None:
         """The layer of a kind that is in the viewer and seen, if any."""
-        own = (x for (k, *_), x in self._layers.items() if k == kind and self._present(x))
-        return next((layer for layer in own if layer.visible), None)
+        layer: ImageLayer | None = self._kept.seen(kind)
+        return layer
 
     def show(self, kind: Kind, run: Run, wanted: Wanted) -> ImageLayer | None:
         """Show a run's heat map; None where nothing of that kind is known.
@@ -120,73 +120,51 @@ class HeatLayers:
         axes = run.plan.out_axes.replace("c", "")
         arrays, place = zip(*(placed(level, run, axes) for level in levels), strict=True)
         limits = limits_of(values, report, wanted.measure)
-        look = {"name": f"{TITLES[kind]} · {run.title}", "visible": True}
-        layer = self._taken_over(kind, arrays, place[0])
-        if layer is None:
-            layer = self._add(kind, arrays, place[0])
-        for name, value in look.items():
-            setattr(layer, name, value)
-        layer.contrast_limits_range = (0, max(limits[1], 1.0))
-        layer.contrast_limits = limits
-        layer.metadata["seamscope"] = {
-            "heatmap": kind, "measure": wanted.measure, "unit": unit_of(report, wanted.measure),
-            "axes": axes,
-        }  # fmt: skip
+        several, ndim, unit = len(arrays) > 1, arrays[0].ndim, unit_of(report, wanted.measure)
+        about = {"heatmap": kind, "measure": wanted.measure, "unit": unit, "axes": axes}
+        look = {
+            "name": f"{TITLES[kind]} · {run.title}",
+            "contrast_limits_range": (0, max(limits[1], 1.0)),
+            "contrast_limits": limits,
+            "metadata": {"seamscope": about},
+        }
+        layer: ImageLayer = self._kept.show(
+            (kind, ndim, several, *sorted(place[0])),
+            self._viewer.add_image,
+            list(arrays) if several else arrays[0],
+            place[0],
+            look,
+            multiscale=several,
+            colormap=heat_colors(kind),
+            blending="translucent_no_depth",
+            interpolation2d="nearest",
+            opacity=_OPACITY[kind] * (_IN_VOLUMES if ndim > 2 else 1),
+        )
+        layer.events.contrast_limits.connect(self._contrast_changed)  # once, however often
         self.raise_to_top()
         return layer
 
     def kind_of(self, layer: Any) -> Kind | None:
         """Kind of heat map that a layer shows, if it is one of these."""
-        return next((kind for (kind, *_), own in self._layers.items() if own is layer), None)
+        key = self._kept.key_of(layer)
+        return None if key is None else key[0]
 
     def raise_to_top(self) -> None:
         """Keep heat maps above results."""
         layers = self._viewer.layers
-        own = [x for x in self._layers.values() if x in layers and x.visible]
+        own = [layer for layer in self._kept.all() if layer.visible]
         if own != list(layers)[len(layers) - len(own) :]:
             for layer in own:
                 layers.move(layers.index(layer), len(layers))
 
     def hide(self, kind: Kind) -> None:
         """Show nothing of this kind."""
-        for (own, *_), layer in self._layers.items():
-            if own == kind and self._present(layer):
-                layer.visible = False
+        self._kept.hide(kind)
 
-    def _present(self, layer: ImageLayer) -> bool:
-        return layer in self._viewer.layers
-
-    def _taken_over(self, kind: Kind, arrays: Any, place: dict[str, Any]) -> ImageLayer | None:
-        layer = self._layers.get(_key(kind, arrays, place))
-        if layer is None or not self._present(layer):
-            return None
-        layer.data = list(arrays) if layer.multiscale else arrays[0]
-        for name, value in place.items():
-            setattr(layer, name, value)
-        return layer
-
-    def _add(self, kind: Kind, arrays: Any, place: dict[str, Any]) -> ImageLayer:
-        chosen = set(self._viewer.layers.selection)
-        several, volume = len(arrays) > 1, arrays[0].ndim > 2
-        layer: ImageLayer = self._viewer.add_image(
-            list(arrays) if several else arrays[0],
-            multiscale=several,
-            colormap=heat_colors(kind),
-            contrast_limits=(0, 1),
-            blending="translucent_no_depth",
-            interpolation2d="nearest",
-            opacity=_OPACITY[kind] * (_IN_VOLUMES if volume else 1),
-            **place,
-        )
-        self._viewer.layers.selection = chosen & set(self._viewer.layers)
-        layer.events.contrast_limits.connect(lambda _: self._changed(kind))
-        self._layers[_key(kind, arrays, place)] = layer
-        return layer
-
-
-def _key(kind: Kind, arrays: Any, place: dict[str, Any]) -> tuple[Any, ...]:
-    """What a layer can be taken over for."""
-    return kind, arrays[0].ndim, len(arrays) > 1, tuple(sorted(place))
+    def _contrast_changed(self, event: Any) -> None:
+        kind = self.kind_of(event.source)
+        if kind is not None:
+            self._changed(kind)
 
 
 def heat_colors(kind: Kind) -> Colormap:
