@@ -32,6 +32,8 @@ def test_work_that_ends_after_its_window_is_deleted(qtbot) -> None:
     job.start()
     sip.delete(window)
     assert reporter.stopped()
+    job.cancel()
+    job.abandon()  # as by a dock that is asked to load another network
     let_go.set()
     qtbot.waitUntil(lambda: reporter.outcome.value is True, timeout=30_000)
     end()  # as a signal that was queued before the window was deleted

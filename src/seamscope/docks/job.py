@@ -248,8 +248,9 @@ class Job(QObject):
     def abandon(self) -> None:
         """Ask the work to stop, and hear nothing more of it."""
         self.cancel()
-        self._timer.stop()
-        self.blockSignals(True)
+        if not self.reporter.alone:
+            self._timer.stop()
+            self.blockSignals(True)
 
     def _deliver(self) -> None:
         mailbox = self.reporter.mailbox

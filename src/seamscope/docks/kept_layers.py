@@ -59,7 +59,7 @@ class KeptLayers:
     def show(
         self,
         key: tuple[Hashable, ...],
-        add: Callable[..., Layer],
+        kind: Callable[..., Layer],
         data: Any,
         place: Mapping[str, Any],
         look: Mapping[str, Any],
@@ -71,8 +71,8 @@ class KeptLayers:
         ----------
         key
             Pictures with equal keys fit into one layer.
-        add
-            Makes the layer where there is none: a method of the viewer.
+        kind
+            Class of the layer.
         data
             What is shown.
         place
@@ -80,15 +80,15 @@ class KeptLayers:
         look
             Attributes that belong to the picture; its metadata are added to those of the layer.
         first
-            Arguments of `add` that belong to the layer. A user may change them.
+            Other arguments of the class, for a layer that is made. A user may change them.
         """
         layer = next(self.all(*key), None)
         if layer is None:
             chosen = set(self._viewer.layers.selection)
-            # named from the start: the list of layers fails on one renamed while it is added
             made = {name: value for name, value in look.items() if name != _RANGE}
-            layer = add(data, **{**first, **place, **made})
-            _kept[layer] = (self._owner, *key)
+            layer = kind(data, **{**first, **place, **made})
+            _kept[layer] = (self._owner, *key)  # before it is added: that may call `show` again
+            self._viewer.add_layer(layer)
             self._viewer.layers.selection = chosen & set(self._viewer.layers)
             _set(layer, None, {name: look[name] for name in (_RANGE, _LIMITS) if name in look})
         else:

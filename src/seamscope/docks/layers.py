@@ -217,6 +217,13 @@ def path_of(layer: ImageLayer) -> str:
     return str(path) if path and Path(path).exists() else ""
 
 
+def name_of(layer: ImageLayer) -> str:
+    """Return the name by which the image of a layer is opened, a file or sample; empty if none."""
+    sample = layer.source.sample
+    own = sample is not None and sample[0] == "seamscope"
+    return f"demo:{sample[1].replace('_', '')}" if own else path_of(layer)
+
+
 def file_of_layer(layer: ImageLayer, axes: str | None = None) -> tuple[str, Image]:
     """Return the file or sample that a layer shows, and the image in it.
 
@@ -232,10 +239,7 @@ def file_of_layer(layer: ImageLayer, axes: str | None = None) -> tuple[str, Imag
     ImageError
         When the layer comes from no file, or the file holds other pixels than the layer.
     """
-    shown = image_of(layer, axes)
-    sample = layer.source.sample
-    own = sample is not None and sample[0] == "seamscope"
-    name = f"demo:{sample[1].replace('_', '')}" if own else path_of(layer)
+    shown, name = image_of(layer, axes), name_of(layer)
     if not name:
         raise ImageError(
             f"The layer {layer.name} is in no file. Save it (File > Save Selected Layer), and open "

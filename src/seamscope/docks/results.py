@@ -4,9 +4,8 @@ Knows colours, names, contrast and when to draw again. Does not know threads or 
 
 A result with a few channels is one coloured layer, or one layer for each channel: the more opaque,
 the more probable, so that the image can be seen where nothing is predicted yet. Labels are one
-labels layer. All are views
-of the one array the engine writes into, so that nothing is copied and drawing again is all that it
-takes to see more.
+labels layer. All are views of the one array the engine writes into, in memory or on disk, so that
+nothing is copied and drawing again is all that it takes to see more.
 """
 
 from __future__ import annotations
@@ -28,13 +27,17 @@ from napari.utils.colormaps.standardize_color import transform_color
 from seamscope.docks.composite import Composite
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.layers import place_like
+from seamscope.docks.stored_result import StoredResult
+from seamscope.execution.pool import On
 from seamscope.images.image import Image
 from seamscope.images.results.output import Output
+from seamscope.models.formats import Consent
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.prediction.class_labels import label_numbers
 
 _MOST_LAYERS = 8
+_FIRST = 512  # pixels along each axis of a result on disk, that contrast is taken from
 _MOST_COLORED = 1 << 23  # pixels of a picture
 _COLORS = ("#66c2a5", "#fc8d62", "#8da0cb", "#e78ac3", "#a6d854", "#ffd92f", "#e5c494", "#b3b3b3")
 _STOPPED = "stopped · "
@@ -61,6 +64,9 @@ class Run:
         What its layers' names begin with.
     composite
         Whether its channels are shown as one coloured layer.
+    on, trust
+        Who computes it (see `seamscope.prediction.run.predict`), and whether code that comes with
+        the network may run there.
     """
 
     layer: ImageLayer
@@ -71,6 +77,13 @@ class Run:
     evidence: Evidence = field(default_factory=Evidence)
     prefix: str = ""
     composite: bool = False
+    on: On = None
+    trust: bool | Consent = False
+
+    @property
+    def stored(self) -> bool:
+        """Whether the result is on disk."""
+        return getattr(self.output, "path", None) is not None
 
     @property
     def finished(self) -> bool:
@@ -102,12 +115,11 @@ class ResultLayers:
     def __init__(self, viewer: Any, run: Run) -> None:
         self._run = run
         self._viewer = viewer
-        self._array = run.output.array
         self._labels = run.plan.settings.result == "labels"
         self._contrast_known = self._labels
         self._next = 0.0
         self._dirty = False
-        if self._labels and _classes(run.plan) > 1:
+        if self._labels and _classes(run.plan) > 1 and not run.stored:
             self._array.fill(_not_yet(run.plan))  # class 0 is a class like all others
         self._composite: Composite | None = None
         self.layers: list[Layer] = list(self._add())
@@ -117,6 +129,10 @@ class ResultLayers:
     def array(self) -> Any:
         """The result, in the plan's order of axes."""
         return self._array
+
+    @property
+    def _array(self) -> Any:
+        return self._run.output.array  # a file's is another one when it has its final name
 
     @property
     def present(self) -> bool:
@@ -136,7 +152,8 @@ class ResultLayers:
         self._dirty = True
         if not self._contrast_known:
             self._contrast_known = True
-            self._set_contrast(self._array[region])
+            part = tuple(slice(s.start, min(s.stop, s.start + _FIRST)) for s in region)
+            self._set_contrast(np.asarray(self._run.output.array[part]))
 
     def draw_when_due(self) -> bool:
         """Draw what is new if the last time is long enough ago; whether nothing is left to draw."""
@@ -163,8 +180,16 @@ class ResultLayers:
             for layer in self.layers:
                 layer.name = f"{_STOPPED}{layer.name}"
         if not self._labels:
-            self._set_contrast(_sample(self._array))
+            self._set_contrast(self._sample())
         self.draw(thumbnail=True)
+
+    def _sample(self) -> Array:
+        """Values from everywhere; of a result on disk from its lowest resolution."""
+        if not self._run.stored:
+            return _sample(self._array)
+        lowest = self._run.output.levels[-1]
+        part = tuple(slice(0, _FIRST) for _ in lowest.shape)
+        return np.asarray(lowest[part])
 
     def _set_contrast(self, values: Array) -> None:
         """Probabilities are shown from 0 to 1, all else by its range."""
@@ -185,7 +210,7 @@ class ResultLayers:
     def _add(self) -> list[Layer]:
         if self._labels:
             return [self._add_labels()]
-        if self._run.composite and _colorable(self._run):
+        if self._run.composite and _colorable(self._run) and not self._run.stored:
             return [self._add_composite()]
         return self._each_channel()
 
@@ -224,7 +249,7 @@ class ResultLayers:
                 layer.metadata["seamscope"] |= self.layers[0].metadata["seamscope"] | {
                     "channel": layer.metadata["seamscope"]["channel"]
                 }
-            self._set_contrast(_sample(self._array))
+            self._set_contrast(self._sample())
         for layer in self.layers:
             layer.visible = wanted != bool(getattr(layer, "rgb", False))
         return made
@@ -264,6 +289,7 @@ class ResultLayers:
             opacity=_OPACITY,
             contrast_limits=(0.0, 1.0),
             metadata=self._metadata(channel),
+            multiscale=isinstance(array, list),
             **place,
         )
 
@@ -274,7 +300,13 @@ class ResultLayers:
             look = {"colormap": self._class_colors(), "features": self._class_names()}
         name = f"labels · {self._run.title}"
         return self._viewer.add_labels(
-            array, name=name, metadata=self._metadata(None), opacity=0.6, **look, **place
+            array,
+            name=name,
+            metadata=self._metadata(None),
+            opacity=0.6,
+            multiscale=isinstance(array, list),
+            **look,
+            **place,
         )
 
     def _class_colors(self) -> DirectLabelColormap:
@@ -301,8 +333,11 @@ class ResultLayers:
             "class": [*names, "not predicted"],
         }
 
-    def _placed(self, channel: int | None) -> tuple[Array, dict[str, Any]]:
+    def _placed(self, channel: int | None) -> tuple[Any, dict[str, Any]]:
+        """What a channel's layer shows, and where it lies; several levels of a result on disk."""
         axes = self._run.plan.out_axes
+        if self._run.stored:
+            return _on_disk(self._run, channel)
         if channel is None:
             return placed(self._array, self._run, axes)
         own = self._array[(slice(None),) * axes.index("c") + (channel,)]
@@ -347,6 +382,23 @@ def _classes(plan: Plan) -> int:
     return plan.facts.out_channels
 
 
+def _on_disk(run: Run, channel: int | None) -> tuple[Any, dict[str, Any]]:
+    """Levels of a result on disk with the dimensions of its image's layer, and where they lie."""
+    axes = run.plan.out_axes
+    own = axes if channel is None else axes.replace("c", "")
+    lead, first, shown = _shown_axes(run, own)
+    fixed = {} if channel is None else {axes.index("c"): channel}
+    order = [axes.index(a) if a in own else None for a in lead + shown]
+    repeats = [
+        run.image.shape[run.plan.layout.axes.index(a)]
+        for a, axis in zip(lead + shown, order, strict=True)
+        if axis is None
+    ]
+    count = len(run.output.levels)
+    levels = [StoredResult(run.output, level, order, repeats, fixed) for level in range(count)]
+    return levels if count > 1 else levels[0], _place(run, lead, first, shown)
+
+
 def _sample(array: Array) -> Array:
     """A million values from everywhere."""
     step = max(1, round((array.size / 1e6) ** (1 / array.ndim)))
@@ -368,10 +420,7 @@ def placed(array: Any, run: Run, axes: str) -> tuple[Any, dict[str, Any]]:
     axes
         One letter for each of the array's axes; ``c`` for channels of the result.
     """
-    lead = "c" if "c" in axes and run.plan.out_channels > 1 else ""
-    letters = run.plan.layout.axes[: run.layer.ndim]
-    first = min(letters.index(a) for a in axes if a in letters and a != lead)
-    shown = letters[first:]
+    lead, first, shown = _shown_axes(run, axes)
     order = [axes.index(a) for a in lead + shown if a in axes]
     view = array
     if order != sorted(order) or len(shown) > len(order) - len(lead):
@@ -380,9 +429,20 @@ def placed(array: Any, run: Run, axes: str) -> tuple[Any, dict[str, Any]]:
         if letter not in axes:
             count = run.image.shape[run.plan.layout.axes.index(letter)]
             view = _repeated(view, dim, count)
+    return view, _place(run, lead, first, shown)
+
+
+def _shown_axes(run: Run, axes: str) -> tuple[str, int, str]:
+    """Letter of an axis of channels in front, if any; the layer's first dimension; letters on."""
+    lead = "c" if "c" in axes and run.plan.out_channels > 1 else ""
+    letters = run.plan.layout.axes[: run.layer.ndim]
+    first = min(letters.index(a) for a in axes if a in letters and a != lead)
+    return lead, first, letters[first:]
+
+
+def _place(run: Run, lead: str, first: int, shown: str) -> dict[str, Any]:
     size, offset = zip(*(_grain(letter, run.plan) for letter in shown), strict=True)
-    place = place_like(run.layer, first, size, offset)
-    return view, _with_leading(place, len(lead))
+    return _with_leading(place_like(run.layer, first, size, offset), len(lead))
 
 
 def layer_point(run: Run, frame: Sequence[int], pixel: Sequence[float]) -> list[float | None]:

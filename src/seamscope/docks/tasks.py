@@ -8,16 +8,23 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Reporter
+from seamscope.errors import SeamscopeError
+from seamscope.execution.pool import On
+from seamscope.execution.run import check_shared, is_shared, run_on
 from seamscope.images.image import Image
+from seamscope.images.results.create import unfinished
 from seamscope.images.results.output import Output
 from seamscope.models.formats import Consent, load_model
 from seamscope.models.model import Model, as_model
 from seamscope.planning.case import Case
 from seamscope.planning.tuning import prepare, time_one_tile
+from seamscope.prediction.output import open_output
+from seamscope.prediction.resuming import continued, task_of, task_with
 from seamscope.prediction.run import Event, run
 from seamscope.settings import Settings
 from seamscope.work import Work, check
@@ -76,15 +83,92 @@ def _small(case: Case) -> Case:
     return case.but(plan.settings, tile=tile, overlap=None, batch=1, area=None)
 
 
+def begin_on_disk(
+    case: Case,
+    target: str,
+    on: On = None,
+    in_file: Callable[[], tuple[str, Image]] | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    work: Work,
+) -> tuple[Case, Output]:
+    """Create the file of a result, or open the unfinished one.
+
+    Parameters
+    ----------
+    case
+        As it was asked.
+    target, on, resume, overwrite
+        As for `seamscope.predict`.
+    in_file
+        Finds the image's file and the image in it, so that other processes can read it.
+
+    Returns
+    -------
+    case, output
+        With the plan that the result was begun with.
+
+    Raises
+    ------
+    SeamscopeError
+        When the file cannot be written, the unfinished result is of other work, or workers cannot
+        read the image.
+    """
+    work.phase("Opening the result")
+    case = _in_file(case, in_file, needed=on is not None)
+    check_shared(case.image, case.model, target, on)
+    task = task_of(case)
+    check(work)
+    ledger = unfinished(target) if resume else None
+    planned = case.at(case.plan) if ledger is None else continued(case, ledger, target)
+    output = open_output(
+        planned,
+        target,
+        overwrite=overwrite,
+        task=task_with(task, planned.plan),
+        resume=resume,
+    )
+    if work.stopped():
+        output.close()
+        raise InterruptedError("stopped by the user")
+    return planned, output
+
+
+def _in_file(case: Case, in_file: Callable[[], tuple[str, Image]] | None, *, needed: bool) -> Case:
+    """Return a case whose image is read from its file, where it has one."""
+    if case.image.opener is not None or in_file is None:
+        return case
+    try:
+        _, found = in_file()
+    except SeamscopeError:
+        if needed:
+            raise
+        return case
+    own = case.image
+    return replace(case, image=replace(found, name=own.name, scale=own.scale, units=own.units))
+
+
 def predict(
     case: Case,
     output: Output | None,
     evidence: Evidence,
     first: Sequence[float] | None = None,
+    on: On = None,
+    trust: Any = False,
     *,
     work: Reporter,
 ) -> Event | None:
     """Run the engine and pass its events on; without an output, only measure.
+
+    Parameters
+    ----------
+    case, output, first
+        As for `seamscope.prediction.run.run`. A file is closed in the end.
+    evidence
+        Watches the run where this process predicts.
+    on, trust
+        As for `seamscope.execution.run.run_on`, and `load`.
 
     Returns
     -------
@@ -92,10 +176,15 @@ def predict(
         The last one: `Finished`, unless it was stopped.
     """
     last = None
-    events: Any = run(
-        case, output, watchers=evidence.watchers, meter=evidence.meter, first=first, work=work
-    )
-    with contextlib.closing(events):
+    events: Any
+    if output is not None and (on is not None or is_shared(output)):
+        events = run_on(case, output, on, trust=trust, work=work)
+    else:
+        events = run(
+            case, output, watchers=evidence.watchers, meter=evidence.meter, first=first, work=work
+        )
+    stored = output if output is not None and output.path is not None else None
+    with stored or contextlib.nullcontext(), contextlib.closing(events):
         for last in events:
             work.tell(last)
             if work.stopped():
@@ -103,4 +192,4 @@ def predict(
     return last
 
 
-__all__ = ["load", "predict", "seconds_per_pixel"]
+__all__ = ["begin_on_disk", "load", "predict", "seconds_per_pixel"]

@@ -94,6 +94,12 @@ def blocks_of(plan: Plan, ledger: Ledger | None) -> Blocks:
     return Blocks(plan) if edges is None else Blocks(plan, given=tuple(map(tuple, edges)))
 
 
+def share_done(ledger: Ledger) -> float:
+    """Return which part of a result's blocks is written, 0 to 1."""
+    plan: Plan = restore(Plan, ledger.task["plan"])
+    return len(ledger.done) / len(blocks_of(plan, ledger))
+
+
 class Left:
     """What is left of a run.
 
@@ -253,6 +259,7 @@ __all__ = [
     "continued",
     "same_threads",
     "same_way",
+    "share_done",
     "task_of",
     "task_with",
     "threads_of",

@@ -72,7 +72,7 @@ class MapLayer:
         }
         self._kept.show(
             (array.ndim,),
-            self._viewer.add_image,
+            ImageLayer,
             array,
             place,
             look,

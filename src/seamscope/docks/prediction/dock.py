@@ -12,21 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from magicgui.widgets import ComboBox
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QLineEdit, QSizePolicy
+from qtpy.QtWidgets import QCheckBox, QFormLayout
 from superqt import QCollapsible
 
 from seamscope.docks.actions import Action
 from seamscope.docks.dock import Dock
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Outcome
-from seamscope.docks.layers import axes_of, check_image, image_of, shown_point
-from seamscope.docks.looks import boxed, cost_table, in_dock, legend, set_row, text_label
+from seamscope.docks.layers import check_image, shown_point
+from seamscope.docks.looks import boxed, cost_table, in_dock, legend, text_label
+from seamscope.docks.prediction.destination import Destination, go_on
 from seamscope.docks.prediction.file_choices import FileChoices
 from seamscope.docks.prediction.folder_drops import FolderDrops
 from seamscope.docks.prediction.grid_rows import GridRows
+from seamscope.docks.prediction.image_rows import ImageRows
 from seamscope.docks.prediction.network_rows import NetworkRows
 from seamscope.docks.prediction.next_steps import next_actions, remedies
 from seamscope.docks.prediction.options import Options
@@ -35,11 +36,13 @@ from seamscope.docks.prediction.preview import CORE, WINDOW, TilePreview
 from seamscope.docks.prediction.protocols import Protocols
 from seamscope.docks.prediction.region import Region
 from seamscope.docks.prediction.run_panel import RunPanel
+from seamscope.docks.prediction.unfinished import Unfinished
 from seamscope.docks.results import ResultLayers, Run
 from seamscope.docks.sentences import sentence
 from seamscope.docks.window import come_forward
 from seamscope.errors import SeamscopeError
 from seamscope.images.image import Image
+from seamscope.images.results.output import Output
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
@@ -73,6 +76,8 @@ class PredictionDock(Dock):
         self.plan: Plan | None = None
         self._asked = Settings()
         self._rests = False  # the preview, after a run
+        self._unfinished: Unfinished | None = None  # result that the layer shows
+        self._goes_on = False  # with a result, when its network is loaded
         self._known_resources: dict[str, Resources] = {}
         self.tiles = TilePreview(self.viewer, self._preview_lost)
         self._drops = FolderDrops(self)
@@ -89,8 +94,7 @@ class PredictionDock(Dock):
     @property
     def layer(self) -> ImageLayer | None:
         """The image layer that is chosen."""
-        value = self.image_box.value
-        return value if isinstance(value, ImageLayer) else None
+        return self.source.layer
 
     def settings(self) -> Settings:
         """What the controls ask for.
@@ -151,11 +155,8 @@ class PredictionDock(Dock):
     # -- making
 
     def _make_controls(self) -> None:
-        self.image_box = ComboBox(choices=self._image_layers, nullable=True)
-        # names of results are long, and the dock would be cut off at its side
-        self.image_box.native.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-        self.image_box.native.setToolTip("Image layer to predict.")
-        self.axes = _axes_line()
+        self.source = ImageRows(self.viewer, self)
+        self.image_box, self.axes = self.source.box, self.source.axes
         self.protocols = Protocols(self)
         self.network = NetworkRows(
             self.session, self.job, self.protocols.stated, self.protocols.check
@@ -170,6 +171,7 @@ class PredictionDock(Dock):
         self.file = FileChoices(self.options, self.viewer)
         self.region = Region(self.options.region, self.viewer, self.listen)
         self.pace = Pace(self, self.session.turn)
+        self.destination = Destination(self.options.run_on, self.options.place, self.job)
         self.preview = QCheckBox("Preview tiles")
         self.preview.setChecked(True)
         self.preview.setToolTip("Draw the tiles over the image, one of them filled.")
@@ -194,15 +196,14 @@ class PredictionDock(Dock):
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.setVerticalSpacing(6)
-        form.addRow("Image", self.image_box.native)
-        form.addRow("Axes", self.axes)
+        self.source.add_to(form)
         self.network.add_to(form)
         self.grid.add_to(form)
         return form
 
     def _connect(self) -> None:
-        self.image_box.changed.connect(self._image_changed)
-        self.axes.editingFinished.connect(self.refresh)
+        self.source.layer_changed.connect(self._image_changed)
+        self.source.axes_changed.connect(self.refresh)
         self.network.ready.connect(self._network_ready)
         self.network.changed.connect(self._network_changed)
         self.grid.changed.connect(self._edited)
@@ -218,6 +219,8 @@ class PredictionDock(Dock):
         self.panel.asked.connect(self.run)
         self.panel.ended.connect(self._ended)
         self.pace.changed.connect(self.refresh)
+        self.destination.begun.connect(self._opened)
+        self.destination.failed.connect(self._not_started)
         self.session.halo_wanted.connect(self._take_halo)
         self.session.blend_wanted.connect(self._take_blend)
         self.session.run_wanted.connect(self._run_with)
@@ -229,11 +232,11 @@ class PredictionDock(Dock):
         self.tiles.wake()
         layers = self.viewer.layers.events
         changes = (layers.inserted, layers.removed, layers.reordered, layers.renamed)
-        self.listen(changes, self._layers_changed)
+        self.listen(changes, self.source.layers_changed)
         self.listen([layers.removed], self.panel.layer_removed)
         self.region.follow()
         self._drops.awake = True
-        self._layers_changed()
+        self.source.layers_changed()
         self.refresh()
 
     def leave(self) -> None:
@@ -246,30 +249,11 @@ class PredictionDock(Dock):
 
     # -- the image
 
-    def _image_layers(self, _: Any = None) -> list[tuple[str, ImageLayer]]:
-        return [(x.name, x) for x in self.viewer.layers if isinstance(x, ImageLayer)]
-
-    def _layers_changed(self, event: Any = None) -> None:
-        before = self.layer
-        with self.image_box.changed.blocked():
-            self.image_box.reset_choices()
-            if self.layer is None:
-                self.image_box.value = self._likely_layer()
-        if self.layer is not before or self.layer is None:
-            self._image_changed()
-
-    def _likely_layer(self) -> ImageLayer | None:
-        """The selected image layer, else the lowest; one of our own results only if chosen."""
-        layers = [layer for _, layer in self._image_layers()]
-        active = self.viewer.layers.selection.active
-        own = [layer for layer in layers if "seamscope" not in layer.metadata]
-        return active if active in own else next(iter(own), None)
-
-    def _image_changed(self, _: Any = None) -> None:
-        layer = self.layer
-        self.axes.setText((axes_of(layer) or "") if layer is not None else "")
-        set_row(self._form, self.axes, layer is not None and layer.ndim != 2)
-        self.file.show_for(layer)
+    def _image_changed(self) -> None:
+        self.panel.retry()
+        self.file.show_for(self.layer)
+        self.destination.show_for(self.layer)
+        self._unfinished = Unfinished.of(self.layer)
         self.refresh()
 
     def _take_layer(self, layer: ImageLayer) -> None:
@@ -291,6 +275,7 @@ class PredictionDock(Dock):
             self.panel.forget()
             self.grid.set_model(None)
         self.refresh()
+        self._go_on_when_ready()
 
     # -- from controls to a plan, and from the plan to all that is shown
 
@@ -304,19 +289,22 @@ class PredictionDock(Dock):
             self._show_nothing()
             return
         try:
-            self.image = self._open_image()
+            self.image = self.source.image()
             with self.quietly():
                 self._offer(self.image)
             if self.model is not None:
                 self._asked = self.settings()
                 self.plan = self._asked_case().plan
+                problem = self.destination.problem(check_image(self.layer), self.image, self.model)
         except SeamscopeError as error:
             problem = in_dock(error)
         except Exception as error:
             problem = sentence(error, "The plan")
         if not self.busy:
             self.panel.show_problem(problem)
-        self.panel.set_ready(self.plan is not None)
+        self.panel.set_ready(
+            self.plan is not None and not problem and not self.destination.unfinished
+        )
         self.panel.actions.offer(self._actions(bool(problem)))
         self._show_plan()
         self._show_preview()
@@ -337,12 +325,17 @@ class PredictionDock(Dock):
     def _actions(self, refused: bool) -> list[Action]:
         """What to do next; what makes a plan possible, where it was refused."""
         found = [] if self.busy else self.file.actions
+        if self._unfinished is not None and not self.busy:
+            return [go_on(self._unfinished.share, self._take_up), *found]
         model = self.model
-        if refused and model is not None and self.image is not None:
+        if self.plan is None and refused and model is not None and self.image is not None:
             channels = self.options.channel.count() - 1
             return [*found, *remedies(self._asked, model, channels, self._set)]
         if self.plan is None or self.busy:
             return found
+        place = self.destination.actions(self.run)
+        if place:
+            return [*found, *place]
         last = next(iter(reversed(self.session.runs)), None)
         own = last is not None and last.model is model and last.layer is self.layer
         report = last.evidence.report if last is not None and own else None
@@ -358,10 +351,6 @@ class PredictionDock(Dock):
         self._show_plan()
         self._show_preview()
         self.session.tell(self.model, None, None, None, self.plain)
-
-    def _open_image(self) -> Image:
-        layer = check_image(self.layer)
-        return image_of(layer, self.axes.text().strip() or None)
 
     def _offer(self, image: Image) -> None:
         """Offer what image and network allow."""
@@ -393,7 +382,7 @@ class PredictionDock(Dock):
         said = [*self.file.notes]
         said += self.image.notes if self.image is not None else ()
         said += self.plan.notes if self.plan is not None else ()
-        said += self.protocols.notes
+        said += self.network.notes(self.layer) + self.protocols.notes + self.destination.notes
         notes = map(in_dock, dict.fromkeys(said))
         self.notes.setText("".join(boxed(note, "warning") for note in notes))
 
@@ -405,6 +394,7 @@ class PredictionDock(Dock):
 
     def _edited(self, _: Any = None) -> None:
         """A control was changed: its tiles are shown again."""
+        self.panel.retry()
         self._rests = False
         self.refresh()
 
@@ -442,32 +432,107 @@ class PredictionDock(Dock):
 
     # -- running
 
-    def run(self, _: Any = None) -> None:
-        """Begin the prediction, as the button does."""
+    def run(self, _: Any = None, *, resume: bool = False, overwrite: bool = False) -> None:
+        """Begin the prediction, as the button does.
+
+        Parameters
+        ----------
+        resume, overwrite
+            Of a result in a file: continue an unfinished one, or replace what is there.
+        """
         if not self.region.whole:
             self.refresh()
-        if self.busy or self.plan is None or self.model is None or self.image is None:
+        if self.busy or self.job.busy or self.plan is None or self.image is None:
             return
-        layer = check_image(self.layer)
+        layer, target = check_image(self.layer), self.destination.target
         needed, free = self.plan.result_bytes, psutil.virtual_memory().available
-        if needed > free * _RESULT_SHARE:
+        if not target and needed > free * _RESULT_SHARE:
             self.panel.show_problem(_TOO_LARGE.format(bytes_text(needed), bytes_text(free)))
             return
         self.pace.cancel()
         self.protocols.remember()
+        if target:
+            asked, letters = self._asked_case(), self.source.letters
+            self.destination.begin(asked, layer, letters, resume=resume, overwrite=overwrite)
+            return
         try:
-            output = open_output(self.case())
-            evidence = Evidence(keep=self.plan.settings.seams == "all")
-            self.session.begin_run()
-            self.session.show_only(None)
-            shown = bool(self.options.shown.value())
-            prefix = _FIXED_PREFIX if self.model.statistics is not None else ""
-            made = Run(layer, self.image, self.model, self.plan, output, evidence, prefix, shown)
-            self.panel.begin(made, self._looked_at(made), self.session.turn)
+            case = self.case()
+            self._start(layer, case, open_output(case))
         except Exception as error:
-            self.session.running = False
-            self.panel.show_problem(sentence(error, "The prediction"))
+            self._not_started(error)
+
+    def _start(self, layer: ImageLayer, case: Case, output: Output) -> None:
+        """Begin to fill a result."""
+        stored = output.path is not None
+        on = self.destination.on if stored else None
+        resumed = output.ledger is not None and bool(output.ledger.done)
+        kept = case.plan.settings.seams == "all" and on is None and not resumed
+        self.session.begin_run()
+        self.session.show_only(None)
+        if stored:
+            self._remove_stopped(output)
+        made = Run(
+            layer,
+            case.image,
+            case.model,
+            case.plan,
+            output,
+            Evidence(keep=kept),
+            _FIXED_PREFIX if case.model.statistics is not None else "",
+            bool(self.options.shown.value()),
+            on,
+            self.network.trust,
+        )
+        self.panel.begin(made, self._looked_at(made), self.session.turn)
         self.tiles.raise_to_top()
+
+    def _opened(self, layer: ImageLayer, case: Case, output: Output) -> None:
+        """The file of the result is open."""
+        try:
+            if not self.awake:  # closed meanwhile
+                output.close()
+            else:
+                self._start(layer, case, output)
+        except Exception as error:
+            output.close()
+            self._not_started(error)
+
+    def _remove_stopped(self, output: Output) -> None:
+        """Remove the layers of a stopped run into the same file."""
+        for run in self.session.runs:
+            if run.stored and not run.finished and run.output.path == output.path:
+                for layer in self.session.layers_of(run):
+                    if layer in self.viewer.layers:
+                        self.viewer.layers.remove(layer)
+
+    def _not_started(self, error: Exception) -> None:
+        self.session.running = False
+        self.panel.fail(error)
+        self.refresh()
+
+    def _take_up(self) -> None:
+        """Go on with the unfinished result that is opened: load what it was made of."""
+        known = self._unfinished
+        if known is None:
+            return
+        try:
+            self.image_box.value = known.image_layer(self.viewer)
+        except SeamscopeError as error:
+            self.panel.show_problem(in_dock(error))
+            return
+        assert known.protocol is not None
+        for layer in known.layers(self.viewer):  # the new run shows the same, and more
+            self.viewer.layers.remove(layer)
+        self.options.place.set_value(known.path)
+        self._goes_on = True
+        self.protocols.take(known.protocol)
+        self._go_on_when_ready()
+
+    def _go_on_when_ready(self) -> None:
+        if self._goes_on and not self.job.busy:
+            self._goes_on = False
+            if self.plan is not None and self.destination.unfinished:
+                self.run(resume=True)
 
     def _show_channels(self) -> None:
         """Show the last result as one layer, or each of its channels."""
@@ -484,9 +549,11 @@ class PredictionDock(Dock):
         return [float(point[made.plan.layout.axes.index(a)]) for a in made.plan.layout.spatial]
 
     def _ended(self, made: Run, outcome: Outcome) -> None:
-        if isinstance(outcome.value, Finished):
+        if isinstance(outcome.value, Finished) and made.on is None:
             self.pace.took(made.model, made.plan, outcome.value.seconds)
         self._rests = True
+        if made.stored:
+            self.destination.ended(str(made.output.path), made.finished)
         if self.results is not None:
             self.session.add_run(made, self.results.layers)
         self.refresh()
@@ -558,14 +625,3 @@ class PredictionDock(Dock):
         if paths:
             event.acceptProposedAction()
             self.model_picker.set_value(str(Path(paths[0])))
-
-
-def _axes_line() -> QLineEdit:
-    line = QLineEdit()
-    line.setPlaceholderText("one letter of tczyx for each axis, e.g. zyx")
-    line.setToolTip(
-        "What the image's axes are, in order: t time, c channel, z, y, x.\n"
-        "Axes that the network does not take are predicted one by one; to give a\n"
-        "2D network several slices as its channels, call that axis c."
-    )
-    return line

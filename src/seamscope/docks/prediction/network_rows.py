@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from napari.layers import Image as ImageLayer
@@ -61,6 +62,8 @@ class NetworkRows(QObject):
         The network that predicts: with fixed statistics where wanted.
     plain
         The same as it was loaded.
+    trust
+        What was allowed to run when it was loaded.
     """
 
     changed = Signal()
@@ -76,7 +79,7 @@ class NetworkRows(QObject):
         super().__init__(job)  # the session outlives docks: nothing is heard of it any more
         self._session, self._job = session, job
         self._stated, self._check = stated, check
-        self._trusted: bool | Consent = False
+        self.trust: bool | Consent = False
         self.model: Model | None = None
         self.plain: Model | None = None
         self.picker = ModelPicker()
@@ -108,7 +111,7 @@ class NetworkRows(QObject):
         """Load a network: a model string, an `nn.Module`, or a `Model`."""
         self._job.abandon()
         self.model = self.plain = None
-        self._trusted = trust
+        self.trust = trust
         self.show_fixed()
         self._offer_outputs(None)
         self.picker.consent.hide()
@@ -169,7 +172,7 @@ class NetworkRows(QObject):
         if plain is not None and plain.spec is not None and plain.outputs:
             spec = with_output(plain.spec, plain.outputs, self.output.value())
             self.picker.show_value(spec)
-            self.load(spec, self._trusted)
+            self.load(spec, self.trust)
 
     # -- its fixed statistics
 
@@ -198,6 +201,21 @@ class NetworkRows(QObject):
             read = ", read otherwise" if other else ""
             self.fixed.setText(f"Fixed statistics ({statistics.how}, {where}{read})")
 
+    def notes(self, layer: ImageLayer | None) -> tuple[str, ...]:
+        """Return what to know of fixed statistics that are used for another image."""
+        fixed = self._session.fixed
+        if fixed is None or layer is None or self.model is not fixed.network:
+            return ()
+        found = fixed.network.statistics
+        if found is None or not found.uniform or fixed.layer is layer or not found.image:
+            return ()  # local ones: the plan says it
+        if _stem(found.image) == _stem(layer.name):  # the same, opened by another name
+            return ()
+        return (
+            f"The fixed statistics are those of {found.image}, not of {layer.name}. Tiles agree, "
+            "but each image may have its own. Freeze them on this image (dock Normalization).",
+        )
+
     def _fixed_changed(self) -> None:
         """Statistics were found: use them; or they are gone."""
         self.show_fixed(self._session.layer, self._session.plan, use=True)
@@ -213,6 +231,10 @@ class NetworkRows(QObject):
             if wanted is not None:
                 self._describe(wanted)
             self.changed.emit()
+
+
+def _stem(name: str) -> str:
+    return Path(name).name.partition(".")[0]
 
 
 __all__ = ["NetworkRows"]

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 
 from seamscope.docks.editors import Choice, OptionalNumber
 from seamscope.docks.looks import set_row
+from seamscope.docks.prediction import place_row, run_on
 from seamscope.images.stored import Offer
 from seamscope.settings import WORDS, Settings
 from seamscope.text import shape_text
@@ -61,6 +62,7 @@ _TIPS["No data"] = (
     "Intensity of pixels without data, such as -9999. They are left out of the image's statistics, "
     "and are 0 for the network. By default what the image's file says."
 )
+_TIPS["Run on"], _TIPS["Save to"] = run_on.TIP, place_row.TIP
 _TIPS["Region"] += " Current view: the part and the slice that you see."
 _TIPS["Seams"] += " With all, the dock Seams can show what each tile predicts."
 
@@ -90,6 +92,8 @@ class Options(QWidget):
             [("Auto", "auto"), ("All tiles", "all"), ("A sample", "sample"), ("No", "none")]
         )
         self.shown = Choice([("One coloured layer", True), ("One layer per channel", False)])
+        self.run_on = run_on.RunOn()
+        self.place = place_row.PlaceRow()
         self.threshold = _decimal(0.5, 0.05)
         self.background = Choice([("None", None)])
         self.series = Choice()
@@ -203,6 +207,8 @@ class Options(QWidget):
         self._form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         rows = {
             "Region": self.region,
+            "Run on": self.run_on,
+            "Save to": self.place,
             "Result": self.result,
             "Show": self.shown,
             "Seams": self.seams,
@@ -235,7 +241,15 @@ class Options(QWidget):
 
     def _connect(self) -> None:
         choices = (self.region, self.result, self.seams, self.channel, self.normalize)
-        for choice in (*choices, self.background, self.padding, self.device, self.precision):
+        for choice in (
+            *choices,
+            self.run_on,
+            self.place,
+            self.background,
+            self.padding,
+            self.device,
+            self.precision,
+        ):
             choice.value_changed.connect(self._tell)
         for number in (self.threshold, self.batch, self.memory):
             number.valueChanged.connect(self._tell)

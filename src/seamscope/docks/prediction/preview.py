@@ -141,7 +141,7 @@ class TilePreview:
             self._kept.hide()
         self._layer = self._kept.show(
             (layer.ndim,),
-            self._viewer.add_shapes,
+            Shapes,
             list(zip(self._shapes(), _TYPES, strict=True)),
             self._place(layer),
             {"name": f"tiles: {layer.name}", "edge_width": self._widths(layer)},

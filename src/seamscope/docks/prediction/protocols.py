@@ -116,9 +116,16 @@ class Protocols(QObject):
 
     def load(self, path: str) -> None:
         """Set the controls as a protocol says, and load its network."""
-        self._try(lambda: self._take(Protocol.load(path)), f"Protocol {Path(path).name} loaded.")
+        self._try(lambda: self.take(Protocol.load(path)), f"Protocol {Path(path).name} loaded.")
 
-    def _take(self, protocol: Protocol) -> None:
+    def take(self, protocol: Protocol) -> None:
+        """Set the controls as a protocol says, and load its network.
+
+        Raises
+        ------
+        SettingsError
+            When it has no network.
+        """
         if protocol.network is None:
             raise SettingsError(
                 "The protocol has no network, only a recipe of labels. Use it on the command line: "

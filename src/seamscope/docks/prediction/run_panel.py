@@ -42,6 +42,8 @@ class _Running:
     bar: Any
     job: Job
     tiles: int = 0
+    unit: str = TileDone.unit
+    notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -73,6 +75,7 @@ class RunPanel(QWidget):
         self._ready = False
         self.results: ResultLayers | None = None
         self.problem = ""
+        self._failure, self._warnings = "", list[str]()  # of the last run
         self.error = error
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
@@ -104,11 +107,23 @@ class RunPanel(QWidget):
         self.run.setEnabled(ready and not self.busy)
 
     def show_problem(self, problem: str) -> None:
-        """Show a sentence on what is wrong; empty when nothing is."""
-        self.problem = problem
-        self.error.setText(boxed(problem, "error") if problem else "")
-        self.error.setVisible(bool(problem))
-        self.text.setVisible(not problem and bool(self.text.text()))
+        """Show a sentence on what is wrong; without one, what the last run has left to say."""
+        self.problem = problem or self._failure
+        boxes = [boxed(each, "warning") for each in self._warnings]
+        if self.problem:
+            boxes.insert(0, boxed(self.problem, "error"))
+        self.error.setText("".join(boxes))
+        self.error.setVisible(bool(boxes))
+        self.text.setVisible(not self.problem and bool(self.text.text()))
+
+    def fail(self, error: Exception) -> None:
+        """Show that a run failed, until `retry` or the next run."""
+        self._failure = sentence(error, "The prediction")
+        self.show_problem("")
+
+    def retry(self) -> None:
+        """Forget failure and warnings of the last run: controls were changed."""
+        self._failure, self._warnings = "", []
 
     def begin(self, made: Run, first: Sequence[float], turn: threading.Lock) -> None:
         """Add the result's layers and start to fill them.
@@ -124,11 +139,14 @@ class RunPanel(QWidget):
         """
         layers = self.results = ResultLayers(self._viewer, made)
         case = Case.planned(made.image, made.model, made.plan)
-        function = partial(predict, case, made.output, made.evidence, tuple(first))
+        function = partial(
+            predict, case, made.output, made.evidence, tuple(first), made.on, made.trust
+        )
         job = Job(f"predicting {made.layer.name}", function, self, turn)
         job.told.connect(self._hear)
         job.ended.connect(self._end)
         self._running = _Running(made, layers, _activity(made), job)
+        self.retry()
         self.show_problem("")
         self.actions.offer()
         self.bar.setRange(0, 0)
@@ -145,11 +163,13 @@ class RunPanel(QWidget):
         if self._running is not None:
             self._running.job.cancel()
             self.cancel.setEnabled(False)
-            self.say("Stopping after this tile …")
+            here = self._running.made.on is None
+            self.say("Stopping after this tile …" if here else "Stopping the workers …")
 
     def forget(self) -> None:
         """Tell no more of the last run: another network is shown."""
         if self._running is None:
+            self.retry()
             self.text.hide()
 
     def layer_removed(self, event: Any) -> None:
@@ -174,11 +194,13 @@ class RunPanel(QWidget):
 
     def _hear_of(self, running: _Running, event: Event | Step | Note) -> None:
         if isinstance(event, TileDone):
-            running.tiles = event.done
+            running.tiles, running.unit = event.done, event.unit
             running.layers.mark(event.region)
             self.bar.setValue(event.done)
         elif isinstance(event, Step) and not running.job.cancelled:
-            self.say(str(event))
+            self.say("\n".join([str(event), *running.notes]))
+        elif isinstance(event, Note) and running.made.on is not None:
+            running.notes.append(event.sentence)
         elif isinstance(event, Started):
             self._set_total(running, event.tiles * event.frames)
         elif isinstance(event, Reduced):
@@ -192,8 +214,8 @@ class RunPanel(QWidget):
 
     def _warn(self, running: _Running, told: str) -> None:
         running.warnings.append(told)
-        self.error.setText("".join(boxed(each, "warning") for each in running.warnings))
-        self.error.show()
+        self._warnings.append(told)
+        self.show_problem("")
         show_warning(told)
 
     def _draw(self) -> None:
@@ -221,9 +243,9 @@ class RunPanel(QWidget):
         running.layers.finish(stopped=not finished)
         self._say_end(running, outcome)
         self._let_go()
-        self.ended.emit(running.made, outcome)
         if outcome.error is not None:
-            self.show_problem(sentence(outcome.error, "The prediction"))
+            self.fail(outcome.error)
+        self.ended.emit(running.made, outcome)
         running.bar.close()
 
     def _say_end(self, running: _Running, outcome: Outcome) -> None:
@@ -235,7 +257,7 @@ class RunPanel(QWidget):
         elif outcome.error is None and running.tiles == self.bar.maximum() > 0:
             self.say("Stopped before its card's postprocessing: this is what the network gave.")
         elif outcome.error is None:
-            self.say(f"Stopped after {running.tiles} tiles; what is done stays.")
+            self.say(f"Stopped after {running.tiles} {running.unit}; what is done stays.")
         else:
             self.text.hide()
 

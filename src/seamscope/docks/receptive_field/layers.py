@@ -97,7 +97,7 @@ class FieldLayers:
         self._kept.hide("map")
         self._kept.show(
             ("map", array.ndim),
-            self._viewer.add_image,
+            ImageLayer,
             array,
             place,
             {"name": f"receptive field · {layer.name}", "metadata": {"seamscope": about}},
@@ -168,7 +168,7 @@ class FieldLayers:
         }
         own = self._kept.show(
             ("boxes", layer.ndim),
-            self._viewer.add_shapes,
+            Shapes,
             [(vertices, "rectangle") for vertices in shapes],
             place_like(layer, 0, (1,) * layer.ndim, self._offset(layer)),
             look,

@@ -130,7 +130,7 @@ class HeatLayers:
         }
         layer: ImageLayer = self._kept.show(
             (kind, ndim, several, *sorted(place[0])),
-            self._viewer.add_image,
+            ImageLayer,
             list(arrays) if several else arrays[0],
             place[0],
             look,

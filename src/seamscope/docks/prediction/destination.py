@@ -1,0 +1,198 @@
+"""Where the result goes and who computes it: refused with a sentence, begun, or gone on with.
+
+Knows the rows *Run on* and *Save to*. Does not know plans, or how a result is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from napari.layers import Image as ImageLayer
+from qtpy.QtCore import QObject, Signal
+
+from seamscope.docks.actions import Action
+from seamscope.docks.job_row import JobRow
+from seamscope.docks.layers import file_of_layer, name_of
+from seamscope.docks.looks import in_dock
+from seamscope.docks.prediction.place_row import PlaceRow
+from seamscope.docks.prediction.run_on import RunOn
+from seamscope.docks.tasks import begin_on_disk
+from seamscope.errors import SeamscopeError
+from seamscope.execution.run import check_shared
+from seamscope.images.image import Image
+from seamscope.models.model import Model
+from seamscope.planning.case import Case
+
+_NO_PLACE = (
+    "Workers write the result to a file. Choose its place (Save to …), on a disk that all of them "
+    "see."
+)
+_NO_SCHEDULER = (
+    "Enter the address of a scheduler of Dask, such as tcp://host:8786, or the file that it wrote."
+)
+_EXISTS = "{} exists. Choose another name, or replace it."
+_SAVE_TIP = "Choose a folder and a name for the result."
+_REPLACE_TIP = "Remove the file, and write the new result in its place."
+_GO_ON_TIP = (
+    "Predict what is left. The result is, bit for bit, that of a run without a break. Image, "
+    "network and settings must be those that it was begun with."
+)
+_AGAIN_TIP = "Remove what is written, and predict everything again."
+
+
+class Destination(QObject):
+    """What is asked of the place of a result.
+
+    Parameters
+    ----------
+    run_on, place
+        The rows.
+    job
+        Shows that a file is being opened.
+
+    Signals
+    -------
+    begun : (napari.layers.Image, Case, Output)
+        The file is open, and the run can begin.
+    failed : (Exception)
+        It is not.
+    """
+
+    begun = Signal(object, object, object)
+    failed = Signal(object)
+
+    def __init__(self, run_on: RunOn, place: PlaceRow, job: JobRow) -> None:
+        super().__init__(place)
+        self._run_on, self._place, self._job = run_on, place, job
+        self._reason = ""
+
+    @property
+    def on(self) -> int | str | None:
+        """Who computes (see `seamscope.predict`)."""
+        return self._run_on.value()
+
+    @property
+    def target(self) -> str:
+        """Path of the result; empty for memory."""
+        return self._place.value()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is an unfinished result to go on with."""
+        return bool(self.target) and self._place.found.share is not None
+
+    def require(self, reason: str = "") -> None:
+        """Want a file instead of memory, for a reason that is shown; empty for none."""
+        self._reason = reason
+
+    def show_for(self, layer: ImageLayer | None) -> None:
+        """Propose a place for the result of an image."""
+        if layer is not None:
+            self._place.propose(layer.name, name_of(layer))
+
+    def problem(self, layer: ImageLayer, image: Image, model: Model) -> str:
+        """Return why a run cannot begin; empty where it can."""
+        found, target, on = self._place.found, self.target, self.on
+        if on == "":
+            return _NO_SCHEDULER
+        if not target and (on is not None or self._reason):
+            return self._reason or _NO_PLACE
+        if target and found.problem:
+            return in_dock(found.problem)
+        if target and found.whole and found.share is None:
+            return _EXISTS.format(Path(target).name)
+        if image.opener is None:  # workers open the file of the layer
+            image = replace(image, opener=name_of(layer) or None)
+        try:
+            check_shared(image, model, target or None, on)
+        except SeamscopeError as error:
+            return in_dock(error)
+        return ""
+
+    def actions(self, run: Callable[..., object]) -> list[Action]:
+        """Return what can be done about the place.
+
+        Parameters
+        ----------
+        run
+            Begins the run, with ``resume`` or ``overwrite``.
+        """
+        found, target = self._place.found, self.target
+        save = Action("Save to …", _SAVE_TIP, self._place.ask)
+        if not target:
+            return [save] if self.on is not None or self._reason else []
+        again = partial(run, overwrite=True)
+        if found.share is not None:
+            begin_again = Action("Begin again", _AGAIN_TIP, again)
+            return [go_on(found.share, partial(run, resume=True)), begin_again]
+        if found.problem:
+            return [save]
+        return [Action("Replace it", _REPLACE_TIP, again), save] if found.whole else []
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what is at the place."""
+        share = self._place.found.share
+        if not self.target or share is None:
+            return ()
+        name = Path(self.target).name
+        return (f"{name} is unfinished: {_percent(share)} is predicted. Go on, or begin again.",)
+
+    def begin(
+        self,
+        case: Case,
+        layer: ImageLayer,
+        axes: str | None,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        """Open the file, beside the window.
+
+        Parameters
+        ----------
+        case
+            As it was asked.
+        layer, axes
+            Of the image.
+        resume, overwrite
+            Whether an unfinished result is continued, or what is there is replaced.
+        """
+        in_file = partial(file_of_layer, layer, axes) if name_of(layer) else None
+        function = partial(
+            begin_on_disk,
+            case,
+            self.target,
+            self.on,
+            in_file,
+            resume=resume,
+            overwrite=overwrite,
+        )
+
+        def opened(made: tuple[Case, object] | None) -> None:
+            if made is not None:
+                self.begun.emit(layer, *made)
+
+        self._job.start("opening the result", function, opened, failed=self.failed.emit)
+
+    def ended(self, target: str, finished: bool) -> None:
+        """The run into a file is over."""
+        if finished and target == self.target:
+            self._place.move_on()
+        else:
+            self._place.look()
+
+
+def go_on(share: float, act: Callable[[], object]) -> Action:
+    """Return the button to go on with a result of which such a part is done."""
+    return Action(f"Go on ({_percent(share)} done)", _GO_ON_TIP, act)
+
+
+def _percent(share: float) -> str:
+    return f"{min(int(share * 100), 99)}%"
+
+
+__all__ = ["Destination", "go_on"]

@@ -1,0 +1,85 @@
+"""Who computes: this process, more processes on this machine, or a cluster.
+
+Knows the three choices. Does not know how work is shared out (see `seamscope.execution`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QLineEdit, QSpinBox, QVBoxLayout, QWidget
+
+from seamscope.docks.editors import Choice
+
+TIP = (
+    "Run on. This process: the result can be in memory. Workers: more processes on this machine, "
+    "for large images. Scheduler: a cluster of Dask. Workers read the image and the network from "
+    "their files, and write into the file of the result. A run that is stopped can go on later."
+)
+_COUNT_TIP = "Number of processes. Each loads the network once and uses its share of the threads."
+_SCHEDULER_TIP = (
+    "Address of the scheduler, such as tcp://host:8786, or the file that it wrote "
+    "(dask scheduler --scheduler-file FILE). Its workers see all files under the same names."
+)
+
+
+class RunOn(QWidget):
+    """Editor of what `seamscope.predict` calls ``on``."""
+
+    value_changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kind = Choice(
+            [("This process", "here"), ("Workers", "workers"), ("Scheduler", "scheduler")], TIP
+        )
+        self.count = QSpinBox()
+        self.count.setRange(1, 256)
+        self.count.setValue(psutil.cpu_count(logical=False) or 2)
+        self.count.setKeyboardTracking(False)
+        self.count.setSuffix(" processes")
+        self.count.setToolTip(_COUNT_TIP)
+        self.scheduler = QLineEdit()
+        self.scheduler.setPlaceholderText("tcp://host:8786 or a file")
+        self.scheduler.setToolTip(_SCHEDULER_TIP)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        for part in (self.kind, self.count, self.scheduler):
+            column.addWidget(part)
+        self._show_more()
+        self.kind.value_changed.connect(self._changed)
+        self.count.valueChanged.connect(self._changed)
+        self.scheduler.editingFinished.connect(self._changed)
+
+    def value(self) -> int | str | None:
+        """None, a number of processes, or a scheduler; empty text where none is given yet."""
+        kind = self.kind.value()
+        if kind == "workers":
+            return self.count.value()
+        return self.scheduler.text().strip() if kind == "scheduler" else None
+
+    def set_value(self, value: int | str | None) -> None:
+        """Choose who computes."""
+        if isinstance(value, int):
+            self.count.setValue(value)
+        elif value is not None:
+            self.scheduler.setText(value)
+        kinds = {int: "workers", str: "scheduler"}
+        before = self.value()
+        self.kind.set_value(kinds.get(type(value), "here"))
+        if self.value() != before:
+            self._changed()
+
+    def _changed(self, _: Any = None) -> None:
+        self._show_more()
+        self.value_changed.emit()
+
+    def _show_more(self) -> None:
+        kind = self.kind.value()
+        self.count.setVisible(kind == "workers")
+        self.scheduler.setVisible(kind == "scheduler")
+
+
+__all__ = ["TIP", "RunOn"]

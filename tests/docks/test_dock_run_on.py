@@ -1,0 +1,130 @@
+"""Predictions into a file, by this process or a cluster: cancelled, gone on with, and refused."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("napari")
+pytest.importorskip("distributed")
+
+from distributed import LocalCluster
+from hands import PATIENCE, press
+from napari.components import ViewerModel
+
+import seamscope
+from seamscope.docks.layers import add_opened
+from seamscope.docks.prediction.dock import PredictionDock
+from seamscope.images.image import open_image
+
+NETWORK = """
+import time
+import torch
+from torch import nn
+
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.last = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x):
+        time.sleep(0.03)
+        return self.last(torch.relu(self.first(x))).sigmoid()
+"""
+TILE = {"tile": 32, "halo": 2}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Names of an image and a network."""
+    folder = tmp_path_factory.mktemp("files")
+    np.save(folder / "cells.npy", np.random.default_rng(2).random((230, 200), np.float32))
+    (folder / "nets.py").write_text(NETWORK)
+    return str(folder / "cells.npy"), f"{folder / 'nets.py'}:Slow"
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=None,
+        memory_limit=0,
+        silence_logs=logging.CRITICAL,
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture
+def dock(qtbot, files):
+    """The dock with image and network, without a window."""
+    image, network = files
+    viewer = ViewerModel()
+    add_opened(viewer, open_image(image), "cells", image)
+    dock = PredictionDock(viewer)
+    qtbot.addWidget(dock)
+    dock.set_model(network, trust=True)
+    qtbot.waitUntil(lambda: dock.plan is not None, timeout=PATIENCE)
+    dock.options.accelerate.setChecked(False)
+    for name, value in TILE.items():
+        getattr(dock, name).set_value(value)
+    return dock
+
+
+def wait(qtbot, dock):
+    qtbot.waitUntil(lambda: not dock.job.busy and not dock.busy, timeout=2 * PATIENCE)
+
+
+def results(dock):
+    """Layers of results, by name."""
+    layers = (dock.session.layers_of(run) for run in dock.session.runs)
+    return {layer.name: layer for each in layers for layer in each if layer in dock.viewer.layers}
+
+
+def go_on(dock):
+    """The button to go on with an unfinished result."""
+    (found,) = [b for text, b in dock.panel.actions.buttons.items() if text.startswith("Go on")]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["scheduler", "here"])
+def test_a_cancelled_run_goes_on_to_the_same_result(qtbot, dock, files, kind, request, tmp_path):
+    target = tmp_path / "out.ome.zarr"
+    if kind == "scheduler":
+        dock.options.run_on.set_value(request.getfixturevalue("scheduler"))
+        assert "Choose its place" in dock.problem
+        assert not dock.panel.run.isEnabled()
+    dock.options.place.set_value(str(target))
+    assert dock.problem == ""
+    press(qtbot, dock.panel.run)
+    qtbot.waitUntil(lambda: dock.panel.bar.value() >= 3, timeout=2 * PATIENCE)
+    press(qtbot, dock.panel.cancel)
+    wait(qtbot, dock)
+    assert [name.startswith("stopped") for name in results(dock)] == [True]
+    assert not dock.panel.run.isEnabled()
+    assert "is predicted" in dock.notes.text()
+    done = dock.options.place.found.share
+    assert 0 < done < 1
+    press(qtbot, go_on(dock))
+    qtbot.waitUntil(lambda: dock.busy, timeout=PATIENCE)
+    assert dock.session.running
+    wait(qtbot, dock)
+    assert dock.problem == ""
+    assert "Done" in dock.panel.text.text()
+    assert [name.startswith("stopped") for name in results(dock)] == [False]
+    before = torch.get_num_threads()
+    if kind == "scheduler":
+        torch.set_num_threads(1)
+    expected = seamscope.predict(*files, trust=True, accelerate=False, **TILE)
+    torch.set_num_threads(before)
+    np.testing.assert_array_equal(np.asarray(seamscope.open_image(target).data), expected)
+    (shown,) = results(dock).values()
+    np.testing.assert_array_equal(
+        np.asarray(shown.data[0] if shown.multiscale else shown.data), expected
+    )
+    assert dock.options.place.value() == str(tmp_path / "out-2.ome.zarr")
