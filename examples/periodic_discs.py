@@ -37,9 +37,17 @@ from seamscope.segmentation.segment import segment
 
 LEVELS = 3
 PERIOD = 2**LEVELS  # of the network
+EMBEDDING = 3  # channels
 SPACING = 7  # of the discs; has no factor in common with the period
-LOST = 88  # input pixels without output: valid convolutions of three levels
 IMAGE = 126  # output pixels of the test image, along either axis
+
+
+def lost(levels: int) -> int:
+    """Return input pixels without output: three valid convolutions on each side of a level."""
+    return 12 * 2**levels - 8
+
+
+LOST = lost(LEVELS)
 
 
 # -- the image
@@ -62,9 +70,9 @@ def discs(size: int, shift: tuple[int, int] = (0, 0)) -> tuple[torch.Tensor, tor
 class UNet(nn.Module):
     """Valid convolutions, max-pooling and learnt upsampling by 2, as in the paper."""
 
-    def __init__(self, width: int = 8, embedding: int = 3) -> None:
+    def __init__(self, levels: int = LEVELS, width: int = 8, channels: int = EMBEDDING) -> None:
         super().__init__()
-        widths = [width * 2**level for level in range(LEVELS + 1)]
+        widths = [width * 2**level for level in range(levels + 1)]
 
         def twice(before: int, after: int) -> nn.Module:
             return nn.Sequential(
@@ -77,10 +85,10 @@ class UNet(nn.Module):
             nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in reversed(widths[:-1])
         )
         self.merge = nn.ModuleList(twice(2 * w, w) for w in reversed(widths[:-1]))
-        self.last = nn.Conv2d(width, embedding, 1)
+        self.last = nn.Conv2d(width, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Embed each pixel: ``(N, 1, Y, X)`` to ``(N, 3, Y - 88, X - 88)``."""
+        """Embed each pixel: ``(N, 1, Y, X)`` to ``(N, C, Y - lost, X - lost)``."""
         skips = []
         for down in self.down[:-1]:
             x = down(x)
@@ -96,9 +104,9 @@ class UNet(nn.Module):
         return self.last(x)
 
 
-def accepted(window: int) -> int:
-    """Smallest output of the network that is not below `window`; outputs are multiples of 8 - 4."""
-    return window + (4 - window) % PERIOD
+def accepted(window: int, levels: int = LEVELS) -> int:
+    """Smallest output of the network that is not below `window`: 4 more than a multiple of 2^l."""
+    return window + (4 - window) % 2**levels
 
 
 PULL, PUSH = 0.1, 1.0  # margins: within a disc, and half of that between discs
@@ -145,10 +153,12 @@ def train(window: int, steps: int, seed: int = 0) -> UNet:
 # -- predicting in windows
 
 
-def stitch(network: UNet, image: torch.Tensor, size: int, window: int) -> torch.Tensor:
-    """Predict ``(3, size, size)`` from windows laid edge to edge, each cropped to ``window``."""
-    result = torch.empty(3, size, size)
-    read = accepted(window) + LOST
+def stitch(
+    network: UNet, image: torch.Tensor, size: int, window: int, levels: int = LEVELS
+) -> torch.Tensor:
+    """Predict ``(C, size, size)`` from windows laid edge to edge, each cropped to ``window``."""
+    result = torch.empty(network.last.out_channels, size, size)
+    read = accepted(window, levels) + lost(levels)
     with torch.inference_mode():
         for top in range(0, size, window):
             for left in range(0, size, window):

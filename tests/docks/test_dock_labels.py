@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import threading
 import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import zarr
 from scipy import ndimage
 
 pytest.importorskip("napari")
 
 from dock_networks import measured
 from hands import PATIENCE, predict, press, uneven
+from qtpy.QtWidgets import QFileDialog
 
 import seamscope
 from seamscope.docks.labels import live as live_module
@@ -248,6 +251,21 @@ def shown(dock):
     return np.asarray(dock.live.layer.data)
 
 
+def drag(viewer, page, points, direction=None):
+    """Press the mouse at the first point of the world, with Shift, and move it to the others."""
+    event = SimpleNamespace(
+        type="mouse_press", button=1, modifiers=["Shift"], position=points[0],
+        view_direction=direction, dims_displayed=viewer.dims.displayed,
+    )  # fmt: skip
+    pressed = page._pressed(viewer, event)
+    next(pressed)
+    event.type = "mouse_move"
+    for event.position in points[1:]:
+        next(pressed)
+    event.type = "mouse_release"
+    next(pressed, None)
+
+
 def test_corrections_are_those_of_the_engine_and_undone_to_the_start(
     qtbot, viewer, segmented, tmp_path
 ):
@@ -268,12 +286,7 @@ def test_corrections_are_those_of_the_engine_and_undone_to_the_start(
 
     def clicked(tool, place):
         page.buttons[tool].click()
-        event = SimpleNamespace(type="mouse_press", button=1, modifiers=[], position=place)
-        drag = page._pressed(viewer, event)
-        next(drag)
-        event.type = "mouse_release"
-        for _ in drag:
-            pass
+        drag(viewer, page, [place])
 
     clicked("merge", one)
     assert "second place" in page.text.text()
@@ -320,17 +333,54 @@ def test_a_line_merges_and_strokes_split(qtbot, viewer, segmented):
     p[10:20, 5:15] = p[10:20, 20:30] = p[10:20, 35:45] = 0.9
     dock = segmented(p)
     page = dock.correcting
-    page.draw("merge", [(15.0, 2.0), (15.0, 50.0)])
+    page.buttons["merge"].click()
+    drag(viewer, page, [(15.0, 2.0), (15.0, 50.0)])
     rest(qtbot, dock)
     first, middle, last = shown(dock)[15, 10], shown(dock)[15, 25], shown(dock)[15, 40]
     assert first == middle == last != 0
-    page.draw("split", [(12.0, 6.0), (18.0, 12.0)])
+    drag(viewer, page, [(35.0, 2.0), (35.0, 50.0)])
+    assert "fewer than two objects" in dock.problem
+    page.buttons["split"].click()
+    drag(viewer, page, [(12.0, 6.0), (18.0, 12.0)])
     assert "second place" in page.text.text()
-    page.draw("split", [(12.0, 22.0), (15.0, 28.0)])
+    drag(viewer, page, [(12.0, 22.0), (15.0, 28.0)])
     rest(qtbot, dock)
     assert shown(dock)[15, 10] != shown(dock)[15, 25]
-    page.draw("merge", [(35.0, 2.0), (35.0, 50.0)])
-    assert "fewer than two objects" in dock.problem
+
+
+def test_objects_are_chosen_in_the_volume_that_is_seen(qtbot, viewer, segmented):
+    """Clicks and strokes of a 3D view meet the first object on the ray from the eye."""
+    p = np.zeros((2, 30, 40, 60), np.float32)  # frames: the displayed axes are not the first ones
+    p[:, 4:8, 10:20, 5:15] = p[:, 20:26, 10:20, 5:15] = 0.9  # one below the other
+    p[:, 20:26, 10:20, 30:40] = 0.9
+    dock = segmented(p, axis_labels=tuple("tzyx"), scale=(1.0, 3.0, 1.0, 1.0))
+    page = dock.correcting
+    viewer.dims.ndisplay = 3
+    viewer.dims.set_current_step(0, 1)
+    down, up, sideways = (0, 1, 0, 0), (0, -1, 0, 0), (0, 0, 0, 1)
+    page.buttons["delete"].click()
+    drag(viewer, page, [(1, 0, 35, 50)], down)  # beside all objects
+    assert not dock.live.corrections
+    for at, direction, place in (
+        ((1, -9, 15, 10), down, (1, 6, 15, 10)),
+        ((1, 99, 15, 10), up, (1, 23, 15, 10)),
+        ((1, 66, 15, -20), sideways, (1, 23, 15, 30)),
+    ):
+        before = shown(dock)
+        assert before[place]
+        drag(viewer, page, [at], direction)
+        rest(qtbot, dock)
+        after = shown(dock)
+        np.testing.assert_array_equal(after, np.where(before == before[place], 0, before))
+    for _ in range(3):
+        page.undo()
+    rest(qtbot, dock)
+    page.buttons["merge"].click()
+    drag(viewer, page, [(1, 99, 15, 2), (1, 99, 15, 50)], up)
+    rest(qtbot, dock)
+    assert shown(dock)[1, 23, 15, 10] == shown(dock)[1, 23, 15, 30] != shown(dock)[1, 6, 15, 10]
+    page.paint()
+    assert "switch the view to 2D" in dock.problem
 
 
 def test_painting_in_a_window_becomes_corrections(qtbot, viewer, segmented):
@@ -469,6 +519,42 @@ def test_what_is_not_shown_yet_is_not_written(qtbot, segmented, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "cells.npy"), expected)
 
 
+@pytest.mark.parametrize("broken", ["labels", "table"])
+def test_a_full_disk_is_one_sentence_and_the_earlier_files_stay(
+    qtbot, segmented, tmp_path, monkeypatch, broken
+):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def files():
+        return {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+    def write():
+        press(qtbot, dock.writing.write)
+        rest(qtbot, dock)
+
+    dock = segmented(smooth(64, 80))
+    dock.writing.place.setText(str(tmp_path / "cells.zarr"))
+    write()
+    before = files()
+    dock.plot.set_value(0.6)
+    rest(qtbot, dock)
+    dock.writing.replace.setChecked(True)
+    with monkeypatch.context() as patch:
+        if broken == "labels":
+            patch.setattr(zarr.Array, "__setitem__", full)
+        else:
+            patch.setattr("seamscope.docks.labels.work.write_file", full)
+        write()
+    assert "full" in dock.problem
+    assert "cells" in dock.problem
+    assert (files() == before) == (broken == "labels")
+    assert files()[tmp_path / "cells.csv"] == before[tmp_path / "cells.csv"]
+    write()  # there is room again
+    assert dock.problem == ""
+    assert files() != before
+
+
 def test_suspicious_objects_are_visited_and_crops_written(qtbot, viewer, segmented, tmp_path):
     p = smooth(96, 120)
     dock = segmented(p)
@@ -566,25 +652,38 @@ def test_false_splits_of_any_layer_are_merged_in_a_layer_of_their_own(qtbot, vie
     assert "No seam of a grid of 500 x 500 pixels" in dock.problem
 
 
-def test_merges_of_one_layer_stay_in_it(qtbot, viewer, open_docks):
+def test_merges_of_one_layer_stay_in_it_and_are_written(
+    qtbot, viewer, open_docks, tmp_path, monkeypatch
+):
     first = np.asarray(seamscope.segment(cut_objects()).labels).astype(np.int32)
     second = np.ascontiguousarray(first[::-1, ::-1])
-    one, two = viewer.add_labels(first, name="one"), viewer.add_labels(second, name="two")
+    one = viewer.add_labels(first, name="one", scale=(2, 2))
+    two = viewer.add_labels(second, name="two")
     dock = open_docks("labels")
     rest(qtbot, dock)
     page = dock.splits
-    for layer, labels in ((one, first), (two, second)):
+    pairs = {one: [], two: []}
+    for row, (layer, labels) in enumerate(((one, first), (two, second), (one, first))):
         page.labels.set_value(layer)
         page.grid.set_value("given")
         page.tile.setValue(48)
         press(qtbot, page.look)
         rest(qtbot, dock)
-        assert not page.undo.isEnabled()
-        page.table.setCurrentCell(0, 0)
-        pair = page.candidate.labels
+        assert page.undo.isEnabled() == page.write.isEnabled() == bool(pairs[layer])
+        page.table.setCurrentCell(row, 0)
+        pairs[layer].append(page.candidate.labels)
         press(qtbot, page.merge)
         merged = np.asarray(viewer.layers[f"merged · {layer.name}"].data)
-        np.testing.assert_array_equal(merged, merge_pairs(labels, [pair]))
+        np.testing.assert_array_equal(merged, merge_pairs(labels, pairs[layer]))
+    assert len(viewer.layers) == 4
+    file = str(tmp_path / "whole.ome.zarr")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (file, ""))
+    press(qtbot, page.write)
+    rest(qtbot, dock)
+    assert "2 pairs merged" in page.text.text()
+    written = seamscope.open_image(file)
+    np.testing.assert_array_equal(written.data, merge_pairs(first, pairs[one]))
+    assert written.scale == (2, 2)
 
 
 def test_a_run_on_an_area_answers_again(qtbot, viewer, open_docks, monkeypatch):

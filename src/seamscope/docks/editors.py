@@ -42,6 +42,8 @@ class Choice(QComboBox):
 
     def set_options(self, options: Sequence[tuple[str, Any]]) -> None:
         """Replace what can be chosen; the value stays where it still can be."""
+        if [(self.itemText(i), self.itemData(i)) for i in range(self.count())] == list(options):
+            return
         value = self.value()
         with QSignalBlocker(self):
             self.clear()

@@ -11,7 +11,6 @@ all objects on the line, or draws the two strokes that a split keeps apart.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,8 +24,9 @@ from seamscope.docks.controls import button
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels.live import WAIT, Live
 from seamscope.docks.labels.paint_window import Change, PaintWindow, region_in_view
+from seamscope.docks.labels.pointing import Place, Pointer, Pointing
 from seamscope.docks.labels.work import Crops, Suspects
-from seamscope.docks.layers import area_in_view, image_of, look_at
+from seamscope.docks.layers import area_in_view, camera, image_of, look_at
 from seamscope.docks.looks import boxed, in_dock, plain, text_label
 from seamscope.docks.window import canvas_side
 from seamscope.errors import SeamscopeError, SettingsError
@@ -36,7 +36,6 @@ from seamscope.segmentation.false_splits import Candidate
 from seamscope.segmentation.review import Suspect
 
 Tool = Literal["merge", "split", "delete", "lock"]
-Place = tuple[int, ...]
 
 KEYS = {
     "merge": "J",
@@ -173,7 +172,10 @@ class CorrectionsPage(QWidget):
 
     def _at_pointer(self, tool: Tool) -> Callable[[Any], None]:
         def act(_: Any) -> None:
-            self._act_at(tool, self._viewer.cursor.position)
+            dims = self._viewer.dims
+            position, shown = self._viewer.cursor.position, dims.displayed
+            direction = camera(self._viewer).calculate_nd_view_direction(dims.ndim, shown)
+            self._act_at(tool, Pointer(position, direction, shown))
 
         return act
 
@@ -266,40 +268,44 @@ class CorrectionsPage(QWidget):
         if tool is None or self._live.corrections is None or event.button != 1:
             return
         line = "Shift" in event.modifiers and tool in ("merge", "split")
-        points = [event.position]
+        points = [Pointer.of(event)]
+        eye = camera(self._viewer)
+        moved_by_mouse, eye.mouse_pan = eye.mouse_pan, eye.mouse_pan and not line
         yield
         while event.type == "mouse_move":
-            points.append(event.position)
+            points.append(Pointer.of(event))
             yield
+        eye.mouse_pan = moved_by_mouse
         if line and len(points) > 1:
             self.draw(tool, points)
         elif len(points) == 1:
             self._act_at(tool, points[0])
 
-    def _act_at(self, tool: Tool, world: Sequence[float]) -> None:
-        if self._viewer.dims.ndisplay == 3:
-            self.told.emit("Objects are chosen in slices: switch the view to 2D.")
-            return
-        place = self._live.place_at(world)
+    def _pointing(self) -> Pointing | None:
+        """What is under the pointer; None, and said why, where that cannot be known."""
+        layer, found = self._live.layer, self._live.found
+        if layer is None or found is None:
+            return None
+        if self._viewer.dims.ndisplay == 3 and layer.ndim == 2:
+            self.told.emit("These labels have no third axis: switch the view to 2D.")
+            return None
+        return Pointing(layer, found)
+
+    def _act_at(self, tool: Tool, pointer: Pointer) -> None:
+        pointing = self._pointing()
+        place = None if pointing is None else pointing.place(pointer)
         if place is not None and self._live.corrections is not None and self.window is None:
             self.act(tool, place)
 
-    def draw(self, tool: Tool, points: Sequence[Sequence[float]]) -> None:
-        """Use a tool along a line through points of the world."""
-        places: dict[Place, None] = {}
-        for one, two in itertools.pairwise(points):
-            a, b = (np.asarray(self._live.data_at(point)) for point in (one, two))
-            steps = max(2, int(np.abs(a - b).max()) + 1)
-            for share in np.linspace(0, 1, steps):
-                place = self._live.inside(a + share * (b - a))
-                if place is not None:
-                    places[place] = None
-        found = self._live.found
-        if found is None:
+    def draw(self, tool: Tool, stroke: Sequence[Pointer]) -> None:
+        """Use a tool along a stroke."""
+        pointing = self._pointing()
+        if pointing is None:
             return
+        named = [(pointing.name(place), place) for place in pointing.places(stroke)]
+        on_objects = [place for name, place in named if name]
         objects: dict[int, Place] = {}
-        for place in places:
-            name = int(found.paint_named(tuple(slice(p, p + 1) for p in place)).item())
+        for name, place in named:
             if name:
                 objects.setdefault(name, place)
         if tool == "merge":
@@ -307,21 +313,15 @@ class CorrectionsPage(QWidget):
                 self.told.emit("The line crosses fewer than two objects: draw it over several.")
             else:
                 self.correct(lambda edits: edits.merge(*objects.values()))
-            return
-        stroke = [
-            place
-            for place in places
-            if found.paint_named(tuple(slice(p, p + 1) for p in place)).item()
-        ]
-        if not stroke:
+        elif not on_objects:
             self.told.emit("The stroke lies on the background: draw it over a part of an object.")
         elif not self._mark:
-            self._set_mark(stroke)
+            self._set_mark(on_objects)
             self.show_state()
         else:
             first = self._mark
             self._set_mark(())
-            self.correct(lambda edits: edits.split(first, stroke))
+            self.correct(lambda edits: edits.split(first, on_objects))
 
     def act(self, tool: Tool, place: Place) -> None:
         """Use a tool at a place."""
@@ -411,6 +411,9 @@ class CorrectionsPage(QWidget):
             return
         found, layer = self._live.found, self._live.layer
         if found is None or layer is None or self._live.ready() is None:
+            return
+        if self._viewer.dims.ndisplay == 3:
+            self.told.emit("Painting is done in slices: switch the view to 2D.")
             return
         try:
             area = area_in_view(layer, self._live.axes, self._viewer)

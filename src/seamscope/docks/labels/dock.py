@@ -309,7 +309,7 @@ class LabelsDock(Dock):
         if not before.same_basins(self.recipe.value()):
             self.verdict.setText("")
             self.correcting.forget()
-        self._show_state()
+            self._show_state()
 
     def _line_moved(self, value: float) -> None:
         """The line is another threshold, of the parameter that the curve is about."""

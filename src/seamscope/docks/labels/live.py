@@ -455,23 +455,6 @@ class Live(QObject):
         job.start()
         return job
 
-    # -- places
-
-    def data_at(self, world: Any) -> Any:
-        """Return a point of the world in pixels of the layer."""
-        missing = len(world) - self.layer.ndim
-        return np.asarray(self.layer.world_to_data(np.asarray(world)[max(missing, 0) :]), float)
-
-    def inside(self, point: Any) -> tuple[int, ...] | None:
-        """Return the pixel at a point of the layer; None beside the image."""
-        place = np.round(point).astype(int)
-        known = all(0 <= p < n for p, n in zip(place, self._screen.shape, strict=True))
-        return tuple(int(p) for p in place) if known else None
-
-    def place_at(self, world: Any) -> tuple[int, ...] | None:
-        """Return the pixel at a point of the world; None beside the image."""
-        return None if self.layer is None else self.inside(self.data_at(world))
-
 
 def _timer(parent: QObject, milliseconds: int, act: Callable[[], None]) -> QTimer:
     made = QTimer(parent)

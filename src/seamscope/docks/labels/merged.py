@@ -1,16 +1,19 @@
 """Labels of any program with pairs of them made one, looked up where they are read.
 
-Knows lookups. Does not know which pairs, or why.
+Knows lookups and layers. Does not know which pairs, or why.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.docks.layers import image_of, path_of
+from seamscope.images.image import Image
 from seamscope.segmentation.label_images import merge_table
 
 Array = npt.NDArray[Any]
@@ -86,4 +89,61 @@ class _Level:
         return np.asarray(self._merged.of(np.asarray(self._data)), dtype)
 
 
-__all__ = ["Merged"]
+class MergedLayer:
+    """Merges in one layer of labels, shown in a second layer above it.
+
+    Parameters
+    ----------
+    viewer
+        That shows both.
+    layer
+        The labels. They stay as they are.
+
+    Attributes
+    ----------
+    shown
+        The second layer.
+    merged
+        The merges.
+    """
+
+    def __init__(self, viewer: Any, layer: Any) -> None:
+        self._viewer, self._layer = viewer, layer
+        self.merged = Merged(list(layer.data) if layer.multiscale else [layer.data])
+        levels = self.merged.levels
+        self.shown = viewer.add_labels(
+            levels if len(levels) > 1 else levels[0],
+            multiscale=len(levels) > 1,
+            name=f"merged · {layer.name}",
+            scale=layer.scale,
+            translate=layer.translate,
+            units=layer.units,
+            axis_labels=layer.axis_labels,
+            metadata={"seamscope": dict(layer.metadata.get("seamscope", {}))},
+        )
+        self.shown.editable = False
+        layer.visible = False
+
+    @property
+    def present(self) -> bool:
+        """Whether the viewer still has the second layer."""
+        return self.shown in self._viewer.layers
+
+    def merge(self, pairs: Pairs) -> None:
+        """Make labels one, in one step, and show it."""
+        self.merged.merge(pairs)
+        self.shown.refresh(extent=False)
+
+    def undo(self) -> None:
+        """Take the latest step back, and show it."""
+        self.merged.undo()
+        self.shown.refresh(extent=False)
+
+    def image(self, axes: str) -> Image:
+        """Return the labels as they were before merging, where the layer lies."""
+        image, layer = image_of(self._layer, axes), self._layer
+        origin = tuple(float(first) for first in layer.translate)
+        return dataclasses.replace(image, origin=origin, source=path_of(layer) or image.source)
+
+
+__all__ = ["Merged", "MergedLayer"]

@@ -39,11 +39,13 @@ _TIPS = {
     "clear_border": "Remove objects that touch the image's border.",
     "connectivity": "Pixels belong together if they share a face, or an edge or a corner too.",
     "values": "What the numbers of the prediction are. Logits are turned into probabilities:\n"
-    "softmax over channels, or a sigmoid of a single one.",
+    "softmax over channels, or a sigmoid of a single one. Linear: the output of a network trained\n"
+    "towards 0 and 1; values beyond count as 0 or 1.",
 }
 _VALUES = [
     ("Probabilities", "probabilities"),
     ("Logits", "logits"),
+    ("Linear, cut at 0 and 1", "clipped"),
     ("0 to 255", 255.0),
     ("0 to 65535", 65535.0),
 ]
@@ -77,6 +79,7 @@ class RecipePanel(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._base = Recipe()
+        self._showing = False  # fields change because another recipe is shown
         self._names: tuple[str, ...] = ()
         self.kind = Choice(_KINDS, _TIPS["kind"])
         self.channel = Choice([("Automatic", None)], _TIPS["channel"])
@@ -158,10 +161,8 @@ class RecipePanel(QWidget):
 
     def show_value(self, recipe: Recipe) -> None:
         """Show a recipe; tells nobody."""
-        self._base = recipe
+        self._base, self._showing = recipe, True
         channel = recipe.channel if isinstance(recipe.channel, int | None) else None
-        blocked = [QSignalBlocker(widget) for widget in self.findChildren(QWidget)]
-        blocked += [QSignalBlocker(widget) for widget in self.more.findChildren(QWidget)]
         self.kind.set_value(recipe.kind)
         self.channel.set_value(channel)
         self.mask.set_value(recipe.foreground)
@@ -174,7 +175,7 @@ class RecipePanel(QWidget):
         self.clear_border.setChecked(recipe.clear_border)
         self.connectivity.set_value(recipe.connectivity)
         self.values.set_value(recipe.values)
-        del blocked
+        self._showing = False
         self._show_rows()
 
     def set_value(self, recipe: Recipe) -> None:
@@ -226,7 +227,8 @@ class RecipePanel(QWidget):
             self._take(seed_threshold=1.0 if kind == "distance" else None, dynamics=None)
 
     def _take(self, **changes: Any) -> None:
-        self.set_value(self._base.but(**changes))
+        if not self._showing:
+            self.set_value(self._base.but(**changes))
 
 
 __all__ = ["RecipePanel", "real"]

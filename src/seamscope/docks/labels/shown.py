@@ -61,17 +61,19 @@ class Picture:
     def paint(self, region: Slices) -> Array:
         """Return names of objects in a region of the image, with steps; uint32."""
         shape = tuple(len(range(s.start, s.stop, s.step)) for s in region)
-        painted = np.zeros(shape, np.uint32)
         inner, here = [], []
         for part, low, n in zip(region, self.found.corner, self.found.shape, strict=True):
             first = max(0, -((part.start - low) // part.step))
             start, stop = part.start + first * part.step - low, min(part.stop - low, n)
             if start >= stop:
-                return painted
+                return np.zeros(shape, np.uint32)
             inner.append(slice(start, stop, part.step))
             here.append(slice(first, first + len(range(start, stop, part.step))))
-        names = self.found.paint_named(tuple(inner))
-        painted[tuple(here)] = self._hatch(names, here)
+        names = self._hatch(self.found.paint_named(tuple(inner)), here)
+        if names.shape == shape:
+            return names
+        painted = np.zeros(shape, np.uint32)
+        painted[tuple(here)] = names
         return painted
 
     def _hatch(self, names: Array, here: Sequence[slice]) -> Array:

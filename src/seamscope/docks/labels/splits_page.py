@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from napari.layers import Labels
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
+    QFileDialog,
     QHBoxLayout,
     QHeaderView,
     QLabel,
@@ -28,11 +30,12 @@ from seamscope.docks.editors import Choice
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels.corrections_page import CorrectionsPage
 from seamscope.docks.labels.live import WAIT, Live
-from seamscope.docks.labels.merged import Merged
+from seamscope.docks.labels.merged import MergedLayer
 from seamscope.docks.labels.recipe_panel import real
 from seamscope.docks.labels.work import Ask, Splits
+from seamscope.docks.labels.write_page import ENDINGS
 from seamscope.docks.layers import look_at, pixels
-from seamscope.docks.looks import boxed, in_dock, set_row, text_label
+from seamscope.docks.looks import boxed, in_dock, plain, set_row, text_label
 from seamscope.docks.results import Run
 from seamscope.docks.seams.comparison import Comparison
 from seamscope.docks.session import Session
@@ -42,6 +45,7 @@ from seamscope.images.dimensions import are_axes
 from seamscope.segmentation.asking import Opinion
 from seamscope.segmentation.corrections import merge_candidates
 from seamscope.segmentation.false_splits import Candidate, SplitReport
+from seamscope.segmentation.label_images import merge_pairs
 from seamscope.segmentation.tile_seams import lines_of, seams_of
 
 _TIPS = {
@@ -61,6 +65,7 @@ _TIPS = {
     "all": "Merge all pairs up to this rate. One undo step.",
     "confirmed": "Merge all pairs whose split vanished when the network was asked again.",
     "undo": "Take the latest merge back.",
+    "write": "Write the merged labels into a file. The labels before merging stay as they are.",
 }
 _COLUMNS = ("Labels", "Pixels", "Rate", "Seam", "Asked again")
 _ROOM = 120  # pixels around a pair, at least
@@ -102,8 +107,7 @@ class SplitsPage(QWidget):
         self.report: SplitReport | None = None
         self._of: Any = None  # the layer that was tested
         self._heard: dict[Candidate, Opinion] = {}
-        self._merged: Merged | None = None
-        self._result: Any = None
+        self._merges: dict[Any, MergedLayer] = {}  # in labels of other layers, by layer
         self.labels = Choice((), _TIPS["labels"])
         self.grid = Choice([("Search for it", "search"), ("Tiles of", "given")], _TIPS["grid"])
         self.tile = number((8, 10**6), 256, _TIPS["tile"], " px")
@@ -118,6 +122,7 @@ class SplitsPage(QWidget):
         self.rate = real((0, 1), 0.1, 0.05, _TIPS["rate"])
         self.all = button("Merge all up to rate", _TIPS["all"])
         self.undo = button("Undo merge", _TIPS["undo"])
+        self.write = button("Write merged labels …", _TIPS["write"])
         self._lay_out()
         self._connect()
 
@@ -148,6 +153,7 @@ class SplitsPage(QWidget):
             (self.merge, self.undo),
             (QLabel("Rate"), self.rate, self.all),
             (self.ask, self.confirmed),
+            (self.write,),
         ):
             row = QHBoxLayout()
             for part in parts:
@@ -167,6 +173,7 @@ class SplitsPage(QWidget):
         self.confirmed.clicked.connect(self._merge_confirmed)
         self.all.clicked.connect(self._merge_all)
         self.undo.clicked.connect(self._undo)
+        self.write.clicked.connect(self._choose_file)
         self._show_report(None)
 
     # -- what there is
@@ -189,8 +196,14 @@ class SplitsPage(QWidget):
         """List what can be tested."""
         own = self._live.layer if self._live.found is not None else None
         listed = [("Labels of this dock", own)] if own is not None else []
+        self._merges = {
+            layer: merges
+            for layer, merges in self._merges.items()
+            if merges.present and layer in self._viewer.layers
+        }
+        merged = [merges.shown for merges in self._merges.values()]
         for layer in reversed(list(self._viewer.layers)):
-            hidden = layer is self._live.layer or layer is self._result or layer.name == "paint"
+            hidden = layer is self._live.layer or layer in merged or layer.name == "paint"
             if isinstance(layer, Labels) and not hidden:
                 listed.append((layer.name, layer))
         before = self.labels.value()
@@ -232,9 +245,16 @@ class SplitsPage(QWidget):
         self.confirmed.setEnabled(free and bool(self._confirmed()))
         self.merge.setEnabled(free and self.candidate is not None)
         self.all.setEnabled(free and listed)
-        own = self._live.corrections
-        undoable = bool(own) if self._own else bool(self._merged)
-        self.undo.setEnabled(free and undoable)
+        merges = self._merged
+        undoable = self._live.corrections if self._own else merges and merges.merged
+        self.undo.setEnabled(free and bool(undoable))
+        self.write.setVisible(not self._own)
+        self.write.setEnabled(free and merges is not None and bool(merges.merged))
+
+    @property
+    def _merged(self) -> MergedLayer | None:
+        """Merges in the labels that were tested, where they are those of another layer."""
+        return self._merges.get(self._of)
 
     def _asked_run(self) -> Run | None:
         """The run that can be asked: of the labels that were tested, in images without time."""
@@ -270,8 +290,6 @@ class SplitsPage(QWidget):
         def done(report: SplitReport | None) -> None:
             if report is None:
                 return
-            if layer is not self._of:  # merges of other labels stay in their own layer
-                self._result = self._merged = None
             self._of = layer
             self._heard = {}
             self._show_report(report)
@@ -344,7 +362,7 @@ class SplitsPage(QWidget):
 
     def go_to(self, candidate: Candidate) -> None:
         """Move the view to a pair, and show what both tiles predict there."""
-        layer = self._result if self._result in self._viewer.layers else self._of
+        layer = self._of if self._merged is None else self._merged.shown
         if layer not in self._viewer.layers:
             return
         one, two = candidate.places
@@ -435,37 +453,42 @@ class SplitsPage(QWidget):
         if layer is None or layer not in self._viewer.layers:
             self.told.emit("The labels are not in the viewer any more: test others.")
             return
-        if self._result is None or self._result not in self._viewer.layers:
-            levels = list(layer.data) if layer.multiscale else [layer.data]
-            self._merged = Merged(levels)
-            shown = self._merged.levels
-            self._result = self._viewer.add_labels(
-                shown if len(shown) > 1 else shown[0],
-                multiscale=len(shown) > 1,
-                name=f"merged · {layer.name}",
-                scale=layer.scale,
-                translate=layer.translate,
-                units=layer.units,
-                axis_labels=layer.axis_labels,
-                metadata={"seamscope": dict(layer.metadata.get("seamscope", {}))},
-            )
-            self._result.editable = False
-            layer.visible = False
-        assert self._merged is not None
+        if layer not in self._merges:
+            self._merges[layer] = MergedLayer(self._viewer, layer)
+            self.offer_labels()  # without the layer that was added
         try:
-            self._merged.merge(pairs)
+            self._merges[layer].merge(pairs)
         except SeamscopeError as error:
             self.told.emit(in_dock(error))
-        self._result.refresh(extent=False)
 
     def _undo(self, _: Any = None) -> None:
         if self._own:
             self._correcting.undo()
         elif self._merged is not None:
             self._merged.undo()
-            if self._result in self._viewer.layers:
-                self._result.refresh(extent=False)
         self.show_state()
+
+    def _choose_file(self, _: Any = None) -> None:
+        name, _kind = QFileDialog.getSaveFileName(
+            self, "Write merged labels", "merged.ome.zarr", ENDINGS
+        )
+        if name:
+            self.write_to(name)
+
+    def write_to(self, target: str) -> None:
+        """Write merged labels; an existing file is replaced, as the window for files has asked."""
+        merges = self._merged
+        if merges is None or self._row.busy:
+            return
+        pairs = merges.merged.pairs
+
+        def done(written: Any) -> None:
+            many = f"{len(pairs)} pair{'s' * (len(pairs) != 1)} merged"
+            said = "Stopped: nothing is written." if written is None else f"{many}, in {target}."
+            self.text.setText(boxed(plain(said), "warning" if written is None else "good"))
+
+        work = partial(merge_pairs, merges.image(_letters(self._of)), pairs, target, overwrite=True)
+        self._row.start(f"writing {Path(target).name}", work, done)
 
 
 def _letters(layer: Any) -> str:

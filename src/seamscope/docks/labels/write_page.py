@@ -23,7 +23,7 @@ from seamscope.images.image import Image
 from seamscope.segmentation.objects import ObjectTable
 from seamscope.segmentation.segment import Segmentation
 
-_ENDINGS = "OME-Zarr (*.ome.zarr);;TIFF (*.tif);;numpy (*.npy)"
+ENDINGS = "OME-Zarr (*.ome.zarr);;TIFF (*.tif);;numpy (*.npy)"
 _TIPS = {
     "place": "Where the labels go. The ending says what is written: .ome.zarr, .zarr, .tif, .npy.\n"
     "IMAGE.ome.zarr/labels/NAME adds the labels to that image.",
@@ -105,7 +105,7 @@ class WritePage(QWidget):
 
     def _choose(self, _: Any = None) -> None:
         name, _kind = QFileDialog.getSaveFileName(
-            self, "Write labels", self.place.text() or "labels.ome.zarr", _ENDINGS
+            self, "Write labels", self.place.text() or "labels.ome.zarr", ENDINGS
         )
         if name:
             self.place.setText(name)
@@ -196,4 +196,4 @@ def suggested_place(source_path: str | None) -> Path | None:
     return stem.with_name(f"{stem.name}_labels.ome.zarr")
 
 
-__all__ = ["WritePage", "suggested_place"]
+__all__ = ["ENDINGS", "WritePage", "suggested_place"]
