@@ -40,10 +40,11 @@ from seamscope.segmentation.segment import segment
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real" / "images"
 LEVELS = 4
 PERIOD = 2**LEVELS
+WIDTH = 8  # channels of the first level
 EMBEDDING = 6  # channels; one more is the foreground
 TRAINING = 84  # output window; not a multiple of the period, and larger than it
-WINDOWS = (16, 20, 26, 32, 37, 44, 48, 52, 59, 64, 70, 76, 80, 88, 96, 102, 112)
-SEEDS = 0.2  # pixels whose neighbours are embedded nearer are seeds
+WINDOWS = (20, 26, 32, 37, 44, 48, 52, 59, 64, 70, 76, 80, 88, 96, 102, 112)
+DYNAMICS = 0.1  # least depth of a seed, in distance between neighbours' embeddings
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Nuclei:
 def train(nuclei: Nuclei, steps: int, seed: int = 0) -> UNet:
     """Train on random windows of the upper rows, turned and mirrored, one window at a time."""
     torch.manual_seed(seed)
-    network = UNet(LEVELS, 8, EMBEDDING + 1)
+    network = UNet(LEVELS, WIDTH, EMBEDDING + 1)
     optimizer = torch.optim.Adam(network.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     size = accepted(TRAINING, LEVELS)
@@ -119,10 +120,10 @@ def train(nuclei: Nuclei, steps: int, seed: int = 0) -> UNet:
 
 
 def objects(prediction: torch.Tensor) -> np.ndarray[Any, Any]:
-    """Make objects of embeddings and of the foreground's logits ``(C, Y, X)``, as of any network's."""
+    """Make objects of embeddings and of the foreground's logits ``(C, Y, X)``."""
     channels = torch.cat([prediction[:EMBEDDING], prediction[EMBEDDING:].sigmoid()])
     found = segment(
-        channels.numpy(), kind="embeddings", foreground=EMBEDDING, seed_threshold=SEEDS,
+        channels.numpy(), kind="embeddings", foreground=EMBEDDING, dynamics=DYNAMICS,
         cap=4 * PUSH, min_size=20, axes="cyx",
     )  # fmt: skip
     return np.asarray(found.labels)
@@ -154,9 +155,7 @@ class Outcome:
     labels: np.ndarray[Any, Any]
 
 
-def predict_in_windows(
-    network: UNet, nuclei: Nuclei, windows: Sequence[int]
-) -> Iterator[Outcome]:
+def predict_in_windows(network: UNet, nuclei: Nuclei, windows: Sequence[int]) -> Iterator[Outcome]:
     """Predict the image untiled, then in windows of several sizes."""
     truth = nuclei.labels.numpy().astype(np.int32)
     size, seen = nuclei.size, nuclei.seen
@@ -171,3 +170,88 @@ def predict_in_windows(
             compare_labels(labels[:seen], truth[:seen]),
             compare_labels(labels[seen:], truth[seen:]), labels,
         )  # fmt: skip
+
+
+# -- telling
+
+
+def draw(outcomes: Sequence[Outcome], nuclei: Nuclei, file: Path) -> None:
+    """Save a picture: objects at three windows, false splits and precision against the window."""
+    from matplotlib.figure import Figure
+
+    untiled, *tiled = outcomes
+    off = max(tiled, key=lambda outcome: outcome.pieces)
+    on = min(
+        (outcome for outcome in tiled if outcome.window % PERIOD == 0),
+        key=lambda outcome: abs(outcome.window - off.window),
+    )
+    drawn = Figure(figsize=(10, 7.4), layout="constrained")
+    grid = drawn.add_gridspec(2, 6, height_ratios=(1.3, 1))
+    before = lost(LEVELS) // 2
+    part = slice(0, min(160, nuclei.size))
+    picture = nuclei.image[0, 0, before:, before:][part, part].numpy()
+    for k, outcome in enumerate((untiled, on, off)):
+        axes = drawn.add_subplot(grid[0, 2 * k : 2 * k + 2])
+        axes.imshow(np.clip(picture, 0, 1) ** 0.6, cmap="gray")
+        labels = outcome.labels[part, part]
+        axes.imshow(np.where(labels, 1 + labels * 7 % 19, np.nan), cmap="tab20", alpha=0.6)
+        for at in range(outcome.window, part.stop, outcome.window):
+            axes.axvline(at - 0.5, color="white", lw=0.8, ls="--")
+            axes.axhline(at - 0.5, color="white", lw=0.8, ls="--")
+        way = "untiled" if outcome is untiled else f"windows of {outcome.window}"
+        axes.set_title(f"{way}: {outcome.pieces} pieces too many", fontsize=9)
+        axes.set(xticks=[], yticks=[])
+    sizes = [outcome.window for outcome in tiled]
+    colors = ["#0072b2" if size % PERIOD == 0 else "#d55e00" for size in sizes]
+    axes = drawn.add_subplot(grid[1, :3])
+    axes.bar(sizes, [o.seen.splits + o.unseen.splits for o in tiled], 2.4, color=colors)
+    axes.axhline(untiled.seen.splits + untiled.unseen.splits, color="#1c2126", lw=1, ls=":")
+    axes.set_ylabel("false splits (ground truth)")
+    axes.set_title(f"blue: multiples of {PERIOD}; dotted: untiled", fontsize=9)
+    precision = drawn.add_subplot(grid[1, 3:])
+    for name, marker in (("seen", "o"), ("unseen", "s")):
+        values = [getattr(outcome, name).average_precision for outcome in tiled]
+        precision.plot(sizes, values, color="#9aa0a6", lw=0.8)
+        precision.scatter(sizes, values, c=colors, marker=marker, zorder=3)
+        precision.annotate(f" {name} rows", (sizes[-1], values[-1]), fontsize=8, va="center")
+        level = getattr(untiled, name).average_precision
+        precision.axhline(level, color="#1c2126", lw=1, ls=":")
+    precision.set(ylabel="average precision at IoU 0.5", xlim=(min(sizes) - 4, max(sizes) + 18))
+    for plot in (axes, precision):
+        plot.set_xlabel("window that tiles are cropped to (pixels)")
+        plot.spines[["top", "right"]].set_visible(False)
+    drawn.savefig(file, dpi=130)
+
+
+def main(arguments: Sequence[str] | None = None) -> list[Outcome]:
+    """Train, predict, count, and save the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, default=Path("nuclei_windows.png"))
+    parser.add_argument("--image", type=Path, default=REAL / "nuclei_2d.tif")
+    parser.add_argument("--labels", type=Path, default=REAL / "nuclei_2d_labels.tif")
+    parser.add_argument("--quick", action="store_true", help="train for seconds, on a small part")
+    asked = parser.parse_args(arguments)
+    for file in (asked.image, asked.labels):
+        if not file.exists():
+            print(
+                f"Skipped: {file} does not exist. Give an image and its labels: --image, --labels."
+            )
+            return []
+    steps, size, windows = (3, 128, (52, 64)) if asked.quick else (4500, None, WINDOWS)
+    start = time.perf_counter()
+    nuclei = Nuclei.open(asked.image, asked.labels, size)
+    network = train(nuclei, steps)
+    print("window  max difference  pieces  false splits  average precision (seen, unseen)")
+    outcomes = []
+    for each in predict_in_windows(network, nuclei, windows):
+        outcomes.append(each)
+        splits = each.seen.splits + each.unseen.splits
+        precision = f"{each.seen.average_precision:.3f}, {each.unseen.average_precision:.3f}"
+        print(f"{each.window:6}  {each.apart:14.2g}  {each.pieces:6}  {splits:12}  {precision:>17}")
+    draw(outcomes, nuclei, asked.out)
+    print(f"{asked.out} saved after {time.perf_counter() - start:.0f} s")
+    return outcomes
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ from hands import PATIENCE, predict, press, uneven
 from qtpy.QtWidgets import QFileDialog
 
 import seamscope
+from seamscope.docks.editors import Choice
 from seamscope.docks.labels import live as live_module
 from seamscope.docks.labels.shown import Picture, Screen
 from seamscope.docks.layers import camera
@@ -30,6 +31,7 @@ from seamscope.segmentation.false_splits import find_splits
 from seamscope.segmentation.label_images import merge_pairs
 from seamscope.segmentation.recipe import Recipe
 from seamscope.segmentation.review import suspects
+from seamscope.segmentation.segment import Segmentation
 
 NETWORK = measured(norm=True)
 
@@ -131,6 +133,27 @@ def test_the_curve_counts_objects_and_a_recipe_is_changed_live(qtbot, segmented)
     rest(qtbot, dock)
     assert dock.plot.curve is None
     np.testing.assert_array_equal(np.asarray(dock.live.layer.data), p > 0.5)
+
+
+def test_a_step_of_the_slider_paints_the_view_once_and_nothing_else(qtbot, segmented, monkeypatch):
+    dock = segmented(smooth(96, 120))
+    painted, others = [], []
+    paint = Segmentation.paint_named
+
+    def spy(found, region):
+        names = paint(found, region)
+        painted.append(names.size)
+        return names
+
+    monkeypatch.setattr(Segmentation, "paint_named", spy)
+    monkeypatch.setattr(Choice, "addItem", lambda *_: others.append("a list"))
+    for plot in (dock.plot.objects, dock.plot.heights):
+        monkeypatch.setattr(plot, "_draw", lambda _: others.append("a plot"))
+    for value in (0.45, 0.5, 0.55):
+        dock.plot.set_value(value)
+        rest(qtbot, dock)
+    assert painted == 3 * [1, 96 * 120]
+    assert others == []
 
 
 def test_the_part_in_view_comes_first_and_its_cut_objects_are_hatched(

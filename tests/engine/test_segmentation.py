@@ -468,6 +468,8 @@ def test_labels_are_read_like_an_array() -> None:
         (np.zeros((2, 3)), {"min_size": -1}, "min_size is -1"),
         (np.array([[2.0, 0.5]]), {"values": 1.5}, "from 0 to 1.33 after division by 1.5"),
         (np.zeros((2, 3)), {"threshold": np.nan}, "threshold is nan"),
+        (np.zeros((2, 3)), {"threshold": 128, "values": 255}, "threshold is 128: it is a probab"),
+        (np.zeros((2, 3)), {"kind": "boundaries", "seed_threshold": 3}, "seed_threshold is 3: it"),
         (np.zeros((2, 3)), {"area": {"y": (2, 9)}}, "area y=2:2 is empty"),
     ],
 )

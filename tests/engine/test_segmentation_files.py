@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,6 +98,10 @@ def test_a_full_disk_is_one_sentence(found, tmp_path, monkeypatch) -> None:
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=99))
+        with pytest.raises(OutputError, match=r"99 bytes\) free.*or choose another place\.$"):
+            found.write(tmp_path / "out.zarr")
     monkeypatch.setattr(zarr.Array, "__setitem__", full)
     with pytest.raises(OutputError, match="is full"):
         found.write(tmp_path / "out.zarr")

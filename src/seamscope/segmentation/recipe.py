@@ -126,6 +126,13 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise SettingsError(f"{name} is {value}: it must be a finite number, 0 or more.")
+        if self.kind != "embeddings":
+            for name in ("threshold", "seed_threshold")[: 1 + (self.kind == "boundaries")]:
+                if (getattr(self, name) or 0) > 1:
+                    raise SettingsError(
+                        f"{name} is {getattr(self, name):g}: it is a probability, from 0 to 1, "
+                        "whatever the numbers in the file are."
+                    )
         if self.cap == 0:
             raise SettingsError("cap is 0, which leaves no heights: give a distance above 0.")
         for name in ("min_size", "max_size"):

@@ -315,7 +315,7 @@ def _create_file(place: Place, kind: Format, request: _Request) -> Output:
             there = request.resume and place.partial.exists() and place.ledger.exists()
             if there and kind.resume is not None:
                 return _resumed(claim, Ledger(place.ledger), kind, wanted, request.task)
-            _check_room(place, kind.room(wanted))
+            _check_room(place, kind.room(wanted), wanted.labels)
             claim.remove()
             return _begun(claim, kind, wanted, request.task)
         except BaseException:
@@ -357,12 +357,14 @@ def _chunks(chunks: Sequence[int] | None, shape: Sequence[int], axes: str) -> tu
     return tuple(min(usual.get(a, n), n) for a, n in zip(axes, map(int, shape), strict=True))
 
 
-def _check_room(place: Place, needed: int) -> None:
+def _check_room(place: Place, needed: int, labels: bool) -> None:
     free = shutil.disk_usage(place.path.parent).free + size_on_disk(place.partial)
     if needed <= free:
         return
     older = size_on_disk(place.path)
     remedy = "Free some space, choose another place, or write labels instead of probabilities."
+    if labels:
+        remedy = "Free some space, or choose another place."
     if older:
         remedy = (
             f"The older result takes {bytes_text(older)} and stays until the new one is whole: "
