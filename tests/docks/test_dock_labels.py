@@ -707,6 +707,9 @@ def test_merges_of_one_layer_stay_in_it_and_are_written(
     written = seamscope.open_image(file)
     np.testing.assert_array_equal(written.data, merge_pairs(first, pairs[one]))
     assert written.scale == (2, 2)
+    viewer.layers.remove(one)
+    assert page.report is None
+    assert page.table.isHidden()
 
 
 def test_a_run_on_an_area_answers_again(qtbot, viewer, open_docks, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import shutil
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -131,6 +132,25 @@ def test_basins_beyond_memory_go_to_disk(monkeypatch, tmp_path) -> None:
     assert list(tmp_path.iterdir())
     del found, other
     assert not list(tmp_path.iterdir())
+
+
+def test_memory_is_that_of_blocks_and_the_graph(monkeypatch, tmp_path) -> None:
+    """Four times as many blocks of background take no more."""
+    monkeypatch.setattr("seamscope.segmentation.room._SHARE", 0)
+
+    def find(n):
+        stored = zarr.create_array(tmp_path / str(n), shape=(n, n), chunks=(64, 64), dtype="u1")
+        stored[20:40, 20:60] = 255
+        assert seamscope.segment(stored, values=255, blocks=64, scratch=tmp_path).count == 1
+
+    find(64)  # loads modules
+    peaks = []
+    for n in (128, 256):
+        tracemalloc.start()
+        find(n)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_blocks_that_share_chunks_on_disk_lose_nothing(monkeypatch, tmp_path) -> None:

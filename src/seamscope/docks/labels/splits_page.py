@@ -206,6 +206,9 @@ class SplitsPage(QWidget):
             hidden = layer is self._live.layer or layer in merged or layer.name == "paint"
             if isinstance(layer, Labels) and not hidden:
                 listed.append((layer.name, layer))
+        if self._of is not None and self._of not in self._viewer.layers:
+            self._of = None
+            self._show_report(None)
         before = self.labels.value()
         with QSignalBlocker(self.labels):
             self.labels.set_options(listed)
