@@ -248,6 +248,11 @@ def test_what_cannot_be_segmented_is_said_in_a_sentence(qtbot, viewer, open_dock
     dock.plot.set_value(1.0)
     rest(qtbot, dock)
     assert "No object" in dock.verdict.text()
+    dock.recipe.values.set_value("clipped")
+    rest(qtbot, dock)
+    dock.plot.set_value(0.5)
+    rest(qtbot, dock)
+    assert same_objects(shown(dock), ndimage.label(viewer.layers["scores"].data > 0.5)[0])
 
 
 def test_a_layer_that_is_removed_and_a_window_that_is_closed_end_the_work(

@@ -39,13 +39,13 @@ _TIPS = {
     "clear_border": "Remove objects that touch the image's border.",
     "connectivity": "Pixels belong together if they share a face, or an edge or a corner too.",
     "values": "What the numbers of the prediction are. Logits are turned into probabilities:\n"
-    "softmax over channels, or a sigmoid of a single one. Linear: the output of a network trained\n"
-    "towards 0 and 1; values beyond count as 0 or 1.",
+    "softmax over channels, or a sigmoid of a single one. Clipped: of a linear output that was\n"
+    "trained towards 0 and 1, values beyond count as 0 or 1.",
 }
 _VALUES = [
     ("Probabilities", "probabilities"),
     ("Logits", "logits"),
-    ("Linear, cut at 0 and 1", "clipped"),
+    ("Clipped: a linear output", "clipped"),
     ("0 to 255", 255.0),
     ("0 to 65535", 65535.0),
 ]
