@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 
 import pytest
@@ -19,6 +20,13 @@ _NAMES = {
     "field": ("seamscope.docks.receptive_field.dock", "ReceptiveFieldDock", "Receptive field"),
     "normalization": ("seamscope.docks.normalization.dock", "NormalizationDock", "Normalization"),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_imported_is_garbage():
+    """As for all tests once they are collected; docks import much more when they open."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,11 @@
-"""Runs commands that are killed at chosen moments: ``python killing.py PLAN.json``.
+"""Runs commands that are killed at chosen moments: ``python killing.py``.
 
-The plan lists commands, each with a folder to run in (perhaps a copy of another), a signal, and the
-number of the event at which the process gets it. An event is that a file below the folder is opened
-for writing, renamed, removed or made. One process imports everything and forks for each command; a
-command without a signal runs to its end. Prints one JSON list: exit code and number of events of
-each, and what a result, the old one aside and the new one beside it held before each event.
+Each line it reads is a list of commands, as JSON: a folder to run in (perhaps a copy of another),
+variables of the environment, a signal, and the number of the event at which the process gets it.
+An event is that a file below the folder is opened for writing, renamed, removed or made. One
+process imports everything and forks for each command; a command without a signal runs to its end.
+It answers each line with one: exit code and number of events of each command, and what a result,
+the old one aside and the new one beside it held before each event.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,8 @@ def run(step: dict[str, Any]) -> tuple[int, int, list[list[str]]]:
         return os.waitstatus_to_exitcode(status), events, seen
     before = set(sys.modules)
     os.chdir(step["folder"])
+    os.environ.update(step["environment"])
+    tempfile.tempdir = None  # found again, in this environment
     for number in (1, 2):
         os.dup2(os.open(os.devnull if number == 1 else "said", os.O_WRONLY | os.O_CREAT), number)
     number = step.get("signal", signal.SIGKILL)
@@ -111,6 +115,5 @@ def run(step: dict[str, Any]) -> tuple[int, int, list[list[str]]]:
 
 
 if __name__ == "__main__":
-    with open(sys.argv[1]) as file:
-        steps = json.load(file)
-    json.dump([run(step) for step in steps], sys.stdout)
+    for line in sys.stdin:
+        print(json.dumps([run(step) for step in json.loads(line)]), flush=True)

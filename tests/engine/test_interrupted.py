@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,20 +104,35 @@ MOMENTS = {"out.ome.zarr": 6, "out.npy": 6, "out.png": 6, "cells.tif": 6}
 KINDS = (int(signal.SIGKILL), int(signal.SIGTERM))
 
 
-def carry_out(steps: list[dict[str, Any]], folder: Path) -> list[tuple[int, int, Any]]:
-    (folder / "plan.json").write_text(json.dumps(steps))
-    temporary = folder / "temporary"
-    temporary.mkdir(exist_ok=True)
-    environment = os.environ | {
-        "SEAMSCOPE_CONFIG": str(folder),
-        "SEAMSCOPE_CACHE": str(folder),
-        "TMPDIR": str(temporary),
-    }
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("killing.py")), str(folder / "plan.json")],
-        env=environment, stdout=subprocess.PIPE, check=True,
-    )  # fmt: skip
-    return [(code, events, seen) for code, events, seen in json.loads(done.stdout)]
+class Killing:
+    """One process for all tests of this file: importing takes longer than most commands."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("killing.py"))]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+
+    def carry_out(self, steps: list[dict[str, Any]], folder: Path) -> list[tuple[int, int, Any]]:
+        temporary = folder / "temporary"
+        temporary.mkdir(exist_ok=True)
+        environment = {
+            "SEAMSCOPE_CONFIG": str(folder),
+            "SEAMSCOPE_CACHE": str(folder),
+            "TMPDIR": str(temporary),
+        }
+        asked = [step | {"environment": environment} for step in steps]
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(asked), file=self.process.stdin, flush=True)
+        done = json.loads(self.process.stdout.readline())
+        return [(code, events, seen) for code, events, seen in done]
+
+
+@pytest.fixture(scope="module")
+def killing() -> Iterator[Killing]:
+    killing = Killing()
+    yield killing
+    killing.process.communicate()
 
 
 def template(folder: Path) -> Path:
@@ -150,14 +165,14 @@ def check_every_moment(seen: list[list[str]], out: str) -> None:
 
 
 @pytest.mark.parametrize("out", CASES)
-def test_old_or_new_whole_at_thirty_moments(out: str, tmp_path: Path) -> None:
+def test_old_or_new_whole_at_thirty_moments(out: str, tmp_path: Path, killing: Killing) -> None:
     """Half of them SIGKILL, half SIGTERM; the same moments in every run of this test."""
     command, content = CASES[out]
     begun, ended = template(tmp_path / "template"), tmp_path / "ended"
     first = {"folder": str(begun), "command": command(1, out)}
     second = {"copy": str(begun), "folder": str(ended), "command": command(2, out)}
     second["result"] = str(ended / out)
-    (one, _, _), (two, events, seen) = carry_out([first, second], tmp_path)
+    (one, _, _), (two, events, seen) = killing.carry_out([first, second], tmp_path)
     assert (one, two) == (0, 0), (begun / "said").read_text()
     check_every_moment(seen, out)
     old, new = content(begun / out), content(ended / out)
@@ -171,7 +186,7 @@ def test_old_or_new_whole_at_thirty_moments(out: str, tmp_path: Path) -> None:
         for at, kind in chosen
     ]
     last = {"copy": str(ended), "folder": str(tmp_path / "last"), "command": freeze(2, "new")}
-    done = carry_out([*steps, *([last] if command is freeze else [])], tmp_path)
+    done = killing.carry_out([*steps, *([last] if command is freeze else [])], tmp_path)
     for step, (code, *_) in zip(steps, done, strict=False):
         folder = Path(step["folder"])
         assert code in ((-9,) if step["signal"] == signal.SIGKILL else (130, 0)), folder
@@ -185,7 +200,7 @@ def test_old_or_new_whole_at_thirty_moments(out: str, tmp_path: Path) -> None:
         # a network that was interrupted while it was written is recognised by its name
         extra = {p.name for p in path.parent.iterdir()} - {"net.py", "said", name}
         extra -= {"image.npy", "image.ome.zarr", "zarr.json", "__pycache__"}
-        extra -= {f"{name}.json", f".{name}.room", f".{name}.ledger"}
+        extra -= {f"{name}.json", f".{name}.room", f".{name}.ledger", f".{name}.basins"}
         assert all("partial" in name for name in extra), extra
     # SIGTERM leaves nothing in the directory of temporary files, and the last run swept the rest
     assert not list((tmp_path / "temporary").glob("seamscope-*"))
@@ -272,7 +287,7 @@ def test_room_of_a_killed_segmentation_is_swept(tmp_path: Path) -> None:
     """Basins on disk are as large as the image; the next segmentation there removes them."""
     script = (
         "import os, signal, numpy, seamscope.segmentation.room as room\n"
-        f"folder = room._Folder({str(tmp_path)!r})\n"
+        f"folder = room.Folder.temporary({str(tmp_path)!r})\n"
         "(folder.path / 'basins').touch()\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
