@@ -10,6 +10,7 @@ the old one aside and the new one beside it held before each event.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import importlib
@@ -111,6 +112,7 @@ def run(step: dict[str, Any]) -> tuple[int, int, list[list[str]]]:
     with os.fdopen(writing, "w") as file:
         json.dump([count.events, count.seen, imported], file)
     sys.stderr.flush()
+    atexit._run_exitfuncs()  # what vanishes at the end of a process
     os._exit(code)
 
 

@@ -399,10 +399,9 @@ class Labelling:
     def _leave(self) -> None:
         """Move what objects are read from out of what vanishes when the result is finished."""
         assert self._output is not None
-        folder = lasting_folder(Path(str(self._output.path)).parent)
-        self._stages.move(folder)
-        self._folder.path = folder
-        self._folder.vanish()
+        self._folder.path = lasting_folder(Path(str(self._output.path)).parent)
+        self._folder.vanish()  # first, so that nothing stays where this is stopped half-way
+        self._stages.move(self._folder.path)
 
     # -- blocks
 
