@@ -112,6 +112,7 @@ def run(step: dict[str, Any]) -> tuple[int, int, list[list[str]]]:
     with os.fdopen(writing, "w") as file:
         json.dump([count.events, count.seen, imported], file)
     sys.stderr.flush()
+    count.looks = True  # the command has ended
     atexit._run_exitfuncs()  # what vanishes at the end of a process
     os._exit(code)
 
