@@ -41,6 +41,21 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+# Files that take longest. They begin first, so that no process is left alone with one at the end.
+LONGEST = (
+    "test_packaging.py", "test_docs.py", "test_journeys.py", "test_dock_seams.py", "test_dock.py",
+    "test_dock_normalization.py", "test_random_networks.py", "test_one_truth.py", "test_repair.py",
+    "test_interrupted.py", "test_dock_labels.py", "test_dock_receptive_field.py",
+    "test_every_format.py", "test_inference.py", "test_workers.py", "test_diagnosis.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 def pytest_collection_finish() -> None:
     """Leave what the tests imported out of garbage collections.
 
