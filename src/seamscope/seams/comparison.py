@@ -39,8 +39,8 @@ class Terms(NamedTuple):
 
     def mismatch(self) -> tuple[Array, Array]:
         """``1 - Dice``, soft and hard; 0 where both tiles are 0 everywhere."""
-        soft = ratio(self.apart, self.squares)
-        return np.nan_to_num(soft, nan=0.0), np.nan_to_num(1 - dice(self.both, self.either))
+        soft = ratio(self.apart, self.squares, absent=0.0)
+        return _known(soft), _known(1 - dice(self.both, self.either, absent=1.0))
 
     def present(self, absent: float) -> Array:
         """As the soft one; NaN where the class is absent from both tiles."""
@@ -50,8 +50,17 @@ class Terms(NamedTuple):
     def plain(self) -> Array:
         """``1 - Dice`` without squares; 0 where both tiles are 0 everywhere."""
         # 2 sum(O1 O2) is what the squares exceed the squared differences by
-        mismatch: Array = 1 - ratio(self.squares - self.apart, self.sums)
-        return np.nan_to_num(mismatch, nan=0.0)
+        return _known(1 - ratio(self.squares - self.apart, self.sums, absent=1.0))
+
+    def at(self, halo: int) -> Terms:
+        """Return the terms at one halo alone."""
+        return Terms(*(term[..., halo : halo + 1] for term in self))
+
+
+def _known(values: Array) -> Array:
+    """The same; 0 for what is no number. A sum is ten times faster than looking at each."""
+    known: Array = values if math.isfinite(float(values.sum())) else np.nan_to_num(values, nan=0.0)
+    return known
 
 
 class Compared(NamedTuple):
@@ -174,7 +183,7 @@ def _agreement(fold: Fold, first: Array, second: Array, classes: int) -> tuple[A
         both = np.where(first == second, first, classes)
         counts = [fold.counts(n, classes + 1)[:classes] for n in (both, first, second)]
         return counts[0], counts[1] + counts[2]
-    pairs = first.astype(np.intp) * classes + second.astype(np.intp)
+    pairs = first.astype(np.uint8) * np.uint8(classes) + second.astype(np.uint8)
     table = fold.counts(pairs, classes**2).reshape(classes, classes, -1)
     same = np.arange(classes)
     return table[same, same], table.sum(0) + table.sum(1)

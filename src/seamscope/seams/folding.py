@@ -89,8 +89,9 @@ class Fold:
 
     def counts(self, numbers: Array, most: int) -> Array:
         """Pixels ``(most, H)`` that have each number, of what is valid at each halo."""
-        codes = self._distance.astype(np.intp) * most
-        codes += numbers
+        small = (self.deepest + 1) * most < 1 << 32  # half the memory to go through
+        codes = np.multiply(self._distance, most, dtype=np.uint32 if small else np.intp)
+        np.add(codes, numbers, out=codes, casting="unsafe")
         counts = np.bincount(codes.ravel(), minlength=(self.deepest + 1) * most)
         return _from_far_end(counts.reshape(-1, most).T.astype(np.float64))
 
@@ -110,7 +111,7 @@ class Fold:
 
     def _folded(self, values: Array, ufunc: Any, dtype: Any) -> Array:
         for axis, runs in enumerate(self._runs, start=1):
-            values = _fold_axis(values, axis, runs, ufunc, dtype)
+            values = _fold_axis(values, axis, runs, self.deepest, ufunc, dtype)
         return values.astype(dtype, copy=False)
 
 
@@ -123,8 +124,10 @@ class _Run(NamedTuple):
     """Neighbouring pixels of an axis: rising, at their deepest, or falling."""
 
     part: slice
-    distances: Array  # different ones, in the order of the pixels
-    starts: Array | None  # where each begins; None where each is one pixel
+    starts: Array | None  # where each distance begins; None where each is one pixel
+    single: bool  # all at one distance
+    target: slice | Array  # their distances, in the order of the pixels
+    backwards: bool  # or in the reverse order, where there is no gap: a slice, which is faster
 
 
 def _runs(line: Array, deepest: int) -> list[_Run]:
@@ -135,40 +138,43 @@ def _runs(line: Array, deepest: int) -> list[_Run]:
         values = line[part]
         if values.size:
             starts = np.flatnonzero(np.diff(values, prepend=-1))
-            single = None if starts.size == values.size else starts
-            runs.append(_Run(part, values[starts], single))
+            target: slice | Array = values[starts]
+            first, last = int(values[0]), int(values[-1])
+            if abs(last - first) + 1 == starts.size:
+                target = slice(min(first, last), max(first, last) + 1)
+            each = None if starts.size == values.size else starts
+            runs.append(_Run(part, each, starts.size == 1, target, last < first))
     return runs
 
 
-def _fold_axis(values: Array, axis: int, runs: list[_Run], ufunc: Any, wide: Any) -> Array:
+def _fold_axis(
+    values: Array, axis: int, runs: list[_Run], deepest: int, ufunc: Any, wide: Any
+) -> Array:
     """Collect one axis by distance: ``(..., n, ...) -> (..., H, ...)``.
 
     Long sums are taken in the type `wide`; what is folded once keeps its own, which is faster.
     """
-    deepest = max(int(run.distances.max()) for run in runs)
     shape = (*values.shape[:axis], deepest + 1, *values.shape[axis + 1 :])
+    order = (axis, *(a for a in range(values.ndim) if a != axis))
     folded = np.zeros(shape, values.dtype)
-    into, source = np.moveaxis(folded, axis, 0), np.moveaxis(values, axis, 0)
+    into, source = folded.transpose(order), values.transpose(order)
     for run in runs:
         part = source[run.part]
-        if run.distances.size == 1:
+        if run.single:
             part = ufunc.reduce(part, axis=0, dtype=wide)[None]
         elif run.starts is not None:
             part = ufunc.reduceat(part, run.starts, axis=0)
-        first, last = int(run.distances[0]), int(run.distances[-1])
-        if abs(last - first) + 1 == run.distances.size:  # no gap: a slice, which is faster
-            backwards = last < first
-            target = into[min(first, last) : max(first, last) + 1]
-            ufunc(target, part[::-1] if backwards else part, out=target, casting="same_kind")
+        if isinstance(run.target, slice):
+            target = into[run.target]
+            ufunc(target, part[::-1] if run.backwards else part, out=target, casting="same_kind")
         else:
-            into[run.distances] = ufunc(into[run.distances], part)
+            into[run.target] = ufunc(into[run.target], part)
     return folded
 
 
-def _from_far_end(bins: Array, ufunc: Any = np.add, axis: int = -1) -> Array:
-    """Accumulate over all distances of at least ``d``, for each ``d``."""
-    flipped = np.flip(bins, axis)
-    return np.asarray(np.flip(ufunc.accumulate(flipped, axis=axis), axis))
+def _from_far_end(bins: Array, ufunc: Any = np.add) -> Array:
+    """Accumulate over all distances of at least ``d``, for each ``d``, along the last axis."""
+    return np.asarray(ufunc.accumulate(bins[..., ::-1], axis=-1)[..., ::-1])
 
 
 __all__ = ["Ends", "Fold"]

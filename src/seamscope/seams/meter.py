@@ -49,6 +49,7 @@ only one tile predicts a number that is not finite, their distance is infinite.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -163,11 +164,11 @@ class SeamMeter:
         self._classes = classes
         self._threshold = threshold
         self._tell = tell
-        self._folds: dict[tuple[Ends, ...], Fold] = {}
+        self._folds: dict[tuple[tuple[int, int, bool, bool], ...], Fold] = {}
         self._most = max(_inputs(n, axis) for n, axis in zip(
             grid.prediction_shape, grid.axes, strict=True
         ))  # fmt: skip
-        self._open: dict[tuple[Frame, tuple[int, ...], int], Array] = {}
+        self._open: dict[tuple[Frame, tuple[int, ...], int], tuple[Slices, Array]] = {}
         self._sums = Sums()
         self._seams: dict[Frame, Array] = {}
         self._worst: list[Seam] = []
@@ -210,15 +211,15 @@ class SeamMeter:
         self.spread.see(some)
         for axis, lower in self._neighbourhoods(tile):
             key = (frame, lower, axis)
-            region = overlap_of(self.grid, lower, axis)
+            waiting = self._open.pop(key, None)
+            region = overlap_of(self.grid, lower, axis) if waiting is None else waiting[0]
             own = prediction[:, *tile.within(region)]
-            other = self._open.pop(key, None)
-            if other is None:
-                self._open[key] = own.copy()
+            if waiting is None:
+                self._open[key] = region, own.copy()
             elif tile.index == lower:
-                self._compare(key, region, own, other)
+                self._compare(key, region, own, waiting[1])
             else:
-                self._compare(key, region, other, own)
+                self._compare(key, region, waiting[1], own)
 
     def watch(self, plan: Any, frame: Frame, tile: Tile, prediction: Array) -> None:
         """Watch a tile; `seamscope.prediction.run.run` calls this."""
@@ -257,25 +258,28 @@ class SeamMeter:
 
     def _fold(self, lower: tuple[int, ...], axis: int, region: Slices) -> Fold:
         """How far each pixel of an overlap is from the inner borders, along each axis."""
-        ends = []
+        places = []
         for a, (tiling, i, part) in enumerate(zip(self.grid.axes, lower, region, strict=True)):
             beyond = tiling[i].origin + self.grid.prediction_shape[a] - part.stop
-            low, high = self._ray.weights[a]
             before = i > 0 or a == axis  # the upper tile begins where the overlap does
-            after = i < len(tiling) - 1
-            ends.append(
-                Ends(
-                    length=part.stop - part.start,
-                    low=low if before and low else None,
-                    high=high if after and high else None,
-                    beyond=beyond,
-                    scale=tiling.lattice.scale,
-                )
-            )
-        key = tuple(ends)  # the same for each kind of place in the grid
+            places.append((part.stop - part.start, beyond, before, i < len(tiling) - 1))
+        key = tuple(places)  # the same for each kind of place in the grid
         if key not in self._folds:
-            self._folds[key] = Fold(key, self._most)
+            self._folds[key] = Fold(
+                tuple(itertools.starmap(self._ends, enumerate(key))), self._most
+            )
         return self._folds[key]
+
+    def _ends(self, axis: int, place: tuple[int, int, bool, bool]) -> Ends:
+        length, beyond, before, after = place
+        low, high = self._ray.weights[axis]
+        return Ends(
+            length=length,
+            low=low if before and low else None,
+            high=high if after and high else None,
+            beyond=beyond,
+            scale=self.grid.axes[axis].lattice.scale,
+        )
 
     # -- keeping what is measured
 
@@ -284,13 +288,20 @@ class SeamMeter:
         return Comparison(self.kind, self._classes, self._threshold)
 
     def _keep(self, compared: Compared, spot: Callable[[], tuple[int, ...]]) -> None:
-        self._sums.add(compared.terms, compared.axis, compared.at, self._comparison.absent)
-        self._note(compared, spot)
+        terms, at = compared.terms, compared.at
+        mismatch = terms.mismatch()
+        self._sums.add(terms, mismatch, compared.axis, at, self._comparison.absent)
+        self._note(compared, mismatch, spot)
 
-    def _note(self, compared: Compared, spot: Callable[[], tuple[int, ...]]) -> None:
+    def _note(
+        self,
+        compared: Compared,
+        mismatch: tuple[Array, Array],
+        spot: Callable[[], tuple[int, ...]],
+    ) -> None:
         """Keep the measures of this seam at the meter's halo."""
         terms, at = compared.terms, compared.at
-        soft, hard = terms.mismatch()
+        soft, hard = mismatch
         largest = float(terms.largest[:, at].max())
         mean = float(terms.total[:, at].mean() / terms.pixels[at])
         place = compared.axis, *compared.lower

@@ -31,13 +31,15 @@ class Sums:
         self._here = _Here()
         self._random = random.Random(0)
 
-    def add(self, terms: Terms, axis: int, at: int, absent: float) -> None:
+    def add(
+        self, terms: Terms, mismatch: tuple[Array, Array], axis: int, at: int, absent: float
+    ) -> None:
         """Count the terms of an overlap along an axis.
 
         Parameters
         ----------
-        terms, axis
-            Of the overlap.
+        terms, mismatch, axis
+            Of the overlap (see `Terms.mismatch`).
         at
             Number of the halo in question, or of the largest one at which a pixel is valid.
         absent
@@ -53,10 +55,10 @@ class Sums:
         self._total[:, :depth] += terms.total
         self._here.add(terms, at)
         if (place := self._place()) is not None:
-            soft, hard = (x.astype(np.float32) for x in terms.mismatch())
-            present, plain = terms.present(absent)[:, at], terms.plain()[:, at]
-            kept = _Curves(soft, hard, present, plain, at)
-            self._curves[place:] = [kept, *self._curves[place + 1 :]]
+            soft, hard = (x.astype(np.float32) for x in mismatch)
+            here = terms.at(at)
+            kept = _Curves(soft, hard, here.present(absent)[:, 0], here.plain()[:, 0], at)
+            self._curves[place : place + 1] = [kept]
 
     def _place(self) -> int | None:
         """Where a curve is kept, so that all have had the same chance (Vitter 1985, R)."""
