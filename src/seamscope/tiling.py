@@ -179,7 +179,7 @@ class AxisTiling:
     overlap: int = 0
     lattice: Lattice = Lattice()
 
-    @property
+    @cached_property
     def output_size(self) -> int:
         """Pixels of the whole result."""
         return math.ceil(self.size * self.lattice.scale)
@@ -461,12 +461,12 @@ class TileGrid:
             _check_axis(*values)
         return cls(tuple(map(AxisTiling, shape, tiles, halos, overlaps, lattices)))
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Tiles along each axis."""
         return tuple(len(axis) for axis in self.axes)
 
-    @property
+    @cached_property
     def image_shape(self) -> tuple[int, ...]:
         """Pixels of the image."""
         return tuple(axis.size for axis in self.axes)
@@ -476,12 +476,12 @@ class TileGrid:
         """Pixels of the whole result."""
         return tuple(axis.output_size for axis in self.axes)
 
-    @property
+    @cached_property
     def tile_shape(self) -> tuple[int, ...]:
         """Input pixels of one tile."""
         return tuple(axis.tile for axis in self.axes)
 
-    @property
+    @cached_property
     def prediction_shape(self) -> tuple[int, ...]:
         """Output pixels of one tile."""
         return tuple(int(axis.kept * axis.lattice.scale) for axis in self.axes)
