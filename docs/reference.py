@@ -1,12 +1,16 @@
 """Write the reference pages from the program itself, so that they never drift from it.
 
 ``cli.md`` holds the help of every command, ``settings.md`` the one explanation of each setting,
-``python.md`` the public names in the order of a workflow. Run by `conf`, and by the tests.
+``python.md`` the public names in the order of a workflow, ``docks.md`` every control of the docks
+with its tip. Run by `conf`, and by the tests.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +34,25 @@ def write(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for name, lines in (("cli", commands()), ("settings", settings()), ("python", python())):
         (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf8")
+    docks(folder)
+
+
+def docks(folder: Path) -> None:
+    """Write the page of the docks, in a process that has a Qt application; pictures take a minute.
+
+    ``SEAMSCOPE_PICTURES=no`` leaves the pictures out.
+    """
+    if importlib.util.find_spec("napari") is None:
+        text = "# The docks\n\nThis page is written where napari is installed.\n"
+        (folder / "docks.md").write_text(text, encoding="utf8")
+        return
+    options = [] if os.environ.get("SEAMSCOPE_PICTURES") == "no" else ["--pictures"]
+    script = Path(__file__).with_name("docks.py")
+    subprocess.run(
+        [sys.executable, str(script), str(folder), *options],
+        env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
+        check=True,
+    )
 
 
 def commands() -> Iterator[str]:

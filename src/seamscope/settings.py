@@ -64,7 +64,7 @@ WORDS: dict[str, Words] = {
         unit="pixels",
     ),
     "halo": Words(
-        "Halo",
+        "Margin (halo)",
         "Border of each tile's prediction that is discarded where the tile has a neighbour: one "
         "number, one for each axis, or before and after for each axis. Auto: the reach of the "
         "network, or as much as tile and overlap leave room for.",
@@ -99,7 +99,7 @@ WORDS: dict[str, Words] = {
         choices=get_args(Precision),
     ),
     "normalize": Words(
-        "Normalize",
+        "Image intensities",
         "How intensities are normalized, with statistics of the whole image and never of single "
         "tiles. Auto: what the model's card says, or none.",
         choices=get_args(Literal["auto", "zscore", "minmax", "percentile", "none"]),
@@ -151,7 +151,7 @@ WORDS: dict[str, Words] = {
         "Intensity to use for pixels that are NaN or infinite. By default such images are refused.",
     ),
     "accelerate": Words(
-        "Accelerate",
+        "Speed up",
         "Time equivalent, faster ways to run the network on the first tile, and use the fastest "
         "one that gives the same output.",
     ),

@@ -606,7 +606,7 @@ def _check_axis(
         before, after = halo
         largest = max(0, (tile - sum(lattice.crop) - lattice.pitch) // 2)
         raise SettingsError(
-            f"Tile {tile} along {name} leaves nothing between its halos of {before} and {after}"
+            f"Tile {tile} along {name} is too small for halos of {before} and {after}"
             f"{f' (overlap {overlap})' if overlap > before + after else ''}: it must keep at "
             f"least one period ({lattice.pitch}). Use a tile of {smallest} or more, or a halo of "
             f"at most {_floor(largest, lattice.pitch)}."

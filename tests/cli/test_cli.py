@@ -770,7 +770,10 @@ def test_info_of_a_network_with_finite_reach(at_home):
     assert told["scale"] == [1.0, 1.0]
     assert told["statistics"] == {"count": 0, "layers": []}
     assert told["swallows_nan"] is False
-    assert told["sentence"] == "Seamless with halo 8 on multiples of 2."
+    assert (
+        told["sentence"]
+        == "Can be predicted without seams: it looks 8 px far (tiles start on multiples of 2)."
+    )
     assert told["fingerprint"] == seamscope.load_model(network).fingerprint
     assert told["parameters"] == sum(p.numel() for p in network.parameters())
     assert len(told["tiles"]) >= 3
@@ -793,7 +796,7 @@ def test_info_of_a_network_with_statistics_of_its_tile(at_home):
     assert [c["channels"] for c in told["statistics"]["layers"]] == [
         4, 4, 8, 8, 4, 4,
     ]  # fmt: skip
-    assert "No halo will help" in told["sentence"]
+    assert "Overlap cannot remove the seams" in told["sentence"]
 
 
 def test_info_of_valid_convolutions_and_three_dimensions(at_home):
@@ -811,7 +814,10 @@ def test_info_of_valid_convolutions_and_three_dimensions(at_home):
 
 def test_info_for_people():
     text = ok("info", "demo:batchnorm").stdout
-    assert "Seamless with halo 46 on multiples of 8." in text
+    assert (
+        "Can be predicted without seams: it looks 46 px far (tiles start on multiples of 8)."
+        in text
+    )
     assert "foreground, boundary, extracellular, background" in text
     assert "zscore" in text
     assert seamscope.load_model("demo:batchnorm").fingerprint in text

@@ -55,7 +55,7 @@ def test_export_writes_reads_back_and_tells(tmp_path) -> None:
     assert "read back" in done.stdout
     told = json.loads((tmp_path / "told.json").read_text())
     assert told["format"] == "pt2"
-    assert told["sentence"].startswith("Seamless with halo")
+    assert told["sentence"].startswith("Can be predicted without seams")
     assert load_model(out).describe() == told["sentence"]
     again = run("export", FACTORY, out)  # trusted by now; but the place is taken
     assert again.exit_code == ExitCode.REFUSED
@@ -81,7 +81,10 @@ def test_a_network_goes_to_every_format_and_predicts_the_same(tmp_path) -> None:
             assert done.exit_code == ExitCode.DONE, done.output
             info = run("info", spec, *(["--verify"] if credits else []))
             assert info.exit_code == ExitCode.DONE, info.output
-            assert "Seamless with halo 8 on multiples of 2." in info.stdout
+            assert (
+                "Can be predicted without seams: it looks 8 px far (tiles start on multiples of 2)."
+                in info.stdout
+            )
         out = tmp_path / f"out{name}.npy"
         done = run("predict", image, spec, out, "--tile", 48, "--trust")
         assert done.exit_code == ExitCode.DONE, done.output
@@ -116,7 +119,7 @@ def test_export_puts_credits_into_the_card(tmp_path) -> None:
 def test_info_verifies_and_says_where_the_card_is_wrong(tmp_path, package) -> None:
     done = run("info", package, "--verify")
     assert done.exit_code == ExitCode.DONE, done.output
-    assert "asks for halo 8, which agrees with what was measured" in done.stdout
+    assert "declares halo 8, which agrees with what was measured" in done.stdout
     assert "The test vectors are met" in done.stdout
 
     def smaller(card):

@@ -256,15 +256,15 @@ def test_statistics_of_another_image_are_taken_over(place) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["freeze", "image.npy", "batch.pt", "x"], "Nothing to freeze"),
-        (["freeze", "image.npy", "batch.pt", "x"], "Seamless with halo 22"),
+        (["freeze", "image.npy", "batch.pt", "x"], "Nothing to fix"),
+        (["freeze", "image.npy", "batch.pt", "x"], "without seams: it looks 22 px far"),
         (
             ["freeze", "image.npy", "instance.pt", "x", "--how", "sampled", "--tiles", "0"],
             "0 tiles are no sample",
         ),
         (
             ["freeze", "image.npy", "instance.pt", "x", "--tile", "32", "--halo", "16"],
-            "leaves nothing between",
+            "is too small for halos",
         ),
         (["freeze", "image.npy", "instance.pt", "x", "--how", "never"], "choose exact, local"),
         (["freeze", "image.npy", "instance.pt", "image.npy"], "image.npy"),

@@ -92,7 +92,7 @@ def test_json_of_one_that_sees_the_whole_tile(scripts, image, tmp_path) -> None:
     assert operation == {"op": "InstanceNorm", "count": 10, "kind": "normalization"}
     assert told["pixel"]["at"] == [70, 61]
     assert told["pixel"]["phase"] == [2, 1]
-    assert "No halo will help" in out
+    assert "Overlap cannot remove the seams" in out
     assert "10 x InstanceNorm" in out
     assert "beyond" in out
 

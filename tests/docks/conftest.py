@@ -18,7 +18,11 @@ _NAMES = {
     "labels": ("seamscope.docks.labels.dock", "LabelsDock", "Labels"),
     "seams": ("seamscope.docks.seams.dock", "SeamsDock", "Seams"),
     "field": ("seamscope.docks.receptive_field.dock", "ReceptiveFieldDock", "Receptive field"),
-    "normalization": ("seamscope.docks.normalization.dock", "NormalizationDock", "Normalization"),
+    "normalization": (
+        "seamscope.docks.normalization.dock",
+        "NormalizationDock",
+        "Network normalization",
+    ),
 }
 
 

@@ -148,6 +148,11 @@ def test_a_volume_by_a_network_of_the_plane_is_predicted_slice_by_slice(qtbot, v
     assert "Name them" in dock.problem  # three axes, and nothing says which is which
     assert "--axes" not in dock.problem
     assert dock.axes.isVisibleTo(dock)
+    names = "First axis: z", "First axis: time", "First axis: channel"
+    assert tuple(dock.panel.actions.buttons) == names
+    press(qtbot, dock.panel.actions.buttons[names[1]])
+    assert (dock.axes.text(), dock.problem) == ("tyx", "")
+    dock.axes.clear()
     qtbot.keyClicks(dock.axes, "zyx")
     qtbot.keyClick(dock.axes, Qt.Key.Key_Return)
     assert dock.problem == ""
@@ -396,7 +401,6 @@ def test_costs_are_told_in_plain_numbers(qtbot, viewer, dock):
     assert f"<b>{len(list(dock.plan.grid))}</b>" in text
     assert f"each pixel {read / 100**2:.2g} times" in text
     assert "on cpu" in text  # the time, after a trial
-    assert "period 2" in text
     assert "all measured" in text
     dock.options.seams.set_value("none")
     assert "not measured" in dock.cost.text()
@@ -406,10 +410,11 @@ def test_what_a_network_needs_is_told(qtbot, viewer, dock):
     viewer.add_image(picture(64, 64))
     load(qtbot, dock, CLASSES)
     assert CLASSES.describe() in dock.facts.text()
-    assert "2D (yx)" in dock.facts.text()
+    assert "2D network: 1 channel in, 3 classes out" in dock.facts.text()
+    assert "period 2" in dock.facts.toolTip()
     load(qtbot, dock, INSTANCE)
     dock.tile.set_value(32)
-    assert "No halo will help" in dock.facts.text()
+    assert "Overlap cannot remove the seams" in dock.facts.text()
     assert "expect seams" in dock.notes.text()
 
 
@@ -758,7 +763,7 @@ def test_what_makes_a_plan_possible_is_one_click_away(qtbot, viewer, dock):
     load(qtbot, dock, CLASSES)
     dock.halo.set_value(20)
     dock.tile.set_value(32)
-    assert "leaves nothing between its halos" in dock.problem
+    assert "is too small for halos of 20 and 20" in dock.problem
     assert list(dock.panel.actions.buttons) == ["Use tile 42"]
     press(qtbot, dock.panel.actions.buttons["Use tile 42"])
     assert dock.problem == ""

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("napari")
 
-from dock_networks import measured, whole
+from dock_networks import measured, undrawn, whole
 from hands import PATIENCE, press, uneven
 from qtpy.QtWidgets import QPushButton
 
@@ -64,7 +64,7 @@ def test_one_click_sets_the_halo_runs_and_compares(qtbot, viewer, steps):
     fix = page(qtbot, steps, "fix")
     assert fix.advice.step == "halo"
     need = max(max(sides) for sides in CLASSES.reach.halo)
-    assert fix.fix.text() == f"Set halo {need} and run"
+    assert fix.fix.text() == f"Set margin {need} and run"
     press(qtbot, fix.fix)
     assert fix.busy
     qtbot.waitUntil(lambda: not fix.busy, timeout=PATIENCE)
@@ -105,6 +105,21 @@ def test_one_click_fixes_statistics_before_any_run(qtbot, viewer, steps):
     assert fix.swap.isHidden()
     press(qtbot, fix.undo)
     assert dock.model is INSTANCE
+    assert fix.comparison.text() == ""
+
+
+def test_the_comparison_vanishes_with_what_it_speaks_of(qtbot, viewer, steps):
+    dock = predicted(qtbot, steps, CLASSES, 0)
+    fix = page(qtbot, steps, "fix")
+    press(qtbot, fix.fix)
+    qtbot.waitUntil(lambda: not fix.busy, timeout=PATIENCE)
+    assert fix.comparison.text()
+    assert dock.panel.text.isVisibleTo(dock.panel)
+    for layer in [x for x in viewer.layers if fix.session.run_of(x) is fix.after]:
+        undrawn(viewer).layers.remove(layer)
+    assert fix.comparison.text() == ""
+    assert not fix.swap.isVisibleTo(fix)
+    assert not dock.panel.text.isVisibleTo(dock.panel)
 
 
 def test_a_chain_that_is_stopped_leaves_the_earlier_result(qtbot, viewer, steps):

@@ -17,7 +17,7 @@ from pyqtgraph import ScatterPlotItem
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QScrollArea
 
-from seamscope import measure_seams, predict
+from seamscope import load_model, measure_seams, predict
 from seamscope.compare.blends import compare_blends
 from seamscope.docks.looks import boxed
 from seamscope.docks.normalization.dock import NormalizationDock
@@ -120,14 +120,14 @@ def test_layers_are_told_in_a_table_and_in_words(qtbot, viewer, docks):
     own.layers.table.choose(0)
     assert "no halo makes tiles agree" in own.layers.meaning.text()
     assert not own.training.train.isEnabled()
-    assert "predicts as it was trained" in own.training.told.text()
+    assert "predicts as it was trained" in own.training.result.text()
     load(qtbot, docks, BATCH)
     assert own.training.train.isEnabled()
     assert rows(own.layers.table) == [["norm", "BatchNorm", "4", "from training", "yes", ""]]
     assert "a halo is enough" in own.verdict.text()
     show(own, "Fix statistics")
     wait(qtbot, own)
-    assert "Nothing to freeze" in own.freezing.panel.cost.text()
+    assert "Nothing to fix" in own.freezing.panel.cost.text()
     assert not own.freezing.panel.freeze.isEnabled()
 
 
@@ -148,11 +148,11 @@ def test_frozen_network_predicts_like_the_whole_image(qtbot, viewer, docks):
     layer = viewer.add_image(image, name="cells")
     load(qtbot, docks, INSTANCE)
     assert not dock.fixed.isVisibleTo(dock)
-    assert "No halo will help" in dock.facts.text()
+    assert "Overlap cannot remove the seams" in dock.facts.text()
     freeze(qtbot, own)
     assert "The image runs untiled, 1 layer in one pass" in own.freezing.panel.cost.text()
     sentence = own.bench.session.fixed.network.describe()
-    assert sentence.startswith("Seamless with halo")
+    assert sentence.startswith("Can be predicted without seams")
     for text in (own.freezing.panel.result.text(), own.verdict.text(), dock.facts.text()):
         assert sentence in text
     assert dock.fixed.isVisibleTo(dock)
@@ -171,7 +171,7 @@ def test_frozen_network_predicts_like_the_whole_image(qtbot, viewer, docks):
 
     dock.fixed.click()  # each tile's own statistics again
     assert dock.model is INSTANCE
-    assert "No halo will help" in dock.facts.text()
+    assert "Overlap cannot remove the seams" in dock.facts.text()
     assert "1 layer normalizes with per-tile statistics" in own.verdict.text()
     press(qtbot, dock.panel.run)
     qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
@@ -368,6 +368,14 @@ def test_statistics_are_saved_and_loaded_for_the_same_network_only(qtbot, viewer
     wait(qtbot, own)
     assert path.is_file()
     before = dock.model.statistics
+    network = dock.model
+    own.freezing.panel.export_wanted.emit(tmp_path / "fixed.torchscript")
+    wait(qtbot, own)
+    assert "Written to fixed.torchscript" in own.freezing.panel.cost.text()
+    script = load_model(tmp_path / "fixed.torchscript").forward
+    tile = torch.from_numpy(uneven(1, 1, 32, 48))
+    with torch.no_grad():
+        torch.testing.assert_close(script(tile), network.forward(tile), rtol=0, atol=1e-5)
     twin = measured(norm=True)
     load(qtbot, docks, twin)
     assert own.bench.session.fixed is None
@@ -594,8 +602,8 @@ def test_training_and_evaluation_are_compared(qtbot, viewer, docks):
     p, q = both[True], both[False]
     dice = 2 * (p * q).sum((1, 2)) / (p**2 + q**2).sum((1, 2))
     for name, value in zip(BATCH.channels, 1 - dice, strict=True):
-        assert f"<td>{name}</td>" in own.training.told.text()
-        assert f">{figure_text(value)}<" in own.training.told.text()
+        assert f"<td>{name}</td>" in own.training.result.text()
+        assert f">{figure_text(value)}<" in own.training.result.text()
     shown = own.training.differences.layer
     np.testing.assert_allclose(shown.data, np.abs(p - q).max(0), atol=1e-5)
     np.testing.assert_allclose(shown.translate, layer.translate)
@@ -693,7 +701,7 @@ def test_one_tile_is_nothing_to_blend(qtbot, viewer, docks):
     dock, own = docks
     viewer.add_image(uneven(64, 64))
     show(own, "Blends")
-    assert "once there are an image, a network" in own.blends.cost.text()
+    assert "Choose an image and a network" in own.blends.cost.text()
     load(qtbot, docks, INSTANCE, tile=64)
     assert "One tile covers the image" in own.blends.cost.text()
     assert not own.blends.compare.isEnabled()
@@ -744,7 +752,7 @@ def test_comparing_blends_is_cancelled_or_fails_in_one_sentence(qtbot, viewer, d
     INSTANCE.module.delay = 0.0
     wait(qtbot, own)
     assert page.found is None
-    viewer.window.add_dock_widget(own, name="Normalization")
+    viewer.window.add_dock_widget(own, name="Network normalization")
     wait(qtbot, own)
 
 
@@ -860,12 +868,12 @@ def test_docks_are_closed_and_layers_removed_while_it_works(qtbot, viewer, docks
     INSTANCE.module.delay = 0.0
     wait(qtbot, own)
     assert Session.of(viewer).fixed is None
-    viewer.window.add_dock_widget(own, name="Normalization")
+    viewer.window.add_dock_widget(own, name="Network normalization")
     assert own.bench.awake
     wait(qtbot, own)
 
 
 def test_napari_finds_the_dock(make_napari_viewer):
     viewer = make_napari_viewer(show=True)
-    own = viewer.window.add_plugin_dock_widget("seamscope", "Normalization")[1].dock
+    own = viewer.window.add_plugin_dock_widget("seamscope", "Network normalization")[1].dock
     assert isinstance(own, NormalizationDock)

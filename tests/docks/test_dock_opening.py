@@ -10,18 +10,7 @@ import pytest
 pytest.importorskip("napari")
 
 from hands import PATIENCE, picture
-from qtpy.QtCore import QPoint, QPointF, Qt
-from qtpy.QtGui import QWheelEvent
-from qtpy.QtWidgets import (
-    QAbstractButton,
-    QAbstractSpinBox,
-    QApplication,
-    QComboBox,
-    QDockWidget,
-    QLineEdit,
-    QTabBar,
-    QTableView,
-)
+from qtpy.QtWidgets import QDockWidget, QTabBar
 
 from seamscope.docks.opening import Place
 from seamscope.docks.prediction.dock import PredictionDock
@@ -113,48 +102,3 @@ def test_what_was_chosen_survives_closing(viewer, qtbot, opened):
     assert dock.isVisible()
     assert dock.halo.value() == (5, 5)
     assert dock.blend.value() == "linear"
-
-
-def test_the_wheel_scrolls_the_page_and_changes_no_control(qtbot, viewer, open_docks):
-    dock = open_docks("prediction")
-    viewer.add_image(picture(64, 96))
-    controls = [dock.blend, dock.tile.rows[0].number, dock.tile.rows[0].slider]
-    for control in controls:
-        before = dock.blend.value(), dock.tile.value()
-        turn(control)
-        assert (dock.blend.value(), dock.tile.value()) == before
-    viewer.window.activate()
-    dock.blend.setFocus()
-    qtbot.waitUntil(dock.blend.hasFocus, timeout=PATIENCE)
-    turn(dock.blend)
-    assert dock.blend.value() != before[0]
-
-
-def turn(control):
-    """Turn the wheel over a control by one step towards the user."""
-    centre = QPointF(control.rect().center())
-    event = QWheelEvent(
-        centre, control.mapToGlobal(centre), QPoint(), QPoint(0, -120), Qt.MouseButton.NoButton,
-        Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
-    )  # fmt: skip
-    control.setEnabled(True)
-    QApplication.sendEvent(control, event)
-
-
-@pytest.mark.parametrize("name", ["prediction", "seams", "field", "normalization"])
-def test_every_control_has_a_tip(open_docks, name):
-    dock = open_docks(name)
-    kinds = QAbstractButton, QAbstractSpinBox, QComboBox, QLineEdit, QTableView
-    inner = QLineEdit, QAbstractButton  # parts of Qt's own, that show the tip of the whole
-    bare = [
-        f"{type(child).__name__} {getattr(child, 'text', str)()!r}"
-        for kind in kinds
-        for child in dock.findChildren(kind)
-        if not child.toolTip()
-        and not (isinstance(child, inner) and isinstance(child.parent(), owners()))
-    ]
-    assert not bare
-
-
-def owners():
-    return QAbstractSpinBox, QComboBox, QTableView, QTabBar, QDockWidget

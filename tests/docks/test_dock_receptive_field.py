@@ -51,17 +51,17 @@ def probe(qtbot, fields, world):
 
 def test_what_is_seen_in_theory_is_told_as_soon_as_there_is_a_network(qtbot, viewer, docks):
     dock, fields = docks
-    assert "Choose an image and a network" in fields.told.text()
+    assert "Choose an image and a network" in fields.verdict.text()
     assert not fields.compute.isEnabled()
     assert not fields.use.isEnabled()
     viewer.add_image(picture(80, 90))
     load(qtbot, docks, CLASSES)
-    assert CLASSES.describe() in fields.told.text()
+    assert CLASSES.describe() in fields.verdict.text()
     assert "2 px" in fields.details.text()  # the period
     assert "at the worst phase" in fields.details.text()
     assert fields.compute.isEnabled()
     load(qtbot, docks, INSTANCE)
-    assert "No halo will help" in fields.told.text()
+    assert "Overlap cannot remove the seams" in fields.verdict.text()
     assert "1 × InstanceNorm" in fields.details.text()
     dock.set_model(CLASSES)
     assert fields.theory is None
@@ -140,7 +140,7 @@ def test_a_click_makes_the_map_of_that_pixel(qtbot, viewer, docks):
     np.testing.assert_allclose(fields.pixel.values, other.values, rtol=1e-6)
 
     fields.probe_at(layer.data_to_world((-3, 10)))
-    assert "beside the image" in fields.problem
+    assert "outside the image" in fields.problem
     press(qtbot, fields.probe)
     assert fields._clicked not in viewer.mouse_drag_callbacks
 

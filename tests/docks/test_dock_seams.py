@@ -187,9 +187,9 @@ def test_suggest_and_apply_write_the_halo_into_the_other_dock(qtbot, viewer, doc
     press(qtbot, seams.suggest)
     found = seams.run.evidence.report.smallest_seamless
     assert seams.halo.value() == needed >= found
-    assert f"Halo {needed} is exact on any image" in seams.suggestion.text()
-    assert f"no seam is left from halo {found} on" in seams.suggestion.text()
-    assert list(seams.advised.buttons) == [f"Set halo {needed} and run"]
+    assert f"Margin {needed} is exact on any image" in seams.suggestion.text()
+    assert f"no seam is left from margin {found} on" in seams.suggestion.text()
+    assert list(seams.advised.buttons) == [f"Set margin {needed} and run"]
     qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
     assert np.allclose(seams.stitched.array, whole(CLASSES, viewer.layers[0].data), atol=1e-6)
     press(qtbot, seams.apply)
@@ -240,12 +240,15 @@ def test_a_result_is_deleted_with_its_layers(qtbot, viewer, docks):
     assert not seams.delete.isEnabled()
 
 
-def test_heat_maps_lie_on_the_image_and_hide_nothing(qtbot, viewer, docks):
+def test_heat_maps_lie_on_the_grey_image(qtbot, viewer, docks):
     dock, seams = docks
     image = uneven(96, 120)
     layer = viewer.add_image(image, name="cells", scale=(0.5, 0.25), translate=(7, 9))
     predict(qtbot, dock, INSTANCE, halo=2, overlap=12)
-    before = [x for x in viewer.layers if x.visible]
+    results = [
+        x for x in viewer.layers if x.visible and seams.session.run_of(x) is seams.runs.value()
+    ]
+    assert results
     for box in seams.heat.boxes.values():
         press(qtbot, box)
     maps = {kind: seams.heat.layers.layer(kind) for kind in seams.heat.boxes}
@@ -271,7 +274,13 @@ def test_heat_maps_lie_on_the_image_and_hide_nothing(qtbot, viewer, docks):
     tolerance, peak = maps["pixels"].contrast_limits
     assert tolerance == pytest.approx(run.evidence.report.tolerance)
     assert peak == pytest.approx(run.evidence.report.measures.max_dist)
-    assert all(x.visible for x in before)
+    assert layer.visible  # and no colours of the result below those of the maps
+    assert not any(x.visible for x in results)
+    for box in seams.heat.boxes.values():
+        press(qtbot, box)
+    assert all(x.visible for x in results)
+    for box in seams.heat.boxes.values():
+        press(qtbot, box)
 
     seams.heat.measures["pixels"].set_value("mean_dist")
     np.testing.assert_allclose(seams.heat.layers.layer("pixels").data, expected[1], atol=1e-6)
@@ -289,6 +298,10 @@ def test_heat_maps_lie_on_the_image_and_hide_nothing(qtbot, viewer, docks):
     undrawn(viewer).layers.remove(maps["tiles"])
     assert not seams.heat.boxes["tiles"].isChecked()
     assert not seams.heat.scales["seams"].isVisibleTo(seams)
+    shown = [x for x in viewer.layers if seams.session.run_of(x) is seams.runs.value()]
+    assert not any(x.visible for x in shown)
+    press(qtbot, seams.heat.boxes["pixels"])
+    assert all(x.visible for x in shown)
 
 
 def test_heat_maps_of_large_images_are_pyramids(qtbot, viewer, docks, monkeypatch):
@@ -334,6 +347,7 @@ def test_the_worst_borders_are_a_click_away(qtbot, viewer, docks):
         qtbot.keyClick(table, Qt.Key.Key_Down)
     assert table.seam == found[3]
     seam, views = found[3], seams._views
+    check_line(seams, seam)
     channel = views.channel
     for item, index in zip(seams.comparison.pictures, (seam.lower, seam.upper), strict=False):
         tile = run.plan.grid[index]
@@ -353,6 +367,40 @@ def test_the_worst_borders_are_a_click_away(qtbot, viewer, docks):
     table.sortByColumn(2, Qt.SortOrder.AscendingOrder)
     table.choose(0)
     assert table.seam.mean_dist == min(b.mean_dist for b in found)
+    press(qtbot, seams.previous)
+    assert table.currentIndex().row() == 0
+    seams.tabs.setCurrentIndex(0)
+    viewer.window.activate()
+    window = seams.window()
+    qtbot.waitUntil(window.isActiveWindow, timeout=PATIENCE)
+    qtbot.keyClick(window, Qt.Key.Key_Right, Qt.KeyboardModifier.AltModifier)
+    assert table.currentIndex().row() == 1
+    assert seams.tabs.currentIndex() == 1
+    check_line(seams, table.seam)
+    undrawn(viewer)
+    press(qtbot, seams.delete)
+    assert seams.chosen.layer is None
+
+
+def check_line(seams, seam):
+    """The line on the canvas is where one tile's kept part ends and its neighbour's begins."""
+    grid, ends = seams.run.plan.grid, np.asarray(seams.chosen.layer.data[0])
+
+    def keeps(point):
+        pixel = np.round(point).astype(int)
+        inside = (
+            all(s.start <= p < s.stop for s, p in zip(t.core, pixel, strict=True)) for t in grid
+        )
+        return next(tile.index for tile, found in zip(grid, inside, strict=True) if found)
+
+    step = np.zeros(2)
+    step[seam.axis] = 0.5
+    for share in (0.01, 0.5, 0.99):
+        point = ends[0] + share * (ends[1] - ends[0])
+        assert keeps(point - step) == seam.lower
+        assert keeps(point + step) == seam.upper
+    other = grid[seam.lower].core[1 - seam.axis]
+    assert np.ptp(ends, axis=0)[1 - seam.axis] == other.stop - other.start
 
 
 def test_a_clicked_pixel_is_told_by_every_tile(qtbot, viewer, docks):
@@ -395,7 +443,7 @@ def test_a_clicked_pixel_is_told_by_every_tile(qtbot, viewer, docks):
     apart = np.ptp(list(expected.values()), axis=0).max()
     assert f"<b>{figure_text(apart)}</b>" in seams.pixel.table.text()
     seams.ask_at((-50, 3))
-    assert "beside" in seams.pixel.table.text()
+    assert "outside" in seams.pixel.table.text()
     press(qtbot, seams.ask)
     assert seams._clicked not in viewer.mouse_drag_callbacks
 
@@ -504,7 +552,7 @@ def test_what_was_not_kept_can_be_measured(qtbot, viewer, docks, monkeypatch):
     assert dock.plan.settings.seams == "all"
 
 
-def test_causes_and_certificate(qtbot, viewer, docks):
+def test_causes_certificate_and_report(qtbot, viewer, docks, tmp_path):
     dock, seams = docks
     viewer.add_image(uneven(96, 120))
     predict(qtbot, dock, INSTANCE, halo=8, overlap=20)
@@ -527,6 +575,15 @@ def test_causes_and_certificate(qtbot, viewer, docks):
     untiled = whole(INSTANCE, viewer.layers[0].data)
     apart = np.abs(dock.results.array - untiled).max()
     assert certificate["max_difference"] == pytest.approx(apart, rel=1e-3)
+
+    page = tmp_path / "seams.html"
+    seams.causes_page.write_report(page)
+    qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
+    assert seams.problem == ""
+    assert "Written to seams.html" in seams.causes_page.written.text()
+    text = page.read_text(encoding="utf8")
+    assert figure_text(seams.run.evidence.report.measures.max_dist) in text
+    assert told["diagnosis"]["findings"][0]["cause"] in text
 
 
 def test_a_network_that_fails_is_told_in_a_sentence(qtbot, viewer, docks):

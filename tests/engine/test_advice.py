@@ -108,7 +108,7 @@ def test_the_halo_is_the_smallest_that_is_enough(make) -> None:
             assert each.halo is not None
             widest = max(max(sides) for sides in each.halo)
             assert widest == enough
-            assert f"Set halo {widest} and run" == each.button
+            assert f"Set margin {widest} and run" == each.button
             assert by_halo[widest] <= by_halo[present]
             assert each.tile == (TILE, TILE)
 

@@ -133,8 +133,9 @@ def test_the_reach_is_the_same(pair) -> None:
     if kind == FORWARD_ONLY and own.reach.halo is None:
         assert loaded.reach.convolutional is None
         assert loaded.describe() == (
-            "No halo will help: 14 normalization layers use each tile's own statistics. How far "
-            "the convolutions alone reach cannot be measured of a network that runs forward only."
+            "Overlap cannot remove the seams: 14 normalization layers use per-tile statistics. How "
+            "far the convolutions alone reach cannot be measured of a network that runs forward "
+            "only."
         )
         return
     assert loaded.reach == own.reach

@@ -140,4 +140,4 @@ def test_a_pyramid_of_poolings_of_the_whole_tile_is_said_to_be_one() -> None:
     model = measured(lambda: decoder("PSPNet"))
     assert not model.reach.bounded
     assert set(model.facts.period) == {8}
-    assert "No halo will help" in model.describe()
+    assert "Overlap cannot remove the seams" in model.describe()

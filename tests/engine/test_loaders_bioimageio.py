@@ -258,7 +258,7 @@ def test_a_wrong_card_is_told(tmp_path) -> None:
     model = load_model(packed(tmp_path, *new_format()), trust=True)
     assert model.declared.halo == (1, 1)
     (sentence,) = disagreements(model.declared, model.facts, model.reach)
-    assert "asks for halo 1, less than the network's reach of 3" in sentence
+    assert "declares halo 1, less than the network's reach of 3" in sentence
     card, files = old_format()
     card["inputs"][0]["shape"]["step"] = [0, 0, 3, 3]
     model = load_model(packed(tmp_path, card, files), trust=True)

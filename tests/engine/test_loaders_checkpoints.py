@@ -93,6 +93,21 @@ def test_weights_alone_suggest_what_they_look_like(tmp_path) -> None:
     assert likely in str(caught.value)
 
 
+@pytest.mark.parametrize("first", [0x08, 0x09, 0xF8])
+def test_weights_are_weights_however_long_their_header_is(tmp_path, first) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({"conv.weight": torch.zeros(4, 1, 3, 3)}, path)
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    more = (first - size) % 256  # the header may end in spaces
+    data = (size + more).to_bytes(8, "little") + data[8 : 8 + size] + b" " * more + data[8 + size :]
+    path.write_bytes(data)
+    assert data[0] == first  # ONNX begins with 0x08
+    with pytest.raises(ModelError, match="weights") as said:
+        load_model(path)
+    assert "ONNX" not in str(said.value)
+
+
 def test_foreign_files_are_named(tmp_path) -> None:
     (tmp_path / "m.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
     with pytest.raises(ModelError, match="Keras or HDF5"):
@@ -254,6 +269,8 @@ def test_half_a_zip_is_told_as_such(tmp_path, recwarn) -> None:
         ("net.pt", b"hello world", "begins with b'hello world', as no file of PyTorch does"),
         ("net.zip", b"PK\x05\x06" + bytes(18), "is a zip archive without a network"),
         ("rdf.yaml", b"a: 1", "no model card of bioimage.io"),
+        ("cells.tif", b"II*\x00" + bytes(64), "is an image .TIFF., and a network is expected"),
+        ("cells.png", b"\x89PNG\r\n\x1a\n" + bytes(64), "is an image .PNG., and a network"),
     ],
 )
 def test_files_of_something_else_are_one_sentence(tmp_path, name, content, words) -> None:

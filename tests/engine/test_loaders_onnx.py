@@ -87,7 +87,7 @@ def test_without_the_converter_it_runs_forward_and_says_so(files, monkeypatch) -
     assert "forward only" in note
     assert 'pip install "seamscope[onnx]"' in note
     assert model.describe().startswith(
-        "No halo will help: 6 normalization layers use each tile's own statistics. How far"
+        "Overlap cannot remove the seams: 6 normalization layers use per-tile statistics. How far"
     )
     assert np.abs(model.runner()(X) - expected(net)).max() < 1e-5
     assert model.reach.halo is None

@@ -95,7 +95,7 @@ def contradictions(told: Told):
     if report.seamless != (diagnosis.verdict == "seamless"):
         yield f"{report.sentence()} but {diagnosis.summary}"
     sentences = f"{diagnosis.explanation} {advise(report.plan, report).why}"
-    helpless = "No halo removes" in sentences or "at any halo" in sentences
+    helpless = "No margin (halo) removes" in sentences or "at any halo" in sentences
     if helpless and (report.seamless or report.smallest_seamless is not None):
         yield f"seamless from {report.smallest_seamless}, and {sentences}"
     if diagnosis.verdict == "global coupling" and reach.bounded and not reach.fades:

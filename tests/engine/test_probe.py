@@ -208,7 +208,7 @@ def test_networks_that_see_the_whole_tile_are_told(network, convolutional, calls
     ndim = model.facts.spatial_axes
     expected = ((convolutional, convolutional),) * ndim if convolutional else None
     assert model.reach.convolutional == expected
-    assert "No halo will help" in model.describe()
+    assert "Overlap cannot remove the seams" in model.describe()
 
 
 @pytest.mark.parametrize(

@@ -1323,7 +1323,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tissue, small, tmp_path) -> 
     other = as_model(networks.UNet(2, 2, norm="instance").eval())
     with pytest.raises(SettingsError, match="made for the network UNet"):
         other.with_statistics(statistics)
-    with pytest.raises(SettingsError, match="Nothing to freeze"):
+    with pytest.raises(SettingsError, match="Nothing to fix"):
         freeze_statistics(image, networks.UNet(2, 1, norm="batch").eval())
     with pytest.raises(SettingsError, match=r"the whole tile because of .*cannot be fixed"):
         freeze_statistics(image, couplings.Unetr().eval())
@@ -1354,7 +1354,7 @@ def test_a_fixed_network_is_measured_as_what_it_is(tissue, small) -> None:
     assert fixed.facts.lattice == fresh.facts.lattice
     assert not fixed.facts.statistics
     assert not fresh.facts.statistics
-    assert "Seamless with halo 22" in fixed.describe()
+    assert "without seams: it looks 22 px far" in fixed.describe()
 
 
 def test_statistics_of_another_image_can_be_used(tissue, small) -> None:

@@ -164,7 +164,7 @@ def test_a_halo_has_the_room_that_tile_and_overlap_leave():
         short = any("leave room for a halo of" in note for note in plan.notes)
         less = halo != ((22, 22), (22, 22)) and settings.halo == "auto"
         assert short == (less and len(plan.grid) > 1)  # a single tile needs no halo
-    with pytest.raises(SettingsError, match="leaves nothing between its halos of 22 and 22"):
+    with pytest.raises(SettingsError, match="is too small for halos of 22 and 22"):
         resolve(image, bounded, Settings(tile=44, halo=22))
     statistics = seamscope.load_model(TileMean())  # whose convolutions reach nowhere
     assert resolve(image, statistics, Settings(tile=64)).grid.halo == ((0, 0), (0, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import shlex
@@ -73,6 +74,9 @@ def test_it_builds_without_a_warning(tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "SEAMSCOPE_PICTURES": "no"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "html" / "reference" / "python.html").read_text().count("sig-name") > 100
+    docks = (tmp_path / "html" / "reference" / "docks.html").read_text()
+    assert all(f"<p>{control}</p>" in docks for control in ("Run", "Padding", "Use this margin"))

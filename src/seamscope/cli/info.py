@@ -169,7 +169,7 @@ def _card_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     declared = facts["declared"]
     if declared and declared["halo"] and not facts["disagreements"]:
         halo = axes_text(declared["halo"])
-        yield f"{declared['by']} asks for halo {halo}, which agrees with what was measured."
+        yield f"{declared['by']} declares halo {halo}, which agrees with what was measured."
     yield from facts["disagreements"]
     yield from facts["notes"]
     if "verification" in facts:

@@ -6,7 +6,7 @@ Knows what is measured, explained, drawn and written, and in which order. Does n
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +34,6 @@ from seamscope.cli.options import (
 )
 from seamscope.cli.progress import open_display
 from seamscope.cli.work import long_work
-from seamscope.text import percent_text
 
 if TYPE_CHECKING:
     from seamscope.compare.certificate import Certificate
@@ -45,9 +44,7 @@ if TYPE_CHECKING:
 
 # of a diagnosis: among the first keys
 _FIRST = ("verdict", "explanation", "findings", "suggested_halo", "halo_is")
-_WORST_SHOWN, _WORST_LISTED = 4, 5  # seams with pictures, seams in the terminal
-_EFFECTIVE = 0.99  # of the gradient's mass
-_GRADIENT_TILES = 8  # enough for a mark on a plot
+_WORST_LISTED = 5  # seams in the terminal
 
 
 @dataclass(frozen=True)
@@ -230,51 +227,12 @@ class _Bench:
 
     def page(self) -> str:
         """The report, as HTML."""
-        from seamscope.planning.thumbnails import thumbnail
-        from seamscope.reports.seam_page import seam_page
-        from seamscope.seams.views import look_at
+        from seamscope.reports.run_page import run_page
 
-        report, reach = self.report, self._reach()
-        views = look_at(
+        return run_page(
             self.case,
-            report.seams[:_WORST_SHOWN],
-            work=self._work,
-        )
-        self._work.phase("Drawing")
-        frame = report.seams[0].frame if report.seams else self._first_frame()
-        return seam_page(
-            report,
-            thumbnail(report.plan, self.image, frame),
-            views=views,
+            self.report,
             diagnosis=self.diagnosis,
             certificate=self.certificate,
-            setting=[
-                ("file", self.image.source or self.image.name),
-                ("weights", f"fingerprint {self.model.fingerprint}"),
-            ],
-            reach=reach,
+            work=self._work,
         )
-
-    def _first_frame(self) -> tuple[int, ...]:
-        return tuple(start for start, _ in self.report.plan.frame_ranges)
-
-    def _reach(self) -> Mapping[str, float]:
-        """Halos to be marked: how far the network can see, and how far it mostly does."""
-        from seamscope.errors import SeamscopeError
-        from seamscope.receptive_field.fields import measure_receptive_field
-
-        reach = self.model.reach
-        marks: dict[str, float] = {}
-        for name, halo in (("reach", reach.halo), ("convolutions", reach.convolutional)):
-            if halo is not None and not marks:
-                marks[name] = float(max(max(sides) for sides in halo))
-        with contextlib.suppress(SeamscopeError):  # a network without gradients, for one
-            found = measure_receptive_field(
-                self.asked.but(tile="auto", halo="auto", overlap=None),
-                most_tiles=_GRADIENT_TILES,
-                work=self._work,
-            )
-            if found.effective is not None:
-                box = found.effective.map.box(_EFFECTIVE)
-                marks[f"{percent_text(_EFFECTIVE)} of the gradient"] = float(box)
-        return marks

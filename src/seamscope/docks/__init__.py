@@ -1,6 +1,6 @@
 """What Seamscope puts into napari's window.
 
-Knows which names live in which module, and imports none of them before it is asked for: napari
+Knows which names live in which module, and imports each of them when it is first used: napari
 reads this package when it starts, and torch takes seconds.
 """
 

@@ -5,10 +5,12 @@ Knows widgets. Does not know what they are for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QAbstractSlider,
     QAbstractSpinBox,
@@ -23,6 +25,14 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+
+# napari 0.9 uses none of these; see its Help > Shortcuts.
+KEYS = {
+    "run": "Ctrl+Return",
+    "cancel": "Ctrl+.",
+    "previous seam": "Alt+Left",
+    "next seam": "Alt+Right",
+}
 
 
 class _Calm(QObject):
@@ -64,6 +74,24 @@ def button(text: str, tip: str) -> QPushButton:
     made = QPushButton(text)
     made.setToolTip(tip)
     return made
+
+
+def keyed(made: QPushButton, key: str) -> QPushButton:
+    """Let a key press a button, where it is visible and enabled; its tip names the key."""
+    made.setShortcut(QKeySequence(key))
+    made.setToolTip(f"{made.toolTip()} ({_key_text(key)})")
+    return made
+
+
+def on_key(page: QWidget, key: str, made: QPushButton, act: Callable[[], object]) -> None:
+    """Let a button and a key do the same, the key wherever on a visible page the button is."""
+    made.setToolTip(f"{made.toolTip()} ({_key_text(key)})")
+    made.clicked.connect(lambda _=False: act())
+    QShortcut(QKeySequence(key), page).activated.connect(act)
+
+
+def _key_text(key: str) -> str:
+    return QKeySequence(key).toString(QKeySequence.SequenceFormat.NativeText)
 
 
 def ticked(text: str, tip: str) -> QCheckBox:
@@ -131,12 +159,15 @@ def page_of(*parts: QWidget | tuple[QWidget, ...]) -> QWidget:
 
 
 __all__ = [
+    "KEYS",
     "beside",
     "button",
     "fill",
     "form",
+    "keyed",
     "leave_wheel_to_page",
     "number",
+    "on_key",
     "page_of",
     "ticked",
 ]

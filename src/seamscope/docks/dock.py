@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from qtpy.QtCore import QEvent, Qt
+from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtWidgets import QLayout, QScrollArea, QVBoxLayout, QWidget
 
 from seamscope.docks.controls import leave_wheel_to_page
@@ -26,6 +26,23 @@ from seamscope.docks.looks import boxed, text_label
 from seamscope.docks.opening import register
 from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Session
+from seamscope.docks.spoken import name_controls
+
+
+class _Scroll(QScrollArea):
+    """A page that scrolls up and down, and is never narrower than what is on it."""
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802
+        """Answer Qt."""
+        inside = self.widget().minimumSizeHint().width() if self.widget() else 0
+        beside = self.verticalScrollBar().sizeHint().width()
+        return QSize(inside + beside, super().minimumSizeHint().height())
+
+    def eventFilter(self, target: Any, event: Any) -> bool:  # noqa: N802
+        """Let the dock hear where a row needs more room."""
+        if target is self.widget() and event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return bool(super().eventFilter(target, event))
 
 
 class Dock(QWidget):
@@ -44,11 +61,11 @@ class Dock(QWidget):
         Whether it is in a window, and follows the viewer.
     error, job
         Rows for `fail` and for long work. `build` places them.
-    width
+    least_width
         Least width in screen pixels.
     """
 
-    width = 350
+    least_width = 350
     _made = False  # Qt sends events before the dock is complete
 
     def __init__(self, napari_viewer: Any) -> None:
@@ -63,12 +80,12 @@ class Dock(QWidget):
         self._wires = Wires()
         self._whole = QVBoxLayout(self)
         self._whole.setContentsMargins(0, 0, 0, 0)
-        self.setMinimumWidth(self.width)
         self.build()
         self.job.failed.connect(self.tell)
         self.destroyed.connect(self._wires.cut)
         self._made = True
         leave_wheel_to_page(self)
+        name_controls(self)
         register(self.viewer, self)
         self.wake()
 
@@ -106,7 +123,7 @@ class Dock(QWidget):
         for part in parts:
             column.addWidget(part) if isinstance(part, QWidget) else column.addLayout(part)
         column.addStretch(1)
-        self.scroll = QScrollArea()
+        self.scroll = _Scroll()
         self.scroll.setWidgetResizable(True)
         self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.scroll.setFrameShape(QScrollArea.Shape.NoFrame)
@@ -137,6 +154,11 @@ class Dock(QWidget):
         self.tell(sentence(error, what))
 
     # -- coming and going
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802
+        """As wide as the widest row, which grows with the font: nothing is cut off at the side."""
+        least = super().minimumSizeHint()
+        return QSize(max(self.least_width, least.width()), least.height())
 
     def wake(self) -> None:
         """Follow the viewer, unless it is followed already."""

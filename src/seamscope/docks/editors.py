@@ -136,7 +136,6 @@ class _Row(QObject):
         self.slider.setMinimumWidth(40)
         self.number = QSpinBox()
         self.number.setKeyboardTracking(False)
-        self.number.setMinimumWidth(84)
         for widget in self.widgets:
             widget.setToolTip(tooltip)
         self.slider.valueChanged.connect(self._slid)
@@ -183,7 +182,7 @@ class _Row(QObject):
 class PixelsEditor(QWidget):
     """Pixels along the axes, or Auto: a slider and a number for each group of axes.
 
-    While Auto is on, the sliders show what Auto has chosen; whoever moves one has taken over.
+    While Auto is on, the sliders show what Auto has chosen; moving one turns Auto off.
     """
 
     value_changed = Signal()
@@ -222,6 +221,19 @@ class PixelsEditor(QWidget):
             row.set_steps(each)
         for i, row in enumerate(self._rows):
             row.show(i < len(steps))
+        self._name_rows()
+
+    def setAccessibleName(self, name: str) -> None:  # noqa: N802
+        """Name the whole, and each row by its axes: "Tile", "Tile z"."""
+        super().setAccessibleName(name)
+        self._name_rows()
+
+    def _name_rows(self) -> None:
+        name = self.accessibleName()
+        for row, steps in zip(self._rows, self._steps, strict=False):
+            own = f"{name} {steps.name}".strip()
+            row.number.setAccessibleName(own)
+            row.slider.setAccessibleName(f"{own}, slider" if own else "")
 
     def _add_row(self) -> None:
         row = _Row(self._tooltip, self)
@@ -237,7 +249,7 @@ class PixelsEditor(QWidget):
     def shown(self) -> tuple[int, ...]:
         """Pixels for each axis.
 
-        A row shows the largest number of its axes. As long as nobody moves it, each axis keeps its
+        A row shows the largest number of its axes. Until it is moved, each axis keeps its
         own.
         """
         if self._exact and all(

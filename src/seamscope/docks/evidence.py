@@ -61,7 +61,7 @@ class Evidence:
         return [] if self.opinions is None else [self.opinions.watch]
 
     def meter(self, plan: Plan) -> SeamMeter:
-        """Make the meter of a run; again where memory ran out and it starts anew."""
+        """Make the meter of a run; again where memory ran out and it starts again."""
         if self.opinions is None:
             return SeamMeter.of(plan)
         self.maps = PixelMaps(plan)

@@ -6,7 +6,7 @@ Knows threads, Qt's timers and napari's workers. Does not know networks, layers 
 
     window's thread                         worker's thread
     Job(name, function) --- starts --->     function(work=reporter)
-    told(messages)      <-- mailbox ---     reporter.step(done, total)    20 times a second, at most
+    reported(messages)  <-- mailbox ---     reporter.step(done, total)    20 times a second, at most
     cancel()            --- flag ----->     reporter.stopped()
     ended(outcome)      <-- signal ----     returns or raises
 
@@ -89,7 +89,7 @@ class Reporter:
     """The `seamscope.work.Work` of a job: where it reports, and whether it is stopped.
 
     It outlives its `Job`: when a window is closed the worker still runs for a moment, and is then
-    `alone`: nobody may call Qt's objects of the job any more.
+    `alone`: Qt's objects of the job may not be called any more.
     """
 
     mailbox: deque[Any] = field(default_factory=deque)
@@ -201,7 +201,7 @@ class Job(QObject):
     function
         Called with ``work=`` a `Reporter`; its value or exception becomes the `Outcome`.
     parent
-        When this is destroyed, so is the job, and its work is asked to stop.
+        When this is destroyed, so is the job, and its work is stopped.
     turn
         Held meanwhile: the network is used by one job at a time.
 
@@ -211,7 +211,7 @@ class Job(QObject):
         What the work holds.
     """
 
-    told = Signal(list)
+    reported = Signal(list)
     ended = Signal(object)
 
     def __init__(
@@ -256,7 +256,7 @@ class Job(QObject):
         mailbox = self.reporter.mailbox
         messages = [mailbox.popleft() for _ in range(len(mailbox))]
         if messages:
-            self.told.emit(messages)
+            self.reported.emit(messages)
 
     def _end(self) -> None:
         if self.reporter.alone:  # the worker's last signal arrived after the window was deleted

@@ -1,6 +1,6 @@
 """One job at a time, with its progress, the time left, and Cancel.
 
-Knows what the engine tells while it works. Does not know what is done with the answer.
+Knows what the engine reports while it works. Does not know what is done with the answer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QProgressBar, QWidget
 
-from seamscope.docks.controls import button
+from seamscope.docks.controls import KEYS, button, keyed
 from seamscope.docks.job import Job, Note, Outcome, Step, Turn
 from seamscope.docks.looks import plain, text_label
 from seamscope.docks.sentences import sentence
@@ -46,7 +46,9 @@ class JobRow(QWidget):
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.text = text_label()
-        self.cancel = button("Cancel", "Stop the work. What was measured until now is lost.")
+        self.cancel = keyed(
+            button("Cancel", "Stop the work. What was measured until now is lost."), KEYS["cancel"]
+        )
         self.cancel.clicked.connect(self.stop)
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -84,7 +86,7 @@ class JobRow(QWidget):
         self._name = f"{name[:1].upper()}{name[1:]}"
         self._done, self._failed, self._notes = done, failed, []
         self.job = job = Job(name, function, self, turn)
-        job.told.connect(self._hear)
+        job.reported.connect(self._hear)
         job.ended.connect(self._end)
         self.bar.setRange(0, 0)
         self.cancel.setEnabled(True)

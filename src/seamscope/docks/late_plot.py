@@ -2,8 +2,8 @@
 
 Knows when a plot is to be made, filled and emptied. Does not know what is drawn.
 
-Making a plot takes ten milliseconds and more, filling it as many: nobody should wait for those
-behind other tabs. So a plot is made, and filled, each between two events of the window::
+Making a plot takes ten milliseconds and more, filling it as many: too long for plots behind other
+tabs. So a plot is made, and filled, each between two events of the window::
 
     redraw()  -- seen? -->  made (once)  -- event -->  filled
                  not yet: when it is shown
@@ -34,7 +34,7 @@ class _Below(pg.AxisItem):
 
 
 class Plot(pg.PlotWidget):
-    """A plot that nobody can move, and that leaves the wheel to the dock, which scrolls."""
+    """A plot that does not move, and that leaves the wheel to the dock, which scrolls."""
 
     def __init__(self, tip: str, log: bool = False, **arguments: Any) -> None:
         axes = {"bottom": _Below("bottom"), **arguments.pop("axisItems", {})}
@@ -72,7 +72,7 @@ class LatePlot(QWidget):
     Attributes
     ----------
     plot
-        None as long as nobody has seen it.
+        None until it is seen.
     text
         Colour of text.
     """
@@ -101,7 +101,7 @@ class LatePlot(QWidget):
         return not self._soon.isActive()
 
     def redraw(self, something: bool = True) -> None:
-        """Draw anew, as soon as it is seen; hide it where there is nothing to draw."""
+        """Draw again, as soon as it is seen; hide it where there is nothing to draw."""
         self._stale = something
         self.setVisible(something)
         if not something and self.plot is not None:

@@ -53,7 +53,7 @@ class Wires:
 def unwrapped(viewer: Any) -> Any:
     """The viewer itself, of the proxy that napari gives to plugins.
 
-    A proxy's layers are proxies too, made anew for each call: what is remembered of one by a weak
+    A proxy's layers are proxies too, made again for each call: what is remembered of one by a weak
     reference is forgotten at once.
     """
     return getattr(viewer, "__wrapped__", viewer)

@@ -1,6 +1,6 @@
 """How the docks talk: labels, boxes in the colours of good, careful and wrong, numbers in words.
 
-Knows rich text and units. Does not know what is being told.
+Knows rich text and units. Does not know what is said.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QSizePolicy, QWidget
 
 from seamscope.docks.evidence import Evidence
+from seamscope.models.probe import Facts
 from seamscope.planning.plan import Plan
 from seamscope.settings import WORDS
 from seamscope.text import (
@@ -26,7 +27,7 @@ from seamscope.text import (
 
 Kind = Literal["good", "warning", "error"]
 
-# Told apart without seeing colours well, on dark and on light ground (Okabe and Ito 2008).
+# Distinct for the colour-blind too, on dark and on light ground (Okabe and Ito 2008).
 COLORS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#d55e00", "#0072b2", "#b3a100", "#999999")
 # background and text: readable on napari's dark and light theme, and for the colour-blind
 _BOXES: dict[Kind, tuple[str, str]] = {
@@ -68,9 +69,9 @@ def boxed(sentence: str, kind: Kind) -> str:
     )
 
 
-def in_dock(told: Exception | str) -> str:
+def in_dock(said: Exception | str) -> str:
     """A sentence of the engine that names settings as the controls are named."""
-    return with_controls(str(told), _control).replace("seamscope freeze", _FREEZE)
+    return with_controls(str(said), _control).replace("seamscope freeze", _FREEZE)
 
 
 def _control(name: str, value: str) -> str:
@@ -86,8 +87,8 @@ def legend(first: QWidget, entries: Sequence[tuple[str, str]]) -> QWidget:
     row.setContentsMargins(0, 0, 0, 0)
     row.addWidget(first)
     row.addStretch(1)
-    told = (f'<span style="color: {color}">&#9632;</span> {name}' for name, color in entries)
-    row.addWidget(QLabel("&nbsp; ".join(told)))
+    names = (f'<span style="color: {color}">&#9632;</span> {name}' for name, color in entries)
+    row.addWidget(QLabel("&nbsp; ".join(names)))
     return whole
 
 
@@ -99,6 +100,14 @@ def set_row(form: QFormLayout, field: QWidget, shown: bool) -> None:
         label.setVisible(shown)
 
 
+def network_text(facts: Facts) -> str:
+    """What goes into a network and comes out, in one line."""
+    read, made = facts.in_channels, facts.out_channels
+    given = "any channels" if facts.any_channels else f"{read} channel{'s' * (read > 1)}"
+    out = "classes" if facts.kind == "probabilities" and made > 1 else "channels"
+    return f"{facts.spatial_axes}D network: {given} in, {made} {out if made > 1 else 'channel'} out"
+
+
 def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
     """What a plan costs, in plain numbers."""
     grid = plan.grid
@@ -107,11 +116,10 @@ def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
     rows = [
         ("Tiles", f"<b>{count:,}</b>{each}"),
         ("Tile", f"{shape_text(grid.tile_shape)} px"),
-        ("Kept", f"{shape_text(grid.stride)} px"),
+        ("Kept", f"{shape_text(grid.stride)} px of it"),
         (
             "Overlap",
-            f"{axes_text(grid.overlap)} px, halo {halo_text(plan.grid.halo)}, period "
-            f"{axes_text(plan.facts.period)}",
+            f"{axes_text(grid.overlap)} px, margin {halo_text(plan.grid.halo)}",
         ),
         ("Computed", f"each pixel {plan.redundancy:.2g} times"),
         (

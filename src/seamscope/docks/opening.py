@@ -46,7 +46,7 @@ KINDS = {
     "labels": Kind("seamscope.docks.labels.dock", "LabelsDock", "Labels"),
     "field": Kind("seamscope.docks.receptive_field.dock", "ReceptiveFieldDock", "Receptive field"),
     "normalization": Kind(
-        "seamscope.docks.normalization.dock", "NormalizationDock", "Normalization"
+        "seamscope.docks.normalization.dock", "NormalizationDock", "Network normalization"
     ),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from qtpy.QtCore import QSize
-from qtpy.QtWidgets import QTabWidget
+from qtpy.QtWidgets import QTabWidget, QWidget
 
 
 class Pages(QTabWidget):
@@ -20,7 +20,12 @@ class Pages(QTabWidget):
 
     def __init__(self) -> None:
         super().__init__()
+        self.tabBar().setAccessibleName("Pages")
         self.currentChanged.connect(self._resize)
+
+    def add(self, page: QWidget, name: str, tip: str) -> None:
+        """Add a page behind a tab with a tip."""
+        self.setTabToolTip(self.addTab(page, name), tip)
 
     def hasHeightForWidth(self) -> bool:  # noqa: N802
         """Report to Qt that sentences wrap."""

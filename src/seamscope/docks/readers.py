@@ -28,7 +28,7 @@ def open_model_file(path: str | Sequence[str]) -> Callable[[Any], list[tuple[Non
 def is_network(path: str) -> bool:
     """Whether this file or folder holds a network, by its content; or may have, when it was whole.
 
-    What is wrong with it is then told by the dock.
+    The dock then says what is wrong with it.
     """
     from seamscope.errors import SeamscopeError
     from seamscope.models.formats import format_of

@@ -344,10 +344,10 @@ class ResultLayers:
         return placed(own, self._run, axes.replace("c", ""))
 
     def _metadata(self, channel: int | None) -> dict[str, Any]:
-        told: dict[str, Any] = {"axes": self._run.plan.out_axes}
+        known: dict[str, Any] = {"axes": self._run.plan.out_axes}
         if channel is not None:
-            told["channel"] = self._run.model.channels[channel]
-        return {"seamscope": told}
+            known["channel"] = self._run.model.channels[channel]
+        return {"seamscope": known}
 
 
 def _rgb(color: str) -> tuple[float, ...]:

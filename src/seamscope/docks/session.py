@@ -2,7 +2,7 @@
 
 Knows who speaks to whom. Does not know what is done with it.
 
-Docks do not know each other. The prediction dock tells what it has loaded and planned; others
+Docks do not know each other. The prediction dock says what it has loaded and planned; others
 listen, and ask it for another halo. Runs are found again by the layers that show them.
 """
 
@@ -57,10 +57,10 @@ class Session(QObject):
     run_ended : (object)
         A prediction is over; its `Run`.
     halo_wanted : (object, object)
-        Somebody wants this halo ``((before, after), ...)`` and overlap (None: what it needs) in
+        A dock wants this halo ``((before, after), ...)`` and overlap (None: what it needs) in
         the prediction dock.
     blend_wanted : (str, object)
-        Somebody wants this way of blending there, on tiles of this extent and overlap
+        A dock wants this way of blending there, on tiles of this extent and overlap
         ``(tile, overlap)`` (None: as its controls say).
     run_wanted : (dict)
         Set these controls of the prediction dock (`halo`, `tile`, `overlap`, `blend`: values of
@@ -84,10 +84,10 @@ class Session(QObject):
     fixed
         What is known of it with fixed statistics; set it by `fix`.
     effective
-        Halo ``((before, after), ...)`` that holds most of the network's gradient, where somebody
+        Halo ``((before, after), ...)`` that holds most of the network's gradient, where a dock
         measured it; set it by `tell_effective`.
     turn
-        Held by whoever uses a network, one thread at a time.
+        Held while a network is used, by one thread at a time.
     running
         Whether a prediction is running.
     """
@@ -132,10 +132,10 @@ class Session(QObject):
         plain: Model | None = None,
     ) -> None:
         """Say what the prediction dock shows now; `plain` where `model` has fixed statistics."""
-        told = model, layer, settings, plan
-        if told != (self.model, self.layer, self.settings, self.plan):
+        new = model, layer, settings, plan
+        if new != (self.model, self.layer, self.settings, self.plan):
             self.effective = self.effective if model is self.model else None
-            self.model, self.layer, self.settings, self.plan = told
+            self.model, self.layer, self.settings, self.plan = new
             self.plain = plain or model
             if self.fixed is not None and self.fixed.plain is not self.plain:
                 self.fix(None)

@@ -98,7 +98,7 @@ def begin_on_disk(
     Parameters
     ----------
     case
-        As it was asked.
+        As it was wanted.
     target, on, resume, overwrite
         As for `seamscope.predict`.
     in_file

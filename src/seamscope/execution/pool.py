@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 On: TypeAlias = "int | str | os.PathLike[str] | Client | None"
 
-# Seconds after which the scheduler is asked again which workers there are.
+# Seconds after which the workers are counted again.
 _ASK_EVERY = 1.0
 # Seconds that a scheduler may take to answer.
 _CONNECT = 30

@@ -274,7 +274,7 @@ def _written(plan: Plan, output: Output, ledger: Ledger) -> tuple[str, str]:
 
 
 def _copy(recipe: Recipe, blocks: Blocks, output: Output) -> None:
-    """Copy the workers' zarr into the file that was asked for, block by block."""
+    """Copy the workers' zarr into the wanted file, block by block."""
     plan = blocks.plan
     source = open_part(
         recipe.unfinished, recipe.final, plan.out_shape, plan.out_dtype, plan.out_axes

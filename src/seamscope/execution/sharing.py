@@ -180,12 +180,12 @@ class Sharing:
                 self._seen = now
                 return able
             if present or now - self._seen > PATIENCE:
-                raise SettingsError(self._about_nobody())
+                raise SettingsError(self._no_workers())
             if self._work.stopped():
                 raise InterruptedError("stopped by the user")
             time.sleep(0.2)
 
-    def _about_nobody(self) -> str:
+    def _no_workers(self) -> str:
         if self._refused:
             return f"No worker can do this: {next(reversed(self._refused.values()))}"
         return NO_WORKER

@@ -81,10 +81,10 @@ class Outcome:
     block
         Its number.
     how
-        ``"done"``; ``"failed"``, which another try may cure; ``"returned"``, since the worker died
-        before it began; ``"refused"``, since this worker
-        cannot do any block of the run; ``"outdated"``, since the run has lost the right to write;
-        ``"no room"``, since the disk refuses.
+        ``"done"``; ``"failed"``, which another try may do; ``"returned"``, since the worker
+        died before it began; ``"refused"``, since this worker cannot do any block of the run;
+        ``"outdated"``, since the run has lost the right to write; ``"no room"``, since the disk
+        refuses.
     reason
         One sentence; empty where it is done.
     not_finite

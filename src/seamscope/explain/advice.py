@@ -86,7 +86,7 @@ def advise(plan: Plan, report: SeamReport | None = None) -> Advice:
     measured = _measured_halo(plan, report)
     if measured is not None:
         why = (
-            f"In all overlaps measured, neighbouring tiles agree from halo {halo_text(measured)} "
+            f"In all overlaps measured, neighbouring tiles agree from margin {halo_text(measured)} "
             "on. Another image may need more."
         )
         return _halo_step(plan, measured, why)
@@ -99,33 +99,33 @@ def _with_reach(plan: Plan, reach: Sequence[Sides], report: SeamReport | None) -
         if report is None or not report.measured or report.seamless:
             return Advice(
                 "nothing",
-                f"Halo {halo_text(plan.grid.halo)} covers the reach of the network: neighbouring "
-                "tiles agree exactly.",
+                f"Margin (halo) {halo_text(plan.grid.halo)} covers the reach of the network: "
+                "neighbouring tiles agree exactly.",
             )
         if plan.facts.noise:
             return Advice(
                 "nothing",
-                "The halo covers the reach of the network. What is left is chance: two predictions "
-                f"of one tile differ by {plan.facts.noise:.2g} standard deviations. Switch its "
-                "random layers off (`dropout=False`).",
+                "The margin (halo) covers the reach of the network. The rest is chance: two "
+                f"predictions of one tile differ by {plan.facts.noise:.2g} standard deviations. "
+                "Switch its random layers off (`dropout=False`).",
             )
         return Advice(
             "explain",
-            "The halo covers the measured reach of the network, and neighbouring tiles disagree "
+            "The margin (halo) covers the measured reach of the network, and neighbours disagree "
             "all the same. Experiments can find the cause.",
             "Find the cause",
         )
     why = (
-        f"The network looks {halo_text(reach)} pixels far, and the halo is "
+        f"The network looks {halo_text(reach)} pixels far, and the margin (halo) is "
         f"{halo_text(plan.grid.halo)}: the edges of tiles are predicted with pixels missing. "
-        f"Halo {halo_text(wanted)} is exact on any image."
+        f"Margin {halo_text(wanted)} is exact on any image."
     )
     return _halo_step(plan, wanted, why)
 
 
 def _halo_step(plan: Plan, halo: tuple[Sides, ...], why: str) -> Advice:
     tile = _tile_for(plan, halo)
-    button = f"Set halo {halo_text(halo)} and run"
+    button = f"Set margin {halo_text(halo)} and run"
     return Advice("halo", why, button, halo, tile)
 
 
@@ -134,8 +134,8 @@ def _without_reach(plan: Plan) -> Advice:
     if facts.statistics and not facts.forward_only:
         halo = None if within is None else _at_least(plan.grid.halo, within)
         why = (
-            f"Overlap cannot remove these seams: {facts.told_statistics}. With fixed statistics, "
-            "all tiles use the same numbers."
+            f"Overlap cannot remove these seams: {facts.statistics_sentence}. With fixed "
+            "statistics, all tiles use the same numbers."
         )
         tile = None if halo is None else _tile_for(plan, halo)
         return Advice("statistics", why, "Fix statistics and run", halo, tile)
@@ -147,13 +147,13 @@ def _without_reach(plan: Plan) -> Advice:
     if plan.settings.blend != "crop":
         return Advice(
             "nothing",
-            f"No halo removes these seams: {cause}. Tiles are blended already; larger tiles make "
-            "what remains fainter.",
+            f"No margin (halo) removes these seams: {cause}. Tiles are blended already; larger "
+            "tiles make what remains fainter.",
         )
     return Advice(
         "blend",
-        f"No halo removes these seams: {cause}. Blending makes them fainter; it does not remove "
-        "them.",
+        f"No margin (halo) removes these seams: {cause}. Blending makes them fainter; it does not "
+        "remove them.",
         "Choose the best blending and run",
     )
 

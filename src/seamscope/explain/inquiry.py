@@ -51,7 +51,7 @@ class Inquiry:
         self._plan = plan
         self._tolerance = tolerance
         self._worst = worst
-        work.phase("Explaining seams", "forward passes at most")
+        work.phase("Explaining seams", "experiments at most")
         self._work = work
         self._steps = Steps(work)
         self.bench = self._bench(grid)

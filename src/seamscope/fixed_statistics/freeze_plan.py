@@ -164,7 +164,7 @@ def _notes(plan: FreezePlan) -> Iterator[str]:
 
 
 def _nothing_to_fix(model: Model, audit: Audit) -> str:
-    nothing = f"Nothing to freeze: no layer of {model.name} uses statistics of its tile."
+    nothing = f"Nothing to fix: no layer of {model.name} uses per-tile statistics."
     beyond = [str(one) for one in audit.global_operations if not one.repairable]
     if beyond:
         return (

@@ -104,8 +104,8 @@ class Verification:
     def of(cls, predicted: Array, expected: Array) -> Verification:
         """Compare a prediction with what should come out; both ``(C', *spatial')``."""
         if predicted.shape != expected.shape:
-            told = f"the prediction has shape {predicted.shape} instead of {expected.shape}"
-            return cls(float("inf"), float(np.std(expected)), False, told)
+            why = f"the prediction has shape {predicted.shape} instead of {expected.shape}"
+            return cls(float("inf"), float(np.std(expected)), False, why)
         difference = np.abs(predicted.astype(np.float64) - expected)
         spread = float(np.std(expected.astype(np.float64)))
         close = difference <= 1e-4 * spread + 1e-3 * np.abs(expected) + 1e-7
@@ -114,8 +114,8 @@ class Verification:
     def __str__(self) -> str:
         if self.note:
             return f"The test vectors are not met: {self.note}."
-        told = f"largest difference {self.largest:.2g}, standard deviation {self.spread:.2g}"
-        return f"The test vectors are {'met' if self.passed else 'not met'}: {told}."
+        sizes = f"max difference {self.largest:.2g}, standard deviation {self.spread:.2g}"
+        return f"The test vectors are {'met' if self.passed else 'not met'}: {sizes}."
 
     def to_json(self) -> dict[str, Any]:
         """Return this in JSON's own types."""
@@ -134,7 +134,7 @@ def disagreements(declared: Declared, facts: Facts, reach: Reach) -> tuple[str, 
     """Sentences on where a model card is wrong, judged by what was measured; empty where right.
 
     A halo is right where it is at least the reach for tiles on the period's grid. A larger one
-    only costs time and is told where it is more than twice what is needed.
+    only costs time: it is named where it is more than twice what is needed.
     """
     return (*_axes(declared, facts), *_steps(declared, facts), *_halos(declared, facts, reach))
 
@@ -167,20 +167,20 @@ def _halos(declared: Declared, facts: Facts, reach: Reach) -> Iterator[str]:
     if declared.halo is None or len(declared.halo) != facts.spatial_axes:
         return
     needed = reach.halo or reach.convolutional
-    told = axes_text(declared.halo)
+    halo = axes_text(declared.halo)
     if reach.halo is None:
         yield (
-            f"{declared.by} asks for halo {told}, but no halo makes this network's tiles agree: "
+            f"{declared.by} declares halo {halo}, but no halo makes this network's tiles agree: "
             "it uses the whole tile"
             + (f"; its convolutions alone reach {_reached(needed)}." if needed else ".")
         )
     elif needed and any(h < max(n) for h, n in zip(declared.halo, needed, strict=True)):
         yield (
-            f"{declared.by} asks for halo {told}, less than the network's reach of "
-            f"{_reached(needed)}: expect edge effects at that halo."
+            f"{declared.by} declares halo {halo}, less than the network's reach of "
+            f"{_reached(needed)}: tile borders will be visible at that halo."
         )
     elif needed and all(h > 2 * max(n) for h, n in zip(declared.halo, needed, strict=True)):
-        yield f"{declared.by} asks for halo {told}, and {_reached(needed)} would do."
+        yield f"{declared.by} declares halo {halo}, and {_reached(needed)} would do."
 
 
 def _reached(sides: Sequence[tuple[int, int]]) -> str:

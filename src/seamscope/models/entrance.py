@@ -66,7 +66,7 @@ class Hints:
     shape
         The one spatial shape of a network saved with fixed sizes, or that the user states.
     weights
-        Shapes of the network's weights in order: the first convolution tells axes and channels.
+        Shapes of the network's weights in order: the first convolution shows axes and channels.
     step
         What the user states: sizes and starts of tiles are multiples of it, for each axis.
     """
@@ -208,7 +208,7 @@ class Entrance:
                     yield candidate[0], count
 
     def _channels_wanted(self) -> Iterator[int]:
-        """Numbers of channels that errors ask for; also where some are added on the way."""
+        """Numbers of channels that errors name, with those that are added on the way."""
         for failure in list(self._failures):
             match = _CHANNELS.search(failure.text)
             if match:
@@ -289,9 +289,9 @@ class Entrance:
                 return self._trials(x)
             except (ModelError, OutOfPatience, InterruptedError):
                 raise
-            except Exception as error:  # whatever somebody's network raises means "not this"
+            except Exception as error:  # whatever a network raises means "not this"
                 if shape is not None:
-                    self._failures.append(_Failure(watch.count, shape, _told(error)))
+                    self._failures.append(_Failure(watch.count, shape, _sentence(error)))
         return None
 
     # -- what is said where nothing runs
@@ -415,7 +415,7 @@ def _shapes_of(count: int, patch: Sequence[int]) -> Iterator[tuple[int, ...]]:
         yield tuple(n * p for n, p in zip(sides, patch, strict=True))
 
 
-def _told(error: Exception) -> str:
+def _sentence(error: Exception) -> str:
     """What an exception says, in one line; lines of code and traces left out."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     if not lines:

@@ -192,7 +192,7 @@ class Answered(nn.Module):
         places = self._places
         if len(x) == 1 or self._takes_batches(x):
             return self._run(x, places)
-        # it runs sample by sample, and begins to count its calls anew with each
+        # it runs sample by sample, and counts its calls from 0 again with each
         each = [None if places is None else [place] for place in places or x]
         return torch.cat([self._run(x[k : k + 1], place) for k, place in enumerate(each)])
 

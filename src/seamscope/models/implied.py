@@ -4,8 +4,8 @@ Knows periods, halos and names. Does not know how they are derived (`seamscope.m
 measured (`seamscope.models.period`, `seamscope.models.reach`).
 
 Both see something else: a derivation sees paths whose weights are 0, a measurement sees operations
-that nobody described. Where they agree, a fact is certain; where they differ, the longer period and
-the larger halo are safe.
+that have no description. Where they agree, a fact is certain; where they differ, the longer period
+and the larger halo are safe.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ class Implied:
         )
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any] | None) -> Implied | None:
+    def from_json(cls, record: Mapping[str, Any] | None) -> Implied | None:
         """Return what `to_json` wrote; None for None."""
-        if told is None:
+        if record is None:
             return None
-        halo = told["halo"]
-        given: dict[str, Any] = {name: tuple(value or ()) for name, value in told.items()}
+        halo = record["halo"]
+        given: dict[str, Any] = {name: tuple(value or ()) for name, value in record.items()}
         return cls(**given | {"halo": None if halo is None else tuple((a, b) for a, b in halo)})
 
     def to_json(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def derived_by(forward: Forward, example: torch.Tensor, module: nn.Module | None
         return derive(forward, example, module=module)
     except (OutOfPatience, InterruptedError):
         raise
-    except Exception:  # whatever somebody's network does that cannot be recorded
+    except Exception:  # whatever a network does that cannot be recorded
         return None
 
 

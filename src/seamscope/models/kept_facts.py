@@ -33,13 +33,13 @@ from seamscope.tiling import Lattice, Sides
 
 def facts_to_json(facts: Facts) -> dict[str, Any]:
     """Return facts in JSON's own types."""
-    told = {field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)}
+    record = {field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)}
     lattice = [
         vars(axis) | {"scale": [axis.scale.numerator, axis.scale.denominator]}
         for axis in facts.lattice
     ]
     layout = None if facts.layout is None else vars(facts.layout)
-    return told | {
+    return record | {
         "lattice": lattice,
         "layout": layout,
         "implied": None if facts.implied is None else facts.implied.to_json(),
@@ -47,20 +47,20 @@ def facts_to_json(facts: Facts) -> dict[str, Any]:
     }
 
 
-def facts_from_json(told: Mapping[str, Any]) -> Facts:
+def facts_from_json(record: Mapping[str, Any]) -> Facts:
     """Return facts as `facts_to_json` wrote them."""
     lattice = tuple(
         Lattice(**each | {"scale": Fraction(*each["scale"]), "crop": tuple(each["crop"])})
-        for each in told["lattice"]
+        for each in record["lattice"]
     )
-    given = dict(told) | {
+    given = dict(record) | {
         "lattice": lattice,
-        "layout": None if told["layout"] is None else Layout(**told["layout"]),
-        "statistics": tuple(StatisticsCall(**call) for call in told["statistics"]),
-        "narrow": tuple(told["narrow"]),
-        "implied": Implied.from_json(told["implied"]),
-        "cut": tuple((a, b) for a, b in told["cut"]),
-        "notes": tuple(told["notes"]),
+        "layout": None if record["layout"] is None else Layout(**record["layout"]),
+        "statistics": tuple(StatisticsCall(**call) for call in record["statistics"]),
+        "narrow": tuple(record["narrow"]),
+        "implied": Implied.from_json(record["implied"]),
+        "cut": tuple((a, b) for a, b in record["cut"]),
+        "notes": tuple(record["notes"]),
     }
     return Facts(**given)
 
@@ -70,9 +70,9 @@ def reach_to_json(reach: Reach) -> dict[str, Any]:
     return {field.name: getattr(reach, field.name) for field in dataclasses.fields(reach)}
 
 
-def reach_from_json(told: Mapping[str, Any]) -> Reach:
+def reach_from_json(record: Mapping[str, Any]) -> Reach:
     """Return a reach as `reach_to_json` wrote it."""
-    given = dict(told)
+    given = dict(record)
     for name in ("halo", "convolutional", "rest", "measured", "implied"):
         given[name] = _sides(given[name])
     for name in ("joins_ends", "at_least", "couplings"):
@@ -80,8 +80,8 @@ def reach_from_json(told: Mapping[str, Any]) -> Reach:
     return Reach(**given)
 
 
-def _sides(told: Any) -> tuple[Sides, ...] | None:
-    return None if told is None else tuple((a, b) for a, b in told)
+def _sides(record: Any) -> tuple[Sides, ...] | None:
+    return None if record is None else tuple((a, b) for a, b in record)
 
 
 # -- the same network

@@ -92,7 +92,7 @@ class Model:
         Reads from its file what normalizes and what else sees the whole tile, where another
         program runs the network, so that its calls cannot be watched.
     read_memory
-        Tells then the bytes that it takes for an input of a shape.
+        Then returns the bytes that it takes for an input of a shape.
     vectors
         Reads the test input and output that came with it, for `seamscope.models.formats.verify`.
     notes
@@ -110,7 +110,7 @@ class Model:
 
     Notes
     -----
-    `facts` and `reach` are measured when first asked for, in seconds, on the CPU and with the
+    `facts` and `reach` are measured when first used, in seconds, on the CPU and with the
     plain network, and then kept.
     """
 
@@ -332,9 +332,9 @@ class Model:
         try:
             if not content["finished"] and (patience is None or patience > content["patience"]):
                 return None
-            told = dict(content["told"])
-            sample = told.pop("sample", None)
-            found = read(told)
+            record = dict(content["record"])
+            sample = record.pop("sample", None)
+            found = read(record)
             if sample is not None:
                 now = sample_of(self._measurable(found), found)
                 return found if same_sample(sample, now) else None
@@ -344,8 +344,9 @@ class Model:
             return None
         return found
 
-    def _keep(self, kind: str, told: Mapping[str, Any], finished: bool, beside: str = "") -> None:
-        content = {"told": told, "finished": finished, "patience": self._limits.patience or 0.0}
+    def _keep(self, kind: str, record: Mapping[str, Any], finished: bool, beside: str = "") -> None:
+        patience = self._limits.patience or 0.0
+        content = {"record": record, "finished": finished, "patience": patience}
         Cache(kind).put(self.key + beside, content)
 
     def _bytes_per_pixel(self, facts: Facts) -> float:
@@ -542,7 +543,7 @@ def of_network(error: BaseException) -> bool:
 
 
 def as_model(network: Any) -> Model:
-    """Wrap a module in hand; a `Model` is returned as it is.
+    """Wrap a module that is loaded; a `Model` is returned as it is.
 
     A module in training mode is copied before it is set to evaluation, so that yours is untouched.
     """

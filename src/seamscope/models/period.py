@@ -248,7 +248,7 @@ class _Search:
         tried = ((n, shifts.error(n)) for n in self._candidates([], min(shifts.longest, 64)))
         errors = {n: error for n, error in tried if math.isfinite(error)}  # networks may give NaN
         best = min(errors.values(), default=math.inf)
-        if not best <= _ROUGHLY_SAME:  # also where the network predicts NaN
+        if not best <= _ROUGHLY_SAME:  # true for NaN too
             return _Found(None, 0.0, measured=False)
         return _Found(min(n for n, error in errors.items() if error <= 2 * best + SAME), SAME)
 

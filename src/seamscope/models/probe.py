@@ -1,7 +1,8 @@
 """What a network demands and gives, found by running it on small random inputs.
 
 Knows tensors in and tensors out. Does not know layers' names, files, formats or images: a module,
-a script and an exported program are questioned alike, and nobody is asked what can be measured.
+a script and an exported program are questioned alike, and what can be measured is no question to
+the user.
 
 In this order: number of spatial axes and channels; sizes accepted, hence output scale and the
 crop of valid convolutions; normalizations that use the tile's own statistics; the period.
@@ -126,13 +127,13 @@ class Facts:
         return any(any(axis.crop) for axis in self.lattice)
 
     @property
-    def told_statistics(self) -> str:
+    def statistics_sentence(self) -> str:
         """Say how many operations use the tile's own statistics, as the start of a sentence."""
         count = len(self.statistics)
         # means taken by hand may normalize, or gate as squeeze-and-excite does
         plain = all(call.kind != "hand-written" for call in self.statistics)
         noun = ("normalization layer" if plain else "operation") + "s" * (count != 1)
-        return f"{count} {noun} use{'s' * (count == 1)} each tile's own statistics"
+        return f"{count} {noun} use{'s' * (count == 1)} per-tile statistics"
 
     def __str__(self) -> str:
         names = axis_names(self.spatial_axes)
@@ -357,7 +358,7 @@ class _Prober:
                 self._shapes[key] = tuple(y.shape)
             except (OutOfPatience, InterruptedError):
                 raise
-            except Exception:  # whatever somebody's network raises means "not this"
+            except Exception:  # whatever a network raises means "not this"
                 self._shapes[key] = None
         return self._shapes[key]
 

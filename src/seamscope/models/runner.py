@@ -76,7 +76,7 @@ class Runner:
     def at(self, grid: TileGrid, tiles: Sequence[Tile]) -> None:
         """Say which tiles come next, to a network whose statistics depend on the place.
 
-        It holds for the next batch only: whoever says nothing gets the average over the image.
+        It holds for the next batch only: without it, the average over the image is used.
         """
         self.at_places([grid.place(tile) for tile in tiles])
 

@@ -27,9 +27,10 @@ def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
             "standard deviations, and seams cannot be smaller. `dropout=False` switches that off."
         )
     grid = axes_text(facts.period)
-    steps = f" on multiples of {grid}" if set(facts.period) != {1} else ""
+    steps = f" (tiles start on multiples of {grid})" if set(facts.period) != {1} else ""
     if reach.halo is not None:
-        yield f"Seamless with halo {halo_text(reach.halo)}{steps}."
+        far = halo_text(reach.halo)
+        yield f"Can be predicted without seams: it looks {far} px far{steps}."
     elif reach.at_least is not None and not reach.couplings:
         far = axes_text(reach.at_least)
         yield f"The reach is at least {far} px: the measurement ran out of time (`patience`)."
@@ -53,38 +54,41 @@ def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
 def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
     """Say why no halo helps."""
     if facts.statistics:
-        layers = facts.told_statistics
+        layers = facts.statistics_sentence
         if reach.convolutional is not None:
             yield (
-                f"No halo will help: {layers}. The convolutions alone reach "
+                f"Overlap cannot remove the seams: {layers}. The convolutions alone reach "
                 f"{halo_text(reach.convolutional)} pixels{steps}."
             )
         elif facts.forward_only:
             yield (
-                f"No halo will help: {layers}. How far the convolutions alone reach cannot be "
-                "measured of a network that runs forward only."
+                f"Overlap cannot remove the seams: {layers}. How far the convolutions alone reach "
+                "cannot be measured of a network that runs forward only."
             )
         elif reach.at_least is not None:
             yield (
-                f"No halo will help: {layers}. How far the convolutions alone reach was not "
-                "measured to the end: time ran out (`patience`)."
+                f"Overlap cannot remove the seams: {layers}. How far the convolutions alone reach "
+                "was not measured to the end: time ran out (`patience`)."
             )
         else:
-            yield f"No halo will help: {layers}, and further operations see the whole tile."
+            yield (
+                f"Overlap cannot remove the seams: {layers}, and further operations see the whole "
+                "tile."
+            )
     elif reach.depends_on_size:
         yield (
-            "No halo will help: what the network predicts changes with the size of its tile "
-            "(adaptive pooling, upsampling with aligned corners, coordinates or the like)."
+            "Overlap cannot remove the seams: what the network predicts changes with the size of "
+            "its tile (adaptive pooling, upsampling with aligned corners, coordinates or the like)."
         )
     elif not reach.couplings:
         yield (
-            "No halo will help: the network sees the whole tile (attention, global pooling or the "
-            "like)."
+            "Overlap cannot remove the seams: the network sees the whole tile (attention, global "
+            "pooling or the like)."
         )
     if reach.couplings:
         several = len(reach.couplings) > 1
         yield (
-            f"{'No halo will help: ' if not facts.statistics else ''}"
+            f"{'Overlap cannot remove the seams: ' if not facts.statistics else ''}"
             f"{_some(reach.couplings)} {'see' if several else 'sees'} the whole tile."
         )
     if reach.rest is not None:

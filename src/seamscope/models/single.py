@@ -13,7 +13,7 @@ from seamscope.errors import ModelError
 
 
 def single_tensor(output: Any) -> torch.Tensor:
-    """Return the one tensor a network gives, also where it is wrapped; else say what it gives.
+    """Return the one tensor a network gives, wrapped or not; else say what it gives.
 
     Raises
     ------

@@ -191,7 +191,7 @@ class Watch(Dispatch):
     Attributes
     ----------
     count
-        Operations that began, also where the forward pass then failed.
+        Operations that began, though the forward pass may have failed then.
     first
         ``(input channels, spatial axes)`` that the first convolution takes.
     """

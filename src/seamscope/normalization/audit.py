@@ -25,12 +25,12 @@ Source: TypeAlias = Literal["tile", "group", "batch", "running"]
 
 _MEANINGS: dict[Source, str] = {
     "tile": "Each channel is normalized by its mean and variance over the tile: every pixel "
-    "depends on the whole tile, and no halo makes tiles agree. Freezing makes it local.",
+    "depends on the whole tile, and no halo makes tiles agree. Fixed statistics make it local.",
     "group": "Channels are normalized in {groups} by their mean and variance over the tile: "
-    "every pixel depends on the whole tile, and no halo makes tiles agree. Freezing makes it "
-    "local.",
+    "every pixel depends on the whole tile, and no halo makes tiles agree. Fixed statistics "
+    "make it local.",
     "batch": "Each channel is normalized by its mean and variance over all tiles of a batch: "
-    "what is predicted depends on which tiles come together. Freezing makes it local.",
+    "what is predicted depends on which tiles come together. Fixed statistics make it local.",
     "running": "Each channel is normalized by a mean and variance remembered from training, the "
     "same for every tile: it makes no seams, but they may not fit this image.",
 }

@@ -250,7 +250,7 @@ class Statistics:
         if fingerprint != self.fingerprint:
             raise SettingsError(
                 f"These statistics were made for the network {self.model} ({self.fingerprint}) "
-                f"and not for {model} ({fingerprint}): freeze them again with this network."
+                f"and not for {model} ({fingerprint}): find them again with this network."
             )
 
     def check_image(self, shape: Sequence[int]) -> None:
@@ -265,7 +265,7 @@ class Statistics:
             raise SettingsError(
                 f"These local statistics belong to places of the image {self.image} "
                 f"({shape_text(self.image_shape)}) and cannot be used for one of "
-                f"{shape_text(shape)}: freeze them again, or use exact or sampled ones."
+                f"{shape_text(shape)}: find them again, or use exact or sampled ones."
             )
 
     def differing(self, seen: Mapping[str, Any]) -> tuple[str, ...]:
@@ -311,13 +311,13 @@ class Statistics:
             )
             said.append(
                 f"The fixed statistics were found with {own}, but {image} is read with {now}. "
-                f"Predictions will be wrong. Read it alike{options and f' ({options})'}, or freeze "
+                f"Predictions will be wrong. Read it alike{options and f' ({options})'}, or find "
                 "them again."
             )
         if not self.uniform and self.image != image:
             said.append(
                 f"The local fixed statistics belong to positions in {self.image}. If {image} is "
-                "another image, freeze them again, or use exact or sampled ones."
+                "another image, find them again, or use exact or sampled ones."
             )
         return tuple(said)
 

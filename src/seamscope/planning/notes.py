@@ -106,7 +106,7 @@ def _halo_notes(plan: Plan, asked: Settings) -> Iterator[str]:
         return
     if plan.reach.halo is None:
         if plan.facts.statistics:
-            found = f"{plan.facts.told_statistics}: expect seams that no halo removes."
+            found = f"{plan.facts.statistics_sentence}: expect seams that no halo removes."
             larger = "larger tiles, which make seams fainter."
             remedy = "Fix them (seamscope freeze), or use"
             yield f"{found} {'Use' if plan.facts.forward_only else remedy} {larger}"
@@ -126,13 +126,13 @@ def _halo_notes(plan: Plan, asked: Settings) -> Iterator[str]:
         if asked.halo == "auto":
             yield (
                 f"The network reaches {max(need)} px. Tile and overlap leave room for a halo of "
-                f"{max(own)} px along {name}: expect edge effects at the seams. A tile of "
+                f"{max(own)} px along {name}: tile borders will be visible. A tile of "
                 f"{axis.lattice.smallest_tile(need)} px or more has room for the reach."
             )
         else:
             yield (
                 f"Halo {min(own)} along {name} is less than the network's reach of {max(need)}: "
-                "expect edge effects at the seams."
+                "tile borders will be visible."
             )
 
 

@@ -375,7 +375,7 @@ def _statistics_of(model: Model) -> FixedStatistics | None:
         return None
     if not found.source:
         raise SettingsError(
-            "The fixed statistics are in no file. Save them (the dock Normalization, or "
+            "The fixed statistics are in no file. Save them (the dock Network normalization, or "
             "Statistics.save), then save the protocol."
         )
     return FixedStatistics(found.source, found.digest)

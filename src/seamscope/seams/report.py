@@ -197,13 +197,15 @@ class SeamReport:
         part = "all" if self.complete else f"the {self.measured} of {self.overlaps}"
         if self.seamless:
             those = "" if self.complete else " that were measured"
-            noise = figure_text(self.measures.max_dist)
-            return f"Seamless: neighbouring tiles agree to {noise} in {part} overlaps{those}."
+            most = self.measures.max_dist
+            agree = f"agree to {figure_text(most)}" if most else "are identical"
+            return f"Seamless: neighbouring tiles {agree} in {part} overlaps{those}."
         sizes = f"up to {figure_text(self.measures.max_dist)}"
         if self.measures.soft:
             worst = int(np.argmax(self.measures.soft))
-            name = f" of {self.channels[worst]}" if len(self.channels) > 1 else ""
-            sizes += f", with a tile mismatch{name} of {figure_text(self.measures.soft[worst])}"
+            name = f" on {self.channels[worst]}" if len(self.channels) > 1 else ""
+            mismatch = figure_text(self.measures.soft[worst])
+            sizes += f", and disagree most{name} ({mismatch}; 0 is perfect agreement, 1 none)"
         where = "" if self.complete else f"; {self.measured} of {self.overlaps} overlaps measured"
         return f"Seams: neighbouring tiles differ by {sizes}{where}."
 

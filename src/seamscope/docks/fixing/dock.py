@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QHBoxLayout
 
 from seamscope.compare.before_after import BeforeAfter
 from seamscope.compare.blends import BlendComparison, compare_blends
-from seamscope.docks.controls import button
+from seamscope.docks.controls import KEYS, button, keyed
 from seamscope.docks.dock import Dock
 from seamscope.docks.layers import image_of
 from seamscope.docks.looks import boxed, in_dock, text_label
@@ -78,7 +78,7 @@ class FixDock(Dock):
         self._was: tuple[dict[str, Any], bool] | None = None  # controls, and whether fixed
         self.why = text_label()
         self.fix = button("Fix it", _TIPS["fix"])
-        self.stop = button("Stop", _TIPS["stop"])
+        self.stop = keyed(button("Stop", _TIPS["stop"]), KEYS["cancel"])
         self.comparison = text_label()
         self.swap = button("Show before", _TIPS["swap"])
         self.undo = button("Undo", _TIPS["undo"])
@@ -101,7 +101,8 @@ class FixDock(Dock):
         return self._chain or self.job.busy
 
     def follow(self) -> None:
-        """Follow the session."""
+        """Follow the session, and the results that are compared."""
+        self.listen([self.viewer.layers.events.removed], self._layer_removed)
         self._changed()
 
     def leave(self) -> None:
@@ -112,11 +113,10 @@ class FixDock(Dock):
 
     def _last(self) -> Run | None:
         """The newest finished run of the network and image that are loaded."""
-        session, viewer = self.session, self.viewer
+        session = self.session
         for run in reversed(session.runs):
-            there = any(layer in viewer.layers for layer in session.layers_of(run))
             same = run.model is session.model and run.layer is session.layer
-            if there and same and run.finished:
+            if self._is_there(run) and same and run.finished:
                 return run
         return None
 
@@ -126,6 +126,17 @@ class FixDock(Dock):
             return
         self.advice = self._advise()
         self._show_state()
+
+    def _layer_removed(self, _: Any = None) -> None:
+        """Compare only results that are there."""
+        runs = [run for run in (self.before, self.after) if run is not None]
+        if not self._chain and not all(map(self._is_there, runs)):
+            self.before = self.after = None
+            self._show_comparison()
+        self._changed()
+
+    def _is_there(self, run: Run) -> bool:
+        return any(layer in self.viewer.layers for layer in self.session.layers_of(run))
 
     def _advise(self) -> Advice | None:
         run, plan = self._last(), self.session.plan

@@ -98,11 +98,11 @@ class CorrectionsPage(QWidget):
 
     Signals
     -------
-    told : (str)
+    message : (str)
         Why something is not done; empty when all is well.
     """
 
-    told = Signal(str)
+    message = Signal(str)
 
     def __init__(self, viewer: Any, live: Live, row: JobRow) -> None:
         super().__init__()
@@ -287,7 +287,7 @@ class CorrectionsPage(QWidget):
         if layer is None or found is None:
             return None
         if self._viewer.dims.ndisplay == 3 and layer.ndim == 2:
-            self.told.emit("These labels have no third axis: switch the view to 2D.")
+            self.message.emit("These labels have no third axis: switch the view to 2D.")
             return None
         return Pointing(layer, found)
 
@@ -310,11 +310,11 @@ class CorrectionsPage(QWidget):
                 objects.setdefault(name, place)
         if tool == "merge":
             if len(objects) < 2:
-                self.told.emit("The line crosses fewer than two objects: draw it over several.")
+                self.message.emit("The line crosses fewer than two objects: draw it over several.")
             else:
                 self.correct(lambda edits: edits.merge(*objects.values()))
         elif not on_objects:
-            self.told.emit("The stroke lies on the background: draw it over a part of an object.")
+            self.message.emit("The stroke lies on the background: draw it over a part of an object.")
         elif not self._mark:
             self._set_mark(on_objects)
             self.show_state()
@@ -381,15 +381,15 @@ class CorrectionsPage(QWidget):
         """Make a correction, show it, and say what went wrong."""
         edits = self._live.ready()
         if edits is None:
-            self.told.emit(WAIT)
+            self.message.emit(WAIT)
             return False
         try:
             act(edits)
         except SeamscopeError as error:
-            self.told.emit(in_dock(error))
+            self.message.emit(in_dock(error))
             self.show_state()
             return False
-        self.told.emit("")
+        self.message.emit("")
         self._live.refresh_corrections()
         self.show_state()
         return True
@@ -413,12 +413,12 @@ class CorrectionsPage(QWidget):
         if found is None or layer is None or self._live.ready() is None:
             return
         if self._viewer.dims.ndisplay == 3:
-            self.told.emit("Painting is done in slices: switch the view to 2D.")
+            self.message.emit("Painting is done in slices: switch the view to 2D.")
             return
         try:
             area = area_in_view(layer, self._live.axes, self._viewer)
         except SettingsError as error:
-            self.told.emit(in_dock(error))
+            self.message.emit(in_dock(error))
             return
         region = region_in_view(area, self._live.axes, found.shape, _MOST_PAINTED)
         self.take_tool(None)
@@ -433,7 +433,7 @@ class CorrectionsPage(QWidget):
         assert window is not None
         if window.present:
             if self._live.ready() is None:
-                self.told.emit(WAIT)
+                self.message.emit(WAIT)
                 return
             for change in list(window.changes()):
                 if not self.correct(partial(_painted, corner=window.corner, change=change)):
@@ -493,7 +493,7 @@ class CorrectionsPage(QWidget):
         try:
             edits.keep_in(path)
         except SeamscopeError as error:
-            self.told.emit(in_dock(error))
+            self.message.emit(in_dock(error))
         self.show_state()
 
     def _choose_file(self, _: Any = None) -> None:
@@ -524,7 +524,7 @@ class CorrectionsPage(QWidget):
         edits = self._live.corrections
         unsaved = edits is not None and edits.path is None and len(edits) > 0
         if unsaved:
-            self.told.emit("Save these corrections first: name a file on the page Write.")
+            self.message.emit("Save these corrections first: name a file on the page Write.")
         return unsaved
 
     def _choose_crops(self, _: Any = None) -> None:
@@ -538,7 +538,7 @@ class CorrectionsPage(QWidget):
         if edits is None or self._row.busy:
             return
         if image is None:
-            self.told.emit("No image of the labels' size is known: show it in a layer.")
+            self.message.emit("No image of the labels' size is known: show it in a layer.")
             return
 
         def done(files: list[Any] | None) -> None:

@@ -42,6 +42,12 @@ _TIPS = {
     "segment": "Find the objects: first of what is in view, then of the whole image.",
     "whole": "Find the objects of the whole image. Corrections and writing need it.",
 }
+_TABS = {
+    "Filters": "Which objects are kept, by size and place, and how holes are filled.",
+    "Correct": "Merge, split, delete, paint and lock objects by hand.",
+    "False splits": "Find objects that were cut where two tiles meet, and merge them.",
+    "Write": "Write labels and the table of objects to files, and measure objects.",
+}
 _FILES = "Predictions (*.zarr *.tif *.tiff *.npy);;All files (*)"
 _WAITING = "Choose a prediction, and press <i>Segment</i>."
 
@@ -60,7 +66,7 @@ class LabelsDock(Dock):
         What is segmented.
     """
 
-    width = 400
+    least_width = 400
 
     def build(self) -> None:
         """Make the controls and wire them."""
@@ -88,10 +94,9 @@ class LabelsDock(Dock):
     def _lay_out(self) -> None:
         self.form = form(("Prediction", beside(self.source, self.open)), ("Axes", self.axes))
         self.tabs = Pages()
-        self.tabs.addTab(page_of(self.recipe.more), "Filters")
-        self.tabs.addTab(self.correcting, "Correct")
-        self.tabs.addTab(self.splits, "False splits")
-        self.tabs.addTab(self.writing, "Write")
+        pages = page_of(self.recipe.more), self.correcting, self.splits, self.writing
+        for page, (name, tip) in zip(pages, _TABS.items(), strict=True):
+            self.tabs.add(page, name, tip)
         self.place(
             [
                 self.form, self.recipe, self.question, self.segment, self.building,
@@ -118,8 +123,8 @@ class LabelsDock(Dock):
         live.failed.connect(self.fail)
         live.drawn.connect(self.correcting.show_state)
         live.drawn.connect(self.splits.objects_changed)
-        self.splits.told.connect(self.tell)
-        self.correcting.told.connect(self.tell)
+        self.splits.message.connect(self.tell)
+        self.correcting.message.connect(self.tell)
         self.writing.refused.connect(self.tell)
         self.writing.placed.connect(self._place_named)
         self.session.run_ended.connect(self._run_ended)

@@ -6,7 +6,7 @@ Knows parts, jobs and when to draw again. Does not know controls.
 
     begin(source)  -- view larger than the image? -->  whole image      corrections, writing
          |  no                                             ^
-         v                                                 |  small enough, or asked for
+         v                                                 |  small enough, or wanted
     part in view  -- objects at its sides are hatched -----+
          ^
          +---- the view left it, and the whole image is not known
@@ -42,7 +42,7 @@ from seamscope.work import Work
 
 _MOST_IN_VIEW = 1 << 22  # pixels of the part that is found first
 _SMALL = 1 << 20  # pixels up to which there is no part: all of it is as quick
-_BY_ITSELF = 1 << 26  # pixels up to which the whole image follows without being asked for
+_BY_ITSELF = 1 << 26  # pixels up to which the whole image follows by itself
 _SLAB = 8  # planes on each side of the one that is seen
 _MARGIN = 0.1  # of the view, on each side
 _QUICK = 250_000  # basins whose tree is cut in the window's thread

@@ -71,7 +71,7 @@ class RecipePanel(QWidget):
     Signals
     -------
     value_changed
-        Somebody changed a value.
+        The user changed a value.
     """
 
     value_changed = Signal()
@@ -160,7 +160,7 @@ class RecipePanel(QWidget):
         return self._base
 
     def show_value(self, recipe: Recipe) -> None:
-        """Show a recipe; tells nobody."""
+        """Show a recipe; no signal is emitted."""
         self._base, self._showing = recipe, True
         channel = recipe.channel if isinstance(recipe.channel, int | None) else None
         self.kind.set_value(recipe.kind)

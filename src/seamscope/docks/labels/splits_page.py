@@ -63,11 +63,17 @@ _TIPS = {
     "merge": "Merge the pair that is chosen. One undo step.",
     "rate": "False-discovery rate up to which pairs are merged.",
     "all": "Merge all pairs up to this rate. One undo step.",
-    "confirmed": "Merge all pairs whose split vanished when the network was asked again.",
+    "confirmed": "Merge all pairs that the network joins when one tile holds both.",
     "undo": "Take the latest merge back.",
     "write": "Write the merged labels into a file. The labels before merging stay as they are.",
 }
-_COLUMNS = ("Labels", "Pixels", "Rate", "Seam", "Asked again")
+_COLUMNS = {
+    "Labels": "Numbers of the two objects.",
+    "Pixels": "Pixels along which the two objects touch at the seam.",
+    "Rate": "False-discovery rate: share of the pairs down to this one that are no false splits.",
+    "Seam": "Axis and place of the seam between the objects.",
+    "Asked again": "Whether the network splits the object too, when one tile holds it whole.",
+}
 _ROOM = 120  # pixels around a pair, at least
 
 
@@ -87,7 +93,7 @@ class SplitsPage(QWidget):
 
     Signals
     -------
-    told : (str)
+    message : (str)
         Why something is not done; empty when all is well.
 
     Attributes
@@ -96,7 +102,7 @@ class SplitsPage(QWidget):
         The latest; None where nothing was tested.
     """
 
-    told = Signal(str)
+    message = Signal(str)
 
     def __init__(
         self, viewer: Any, session: Session, live: Live, row: JobRow, correcting: CorrectionsPage
@@ -120,6 +126,7 @@ class SplitsPage(QWidget):
         self.merge = button("Merge this pair", _TIPS["merge"])
         self.confirmed = button("Merge confirmed", _TIPS["confirmed"])
         self.rate = real((0, 1), 0.1, 0.05, _TIPS["rate"])
+        self.rate.setAccessibleName("Rate")
         self.all = button("Merge all up to rate", _TIPS["all"])
         self.undo = button("Undo merge", _TIPS["undo"])
         self.write = button("Write merged labels …", _TIPS["write"])
@@ -132,7 +139,10 @@ class SplitsPage(QWidget):
             ("Overlap", self.overlap),
         )  # fmt: skip
         table = self.table
-        table.setHorizontalHeaderLabels(_COLUMNS)
+        table.setHorizontalHeaderLabels(list(_COLUMNS))
+        for column, tip in enumerate(_COLUMNS.values()):
+            table.horizontalHeaderItem(column).setToolTip(tip)
+        table.setAccessibleName("Pairs of objects")
         table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
@@ -283,7 +293,7 @@ class SplitsPage(QWidget):
         own = layer is self._live.layer
         found = self._live.settled
         if own and found is None:
-            self.told.emit(WAIT)
+            self.message.emit(WAIT)
             return
         data = found.labels if own and found is not None else pixels(layer)
         axes = self._live.axes if own else _letters(layer)
@@ -302,7 +312,7 @@ class SplitsPage(QWidget):
         self._row.start(f"looking for false splits in {layer.name}", work, done)
 
     def _grid(self) -> dict[str, Any]:
-        """How the engine is asked for the grid."""
+        """How the engine is given the grid."""
         run = self.run
         if self.grid.value() == "run" and run is not None:
             space = run.plan.layout.spatial
@@ -437,7 +447,7 @@ class SplitsPage(QWidget):
             if chosen:
                 self.merge_pairs(chosen)
             else:
-                self.told.emit(f"No pair has a rate of {self.rate.value():g} or less.")
+                self.message.emit(f"No pair has a rate of {self.rate.value():g} or less.")
 
     def _merge_confirmed(self, _: Any = None) -> None:
         self.merge_pairs(self._confirmed())
@@ -454,7 +464,7 @@ class SplitsPage(QWidget):
         """Merge in a layer of its own, above the one that was tested."""
         layer = self._of
         if layer is None or layer not in self._viewer.layers:
-            self.told.emit("The labels are not in the viewer any more: test others.")
+            self.message.emit("The labels are not in the viewer any more: test others.")
             return
         if layer not in self._merges:
             self._merges[layer] = MergedLayer(self._viewer, layer)
@@ -462,7 +472,7 @@ class SplitsPage(QWidget):
         try:
             self._merges[layer].merge(pairs)
         except SeamscopeError as error:
-            self.told.emit(in_dock(error))
+            self.message.emit(in_dock(error))
 
     def _undo(self, _: Any = None) -> None:
         if self._own:

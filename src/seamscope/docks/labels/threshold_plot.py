@@ -44,7 +44,7 @@ class ThresholdPlot(QWidget):
     Signals
     -------
     moved : (float)
-        Somebody moved the line to this value.
+        The user moved the line to this value.
     """
 
     moved = Signal(float)
@@ -59,7 +59,8 @@ class ThresholdPlot(QWidget):
         self.objects = LatePlot(self._make, self._draw_curve, 150)
         self.heights = LatePlot(self._make, self._draw_histogram, 90)
         self.lines = [_line(), _line()]
-        self.number = real((0, 1), 0.5, 0.005, "The value that the line is at.")
+        self.number = real((0, 1), 0.5, 0.005, "Value of the setting below, at the red line.")
+        self.number.setAccessibleName("Value at the line")
         self.name = QLabel()
         self.unit = QLabel()
         self.unit.setAlignment(Qt.AlignmentFlag.AlignHCenter)
@@ -94,7 +95,7 @@ class ThresholdPlot(QWidget):
         self.number.setValue(value)
 
     def show_curves(self, curves: Curves | None, found: Segmentation | None) -> None:
-        """Draw the curves of these objects, the line at their setting; tells nobody."""
+        """Draw the curves of these objects, the line at their setting; no signal is emitted."""
         if curves is None or found is None:
             self.curve = None
             self.hide()
@@ -120,7 +121,7 @@ class ThresholdPlot(QWidget):
         self.heights.redraw()
 
     def show_value(self, value: float) -> None:
-        """Move the line; tells nobody."""
+        """Move the line; no signal is emitted."""
         with QSignalBlocker(self.number):
             self.number.setValue(value)
         self._place_lines(value)

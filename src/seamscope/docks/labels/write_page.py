@@ -62,6 +62,7 @@ class WritePage(QWidget):
         self._live, self._row = live, row
         self.place = QLineEdit()
         self.place.setPlaceholderText("labels.ome.zarr")
+        self.place.setAccessibleName("File of labels")
         self.place.setToolTip(_TIPS["place"])
         self.choose = button("Choose …", _TIPS["choose"])
         self.intensity = ticked("Mean intensities of the image", _TIPS["intensity"])

@@ -1,7 +1,7 @@
 """What all pages of the dock *Normalization* work on: one network, one image, one job at a time.
 
 Knows the session, the layers that were found in the network, and how a question that uses the
-network is asked and answered. Does not know which questions there are, or how anything looks.
+network is answered. Does not know which questions there are, or how anything looks.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Bench(QObject):
         Other layers are known, or none yet.
     patch_changed : (int)
         Networks of another number of axes are trained with patches of about this extent.
-    told : (str)
+    problem_changed : (str)
         What went wrong, in one sentence; nothing where nothing did.
 
     Attributes
@@ -59,7 +59,7 @@ class Bench(QObject):
     audit
         Its layers; None as long as they are not known.
     problem
-        What was last told.
+        The last sentence on what went wrong.
     tile, batch
         Extent in pixels, and number in a batch, of the tiles that are looked at by themselves, as
         in training.
@@ -71,7 +71,7 @@ class Bench(QObject):
     replaced = Signal()
     audited = Signal()
     patch_changed = Signal(int)
-    told = Signal(str)
+    problem_changed = Signal(str)
 
     def __init__(self, viewer: Any, job: JobRow) -> None:
         super().__init__(job)
@@ -242,7 +242,7 @@ class Bench(QObject):
     def tell(self, problem: str) -> None:
         """Say in one sentence what went wrong; nothing when nothing did."""
         self.problem = problem
-        self.told.emit(problem)
+        self.problem_changed.emit(problem)
 
 
 __all__ = ["Bench"]

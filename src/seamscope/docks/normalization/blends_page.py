@@ -1,7 +1,7 @@
-"""The page *Blends*: which way of blending suits tiles that go on to disagree.
+"""The page *Blends*: which way of blending suits tiles that disagree.
 
 Knows its controls, what comparing costs, and how the best way gets into *Tiled prediction*. Does
-not know how ways are compared (see `seamscope.compare.blends`) or told.
+not know how ways are compared (see `seamscope.compare.blends`) or described.
 
 It is a page of the dock *Normalization*, not of *Seams*: that dock shows a result that is there,
 while this asks about the network, image and tiles that *Tiled prediction* would use next, with
@@ -30,14 +30,14 @@ from seamscope.settings import Settings
 from seamscope.text import duration_text, shape_text, typeset
 
 _TIPS = {
-    "compare": "Predict the tiles of Tiled prediction, and the same moved by half a stride, and\n"
-    "stitch both in every way of blending.",
-    "use": "Set this blending in Tiled prediction, and the tiles that it was compared on.",
+    "compare": "Predict the image twice, the second time with tiles moved by half a stride, and\n"
+    "join the tiles in every way of blending.",
+    "use": "Set this blending in the step Predict, and the tiles that it was compared on.",
 }
-_WAITING = "What blends do is known once there are an image, a network and its tiles."
+_WAITING = "Choose an image and a network in the step Predict: ways of blending are compared here."
 _ONE_TILE = (
-    "One tile covers the image: there are no seams to blend. Choose smaller tiles in "
-    "<i>Tiled prediction</i> to compare."
+    "One tile covers the image: there are no seams to blend. Set a smaller tile in the step "
+    "<i>Predict</i> to compare."
 )
 
 
@@ -94,6 +94,7 @@ class BlendsPage(QWidget):
 
     def _follow(self) -> None:
         """Another network, or other tiles."""
+        self.used.hide()
         model = self._bench.session.model
         if model is not self._model:
             self._model = model
@@ -179,19 +180,19 @@ class BlendsPage(QWidget):
 def _cost(plan: Plan, model: Model) -> str:
     """What two predictions take."""
     tiles = plan.tiles * plan.frames
-    told = f"Costs two predictions of the image, about 2 × {tiles:,} tiles"
+    cost = f"Costs two predictions of the image, about 2 × {tiles:,} tiles"
     speed = model.speeds.get(plan.speed_key)
     if speed is not None:
         pixels = math.prod(plan.grid.tile_shape)
-        told += f" or {duration_text(2 * tiles * pixels * speed.per_pixel(pixels))}"
-    return f"{told}. All ways of blending are made from these."
+        cost += f" or {duration_text(2 * tiles * pixels * speed.per_pixel(pixels))}"
+    return f"{cost}. All ways of blending are made from these."
 
 
 def _used(blend: str, plan: Plan | None) -> str:
     """What is set now in *Tiled prediction*."""
     name = f"{blend.capitalize()} blending" if blend != "crop" else "Crop"
     on = "" if plan is None else f", overlap {typeset(shape_text(plan.grid.overlap))},"
-    return f"{name}{on} is set in <i>Tiled prediction</i>; press <i>Run</i>."
+    return f"{name}{on} is set in the step <i>Predict</i>: press <i>Run</i>."
 
 
 __all__ = ["BlendsPage"]

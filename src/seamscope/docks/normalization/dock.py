@@ -28,9 +28,17 @@ from seamscope.normalization.audit import Audit
 from seamscope.reports.describe import describe
 
 _WAITING = (
-    "Choose an image and a network in the dock <i>Tiled prediction</i>: its normalization "
-    "layers are listed here."
+    "Choose an image and a network in the step <i>Predict</i>: its normalization layers are "
+    "listed here."
 )
+_TABS = {
+    "Layers": "The layers that normalize, and which statistics they use.",
+    "Fix statistics": "Let every tile use the same statistics. No retraining.",
+    "Effect": "Seams and accuracy, before and after fixing the statistics.",
+    "Features": "How much the statistics of tiles differ, layer by layer.",
+    "Training": "Whether the network predicts in evaluation as it did in training.",
+    "Blends": "Which way of blending leaves the faintest seams.",
+}
 
 
 class NormalizationDock(Dock):
@@ -48,7 +56,7 @@ class NormalizationDock(Dock):
         The pages.
     """
 
-    width = 400
+    least_width = 400
 
     def build(self) -> None:
         """Make the pages and wire them."""
@@ -85,20 +93,16 @@ class NormalizationDock(Dock):
 
     def _make_tabs(self) -> Pages:
         tabs = Pages()
-        pages: dict[str, QWidget] = {
-            "Layers": self.layers,
-            "Fix statistics": self.freezing,
-            "Effect": self.effect,
-            "Features": self.features,
-            "Training": self.training,
-            "Blends": self.blends,
-        }
-        for name, page in pages.items():
-            tabs.addTab(page, name)
+        pages: tuple[QWidget, ...] = (
+            *(self.layers, self.freezing, self.effect),
+            *(self.features, self.training, self.blends),
+        )
+        for page, (name, tip) in zip(pages, _TABS.items(), strict=True):
+            tabs.add(page, name, tip)
         return tabs
 
     def _connect(self) -> None:
-        self.bench.told.connect(self.tell)
+        self.bench.problem_changed.connect(self.tell)
         self.bench.changed.connect(self._show_verdict)
         self.bench.session.fixed_changed.connect(self._show_verdict)
         self.layers.chosen.connect(self.features.layer.set_value)

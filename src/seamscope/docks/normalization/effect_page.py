@@ -1,7 +1,7 @@
 """The page *Effect*: what fixed statistics do to the seams, and to accuracy where that is known.
 
-Knows its controls, and which labels can be the truth. Does not know how both ways are compared,
-told or drawn.
+Knows its controls, and which labels can be ground truth. Does not know how both ways are compared,
+described or drawn.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from seamscope.planning.plan import Plan
 from seamscope.reports.describe import describe
 
 _TIPS = {
-    "compare": "Predict the tiles of Tiled prediction twice, with each tile's own statistics and\n"
-    "with the fixed ones, and compare how neighbours agree.",
-    "truth": "Ground-truth labels. Both predictions are compared with them (Dice), since seamless\n"
-    "is not the same as accurate. With one channel, pixels above the threshold are\n"
-    "foreground.",
+    "compare": "Predict the image twice, with per-tile and with fixed statistics, and compare how\n"
+    "neighbouring tiles agree.",
+    "truth": "Labels layer with the ground truth. Both predictions are compared with it (Dice):\n"
+    "seamless is not the same as accurate. With one channel, pixels above the threshold\n"
+    "are foreground.",
 }
 
 
@@ -50,7 +50,13 @@ class EffectPage(QWidget):
         self.compare = button("Compare", _TIPS["compare"])
         self.comparison = text_label()
         self.curves = BeforeAfterPlot()
-        fill(self, form(("Ground truth", self.truth)), self.compare, self.comparison, self.curves)
+        fill(
+            self,
+            form(("Correct labels (optional)", self.truth)),
+            self.compare,
+            self.comparison,
+            self.curves,
+        )
         self.compare.clicked.connect(self._compare)
         bench.changed.connect(self._show_state)
         bench.replaced.connect(self._forget)

@@ -38,13 +38,13 @@ from seamscope.text import figure_text
 from seamscope.work import Work
 
 _TIPS = {
-    "tile": "Extent of the tiles that are looked at, best that of the patches in training.",
-    "most": "Of more tiles, so many are looked at, evenly chosen.",
-    "measure": "Find mean and variance of each channel in every tile, at every layer.",
+    "tile": "Width of the tiles that are measured: best that of the patches in training.",
+    "most": "Largest number of tiles that are measured, spread evenly over the image.",
+    "measure": "Measure mean and variance of each channel in every tile, at every layer.",
     "layer": "Layer whose features are shown.",
-    "map": "Draw over the image how much each tile deviates.",
-    "ask": "While this is on, click into the image: the same pixel is looked at through several\n"
-    "tiles, before and after normalization.",
+    "map": "Draw over the image how much the statistics of each tile deviate, in colours.",
+    "ask": "While this is on, click into the image: the features of that pixel in several tiles\n"
+    "are shown, before and after normalization.",
 }
 
 
@@ -88,12 +88,12 @@ class FeaturesPage(QWidget):
         self.show_map = ticked("Map of deviation", _TIPS["map"])
         self.ask = button("Compare tiles at a pixel", _TIPS["ask"])
         self.ask.setCheckable(True)
-        self.pixel_told = text_label()
+        self.pixel_text = text_label()
         self.pixel_plot = PixelFeaturesPlot()
-        asked = form(("Tile", self.tile), ("At most", self.most))
+        controls = form(("Tile", self.tile), ("Tiles at most", self.most))
         shown = form(("Layer", self.layer))
-        parts = (asked, self.measure, shown, self.deviation, self.panels, self.show_map)
-        fill(self, *parts, self.ask, self.pixel_told, self.pixel_plot)
+        parts = (controls, self.measure, shown, self.deviation, self.panels, self.show_map)
+        fill(self, *parts, self.ask, self.pixel_text, self.pixel_plot)
         self._connect()
         self._show_features()
 
@@ -176,8 +176,8 @@ class FeaturesPage(QWidget):
         one = None if found is None or chosen is None else found.layers[chosen]
         self.panels.setVisible(one is not None)
         self.panels.show_layer(one)
-        told = "" if found is None or chosen is None else features_text(found, chosen)
-        self.deviation.setText(told)
+        text = "" if found is None or chosen is None else features_text(found, chosen)
+        self.deviation.setText(text)
         self.pixel = ()
         self._show_pixel()
         self.draw_map()
@@ -229,7 +229,7 @@ class FeaturesPage(QWidget):
         self.pixel_plot.setVisible(bool(self.pixel))
         if not self.pixel:
             self.pixel_plot.show(np.zeros((0, 0)), np.zeros((0, 0)))
-            self.pixel_told.setText("")
+            self.pixel_text.setText("")
             return
         before, after = (
             np.stack([getattr(one, name).reshape(-1) for one in self.pixel]).astype(float)
@@ -241,8 +241,8 @@ class FeaturesPage(QWidget):
         else:
             mean, std = before.mean(0), np.maximum(before.std(), 1e-12)
         self.pixel_plot.show((before - mean) / std, after)
-        told = pixel_text(*self.pixel_plot.apart, len(self.pixel), pixel)
-        self.pixel_told.setText(told)
+        text = pixel_text(*self.pixel_plot.apart, len(self.pixel), pixel)
+        self.pixel_text.setText(text)
 
 
 def _features(

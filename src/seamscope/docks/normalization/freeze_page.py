@@ -30,10 +30,12 @@ from seamscope.files import lasting_folder
 from seamscope.fixed_statistics.freeze_plan import FreezePlan, plan_freeze
 from seamscope.fixed_statistics.freezing import carry_out, forget
 from seamscope.images.image import Image
+from seamscope.models.formats.export import Exported, export
 from seamscope.models.model import Model
 from seamscope.normalization.statistics import How, Statistics
 from seamscope.planning.case import Case
 from seamscope.settings import Settings
+from seamscope.text import figure_text
 from seamscope.work import Work
 
 _COST_DELAY_MS = 200
@@ -73,6 +75,7 @@ class FreezePage(QWidget):
         self.panel.changed.connect(self.foresee_soon)
         self.panel.wanted.connect(self._freeze)
         self.panel.save_wanted.connect(self.save_to)
+        self.panel.export_wanted.connect(self.export_to)
         self._cost_timer.timeout.connect(self._foresee)
         self._bench.replaced.connect(self._forget)
         self._bench.patch_changed.connect(self.panel.cell.setValue)
@@ -183,12 +186,12 @@ class FreezePage(QWidget):
         self._foreseeing = None
         self.plan = outcome.value
         if outcome.error is not None:
-            told = boxed(sentence(outcome.error, "Planning"), "warning")
+            cost = boxed(sentence(outcome.error, "Planning"), "warning")
         elif self.plan is None:
-            self._foreseen, told = None, ""
+            self._foreseen, cost = None, ""
         else:
-            told = plain(self.plan.sentence)
-        self.panel.cost.setText(told)
+            cost = plain(self.plan.sentence)
+        self.panel.cost.setText(cost)
         self._show_state()
 
     # -- finding, reading, writing
@@ -209,7 +212,7 @@ class FreezePage(QWidget):
         try:
             asked = self.asked()
         except Exception as error:
-            self._bench.fail(error, "Freezing")
+            self._bench.fail(error, "Fixing the statistics")
             return
         if asked is None:
             return
@@ -242,10 +245,10 @@ class FreezePage(QWidget):
         fixed = self._bench.session.fixed
         own = fixed is not None and fixed.plain is self._bench.model
         statistics = fixed.network.statistics if fixed is not None and own else None
-        told = ""
+        result = ""
         if statistics is not None and fixed is not None:
-            told = fixed_text(statistics, fixed.network, self._bench.against(statistics))
-        self.panel.result.setText(told)
+            result = fixed_text(statistics, fixed.network, self._bench.against(statistics))
+        self.panel.result.setText(result)
         self._show_state()
 
     def save_to(self, path: Path) -> None:
@@ -264,6 +267,23 @@ class FreezePage(QWidget):
 
         self._bench.tell("")
         self._bench.job.start(f"writing {path.name}", save, saved)
+
+    def export_to(self, path: Path) -> None:
+        """Write the network with fixed statistics to a file, and read it back."""
+        fixed = self._bench.session.fixed
+        if fixed is None or self._bench.busy:
+            return
+        network = fixed.network
+
+        def written(found: Exported) -> None:
+            same = f"Read back, it predicts the same up to {figure_text(found.max_dist)}."
+            notes = " ".join((f"Written to {path.name} ({found.kind}).", same, *found.notes))
+            self.panel.cost.setText(plain(notes))
+
+        def write(work: Work) -> Exported:
+            return export(network, path, overwrite=True)
+
+        self._bench.begin(f"writing {path.name}", write, written)
 
 
 @dataclass(frozen=True)

@@ -27,27 +27,31 @@ from seamscope.normalization.statistics import PATCH
 
 Way: TypeAlias = Literal["exact", "local", "sampled", "file"]
 
+_NETWORKS = "torch.export (*.pt2);;TorchScript (*.torchscript);;ONNX (*.onnx);;bioimage.io (*.zip)"
 _FILES = "Statistics (*.safetensors);;All files (*)"
 _WAYS: list[tuple[str, Way]] = [
-    ("Exact: of the whole image", "exact"),
-    ("Local: of windows of the image", "local"),
-    ("Sampled: from a few tiles", "sampled"),
+    ("Of the whole image (exact)", "exact"),
+    ("By region (local)", "local"),
+    ("Quick estimate (sampled)", "sampled"),
     ("From a file", "file"),
 ]
 _TIPS = {
-    "how": "Exact: every tile gives what the whole image at once would give.\n"
-    "Local: from windows a little larger than training patches, seamless too. Compare with\n"
-    "ground truth: more accurate where parts of the image differ much, less on even nuclei.\n"
-    "Sampled: fast, an estimate of the exact ones.\n"
-    "From a file: found before, on this image or another one.",
-    "cell": "About the extent of the patches that the network was trained with. Windows are twice\n"
-    "as wide, and lie one cell apart.",
-    "tiles": "Tiles that are looked at, chosen to differ as much as possible.",
-    "grid": "Tiles in which the image is visited. Auto: the whole image at once where it fits in\n"
-    "memory, else the largest tiles. The result is the same.",
+    "how": "Mean and variance that every tile is normalized with.\n"
+    "Whole image: tiles predict what the whole image at once would predict.\n"
+    "By region: from windows a little larger than training patches; seamless too. More\n"
+    "accurate where parts of the image differ much: check with correct labels (Effect).\n"
+    "Quick estimate: the statistics of the whole image, estimated from a few tiles.\n"
+    "From a file: saved before, of this image or another one.",
+    "cell": "Width of a region: about that of the patches that the network was trained with.\n"
+    "Windows are twice as wide, and lie one region apart.",
+    "tiles": "Number of tiles for the estimate, chosen to differ as much as possible.",
+    "grid": "Tiles in which the image is read. Automatic: the whole image at once where it fits\n"
+    "in memory, else the largest tiles. The result is the same.",
     "file": "A file written by Save, or by the command seamscope freeze.",
-    "freeze": "Find the statistics, and use them in the dock Tiled prediction.",
+    "freeze": "Compute the statistics, and use them for the next prediction.",
     "save": "Write the statistics to a file, for later, for other images, for the command line.",
+    "export": "Write the network with its fixed statistics to a file that other programs run:\n"
+    ".pt2, .torchscript, .onnx, or .zip (a package of bioimage.io). It is read back and compared.",
 }
 
 
@@ -57,23 +61,24 @@ class FreezePanel(QWidget):
     Signals
     -------
     changed
-        Something else is asked for.
+        Other statistics are wanted, or in another way.
     wanted
         The button was pressed.
-    save_wanted : (object)
-        Write what was found to this path.
+    save_wanted, export_wanted : (object)
+        Write the statistics, or the network with them, to this path.
     """
 
     changed = Signal()
     wanted = Signal()
     save_wanted = Signal(object)
+    export_wanted = Signal(object)
 
     def __init__(self) -> None:
         super().__init__()
         self.how = Choice(_WAYS, _TIPS["how"])
         self.cell = _number(8, 4096, PATCH[2], " px", _TIPS["cell"])
         self.tiles = _number(1, 4096, TILES, "", _TIPS["tiles"])
-        self.grid = Choice([("Auto", "auto"), ("As in Tiled prediction", "plan")], _TIPS["grid"])
+        self.grid = Choice([("Automatic", "auto"), ("As in Predict", "plan")], _TIPS["grid"])
         self.file = QLineEdit()
         self.file.setToolTip(_TIPS["file"])
         self.file.setPlaceholderText("file of statistics")
@@ -86,6 +91,8 @@ class FreezePanel(QWidget):
         self.result = text_label()
         self.save = QPushButton("Save …")
         self.save.setToolTip(_TIPS["save"])
+        self.export = QPushButton("Export network …")
+        self.export.setToolTip(_TIPS["export"])
         self._lay_out()
         for choice in (self.how, self.grid):
             choice.value_changed.connect(self._tell)
@@ -95,6 +102,7 @@ class FreezePanel(QWidget):
         self._browse.clicked.connect(self._choose_file)
         self.freeze.clicked.connect(self._want)
         self.save.clicked.connect(self._choose_target)
+        self.export.clicked.connect(self._choose_network)
         self._show_rows()
 
     @property
@@ -123,6 +131,7 @@ class FreezePanel(QWidget):
         self.freeze.setText("Load" if from_file else "Resume" if resumable else "Fix statistics")
         self.freeze.setEnabled(ready and (not from_file or bool(self.file.text().strip())))
         self.save.setEnabled(found)
+        self.export.setEnabled(found)
 
     def _lay_out(self) -> None:
         row = QHBoxLayout(self._file_row)
@@ -132,13 +141,13 @@ class FreezePanel(QWidget):
         self._form = QFormLayout()
         self._form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self._form.addRow("Statistics", self.how)
-        self._form.addRow("Cell", self.cell)
+        self._form.addRow("Region", self.cell)
         self._form.addRow("Sample", self.tiles)
         self._form.addRow("Tiles", self.grid)
         self._form.addRow("File", self._file_row)
         column = QVBoxLayout(self)
         column.addLayout(self._form)
-        for part in (self.cost, self.freeze, self.result, self.save):
+        for part in (self.cost, self.freeze, self.result, self.save, self.export):
             column.addWidget(part)
         column.addStretch(1)
 
@@ -171,6 +180,13 @@ class FreezePanel(QWidget):
         )
         if name:
             self.save_wanted.emit(Path(name))
+
+    def _choose_network(self, _: Any = None) -> None:
+        name, kind = QFileDialog.getSaveFileName(self, "Export network", "network.pt2", _NETWORKS)
+        if name:
+            ending = kind.rpartition("*")[2].rstrip(")")
+            path = Path(name)
+            self.export_wanted.emit(path if path.suffix else path.with_suffix(ending))
 
 
 def _number(low: int, high: int, value: int, suffix: str, tip: str) -> QSpinBox:

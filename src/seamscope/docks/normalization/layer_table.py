@@ -1,6 +1,6 @@
 """The layers that normalize, in a table.
 
-Knows audits and how they are told in a row. Does not know what is measured of a layer.
+Knows audits and how they are written in a row. Does not know what is measured of a layer.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from seamscope.text import figure_text
 
 _COLUMNS = {
     "Layer": "Its name in the network, where the file has names.",
-    "Kind": "What normalizes.",
-    "Ch.": "How many channels it normalizes.",
+    "Kind": "Kind of normalization.",
+    "Ch.": "Number of channels that it normalizes.",
     "Statistics": "Where mean and variance come from.",
-    "Affine": "Whether scale and shift are learned; – where that is not seen.",
-    "Deviation": "How far single tiles are from the reference, in standard deviations;\n"
-    "known after Measure in the tab Features.",
+    "Scale": "Whether scale and shift are learned (affine); – where that cannot be seen.",
+    "Deviation": "How much the statistics of single tiles differ from the whole image's, in\n"
+    "standard deviations. Press Measure in the page Features.",
 }
+_DEVIATION = len(_COLUMNS) - 1
 
 
 class LayerModel(QAbstractTableModel):
@@ -45,8 +46,8 @@ class LayerModel(QAbstractTableModel):
         """Show what was measured, one number for each layer; nothing for none."""
         self._deviations = deviations
         if self.layers:
-            column = len(_COLUMNS) - 1
-            self.dataChanged.emit(self.index(0, column), self.index(len(self.layers) - 1, column))
+            last = len(self.layers) - 1
+            self.dataChanged.emit(self.index(0, _DEVIATION), self.index(last, _DEVIATION))
 
     def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
         """Answer Qt."""
@@ -105,6 +106,7 @@ class LayerTable(QTableView):
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setMinimumHeight(220)
         self.setToolTip("Choose a layer, to read what it means and to see its features.")
+        self.setAccessibleName("Normalization layers")
         rows = self.verticalHeader()
         rows.setVisible(False)
         rows.setDefaultSectionSize(rows.fontMetrics().height() + 6)
@@ -112,11 +114,18 @@ class LayerTable(QTableView):
         header = self.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self.setColumnHidden(_DEVIATION, True)
         self.selectionModel().currentRowChanged.connect(self._current_changed)
 
     def show_audit(self, audit: Audit | None) -> None:
         """Show the layers of an audit; none is chosen."""
         self.layers.show_audit(audit)
+        self.setColumnHidden(_DEVIATION, True)
+
+    def show_deviations(self, deviations: Sequence[float]) -> None:
+        """Show how much tiles deviate at each layer; without, the room is that of the names."""
+        self.layers.show_deviations(deviations)
+        self.setColumnHidden(_DEVIATION, not deviations)
 
     def choose(self, number: int) -> None:
         """Choose a layer."""

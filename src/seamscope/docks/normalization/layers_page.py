@@ -39,7 +39,7 @@ class LayersPage(QWidget):
 
     def show_deviations(self, deviations: Sequence[float]) -> None:
         """Show how much tiles deviate at each layer; nothing for none."""
-        self.table.layers.show_deviations(deviations)
+        self.table.show_deviations(deviations)
 
     def _show_audit(self) -> None:
         self.table.show_audit(self._bench.audit)

@@ -60,8 +60,8 @@ class _Drawing(QWidget):
         raise NotImplementedError
 
     def _name(self, keys: Sequence[tuple[str, str]], sign: str = "━") -> None:
-        told = (f"{colored(sign, color)} {plain(name)}" for name, color in keys)
-        self.names.setText(" &nbsp; ".join(told))
+        shown = (f"{colored(sign, color)} {plain(name)}" for name, color in keys)
+        self.names.setText(" &nbsp; ".join(shown))
 
 
 # -- features of tiles
@@ -198,7 +198,7 @@ class PixelFeaturesPlot(_Drawing):
         self.after: Values = np.zeros((0, 0))
 
     def make(self, tip: str, log: bool) -> Plot:
-        """A plot whose axis tells the two rows apart."""
+        """A plot whose axis names its two rows."""
         plot = super().make(tip, log)
         plot.getAxis("left").setTicks([[(1, "before"), (0, "after")]])
         return plot
@@ -235,6 +235,7 @@ class PixelFeaturesPlot(_Drawing):
             plot.addItem(pg.InfiniteLine(y, angle=0, pen=pen))
         plot.setYRange(-0.5, 1.5, padding=0.02)
         plot.name_below("channel", self.room.text)
+        plot.setLabel("left", "standard deviations", color=self.room.text)
 
 
 # -- batches
@@ -270,7 +271,7 @@ class BatchPlot(_Drawing):
         plot.getAxis("bottom").setTicks([[(k, str(n)) for k, n in enumerate(shown.sizes)]])
         plot.getAxis("left").setTicks([_LOG_TICKS])
         plot.name_below("tiles in a batch", self.room.text)
-        plot.setLabel("left", "deviation", color=self.room.text)
+        plot.setLabel("left", "deviation (std)", color=self.room.text)
 
 
 # -- before and after
@@ -287,8 +288,8 @@ class BeforeAfterPlot(_Drawing):
 
     def __init__(self) -> None:
         tip = (
-            "Max and mean difference of neighbouring tiles against the halo, before and after:\n"
-            "fixed statistics leave only what a halo cures. Dotted: what is noise."
+            "Max and mean difference of neighbouring tiles against the margin (halo), before and\n"
+            "after. With fixed statistics a margin removes the rest. Dotted: rounding noise."
         )
         super().__init__(210, tip, log=True)
         self.curves: dict[str, tuple[Any, Any]] = {}
@@ -302,7 +303,7 @@ class BeforeAfterPlot(_Drawing):
         if shown is not None:
             self.curves = {**_curves(shown.before, "before"), **_curves(shown.after, "after")}
             self._name([("before", _BEFORE), ("after", _AFTER)])
-            self.names.setText(self.names.text() + " &nbsp; full: largest, dashed: mean distance")
+            self.names.setText(self.names.text() + " &nbsp; full: max, dashed: mean")
         self.room.redraw(shown is not None)
 
     def draw(self, plot: Plot) -> None:
@@ -317,7 +318,8 @@ class BeforeAfterPlot(_Drawing):
         if tolerance > 0:
             pen = pg.mkPen(self.room.text, width=1, style=Qt.PenStyle.DotLine)
             plot.addItem(pg.InfiniteLine(math.log10(tolerance), angle=0, pen=pen))
-        plot.name_below("halo (pixels)", self.room.text)
+        plot.name_below("margin (pixels)", self.room.text)
+        plot.setLabel("left", "difference", color=self.room.text)
 
 
 def _curves(report: SeamReport, name: str) -> dict[str, tuple[Any, Any]]:

@@ -26,7 +26,7 @@ SOURCES = {"tile": "of the tile", "group": "of the tile's groups", "batch": "of 
            "running": "from training"}  # fmt: skip
 AFFINE = {True: "yes", False: "no", None: "–"}
 REFERENCES = {
-    "running": "the values remembered from training",
+    "running": "those kept from training",
     "image": "those of the whole image",
     "tiles": "those of all tiles together",
 }
@@ -41,11 +41,11 @@ def fixed_text(statistics: Statistics, network: Model, wrong: Sequence[str] = ()
     layers = len(statistics.layers)
     what = "1 normalization is" if layers == 1 else f"{layers} normalizations are"
     of = f", of {statistics.image}" if statistics.image else ""
-    told = [f"{what} fixed ({statistics.how}{of}). {network.describe()}"]
-    told += [part.text for part in describe(statistics) if isinstance(part, Text)]
+    sentences = [f"{what} fixed ({statistics.how}{of}). {network.describe()}"]
+    sentences += [part.text for part in describe(statistics) if isinstance(part, Text)]
     good = network.reach.bounded and not wrong
-    told += map(in_dock, wrong)
-    return boxed(" ".join(told), "good" if good else "warning")
+    sentences += map(in_dock, wrong)
+    return boxed(" ".join(sentences), "good" if good else "warning")
 
 
 # -- features

@@ -30,14 +30,12 @@ from seamscope.settings import Settings
 from seamscope.work import Work
 
 _TIPS = {
-    "batch": "Tiles in a batch in training; their extent is chosen in the tab Features.",
-    "train": "Predict the image as in training (each batch's own statistics) and as in evaluation\n"
-    "(those remembered), and compare. The network is not changed.",
-    "difference": "Draw over the image where the two differ.",
+    "batch": "Patches in a batch in training. Their width is set in the page Features.",
+    "train": "Predict the image as in training (statistics of each batch) and as in evaluation\n"
+    "(statistics kept from training), and compare. The network is not changed.",
+    "difference": "Draw over the image where the two predictions differ.",
 }
-_ALIKE = (
-    "No layer of this network has values remembered from training: it predicts as it was trained."
-)
+_ALIKE = "No layer of this network keeps statistics from training: it predicts as it was trained."
 
 
 class TrainingPage(QWidget):
@@ -68,11 +66,11 @@ class TrainingPage(QWidget):
         self.differences = MapLayer(bench.viewer, "training − evaluation", "plasma")
         self.batch = number((1, 256), bench.batch, _TIPS["batch"])
         self.train = button("Measure", _TIPS["train"])
-        self.told = text_label()
+        self.result = text_label()
         self.show_map = ticked("Map of the difference", _TIPS["difference"])
         self.batch_plot = BatchPlot()
         self.advice = text_label()
-        parts = (form(("Batch", self.batch)), self.train, self.told, self.show_map)
+        parts = (form(("Batch", self.batch)), self.train, self.result, self.show_map)
         fill(self, *parts, self.batch_plot, self.advice)
         self.batch.valueChanged.connect(self._batch_changed)
         self.train.clicked.connect(self._train)
@@ -123,8 +121,8 @@ class TrainingPage(QWidget):
         """Show numbers, plot and advice."""
         found, audit = self.disparity, self._bench.audit
         alike = audit is not None and not has_running_statistics(audit)
-        told = plain(_ALIKE) if alike else "" if found is None else rich_text(describe(found))
-        self.told.setText(told)
+        known = "" if found is None else rich_text(describe(found))
+        self.result.setText(plain(_ALIKE) if alike else known)
         self.show_map.setEnabled(self.difference is not None)
         self.batch_plot.setVisible(self._batches is not None)
         self.batch_plot.show(self._batches)

@@ -44,11 +44,11 @@ class CardHalo(CardButton):
         if card is None or card.halo is None or tuple(shown) == card.halo:
             self.hide()
             return
-        told = axes_text(card.halo)
+        halo = axes_text(card.halo)
         self.offer(
-            f"Use the card's halo, {told}",
-            f"{card.by} declares halo {told}. Auto uses the measured one.\n"
-            "Click to use the card's halo.",
+            f"Use the card's margin, {halo}",
+            f"{card.by} declares halo {halo}. Auto uses the measured one.\n"
+            "Click to use the card's.",
         )
 
 

@@ -44,7 +44,7 @@ _AGAIN_TIP = "Remove what is written, and predict everything again."
 
 
 class Destination(QObject):
-    """What is asked of the place of a result.
+    """Where a result goes, and how.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ class Destination(QObject):
         Parameters
         ----------
         case
-            As it was asked.
+            As it was wanted.
         layer, axes
             Of the image.
         resume, overwrite

@@ -29,7 +29,7 @@ from seamscope.docks.prediction.folder_drops import FolderDrops
 from seamscope.docks.prediction.grid_rows import GridRows
 from seamscope.docks.prediction.image_rows import ImageRows
 from seamscope.docks.prediction.network_rows import NetworkRows
-from seamscope.docks.prediction.next_steps import next_actions, remedies
+from seamscope.docks.prediction.next_steps import axis_actions, next_actions, remedies
 from seamscope.docks.prediction.options import Options
 from seamscope.docks.prediction.pace import Pace
 from seamscope.docks.prediction.preview import CORE, WINDOW, TilePreview
@@ -59,6 +59,11 @@ _TOO_LARGE = (
     "write the result to a file: seamscope predict IMAGE MODEL RESULT.ome.zarr."
 )
 _FIXED_PREFIX = "fixed · "  # of results with fixed statistics
+
+_PREVIEW_TIP = (
+    "Draw the tiles over the image: yellow is the part of each tile that is kept, blue what the\n"
+    "network sees for it. One tile is filled."
+)
 
 
 class PredictionDock(Dock):
@@ -102,7 +107,7 @@ class PredictionDock(Dock):
         Raises
         ------
         SettingsError
-            When the region cannot be told.
+            When the region is not known.
         """
         options = {**self.options.values(), "area": self._area()}
         if options["memory"] is None:
@@ -174,7 +179,7 @@ class PredictionDock(Dock):
         self.destination = Destination(self.options.run_on, self.options.place, self.job)
         self.preview = QCheckBox("Preview tiles")
         self.preview.setChecked(True)
-        self.preview.setToolTip("Draw the tiles over the image, one of them filled.")
+        self.preview.setToolTip(_PREVIEW_TIP)
         self.cost = text_label()
         self.notes = text_label()
         self.panel = RunPanel(self.viewer, self.error)
@@ -188,7 +193,7 @@ class PredictionDock(Dock):
         self.options.setEnabled(False)  # folded away: the Tab key passes by
         self.more.toggled.connect(self.options.setEnabled)
         self.more.layout().setContentsMargins(0, 0, 0, 0)
-        shown = legend(self.preview, [("kept", CORE), ("read", WINDOW)])
+        shown = legend(self.preview, [("kept", CORE), ("seen by the network", WINDOW)])
         parts = [self._form, self.more, shown, self.cost, self.notes]
         self.place(parts, below=self.panel)
 
@@ -329,6 +334,7 @@ class PredictionDock(Dock):
             return [go_on(self._unfinished.share, self._take_up), *found]
         model = self.model
         if self.plan is None and refused and model is not None and self.image is not None:
+            found += axis_actions(self.image, model, self._name_axes)
             channels = self.options.channel.count() - 1
             return [*found, *remedies(self._asked, model, channels, self._set)]
         if self.plan is None or self.busy:
@@ -340,6 +346,10 @@ class PredictionDock(Dock):
         own = last is not None and last.model is model and last.layer is self.layer
         report = last.evidence.report if last is not None and own else None
         return [*found, *next_actions(self.viewer, self.plan, report)]
+
+    def _name_axes(self, letters: str) -> None:
+        self.axes.setText(letters)
+        self.refresh()
 
     def _show_nothing(self) -> None:
         """There is no image."""
@@ -559,7 +569,7 @@ class PredictionDock(Dock):
         self.refresh()
 
     def _run_with(self, controls: dict[str, Any]) -> None:
-        """Somebody wants a run with other values of some controls."""
+        """A dock wants a run with other values of some controls."""
         if not self.busy:
             self._set(controls)
             self.run()
@@ -582,12 +592,12 @@ class PredictionDock(Dock):
         return own[name]
 
     def _take_halo(self, halo: Sequence[Sides], overlap: Any) -> None:
-        """Somebody found a better halo."""
+        """A dock found a better halo."""
         self.grid.take_halo(halo, overlap)
         self.refresh()
 
     def _take_blend(self, blend: str, grid: tuple[Sequence[int], Sequence[int]] | None) -> None:
-        """Somebody compared ways of blending: take the best, and the tiles that it was best on."""
+        """A dock compared ways of blending: take the best, and the tiles that it was best on."""
         with self.quietly():
             self.blend.set_value(blend)
         self.refresh()

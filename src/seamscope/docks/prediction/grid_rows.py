@@ -41,16 +41,17 @@ class GridRows(QObject):
         self._model: Model | None = None
         self._sides: tuple[Sides, ...] = ()  # of the halo shown
         self.tile = PixelsEditor(
-            "Tile: size of the window that the network reads at once, halo included, in pixels.",
+            "Size of the window that the network reads at once, margin included, in pixels.",
             "Use the tile that needs the least computation within the memory limit.",
         )
         self.halo = PixelsEditor(
-            "Margin (halo): pixels at the sides of each tile whose prediction is discarded.",
+            "Pixels at the sides of each tile whose prediction is discarded (halo): the network\n"
+            "needs to see that far around each pixel.",
             "Use the reach of the network: then tiles agree exactly.",
         )
         self.overlap = PixelsEditor(
-            "Pixels that neighbouring tiles share: both halos, and the blended part.",
-            "Use twice the halo; for blends a quarter of the tile more.",
+            "Pixels that neighbouring tiles share: both margins, and the blended part.",
+            "Use twice the margin; for blends a quarter of the tile more.",
         )
         self.blend = _blend_choice()
         self.card_sizes, self.card_halo = CardSizes(), CardHalo()
@@ -67,7 +68,7 @@ class GridRows(QObject):
         """Add the rows to a form."""
         form.addRow("Tile", self.tile)
         form.addRow("", self.card_sizes)
-        form.addRow("Halo", self.halo)
+        form.addRow("Margin (halo)", self.halo)
         form.addRow("", self.card_halo)
         form.addRow("Blending", self.blend)
         form.addRow("Overlap", self.overlap)
@@ -83,7 +84,7 @@ class GridRows(QObject):
         }
 
     def _halo(self) -> Any:
-        """The halo chosen: with both its sides as long as nobody moves the slider."""
+        """The halo chosen: with both its sides until the slider is moved."""
         shown = self.halo.value()
         known = self._sides
         return known if known and shown == tuple(max(sides) for sides in known) else shown
@@ -117,7 +118,7 @@ class GridRows(QObject):
         names = "zyx"[-len(lattice) :]
         axes = image.axes or (names if image.ndim == len(names) else "")
         if not set(names) <= set(axes):
-            return  # nobody knows yet which axes are tiled
+            return  # it is not known yet which axes are tiled
         sizes = [image.shape[axes.index(name)] for name in names]
         tiles, halos, overlaps = [], [], []
         for name, group in _groups(len(lattice)):
@@ -191,7 +192,7 @@ def _blend_choice() -> Choice:
         ],
         "How neighbouring tiles are joined. Crop: each pixel from one tile.\n"
         "The others mix the overlap, which hides seams and does not remove them;\n"
-        "the tab Blends of the dock Normalization compares them on this image.",
+        "the page Blends of Network normalization compares them on this image.",
     )
 
 

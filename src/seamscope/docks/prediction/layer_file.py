@@ -2,8 +2,8 @@
 
 Knows layers and images. Does not know kinds of files, or widgets.
 
-A layer's pixels are what is predicted, whoever read them. Another image or resolution of its file
-is opened as a layer of its own, so that results always lie on what they were made of.
+A layer's pixels are what is predicted, whichever reader opened them. Another image or resolution of
+its file is opened as a layer of its own, so that results always lie on what they were made of.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QPlainTextEdit,
     QSizePolicy,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -43,6 +42,7 @@ _REMEMBERED = "Remembered by a hash of the content. If one byte changes, the que
 _ASKED_AGAIN = (
     "Not possible here: what runs is not known from the content, which is all that a hash covers."
 )
+_BROWSE = 36  # width of a button with three dots
 _HINT = "choose, type, or drop a file"
 _HELP = (
     "The network: a demo, a file (.pt2, TorchScript, ONNX), a package of bioimage.io or MONAI\n"
@@ -104,9 +104,9 @@ class ModelPicker(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.box = _spec_box()
-        self.browse = QToolButton()
-        self.browse.setText("…")
-        self.browse.setToolTip("Choose a file")
+        self.browse = button("…", "Choose a file, such as cells.pt2 or package.zip.")
+        self.browse.setAccessibleName("Choose a file of a network")
+        self.browse.setMaximumWidth(_BROWSE)
         self.consent = ConsentPanel()
         line = QHBoxLayout()
         line.setSpacing(4)

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QCheckBox, QFormLayout
 
 from seamscope.docks.editors import Choice
 from seamscope.docks.job_row import JobRow
-from seamscope.docks.looks import Kind, boxed, plain, set_row, text_label
+from seamscope.docks.looks import Kind, boxed, network_text, set_row, text_label
 from seamscope.docks.prediction.model_picker import ModelPicker, remember_model
 from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Session
@@ -30,8 +30,8 @@ from seamscope.planning.plan import Plan
 
 _OUTPUT_TIP = "Which of the network's outputs is predicted."
 _FIXED_TIP = (
-    "Normalize every tile by the same statistics, found in the dock Normalization, and not by\n"
-    "its own: tiles then agree. Without it, the network is as it was loaded."
+    "Normalize every tile with the same statistics instead of its own: tiles then agree.\n"
+    "Unticked, the network is as it was loaded."
 )
 
 
@@ -149,7 +149,8 @@ class NetworkRows(QObject):
         if model.declared is not None:  # what the card says, where measuring says otherwise
             wrong = disagreements(model.declared, model.facts, model.reach)
             text += "".join(boxed(each, "warning") for each in wrong)
-        self._show_facts(plain(str(model.facts)) + text)
+        self._show_facts(network_text(model.facts) + text)
+        self.facts.setToolTip(str(model.facts))
 
     def _show_facts(self, text: str) -> None:
         self.facts.setText(text)

@@ -13,6 +13,7 @@ from seamscope.docks.actions import Action
 from seamscope.docks.looks import in_dock
 from seamscope.docks.opening import open_step
 from seamscope.explain.advice import advise, smallest_tile
+from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.seams.report import SeamReport
@@ -20,8 +21,10 @@ from seamscope.settings import Settings
 from seamscope.text import axes_text
 
 _MOST_CHANNELS = 4  # that are offered as buttons
-_TILE = "Set the smallest tile that has room for the halo."
+_TILE = "Set the smallest tile that has room for the margin (halo)."
 _CHANNEL = "Predict this channel of the image."
+_AXIS = "Say that the first axis of the image is this one. Others: the field Axes."
+_FIRST = {"z": "z", "t": "time", "c": "channel"}
 _SEAMS = "Where neighbouring tiles disagree, and how much."
 
 
@@ -33,7 +36,7 @@ def remedies(
     Parameters
     ----------
     asked
-        What was asked in vain.
+        Settings without a plan.
     model
         The network.
     channels
@@ -54,6 +57,28 @@ def remedies(
     return found
 
 
+def axis_actions(image: Image, model: Model, name: Callable[[str], None]) -> list[Action]:
+    """Return what the first axis may be, where an image has one more than its network and no names.
+
+    Parameters
+    ----------
+    image
+        The image.
+    model
+        The network.
+    name
+        Is given one letter for each axis of the image.
+    """
+    spatial = "zyx"[-model.facts.spatial_axes :]
+    if image.axes is not None or image.ndim != len(spatial) + 1:
+        return []
+    return [
+        Action(f"First axis: {word}", _AXIS, partial(name, letter + spatial))
+        for letter, word in _FIRST.items()
+        if letter not in spatial
+    ]
+
+
 def next_actions(viewer: Any, plan: Plan, report: SeamReport | None) -> list[Action]:
     """Return what to do about seams: those of a result, else those that are to be expected."""
     advice = advise(plan) if report is None else advise(report.plan, report)
@@ -64,4 +89,4 @@ def next_actions(viewer: Any, plan: Plan, report: SeamReport | None) -> list[Act
     return [fix] if report is None else [see, fix]
 
 
-__all__ = ["next_actions", "remedies"]
+__all__ = ["axis_actions", "next_actions", "remedies"]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import (
+    QAbstractSpinBox,
     QCheckBox,
     QDoubleSpinBox,
     QFormLayout,
@@ -37,13 +38,13 @@ _NAMES = {
     "Threshold": "threshold",
     "Background": "background",
     "Channel": "channel",
-    "Normalize": "normalize",
+    "Image intensities": "normalize",
     "Padding": "padding",
     "Replace NaN by": "fill_nan",
     "Device": "device",
     "Precision": "precision",
     "Batch": "batch",
-    "Accelerate": "accelerate",
+    "Speed up": "accelerate",
     "Memory": "memory",
 }
 _TIPS = {row: WORDS[name].help for row, name in _NAMES.items()}
@@ -64,7 +65,7 @@ _TIPS["No data"] = (
 )
 _TIPS["Run on"], _TIPS["Save to"] = run_on.TIP, place_row.TIP
 _TIPS["Region"] += " Current view: the part and the slice that you see."
-_TIPS["Seams"] += " With all, the dock Seams can show what each tile predicts."
+_TIPS["Seams"] += " With all tiles, the step Seams can show what each tile predicts."
 
 
 def devices() -> list[tuple[str, str]]:
@@ -218,18 +219,19 @@ class Options(QWidget):
             "Resolution": self.level,
             "No data": self.nodata,
             "Channel": self.channel,
-            "Normalize": self.normalize,
+            "Image intensities": self.normalize,
             "Padding": self.padding,
             "Replace NaN by": self.replace_nan,
             "Device": self.device,
             "Precision": self.precision,
             "Batch": self.batch,
-            "Accelerate": self.accelerate,
+            "Speed up": self.accelerate,
             "Memory": self.memory,
         }
         for name, widget in rows.items():
             widget.setToolTip(_TIPS[name])
-            widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+            if not isinstance(widget, QAbstractSpinBox):  # whose numbers are never cut off
+                widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
             label = QLabel(_LABELS.get(name, name))
             label.setToolTip(_TIPS[name])
             self._form.addRow(label, widget)

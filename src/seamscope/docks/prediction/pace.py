@@ -78,7 +78,7 @@ class Pace(QObject):
         Parameters
         ----------
         case
-            What is asked; its area does not matter.
+            Image, network and settings; the area does not matter.
         plan
             Of the case.
         auto

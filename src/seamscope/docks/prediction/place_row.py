@@ -52,7 +52,7 @@ class Found:
     @classmethod
     def at(cls, path: str) -> Found:
         """Look what is at a place."""
-        if not path or is_address(path):  # a store is asked when the run begins
+        if not path or is_address(path):  # a store is looked at when the run begins
             return cls()
         if not path.endswith(".zarr"):
             return cls(problem=_OTHER.format(Path(path).name))

@@ -8,7 +8,7 @@ windows of all columns make each edge one line across the image. So the outlines
 windows are a few hundred lines, and a few hundred lines are one path that runs to and fro and
 turns on the outline of the first and last windows. Six shapes in all, however many tiles: edges
 of windows and of cores, each in two directions, and one tile shown by itself, its window and its
-core, because nobody can make out a tile among overlapping ones.
+core, because one tile cannot be made out among overlapping ones.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class TilePreview:
     viewer
         The layer is added to it when first shown; from then on only its data are replaced.
     lost
-        Called when somebody else removes the layer.
+        Called when the layer is removed elsewhere.
     """
 
     def __init__(self, viewer: Any, lost: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject
 from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QFileDialog, QMenu, QToolButton
+from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton
 
 from seamscope.cli.protocols import command_of
 from seamscope.docks.layers import check_image, file_of_layer
@@ -210,14 +210,14 @@ class Protocols(QObject):
     @property
     def notes(self) -> tuple[str, ...]:
         """What no control shows."""
-        told = []
+        said = []
         if self._absent:
-            told.append(f"The protocol's device {self._absent} is not on this machine.")
+            said.append(f"The protocol's device {self._absent} is not on this machine.")
         if not self.extra:
-            return tuple(told)
-        said = ", ".join(f"{WORDS[name].label} {_said(v)}" for name, v in self.extra.items())
-        told.append(f"From the protocol: {said}. Load another network to undo this.")
-        return tuple(told)
+            return tuple(said)
+        values = ", ".join(f"{WORDS[name].label} {_said(v)}" for name, v in self.extra.items())
+        said.append(f"From the protocol: {values}. Load another network to undo this.")
+        return tuple(said)
 
     # -- from one session to the next
 
@@ -247,12 +247,11 @@ class Protocols(QObject):
 
     # -- the menu
 
-    def _menu(self) -> QToolButton:
-        made = QToolButton()
+    def _menu(self) -> QPushButton:
+        made = QPushButton()
         made.setText("Protocol ▾")
         made.setToolTip("Save or load all choices, or copy them as a command.")
-        made.setStyleSheet("QToolButton::menu-indicator { image: none; }")
-        made.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        made.setStyleSheet("QPushButton::menu-indicator { image: none; }")
         menu = QMenu(made)
         menu.setToolTipsVisible(True)
         for text, tip, act in (

@@ -19,7 +19,7 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
 
 from seamscope.docks.actions import ActionRow
-from seamscope.docks.controls import button
+from seamscope.docks.controls import KEYS, button, keyed
 from seamscope.docks.job import Job, Note, Outcome, Step
 from seamscope.docks.looks import boxed, plain, text_label
 from seamscope.docks.results import ResultLayers, Run
@@ -81,8 +81,9 @@ class RunPanel(QWidget):
         self.bar.setTextVisible(False)
         self.text = text_label()
         self.actions = ActionRow()
-        self.run = button("Run", "Predict the image tile by tile.")
-        self.cancel = button("Cancel", "Stop after the current tile. What is predicted stays.")
+        self.run = keyed(button("Run", "Predict the image tile by tile."), KEYS["run"])
+        stop = button("Cancel", "Stop after the current tile. What is predicted stays.")
+        self.cancel = keyed(stop, KEYS["cancel"])
         self._draw_timer = QTimer(self)
         self._draw_timer.setSingleShot(True)
         self._draw_timer.setInterval(_DRAW_MS)
@@ -143,7 +144,7 @@ class RunPanel(QWidget):
             predict, case, made.output, made.evidence, tuple(first), made.on, made.trust
         )
         job = Job(f"predicting {made.layer.name}", function, self, turn)
-        job.told.connect(self._hear)
+        job.reported.connect(self._hear)
         job.ended.connect(self._end)
         self._running = _Running(made, layers, _activity(made), job)
         self.retry()
@@ -212,11 +213,11 @@ class RunPanel(QWidget):
         self.bar.setValue(0)
         running.bar.reset(total=total)
 
-    def _warn(self, running: _Running, told: str) -> None:
-        running.warnings.append(told)
-        self._warnings.append(told)
+    def _warn(self, running: _Running, warning: str) -> None:
+        running.warnings.append(warning)
+        self._warnings.append(warning)
         self.show_problem("")
-        show_warning(told)
+        show_warning(warning)
 
     def _draw(self) -> None:
         if self._running is not None and not self._running.layers.draw_when_due():
@@ -279,6 +280,7 @@ class RunPanel(QWidget):
         """Keep no array whose layers are gone."""
         if self.results is not None and not self.results.present:
             self.results = None
+            self.forget()
 
     def _lay_out(self) -> None:
         buttons = self._buttons = QHBoxLayout()

@@ -41,25 +41,23 @@ Shown = Literal["mean", "pixel"]
 _Place: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # spatial pixel, and frame
 
 _TIPS = {
-    "channel": "Channel of the prediction whose gradient is taken; all together: the sum of\n"
-    "absolute gradients, each channel by itself.",
-    "tile": "Tiles that gradients are taken of. Networks that see the whole tile see more in\n"
-    "larger ones.",
-    "most": "Averaging ends when two halves of the tiles agree, at the latest after so many.",
-    "compute": "Average the gradient of the pixel in the middle over tiles from all over the\n"
-    "image.",
-    "probe": "While this is on, click into the image: the map of that pixel is made, in the\n"
-    "tile around it.",
-    "shown": "Which map is plotted and drawn.",
-    "map": "Draw the map over the image, on a logarithmic scale. The mean is drawn in the\n"
-    "middle of the view, one pixel's map where it belongs.",
-    "boxes": "Draw the theoretical field, and what holds 99% of the gradient.",
-    "halo": "Theoretical: exact. Effective: what is beyond it changes little.",
-    "use": "Put this halo into the dock Tiled prediction.",
+    "channel": "Channel of the prediction whose gradient is computed. All together: the sum of\n"
+    "the absolute gradients of all channels.",
+    "tile": "Size of the tiles in which gradients are computed. Networks that see the whole tile\n"
+    "see further in larger tiles.",
+    "most": "Largest number of tiles. Averaging ends earlier when two halves of the tiles agree.",
+    "compute": "Average the gradient of a tile's middle pixel over tiles from the whole image.",
+    "probe": "While this is on, click into the image: the map of that pixel is computed.",
+    "shown": "Map that is plotted and drawn.",
+    "map": "Draw the map over the image, on a logarithmic scale: the mean in the middle of the\n"
+    "view, the map of one pixel at that pixel.",
+    "boxes": "Draw the theoretical receptive field, and the box that holds 99% of the gradient.",
+    "halo": "Theoretical: exact. Effective: pixels further away change the prediction little.",
+    "use": "Set this margin (halo) in the step Predict.",
 }
 _WAITING = (
-    "Choose an image and a network in the dock <i>Tiled prediction</i>: how far "
-    "the network looks is shown here."
+    "Choose an image and a network in the step <i>Predict</i>: how far the network looks is "
+    "shown here."
 )
 
 
@@ -117,11 +115,11 @@ class ReceptiveFieldDock(Dock):
     # -- making
 
     def _make_controls(self) -> None:
-        self.told = text_label()
+        self.verdict = text_label()
         self.details = text_label()
         self.channel = Choice([("All together", None)], _TIPS["channel"])
         self.tile = Choice(
-            [("Automatic", "auto"), ("As in Tiled prediction", "plan")],
+            [("Automatic", "auto"), ("As in Predict", "plan")],
             _TIPS["tile"],
         )
         self.most = QSpinBox()
@@ -137,11 +135,13 @@ class ReceptiveFieldDock(Dock):
         self.show_map = ticked("Map", _TIPS["map"])
         self.show_boxes = ticked("Boxes", _TIPS["boxes"])
         self.halo = Choice((), _TIPS["halo"])
-        self.use = button("Use as halo", _TIPS["use"])
+        self.use = button("Use this margin", _TIPS["use"])
         self.used = text_label()
 
     def _lay_out(self) -> None:
-        asked = form(("Channel", self.channel), ("Tiles", self.tile), ("At most", self.most))
+        controls = form(
+            ("Channel", self.channel), ("Tile size", self.tile), ("Tiles at most", self.most)
+        )
         self.boxes_row = legend(
             self.show_boxes, [("theoretical", THEORY), ("99% of the gradient", EFFECTIVE)]
         )
@@ -152,9 +152,9 @@ class ReceptiveFieldDock(Dock):
         for part in (self.plot, self.numbers, self.show_map, self.boxes_row):
             result.addWidget(part)
         parts = [
-            *(self.told, self.details, asked, _row(self.compute, self.probe)),
+            *(self.verdict, self.details, controls, _row(self.compute, self.probe)),
             *(self.job, self.error, self._result),
-            *(form(("Halo", self.halo)), self.use, self.used),
+            *(form(("Margin (halo)", self.halo)), self.use, self.used),
         ]
         self.place(parts)
         self._result.hide()
@@ -197,6 +197,7 @@ class ReceptiveFieldDock(Dock):
         if not self.awake:
             return
         session = self.session
+        self.used.setText("")
         if session.model is not self._model:
             self._new_model(session.model)
         if session.layer is not self._layer:
@@ -234,11 +235,11 @@ class ReceptiveFieldDock(Dock):
         self.compute.setEnabled(ready)
         self.probe.setEnabled(self.session.plan is not None)
         if model is None or self.session.layer is None:
-            self.told.setText(_WAITING)
+            self.verdict.setText(_WAITING)
             self.details.setText("")
         else:
             kind: Literal["good", "warning"] = "good" if model.reach.bounded else "warning"
-            self.told.setText(boxed(model.describe(), kind))
+            self.verdict.setText(boxed(model.describe(), kind))
             self.details.setText("" if theory is None else _details(theory))
         self._offer_halos()
 
@@ -278,7 +279,7 @@ class ReceptiveFieldDock(Dock):
         point = layer.world_to_data(list(world)[-layer.ndim :])
         found = _image_pixel(plan, point)
         if found is None:
-            self.tell("That is beside the image: click into it.")
+            self.tell("This point is outside the image: click into the image.")
             return
         self._clicked_at = found
         self._probe_pixel(found)
@@ -440,7 +441,7 @@ class ReceptiveFieldDock(Dock):
         halo = self.halo.value()
         if halo is not None:
             self.session.want_halo(halo)
-            self.used.setText(f"Halo {halo_text(halo)} is set in <i>Tiled prediction</i>.")
+            self.used.setText(f"Margin {halo_text(halo)} is set in the step <i>Predict</i>.")
 
 
 def _image_pixel(plan: Plan, point: Sequence[float]) -> _Place | None:
@@ -467,8 +468,8 @@ def _details(theory: ReceptiveField) -> str:
         name = "Field" if theory.bounded else "Field of the convolutions"
         rows.append((name, f"{halo_text(theory.convolutional)} px at the worst phase"))
     if theory.global_operations:
-        told = ", ".join(f"{each.count} × {plain(each.op)}" for each in theory.global_operations)
-        rows.append(("Whole tile through", told))
+        those = ", ".join(f"{each.count} × {plain(each.op)}" for each in theory.global_operations)
+        rows.append(("Whole tile through", those))
     notes = "".join(boxed(note, "warning") for note in theory.notes)
     return _table(rows) + notes
 

@@ -88,6 +88,7 @@ class ProfilePlot(QWidget):
                 plot.addItem(pg.InfiniteLine(side, angle=90, pen=pen), ignoreBounds=True)
         self._set_ranges(plot)
         plot.name_below("pixels from the output pixel", self.room.text)
+        plot.setLabel("left", "relative gradient", color=self.room.text)
 
     def _set_ranges(self, plot: Plot) -> None:
         values = np.concatenate([relative for _, relative in self.curves.values()])

@@ -6,12 +6,15 @@ Knows how opinions are drawn. Does not know where they come from, or layers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from napari.utils.colormaps import ensure_colormap
+from qtpy.QtWidgets import QGridLayout, QVBoxLayout, QWidget
 
+from seamscope.docks.color_bar import ColorBar
 from seamscope.docks.late_plot import LatePlot, Plot
 from seamscope.docks.looks import COLORS, colored, plain, text_label
 from seamscope.seams.opinions import Opinion, SideBySide
@@ -21,34 +24,98 @@ _COLUMNS = 6  # that fit into a dock
 _NUMBER = 'align="right" style="padding-left: 8px"'
 _LONGEST = 10  # letters of a channel's name below its bars
 _SEAM = "#ff5d8f"
-_GAP = 0.06  # between pictures, of their width
+_COLORS = ("viridis", "viridis", "inferno")
+_LOW, _HIGH = 90, 260  # heights of a picture in screen pixels
+_LEAST = 48  # pixels of the result along a side of what is looked at first
+_BARS = (
+    "What each tile predicts for the pixel that was clicked, channel by channel. The tile with\n"
+    "an outline is the one whose value is kept."
+)
 _GROUND = "#16181d"  # of the pictures, on either theme
 
 
 class Comparison(QWidget):
-    """Lower tile, upper tile and ``abs(difference)`` of one channel, at the same place."""
+    """Both tiles of a seam beside each other, and below them ``abs(difference)``, at one place.
+
+    All three are moved and scaled together::
+
+        tile A      tile B
+        difference  what the colours mean
+
+    Attributes
+    ----------
+    pictures, seams
+        Lower tile, upper tile, difference; and the seam in each of them.
+    scales
+        Bars of the predictions and of the difference.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.canvas = pg.GraphicsLayoutWidget()
-        self.canvas.setBackground(_GROUND)
-        self.canvas.setFixedHeight(136)
-        self.canvas.setToolTip("The lines are the seam. Drag to move, scroll to zoom.")
-        self.canvas.ci.layout.setContentsMargins(0, 0, 0, 0)
-        self._box = self.canvas.addViewBox(lockAspect=True, invertY=True, enableMenu=False)
         self.pictures = [pg.ImageItem(axisOrder="row-major") for _ in range(3)]
-        self.seams = [pg.PlotCurveItem(pen=pg.mkPen(_SEAM, width=1)) for _ in range(3)]
-        for item in (*self.pictures, *self.seams):
-            self._box.addItem(item)
-        for picture, colors in zip(self.pictures, ("viridis", "viridis", "inferno"), strict=True):
-            picture.setLookupTable(pg.colormap.get(colors).getLookupTable())
+        self.seams = [pg.PlotCurveItem(pen=pg.mkPen(_SEAM, width=1.5)) for _ in range(3)]
+        self.scales = [ColorBar(), ColorBar()]
+        self._above, self._below = pg.GraphicsLayoutWidget(), pg.GraphicsLayoutWidget()
+        self._boxes = [
+            self._add_box(canvas, k)
+            for k, canvas in enumerate((self._above, self._above, self._below))
+        ]
         self.caption = text_label()
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(self.canvas)
-        column.addWidget(self.caption)
+        self._lay_out()
 
-    def show_views(self, views: SideBySide, channel: int, names: Sequence[str], title: str) -> None:
+    def _add_box(self, canvas: Any, number: int) -> Any:
+        canvas.setBackground(_GROUND)
+        canvas.ci.layout.setContentsMargins(0, 0, 0, 0)
+        canvas.setToolTip("The line is the seam. Drag to move, scroll to zoom: all three follow.")
+        canvas.setAccessibleName("Predictions of both tiles, and their difference")
+        box = canvas.addViewBox(lockAspect=True, invertY=True, enableMenu=False)
+        picture, seam = self.pictures[number], self.seams[number]
+        picture.setLookupTable(_lookup(_COLORS[number]))
+        box.addItem(picture)
+        box.addItem(seam)
+        return box
+
+    def _lay_out(self) -> None:
+        for box in self._boxes:  # pyqtgraph's own links go on for ever with a locked aspect
+            box.sigRangeChangedManually.connect(partial(self._follow, box))
+        beside = QVBoxLayout()
+        beside.addWidget(self.caption)
+        for scale in self.scales:
+            beside.addWidget(scale)
+        beside.addStretch(1)
+        grid = QGridLayout(self)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setSpacing(4)
+        grid.addWidget(self._above, 0, 0, 1, 2)
+        grid.addWidget(self._below, 1, 0)
+        grid.addLayout(beside, 1, 1)
+        for column in (0, 1):
+            grid.setColumnStretch(column, 1)
+        self._show(False)
+
+    def resizeEvent(self, event: Any) -> None:  # noqa: N802
+        """Give the pictures the width of the dock."""
+        super().resizeEvent(event)
+        self._set_height()
+
+    def _set_height(self) -> None:
+        """As high as wide, at half the width."""
+        height = int(min(max(self.width() / 2, _LOW), _HIGH))
+        for canvas in (self._above, self._below):
+            canvas.setFixedHeight(height)
+
+    def _show(self, shown: bool) -> None:
+        for part in (self._above, self._below, *self.scales):
+            part.setVisible(shown)
+
+    def show_views(
+        self,
+        views: SideBySide,
+        channel: int,
+        names: Sequence[str],
+        title: str,
+        kind: str = "probabilities",
+    ) -> None:
         """Show one channel.
 
         Parameters
@@ -61,33 +128,55 @@ class Comparison(QWidget):
             Of the two tiles.
         title
             Of the channel.
+        kind
+            What the values are.
         """
         lower, upper, apart = (v[channel] for v in (views.lower, views.upper, views.apart))
         low, high = _range(lower, upper)
         most = float(np.nan_to_num(apart, posinf=0).max(initial=0))
-        same = (low, high)
-        self.pictures[0].setImage(lower, levels=same)
-        self.pictures[1].setImage(upper, levels=same)
-        self.pictures[2].setImage(apart, levels=(0, most or 1.0))
-        self._lay_side_by_side(views, *apart.shape)
+        levels = [(low, high), (low, high), (0.0, most or 1.0)]
+        for picture, values, own in zip(self.pictures, (lower, upper, apart), levels, strict=True):
+            picture.setImage(values, levels=own)
+        self._draw_seam(views, *apart.shape)
+        unit = kind.removesuffix("ies") + "y" if kind.endswith("ies") else kind
+        self.scales[0].show_scale(ensure_colormap(_COLORS[0]), levels[0], unit)
+        self.scales[1].show_scale(ensure_colormap(_COLORS[2]), levels[2], "difference")
         first, second = (plain(name) for name in names)
         self.caption.setText(
-            f"<b>Left</b> tile {first}, <b>middle</b> tile {second}, <b>right</b> their "
-            f"difference: {plain(title)}, {figure_text(low)} to {figure_text(high)}; difference up "
-            f"to <b>{figure_text(most)}</b>."
+            f"<b>{plain(title)}</b>. Above: tile {first}, tile {second}. Left: their difference, "
+            f"up to <b>{figure_text(most)}</b>."
         )
+        self._show(True)
+        self._set_height()
+        self._look_at(apart)
 
-    def _lay_side_by_side(self, views: SideBySide, height: int, width: int) -> None:
+    def _look_at(self, apart: Any) -> None:
+        """Show the square around the max difference, twice as wide as the overlap."""
+        known = np.isfinite(apart)
+        if not known.any():
+            known = np.ones_like(known)
+        worst = np.unravel_index(int(np.nan_to_num(apart, posinf=0).argmax()), apart.shape)
+        spans = [np.flatnonzero(known.any(1 - axis)) for axis in (0, 1)]
+        side = max(_LEAST, 2 * min(int(np.ptp(span)) + 1 for span in spans))
+        sides = []
+        for at, size in zip(worst, apart.shape, strict=True):
+            width = min(side, size)
+            start = min(max(int(at) - width // 2, 0), size - width)
+            sides.append((start, start + width))
+        for box in self._boxes:
+            box.setRange(xRange=sides[1], yRange=sides[0], padding=0.01)
+
+    def _follow(self, moved: Any, _: Any = None) -> None:
+        """Show everywhere what a box shows that was moved by hand."""
+        for box in self._boxes:
+            if box is not moved:
+                box.setRange(moved.viewRect(), padding=0)
+
+    def _draw_seam(self, views: SideBySide, height: int, width: int) -> None:
         axis, place = views.seam
-        apart = width * (1 + _GAP)
-        for number, (picture, seam) in enumerate(zip(self.pictures, self.seams, strict=True)):
-            left = number * apart
-            picture.setPos(left, 0)
-            if axis == 1:
-                seam.setData([left + place] * 2, [0, height])
-            else:
-                seam.setData([left, left + width], [place] * 2)
-        self._box.setRange(xRange=(0, 3 * apart - width * _GAP), yRange=(0, height), padding=0.01)
+        line = ([place] * 2, [0, height]) if axis == 1 else ([0, width], [place] * 2)
+        for seam in self.seams:
+            seam.setData(*line)
 
     def clear(self, why: str = "") -> None:
         """Show nothing, and say why."""
@@ -95,7 +184,12 @@ class Comparison(QWidget):
             item.clear()
         for seam in self.seams:
             seam.setData([], [])
+        self._show(False)
         self.caption.setText(plain(why))
+
+
+def _lookup(name: str) -> Any:
+    return (ensure_colormap(name).map(np.linspace(0, 1, 256)) * 255).round().astype(np.uint8)
 
 
 def _range(*views: Any) -> tuple[float, float]:
@@ -113,7 +207,7 @@ class PixelOpinions(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self.room = LatePlot(lambda: Plot(""), self._draw, 190)
+        self.room = LatePlot(lambda: Plot(_BARS), self._draw, 190)
         self.table = text_label()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -153,6 +247,7 @@ class PixelOpinions(QWidget):
             self._bars.append(bars)
         names = [(i, _shortened(name)) for i, name in enumerate(self._channels)]
         plot.getAxis("bottom").setTicks([names])
+        plot.setLabel("left", "predicted value", color=self.room.text)
         plot.enableAutoRange()
 
 

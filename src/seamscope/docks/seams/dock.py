@@ -16,9 +16,8 @@ import numpy as np
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QPushButton
 
-from seamscope.compare.certificate import Certificate, certify
 from seamscope.docks.actions import Action, ActionRow
-from seamscope.docks.controls import beside, button, form, page_of, ticked
+from seamscope.docks.controls import KEYS, beside, button, form, on_key, page_of, ticked
 from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.evidence import Evidence
@@ -29,6 +28,8 @@ from seamscope.docks.opening import open_step
 from seamscope.docks.pages import Pages
 from seamscope.docks.results import Run, layer_point, result_pixel
 from seamscope.docks.rich_text import rich_text
+from seamscope.docks.seams.causes_page import CausesPage
+from seamscope.docks.seams.chosen_seam import ChosenSeam
 from seamscope.docks.seams.comparison import Comparison, PixelOpinions
 from seamscope.docks.seams.halo_plot import HaloPlot, Mark
 from seamscope.docks.seams.heat_panel import HeatPanel
@@ -37,7 +38,6 @@ from seamscope.docks.seams.seam_table import SeamTable
 from seamscope.docks.tasks import predict
 from seamscope.docks.window import canvas_side
 from seamscope.explain.advice import Advice, advise
-from seamscope.explain.causes import Diagnosis, diagnose
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Finished
@@ -49,7 +49,6 @@ from seamscope.text import halo_text
 from seamscope.tiling import Sides
 from seamscope.work import Work
 
-_MOST_WORST = 32  # seams that an inquiry looks at first
 _ROOM = 2  # tiles that fit into the view of a seam
 
 _TIPS = {
@@ -57,22 +56,27 @@ _TIPS = {
     "delete": "Remove the layers of this result, and free its memory.",
     "measure": "Predict once more, and keep what every tile predicts: for the slider's picture,\n"
     "both tiles side by side, and heat maps of pixels.",
-    "channel": "Channel of the pictures and of 1 − Dice.",
-    "stitch": "Show the result as this halo would make it, without running the network again.",
-    "suggest": "Find the smallest halo that removes the seams, or what else does.",
-    "fix": "Set the halo, fix the statistics or blend, run, and compare before and after.",
+    "channel": "Channel whose disagreement and predictions are shown below.",
+    "stitch": "Show the result as this margin would make it. No network runs.",
+    "suggest": "Find the smallest margin that removes the seams, or what else does.",
+    "fix": "Set the margin, fix the statistics or blend, run, and compare before and after.",
     "worst": "Move the view to the worst seam, and show both tiles there.",
-    "apply": "Set this halo, and the overlap it needs, in the step Predict.",
-    "ask": "While this is on, click into the image: the predictions of all tiles for that pixel\n"
-    "are shown.",
-    "explain": "Run experiments that find the causes of the seams, and the share of each.",
-    "certify": "Compare the tiled prediction with an untiled one, on the largest crops that\n"
-    "fit in memory, where seams are worst.",
+    "apply": "Set this margin, and the overlap it needs, in the step Predict.",
+    "previous": "Go to the seam above in the table.",
+    "next": "Go to the seam below in the table.",
+    "ask": "While this is on, click into the image: what each tile that holds the pixel\n"
+    "predicts is shown below.",
+}
+_TABS = {
+    "Margin (halo)": "How neighbours disagree, the more of each tile's border is discarded.",
+    "Worst seams": "The seams where neighbouring tiles disagree most, and both predictions there.",
+    "Pixel": "What every tile predicts for one pixel.",
+    "Causes": "Why there are seams, and a comparison with an untiled prediction.",
 }
 
 
 class SeamsDock(Dock):
-    """See and measure the seams of a prediction, and tune its halo.
+    """See and measure the seams of a prediction, and tune its halo, called margin on screen.
 
     Parameters
     ----------
@@ -80,7 +84,7 @@ class SeamsDock(Dock):
         The viewer whose results are offered; runs come from its dock *Tiled prediction*.
     """
 
-    width = 380
+    least_width = 380
 
     def build(self) -> None:
         """Make the controls and wire them."""
@@ -120,24 +124,26 @@ class SeamsDock(Dock):
         self.measure = QPushButton("Measure")
         self.measure.setToolTip(_TIPS["measure"])
         self.measure_note = text_label()
-        self.heat = HeatPanel(self.viewer)
+        self.heat = HeatPanel(self.viewer, self._results)
         self.channel = Choice([("The worst", None)], _TIPS["channel"])
         self.halo = HaloPlot()
-        self.stitch = ticked("Preview with this halo", _TIPS["stitch"])
-        self.suggest = button("Find the halo", _TIPS["suggest"])
-        self.apply = button("Use this halo", _TIPS["apply"])
+        self.stitch = ticked("Preview with this margin", _TIPS["stitch"])
+        self.suggest = button("Find the margin", _TIPS["suggest"])
+        self.apply = button("Use this margin", _TIPS["apply"])
         self.suggestion = text_label()
         self.advised = ActionRow()
         self.actions = ActionRow()
         self.table = SeamTable()
+        self.previous = button("◀ Previous seam", _TIPS["previous"])
+        self.next = button("Next seam ▶", _TIPS["next"])
         self.comparison = Comparison()
-        self.ask = button("Click a pixel", _TIPS["ask"])
+        self.chosen = ChosenSeam(self.viewer)
+        self.ask = button("Click a pixel: what does each tile say?", _TIPS["ask"])
         self.ask.setCheckable(True)
         self.pixel = PixelOpinions()
-        self.explain = button("Find the causes", _TIPS["explain"])
-        self.certify = button("Compare with no tiles", _TIPS["certify"])
-        self.causes = text_label()
-        self.certificate = text_label()
+        self.causes_page = CausesPage(lambda: self._run, self._results, self.job, self._begin)
+        self.explain, self.certify = self.causes_page.explain, self.causes_page.certify
+        self.causes, self.certificate = self.causes_page.causes, self.causes_page.certificate
 
     def _lay_out(self) -> None:
         self.tabs = self._make_tabs()
@@ -158,15 +164,17 @@ class SeamsDock(Dock):
 
     def _make_tabs(self) -> Pages:
         tabs = Pages()
-        tabs.addTab(
+        steps = (self.previous, self.next)
+        pages = (
             page_of(
                 self.halo, self.stitch, (self.suggest, self.apply), self.suggestion, self.advised
             ),
-            "Halo",
+            page_of(self.table, steps, self.comparison),
+            page_of(self.ask, self.pixel),
+            self.causes_page,
         )
-        tabs.addTab(page_of(self.table, self.comparison), "Worst seams")
-        tabs.addTab(page_of((self.ask,), self.pixel), "Pixel")
-        tabs.addTab(page_of((self.explain, self.certify), self.causes, self.certificate), "Causes")
+        for page, (name, tip) in zip(pages, _TABS.items(), strict=True):
+            tabs.add(page, name, tip)
         return tabs
 
     def _connect(self) -> None:
@@ -181,9 +189,9 @@ class SeamsDock(Dock):
         self.suggest.clicked.connect(self._suggest)
         self.apply.clicked.connect(self._apply)
         self.table.chosen.connect(self.go_to)
+        on_key(self, KEYS["previous seam"], self.previous, partial(self.step, -1))
+        on_key(self, KEYS["next seam"], self.next, partial(self.step, 1))
         self.ask.toggled.connect(self._ask_toggled)
-        self.explain.clicked.connect(self.find_causes)
-        self.certify.clicked.connect(self._certify)
         self.session.run_ended.connect(self._run_ended)
         self.session.run_begins.connect(self._make_room)
         self.session.changed.connect(self._show_marks)
@@ -205,6 +213,7 @@ class SeamsDock(Dock):
         self.job.stop()
         self.ask.setChecked(False)
         self.stitched.hide()
+        self.chosen.hide()
 
     def plots(self) -> Sequence[Any]:
         """The halo curve, and the bars of a pixel."""
@@ -254,9 +263,9 @@ class SeamsDock(Dock):
     def _choose(self, run: Run | None) -> None:
         """Show another run, or nothing."""
         self.stitched.hide()
+        self.chosen.hide()
         self._run = run
-        self.causes.setText("")
-        self.certificate.setText("")
+        self.causes_page.forget()
         self.tell("")
         self._show_evidence()
 
@@ -295,11 +304,13 @@ class SeamsDock(Dock):
         run = self._run
         report = None if run is None else run.evidence.report
         if run is None:
-            self.verdict.setText("Press <i>Run</i> in the dock <i>Tiled prediction</i>.")
+            self.verdict.setText("Press <i>Run</i> in the step <i>Predict</i>.")
         elif run.plan.tiles == 1:
             self.verdict.setText("One tile covers the image: there are no seams.")
         elif report is None:
-            self.verdict.setText("The seams of this run were not measured.")
+            self.verdict.setText(
+                "The seams of this result were not measured: press <i>Measure</i>."
+            )
         else:
             self.verdict.setText(boxed(report.sentence(), "good" if report.seamless else "warning"))
         self.actions.offer(self._actions(report))
@@ -311,8 +322,7 @@ class SeamsDock(Dock):
         self.measure_note.setText(self._what_is_missing() if missing else "")
         ready = run is not None and not self.job.busy
         self.delete.setEnabled(ready)
-        self.explain.setEnabled(ready)
-        self.certify.setEnabled(ready)
+        self.causes_page.show_state(ready)
         self.stitch.setEnabled(run is not None and run.evidence.kept)
         measured = report is not None and report.measured > 0
         self.suggest.setEnabled(measured)
@@ -341,9 +351,7 @@ class SeamsDock(Dock):
         kept = self._run is not None and self._run.evidence.kept
         why = "" if self._run is None or kept else "Press Measure to keep what every tile predicts."
         self.comparison.clear(why or "Choose a seam in the table.")
-        self.pixel.clear(
-            why or "Press Click a pixel, then click into the image: what does each tile say?"
-        )
+        self.pixel.clear(why or "Press the button, then click into the image.")
 
     # -- measuring
 
@@ -504,10 +512,17 @@ class SeamsDock(Dock):
             return
         halo = report.curve.ray.sides(self.halo.value())
         self.session.want_halo(halo)
-        told = ", ".join(f"{max(sides)}" for sides in dict.fromkeys(halo))
-        self.suggestion.setText(f"Halo {told} is set in <i>Tiled prediction</i>; press <i>Run</i>.")
+        shown = ", ".join(f"{max(sides)}" for sides in dict.fromkeys(halo))
+        self.suggestion.setText(
+            f"Margin {shown} is set in the step <i>Predict</i>: press <i>Run</i>."
+        )
 
     # -- seams
+
+    def step(self, rows: int) -> None:
+        """Go so many rows down in the table of seams, or up; it is shown for that."""
+        self.tabs.setCurrentIndex(1)
+        self.table.step(rows)
 
     def go_to(self, seam: Seam | None) -> None:
         """Move the view to a seam, and show both tiles there."""
@@ -515,6 +530,7 @@ class SeamsDock(Dock):
         if seam is None or run is None:
             return
         self._look_at(run, seam)
+        self.chosen.show(run, seam)
         opinions = run.evidence.opinions
         self._views = None
         if opinions is not None and opinions.complete:
@@ -531,7 +547,7 @@ class SeamsDock(Dock):
         channel = min(channel, len(self._views.lower) - 1)
         names = run.model.channels_of(run.plan.facts)
         tiles = [f"({', '.join(map(str, t))})" for t in (seam.lower, seam.upper)]
-        self.comparison.show_views(self._views, channel, tiles, names[channel])
+        self.comparison.show_views(self._views, channel, tiles, names[channel], report.kind)
 
     def _plane(self, run: Run) -> tuple[int, int] | None:
         """Spatial axes that are displayed."""
@@ -569,7 +585,7 @@ class SeamsDock(Dock):
         point = run.layer.world_to_data(np.asarray(world, float)[-run.layer.ndim :])
         found = result_pixel(run, point)
         if found is None:
-            self.pixel.clear("That is beside the result: click into it.")
+            self.pixel.clear("This point is outside the result: click into the result.")
             return
         frame, pixel = found
         where = ", ".join(f"{a} {p}" for a, p in zip(run.plan.layout.spatial, pixel, strict=True))
@@ -581,44 +597,7 @@ class SeamsDock(Dock):
     def find_causes(self, _: Any = None) -> None:
         """Find the causes of the seams by experiments, as the button does."""
         self.tabs.setCurrentIndex(self.tabs.count() - 1)
-        self._inquire("finding the causes of seams", diagnose, self._explained)
-
-    def _certify(self, _: Any = None) -> None:
-        self._inquire("comparing with an untiled prediction", certify, self._certified)
-
-    def _inquire(self, name: str, question: Any, done: Callable[[Any], None]) -> None:
-        run = self._run
-        if run is None or self.job.busy:
-            return
-        report = run.evidence.report
-        worst = () if report is None else report.seams[:_MOST_WORST]
-        settings = run.plan.settings
-        ask = partial(question, run.image, run.model, settings, worst=worst)
-
-        def show(answer: Any) -> None:
-            if run is self._run:
-                done(answer)
-
-        self._begin(name, ask, show)
-
-    def _explained(self, found: Diagnosis | None) -> None:
-        if found is None:
-            self.causes.setText("Stopped before a cause was found.")
-            return
-        self.causes.setText(rich_text(describe(found)))
-        self._note("diagnosis", found.to_json())
-
-    def _certified(self, found: Certificate | None) -> None:
-        if found is None:
-            self.certificate.setText("Stopped: nothing is certified.")
-            return
-        self.certificate.setText(rich_text(describe(found)[:1]))
-        self._note("certificate", found.to_json())
-
-    def _note(self, name: str, told: dict[str, Any]) -> None:
-        """Keep an answer with the layers of the result."""
-        for layer in self._results():
-            layer.metadata["seamscope"] = {**layer.metadata.get("seamscope", {}), name: told}
+        self.causes_page.find_causes()
 
 
 def covering(ray: HaloRay, halo: Sequence[Sides]) -> int:
@@ -637,7 +616,7 @@ def suggestion_of(advice: Advice, report: SeamReport) -> str:
     if advice.step != "halo" or found is None:
         return advice.why
     halo = halo_text([(side, side) for side in found])
-    return f"{advice.why} In the overlaps measured, no seam is left from halo {halo} on."
+    return f"{advice.why} In the overlaps measured, no seam is left from margin {halo} on."
 
 
 def _name(run: Run, all_runs: Sequence[Run]) -> str:

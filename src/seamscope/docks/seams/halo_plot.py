@@ -26,14 +26,14 @@ Values = npt.NDArray[np.float64]
 _LINE, _TOLERANCE = "#ff5d8f", "#7fbf7f"
 _PAGE = 10
 _VIEWS = [
-    ("Distance", "distance"),
-    ("Distance, channels", "channels"),
-    ("1 − Dice, soft", "soft"),
-    ("1 − Dice, thresholded", "hard"),
+    ("Difference", "distance"),
+    ("Difference, each channel", "channels"),
+    ("Disagreement: probabilities", "soft"),
+    ("Disagreement: classes", "hard"),
 ]
 _TIP = (
     "Drag the red line, or press the arrow keys: the picture is stitched again\n"
-    "with seams cut that far from the tiles' borders. No network runs."
+    "with this margin (halo). No network runs."
 )
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -58,7 +58,7 @@ def lines_of(report: SeamReport, view: str) -> list[Line]:
     curve = report.curve
     if view == "distance":
         return [
-            Line("largest", curve.max_dist, COLORS[0]),
+            Line("max", curve.max_dist, COLORS[0]),
             Line("mean", curve.mean_dist, COLORS[1]),
         ]
     each = {"channels": curve.max_dist_per_channel, "soft": curve.soft, "hard": curve.hard}[view]
@@ -73,7 +73,7 @@ class HaloPlot(QWidget):
     Signals
     -------
     moved : (int)
-        Somebody moved the line to this halo, in input pixels.
+        The user moved the line to this halo, in input pixels.
     """
 
     moved = Signal(int)
@@ -85,8 +85,9 @@ class HaloPlot(QWidget):
         self._marks: list[Mark] = []
         self.view = Choice(
             _VIEWS,
-            "What is drawn against the halo: the largest and the mean distance of both\n"
-            "predictions, the largest of each channel, or the tile mismatch of each.",
+            "What is drawn against the margin. Difference: of both predictions, max and mean.\n"
+            "Disagreement of neighbours: 1 − Dice of their probabilities, or of their classes;\n"
+            "0 is perfect agreement, 1 none.",
         )
         self._lines: list[Line] = []
         self._tolerance: float | None = None
@@ -98,13 +99,15 @@ class HaloPlot(QWidget):
         self.number = QSpinBox()
         self.number.setSuffix(" px")
         self.number.setKeyboardTracking(False)
-        self.number.setToolTip("The halo that the line is at, in pixels of the image.")
-        self.unit = QLabel("halo (pixels)")  # pyqtgraph cuts the descenders of its own labels
+        self.number.setToolTip("Margin (halo) at the line, in pixels of the image.")
+        self.view.setAccessibleName("Curves")
+        self.number.setAccessibleName("Margin (halo)")
+        self.unit = QLabel("margin (pixels)")  # pyqtgraph cuts the descenders of its own labels
         self.unit.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         self.names = QLabel()
         self.names.setWordWrap(True)
-        self.told = QLabel()
-        self.told.setWordWrap(True)
+        self.numbers = QLabel()
+        self.numbers.setWordWrap(True)
         self._lay_out()
         self.view.value_changed.connect(self._take)
         self.line.sigPositionChanged.connect(self._dragged)
@@ -115,10 +118,10 @@ class HaloPlot(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         row = QHBoxLayout()
         row.addWidget(self.view, 1)
-        row.addWidget(QLabel("Halo"))
+        row.addWidget(QLabel("Margin"))
         row.addWidget(self.number)
         column.addLayout(row)
-        for part in (self.room, self.unit, self.names, self.told):
+        for part in (self.room, self.unit, self.names, self.numbers):
             column.addWidget(part)
 
     def _make(self) -> Plot:
@@ -145,7 +148,7 @@ class HaloPlot(QWidget):
         return 0 if self.report is None else max(int(self.report.curve.halo.size) - 1, 0)
 
     def show_report(self, report: SeamReport | None, marks: Sequence[Mark], halo: int = 0) -> None:
-        """Draw another report, the line at `halo`; tells nobody."""
+        """Draw another report, the line at `halo`; `moved` is not emitted."""
         self.report, self._marks = report, list(marks)
         with QSignalBlocker(self.number), QSignalBlocker(self.line):
             self.number.setRange(0, self.most)
@@ -171,16 +174,16 @@ class HaloPlot(QWidget):
         self.setEnabled(known)
         self._lines, self._tolerance = [], None
         self.names.setText("")
-        self.told.setText("")
+        self.numbers.setText("")
         self.unit.setVisible(known)
         if report is not None and known:
             view = self.view.value()
             self._lines = lines_of(report, view)
             self._tolerance = report.tolerance if view in ("distance", "channels") else None
             self._floor = _floor([line.values for line in self._lines], self._tolerance)
-            self.unit.setText(f"halo (pixels{_proportion(report)})")
+            self.unit.setText(f"margin (pixels{_proportion(report)})")
             self._name()
-            self._tell()
+            self._show_numbers()
         self.room.redraw(known)
 
     def _name(self) -> None:
@@ -199,6 +202,8 @@ class HaloPlot(QWidget):
         for mark in self._marks:
             self._add_mark(plot, mark)
         plot.addItem(self.line, ignoreBounds=True)
+        what = "difference" if self.view.value() in ("distance", "channels") else "disagreement"
+        plot.setLabel("left", what, color=self.room.text)
         self._set_ranges(plot)
 
     def _add(self, plot: Plot, halo: Any, line: Line) -> None:
@@ -232,15 +237,16 @@ class HaloPlot(QWidget):
         plot.setXRange(0, max(far * 1.06, 1), padding=0.02)
         plot.setYRange(self._floor, max(top, self._floor + 1), padding=0.05)
 
-    def _tell(self) -> None:
+    def _show_numbers(self) -> None:
         report = self.report
         if report is None or not report.measured:
             return
         curve, at = report.curve, self.value()
-        told = f"largest {figure_text(curve.max_dist[at])}, mean {figure_text(curve.mean_dist[at])}"
+        shown = f"max {figure_text(curve.max_dist[at])}, mean {figure_text(curve.mean_dist[at])}"
         if curve.soft.shape[1]:
-            told += f", 1 − Dice {figure_text(np.nanmax(np.nan_to_num(curve.soft[at])))}"
-        self.told.setText(f"At halo <b>{at}</b>: {told}.")
+            worst = np.nanmax(np.nan_to_num(curve.soft[at]))
+            shown += f"; disagreement {figure_text(worst)} (0 is perfect)"
+        self.numbers.setText(f"At margin <b>{at}</b>: difference {shown}.")
 
     # -- the slider
 
@@ -254,7 +260,7 @@ class HaloPlot(QWidget):
         with QSignalBlocker(self.line):
             self.line.setValue(halo)
         self.line.update()
-        self._tell()
+        self._show_numbers()
         self.moved.emit(halo)
 
 

@@ -1,4 +1,4 @@
-"""Where tiles disagree, as layers over the image, and a legend for them.
+"""Where tiles disagree, as layers over the image.
 
 Knows colours, contrast and placing of these layers. Does not know how the pictures are computed
 (see `seamscope.seams.heatmaps`), or which controls ask for them.
@@ -15,15 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.utils import Colormap
-from qtpy.QtCore import QRect, Qt
-from qtpy.QtGui import QColor, QImage, QPainter
-from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from seamscope.docks.kept_layers import KeptLayers
 from seamscope.docks.results import Run, faded, placed
 from seamscope.seams.heatmaps import Measure, pyramid
 from seamscope.seams.report import SeamReport
-from seamscope.text import figure_text
 
 Kind = Literal["pixels", "seams", "tiles"]
 
@@ -62,8 +58,8 @@ class Wanted:
 def unit_of(report: SeamReport, measure: Measure) -> str:
     """What the numbers of a heat map are."""
     if measure == "mismatch":
-        return "1 − Dice (soft)"
-    start = {"max_dist": "largest", "mean_dist": "mean"}[measure]
+        return "disagreement, 1 − Dice"
+    start = {"max_dist": "max", "mean_dist": "mean"}[measure]
     return f"{start} {_UNITS[report.kind]}"
 
 
@@ -194,46 +190,3 @@ def _peak(array: Any) -> float:
     values = array[(slice(None, None, step),) * array.ndim]
     known = values[values > 0]
     return float(np.percentile(known, 99.9)) if known.size else 0.0
-
-
-class ColorBar(QWidget):
-    """A heat map's colours over black and over white, its limits, and what they mean."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._kind: Kind = "pixels"
-        self.limits = (0.0, 1.0)
-        self.unit = ""
-        self.setMinimumHeight(2 * self.fontMetrics().height() + 6)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-
-    def show_scale(self, kind: Kind, limits: tuple[float, float], unit: str) -> None:
-        """Show the colours of a kind between these limits."""
-        self._kind, self.limits, self.unit = kind, limits, unit
-        self.setToolTip(f"{unit}, {TITLES[kind]}; transparent at {figure_text(limits[0])}")
-        self.update()
-
-    def paintEvent(self, event: Any) -> None:  # noqa: N802
-        """Draw it."""
-        painter = QPainter(self)
-        text = self.fontMetrics().height()
-        bar = QRect(0, 1, self.width(), self.height() - text - 3)
-        for ground, place in (("#000000", 0), ("#ffffff", 1)):
-            half = QRect(
-                bar.x(), bar.y() + place * bar.height() // 2, bar.width(), bar.height() // 2
-            )
-            painter.fillRect(half, QColor(ground))
-        painter.drawImage(bar, self._gradient())
-        below = QRect(0, bar.bottom() + 1, self.width(), text + 1)
-        painter.setPen(self.palette().color(self.foregroundRole()))
-        low, high = map(figure_text, self.limits)
-        painter.drawText(below, Qt.AlignmentFlag.AlignLeft, low)
-        painter.drawText(below, Qt.AlignmentFlag.AlignHCenter, self.unit)
-        painter.drawText(below, Qt.AlignmentFlag.AlignRight, high)
-        painter.end()
-
-    def _gradient(self) -> QImage:
-        colors = heat_colors(self._kind).map(np.linspace(0, 1, 256))
-        bytes_ = np.ascontiguousarray((colors * 255).round().astype(np.uint8))
-        image = QImage(bytes_.data, 256, 1, 256 * 4, QImage.Format.Format_RGBA8888)
-        return image.copy()

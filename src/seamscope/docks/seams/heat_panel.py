@@ -5,22 +5,29 @@ Knows the boxes to tick, and that each has a legend. Does not know how a heat ma
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QCheckBox, QGridLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QWidget
 
+from seamscope.docks.color_bar import ColorBar
 from seamscope.docks.editors import Choice
 from seamscope.docks.results import Run
-from seamscope.docks.seams.heat_layers import ColorBar, HeatLayers, Kind, Wanted
+from seamscope.docks.seams.heat_layers import TITLES, HeatLayers, Kind, Wanted, heat_colors
+from seamscope.text import figure_text
 
 _NAMES: dict[Kind, tuple[str, str]] = {
-    "pixels": ("Pixels", "Colour each pixel by the distance of the tiles that overlap there."),
-    "seams": ("Seams", "Colour each seam by its measure."),
-    "tiles": ("Tiles", "Colour each tile by the mean of its seams' measure."),
+    "pixels": ("Per pixel", "Colour each pixel by the difference of the tiles that overlap there."),
+    "seams": ("Per seam", "Colour each seam by how much both tiles disagree there."),
+    "tiles": ("Per tile", "Colour each tile by the mean of its seams."),
 }
 _DISTANCES = [("Max difference", "max_dist"), ("Mean difference", "mean_dist")]
-_MISMATCH = [("1 − Dice", "mismatch")]
+_MISMATCH = [("Disagreement", "mismatch")]
+_MEASURE = (
+    "\nDifference: of both predictions. Disagreement: 1 − Dice of the channel; 0 is perfect\n"
+    "agreement, 1 none."
+)
 
 
 class HeatPanel(QWidget):
@@ -30,17 +37,22 @@ class HeatPanel(QWidget):
     ----------
     viewer
         Its layers are added there.
+    results
+        Returns the layers of the run that is shown. They are hidden under heat maps: colours over
+        colours cannot be read.
 
     Signals
     -------
     missing : (str)
-        What was asked for is not known of this run: one sentence.
+        The wanted map is not known of this run: one sentence.
     """
 
     missing = Signal(str)
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Any, results: Callable[[], Sequence[Any]] = tuple) -> None:
         super().__init__()
+        self._viewer, self._results = viewer, results
+        self._hidden: list[Any] = []
         self.layers = HeatLayers(viewer, self._show_scale)
         self._run: Run | None = None
         self._channel: int | None = None
@@ -48,7 +60,7 @@ class HeatPanel(QWidget):
             kind: QCheckBox(name) for kind, (name, _) in _NAMES.items()
         }
         self.measures: dict[Kind, Choice] = {
-            kind: Choice(_DISTANCES if kind == "pixels" else _MISMATCH + _DISTANCES, tip)
+            kind: Choice(_DISTANCES if kind == "pixels" else _MISMATCH + _DISTANCES, tip + _MEASURE)
             for kind, (_, tip) in _NAMES.items()
         }
         self.scales: dict[Kind, ColorBar] = {kind: ColorBar() for kind in _NAMES}
@@ -56,11 +68,15 @@ class HeatPanel(QWidget):
         grid.setContentsMargins(0, 0, 0, 0)
         grid.setVerticalSpacing(2)
         grid.setColumnStretch(1, 1)
+        title = QLabel("<b>Heat maps</b>")
+        title.setToolTip("Where neighbouring tiles differ, drawn over the image in colours.")
+        grid.addWidget(title, 0, 0, 1, 2)
         for row, kind in enumerate(_NAMES):
             self.boxes[kind].setToolTip(_NAMES[kind][1])
-            grid.addWidget(self.boxes[kind], 2 * row, 0)
-            grid.addWidget(self.measures[kind], 2 * row, 1)
-            grid.addWidget(self.scales[kind], 2 * row + 1, 0, 1, 2)
+            self.measures[kind].setAccessibleName(f"{_NAMES[kind][0]}: measure")
+            grid.addWidget(self.boxes[kind], 2 * row + 1, 0)
+            grid.addWidget(self.measures[kind], 2 * row + 1, 1)
+            grid.addWidget(self.scales[kind], 2 * row + 2, 0, 1, 2)
             self.scales[kind].hide()
             self.boxes[kind].toggled.connect(lambda _, k=kind: self._show(k))
             self.measures[kind].value_changed.connect(lambda k=kind: self._show(k))
@@ -89,19 +105,34 @@ class HeatPanel(QWidget):
         unit = {} if layer is None else layer.metadata.get("seamscope", {})
         if layer is not None and unit:
             low, high = layer.contrast_limits
-            self.scales[kind].show_scale(kind, (low, high), unit["unit"])
+            tip = f"{unit['unit']}, {TITLES[kind]}; transparent at {figure_text(low)}"
+            self.scales[kind].show_scale(heat_colors(kind), (low, high), unit["unit"], tip)
 
     def _show(self, kind: Kind) -> None:
-        run, asked = self._run, self.boxes[kind].isChecked()
+        run, wanted = self._run, self.boxes[kind].isChecked()
         known = run is not None and run.evidence.report is not None
         layer = None
-        if asked and known and run is not None:
-            wanted = Wanted(self.measures[kind].value(), self._channel)
-            layer = self.layers.show(kind, run, wanted)
+        if wanted and known and run is not None:
+            what = Wanted(self.measures[kind].value(), self._channel)
+            layer = self.layers.show(kind, run, what)
         else:
             self.layers.hide(kind)
-        self.measures[kind].setEnabled(asked)
+        self.measures[kind].setEnabled(wanted)
         self.scales[kind].setVisible(layer is not None)
         self._show_scale(kind)
-        if layer is None and asked and known:
+        self._make_ground()
+        if layer is None and wanted and known:
             self.missing.emit("Where pixels differ was not kept of this run: press Measure.")
+
+    def _make_ground(self) -> None:
+        """Hide the result under heat maps, and show it again without them."""
+        if any(self.layers.layer(kind) is not None for kind in self.boxes):
+            seen = [layer for layer in self._results() if layer.visible]
+            self._hidden += seen
+            for layer in seen:
+                layer.visible = False
+            return
+        for layer in self._hidden:
+            if layer in self._viewer.layers:
+                layer.visible = True
+        self._hidden = []

@@ -1,6 +1,6 @@
 """The worst seams, in a table that is sorted by any of its columns.
 
-Knows seams and how they are told in a row. Does not know where they lie on the screen.
+Knows seams and how they are written in a row. Does not know where they lie on the screen.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _index(index: Sequence[int]) -> str:
 
 
 _TILES = _Column(
-    "Tiles", "Row and column of both tiles, counted from 0.",
+    "Tiles", "Row and column of the two tiles beside the seam, counted from 0.",
     lambda b: (b.frame, b.lower, b.axis), tiles_of,
 )  # fmt: skip
 _FRAME = _Column(
@@ -48,14 +48,18 @@ _FRAME = _Column(
 )  # fmt: skip
 _NUMBERS = (
     _Column(
-        "Max", "Max difference of both predictions where neither is discarded.",
+        "Max", "Max difference of both predictions, where neither is discarded. 0 is seamless.",
         lambda b: (b.max_dist, b.mean_dist), lambda b: figure_text(b.max_dist),
     ),
     _Column(
-        "Mean", "Mean difference there.", lambda b: b.mean_dist, lambda b: figure_text(b.mean_dist)
+        "Mean", "Mean difference of both predictions there.", lambda b: b.mean_dist,
+        lambda b: figure_text(b.mean_dist),
     ),
     _Column(
-        "1 − Dice", "Of the channel that agrees least (soft).", mismatch_of,
+        "Disagree",
+        "Disagreement of both tiles' probabilities, in the channel that agrees least:\n"
+        "1 − Dice; 0 is perfect agreement, 1 none.",
+        mismatch_of,
         lambda b: figure_text(mismatch_of(b)),
     ),
 )  # fmt: skip
@@ -92,6 +96,8 @@ class SeamModel(QAbstractTableModel):
             return column.text(seam)
         if role == _SORTED_BY:
             return column.value(seam)
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return column.tip
         if role == Qt.ItemDataRole.TextAlignmentRole and column in _NUMBERS:
             return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         return None
@@ -135,6 +141,7 @@ class SeamTable(QTableView):
         self.setSortingEnabled(True)
         self.setMinimumHeight(150)
         self.setToolTip("Click a seam, or walk with the arrow keys: the view goes there.")
+        self.setAccessibleName("Worst seams")
         rows = self.verticalHeader()
         rows.setVisible(False)
         rows.setDefaultSectionSize(rows.fontMetrics().height() + 6)
@@ -155,6 +162,13 @@ class SeamTable(QTableView):
         """The seam that is chosen."""
         index = self._sorted.mapToSource(self.currentIndex())
         return self._seams.seams[index.row()] if index.isValid() else None
+
+    def step(self, rows: int) -> None:
+        """Choose the row so many further down; the first or last where there is none."""
+        last = self._sorted.rowCount() - 1
+        if last >= 0:
+            now = self.currentIndex().row()  # -1 where none is chosen
+            self.choose(min(max(now + rows, 0), last))
 
     def choose(self, row: int) -> None:
         """Choose what is shown in this row."""

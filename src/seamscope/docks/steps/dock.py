@@ -13,9 +13,9 @@ from qtpy.QtWidgets import (
     QButtonGroup,
     QHBoxLayout,
     QMenu,
+    QPushButton,
     QSizePolicy,
     QStackedWidget,
-    QToolButton,
 )
 
 from seamscope.docks.dock import Dock
@@ -25,7 +25,7 @@ from seamscope.docks.window import come_forward
 _STEPS = {
     "prediction": ("1 Predict", "Choose an image and a network, and predict tile by tile."),
     "seams": ("2 Seams", "See where neighbouring tiles disagree, and how much."),
-    "fix": ("3 Fix", "Remove the seams: set the halo, fix the statistics, or blend."),
+    "fix": ("3 Fix", "Remove the seams: set the margin (halo), fix the statistics, or blend."),
     "labels": ("4 Labels", "Make objects of the prediction, correct them, and write them."),
 }
 _EXPERT = {
@@ -38,10 +38,11 @@ _EXPERT = {
 
 
 _LOOK = """
-QToolButton { padding: 5px 2px; border: none; border-bottom: 3px solid transparent; }
-QToolButton:checked { border-bottom: 3px solid #4f73d9; font-weight: bold; }
-QToolButton:hover { border-bottom: 3px solid #808080; }
-QToolButton::menu-indicator { image: none; }
+QPushButton { padding: 5px 2px; border: none; border-bottom: 3px solid transparent; }
+QPushButton { background: transparent; }
+QPushButton:checked { border-bottom: 3px solid #4f73d9; }
+QPushButton:hover { border-bottom: 3px solid #808080; }
+QPushButton::menu-indicator { image: none; }
 """
 
 
@@ -61,11 +62,11 @@ class StepsDock(Dock):
         Where each page is shown.
     """
 
-    width = 400
+    least_width = 400
 
     def build(self) -> None:
         """Make the row of steps and the pages."""
-        self.steps: dict[str, QToolButton] = {}
+        self.steps: dict[str, QPushButton] = {}
         self.slots: dict[str, Slot] = {}
         self._pages = QStackedWidget()
         self._group = QButtonGroup(self)
@@ -120,14 +121,14 @@ class StepsDock(Dock):
         self.show_step("prediction")
         self.slots["prediction"].then(lambda dock: dock.open_network(path))
 
-    def _step(self, name: str, title: str, tip: str) -> QToolButton:
+    def _step(self, name: str, title: str, tip: str) -> QPushButton:
         made = _tab(title, tip)
         made.clicked.connect(partial(self._clicked, name))
         self._group.addButton(made)
         self.steps[name] = made
         return made
 
-    def _expert_button(self) -> QToolButton:
+    def _expert_button(self) -> QPushButton:
         made = _tab("Expert ▾", "Pages for method developers.")
         menu = QMenu(made)
         menu.setToolTipsVisible(True)
@@ -136,7 +137,6 @@ class StepsDock(Dock):
             action.setToolTip(tip)
             action.triggered.connect(partial(self._clicked, name))
         made.setMenu(menu)
-        made.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         self._group.addButton(made)
         return made
 
@@ -144,8 +144,8 @@ class StepsDock(Dock):
         self.show_step(name)
 
 
-def _tab(title: str, tip: str) -> QToolButton:
-    made = QToolButton()
+def _tab(title: str, tip: str) -> QPushButton:
+    made = QPushButton()
     made.setText(title)
     made.setToolTip(tip)
     made.setCheckable(True)

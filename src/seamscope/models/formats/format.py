@@ -105,5 +105,5 @@ def damaged(path: object, kind: str, error: BaseException) -> ModelError:
     """Return the error for a file that is not what its first bytes say."""
     return ModelError(
         f"{path} cannot be read as {kind} ({type(error).__name__}: {first_sentence(error)}): it "
-        "may be damaged or of another format; copy it again or export it anew."
+        "may be damaged or of another format; copy it or export it again."
     )

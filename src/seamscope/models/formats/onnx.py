@@ -126,7 +126,7 @@ def _channels(data: bytes, known: Sequence[int]) -> list[int]:
 
 
 def _bytes(source: Path | bytes, name: str) -> bytes:
-    """Read the graph with its weights, also where these lie in a file beside it."""
+    """Read the graph with its weights, which may lie in a file beside it."""
     if isinstance(source, bytes):
         return source
     if importlib.util.find_spec("onnx") is None:

@@ -274,7 +274,7 @@ class _Unsuitable(Exception):  # noqa: N818
 
 
 class _Reader:
-    """Tells what a node of a graph computes, whichever way its author wrote it."""
+    """Says what a node of a graph computes, whichever way its author wrote it."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self.graph_module = graph_module

@@ -2,7 +2,7 @@
 
 A tile's halo is thrown away after the run, but most of a U-Net's work is in its decoder, whose
 layers need far less around the kept part than the whole network does. Going backwards from what
-is kept, each operation tells which part of its input it reads; the rest is cropped before it is
+is kept, each operation says which part of its input it reads; the rest is cropped before it is
 computed with. What is kept comes out the same, since every value is computed from the same
 inputs as before::
 
@@ -13,7 +13,7 @@ inputs as before::
 
 Operations that are not known here get their whole input, as do those that read all of it, like
 instance normalization; nothing before them is then saved. Does not know tiles or halos: only
-which part of the output is asked for.
+which part of the output is wanted.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PLANS_KEPT = 128  # one for each place a tile can have at the image's borders: 
 
 
 class Trimmed:
-    """A network that computes what is asked for.
+    """A network that computes the wanted part of its output only.
 
     Parameters
     ----------
