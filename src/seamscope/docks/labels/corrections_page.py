@@ -314,7 +314,9 @@ class CorrectionsPage(QWidget):
             else:
                 self.correct(lambda edits: edits.merge(*objects.values()))
         elif not on_objects:
-            self.message.emit("The stroke lies on the background: draw it over a part of an object.")
+            self.message.emit(
+                "The stroke lies on the background: draw it over a part of an object."
+            )
         elif not self._mark:
             self._set_mark(on_objects)
             self.show_state()
