@@ -180,7 +180,9 @@ def test_frozen_network_predicts_like_the_whole_image(qtbot, viewer, docks):
     other = viewer.add_image(uneven(80, 80, seed=3), name="other")
     dock.image_box.value = other
     assert dock.fixed.text() == "Fixed statistics (exact, cells)"
+    assert "are those of cells, not of other" in dock.notes.text()
     dock.image_box.value = layer
+    assert "not of other" not in dock.notes.text()
     load(qtbot, docks, BATCH)  # another network: they are gone
     assert own.bench.session.fixed is None
     assert not dock.fixed.isVisibleTo(dock)

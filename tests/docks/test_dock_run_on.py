@@ -95,6 +95,7 @@ def go_on(dock):
 @pytest.mark.parametrize("kind", ["scheduler", "here"])
 def test_a_cancelled_run_goes_on_to_the_same_result(qtbot, dock, files, kind, request, tmp_path):
     target = tmp_path / "out.ome.zarr"
+    assert "the network is untrained" in dock.notes.text()
     if kind == "scheduler":
         dock.options.run_on.set_value(request.getfixturevalue("scheduler"))
         assert "Choose its place" in dock.problem

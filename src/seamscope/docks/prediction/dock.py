@@ -566,6 +566,8 @@ class PredictionDock(Dock):
             self.destination.ended(str(made.output.path), made.finished)
         if self.results is not None:
             self.session.add_run(made, self.results.layers)
+        if made.stored and not made.finished and not Path(str(made.output.partial)).exists():
+            self._remove_stopped(made.output)  # nothing was written, and the file is gone
         self.refresh()
 
     def _run_with(self, controls: dict[str, Any]) -> None:

@@ -260,6 +260,7 @@ class RunPanel(QWidget):
         elif outcome.error is None:
             self.say(f"Stopped after {running.tiles} {running.unit}; what is done stays.")
         else:
+            self.text.clear()
             self.text.hide()
 
     def _show_running(self, running: bool) -> None:
