@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -111,6 +112,12 @@ def test_a_cancelled_run_goes_on_to_the_same_result(qtbot, dock, files, kind, re
     assert "is predicted" in dock.notes.text()
     done = dock.options.place.found.share
     assert 0 < done < 1
+    dock.halo.set_value(4)
+    press(qtbot, go_on(dock))
+    wait(qtbot, dock)
+    assert "begun with another settings.halo (2" in dock.problem
+    dock.halo.set_value(2)
+    assert dock.problem == ""
     press(qtbot, go_on(dock))
     qtbot.waitUntil(lambda: dock.busy, timeout=PATIENCE)
     assert dock.session.running
@@ -129,3 +136,24 @@ def test_a_cancelled_run_goes_on_to_the_same_result(qtbot, dock, files, kind, re
         np.asarray(shown.data[0] if shown.multiscale else shown.data), expected
     )
     assert dock.options.place.value() == str(tmp_path / "out-2.ome.zarr")
+
+
+def test_what_workers_need_is_said_before_they_start(dock, tmp_path, monkeypatch):
+    dock.options.place.set_value(str(tmp_path / "out.zarr"))
+    for value, sentence in ((2, ""), ("", "Enter the address of a scheduler")):
+        dock.options.run_on.set_value(value)
+        assert dock.problem.startswith(sentence)
+        assert dock.panel.run.isEnabled() == (not sentence)
+    dock.options.run_on.set_value(2)
+    for name, sentence in (
+        ("out.tif", "Use .ome.zarr or .zarr"),
+        ("there.zarr", "there.zarr exists"),
+    ):
+        (tmp_path / "there.zarr").mkdir(exist_ok=True)
+        dock.options.place.set_value(str(tmp_path / name))
+        assert sentence in dock.problem
+        assert "Save to …" in dock.panel.actions.buttons
+    dock.options.place.set_value(str(tmp_path / "out.zarr"))
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    dock.refresh()
+    assert "pip install 'seamscope[dask]'" in dock.problem

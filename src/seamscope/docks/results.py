@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Image as ImageLayer
-from napari.layers import Layer
+from napari.layers import Labels, Layer
 from napari.utils import Colormap, DirectLabelColormap
 from napari.utils.colormaps import ensure_colormap
 from napari.utils.colormaps.standardize_color import transform_color
 
 from seamscope.docks.composite import Composite
 from seamscope.docks.evidence import Evidence
+from seamscope.docks.kept_layers import KeptLayers
 from seamscope.docks.layers import place_like
 from seamscope.docks.stored_result import StoredResult
 from seamscope.execution.pool import On
@@ -138,6 +139,11 @@ class ResultLayers:
     def present(self) -> bool:
         """Whether any of the layers is still in the viewer."""
         return any(layer in self._viewer.layers for layer in self.layers)
+
+    def hide(self) -> None:
+        """Show none of the layers."""
+        for layer in self.layers:
+            layer.visible = False
 
     def tell(self, more: dict[str, Any]) -> None:
         """Add to what the layers' metadata say."""
@@ -280,34 +286,38 @@ class ResultLayers:
         return self._add_image(index, f"{name} · {self._run.title}", colormap)
 
     def _add_image(self, channel: int | None, name: str, colormap: Any) -> Layer:
-        array, place = self._placed(channel)
-        return self._viewer.add_image(
-            array,
-            name=self._run.prefix + name,
+        return self._add_layer(
+            ImageLayer,
+            channel,
+            name,
+            {},
             colormap=colormap,
             blending="translucent_no_depth",
             opacity=_OPACITY,
             contrast_limits=(0.0, 1.0),
-            metadata=self._metadata(channel),
-            multiscale=isinstance(array, list),
-            **place,
         )
 
+    def _add_layer(
+        self, kind: type[Layer], channel: int | None, name: str, look: dict[str, Any], **first: Any
+    ) -> Layer:
+        """Add a layer; one of an earlier run into the same file is taken over."""
+        array, place = self._placed(channel)
+        shown = {"name": self._run.prefix + name, "metadata": self._metadata(channel), **look}
+        several = isinstance(array, list)
+        if not self._run.stored:
+            layer: Layer = kind(array, multiscale=False, **shown, **first, **place)
+            return self._viewer.add_layer(layer)
+        ndim = (array[0] if several else array).ndim
+        key = (self._run.output.path, kind, channel, ndim, several)
+        kept = KeptLayers(self._viewer, "results on disk")
+        return kept.show(key, kind, array, place, shown, multiscale=several, **first)
+
     def _add_labels(self) -> Layer:
-        array, place = self._placed(None)
         look: dict[str, Any] = {}
         if _classes(self._run.plan) > 1:
             look = {"colormap": self._class_colors(), "features": self._class_names()}
         name = f"labels · {self._run.title}"
-        return self._viewer.add_labels(
-            array,
-            name=name,
-            metadata=self._metadata(None),
-            opacity=0.6,
-            multiscale=isinstance(array, list),
-            **look,
-            **place,
-        )
+        return self._add_layer(Labels, None, name, look, opacity=0.6)
 
     def _class_colors(self) -> DirectLabelColormap:
         known = self._run.model.channel_colors

@@ -11,6 +11,7 @@ all died keeps it for ever, even if new ones come.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
 import queue
@@ -318,12 +319,10 @@ def check_on(on: On) -> None:
 
 
 def _check_dask() -> None:
-    try:
-        import distributed  # noqa: F401
-    except ImportError as error:
+    if importlib.util.find_spec("distributed") is None:  # importing it takes a second
         raise SettingsError(
             "Workers need dask, which is not installed: pip install 'seamscope[dask]'."
-        ) from error
+        )
 
 
 def _threads_here() -> int:

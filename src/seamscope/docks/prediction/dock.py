@@ -479,8 +479,6 @@ class PredictionDock(Dock):
         kept = case.plan.settings.seams == "all" and on is None and not resumed
         self.session.begin_run()
         self.session.show_only(None)
-        if stored:
-            self._remove_stopped(output)
         made = Run(
             layer,
             case.image,
@@ -507,14 +505,6 @@ class PredictionDock(Dock):
             output.close()
             self._not_started(error)
 
-    def _remove_stopped(self, output: Output) -> None:
-        """Remove the layers of a stopped run into the same file."""
-        for run in self.session.runs:
-            if run.stored and not run.finished and run.output.path == output.path:
-                for layer in self.session.layers_of(run):
-                    if layer in self.viewer.layers:
-                        self.viewer.layers.remove(layer)
-
     def _not_started(self, error: Exception) -> None:
         self.session.running = False
         self.panel.fail(error)
@@ -532,7 +522,7 @@ class PredictionDock(Dock):
             return
         assert known.protocol is not None
         for layer in known.layers(self.viewer):  # the new run shows the same, and more
-            self.viewer.layers.remove(layer)
+            layer.visible = False
         self.options.place.set_value(known.path)
         self._goes_on = True
         self.protocols.take(known.protocol)
@@ -566,8 +556,8 @@ class PredictionDock(Dock):
             self.destination.ended(str(made.output.path), made.finished)
         if self.results is not None:
             self.session.add_run(made, self.results.layers)
-        if made.stored and not made.finished and not Path(str(made.output.partial)).exists():
-            self._remove_stopped(made.output)  # nothing was written, and the file is gone
+            if made.stored and not (made.finished or Path(str(made.output.partial)).exists()):
+                self.results.hide()  # nothing was written, and the file is gone
         self.refresh()
 
     def _run_with(self, controls: dict[str, Any]) -> None:
