@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,6 @@ class PredictionDock(Dock):
         self.plan: Plan | None = None
         self._asked = Settings()
         self._rests = False  # the preview, after a run
-        self._unfinished: Unfinished | None = None  # result that the layer shows
         self._goes_on = False  # with a result, when its network is loaded
         self._known_resources: dict[str, Resources] = {}
         self.tiles = TilePreview(self.viewer, self._preview_lost)
@@ -258,7 +258,6 @@ class PredictionDock(Dock):
         self.panel.retry()
         self.file.show_for(self.layer)
         self.destination.show_for(self.layer)
-        self._unfinished = Unfinished.of(self.layer)
         self.refresh()
 
     def _take_layer(self, layer: ImageLayer) -> None:
@@ -329,9 +328,7 @@ class PredictionDock(Dock):
 
     def _actions(self, refused: bool) -> list[Action]:
         """What to do next; what makes a plan possible, where it was refused."""
-        found = [] if self.busy else self.file.actions
-        if self._unfinished is not None and not self.busy:
-            return [go_on(self._unfinished.share, self._take_up), *found]
+        found = [] if self.busy else [*self._unfinished(), *self.file.actions]
         model = self.model
         if self.plan is None and refused and model is not None and self.image is not None:
             found += axis_actions(self.image, model, self._name_axes)
@@ -357,7 +354,7 @@ class PredictionDock(Dock):
         if not self.busy:
             self.panel.show_problem("")
         self.panel.set_ready(False)
-        self.panel.actions.offer()
+        self.panel.actions.offer([] if self.busy else self._unfinished())
         self._show_plan()
         self._show_preview()
         self.session.tell(self.model, None, None, None, self.plain)
@@ -510,11 +507,13 @@ class PredictionDock(Dock):
         self.panel.fail(error)
         self.refresh()
 
-    def _take_up(self) -> None:
-        """Go on with the unfinished result that is opened: load what it was made of."""
-        known = self._unfinished
-        if known is None:
-            return
+    def _unfinished(self) -> list[Action]:
+        """Offer to go on with an unfinished result that is opened."""
+        known = next(filter(None, map(Unfinished.of, self.viewer.layers)), None)
+        return [] if known is None else [go_on(known.share, partial(self._take_up, known))]
+
+    def _take_up(self, known: Unfinished) -> None:
+        """Go on with an unfinished result: load what it was made of."""
         try:
             self.image_box.value = known.image_layer(self.viewer)
         except SeamscopeError as error:

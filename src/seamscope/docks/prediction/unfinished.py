@@ -48,8 +48,9 @@ class Unfinished:
 
     @classmethod
     def of(cls, layer: Layer | None) -> Unfinished | None:
-        """Return what a layer shows, if it is an unfinished result with a ledger."""
-        name = name_of(layer) if isinstance(layer, ImageLayer) else ""
+        """Return what a visible layer shows, if it is an unfinished result with a ledger."""
+        seen = isinstance(layer, ImageLayer) and layer.visible
+        name = name_of(layer) if seen else ""
         if not name.endswith(_ENDING):
             return None
         path = name.removesuffix(_ENDING)
