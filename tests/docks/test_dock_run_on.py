@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 
+import npe2
 import numpy as np
 import pytest
 import torch
@@ -136,6 +138,31 @@ def test_a_cancelled_run_goes_on_to_the_same_result(qtbot, dock, files, kind, re
         np.asarray(shown.data[0] if shown.multiscale else shown.data), expected
     )
     assert dock.options.place.value() == str(tmp_path / "out-2.ome.zarr")
+
+
+def test_an_unfinished_file_is_gone_on_with_on_another_day(qtbot, dock, files, tmp_path):
+    target = tmp_path / "out.ome.zarr"
+    dock.options.place.set_value(str(target))
+    press(qtbot, dock.panel.run)
+    qtbot.waitUntil(lambda: dock.panel.bar.value() >= 3, timeout=2 * PATIENCE)
+    press(qtbot, dock.panel.cancel)
+    wait(qtbot, dock)
+    viewer = ViewerModel()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other plugins' manifests
+        npe2.PluginManager.instance().discover()
+    opened = viewer.open(f"{target}.partial", plugin="seamscope")
+    later = PredictionDock(viewer)
+    qtbot.addWidget(later)
+    press(qtbot, go_on(later))
+    qtbot.waitUntil(lambda: not later.job.busy, timeout=PATIENCE)
+    press(qtbot, later.model_picker.consent.yes)  # the network's file has code
+    qtbot.waitUntil(lambda: later.busy, timeout=PATIENCE)
+    wait(qtbot, later)
+    assert later.problem == ""
+    assert [layer.visible for layer in opened] == [False] * len(opened)
+    expected = seamscope.predict(*files, trust=True, accelerate=False, **TILE)
+    np.testing.assert_array_equal(np.asarray(seamscope.open_image(target).data), expected)
 
 
 def test_what_workers_need_is_said_before_they_start(dock, tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ def task_of(case: Case) -> dict[str, Any]:
     """Describe what a case computes, so that other work is noticed; the plan is not needed."""
     model, image = case.model, case.image
     settings = plain(case.settings)
+    settings |= {name: _shortest(settings[name]) for name in ("tile", "halo", "overlap")}
     return {
         "version of Seamscope": __version__,
         "image": {
@@ -52,6 +53,22 @@ def task_of(case: Case) -> dict[str, Any]:
         "settings": {k: v for k, v in settings.items() if k not in _WITHOUT_EFFECT},
         "grid": None if case.tiles is None else _hash(case.tiles),
     }
+
+
+def _shortest(value: Any) -> Any:
+    """Return numbers of pixels in one form: 32, [32, 32] and [[32, 32], [32, 32]] are the same."""
+    if not isinstance(value, list):
+        return value
+    each = [_side(part) for part in value]
+    return each[0] if each and all(part == each[0] for part in each) else each
+
+
+def _side(halo: Any) -> Any:
+    """Return the halo of one axis: a number, or what is before and after."""
+    if not isinstance(halo, list):
+        return halo
+    before, after = halo
+    return before if before == after else {"before": before, "after": after}
 
 
 def _hash(value: Any) -> str:

@@ -82,7 +82,7 @@ class PredictionDock(Dock):
         self.plan: Plan | None = None
         self._asked = Settings()
         self._rests = False  # the preview, after a run
-        self._goes_on = False  # with a result, when its network is loaded
+        self._goes_on = ""  # path of a result that waits for its network
         self._known_resources: dict[str, Resources] = {}
         self.tiles = TilePreview(self.viewer, self._preview_lost)
         self._drops = FolderDrops(self)
@@ -523,14 +523,15 @@ class PredictionDock(Dock):
         for layer in known.layers(self.viewer):  # the new run shows the same, and more
             layer.visible = False
         self.options.place.set_value(known.path)
-        self._goes_on = True
+        self._goes_on = known.path
         self.protocols.take(known.protocol)
         self._go_on_when_ready()
 
     def _go_on_when_ready(self) -> None:
-        if self._goes_on and not self.job.busy:
-            self._goes_on = False
-            if self.plan is not None and self.destination.unfinished:
+        if self._goes_on and self.model is not None and not self.job.busy:
+            ready = self.destination.target == self._goes_on and self.destination.unfinished
+            self._goes_on = ""
+            if self.plan is not None and ready:
                 self.run(resume=True)
 
     def _show_channels(self) -> None:

@@ -154,6 +154,7 @@ class GridRows(QObject):
         """Choose what settings say; halos may have two sides."""
         self.tile.set_value(tile)
         if not isinstance(halo, str | int):
+            halo = [*halo] * (len(self.halo.shown()) if len(halo) == 1 else 1)
             self.remember_sides(halo)
             halo = [side if isinstance(side, int) else max(side) for side in halo]
         self.halo.set_value(halo)

@@ -61,7 +61,7 @@ class Unfinished:
                 return None
             protocol = None
             if record.get("protocol"):  # with the tiles that were chosen, and as they were asked
-                asked = restore(Settings, ledger.task["settings"])
+                asked = _settings(ledger.task["settings"])
                 protocol = Protocol.from_json(record["protocol"])
                 protocol = dataclasses.replace(protocol, settings=asked)
             return cls(path, share_done(ledger), record["image"]["source"] or "", protocol)
@@ -90,6 +90,16 @@ class Unfinished:
                 return layer
         image = self.protocol.open_image(self.image)
         return add_opened(viewer, image, Path(self.image).name, self.image)
+
+
+def _settings(task: dict[str, Any]) -> Settings:
+    """Return the settings in the description of the work (`task_of`)."""
+    halo = task["halo"]
+    if isinstance(halo, dict):  # of all axes
+        halo = [halo]
+    if isinstance(halo, list):
+        halo = [[h["before"], h["after"]] if isinstance(h, dict) else h for h in halo]
+    return restore(Settings, {**task, "halo": halo})
 
 
 __all__ = ["Unfinished"]
