@@ -308,7 +308,7 @@ class ResultLayers:
             layer: Layer = kind(array, multiscale=False, **shown, **first, **place)
             return self._viewer.add_layer(layer)
         ndim = (array[0] if several else array).ndim
-        key = (self._run.output.path, kind, channel, ndim, several)
+        key = (self._run.output.path, kind.__name__, channel, ndim, several)
         kept = KeptLayers(self._viewer, "results on disk")
         return kept.show(key, kind, array, place, shown, multiscale=several, **first)
 
