@@ -353,7 +353,10 @@ def _own_workers(count: int, gpu: bool) -> Iterator[Client]:
                     _kill(cluster)
                     raise
         finally:
-            cluster.close(timeout=5)
+            try:
+                cluster.close(timeout=5)
+            except TimeoutError:  # the machine is busy: what was done stays done
+                _kill(cluster)
 
 
 def _started(count: int, gpu: bool) -> Any:
