@@ -26,6 +26,7 @@ _LONGEST = 10  # letters of a channel's name below its bars
 _SEAM = "#ff5d8f"
 _COLORS = ("viridis", "viridis", "inferno")
 _LOW, _HIGH = 90, 260  # heights of a picture in screen pixels
+_SCROLL_BAR = 16  # screen pixels by which a scroll bar changes a height, at most
 _LEAST = 48  # pixels of the result along a side of what is looked at first
 _BARS = (
     "What each tile predicts for the pixel that was clicked, channel by channel. The tile with\n"
@@ -99,8 +100,14 @@ class Comparison(QWidget):
         self._set_height()
 
     def _set_height(self) -> None:
-        """As high as wide, at half the width."""
+        """As high as wide, at half the width; the same where only a scroll bar comes or goes.
+
+        A scroll bar that comes because of the height, and goes with the width it takes, would
+        change both for ever.
+        """
         height = int(min(max(self.width() / 2, _LOW), _HIGH))
+        if abs(height - self._above.height()) <= _SCROLL_BAR:
+            return
         for canvas in (self._above, self._below):
             canvas.setFixedHeight(height)
 
