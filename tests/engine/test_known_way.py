@@ -10,6 +10,7 @@ from seamscope.models.model import as_model
 from seamscope.models.speed import acceleration
 from seamscope.planning import tuning
 from seamscope.planning.case import Case
+from seamscope.planning.reading import TileReader
 from seamscope.prediction.run import predict
 
 
@@ -58,3 +59,25 @@ def test_a_known_way_is_used_only_where_it_pays(races, monkeypatch) -> None:
         assert tuning.known_way(case.plan, case.model) == known
     slow = Case.open(IMAGE, case.model, tile=64, device="cpu", accelerate=False)
     assert tuning.known_way(slow.plan, case.model) is None
+
+
+def test_few_tiles_run_in_the_way_that_is_found_or_named(races, monkeypatch) -> None:
+    """Without a trial: after a long run in one process, and where a short one is resumed."""
+    network = networks.UNet(2, 2, features=4).eval()
+
+    def way(model, only=None, **settings):
+        case = Case.open(IMAGE, model, tile=64, device="cpu", **settings)
+        runner = model.runner("cpu", case.plan.settings.precision)
+        reader = TileReader(case.plan, case.image, case.intensity())
+        return tuning.accelerate(case.plan, model, runner, reader, only)
+
+    model = as_model(network)
+    found = way(model, "fused")
+    assert found == "fused"
+    monkeypatch.setattr(tuning, "worth_a_trial", lambda plan: False)
+    assert way(model) == "fused"
+    assert way(model, accelerate=False) == way(model, precision="bfloat16") == "plain"
+    monkeypatch.setattr(tuning, "known_way", lambda plan, model: None)
+    assert way(as_model(network)) == "plain"
+    assert way(as_model(network), "fused") == "fused"
+    assert races == []

@@ -196,14 +196,14 @@ def accelerate(
     """
     if only == "plain" or not (model.statistics is None or model.statistics.uniform):
         return "plain"  # equivalents do not know where a tile lies
+    if not _may_differ(plan):
+        return "plain"
     device = plan.settings.device
     known = None
     if only is None and device not in model.choices:
         only = known = known_way(plan, model)
-        if known == "plain":
+        if known == "plain" or (known is None and not worth_a_trial(plan)):
             return "plain"
-    if known is None and not worth_a_trial(plan):
-        return "plain"
     if only is not None and device in model.choices and model.choices[device].name != only:
         del model.choices[device]
     if device not in model.choices:
