@@ -218,7 +218,9 @@ def _check_free(place: Place, overwrite: bool, resume: bool) -> None:
     if place.result and not resume and os.path.lexists(place.partial):
         marks = os.listdir(place.ledger) if os.path.isdir(place.ledger) else []
         done = sum(name.isdecimal() for name in marks)
-        resumed = f"Resume it, {done} blocks are done (`resume=True`). " if done else ""
+        kept = f", {done} blocks are done" if done else ""
+        begun = done or os.path.isdir(place.basins)
+        resumed = f"Resume it{kept} (`resume=True`). " if begun else ""
         raise OutputError(
             f"{place.partial} exists: another run writes it, or was interrupted. {resumed}Choose "
             "another name, or allow it to be replaced (`overwrite=True`)."

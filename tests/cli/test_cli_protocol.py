@@ -136,7 +136,7 @@ def test_a_recipe_is_repeated_too(folder) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("--dry-run",), ("--resume",), ("--workers", 2), ("--grid", "g.csv"), ("--threshold", 0.2)],
+    [("--dry-run",), ("--grid", "g.csv"), ("--threshold", 0.2)],
 )
 def test_options_that_labels_lack_are_refused(folder, words) -> None:
     Protocol(

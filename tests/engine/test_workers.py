@@ -18,7 +18,9 @@ import psutil
 import pytest
 import torch
 import zarr
+from dask.utils import key_split
 
+import seamscope
 from seamscope import freeze_statistics, load_model, predict
 from seamscope.errors import OutputError, SettingsError
 from seamscope.execution import worker
@@ -34,6 +36,7 @@ from seamscope.prediction.output import open_output
 from seamscope.prediction.run import Finished, begin
 from seamscope.settings import Settings
 from seamscope.work import QUIET
+from watching import Seen
 
 RNG = np.random.default_rng(3)
 IMAGES = {
@@ -596,6 +599,18 @@ def test_orders_of_a_paused_worker_come_back(monkeypatch: pytest.MonkeyPatch) ->
     assert [(o.block, o.how) for o in pool.answers(0)] == [(2, "failed"), (3, "returned")]
 
 
+def test_names_of_tasks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask would keep 100,000 of them, and memory would grow with the blocks."""
+    _, pool = played_pool(monkeypatch)
+    monkeypatch.setattr("seamscope.execution.pool._REMEMBERED", 3)
+    sizes = []
+    for block in range(9):
+        key_split(f"seamscope-run-{block}")
+        pool.send("a", Order("", "run", block))
+        sizes.append(key_split.cache_info().currsize)
+    assert max(sizes[2:]) <= 3
+
+
 @pytest.mark.parametrize(
     ("status", "error", "how", "reason"),
     [
@@ -666,6 +681,36 @@ def test_workers_that_are_killed_equal_one_process(
     np.testing.assert_array_equal(stored(out, expected, "yx"), expected)
     scattered = client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
     assert scattered == 0
+
+
+def test_labels_of_workers_that_are_killed_equal_one_process(
+    images: dict[str, str], client: Any, tmp_path: Path
+) -> None:
+    """A worker is killed in two stages; no block is done twice."""
+    recipe = {"axes": "zyx", "threshold": 0.4}
+    marks: dict[str, int] = {}
+    killed = set()
+
+    def hear(phase: str, done: int) -> None:
+        if phase not in killed and done == 3 and len(killed) < 2:
+            killed.add(phase)
+            workers = [n.process for n in client.cluster.workers.values() if n.process]
+            os.kill(next(worker.pid for worker in workers if worker.pid), signal.SIGKILL)
+        found = {
+            mark.name: mark.stat().st_mtime_ns
+            for mark in (tmp_path / ".o.zarr.ledger").iterdir()
+            if mark.name.isdecimal()
+        }
+        assert marks.items() <= found.items()
+        marks.update(found)
+
+    out, work = tmp_path / "o.zarr", Seen(on_step=hear)
+    how = {"blocks": 20, "out": out, "on": client, "work": work}
+    found = seamscope.segment(images["deep"], **how, **recipe)
+    assert killed == {"Finding basins", "Measuring objects"}
+    expected = np.asarray(seamscope.segment(images["deep"], **recipe).labels)
+    np.testing.assert_array_equal(zarr.open(str(out))[:], expected)
+    np.testing.assert_array_equal(found.labels, expected)
 
 
 def test_the_example_runs_on_a_local_cluster(

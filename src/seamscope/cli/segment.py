@@ -268,15 +268,20 @@ def segment(
             source, wanted, out, blocks=block, threads=threads, overwrite=overwrite,
             resume=resume, source=source, on=sharing.on, trust=loading.trust, work=work, **how,
         ) as labelling:  # fmt: skip
-            found = labelling.find()
-            if corrections is not None:
-                found, skipped = _corrected(found, corrections)
-            for note in skipped:
-                display.note(note)
-            if table is not None:
-                image = source if model is not None and intensity is None else intensity
-                write_text("--table", table, found.table(image, work=work).to_csv())
-            labelling.write(found, {"protocol": protocol.to_json()}, keep=True)
+            try:
+                found = labelling.find()
+                if corrections is not None:
+                    found, skipped = _corrected(found, corrections)
+                for note in skipped:
+                    display.note(note)
+                if table is not None:
+                    image = source if model is not None and intensity is None else intensity
+                    write_text("--table", table, found.table(image, work=work).to_csv())
+                labelling.write(found, {"protocol": protocol.to_json()}, keep=True)
+            except BaseException:
+                if labelling.unfinished:
+                    work.warn(labelling.unfinished)
+                raise
         if save_protocol is not None:
             protocol.save(save_protocol)
     record = {"seamscope": __version__, "output": out, **found.record()["segmentation"]}

@@ -34,6 +34,8 @@ On: TypeAlias = "int | str | os.PathLike[str] | Client | None"
 
 # Seconds after which the workers are counted again.
 _ASK_EVERY = 1.0
+# Tasks whose names may be remembered.
+_REMEMBERED = 4096
 # Seconds that a scheduler may take to answer.
 _CONNECT = 30
 # Seconds without any worker until a run is given up.
@@ -164,6 +166,8 @@ class Dask:
     def send(self, worker: str, order: Order) -> None:
         """Submit an order as a task."""
         self._count += 1
+        if self._count % _REMEMBERED == 0:
+            _forget_names()
         with _answering():
             future = self._client.submit(
                 serve,
@@ -243,6 +247,13 @@ _DIED = (
     "The worker died while it worked on it. It may lack memory: use smaller tiles, or fewer "
     "workers on each machine."
 )
+
+
+def _forget_names() -> None:
+    """Empty what dask remembers of the names of tasks, 100,000 of them, though none comes again."""
+    from dask.utils import key_split
+
+    key_split.cache_clear()
 
 
 def _number(name: Any) -> int | None:
@@ -346,7 +357,11 @@ def _own_workers(count: int, gpu: bool) -> Iterator[Client]:
     with dask.config.set(quiet), _quiet_logs():
         cluster = _started(count, gpu)
         try:
-            with Client(cluster, set_as_default=False) as client:
+            try:
+                opened = Client(cluster, set_as_default=False)
+            except TimeoutError as error:
+                raise _cannot_start(count, error) from error
+            with opened as client:
                 try:
                     yield client
                 except BaseException:
@@ -376,14 +391,18 @@ def _started(count: int, gpu: bool) -> Any:
                 silence_logs=logging.CRITICAL,
                 resources={"GPU": 1} if gpu else None,
             )
-        except RuntimeError as error:
+        except (RuntimeError, TimeoutError) as error:
             if last:
-                raise SettingsError(
-                    f"{count} workers cannot be started ({error}). A script that starts workers "
-                    'needs if __name__ == "__main__": around its own code. Otherwise try fewer '
-                    "workers, or run again (--resume)."
-                ) from error
+                raise _cannot_start(count, error) from error
     return None
+
+
+def _cannot_start(count: int, error: Exception) -> SettingsError:
+    return SettingsError(
+        f"{count} workers cannot be started ({str(error) or type(error).__name__}). A script that "
+        'starts workers needs if __name__ == "__main__": around its own code. Otherwise try fewer '
+        "workers, or run again (--resume)."
+    )
 
 
 def _start_tracker() -> None:

@@ -260,8 +260,29 @@ class Labelling:
         try:
             self._stack.__exit__(kind, error, trace)
         finally:
-            if self._output is not None:
+            if self._output is not None and self._predicted:
+                self._output.close()  # not discarded for having no labels yet
+            elif self._output is not None:
                 self._output.__exit__(kind, error, trace)
+
+    @property
+    def _predicted(self) -> bool:
+        """Whether a prediction, or a part of one, is kept for labels."""
+        names = ("prediction.zarr", "prediction.zarr.partial")
+        return any((self._folder.path / name).exists() for name in names)
+
+    @property
+    def unfinished(self) -> str:
+        """A sentence on what is kept of labels that are not finished; empty where nothing is."""
+        done = len(self._ledger.done)
+        if self._output is None or not (done or self._predicted):
+            return ""
+        kept = f"{done} block{'s' * (done != 1)} of labels are done"
+        return (
+            f"{self._output.partial} is unfinished, and "
+            f"{kept if done else 'a part of the prediction is done'}. To continue, repeat it with "
+            "`resume=True`."
+        )
 
     # -- objects
 
@@ -410,10 +431,12 @@ class Labelling:
         numbers, ledger = self._stages.numbers(stage), self._ledger
         left = [number for number in numbers if number not in ledger.done]
         done = len(numbers) - len(left)
+        shared = self._on is not None if shared is None else shared
+        if left and shared and self._pool is None:
+            self._start_workers()
         self._work.phase(_NAMES[stage], "blocks", done)
         if not left:
             return
-        shared = self._on is not None if shared is None else shared
         each = self._by_workers(numbers) if shared else self._here(left)
         with contextlib.closing(each):
             for number in each:
@@ -442,9 +465,7 @@ class Labelling:
                 waiting += [pool.submit(one, n) for n in itertools.islice(each, 1)]
 
     def _by_workers(self, numbers: range) -> Generator[int, None, None]:
-        """Have blocks done by workers, which are started for the first of them."""
-        if self._pool is None:
-            self._start_workers()
+        """Have blocks done by workers."""
         assert self._pool is not None
         assert self._order is not None
         outcomes = share_out(

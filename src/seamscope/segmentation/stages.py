@@ -166,6 +166,7 @@ class Stages:
         self.fragments = self._array("fragments", np.uint32)
         self.heights = self._array("heights", np.uint16) if recipe.kind == "components" else None
         self.background = self._array("background", np.uint32) if recipe.fill_holes else None
+        self._known: dict[str, Joined] = {}
         self.output: Output | None = None
         self.places: Blocks | None = None
         self.paint: Callable[[Slices], Array] = self._painted
@@ -256,7 +257,8 @@ class Stages:
             passes = Passes(*(arrays[f"pass {name}"] for name in _PASSES))
             own = {name: arrays[name] for name in _BASINS}
         basins = Basins(None, self.blocks, connectivity, passes=passes, **own)
-        return Joined(basins, *self._tables(stage))
+        found = self._known[stage] = Joined(basins, *self._tables(stage))
+        return found
 
     def _parts(self, stage: str) -> Iterator[Fragments]:
         for number in self.numbers(stage):
@@ -269,12 +271,10 @@ class Stages:
         return np.load(basin, mmap_mode="r"), np.load(offsets)
 
     def _lookup(self, stage: str) -> Callable[[int], Array]:
-        tables: list[Joined] = []
-
         def lookup(block: int) -> Array:
-            if not tables:  # in a worker, which knows the numbers of its blocks only
-                tables.append(Joined(None, *self._tables(stage)))  # type: ignore[arg-type]
-            return tables[0].lookup(block)
+            if stage not in self._known:  # in a worker, which needs nothing else of it
+                self._known[stage] = Joined(None, *self._tables(stage))  # type: ignore[arg-type]
+            return self._known[stage].lookup(block)
 
         return lookup
 

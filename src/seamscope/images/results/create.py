@@ -416,8 +416,8 @@ def _check_remote(address: Address, source: Image | None, overwrite: bool, resum
 
 
 def _ledger_of(place: Place) -> Ledger | None:
-    there = place.partial.exists() and place.ledger.exists()
-    return Ledger(place.ledger) if there else None
+    begun = place.partial.exists() or place.hidden("next").exists()
+    return Ledger(place.ledger) if begun and place.ledger.exists() else None
 
 
 def _resumed(
