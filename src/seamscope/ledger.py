@@ -21,7 +21,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,19 @@ class Ledger:
             for block in sorted(self.done):
                 (self.folder / str(block)).unlink(missing_ok=True)
         self.done.clear()
+
+    def unmark(self, blocks: Iterable[int]) -> None:
+        """Remove the marks of some blocks: what they hold is lost, or of no more use.
+
+        Raises
+        ------
+        OutputError
+            When the disk refuses.
+        """
+        with disk_errors(self.folder, _LEFT):
+            for block in blocks:
+                (self.folder / str(block)).unlink(missing_ok=True)
+                self.done.pop(block, None)
 
     def begin_run(self) -> str:
         """Give the right to write to a new run, and return its name.

@@ -131,7 +131,8 @@ def _restored(hint: Any, value: Any, place: str) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise _misfit(place, value, "an object")
-        return {k: _restored(choices[1], each, f"{place}.{k}") for k, each in value.items()}
+        key: Any = int if choices[0] is int else str  # JSON has names only
+        return {key(k): _restored(choices[1], each, f"{place}.{k}") for k, each in value.items()}
     if isinstance(origin, type) and issubclass(origin, Iterable):
         return _several(origin, choices, value, place)
     return _single(hint, value, place)

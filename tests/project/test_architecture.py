@@ -74,6 +74,7 @@ def test_imports_point_downward() -> None:
     ]
     assert sorted(upward) == [
         "cli/demo.py imports docks",  # the command opens the window
+        "prediction/measure_seams.py imports execution",  # it may be given workers
         "prediction/run.py imports execution",  # `predict` may be given workers
     ]
 

@@ -27,6 +27,7 @@ from seamscope.cli.options import (
     Quiet,
     ReportFile,
     Tile,
+    WorkerOptions,
     option,
     room_of,
     settings_of,
@@ -296,6 +297,7 @@ def freeze(
     pixels: ImageOptions,
     computation: ComputationOptions,
     loading: ModelOptions,
+    sharing: WorkerOptions,
     overwrite: Overwrite = False,
     json_file: Json = None,
     report_file: ReportFile = None,
@@ -325,7 +327,7 @@ def freeze(
         opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=freezing.threshold)
         job = _Freezing(opened, network, settings, freezing, target, work)
-        statistics = job.statistics()
+        statistics = job.statistics(sharing.on, trust=loading.trust)
         statistics.save(target)
         try:
             effect = job.compared(statistics, report_file is not None)
@@ -362,17 +364,18 @@ class _Freezing:
         self.plan: FreezePlan | None = None
         self._partial = target.with_name(target.name + ".partial")
 
-    def statistics(self) -> Statistics:
+    def statistics(self, on: int | str | None, *, trust: bool) -> Statistics:
         if self.options.how not in _NAMES:
             return self._taken_over()
         from seamscope.fixed_statistics.freeze_plan import plan_freeze
-        from seamscope.fixed_statistics.freezing import carry_out, forget
+        from seamscope.fixed_statistics.freezing import carry_out, check_workers, forget
         from seamscope.planning.case import Case
 
         work, options = self.work, self.options
         work.phase("Measuring the network")
         how: Any = options.how
         case = Case.open(self.image, self.model, self.settings)
+        check_workers(case, on)
         self.plan = plan_freeze(
             case,
             how,
@@ -385,7 +388,8 @@ class _Freezing:
             forget(self._partial)
         for note in (*self.plan.notes, self.plan.cost):
             work.note(note)
-        return carry_out(case, self.plan, self._partial, work)
+        resume = options.resume
+        return carry_out(case, self.plan, self._partial, work, on=on, trust=trust, resume=resume)
 
     def _taken_over(self) -> Statistics:
         from seamscope.normalization.statistics import Statistics

@@ -6,8 +6,10 @@ Knows what is measured, explained, drawn and written, and in which order. Does n
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +31,7 @@ from seamscope.cli.options import (
     ReportFile,
     Tile,
     Tolerance,
+    WorkerOptions,
     option,
     settings_of,
 )
@@ -98,6 +101,15 @@ def seams(
             help="Write heat maps of pixels, seams and tiles, to open over the image.",
         ),
     ] = None,
+    sharing: WorkerOptions,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue an interrupted run of the same command, whose measures are beside the "
+            "file of --json or --report (FILE.partial).",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -111,24 +123,95 @@ def seams(
     keep_freed_memory()  # before torch starts threads
     answer = Answer(json_file, quiet)
     require_pages(report_file)
+    kept = _Kept.of(json_file, report_file, layers, sharing, trust=loading.trust)
+    kept = kept.checked(resume=resume, overwrite=overwrite)
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
         from seamscope.planning.case import Case
 
         opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=measures.threshold)
-        bench = _Bench(Case.open(opened, network, settings, grid=tiles_file), work, measures)
+        bench = _Bench(Case.open(opened, network, settings, grid=tiles_file), work, measures, kept)
         bench.measure(layers, overwrite)
         if report_file is not None:
             write_text("--report", report_file, bench.page())
     answer.write(bench.to_json(), "\n\n".join(bench.text()))
+    kept.remove()
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Where measures are kept until the answer is written, and who makes them.
+
+    Attributes
+    ----------
+    folder
+        None where nothing is kept.
+    on
+        Workers (see `seamscope.execution.pool.open_pool`).
+    trust
+        Whether code that comes with the network's file may run.
+    resume
+        Whether to continue with what is there.
+    """
+
+    folder: Path | None
+    on: int | str | None
+    trust: bool
+    resume: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        json_file: str | None,
+        report_file: str | None,
+        layers: str | None,
+        sharing: WorkerOptions,
+        *,
+        trust: bool,
+    ) -> _Kept:
+        """Choose the folder by the files that are written."""
+        from seamscope.errors import SettingsError
+
+        if layers is not None and sharing.on is not None:
+            raise SettingsError(
+                "Heat maps (--layers) are painted by one process: leave out --layers, or the "
+                "workers."
+            )
+        beside = next((name for name in (json_file, report_file) if name not in (None, "-")), None)
+        folder = None if beside is None or layers is not None else Path(f"{beside}.partial")
+        return cls(folder and folder.expanduser(), sharing.on, trust)
+
+    def checked(self, *, resume: bool, overwrite: bool) -> _Kept:
+        """Check what an earlier run left, before anything is loaded."""
+        from seamscope.errors import SettingsError
+
+        if resume and self.folder is None:
+            raise SettingsError(
+                "--resume: measures are kept beside the file of --json or --report, and not with "
+                "--layers. Name one of these files."
+            )
+        if overwrite and not resume:
+            self.remove()
+        elif self.folder is not None and self.folder.exists() and not resume:
+            raise SettingsError(
+                f"{self.folder} exists: an interrupted run left it. Continue that with --resume, "
+                "or start again with --overwrite."
+            )
+        return replace(self, resume=resume)
+
+    def remove(self) -> None:
+        """Remove what is kept."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class _Bench:
     """One image and network, and all that is found out about their seams."""
 
-    def __init__(self, case: Case, work: Work, asked: MeasureOptions) -> None:
+    def __init__(self, case: Case, work: Work, asked: MeasureOptions, kept: _Kept) -> None:
         self.asked = case
+        self._kept = kept
         self.image = case.image
         self.model = case.model
         self._work = work
@@ -179,6 +262,10 @@ class _Bench:
                 tolerance=self._options.tolerance,
                 tell=maps.tell if maps else None,
                 work=self._work,
+                partial=self._kept.folder,
+                on=self._kept.on,
+                resume=self._kept.resume,
+                trust=self._kept.trust,
             )
             if maps is not None:
                 self._work.phase("Writing heatmaps")

@@ -115,24 +115,28 @@ class BlockRun:
         return part.not_finite, seams.records
 
     def kind(self) -> Kind | None:
-        """Find out what is predicted, from the first tile that is measured; None where none is."""
-        plan = self._attempt.plan
-        if not self._measured:
-            return None
-        meter = SeamMeter.of(plan)
-        if meter.kind != "auto":
-            return meter.kind
-        first = plan.grid[min(self._measured)]
-        frame = tuple(start for start, _ in plan.frame_ranges)
-        predictions = predict_batches(
-            plan,
-            self._attempt.runner,
-            self._attempt.reader,
-            self._batches.with_tiles(frame, [first]),
-            whole=lambda _: True,
-        )
-        with closing(predictions):
-            return next(kind_of(y) for _, tile, y in predictions if tile.index == first.index)
+        """Find out what is predicted; None where nothing is measured."""
+        return first_kind(self._attempt, SeamMeter.of(self._attempt.plan))
+
+
+def first_kind(attempt: Attempt, meter: SeamMeter) -> Kind | None:
+    """Find out what is predicted, from the first tile that is measured; None where none is."""
+    plan, measured = attempt.plan, measured_tiles(attempt.plan)
+    if not measured:
+        return None
+    if meter.kind != "auto":
+        return meter.kind
+    first = plan.grid[min(measured)]
+    frame = tuple(start for start, _ in plan.frame_ranges)
+    predictions = predict_batches(
+        plan,
+        attempt.runner,
+        attempt.reader,
+        Batches(plan).with_tiles(frame, [first]),
+        whole=lambda _: True,
+    )
+    with closing(predictions):
+        return next(kind_of(y) for _, tile, y in predictions if tile.index == first.index)
 
 
 @dataclass(frozen=True)
@@ -162,11 +166,30 @@ def open_blocks(ledger: Ledger, order: Order) -> _Opened:
     RefusedError, SeamscopeError
         When this process cannot do it.
     """
-    torch.set_num_threads(order.threads)
     recipe = Recipe.load(ledger.folder)
+    attempt = open_attempt(recipe, ledger, order)
+    plan = attempt.plan
+    run = BlockRun(
+        attempt,
+        blocks_of(plan, ledger),
+        open_part(recipe.unfinished, recipe.final, plan.out_shape, plan.out_dtype, plan.out_axes),
+        recipe.kind,  # type: ignore[arg-type]
+    )
+    return _Opened(run, ledger.folder)
+
+
+def open_attempt(recipe: Recipe, ledger: Ledger, order: Order) -> Attempt:
+    """Open image and network in this process, and make the run's equivalent of the network.
+
+    Raises
+    ------
+    RefusedError, SeamscopeError
+        When this process cannot do it.
+    """
+    torch.set_num_threads(order.threads)
     case = recipe.open(ledger, trust=order.trust)
     plan = case.plan
-    device = _device(plan.settings.device, order.gpu)
+    device = device_of(plan.settings.device, order.gpu)
     runner = case.model.runner(device, plan.settings.precision)
     reader = case.reader()
     way = accelerate(plan, case.model, runner, reader, recipe.way)
@@ -176,13 +199,7 @@ def open_blocks(ledger: Ledger, order: Order) -> _Opened:
             "make. Give all workers the same packages and kind of processor, or use the network "
             "as it is (`accelerate=False`)."
         )
-    run = BlockRun(
-        Attempt(plan, case.model, runner, reader, case.intensity(), way),
-        blocks_of(plan, ledger),
-        open_part(recipe.unfinished, recipe.final, plan.out_shape, plan.out_dtype, plan.out_axes),
-        recipe.kind,  # type: ignore[arg-type]
-    )
-    return _Opened(run, ledger.folder)
+    return Attempt(plan, case.model, runner, reader, case.intensity(), way)
 
 
 def seams_of(folder: Path, block: int) -> Path:
@@ -190,7 +207,7 @@ def seams_of(folder: Path, block: int) -> Path:
     return folder / f"{block}.seams"
 
 
-def _device(planned: str, gpu: int | None) -> str:
+def device_of(planned: str, gpu: int | None) -> str:
     """Return the device of this worker; a GPU is never replaced by the CPU."""
     if not planned.startswith("cuda"):
         return planned
@@ -319,7 +336,7 @@ class Batches:
         numbers = sorted({self.order(frame, tile.index) // size for tile in tiles})
         last = self._per_frame * self._plan.frames
         for number in numbers:
-            yield [self._job(n) for n in range(number * size, min((number + 1) * size, last))]
+            yield [self.job(n) for n in range(number * size, min((number + 1) * size, last))]
 
     def order(self, frame: tuple[int, ...], index: tuple[int, ...]) -> int:
         """Return the number of a tile in the whole run."""
@@ -331,7 +348,8 @@ class Batches:
             number = number * len(along) + index - along.start
         return number
 
-    def _job(self, number: int) -> TileJob:
+    def job(self, number: int) -> TileJob:
+        """Return the tile of a number in the whole run."""
         frame, inside = divmod(number, self._per_frame)
         index: list[int] = []
         for along in reversed(self._along):
@@ -370,4 +388,14 @@ def place_of(blocks: Blocks, block: int) -> Slices:
     return (*frame, *channels, *blocks.region(block))
 
 
-__all__ = ["Batches", "BlockRun", "frame_of", "open_blocks", "place_of", "seams_of"]
+__all__ = [
+    "Batches",
+    "BlockRun",
+    "device_of",
+    "first_kind",
+    "frame_of",
+    "open_attempt",
+    "open_blocks",
+    "place_of",
+    "seams_of",
+]

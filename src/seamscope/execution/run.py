@@ -44,7 +44,7 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileReader, jobs_of
 from seamscope.planning.tuning import OutOfMemory
-from seamscope.prediction.resuming import blocks_of, threads_of
+from seamscope.prediction.resuming import blocks_of, keep_intensity, threads_of
 from seamscope.prediction.run import (
     Attempt,
     Event,
@@ -159,7 +159,7 @@ def run_on(
     ledger = output.ledger
     if ledger is None or output.path is None or output.partial is None:
         raise OutputError("Workers write their blocks to a disk: give the path of a result.")
-    case.intensity(work)
+    keep_intensity(case, ledger, work)
     with _enough_memory():
         attempt = prepared(case, ledger, work)
     work.phase("Starting workers")

@@ -34,6 +34,7 @@ def share_out(
     where: Callable[[int], str],
     work: Work = QUIET,
     tries: int = TRIES,
+    home: Callable[[int], str | None] = lambda block: None,
 ) -> Generator[Outcome, None, None]:
     """Have all blocks done that are not marked; yields what became of each that is done.
 
@@ -53,6 +54,8 @@ def share_out(
         Asked whether to stop.
     tries
         How often a block may fail.
+    home
+        Says which worker does a block, as long as it is there; None for any.
 
     Raises
     ------
@@ -66,7 +69,7 @@ def share_out(
         with disk_errors(ledger.folder, "What was written so far is kept."):
             return ledger.is_current(order.run)
 
-    sharing = Sharing(pool, work, tries, current)
+    sharing = Sharing(pool, work, tries, current, home)
     todo = (block for block in blocks if block not in ledger.done)
     for outcome in sharing.share(dataclasses.replace(order, block=block) for block in todo):
         ledger.done[outcome.block] = outcome.not_finite
@@ -111,6 +114,8 @@ class Sharing:
         How often an order may fail.
     current
         Whether the run still has the right to write, asked when a worker says that it has not.
+    home
+        Says which worker does a block, as long as it is there; None for any.
 
     Attributes
     ----------
@@ -124,8 +129,11 @@ class Sharing:
         work: Work = QUIET,
         tries: int = TRIES,
         current: Callable[[], bool] = lambda: False,
+        home: Callable[[int], str | None] = lambda block: None,
     ) -> None:
         self._pool = pool
+        self._home = home
+        self._held: dict[str, collections.deque[Order]] = {}
         self._current = current
         self._work = work
         self._tries = tries
@@ -160,15 +168,29 @@ class Sharing:
     def _send(self, left: Iterator[Order]) -> None:
         """Give each worker something to do, and something to do next."""
         workers = self._workers()
+        for gone in self._held.keys() - workers.keys():
+            self._again.extend(self._held.pop(gone))
         load = collections.Counter(worker for worker, _ in self._under_way.values())
+        for worker in workers:
+            while load[worker] < _AHEAD and self._held.get(worker):
+                load[worker] += 1
+                self._give(worker, self._held[worker].popleft(), workers)
         while len(self._under_way) < _AHEAD * len(workers):
             order = self._again.popleft() if self._again else next(left, None)
             if order is None:
                 return
-            worker = min(workers, key=lambda each: load[each])
+            worker = self._home(order.block) or ""
+            if worker not in workers:
+                worker = min(workers, key=lambda each: load[each])
+            elif load[worker] >= _AHEAD:
+                self._held.setdefault(worker, collections.deque()).append(order)
+                continue
             load[worker] += 1
-            self._under_way[order.block] = worker, order
-            self._pool.send(worker, dataclasses.replace(order, gpu=workers[worker]))
+            self._give(worker, order, workers)
+
+    def _give(self, worker: str, order: Order, workers: dict[str, int | None]) -> None:
+        self._under_way[order.block] = worker, order
+        self._pool.send(worker, dataclasses.replace(order, gpu=workers[worker]))
 
     def _workers(self) -> dict[str, int | None]:
         """Return those that can be given work; wait for the first."""

@@ -1,54 +1,47 @@
 """Which features of tiles and windows count, so that each pixel of the image counts once.
 
-Knows the positions of cores and windows in a layer's own pixels. Does not know how features are
-computed, or how statistics are merged.
+Knows the positions of cores and windows in a layer's own pixels, and the sums of a block of tiles
+or windows. Does not know how features are computed.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from seamscope.errors import SettingsError
+from seamscope.errors import OutputError, SettingsError
+from seamscope.files import disk_errors, write_file
 from seamscope.fixed_statistics.freeze_plan import FreezePlan
 from seamscope.normalization.calls import Call
-from seamscope.normalization.statistics import (
-    Collector,
-    LayerStatistics,
-)
+from seamscope.normalization.statistics import Collector, Floats
 from seamscope.tiling import AxisTiling, Tile
 
 
 class Parts:
     """Which part of each tile's features counts: their cores, in the features' own pixels."""
 
-    def __init__(
-        self, plan: FreezePlan, scale: Sequence[Fraction], earlier: LayerStatistics | None = None
-    ) -> None:
+    def __init__(self, plan: FreezePlan, scale: Sequence[Fraction]) -> None:
         self._grid = plan.plan.grid
         self._scale = scale
-        self._collector = Collector((1,) * len(scale), earlier)
         self._bounds: list[list[int]] = []
         self._starts: list[list[int]] = []
 
-    def add(self, call: Call, tile: Tile, weight: float = 1) -> None:
-        """See a call of the pass over a tile, which counts so often."""
+    def add(self, call: Call, tile: Tile, collector: Collector, weight: float = 1) -> None:
+        """Count a call of the pass over a tile, which counts so often, in the first window."""
         if not self._starts:
             self._prepare(call)
         box = [
             slice(bounds[i] - starts[i], bounds[i + 1] - starts[i])
             for bounds, starts, i in zip(self._bounds, self._starts, tile.index, strict=True)
         ]
-        one = (0,) * len(box)
-        self._collector.add(one, call.features[:1, :, *box], call.groups, weight)
-
-    def statistics(self, like: LayerStatistics) -> LayerStatistics:
-        """Return what was counted of the layer."""
-        return self._collector.statistics(like)
+        collector.add((0,), call.features[:1, :, *box], call.groups, weight)
 
     def _prepare(self, call: Call) -> None:
         for axis, size, scale in zip(self._grid.axes, call.space, self._scale, strict=True):
@@ -57,57 +50,124 @@ class Parts:
             self._bounds.append(bounds)
 
 
-class Windows:
-    """Statistics of all layers in each window, as far as they are known.
+class BlockSums:
+    """What is counted of one block: for each layer, in each of its windows.
 
-    What is taken by hand is one number for the image. Windows overlap, so only their cores count.
+    Parameters
+    ----------
+    windows
+        How many windows it has; 1 where the whole image is one.
+
+    Attributes
+    ----------
+    of
+        By the number of the layer's call.
+    centres
+        Middles of all windows of a layer along each axis, where there are several.
     """
 
-    def __init__(self, plan: FreezePlan, earlier: Sequence[LayerStatistics]) -> None:
-        self._grid = plan.plan.grid
-        self._survey = plan.survey
-        by_hand = plan.survey.by_hand
-        known = {layer.call: layer for layer in earlier}
-        self._collectors = {
-            call: Collector(self._grid.shape, known.get(call))
-            for call in plan.calls
-            if call not in by_hand
-        }
-        self._parts = {
-            call: Parts(plan, plan.survey.scale[call], known.get(call))
-            for call in plan.calls
-            if call in by_hand
-        }
-        self._centres = {layer.call: layer.centres for layer in earlier}
-        counts = [layer.count for layer in earlier if layer.call not in by_hand]
-        self._counts = counts[0] if counts else np.zeros(self._grid.shape)
+    def __init__(self, windows: int = 1) -> None:
+        self._windows = windows
+        self.of: dict[int, Collector] = {}
+        self.centres: dict[int, tuple[tuple[float, ...], ...]] = {}
 
-    def known(self, tile: Tile) -> bool:
-        """Whether an earlier attempt has seen this window."""
-        return bool(self._counts[tile.index])
+    def layer(self, call: int, windows: int | None = None) -> Collector:
+        """Return what collects a layer; windows are counted from the first of the block."""
+        if call not in self.of:
+            self.of[call] = Collector((self._windows if windows is None else windows,))
+        return self.of[call]
 
-    def add(self, call: Call, tile: Tile) -> None:
-        """See a call of the pass over a window."""
-        if call.number in self._parts:
-            self._parts[call.number].add(call, tile)
-        if call.number not in self._collectors:
-            return
-        self._collectors[call.number].add(tile.index, call.features[:1], call.groups)
-        if call.number not in self._centres:
-            self._centres[call.number] = tuple(
-                tuple(float((one.start - axis[0].start) * scale) + size / 2 for one in axis)
-                for axis, scale, size in zip(
-                    self._grid.axes, self._survey.scale[call.number], call.space, strict=True
-                )
-            )
+    def save(self, path: Path) -> None:
+        """Write them to a file, in one step.
 
-    def layers(self, blank: Callable[[int], LayerStatistics]) -> list[LayerStatistics]:
-        """Return what is known; windows that were not seen have a count of 0."""
-        found = {
-            call: collector.statistics(blank(call), self._centres[call])
-            for call, collector in self._collectors.items()
-        } | {call: parts.statistics(blank(call)) for call, parts in self._parts.items()}
-        return [found[call] for call in sorted(found)]
+        Raises
+        ------
+        OutputError
+            When the disk refuses.
+        """
+        arrays: dict[str, Any] = {}
+        for call, collector in self.of.items():
+            for name, values in zip(_SUMS, collector.sums, strict=True):
+                arrays[f"{call} {name}"] = values
+            for axis, centres in enumerate(self.centres.get(call, ())):
+                arrays[f"{call} centres {axis}"] = np.array(centres)
+        content = io.BytesIO()
+        np.savez(content, **arrays)
+        with disk_errors(path, "What was found so far is kept."):
+            write_file(path, content.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> BlockSums:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        OutputError
+            When it is missing or damaged.
+        """
+        found = cls()
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                calls = sorted({int(name.split()[0]) for name in stored.files})
+                for call in calls:
+                    sums: list[Floats] = [stored[f"{call} {name}"] for name in _SUMS]
+                    found.of[call] = Collector(sums[0].shape, sums)
+                    along = sum(name.startswith(f"{call} centres") for name in stored.files)
+                    if along:
+                        found.centres[call] = tuple(
+                            tuple(stored[f"{call} centres {axis}"].tolist())
+                            for axis in range(along)
+                        )
+        except (OSError, ValueError, KeyError) as error:
+            raise OutputError(
+                f"{path} is missing or damaged, so that statistics cannot be found from what is "
+                "known. Begin again (overwrite)."
+            ) from error
+        return found
+
+
+_SUMS = ("count", "mean", "squares")
+
+
+def centres_of(plan: FreezePlan, call: Call) -> tuple[tuple[float, ...], ...]:
+    """Return the middles of all windows along each axis, in pixels of a layer's features."""
+    scales = plan.survey.scale[call.number]
+    return tuple(
+        tuple(float((one.start - axis[0].start) * scale) + size / 2 for one in axis)
+        for axis, scale, size in zip(plan.plan.grid.axes, scales, call.space, strict=True)
+    )
+
+
+class Merged:
+    """The sums of blocks, put together in the order in which they come.
+
+    Parameters
+    ----------
+    shape
+        Windows along each axis; all 1 where the whole image is one.
+    """
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self._shape = tuple(shape)
+        self._of: dict[int, Collector] = {}
+        self.centres: dict[int, tuple[tuple[float, ...], ...]] = {}
+
+    def add(self, sums: BlockSums, first: int = 0) -> None:
+        """Take a block, whose first window has this number."""
+        self.centres |= sums.centres
+        for call, collector in sorted(sums.of.items()):
+            count, mean, squares = collector.sums
+            several = call in sums.centres
+            shape = self._shape if several else (1,) * len(self._shape)
+            into = self._of.setdefault(call, Collector(shape))
+            for window, own in enumerate(count):
+                place = np.unravel_index(first + window if several else 0, shape)
+                into.merge([int(i) for i in place], own, mean[:, window], squares[:, window])
+
+    @property
+    def layers(self) -> dict[int, Collector]:
+        """What was collected of each layer, by the number of its call, in the order of calls."""
+        return dict(sorted(self._of.items()))
 
 
 def _partition(axis: AxisTiling, size: int, scale: Fraction) -> tuple[list[int], list[int]]:
@@ -137,3 +197,6 @@ def _whole(value: Fraction) -> int:
             "cannot be counted tile by tile: run the image as one tile (`tile` with its size)."
         )
     return int(value)
+
+
+__all__ = ["BlockSums", "Merged", "Parts", "centres_of"]

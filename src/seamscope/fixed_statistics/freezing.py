@@ -1,7 +1,8 @@
 """Find fixed statistics: those of a whole image, tile by tile, for prediction without seams.
 
-Knows the order in which tiles and layers are visited, and what is kept in between. Does not know
-what that costs (`seamscope.fixed_statistics.freeze_plan`), or how statistics are merged.
+Knows the order in which layers are completed, what is kept in between, and who does the blocks.
+Does not know what that costs (`seamscope.fixed_statistics.freeze_plan`), or how a block is done
+(`seamscope.fixed_statistics.blocks`).
 
 **Exact and sampled statistics.** The statistics of a layer depend on those of all layers before it,
 in all tiles. So the layers are completed one after the other. Each tile runs up to the layer, adds
@@ -40,11 +41,11 @@ nearest. ``benchmarks/frozen_statistics.py`` compares both ways.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from functools import partial as partial_of
 from pathlib import Path
@@ -54,26 +55,32 @@ import numpy as np
 import torch
 from torch import nn
 
-from seamscope.errors import ModelError
+from seamscope.errors import ModelError, OutputError
+from seamscope.execution.pool import On, Pool, check_on, open_pool
+from seamscope.execution.recipe import Recipe, check_travels
+from seamscope.execution.sharing import share_out
+from seamscope.execution.worker import Order
 from seamscope.files import temporary_folder
-from seamscope.fixed_statistics.counting import Parts, Windows
+from seamscope.fixed_statistics.blocks import Blocks, job_of, layers_of, shared_by, sums_of
+from seamscope.fixed_statistics.counting import BlockSums, Merged
 from seamscope.fixed_statistics.freeze_plan import JUDGED, TILES, TOO_FEW, FreezePlan, plan_freeze
-from seamscope.fixed_statistics.sampling import Sample, diverse_tiles
+from seamscope.fixed_statistics.layout import Layout, Round
+from seamscope.fixed_statistics.sampling import diverse_tiles
+from seamscope.ledger import Ledger
 from seamscope.models.model import Model
 from seamscope.normalization.audit import NormLayer
-from seamscope.normalization.calls import Call, Moments, Normalizations
-from seamscope.normalization.pausing import PausableNetwork, Paused
+from seamscope.normalization.calls import Normalizations
 from seamscope.normalization.statistics import (
     How,
     LayerStatistics,
     Statistics,
 )
+from seamscope.plain import plain, restore
 from seamscope.planning.case import Case
 from seamscope.planning.reading import TileJob
+from seamscope.prediction.resuming import keep_intensity, same_threads, task_of, threads_of
 from seamscope.settings import Settings
 from seamscope.work import QUIET, Steps, Work, check
-
-_SAVES = 20  # of what is known, on the way
 
 
 def freeze_statistics(
@@ -89,6 +96,7 @@ def freeze_statistics(
     memory: int | None = None,
     disk: int | None = None,
     partial: Path | None = None,
+    on: On = None,
     work: Work = QUIET,
     **asked: Any,
 ) -> Statistics:
@@ -118,8 +126,13 @@ def freeze_statistics(
         Bytes in which stopped tiles may wait. Default: a share of what is free; 0: no tile waits. A
         window must fit into `memory`.
     partial
-        File for intermediate results. If it exists and belongs to the same network, pixels, tiles
+        Folder for intermediate results. If it exists and belongs to the same network, pixels, tiles
         and intensities, the search resumes from it; else it begins again. It is removed at the end.
+        The resumed statistics are those of an uninterrupted search, bit for bit.
+    on
+        Workers, as for `seamscope.predict`: how many processes to start here, address or file of a
+        scheduler of Dask, or a client. They need image and network as files, and `partial` on a
+        disk that all of them see. Sums are added in the same order, whoever found them.
     work
         Shows progress, and stops when asked to (see `seamscope.work`).
 
@@ -162,7 +175,22 @@ def freeze_statistics(
     """
     case = Case.open(image, model, settings, trust=trust, axes=axes, **asked)
     limits: dict[str, Any] = {"cell": cell, "tiles": tiles, "memory": memory, "disk": disk}
-    return carry_out(case, plan_freeze(case, how, **limits), partial, work)
+    check_workers(case, on)
+    plan = plan_freeze(case, how, **limits)
+    return carry_out(case, plan, partial, work, on=on, trust=trust)
+
+
+def check_workers(case: Case, on: On) -> None:
+    """Check whether workers can find statistics, before anything is measured.
+
+    Raises
+    ------
+    SettingsError
+        When dask is missing, or image or network are in memory.
+    """
+    check_on(on)
+    if on is not None:
+        check_travels(case.image, case.model)
 
 
 def carry_out(
@@ -170,13 +198,32 @@ def carry_out(
     plan: FreezePlan,
     partial: Path | None = None,
     work: Work = QUIET,
+    *,
+    on: On = None,
+    trust: bool = False,
+    resume: bool = False,
 ) -> Statistics:
-    """Find statistics as planned; parameters as for `freeze_statistics`."""
-    task = _Task(case, plan, work)
-    if plan.how == "local":
-        found = task.local(partial)
-    else:
-        found = task.sampled(partial) if plan.how == "sampled" else task.whole(partial)
+    """Find statistics as planned.
+
+    Parameters
+    ----------
+    case, plan, partial, work, on, trust
+        As for `freeze_statistics`.
+    resume
+        Refuse to begin again where `partial` holds other work.
+
+    Raises
+    ------
+    SeamscopeError
+        When workers failed, the disk refuses, or other work would be resumed.
+    InterruptedError
+        When stopped.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = partial
+        if folder is None and on is not None:
+            folder = stack.enter_context(temporary_folder()) / "partial"
+        found = _Task(case, plan, work, folder, resume).found(on, trust=trust)
     if partial is not None:
         forget(partial)
     return found
@@ -184,100 +231,277 @@ def carry_out(
 
 def forget(partial: Path) -> None:
     """Remove what an interrupted freezing left behind, so that the next one begins again."""
-    for file in (partial, *_files_of_halves(partial)):
-        file.unlink(missing_ok=True)
-
-
-def _files_of_halves(partial: Path) -> tuple[Path, Path]:
-    """Where the two halves of a sample are kept, by which it is judged."""
-    return partial.with_name(partial.name + ".half1"), partial.with_name(partial.name + ".half2")
-
-
-@dataclass(frozen=True)
-class _Round:
-    """Tiles with their weights, whose statistics are found layer by layer.
-
-    Attributes
-    ----------
-    jobs
-        Tiles, and how often each counts.
-    file
-        For what is found on the way, if it is to be kept.
-    """
-
-    jobs: tuple[tuple[TileJob, float], ...]
-    file: Path | None
+    if partial.is_dir():
+        shutil.rmtree(partial)
+    partial.unlink(missing_ok=True)
 
 
 class _Task:
-    """One freezing: the network on its device, the image as its tiles are read."""
+    """One freezing: what is known of it, and what is left."""
 
     def __init__(
-        self,
-        case: Case,
-        plan: FreezePlan,
-        work: Work,
+        self, case: Case, plan: FreezePlan, work: Work, folder: Path | None, resume: bool
     ) -> None:
-        self.plan, self.model, self.image = plan, case.model, case.image
+        self.case, self.plan, self.model, self.image = case, plan, case.model, case.image
         self.work = work
-        self.reader = case.at(plan.plan).reader(work)
-        unit = "windows" if plan.how == "local" else "tiles and layers"
-        work.phase(f"Finding {plan.how} statistics", unit)
+        self._ledger = None if folder is None else self._opened(folder, resume)
         self._steps = Steps(work)
-        self.runner = case.model.runner(plan.plan.settings.device)
-        self._survey = plan.survey
-        self.model.module.to(self.runner.device)
+        self._homes: dict[int, str] = {}
 
-    @cached_property
-    def jobs(self) -> list[TileJob]:
-        """All tiles, of one frame after the other. An area may cut a part of the frames."""
-        grid = self.plan.plan.grid
-        frames = itertools.product(*(range(*part) for part in self.plan.plan.frame_ranges))
-        return [TileJob(frame, tile) for frame in frames for tile in grid]
+    # -- what is known
 
-    # -- all tiles
+    def _opened(self, folder: Path, resume: bool) -> Ledger:
+        """Return the marks of the same work, else empty ones."""
+        task = self._task()
+        if folder.is_dir():
+            try:
+                ledger = Ledger(folder)
+                ledger.check(task, folder.name)
+                self._take_plan(restore(FreezePlan, ledger.task["freezing"]))
+                return ledger
+            except (OutputError, KeyError):
+                if resume:
+                    raise
+        forget(folder)
+        whole = {**task, "plan": plain(self.plan.plan), "freezing": plain(self.plan)}
+        return Ledger.begin(folder, whole)
 
-    def whole(self, partial: Path | None) -> Statistics:
-        """Statistics counted over all tiles."""
-        (found,) = self._carried_out([_Round(tuple((job, 1.0) for job in self.jobs), partial)])
-        return found
+    def _take_plan(self, begun: FreezePlan) -> None:
+        """Go on with the tiles that were begun with: which would be best depends on memory."""
+        if begun.plan.grid != self.plan.plan.grid:
+            self.plan = begun
 
-    def _carried_out(self, rounds: Sequence[_Round]) -> list[Statistics]:
-        """Statistics of each round, going on from what was kept of it."""
-        self._steps.total = sum(len(one.jobs) for one in rounds) * len(self.plan.calls)
-        return [self._one(one) for one in rounds]
+    def _task(self) -> dict[str, Any]:
+        """Describe all that statistics depend on.
 
-    def _one(self, one: _Round) -> Statistics:
-        task = "" if one.file is None else self._identity(one.jobs)
-        known = _resumed(one.file, task)
-        self._steps.done += len(known) * len(one.jobs)
-        layers = list(known)
-        for layer in self._layers(one.jobs, known):
-            layers.append(layer)
-            if one.file is not None:
-                self._statistics(layers, task=task).save(one.file)
-        return self._statistics(layers)
-
-    def _identity(self, jobs: Sequence[tuple[TileJob, float]]) -> str:
-        """Hash of all that statistics depend on: the network and the pixels of its tiles.
-
-        Tiles are read as the network receives them, so image, intensities, channel and padding all
-        change the hash. That costs reading the image once more. A prediction of a small input is
-        part of the hash, because the network's code may have been edited.
+        A prediction of a small input is part of it, because the network's code may have been
+        edited.
         """
         plan, model = self.plan, self.model
         small, _ = model.examples
         with model.on_cpu(), torch.no_grad():
-            answer = model.forward(small)
-        model.module.to(self.runner.device)  # where it was, even without weights that say so
-        task = (plan.how, plan.calls, plan.cell, str(self.runner.device), model.fingerprint)
-        digest = hashlib.sha256(repr((task, plan.plan.grid)).encode())
-        digest.update(answer.float().contiguous().numpy().tobytes())
-        for job, weight in jobs:
+            answer = model.forward(small).float().contiguous().numpy().tobytes()
+        return task_of(self.case) | {
+            "kind of statistics": plan.how,
+            "layers": list(plan.calls),
+            "cell": plain(plan.cell),
+            "number of tiles": plan.tiles if plan.how == "sampled" else None,
+            "device": str(plan.plan.settings.device),
+            "code of the network": hashlib.sha256(answer).hexdigest()[:16],
+            "pixels": self.image.identity or self._pixels(),
+        }
+
+    def _pixels(self) -> str:
+        """Return a hash of all pixels, which costs reading an image in memory once more."""
+        digest = hashlib.sha256()
+        reader = self.case.at(self.plan.plan).reader(self.work)
+        for number in range(len(self._jobs)):
             check(self.work)
-            digest.update(repr((job.frame, job.tile.index, weight)).encode())
-            digest.update(self.reader.read([job]).tobytes())
-        return digest.hexdigest()
+            digest.update(reader.read([self._jobs[number]]).tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def _jobs(self) -> _Jobs:
+        return _Jobs(self.plan)
+
+    # -- what is left
+
+    def found(self, on: On, *, trust: bool) -> Statistics:
+        """Find what is left, here or with workers."""
+        with contextlib.ExitStack() as stack:
+            if self._ledger is not None and on is None:
+                stack.enter_context(same_threads(self._ledger))
+            keep_intensity(self.case.at(self.plan.plan), self._ledger, self.work)
+            blocks = Blocks(self.case, self.plan, Layout((), 1), self.work)
+            stack.callback(blocks.close)
+            self._phase()
+            picked, layout = self._laid(blocks)
+            blocks.layout = layout
+            pool = None if on is None else self._started(stack, on, layout, trust)
+            if self._ledger is not None and on is not None:
+                stack.enter_context(same_threads(self._ledger))
+            self._steps.total = layout.steps * self._per_step
+            rounds = [
+                self._round(number, layout, blocks, pool) for number in range(len(layout.rounds))
+            ]
+            statistics, *twins = rounds
+            if not twins:
+                return statistics
+            distance = self._distance(blocks, picked, twins)
+            return self._statistics(statistics.layers, distance=distance)
+
+    def _phase(self) -> None:
+        steps = "windows" if self.plan.how == "local" else "tiles and layers"
+        self.work.phase(f"Finding {self.plan.how} statistics", steps)
+
+    @property
+    def _per_step(self) -> int:
+        """Steps of a place: a window is seen in each frame."""
+        return self.plan.plan.frames if self.plan.how == "local" else 1
+
+    def _laid(self, blocks: Blocks) -> tuple[list[int], Layout]:
+        """Return the tiles of a sample, and the blocks: those that were begun with."""
+        ledger = self._ledger
+        if ledger is not None and "layout" in ledger.task:
+            return list(ledger.task["picked"]), restore(Layout, ledger.task["layout"])
+        picked: list[int] = []
+        if self.plan.how == "local":
+            layout = Layout((Round(len(self.plan.plan.grid)),), 1)
+        elif self.plan.how == "exact":
+            layout = Layout((Round(len(self._jobs)),), len(self.plan.calls))
+        else:
+            sample = diverse_tiles(self._jobs, blocks.reader, self.plan.tiles, self.work)
+            samples = (sample, *(sample.halves() if len(sample.jobs) > TOO_FEW else ()))
+            tiles = [tuple(one.weighted) for one in samples]
+            layout = Layout(tuple(Round(len(each), each) for each in tiles), len(self.plan.calls))
+            picked = list(sample.numbers)
+        if ledger is not None:
+            ledger.note("picked", picked)
+            ledger.note("layout", plain(layout))
+        return picked, layout
+
+    def _started(
+        self, stack: contextlib.ExitStack, on: On, layout: Layout, trust: bool
+    ) -> Callable[[range], None]:
+        """Start workers, and return what has them do blocks."""
+        ledger = self._ledger
+        assert ledger is not None
+        case = self.case.at(self.plan.plan)
+        Recipe.of(case, "", None, "", "").save(ledger.folder, self.model.statistics)
+        self.work.phase("Starting workers")
+        gpu = self.plan.plan.settings.device.startswith("cuda")
+        pool, threads = stack.enter_context(open_pool(on, gpu=gpu, work=self.work))
+        own = shared_by(self.plan, len(pool.workers()))
+        ledger.note("plan", plain(self.plan.plan))
+        ledger.note("freezing", plain(own))
+        order = Order(
+            str(ledger.folder.absolute()),
+            ledger.begin_run(),
+            0,
+            threads_of(ledger, threads),
+            trust,
+            opens="seamscope.fixed_statistics.blocks:open_freezing",
+        )
+        stack.callback(ledger.end_run)
+        stack.callback(pool.stop)
+        self._phase()
+        return partial_of(self._shared, pool=pool, order=order, layout=layout)
+
+    def _shared(self, numbers: range, pool: Pool, order: Order, layout: Layout) -> None:
+        """Have workers do these blocks; each goes on with the tiles that wait in it."""
+        assert self._ledger is not None
+
+        def home(block: int) -> str | None:
+            return self._homes.get(block - numbers.start)
+
+        def where(block: int) -> str:
+            piece = layout.piece(block)
+            return f"tiles {piece.places.start} to {piece.places.stop - 1}, layer {piece.layer + 1}"
+
+        for outcome in share_out(numbers, self._ledger, pool, order, where, self.work, home=home):
+            self._homes[outcome.block - numbers.start] = outcome.worker
+            self._count(len(layout.piece(outcome.block).places) * self._per_step)
+
+    def _count(self, steps: int) -> None:
+        self._steps.done += steps - 1
+        self._steps.one()
+
+    def _round(
+        self,
+        number: int,
+        layout: Layout,
+        blocks: Blocks,
+        shared: Callable[[range], None] | None,
+    ) -> Statistics:
+        """Complete one layer after the other, for the tiles of a round."""
+        known = self._known(number)
+        self._homes.clear()
+        places = layout.rounds[number].count
+        self._steps.done += len(known) * places if self.plan.how != "local" else 0
+        for layer in range(len(known), layout.layers):
+            found = self._layers(layout.blocks(number, layer), layout, blocks, known, shared)
+            known |= {each.call: each for each in found}
+            if self._ledger is not None and self.plan.how != "local":
+                self._statistics(list(known.values())).save(layers_of(self._ledger.folder, number))
+                for block in layout.blocks(number, layer):
+                    sums_of(self._ledger.folder, block).unlink(missing_ok=True)
+        return self._statistics(list(known.values()))
+
+    def _known(self, round_: int) -> dict[int, LayerStatistics]:
+        """Return the layers of a round that an earlier attempt completed."""
+        if self._ledger is None:
+            return {}
+        file = layers_of(self._ledger.folder, round_)
+        try:
+            layers = Statistics.load(file).layers if file.exists() else ()
+        except ModelError:  # damaged: what it held is found again
+            layers = ()
+        return {layer.call: layer for layer in layers}
+
+    def _layers(
+        self,
+        numbers: range,
+        layout: Layout,
+        blocks: Blocks,
+        known: dict[int, LayerStatistics],
+        shared: Callable[[range], None] | None,
+    ) -> list[LayerStatistics]:
+        """Have all blocks of a layer done, and put their sums together."""
+        before = self._done(numbers)
+        done = sum(len(layout.piece(block).places) for block in before) * self._per_step
+        self._steps.done += done
+        if shared is not None:
+            shared(numbers)
+            before = frozenset(numbers)
+        merged = Merged(self.plan.plan.grid.shape)
+        for block in numbers:
+            if block in before:
+                assert self._ledger is not None
+                sums = BlockSums.load(sums_of(self._ledger.folder, block))
+            else:
+                sums = blocks.sums(block, known, partial_of(check, self.work), self._steps.one)
+                if self._ledger is not None:
+                    sums.save(sums_of(self._ledger.folder, block))
+                    self._ledger.mark(block)
+            merged.add(sums, layout.piece(block).places.start)
+        return [
+            collector.statistics(self._blank(call), merged.centres.get(call, ()))
+            for call, collector in merged.layers.items()
+        ]
+
+    def _done(self, numbers: range) -> frozenset[int]:
+        """Return the blocks whose sums are kept; the marks of others are removed."""
+        if self._ledger is None:
+            return frozenset()
+        folder, marked = self._ledger.folder, [b for b in numbers if b in self._ledger.done]
+        lost = [block for block in marked if not sums_of(folder, block).exists()]
+        self._ledger.unmark(lost)
+        return frozenset(marked) - frozenset(lost)
+
+    # -- what was found
+
+    def _distance(
+        self, blocks: Blocks, picked: Sequence[int], twins: Sequence[Statistics]
+    ) -> dict[str, float]:
+        """Estimate how far predictions are from those with exact statistics.
+
+        Each half of the sample differs from the exact statistics with twice the variance of the
+        whole sample, independently of the other half. So the halves differ from each other by twice
+        what the whole sample differs from the exact statistics, times ``sqrt(1 - n / N)`` for a
+        sample without repetition.
+        """
+        gain = math.sqrt(max(0.0, 1 - len(picked) / len(self._jobs)))
+        apart: list[float] = []
+        spread: list[float] = []
+        for number in picked[:JUDGED]:
+            check(self.work)
+            x = torch.from_numpy(blocks.reader.read([self._jobs[number]])).to(blocks.runner.device)
+            one, two = (Normalizations(twin.answer).run(self.model.forward, x) for twin in twins)
+            apart.append(float((one - two).abs().mean()))
+            spread.append(float(one.std()))
+        mean = float(np.mean(apart)) / 2 * gain
+        scale = float(np.mean(spread)) or 1.0
+        return {"mean_difference": mean, "in_standard_deviations": mean / scale}
 
     def _statistics(self, layers: Sequence[LayerStatistics], **about: Any) -> Statistics:
         plan = self.plan.plan
@@ -297,150 +521,30 @@ class _Task:
             record | plan.seen | about,
         )
 
-    # -- windows
-
-    def local(self, partial: Path | None) -> Statistics:
-        """Statistics of windows, by the network's own pass over each; frames taken together."""
-        task = "" if partial is None else self._identity([(job, 1.0) for job in self.jobs])
-        windows = Windows(self.plan, _resumed(partial, task))
-        grid = self.plan.plan.grid
-        often = max(1, len(grid) // _SAVES)
-        self._steps.total = len(self.jobs)
-        for number, tile in enumerate(grid):
-            if windows.known(tile):
-                self._steps.done += self.plan.plan.frames
-                continue
-            for job in self.jobs[number :: len(grid)]:
-                check(self.work)
-                self._look(job, windows)
-            if partial is not None and number % often == often - 1:
-                self._statistics(windows.layers(self._blank), task=task).save(partial)
-        return self._statistics(windows.layers(self._blank))
-
-    def _look(self, job: TileJob, windows: Windows) -> None:
-        x = torch.from_numpy(self.reader.read([job])).to(self.runner.device)
-        Normalizations(partial_of(windows.add, tile=job.tile)).run(self.model.forward, x)
-        self._steps.one()
-
-    # -- some tiles
-
-    def sampled(self, partial: Path | None) -> Statistics:
-        """Statistics estimated from a few tiles, and how far they may be from the exact ones."""
-        sample = diverse_tiles(self.jobs, self.reader, self.plan.tiles, self.work)
-        samples = (sample, *(sample.halves() if len(sample.jobs) > TOO_FEW else ()))
-        files = (None,) * 3 if partial is None else (partial, *_files_of_halves(partial))
-        rounds = [
-            _Round(tuple(one.weighted), file) for one, file in zip(samples, files, strict=False)
-        ]
-        statistics, *twins = self._carried_out(rounds)
-        if not twins:
-            return statistics
-        return self._statistics(statistics.layers, distance=self._distance(sample, twins))
-
-    def _distance(self, sample: Sample, twins: Sequence[Statistics]) -> dict[str, float]:
-        """Estimate how far predictions are from those with exact statistics.
-
-        Each half of the sample differs from the exact statistics with twice the variance of the
-        whole sample, independently of the other half. So the halves differ from each other by twice
-        what the whole sample differs from the exact statistics, times ``sqrt(1 - n / N)`` for a
-        sample without repetition.
-        """
-        gain = math.sqrt(max(0.0, 1 - len(sample.jobs) / len(self.jobs)))
-        apart: list[float] = []
-        spread: list[float] = []
-        for job in sample.jobs[:JUDGED]:
-            check(self.work)
-            x = torch.from_numpy(self.reader.read([job])).to(self.runner.device)
-            one, two = (Normalizations(twin.answer).run(self.model.forward, x) for twin in twins)
-            apart.append(float((one - two).abs().mean()))
-            spread.append(float(one.std()))
-        mean = float(np.mean(apart)) / 2 * gain
-        scale = float(np.mean(spread)) or 1.0
-        return {"mean_difference": mean, "in_standard_deviations": mean / scale}
-
-    # -- layer after layer
-
-    def _layers(
-        self, jobs: Sequence[tuple[TileJob, float]], known: Sequence[LayerStatistics]
-    ) -> Iterator[LayerStatistics]:
-        """Complete one layer after the other, for these tiles with their weights."""
-        answers = {layer.call: layer for layer in known}
-        network = self._network
-        with temporary_folder() as folder:
-            waiting = _WaitingRoom(self.plan, folder)
-            for call in self.plan.calls[len(known) :]:
-                parts = Parts(self.plan, self._survey.scale[call])
-                for number, (job, weight) in enumerate(jobs):
-                    check(self.work)
-                    paused = waiting.take(number) or self._begin(network, job)
-                    see = partial_of(parts.add, tile=job.tile, weight=weight)
-                    answer = self._answer(answers, job)
-                    paused = network.advance(paused, call, answer, see, self.runner.device)
-                    waiting.put(number, paused)
-                    self._steps.one()
-                answers[call] = parts.statistics(self._blank(call))
-                yield answers[call]
-
     def _blank(self, call: int) -> LayerStatistics:
         """A layer of which nothing is known but what it is."""
         layer = self._names.get(call)
         name, kind = (layer.name, layer.kind) if layer else (None, "global pooling")
         none = np.zeros(0)
-        return LayerStatistics(call, name, kind, none, none, none, (), self._survey.scale[call])
+        scale = self.plan.survey.scale[call]
+        return LayerStatistics(call, name, kind, none, none, none, (), scale)
 
     @cached_property
     def _names(self) -> dict[int, NormLayer]:
         return {call: layer for layer in self.model.audit.layers for call in layer.calls}
 
-    @cached_property
-    def _network(self) -> PausableNetwork:
-        """One for all rounds, so that tiles of one shape are recorded once."""
-        held = (*self.model.module.parameters(), *self.model.module.buffers())
-        return PausableNetwork(self.model.forward, held, self._survey.resumable)
 
-    def _begin(self, network: PausableNetwork, job: TileJob) -> Paused:
-        return network.begin(torch.from_numpy(self.reader.read([job])))
+class _Jobs(Sequence[TileJob]):
+    """All tiles, of one frame after the other; made when asked for."""
 
-    def _answer(
-        self, answers: Mapping[int, LayerStatistics], job: TileJob
-    ) -> Callable[[Call], Moments | None]:
-        place = self.plan.plan.grid.place(job.tile)
+    def __init__(self, plan: FreezePlan) -> None:
+        self._plan = plan
 
-        def answer(call: Call) -> Moments | None:
-            layer = answers.get(call.number)
-            return None if layer is None else layer.moments(call, [place])
+    def __len__(self) -> int:
+        return len(self._plan.plan.grid) * self._plan.plan.frames
 
-        return answer
+    def __getitem__(self, number: Any) -> Any:
+        return job_of(self._plan, number)
 
 
-def _resumed(file: Path | None, task: str) -> tuple[LayerStatistics, ...]:
-    """Layers of an earlier attempt at the same task; none where the file is of no use."""
-    if file is None or not file.exists():
-        return ()
-    try:
-        earlier = Statistics.load(file)
-    except ModelError:  # damaged: what it held is found again
-        return ()
-    return earlier.layers if earlier.about.get("task") == task else ()
-
-
-class _WaitingRoom:
-    """Where stopped tiles wait: in memory, then on disk, then nowhere."""
-
-    def __init__(self, plan: FreezePlan, folder: Path) -> None:
-        self._in_memory, self._on_disk = plan.in_memory, plan.on_disk
-        self._folder = folder
-        self._tiles: dict[int, Paused] = {}
-
-    def put(self, number: int, paused: Paused) -> None:
-        if number >= self._in_memory + self._on_disk:
-            return
-        if number >= self._in_memory:
-            paused.waiting.spill(self._folder / str(number))
-        self._tiles[number] = paused
-
-    def take(self, number: int) -> Paused | None:
-        paused = self._tiles.pop(number, None)
-        if paused is not None and number >= self._in_memory:
-            paused.waiting.fetch(self._folder / str(number))
-        return paused
+__all__ = ["carry_out", "check_workers", "forget", "freeze_statistics"]

@@ -26,6 +26,8 @@ class Sample:
     ----------
     jobs
         The tiles, the most different first.
+    numbers
+        Of these among all tiles.
     looks
         ``(n, F)`` features of their intensities.
     candidates
@@ -33,6 +35,7 @@ class Sample:
     """
 
     jobs: tuple[TileJob, ...]
+    numbers: tuple[int, ...]
     looks: npt.NDArray[np.float64]
     candidates: npt.NDArray[np.float64]
 
@@ -43,15 +46,16 @@ class Sample:
         return np.bincount(away.argmin(1), minlength=len(self.jobs)).astype(float)
 
     @property
-    def weighted(self) -> list[tuple[TileJob, float]]:
-        """Tiles with their weights; none without."""
-        pairs = zip(self.jobs, self.weights, strict=True)
-        return [(job, float(weight)) for job, weight in pairs if weight]
+    def weighted(self) -> list[tuple[int, float]]:
+        """Numbers of the tiles with their weights; none without."""
+        pairs = zip(self.numbers, self.weights, strict=True)
+        return [(number, float(weight)) for number, weight in pairs if weight]
 
     def halves(self) -> tuple[Sample, Sample]:
         """Two samples of every other tile, each standing for all."""
         return tuple(  # type: ignore[return-value]
-            Sample(self.jobs[k::2], self.looks[k::2], self.candidates) for k in (0, 1)
+            Sample(self.jobs[k::2], self.numbers[k::2], self.looks[k::2], self.candidates)
+            for k in (0, 1)
         )
 
 
@@ -72,8 +76,9 @@ def diverse_tiles(jobs: Sequence[TileJob], reader: TileReader, count: int, work:
     spread = all_looks.std(0)
     all_looks /= np.where(spread > 0, spread, 1)
     order = _farthest_points(all_looks, min(count, len(looks)))
-    picked = tuple(jobs[chosen[i]] for i in order)
-    return Sample(picked, all_looks[order], all_looks)
+    numbers = tuple(int(chosen[i]) for i in order)
+    picked = tuple(jobs[number] for number in numbers)
+    return Sample(picked, numbers, all_looks[order], all_looks)
 
 
 def _look(tile: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:

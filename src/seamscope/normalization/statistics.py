@@ -431,15 +431,21 @@ class Collector:
     windows
         How many there are along each axis.
     earlier
-        What was collected before, to go on from.
+        What was collected before, by `sums`.
     """
 
-    def __init__(self, windows: Sequence[int], earlier: LayerStatistics | None = None) -> None:
+    def __init__(self, windows: Sequence[int], earlier: Sequence[Floats] = ()) -> None:
         self._windows = tuple(windows)
         self._sums: tuple[Floats, Floats, Floats] | None = None
-        if earlier is not None:
-            count, mean, var = (m.copy() for m in (earlier.count, earlier.mean, earlier.var))
-            self._sums = count, mean, var * count
+        if earlier:
+            count, mean, squares = earlier
+            self._sums = count, mean, squares
+
+    @property
+    def sums(self) -> tuple[Floats, Floats, Floats]:
+        """Count ``(*windows)``, mean, and sum of squares around it ``(groups, *windows)``."""
+        assert self._sums is not None
+        return self._sums
 
     def add(
         self, window: Sequence[int], features: torch.Tensor, groups: int, weight: float = 1
@@ -458,24 +464,26 @@ class Collector:
             How often it counts, for tiles that stand for others.
         """
         number, mean, var = _sums_of(features.unflatten(1, (groups, -1))[0])
+        self.merge(window, weight * number, mean, weight * number * var)
+
+    def merge(self, window: Sequence[int], own: float, mean: Floats, around: Floats) -> None:
+        """Take `own` values: their means, and their sums of squares around them ``(groups,)``."""
         if self._sums is None:
-            shape = (groups, *self._windows)
+            shape = (len(mean), *self._windows)
             self._sums = np.zeros(self._windows), np.zeros(shape), np.zeros(shape)
         count, means, squares = self._sums
-        own = weight * number
         total = count[tuple(window)] + own
         at: Any = (slice(None), *window)
         away = mean - means[at]
-        squares[at] += own * var + away**2 * (own * count[tuple(window)] / total)
+        squares[at] += around + away**2 * (own * count[tuple(window)] / total)
         means[at] += away * (own / total)
         count[tuple(window)] = total
 
     def statistics(
         self, like: LayerStatistics, centres: Sequence[Sequence[float]] = ()
     ) -> LayerStatistics:
-        """Return what was collected, in windows around these middles; none where nothing was."""
-        assert self._sums is not None
-        count, mean, squares = self._sums
+        """Return what was collected, in windows around these middles."""
+        count, mean, squares = self.sums
         return replace(
             like,
             mean=mean.copy(),

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
+from seamscope.errors import SettingsError
+from seamscope.execution.measuring import Measuring, measure_on
+from seamscope.execution.pool import On
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
@@ -37,6 +41,9 @@ def measure_seams(
     work: Work = QUIET,
     trust: bool = False,
     axes: str | None = None,
+    partial: Path | None = None,
+    on: On = None,
+    resume: bool = False,
     **asked: Any,
 ) -> SeamReport:
     """Predict an image tile by tile, and measure how neighbouring tiles disagree.
@@ -56,6 +63,16 @@ def measure_seams(
         Called with each tile's prediction (see `seamscope.prediction.run.run`), and each overlap.
     work
         Shows progress, and stops when asked to (see `seamscope.work`).
+    partial
+        Folder for intermediate results, by which an interrupted measurement can be resumed. It
+        stays, so that a measurement that was completed is not made again: remove it when the
+        report is written.
+    on
+        Workers, as for `seamscope.predict`: how many processes to start here, address or file of a
+        scheduler of Dask, or a client. They need image and network as files, and `partial` on a
+        disk that all of them see. The measures are those of one process to the last bit.
+    resume
+        Continue what an interrupted measurement left in `partial`.
 
     Raises
     ------
@@ -74,6 +91,11 @@ def measure_seams(
     (((2, 2), (2, 2)), True, (2, 2))
     """
     check_tolerance(tolerance)
+    if (partial is not None or on is not None) and (watchers or tell is not None):
+        raise SettingsError(
+            "Heat maps and watchers need the predictions of all tiles in this process: leave out "
+            "workers and intermediate results (`on`, `partial`)."
+        )
     case = prepare(image, model, settings, trust=trust, axes=axes, **asked, seams=seams)
 
     def meter(plan: Plan) -> SeamMeter:
@@ -85,7 +107,11 @@ def measure_seams(
             tell=tell,
         )
 
-    finished = completed(run(case, None, watchers=watchers, meter=meter, work=work))
+    if partial is not None or on is not None:
+        measuring = Measuring(kind, classes)
+        finished = measure_on(case, measuring, partial, on, trust=trust, resume=resume, work=work)
+    else:
+        finished = completed(run(case, None, watchers=watchers, meter=meter, work=work))
     if finished.seams is None:
         return SeamReport.of(meter(case.plan), case.plan, case.model, tolerance)
     return dataclasses.replace(finished.seams, tolerance=tolerance * finished.seams.spread)

@@ -21,6 +21,8 @@ import torch
 
 from seamscope.errors import SettingsError
 from seamscope.images.image import Image
+from seamscope.images.intensity import Intensity
+from seamscope.images.preparation import Prepared
 from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
 from seamscope.plain import plain, restore
@@ -29,6 +31,7 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.tiling import Slices, Tile
 from seamscope.version import __version__
+from seamscope.work import Work
 
 # Settings that do not change the result.
 _WITHOUT_EFFECT = ("memory", "seams")
@@ -98,6 +101,33 @@ def continued(case: Case, ledger: Ledger, name: str) -> Case:
     ledger.check(task_of(case), name)
     plan: Plan = restore(Plan, ledger.task["plan"])
     return case.at(plan)
+
+
+def keep_intensity(case: Case, ledger: Ledger | None, work: Work) -> None:
+    """Measure the whole image's intensities, or take those that the result was begun with.
+
+    Parameters
+    ----------
+    case
+        Whose image is measured, at most once.
+    ledger
+        Of the result, where they are kept.
+    work
+        Shows progress, and stops when asked to.
+
+    Raises
+    ------
+    InterruptedError
+        When stopped.
+    """
+    kept = None if ledger is None else ledger.task.get("intensity")
+    if kept is not None:
+        kind: Any = Prepared if case.plan.preparation is not None else Intensity
+        case.assume_intensity(restore(kind, kept))
+        return
+    found = case.intensity(work)
+    if ledger is not None:
+        ledger.note("intensity", plain(found))
 
 
 def task_with(task: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
@@ -274,6 +304,7 @@ __all__ = [
     "blocks_of",
     "content_of",
     "continued",
+    "keep_intensity",
     "same_threads",
     "same_way",
     "share_done",

@@ -56,6 +56,7 @@ from seamscope.prediction.output import open_output
 from seamscope.prediction.resuming import (
     Left,
     continued,
+    keep_intensity,
     same_threads,
     same_way,
     task_of,
@@ -316,7 +317,7 @@ def run(
         Shows progress, and stops when asked to (see `seamscope.work`).
     """
     try:
-        case.intensity(work)
+        keep_intensity(case, None if output is None else output.ledger, work)
     except InterruptedError:
         return
     while True:

@@ -51,9 +51,9 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -64,6 +64,11 @@ from seamscope.seams.measures import Array, Frame, HaloRay, Seam, SeamCurve, Sea
 from seamscope.seams.sums import Sums
 from seamscope.seams.tolerance import Spread
 from seamscope.tiling import AxisTiling, Sides, Slices, Tile, TileGrid
+
+Key: TypeAlias = tuple[Frame, tuple[int, ...], int]
+"""An overlap: frame, index of the lower tile, axis."""
+Half: TypeAlias = tuple[Key, bool, Array]
+"""What one tile predicts in an overlap, and whether it is the lower one."""
 
 _WORST = 512  # seams whose worst pixel is remembered
 _EVERY = 4  # pixels along each axis of which one is taken for the output's spread
@@ -168,7 +173,7 @@ class SeamMeter:
         self._most = max(_inputs(n, axis) for n, axis in zip(
             grid.prediction_shape, grid.axes, strict=True
         ))  # fmt: skip
-        self._open: dict[tuple[Frame, tuple[int, ...], int], tuple[Slices, Array]] = {}
+        self._open: dict[Key, tuple[Slices, Array]] = {}
         self._sums = Sums()
         self._seams: dict[Frame, Array] = {}
         self._worst: list[Seam] = []
@@ -214,12 +219,38 @@ class SeamMeter:
             waiting = self._open.pop(key, None)
             region = overlap_of(self.grid, lower, axis) if waiting is None else waiting[0]
             own = prediction[:, *tile.within(region)]
-            if waiting is None:
-                self._open[key] = region, own.copy()
-            elif tile.index == lower:
-                self._compare(key, region, own, waiting[1])
-            else:
-                self._compare(key, region, waiting[1], own)
+            self._take(key, tile.index == lower, own, region, waiting)
+
+    def halves(self, seen: Container[tuple[Frame, tuple[int, ...]]]) -> list[Half]:
+        """Return the overlaps of which only one tile was seen.
+
+        Parameters
+        ----------
+        seen
+            Frame and index of the tiles that were.
+        """
+        return [(key, key[:2] in seen, half) for key, (_, half) in self._open.items()]
+
+    def meet(self, key: Key, of_lower: bool, own: Array) -> None:
+        """Take what one of its two tiles predicts in an overlap; compare it with the other's."""
+        waiting = self._open.pop(key, None)
+        region = overlap_of(self.grid, key[1], key[2]) if waiting is None else waiting[0]
+        self._take(key, of_lower, own, region, waiting)
+
+    def _take(
+        self,
+        key: Key,
+        of_lower: bool,
+        own: Array,
+        region: Slices,
+        waiting: tuple[Slices, Array] | None,
+    ) -> None:
+        if waiting is None:
+            self._open[key] = region, own.copy()
+        elif of_lower:
+            self._compare(key, region, own, waiting[1])
+        else:
+            self._compare(key, region, waiting[1], own)
 
     def watch(self, plan: Any, frame: Frame, tile: Tile, prediction: Array) -> None:
         """Watch a tile; `seamscope.prediction.run.run` calls this."""
@@ -233,9 +264,7 @@ class SeamMeter:
             if i < n - 1:
                 yield axis, tile.index
 
-    def _compare(
-        self, key: tuple[Frame, tuple[int, ...], int], region: Slices, one: Array, two: Array
-    ) -> None:
+    def _compare(self, key: Key, region: Slices, one: Array, two: Array) -> None:
         frame, lower, axis = key
         if 0 in one.shape:
             return  # these tiles only touch
@@ -382,4 +411,4 @@ def _worst_pixel(apart: Array, valid: Slices) -> tuple[int, ...]:
     return tuple(int(v.start + s) for v, s in zip(valid, spot, strict=True))
 
 
-__all__ = ["Overlap", "SeamMeter", "overlap_of"]
+__all__ = ["Half", "Key", "Overlap", "SeamMeter", "overlap_of"]

@@ -20,7 +20,7 @@ from seamscope.errors import OutputError
 from seamscope.files import disk_errors, write_file
 from seamscope.seams.comparison import Compared, Terms
 from seamscope.seams.measures import Frame
-from seamscope.seams.meter import SeamMeter
+from seamscope.seams.meter import Half, SeamMeter
 from seamscope.seams.tolerance import Spread
 
 Order: TypeAlias = Callable[[Frame, tuple[int, ...]], int]
@@ -36,10 +36,13 @@ class SeamRecords:
         Measures of each overlap, with the output pixel of its max difference.
     tiles
         Frame, index and spread of each tile, and whether it contradicts the assumed kind.
+    halves
+        What was predicted in overlaps whose other tile belongs to another part of the run.
     """
 
     overlaps: list[tuple[Compared, tuple[int, ...]]] = field(default_factory=list)
     tiles: list[tuple[Frame, tuple[int, ...], Spread, bool]] = field(default_factory=list)
+    halves: list[Half] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Write them to a file, in one step.
@@ -60,6 +63,9 @@ class SeamRecords:
             arrays[f"{number}"] = np.array(head, np.int64)
             for name, values in each.terms._asdict().items():
                 arrays[f"{number} {name}"] = values
+        for number, ((frame, lower, axis), of_lower, half) in enumerate(self.halves):
+            arrays[f"half {number}"] = np.array([axis, of_lower, *lower, *frame], np.int64)
+            arrays[f"predicted {number}"] = half
         content = io.BytesIO()
         np.savez(content, **arrays)
         with disk_errors(path, "What was written so far is kept."):
@@ -83,7 +89,11 @@ class SeamRecords:
         """
         try:
             with np.load(path, allow_pickle=False) as stored:
-                return cls(list(_overlaps(stored, axes)), list(_tiles(stored)))
+                return cls(
+                    list(_overlaps(stored, axes)),
+                    list(_tiles(stored)),
+                    list(_halves(stored, axes)),
+                )
         except (OSError, ValueError, KeyError) as error:
             raise OutputError(
                 f"{path} is missing or damaged, so that the seams of the result are not known. "
@@ -97,6 +107,13 @@ def _overlaps(stored: Any, axes: int) -> Iterable[tuple[Compared, tuple[int, ...
         lower, worst, frame = rest[:axes], rest[axes : 2 * axes], rest[2 * axes :]
         terms = Terms(*(stored[f"{number} {name}"] for name in Terms._fields))
         yield Compared(tuple(frame), tuple(lower), axis, at, lost, terms), tuple(worst)
+
+
+def _halves(stored: Any, axes: int) -> Iterable[Half]:
+    for number in range(sum(name.startswith("half") for name in stored.files)):
+        axis, of_lower, *rest = stored[f"half {number}"].tolist()
+        key = tuple(rest[axes:]), tuple(rest[:axes]), axis
+        yield key, bool(of_lower), stored[f"predicted {number}"]
 
 
 def _tiles(stored: Any) -> Iterable[tuple[Frame, tuple[int, ...], Spread, bool]]:

@@ -1,0 +1,157 @@
+"""Fixed statistics and measures of seams: of workers, and of runs that were stopped and resumed."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from seamscope import freeze_statistics, measure_seams
+from seamscope.errors import OutputError
+from seamscope.execution import worker
+from seamscope.execution.pool import open_pool
+from seamscope.images.image import open_image
+from watching import stopped_after
+
+RNG = np.random.default_rng(5)
+IMAGES = {
+    "flat": ("tyx", RNG.random((2, 150, 170), np.float32)),
+    "deep": ("zyx", RNG.random((24, 60, 70), np.float32)),
+}
+NETWORKS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, conv, norm):
+        super().__init__()
+        torch.manual_seed(1)
+        self.layers = nn.Sequential(
+            conv(1, 4, 3, padding=1), norm(4), nn.ReLU(), conv(4, 4, 3, padding=1), norm(4),
+            nn.ReLU(), conv(4, 3, 3, padding=1))
+
+    def forward(self, x):
+        return self.layers(x)
+
+def flat():
+    return Net(nn.Conv2d, nn.InstanceNorm2d)
+
+def deep():
+    return Net(nn.Conv3d, nn.InstanceNorm3d)
+"""
+Job = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "nets.py").write_text(NETWORKS)
+    for name, (_, pixels) in IMAGES.items():
+        np.save(folder / f"{name}.npy", pixels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    pytest.importorskip("distributed")
+    with open_pool(2) as (pool, _):
+        yield pool._client
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    worker.close()
+
+
+def _job(files: Path, kind: str, name: str, how: str) -> Job:
+    image = open_image(files / f"{name}.npy", axes=IMAGES[name][0])
+    tile: Any = (16, 32, 32) if name == "deep" else 64
+    given: dict[str, Any] = {"trust": True, "tile": tile, "normalize": "zscore"}
+    network = f"{files / 'nets.py'}:{name}"
+    if kind == "freeze":
+        given |= {"cell": 8} if how == "local" else {"tiles": 6}
+        return lambda **more: freeze_statistics(image, network, how, **given, **more)
+    given |= {"accelerate": False, "halo": 4, "seams": how}
+    return lambda **more: measure_seams(image, network, **given, **more)
+
+
+def numbers_of(found: Any) -> bytes:
+    """All that was found, to the last bit."""
+    if hasattr(found, "layers"):
+        kept = [(one.call, one.centres, one.mean, one.var, one.count) for one in found.layers]
+        arrays = [np.asarray(each) for one in kept for each in one[2:]]
+        return repr([one[:2] for one in kept]).encode() + b"".join(a.tobytes() for a in arrays)
+    tables = b"".join(table.tobytes() for _, table in sorted(found.tables.items()))
+    return repr((found.to_json(), found.seams)).encode() + tables
+
+
+JOBS = [
+    ("freeze", "flat", "sampled"),
+    ("freeze", "deep", "local"),
+    ("seams", "flat", "all"),
+    ("seams", "deep", "sample"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "how"), JOBS)
+def test_workers_that_die_and_a_stop_change_nothing(
+    files: Path, client: Any, tmp_path: Path, kind: str, name: str, how: str
+) -> None:
+    """Here in one go; stopped twice and resumed by workers, of which one is killed."""
+    job = _job(files, kind, name, how)
+    expected, partial = job(), tmp_path / "partial"
+    resumed = {} if kind == "freeze" else {"resume": True}
+    again: dict[str, Any] = {}
+    for after in (5, 7):
+        with pytest.raises(InterruptedError):
+            job(partial=partial, work=stopped_after(after), **again)
+        again = resumed
+    victims = itertools.count()
+
+    class Killing:
+        """Kills a worker at the second step."""
+
+        def __getattr__(self, _: str) -> Any:
+            return lambda *given: None
+
+        def stopped(self) -> bool:
+            return False
+
+        def step(self, done: int, total: int) -> None:
+            if next(victims) == 1:
+                pids = list(client.run(os.getpid).values())
+                os.kill(random.choice(pids), signal.SIGKILL)
+
+    found = job(partial=partial, on=client, work=Killing(), **again)
+    assert next(victims) > 2
+    assert numbers_of(found) == numbers_of(expected)
+
+
+def test_what_is_known_is_not_measured_again(files: Path, tmp_path: Path) -> None:
+    """Steps are counted; and other work is refused by name."""
+    for kind, name, how in (("freeze", "flat", "exact"), JOBS[2]):
+        job, partial = _job(files, kind, name, how), tmp_path / kind
+        with pytest.raises(InterruptedError):
+            job(partial=partial, work=stopped_after(10))
+        rest = stopped_after(10**9)
+        job(partial=partial, work=rest, **({"resume": True} if kind == "seams" else {}))
+        first, total = rest.steps[0]
+        assert first in (10, 11)  # seams ask once more before they keep what they measured
+        assert len(rest.steps) == total - first + 1
+    other = _job(files, "seams", "flat", "sample")
+    with pytest.raises(OutputError, match="another measured overlaps"):
+        other(partial=tmp_path / "seams", resume=True)
+    with pytest.raises(OutputError, match="an interrupted run left it"):
+        other(partial=tmp_path / "seams")
