@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from seamscope import freeze_statistics, measure_seams
+from seamscope import freeze_statistics, measure_seams, predict
 from seamscope.errors import OutputError
 from seamscope.execution import worker
 from seamscope.execution.pool import open_pool
@@ -155,3 +155,24 @@ def test_what_is_known_is_not_measured_again(files: Path, tmp_path: Path) -> Non
         other(partial=tmp_path / "seams", resume=True)
     with pytest.raises(OutputError, match="an interrupted run left it"):
         other(partial=tmp_path / "seams")
+
+
+def test_workers_use_the_tiles_of_another_program(files: Path, client: Any, tmp_path: Path) -> None:
+    """Also uneven ones, whose windows begin anywhere."""
+    rows = [(-10, 54, 0, 30), (21, 85, 30, 80), (40, 104, 80, 100)]
+    columns = [(0, 64, 0, 50), (26, 90, 50, 90)]
+    grid = [
+        {"read": [[a, b], [c, d]], "core": [[e, f], [g, h]]}
+        for a, b, e, f in rows
+        for c, d, g, h in columns
+    ]
+    np.save(tmp_path / "image.npy", IMAGES["flat"][1][0, :100, :90])
+    image, network = open_image(tmp_path / "image.npy", axes="yx"), f"{files / 'nets.py'}:flat"
+    how: dict[str, Any] = {"trust": True, "grid": grid, "accelerate": False, "normalize": "none"}
+    expected = predict(image, network, **how)
+    found = predict(image, network, tmp_path / "out.zarr", on=client, **how)
+    np.testing.assert_array_equal(np.asarray(found), expected)
+    straight = measure_seams(image, network, **how)
+    shared = measure_seams(image, network, partial=tmp_path / "seams", on=client, **how)
+    assert numbers_of(shared) == numbers_of(straight)
+    assert straight.measures.overlaps == 7

@@ -150,8 +150,6 @@ def predict(
             answer.write({"seamscope": __version__, "skipped": True}, f"{out} is done already.")
             return
         display.phase("Measuring the network")
-        if sharing.on is not None and tiles_file is not None:
-            raise SettingsError("Workers plan their own tiles: leave out --grid, or the workers.")
         if sharing.on is not None and not dry_run:
             from seamscope.execution.run import check_shared
 

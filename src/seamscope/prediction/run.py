@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from seamscope.errors import ImageError, SettingsError
+from seamscope.errors import ImageError
 from seamscope.images.image import open_image
 from seamscope.images.intensity import Intensity
 from seamscope.images.ngff import OmeZarr
@@ -235,8 +235,6 @@ def predict(
     opened = image if isinstance(image, Case) else source
     from seamscope.execution.run import check_shared, events_of  # a room above this one
 
-    if on is not None and grid is not None:
-        raise SettingsError("Workers plan their own tiles: leave out the grid, or the workers.")
     if on is not None:
         opened = Case.open(opened, model, wanted, trust=trust)
         check_shared(opened.image, opened.model, out, on)
