@@ -1,4 +1,4 @@
-"""Kill ``freeze`` and ``seams`` at random moments, resume them, and compare with straight runs.
+"""Kill ``freeze``, ``seams`` and ``predict`` at random moments, resume them, and compare with straight runs.
 
 ``python -m benchmarks.kills --kills 20``. For each command, in 2D and 3D: one straight run; then
 the same with ``--workers 2``, of which a worker or the command itself gets SIGKILL after a random
@@ -42,7 +42,7 @@ def deep():
 """
 IMAGES: dict[str, tuple[tuple[int, ...], str]] = {
     "flat": ((700, 700), "64"),
-    "deep": ((64, 128, 128), "32,48,48"),
+    "deep": ((48, 128, 300), "32,48,48"),
 }
 
 
@@ -50,10 +50,22 @@ def command(kind: str, name: str, folder: Path, out: Path, *more: str) -> list[s
     given = [str(folder / f"{name}.npy"), f"{folder / 'nets.py'}:{name}"]
     if kind == "freeze":
         given += [str(out), "--json", f"{out}.json"]
+    elif kind == "predict":  # with lower resolutions
+        given += [f"{out}.ome.zarr", "--seams", "none"]
     else:
         given += ["--json", f"{out}.json", "--no-explain", "--halo", "4"]
     axes = "yx" if name == "flat" else "zyx"
-    given += ["--tile", IMAGES[name][1], "--axes", axes, "--trust", "--no-accelerate", *more]
+    given += [
+        "--tile",
+        IMAGES[name][1],
+        "--axes",
+        axes,
+        "--trust",
+        "--no-accelerate",
+        "--normalize",
+        "zscore",
+        *more,
+    ]
     return [sys.executable, "-m", "seamscope", kind, *given]
 
 
@@ -62,6 +74,12 @@ def digest(kind: str, out: Path) -> str:
         from seamscope.normalization.statistics import Statistics
 
         return Statistics.load(out).digest
+    if kind == "predict":
+        import zarr
+
+        levels = sorted(zarr.open_group(f"{out}.ome.zarr", mode="r").arrays())
+        pixels = b"".join(np.asarray(level[...]).tobytes() for _, level in levels)
+        return f"{len(levels)} levels {hashlib.sha256(pixels).hexdigest()[:16]}"
     found: dict[str, Any] = json.loads(Path(f"{out}.json").read_text())
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -76,7 +94,7 @@ def survive(kind: str, name: str, folder: Path, kills: int, seed: int) -> bool:
     while not done:
         runs += 1
         more = ["--workers", "2", "--overwrite", *(["--resume"] if runs > 1 else [])]
-        if kind == "freeze" and runs > 1:
+        if kind != "seams" and runs > 1:
             more.remove("--overwrite")
         process = subprocess.Popen(
             command(kind, name, folder, shared, *more), env=one,
@@ -128,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", default=["freeze", "seams"])
+    parser.add_argument("--only", nargs="*", default=["freeze", "seams", "predict"])
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
     try:

@@ -342,6 +342,31 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return f"s3://bucket/{request.node.name.replace('[', '-').rstrip(']')}/out.ome.zarr"
 
 
+class Google(Proxy):
+    """Google's interface, which is that of S3 with other headers."""
+
+    def parse_request(self) -> bool:
+        fine = super().parse_request()
+        if fine:
+            key = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, "
+            del self.headers["Authorization"]
+            self.headers["Authorization"] = f"{key}SignedHeaders=host, Signature=x"
+            if self.headers["x-goog-if-generation-match"] == "0":
+                self.headers["If-None-Match"] = "*"
+        return fine
+
+
+@pytest.fixture
+def google(endpoint: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Proxy]]:
+    """The same server, as ``gs://bucket``."""
+    handler = type("FailingGoogle", (Google,), {"target": endpoint[1].target})
+    with serving(handler) as host:
+        key = {"gcs_base_url": f"http://{host}", "disable_oauth": True, "client_email": ""}
+        key |= {"private_key": SECRET, "private_key_id": ""}
+        monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", json.dumps(key))
+        yield handler
+
+
 def names_beside(address: str) -> list[str]:
     """Objects of the folder around a result which are not in it."""
     there = Address.parse(address)
@@ -513,6 +538,22 @@ def test_a_store_that_fails_in_the_middle_is_resumed(s3: type[Proxy], monkeypatc
     seamscope.predict(DATA, network(), place, **HOW, resume=True)
     found = open_image(place).read((slice(None),) * 3)
     np.testing.assert_array_equal(found, np.asarray(seamscope.predict(DATA, network(), **HOW)))
+
+
+def test_googles_store_is_written_resumed_and_read(google: type[Proxy], monkeypatch: Any) -> None:
+    """With requests that fail in between."""
+    monkeypatch.setattr(pyramid, "SMALLEST", 16)
+    monkeypatch.setattr(remote, "PAUSE", 0.01)
+    place = "gs://bucket/folder/out.ome.zarr"
+    monkeypatch.setattr(google, "failing", staticmethod(lambda number, *_: number % 5 == 0))
+    with pytest.raises(StopError):
+        seamscope.predict(DATA, network(), place, **HOW, work=stop_after(4))
+    seamscope.predict(DATA, network(), place, **HOW, resume=True)
+    expected = seamscope.predict(DATA, network(), **HOW)
+    np.testing.assert_array_equal(open_image(place).read((slice(None),) * 3), np.asarray(expected))
+    assert SECRET not in json.dumps(read_record(place))
+    assert names_beside(place) == []
+    assert google.asked > 20
 
 
 def test_wrong_buckets_are_one_sentence(s3: type[Proxy]) -> None:

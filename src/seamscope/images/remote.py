@@ -39,6 +39,8 @@ _KEYS = {
     "gs": ("GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH", "GOOGLE_SERVICE_ACCOUNT_KEY",
            "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SKIP_SIGNATURE"),
 }  # fmt: skip
+# Where a server of one's own is named; for gs in the key, as ``gcs_base_url``.
+_ENDPOINT = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_SERVICE_ACCOUNT_KEY"}
 _HOW = {
     "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
     "gs": "Set GOOGLE_APPLICATION_CREDENTIALS in the environment",
@@ -76,7 +78,7 @@ def connect(address: Address, error: type[SeamscopeError] = ImageError) -> Any:
             url = f"{address.scheme}://{address.secret}{address.host}/{address.path}"
             return obstore.store.HTTPStore.from_url(url, client_options=client, retry_config=retry)
         kind = {"s3": obstore.store.S3Store, "gs": obstore.store.GCSStore}[address.scheme]
-        if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
+        if "http://" in os.environ.get(_ENDPOINT[address.scheme], ""):
             client["allow_http"] = True
         how: dict[str, Any] = {"client_options": client, "retry_config": retry}
         if not any(os.environ.get(key) for key in _KEYS[address.scheme]):
