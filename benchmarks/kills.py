@@ -1,4 +1,4 @@
-"""Kill ``freeze``, ``seams`` and ``predict`` at random moments, resume them, and compare with straight runs.
+"""Kill ``freeze``, ``seams`` and ``predict`` at random moments, resume, compare with straight runs.
 
 ``python -m benchmarks.kills --kills 20``. For each command, in 2D and 3D: one straight run; then
 the same with ``--workers 2``, of which a worker or the command itself gets SIGKILL after a random
