@@ -286,7 +286,7 @@ def write_file(path: Path, content: bytes) -> None:
         path.write_bytes(content)
         return
     path = Path(os.path.realpath(path))  # a link stays a link
-    draft = path.with_name(f".{path.name}.partial")
+    draft = _draft_of(path)
     try:
         draft.write_bytes(content)
         os.replace(draft, path)
@@ -294,6 +294,10 @@ def write_file(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
         raise
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 class Claim:
@@ -391,6 +395,7 @@ class Claim:
             return
         place, aside = self.place, self.place.hidden("replaced")
         begun = place.hidden("next")
+        _draft_of(self.final_record).unlink(missing_ok=True)
         self._delete(None)
         if os.path.lexists(begun) and os.path.lexists(place.ledger):
             if os.path.lexists(place.partial):
