@@ -410,4 +410,4 @@ def forget(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-__all__ = ["Measuring", "Stretches", "forget", "measure_on", "open_measuring"]
+__all__ = ["Measuring", "On", "Stretches", "forget", "measure_on", "open_measuring"]

@@ -13,8 +13,7 @@ from typing import Any, Literal
 from torch import nn
 
 from seamscope.errors import SettingsError
-from seamscope.execution.measuring import Measuring, measure_on
-from seamscope.execution.pool import On
+from seamscope.execution.measuring import Measuring, On, measure_on
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
