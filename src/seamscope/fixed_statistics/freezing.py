@@ -132,7 +132,7 @@ def freeze_statistics(
     on
         Workers, as for `seamscope.predict`: how many processes to start here, address or file of a
         scheduler of Dask, or a client. They need image and network as files, and `partial` on a
-        disk that all of them see. Sums are added in the same order, whoever found them.
+        disk that all of them see. Sums are added in the same order, whichever process found them.
     work
         Shows progress, and stops when asked to (see `seamscope.work`).
 
@@ -535,7 +535,7 @@ class _Task:
 
 
 class _Jobs(Sequence[TileJob]):
-    """All tiles, of one frame after the other; made when asked for."""
+    """All tiles, of one frame after the other; made on request."""
 
     def __init__(self, plan: FreezePlan) -> None:
         self._plan = plan
