@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import networks
+from families import family
 from seamscope.errors import ModelError
 from seamscope.models.formats import load_model
 from seamscope.models.model import as_model
@@ -383,3 +384,17 @@ def test_real_networks(real_models, folder, factory, period, reach) -> None:
         if factory == "nuclei_broad":  # published after a sigmoid
             y = 1 / (1 + np.exp(-y))
         assert np.abs(y - expected).max() < 1e-5
+
+
+def test_a_network_of_unequal_poolings_is_measured_with_small_inputs() -> None:
+    """Inputs of 8196 x 8196 were tried, since 64, 128, 256 are no multiples of 6."""
+    network, most = family("poolings by 3 and 2"), 0
+
+    def watched(module, given):
+        nonlocal most
+        most = max(most, given[0][0, 0].numel())
+
+    network.register_forward_pre_hook(watched)
+    model = as_model(network)
+    assert (model.facts.period, model.reach.halo) == ((6, 6), ((10, 10), (10, 10)))
+    assert most <= 64 * 64

@@ -11,14 +11,15 @@ and the larger halo are safe.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from seamscope.models.derived import Derived, DerivedAxis, derive
+from seamscope.models.derived import Derived, DerivedAxis, derive, derive_along
 from seamscope.models.trials import OutOfPatience
 from seamscope.normalization.calls import Forward
 from seamscope.tiling import Lattice, Sides
@@ -93,11 +94,6 @@ class Implied:
         return self.halo is not None and not any(self.coupled)
 
 
-def tiles_of(derived: Derived, lattices: Sequence[Lattice]) -> tuple[int, ...]:
-    """Sizes of tiles on the grid of the derived periods, about as large as those recorded."""
-    return tuple(map(_tile_of, derived.axes, lattices))
-
-
 def _tile_of(axis: DerivedAxis, lattice: Lattice) -> int:
     """A size that tiles have once the derived period is known to be the period."""
     wide = replace(lattice, period=math.lcm(lattice.period, axis.period or 1))
@@ -109,7 +105,12 @@ def _names(derived: Derived, statistic: bool) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def derived_by(forward: Forward, example: torch.Tensor, module: nn.Module | None) -> Derived | None:
+def derived_by(
+    forward: Forward,
+    example: torch.Tensor,
+    module: nn.Module | None,
+    beside: Sequence[int] | None = None,
+) -> Derived | None:
     """Derive what a network's operations imply; None where they cannot be read.
 
     Parameters
@@ -120,9 +121,51 @@ def derived_by(forward: Forward, example: torch.Tensor, module: nn.Module | None
         One sample of an accepted size.
     module
         Where names of layers are taken from.
+    beside
+        A shape as small as the network takes, for the axes beside the one that is long.
     """
+    return _unless_it_fails(partial(derive, forward, example, module=module, beside=beside))
+
+
+def derived_for_tiles(
+    forward: Forward,
+    derived: Derived,
+    lattices: Sequence[Lattice],
+    beside: Callable[[tuple[int, ...]], torch.Tensor],
+) -> Derived:
+    """Derive the same for sizes of tiles on the grid of the derived periods.
+
+    A size that is no multiple of the period may imply other fields, or none.
+
+    Parameters
+    ----------
+    forward
+        ``(N, C, *spatial)`` tensor to a tensor.
+    derived
+        What was derived from other sizes.
+    lattices
+        Sizes that the network takes.
+    beside
+        Makes an example that has so many pixels along each axis; 0 for as few as may be.
+    """
+    axes = list(derived.axes)
+    for number, (axis, lattice) in enumerate(zip(derived.axes, lattices, strict=True)):
+        size = _tile_of(axis, lattice)
+        if size == axis.size:
+            continue
+        shape = tuple(size if n == number else 0 for n in range(len(axes)))
+        again = _unless_it_fails(partial(derive_along, forward, beside(shape), number))
+        if again is not None and again.period == axis.period:
+            axes[number] = again
+    return replace(derived, axes=tuple(axes))
+
+
+_Made = TypeVar("_Made")
+
+
+def _unless_it_fails(make: Callable[[], _Made]) -> _Made | None:
     try:
-        return derive(forward, example, module=module)
+        return make()
     except (OutOfPatience, InterruptedError):
         raise
     except Exception:  # whatever a network does that cannot be recorded
@@ -139,4 +182,4 @@ def longer(one: int | None, other: int | None) -> int | None:
     return math.lcm(one, other) if one and other else one or other
 
 
-__all__ = ["Implied", "derived_by", "larger", "longer", "tiles_of"]
+__all__ = ["Implied", "derived_by", "derived_for_tiles", "larger", "longer"]

@@ -21,7 +21,7 @@ import torch
 from seamscope.errors import ModelError
 from seamscope.models.derived import Derived
 from seamscope.models.entrance import Entrance, Entry, Hints, Layout, arranged
-from seamscope.models.implied import Implied, derived_by, tiles_of
+from seamscope.models.implied import Implied, derived_by, derived_for_tiles
 from seamscope.models.output_kind import OutputKind, kind_of, undecided
 from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, PhaseFields, measure_fields
@@ -211,7 +211,9 @@ class _Prober:
         self._forward = smooth
         out_channels = self._out_shape(channels, shape)[1]
         self._trials.phase("Reading its operations")
-        derived = derived_by(self._forward, self._noise(channels, shape), self._trials.module)
+        narrow = self._beside(channels, shape, (None,) * len(shape))
+        example = self._noise(channels, shape)
+        derived = derived_by(self._forward, example, self._trials.module, narrow)
         periods = tuple(axis.period for axis in derived.axes) if derived else (None,) * len(shape)
         self._trials.phase("Measuring accepted sizes")
         beside = self._beside(channels, shape, periods)
@@ -238,23 +240,27 @@ class _Prober:
             kind_certain=kind != "logits",
             noise=noise,
             layout=self._layout,
-            implied=self._implied(derived, channels, lattice),
+            implied=self._implied(derived, channels, narrow, lattice),
         )
         return self._without_surplus(facts)
 
     def _implied(
-        self, derived: Derived | None, channels: int, lattice: tuple[Lattice, ...]
+        self,
+        derived: Derived | None,
+        channels: int,
+        narrow: tuple[int, ...],
+        lattice: tuple[Lattice, ...],
     ) -> Implied | None:
-        """What the operations imply for tiles: of sizes that tiles have, where others fit less."""
+        """What the operations imply for tiles."""
         if derived is None:
             return None
-        sizes = tiles_of(derived, lattice)
-        if sizes != tuple(axis.size for axis in derived.axes):
-            again = derived_by(self._forward, self._noise(channels, sizes), self._trials.module)
-            own = [axis.period for axis in derived.axes]
-            if again is not None and [axis.period for axis in again.axes] == own:
-                derived = again
-        return Implied.of(derived, lattice)
+
+        def example(long: tuple[int, ...]) -> torch.Tensor:
+            sides = (one or few for one, few in zip(long, narrow, strict=True))
+            return self._noise(channels, tuple(sides))
+
+        tiles = derived_for_tiles(self._forward, derived, lattice, example)
+        return Implied.of(tiles, lattice)
 
     def _check_out_channels(self, channels: int, shape: tuple[int, ...]) -> None:
         """Refuse a network whose number of channels depends on the values of its input."""

@@ -26,7 +26,7 @@ fixed: what is derived is the field of the rest.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -51,6 +51,7 @@ def derive(
     example: torch.Tensor,
     *,
     module: nn.Module | None = None,
+    beside: Sequence[int] | None = None,
 ) -> Derived:
     """Derive what a network's operations imply.
 
@@ -64,6 +65,8 @@ def derive(
         but not a tape, is recorded again with a longer one along such axes, up to a million pixels.
     module
         Where names of modules are taken from, for a network that is a function.
+    beside
+        Pixels of the other axes where one axis is long; None for those of the example.
 
     Raises
     ------
@@ -75,28 +78,83 @@ def derive(
     module = network if isinstance(network, nn.Module) else module
     tape = record(network, example.clone(), module=module)
     derived = Reader(tape, tuple(example.shape)).derived()
+    lengths = _Lengths(network, module, example, beside or example.shape[2:])
     for axis in range(len(derived.axes)):
-        longer, last, confirmed = example, tape, False
+        last, x, confirmed = tape, example, False
         # near the borders of a short input something else may repeat: two lengths must agree
-        while not confirmed and _worthwhile(derived, axis, longer, last):
-            longer = torch.cat([longer, longer], axis + 2)
-            try:
-                last = record(network, longer.clone(), module=module)
-            except (InterruptedError, SeamscopeError):
-                raise
-            except Exception:  # it takes no other size, whatever it raises then
+        while not confirmed and _worthwhile(derived, axis, x, last):
+            found = lengths.longer(axis, x.shape[axis + 2], derived.axes[axis].period)
+            if found is None:
                 break
+            last, x = found
             if len(last.steps) > 1.5 * len(tape.steps):  # once more for each position
                 scans = Coupling("scan", _grown(tape, last), (axis,), statistic=False)
                 derived = replace(derived, couplings=(*derived.couplings, scans))
                 break
-            again = Reader(last, tuple(longer.shape)).derived()
+            again = Reader(last, tuple(x.shape)).derived()
             axes = [*derived.axes]
             confirmed = _same(axes[axis], again.axes[axis])
             axes[axis] = axes[axis] if confirmed else again.axes[axis]
             couplings = _along(axis, again.couplings, derived.couplings)
             derived = replace(derived, axes=tuple(axes), couplings=couplings, unknown=again.unknown)
     return derived
+
+
+def derive_along(
+    network: nn.Module | Forward, example: torch.Tensor, axis: int, module: nn.Module | None = None
+) -> DerivedAxis:
+    """Derive what a network's operations imply along one axis, for an input of just this shape."""
+    tape = record(network, example.clone(), module=module)
+    return Reader(tape, tuple(example.shape)).derived().axes[axis]
+
+
+class _Lengths:
+    """Records a network with inputs that are long in one axis, and as narrow as may be beside it.
+
+    Parameters
+    ----------
+    network, module, example
+        As for `derive`.
+    beside
+        Pixels of the other axes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | Forward,
+        module: nn.Module | None,
+        example: torch.Tensor,
+        beside: Sequence[int],
+    ) -> None:
+        self._network, self._module = network, module
+        self._example, self._beside = example, tuple(beside)
+
+    def longer(
+        self, axis: int, length: int, period: int | None
+    ) -> tuple[Tape, torch.Tensor] | None:
+        """Record with an input about twice as long; None where the network takes none.
+
+        Resizing to a skip repeats only in inputs of whole periods, so these are tried first.
+        """
+        step = period or 1
+        for new in dict.fromkeys([-(-2 * length // step) * step, 2 * length]):
+            for beside in dict.fromkeys([self._beside, tuple(self._example.shape[2:])]):
+                x = _of_shape(self._example, (*beside[:axis], new, *beside[axis + 1 :]))
+                try:
+                    return record(self._network, x.clone(), module=self._module), x
+                except (InterruptedError, SeamscopeError):
+                    raise
+                except Exception:  # it does not take this size, whatever it raises then
+                    continue
+        return None
+
+
+def _of_shape(example: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Repeat and cut an example to another spatial shape."""
+    for axis, length in enumerate(shape):
+        times = -(-length // example.shape[axis + 2])
+        example = torch.cat([example] * times, axis + 2).narrow(axis + 2, 0, length)
+    return example
 
 
 def _along(
@@ -148,4 +206,4 @@ def _numbers(node: fx.Node) -> int:
     return made.numel() if isinstance(made, torch.Tensor) else 0
 
 
-__all__ = ["Coupling", "Derived", "DerivedAxis", "derive"]
+__all__ = ["Coupling", "Derived", "DerivedAxis", "derive", "derive_along"]
