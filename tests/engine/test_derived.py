@@ -414,14 +414,38 @@ def test_randomness_is_listed() -> None:
     assert not derive(nn.Dropout(0.5).eval(), torch.rand(1, 1, 16, 16)).random
 
 
-def test_what_is_not_understood_is_listed_and_nothing_is_derived() -> None:
-    class Fourier(nn.Module):
-        def forward(self, x):
-            return torch.fft.fft2(x).real
+class Spectral(nn.Module):
+    """A filter of frequencies: learned for one size, or a single number for each."""
 
-    derived = derive(Fourier(), torch.rand(1, 1, 16, 16))
+    def __init__(self, learned):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.weight = nn.Parameter(torch.randn(32, 17, 2)) if learned else None
+
+    def forward(self, x):
+        modes = torch.fft.rfft2(self.conv(x))
+        if self.weight is not None:
+            modes = modes * torch.view_as_complex(self.weight)
+        return x + torch.fft.irfft2(modes / (1 + modes.abs()), s=x.shape[-2:])
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_fourier_transforms_couple_the_whole_tile(learned) -> None:
+    derived = derive(Spectral(learned).eval(), torch.rand(1, 1, 32, 32))
+    assert not derived.unknown
+    assert derived.bounded is False
+    assert {one.name for one in derived.couplings} == {"the Fourier transform"}
+    assert {axis for one in derived.couplings for axis in one.axes} == {0, 1}
+
+
+def test_what_is_not_understood_is_listed_and_nothing_is_derived() -> None:
+    class Factors(nn.Module):
+        def forward(self, x):
+            return torch.linalg.qr(x).Q
+
+    derived = derive(Factors(), torch.rand(1, 1, 16, 16))
     assert len(derived.unknown) == 1
-    assert derived.unknown[0].startswith("_fft")
+    assert derived.unknown[0].startswith("linalg_qr")
     assert derived.bounded is None
     assert all(axis.period is None for axis in derived.axes)
 

@@ -398,3 +398,23 @@ def test_a_network_of_unequal_poolings_is_measured_with_small_inputs() -> None:
     model = as_model(network)
     assert (model.facts.period, model.reach.halo) == ((6, 6), ((10, 10), (10, 10)))
     assert most <= 64 * 64
+
+
+class RarelyDropped(nn.Module):
+    """Stochastic depth at test time: two of three pairs of runs are the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.block = (nn.Conv2d(n, 4, 3, padding=1) for n in (1, 4))
+
+    def forward(self, x):
+        x = self.first(x)
+        return x + self.block(x) * (torch.rand(x.shape[0], 1, 1, 1) > 0.2)
+
+
+def test_a_network_that_seldom_drops_a_block_is_random_too() -> None:
+    torch.manual_seed(1)
+    model = as_model(RarelyDropped().eval())
+    assert model.facts.noise > 0.1
+    assert model.reach.halo == ((2, 2), (2, 2))
+    assert model.describe().startswith("This network is random")

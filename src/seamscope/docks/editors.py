@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qtpy.QtCore import QLocale, QObject, QSignalBlocker, Qt, Signal
-from qtpy.QtGui import QDoubleValidator
+from qtpy.QtCore import QLocale, QObject, QRegularExpression, QSignalBlocker, Qt, Signal
+from qtpy.QtGui import QDoubleValidator, QRegularExpressionValidator
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -96,6 +96,37 @@ class OptionalNumber(QLineEdit):
         self._take(float(text) if text else None)
 
     def _take(self, value: float | None) -> None:
+        if value != self._value:
+            self._value = value
+            self.value_changed.emit()
+
+
+class OptionalSizes(QLineEdit):
+    """Pixels, one number or one for each axis as in ``32,64,64``; or nothing."""
+
+    value_changed = Signal()
+
+    def __init__(self, nothing: str) -> None:
+        super().__init__()
+        self.setPlaceholderText(nothing)
+        numbers = QRegularExpression(r"(\s*[1-9]\d{0,5}\s*(,\s*[1-9]\d{0,5}\s*){0,2})?")
+        self.setValidator(QRegularExpressionValidator(numbers, self))
+        self._value: int | tuple[int, ...] | None = None
+        self.editingFinished.connect(self._edited)
+
+    def value(self) -> int | tuple[int, ...] | None:
+        """The pixels; None for nothing."""
+        return self._value
+
+    def set_value(self, value: int | Sequence[int] | None) -> None:
+        """Show pixels, or nothing."""
+        numbers = [] if value is None else [value] if isinstance(value, int) else value
+        self.setText(",".join(map(str, numbers)))
+        self._edited()
+
+    def _edited(self) -> None:
+        numbers = tuple(int(each) for each in self.text().split(",") if each.strip())
+        value = numbers[0] if len(numbers) == 1 else numbers or None
         if value != self._value:
             self._value = value
             self.value_changed.emit()

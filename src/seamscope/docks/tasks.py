@@ -21,6 +21,7 @@ from seamscope.images.results.create import unfinished
 from seamscope.images.results.output import Output
 from seamscope.models.formats import Consent, load_model
 from seamscope.models.model import Model, as_model
+from seamscope.models.trials import PATIENCE
 from seamscope.planning.case import Case
 from seamscope.planning.tuning import prepare, time_one_tile
 from seamscope.prediction.output import open_output
@@ -37,6 +38,7 @@ def load(
     trust: bool | Consent,
     stated: Mapping[str, Any] | None = None,
     refuse: Callable[[Model], None] | None = None,
+    patience: float = PATIENCE,
     *,
     work: Work,
 ) -> Model:
@@ -48,12 +50,15 @@ def load(
         As for `seamscope.load_model`.
     refuse
         Raises an error for a network that is not wanted.
+    patience
+        As for `Model.measure`.
     """
+    known: Any = dict(stated or {})
     own = isinstance(spec, str)
-    model = load_model(spec, trust=trust, **(stated or {})) if own else as_model(spec)
+    model = load_model(spec, trust=trust, **known) if own else as_model(spec).stated(**known)
     if refuse is not None:
         refuse(model)
-    model.measure(work=work)
+    model.measure(work=work, patience=patience)
     check(work)
     return model
 

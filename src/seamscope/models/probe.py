@@ -25,7 +25,7 @@ from seamscope.models.implied import Implied, derived_by, derived_for_tiles
 from seamscope.models.output_kind import OutputKind, kind_of, undecided
 from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, PhaseFields, measure_fields
-from seamscope.models.trials import OutOfPatience, Trials, Watch
+from seamscope.models.trials import Draws, OutOfPatience, Trials, Watch
 from seamscope.normalization.audit import FixedStatistics, Forward, StatisticsCall
 from seamscope.text import axes_text
 from seamscope.tiling import Lattice, Sides, axis_names
@@ -35,6 +35,7 @@ _STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 25, 27, 28, 32,
 # Increments of sizes from which the scale is read: multiples of most periods, the usual ones first.
 _FAR = (192, 240, 224, 256, 144, 360, 220, 208, 288, 250, 343, 384, 512)
 _CHANCE = 1e-6  # two runs that differ by more, in standard deviations, are random
+_RUNS = 64  # of a network that draws numbers, until two predictions differ
 
 
 @dataclass(frozen=True)
@@ -384,12 +385,20 @@ class _Prober:
     def _chance(self, channels: int, shape: tuple[int, ...]) -> float:
         """How much two runs of one input differ, in standard deviations of the output.
 
-        Where they differ, later runs replace random draws by their expected value.
+        Where they differ, later runs replace random draws by their expected value. A network that
+        drops whole blocks now and then may predict the same twice: where it draws numbers, it runs
+        until two predictions differ.
         """
         x = self._noise(channels, shape)
-        runs = [self._forward(x).double() for _ in range(2)]
+        with Draws() as draws:
+            runs = [self._forward(x).double() for _ in range(2)]
         spread = float(runs[0].std()) or 1.0
-        differ = float((runs[0] - runs[1]).std()) / spread
+        differ = 0.0
+        for _ in range(_RUNS):
+            differ = max(float((runs[0] - run).std()) for run in runs[1:]) / spread
+            if differ > _CHANCE or not draws.seen:
+                break
+            runs.append(self._forward(x).double())
         if not differ > _CHANCE:
             return 0.0
         self._trials.random = True

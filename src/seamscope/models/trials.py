@@ -185,6 +185,30 @@ _DRAWS: dict[Any, Any] = {
 }
 
 
+class Draws(Dispatch):
+    """Tells whether a forward pass draws random numbers.
+
+    Attributes
+    ----------
+    seen
+        Whether it did.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            given = bound(func, args, kwargs)
+            # attention and dropout draw nothing where they drop nothing
+            self.seen |= float(given.get("dropout_p", given.get("p", 1.0)) or 0.0) > 0
+        return func(*args, **kwargs)
+
+
 class Watch(Dispatch):
     """Counts the operations of a forward pass, and remembers the first convolution and the ends.
 

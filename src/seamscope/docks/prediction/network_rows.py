@@ -18,6 +18,7 @@ from seamscope.docks.editors import Choice
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.looks import Kind, boxed, network_text, set_row, text_label
 from seamscope.docks.prediction.model_picker import ModelPicker, remember_model
+from seamscope.docks.prediction.stated_rows import StatedRows
 from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Session
 from seamscope.docks.tasks import load
@@ -80,17 +81,20 @@ class NetworkRows(QObject):
         self._session, self._job = session, job
         self._stated, self._check = stated, check
         self.trust: bool | Consent = False
+        self._spec: Any = None
         self.model: Model | None = None
         self.plain: Model | None = None
         self.picker = ModelPicker()
         self.output = Choice((), _OUTPUT_TIP)
         self.facts = text_label()
         self.facts.hide()
+        self.statements = StatedRows()
         self.fixed = QCheckBox()
         self.fixed.setToolTip(_FIXED_TIP)
         self.fixed.hide()
         self.picker.asked.connect(self.load)
         self.output.value_changed.connect(self._choose_output)
+        self.statements.value_changed.connect(self._state)
         self.fixed.toggled.connect(self._use_fixed)
         session.fixed_changed.connect(self._fixed_changed)
 
@@ -103,6 +107,7 @@ class NetworkRows(QObject):
         set_row(form, self.output, False)
         form.addRow(self._job)
         form.addRow(self.facts)
+        form.addRow(self.statements)
         form.addRow(self.fixed)
 
     # -- loading
@@ -117,7 +122,12 @@ class NetworkRows(QObject):
         self.picker.consent.hide()
         self._show_facts("")
         name = spec if isinstance(spec, str) else type(spec).__name__
-        function = partial(load, spec, trust, self._stated(spec), self._check)
+        stated = self._stated(spec)
+        if stated or not _same_file(spec, self._spec):  # of another network, other things are known
+            self.statements.set_value(stated)
+        self._spec = spec
+        stated, patience = self.statements.value(), self.statements.patience.value()
+        function = partial(load, spec, trust, stated, self._check, patience)
         self._job.start(f"loading {name}", function, self._loaded, failed=self._not_loaded)
         self.changed.emit()
 
@@ -141,7 +151,13 @@ class NetworkRows(QObject):
             self.picker.ask_consent(error)
         else:
             self._show_facts(boxed(sentence(error, "The network"), "error"))
+            self.statements.lead_to(str(error))
         self.changed.emit()
+
+    def _state(self) -> None:
+        """Load the same network again, with what is stated now; trusted as it was."""
+        if self._spec is not None and self._spec != "":
+            self.load(self._spec, self.trust)
 
     def _describe(self, model: Model) -> None:
         kind: Kind = "good" if model.reach.bounded else "warning"
@@ -236,6 +252,13 @@ class NetworkRows(QObject):
 
 def _stem(name: str) -> str:
     return Path(name).name.partition(".")[0]
+
+
+def _same_file(spec: Any, other: Any) -> bool:
+    """Whether two networks are outputs of one file, or the same object."""
+    if isinstance(spec, str) and isinstance(other, str):
+        return spec.partition("#")[0] == other.partition("#")[0]
+    return spec is other
 
 
 __all__ = ["NetworkRows"]

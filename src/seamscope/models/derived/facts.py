@@ -134,6 +134,7 @@ _WORDS = (
     ("mm", "a product of matrices"),
     ("addmm", "a product of matrices"),
     ("baddbmm", "attention"),
+    ("_fft", "the Fourier transform"),
     ("scan", "recurrence"),
 )
 

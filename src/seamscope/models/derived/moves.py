@@ -18,6 +18,7 @@ from seamscope.models.derived.positions import (
     Seen,
     Value,
     joined,
+    reduced,
     reshaped,
     shortened,
     sliced,
@@ -223,6 +224,22 @@ def _copy(reader: Reader, given: dict[str, Any]) -> Any:
     return replace(source, shape=shape)
 
 
+def _as_real(reader: Reader, given: dict[str, Any]) -> Any:
+    """Real and imaginary part side by side along a new last dimension."""
+    return given["self"].moved(reader.result_shape(), lambda a: a[..., None])
+
+
+def _as_complex(reader: Reader, given: dict[str, Any]) -> Any:
+    x: Value = given["self"]
+    last = len(x.shape) - 1
+    return x.remade(reader.result_shape(), lambda seen: reduced(seen, last).each(_without_last))
+
+
+def _without_last(a: Array) -> Array:
+    found: Array = a[..., 0]
+    return found
+
+
 RULES: dict[str, Any] = {
     "view _unsafe_view reshape _reshape_alias flatten unflatten": _view,
     "permute transpose t": _permute,
@@ -246,6 +263,8 @@ RULES: dict[str, Any] = {
     "zeros_like ones_like empty_like full_like new_zeros new_ones new_empty": _blank,
     "new_full rand_like randn_like new_empty_strided": _blank,
     "copy": _copy,
+    "view_as_real": _as_real,
+    "view_as_complex": _as_complex,
     "clone detach alias contiguous lift_fresh_copy": _same,
 }
 

@@ -423,6 +423,8 @@ def _buried(tensor: torch.Tensor) -> Array | None:
 
 def _hashed(tensor: torch.Tensor, dims: Sequence[int]) -> Array:
     """Hash of a constant at each place along some dimensions; it is summed over the others."""
+    if tensor.is_complex():
+        return _hashed(torch.view_as_real(tensor.resolve_conj()), dims)[..., 0]
     values = tensor.detach().double().contiguous().numpy()
     kinds = mixed(values.view(np.uint64).reshape(values.shape))
     for d in range(values.ndim):
@@ -448,7 +450,8 @@ clone _to_copy to detach alias contiguous lift_fresh_copy where masked_fill thre
 silu hardtanh hardswish leaky_relu elu prelu _prelu_kernel native_dropout dropout bernoulli
 clamp clamp_min clamp_max sigmoid tanh softplus mish celu selu hardsigmoid add sub mul div pow
 rsqrt sqrt exp log erf neg abs square minimum maximum fill_diagonal logical_not eq ne lt le gt
-ge type_as addcmul addcdiv lerp _conj round floor ceil rsub bitwise_and
+ge type_as addcmul addcdiv lerp _conj round floor ceil rsub bitwise_and real imag angle
+complex polar resolve_conj resolve_neg conj _neg_view
 """
 
 

@@ -1,4 +1,4 @@
-"""Operations that take one number of many: means, norms, normalizations, sorting.
+"""Operations that take numbers of many: means, norms, normalizations, sorting, Fourier transforms.
 
 Knows over which dimensions they go. Does not know what statistics are used for.
 """
@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from seamscope.models.derived.positions import (
+    NotUnderstood,
     Value,
+    held_fixed,
+    is_whole,
     reduced,
 )
 
@@ -53,6 +56,24 @@ def _sorted(reader: Reader, given: dict[str, Any]) -> Any:
     return (made, made) if reader.several else made
 
 
+def _fourier(reader: Reader, given: dict[str, Any]) -> Any:
+    """Each frequency depends on all places, and differs from all others."""
+    x: Value = given["self"]
+    dims = [dim % len(x.shape) for dim in given["dim"]]
+    axes = []
+    for axis, seen in enumerate(x.axes):
+        made = seen
+        for dim in dims:
+            made = reduced(made, dim)
+        if made is not seen and is_whole(made, seen):
+            reader.couple([axis], statistic=False)
+            made = held_fixed(made)
+        elif made is not seen:  # of a window
+            raise NotUnderstood("a transform of a part of the tile")
+        axes.append(made)
+    return Value(reader.result_shape(), tuple(axes))
+
+
 RULES: dict[str, Any] = {
     "mean sum amax amin max min var std var_mean std_mean prod norm": _reduction,
     "linalg_vector_norm argmax argmin any all logsumexp": _reduction,
@@ -61,6 +82,7 @@ RULES: dict[str, Any] = {
     "native_group_norm": _group_norm,
     "native_layer_norm": _layer_norm,
     "topk sort": _sorted,
+    "_fft_r2c _fft_c2r _fft_c2c": _fourier,
 }
 
 __all__ = ["RULES"]
