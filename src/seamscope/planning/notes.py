@@ -69,8 +69,10 @@ def _tile_notes(plan: Plan, asked: Settings) -> Iterator[str]:
     for name, axis in zip(names, plan.grid.axes, strict=True):
         lost = axis.padded - axis.size
         if lost and not any(axis.lattice.crop):
+            added = "1 pixel is" if lost == 1 else f"{lost} pixels are"
             yield (
-                f"{lost} pixels are added at the image's end along {name} "
+                f"{added} added at the image's end along "
+                f"{name} "
                 f"({'reflected' if plan.settings.padding == 'reflect' else 'zeros'}), because the "
                 f"network takes multiples of {axis.lattice.increment}."
             )

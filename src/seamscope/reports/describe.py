@@ -10,7 +10,7 @@ mean difference
 tile mismatch
     Median over all overlaps of ``1 - Dice`` of two neighbouring tiles, for each channel (ibid.).
     ``Dice = 2 sum(ab) / (sum(a^2) + sum(b^2))``; *without squares* it is
-    ``2 sum(ab) / (sum(a) + sum(b))``.
+    ``2 sum(ab) / (sum(a) + sum(b))``, below 1 where equal predictions are neither 0 nor 1.
 mismatch where present
     The same of the overlaps in which the class is present.
 thresholded tile mismatch
@@ -56,8 +56,8 @@ WITHOUT_SQUARES = "without squares"
 PRESENT = "where present"
 _MISMATCH_MEANS = (
     "Tile mismatch: median over all overlaps of 1 − Dice, Dice = 2 Σab / (Σa² + Σb²); "
-    f"{_PERFECT}; without squares: Dice = 2 Σab / (Σa + Σb); where present: overlaps without the "
-    "class left out"
+    f"{_PERFECT}; without squares: Dice = 2 Σab / (Σa + Σb), 0 only where both are 0 or 1; "
+    "where present: overlaps without the class left out"
 )
 _THRESHOLDED_MEANS = "thresholded: the same of the classes."
 

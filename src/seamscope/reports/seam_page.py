@@ -399,8 +399,9 @@ _DICE = (
 _MISMATCH = Definition(
     "Mismatch of two predictions",
     "For each channel, one minus their soft Dice with squares (Milletari et al. 2016), which is "
-    "exactly 0 when both are equal. A class absent from both is agreement. “Thresholded”: the same "
-    "of the two classifications.",
+    "exactly 0 when both are equal. A class absent from both is agreement. “Without squares”: the "
+    "denominator is the sum of both; 0 only where both are 0 or 1. “Thresholded”: the same of the "
+    "two classifications.",
     _math(_DICE),
 )
 
