@@ -418,3 +418,16 @@ def test_a_network_that_seldom_drops_a_block_is_random_too() -> None:
     assert model.facts.noise > 0.1
     assert model.reach.halo == ((2, 2), (2, 2))
     assert model.describe().startswith("This network is random")
+
+
+def test_a_missing_library_is_named_at_once() -> None:
+    class Needing(nn.Conv2d):
+        runs = 0
+
+        def forward(self, x):
+            Needing.runs += 1
+            import a_library_that_is_missing  # noqa: F401
+
+    with pytest.raises(ModelError, match=r"a library .*a_library_that_is_missing.*: install"):
+        _ = as_model(Needing(1, 1, 3)).facts
+    assert Needing.runs == 1

@@ -289,6 +289,11 @@ class Entrance:
                 return self._trials(x)
             except (ModelError, OutOfPatience, InterruptedError):
                 raise
+            except ImportError as error:  # no input will change that
+                raise ModelError(
+                    f"The network needs a library that is not installed ({error}): install it "
+                    "beside Seamscope."
+                ) from error
             except Exception as error:  # whatever a network raises means "not this"
                 if shape is not None:
                     self._failures.append(_Failure(watch.count, shape, _sentence(error)))

@@ -254,6 +254,18 @@ def _example(
     return torch.randn(shape, generator=random)
 
 
+def _several(model: Model) -> bool:
+    """Whether the network takes more than one image at a time."""
+    try:
+        with torch.no_grad():
+            model.module(_example(model).to(_device(model)))
+    except (SeamscopeError, InterruptedError):
+        raise
+    except Exception:  # whatever it raises then
+        return False
+    return True
+
+
 def _eager(model: Model) -> nn.Module:
     """The network as exporters want it: no TorchScript."""
     module = model.module
@@ -268,16 +280,17 @@ def _with_one_output(module: nn.Module, model: Model) -> nn.Module:
     return module if plain else _OneOutput(module)
 
 
-def _dynamic(model: Model) -> Any:
+def _dynamic(model: Model, several: bool) -> Any:
     free = torch.export.Dim.DYNAMIC
-    axes = {0: free}
+    axes = {0: free} if several else {}
     axes |= {i + 2: free for i, axis in enumerate(model.facts.lattice) if axis.fixed is None}
     return (axes,)
 
 
 def _program(model: Model) -> torch.export.ExportedProgram:
-    example = (_example(model),)
-    return torch.export.export(_eager(model), example, dynamic_shapes=_dynamic(model))
+    several = _several(model)
+    example = (_example(model, 1 + several),)
+    return torch.export.export(_eager(model), example, dynamic_shapes=_dynamic(model, several))
 
 
 def _script(model: Model) -> bytes:
@@ -291,11 +304,12 @@ def _script(model: Model) -> bytes:
 
 
 def _onnx(model: Model, path: Path) -> None:
+    several = _several(model)
     program: Any = torch.onnx.export(
         _eager(model),
-        (_example(model),),
+        (_example(model, 1 + several),),
         dynamo=True,
-        dynamic_shapes=_dynamic(model),
+        dynamic_shapes=_dynamic(model, several),
         opset_version=_OPSET,
         verbose=False,
     )
@@ -321,7 +335,7 @@ def _quiet() -> Iterator[None]:
 
 def _read_back(model: Model, draft: Path, path: Path) -> tuple[tuple[int, ...], float]:
     """Compare with the network itself, at another size and number of images."""
-    x = _example(model, 3, growth=1)
+    x = _example(model, 3 if _several(model) else 1, growth=1)
     with torch.no_grad():
         own = single_tensor(model.module(x.to(_device(model)))).float().cpu()
         try:
