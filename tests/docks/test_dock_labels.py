@@ -379,7 +379,7 @@ def test_a_line_merges_and_strokes_split(qtbot, viewer, segmented):
 def test_objects_are_chosen_in_the_volume_that_is_seen(qtbot, viewer, segmented):
     """Clicks and strokes of a 3D view meet the first object on the ray from the eye."""
     p = np.zeros((2, 30, 40, 60), np.float32)  # frames: the displayed axes are not the first ones
-    p[:, 4:8, 10:20, 5:15] = p[:, 20:26, 10:20, 5:15] = 0.9  # one below the other
+    p[:, 16:18, 10:20, 5:15] = p[:, 20:26, 10:20, 5:15] = 0.9  # one close below the other
     p[:, 20:26, 10:20, 30:40] = 0.9
     dock = segmented(p, axis_labels=tuple("tzyx"), scale=(1.0, 3.0, 1.0, 1.0))
     page = dock.correcting
@@ -390,7 +390,7 @@ def test_objects_are_chosen_in_the_volume_that_is_seen(qtbot, viewer, segmented)
     drag(viewer, page, [(1, 0, 35, 50)], down)  # beside all objects
     assert not dock.live.corrections
     for at, direction, place in (
-        ((1, -9, 15, 10), down, (1, 6, 15, 10)),
+        ((1, -9, 15, 10), down, (1, 17, 15, 10)),
         ((1, 99, 15, 10), up, (1, 23, 15, 10)),
         ((1, 66, 15, -20), sideways, (1, 23, 15, 30)),
     ):
@@ -406,7 +406,7 @@ def test_objects_are_chosen_in_the_volume_that_is_seen(qtbot, viewer, segmented)
     page.buttons["merge"].click()
     drag(viewer, page, [(1, 99, 15, 2), (1, 99, 15, 50)], up)
     rest(qtbot, dock)
-    assert shown(dock)[1, 23, 15, 10] == shown(dock)[1, 23, 15, 30] != shown(dock)[1, 6, 15, 10]
+    assert shown(dock)[1, 23, 15, 10] == shown(dock)[1, 23, 15, 30] != shown(dock)[1, 17, 15, 10]
     page.paint()
     assert "switch the view to 2D" in dock.problem
 

@@ -43,9 +43,9 @@ def test_only_windows_on_the_grid_give_the_untiled_prediction(example, tmp_path,
 def test_a_jump_of_the_embedding_splits_a_nucleus(example) -> None:
     prediction = torch.full((example.EMBEDDING + 1, 12, 60), -9.0)
     prediction[-1, 2:10, 3:23] = prediction[-1, 2:10, 33:53] = 9.0
-    assert example.objects(prediction).max() == 2
+    assert example.objects(prediction, 0.1).max() == 2
     prediction[0, :, 44:] += 1
-    assert example.objects(prediction).max() == 3
+    assert example.objects(prediction, 0.1).max() == 3
 
 
 def test_without_images_it_says_so(example, capsys) -> None:
