@@ -31,7 +31,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TypeAlias
@@ -184,12 +184,12 @@ class AxisTiling:
         """Pixels of the whole result."""
         return math.ceil(self.size * self.lattice.scale)
 
-    @property
+    @cached_property
     def kept(self) -> int:
         """Extent of one tile's prediction, in input pixels."""
         return self.tile - sum(self.lattice.crop)
 
-    @property
+    @cached_property
     def single(self) -> bool:
         """Whether one tile covers the whole axis, so that no inner border and no halo exist."""
         return self.kept >= self.size
@@ -243,7 +243,8 @@ class AxisTiling:
         begin = kept = 0
         end = self.size
         if not self.single:
-            stride, lead, offset = astuple(self._pattern)
+            cores = self._pattern
+            stride, lead, offset = cores.stride, cores.lead, cores.offset
             # leading cores whose tiles would all start at 0 are one core
             number = index + (lead - offset) // stride
             if index:
@@ -279,9 +280,9 @@ class AxisTiling:
 
     def _output(self, low: int, high: int) -> Sides:
         """Output pixels wholly inside an input interval; the last one is cut by the image's end."""
-        scale = self.lattice.scale
-        stop = self.output_size if high >= self.size else math.floor(high * scale)
-        return math.ceil(low * scale), stop
+        times, over = self.lattice.scale.numerator, self.lattice.scale.denominator
+        stop = self.output_size if high >= self.size else high * times // over
+        return -(-low * times // over), stop
 
     def __getitem__(self, index: int) -> AxisTile:
         return self._tiles[index]
@@ -297,8 +298,8 @@ class AxisTiling:
         """
         if self.single:
             return 1
-        stride, lead, offset = astuple(self._pattern)
-        low, high = part
+        stride, lead = self._pattern.stride, self._pattern.lead
+        offset, (low, high) = self._pattern.offset, part
         if trusted:
             low -= max(0, self.kept - self.halo[1] - lead - stride)
             high += max(0, lead - self.halo[0])
@@ -328,7 +329,7 @@ class GivenAxis(AxisTiling):
 
     windows: tuple[tuple[int, int, int], ...] = field(kw_only=True)
 
-    @property
+    @cached_property
     def single(self) -> bool:
         """Whether there is but one tile."""
         return len(self.windows) == 1

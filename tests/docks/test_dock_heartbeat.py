@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -72,10 +73,11 @@ def work_of(act, until=lambda: True) -> Counter:
     heart = Heartbeat()
     with heart.watching(sys._getframe()):
         act()
-        for _ in range(100_000):
+        QApplication.processEvents()
+        end = time.monotonic() + PATIENCE / 1000
+        while not until() and time.monotonic() < end:
             QApplication.processEvents()
-            if until():
-                break
+            time.sleep(0.002)
     assert until()
     return heart.worst
 
