@@ -232,6 +232,10 @@ class AxisTiling:
 
     def __len__(self) -> int:
         """Tiles along the axis."""
+        return self._number
+
+    @cached_property
+    def _number(self) -> int:
         return 1 if self.single else self._count(self._pattern)
 
     @cached_property
@@ -261,7 +265,7 @@ class AxisTiling:
             stop=kept + self.kept + self.lattice.crop[1],
             core=self._output(begin, end),
             trusted=self._output(*valid),
-            origin=int(kept * self.lattice.scale),
+            origin=kept * self.lattice.scale.numerator // self.lattice.scale.denominator,
         )
 
     @cached_property

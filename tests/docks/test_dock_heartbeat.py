@@ -27,7 +27,7 @@ from seamscope.docks.seams.dock import SeamsDock
 
 # Calls of Python functions in one callback, a little more than there are: lower it, never raise it.
 # An idle machine makes some 5 million in a second. A delayed callback may come with any act.
-MOST = 180_000
+MOST = 90_000
 
 _SHOWN = 40
 
