@@ -10,6 +10,7 @@ pytest.importorskip("napari")
 from dock_networks import measured
 from hands import PATIENCE
 
+from seamscope.docks.layers import file_of_layer
 from seamscope.docks.prediction.dock import PredictionDock
 
 
@@ -39,4 +40,11 @@ def test_napari_finds_widget_and_samples(make_napari_viewer):
     assert viewer.layers[-1].data.shape == (1024, 1024)
     assert dock.layer is viewer.layers[-1]
     viewer.open_sample("seamscope", "tissue_3d")
-    assert viewer.layers["tissue3d"].axis_labels == ("z", "y", "x")
+    viewer.open_sample("seamscope", "stack_3d")
+    viewer.open_sample("seamscope", "lapse_2d")
+    viewer.open_sample("seamscope", "channels_2d")
+    axes = [("tissue3d", "zyx"), ("stack3d", "zyx"), ("lapse2d", "tyx"), ("channels2d", "cyx")]
+    for name, letters in axes:
+        assert viewer.layers[name].axis_labels == tuple(letters)
+    stack = viewer.layers["stack3d"]
+    assert file_of_layer(stack)[1].scale == tuple(stack.scale) == (40, 20, 20)

@@ -67,6 +67,7 @@ def test_docks_lie_as_tabs_on_each_other(viewer, qtbot, opened):
     assert dock_around(second) in window.tabifiedDockWidgets(dock_around(first))
     bars = [bar for bar in window.findChildren(QTabBar) if bar.count() == 2 and bar.isVisible()]
     assert len(bars) == 1
+    assert second.dock.height() == second.height()  # napari's stretch grows with each dock
     assert "Seams" in bars[0].tabText(bars[0].currentIndex())
     assert not dock_around(first).isFloating()
     viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")

@@ -3,6 +3,7 @@
 Tiles are cut and joined by hand here, so that nothing of the engine takes part.
 """
 
+import itertools
 from dataclasses import replace
 from itertools import product
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import seamscope
 from seamscope import demo
 from seamscope.demo import train
 from seamscope.demo.network import UNet
@@ -178,7 +180,31 @@ def test_sample_images_are_fresh_each_time():
     assert set(np.unique(labels)) == {0, 1, 2, 3}
     image[:] = 0
     assert demo.sample_image("tissue2d")[0].any()
-    assert demo.sample_image("tissue3d")[0].shape == (64, 192, 192)
+
+
+@pytest.mark.parametrize("name", demo.SAMPLES)
+def test_each_sample_is_what_it_says_and_has_a_network_that_works(name):
+    about, (image, labels) = demo.SAMPLES[name], demo.sample_image(name)
+    opened = seamscope.open_image(f"demo:{name}")
+    assert image.shape == about.shape == opened.shape
+    assert opened.axes == about.axes
+    planes = dict(zip(about.axes, image.shape, strict=True))
+    assert labels.shape == tuple(planes[a] for a in about.label_axes)
+    assert set(np.unique(labels)) == {0, 1, 2, 3}
+    lead = image[0] if about.channels or "t" in about.axes else image
+    part = tuple(slice(0, 96) for _ in lead.shape)
+    network = demo.build("batchnorm3d" if lead.ndim == 3 else "batchnorm")
+    with torch.inference_mode():
+        found = network(torch.from_numpy(demo.zscore(lead)[part])[None, None])[0].argmax(0).numpy()
+    truth = labels[0] if "t" in about.axes else labels
+    assert (found == truth[part]).mean() > 0.93
+
+
+def test_frames_of_the_time_lapse_differ_and_belong_together():
+    _, labels = demo.sample_image("lapse2d")
+    near = [float((a == b).mean()) for a, b in itertools.pairwise(labels)]
+    assert 0.9 < min(near) <= max(near) < 1
+    assert (labels[0] == labels[-1]).mean() < min(near)
 
 
 def test_channels_have_the_order_of_the_labels():
@@ -208,4 +234,5 @@ def test_training_repeats_itself(name):
 
 def test_no_seed_of_the_tests_was_trained_on():
     assert max(recipe.images for recipe in demo.RECIPES.values()) < 10_000
-    assert all(seed >= 10_000 for _, seed in (*HELD_OUT.values(), *demo.SAMPLES.values()))
+    assert all(seed >= 10_000 for _, seed in HELD_OUT.values())
+    assert all(sample.seed >= 10_000 for sample in demo.SAMPLES.values())

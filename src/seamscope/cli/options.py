@@ -161,7 +161,8 @@ ImageName = Annotated[
     typer.Argument(
         metavar="IMAGE",
         show_default=False,
-        help="TIFF, PNG, JPEG, npy, zarr or OME-Zarr; or demo:tissue2d, demo:tissue3d.",
+        help="TIFF, PNG, JPEG, npy, zarr or OME-Zarr; or a sample: demo:tissue2d, tissue3d, "
+        "channels2d, stack3d, lapse2d.",
     ),
 ]
 ModelName = Annotated[

@@ -9,6 +9,7 @@ image to zero mean and unit variance (`zscore`), and give the probabilities of `
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from seamscope.demo.tissue import tissue as draw_tissue
+from seamscope.demo import tissue
 from seamscope.errors import ImageError, ModelError
 
 if TYPE_CHECKING:  # torch takes a second to import, and a picture does not need it
@@ -33,6 +34,7 @@ __all__ = [
     "RECIPES",
     "SAMPLES",
     "Recipe",
+    "Sample",
     "build",
     "sample_image",
     "weights_file",
@@ -105,10 +107,68 @@ RECIPES = {
 }
 NAMES = tuple(RECIPES)
 
-SAMPLES: dict[str, tuple[tuple[int, ...], int]] = {
-    "tissue2d": ((1024, 1024), 20_003),
-    "tissue3d": ((64, 192, 192), 20_003),
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one sample image is, and how it is drawn.
+
+    Attributes
+    ----------
+    shape, axes
+        Of the image; `axes` has one letter of ``tczyx`` for each dimension.
+    draw
+        Returns the image and its labels, for `drawn` and a seed.
+    drawn
+        Shape that is drawn; None where it is `shape`.
+    step
+        Of the planes drawn, every so many are kept.
+    scale
+        Pixel size for each axis, in nanometres along axes of space.
+    channels
+        Their names.
+    seed
+        From 10,000 on no seed was trained on.
+    """
+
+    shape: tuple[int, ...]
+    axes: str
+    draw: Callable[[tuple[int, ...], int], tuple[Pixels, Pixels]] = tissue.tissue
+    drawn: tuple[int, ...] | None = None
+    step: int = 1
+    scale: tuple[float, ...] | None = None
+    channels: tuple[str, ...] = ()
+    seed: int = 20_003
+
+    def make(self) -> tuple[Pixels, Pixels]:
+        """Draw image and labels."""
+        image, labels = self.draw(self.drawn or self.shape, self.seed)
+        return image[:: self.step], labels[:: self.step] if self.step > 1 else labels
+
+    @property
+    def label_axes(self) -> str:
+        """One letter for each dimension of the labels."""
+        return self.axes.replace("c", "")
+
+
+SAMPLES: dict[str, Sample] = {
+    "tissue2d": Sample((1024, 1024), "yx"),
+    "tissue3d": Sample((64, 192, 192), "zyx"),
+    "channels2d": Sample(
+        (3, 512, 512),
+        "cyx",
+        tissue.correlated,
+        drawn=(512, 512),
+        channels=("electron microscopy", "nuclei", "membranes"),
+    ),
+    "stack3d": Sample(
+        (32, 192, 192), "zyx", drawn=(64, 192, 192), step=2, scale=(40.0, 20.0, 20.0)
+    ),
+    "lapse2d": Sample((5, 384, 384), "tyx", tissue.lapse),
 }
+"""Sample images: one picture, a volume, three channels, voxels that are twice as long, and frames.
+"""
 
 
 def weights_file(name: str) -> Traversable:
@@ -146,23 +206,23 @@ def build(name: str) -> nn.Module:
 
 
 @cache
-def _sample(name: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    shape, seed = SAMPLES[name]
-    return draw_tissue(shape, seed)
+def _sample(name: str) -> tuple[Pixels, Pixels]:
+    return SAMPLES[name].make()
 
 
-def sample_image(name: str = "tissue2d") -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def sample_image(name: str = "tissue2d") -> tuple[Pixels, Pixels]:
     """Draw a sample image that no demo model was trained on (about a second, then remembered).
 
     Parameters
     ----------
     name
-        ``"tissue2d"``, `(1024, 1024)`, or ``"tissue3d"``, `(64, 192, 192)`.
+        ``"tissue2d"`` `(1024, 1024)`, ``"tissue3d"`` `(64, 192, 192)`, ``"channels2d"``
+        `(3, 512, 512)`, ``"stack3d"`` `(32, 192, 192)` or ``"lapse2d"`` `(5, 384, 384)`.
 
     Returns
     -------
     image, labels
-        ``uint8``, yours to change; labels are indices into `CHANNEL_NAMES`.
+        ``uint8``, yours to change; labels are indices into `CHANNEL_NAMES`, and have no channels.
 
     Raises
     ------

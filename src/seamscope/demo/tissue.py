@@ -38,6 +38,10 @@ FOREGROUND, BOUNDARY, EXTRACELLULAR, BACKGROUND = range(4)
 _COARSE = 4  # pixels; candidate neighbours are looked up on a grid this coarse
 _CANDIDATES = 6  # cells that may matter at one pixel
 _FAR = np.float32(1e3)  # pixels; stands for "no neighbour in sight"
+_CREEP = np.float32(2.5)  # pixels that tissue moves from frame to frame
+_AROUND = 40  # pixels drawn beyond each side, that creep in
+_LIGHT_BLUR = 0.035  # resolution of light, relative to a cell
+_PHOTONS = 60.0  # at the brightest
 
 
 def tissue(shape: tuple[int, ...], seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -72,8 +76,66 @@ def tissue(shape: tuple[int, ...], seed: int) -> tuple[NDArray[np.uint8], NDArra
     rng = np.random.default_rng(seed)
     scale = _SCALE_2D if len(shape) == 2 else _SCALE_3D
     anatomy = _grow(shape, scale, rng)
-    image = _expose(_stain(anatomy, scale, rng), anatomy, scale, rng)
+    image = _expose(_stain(anatomy, scale, rng), scale, rng)
     return image, anatomy.labels
+
+
+def correlated(shape: tuple[int, ...], seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draw tissue under an electron and a light microscope, with its labels.
+
+    Parameters
+    ----------
+    shape
+        ``(y, x)`` or ``(z, y, x)`` in pixels, as for `tissue`.
+    seed
+        Same shape and seed, same picture.
+
+    Returns
+    -------
+    image
+        ``uint8``, ``(3, *shape)``: electron microscopy, stained nuclei, stained membranes.
+    labels
+        As those of `tissue`.
+    """
+    rng = np.random.default_rng(seed)
+    scale = _SCALE_2D if len(shape) == 2 else _SCALE_3D
+    anatomy = _grow(shape, scale, rng)
+    electrons = _expose(_stain(anatomy, scale, rng), scale, rng)
+    membrane = np.exp(-(((anatomy.depth - anatomy.width / 2) / anatomy.width) ** 2))
+    uneven = 1 + 0.25 * _smooth(shape, 0.3 * scale.cell, rng)
+    nuclei = _fluoresce(_step(anatomy.nucleus, 2.0) * uneven, scale, rng)
+    membranes = _fluoresce(membrane * uneven, scale, rng)
+    return np.stack([electrons, nuclei, membranes]), anatomy.labels
+
+
+def lapse(shape: tuple[int, ...], seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draw tissue that creeps, frame by frame, with its labels.
+
+    Parameters
+    ----------
+    shape
+        ``(t, y, x)``: frames, and pixels.
+    seed
+        Same shape and seed, same pictures.
+
+    Returns
+    -------
+    image, labels
+        ``uint8`` of the given shape, as those of `tissue`.
+    """
+    rng = np.random.default_rng(seed)
+    size = tuple(n + 2 * _AROUND for n in shape[1:])
+    inside = tuple(slice(_AROUND, -_AROUND) for _ in size)
+    anatomy = _grow(size, _SCALE_2D, rng)
+    stained = _stain(anatomy, _SCALE_2D, rng)
+    pace = [_CREEP * _smooth(size, 1.2 * _SCALE_2D.cell, rng) for _ in size]
+    image, labels = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+    for t in range(shape[0]):
+        at = [(here + t * p)[inside] for here, p in zip(np.indices(size), pace, strict=True)]
+        moved = ndimage.map_coordinates(stained, at, order=1, mode="mirror")
+        image[t] = _expose(moved, _SCALE_2D, rng)
+        labels[t] = ndimage.map_coordinates(anatomy.labels, at, order=0, mode="mirror")
+    return image, labels
 
 
 @dataclass(frozen=True)
@@ -494,9 +556,7 @@ def _draw_outside(
 # ------------------------------------------------------------------------------------ microscope
 
 
-def _expose(
-    stained: Field, anatomy: _Anatomy, scale: _Scale, rng: np.random.Generator
-) -> NDArray[np.uint8]:
+def _expose(stained: Field, scale: _Scale, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Blur, uneven illumination and contrast, the mill's curtains, noise, eight bits."""
     shape = stained.shape
     image = ndimage.gaussian_filter(stained, 0.6)
@@ -507,4 +567,12 @@ def _expose(
     noise = rng.standard_normal(shape, dtype=np.float32)
     image += noise * (2.2 + 0.42 * np.sqrt(np.clip(image, 0, None)))
     eight_bits: NDArray[np.uint8] = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    return eight_bits
+
+
+def _fluoresce(dye: Field, scale: _Scale, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Blur of light, some background, and the noise of few photons, eight bits."""
+    light = ndimage.gaussian_filter(np.clip(dye, 0, None), _LIGHT_BLUR * scale.cell)
+    photons = rng.poisson(_PHOTONS * (0.04 + light / max(float(light.max()), 1e-6)))
+    eight_bits: NDArray[np.uint8] = np.clip(3.2 * photons, 0, 255).astype(np.uint8)
     return eight_bits

@@ -21,9 +21,12 @@ _PUBLIC = {
     "SeamsDock": "seams.dock",
     "SeamsPlace": "opening",
     "SeamscopePlace": "opening",
+    "channels_2d": "samples",
+    "lapse_2d": "samples",
     "open_model_file": "readers",
     "open_ome_zarr": "image_reader",
     "show_demo": "demo",
+    "stack_3d": "samples",
     "tissue_2d": "samples",
     "tissue_3d": "samples",
     "write_layer": "writers",
@@ -41,9 +44,12 @@ __all__ = [
     "SeamsDock",
     "SeamsPlace",
     "SeamscopePlace",
+    "channels_2d",
+    "lapse_2d",
     "open_model_file",
     "open_ome_zarr",
     "show_demo",
+    "stack_3d",
     "tissue_2d",
     "tissue_3d",
     "write_layer",
@@ -65,7 +71,7 @@ if TYPE_CHECKING:
     from seamscope.docks.prediction.dock import PredictionDock
     from seamscope.docks.readers import open_model_file
     from seamscope.docks.receptive_field.dock import ReceptiveFieldDock
-    from seamscope.docks.samples import tissue_2d, tissue_3d
+    from seamscope.docks.samples import channels_2d, lapse_2d, stack_3d, tissue_2d, tissue_3d
     from seamscope.docks.seams.dock import SeamsDock
     from seamscope.docks.writers import write_layer
 

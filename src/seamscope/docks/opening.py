@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from qtpy.QtCore import QEvent, QTimer, Signal
-from qtpy.QtWidgets import QDockWidget, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDockWidget, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from seamscope.docks.window import come_forward, dock_around, main_window
 
@@ -130,6 +130,8 @@ class Slot(QWidget):
         self._take.clicked.connect(self.fill)
         self._column = QVBoxLayout(self)
         self._column.setContentsMargins(0, 0, 0, 0)
+        # else napari puts an empty stretch below it, larger for each dock that was ever opened
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         for part in (self._text, self._take):
             part.hide()
             self._column.addWidget(part)

@@ -12,17 +12,34 @@ LayerData = tuple[Any, dict[str, Any], str]
 
 def tissue_2d() -> list[LayerData]:
     """Synthetic electron microscopy of tissue, `(1024, 1024)` uint8."""
-    return [_sample("tissue2d", "yx")]
+    return [_sample("tissue2d")]
 
 
 def tissue_3d() -> list[LayerData]:
     """Synthetic electron microscopy of tissue, `(64, 192, 192)` uint8."""
-    return [_sample("tissue3d", "zyx")]
+    return [_sample("tissue3d")]
 
 
-def _sample(name: str, axes: str) -> LayerData:
-    from seamscope.demo import sample_image
+def channels_2d() -> list[LayerData]:
+    """Synthetic electron microscopy, nuclei and membranes, `(3, 512, 512)` uint8."""
+    return [_sample("channels2d")]
 
-    image, _ = sample_image(name)
-    look = {"name": name, "axis_labels": tuple(axes), "contrast_limits": (0, 255)}
-    return image, look, "image"
+
+def stack_3d() -> list[LayerData]:
+    """Synthetic z-stack, voxels of 40 x 20 x 20 nm, `(32, 192, 192)` uint8."""
+    return [_sample("stack3d")]
+
+
+def lapse_2d() -> list[LayerData]:
+    """Synthetic time-lapse, `(5, 384, 384)` uint8."""
+    return [_sample("lapse2d")]
+
+
+def _sample(name: str) -> LayerData:
+    from seamscope.demo import SAMPLES, sample_image
+
+    about, look = SAMPLES[name], {"name": name, "contrast_limits": (0, 255)}
+    look["axis_labels"] = tuple(about.axes)
+    if about.scale is not None:
+        look |= {"scale": about.scale, "units": ("nm",) * len(about.axes)}
+    return sample_image(name)[0], look, "image"

@@ -210,9 +210,10 @@ def open_labels(labels: Any, **choices: Any) -> Image:
         When it is not an image, or one of colours.
     """
     if isinstance(labels, str) and labels.startswith("demo:"):
-        from seamscope.demo import sample_image
+        from seamscope.demo import SAMPLES, sample_image
 
-        return open_image(sample_image(labels.removeprefix("demo:"))[1])
+        sample = labels.removeprefix("demo:")
+        return open_image(sample_image(sample)[1], axes=SAMPLES[sample].label_axes)
     return _one_number_each(open_image(labels, indices=True, **choices))
 
 

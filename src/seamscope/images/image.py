@@ -371,10 +371,10 @@ def open_image(source: Any, *, axes: str | None = None, **choices: Any) -> Image
     Parameters
     ----------
     source
-        ``"demo:tissue2d"`` or ``"demo:tissue3d"``, a file (TIFF with OME or ImageJ metadata, PNG,
-        JPEG, npy), a folder (zarr, OME-Zarr, plates), the address of such a zarr folder
-        (``https://``, ``s3://``, ``gs://``), an array (numpy, dask, zarr, torch, xarray
-        ...), or an `Image`.
+        A sample image (``"demo:tissue2d"``, see `seamscope.demo.SAMPLES`), a file (TIFF with OME or
+        ImageJ metadata, PNG, JPEG, npy), a folder (zarr, OME-Zarr, plates), the address of such a
+        zarr folder (``https://``, ``s3://``, ``gs://``), an array (numpy, dask, zarr, torch,
+        xarray ...), or an `Image`.
     axes
         Overrides what the image says, see `Image.with_axes`.
     choices
@@ -440,9 +440,13 @@ def _open_sample(name: str, choice: Choice) -> Image:
     if sample not in SAMPLES:
         known = ", ".join(f"demo:{each}" for each in SAMPLES)
         raise ImageError(f"There is no sample image {name}: choose one of {known}.")
-    pixels, _ = sample_image(sample)
-    drawn = _checked(Stored(pixels, sample, axes="zyx"[-pixels.ndim :]), choice)
-    return replace(drawn, opener=name)
+    pixels, about = sample_image(sample)[0], SAMPLES[sample]
+    units = tuple("nanometer" if about.scale and a in "zyx" else "" for a in about.axes)
+    channels = tuple(map(Channel, about.channels))
+    stored = Stored(
+        pixels, sample, axes=about.axes, scale=about.scale, units=units, channels=channels
+    )
+    return replace(_checked(stored, choice), opener=name)
 
 
 def _checked(found: Stored, choice: Choice) -> Image:
