@@ -191,6 +191,12 @@ def add_opened(viewer: Any, image: Image, name: str, path: str, **place: Any) ->
     place
         Where it lies, as for ``viewer.add_image``; by default where the image says.
     """
+    own = opened_data(image, path)
+    return viewer.add_image(image.data, name=name, multiscale=False, **{**own, **place})
+
+
+def opened_data(image: Image, path: str = "") -> dict[str, Any]:
+    """Arguments for a layer of an image that the engine opened, as for `add_opened`."""
     axes = image.axes or ""
     rgb = image.colours and axes.endswith("c") and image.shape[-1] in (3, 4)
     ndim = image.ndim - rgb
@@ -198,11 +204,10 @@ def add_opened(viewer: Any, image: Image, name: str, path: str, **place: Any) ->
         "scale": image.scale[:ndim],
         "translate": (image.origin or (0.0,) * image.ndim)[:ndim],
         "units": tuple(unit or "pixel" for unit in image.units[:ndim]),
+        "rgb": rgb,
+        "metadata": {_OPENED: (path, image)},
     }
-    if axes:
-        own["axis_labels"] = tuple(axes[:ndim])
-    kinds: dict[str, Any] = {"rgb": rgb, "metadata": {_OPENED: (path, image)}}
-    return viewer.add_image(image.data, name=name, multiscale=False, **kinds, **{**own, **place})
+    return own | ({"axis_labels": tuple(axes[:ndim])} if axes else {})
 
 
 def opened_as(layer: ImageLayer) -> Image | None:

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from napari.layers import Labels, Layer
 from napari.utils import Colormap, DirectLabelColormap
 from napari.utils.colormaps import ensure_colormap
 from napari.utils.colormaps.standardize_color import transform_color
+from qtpy.QtCore import QTimer
 
 from seamscope.docks.composite import Composite
 from seamscope.docks.evidence import Evidence
@@ -44,6 +46,7 @@ _COLORS = ("#66c2a5", "#fc8d62", "#8da0cb", "#e78ac3", "#a6d854", "#ffd92f", "#e
 _STOPPED = "stopped · "
 _OPACITY = 0.8  # the image shines through
 _LEAST_PAUSE = 0.1  # seconds between two drawings
+_PAINT_MS = 20  # after which Qt has painted, or paints and lets its timers wait
 _SHARE = 0.2  # of the window's time that may go into drawing
 
 Array = npt.NDArray[Any]
@@ -168,13 +171,20 @@ class ResultLayers:
         return not self._dirty
 
     def draw(self, thumbnail: bool = False) -> None:
-        """Show what is new, and rest for as long as it deserves."""
+        """Show what is new, and rest for as long as it deserves.
+
+        Pixels go to the screen when Qt paints: a volume takes longer there than in `refresh`.
+        """
         self._dirty = False
+        self._next = math.inf
         begin = time.perf_counter()
         for layer in self.layers:
             if layer in self._viewer.layers:
                 layer.refresh(extent=False, thumbnail=thumbnail)
-        took = time.perf_counter() - begin
+        QTimer.singleShot(_PAINT_MS, partial(self._painted, begin))
+
+    def _painted(self, begin: float) -> None:
+        took = time.perf_counter() - begin - _PAINT_MS / 1000
         self._next = time.perf_counter() + max(_LEAST_PAUSE, took / _SHARE - took)
 
     def finish(self, stopped: bool = False) -> None:

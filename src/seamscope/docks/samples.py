@@ -36,10 +36,9 @@ def lapse_2d() -> list[LayerData]:
 
 
 def _sample(name: str) -> LayerData:
-    from seamscope.demo import SAMPLES, sample_image
+    from seamscope.docks.layers import opened_data
+    from seamscope.images.image import open_image
 
-    about, look = SAMPLES[name], {"name": name, "contrast_limits": (0, 255)}
-    look["axis_labels"] = tuple(about.axes)
-    if about.scale is not None:
-        look |= {"scale": about.scale, "units": ("nm",) * len(about.axes)}
-    return sample_image(name)[0], look, "image"
+    image = open_image(f"demo:{name}")
+    look = {"name": name, "contrast_limits": (0, 255), "axis_labels": tuple(image.axes or "")}
+    return image.data, {**look, **opened_data(image)}, "image"

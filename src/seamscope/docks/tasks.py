@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Reporter
 from seamscope.errors import SeamscopeError
@@ -181,6 +183,8 @@ def predict(
         The last one: `Finished`, unless it was stopped.
     """
     last = None
+    if output is not None and output.path is None and output.array.dtype.kind == "f":
+        output.array.fill(np.nan)  # what is not predicted yet is transparent
     events: Any
     if output is not None and (on is not None or is_shared(output)):
         events = run_on(case, output, on, trust=trust, work=work)

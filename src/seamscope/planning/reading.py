@@ -38,11 +38,26 @@ class TileJob:
 
 
 def jobs_of(plan: Plan, first: Sequence[float] | None) -> Iterator[TileJob]:
-    """Tiles in the order of prediction, frame by frame."""
+    """Tiles in the order of prediction, frame by frame.
+
+    Parameters
+    ----------
+    plan
+        Of the run.
+    first
+        Point in image pixels, along axes of space or along iterated axes and then those of space.
+        The frame and the tiles next to it come first; tiles that are blended keep their order.
+    """
     tiles = canvas(plan.grid, plan.settings.blend, plan.area).tiles()
-    if first is not None and not plan.blends:
-        tiles.sort(key=lambda tile: _distance(tile, first, plan))
-    for frame in itertools.product(*(range(*part) for part in plan.frame_ranges)):
+    frames = list(itertools.product(*(range(*part) for part in plan.frame_ranges)))
+    if first is not None:
+        count = len(first) - len(plan.layout.spatial)
+        shown, point = first[:count], first[count:]
+        if shown:
+            frames.sort(key=lambda frame: math.dist(frame, shown))
+        if not plan.blends:
+            tiles.sort(key=lambda tile: _distance(tile, point, plan))
+    for frame in frames:
         for tile in tiles:
             yield TileJob(frame, tile)
 

@@ -309,8 +309,7 @@ def run(
         Makes the meter for the overlaps that `Settings.seams` asks to measure. Called again when
         memory ran out and the run starts again.
     first
-        Spatial point in image pixels; nearest tiles are predicted first, where tiles are cropped
-        (blends need their order).
+        Point in image pixels that is predicted first (see `seamscope.planning.reading.jobs_of`).
     work
         Shows progress, and stops when asked to (see `seamscope.work`).
     """

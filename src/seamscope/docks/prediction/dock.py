@@ -332,8 +332,9 @@ class PredictionDock(Dock):
         model = self.model
         if self.plan is None and refused and model is not None and self.image is not None:
             found += axis_actions(self.image, model, self._name_axes)
-            channels = self.options.channel.count() - 1
-            return [*found, *remedies(self._asked, model, channels, self._set)]
+            count, known = self.options.channel.count() - 1, self.image.channels
+            names = [known[i].name if known else f"Channel {i}" for i in range(count)]
+            return [*found, *remedies(self._asked, model, names, self._set)]
         if self.plan is None or self.busy:
             return found
         place = self.destination.actions(self.run)
@@ -544,9 +545,11 @@ class PredictionDock(Dock):
             self.session.add_layers(run, made)
 
     def _looked_at(self, made: Run) -> Sequence[float]:
-        """Where the view is, so that tiles there come first."""
-        point = shown_point(made.layer, self.viewer)
-        return [float(point[made.plan.layout.axes.index(a)]) for a in made.plan.layout.spatial]
+        """Where the view is, so that the frame and the tiles there come first."""
+        point, layout = shown_point(made.layer, self.viewer), made.plan.layout
+        places = [layout.axes.index(letter) for letter in layout.frames + layout.spatial]
+        # the colours of a picture have no place in the view
+        return [float(point[i]) if i < len(point) else 0.0 for i in places]
 
     def _ended(self, made: Run, outcome: Outcome) -> None:
         if isinstance(outcome.value, Finished) and made.on is None:

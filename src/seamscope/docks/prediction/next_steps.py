@@ -5,7 +5,7 @@ Knows problems and results. Does not know how a step is carried out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ _SEAMS = "Where neighbouring tiles disagree, and how much."
 
 
 def remedies(
-    asked: Settings, model: Model, channels: int, choose: Callable[[dict[str, Any]], None]
+    asked: Settings, model: Model, channels: Sequence[str], choose: Callable[[dict[str, Any]], None]
 ) -> list[Action]:
     """Return what makes a plan possible, where that is one click.
 
@@ -40,7 +40,7 @@ def remedies(
     model
         The network.
     channels
-        Of the image, to choose from.
+        Names of the image's channels, to choose from.
     choose
         Sets controls, by name.
     """
@@ -50,10 +50,10 @@ def remedies(
     if tile is not None:
         act = partial(choose, {"tile": tile})
         found.append(Action(f"Use tile {axes_text(tile)}", _TILE, act))
-    if model.facts.in_channels == 1 and channels > 1 and asked.channel is None:
-        for number in range(min(channels, _MOST_CHANNELS)):
+    if model.facts.in_channels == 1 and len(channels) > 1 and asked.channel is None:
+        for number, name in enumerate(channels[:_MOST_CHANNELS]):
             act = partial(choose, {"channel": number})
-            found.append(Action(f"Channel {number}", _CHANNEL, act))
+            found.append(Action(name[:1].upper() + name[1:], _CHANNEL, act))
     return found
 
 
