@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from seamscope.models.formats import load_model
 from seamscope.models.runner import Speed
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
+from seamscope.planning.reading import jobs_of
 from seamscope.planning.tuning import prepare
 from seamscope.prediction.output import open_output
 from seamscope.prediction.run import Finished, Reduced, Started, TileDone, predict, run
@@ -412,6 +414,30 @@ def test_tiles_nearest_to_a_point_come_first() -> None:
         np.hypot((y.start + y.stop) / 2 - 250, (x.start + x.stop) / 2 - 20) for y, x in regions
     ]
     assert np.mean(centres[:8]) < np.mean(centres[-8:]) / 2
+
+
+@pytest.mark.parametrize("blend", ["crop", "linear"])
+def test_the_frame_of_a_point_comes_first(blend) -> None:
+    model, image = (
+        load_model(nn.Conv2d(1, 1, 3, padding=1)),
+        open_image(noise(5, 64, 48), axes="tyx"),
+    )
+    plan = resolve(image, model, Settings(tile=32, blend=blend))
+    jobs = list(jobs_of(plan, (3, 60, 40)))
+    assert [frame for frame, _ in itertools.groupby(job.frame[0] for job in jobs)] == [
+        3,
+        2,
+        4,
+        1,
+        0,
+    ]
+    usual = {(job.frame, job.tile.index) for job in jobs_of(plan, None)}
+    assert usual == {(job.frame, job.tile.index) for job in jobs}
+    assert len(usual) == len(jobs)
+    made = open_output(Case.planned(image, model, plan))
+    list(run(Case.planned(image, model, plan), made, first=(3, 60, 40)))
+    whole = predict(image, model, tile=32, blend=blend)
+    np.testing.assert_array_equal(made.array, whole)
 
 
 def reading_threads():
