@@ -12,6 +12,7 @@ from hands import PATIENCE, press, uneven
 from qtpy.QtWidgets import QPushButton
 
 from seamscope.docks.composite import Composite
+from seamscope.docks.fixing.swipe import NAME
 
 CLASSES = measured()
 INSTANCE = measured(norm=True)
@@ -64,7 +65,7 @@ def test_one_click_sets_the_halo_runs_and_compares(qtbot, viewer, steps):
     fix = page(qtbot, steps, "fix")
     assert fix.advice.step == "halo"
     need = max(max(sides) for sides in CLASSES.reach.halo)
-    assert fix.fix.text() == f"Set margin {need} and run"
+    assert fix.fix.text().startswith(f"Set margin {need} and run\n(about ")
     press(qtbot, fix.fix)
     assert fix.busy
     qtbot.waitUntil(lambda: not fix.busy, timeout=PATIENCE)
@@ -73,16 +74,48 @@ def test_one_click_sets_the_halo_runs_and_compares(qtbot, viewer, steps):
     np.testing.assert_allclose(dock.results.array, whole(CLASSES, image), atol=1e-5)
     assert fix.advice.step == "nothing"
     assert not fix.fix.isEnabled()
-    assert "before" in fix.comparison.text()
+    assert "before" in fix.comparison.text.text()
     assert dock.halo.value() == "auto"
 
     after = seen(viewer)
     assert not (first - {"cells"}) & after
-    press(qtbot, fix.swap)
+    press(qtbot, fix.comparison.swap)
     assert seen(viewer) == first
-    press(qtbot, fix.swap)
+    press(qtbot, fix.comparison.swap)
     assert seen(viewer) == after
-    press(qtbot, fix.undo)
+
+    swipe = fix.comparison.swipe
+    press(qtbot, fix.comparison.swiped)
+    assert seen(viewer) == {"cells", NAME}
+    sides = [
+        np.asarray(next(x for x in viewer.layers if x.name in s - {"cells"}).data)
+        for s in (first, after)
+    ]
+    shown = viewer.layers[NAME].data
+    for divide in (0, 50, 120):
+        fix.comparison.divide.setValue(round(1000 * divide / 120))
+        assert shown.divide == divide
+        for key in (..., np.s_[3:90:2, 1:], np.s_[:, 17:110:3], np.s_[5, 60]):
+            left, right = (side[key] for side in sides)
+            place = np.arange(120)[key[1]] if key is not ... else np.arange(120)
+            where = np.asarray(place < divide)[..., None]
+            near = np.asarray(np.abs(place + 0.5 - divide) < 4)  # the line
+            expected = np.where(where, left, right)
+            keep = np.broadcast_to(~near[..., None], expected.shape)
+            np.testing.assert_array_equal(shown[key][keep], expected[keep])
+    layers = list(viewer.layers)
+    assert swipe.shown
+    press(qtbot, fix.comparison.swiped)
+    assert len(viewer.layers) == len(layers) - 1
+    assert seen(viewer) == after
+
+    truth = viewer.add_labels(whole(CLASSES, image).argmax(0).astype(np.uint8), name="truth")
+    fix.truth.set_value(truth)
+    qtbot.waitUntil(lambda: not fix.busy and "Dice" in fix.comparison.text.text(), timeout=PATIENCE)
+    assert fix.problem == ""
+    assert "More accurate than before" in fix.comparison.text.text()
+    viewer.layers.remove(truth)
+    press(qtbot, fix.comparison.undo)
     assert seen(viewer) - {"tiles: cells"} == first
     assert dock.halo.value() == (0, 0)
 
@@ -94,6 +127,7 @@ def test_one_click_fixes_statistics_before_any_run(qtbot, viewer, steps):
     dock.tile.set_value(32)
     fix = page(qtbot, steps, "fix")
     assert fix.advice.step == "statistics"
+    qtbot.waitUntil(lambda: "(exact, about " in fix.fix.text(), timeout=PATIENCE)
     press(qtbot, fix.fix)
     qtbot.waitUntil(lambda: not fix.busy, timeout=PATIENCE)
     assert fix.problem == ""
@@ -101,9 +135,9 @@ def test_one_click_fixes_statistics_before_any_run(qtbot, viewer, steps):
     assert dock.plan.tiles > 1
     np.testing.assert_allclose(dock.results.array, whole(INSTANCE, image), atol=1e-4)
     assert fix.advice.step == "nothing"
-    assert "Seamless" in fix.comparison.text()
-    assert fix.swap.isHidden()
-    press(qtbot, fix.undo)
+    assert "Seamless" in fix.comparison.text.text()
+    assert fix.comparison.swap.isHidden()
+    press(qtbot, fix.comparison.undo)
     assert dock.model is INSTANCE
     assert fix.comparison.text() == ""
 

@@ -9,6 +9,8 @@ its Dice is that of the labels a user would get.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +18,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.dice import dice
 from seamscope.errors import SettingsError
 from seamscope.images.ground_truth import Mask, Truth, truth_for
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
-from seamscope.prediction.class_labels import class_numbers
+from seamscope.prediction.class_labels import class_numbers, label_numbers
 from seamscope.settings import Settings
 from seamscope.text import axes_text
+from seamscope.work import QUIET, Work, check
 
 Array = npt.NDArray[Any]
 
+_BAND_BYTES = 1 << 24  # of a result that is compared at once
 _SLACK = 1e-3  # by which probabilities may leave their range
 
 
@@ -85,6 +90,69 @@ def predicted_classes(prediction: Array, channels: Sequence[int], threshold: flo
     return np.stack([numbers == (1 if single else channel) for channel in channels])
 
 
+def dice_of_result(
+    plan: Plan, model: Model, result: Any, labels: Any, *, work: Work = QUIET
+) -> tuple[Truth, tuple[float, ...]]:
+    """Compare a result with ground truth, band by band.
+
+    Parameters
+    ----------
+    plan, model
+        What was predicted.
+    result
+        In the order of ``plan.out_axes``; probabilities, or labels.
+    labels
+        Ground truth, as for `seamscope.images.ground_truth.truth_for`.
+    work
+        Shows progress, and stops when asked to (see `seamscope.work`).
+
+    Returns
+    -------
+    truth, dice
+        The classes, and Dice of each, over all pixels of the result.
+
+    Raises
+    ------
+    SettingsError, ImageError
+        When labels and result do not match.
+    InterruptedError
+        When stopped.
+    """
+    truth = labels_for(plan, model, labels)
+    numbers = label_numbers(max(plan.facts.out_channels, 2), plan.settings.background)
+    labelled, several = plan.settings.result == "labels", "c" in plan.out_axes
+    sums = np.zeros((2, len(truth.names)))
+    frames = list(itertools.product(*(range(*part) for part in plan.frame_ranges)))
+    rows = _bands(plan)
+    work.phase("Comparing with the labels", "bands")
+    for done, (frame, band) in enumerate(itertools.product(frames, rows), start=1):
+        check(work)
+        place = tuple(i - part[0] for i, part in zip(frame, plan.frame_ranges, strict=True))
+        own = np.asarray(result[(*place, *(slice(None),) * several, band)])
+        if labelled:
+            single = plan.facts.out_channels == 1  # which is class 1, and background 0
+            found = np.stack([own == numbers[1 if single else c] for c in truth.channels])
+        else:
+            values = own if several else own[None]
+            found = predicted_classes(values, truth.channels, plan.settings.threshold)
+        first = plan.area[0].start
+        region = (slice(first + band.start, first + band.stop), *plan.area[1:])
+        true = truth.read(region, dict(zip(plan.layout.frames, frame, strict=True)))
+        space = tuple(range(1, found.ndim))
+        sums[0] += (found & true).sum(space)
+        sums[1] += found.sum(space) + true.sum(space)
+        work.step(done, len(frames) * len(rows))
+    return truth, tuple(map(float, dice(*sums, absent=1.0)))
+
+
+def _bands(plan: Plan) -> list[slice]:
+    """Parts of the first axis of space, each of a few megabytes."""
+    lengths = [part.stop - part.start for part in plan.area]
+    row = 4 * plan.facts.out_channels * math.prod(lengths[1:])
+    height = max(1, _BAND_BYTES // max(row, 1))
+    return [slice(y, min(y + height, lengths[0])) for y in range(0, lengths[0], height)]
+
+
 @dataclass(frozen=True)
 class Classified:
     """How predictions were classified to hold them against labels.
@@ -141,4 +209,4 @@ def classified_by(plan: Plan, model: Model, low: float, high: float) -> Classifi
     return Classified(threshold, low, high, model.postprocessing is not None)
 
 
-__all__ = ["Classified", "classified_by", "labels_for", "predicted_classes"]
+__all__ = ["Classified", "classified_by", "dice_of_result", "labels_for", "predicted_classes"]

@@ -1,4 +1,4 @@
-"""What fixing statistics did: seams, their causes, and Dice where truth is known, before and after.
+"""What a fix did: seams, their causes, and Dice where truth is known, before and after.
 
 Knows what is compared, and what to conclude. Does not know how seams are measured or explained, or
 labels read.
@@ -43,19 +43,19 @@ from seamscope.work import QUIET, Work
 Array = npt.NDArray[Any]
 
 # Mean Dice that differs by less is called the same.
-_SAME_DICE = 0.005
+SAME_DICE = 0.005
 
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """Seams and accuracy with per-tile statistics, and with fixed ones.
+    """Seams and accuracy before a fix, and after it.
 
     Attributes
     ----------
     before, after
-        Measured at the same tiles.
+        Of the same image; at the same tiles where only the statistics differ.
     how
-        Of the statistics.
+        How statistics were fixed; empty where the fix was another one.
     classes
         Of the ground truth; empty without labels.
     dice_before, dice_after
@@ -103,15 +103,19 @@ class BeforeAfter:
             dice = f"{np.mean(self.dice_before):.3f} before, {np.mean(self.dice_after):.3f} after"
             if self.classified and self.classified.at:
                 dice += f",{self.classified.at}"
-            if abs(self.gain) < _SAME_DICE:
+            if abs(self.gain) < SAME_DICE:
                 said.append(f"As accurate as before (mean Dice {dice}).")
             elif self.gain > 0:
                 said.append(f"More accurate than before (mean Dice {dice}).")
             else:
+                remedy = (
+                    " Compare the other ways of freezing, or keep single tiles as large as memory "
+                    "allows."
+                )
+                seamless = "seamless, but " if self.after.seamless else ""
                 said.append(
-                    f"Less accurate than before (mean Dice {dice}): seamless, but farther from "
-                    "these labels. Compare the other ways of freezing, or keep single tiles as "
-                    "large as memory allows."
+                    f"Less accurate than before (mean Dice {dice}): {seamless}farther from these "
+                    f"labels.{remedy if self.how else ''}"
                 )
         return tuple(said)
 

@@ -1,7 +1,7 @@
 """napari's layers and the engine's images: which is which, and where each lies.
 
 Knows layers' data, axis names, transforms, shapes drawn in them and clicks into them. Does not know
-plans, networks or widgets.
+networks or widgets.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Image as ImageLayer
-from napari.layers import Layer, Shapes
+from napari.layers import Labels, Layer, Shapes
 from napari.utils.transforms import Affine
 
 from seamscope.errors import ImageError, SeamscopeError, SettingsError
 from seamscope.images.dimensions import AXES, are_axes
 from seamscope.images.image import Image, open_image
+from seamscope.planning.plan import Plan
 from seamscope.prediction.resuming import content_of
 from seamscope.text import shape_text
 
@@ -224,9 +225,22 @@ def path_of(layer: ImageLayer) -> str:
 
 def name_of(layer: ImageLayer) -> str:
     """Return the name by which the image of a layer is opened, a file or sample; empty if none."""
+    return sample_of(layer) or path_of(layer)
+
+
+def sample_of(layer: ImageLayer) -> str:
+    """Return what opens the sample that a layer shows (``"demo:..."``); empty without one."""
     sample = layer.source.sample
     own = sample is not None and sample[0] == "seamscope"
-    return f"demo:{sample[1].replace('_', '')}" if own else path_of(layer)
+    return f"demo:{sample[1].replace('_', '')}" if own else ""
+
+
+def labels_image(layer: Labels, plan: Plan) -> Image:
+    """The ground truth that a labels layer shows, for what a plan predicts."""
+    data = layer.data[0] if layer.multiscale else layer.data
+    letters = "".join(a for a in plan.layout.axes if a != plan.layout.channel)
+    axes = letters if len(letters) == data.ndim else plan.layout.spatial
+    return open_image(data, axes=axes if len(axes) == data.ndim else None)
 
 
 def file_of_layer(layer: ImageLayer, axes: str | None = None) -> tuple[str, Image]:

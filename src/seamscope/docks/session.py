@@ -9,6 +9,7 @@ listen, and ask it for another halo. Runs are found again by the layers that sho
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -86,6 +87,8 @@ class Session(QObject):
     effective
         Halo ``((before, after), ...)`` that holds most of the network's gradient, where a dock
         measured it; set it by `tell_effective`.
+    seconds_of
+        Returns how long the prediction of a plan takes; None where that is not known yet.
     turn
         Held while a network is used, by one thread at a time.
     running
@@ -111,6 +114,7 @@ class Session(QObject):
         self.settings: Settings | None = None
         self.plan: Plan | None = None
         self.effective: tuple[Sides, ...] | None = None
+        self.seconds_of: Callable[[Plan], float | None] = lambda _: None
         self.turn = threading.Lock()
         self.running = False
         self._runs: WeakKeyDictionary[Layer, Run] = WeakKeyDictionary()

@@ -236,13 +236,23 @@ def _(effect: BeforeAfter) -> list[Part]:
     if effect.gain is not None:
         parts.append(Verdict("", rest[-1], effect.gain > -0.005))
     parts.append(Text(before))
-    tiles = shape_text(effect.before.plan.grid.tile_shape)
-    caption = "Measured at the same tiles, with per-tile statistics and with fixed ones."
-    parts.append(
-        Table((f"tiles of {tiles}", "before", "after"), list(_side_by_side(effect)), caption)
-    )
+    table = Table(("", "before", "after"), list(_side_by_side(effect)), _compared(effect))
+    parts.append(table)
     meaning = [effect.meaning] if effect.meaning else []
     return [*parts, *(Text(sentence) for sentence in (*meaning, *effect.notes))]
+
+
+def _compared(effect: BeforeAfter) -> str:
+    """What both sides were measured at."""
+    plans = effect.before.plan, effect.after.plan
+    sides = [
+        f"tiles of {shape_text(plan.grid.tile_shape)} pixels, halo {halo_text(plan.grid.halo)}"
+        for plan in plans
+    ]
+    fixed = "with per-tile statistics and with fixed ones"
+    if sides[0] == sides[1]:
+        return f"Measured at {sides[0]}{f', {fixed}' if effect.how else ''}."
+    return f"Before: {sides[0]}. After: {sides[1]}{', fixed statistics' if effect.how else ''}."
 
 
 def _side_by_side(effect: BeforeAfter) -> Iterator[tuple[str, str, str]]:

@@ -1,7 +1,8 @@
 """The step *Fix*: from seams to none, by one button.
 
 Knows the chain: advice -> what it needs -> run -> compare -> next advice. Does not know the rules
-of advice (see `seamscope.explain.advice`), or how anything is measured or predicted.
+of advice (see `seamscope.explain.advice`), how anything is measured or predicted, or how results
+are compared.
 """
 
 from __future__ import annotations
@@ -10,31 +11,34 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from qtpy.QtWidgets import QHBoxLayout
+from napari.layers import Labels
+from qtpy.QtCore import QSignalBlocker
+from qtpy.QtWidgets import QSizePolicy
 
-from seamscope.compare.before_after import BeforeAfter
 from seamscope.compare.blends import BlendComparison, compare_blends
-from seamscope.docks.controls import KEYS, button, keyed
+from seamscope.docks.controls import KEYS, button, form, keyed
 from seamscope.docks.dock import Dock
-from seamscope.docks.layers import image_of
+from seamscope.docks.editors import Choice
+from seamscope.docks.fixing.comparison import Comparison, Scores, scored
+from seamscope.docks.fixing.cost import EXACT, Cost
+from seamscope.docks.layers import image_of, labels_image, sample_of
 from seamscope.docks.looks import boxed, in_dock, text_label
 from seamscope.docks.opening import open_step
 from seamscope.docks.results import Run
-from seamscope.docks.rich_text import rich_text
 from seamscope.docks.session import Fixed
 from seamscope.explain.advice import Advice, advise
 from seamscope.fixed_statistics.freezing import freeze_statistics
 from seamscope.images.image import Image
 from seamscope.models.model import Model
-from seamscope.reports.describe import describe
 from seamscope.settings import Settings
+from seamscope.text import duration_text
 from seamscope.work import Work
 
 _TIPS = {
     "fix": "Do what the sentence above says, run, and compare before and after.",
     "stop": "Stop. The earlier result stays, and is shown again.",
-    "swap": "Show the result before the fix, or the result after it, in the same view.",
-    "undo": "Show the earlier result, and set the controls as they were.",
+    "truth": "Correct labels (optional). Both results are compared with them (Dice): seamless is "
+    "not the same as accurate.",
 }
 _WAITING = "Choose an image and a network in the step <i>Predict</i>."
 _MOST_STEPS = 3  # of one chain
@@ -42,10 +46,7 @@ _MOST_STEPS = 3  # of one chain
 
 def _with_exact_statistics(image: Image, model: Model, settings: Settings, *, work: Work) -> Model:
     """Find the statistics of the whole image, and make the network that uses them."""
-    wanted = settings.but(
-        tile="auto", halo="auto", overlap=None, area=None, blend="crop", seams="none"
-    )
-    found = freeze_statistics(image, model, "exact", wanted, work=work)
+    found = freeze_statistics(image, model, "exact", settings.but(**EXACT), work=work)
     network = model.with_statistics(found)
     network.describe()  # measured here, not in the window's thread
     return network
@@ -63,15 +64,14 @@ class FixDock(Dock):
     ----------
     advice
         The next step; None without an image and a network.
-    before, after
-        Runs that are compared; None before a chain is over.
+    comparison
+        The runs before and after the last chain.
     """
 
     def build(self) -> None:
         """Make the controls and wire them."""
         self.advice: Advice | None = None
-        self.before: Run | None = None
-        self.after: Run | None = None
+        self._before: Run | None = None
         self._done: list[str] = []  # steps of the chain that is going on
         self._chain = False
         self._halted = False  # the run that is still going on belongs to a stopped chain
@@ -79,21 +79,22 @@ class FixDock(Dock):
         self.why = text_label()
         self.fix = button("Fix it", _TIPS["fix"])
         self.stop = keyed(button("Stop", _TIPS["stop"]), KEYS["cancel"])
-        self.comparison = text_label()
-        self.swap = button("Show before", _TIPS["swap"])
-        self.undo = button("Undo", _TIPS["undo"])
-        row = QHBoxLayout()
-        row.addWidget(self.swap)
-        row.addWidget(self.undo)
-        self.place([self.why, self.fix, self.stop, self.job, self.error, self.comparison, row])
+        self.truth = Choice([("None", None)], _TIPS["truth"])
+        self.truth.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.comparison = Comparison(self.viewer, self.session)
+        self.cost = Cost(self.session, self)
+        rows = form(("Correct labels", self.truth))
+        parts = [self.why, self.fix, self.stop, self.job, self.error, rows, self.comparison]
+        self.place(parts)
         self.fix.clicked.connect(self.begin)
         self.stop.clicked.connect(self.halt)
-        self.swap.clicked.connect(self._swap)
-        self.undo.clicked.connect(self._undo)
+        self.comparison.undone.connect(self._undo)
+        self.truth.value_changed.connect(self._score)
+        self.cost.known.connect(self._show_state)
+        self.session.run_begins.connect(self.comparison.swipe.close)
         self.job.changed.connect(self._show_state)
         self.session.changed.connect(self._changed)
         self.session.run_ended.connect(self._run_ended)
-        self._show_comparison()
 
     @property
     def busy(self) -> bool:
@@ -101,13 +102,21 @@ class FixDock(Dock):
         return self._chain or self.job.busy
 
     def follow(self) -> None:
-        """Follow the session, and the results that are compared."""
-        self.listen([self.viewer.layers.events.removed], self._layer_removed)
+        """Follow the session, the results that are compared, and labels that come and go."""
+        layers = self.viewer.layers.events
+        self.listen([layers.removed], self._layer_removed)
+        self.listen((layers.inserted, layers.removed, layers.renamed), self._offer_truth)
         self._changed()
 
     def leave(self) -> None:
         """Stop the chain."""
         self.halt()
+        self.comparison.swipe.close()
+
+    def showEvent(self, event: Any) -> None:  # noqa: N802
+        """Say what a fix costs, which is not found out for a page that nobody sees."""
+        super().showEvent(event)
+        self._show_state()
 
     # -- what to do
 
@@ -125,14 +134,15 @@ class FixDock(Dock):
         if not self.awake or self._chain:
             return
         self.advice = self._advise()
+        self._offer_truth()
         self._show_state()
 
     def _layer_removed(self, _: Any = None) -> None:
         """Compare only results that are there."""
-        runs = [run for run in (self.before, self.after) if run is not None]
+        compared = self.comparison.before, self.comparison.after
+        runs = [run for run in compared if run is not None]
         if not self._chain and not all(map(self._is_there, runs)):
-            self.before = self.after = None
-            self._show_comparison()
+            self.comparison.set_runs(None, None)
         self._changed()
 
     def _is_there(self, run: Run) -> bool:
@@ -150,10 +160,19 @@ class FixDock(Dock):
             self.why.setText(_WAITING)
         elif not busy:
             self.why.setText(boxed(in_dock(advice.why), "warning" if advice.needed else "good"))
-        self.fix.setText(advice.button if advice is not None and advice.needed else "Fix it")
+        self.fix.setText(self._button(advice))
         self.fix.setEnabled(advice is not None and advice.needed and not busy)
         self.fix.setVisible(not busy)
         self.stop.setVisible(self._chain)
+
+    def _button(self, advice: Advice | None) -> str:
+        if advice is None or not advice.needed:
+            return "Fix it"
+        seconds = self.cost.seconds(advice) if self.isVisible() and not self.busy else None
+        if seconds is None:
+            return advice.button
+        exact = "exact, " if advice.step == "statistics" else ""
+        return f"{advice.button}\n({exact}about {duration_text(seconds)})"
 
     # -- the chain
 
@@ -165,7 +184,7 @@ class FixDock(Dock):
         if settings is None or self.session.plan is None:
             return
         self.tell("")
-        self.before, self.after, self._done = self._last(), None, []
+        self._before, self._done = self._last(), []
         controls = {
             "tile": settings.tile,
             "halo": settings.halo,
@@ -174,7 +193,7 @@ class FixDock(Dock):
         }
         self._was = controls, self.session.model is not self.session.plain
         self._chain = True
-        self._show_comparison()
+        self.comparison.set_runs(None, None)
         self._do(self.advice)
 
     def halt(self, _: Any = None) -> None:
@@ -302,7 +321,6 @@ class FixDock(Dock):
         if not run.finished:
             self._give_up("Stopped. The earlier result stays.")
             return
-        self.after = run
         report = run.evidence.report
         advice = None if report is None else advise(report.plan, report)
         again = advice is not None and advice.needed and advice.step not in self._done
@@ -311,37 +329,48 @@ class FixDock(Dock):
             return
         self._chain = False
         self._changed()
-        self._show_comparison()
+        self.comparison.set_runs(self._before, run)
+        self._score()
 
-    # -- before and after
+    # -- accuracy, and back
 
-    def _show_comparison(self) -> None:
-        before, after = self.before, self.after
-        reports = [None if run is None else run.evidence.report for run in (before, after)]
-        if reports[0] is not None and reports[1] is not None:
-            effect = BeforeAfter(reports[0], reports[1], "exact")
-            self.comparison.setText(rich_text(describe(effect)))
-        elif reports[1] is not None:
-            good = reports[1].seamless
-            self.comparison.setText(boxed(reports[1].sentence(), "good" if good else "warning"))
-        else:
-            self.comparison.setText("")
-        both = before is not None and after is not None and not self._chain
-        self.swap.setVisible(both)
-        self.swap.setText("Show before")
-        self.undo.setVisible(after is not None and not self._chain)
+    def _offer_truth(self, _: Any = None) -> None:
+        """Offer the labels that the viewer has, and those of a sample image."""
+        layer = self.session.layer
+        options: list[tuple[str, Any]] = [("None", None)]
+        if layer is not None and sample_of(layer):
+            options.append((f"of the sample {layer.name}", sample_of(layer)))
+        own = [(x.name, x) for x in self.viewer.layers if isinstance(x, Labels)]
+        with QSignalBlocker(self.truth):
+            self.truth.set_options([*options, *own])
 
-    def _swap(self, _: Any = None) -> None:
-        """Show the other of both results."""
-        to_before = self.swap.text() == "Show before"
-        self.session.show_only(self.before if to_before else self.after)
-        self.swap.setText("Show after" if to_before else "Show before")
+    def _score(self, _: Any = None) -> None:
+        """Compare both results with the labels that are chosen."""
+        labels, after = self.truth.value(), self.comparison.after
+        if self.busy or after is None:
+            return
+        runs = [run for run in (self.comparison.before, after) if run is not None]
+        if labels is None:
+            self.comparison.set_scores({})
+            return
+        image = labels if isinstance(labels, str) else labels_image(labels, after.plan)
+
+        def known(found: dict[Run, Scores] | None) -> None:
+            if found is not None:
+                self.comparison.set_scores(found)
+
+        def failed(error: Exception) -> None:
+            self.fail(error, "Comparing with the labels")
+
+        self.tell("")
+        function = partial(scored, runs, image)
+        self.job.start("comparing with the labels", function, known, None, failed)
 
     def _show_earlier(self) -> None:
-        if self.before is not None:
-            self.session.show_only(self.before)
+        if self._before is not None:
+            self.session.show_only(self._before)
 
-    def _undo(self, _: Any = None) -> None:
+    def _undo(self) -> None:
         """Set everything as it was before the chain."""
         if self._was is None:
             return
@@ -349,9 +378,8 @@ class FixDock(Dock):
         if not fixed and self.session.fixed is not None:
             self.session.fix(None)
         self.session.set_wanted.emit(controls)
+        self.comparison.set_runs(None, None)
         self._show_earlier()
-        self.after = None
-        self._show_comparison()
         self._changed()
 
 

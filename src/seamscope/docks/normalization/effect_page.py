@@ -16,11 +16,12 @@ from qtpy.QtWidgets import QWidget
 from seamscope.compare.before_after import BeforeAfter, compare_statistics
 from seamscope.docks.controls import button, fill, form
 from seamscope.docks.editors import Choice
+from seamscope.docks.layers import labels_image
 from seamscope.docks.looks import text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.plots import BeforeAfterPlot
 from seamscope.docks.rich_text import rich_text
-from seamscope.images.image import Image, open_image
+from seamscope.images.image import Image
 from seamscope.planning.plan import Plan
 from seamscope.reports.describe import describe
 
@@ -99,12 +100,7 @@ class EffectPage(QWidget):
 
     def _labels(self, plan: Plan) -> Image | None:
         layer = self.truth.value()
-        if layer is None:
-            return None
-        data = layer.data[0] if layer.multiscale else layer.data
-        letters = "".join(a for a in plan.layout.axes if a != plan.layout.channel)
-        axes = letters if len(letters) == data.ndim else plan.layout.spatial
-        return open_image(data, axes=axes if len(axes) == data.ndim else None)
+        return None if layer is None else labels_image(layer, plan)
 
     def _compared(self, found: BeforeAfter) -> None:
         self.effect = found

@@ -90,6 +90,7 @@ class PredictionDock(Dock):
         self._lay_out()
         self.protocols.recall()
         self._connect()
+        self.session.seconds_of = self._estimate
         self.destroyed.connect(self.tiles.sleep)
         self._drops.found.connect(self.open_network)
         self.setAcceptDrops(True)
