@@ -90,7 +90,7 @@ class PredictionDock(Dock):
         self._lay_out()
         self.protocols.recall()
         self._connect()
-        self.session.seconds_of = self._estimate
+        self.session.seconds_of = self._seconds_of
         self.destroyed.connect(self.tiles.sleep)
         self._drops.found.connect(self.open_network)
         self.setAcceptDrops(True)
@@ -326,6 +326,10 @@ class PredictionDock(Dock):
         assert self.image is not None
         assert self.model is not None
         return Case(self.image, self.model, self._asked, self._resources(self._asked.device))
+
+    def _seconds_of(self, plan: Plan) -> float | None:
+        """How long the prediction of a plan would take, as far as it is known."""
+        return None if self.model is None else self.pace.estimate(self.model, plan)
 
     def _actions(self, refused: bool) -> list[Action]:
         """What to do next; what makes a plan possible, where it was refused."""
