@@ -10,6 +10,7 @@ import torch
 
 import networks
 import seamscope
+from seamscope.compare import accuracy
 from seamscope.compare.before_after import compare_statistics
 from seamscope.compare.tile_sizes import sweep
 from seamscope.demo import sample_image, zscore
@@ -25,6 +26,7 @@ from seamscope.prediction.measure_seams import measure_seams
 from seamscope.reports.describe import describe
 from seamscope.reports.parts import Table
 from seamscope.seams.views import look_at
+from seamscope.settings import Settings
 from seamscope.text import figure_text, percent_text
 from watching import Seen, stopped_after
 
@@ -99,6 +101,40 @@ def test_dice_of_one_channel_is_that_of_the_labels_a_user_gets(single, threshold
     assert found.meaning.endswith(f"where the output is above {threshold}.")
     assert found.to_json()["threshold"] == threshold
     assert swept.meaning == found.meaning
+
+
+@pytest.mark.parametrize("result", ["probabilities", "labels"])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_dice_of_a_result_is_counted_frame_by_frame_and_in_its_area(
+    monkeypatch, result, classes
+) -> None:
+    monkeypatch.setattr(accuracy, "_BAND_BYTES", 800)  # a few rows
+    rng = np.random.default_rng(8)
+    image = rng.random((3, 40, 32)).astype(np.float32)
+    truth = rng.integers(0, max(classes, 2), image.shape).astype(np.uint8)
+    model = as_model(torch.nn.Conv2d(1, classes, 1).eval())
+    area = {"t": (1, 3), "y": (8, 40), "x": (0, 24)}
+    source = open_image(image, axes="tyx")
+    background = 1 if classes == 3 else None
+    settings = Settings(tile=16, area=area, result=result, background=background, threshold=0.2)
+    case = Case.open(source, model, settings)
+    array = seamscope.predict(source, model, settings=settings)
+    seen, dice = accuracy.dice_of_result(
+        case.plan, model, array, open_image(truth, axes="tyx"), work=(work := Seen())
+    )
+    own = truth[1:3, 8:40, :24]
+    values = np.asarray(seamscope.predict(source, model, tile=16, area=area)).reshape(
+        2, classes, 32, 24
+    )
+    chosen = values.argmax(1) if classes > 1 else (values[:, 0] > 0.2).astype(int)
+    known = range(classes) if classes > 1 else (1,)
+    expected = [
+        2 * ((chosen == k) & (own == k)).sum() / ((chosen == k).sum() + (own == k).sum())
+        for k in known
+    ]
+    np.testing.assert_allclose(dice, expected)
+    assert len(seen.names) == classes
+    assert work.parts["Comparing with the labels"][-1][0] > 4
 
 
 def test_what_may_surprise_in_dice_is_told(single, compared) -> None:
