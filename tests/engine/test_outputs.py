@@ -27,7 +27,7 @@ from ome_zarr_models.v05 import Image as OmeZarrImage
 from seamscope.errors import OutputError, SettingsError
 from seamscope.images.image import Image, open_image
 from seamscope.images.records import read_record
-from seamscope.images.results.create import create_output
+from seamscope.images.results.create import create_output, room_for
 from seamscope.images.results.output import Output
 from seamscope.text import bytes_text
 
@@ -540,6 +540,13 @@ def test_room_is_checked_first(
     needed = int(re.search(r"needs .*?\((\d+) bytes\)", str(refused.value))[1])
     lower = 0 if ending != ".ome.zarr" else 4 * (500**2 + 250**2)  # of its pyramid, at least
     assert needed == 5_048_576 if not lower else 5_048_576 + lower <= needed < 7_000_000
+    room = room_for(tmp_path / f"a{ending}", (1000, 1000), "f4", PLAIN["axes"], (512, 512))
+    assert room is not None
+    assert (room.problem, room.needed, room.free) == (str(refused.value), needed, 5_000_000)
+    small = room_for(tmp_path / f"a{ending}", (100, 1000), "f4", PLAIN["axes"], (100, 512))
+    assert small is not None
+    assert small.problem == ""
+    assert room_for(tmp_path / "none" / f"a{ending}", (9, 9), "f4", "yx", (9, 9)) is None
     assert list(tmp_path.iterdir()) == []
     create_output(tmp_path / f"a{ending}", (100, 1000), "f4", **PLAIN).close()
 

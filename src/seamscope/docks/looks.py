@@ -13,6 +13,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QSizePolicy, QWidget
 
 from seamscope.docks.evidence import Evidence
+from seamscope.images.results.create import Room
 from seamscope.models.probe import Facts
 from seamscope.planning.plan import Plan
 from seamscope.settings import WORDS
@@ -108,8 +109,22 @@ def network_text(facts: Facts) -> str:
     return f"{facts.spatial_axes}D network: {given} in, {made} {out if made > 1 else 'channel'} out"
 
 
-def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
-    """What a plan costs, in plain numbers."""
+def cost_table(
+    plan: Plan, seconds: float | None, timing: bool, room: Room | None = None, stored: bool = False
+) -> str:
+    """What a plan costs, in plain numbers.
+
+    Parameters
+    ----------
+    plan
+        Of the run.
+    seconds, timing
+        How long it takes; whether that is being found out.
+    room
+        Of a result on disk, where it is known.
+    stored
+        Whether the result goes to a disk.
+    """
     grid = plan.grid
     count = plan.tiles * plan.frames
     each = f", {plan.tiles} for each of {plan.frames} images" if plan.frames > 1 else ""
@@ -124,10 +139,10 @@ def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
         ("Computed", f"each pixel {plan.redundancy:.2g} times"),
         (
             "Memory",
-            f"about {bytes_text(plan.peak_bytes(in_memory=True))} at most: "
-            f"{bytes_text(plan.bytes_per_tile)} for each {_batch(plan)}; result "
-            f"{bytes_text(plan.result_bytes)}",
+            f"about {bytes_text(plan.peak_bytes(in_memory=not stored))} at most: "
+            f"{bytes_text(plan.bytes_per_tile)} for each {_batch(plan)}",
         ),
+        ("Result", _result(plan, room, stored)),
         ("Intensities", _INTENSITIES.get(plan.settings.normalize, plan.settings.normalize)),
         ("Seams", _seams(plan)),
         ("Time", _expected(plan, seconds, timing)),
@@ -137,6 +152,15 @@ def cost_table(plan: Plan, seconds: float | None, timing: bool) -> str:
         for name, text in rows
     )
     return f"<table>{cells}</table>"
+
+
+def _result(plan: Plan, room: Room | None, stored: bool) -> str:
+    """Where it goes, and what it takes there."""
+    if not stored:
+        return f"{bytes_text(plan.result_bytes)} of memory"
+    if room is None:
+        return f"{bytes_text(plan.result_bytes)} on disk"
+    return f"{bytes_text(room.needed)} on disk at most; {bytes_text(room.free)} are free there"
 
 
 def _batch(plan: Plan) -> str:

@@ -357,23 +357,84 @@ def _chunks(chunks: Sequence[int] | None, shape: Sequence[int], axes: str) -> tu
     return tuple(min(usual.get(a, n), n) for a, n in zip(axes, map(int, shape), strict=True))
 
 
-def _check_room(place: Place, needed: int, labels: bool) -> None:
-    free = shutil.disk_usage(place.path.parent).free + size_on_disk(place.partial)
-    if needed <= free:
-        return
-    older = size_on_disk(place.path)
-    remedy = "Free some space, choose another place, or write labels instead of probabilities."
-    if labels:
-        remedy = "Free some space, or choose another place."
-    if older:
-        remedy = (
-            f"The older result takes {bytes_text(older)} and stays until the new one is whole: "
-            "delete it, or choose another place."
+@dataclass(frozen=True)
+class Room:
+    """Space on a disk for one result.
+
+    Attributes
+    ----------
+    path
+        Of the result.
+    needed
+        Bytes that it takes, all resolutions, uncompressed.
+    free
+        Bytes that are free, those of an unfinished result of that name included.
+    labels
+        Whether the result is labels.
+    """
+
+    path: Path
+    needed: int
+    free: int
+    labels: bool = False
+
+    @property
+    def problem(self) -> str:
+        """Why the result has no room; empty where it has."""
+        if self.needed <= self.free:
+            return ""
+        older = size_on_disk(self.path)
+        remedy = "Free some space, choose another place, or write labels instead of probabilities."
+        if self.labels:
+            remedy = "Free some space, or choose another place."
+        if older:
+            remedy = (
+                f"The older result takes {bytes_text(older)} and stays until the new one is whole: "
+                "delete it, or choose another place."
+            )
+        return (
+            f"{self.path.name} needs {bytes_text(self.needed)} ({self.needed} bytes), but its disk "
+            f"has only {bytes_text(self.free)} ({self.free} bytes) free. {remedy}"
         )
-    raise OutputError(
-        f"{place.path.name} needs {bytes_text(needed)} ({needed} bytes), but its disk has only "
-        f"{bytes_text(free)} ({free} bytes) free. {remedy}"
-    )
+
+
+def room_for(
+    target: str | os.PathLike[str],
+    shape: Sequence[int],
+    dtype: Any,
+    axes: str,
+    chunks: Sequence[int],
+) -> Room | None:
+    """Return the space that a result would take at a path, and what is free there.
+
+    Parameters
+    ----------
+    target, shape, dtype, axes, chunks
+        As for `create_output`.
+
+    Returns
+    -------
+    Room
+        None where nobody knows: in object stores, or where the folder does not exist.
+    """
+    if is_address(target):
+        return None
+    place = _place(Path(target).expanduser())
+    if not place.path.parent.is_dir():
+        return None
+    needed = format_of(place.path).room(_bare(shape, dtype, axes, chunks))
+    return _room(place, needed, np.dtype(dtype).kind in "iu")
+
+
+def _room(place: Place, needed: int, labels: bool) -> Room:
+    free = shutil.disk_usage(place.path.parent).free + size_on_disk(place.partial)
+    return Room(place.path, needed, free, labels)
+
+
+def _check_room(place: Place, needed: int, labels: bool) -> None:
+    problem = _room(place, needed, labels).problem
+    if problem:
+        raise OutputError(problem)
 
 
 def _address(target: str) -> Address:
