@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -783,12 +784,13 @@ def test_what_makes_a_plan_possible_is_one_click_away(qtbot, viewer, dock):
 def test_a_result_that_does_not_fit_into_memory_is_refused(qtbot, viewer, dock, monkeypatch):
     viewer.add_image(picture(96, 96), name="cells")
     load(qtbot, dock, CLASSES)
-    assert "result 111 kB" in dock.cost.text()  # 3 channels of 96 x 96 float32
+    assert "111 kB of memory" in dock.cost.text()  # 3 channels of 96 x 96 float32
     free = SimpleNamespace(available=2 * 4 * 3 * 96 * 96 - 2)
-    monkeypatch.setattr("seamscope.docks.prediction.dock.psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     press(qtbot, dock.panel.run)
     assert not dock.busy
-    assert "takes 111 kB and 221 kB of memory are free" in dock.problem
+    assert "takes 111 kB, and at most 111 kB of a result are kept in memory" in dock.problem
+    assert list(dock.panel.actions.buttons) == ["Write cells_prediction.ome.zarr", "Save to …"]
     assert len(viewer.layers) <= 2
     free.available += 2
     press(qtbot, dock.panel.run)

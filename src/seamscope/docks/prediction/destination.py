@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import psutil
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QObject, Signal
 
@@ -23,8 +24,11 @@ from seamscope.docks.tasks import begin_on_disk
 from seamscope.errors import SeamscopeError
 from seamscope.execution.run import check_shared
 from seamscope.images.image import Image
+from seamscope.images.results.create import Room, room_for
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
+from seamscope.planning.plan import Plan
+from seamscope.text import bytes_text
 
 _NO_PLACE = (
     "Workers write the result to a file. Choose its place (Save to …), on a disk that all of them "
@@ -34,6 +38,13 @@ _NO_SCHEDULER = (
     "Enter the address of a scheduler of Dask, such as tcp://host:8786, or the file that it wrote."
 )
 _EXISTS = "{} exists. Choose another name, or replace it."
+_RESULT_SHARE = 0.5  # of the free memory, that a result may take
+_RESULT_MOST = 2 << 30  # bytes of a result in memory: napari draws larger ones slowly
+_TOO_LARGE = (
+    "The result takes {}, and at most {} of a result are kept in memory here. Write it to a file: "
+    "it is shown while it grows."
+)
+_BESIDE_TIP = "Write the result to {}: it is shown while it grows."
 _SAVE_TIP = "Choose a folder and a name for the result."
 _REPLACE_TIP = "Remove the file, and write the new result in its place."
 _GO_ON_TIP = (
@@ -67,7 +78,6 @@ class Destination(QObject):
     def __init__(self, run_on: RunOn, place: PlaceRow, job: JobRow) -> None:
         super().__init__(place)
         self._run_on, self._place, self._job = run_on, place, job
-        self._reason = ""
 
     @property
     def on(self) -> int | str | None:
@@ -84,26 +94,38 @@ class Destination(QObject):
         """Whether there is an unfinished result to go on with."""
         return bool(self.target) and self._place.found.share is not None
 
-    def require(self, reason: str = "") -> None:
-        """Want a file instead of memory, for a reason that is shown; empty for none."""
-        self._reason = reason
+    def too_large(self, plan: Plan) -> str:
+        """Say why a plan's result cannot be kept in memory; empty where it can."""
+        most = min(psutil.virtual_memory().available * _RESULT_SHARE, _RESULT_MOST)
+        needed = plan.result_bytes
+        return "" if needed <= most else _TOO_LARGE.format(bytes_text(needed), bytes_text(most))
 
     def show_for(self, layer: ImageLayer | None) -> None:
         """Propose a place for the result of an image."""
         if layer is not None:
             self._place.propose(layer.name, name_of(layer))
 
-    def problem(self, layer: ImageLayer, image: Image, model: Model) -> str:
+    def room(self, plan: Plan) -> Room | None:
+        """Return the space that a plan's result takes; None in memory, and where nobody knows."""
+        if not self.target or self._place.found.problem:
+            return None
+        shape, dtype, axes, chunks = plan.out_shape, plan.out_dtype, plan.out_axes, plan.out_chunks
+        return room_for(self.target, shape, dtype, axes, chunks)
+
+    def problem(self, layer: ImageLayer, image: Image, model: Model, plan: Plan) -> str:
         """Return why a run cannot begin; empty where it can."""
         found, target, on = self._place.found, self.target, self.on
         if on == "":
             return _NO_SCHEDULER
-        if not target and (on is not None or self._reason):
-            return self._reason or _NO_PLACE
-        if target and found.problem:
+        if not target:
+            return _NO_PLACE if on is not None else self.too_large(plan)
+        if found.problem:
             return in_dock(found.problem)
-        if target and found.whole and found.share is None:
+        if found.whole and found.share is None:
             return _EXISTS.format(Path(target).name)
+        room = self.room(plan)
+        if room is not None and room.problem:
+            return in_dock(room.problem)
         if image.opener is None:  # workers open the file of the layer
             image = replace(image, opener=name_of(layer) or None)
         try:
@@ -112,18 +134,23 @@ class Destination(QObject):
             return in_dock(error)
         return ""
 
-    def actions(self, run: Callable[..., object]) -> list[Action]:
+    def actions(self, run: Callable[..., object], plan: Plan) -> list[Action]:
         """Return what can be done about the place.
 
         Parameters
         ----------
         run
             Begins the run, with ``resume`` or ``overwrite``.
+        plan
+            Of that run.
         """
         found, target = self._place.found, self.target
         save = Action("Save to …", _SAVE_TIP, self._place.ask)
         if not target:
-            return [save] if self.on is not None or self._reason else []
+            proposed = self._place.proposed
+            take = partial(self._place.set_value, proposed)
+            beside = Action(f"Write {Path(proposed).name}", _BESIDE_TIP.format(proposed), take)
+            return [beside, save] if self.on is not None or self.too_large(plan) else []
         again = partial(run, overwrite=True)
         if found.share is not None:
             begin_again = Action("Begin again", _AGAIN_TIP, again)

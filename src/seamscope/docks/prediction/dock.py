@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QCheckBox, QFormLayout
@@ -51,14 +50,8 @@ from seamscope.planning.resources import Resources
 from seamscope.prediction.output import open_output
 from seamscope.prediction.run import Finished
 from seamscope.settings import Settings
-from seamscope.text import bytes_text
 from seamscope.tiling import Sides
 
-_RESULT_SHARE = 0.5  # of the free memory, that a result may take
-_TOO_LARGE = (
-    "The result takes {} and {} of memory are free. Choose a smaller region in More options, or "
-    "write the result to a file: seamscope predict IMAGE MODEL RESULT.ome.zarr."
-)
 _FIXED_PREFIX = "fixed · "  # of results with fixed statistics
 
 _PREVIEW_TIP = (
@@ -300,7 +293,9 @@ class PredictionDock(Dock):
             if self.model is not None:
                 self._asked = self.settings()
                 self.plan = self._asked_case().plan
-                problem = self.destination.problem(check_image(self.layer), self.image, self.model)
+                problem = self.destination.problem(
+                    check_image(self.layer), self.image, self.model, self.plan
+                )
         except SeamscopeError as error:
             problem = in_dock(error)
         except Exception as error:
@@ -342,7 +337,7 @@ class PredictionDock(Dock):
             return [*found, *remedies(self._asked, model, names, self._set)]
         if self.plan is None or self.busy:
             return found
-        place = self.destination.actions(self.run)
+        place = self.destination.actions(self.run, self.plan)
         if place:
             return [*found, *place]
         last = next(iter(reversed(self.session.runs)), None)
@@ -387,7 +382,11 @@ class PredictionDock(Dock):
             self.cost.setText("" if self.problem else self._next_step())
         else:
             seconds = self.pace.estimate(self.model, plan)
-            self.cost.setText(cost_table(plan, seconds, self.pace.timing))
+            place = self.destination
+            table = cost_table(
+                plan, seconds, self.pace.timing, place.room(plan), bool(place.target)
+            )
+            self.cost.setText(table)
         self._show_notes()
 
     def _show_notes(self) -> None:
@@ -458,9 +457,8 @@ class PredictionDock(Dock):
         if self.busy or self.job.busy or self.plan is None or self.image is None:
             return
         layer, target = check_image(self.layer), self.destination.target
-        needed, free = self.plan.result_bytes, psutil.virtual_memory().available
-        if not target and needed > free * _RESULT_SHARE:
-            self.panel.show_problem(_TOO_LARGE.format(bytes_text(needed), bytes_text(free)))
+        if not target and self.destination.too_large(self.plan):
+            self.refresh()  # less memory is free than when the plan was made
             return
         self.pace.cancel()
         self.protocols.remember()

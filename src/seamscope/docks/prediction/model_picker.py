@@ -9,7 +9,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from qtpy.QtCore import QSettings, QSignalBlocker, Qt, Signal
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QFontDatabase
 from qtpy.QtWidgets import (
     QCheckBox,
@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
 
 from seamscope.docks.controls import button
 from seamscope.docks.looks import boxed, text_label
+from seamscope.docks.remembered import remembered
 from seamscope.errors import SeamscopeError, TrustError
 from seamscope.models.formats import Code, Consent, code_of
 
@@ -61,7 +62,7 @@ _FILES = (
 
 def recent_models() -> list[str]:
     """Model strings used lately, the latest first."""
-    found = _settings().value("models/recent", [])
+    found = remembered().value("models/recent", [])
     return [found] if isinstance(found, str) else [str(each) for each in found or ()]
 
 
@@ -70,14 +71,7 @@ def remember_model(spec: str) -> None:
     if spec.startswith("demo:"):
         return
     others = [each for each in recent_models() if each != spec]
-    _settings().setValue("models/recent", [spec, *others][:_MOST_RECENT])
-
-
-def _settings() -> QSettings:
-    # a file of our own: it outlives napari's resets, and tests can put it elsewhere
-    return QSettings(
-        QSettings.Format.IniFormat, QSettings.Scope.UserScope, "seamscope", "seamscope"
-    )
+    remembered().setValue("models/recent", [spec, *others][:_MOST_RECENT])
 
 
 def friendly(spec: str) -> str:

@@ -5,6 +5,8 @@ Knows names of results, and whether one is unfinished. Does not know how one is 
 
 from __future__ import annotations
 
+import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QWidget
 
 from seamscope.docks.controls import button
+from seamscope.docks.remembered import remembered
 from seamscope.errors import SeamscopeError
 from seamscope.images.addresses import is_address
 from seamscope.images.results.create import unfinished
@@ -24,6 +27,7 @@ TIP = (
     "that was stopped can go on from there, also on another day."
 )
 _ENDING = ".ome.zarr"
+_FOLDER = "results/folder"  # of the last result, in what is remembered
 _FILES = "Zarr (*.ome.zarr *.zarr)"
 _OTHER = (
     "{} cannot be shown while it is written. Use .ome.zarr or .zarr, or predict to memory and save "
@@ -71,6 +75,8 @@ class PlaceRow(QWidget):
     ----------
     found
         What is there now; see `look`.
+    proposed
+        A place that is free.
     """
 
     value_changed = Signal()
@@ -79,7 +85,7 @@ class PlaceRow(QWidget):
         super().__init__()
         self.found = Found()
         self._known = ""
-        self._proposed = f"prediction{_ENDING}"
+        self.proposed = f"prediction{_ENDING}"
         self.line = QLineEdit()
         self.line.setPlaceholderText("memory")
         self.line.setToolTip(TIP)
@@ -105,10 +111,16 @@ class PlaceRow(QWidget):
         self._changed()
 
     def propose(self, image: str, path: str) -> None:
-        """Propose a name for the result of an image, beside its file where it has one."""
+        """Propose a name for the result of an image.
+
+        It lies beside the image's file; where there is none, or nothing can be written beside it,
+        in the folder of the last result.
+        """
         stem = Path(image).name.partition(".")[0] or "image"
-        folder = Path(path).parent if path else Path.cwd()
-        self._proposed = str(folder / f"{stem}_prediction{_ENDING}")
+        folder = Path(path).parent if path and Path(path).exists() else None
+        if folder is None or not os.access(folder, os.W_OK):
+            folder = Path(str(remembered().value(_FOLDER, "") or Path.home()))
+        self.proposed = str(_free(folder / f"{stem}_prediction{_ENDING}"))
 
     def look(self) -> None:
         """Look again what is at the place."""
@@ -116,18 +128,12 @@ class PlaceRow(QWidget):
 
     def move_on(self) -> None:
         """Choose the next free name: there is a whole result of this one now."""
-        path = Path(self.value())
-        stem, dot, ending = path.name.partition(".")
-        stem = stem.rstrip("0123456789").removesuffix("-") or stem
-        number = 2
-        while (path.with_name(f"{stem}-{number}{dot}{ending}")).exists():
-            number += 1
-        self.set_value(str(path.with_name(f"{stem}-{number}{dot}{ending}")))
+        self.set_value(str(_free(Path(self.value()))))
 
     def ask(self, _: Any = None) -> None:
         """Let the user choose a name."""
         name, _kind = QFileDialog.getSaveFileName(
-            self, "Save the result to", self.value() or self._proposed, _FILES
+            self, "Save the result to", self.value() or self.proposed, _FILES
         )
         if name:
             self.set_value(name if "." in Path(name).name else name + _ENDING)
@@ -135,8 +141,20 @@ class PlaceRow(QWidget):
     def _changed(self) -> None:
         if self.value() != self._known:
             self._known = self.value()
+            if self._known and not is_address(self._known):
+                remembered().setValue(_FOLDER, str(Path(self._known).parent))
             self.look()
             self.value_changed.emit()
+
+
+def _free(path: Path) -> Path:
+    """The path itself or, where there is a result or an unfinished one, the next name."""
+    stem, dot, ending = path.name.partition(".")
+    bare = stem.rstrip("0123456789").removesuffix("-") or stem
+    names = (f"{bare}-{number}{dot}{ending}" for number in itertools.count(2))
+    while path.exists() or path.with_name(f"{path.name}.partial").exists():
+        path = path.with_name(next(names))
+    return path
 
 
 __all__ = ["TIP", "Found", "PlaceRow"]
