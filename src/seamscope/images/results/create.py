@@ -415,7 +415,7 @@ def room_for(
     Returns
     -------
     Room
-        None where nobody knows: in object stores, or where the folder does not exist.
+        None for object stores, and where the folder does not exist.
     """
     if is_address(target):
         return None
