@@ -793,6 +793,7 @@ def test_a_result_that_does_not_fit_into_memory_is_refused(qtbot, viewer, dock, 
     assert list(dock.panel.actions.buttons) == ["Write cells_prediction.ome.zarr", "Save to …"]
     assert len(viewer.layers) <= 2
     free.available += 2
+    dock.refresh()
     press(qtbot, dock.panel.run)
     qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
     assert dock.problem == ""

@@ -114,7 +114,7 @@ class FixDock(Dock):
         self.comparison.swipe.close()
 
     def showEvent(self, event: Any) -> None:  # noqa: N802
-        """Say what a fix costs, which is not found out for a page that nobody sees."""
+        """Say what a fix costs, which is not found out for a page that is hidden."""
         super().showEvent(event)
         self._show_state()
 

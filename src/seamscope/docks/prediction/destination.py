@@ -106,7 +106,7 @@ class Destination(QObject):
             self._place.propose(layer.name, name_of(layer))
 
     def room(self, plan: Plan) -> Room | None:
-        """Return the space that a plan's result takes; None in memory, and where nobody knows."""
+        """Return the space that a plan's result takes; None where it is not known."""
         if not self.target or self._place.found.problem:
             return None
         shape, dtype, axes, chunks = plan.out_shape, plan.out_dtype, plan.out_axes, plan.out_chunks
