@@ -21,7 +21,9 @@ from napari.components import ViewerModel
 import seamscope
 from seamscope.docks.layers import add_opened
 from seamscope.docks.prediction.dock import PredictionDock
+from seamscope.docks.stored_result import StoredResult
 from seamscope.images.image import open_image
+from seamscope.images.results.create import create_output
 
 NETWORK = """
 import time
@@ -184,3 +186,23 @@ def test_what_workers_need_is_said_before_they_start(dock, tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "distributed", None)
     dock.refresh()
     assert "pip install 'seamscope[dask]'" in dock.problem
+
+
+def test_what_is_not_written_yet_is_transparent(tmp_path):
+    place = {
+        "axes": "cyx",
+        "scale": (1, 1, 1),
+        "units": ("", "pixel", "pixel"),
+        "chunks": (1, 8, 8),
+    }
+    output = create_output(tmp_path / "a.ome.zarr", (2, 24, 16), "f4", **place)
+    shown = StoredResult(output, 0, (2, None, 1), (3,), {0: 1})  # channel 1, as x, repeated, y
+    block = np.random.default_rng(4).normal(size=(2, 8, 16)).astype(np.float32)
+    output.write((slice(0, 2), slice(8, 16), slice(0, 16)), block)
+    expected = np.full((24, 16), np.nan, np.float32)
+    expected[8:16] = block[1]
+    whole = np.broadcast_to(expected.T[:, None], (16, 3, 24))
+    np.testing.assert_array_equal(shown[...], whole)
+    np.testing.assert_array_equal(shown[2:9:3, 1, 5:20], whole[2:9:3, 1, 5:20])
+    output.finish()
+    np.testing.assert_array_equal(shown[...], np.nan_to_num(whole))

@@ -2,6 +2,9 @@
 
 Knows how an axis of a layer is found in the file's array. Does not know layers, or who writes.
 
+While the result is not finished, 0 is shown as NaN, which is transparent: chunks that are not
+written yet are 0. What is predicted is hardly ever 0.
+
 A file moves from ``NAME.partial`` to its final name when it is finished. So an array here asks the
 output for its levels each time, and never keeps one.
 """
@@ -69,6 +72,8 @@ class StoredResult:
             if axis is not None:
                 wanted[axis] = part if isinstance(part, slice) else int(part)
         values = np.asarray(self._array[tuple(wanted)])
+        if self.dtype.kind == "f" and not self._output.record.get("finished"):
+            values = np.where(values == 0, values.dtype.type(np.nan), values)
         kept = [a for a, part in enumerate(wanted) if isinstance(part, slice)]
         own = [a for a in self._axes if a in kept]
         values = values.transpose([kept.index(a) for a in own])
