@@ -139,7 +139,7 @@ def test_one_click_fixes_statistics_before_any_run(qtbot, viewer, steps):
     assert fix.comparison.swap.isHidden()
     press(qtbot, fix.comparison.undo)
     assert dock.model is INSTANCE
-    assert fix.comparison.text() == ""
+    assert fix.comparison.text.text() == ""
 
 
 def test_the_comparison_vanishes_with_what_it_speaks_of(qtbot, viewer, steps):
@@ -147,12 +147,12 @@ def test_the_comparison_vanishes_with_what_it_speaks_of(qtbot, viewer, steps):
     fix = page(qtbot, steps, "fix")
     press(qtbot, fix.fix)
     qtbot.waitUntil(lambda: not fix.busy, timeout=PATIENCE)
-    assert fix.comparison.text()
+    assert fix.comparison.text.text()
     assert dock.panel.text.isVisibleTo(dock.panel)
-    for layer in [x for x in viewer.layers if fix.session.run_of(x) is fix.after]:
+    for layer in [x for x in viewer.layers if fix.session.run_of(x) is fix.comparison.after]:
         undrawn(viewer).layers.remove(layer)
-    assert fix.comparison.text() == ""
-    assert not fix.swap.isVisibleTo(fix)
+    assert fix.comparison.text.text() == ""
+    assert not fix.comparison.swap.isVisibleTo(fix)
     assert not dock.panel.text.isVisibleTo(dock.panel)
 
 
