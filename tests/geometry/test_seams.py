@@ -393,7 +393,7 @@ def test_only_open_overlaps_are_remembered() -> None:
     most = 0
     for tile in grid:
         meter.see(tile, np.zeros((1, 64, 64), np.float32))
-        most = max(most, sum(x.nbytes for x in meter._open.values()))
+        most = max(most, sum(own.nbytes for _, own in meter._open.values()))
     one_row = (grid.shape[1] + 1) * 64 * 64 * 4
     assert most <= one_row < len(grid) * 64 * 64 * 4 / 5
 
