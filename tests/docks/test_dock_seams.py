@@ -158,6 +158,8 @@ def test_the_slider_stitches_again_without_the_network(qtbot, viewer, docks):
         move()
         qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
         assert seams.halo.value() == halo == seams.halo.line.value()
+        pale = seams.halo.report.curve.share[halo] < 0.5
+        assert ("of the overlaps reach it" in seams.halo.numbers.text()) == pale
         np.testing.assert_allclose(seams.stitched.array, stitched(halo), atol=1e-6)
     layers = seams.stitched.layers
     assert [layer.visible for layer in layers] == [False, True, True]

@@ -19,7 +19,7 @@ from seamscope.docks.editors import Choice
 from seamscope.docks.late_plot import LatePlot, Plot
 from seamscope.docks.looks import COLORS, colored, plain
 from seamscope.seams.report import SeamReport
-from seamscope.text import figure_text
+from seamscope.text import figure_text, percent_text
 
 Values = npt.NDArray[np.float64]
 
@@ -246,7 +246,9 @@ class HaloPlot(QWidget):
         if curve.soft.shape[1]:
             worst = np.nanmax(np.nan_to_num(curve.soft[at]))
             shown += f"; disagreement {figure_text(worst)} (0 is perfect)"
-        self.numbers.setText(f"At margin <b>{at}</b>: difference {shown}.")
+        few = curve.share[at] < 0.5  # the curve is pale there
+        reach = f" Only {percent_text(curve.share[at])} of the overlaps reach it." if few else ""
+        self.numbers.setText(f"At margin <b>{at}</b>: difference {shown}.{reach}")
 
     # -- the slider
 
