@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-# Blocks of each layer: few enough to be marked, enough for many workers.
-_MOST = 256
+# Blocks of each layer: few enough to be marked, enough for many workers; of some tiles, since each
+# costs some milliseconds.
+_MOST, _FEW, _TILES = 256, 32, 4
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,8 @@ class Layout:
         return Piece(round_, layer, places)
 
     def _along(self, round_: int) -> int:
-        return min(self.rounds[round_].count, _MOST)
+        count = self.rounds[round_].count
+        return min(count, _MOST, max(_FEW, count // _TILES))
 
     @cached_property
     def _firsts(self) -> Sequence[int]:
