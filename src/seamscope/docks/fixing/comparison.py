@@ -69,6 +69,7 @@ class Comparison(QWidget):
         self.divide = QSlider(Qt.Orientation.Horizontal)
         self.divide.setRange(0, _STEPS)
         self.divide.setToolTip(_TIPS["divide"])
+        self.divide.setAccessibleName("Divide between before and after")
         self._divided = _row(QLabel("before"), self.divide, QLabel("after"))
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
