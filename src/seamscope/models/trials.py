@@ -186,7 +186,7 @@ _DRAWS: dict[Any, Any] = {
 
 
 class Draws(Dispatch):
-    """Tells whether a forward pass draws random numbers.
+    """Says whether a forward pass draws random numbers.
 
     Attributes
     ----------
