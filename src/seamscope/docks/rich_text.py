@@ -15,6 +15,7 @@ from seamscope.text import percent_text, typeset
 _BAR, _REST = "#3f8fd2", "#80808040"
 _MOST_COLUMNS = 4
 _NUMBER = ' align="right" style="padding-left: 12px"'
+_APART = ' style="padding-left: 8px"'
 
 
 def rich_text(parts: Sequence[Part]) -> str:
@@ -70,7 +71,7 @@ def _row(cells: Sequence[str], numeric: Sequence[bool], strong: bool = False) ->
     return "".join(
         ["<tr>"]
         + [
-            f"<td{_NUMBER if k and number else ''}>{cell}</td>"
+            f"<td{'' if k == 0 else _NUMBER if number else _APART}>{cell}</td>"
             for k, (cell, number) in enumerate(zip(written, numeric, strict=True))
         ]
         + ["</tr>"]
