@@ -431,3 +431,33 @@ def test_a_missing_library_is_named_at_once() -> None:
     with pytest.raises(ModelError, match=r"a library .*a_library_that_is_missing.*: install"):
         _ = as_model(Needing(1, 1, 3)).facts
     assert Needing.runs == 1
+
+
+class Between(nn.Module):
+    """Attention between all pixels, beside a skip, between two convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 2, 5, padding=2)
+        self.attend = nn.MultiheadAttention(4, 1, batch_first=True)
+
+    def forward(self, x):
+        x = self.first(x)
+        tokens = x.flatten(2).transpose(1, 2)
+        seen = self.attend(tokens, tokens, tokens, need_weights=False)[0]
+        return self.last(x + seen.transpose(1, 2).reshape(x.shape))
+
+
+def test_the_reach_of_the_rest_is_what_a_change_finds_with_attention_held_fixed() -> None:
+    network = Between().eval()
+    reach = as_model(network).reach
+    assert reach.couplings == ("attend",)
+    clean = torch.randn(1, 1, 16, 64)
+    changed = clean.clone()
+    changed[..., :24] = 50 * torch.randn(1, 1, 16, 24)
+    given = []
+    network.attend.register_forward_hook(lambda _, __, result: given.append(result) or given[0])
+    with torch.no_grad():
+        differ = (network(clean) != network(changed)).any(2).any(1).flatten()
+    far = int(differ.nonzero().max()) - 23
+    assert reach.rest == ((far, far), (far, far)) == ((3, 3), (3, 3))

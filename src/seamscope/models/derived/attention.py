@@ -15,6 +15,11 @@ from seamscope.models.derived.positions import (
     DEAD,
     NotUnderstood,
     Value,
+    held_fixed,
+    is_whole,
+    joined,
+    reduced,
+    shortened,
 )
 
 if TYPE_CHECKING:
@@ -29,6 +34,9 @@ def _attention(reader: Reader, given: dict[str, Any]) -> Any:
     q, k, v = given["query"], given["key"], given["value"]
     if given.get("is_causal"):
         raise NotUnderstood("causal attention")
+    values = all(isinstance(one, Value) for one in (q, k, v))
+    if values and given.get("attn_mask") is None:
+        return (_unmasked(reader, q, k, v), *[None] * 8)
     turned = (
         k.moved((*k.shape[:-2], k.shape[-1], k.shape[-2]), lambda a: np.swapaxes(a, -1, -2))
         if isinstance(k, Value)
@@ -42,6 +50,21 @@ def _attention(reader: Reader, given: dict[str, Any]) -> Any:
         logits = replace(logits, dead=array)
     made = reader.contracted(reader.softmax(logits, -1), v, reader.result_shape())
     return (made, *[None] * 8)
+
+
+def _unmasked(reader: Reader, q: Value, k: Value, v: Value) -> Value:
+    """Each query depends on all keys and values: no array of all pairs is needed for that."""
+    axes = []
+    for axis, (one, two, three) in enumerate(zip(q.axes, k.axes, v.axes, strict=True)):
+        keys = reduced(reduced(two, len(k.shape) - 1), len(k.shape) - 2)
+        values = reduced(three, len(v.shape) - 2)
+        made = joined([reduced(one, len(q.shape) - 1), keys, values])
+        sources = [seen for seen in (one, two, three) if seen.lo.size > 1]
+        if sources and is_whole(made, *sources):
+            reader.couple([axis], statistic=False)
+            made = held_fixed(made)
+        axes.append(shortened(made))
+    return Value(reader.result_shape(), tuple(axes))
 
 
 def _addmm(reader: Reader, given: dict[str, Any]) -> Any:
