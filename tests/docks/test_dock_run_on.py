@@ -140,6 +140,7 @@ def test_a_cancelled_run_goes_on_to_the_same_result(qtbot, dock, files, kind, re
         np.asarray(shown.data[0] if shown.multiscale else shown.data), expected
     )
     assert dock.options.place.value() == str(tmp_path / "out-2.ome.zarr")
+    assert not dock.tiles.layer.visible  # it would cover the result
 
 
 def test_an_unfinished_file_is_gone_on_with_on_another_day(qtbot, dock, files, tmp_path):

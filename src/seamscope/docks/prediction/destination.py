@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 from napari.layers import Image as ImageLayer
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QSignalBlocker, Signal
 
 from seamscope.docks.actions import Action
 from seamscope.docks.job_row import JobRow
@@ -208,7 +208,8 @@ class Destination(QObject):
     def ended(self, target: str, finished: bool) -> None:
         """The run into a file is over."""
         if finished and target == self.target:
-            self._place.move_on()
+            with QSignalBlocker(self._place):  # no choice of the user
+                self._place.move_on()
         else:
             self._place.look()
 
