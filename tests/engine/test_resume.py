@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ import torch
 from torch import nn
 
 import seamscope
-from seamscope import predict
+from seamscope import freeze_statistics, measure_seams, predict
 from seamscope.errors import OutputError
-from seamscope.images.image import open_image
+from seamscope.images.image import Image, open_image
 from seamscope.ledger import Ledger
 from seamscope.prediction.run import TileDone
-from watching import Seen, run_with_events
+from watching import Seen, run_with_events, stopped_after
 
 RNG = np.random.default_rng(8)
 FLAT, DEEP = RNG.random((150, 170), np.float32), RNG.random((24, 60, 70), np.float32)
@@ -168,6 +169,43 @@ def test_other_work_is_refused(change: dict[str, Any], said: str, tmp_path: Path
         predict(out=out, resume=True, **given)
     assert Ledger(tmp_path / ".o.zarr.ledger").done  # nothing was lost
     predict(FLAT, Net(), out, tile=48, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["predict", "freeze", "seams"])
+def test_whole_image_intensities_are_measured_once(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is resumed elsewhere reads as many pixels as one without them."""
+    image = tmp_path / "image.npy"
+    np.save(image, FLAT)
+    os.utime(image, (0, 0))  # long ago, so that its name and time stand for its pixels
+    pixels, read = 0, Image.read
+
+    def counting(self: Image, *given: Any) -> np.ndarray:
+        nonlocal pixels
+        block = read(self, *given)
+        pixels += block.size
+        return block
+
+    monkeypatch.setattr(Image, "read", counting)
+    seen = []
+    for method in ("none", "zscore"):
+        how: dict[str, Any] = {"tile": 48, "normalize": method}
+        place = tmp_path / f"{method}.zarr"
+        if kind == "predict":
+            job: Any = partial(predict, out=place, resume=True, seams="none", **how)
+        elif kind == "seams":
+            job = partial(measure_seams, partial=place, **how)
+        else:
+            job = partial(freeze_statistics, partial=place, **how)
+        network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2)).eval()
+        with pytest.raises(InterruptedError):
+            job(image, network, work=stopped_after(12))
+        monkeypatch.setenv("SEAMSCOPE_CACHE", str(tmp_path / method))  # of another user
+        pixels = 0
+        job(image, network, **({"resume": True} if kind == "seams" else {}))
+        seen.append(pixels)
+    assert seen[0] == seen[1] > 0
 
 
 def test_what_is_not_finite_is_counted_over_all_runs(tmp_path: Path) -> None:
