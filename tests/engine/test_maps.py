@@ -108,6 +108,7 @@ def test_a_result_lies_where_its_map_lies(network, whole, name, area) -> None:
         assert made.tags()["ACQUIRED"] == "yesterday"
         assert made.tags()["TIFFTAG_SOFTWARE"] == "Seamscope"
         assert made.descriptions == ("channel 0", "channel 1")
+        assert made.nodata is None  # any number may be a prediction: the mask says it
         layout = made.tags(ns="IMAGE_STRUCTURE").get("LAYOUT")
         assert layout == ("COG" if "cog" in name else None)
     assert read_record(name)["finished"]
@@ -195,6 +196,13 @@ def test_what_is_unfinished_says_so_and_is_begun_again(network, whole) -> None:
     seamscope.predict("map.tif", network, "half-done.tif", tile=96, halo=4, resume=True)
     with rasterio.open("half-done.tif") as made:
         np.testing.assert_array_equal(made.read(), whole)
+
+
+def test_workers_are_refused_before_anything_is_measured(folder) -> None:
+    for name in ("shared.tif", "shared.cog.tif"):
+        with pytest.raises(OutputError, match=rf"{name} is a map .* Use \.ome\.zarr, or"):
+            seamscope.predict("map.tif", "demo:batchnorm", name, channel=1, on=1)
+        assert not list(folder.glob("*shared*"))
 
 
 def test_large_results_are_bigtiff(tmp_path) -> None:

@@ -33,6 +33,7 @@ from seamscope.execution.sharing import TRIES, share_out
 from seamscope.execution.worker import NO_MEMORY, Order
 from seamscope.images.addresses import is_address
 from seamscope.images.image import Image
+from seamscope.images.results import maps
 from seamscope.images.results.create import create_part, open_part
 from seamscope.images.results.formats import format_of
 from seamscope.images.results.output import Output
@@ -92,6 +93,11 @@ def check_shared(image: Image, model: Model, target: Any, on: On) -> None:
     if format_of(Path(target)).resume is None:
         raise OutputError(
             f"{Path(target).name} cannot be written in blocks. Use .ome.zarr, .zarr, .tif or .npy."
+        )
+    if maps.is_wanted(Path(target), image) and maps.is_installed():
+        raise OutputError(
+            f"{Path(target).name} is a map (GeoTIFF), whose compressed blocks only one process can "
+            "write. Use .ome.zarr, or predict without workers."
         )
     check_travels(image, model)
 

@@ -409,6 +409,14 @@ class _rasterio_errors:  # noqa: N801  (used as a function)
 # -- which results are maps
 
 
+def is_wanted(path: Path, source: Image | None) -> bool:
+    """Return whether a path asks for a GeoTIFF; `source` is the image that the result is of."""
+    name = path.name.lower()
+    if name.endswith((".ome.tif", ".ome.tiff")) or not name.endswith((".tif", ".tiff")):
+        return False
+    return name.endswith(COG) or (source is not None and is_map(source.source))
+
+
 def format_for(path: Path, wanted: Wanted, source: Image | None) -> tuple[Format, tuple[str, ...]]:
     """Return the kind of file of a result, and sentences on what is left out.
 
@@ -426,14 +434,11 @@ def format_for(path: Path, wanted: Wanted, source: Image | None) -> tuple[Format
     OutputError
         Where a cloud-optimized file is wanted, and cannot be written.
     """
-    kind, name = format_of(path), path.name.lower()
-    cog = name.endswith(COG)
-    if name.endswith((".ome.tif", ".ome.tiff")) or not name.endswith((".tif", ".tiff")):
+    kind, cog = format_of(path), path.name.lower().endswith(COG)
+    if not is_wanted(path, source):
         return kind, ()
     whole = None if source is None else source.source
     lies = is_map(whole)
-    if not (cog or lies):
-        return kind, ()
     if not is_installed():
         if cog:
             raise OutputError(f"{path.name} is written by rasterio, which is missing: {_INSTALL}.")
@@ -465,4 +470,4 @@ def _refusal(wanted: Wanted) -> str | None:
     return None
 
 
-__all__ = ["COG", "Ground", "format_for", "is_installed", "is_map"]
+__all__ = ["COG", "Ground", "format_for", "is_installed", "is_map", "is_wanted"]
