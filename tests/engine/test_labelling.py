@@ -24,6 +24,7 @@ from seamscope.images.image import open_image
 from seamscope.images.records import read_record
 from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
+from seamscope.prediction.resuming import share_done
 from seamscope.segmentation.stages import Stages
 from watching import Seen
 
@@ -298,6 +299,11 @@ def test_labels_of_a_network_are_resumed(
     def run(out: str, *more: str) -> Any:
         return CliRunner().invoke(seamscope.cli.app, ["segment", "i.npy", out, *words, *more])
 
+    def predicted() -> Any:  # the same image, network and settings
+        asked = [word for word in words if word not in ("--channel", "0", "--block", "50")]
+        more = ["predict", "i.npy", asked[1], "o.zarr", *asked[2:], "--seams", "none"]
+        return CliRunner().invoke(seamscope.cli.app, [*more, "--resume"])
+
     assert run("w.zarr").exit_code == 0
     total = len(done)
     done.clear()
@@ -319,11 +325,15 @@ def test_labels_of_a_network_are_resumed(
     assert "3 blocks of labels are done" in run("o.zarr", "--resume").output
     done.most = 10**9
     assert "3 blocks are done (--resume)" in run("o.zarr").output
+    assert "o.zarr was begun with another recipe" in predicted().output
+    with pytest.raises(OutputError, match=r"o.zarr was begun as labels, not as a prediction"):
+        share_done(Ledger(tmp_path / ".o.zarr.ledger"))
     again = run("o.zarr", "--resume")
     assert again.exit_code == 0, again.output
     assert "Predicting" not in again.output
     assert len(done) == total
     assert "done already" in run("o.zarr", "--resume").output
+    assert "o.zarr was made with another recipe" in predicted().output
     np.testing.assert_array_equal(zarr.open("o.zarr")[:], zarr.open("w.zarr")[:])
 
 

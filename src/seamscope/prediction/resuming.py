@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from seamscope.errors import SettingsError
+from seamscope.errors import OutputError, SettingsError
 from seamscope.images.image import Image
 from seamscope.images.intensity import Intensity
 from seamscope.images.preparation import Prepared
@@ -45,6 +45,7 @@ def task_of(case: Case) -> dict[str, Any]:
     settings |= {name: _shortest(settings[name]) for name in ("tile", "halo", "overlap")}
     return {
         "version of Seamscope": __version__,
+        "recipe": None,  # that of labels, which are made of the same image, network and settings
         "image": {
             "shape": list(image.shape),
             "axes": image.axes,
@@ -142,7 +143,19 @@ def blocks_of(plan: Plan, ledger: Ledger | None) -> Blocks:
 
 
 def share_done(ledger: Ledger) -> float:
-    """Return which part of a result's blocks is written, 0 to 1."""
+    """Return which part of a prediction's blocks is written, 0 to 1.
+
+    Raises
+    ------
+    OutputError
+        When the unfinished result is of other work, such as labels.
+    """
+    if "plan" not in ledger.task:
+        name = ledger.folder.name.removeprefix(".").removesuffix(".ledger")
+        raise OutputError(
+            f"{name} was begun as labels, not as a prediction: choose another name, or finish the "
+            "labels (`seamscope segment --resume`)."
+        )
     plan: Plan = restore(Plan, ledger.task["plan"])
     return len(ledger.done) / len(blocks_of(plan, ledger))
 
