@@ -9,10 +9,13 @@ pytest.importorskip("napari")
 
 from dock_networks import measured, undrawn, whole
 from hands import PATIENCE, press, uneven
+from napari.components import ViewerModel
 from qtpy.QtWidgets import QPushButton
 
 from seamscope.docks.composite import Composite
+from seamscope.docks.fixing.dock import FixDock
 from seamscope.docks.fixing.swipe import NAME
+from seamscope.docks.prediction.dock import PredictionDock
 
 CLASSES = measured()
 INSTANCE = measured(norm=True)
@@ -106,7 +109,7 @@ def test_one_click_sets_the_halo_runs_and_compares(qtbot, viewer, steps):
     layers = list(viewer.layers)
     assert swipe.shown
     press(qtbot, fix.comparison.swiped)
-    assert len(viewer.layers) == len(layers) - 1
+    qtbot.waitUntil(lambda: len(viewer.layers) == len(layers) - 1, timeout=PATIENCE)
     assert seen(viewer) == after
 
     truth = viewer.add_labels(whole(CLASSES, image).argmax(0).astype(np.uint8), name="truth")
@@ -234,3 +237,44 @@ def test_what_is_not_predicted_yet_is_transparent():
     np.testing.assert_array_equal(shown[..., 3], [[0, 128], [255, 0]])
     np.testing.assert_array_equal(shown[1, 0, :3], [255, 0, 0])
     np.testing.assert_array_equal(shown[0, 1, :3], [128, 0, 128])
+
+
+@pytest.fixture
+def seamy(qtbot):
+    """Both docks without a window, after a prediction that has seams."""
+    viewer = ViewerModel()
+    viewer.add_image(uneven(96, 120), name="cells")
+    dock, fix = PredictionDock(viewer), FixDock(viewer)
+    qtbot.addWidget(dock)
+    qtbot.addWidget(fix)
+    dock.options.accelerate.setChecked(False)
+    dock.options.shown.set_value(False)  # a layer for each class
+    dock.set_model(CLASSES)
+    qtbot.waitUntil(lambda: dock.plan is not None and dock.settled, timeout=PATIENCE)
+    dock.tile.set_value(32)
+    dock.halo.set_value(0)
+    dock.run()
+    rest(qtbot, dock, fix)
+    yield dock, fix
+    dock.panel.stop()
+    rest(qtbot, dock, fix)
+
+
+def rest(qtbot, dock, fix):
+    qtbot.waitUntil(lambda: dock.settled and not fix.busy, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("which", ["swiped", "all"])
+def test_layers_are_deleted_while_both_results_are_swiped(qtbot, seamy, which):
+    dock, fix = seamy
+    fix.begin()
+    rest(qtbot, dock, fix)
+    fix.comparison.swiped.setChecked(True)
+    viewer = fix.viewer
+    own = [x for x in viewer.layers if x.name.startswith(NAME)]
+    assert len(own) == 3
+    viewer.layers.selection = own if which == "swiped" else list(viewer.layers)
+    viewer.layers.remove_selected()
+    qtbot.waitUntil(lambda: not set(own) & set(viewer.layers), timeout=PATIENCE)
+    assert not fix.comparison.swipe.shown
+    assert bool(viewer.layers) is (which == "swiped")

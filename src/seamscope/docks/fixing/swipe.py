@@ -9,13 +9,14 @@ so that moving the divide is drawing again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels, Layer
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from seamscope.docks.layers import camera, shown_point
 
@@ -192,16 +193,25 @@ class Swipe(QObject):
             self.close()
 
     def close(self) -> None:
-        """Take the layers away."""
+        """Hide the layers, and take them away when napari is at rest.
+
+        Not at once: napari may be removing other layers, and goes through its list of them.
+        """
         gone, self._layers = self._layers, []
         if not gone:
             return
         self._viewer.layers.events.removed.disconnect(self._removed)
         self._viewer.mouse_drag_callbacks.remove(self._drag)
         for layer, _ in gone:
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+            layer.visible = False
+        QTimer.singleShot(0, partial(_take_away, self._viewer, [layer for layer, _ in gone]))
         self.closed.emit()
+
+
+def _take_away(viewer: Any, layers: Sequence[Layer]) -> None:
+    for layer in layers:
+        if layer in viewer.layers:
+            viewer.layers.remove(layer)
 
 
 def _alike(before: Layer, after: Layer) -> bool:
