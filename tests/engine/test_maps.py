@@ -214,3 +214,19 @@ def test_large_results_are_bigtiff(tmp_path) -> None:
     maps._create(tmp_path / "big.tif", wanted, None).close()
     assert (tmp_path / "big.tif").read_bytes()[:4] == b"II+\0"
     assert (tmp_path / "big.tif").stat().st_size < 10**7  # nothing is written yet
+
+
+@pytest.mark.parametrize("name", ["cells.tif", "cells.cog.tif"])
+def test_labels_of_a_map_lie_where_it_lies(tmp_path, name) -> None:
+    values = np.random.default_rng(1).random((80, 90), np.float32)
+    with rasterio.open(tmp_path / "p.tif", "w", driver="GTiff", dtype="float32", count=1,
+                       height=80, width=90, transform=PLACE, crs="EPSG:32632") as made:  # fmt: skip
+        made.write(values, 1)
+    words = ["segment", str(tmp_path / "p.tif"), str(tmp_path / name), "--block", "30"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    with rasterio.open(tmp_path / name) as made:
+        np.testing.assert_array_equal(made.read(1), seamscope.segment(values).labels)
+        assert made.transform == PLACE
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"p.tif", name, f"{name}.json"}

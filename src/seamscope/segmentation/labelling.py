@@ -204,7 +204,7 @@ def task_of_labels(
 
 
 def can_resume(out: Any) -> bool:
-    """Return whether labels can be written there block by block, so that they can be resumed."""
+    """Return whether labels can be resumed where a name asks for such a file; no map can."""
     if not isinstance(out, str | os.PathLike) or is_address(str(out)):
         return False
     return format_of(Path(out).expanduser()).resume is not None
@@ -600,21 +600,29 @@ def _output(
     resume: bool,
     ome: OmeZarr,
     source: Image | None,
-) -> Output:
-    """Create the result, or open an unfinished one; its type is known once objects are counted."""
+) -> Output | None:
+    """Create the result, or open an unfinished one; its type is known once objects are counted.
+
+    None for what cannot be resumed after all (a map): it is created once its type is known.
+    """
     before = unfinished(out) if resume else None
     known = None if before is None else before.task.get("type")
     metadata = {"segmentation": {"recipe": plain(recipe)}, "task": dict(task)}
     kinds = ["uint32"] if known in (None, "uint32") else [known, "uint32"]
     for kind in kinds:  # killed before the type was changed: the second
         try:
-            return label_output(
+            output = label_output(
                 out, shape, np.dtype(kind), space, overwrite=overwrite, source=source,
                 metadata=metadata, ome=ome, task=task, resume=resume,
             )  # fmt: skip
         except OutputError:
             if kind == kinds[-1]:
                 raise
+            continue
+        if output.ledger is None:
+            output.discard()
+            return None
+        return output
     raise AssertionError
 
 
