@@ -145,7 +145,7 @@ def check_places(
         if is_device(place.path):
             continue
         _check_folder(place)
-        for source in map(partial(_lost, place), read):
+        for source in map(partial(lost, place), read):
             if source is not None:
                 raise OutputError(
                     f"{place} would overwrite {source}, which is read: choose another name."
@@ -158,7 +158,7 @@ def check_places(
             _check_free(place, overwrite, resume)
 
 
-def _lost(place: Place, source: Path) -> Path | None:
+def lost(place: Place, source: Path) -> Path | None:
     """Return what a place would overwrite of something that is read; None where nothing."""
     if place.member:  # beside the other members of its group
         within = Path(os.path.realpath(source))

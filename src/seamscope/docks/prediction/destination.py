@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 from napari.layers import Image as ImageLayer
@@ -16,15 +17,15 @@ from qtpy.QtCore import QObject, QSignalBlocker, Signal
 
 from seamscope.docks.actions import Action
 from seamscope.docks.job_row import JobRow
-from seamscope.docks.layers import file_of_layer, name_of
+from seamscope.docks.layers import file_of_layer, name_of, path_of
 from seamscope.docks.looks import in_dock
 from seamscope.docks.prediction.place_row import PlaceRow
 from seamscope.docks.prediction.run_on import RunOn
 from seamscope.docks.tasks import begin_on_disk
-from seamscope.errors import SeamscopeError
+from seamscope.errors import OutputError, SeamscopeError
 from seamscope.execution.run import check_shared
 from seamscope.images.image import Image
-from seamscope.images.results.create import Room, room_for
+from seamscope.images.results.create import Room, room_for, would_overwrite
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
@@ -38,6 +39,10 @@ _NO_SCHEDULER = (
     "Enter the address of a scheduler of Dask, such as tcp://host:8786, or the file that it wrote."
 )
 _EXISTS = "{} exists. Choose another name, or replace it."
+_READ = (
+    "The layer {} is read from {}, which a result would replace. Choose another name. To replace a "
+    "file that you no longer need, remove its layer first."
+)
 _RESULT_SHARE = 0.5  # of the free memory, that a result may take
 _RESULT_MOST = 2 << 30  # bytes of a result in memory: napari draws larger ones slowly
 _TOO_LARGE = (
@@ -59,6 +64,8 @@ class Destination(QObject):
 
     Parameters
     ----------
+    viewer
+        The files of its layers are never replaced.
     run_on, place
         The rows.
     job
@@ -75,8 +82,9 @@ class Destination(QObject):
     begun = Signal(object, object, object)
     failed = Signal(object)
 
-    def __init__(self, run_on: RunOn, place: PlaceRow, job: JobRow) -> None:
+    def __init__(self, viewer: Any, run_on: RunOn, place: PlaceRow, job: JobRow) -> None:
         super().__init__(place)
+        self._viewer = viewer
         self._run_on, self._place, self._job = run_on, place, job
 
     @property
@@ -121,6 +129,8 @@ class Destination(QObject):
             return _NO_PLACE if on is not None else self.too_large(plan)
         if found.problem:
             return in_dock(found.problem)
+        if self._read:
+            return self._read
         if found.whole and found.share is None:
             return _EXISTS.format(Path(target).name)
         room = self.room(plan)
@@ -132,6 +142,20 @@ class Destination(QObject):
             check_shared(image, model, target or None, on)
         except SeamscopeError as error:
             return in_dock(error)
+        return ""
+
+    @property
+    def _read(self) -> str:
+        """Say which layer reads what a result would replace; empty where none does.
+
+        A layer is lazy, or napari has changed its pixels: its file cannot be known by the image.
+        """
+        target = self.target
+        for layer in self._viewer.layers:
+            path = path_of(layer)
+            # layers of an unfinished result may stay: a run goes on with it
+            if path and path != f"{target}.partial" and would_overwrite(target, path):
+                return _READ.format(layer.name, Path(path).name)
         return ""
 
     def actions(self, run: Callable[..., object], plan: Plan) -> list[Action]:
@@ -151,6 +175,8 @@ class Destination(QObject):
             take = partial(self._place.set_value, proposed)
             beside = Action(f"Write {Path(proposed).name}", _BESIDE_TIP.format(proposed), take)
             return [beside, save] if self.on is not None or self.too_large(plan) else []
+        if self._read:
+            return [save]
         again = partial(run, overwrite=True)
         if found.share is not None:
             begin_again = Action("Begin again", _AGAIN_TIP, again)
@@ -188,6 +214,9 @@ class Destination(QObject):
         resume, overwrite
             Whether an unfinished result is continued, or what is there is replaced.
         """
+        if self._read:
+            self.failed.emit(OutputError(self._read))
+            return
         in_file = partial(file_of_layer, layer, axes) if name_of(layer) else None
         function = partial(
             begin_on_disk,

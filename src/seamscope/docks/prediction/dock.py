@@ -170,7 +170,9 @@ class PredictionDock(Dock):
         self.file = FileChoices(self.options, self.viewer)
         self.region = Region(self.options.region, self.viewer, self.listen)
         self.pace = Pace(self, self.session.turn)
-        self.destination = Destination(self.options.run_on, self.options.place, self.job)
+        self.destination = Destination(
+            self.viewer, self.options.run_on, self.options.place, self.job
+        )
         self.preview = QCheckBox("Preview tiles")
         self.preview.setChecked(True)
         self.preview.setToolTip(_PREVIEW_TIP)

@@ -108,11 +108,11 @@ class RunPanel(QWidget):
         self.run.setEnabled(ready and not self.busy)
 
     def show_problem(self, problem: str) -> None:
-        """Show a sentence on what is wrong; without one, what the last run has left to say."""
-        self.problem = problem or self._failure
-        boxes = [boxed(each, "warning") for each in self._warnings]
-        if self.problem:
-            boxes.insert(0, boxed(self.problem, "error"))
+        """Show a sentence on what is wrong, and what the last run has left to say."""
+        wrong = list(dict.fromkeys(filter(None, (self._failure, problem))))
+        self.problem = " ".join(wrong)
+        boxes = [boxed(each, "error") for each in wrong]
+        boxes += [boxed(each, "warning") for each in self._warnings]
         self.error.setText("".join(boxes))
         self.error.setVisible(bool(boxes))
         self.text.setVisible(not self.problem and bool(self.text.text()))

@@ -29,6 +29,7 @@ from seamscope.files import (
     Place,
     check_places,
     disk_errors,
+    lost,
     member_place,
     overlap,
     size_on_disk,
@@ -208,6 +209,13 @@ def check_target(
     check_places([place], files_of(source), overwrite, resume)
     if _is_label(place):
         check_image_of(place)
+
+
+def would_overwrite(target: str | os.PathLike[str], source: str | os.PathLike[str]) -> bool:
+    """Return whether a result at a path would replace a file that is read, or a part of it."""
+    if is_address(target):
+        return False
+    return lost(_place(Path(target).expanduser()), Path(source)) is not None
 
 
 def unfinished(target: Any) -> Ledger | None:

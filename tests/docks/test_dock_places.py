@@ -1,0 +1,71 @@
+"""Where results go: no file that a layer reads is replaced, and names stay those of samples."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("napari")
+
+import dask.array as da
+import numpy as np
+import zarr
+from dock_networks import measured
+from hands import PATIENCE, load, picture
+from napari.components import ViewerModel
+from napari.layers import Image as ImageLayer
+from napari.layers._source import layer_source
+
+from seamscope.docks.prediction.dock import PredictionDock
+
+NETWORK = measured()
+
+
+@pytest.fixture
+def dock(qtbot):
+    """The dock with a network, without an image or a window."""
+    dock = PredictionDock(ViewerModel())
+    qtbot.addWidget(dock)
+    load(qtbot, dock, NETWORK)
+    dock.options.accelerate.setChecked(False)
+    return dock
+
+
+def add(dock, data, name="cells", path=""):
+    """Add a layer, as another program's reader does, and take it for the image."""
+    with layer_source(path=str(path) or None):
+        layer = ImageLayer(data, name=name)
+    dock.viewer.add_layer(layer)
+    dock.image_box.value = layer
+    dock.tile.set_value(32)
+    return layer
+
+
+def wait(qtbot, dock):
+    qtbot.waitUntil(lambda: not dock.job.busy and not dock.busy, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("shown", ["one channel", "changed pixels", "beside the image"])
+def test_no_result_replaces_a_file_that_a_layer_reads(qtbot, dock, tmp_path, shown):
+    path = tmp_path / "raw.zarr"
+    raw = picture(2, 48, 40)
+    zarr.create_array(str(path), data=raw, chunks=(1, 48, 40))
+    stored = da.from_zarr(str(path))
+    add(dock, stored[0] if shown == "one channel" else stored[1] * 2, "raw", path)
+    if shown == "beside the image":
+        add(dock, picture(48, 40))
+    dock.options.place.set_value(str(path))
+    assert "The layer raw is read from raw.zarr" in dock.problem
+    assert list(dock.panel.actions.buttons) == ["Save to …"]
+    dock.run(overwrite=True)  # by a program
+    wait(qtbot, dock)
+    np.testing.assert_array_equal(zarr.open_array(str(path), mode="r")[:], raw)
+    assert "The layer raw is read from raw.zarr" in dock.problem
+
+
+def test_why_a_run_did_not_begin_stays_beside_what_is_wrong_with_its_place(dock, tmp_path):
+    add(dock, picture(48, 40))
+    (tmp_path / "there.zarr").mkdir()
+    dock.options.place.set_value(str(tmp_path / "there.zarr"))
+    dock.destination.failed.emit(OSError("The disk refuses."))
+    assert "there.zarr exists" in dock.problem
+    assert "The disk refuses." in dock.problem
