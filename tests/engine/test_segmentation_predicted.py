@@ -7,14 +7,19 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import zarr
 from scipy import ndimage
 from torch import nn
 
 import seamscope
 from seamscope.errors import ImageError
+from seamscope.ledger import Ledger
 from seamscope.planning.case import Case
+from seamscope.planning.tuning import prepare
+from seamscope.segmentation.labelling import begin_labels
 from seamscope.segmentation.predicted import Placed, predict_for
 from seamscope.segmentation.recipe import Heights
+from seamscope.segmentation.tile_seams import seams_of
 
 
 class Sharpen(nn.Module):
@@ -77,3 +82,61 @@ def test_pixels_that_were_not_predicted_are_not_read() -> None:
     assert placed[5, 7] == 5
     with pytest.raises(ImageError, match="Pixels 3 to 6 were not predicted"):
         placed[3:6, 5:8]
+
+
+class Hungry(nn.Module):
+    """Runs out of memory above so many pixels, once it is armed."""
+
+    armed = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.armed and x.numel() > 32 * 32:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return torch.sigmoid(x)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_seams_are_those_of_the_tiles_that_memory_left(folder, tmp_path) -> None:
+    network = Hungry().eval()
+    case = Case.open(blobs((96, 96)), network, tile=48, batch=1, normalize="none", seams="none")
+    asked = seams_of(case.plan)
+    network.armed = True
+    ledger = Ledger.begin(tmp_path / "ledger", {}) if folder else None
+    found = predict_for(seamscope.Recipe(), case, tmp_path, ledger=ledger)
+    assert asked["x"].tile == 48
+    assert found.seams["x"].tile <= 32
+    assert (found.file is not None) == folder
+    again = predict_for(seamscope.Recipe(), case, tmp_path, ledger=ledger)
+    assert again.seams == found.seams
+
+
+@pytest.mark.parametrize("area", [None, {"x": (0, 200)}])
+def test_labels_are_resumed_with_the_tiles_that_were_chosen(area, tmp_path, monkeypatch) -> None:
+    """Free memory, and so tiles that are "auto", differ from run to run."""
+    np.save(tmp_path / "i.npy", blobs((200, 240)))
+    recipe, real = seamscope.Recipe(channel=0), Ledger.mark
+    stopping = []
+
+    def mark(self: Ledger, *args: int) -> None:
+        real(self, *args)
+        if self.folder.name in stopping:
+            raise InterruptedError
+
+    def seams(name: str, memory: int):
+        asked = {"memory": memory * 2**20, "seams": "none", "area": area}
+        case = prepare(seamscope.open_image(tmp_path / "i.npy"), "demo:batchnorm", **asked)
+        more = {"case": case, "area": area, "blocks": 100, "resume": True}
+        with begin_labels(case.image, recipe, tmp_path / name, **more) as labelling:
+            found = labelling.find()
+            labelling.write(found)
+        return found.record()["segmentation"]["seams"]
+
+    monkeypatch.setattr(Ledger, "mark", mark)
+    whole = seams("w.zarr", 8)
+    for ledger, memory in ((".prediction.zarr.ledger", 8), (".o.zarr.ledger", 6)):
+        stopping[:] = [ledger]
+        with pytest.raises(InterruptedError):
+            seams("o.zarr", memory)
+    stopping.clear()
+    assert seams("o.zarr", 20) == whole != seams("other.zarr", 6)
+    np.testing.assert_array_equal(*(zarr.open(tmp_path / name)[:] for name in ("o.zarr", "w.zarr")))

@@ -302,7 +302,7 @@ class Labelling:
         if self._case is not None:
             made = predict_for(
                 self._recipe, self._case, self._folder.path, self._work,
-                stay=staged, on=self._on, trust=self._trust,
+                ledger=self._ledger if staged else None, on=self._on, trust=self._trust,
             )  # fmt: skip
             prediction = made.image
             how = how | {"area": made.area, "names": made.channels, "seams": made.seams}

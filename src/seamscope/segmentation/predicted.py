@@ -20,19 +20,25 @@ from psutil import virtual_memory
 
 from seamscope.errors import ImageError
 from seamscope.execution.pool import On
+from seamscope.execution.run import events_of
 from seamscope.images.image import Image, open_image
+from seamscope.images.records import read_record
 from seamscope.images.views import View
+from seamscope.ledger import Ledger
+from seamscope.plain import plain, restore
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
 from seamscope.prediction.folders import is_done
-from seamscope.prediction.run import predict
+from seamscope.prediction.output import open_output
+from seamscope.prediction.run import begin, completed
 from seamscope.segmentation.objects import Space
 from seamscope.segmentation.recipe import Recipe
 from seamscope.segmentation.tile_seams import Seams, seams_of
 from seamscope.work import QUIET, Work
 
 _SHARE = 0.25  # of free memory that a prediction may take
+_PLAN = "plan of the prediction"  # in the ledger of labels
 
 
 class Placed(View):
@@ -101,7 +107,7 @@ def predict_for(
     folder: Path | None = None,
     work: Work = QUIET,
     *,
-    stay: bool = False,
+    ledger: Ledger | None = None,
     on: On = None,
     trust: bool = False,
 ) -> Predicted:
@@ -117,8 +123,9 @@ def predict_for(
         Where a large prediction is kept; by default it is kept in memory.
     work
         Shows progress, and stops when asked to (see `seamscope.work`).
-    stay
-        Whether any prediction is kept in the folder, and an unfinished one there is resumed.
+    ledger
+        Of the labels. Where given, any prediction is kept in the folder, by the plan that the
+        ledger notes, and an unfinished one there is resumed.
     on, trust
         As for `seamscope.predict`; other processes need a prediction that stays.
 
@@ -129,17 +136,21 @@ def predict_for(
     """
     asked = case.settings.area
     wanted = case.plan
-    if asked:
-        case = prepare(case.but(area=_grown(asked, case, recipe)))
+    case = _planned(recipe, case, ledger)
     plan = case.plan
     large = math.prod(plan.out_shape) * plan.out_dtype.itemsize > _SHARE * (
         virtual_memory().available
     )
+    stay = ledger is not None
     kept = folder / "prediction.zarr" if folder is not None and (large or stay) else None
     if kept is not None and is_done(kept):
-        values = open_image(kept).data
-    else:  # this plan, whatever was "auto"
-        values = predict(case.at(plan), out=kept, resume=stay, on=on, trust=trust, work=work)
+        values, record = open_image(kept).data, read_record(kept) or {}
+    else:
+        case, task = begin(case, None, None, kept, resume=stay)
+        with open_output(case, kept, task=task, resume=stay) as output:
+            completed(events_of(case, output, on, trust=trust, work=work))
+            values, record = output.array, output.record
+    plan = Plan.from_json(record["plan"])  # tiles are smaller where memory ran out
     place = _place(plan) if asked else None
     opened = open_image(values if place is None else Placed(values, *place), axes=plan.out_axes)
     first = tuple(
@@ -156,6 +167,17 @@ def predict_for(
     area = dict(_ranges(wanted)) if asked else None
     seams = seams_of(plan, of_area=False)
     return Predicted(named, area, case.model.channels_of(plan.facts), seams, kept, place)
+
+
+def _planned(recipe: Recipe, case: Case, ledger: Ledger | None) -> Case:
+    """Plan what is predicted; a ledger keeps the plan, since free memory, and so tiles, change."""
+    if ledger is not None and _PLAN in ledger.task:
+        return case.at(restore(Plan, ledger.task[_PLAN]))
+    if case.settings.area:
+        case = prepare(case.but(area=_grown(case.settings.area, case, recipe)))
+    if ledger is not None:
+        ledger.note(_PLAN, plain(case.plan))
+    return case.at(case.plan)
 
 
 def space_of(plan: Plan) -> tuple[tuple[int, ...], Space]:
