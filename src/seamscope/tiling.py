@@ -620,7 +620,7 @@ def _check_axis(
 
 def _unacceptable(name: str, tile: int, lattice: Lattice) -> str:
     if lattice.fixed is not None:
-        return f"Tile {tile} along {name}: this network was saved for {lattice.fixed} only; use it."
+        return f"Tile {tile} along {name}: this network takes {lattice.fixed} only; use it."
     below, above = lattice.size_at_most(tile), lattice.size_at_least(tile)
     rule = f"multiples of {lattice.increment}"
     if residue := lattice.offset % lattice.increment:

@@ -118,6 +118,63 @@ def test_what_was_not_finished_is_measured_again(allow) -> None:
     assert second.reach.bounded
 
 
+def _plain() -> nn.Module:
+    return _network(99)
+
+
+def _windows() -> nn.Module:
+    return family("windows of 4")
+
+
+def _valid() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 3, 7), nn.ReLU(), nn.Conv2d(3, 2, 4), nn.Dropout(0.5).train())
+
+
+@pytest.mark.parametrize("make", [_plain, _windows, _valid])
+def test_one_size_is_enough_to_go_on(allow, make) -> None:
+    """What operations imply for a size at which the network ran is what would be measured."""
+
+    def measured(count: int) -> Model:
+        allow(count)
+        torch.manual_seed(5)
+        network = make()
+        with torch.no_grad():  # another network each time, of which nothing is kept
+            next(network.parameters()).mul_(1 + count / 2048)
+        model = as_model(network)
+        model.measure()
+        return model
+
+    whole = measured(10_000)
+    for count in (3, 8, 15, 30):
+        model = measured(count)
+        facts, reach = model.facts, model.reach
+        if facts.lattice[0].fixed is None:
+            break
+        assert facts.period == whole.facts.period
+        assert not facts.period_found
+        assert [a.crop for a in facts.lattice] == [a.crop for a in whole.facts.lattice]
+        assert reach.halo == whole.reach.halo
+        assert (facts.noise > 0) == (whole.facts.noise > 0)
+        assert any("ran out of time" in note for note in facts.notes)
+    assert count > 3
+
+
+def test_a_network_that_cannot_be_read_needs_more_time(allow) -> None:
+    class Reads(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * (1 if float(x.sum()) > 1e9 else 2)
+
+    allow(3)
+    model = as_model(Reads(1, 2, 3, padding=1).eval())
+    with pytest.raises(ModelError, match="operations do not show where tiles may start"):
+        model.measure()
+    allow(3)
+    model = as_model(Reads(1, 2, 3, padding=1).eval()).stated(step=1)
+    model.measure()
+    assert model.facts.lattice[0].fixed
+    assert model.describe()
+
+
 class Stopped:
     """Work that the user stops after some steps."""
 

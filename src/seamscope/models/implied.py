@@ -22,6 +22,7 @@ from torch import nn
 from seamscope.models.derived import Derived, DerivedAxis, derive, derive_along
 from seamscope.models.trials import OutOfPatience
 from seamscope.normalization.calls import Forward
+from seamscope.tape import record
 from seamscope.tiling import Lattice, Sides
 
 
@@ -93,6 +94,14 @@ class Implied:
         """Whether the operations imply that some halo makes tiles agree."""
         return self.halo is not None and not any(self.coupled)
 
+    @property
+    def places_tiles(self) -> bool:
+        """Whether the operations imply where tiles may start, or that no place is right."""
+        return not self.unknown and all(
+            period is not None or coupled
+            for period, coupled in zip(self.period, self.coupled, strict=True)
+        )
+
 
 def _tile_of(axis: DerivedAxis, lattice: Lattice) -> int:
     """A size that tiles have once the derived period is known to be the period."""
@@ -125,6 +134,11 @@ def derived_by(
         A shape as small as the network takes, for the axes beside the one that is long.
     """
     return _unless_it_fails(partial(derive, forward, example, module=module, beside=beside))
+
+
+def derived_at(forward: Forward, x: torch.Tensor, module: nn.Module | None) -> Derived | None:
+    """Derive what operations imply from one forward pass; None where they cannot be read."""
+    return _unless_it_fails(lambda: derive(record(forward, x.clone(), module=module), x))
 
 
 def derived_for_tiles(
@@ -182,4 +196,4 @@ def longer(one: int | None, other: int | None) -> int | None:
     return math.lcm(one, other) if one and other else one or other
 
 
-__all__ = ["Implied", "derived_by", "derived_for_tiles", "larger", "longer"]
+__all__ = ["Implied", "derived_at", "derived_by", "derived_for_tiles", "larger", "longer"]

@@ -19,9 +19,9 @@ from fractions import Fraction
 import torch
 
 from seamscope.errors import ModelError
-from seamscope.models.derived import Derived
+from seamscope.models.derived import Derived, DerivedAxis
 from seamscope.models.entrance import Entrance, Entry, Hints, Layout, arranged
-from seamscope.models.implied import Implied, derived_by, derived_for_tiles
+from seamscope.models.implied import Implied, derived_at, derived_by, derived_for_tiles
 from seamscope.models.output_kind import OutputKind, kind_of, undecided
 from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, PhaseFields, measure_fields
@@ -185,6 +185,10 @@ class _Prober:
         self._any_channels = False
         self._channels_follow = False
         self._layout: Layout | None = None
+        # what is kept for when time runs out
+        self._differ = 0.0
+        self._values: OutputKind | None = None
+        self._derived: Derived | None = None
 
     def facts(self) -> Facts:
         self._trials.phase("Finding the network's input")
@@ -192,10 +196,8 @@ class _Prober:
         try:
             facts = self._first(entry)
         except OutOfPatience:
-            raise ModelError(
-                "Measuring the network's sizes took too long: raise `patience`, or state a smaller "
-                "size (`input_size`)."
-            ) from None
+            with self._trials.overtime():
+                facts = self._at_one_size(entry)
         return self._placed(self._with_period(facts))
 
     def _first(self, entry: Entry) -> Facts:
@@ -215,6 +217,7 @@ class _Prober:
         narrow = self._beside(channels, shape, (None,) * len(shape))
         example = self._noise(channels, shape)
         derived = derived_by(self._forward, example, self._trials.module, narrow)
+        self._derived = derived
         periods = tuple(axis.period for axis in derived.axes) if derived else (None,) * len(shape)
         self._trials.phase("Measuring accepted sizes")
         beside = self._beside(channels, shape, periods)
@@ -244,6 +247,56 @@ class _Prober:
             implied=self._implied(derived, channels, narrow, lattice),
         )
         return self._without_surplus(facts)
+
+    def _at_one_size(self, entry: Entry) -> Facts:
+        """What a single size shows, and the operations imply for it, where time is over.
+
+        It takes a few more forward passes at the size with which the network ran.
+        """
+        channels, shape = entry.channels, entry.shape
+        x = self._noise(channels, shape)
+        fixed, meter = FixedStatistics(self._forward), MemoryMeter()
+        with Watch() as watch, Draws() as draws, meter:
+            y = fixed(x)
+        if draws.seen and not self._trials.random:
+            self._differ = _apart(y, [self._forward(x)])
+            self._trials.random = True
+        kind = self._values or kind_of(watch, [y])
+        if kind == "classes" and self._values is None:
+            self._forward = undecided(self._forward, x)
+        derived = self._derived or derived_at(self._forward, x, self._trials.module)
+        lattice = tuple(
+            _one_size(n, out, derived.axes[axis] if derived else None)
+            for axis, (n, out) in enumerate(zip(shape, y.shape[2:], strict=True))
+        )
+        implied = Implied.of(derived, lattice) if derived else None
+        size = axes_text(shape)
+        if self._hints.step is None and not (implied and implied.places_tiles):
+            raise ModelError(
+                f"Measuring the network's sizes took too long. It runs at {size} px, and its "
+                "operations do not show where tiles may start: raise `patience`, or state a "
+                "smaller size (`input_size`) or its `step`."
+            )
+        return Facts(
+            in_channels=channels,
+            out_channels=int(y.shape[1]),
+            lattice=lattice,
+            narrow=shape,
+            bytes_per_pixel=meter.peak / math.prod(shape),
+            statistics=tuple(fixed.calls),
+            any_channels=self._any_channels,
+            channels_follow=self._channels_follow,
+            kind=kind,
+            kind_certain=kind != "logits",
+            noise=self._differ,
+            layout=self._layout,
+            implied=implied,
+            notes=(
+                f"Measuring the accepted sizes ran out of time (`patience`): tiles have {size} px, "
+                "at which the network ran. What else is known of it follows from its operations "
+                "and was not measured.",
+            ),
+        )
 
     def _implied(
         self,
@@ -392,10 +445,9 @@ class _Prober:
         x = self._noise(channels, shape)
         with Draws() as draws:
             runs = [self._forward(x).double() for _ in range(2)]
-        spread = float(runs[0].std()) or 1.0
         differ = 0.0
         for _ in range(_RUNS):
-            differ = max(float((runs[0] - run).std()) for run in runs[1:]) / spread
+            differ = _apart(runs[0], runs[1:])
             if differ > _CHANCE or not draws.seen:
                 break
             runs.append(self._forward(x).double())
@@ -403,7 +455,8 @@ class _Prober:
             return 0.0
         self._trials.random = True
         self._shapes.clear()
-        return differ / math.sqrt(2)
+        self._differ = differ
+        return differ
 
     def _kind(self, channels: int, shape: tuple[int, ...]) -> tuple[OutputKind, Forward]:
         """What kind of values the network gives, and a forward pass that gives numbers."""
@@ -411,7 +464,7 @@ class _Prober:
         with Watch() as watch:
             y = self._forward(x)
         more = [self._forward(factor * x + shift) for factor, shift in ((0.1, 0.5), (20.0, -3.0))]
-        kind = kind_of(watch, [y, *more])
+        kind = self._values = kind_of(watch, [y, *more])
         if kind != "classes":
             return kind, self._forward
         return kind, undecided(self._forward, x)
@@ -468,12 +521,7 @@ class _Prober:
             exact = [pair for pair in sizes if _lost(*pair, scale) is not None]
             best = min(exact or sizes[:1], key=lambda pair: abs(pair[0] - pair[1] / scale))
             return _axis_lattice(*best, scale, step)
-        if out > size:  # one size only: a whole scale is the simplest reading
-            return Lattice(scale=Fraction(out, size), fixed=size)
-        whole = Fraction(out, size)
-        scale = whole if whole.numerator == 1 and whole < 1 else Fraction(1)
-        lost = size - int(out / scale)
-        return Lattice(crop=(lost // 2, lost - lost // 2), scale=scale, fixed=size)
+        return _one_size(size, out)
 
 
 class _Sizes:
@@ -542,6 +590,28 @@ class _Sizes:
                     if _plain(scale):
                         return scale, step
         return None
+
+
+def _one_size(size: int, out: int, derived: DerivedAxis | None = None) -> Lattice:
+    """Lattice of a network that takes one size, or of which only one is known."""
+    scale = None if derived is None else derived.scale
+    lost = None if scale is None else _lost(size, out, scale)
+    if derived is not None and scale is not None and lost is not None and lost >= 0:
+        own = derived.crop if derived.size == size else None
+        return Lattice(crop=own or (lost // 2, lost - lost // 2), scale=scale, fixed=size)
+    if out > size:  # a whole scale is the simplest reading
+        return Lattice(scale=Fraction(out, size), fixed=size)
+    whole = Fraction(out, size)
+    scale = whole if whole.numerator == 1 and whole < 1 else Fraction(1)
+    lost = size - int(out / scale)
+    return Lattice(crop=(lost // 2, lost - lost // 2), scale=scale, fixed=size)
+
+
+def _apart(one: torch.Tensor, others: Sequence[torch.Tensor]) -> float:
+    """How much runs of one input differ, in standard deviations of the output."""
+    spread = float(one.double().std()) or 1.0
+    most = max(float((one.double() - other.double()).std()) for other in others)
+    return most / spread / math.sqrt(2)
 
 
 def _divisors(number: int) -> list[int]:

@@ -10,9 +10,10 @@ network that remains is deterministic and has the same period and reach.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +101,15 @@ class Trials:
         if not isinstance(y, torch.Tensor):
             raise ModelError(f"it returns {type(y).__name__} instead of one tensor")
         return y
+
+    @contextlib.contextmanager
+    def overtime(self) -> Iterator[None]:
+        """Run a few times more though time is over; what is left then is none."""
+        end, self._end = self._end, None
+        try:
+            yield
+        finally:
+            self._end = end
 
     def phase(self, what: str) -> None:
         """Begin a named part."""

@@ -141,9 +141,7 @@ class _AxisRules:
         lattice = self.lattice
         if lattice.fixed is not None:
             if tile != lattice.fixed:
-                yield _broken(
-                    "tile", tile, "is not the one size this network was saved for", lattice.fixed
-                )
+                yield _broken("tile", tile, "is not the one size this network takes", lattice.fixed)
             return
         smallest = lattice.smallest_tile(self.halo)
         nearest = lattice.size_at_most(tile), lattice.size_at_least(tile)
