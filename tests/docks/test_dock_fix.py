@@ -278,3 +278,38 @@ def test_layers_are_deleted_while_both_results_are_swiped(qtbot, seamy, which):
     qtbot.waitUntil(lambda: not set(own) & set(viewer.layers), timeout=PATIENCE)
     assert not fix.comparison.swipe.shown
     assert bool(viewer.layers) is (which == "swiped")
+
+
+def test_a_fix_writes_its_result_to_a_file_too(qtbot, seamy, tmp_path):
+    dock, fix = seamy
+    dock.options.place.set_value(str(tmp_path / "well_A.ome.zarr"))
+    first = fix._last()
+    fix.begin()
+    assert fix.busy
+    rest(qtbot, dock, fix)
+    assert (fix.problem, dock.problem) == ("", "")
+    assert (tmp_path / "well_A.ome.zarr").is_dir()
+    assert (fix.comparison.before, fix.comparison.after.stored) == (first, True)
+
+
+@pytest.mark.parametrize("how", ["stopped", "cancelled", "refused", "without layers"])
+def test_a_fix_ends_where_its_run_comes_to_nothing(qtbot, seamy, tmp_path, how):
+    dock, fix = seamy
+    first = seen(fix.viewer)
+    if how != "without layers":
+        dock.options.place.set_value(str(tmp_path / "out.ome.zarr"))
+    if how == "refused":
+        (tmp_path / "out.ome.zarr").mkdir()
+    CLASSES.module.delay = 0.05
+    fix.begin()
+    if how == "without layers":
+        for layer in list(dock.results.layers):
+            fix.viewer.layers.remove(layer)
+    elif how != "refused":
+        (fix.halt if how == "stopped" else dock.job.stop)()
+    rest(qtbot, dock, fix)
+    assert not fix.session.running
+    assert len(fix.session.runs) == 1
+    assert seen(fix.viewer) - {"tiles: cells"} == first - {"tiles: cells"}
+    assert ("Stopped" if how == "stopped" else "No result was made") in fix.problem
+    assert fix.fix.isEnabled()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from pathlib import Path
 
 import npe2
 import numpy as np
@@ -157,6 +158,18 @@ def test_an_unfinished_file_is_gone_on_with_on_another_day(qtbot, dock, files, t
     opened = viewer.open(f"{target}.partial", plugin="seamscope")
     later = PredictionDock(viewer)
     qtbot.addWidget(later)
+    network = Path(files[1].rpartition(":")[0])
+    network.rename(tmp_path / "moved.py")
+    press(qtbot, go_on(later))
+    qtbot.waitUntil(lambda: not later.job.busy, timeout=PATIENCE)
+    press(qtbot, later.model_picker.consent.yes)
+    qtbot.waitUntil(lambda: not later.job.busy, timeout=PATIENCE)
+    assert "nets.py" in later.facts.text()  # is not there
+    later.set_model(f"{tmp_path / 'moved.py'}:Slow", trust=True)
+    qtbot.waitUntil(lambda: later.plan is not None, timeout=PATIENCE)
+    assert not later.session.running  # unasked
+    assert [layer.visible for layer in opened] == [True] * len(opened)
+    (tmp_path / "moved.py").rename(network)
     press(qtbot, go_on(later))
     qtbot.waitUntil(lambda: not later.job.busy, timeout=PATIENCE)
     press(qtbot, later.model_picker.consent.yes)  # the network's file has code

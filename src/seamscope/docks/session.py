@@ -72,6 +72,8 @@ class Session(QObject):
         Stop the prediction that is running.
     run_begins
         A prediction is about to begin: results that were shown make room for it.
+    run_dropped
+        A prediction that was wanted did not begin, or its result is gone.
     fixed_changed
         Fixed statistics were found, or are gone with their network.
 
@@ -92,7 +94,7 @@ class Session(QObject):
     turn
         Held while a network is used, by one thread at a time.
     running
-        Whether a prediction is running.
+        Whether a prediction is running, or the file of its result is being opened.
     """
 
     changed = Signal()
@@ -103,6 +105,7 @@ class Session(QObject):
     set_wanted = Signal(object)
     stop_wanted = Signal()
     run_begins = Signal()
+    run_dropped = Signal()
     fixed_changed = Signal()
 
     def __init__(self) -> None:
@@ -173,6 +176,11 @@ class Session(QObject):
         """Note that a prediction begins."""
         self.running = True
         self.run_begins.emit()
+
+    def drop_run(self) -> None:
+        """Note that a prediction did not begin, or that nothing shows its result."""
+        self.running = False
+        self.run_dropped.emit()
 
     def show_only(self, run: Run | None) -> None:
         """Hide the layers of all results but this one, and show those."""

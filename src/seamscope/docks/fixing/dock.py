@@ -95,6 +95,7 @@ class FixDock(Dock):
         self.job.changed.connect(self._show_state)
         self.session.changed.connect(self._changed)
         self.session.run_ended.connect(self._run_ended)
+        self.session.run_dropped.connect(self._run_dropped)
 
     @property
     def busy(self) -> bool:
@@ -303,7 +304,13 @@ class FixDock(Dock):
     def _run(self, **controls: Any) -> None:
         self.session.want_run(**controls)
         if not self.session.running:
-            self._give_up("The run did not begin: the step Predict says why.")
+            self._run_dropped()
+
+    def _run_dropped(self) -> None:
+        """There is no result to compare."""
+        self._halted = False
+        if self._chain and not self.job.busy:
+            self._give_up("No result was made: see the step Predict.")
 
     def _give_up(self, why: str) -> None:
         self._chain = False

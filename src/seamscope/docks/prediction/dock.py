@@ -21,7 +21,7 @@ from seamscope.docks.actions import Action
 from seamscope.docks.dock import Dock
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Outcome
-from seamscope.docks.layers import check_image, shown_point
+from seamscope.docks.layers import check_image, path_of, shown_point
 from seamscope.docks.looks import boxed, cost_table, in_dock, legend, text_label
 from seamscope.docks.prediction.destination import Destination, go_on
 from seamscope.docks.prediction.file_choices import FileChoices
@@ -33,7 +33,7 @@ from seamscope.docks.prediction.next_steps import axis_actions, next_actions, re
 from seamscope.docks.prediction.options import Options
 from seamscope.docks.prediction.pace import Pace
 from seamscope.docks.prediction.preview import CORE, WINDOW, TilePreview
-from seamscope.docks.prediction.protocols import Protocols
+from seamscope.docks.prediction.protocols import Protocols, is_network_of
 from seamscope.docks.prediction.region import Region
 from seamscope.docks.prediction.run_panel import RunPanel
 from seamscope.docks.prediction.unfinished import Unfinished
@@ -75,7 +75,7 @@ class PredictionDock(Dock):
         self.plan: Plan | None = None
         self._asked = Settings()
         self._rests = False  # the preview, after a run
-        self._goes_on = ""  # path of a result that waits for its network
+        self._goes_on: Unfinished | None = None  # a result that waits for its network
         self._known_resources: dict[str, Resources] = {}
         self.tiles = TilePreview(self.viewer, self._preview_lost)
         self._drops = FolderDrops(self)
@@ -226,7 +226,8 @@ class PredictionDock(Dock):
         self.session.blend_wanted.connect(self._take_blend)
         self.session.run_wanted.connect(self._run_with)
         self.session.set_wanted.connect(self._set)
-        self.session.stop_wanted.connect(self.panel.stop)
+        self.session.stop_wanted.connect(self._stop)
+        self.job.changed.connect(self._job_changed)
 
     def follow(self) -> None:
         """Follow the viewer."""
@@ -466,6 +467,7 @@ class PredictionDock(Dock):
         self.protocols.remember()
         if target:
             asked, letters = self._asked_case(), self.source.letters
+            self.session.running = True
             self.destination.begin(asked, layer, letters, resume=resume, overwrite=overwrite)
             return
         try:
@@ -482,6 +484,10 @@ class PredictionDock(Dock):
         kept = case.plan.settings.seams == "all" and on is None and not resumed
         self.session.begin_run()
         self.session.show_only(None)
+        if resumed:  # what was opened of it: the run shows the same, and more
+            for opened in self.viewer.layers:
+                if path_of(opened) == str(output.partial):
+                    opened.visible = False
         made = Run(
             layer,
             case.image,
@@ -509,9 +515,24 @@ class PredictionDock(Dock):
             self._not_started(error)
 
     def _not_started(self, error: Exception) -> None:
-        self.session.running = False
         self.panel.fail(error)
         self.refresh()
+        self.session.drop_run()
+
+    def _stop(self) -> None:
+        """A dock wants no more of the prediction."""
+        self.panel.stop()
+        if self.session.running and not self.busy:  # the file of its result is being opened
+            self.job.stop()
+
+    def _job_changed(self) -> None:
+        """Nothing is loaded or opened any more, also where that was cancelled."""
+        if self.job.busy:
+            return
+        if self.session.running and not self.busy:
+            self.session.drop_run()
+        if self.network.picker.consent.isHidden():  # else its network is loaded when it is given
+            self._goes_on = None
 
     def _unfinished(self) -> list[Action]:
         """Offer to go on with an unfinished result that is opened."""
@@ -526,19 +547,20 @@ class PredictionDock(Dock):
             self.panel.show_problem(in_dock(error))
             return
         assert known.protocol is not None
-        for layer in known.layers(self.viewer):  # the new run shows the same, and more
-            layer.visible = False
         self.options.place.set_value(known.path)
-        self._goes_on = known.path
         self.protocols.take(known.protocol)
+        self._goes_on = known
         self._go_on_when_ready()
 
     def _go_on_when_ready(self) -> None:
-        if self._goes_on and self.model is not None and not self.job.busy:
-            ready = self.destination.target == self._goes_on and self.destination.unfinished
-            self._goes_on = ""
-            if self.plan is not None and ready:
-                self.run(resume=True)
+        known, model = self._goes_on, self.plain
+        if known is None or known.protocol is None or model is None or self.job.busy:
+            return
+        self._goes_on = None
+        place = self.destination
+        ready = place.target == known.path and place.unfinished and self.plan is not None
+        if ready and is_network_of(known.protocol, model):
+            self.run(resume=True)
 
     def _show_channels(self) -> None:
         """Show the last result as one layer, or each of its channels."""
@@ -566,6 +588,8 @@ class PredictionDock(Dock):
             self.session.add_run(made, self.results.layers)
             if made.stored and not (made.finished or Path(str(made.output.partial)).exists()):
                 self.results.hide()  # nothing was written, and the file is gone
+        else:
+            self.session.drop_run()
         self.refresh()
 
     def _run_with(self, controls: dict[str, Any]) -> None:

@@ -138,7 +138,7 @@ class Protocols(QObject):
         self._set(protocol.settings)
         self._wanted = protocol
         model = dock.plain
-        if model is not None and _path(model) == protocol.network.path:
+        if model is not None and is_network_of(protocol, model):
             self.ready(model)
             dock.refresh()
         else:
@@ -294,8 +294,11 @@ def _last() -> Path:
     return config_folder() / "last.toml"
 
 
-def _path(model: Model) -> str | None:
-    return None if model.spec is None else absolute(model.spec)
+def is_network_of(protocol: Protocol, model: Model) -> bool:
+    """Whether a network is loaded from the file that a protocol names."""
+    if protocol.network is None or model.spec is None:
+        return False
+    return absolute(model.spec) == protocol.network.path
 
 
 def _said(value: Any) -> str:
@@ -304,4 +307,4 @@ def _said(value: Any) -> str:
     return str(value)
 
 
-__all__ = ["Protocols"]
+__all__ = ["Protocols", "is_network_of"]

@@ -13,7 +13,7 @@ from typing import Any
 from napari.layers import Image as ImageLayer
 from napari.layers import Layer
 
-from seamscope.docks.layers import add_opened, name_of, path_of
+from seamscope.docks.layers import add_opened, name_of
 from seamscope.errors import SeamscopeError, SettingsError
 from seamscope.images.records import read_record
 from seamscope.images.results.create import unfinished
@@ -67,10 +67,6 @@ class Unfinished:
             return cls(path, share_done(ledger), record["image"]["source"] or "", protocol)
         except (SeamscopeError, KeyError, TypeError):  # of another version
             return None
-
-    def layers(self, viewer: Any) -> list[Layer]:
-        """Return the layers that show it."""
-        return [x for x in viewer.layers if path_of(x) == self.path + _ENDING]
 
     def image_layer(self, viewer: Any) -> ImageLayer:
         """Return the layer of the image, opened where it is not in the viewer.
