@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 import seamscope
 from seamscope.cli import app
 from seamscope.cli.segment import RecipeKind
+from seamscope.errors import OutputError
 from seamscope.images.results.create import create_output
+from seamscope.images.results.output import Output
 from seamscope.segmentation.corrections import Corrections
 from seamscope.segmentation.recipe import Kind
 
@@ -50,6 +52,28 @@ def test_segment_writes_labels_table_and_json(folder) -> None:
     again = run("segment", "p.npy", "out.tif", *words)
     assert again.exit_code == 1
     assert "out.tif exists" in again.output
+
+
+def test_a_table_that_was_written_before_a_run_stopped_is_written_again(
+    folder, monkeypatch
+) -> None:
+    words = ("segment", "p.npy", "out.zarr", "--axes", "cyx", "--channel", 0)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OutputError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "finish", refuse)
+        stopped = run(*words, "--table", "t.csv")
+    assert "To continue, repeat it with --resume" in stopped.output
+    before = (folder / "t.csv").read_text()
+    (folder / "other.csv").write_text("kept")
+    assert "other.csv exists" in run(*words, "--table", "other.csv", "--resume").output
+    (folder / "t.csv").write_text(before[:50])  # or a part of it
+    done = run(*words, "--table", "t.csv", "--resume")
+    assert done.exit_code == 0, done.output
+    assert (folder / "other.csv").read_text() == "kept"
+    assert len(before.splitlines()) > 5
 
 
 def test_labels_join_the_image_that_is_read(folder) -> None:

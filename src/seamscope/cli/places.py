@@ -81,11 +81,21 @@ def _unwritten(name: str, value: Any, given: Mapping[str, Any]) -> bool:
     """Whether a parameter that names an output needs no check here."""
     if name == "json_file":
         return bool(value == "-")
+    if name == "table" and given.get("resume"):
+        return bool(str(Path(value).expanduser().absolute()) == _table_of(given.get("out")))
     if name != "out":
         return False
     if given.get("dry_run") or is_address(value):  # the writer of a result checks object stores
         return True
     return bool(given.get("resume")) and _is_done(str(value))
+
+
+def _table_of(out: str | None) -> Any:
+    """Return the table that a stopped run may have written before it finished its labels."""
+    from seamscope.images.results.create import unfinished
+
+    ledger = None if out is None or is_address(out) else unfinished(out)
+    return None if ledger is None else ledger.task.get("table")
 
 
 def _is_done(name: str) -> bool:

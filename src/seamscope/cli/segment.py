@@ -276,6 +276,7 @@ def segment(
                     display.note(note)
                 if table is not None:
                     image = source if model is not None and intensity is None else intensity
+                    labelling.note("table", str(Path(table).expanduser().absolute()))
                     write_text("--table", table, found.table(image, work=work).to_csv())
                 labelling.write(found, {"protocol": protocol.to_json()}, keep=True)
             except BaseException:

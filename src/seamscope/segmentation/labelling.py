@@ -284,6 +284,16 @@ class Labelling:
             "`resume=True`."
         )
 
+    def note(self, key: str, value: Any) -> None:
+        """Keep something with what is done, for the run that resumes this one.
+
+        Raises
+        ------
+        OutputError
+            When the disk refuses.
+        """
+        self._ledger.note(key, value)
+
     # -- objects
 
     def find(self) -> Segmentation:
