@@ -741,7 +741,7 @@ def test_long_names_of_layers_do_not_widen_the_dock(qtbot, viewer):
     dock = PredictionDock(viewer)
     viewer.window.add_dock_widget(dock)
     qtbot.wait(100)
-    scroll = dock.findChildren(type(dock.layout().itemAt(0).widget()))[0]
+    scroll = dock.scroll
     assert scroll.widget().width() <= scroll.viewport().width()
 
 
@@ -751,9 +751,9 @@ def test_every_text_fits_its_dock(qtbot, viewer, dock):
     load(qtbot, dock, SOLID)
     dock.blend.set_value("linear")
     dock.more.expand(animate=False)
-    dock.resize(dock.minimumWidth(), 600)
+    dock.resize(dock.minimumSizeHint().width(), 600)
     qtbot.wait(100)
-    scroll = dock.findChildren(type(dock.layout().itemAt(0).widget()))[0]
+    scroll = dock.scroll
     inside = scroll.widget()
     assert inside.width() <= scroll.viewport().width()
     for a, b in itertools.pairwise((dock.tile, dock.halo, dock.blend)):

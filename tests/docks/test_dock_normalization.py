@@ -112,7 +112,7 @@ def first_features(image, module=None):
 
 def test_layers_are_told_in_a_table_and_in_words(qtbot, viewer, docks):
     own = docks[1]
-    assert "Tiled prediction" in own.verdict.text()
+    assert "in the step <i>Predict</i>" in own.verdict.text()
     viewer.add_image(uneven(64, 96), name="cells")
     load(qtbot, docks, INSTANCE)
     assert rows(own.layers.table) == [["norm", "InstanceNorm", "4", "of the tile", "no", ""]]
