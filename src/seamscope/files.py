@@ -15,6 +15,7 @@ A result is written beside its place, and moved there when it is whole::
     .out.tif.room        bytes that are kept free for the record
     .out.tif.replaced    an old folder, for the moment between two renames
     .out.tif.rubbish     a file or folder that is being deleted
+    .seamscope-*         basins of a whole result, while the process reads them that it is named by
 
 A process can be killed at any moment: the next one that writes to the same place finishes or
 removes what it finds (`Claim`).
@@ -28,6 +29,7 @@ import os
 import shutil
 import socket
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -365,14 +367,16 @@ class Claim:
         self._delete(self.place.partial)
         os.rename(self.place.hidden("next"), self.place.partial)
 
-    def swap(self) -> None:
-        """Move the new result to its place."""
+    def swap(self, keep: Path | None = None) -> None:
+        """Move the new result to its place, and its basins to `keep` (see `kept_beside`)."""
         place, aside = self.place, self.place.hidden("replaced")
         if os.path.isdir(place.partial) and os.path.lexists(place.path):
             os.rename(place.path, aside)
             os.rename(place.partial, place.path)
         else:
             os.replace(place.partial, place.path)
+        if keep is not None:  # after the result: until then they are needed to go on
+            os.rename(place.basins, keep)
         self._settle()
 
     @property
@@ -395,6 +399,7 @@ class Claim:
             return
         place, aside = self.place, self.place.hidden("replaced")
         begun = place.hidden("next")
+        _sweep(place.path.parent, ".")
         _draft_of(self.final_record).unlink(missing_ok=True)
         self._delete(None)
         if os.path.lexists(begun) and os.path.lexists(place.ledger):
@@ -497,16 +502,26 @@ def lasting_folder(within: str | Path | None = None) -> Path:
     return Path(tempfile.mkdtemp(prefix=_prefix(os.getpid()), dir=within))
 
 
+def kept_beside(path: Path) -> Path:
+    """Return a new name beside a result for what this process reads, and removes at its end.
+
+    Where it is killed, the next `Claim` there removes it.
+    """
+    return path.with_name(f".{_prefix(os.getpid())}{uuid.uuid4().hex}")
+
+
 def _prefix(process: int) -> str:
     return f"seamscope-{socket.gethostname()}-{process}-"
 
 
-def _sweep(within: str | Path | None) -> None:
-    here = _prefix(0).removesuffix("0-")
-    for folder in Path(within or tempfile.gettempdir()).glob(f"{here}*"):
-        process = folder.name.removeprefix(here).partition("-")[0]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(folder, ignore_errors=True)  # those of other users stay
+def _sweep(within: str | Path | None, hidden: str = "") -> None:
+    here = hidden + _prefix(0).removesuffix("0-")
+    with contextlib.suppress(OSError):  # who cannot look cannot tidy
+        for folder in os.scandir(within or tempfile.gettempdir()):
+            process = folder.name.removeprefix(here).partition("-")[0]
+            ours = folder.name.startswith(here) and process.isdecimal()
+            if ours and not psutil.pid_exists(int(process)):
+                shutil.rmtree(folder.path, ignore_errors=True)  # those of other users stay
 
 
 __all__ = [
@@ -519,6 +534,7 @@ __all__ = [
     "is_device",
     "is_full",
     "is_zarr_folder",
+    "kept_beside",
     "lasting_folder",
     "member_place",
     "overlap",

@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 
 from seamscope.errors import OutputError
-from seamscope.files import Claim, Place, lasting_folder, temporary_folder
+from seamscope.files import Claim, Place, kept_beside, lasting_folder, temporary_folder
 from seamscope.images.image import open_image
 from seamscope.images.records import read_record
 from seamscope.images.results.create import create_output
@@ -193,12 +193,11 @@ def test_old_or_new_whole_at_thirty_moments(out: str, tmp_path: Path, killing: K
         path = folder / out
         if path.is_file():  # at once; for a folder there is a moment between two renames
             assert content(path) in (old, new), folder
-        Claim(Place(path, result=out in RESULTS)).release()  # as the next command begins
+        Claim(Place(path, result=out in RESULTS)).release()  # as the next command begins: sweeps
         assert content(path) in (old, new), folder
         name = path.name
         swapped = {p for p in path.parent.glob(".*.re*") if p.suffix != ".partial"}
         assert not swapped  # records and rubbish
-        lasting_folder(path.parent).rmdir()  # as the next segmentation begins: it sweeps
         # a network that was interrupted while it was written is recognised by its name
         extra = {p.name for p in path.parent.iterdir()} - {"net.py", "said", name}
         extra -= {"image.npy", "image.ome.zarr", "zarr.json", "__pycache__"}
@@ -296,6 +295,11 @@ def test_room_of_a_killed_segmentation_is_swept(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", script], check=False)
     assert ended.returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
+    hidden = tmp_path / f".{left.name}"
+    hidden.mkdir()  # as basins of a whole result are kept
     own = lasting_folder(tmp_path)
+    kept_beside(tmp_path / "out.tif").mkdir()
+    Claim(Place(tmp_path / "out.tif", result=True)).release()
     assert not left.exists()
-    assert list(tmp_path.iterdir()) == [own]
+    assert not hidden.exists()
+    assert {path.name[:10] for path in tmp_path.iterdir()} == {own.name[:10], ".seamscope"}

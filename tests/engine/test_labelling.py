@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,36 @@ def test_objects_can_be_read_after_labels_are_written(tmp_path: Path, here: None
     assert written.table().to_csv() == alone.table().to_csv()
     folder = Path(written._ground.room.folder.path)
     assert folder.exists()
+    assert folder.name.startswith(".seamscope-")
     del written, found, each
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_was_kept_for_a_result_is_there_when_it_is_resumed(
+    lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixels move when the result is in its place, not before; where they are gone, made again."""
+    image, out = saved("yx", tmp_path), tmp_path / "o.zarr"
+    how = {"blocks": 40, **HOLES}
+    alone = seamscope.segment(image, **how)
+
+    def refused(self: Claim, *keep: Any) -> None:
+        raise OSError(28, "No space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Claim, "swap", refused)
+        with pytest.raises(OutputError, match="is full"):
+            seamscope.segment(image, out=out, **how)
+    if lost:
+        shutil.rmtree(tmp_path / ".o.zarr.basins")
+        marks = Ledger(tmp_path / ".o.zarr.ledger")
+        marks.unmark([number for number in marks.done if number >= 4 * 9])  # labels
+    found = seamscope.segment(image, out=out, resume=True, **how)
+    np.testing.assert_array_equal(stored(out, "yx"), alone.labels)
+    np.testing.assert_array_equal(found.labels, alone.labels)
+    assert found.table().to_csv() == alone.table().to_csv()
+    assert {path.name for path in tmp_path.iterdir() if path.name[0] != "."} == {"yx.npy", "o.zarr"}
 
 
 def begun(tmp_path: Path, done: Any, stage: str = "labels", **more: Any) -> tuple[str, Path]:

@@ -20,6 +20,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from seamscope.execution.pool import On, Pool, check_on, open_pool
 from seamscope.execution.recipe import check_travels, inside_folder
 from seamscope.execution.sharing import share_out
 from seamscope.execution.worker import Order
-from seamscope.files import disk_errors, lasting_folder, write_file
+from seamscope.files import disk_errors, kept_beside, write_file
 from seamscope.images.addresses import is_address
 from seamscope.images.image import Image, open_image
 from seamscope.images.ngff import OmeZarr
@@ -331,8 +332,9 @@ class Labelling:
             self._ledger.note("block size", subject.blocks.size)
         self._subject, self._made = subject, made
         self._stages = stages = Stages(
-            self._ledger.folder, self._folder.path, subject.read, subject.blocks, self._recipe
-        )
+            self._ledger.folder, self._folder.path, subject.read, subject.blocks, self._recipe,
+            self._ledger.unmark,
+        )  # fmt: skip
         self._do("basins")
         self._work.phase("Joining blocks")
         basins = dataclasses.replace(stages.joined.basins, numbers=stages.numbered)
@@ -410,8 +412,9 @@ class Labelling:
         finally:
             stages.let_go()
         if keep:
-            self._leave()
-        output.finish(record)
+            self._finish_and_keep(record)
+        else:
+            output.finish(record)
         return output.array
 
     def _shared_by(self, found: Segmentation) -> bool:
@@ -427,12 +430,15 @@ class Labelling:
         unfinished, final = (os.path.abspath(str(each)) for each in (output.partial, output.path))
         return Written(unfinished, final, found.shape, str(found.dtype), found.space.axes, places)
 
-    def _leave(self) -> None:
-        """Move what objects are read from out of what vanishes when the result is finished."""
+    def _finish_and_keep(self, record: Mapping[str, Any]) -> None:
+        """Finish the result, and keep what objects are read from until nobody reads them."""
         assert self._output is not None
-        self._folder.path = lasting_folder(Path(str(self._output.path)).parent)
-        self._folder.vanish()  # first, so that nothing stays where this is stopped half-way
-        self._stages.move(self._folder.path)
+        kept = kept_beside(Path(str(self._output.path)))
+        self._folder.vanish(kept)  # first, so that nothing stays where this is stopped half-way
+        self._output.finish(record, kept)
+        self._folder.path = kept
+        self._stages.moved(kept)
+        shutil.rmtree(kept / "prediction.zarr", ignore_errors=True)
 
     # -- blocks
 

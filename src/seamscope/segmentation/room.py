@@ -42,12 +42,12 @@ class Folder:
     def temporary(cls, within: str | Path | None) -> Folder:
         """Make one that may vanish."""
         folder = cls(lasting_folder(within))
-        folder.vanish()
+        folder.vanish(folder.path)
         return folder
 
-    def vanish(self) -> None:
-        """Let it vanish with this."""
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+    def vanish(self, path: Path) -> None:
+        """Let a folder vanish with this: its own, or the one that it will be moved to."""
+        weakref.finalize(self, shutil.rmtree, path, ignore_errors=True)
 
 
 class _OneWriter:

@@ -144,6 +144,8 @@ class Stages:
         How the image is divided.
     recipe
         How objects are made.
+    forget
+        Called with the numbers of blocks whose pixels are not there, before they have a place.
 
     Attributes
     ----------
@@ -160,24 +162,29 @@ class Stages:
         read: Callable[[Slices], Array],
         blocks: Blocks,
         recipe: Recipe,
+        forget: Callable[[range], None] = lambda numbers: None,
     ) -> None:
         self.folder, self.blocks, self.recipe = folder, blocks, recipe
-        self._arrays, self._read = arrays, read
-        self.fragments = self._array("fragments", np.uint32)
-        self.heights = self._array("heights", np.uint16) if recipe.kind == "components" else None
-        self.background = self._array("background", np.uint32) if recipe.fill_holes else None
+        self._arrays, self._read, self._forget = arrays, read, forget
+        thresholded = recipe.kind == "components"
+        self.fragments = self._array("fragments", np.uint32, "basins")
+        self.heights = self._array("heights", np.uint16, "basins") if thresholded else None
+        self.background = (
+            self._array("background", np.uint32, "background") if recipe.fill_holes else None
+        )
         self._known: dict[str, Joined] = {}
         self.output: Output | None = None
         self.places: Blocks | None = None
         self.paint: Callable[[Slices], Array] = self._painted
         self.device = "cpu"  # as `seamscope.execution.worker.Blockwise`
 
-    def _array(self, name: str, dtype: Any) -> Kept:
-        """Open an array, and make it before where it is missing."""
+    def _array(self, name: str, dtype: Any, stage: str) -> Kept:
+        """Open an array that a stage makes, and make it before where it is missing."""
         import zarr
 
         path, blocks = self._arrays / name, self.blocks
         if not path.exists():
+            self._forget(self.numbers(stage))  # an array that is new would read as zeros
             chunks = tuple(min(c, n) for c, n in zip(blocks.size, blocks.shape, strict=True))
             draft = path.with_name(f"{name}.{uuid.uuid4().hex}")
             with disk_errors(path, _LEFT):
@@ -187,11 +194,10 @@ class Stages:
                     os.rename(draft, path)
         return Kept(path)
 
-    def move(self, arrays: Path) -> None:
-        """Move the arrays to another folder, and read them from there."""
+    def moved(self, arrays: Path) -> None:
+        """Read the arrays from another folder, which they were moved to."""
         for each in (self.fragments, self.heights, self.background):
             if each is not None:
-                os.rename(each.path, arrays / each.path.name)
                 each.open(arrays / each.path.name)
 
     # -- which blocks there are

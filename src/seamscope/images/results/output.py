@@ -184,13 +184,15 @@ class Output:
         with self._lock, self._disk_errors():
             self._store.flush()
 
-    def finish(self, metadata: Mapping[str, Any] | None = None) -> None:
+    def finish(self, metadata: Mapping[str, Any] | None = None, keep: Path | None = None) -> None:
         """Complete the result, store its record, and move it to its place.
 
         Parameters
         ----------
         metadata
             Added to the record: plan, model, figures; anything that can be written as JSON.
+        keep
+            Where `basins` move once the result is in its place; None where they vanish.
 
         Raises
         ------
@@ -207,9 +209,11 @@ class Output:
             self._confirm()  # again, since that may have taken long
             if self._claim is not None:
                 self._store.complete(record, self._claim.final_record)
-                self._claim.swap()
                 if isinstance(self._claim, Claim):
+                    self._claim.swap(keep)
                     self._store.moved(self._claim.place.path)
+                else:
+                    self._claim.swap()
                 self._claim.release()
         self.record = record
         self._open = False
