@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 pytest.importorskip("napari")
@@ -15,7 +18,10 @@ from napari.components import ViewerModel
 from napari.layers import Image as ImageLayer
 from napari.layers._source import layer_source
 
+from seamscope.docks.prediction import place_row
 from seamscope.docks.prediction.dock import PredictionDock
+from seamscope.docks.prediction.place_row import PlaceRow
+from seamscope.images.results import create
 
 NETWORK = measured()
 
@@ -32,7 +38,7 @@ def dock(qtbot):
 
 def add(dock, data, name="cells", path=""):
     """Add a layer, as another program's reader does, and take it for the image."""
-    with layer_source(path=str(path) or None):
+    with layer_source(path=path or None):
         layer = ImageLayer(data, name=name)
     dock.viewer.add_layer(layer)
     dock.image_box.value = layer
@@ -44,21 +50,26 @@ def wait(qtbot, dock):
     qtbot.waitUntil(lambda: not dock.job.busy and not dock.busy, timeout=PATIENCE)
 
 
-@pytest.mark.parametrize("shown", ["one channel", "changed pixels", "beside the image"])
+@pytest.mark.parametrize("shown", ["no name", "changed pixels", "beside the image"])
 def test_no_result_replaces_a_file_that_a_layer_reads(qtbot, dock, tmp_path, shown):
-    path = tmp_path / "raw.zarr"
+    path = str(tmp_path / "raw.zarr")
     raw = picture(2, 48, 40)
-    zarr.create_array(str(path), data=raw, chunks=(1, 48, 40))
-    stored = da.from_zarr(str(path))
-    add(dock, stored[0] if shown == "one channel" else stored[1] * 2, "raw", path)
+    zarr.create_array(path, data=raw, chunks=(1, 48, 40))
+    stored = da.from_zarr(path)
+    add(
+        dock,
+        stored[0] if shown == "no name" else stored[1] * 2,
+        "raw",
+        path * (shown != "no name"),
+    )
     if shown == "beside the image":
         add(dock, picture(48, 40))
-    dock.options.place.set_value(str(path))
+    dock.options.place.set_value(path)
     assert "The layer raw is read from raw.zarr" in dock.problem
     assert list(dock.panel.actions.buttons) == ["Save to …"]
     dock.run(overwrite=True)  # by a program
     wait(qtbot, dock)
-    np.testing.assert_array_equal(zarr.open_array(str(path), mode="r")[:], raw)
+    np.testing.assert_array_equal(zarr.open_array(path, mode="r")[:], raw)
     assert "The layer raw is read from raw.zarr" in dock.problem
 
 
@@ -69,3 +80,37 @@ def test_why_a_run_did_not_begin_stays_beside_what_is_wrong_with_its_place(dock,
     dock.destination.failed.emit(OSError("The disk refuses."))
     assert "there.zarr exists" in dock.problem
     assert "The disk refuses." in dock.problem
+
+
+@pytest.mark.parametrize(("free", "counted"), [(2**40, 0), (0, 1)])
+def test_files_of_an_unfinished_result_are_counted_once(dock, tmp_path, monkeypatch, free, counted):
+    paths = []
+
+    def count(path):
+        paths.append(path)
+        return 2**30
+
+    monkeypatch.setattr(place_row, "size_on_disk", count, raising=False)
+    monkeypatch.setattr(create, "size_on_disk", count)
+    monkeypatch.setattr(create.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    add(dock, picture(48, 40))
+    dock.options.place.set_value(str(tmp_path / "out.ome.zarr"))
+    for _ in range(3):
+        dock.refresh()
+    assert paths == [tmp_path / "out.ome.zarr.partial"] * counted
+    assert dock.problem == ""
+
+
+def test_only_numbers_that_were_added_here_are_counted_on(qtbot, tmp_path):
+    row = PlaceRow()
+    qtbot.addWidget(row)
+    for given, numbered in (
+        ("well_A03.ome.zarr", "well_A03-{}.ome.zarr"),
+        ("2024-11-30.zarr", "2024-11-30-{}.zarr"),
+        ("2024.11.30.zarr", "2024.11.30-{}.zarr"),
+    ):
+        row.set_value(str(tmp_path / given))
+        for number in (2, 3):
+            Path(row.value()).mkdir()
+            row.move_on()
+            assert Path(row.value()).name == numbered.format(number)

@@ -172,11 +172,31 @@ class Stored:
 
 def file_of(array: Any) -> Path | None:
     """Return where the pixels of a zarr array or a memory map lie on disk, None if nowhere."""
-    root = getattr(getattr(array, "store", None), "root", None)
+    store = getattr(array, "store", None)
+    root = getattr(store, "root", None)
+    if store is not None and _is_local(getattr(store, "fs", None)):
+        root = Path(store.path)  # as dask opens it
     if isinstance(root, Path):
         return root / str(array.path)
     name = getattr(array, "filename", None)
     return Path(name) if isinstance(name, str | os.PathLike) else None
+
+
+def _is_local(system: Any) -> bool:
+    """Return whether a file system of fsspec, or the one inside it, is that of this machine."""
+    protocol = getattr(getattr(system, "sync_fs", system), "protocol", ())
+    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+
+def files_behind(array: Any) -> list[Path]:
+    """Return where an array is read from on disk: its own file, or those of a dask array.
+
+    Files that only functions of a dask array open are not found.
+    """
+    layers = getattr(getattr(array, "dask", None), "layers", None) or {}
+    given = [dict(layer) for name, layer in layers.items() if name.startswith("original-")]
+    found = map(file_of, [array, *(each for layer in given for each in layer.values())])
+    return [path for path in found if path is not None]
 
 
 def finite_number(value: Any) -> float:

@@ -13,11 +13,12 @@ from typing import Any
 
 import psutil
 from napari.layers import Image as ImageLayer
+from napari.layers import Labels, Layer
 from qtpy.QtCore import QObject, QSignalBlocker, Signal
 
 from seamscope.docks.actions import Action
 from seamscope.docks.job_row import JobRow
-from seamscope.docks.layers import file_of_layer, name_of, path_of
+from seamscope.docks.layers import file_of_layer, name_of, path_of, pixels
 from seamscope.docks.looks import in_dock
 from seamscope.docks.prediction.place_row import PlaceRow
 from seamscope.docks.prediction.run_on import RunOn
@@ -26,6 +27,7 @@ from seamscope.errors import OutputError, SeamscopeError
 from seamscope.execution.run import check_shared
 from seamscope.images.image import Image
 from seamscope.images.results.create import Room, room_for, would_overwrite
+from seamscope.images.stored import files_behind
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
@@ -118,7 +120,7 @@ class Destination(QObject):
         if not self.target or self._place.found.problem:
             return None
         shape, dtype, axes, chunks = plan.out_shape, plan.out_dtype, plan.out_axes, plan.out_chunks
-        return room_for(self.target, shape, dtype, axes, chunks)
+        return room_for(self.target, shape, dtype, axes, chunks, self._place.size_of)
 
     def problem(self, layer: ImageLayer, image: Image, model: Model, plan: Plan) -> str:
         """Return why a run cannot begin; empty where it can."""
@@ -152,10 +154,10 @@ class Destination(QObject):
         """
         target = self.target
         for layer in self._viewer.layers:
-            path = path_of(layer)
-            # layers of an unfinished result may stay: a run goes on with it
-            if path and path != f"{target}.partial" and would_overwrite(target, path):
-                return _READ.format(layer.name, Path(path).name)
+            for path in _files_of(layer):
+                # layers of an unfinished result may stay: a run goes on with it
+                if path != Path(f"{target}.partial") and would_overwrite(target, path):
+                    return _READ.format(layer.name, path.name)
         return ""
 
     def actions(self, run: Callable[..., object], plan: Plan) -> list[Action]:
@@ -241,6 +243,13 @@ class Destination(QObject):
                 self._place.move_on()
         else:
             self._place.look()
+
+
+def _files_of(layer: Layer) -> list[Path]:
+    """Return the files that a layer is known to be read from."""
+    path = path_of(layer)
+    behind = files_behind(pixels(layer)) if isinstance(layer, ImageLayer | Labels) else []
+    return [*([Path(path)] if path else []), *behind]
 
 
 def go_on(share: float, act: Callable[[], object]) -> Action:

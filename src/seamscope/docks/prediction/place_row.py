@@ -5,6 +5,7 @@ Knows names of results, and whether one is unfinished. Does not know how one is 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QWidget
 from seamscope.docks.controls import button
 from seamscope.docks.remembered import remembered
 from seamscope.errors import SeamscopeError
+from seamscope.files import size_on_disk
 from seamscope.images.addresses import is_address
 from seamscope.images.results.create import unfinished
 from seamscope.prediction.resuming import share_done
@@ -77,6 +79,8 @@ class PlaceRow(QWidget):
         What is there now; see `look`.
     proposed
         A place that is free.
+    size_of
+        Returns how many bytes a file or folder has. Each is counted once, until the next `look`.
     """
 
     value_changed = Signal()
@@ -84,7 +88,9 @@ class PlaceRow(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.found = Found()
+        self.size_of = functools.cache(size_on_disk)
         self._known = ""
+        self._bases: dict[str, Path] = {}  # of names that were numbered here
         self.proposed = f"prediction{_ENDING}"
         self.line = QLineEdit()
         self.line.setPlaceholderText("memory")
@@ -120,15 +126,26 @@ class PlaceRow(QWidget):
         folder = Path(path).parent if path and Path(path).exists() else None
         if folder is None or not os.access(folder, os.W_OK):
             folder = Path(str(remembered().value(_FOLDER, "") or Path.home()))
-        self.proposed = str(_free(folder / f"{stem}_prediction{_ENDING}"))
+        self.proposed = self._free(folder / f"{stem}_prediction{_ENDING}")
 
     def look(self) -> None:
         """Look again what is at the place."""
+        self.size_of = functools.cache(size_on_disk)
         self.found = Found.at(self.value())
 
     def move_on(self) -> None:
         """Choose the next free name: there is a whole result of this one now."""
-        self.set_value(str(_free(Path(self.value()))))
+        self.set_value(self._free(Path(self.value())))
+
+    def _free(self, path: Path) -> str:
+        """Return the path or, where something is there, the next numbered one.
+
+        Only a number that was added here is replaced: others are part of a sample's name.
+        """
+        base = self._bases.get(str(path), path)
+        free = str(_free(base))
+        self._bases[free] = base
+        return free
 
     def ask(self, _: Any = None) -> None:
         """Let the user choose a name."""
@@ -149,9 +166,9 @@ class PlaceRow(QWidget):
 
 def _free(path: Path) -> Path:
     """The path itself or, where there is a result or an unfinished one, the next name."""
-    stem, dot, ending = path.name.partition(".")
-    bare = stem.rstrip("0123456789").removesuffix("-") or stem
-    names = (f"{bare}-{number}{dot}{ending}" for number in itertools.count(2))
+    ending = _ENDING if path.name.endswith(_ENDING) else path.suffix
+    stem = path.name.removesuffix(ending)
+    names = (f"{stem}-{number}{ending}" for number in itertools.count(2))
     while path.exists() or path.with_name(f"{path.name}.partial").exists():
         path = path.with_name(next(names))
     return path

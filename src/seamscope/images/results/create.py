@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ from seamscope.images.results.format import Format, Store, Wanted
 from seamscope.images.results.formats import format_of
 from seamscope.images.results.output import Output, Part
 from seamscope.images.results.zarr_arrays import OME_ZARR, begin_labels, check_image_of
-from seamscope.images.stored import file_of
+from seamscope.images.stored import file_of, files_behind
 from seamscope.ledger import Ledger
 from seamscope.plain import plain
 from seamscope.text import bytes_text, shape_text
@@ -376,22 +376,26 @@ class Room:
     needed
         Bytes that it takes, all resolutions, uncompressed.
     free
-        Bytes that are free, those of an unfinished result of that name included.
+        Bytes that are free; where too few are, also those of an unfinished result of that name,
+        which the result replaces or goes on with.
     labels
         Whether the result is labels.
+    size_of
+        Returns how many bytes a file or folder has.
     """
 
     path: Path
     needed: int
     free: int
     labels: bool = False
+    size_of: Callable[[Path], int] = size_on_disk
 
     @property
     def problem(self) -> str:
         """Why the result has no room; empty where it has."""
         if self.needed <= self.free:
             return ""
-        older = size_on_disk(self.path)
+        older = self.size_of(self.path)
         remedy = "Free some space, choose another place, or write labels instead of probabilities."
         if self.labels:
             remedy = "Free some space, or choose another place."
@@ -412,6 +416,7 @@ def room_for(
     dtype: Any,
     axes: str,
     chunks: Sequence[int],
+    size_of: Callable[[Path], int] = size_on_disk,
 ) -> Room | None:
     """Return the space that a result would take at a path, and what is free there.
 
@@ -419,6 +424,8 @@ def room_for(
     ----------
     target, shape, dtype, axes, chunks
         As for `create_output`.
+    size_of
+        Returns how many bytes a file or folder has. A folder of many chunks takes seconds.
 
     Returns
     -------
@@ -431,12 +438,16 @@ def room_for(
     if not place.path.parent.is_dir():
         return None
     needed = format_of(place.path).room(_bare(shape, dtype, axes, chunks))
-    return _room(place, needed, np.dtype(dtype).kind in "iu")
+    return _room(place, needed, np.dtype(dtype).kind in "iu", size_of)
 
 
-def _room(place: Place, needed: int, labels: bool) -> Room:
-    free = shutil.disk_usage(place.path.parent).free + size_on_disk(place.partial)
-    return Room(place.path, needed, free, labels)
+def _room(
+    place: Place, needed: int, labels: bool, size_of: Callable[[Path], int] = size_on_disk
+) -> Room:
+    free = shutil.disk_usage(place.path.parent).free
+    if free < needed:  # else the files need not be counted
+        free += size_of(place.partial)
+    return Room(place.path, needed, free, labels, size_of)
 
 
 def _check_room(place: Place, needed: int, labels: bool) -> None:
@@ -583,5 +594,5 @@ def files_of(source: Image | None) -> list[Path]:
     """Return the files and folders that an image is read from."""
     if source is None:
         return []
-    names = (source.source, file_of(source.data), *source.parts)
+    names = (source.source, *files_behind(source.data), *source.parts)
     return [Path(name) for name in names if name and not is_address(name)]
