@@ -52,7 +52,7 @@ from seamscope.segmentation.blocks import Blocks
 from seamscope.segmentation.label_files import label_output
 from seamscope.segmentation.objects import Space
 from seamscope.segmentation.predicted import Placed, Predicted, predict_for, space_of
-from seamscope.segmentation.recipe import Heights, Recipe
+from seamscope.segmentation.recipe import Heights, Recipe, channel_names
 from seamscope.segmentation.room import Folder, Room
 from seamscope.segmentation.segment import find_objects
 from seamscope.segmentation.segmentation import Segmentation
@@ -188,6 +188,7 @@ def task_of_labels(
     area: Mapping[str, tuple[int, int]] | None = None,
     ome: OmeZarr = OmeZarr(),  # noqa: B008  (frozen)
     corrections: str | None = None,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Describe labels, so that other work is noticed; parameters are those of `begin_labels`."""
     own = {"recipe": plain(recipe), "corrections": corrections, "OME-Zarr": plain(ome)}
@@ -200,8 +201,9 @@ def task_of_labels(
         "content": content_of(image),
     }
     settings = {"area": plain(area)}
+    named = list(channel_names(image) if names is None else names) or None  # decide what is read
     known = {"version of Seamscope": __version__, "image": about, "settings": settings}
-    return {**known, "network": None, **own}
+    return {**known, "network": None, "channel names": named, **own}
 
 
 def can_resume(out: Any) -> bool:
@@ -574,7 +576,10 @@ def begin_labels(
         image = image.with_axes(axes)
     if on is not None:
         _check_shared(image, case)
-    task = task_of_labels(image, recipe, case=case, area=area, ome=ome, corrections=corrections)
+    task = task_of_labels(
+        image, recipe, case=case, area=area, ome=ome, corrections=corrections,
+        names=how.get("names"),
+    )  # fmt: skip
     output = None
     if can_resume(out):
         if case is not None:
