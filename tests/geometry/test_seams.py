@@ -133,10 +133,13 @@ def test_the_curve_equals_brute_force_at_every_halo(
     assert curve.ray.sides(widest) == grid.halo
 
 
-def test_the_curve_runs_through_the_halo_that_is_asked_for() -> None:
-    grid = TileGrid.regular((90, 110), 48, 8)
+@pytest.mark.parametrize(
+    ("shape", "tile", "asked"),
+    [((90, 110), 48, ((2, 3), (6, 4))), ((40, 44, 36), 24, ((1, 2), (0, 3), (4, 4)))],
+)
+def test_the_curve_runs_through_the_halo_that_is_asked_for(shape, tile, asked) -> None:
+    grid = TileGrid.regular(shape, tile, 8)
     tiles = predictions_of(grid, 2)
-    asked = ((2, 3), (6, 4))
     meter = SeamMeter(grid, halo=asked)
     for tile in grid:
         meter.see(tile, tiles[tile.index])
