@@ -62,6 +62,17 @@ def halo_text(sides: Sequence[Sequence[int]]) -> str:
     return "; ".join(f"{name}: {one}" for name, one in zip(names, each, strict=True))
 
 
+def pixels_text(count: object) -> str:
+    """Write a number of pixels, or what `axes_text` and `halo_text` made of several.
+
+    Examples
+    --------
+    >>> pixels_text(1), pixels_text(46), pixels_text("1 x 2")
+    ('1 pixel', '46 pixels', '1 x 2 pixels')
+    """
+    return f"{count} pixel{'s' * (str(count) != '1')}"
+
+
 def bytes_text(count: float) -> str:
     """Write an amount of memory in powers of 1000, with three significant digits.
 
@@ -206,6 +217,7 @@ __all__ = [
     "figure_text",
     "halo_text",
     "percent_text",
+    "pixels_text",
     "shape_text",
     "steps_text",
     "typeset",

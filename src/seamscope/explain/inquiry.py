@@ -22,7 +22,7 @@ from seamscope.planning.plan import Plan
 from seamscope.prediction.class_labels import as_labels
 from seamscope.seams.measures import SeamCurve
 from seamscope.seams.tolerance import TOLERANCE
-from seamscope.text import axes_text, figure_text, halo_text, percent_text
+from seamscope.text import axes_text, figure_text, halo_text, percent_text, pixels_text
 from seamscope.tiling import Sides, Tile, TileGrid
 from seamscope.work import Steps, Work
 
@@ -288,13 +288,13 @@ class Inquiry:
             shift = tuple(axis.pitch // 2 for axis in self._subject.lattice)
             cost = self.bench.shifted_apart(shift) if any(shift) else None
             if cost is not None:
-                what += f"; {axes_text(shift)} pixels off it would make {figure_text(cost)}"
+                what += f"; {pixels_text(axes_text(shift))} off it would make {figure_text(cost)}"
             return what, ""
         off = sorted(set(itertools.chain(*self.bench.remainders())))
         return (
-            f"Tiles start {', '.join(map(str, off))} pixels off the network's grid of {period}, so "
-            f"that strides and poolings fall differently: this alone makes {figure_text(alone)}, "
-            "at any halo",
+            f"Tiles start {pixels_text(', '.join(map(str, off)))} off the network's grid of "
+            f"{period}, so that strides and poolings fall differently: this alone makes "
+            f"{figure_text(alone)}, at any halo",
             f"Let tiles start on multiples of {period}; continue the image at its end instead of "
             "moving the last tile back",
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from seamscope.models.probe import Facts
 from seamscope.models.reach import Reach
-from seamscope.text import axes_text, halo_text
+from seamscope.text import axes_text, halo_text, pixels_text
 
 
 def describe(facts: Facts, reach: Reach) -> str:
@@ -58,7 +58,7 @@ def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
         if reach.convolutional is not None:
             yield (
                 f"Overlap cannot remove the seams: {layers}. The convolutions alone reach "
-                f"{halo_text(reach.convolutional)} pixels{steps}."
+                f"{pixels_text(halo_text(reach.convolutional))}{steps}."
             )
         elif facts.forward_only:
             yield (
@@ -92,7 +92,7 @@ def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
             f"{_some(reach.couplings)} {'see' if several else 'sees'} the whole tile."
         )
     if reach.rest is not None:
-        yield f"All other layers reach {halo_text(reach.rest)} pixels{steps}."
+        yield f"All other layers reach {pixels_text(halo_text(reach.rest))}{steps}."
 
 
 def _some(names: Sequence[str]) -> str:

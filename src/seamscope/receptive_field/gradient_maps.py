@@ -33,7 +33,7 @@ from seamscope.planning.plan import image_layout
 from seamscope.planning.reading import TileJob
 from seamscope.planning.tuning import is_memory_error
 from seamscope.settings import Settings
-from seamscope.text import bytes_text, shape_text
+from seamscope.text import bytes_text, pixels_text, shape_text
 from seamscope.tiling import AxisTiling, Lattice, Sides, Slices, Tile
 from seamscope.work import QUIET, Work, check
 
@@ -317,7 +317,7 @@ class EffectiveField:
             return f"{counted} looked at, too few to tell how certain the radii are."
         return (
             f"After {self.tiles} tiles the radii of their two halves still differ by "
-            f"{self.spread} pixels: look at more tiles, or take the radii as so uncertain."
+            f"{pixels_text(self.spread)}: look at more tiles, or take the radii as so uncertain."
         )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
 
+from seamscope.text import pixels_text
 from seamscope.tiling import Lattice, PerAxis, Sides, axis_names, per_axis
 
 
@@ -167,8 +168,8 @@ class _AxisRules:
             before, after = self.halo
             kept = tile - sum(self.lattice.crop)
             rule = (
-                f"leaves {max(0, kept - stride)} pixels of overlap to tiles of {tile}, and halos "
-                f"of {before} and {after} take {before + after}"
+                f"leaves {pixels_text(max(0, kept - stride))} of overlap to tiles of {tile}, and "
+                f"halos of {before} and {after} take {before + after}"
             )
             yield _broken("stride", stride, rule, *usable)
 

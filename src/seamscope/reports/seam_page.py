@@ -23,7 +23,7 @@ from seamscope.reports.parts import Definition, Facts, Figure, Part, Section, Ta
 from seamscope.seams.heatmaps import tile_values
 from seamscope.seams.measures import SeamCurve
 from seamscope.seams.report import SeamReport
-from seamscope.text import figure_text, halo_text, shape_text
+from seamscope.text import figure_text, halo_text, pixels_text, shape_text
 
 if TYPE_CHECKING:
     from seamscope.compare.certificate import Certificate
@@ -160,7 +160,9 @@ def _curve(report: SeamReport, reach: Mapping[str, float]) -> Section:
         "stays is not removed by any halo."
     )
     if solid < len(curve.halo):
-        caption += f" Pale from {solid} pixels on: fewer than half of the overlaps reach there."
+        caption += (
+            f" Pale from {pixels_text(solid)} on: fewer than half of the overlaps reach there."
+        )
     parts: list[Part] = [figure(drawn, caption), _curve_table(curve, report.channels)]
     return Section("Halo", parts)
 
@@ -288,7 +290,7 @@ def _sweep_facts(sweep: Sweep) -> list[tuple[str, str]]:
     first = sweep.settings[0]
     rows = [
         ("tiles", ", ".join(sweep.names)),
-        ("halo", f"{halo_text(first['halo'])} pixels"),
+        ("halo", f"{pixels_text(halo_text(first['halo']))}"),
         ("intensities", f"{first['normalize']}, of the whole image"),
         ("tolerance", figure_text(sweep.tolerance)),
         ("made by", f"Seamscope {__version__}"),

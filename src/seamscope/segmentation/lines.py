@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope.errors import SettingsError
+from seamscope.text import pixels_text
 
 Array: TypeAlias = npt.NDArray[Any]
 PerAxis: TypeAlias = "int | Sequence[int]"
@@ -67,8 +68,9 @@ class Lines:
         stride = tuple(t - o for t, o in zip(sizes, shared, strict=True))
         if min(stride) < 2 * NEAR + 4:
             raise SettingsError(
-                f"Tiles of {tile} with an overlap of {overlap} leave {min(stride)} pixels between "
-                f"seams: at least {2 * NEAR + 4} are needed for a comparison."
+                f"Tiles of {tile} with an overlap of {overlap} leave "
+                f"{pixels_text(min(stride))} between seams: "
+                f"at least {2 * NEAR + 4} are needed for a comparison."
             )
         first = tuple(o // 2 for o in shared) if offset is None else _per_axis(offset, axes)
         lines = tuple(o % s for o, s in zip(first, stride, strict=True))

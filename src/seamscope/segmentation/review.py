@@ -24,6 +24,7 @@ from seamscope.images.results.create import create_output
 from seamscope.segmentation.corrections import Corrections
 from seamscope.segmentation.false_splits import Candidate
 from seamscope.segmentation.segment import Segmentation
+from seamscope.text import pixels_text
 
 Array: TypeAlias = npt.NDArray[Any]
 Reason: TypeAlias = Literal["margin", "seam", "size"]
@@ -85,7 +86,8 @@ def _by_seams(candidates: Iterable[Candidate]) -> list[Suspect]:
             c.places[0],
             "seam",
             1 - c.rate,
-            f"Two objects face each other across the seam at {c.line}, along {c.pixels} pixels.",
+            f"Two objects face each other across the seam at {c.line}, along "
+            f"{pixels_text(c.pixels)}.",
         )
         for c in ordered
     ]
@@ -136,7 +138,7 @@ def _by_size(segmentation: Segmentation) -> list[Suspect]:
             _place(int(start[i]), segmentation),
             "size",
             float(away[i]) / top,
-            f"{int(area[i])} pixels, the median is {typical:.0f}.",
+            f"{pixels_text(int(area[i]))}, the median is {typical:.0f}.",
         )
         for i in odd.tolist()
     ]
