@@ -26,6 +26,8 @@ from seamscope.images.records import read_record
 from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
 from seamscope.prediction.resuming import share_done
+from seamscope.segmentation import room
+from seamscope.segmentation.blocks import Blocks
 from seamscope.segmentation.stages import Stages
 from watching import Seen
 
@@ -306,6 +308,61 @@ def test_killed_while_the_type_changes(
     assert len(done) == len(set(done)) > 10  # nothing is done twice
     np.testing.assert_array_equal(stored(out, "yx"), expected("yx", {}))
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_disk_that_refuses_while_the_type_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, out = saved("yx", tmp_path), tmp_path / "o.tif"
+
+    def refused(self: Claim) -> None:
+        self._delete(self.place.partial)
+        raise PermissionError(13, "denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Claim, "exchange", refused)
+        with pytest.raises(OutputError, match=r"cannot be written \(denied"):
+            seamscope.segment(image, out=out, blocks=60)
+    assert {path.suffix for path in tmp_path.glob(".*")} == {".ledger", ".basins", ".next"}
+    seamscope.segment(image, out=out, resume=True)
+    np.testing.assert_array_equal(stored(out, "yx"), expected("yx", {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("2.part", None), ("2.part", 100), ("2.part", 0), ("14.part", 100), ("14.part", 0),
+     ("basins.npz", 100), ("basins.basin.npy", 0)],
+)  # fmt: skip
+def test_damaged_marks_are_named(name: str, size: int | None, tmp_path: Path, done: Any) -> None:
+    image, out = begun(tmp_path, done, "labels" if name != "2.part" else "basins")
+    file = tmp_path / ".o.ome.zarr.ledger" / name
+    file.unlink() if size is None else os.truncate(file, size)
+    with pytest.raises(OutputError, match=rf"{name} is missing or damaged.*Begin again"):
+        seamscope.segment(image, out=out, resume=True)
+
+
+def test_two_processes_make_the_same_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.rename
+
+    def second(draft: Path, path: Path) -> None:
+        shutil.copytree(draft, path)  # by another process, a moment before
+        real(draft, path)
+
+    blocks = Blocks.of((40, 40), (20, 20))
+    monkeypatch.setattr(os, "rename", second)
+    for _ in range(2):
+        Stages(tmp_path, tmp_path, lambda region: np.zeros(0), blocks, seamscope.Recipe())
+    assert {path.name for path in tmp_path.iterdir()} == {"fragments", "heights"}
+
+
+def test_objects_outlive_the_labels_that_are_written_into_an_array(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_SHARE", 0)  # basins go to disk
+    out = np.zeros(IMAGES["yx"].shape, np.uint32)
+    found = seamscope.segment(IMAGES["yx"], out=out, blocks=60, scratch=tmp_path)
+    np.testing.assert_array_equal(found.labels, out)
+    assert out.max() == found.count > 0
 
 
 def test_time_left_counts_blocks_of_this_run(tmp_path: Path, done: Any) -> None:

@@ -239,7 +239,7 @@ class Labelling:
         self._case, self._task, self._how = case, dict(task), dict(how)
         self._on, self._trust, self._threads, self._work = on, trust, threads, work
         self._overwrite, self._ome, self._source = overwrite, ome, source
-        self._output = output
+        self._output, self._scratch = output, scratch
         self._stack = contextlib.ExitStack()
         self._pool: Pool | None = None
         self._order: Order | None = None
@@ -322,7 +322,8 @@ class Labelling:
             how["axes"] = None
         if not staged:
             subject = Subject.of(prediction, self._recipe, **how)
-            return find_objects(subject, self._threads, self._folder.path, self._work)
+            # whose room is its own: this folder vanishes with the labelling, and objects stay
+            return find_objects(subject, self._threads, self._scratch, self._work)
         size = self._ledger.task.get("block size")
         if size is not None:
             how = how | {"blocks": tuple(size)}

@@ -23,9 +23,11 @@ import io
 import json
 import math
 import os
+import shutil
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -190,9 +192,14 @@ class Stages:
             with disk_errors(path, _LEFT):
                 self._arrays.mkdir(exist_ok=True)
                 zarr.create_array(str(draft), shape=blocks.shape, chunks=chunks, dtype=dtype)
-                with suppress(FileExistsError):
+                try:
                     os.rename(draft, path)
-        return Kept(path)
+                except OSError:  # which one, if another process has made it, depends on the system
+                    if not path.exists():
+                        raise
+                    shutil.rmtree(draft, ignore_errors=True)
+        with _reading(path):
+            return Kept(path)
 
     def moved(self, arrays: Path) -> None:
         """Read the arrays from another folder, which they were moved to."""
@@ -259,7 +266,7 @@ class Stages:
             arrays = {name: getattr(found.basins, name) for name in _BASINS}
             arrays |= {f"pass {name}": getattr(found.basins.passes, name) for name in _PASSES}
             self._keep(file.name, _npz(arrays))
-        with np.load(file) as arrays:
+        with _reading(file), file.open("rb") as opened, np.load(opened) as arrays:
             passes = Passes(*(arrays[f"pass {name}"] for name in _PASSES))
             own = {name: arrays[name] for name in _BASINS}
         basins = Basins(None, self.blocks, connectivity, passes=passes, **own)
@@ -268,13 +275,16 @@ class Stages:
 
     def _parts(self, stage: str) -> Iterator[Fragments]:
         for number in self.numbers(stage):
-            content = (self.folder / f"{number}.part").read_bytes()
-            yield Fragments.from_bytes(content, self.region(number))
+            file = self.folder / f"{number}.part"
+            with _reading(file):
+                part = Fragments.from_bytes(file.read_bytes(), self.region(number))
+            yield part
 
     def _tables(self, stage: str) -> tuple[Array, Array]:
         """Return the basin of each fragment, and how many fragments are before each block's."""
         basin, offsets = (self.folder / f"{stage}.{name}.npy" for name in ("basin", "offsets"))
-        return np.load(basin, mmap_mode="r"), np.load(offsets)
+        with _reading(basin):
+            return np.load(basin, mmap_mode="r"), np.load(offsets)
 
     def _lookup(self, stage: str) -> Callable[[int], Array]:
         def lookup(block: int) -> Array:
@@ -313,7 +323,9 @@ class Stages:
 
     @cached_property
     def _objects(self) -> Array:
-        return np.asarray(np.load(self.folder / "objects.npy"))
+        file = self.folder / "objects.npy"
+        with _reading(file):
+            return np.asarray(np.load(file))
 
     def _do_background(self, number: int, region: Slices, check: Callable[[], None]) -> None:
         heights = around(self._objects[self.nodes(region)])
@@ -358,15 +370,17 @@ class Stages:
 
     def _open_part(self) -> None:
         """Open the result that another process has begun."""
-        how = restore(Written, json.loads((self.folder / _WRITTEN).read_bytes()))
+        with _reading(self.folder / _WRITTEN):
+            how = restore(Written, json.loads((self.folder / _WRITTEN).read_bytes()))
         self.output = open_part(how.unfinished, how.final, how.shape, how.dtype, how.axes)
         self.places = how.places
 
     @cached_property
     def _painting(self) -> Painting:
-        holes = self.folder / "painting.holes.npy"
-        labels = np.load(self.folder / "painting.labels.npy")
-        return Painting(labels, np.load(holes) if self.background is not None else None)
+        labels, holes = (self.folder / f"painting.{name}.npy" for name in ("labels", "holes"))
+        with _reading(labels):
+            how = np.load(labels), np.load(holes) if self.background is not None else None
+        return Painting(*how)
 
     def _painted(self, region: Slices) -> Array:
         how = self._painting
@@ -398,14 +412,21 @@ class Stages:
     def _numbers_kept(self, stage: str, names: list[str]) -> Iterator[dict[str, Array]]:
         for number in self.numbers(stage):
             file = self.folder / f"{number}.part"
-            try:
-                with np.load(file) as arrays:
-                    yield {name: arrays[name] for name in names}
-            except (OSError, ValueError, KeyError) as error:
-                raise OutputError(
-                    f"{file} is missing or damaged, so the unfinished result cannot be resumed. "
-                    "Begin again (overwrite)."
-                ) from error
+            with _reading(file), file.open("rb") as opened, np.load(opened) as arrays:
+                part = {name: arrays[name] for name in names}
+            yield part
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn every way in which a file that was kept can be damaged into a sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise OutputError(
+            f"{path} is missing or damaged, so the unfinished result cannot be resumed. Begin "
+            "again (overwrite)."
+        ) from error
 
 
 def _npz(arrays: dict[str, Array]) -> bytes:

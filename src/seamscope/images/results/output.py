@@ -163,7 +163,9 @@ class Output:
             made = kind.create(beside, wanted)
             if beside.is_dir():  # the record of a file is another file
                 made.save(wanted.record)
-            del made, self._store  # Windows does not rename files that are mapped
+            del made  # Windows does not rename files that are mapped
+            # in its place, what can be closed, should the disk refuse
+            self._store = Store(np.broadcast_to(np.zeros((), before.dtype), before.shape))
             claim.exchange()
             self._store = kind.resume(claim.place.partial, wanted)
             self._store.save(wanted.record)
