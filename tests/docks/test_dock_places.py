@@ -13,11 +13,12 @@ import dask.array as da
 import numpy as np
 import zarr
 from dock_networks import measured
-from hands import PATIENCE, load, picture
+from hands import PATIENCE, load, picture, press
 from napari.components import ViewerModel
 from napari.layers import Image as ImageLayer
 from napari.layers._source import layer_source
 
+from seamscope.docks.fixing.swipe import Swipe
 from seamscope.docks.prediction import place_row
 from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.prediction.place_row import PlaceRow
@@ -114,3 +115,30 @@ def test_only_numbers_that_were_added_here_are_counted_on(qtbot, tmp_path):
             Path(row.value()).mkdir()
             row.move_on()
             assert Path(row.value()).name == numbered.format(number)
+
+
+def test_layers_of_a_file_that_is_replaced_by_another_kind_of_result_go(qtbot, dock, tmp_path):
+    add(dock, picture(48, 40))
+    target = str(tmp_path / "out.zarr")
+    dock.options.result.set_value("labels")
+    dock.options.place.set_value(target)
+    press(qtbot, dock.panel.run)
+    wait(qtbot, dock)
+    (labels,) = dock.results.layers
+    assert not labels.editable  # the file would refuse what is painted
+    dock.options.result.set_value("probabilities")
+    dock.options.place.set_value(target)
+    press(qtbot, dock.panel.actions.buttons["Replace it"])
+    wait(qtbot, dock)
+    assert dock.problem == ""
+    assert labels not in dock.viewer.layers
+    assert dock.session.runs == [dock.session.run_of(dock.results.layers[0])]
+
+
+def test_labels_that_are_swiped_cannot_be_painted(dock):
+    viewer = dock.viewer
+    one, other = (viewer.add_labels(np.full((48, 40), label)) for label in (1, 2))
+    swipe = Swipe(viewer, dock)
+    swipe.show([one], [other])
+    assert [layer.editable for layer in viewer.layers] == [True, True, False]
+    swipe.close()

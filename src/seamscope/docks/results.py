@@ -114,6 +114,13 @@ class ResultLayers:
         They are added to it, on top.
     run
         Its output's array is shown; nothing is copied.
+
+    Attributes
+    ----------
+    layers
+        The layers.
+    replaced
+        Layers of another kind of result that was in the same file. They are removed in the end.
     """
 
     def __init__(self, viewer: Any, run: Run) -> None:
@@ -126,7 +133,9 @@ class ResultLayers:
         if self._labels and _classes(run.plan) > 1 and not run.stored:
             self._array.fill(_not_yet(run.plan))  # class 0 is a class like all others
         self._composite: Composite | None = None
+        self._kept = KeptLayers(viewer, "results on disk")
         self.layers: list[Layer] = list(self._add())
+        self.replaced: list[Layer] = []
         self.tell({"finished": False})
 
     @property
@@ -195,9 +204,18 @@ class ResultLayers:
         if stopped:
             for layer in self.layers:
                 layer.name = f"{_STOPPED}{layer.name}"
+        elif self._run.stored:
+            self._remove_replaced()
         if not self._labels:
             self._set_contrast(self._sample())
         self.draw(thumbnail=True)
+
+    def _remove_replaced(self) -> None:
+        """Remove layers whose file holds this result now: they would read its pixels as theirs."""
+        earlier = self._kept.all(self._run.output.path)
+        self.replaced = [layer for layer in earlier if layer not in self.layers]
+        for layer in self.replaced:
+            self._viewer.layers.remove(layer)
 
     def _sample(self) -> Array:
         """Values from everywhere; of a result on disk from its lowest resolution."""
@@ -319,15 +337,17 @@ class ResultLayers:
             return self._viewer.add_layer(layer)
         ndim = (array[0] if several else array).ndim
         key = (self._run.output.path, kind.__name__, channel, ndim, several)
-        kept = KeptLayers(self._viewer, "results on disk")
-        return kept.show(key, kind, array, place, shown, multiscale=several, **first)
+        return self._kept.show(key, kind, array, place, shown, multiscale=several, **first)
 
     def _add_labels(self) -> Layer:
         look: dict[str, Any] = {}
         if _classes(self._run.plan) > 1:
             look = {"colormap": self._class_colors(), "features": self._class_names()}
         name = f"labels · {self._run.title}"
-        return self._add_layer(Labels, None, name, look, opacity=0.6)
+        layer = self._add_layer(Labels, None, name, look, opacity=0.6)
+        if self._run.stored:
+            layer.editable = False  # its file is not written from here
+        return layer
 
     def _class_colors(self) -> DirectLabelColormap:
         known = self._run.model.channel_colors

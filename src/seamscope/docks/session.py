@@ -205,6 +205,11 @@ class Session(QObject):
         for layer in layers:
             self._runs[layer] = run
 
+    def forget(self, layers: list[Layer]) -> None:
+        """Forget layers whose results are gone."""
+        for layer in layers:
+            self._runs.pop(layer, None)
+
     def layers_of(self, run: Run) -> list[Layer]:
         """Return the layers that show a run."""
         return [layer for layer, own in self._runs.items() if own is run]

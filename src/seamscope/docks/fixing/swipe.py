@@ -143,7 +143,9 @@ class Swipe(QObject):
         }
         look |= {"axis_labels": like.axis_labels, "name": NAME, "metadata": {"seamscope": {}}}
         if isinstance(like, Labels):
-            return self._viewer.add_labels(halves, colormap=like.colormap, **look)
+            layer: Layer = self._viewer.add_labels(halves, colormap=like.colormap, **look)
+            layer.editable = False  # a picture of two layers
+            return layer
         look["blending"] = like.blending
         if not rgb:
             look |= {"colormap": like.colormap, "contrast_limits": like.contrast_limits}

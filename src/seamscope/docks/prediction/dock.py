@@ -484,7 +484,7 @@ class PredictionDock(Dock):
         kept = case.plan.settings.seams == "all" and on is None and not resumed
         self.session.begin_run()
         self.session.show_only(None)
-        if resumed:  # what was opened of it: the run shows the same, and more
+        if stored:  # what was opened of an unfinished one: the run shows the same, or another
             for opened in self.viewer.layers:
                 if path_of(opened) == str(output.partial):
                     opened.visible = False
@@ -585,6 +585,7 @@ class PredictionDock(Dock):
         if made.stored:
             self.destination.ended(str(made.output.path), made.finished)
         if self.results is not None:
+            self.session.forget(self.results.replaced)
             self.session.add_run(made, self.results.layers)
             if made.stored and not (made.finished or Path(str(made.output.partial)).exists()):
                 self.results.hide()  # nothing was written, and the file is gone
