@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -10,9 +12,13 @@ pytest.importorskip("napari")
 from dock_networks import measured, undrawn, whole
 from hands import PATIENCE, press, uneven
 from napari.components import ViewerModel
+from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QPushButton
 
 from seamscope.docks.composite import Composite
+from seamscope.docks.controls import beside
+from seamscope.docks.fixing import cost
 from seamscope.docks.fixing.dock import FixDock
 from seamscope.docks.fixing.swipe import NAME
 from seamscope.docks.prediction.dock import PredictionDock
@@ -313,3 +319,73 @@ def test_a_fix_ends_where_its_run_comes_to_nothing(qtbot, seamy, tmp_path, how):
     assert seen(fix.viewer) - {"tiles: cells"} == first - {"tiles: cells"}
     assert ("Stopped" if how == "stopped" else "No result was made") in fix.problem
     assert fix.fix.isEnabled()
+
+
+def test_dice_is_that_of_the_labels_that_are_chosen(qtbot, seamy):
+    dock, fix = seamy
+    fix.begin()
+    rest(qtbot, dock, fix)
+    image = fix.viewer.layers["cells"].data
+    right = fix.viewer.add_labels(whole(CLASSES, image).argmax(0).astype(np.uint8), name="right")
+    wrong = fix.viewer.add_labels(np.full(image.shape, 1, np.uint8), name="wrong")
+
+    def dice(*chosen):
+        for labels in chosen:  # the last one while the one before it is still compared
+            fix.truth.set_value(labels)
+        rest(qtbot, dock, fix)
+        return fix.comparison.text.text()
+
+    of_right, of_wrong = dice(right), dice(None, wrong)
+    assert "Dice" in of_right
+    assert dice(None, right, wrong) == of_wrong != of_right
+    fix.viewer.layers.remove(wrong)
+    assert fix.truth.value() is None
+    assert "Dice" not in fix.comparison.text.text()
+    fix.viewer.layers.remove(right)
+    dock.set_model(INSTANCE)  # another network: its controls are not those before the fix
+    qtbot.waitUntil(lambda: dock.plan is not None, timeout=PATIENCE)
+    rest(qtbot, dock, fix)
+    assert fix.comparison.text.text() == ""
+    assert not fix.comparison.undo.isVisibleTo(fix)
+
+
+def test_a_fix_costs_what_the_settings_make_it_cost(qtbot, monkeypatch):
+    found = []
+    monkeypatch.setattr(cost, "_passes", lambda *case, work: found.append(case[2].memory) or 1.0)
+    viewer = ViewerModel()
+    viewer.add_image(uneven(96, 120), name="cells")
+    dock, fix = PredictionDock(viewer), FixDock(viewer)
+    qtbot.addWidget(dock)
+    qtbot.addWidget(fix)
+    dock.set_model(INSTANCE)
+    qtbot.waitUntil(lambda: dock.plan is not None and dock.settled, timeout=PATIENCE)
+    dock.tile.set_value(32)
+    assert fix.advice.step == "statistics"
+    for memory in (2 << 30, 3 << 30, 2 << 30):
+        fix.session.settings = fix.session.settings.but(memory=memory)
+        fix.cost.seconds(fix.advice)
+        qtbot.waitUntil(lambda: not fix.cost.busy, timeout=PATIENCE)
+    assert found == [2 << 30, 3 << 30]
+
+
+def test_the_key_of_cancel_stops_what_is_shown(qtbot):
+    """Also where two buttons have it: of a step and its job, or of docks beside each other."""
+    fixes = [FixDock(ViewerModel()) for _ in range(2)]
+    window = beside(*fixes)
+    qtbot.addWidget(window)
+    window.show()
+    window.activateWindow()
+    QTest.qWaitForWindowActive(window)
+
+    def work(work):
+        while not work.stopped():
+            time.sleep(0.01)
+
+    for fix in fixes:
+        fix._chain = True
+        fix._work("working", work, lambda _: None)
+        assert fix.stop.isVisible()
+        assert not fix.job.cancel.isVisible()
+    for going in (1, 0):
+        QTest.keyClick(window, Qt.Key.Key_Period, Qt.KeyboardModifier.ControlModifier)
+        qtbot.waitUntil(lambda n=going: sum(x.job.busy for x in fixes) == n, timeout=PATIENCE)

@@ -15,12 +15,13 @@ from napari.layers import Image as ImageLayer
 from napari.utils.theme import get_theme
 from pyqtgraph import ScatterPlotItem
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QScrollArea
+from qtpy.QtWidgets import QFileDialog, QScrollArea
 
 from seamscope import load_model, measure_seams, predict
 from seamscope.compare.blends import compare_blends
 from seamscope.docks.looks import boxed
 from seamscope.docks.normalization.dock import NormalizationDock
+from seamscope.docks.normalization.freeze_panel import FreezePanel
 from seamscope.docks.normalization.layers import tile_map
 from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.session import Session
@@ -879,3 +880,29 @@ def test_napari_finds_the_dock(make_napari_viewer):
     viewer = make_napari_viewer(show=True)
     own = viewer.window.add_plugin_dock_widget("seamscope", "Network normalization")[1].dock
     assert isinstance(own, NormalizationDock)
+
+
+def test_a_network_replaces_only_the_file_that_the_dialog_asked_about(qtbot, tmp_path, monkeypatch):
+    panel, wanted, proposed = FreezePanel(), [], []
+    qtbot.addWidget(panel)
+    panel.export_wanted.connect(wanted.append)
+    there = tmp_path / "there.onnx"
+    there.touch()
+    for answers, expected in (
+        ([there], [there]),
+        (["there", there], [there]),
+        (["there", ""], []),
+        (["new"], [tmp_path / "new.onnx"]),
+    ):
+        wanted.clear()
+        names = [str(tmp_path / each) if each else "" for each in answers]
+
+        def answer(_parent, _title, name, _kinds, names=names):
+            proposed.append(name)
+            return names.pop(0), "ONNX (*.onnx)"
+
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", answer)
+        panel.export.setEnabled(True)
+        press(qtbot, panel.export)
+        assert (wanted, names) == (expected, [])
+    assert proposed[2] == str(there)

@@ -78,8 +78,8 @@ def button(text: str, tip: str) -> QPushButton:
 
 def keyed(made: QPushButton, key: str) -> QPushButton:
     """Let a key press a button, where it is visible and enabled; its tip names the key."""
-    made.setShortcut(QKeySequence(key))
     made.setToolTip(f"{made.toolTip()} ({_key_text(key)})")
+    _connect(made, key, made.click)
     return made
 
 
@@ -87,7 +87,18 @@ def on_key(page: QWidget, key: str, made: QPushButton, act: Callable[[], object]
     """Let a button and a key do the same, the key wherever on a visible page the button is."""
     made.setToolTip(f"{made.toolTip()} ({_key_text(key)})")
     made.clicked.connect(lambda _=False: act())
-    QShortcut(QKeySequence(key), page).activated.connect(act)
+    _connect(page, key, act)
+
+
+def _connect(owner: QWidget, key: str, act: Callable[[], object]) -> None:
+    """Let a key act where its owner is visible and enabled.
+
+    Several docks may have the same key. Qt then picks one of them, another one at the next press,
+    and presses no button that has the key itself.
+    """
+    made = QShortcut(QKeySequence(key), owner)
+    made.activated.connect(act)
+    made.activatedAmbiguously.connect(act)
 
 
 def _key_text(key: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from qtpy.QtCore import QObject, Signal
 
@@ -48,7 +49,7 @@ class Cost(QObject):
     def __init__(self, session: Any, parent: QObject) -> None:
         super().__init__(parent)
         self._session = session
-        self._passes: dict[Any, float | None] = {}
+        self._passes: WeakKeyDictionary[Model, dict[Any, float | None]] = WeakKeyDictionary()
         self._job: Job | None = None
 
     @property
@@ -71,11 +72,13 @@ class Cost(QObject):
             return None
         if one is None or advice.step == "halo":
             return one
-        key = id(model), plan.image_shape, plan.layout.axes
-        if key not in self._passes:
-            self._find(key, image, model, settings)
+        known = self._passes.setdefault(model, {})
+        limits = settings.device, settings.precision, settings.memory  # of the tiles that are read
+        key = plan.image_shape, plan.layout.axes, *limits
+        if key not in known:
+            self._find(known, key, image, model, settings)
             return None
-        passes = self._passes[key]
+        passes = known[key]
         return None if passes is None else one * (1 + passes)
 
     def _after(self, advice: Advice, image: Image, model: Model, settings: Settings) -> Plan:
@@ -84,17 +87,24 @@ class Cost(QObject):
         wanted = settings.but(tile=advice.tile or "auto", halo=halo, overlap=None)
         return resolve(image, model, wanted)
 
-    def _find(self, key: Any, image: Image, model: Model, settings: Settings) -> None:
+    def _find(
+        self,
+        known: dict[Any, float | None],
+        key: Any,
+        image: Image,
+        model: Model,
+        settings: Settings,
+    ) -> None:
         if self._job is None:
             turn: threading.Lock = self._session.turn
             find = partial(_passes, image, model, settings)
             self._job = Job("estimating the cost", find, self, turn)
-            self._job.ended.connect(partial(self._found, key))
+            self._job.ended.connect(partial(self._found, known, key))
             self._job.start()
 
-    def _found(self, key: Any, outcome: Outcome) -> None:
+    def _found(self, known: dict[Any, float | None], key: Any, outcome: Outcome) -> None:
         self._job = None
-        self._passes[key] = outcome.value
+        known[key] = outcome.value
         self.known.emit()
 
 

@@ -72,6 +72,7 @@ class FixDock(Dock):
         """Make the controls and wire them."""
         self.advice: Advice | None = None
         self._before: Run | None = None
+        self._plain: Model | None = None  # the network of the chain
         self._done: list[str] = []  # steps of the chain that is going on
         self._chain = False
         self._halted = False  # the run that is still going on belongs to a stopped chain
@@ -134,9 +135,18 @@ class FixDock(Dock):
         """Another network, image, plan or result: think again."""
         if not self.awake or self._chain:
             return
+        self._forget_others()
         self.advice = self._advise()
         self._offer_truth()
         self._show_state()
+
+    def _forget_others(self) -> None:
+        """Compare no results of another network or image; its controls are not set back."""
+        after, session = self.comparison.after, self.session
+        if after is None:
+            return
+        if session.plain is not self._plain or session.layer is not after.layer:
+            self.comparison.set_runs(None, None)
 
     def _layer_removed(self, _: Any = None) -> None:
         """Compare only results that are there."""
@@ -165,6 +175,7 @@ class FixDock(Dock):
         self.fix.setEnabled(advice is not None and advice.needed and not busy)
         self.fix.setVisible(not busy)
         self.stop.setVisible(self._chain)
+        self.job.cancel.setVisible(not self._chain)  # one button, and one key, to stop a chain
 
     def _button(self, advice: Advice | None) -> str:
         if advice is None or not advice.needed:
@@ -185,7 +196,7 @@ class FixDock(Dock):
         if settings is None or self.session.plan is None:
             return
         self.tell("")
-        self._before, self._done = self._last(), []
+        self._before, self._plain, self._done = self._last(), self.session.plain, []
         controls = {
             "tile": settings.tile,
             "halo": settings.halo,
@@ -348,18 +359,22 @@ class FixDock(Dock):
         if layer is not None and sample_of(layer):
             options.append((f"of the sample {layer.name}", sample_of(layer)))
         own = [(x.name, x) for x in self.viewer.layers if isinstance(x, Labels)]
+        chosen = self.truth.value()
         with QSignalBlocker(self.truth):
             self.truth.set_options([*options, *own])
+        if self.truth.value() != chosen:  # those labels are gone
+            self._score()
 
     def _score(self, _: Any = None) -> None:
-        """Compare both results with the labels that are chosen."""
+        """Compare both results with the labels that are chosen, and with no others."""
         labels, after = self.truth.value(), self.comparison.after
-        if self.busy or after is None:
+        if self._chain:
+            return
+        self.job.abandon()
+        self.comparison.set_scores({})
+        if labels is None or after is None:
             return
         runs = [run for run in (self.comparison.before, after) if run is not None]
-        if labels is None:
-            self.comparison.set_scores({})
-            return
         image = labels if isinstance(labels, str) else labels_image(labels, after.plan)
 
         def known(found: dict[Run, Scores] | None) -> None:

@@ -182,11 +182,18 @@ class FreezePanel(QWidget):
             self.save_wanted.emit(Path(name))
 
     def _choose_network(self, _: Any = None) -> None:
-        name, kind = QFileDialog.getSaveFileName(self, "Export network", "network.pt2", _NETWORKS)
-        if name:
-            ending = kind.rpartition("*")[2].rstrip(")")
-            path = Path(name)
-            self.export_wanted.emit(path if path.suffix else path.with_suffix(ending))
+        self._ask_for_network("network.pt2")
+
+    def _ask_for_network(self, proposed: str) -> None:
+        name, kind = QFileDialog.getSaveFileName(self, "Export network", proposed, _NETWORKS)
+        if not name:
+            return
+        given = Path(name)
+        path = given if given.suffix else given.with_suffix(kind.rpartition("*")[2].rstrip(")"))
+        if path != given and path.exists():  # the dialog has not asked whether to replace this one
+            self._ask_for_network(str(path))
+        else:
+            self.export_wanted.emit(path)
 
 
 def _number(low: int, high: int, value: int, suffix: str, tip: str) -> QSpinBox:
