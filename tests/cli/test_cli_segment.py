@@ -73,6 +73,7 @@ def test_a_table_that_was_written_before_a_run_stopped_is_written_again(
     done = run(*words, "--table", "t.csv", "--resume")
     assert done.exit_code == 0, done.output
     assert (folder / "other.csv").read_text() == "kept"
+    assert (folder / "t.csv").read_text() == before
     assert len(before.splitlines()) > 5
 
 
