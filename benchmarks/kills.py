@@ -9,6 +9,7 @@ answers must be equal to the last bit.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -91,11 +92,12 @@ def survive(kind: str, name: str, folder: Path, kills: int, seed: int) -> bool:
     subprocess.run(command(kind, name, folder, straight), check=True, env=one,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     took, killed, runs, done = time.monotonic() - begin, {"client": 0, "worker": 0}, 0, False
+    ended = True  # the run before; one that ended before enough kills is begun again
     while not done:
         runs += 1
-        more = ["--workers", "2", "--overwrite", *(["--resume"] if runs > 1 else [])]
-        if kind != "seams" and runs > 1:
-            more.remove("--overwrite")
+        more = ["--workers", "2", *(["--overwrite"] if ended else ["--resume"])]
+        if kind == "seams" and not ended:
+            more.append("--overwrite")
         process = subprocess.Popen(
             command(kind, name, folder, shared, *more), env=one,
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -110,8 +112,12 @@ def survive(kind: str, name: str, folder: Path, kills: int, seed: int) -> bool:
                 break
             killed["worker"] += _kill_worker(process.pid, dice)
         _, said = process.communicate()
-        done = process.returncode == 0
-        if not done and process.returncode != -signal.SIGKILL:
+        ended = process.returncode == 0
+        done = ended and sum(killed.values()) >= kills
+        if ended and not done and runs > 4 * kills:
+            print(f"  only {sum(killed.values())} of {kills} kills in {runs} runs")
+            return False
+        if not ended and process.returncode != -signal.SIGKILL:
             print(f"  exit {process.returncode}: {said.strip().splitlines()[-1:]}")
             if "refuses" in said or runs > 4 * kills:
                 return False
@@ -124,21 +130,27 @@ def survive(kind: str, name: str, folder: Path, kills: int, seed: int) -> bool:
 
 def _end(process: subprocess.Popen[str]) -> None:
     """Kill a command, and its workers after it, as a machine that is switched off."""
-    children = psutil.Process(process.pid).children(recursive=True)
+    children: list[psutil.Process] = []
+    with contextlib.suppress(psutil.Error):  # it may just have ended
+        children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     for child in children:
-        if child.is_running():
+        with contextlib.suppress(psutil.Error):
             child.kill()
 
 
 def _kill_worker(pid: int, dice: random.Random) -> int:
-    workers = [
-        child
-        for child in psutil.Process(pid).children(recursive=True)
-        if "spawn_main" in " ".join(child.cmdline())
-    ]
-    if workers:
-        dice.choice(workers).kill()
+    """Kill one of the workers of a command; returns how many were killed."""
+    try:
+        workers = [
+            child
+            for child in psutil.Process(pid).children(recursive=True)
+            if "spawn_main" in " ".join(child.cmdline())
+        ]
+        if workers:
+            dice.choice(workers).kill()
+    except psutil.Error:  # it may just have ended
+        return 0
     return len(workers[:1])
 
 

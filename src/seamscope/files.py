@@ -28,8 +28,11 @@ import errno
 import os
 import shutil
 import socket
+import struct
 import tempfile
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -40,6 +43,12 @@ import filelock
 import psutil
 
 from seamscope.errors import OutputError
+
+DAMAGED = (
+    OSError, ValueError, LookupError, EOFError, NotImplementedError, struct.error, zlib.error,
+    zipfile.BadZipFile,
+)  # fmt: skip
+"""What reading a damaged file of arrays (npz) may raise."""
 
 _ROOM = 256 * 2**10
 """Bytes that are kept free for the record of a result: a plan and its figures."""
@@ -276,8 +285,15 @@ def _removable(partial: Path) -> bool:
 # -- writing
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, *, shared: bool = False) -> None:
     """Write a file in one step: who reads it meanwhile, and who is killed, finds the old one whole.
+
+    Parameters
+    ----------
+    path, content
+        The file, and what is in it.
+    shared
+        Whether another process may write the same file at the same time: one of both stays, whole.
 
     Raises
     ------
@@ -288,7 +304,7 @@ def write_file(path: Path, content: bytes) -> None:
         path.write_bytes(content)
         return
     path = Path(os.path.realpath(path))  # a link stays a link
-    draft = _draft_of(path)
+    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.draft") if shared else _draft_of(path)
     try:
         draft.write_bytes(content)
         os.replace(draft, path)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from seamscope.errors import OutputError
-from seamscope.files import disk_errors, write_file
+from seamscope.files import Claim, Place, disk_errors, write_file
 from seamscope.plain import plain
 
 _TASK, _RUN = "task.json", "run"
@@ -63,11 +63,10 @@ class Ledger:
         Raises
         ------
         OutputError
-            When the disk refuses.
+            When the disk refuses, or something else is there (see `discard`).
         """
         with disk_errors(folder, "Nothing was written."):
-            if folder.exists():
-                shutil.rmtree(folder)
+            discard(folder)
             folder.mkdir()
             write_file(folder / _TASK, json.dumps(plain(task)).encode())
         return cls(folder)
@@ -189,6 +188,47 @@ class Ledger:
         self.done[block] = number
 
 
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other processes from the work in a folder, as long as this lasts.
+
+    Raises
+    ------
+    OutputError
+        When another process is at it, or the disk refuses.
+    """
+    with disk_errors(folder, "Nothing was written."):
+        os.stat(folder.parent)  # a lock would make it
+        claim = Claim(Place(folder))
+    with claim:
+        yield
+
+
+def discard(folder: Path) -> None:
+    """Delete unfinished work, if there is any.
+
+    Raises
+    ------
+    OutputError
+        When something else is there, or the disk refuses.
+    """
+    if not os.path.lexists(folder):
+        return
+    names = os.listdir(folder) if folder.is_dir() and not folder.is_symlink() else None
+    if names is None or (names and not {_TASK, f".{_TASK}.partial"} & set(names)):
+        raise OutputError(
+            f"{folder} exists and is not a folder of unfinished work: name another one."
+        )
+    with disk_errors(folder, _LEFT):
+        for name in sorted(names, key=_TASK.__eq__):  # the task last: it says what this is
+            path = folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        shutil.rmtree(folder)
+
+
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Yield the entries of a description of work that differ: name, old and new value as text."""
     for path, before, now in _differences(old, plain(new)):
@@ -230,4 +270,4 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-__all__ = ["Ledger", "differing"]
+__all__ = ["Ledger", "claimed", "differing", "discard"]

@@ -412,6 +412,23 @@ class RarelyDropped(nn.Module):
         return x + self.block(x) * (torch.rand(x.shape[0], 1, 1, 1) > 0.2)
 
 
+class DroppedByTensor(nn.Module):
+    """Drops channels, each with a probability of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+        self.register_buffer("keep", torch.tensor([0.5, 0.6]))
+
+    def forward(self, x):
+        kept = torch.empty(x.shape[0], 2).bernoulli_(self.keep.expand(x.shape[0], 2))
+        return self.conv(x) * kept[..., None, None]
+
+
+def test_a_network_may_draw_with_probabilities_in_a_tensor() -> None:
+    assert as_model(DroppedByTensor().eval()).facts.noise > 0.1
+
+
 def test_a_network_that_seldom_drops_a_block_is_random_too() -> None:
     torch.manual_seed(1)
     model = as_model(RarelyDropped().eval())

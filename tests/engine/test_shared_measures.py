@@ -170,6 +170,7 @@ def test_what_is_known_is_not_measured_again(files: Path, tmp_path: Path) -> Non
         job(partial=partial, work=rest, **again)
         first, total = rest.steps[0]
         assert first == then
+        assert rest.before[rest.phases[-1]] == first - 1
         assert len(rest.steps) == total - first + 1
     exact, other = (_job(files, "freeze", "flat", how) for how in ("exact", "sampled"))
     with pytest.raises(InterruptedError):

@@ -37,6 +37,7 @@ from seamscope.cli.progress import open_display
 from seamscope.cli.work import long_work
 from seamscope.errors import SettingsError
 from seamscope.files import Claim, Place
+from seamscope.ledger import discard
 from seamscope.work import Work
 
 if TYPE_CHECKING:
@@ -328,7 +329,7 @@ def freeze(
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=freezing.threshold)
         job = _Freezing(opened, network, settings, freezing, target, work)
         statistics = job.statistics(sharing.on, trust=loading.trust)
-        statistics.save(target)
+        job.save(statistics, target)
         try:
             effect = job.compared(statistics, report_file is not None)
         except (KeyboardInterrupt, InterruptedError):
@@ -368,7 +369,7 @@ class _Freezing:
         if self.options.how not in _NAMES:
             return self._taken_over()
         from seamscope.fixed_statistics.freeze_plan import plan_freeze
-        from seamscope.fixed_statistics.freezing import carry_out, check_workers, forget
+        from seamscope.fixed_statistics.freezing import carry_out, check_workers
         from seamscope.planning.case import Case
 
         work, options = self.work, self.options
@@ -385,7 +386,7 @@ class _Freezing:
             disk=options.disk,
         )
         if not options.resume:
-            forget(self._partial)
+            discard(self._partial)
         for note in (*self.plan.notes, self.plan.cost):
             work.note(note)
         resume = options.resume
@@ -402,6 +403,12 @@ class _Freezing:
         found = Statistics.load(self.options.how)
         found.check_model(self.model.fingerprint, self.model.name)
         return found
+
+    def save(self, statistics: Statistics, target: Path) -> None:
+        """Write statistics; only then is what was found on the way of no more use."""
+        statistics.save(target)
+        if self.plan is not None:
+            discard(self._partial)
 
     def compared(self, statistics: Statistics, always: bool) -> BeforeAfter | None:
         if not (always or self.options.compare or self.options.labels is not None):

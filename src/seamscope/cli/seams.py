@@ -6,7 +6,6 @@ Knows what is measured, explained, drawn and written, and in which order. Does n
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from seamscope.cli.options import (
 )
 from seamscope.cli.progress import open_display
 from seamscope.cli.work import long_work
+from seamscope.ledger import claimed, discard
 
 if TYPE_CHECKING:
     from seamscope.compare.certificate import Certificate
@@ -124,19 +124,21 @@ def seams(
     answer = Answer(json_file, quiet)
     require_pages(report_file)
     kept = _Kept.of(json_file, report_file, layers, sharing, trust=loading.trust)
-    kept = kept.checked(resume=resume, overwrite=overwrite)
-    with open_display(quiet) as display, long_work(display) as work:
-        work.phase("Loading")
-        from seamscope.planning.case import Case
+    with kept.opened(resume=resume, overwrite=overwrite) as kept:
+        with open_display(quiet) as display, long_work(display) as work:
+            work.phase("Loading")
+            from seamscope.planning.case import Case
 
-        opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
-        settings = settings_of(grid, pixels, computation, tile=tile, threshold=measures.threshold)
-        bench = _Bench(Case.open(opened, network, settings, grid=tiles_file), work, measures, kept)
-        bench.measure(layers, overwrite)
-        if report_file is not None:
-            write_text("--report", report_file, bench.page())
-    answer.write(bench.to_json(), "\n\n".join(bench.text()))
-    kept.remove()
+            opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
+            settings = settings_of(
+                grid, pixels, computation, tile=tile, threshold=measures.threshold
+            )
+            case = Case.open(opened, network, settings, grid=tiles_file)
+            bench = _Bench(case, work, measures, kept)
+            bench.measure(layers, overwrite)
+            if report_file is not None:
+                write_text("--report", report_file, bench.page())
+        answer.write(bench.to_json(), "\n\n".join(bench.text()))
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,9 @@ class _Kept:
         folder = None if beside is None or layers is not None else Path(f"{beside}.partial")
         return cls(folder and folder.expanduser(), sharing.on, trust)
 
-    def checked(self, *, resume: bool, overwrite: bool) -> _Kept:
-        """Check what an earlier run left, before anything is loaded."""
+    @contextlib.contextmanager
+    def opened(self, *, resume: bool, overwrite: bool) -> Iterator[_Kept]:
+        """Check what an earlier run left, before anything is loaded; remove it after the answer."""
         from seamscope.errors import SettingsError
 
         if resume and self.folder is None:
@@ -191,19 +194,19 @@ class _Kept:
                 "--resume: measures are kept beside the file of --json or --report, and not with "
                 "--layers. Name one of these files."
             )
-        if overwrite and not resume:
-            self.remove()
-        elif self.folder is not None and self.folder.exists() and not resume:
+        if self.folder is None:
+            yield self
+            return
+        if self.folder.exists() and not (resume or overwrite):
             raise SettingsError(
                 f"{self.folder} exists: an interrupted run left it. Continue that with --resume, "
                 "or start again with --overwrite."
             )
-        return replace(self, resume=resume)
-
-    def remove(self) -> None:
-        """Remove what is kept."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        with claimed(self.folder.with_suffix("")):  # the file beside it
+            if not resume:
+                discard(self.folder)
+            yield replace(self, resume=resume)
+            discard(self.folder)
 
 
 class _Bench:

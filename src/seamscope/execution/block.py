@@ -27,7 +27,7 @@ from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
 from seamscope.planning.blocks import Blocks
 from seamscope.planning.plan import Plan
-from seamscope.planning.reading import TileJob
+from seamscope.planning.reading import TileJob, jobs_of
 from seamscope.planning.tuning import accelerate
 from seamscope.prediction.resuming import blocks_of
 from seamscope.prediction.run import Attempt, measured_tiles
@@ -200,6 +200,12 @@ def open_attempt(recipe: Recipe, ledger: Ledger, order: Order) -> Attempt:
             "as it is (`accelerate=False`)."
         )
     return Attempt(plan, case.model, runner, reader, case.intensity(), way)
+
+
+def look(attempt: Attempt) -> None:
+    """Look which chunks of the image are stored: no process has read all of them."""
+    for job in jobs_of(attempt.plan, None):
+        attempt.reader.look(job)
 
 
 def seams_of(folder: Path, block: int) -> Path:
@@ -394,6 +400,7 @@ __all__ = [
     "device_of",
     "first_kind",
     "frame_of",
+    "look",
     "open_attempt",
     "open_blocks",
     "place_of",

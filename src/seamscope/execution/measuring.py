@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -25,13 +24,13 @@ from pathlib import Path
 from typing import Literal
 
 from seamscope.errors import OutputError, SettingsError
-from seamscope.execution.block import Batches, first_kind, open_attempt, seams_of
+from seamscope.execution.block import Batches, first_kind, look, open_attempt, seams_of
 from seamscope.execution.pool import On, check_on, open_pool
 from seamscope.execution.recipe import Recipe, check_travels
 from seamscope.execution.sharing import share_out
 from seamscope.execution.worker import NO_MEMORY, Order
 from seamscope.files import temporary_folder
-from seamscope.ledger import Ledger
+from seamscope.ledger import Ledger, claimed
 from seamscope.plain import plain, restore
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
@@ -183,8 +182,8 @@ class StretchRun:
             seen()
         records.halves = meter.halves({(frame, index) for frame, index, *_ in records.tiles})
         check()
-        if records.tiles:
-            records.save(seams_of(self._folder, stretch))
+        # an empty one takes the place of what an earlier plan measured, too
+        records.save(seams_of(self._folder, stretch))
         return bad
 
     def _predicted(
@@ -248,7 +247,8 @@ def measure_on(
     Raises
     ------
     SeamscopeError
-        When stretches failed, no worker can do the work, or the folder is of other work.
+        When stretches failed, no worker can do the work, or the folder is of other work or used by
+        another process.
     InterruptedError
         When stopped; what is measured stays in the folder.
     """
@@ -258,6 +258,7 @@ def measure_on(
     with contextlib.ExitStack() as stack:
         temporary = folder is None
         own = stack.enter_context(temporary_folder()) / "seams" if folder is None else folder
+        stack.enter_context(claimed(own))
         case, ledger = _begun(case, measuring, own, resume and not temporary)
         keep_intensity(case, ledger, work)
         while True:
@@ -282,7 +283,7 @@ def _measured(
     work: Work,
 ) -> Finished:
     """Measure what is left, and sum up."""
-    attempt = prepared(case, ledger, work)
+    attempt, resumed = prepared(case, ledger, work), bool(ledger.done)
     kind = first_kind(attempt, measuring.meter(case.plan))
     begin = time.perf_counter()
     stretches = Stretches(case.plan)
@@ -302,6 +303,8 @@ def _measured(
         sum(ledger.done.values()),
         _summed(attempt, measuring, kind, ledger, len(stretches)),
     )
+    if resumed or on is not None:  # this process has read only some of the image
+        look(attempt)
     last: Event | None = None
     for last in attempt.conclude(None, made, Finishing(case, work)):
         report(last, None, work)
@@ -371,7 +374,7 @@ class _Steps:
         self._done = sum(len(stretches.numbers(stretch)) for stretch in ledger.done)
 
     def phase(self) -> None:
-        self.work.phase("Measuring seams", "tiles")
+        self.work.phase("Measuring seams", "tiles", self._done)
 
     def one(self) -> None:
         self.several(1)
@@ -394,10 +397,7 @@ def _summed(
     joint.guess(kind)
     order = Batches(plan).order
     for stretch in range(stretches):
-        file = seams_of(ledger.folder, stretch)
-        if not file.exists():
-            continue  # nothing of it was to be measured
-        records = SeamRecords.load(file, len(plan.area))
+        records = SeamRecords.load(seams_of(ledger.folder, stretch), len(plan.area))
         joined.overlaps = records.overlaps
         for key, of_lower, half in records.halves:
             joint.meet(key, of_lower, half)
@@ -405,9 +405,4 @@ def _summed(
     return SeamReport.of(meter, plan, attempt.model)
 
 
-def forget(folder: Path) -> None:
-    """Remove what an interrupted run left behind."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-__all__ = ["Measuring", "On", "Stretches", "forget", "measure_on", "open_measuring"]
+__all__ = ["Measuring", "On", "Stretches", "measure_on", "open_measuring"]

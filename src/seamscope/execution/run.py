@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from seamscope.errors import OutputError, SettingsError
-from seamscope.execution.block import Batches, BlockRun, frame_of, place_of, seams_of
+from seamscope.execution.block import Batches, BlockRun, frame_of, look, place_of, seams_of
 from seamscope.execution.pool import On, Pool, check_on, open_pool
 from seamscope.execution.recipe import Recipe, check_travels
 from seamscope.execution.sharing import TRIES, share_out
@@ -43,7 +43,6 @@ from seamscope.plain import plain
 from seamscope.planning.blocks import Blocks
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
-from seamscope.planning.reading import TileReader, jobs_of
 from seamscope.planning.tuning import OutOfMemory
 from seamscope.prediction.resuming import blocks_of, keep_intensity, threads_of
 from seamscope.prediction.run import (
@@ -210,7 +209,7 @@ def run_on(
         sum(ledger.done.values()),
         _measured(attempt, blocks, ledger, kind),
     )
-    _look(case, attempt.reader)
+    look(attempt)
     for event in attempt.conclude(output, made, Finishing(case, work)):
         report(event, output, work)
         yield event
@@ -223,12 +222,6 @@ def _enough_memory() -> Iterator[None]:
         yield
     except (OutOfMemory, MemoryError) as error:
         raise SettingsError(NO_MEMORY) from error
-
-
-def _look(case: Case, reader: TileReader) -> None:
-    """Look which chunks of the image are stored: each worker knows of its own blocks only."""
-    for job in jobs_of(case.plan, None):
-        reader.look(job)
 
 
 # -- where blocks lie, and where they are written

@@ -286,7 +286,8 @@ def open_freezing(ledger: Ledger, order: Order) -> BlocksOnDisk:
 
 def shared_by(plan: FreezePlan, workers: int) -> FreezePlan:
     """Return the plan of one of so many workers: of memory and disk each has its part."""
-    each = math.ceil(plan.tiles / max(1, workers))
+    workers = max(1, workers)  # for a moment, the pool may know of none
+    each = math.ceil(plan.tiles / workers)
     in_memory = min(each, plan.in_memory // workers)
     on_disk = min(each - in_memory, plan.on_disk // workers)
     return dataclasses.replace(plan, in_memory=in_memory, on_disk=on_disk)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from seamscope.errors import OutputError, SettingsError
-from seamscope.files import disk_errors, write_file
+from seamscope.files import DAMAGED, disk_errors, write_file
 from seamscope.fixed_statistics.freeze_plan import FreezePlan
 from seamscope.normalization.calls import Call
 from seamscope.normalization.statistics import Collector, Floats
@@ -94,7 +94,7 @@ class BlockSums:
         content = io.BytesIO()
         np.savez(content, **arrays)
         with disk_errors(path, "What was found so far is kept."):
-            write_file(path, content.getvalue())
+            write_file(path, content.getvalue(), shared=True)
 
     @classmethod
     def load(cls, path: Path) -> BlockSums:
@@ -107,7 +107,7 @@ class BlockSums:
         """
         found = cls()
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 calls = sorted({int(name.split()[0]) for name in stored.files})
                 for call in calls:
                     sums: list[Floats] = [stored[f"{call} {name}"] for name in _SUMS]
@@ -118,7 +118,7 @@ class BlockSums:
                             tuple(stored[f"{call} centres {axis}"].tolist())
                             for axis in range(along)
                         )
-        except (OSError, ValueError, KeyError) as error:
+        except DAMAGED as error:
             raise OutputError(
                 f"{path} is missing or damaged, so that statistics cannot be found from what is "
                 "known. Begin again (overwrite)."

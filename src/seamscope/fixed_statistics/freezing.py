@@ -44,7 +44,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from functools import partial as partial_of
@@ -66,7 +65,7 @@ from seamscope.fixed_statistics.counting import BlockSums, Merged
 from seamscope.fixed_statistics.freeze_plan import JUDGED, TILES, TOO_FEW, FreezePlan, plan_freeze
 from seamscope.fixed_statistics.layout import Layout, Round
 from seamscope.fixed_statistics.sampling import diverse_tiles
-from seamscope.ledger import Ledger
+from seamscope.ledger import Ledger, claimed, discard
 from seamscope.models.model import Model
 from seamscope.normalization.audit import NormLayer
 from seamscope.normalization.calls import Normalizations
@@ -127,7 +126,8 @@ def freeze_statistics(
         window must fit into `memory`.
     partial
         Folder for intermediate results. If it exists and belongs to the same network, pixels, tiles
-        and intensities, the search resumes from it; else it begins again. It is removed at the end.
+        and intensities, the search resumes from it; if it is of another search, that is deleted,
+        and this one begins. It is removed at the end.
         The resumed statistics are those of an uninterrupted search, bit for bit.
     on
         Workers, as for `seamscope.predict`: how many processes to start here, address or file of a
@@ -145,6 +145,8 @@ def freeze_statistics(
     ------
     SettingsError
         If the network has no such statistics, or settings contradict each other.
+    OutputError
+        If `partial` exists and is not the folder of a search.
     InterruptedError
         When stopped.
 
@@ -177,7 +179,10 @@ def freeze_statistics(
     limits: dict[str, Any] = {"cell": cell, "tiles": tiles, "memory": memory, "disk": disk}
     check_workers(case, on)
     plan = plan_freeze(case, how, **limits)
-    return carry_out(case, plan, partial, work, on=on, trust=trust)
+    found = carry_out(case, plan, partial, work, on=on, trust=trust)
+    if partial is not None:
+        discard(partial)
+    return found
 
 
 def check_workers(case: Case, on: On) -> None:
@@ -207,8 +212,11 @@ def carry_out(
 
     Parameters
     ----------
-    case, plan, partial, work, on, trust
+    case, plan, work, on, trust
         As for `freeze_statistics`.
+    partial
+        As for `freeze_statistics`, but it stays: remove it (`seamscope.ledger.discard`) when the
+        statistics are saved.
     resume
         Refuse to begin again where `partial` holds other work.
 
@@ -221,19 +229,11 @@ def carry_out(
     """
     with contextlib.ExitStack() as stack:
         folder = partial
-        if folder is None and on is not None:
+        if partial is not None:
+            stack.enter_context(claimed(partial))
+        elif on is not None:
             folder = stack.enter_context(temporary_folder()) / "partial"
-        found = _Task(case, plan, work, folder, resume).found(on, trust=trust)
-    if partial is not None:
-        forget(partial)
-    return found
-
-
-def forget(partial: Path) -> None:
-    """Remove what an interrupted freezing left behind, so that the next one begins again."""
-    if partial.is_dir():
-        shutil.rmtree(partial)
-    partial.unlink(missing_ok=True)
+        return _Task(case, plan, work, folder, resume).found(on, trust=trust)
 
 
 class _Task:
@@ -262,7 +262,6 @@ class _Task:
             except (OutputError, KeyError):
                 if resume:
                     raise
-        forget(folder)
         whole = {**task, "plan": plain(self.plan.plan), "freezing": plain(self.plan)}
         return Ledger.begin(folder, whole)
 
@@ -332,7 +331,20 @@ class _Task:
 
     def _phase(self) -> None:
         steps = "windows" if self.plan.how == "local" else "tiles and layers"
-        self.work.phase(f"Finding {self.plan.how} statistics", steps)
+        self.work.phase(f"Finding {self.plan.how} statistics", steps, self._finished())
+
+    def _finished(self) -> int:
+        """Steps of earlier runs."""
+        if self._ledger is None or "layout" not in self._ledger.task:
+            return 0
+        layout, steps = restore(Layout, self._ledger.task["layout"]), 0
+        for number, round_ in enumerate(layout.rounds):
+            known = len(self._known(number))
+            steps += known * round_.count
+            for layer in range(known, layout.layers):
+                for block in self._done(layout.blocks(number, layer)):
+                    steps += len(layout.piece(block).places) * self._per_step
+        return steps
 
     @property
     def _per_step(self) -> int:
@@ -474,7 +486,12 @@ class _Task:
         if self._ledger is None:
             return frozenset()
         folder, marked = self._ledger.folder, [b for b in numbers if b in self._ledger.done]
-        lost = [block for block in marked if not sums_of(folder, block).exists()]
+        lost = []
+        for block in marked:
+            try:
+                BlockSums.load(sums_of(folder, block))
+            except OutputError:  # missing or damaged: what it held is found again
+                lost.append(block)
         self._ledger.unmark(lost)
         return frozenset(marked) - frozenset(lost)
 
@@ -547,4 +564,4 @@ class _Jobs(Sequence[TileJob]):
         return job_of(self._plan, number)
 
 
-__all__ = ["carry_out", "check_workers", "forget", "freeze_statistics"]
+__all__ = ["carry_out", "check_workers", "freeze_statistics"]

@@ -214,8 +214,9 @@ class Draws(Dispatch):
         kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded in func.tags:
             given = bound(func, args, kwargs)
+            p = given.get("dropout_p", given.get("p", 1.0))
             # attention and dropout draw nothing where they drop nothing
-            self.seen |= float(given.get("dropout_p", given.get("p", 1.0)) or 0.0) > 0
+            self.seen |= isinstance(p, torch.Tensor) or float(p or 0.0) > 0
         return func(*args, **kwargs)
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from seamscope.errors import OutputError
-from seamscope.files import disk_errors, write_file
+from seamscope.files import DAMAGED, disk_errors, write_file
 from seamscope.seams.comparison import Compared, Terms
 from seamscope.seams.measures import Frame
 from seamscope.seams.meter import Half, SeamMeter
@@ -69,7 +69,7 @@ class SeamRecords:
         content = io.BytesIO()
         np.savez(content, **arrays)
         with disk_errors(path, "What was written so far is kept."):
-            write_file(path, content.getvalue())
+            write_file(path, content.getvalue(), shared=True)
 
     @classmethod
     def load(cls, path: Path, axes: int) -> SeamRecords:
@@ -88,13 +88,13 @@ class SeamRecords:
             When it is missing or damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return cls(
                     list(_overlaps(stored, axes)),
                     list(_tiles(stored)),
                     list(_halves(stored, axes)),
                 )
-        except (OSError, ValueError, KeyError) as error:
+        except DAMAGED as error:
             raise OutputError(
                 f"{path} is missing or damaged, so that the seams of the result are not known. "
                 "Begin again (overwrite), or predict without measuring them (--seams none)."

@@ -28,8 +28,9 @@ from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Fixed
 from seamscope.files import lasting_folder
 from seamscope.fixed_statistics.freeze_plan import FreezePlan, plan_freeze
-from seamscope.fixed_statistics.freezing import carry_out, forget
+from seamscope.fixed_statistics.freezing import carry_out
 from seamscope.images.image import Image
+from seamscope.ledger import discard
 from seamscope.models.formats.export import Exported, export
 from seamscope.models.model import Model
 from seamscope.normalization.statistics import How, Statistics
@@ -125,7 +126,7 @@ class FreezePage(QWidget):
     def _forget(self) -> None:
         """What was found on the way belongs to another network or image."""
         for file in self._partials.values():
-            forget(file)
+            discard(file)
         self._partials.clear()
         self.plan = self._foreseen = None
         self._show_fixed()
@@ -219,7 +220,7 @@ class FreezePage(QWidget):
         key = self._key()
         planned = self.plan if key == self._foreseen else None
         if key not in self._partials:
-            self._partials[key] = self._folder / f"{next(self._numbers)}.safetensors"
+            self._partials[key] = self._folder / f"{next(self._numbers)}"
         question = partial(asked.freeze, planned, self._partials[key])
         name = f"fixing the statistics of {layer.name}"
         self._bench.begin(name, question, self._frozen, self._stopped)
@@ -328,11 +329,12 @@ class FreezeAsked:
         plan
             If it is known already.
         partial
-            File for what is found on the way; an interrupted search goes on from there.
+            Folder for what is found on the way; an interrupted search goes on from there.
         work
             Shows progress, and stops when asked to.
         """
         found = carry_out(self.case, plan or self.plan(work=work), partial, work)
+        discard(partial)
         return self.model.with_statistics(found)
 
 
