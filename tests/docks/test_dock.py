@@ -751,11 +751,8 @@ def test_every_text_fits_its_dock(qtbot, viewer, dock):
     load(qtbot, dock, SOLID)
     dock.blend.set_value("linear")
     dock.more.expand(animate=False)
-    dock.resize(dock.minimumSizeHint().width(), 600)
-    qtbot.wait(100)
-    scroll = dock.scroll
-    inside = scroll.widget()
-    assert inside.width() <= scroll.viewport().width()
+    inside, shown = dock.scroll.widget(), dock.scroll.viewport()
+    qtbot.waitUntil(lambda: inside.width() <= shown.width(), timeout=PATIENCE)
     for a, b in itertools.pairwise((dock.tile, dock.halo, dock.blend)):
         assert a.geometry().bottom() < b.geometry().top()
 

@@ -568,7 +568,7 @@ def test_the_same_pixel_in_several_tiles(qtbot, viewer, docks):
         np.testing.assert_allclose(one.after.reshape(-1), normal, atol=1e-4)
     before, after = own.features.pixel_plot.apart
     assert before < 1e-4 < 0.1 < after
-    assert f"<b>{figure_text(after)}</b>" in own.features.pixel_told.text()
+    assert f"<b>{figure_text(after)}</b>" in own.features.pixel_text.text()
     own.features.ask_at((500.0, 0.0))
     assert "beside the image" in own.problem
     own.features.ask.click()
@@ -614,7 +614,7 @@ def test_training_and_evaluation_are_compared(qtbot, viewer, docks):
     press(qtbot, own.features.measure)
     wait(qtbot, own)
     assert own.features.features.layers[0].reference == "running"
-    assert "remembered from training" in own.features.deviation.text()
+    assert "kept from training" in own.features.deviation.text()
     assert own.training.differences.layer is None  # one map at a time
     show(own, "Training")
     assert own.training.differences.layer is shown

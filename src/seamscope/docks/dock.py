@@ -35,7 +35,7 @@ class _Scroll(QScrollArea):
     def minimumSizeHint(self) -> QSize:  # noqa: N802
         """Answer Qt."""
         inside = self.widget().minimumSizeHint().width() if self.widget() else 0
-        beside = self.verticalScrollBar().sizeHint().width()
+        beside = self.verticalScrollBar().sizeHint().width() + 2 * self.frameWidth()
         return QSize(inside + beside, super().minimumSizeHint().height())
 
     def eventFilter(self, target: Any, event: Any) -> bool:  # noqa: N802
