@@ -155,8 +155,9 @@ class Destination(QObject):
         target = self.target
         for layer in self._viewer.layers:
             for path in _files_of(layer):
-                # layers of an unfinished result may stay: a run goes on with it
-                if path != Path(f"{target}.partial") and would_overwrite(target, path):
+                # layers of an unfinished result, or of its arrays, may stay: a run goes on with it
+                unfinished = Path(f"{target}.partial") in (path, *path.parents)
+                if not unfinished and would_overwrite(target, path):
                     return _READ.format(layer.name, path.name)
         return ""
 
