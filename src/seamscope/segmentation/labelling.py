@@ -434,7 +434,7 @@ class Labelling:
         return Written(unfinished, final, found.shape, str(found.dtype), found.space.axes, places)
 
     def _finish_and_keep(self, record: Mapping[str, Any]) -> None:
-        """Finish the result, and keep what objects are read from until nobody reads them."""
+        """Finish the result, and keep what objects are read from for as long as they are there."""
         assert self._output is not None
         kept = kept_beside(Path(str(self._output.path)))
         self._folder.vanish(kept)  # first, so that nothing stays where this is stopped half-way
