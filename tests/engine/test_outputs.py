@@ -445,6 +445,11 @@ def test_the_image_itself_is_never_overwritten(ending: str, tmp_path: Path) -> N
     ]:
         with pytest.raises(OutputError, match="which is read"):
             create_output(target, (40, 50), "u1", **YX, overwrite=True, source=image)
+    if ending == ".zarr":  # also where a dask array computes on it
+        dask = pytest.importorskip("dask.array")
+        lazy = open_image(dask.from_zarr(str(path))[:, ::-1] * 2, axes="yx")
+        with pytest.raises(OutputError, match="which is read"):
+            create_output(path, (40, 50), "u1", **YX, overwrite=True, source=lazy)
     np.testing.assert_array_equal(whole(open_image(path)), values((40, 50), "uint8"))
 
 
