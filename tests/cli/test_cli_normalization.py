@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import networks
 from seamscope.cli import app
 from seamscope.demo import sample_image, zscore
+from seamscope.errors import OutputError
 from seamscope.explain.feature_statistics import measure_features
 from seamscope.ledger import Ledger
 from seamscope.normalization.statistics import Statistics
@@ -383,7 +384,19 @@ def test_interrupted_freezing_goes_on(place, monkeypatch) -> None:
     assert not out.exists()
     assert len(Ledger(place / "resumed.partial").done) == 18
     monkeypatch.setattr(Steps, "one", one)
+    save = Statistics.save
+
+    def full(self, path):
+        if path == out:
+            raise OutputError("The disk is full.")
+        save(self, path)
+
+    monkeypatch.setattr(Statistics, "save", full)
+    assert _run("freeze", image, model, out, "--tile", 96, "--resume").exit_code == 1
+    assert len(Ledger(place / "resumed.partial").done) > 18  # until the statistics are written
+    monkeypatch.setattr(Statistics, "save", save)
     assert _run("freeze", image, model, out, "--tile", 96, "--resume").exit_code == 0
+    assert not (place / "resumed.partial").exists()
     _run("freeze", image, model, place / "straight", "--tile", 96)
     resumed, straight = (Statistics.load(place / name) for name in ("resumed", "straight"))
     for a, b in zip(resumed.layers, straight.layers, strict=True):

@@ -111,18 +111,18 @@ def test_measures_of_an_earlier_plan_are_not_counted(
     def failing(plan: Any, *given: Any, **more: Any) -> Any:
         nonlocal seen
         for one in predict_batches(plan, *given, **more):
-            seen += plan.settings.batch == 4
-            if plan.settings.batch == 4 and seen > 40:
+            seen += plan.settings.batch == 16
+            if plan.settings.batch == 16 and seen > 200:
                 raise OutOfMemory(RuntimeError("no memory"))
             yield one
 
-    image = np.random.default_rng(0).random((200, 200), np.float32)
+    image = np.random.default_rng(0).random((400, 400), np.float32)
     how: dict[str, Any] = {"tile": 32, "halo": 1, "overlap": 6, "seams": "sample"}
     how |= {"accelerate": False, "normalize": "none"}
-    expected = measure_seams(image, network(), batch=2, **how)
+    expected = measure_seams(image, network(), batch=8, **how)
     monkeypatch.setattr("seamscope.execution.measuring.predict_batches", failing)
-    found = measure_seams(image, network(), batch=4, partial=tmp_path / "partial", **how)
-    assert found.plan.settings.batch == 2
+    found = measure_seams(image, network(), batch=16, partial=tmp_path / "partial", **how)
+    assert found.plan.settings.batch == 8
     assert 0 < found.measured < found.overlaps
     assert found.measured == expected.measured
     assert found.measures == expected.measures
