@@ -526,7 +526,7 @@ class PredictionDock(Dock):
             self.job.stop()
 
     def _job_changed(self) -> None:
-        """Nothing is loaded or opened any more, also where that was cancelled."""
+        """Nothing is loaded or opened any more; perhaps it was cancelled."""
         if self.job.busy:
             return
         if self.session.running and not self.busy:
