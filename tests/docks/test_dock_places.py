@@ -55,8 +55,8 @@ def wait(qtbot, dock):
 def test_no_result_replaces_a_file_that_a_layer_reads(qtbot, dock, tmp_path, shown):
     path = str(tmp_path / "raw.zarr")
     raw = picture(2, 48, 40)
-    zarr.create_array(path, data=raw, chunks=(1, 48, 40))
-    stored = da.from_zarr(path)
+    zarr.open_group(path).create_array("0", data=raw, chunks=(1, 48, 40))
+    stored = da.from_zarr(path, component="0")
     add(
         dock,
         stored[0] if shown == "no name" else stored[1] * 2,
@@ -70,7 +70,7 @@ def test_no_result_replaces_a_file_that_a_layer_reads(qtbot, dock, tmp_path, sho
     assert list(dock.panel.actions.buttons) == ["Save to …"]
     dock.run(overwrite=True)  # by a program
     wait(qtbot, dock)
-    np.testing.assert_array_equal(zarr.open_array(path, mode="r")[:], raw)
+    np.testing.assert_array_equal(zarr.open_array(f"{path}/0", mode="r")[:], raw)
     assert "The layer raw is read from raw.zarr" in dock.problem
 
 

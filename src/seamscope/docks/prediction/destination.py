@@ -158,7 +158,8 @@ class Destination(QObject):
                 # layers of an unfinished result, or of its arrays, may stay: a run goes on with it
                 unfinished = Path(f"{target}.partial") in (path, *path.parents)
                 if not unfinished and would_overwrite(target, path):
-                    return _READ.format(layer.name, path.name)
+                    file = Path(target) if path.is_relative_to(target) else path
+                    return _READ.format(layer.name, file.name)
         return ""
 
     def actions(self, run: Callable[..., object], plan: Plan) -> list[Action]:
