@@ -199,12 +199,17 @@ def test_so_of_other_commands(given: list[str], words: str, home: Path) -> None:
 
 def test_freezing_anew_needs_a_word(home: Path) -> None:
     """What an interrupted run found is lost only when that is allowed."""
-    Path("out.partial").write_bytes(b"hours of work")
+    kept = Path("out.partial") / "hours of work"
+    kept.parent.mkdir()
+    kept.touch()
+    result = run("freeze", "image.npy", "demo:instancenorm", "out", "--overwrite")
+    assert result.exit_code == 1  # no search of ours: never removed
+    (kept.parent / "task.json").write_text("{}")
     result = run("freeze", "image.npy", "demo:instancenorm", "out")
     assert result.exit_code == 1
     assert "--resume" in result.stderr
     assert "--overwrite" in result.stderr
-    assert Path("out.partial").read_bytes() == b"hours of work"
+    assert kept.exists()
     assert run("freeze", "image.npy", "demo:instancenorm", "out", "--overwrite").exit_code == 0
     assert load_file("out")
     assert not Path("out.partial").exists()
