@@ -686,10 +686,10 @@ def test_workers_that_are_killed_equal_one_process(
 def test_labels_of_workers_that_are_killed_equal_one_process(
     images: dict[str, str], client: Any, tmp_path: Path
 ) -> None:
-    """A worker is killed in two stages; no block is done twice."""
+    """A worker is killed in two stages; each loses at most the report of one marked block."""
     recipe = {"axes": "zyx", "threshold": 0.4}
     marks: dict[str, int] = {}
-    killed = set()
+    killed, again = set(), set()
 
     def hear(phase: str, done: int) -> None:
         if phase not in killed and done == 3 and len(killed) < 2:
@@ -701,13 +701,15 @@ def test_labels_of_workers_that_are_killed_equal_one_process(
             for mark in (tmp_path / ".o.zarr.ledger").iterdir()
             if mark.name.isdecimal()
         }
-        assert marks.items() <= found.items()
+        assert marks.keys() <= found.keys()
+        again.update(block for block, time in marks.items() if found[block] != time)
         marks.update(found)
 
     out, work = tmp_path / "o.zarr", Seen(on_step=hear)
     how = {"blocks": 20, "out": out, "on": client, "work": work}
     found = seamscope.segment(images["deep"], **how, **recipe)
     assert killed == {"Finding basins", "Measuring objects"}
+    assert len(again) <= len(killed)
     expected = np.asarray(seamscope.segment(images["deep"], **recipe).labels)
     np.testing.assert_array_equal(zarr.open(str(out))[:], expected)
     np.testing.assert_array_equal(found.labels, expected)
