@@ -316,7 +316,7 @@ def test_the_cards_halo_and_sizes_are_one_click_away(dock, qtbot, tmp_path) -> N
     load(qtbot, dock, two_outputs(tmp_path / "package"))
     assert dock.plan.grid.halo == ((1, 1), (1, 1))  # as measured
     assert dock.card_halo.isVisible()
-    assert dock.card_halo.text() == "Use the card's halo, 8"
+    assert dock.card_halo.text() == "Use the card's margin, 8"
     assert "declares halo 8" in dock.card_halo.toolTip()
     press(qtbot, dock.card_halo)
     assert dock.plan.grid.halo == ((8, 8), (8, 8))
