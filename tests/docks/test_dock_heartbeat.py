@@ -74,10 +74,11 @@ def work_of(act, until=lambda: True) -> Counter:
     with heart.watching(sys._getframe()):
         act()
         QApplication.processEvents()
-        end = time.monotonic() + PATIENCE / 1000
-        while not until() and time.monotonic() < end:
+        for _ in range(PATIENCE):
+            if until():
+                break
             QApplication.processEvents()
-            time.sleep(0.002)
+            time.sleep(0.001)
     assert until()
     return heart.worst
 
