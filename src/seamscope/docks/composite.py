@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.images.dimensions import full_index
+
 _COLOR = 4  # red, green, blue, opacity
 
 
@@ -63,12 +65,7 @@ class Composite:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> npt.NDArray[np.uint8]:
-        key = key if isinstance(key, tuple) else (key,)
-        if Ellipsis in key:
-            place = key.index(Ellipsis)
-            missing = self.ndim - (len(key) - 1)
-            key = (*key[:place], *(slice(None),) * missing, *key[place + 1 :])
-        key = (*key, *(slice(None),) * (self.ndim - len(key)))
+        key = full_index(key, self.ndim)
         values = np.stack([np.asarray(channel[key[:-1]]) for channel in self._channels], axis=-1)
         return self._colored(values)[(..., key[-1])]
 

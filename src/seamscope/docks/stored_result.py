@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.images.dimensions import full_index
 from seamscope.images.results.output import Output
 
 
@@ -61,12 +62,7 @@ class StoredResult:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
-        given = index if isinstance(index, tuple) else (index,)
-        if Ellipsis in given:
-            at = given.index(Ellipsis)
-            rest = given[at + 1 :]
-            given = (*given[:at], *(slice(None),) * (self.ndim - at - len(rest)), *rest)
-        given = (*given, *(slice(None),) * (self.ndim - len(given)))
+        given = full_index(index, self.ndim)
         wanted: list[Any] = [self._fixed.get(a) for a in range(self._array.ndim)]
         for axis, part in zip(self._axes, given, strict=True):
             if axis is not None:

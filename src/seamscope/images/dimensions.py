@@ -1,7 +1,7 @@
 """What the dimensions of an image are called and measured in, and how a region is cut from them.
 
 Knows the letters of axes, the names and symbols of units, slices, and how all of them are shown.
- Does not know images, files or tiles.
+Does not know images, files or tiles.
 """
 
 from __future__ import annotations
@@ -119,6 +119,14 @@ def bounds(index: Index, shape: Sequence[int]) -> Region | None:
             return None
         found.append((low, high))
     return tuple(found)
+
+
+def full_index(index: Any, ndim: int) -> tuple[Any, ...]:
+    """Return one entry for each of `ndim` axes, as numpy understands fewer of them or ``...``."""
+    given = index if isinstance(index, tuple) else (index,)
+    at = next((place for place, entry in enumerate(given) if entry is Ellipsis), len(given))
+    rest = given[at + 1 :]
+    return (*given[:at], *(slice(None),) * (ndim - at - len(rest)), *rest)
 
 
 def volume(region: Region) -> int:

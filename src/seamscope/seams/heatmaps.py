@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.images.dimensions import full_index
 from seamscope.images.image import Image
 from seamscope.images.results.create import create_output
 from seamscope.images.results.output import Output
@@ -157,12 +158,7 @@ class SeamPicture:
 
     def __getitem__(self, index: Any) -> Array:
         """Compute a part."""
-        parts = index if isinstance(index, tuple) else (index,)
-        if Ellipsis in parts:
-            at = parts.index(Ellipsis)
-            missing = (slice(None),) * (self.ndim - len(parts) + 1)
-            parts = (*parts[:at], *missing, *parts[at + 1 :])
-        parts = (*parts, *(slice(None),) * (self.ndim - len(parts)))
+        parts = full_index(index, self.ndim)
         chosen = [np.atleast_1d(np.arange(n)[p]) for n, p in zip(self.shape, parts, strict=True)]
         lead = self.ndim - len(self._plan.area)
         picture = np.zeros(tuple(map(len, chosen)), np.float32)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope.errors import ImageError, SettingsError
+from seamscope.images.dimensions import full_index
 from seamscope.images.image import Image, open_image
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.results.output import Output
@@ -575,12 +576,7 @@ class Labels:
         self.ndim = len(self.shape)
 
     def __getitem__(self, index: Any) -> Any:
-        given = index if isinstance(index, tuple) else (index,)
-        if Ellipsis in given:
-            at = given.index(Ellipsis)
-            rest = given[at + 1 :]
-            given = given[:at] + (slice(None),) * (self.ndim - at - len(rest)) + rest
-        given += (slice(None),) * (self.ndim - len(given))
+        given = full_index(index, self.ndim)
         region: list[slice] = []
         inner: list[Any] = []
         for i, n in zip(given, self.shape, strict=True):

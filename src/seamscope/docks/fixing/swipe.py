@@ -19,6 +19,7 @@ from napari.layers import Labels, Layer
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from seamscope.docks.layers import camera, shown_point
+from seamscope.images.dimensions import full_index
 
 _GRIP = 12.0  # screen pixels around the divide that take the mouse
 _LINE = 3.0  # screen pixels
@@ -58,12 +59,7 @@ class Halves:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        given = key if isinstance(key, tuple) else (key,)
-        if Ellipsis in given:
-            at = given.index(Ellipsis)
-            whole = (slice(None),) * (self.ndim - len(given) + 1)
-            given = (*given[:at], *whole, *given[at + 1 :])
-        given = (*given, *(slice(None),) * (self.ndim - len(given)))
+        given = full_index(key, self.ndim)
         across = given[self._axis]
         if not isinstance(across, slice):
             place = range(self.shape[self._axis])[int(across)]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.images.dimensions import full_index
 from seamscope.segmentation.segment import Segmentation
 from seamscope.tiling import Slices
 
@@ -149,12 +150,7 @@ class Level:
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Any:
-        given = index if isinstance(index, tuple) else (index,)
-        if Ellipsis in given:
-            at = given.index(Ellipsis)
-            rest = given[at + 1 :]
-            given = (*given[:at], *(slice(None),) * (self.ndim - at - len(rest)), *rest)
-        given = (*given, *(slice(None),) * (self.ndim - len(given)))
+        given = full_index(index, self.ndim)
         if not all(isinstance(i, slice | int | np.integer) for i in given):
             return np.asarray(self)[index]
         parts, kept = list(self.parts), []

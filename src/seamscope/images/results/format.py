@@ -15,6 +15,7 @@ import numpy as np
 
 from seamscope.errors import OutputError
 from seamscope.images.addresses import Address
+from seamscope.images.dimensions import full_index
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.results.pyramid import Index
 
@@ -148,21 +149,14 @@ class _Reordered:
         self.ndim = len(self.shape)
 
     def __setitem__(self, index: Any, block: np.ndarray) -> None:
-        full = self._full(index)
+        full = full_index(index, self.ndim)
         self._stored[tuple(full[i] for i in self._order)] = block.transpose(self._order)
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        full = self._full(index)
+        full = full_index(index, self.ndim)
         kept = tuple(i if isinstance(i, slice) else slice(i, i + 1) for i in full)
         block = np.asarray(self._stored[tuple(kept[i] for i in self._order)]).transpose(self._back)
         return block[tuple(slice(None) if isinstance(i, slice) else 0 for i in full)]
-
-    def _full(self, index: Any) -> tuple[Any, ...]:
-        """Return one entry for each axis, as numpy understands fewer of them or ``...``."""
-        given: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
-        at = given.index(Ellipsis) if Ellipsis in given else len(given)
-        rest = given[at + 1 :]
-        return given[:at] + (slice(None),) * (self.ndim - at - len(rest)) + rest
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[...], dtype=dtype)

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from seamscope.errors import OutputError
 from seamscope.files import record_beside
+from seamscope.images.dimensions import full_index
 from seamscope.images.image import Image
 from seamscope.images.records import UNFINISHED, write_record
 from seamscope.images.results.format import Format, Store, Wanted
@@ -268,12 +269,7 @@ class _Blocks:
         return np.asarray(self[...], dtype=dtype)
 
     def _whole(self, index: Any) -> tuple[range, slice, slice]:
-        given: tuple[Any, ...] = index if isinstance(index, tuple) else (index,)
-        if Ellipsis in given:
-            at = given.index(Ellipsis)
-            rest = given[at + 1 :]
-            given = given[:at] + (slice(None),) * (self.ndim - at - len(rest)) + rest
-        given += (slice(None),) * (self.ndim - len(given))
+        given = full_index(index, self.ndim)
         parts = [
             slice(i, i + 1) if not isinstance(i, slice) else slice(*i.indices(n)[:2])
             for i, n in zip(given, self.shape, strict=True)
