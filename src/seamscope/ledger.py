@@ -112,10 +112,7 @@ class Ledger:
         OutputError
             When the disk refuses.
         """
-        with disk_errors(self.folder, _LEFT):
-            for block in sorted(self.done):
-                (self.folder / str(block)).unlink(missing_ok=True)
-        self.done.clear()
+        self.unmark(sorted(self.done))
 
     def unmark(self, blocks: Iterable[int]) -> None:
         """Remove the marks of some blocks: what they hold is lost, or of no more use.
@@ -181,10 +178,9 @@ class Ledger:
         OutputError
             When the disk refuses.
         """
-        draft = self.folder / f"{block}.{uuid.uuid4().hex}.draft"  # two workers may mark it
-        with disk_errors(self.folder, _LEFT):
-            draft.write_text(str(number) if number else "")
-            os.replace(draft, self.folder / str(block))
+        content = str(number).encode() if number else b""
+        with disk_errors(self.folder, _LEFT):  # two workers may mark it
+            write_file(self.folder / str(block), content, shared=True)
         self.done[block] = number
 
 

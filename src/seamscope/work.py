@@ -84,7 +84,11 @@ class Steps(_Quiet):
 
     def one(self) -> None:
         """Report one more step."""
-        self.done += 1
+        self.several(1)
+
+    def several(self, steps: int) -> None:
+        """Report some more steps at once."""
+        self.done += steps
         self._work.step(self.done, max(self.done, self.total))
 
     def stopped(self) -> bool:

@@ -27,7 +27,7 @@ from seamscope.errors import OutputError, SettingsError
 from seamscope.execution.block import Batches, first_kind, look, open_attempt, seams_of
 from seamscope.execution.pool import On, check_on, open_pool
 from seamscope.execution.recipe import Recipe, check_travels
-from seamscope.execution.sharing import share_out
+from seamscope.execution.sharing import ordering, share_out
 from seamscope.execution.worker import NO_MEMORY, Order
 from seamscope.files import temporary_folder
 from seamscope.ledger import Ledger, claimed
@@ -63,11 +63,12 @@ from seamscope.seams.report import SeamReport
 from seamscope.seams.tolerance import Spread
 from seamscope.stitching import Array
 from seamscope.tiling import Tile
-from seamscope.work import QUIET, Work, check
+from seamscope.work import QUIET, Steps, Work, check
 
 # Stretches are as long as this many of them need, but not longer than some tiles, and long enough
 # that few marks suffice.
 _FEW, _TILES, _MOST = 32, 16, 2000
+_PHASE = "Measuring seams"
 
 
 @dataclass(frozen=True)
@@ -287,16 +288,17 @@ def _measured(
     kind = first_kind(attempt, measuring.meter(case.plan))
     begin = time.perf_counter()
     stretches = Stretches(case.plan)
-    steps = _Steps(work, ledger, stretches)
+    steps = Steps(work, stretches.tiles)
+    steps.done = sum(len(stretches.numbers(stretch)) for stretch in ledger.done)
     if on is None:
         stack.enter_context(same_threads(ledger))
-        steps.phase()
+        work.phase(_PHASE, "tiles", steps.done)
         here = StretchRun(attempt, measuring, kind, ledger.folder)
         for stretch in range(len(stretches)):
             if stretch not in ledger.done:
                 ledger.mark(stretch, here.carry_out(stretch, lambda: check(work), steps.one))
     else:
-        _share(case, attempt, kind, ledger, on, trust, steps)
+        _share(case, attempt, kind, ledger, on, trust, stretches, steps, work)
     made = Made(
         time.perf_counter() - begin,
         stretches.tiles,
@@ -335,53 +337,26 @@ def _share(
     ledger: Ledger,
     on: On,
     trust: bool,
-    steps: _Steps,
+    stretches: Stretches,
+    steps: Steps,
+    work: Work,
 ) -> None:
     """Have workers measure what is left."""
-    work = steps.work
     Recipe.of(case, attempt.way, kind, "", "").save(ledger.folder, case.model.statistics)
     work.phase("Starting workers")
     gpu = case.plan.settings.device.startswith("cuda")
     with open_pool(on, gpu=gpu, work=work) as (pool, threads):
-        order = Order(
-            str(ledger.folder.absolute()),
-            ledger.begin_run(),
-            0,
-            threads_of(ledger, threads),
-            trust,
-            opens="seamscope.execution.measuring:open_measuring",
-        )
-        steps.phase()
-        blocks = range(len(steps.stretches))
-        try:
+        opens = f"{__name__}:open_measuring"
+        with ordering(ledger, pool, threads_of(ledger, threads), trust, opens) as order:
+            work.phase(_PHASE, "tiles", steps.done)
+            blocks = range(len(stretches))
             with closing(share_out(blocks, ledger, pool, order, _where, work)) as outcomes:
                 for outcome in outcomes:
-                    steps.several(len(steps.stretches.numbers(outcome.block)))
-        finally:
-            ledger.end_run()
-            pool.stop()
+                    steps.several(len(stretches.numbers(outcome.block)))
 
 
 def _where(stretch: int) -> str:
     return f"stretch {stretch} of the tiles"
-
-
-class _Steps:
-    """Progress in tiles, those of earlier runs included."""
-
-    def __init__(self, work: Work, ledger: Ledger, stretches: Stretches) -> None:
-        self.work, self.stretches = work, stretches
-        self._done = sum(len(stretches.numbers(stretch)) for stretch in ledger.done)
-
-    def phase(self) -> None:
-        self.work.phase("Measuring seams", "tiles", self._done)
-
-    def one(self) -> None:
-        self.several(1)
-
-    def several(self, tiles: int) -> None:
-        self._done += tiles
-        self.work.step(self._done, self.stretches.tiles)
 
 
 def _summed(

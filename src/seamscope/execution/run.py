@@ -29,7 +29,7 @@ from seamscope.errors import OutputError, SettingsError
 from seamscope.execution.block import Batches, BlockRun, frame_of, look, place_of, seams_of
 from seamscope.execution.pool import On, Pool, check_on, open_pool
 from seamscope.execution.recipe import Recipe, check_travels
-from seamscope.execution.sharing import TRIES, share_out
+from seamscope.execution.sharing import TRIES, ordering, share_out
 from seamscope.execution.worker import NO_MEMORY, Order
 from seamscope.images.addresses import is_address
 from seamscope.images.image import Image
@@ -184,23 +184,17 @@ def run_on(
         if direct:
             for number in sorted(ledger.done):  # marked, but perhaps not in lower resolutions
                 output.wrote(place_of(blocks, number))
-        token = ledger.begin_run()
-        threads = threads_of(ledger, threads)
-        order = Order(str(ledger.folder.absolute()), token, 0, threads, trust)
-        before = len(ledger.done)
-        work.phase("Predicting", BlockDone.unit, before)
-        yield Started(case.plan, blocks.per_frame, case.plan.frames, before)
-        begin = time.perf_counter()
-        try:
+        with ordering(ledger, pool, threads_of(ledger, threads), trust) as order:
+            before = len(ledger.done)
+            work.phase("Predicting", BlockDone.unit, before)
+            yield Started(case.plan, blocks.per_frame, case.plan.frames, before)
+            begin = time.perf_counter()
             with closing(_shared(blocks, ledger, pool, order, work, tries)) as done:
                 for block in done:
                     if direct:
                         output.wrote(block.region)
                     work.step(block.done, block.total)
                     yield block
-        finally:
-            ledger.end_run()
-            pool.stop()
     if not direct:
         _copy(recipe, blocks, output)
     made = Made(

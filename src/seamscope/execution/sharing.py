@@ -6,6 +6,7 @@ Knows orders and their outcomes. Does not know what a block is, or what dask is.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -24,6 +25,40 @@ TRIES = 3
 # Blocks that fail one after another before any succeeds, until the run is given up.
 _HOPELESS = 8
 _LISTED = 5
+
+
+@contextlib.contextmanager
+def ordering(
+    ledger: Ledger,
+    pool: Pool,
+    threads: int,
+    trust: bool,
+    opens: str = Order.opens,
+) -> Iterator[Order]:
+    """Give a new run the right to write, and yield what is ordered of every block of it.
+
+    At the end no run has the right, and what is under way is called off.
+
+    Parameters
+    ----------
+    ledger
+        Of the work, on a disk that all workers see.
+    pool
+        Who does it.
+    threads, trust, opens
+        As in `Order`.
+
+    Raises
+    ------
+    OutputError
+        When the disk refuses.
+    """
+    run = ledger.begin_run()
+    try:
+        yield Order(str(ledger.folder.absolute()), run, 0, threads, trust, opens=opens)
+    finally:
+        ledger.end_run()
+        pool.stop()
 
 
 def share_out(
@@ -245,4 +280,4 @@ class Sharing:
             raise OutputError(f"Every block fails. The last reason: {outcome.reason}")
 
 
-__all__ = ["TRIES", "Sharing", "share_out"]
+__all__ = ["TRIES", "Sharing", "ordering", "share_out"]

@@ -57,7 +57,7 @@ from torch import nn
 from seamscope.errors import ModelError, OutputError
 from seamscope.execution.pool import On, Pool, check_on, open_pool
 from seamscope.execution.recipe import Recipe, check_travels
-from seamscope.execution.sharing import share_out
+from seamscope.execution.sharing import ordering, share_out
 from seamscope.execution.worker import Order
 from seamscope.files import temporary_folder
 from seamscope.fixed_statistics.blocks import Blocks, job_of, layers_of, shared_by, sums_of
@@ -386,16 +386,10 @@ class _Task:
         own = shared_by(self.plan, len(pool.workers()))
         ledger.note("plan", plain(self.plan.plan))
         ledger.note("freezing", plain(own))
-        order = Order(
-            str(ledger.folder.absolute()),
-            ledger.begin_run(),
-            0,
-            threads_of(ledger, threads),
-            trust,
-            opens="seamscope.fixed_statistics.blocks:open_freezing",
+        opens = "seamscope.fixed_statistics.blocks:open_freezing"
+        order = stack.enter_context(
+            ordering(ledger, pool, threads_of(ledger, threads), trust, opens)
         )
-        stack.callback(ledger.end_run)
-        stack.callback(pool.stop)
         self._phase()
         return partial_of(self._shared, pool=pool, order=order, layout=layout)
 
@@ -412,11 +406,7 @@ class _Task:
 
         for outcome in share_out(numbers, self._ledger, pool, order, where, self.work, home=home):
             self._homes[outcome.block - numbers.start] = outcome.worker
-            self._count(len(layout.piece(outcome.block).places) * self._per_step)
-
-    def _count(self, steps: int) -> None:
-        self._steps.done += steps - 1
-        self._steps.one()
+            self._steps.several(len(layout.piece(outcome.block).places) * self._per_step)
 
     def _round(
         self,

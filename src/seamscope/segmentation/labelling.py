@@ -33,7 +33,7 @@ import numpy as np
 from seamscope.errors import OutputError, SettingsError
 from seamscope.execution.pool import On, Pool, check_on, open_pool
 from seamscope.execution.recipe import check_travels, inside_folder
-from seamscope.execution.sharing import share_out
+from seamscope.execution.sharing import ordering, share_out
 from seamscope.execution.worker import Order
 from seamscope.files import disk_errors, kept_beside, write_file
 from seamscope.images.addresses import is_address
@@ -500,11 +500,8 @@ class Labelling:
             write_file(ledger.folder / _SOURCE, json.dumps(plain(self._given())).encode())
         self._work.phase("Starting workers")
         self._pool, _ = self._stack.enter_context(open_pool(self._on, work=self._work))
-        run = ledger.begin_run()
-        self._stack.callback(self._pool.stop)
-        self._stack.callback(ledger.end_run)
-        folder, name = str(ledger.folder.absolute()), f"{__name__}:open_stages"
-        self._order = Order(folder, run, 0, 1, self._trust, opens=name)
+        opens = f"{__name__}:open_stages"
+        self._order = self._stack.enter_context(ordering(ledger, self._pool, 1, self._trust, opens))
 
     def _given(self) -> Source:
         """Say how another process reads the same heights."""

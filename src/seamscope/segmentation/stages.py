@@ -25,7 +25,6 @@ import math
 import os
 import shutil
 import uuid
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -37,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope.errors import OutputError
-from seamscope.files import disk_errors
+from seamscope.files import DAMAGED, disk_errors, write_file
 from seamscope.images.results.create import open_part
 from seamscope.images.results.output import Output
 from seamscope.plain import plain, restore
@@ -404,10 +403,8 @@ class Stages:
 
     def _keep(self, name: str, content: bytes) -> None:
         """Write a file in one step; two processes may write the same."""
-        draft = self.folder / f"{name}.{uuid.uuid4().hex}.draft"
         with disk_errors(self.folder, _LEFT):
-            draft.write_bytes(content)
-            os.replace(draft, self.folder / name)
+            write_file(self.folder / name, content, shared=True)
 
     def _numbers_kept(self, stage: str, names: list[str]) -> Iterator[dict[str, Array]]:
         for number in self.numbers(stage):
@@ -422,7 +419,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn every way in which a file that was kept can be damaged into a sentence."""
     try:
         yield
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise OutputError(
             f"{path} is missing or damaged, so the unfinished result cannot be resumed. Begin "
             "again (overwrite)."
