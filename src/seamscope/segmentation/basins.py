@@ -28,9 +28,8 @@ cuts", https://doi.org/10.1109/TPAMI.2008.173.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -39,7 +38,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from seamscope.errors import SettingsError
-from seamscope.segmentation.blocks import Blocks, pair_slices
+from seamscope.segmentation.blocks import Blocks, in_order, pair_slices
 from seamscope.segmentation.fragments import (
     INDEX_BITS,
     NO_KEY,
@@ -266,19 +265,10 @@ def _all_parts(
     work.phase("Finding basins")
     found: list[Fragments] = []
     total = len(blocks)
-    if workers == 1:
-        each: Iterator[Fragments] = map(one, blocks)
-        for part in each:
+    with closing(in_order(one, blocks, workers)) as parts:
+        for part in parts:
             found.append(part)
             work.step(len(found), total)
-        return found
-    with ThreadPoolExecutor(workers) as pool:
-        regions = iter(blocks)
-        waiting = [pool.submit(one, region) for region in itertools.islice(regions, 2 * workers)]
-        while waiting:
-            found.append(waiting.pop(0).result())
-            work.step(len(found), total)
-            waiting += [pool.submit(one, region) for region in itertools.islice(regions, 1)]
     return found
 
 

@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from seamscope.errors import SettingsError
 from seamscope.tiling import Slices
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -136,4 +141,27 @@ def pair_slices(offset: Sequence[int]) -> tuple[Slices, Slices]:
     return first, second
 
 
-__all__ = ["Blocks", "neighbour_offsets", "pair_slices"]
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Generator[Result, None, None]:
+    """Yield what a function returns for each item, in their order.
+
+    Parameters
+    ----------
+    function, items
+        What is called, for example for each block.
+    threads
+        How many calls may run at once. Few more than that are begun before they are taken.
+    """
+    if threads == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        left = iter(items)
+        waiting = [pool.submit(function, item) for item in itertools.islice(left, 2 * threads)]
+        while waiting:
+            yield waiting.pop(0).result()
+            waiting += [pool.submit(function, item) for item in itertools.islice(left, 1)]
+
+
+__all__ = ["Blocks", "in_order", "neighbour_offsets", "pair_slices"]

@@ -17,12 +17,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import shutil
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -48,7 +46,7 @@ from seamscope.plain import plain, restore
 from seamscope.planning.case import Case
 from seamscope.prediction.resuming import content_of, task_of
 from seamscope.segmentation.basins import check_size
-from seamscope.segmentation.blocks import Blocks
+from seamscope.segmentation.blocks import Blocks, in_order
 from seamscope.segmentation.label_files import label_output
 from seamscope.segmentation.objects import Space
 from seamscope.segmentation.predicted import Placed, Predicted, predict_for, space_of
@@ -473,15 +471,7 @@ class Labelling:
             self._ledger.mark(number)
             return number
 
-        if self._threads == 1:
-            yield from map(one, numbers)
-            return
-        with ThreadPoolExecutor(self._threads) as pool:
-            each = iter(numbers)
-            waiting = [pool.submit(one, n) for n in itertools.islice(each, 2 * self._threads)]
-            while waiting:
-                yield waiting.pop(0).result()
-                waiting += [pool.submit(one, n) for n in itertools.islice(each, 1)]
+        return in_order(one, numbers, self._threads)
 
     def _by_workers(self, numbers: range) -> Generator[int, None, None]:
         """Have blocks done by workers."""
