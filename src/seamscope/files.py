@@ -13,6 +13,7 @@ A result is written beside its place, and moved there when it is whole::
     .out.tif.basins      arrays that are made for it on the way, as large as the result
     .out.tif.lock        held by the process that writes; it ends with that process
     .out.tif.room        bytes that are kept free for the record
+    .out.tif.whole       a map that was made of the new one, for the moment between two renames
     .out.tif.replaced    an old folder, for the moment between two renames
     .out.tif.rubbish     a file or folder that is being deleted
     .seamscope-*         basins of a whole result, while the process reads them that it is named by
@@ -383,10 +384,15 @@ class Claim:
         self._delete(self.place.partial)
         os.rename(self.place.hidden("next"), self.place.partial)
 
-    def swap(self, keep: Path | None = None) -> None:
-        """Move the new result to its place, and its basins to `keep` (see `kept_beside`)."""
+    def swap(self, keep: Path | None = None, made: Path | None = None) -> None:
+        """Move the new result to its place, and its basins to `keep` (see `kept_beside`).
+
+        Where a file was `made` of it, that one is the result.
+        """
         place, aside = self.place, self.place.hidden("replaced")
-        if os.path.isdir(place.partial) and os.path.lexists(place.path):
+        if made is not None:
+            os.replace(made, place.hidden("whole"))  # now it is whole, whatever is killed
+        elif os.path.isdir(place.partial) and os.path.lexists(place.path):
             os.rename(place.path, aside)
             os.rename(place.partial, place.path)
         else:
@@ -418,6 +424,10 @@ class Claim:
         _sweep(place.path.parent, ".")
         _draft_of(self.final_record).unlink(missing_ok=True)
         self._delete(None)
+        if os.path.lexists(place.hidden("whole")):  # what it was made of is of no more use
+            if os.path.lexists(place.partial):
+                os.rename(place.partial, place.hidden("rubbish"))
+            os.replace(place.hidden("whole"), place.path)
         if os.path.lexists(begun) and os.path.lexists(place.ledger):
             if os.path.lexists(place.partial):
                 self._delete(begun)  # perhaps half of it
@@ -434,6 +444,7 @@ class Claim:
             if os.path.lexists(self.final_record) and os.path.lexists(place.path):
                 os.replace(self.final_record, place.record)
             record_beside(place.partial).unlink(missing_ok=True)
+            self._delete(None)
             self._delete(place.ledger)
             self._delete(place.basins)
 

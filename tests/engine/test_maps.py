@@ -25,6 +25,7 @@ from seamscope.images.records import read_record
 from seamscope.images.results import maps
 from seamscope.images.results.create import create_output
 from seamscope.images.results.format import Wanted
+from seamscope.text import bytes_text
 
 PLACE = (
     rasterio.Affine.translation(500000, 4100000)
@@ -183,26 +184,21 @@ def test_without_rasterio_coordinates_are_left_out_and_said(network, whole, monk
         assert output.notes == ()
 
 
-def test_what_is_unfinished_says_so_and_is_begun_again(network, whole) -> None:
+def test_what_is_unfinished_says_so_and_is_shown(network, whole) -> None:
     image = open_image("map.tif")
     kinds = {"axes": "cyx", "scale": (1, 1, 1), "units": ("",) * 3, "source": image}
     with create_output("half-done.tif", (2, 210, 170), np.float32, **kinds) as output:
         part = (slice(0, 2), slice(0, 100), slice(0, 60))
         output.write(part, whole[part])
+        room = output.notes[0]
+    assert f"up to {bytes_text(2 * whole.nbytes + 2**20)} on the disk" in room
     there = open_image("half-done.tif.partial")
     assert any("unfinished" in note for note in there.notes)
-    np.testing.assert_array_equal(tifffile.imread("half-done.tif.partial")[part], whole[part])
+    np.testing.assert_array_equal(there.read(part), whole[part])
     assert read_record("half-done.tif.partial")["finished"] is False
     seamscope.predict("map.tif", network, "half-done.tif", tile=96, halo=4, resume=True)
     with rasterio.open("half-done.tif") as made:
         np.testing.assert_array_equal(made.read(), whole)
-
-
-def test_workers_are_refused_before_anything_is_measured(folder) -> None:
-    for name in ("shared.tif", "shared.cog.tif"):
-        with pytest.raises(OutputError, match=rf"{name} is a map .* Use \.ome\.zarr, or"):
-            seamscope.predict("map.tif", "demo:batchnorm", name, channel=1, on=1)
-        assert not list(folder.glob("*shared*"))
 
 
 def test_large_results_are_bigtiff(tmp_path) -> None:
@@ -211,7 +207,7 @@ def test_large_results_are_bigtiff(tmp_path) -> None:
         (size, size), np.dtype(np.float32), "yx", (1.0, 1.0), ("pixel",) * 2, (256, 256), "", {},
         (0.0, 0.0),
     )  # fmt: skip
-    maps._create(tmp_path / "big.tif", wanted, None).close()
+    maps._created(tmp_path / "big.tif", wanted, None, (256, 256)).close()
     assert (tmp_path / "big.tif").read_bytes()[:4] == b"II+\0"
     assert (tmp_path / "big.tif").stat().st_size < 10**7  # nothing is written yet
 

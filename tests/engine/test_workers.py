@@ -213,13 +213,18 @@ def cut_short(case: Any, output: Any, blocks: int) -> None:
                 return
 
 
-@pytest.mark.parametrize("more", [{}, {"blend": "linear"}], ids=str)
+KINDS = [(".zarr", {}), (".zarr", {"blend": "linear"}), (".cog.tif", {})]
+
+
+@pytest.mark.parametrize(("ending", "more"), KINDS, ids=str)
 def test_what_workers_began_is_resumed_here(
-    images: dict[str, str], more: dict[str, Any], tmp_path: Path
+    images: dict[str, str], ending: str, more: dict[str, Any], tmp_path: Path
 ) -> None:
-    out = tmp_path / "o.zarr"
+    if ending == ".cog.tif":
+        pytest.importorskip("rasterio")
+    out = tmp_path / f"o{ending}"
     cut_short(*begun(images, "flat", out, **more), blocks=2)
-    marks = Ledger(tmp_path / ".o.zarr.ledger").done
+    marks = Ledger(tmp_path / f".o{ending}.ledger").done
     assert len(marks) == 2
     case, output = begun(images, "flat", out, resume=True, **more)
     assert is_shared(output)
@@ -230,17 +235,19 @@ def test_what_workers_began_is_resumed_here(
     np.testing.assert_array_equal(stored(out, expected, "yx"), expected)
 
 
-@pytest.mark.parametrize("more", [{}, {"blend": "linear"}], ids=str)
+@pytest.mark.parametrize(("ending", "more"), KINDS, ids=str)
 def test_what_one_process_began_is_resumed_by_workers(
-    images: dict[str, str], more: dict[str, Any], tmp_path: Path
+    images: dict[str, str], ending: str, more: dict[str, Any], tmp_path: Path
 ) -> None:
-    out = tmp_path / "o.zarr"
+    if ending == ".cog.tif":
+        pytest.importorskip("rasterio")
+    out = tmp_path / f"o{ending}"
     case, output = begun(images, "flat", out, **more)
     with output, closing(events_of(case, output, trust=True)) as events:
         for event in events:
             if getattr(event, "done", 0) >= 0.7 * getattr(event, "total", 1e9):
                 break
-    before = len(Ledger(tmp_path / ".o.zarr.ledger").done)
+    before = len(Ledger(tmp_path / f".o{ending}.ledger").done)
     assert before
     case, output = begun(images, "flat", out, resume=True, **more)
     with output:

@@ -33,7 +33,6 @@ from seamscope.execution.sharing import TRIES, ordering, share_out
 from seamscope.execution.worker import NO_MEMORY, Order
 from seamscope.images.addresses import is_address
 from seamscope.images.image import Image
-from seamscope.images.results import maps
 from seamscope.images.results.create import create_part, open_part
 from seamscope.images.results.formats import format_of
 from seamscope.images.results.output import Output
@@ -92,11 +91,6 @@ def check_shared(image: Image, model: Model, target: Any, on: On) -> None:
     if format_of(Path(target)).resume is None:
         raise OutputError(
             f"{Path(target).name} cannot be written in blocks. Use .ome.zarr, .zarr, .tif or .npy."
-        )
-    if maps.is_wanted(Path(target), image) and maps.is_installed():
-        raise OutputError(
-            f"{Path(target).name} is a map (GeoTIFF), whose compressed blocks only one process can "
-            "write. Use .ome.zarr, or predict without workers."
         )
     check_travels(image, model)
 
@@ -228,8 +222,7 @@ def _laid(plan: Plan, output: Output, ledger: Ledger, fewest: int) -> Blocks:
     """
     if "blocks" in ledger.task:
         return blocks_of(plan, ledger)
-    assert output.path is not None
-    if ledger.done and format_of(Path(output.path)).part is None:
+    if ledger.done and not output.takes_parts:
         raise OutputError(
             f"{output.path} was begun by one process, and only zarr can be continued by workers. "
             "Continue it without them, or begin again (overwrite)."
@@ -256,7 +249,7 @@ def _written(plan: Plan, output: Output, ledger: Ledger) -> tuple[str, str]:
     """Return where workers write, and the name of what that is."""
     assert output.path is not None
     assert output.partial is not None
-    if format_of(Path(output.path)).part is not None:
+    if output.takes_parts:
         return output.partial, output.path
     between = ledger.folder / "blocks.zarr"
     if not between.exists() or not ledger.done:

@@ -205,7 +205,7 @@ def task_of_labels(
 
 
 def can_resume(out: Any) -> bool:
-    """Return whether labels can be resumed where a name asks for such a file; no map can."""
+    """Return whether labels can be resumed where a name asks for such a file."""
     if not isinstance(out, str | os.PathLike) or is_address(str(out)):
         return False
     return format_of(Path(out).expanduser()).resume is not None
@@ -421,8 +421,7 @@ class Labelling:
     def _shared_by(self, found: Segmentation) -> bool:
         """Whether workers can write the labels: zarr, without corrections by hand."""
         assert self._output is not None
-        many = format_of(Path(str(self._output.path))).part is not None
-        return many and not found.is_corrected
+        return self._output.takes_parts and not found.is_corrected
 
     def _written(self, found: Segmentation) -> Written:
         output, places = self._output, self._stages.places
@@ -609,29 +608,21 @@ def _output(
     resume: bool,
     ome: OmeZarr,
     source: Image | None,
-) -> Output | None:
-    """Create the result, or open an unfinished one; its type is known once objects are counted.
-
-    None for what cannot be resumed after all (a map): it is created once its type is known.
-    """
+) -> Output:
+    """Create the result, or open an unfinished one; its type is known once objects are counted."""
     before = unfinished(out) if resume else None
     known = None if before is None else before.task.get("type")
     metadata = {"segmentation": {"recipe": plain(recipe)}, "task": dict(task)}
     kinds = ["uint32"] if known in (None, "uint32") else [known, "uint32"]
     for kind in kinds:  # killed before the type was changed: the second
         try:
-            output = label_output(
+            return label_output(
                 out, shape, np.dtype(kind), space, overwrite=overwrite, source=source,
                 metadata=metadata, ome=ome, task=task, resume=resume,
             )  # fmt: skip
         except OutputError:
             if kind == kinds[-1]:
                 raise
-            continue
-        if output.ledger is None:
-            output.discard()
-            return None
-        return output
     raise AssertionError
 
 

@@ -40,7 +40,12 @@ from seamscope.images.ngff import OmeZarr
 from seamscope.images.results.format import Format, Store, Wanted
 from seamscope.images.results.formats import format_of
 from seamscope.images.results.output import Output, Part
-from seamscope.images.results.zarr_arrays import OME_ZARR, begin_labels, check_image_of
+from seamscope.images.results.zarr_arrays import (
+    OME_ZARR,
+    ZARR,
+    begin_labels,
+    check_image_of,
+)
 from seamscope.images.stored import file_of, files_behind
 from seamscope.ledger import Ledger
 from seamscope.plain import plain
@@ -264,12 +269,13 @@ def open_part(
     """
     path, kind = Path(unfinished), format_of(Path(final))
     wanted = _bare(shape, dtype, axes, shape)
-    if kind.part is None:
+    part = ZARR.part if path.is_dir() and kind.part is None else kind.part  # of a map
+    if part is None:
         raise OutputError(
             f"{final} cannot be written by several processes. Use .zarr or .ome.zarr."
         )
     try:
-        return Part(path, kind.part(path, wanted))
+        return Part(path, part(path, wanted))
     except (OSError, ValueError, KeyError) as error:
         raise OutputError(
             f"{path} cannot be opened ({why(error)}). It must be on a disk that all workers see "

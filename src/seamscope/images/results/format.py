@@ -96,8 +96,15 @@ class Store:
     def save(self, record: Mapping[str, Any]) -> None:
         """Store the record of an unfinished result."""
 
-    def complete(self, record: Mapping[str, Any], waiting: Path) -> None:
-        """Store the record of a whole result, of a file as `waiting`; the file says that it is."""
+    def complete(self, record: Mapping[str, Any], waiting: Path) -> Path | None:
+        """Store the record of a whole result, of a file as `waiting`; the file says that it is.
+
+        Returns
+        -------
+        Path or None
+            A file that was made of the unfinished result, and takes its place.
+        """
+        return None
 
     def moved(self, path: Path) -> None:
         """Follow the result to its final name."""

@@ -8,8 +8,9 @@ the result's area, and scaled with its pixels), ground control points, tags, nam
 mask of the pixels that have data. A result in ``.cog.tif`` becomes cloud-optimized by a copy at the
 end, since GDAL's driver for these keeps all pixels until then.
 
-Pixels are written in whole blocks: a part of one waits for the rest, because GDAL leaves a hole in
-the file for each compressed block that is written again.
+Until its end such a result is a zarr array, which several processes can write, and which a killed
+run can go on with: a GeoTIFF that is cut short is damaged, and GDAL leaves a hole in it for each
+compressed block that is written again. Then each block of the GeoTIFF is written once.
 """
 
 from __future__ import annotations
@@ -17,23 +18,22 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from seamscope.errors import OutputError
-from seamscope.files import record_beside
 from seamscope.images.dimensions import full_index
 from seamscope.images.image import Image
-from seamscope.images.records import UNFINISHED, write_record
+from seamscope.images.records import write_record
 from seamscope.images.results.format import Format, Store, Wanted
 from seamscope.images.results.formats import format_of
-
-Block: TypeAlias = tuple[int, int, int]  # band, row and column of a block
+from seamscope.images.results.zarr_arrays import ZARR
+from seamscope.text import bytes_text
 
 COG = ".cog.tif"
 _GEO_TAGS = (33550, 33922, 34264, 34735)  # pixel scale, tie points, transformation, GeoKeys
@@ -170,93 +170,25 @@ class Ground:
         return np.where(with_data.any(0), np.uint8(255), np.uint8(0))
 
 
-class _Blocks:
-    """The bands of a raster, seen as an array ``(bands, y, x)`` or ``(y, x)``.
+class _Bands:
+    """The bands of a whole raster, seen as an array ``(bands, y, x)`` or ``(y, x)``.
 
     Parameters
     ----------
     path
-        Of the raster, which exists.
+        Of the raster.
     wanted
         Shape, type and axes.
-    side
-        Height and width of a block.
     """
 
-    def __init__(self, path: Path, wanted: Wanted, side: tuple[int, int]) -> None:
-        self._path, self._side = path, side
+    def __init__(self, path: Path, wanted: Wanted) -> None:
+        self._path = path
         self.shape, self.dtype, self.ndim = wanted.shape, wanted.dtype, len(wanted.shape)
-        self._sizes: tuple[int, int] = (wanted.shape[-2], wanted.shape[-1])
-        self._bands = wanted.shape[0] if self.ndim == 3 else 1
-        self._open: Any = None
-        self._mode = "r+"
-        self._waiting: dict[Block, tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]] = {}
-
-    @property
-    def raster(self) -> Any:
-        """The raster, opened for reading and, until it is whole, writing."""
-        if self._open is None:
-            self._open = _opened(self._path, self._mode)
-        return self._open
-
-    def __setitem__(self, index: Any, values: npt.NDArray[Any]) -> None:
-        bands, rows, columns = self._whole(index)
-        filled = np.broadcast_to(
-            np.asarray(values, self.dtype).reshape((-1, *np.shape(values)[-2:])),
-            (len(bands), rows.stop - rows.start, columns.stop - columns.start),
-        )
-        for band, plane in zip(bands, filled, strict=True):
-            for block in self._touched(band, rows, columns):
-                self._put(block, plane, rows, columns)
-
-    def _touched(self, band: int, rows: slice, columns: slice) -> Iterator[Block]:
-        ranges = (
-            range(part.start // side, -(-part.stop // side))
-            for part, side in zip((rows, columns), self._side, strict=True)
-        )
-        down, across = ranges
-        for row in down:
-            for column in across:
-                yield band, row, column
-
-    def _box(self, block: Block) -> tuple[slice, slice]:
-        made = [
-            slice(number * side, min((number + 1) * side, size))
-            for number, side, size in zip(block[1:], self._side, self._sizes, strict=True)
-        ]
-        return made[0], made[1]
-
-    def _put(self, block: Block, plane: npt.NDArray[Any], rows: slice, columns: slice) -> None:
-        """Put what a plane has of a block; write the block when all of it is there."""
-        box = self._box(block)
-        common = [
-            slice(max(a.start, b.start), min(a.stop, b.stop))
-            for a, b in zip(box, (rows, columns), strict=True)
-        ]
-        ours, theirs = (
-            tuple(
-                slice(c.start - o.start, c.stop - o.start)
-                for c, o in zip(common, origin, strict=True)
-            )
-            for origin in (box, (rows, columns))
-        )
-        shape = tuple(part.stop - part.start for part in box)
-        values, there = self._waiting.pop(
-            block, (np.zeros(shape, self.dtype), np.zeros(shape, np.bool_))
-        )
-        values[ours], there[ours] = plane[theirs], True
-        if there.all():
-            self._store(block, values)
-        else:
-            self._waiting[block] = values, there
-
-    def _store(self, block: Block, values: npt.NDArray[Any]) -> None:
-        self.raster.write(values, block[0] + 1, window=_window(*self._box(block)))
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         bands, rows, columns = self._whole(index)
-        self.settle()
-        found = self.raster.read([band + 1 for band in bands], window=_window(rows, columns))
+        with _opened(self._path) as raster:
+            found = raster.read([band + 1 for band in bands], window=_window(rows, columns))
         given = index if isinstance(index, tuple) else (index,)
         numbers = [i for i in given if i is not Ellipsis]
         dropped = tuple(k for k, each in enumerate(numbers) if isinstance(each, int | np.integer))
@@ -277,24 +209,6 @@ class _Blocks:
         bands = parts[0] if self.ndim == 3 else slice(0, 1)
         return range(bands.start, bands.stop), parts[-2], parts[-1]
 
-    def settle(self) -> None:
-        """Write the blocks of which only a part is there; what is missing stays."""
-        for block, (values, there) in self._waiting.items():
-            before = self.raster.read(block[0] + 1, window=_window(*self._box(block)))
-            self._store(block, np.where(there, values, before))
-        self._waiting.clear()
-
-    def close(self) -> None:
-        """Write everything, and let the file go."""
-        self.settle()
-        if self._open is not None:
-            self._open.close()
-            self._open = None
-
-    def at(self, path: Path) -> None:
-        """Follow the whole file to its final name."""
-        self._path, self._mode = path, "r"
-
 
 def _window(rows: slice, columns: slice) -> Any:
     from rasterio.windows import Window
@@ -303,64 +217,89 @@ def _window(rows: slice, columns: slice) -> Any:
 
 
 class _MapStore(Store):
-    """A GeoTIFF, its record beside it."""
+    """A zarr array until its end, when a GeoTIFF is written of it; then a record is beside that.
 
-    def __init__(self, path: Path, wanted: Wanted, ground: Ground | None, cog: bool) -> None:
-        self._path, self._wanted, self._ground, self._cog = path, wanted, ground, cog
-        self._blocks = _create(path, wanted, ground)
-        super().__init__(self._blocks)
+    Parameters
+    ----------
+    path
+        Of the zarr array.
+    begun
+        The same, opened.
+    wanted
+        What the result shall be like.
+    ground
+        Where it lies; None where its image is no map.
+    cog
+        Whether it becomes cloud-optimized.
+    """
 
-    def flush(self) -> None:
-        with _rasterio_errors():
-            self._blocks.close()
+    def __init__(
+        self, path: Path, begun: Store, wanted: Wanted, ground: Ground | None, cog: bool
+    ) -> None:
+        super().__init__(begun.array)
+        self._path, self._begun, self._wanted = path, begun, wanted
+        self._ground, self._cog = ground, cog
 
     def save(self, record: Mapping[str, Any]) -> None:
-        write_record(record_beside(self._path), record)
+        self._begun.save(record)
 
-    def complete(self, record: Mapping[str, Any], waiting: Path) -> None:
+    def complete(self, record: Mapping[str, Any], waiting: Path) -> Path:
         write_record(waiting, record)
+        made = self._path / "map.tif"  # inside, so that it vanishes with the array
         with _rasterio_errors():
-            self._write_mask()
-            self._blocks.raster.update_tags(TIFFTAG_SOFTWARE="Seamscope")
-            self._blocks.close()
+            self._write(made)
             if self._cog:
-                _as_cog(self._path, self._wanted)
+                _as_cog(made, self._wanted)
+        return made
 
-    def _write_mask(self) -> None:
+    def _write(self, path: Path) -> None:
         import rasterio
 
-        if self._ground is None or not self._ground.has_mask():
-            return
-        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-            for window, mask in self._ground.masks(self._wanted, 4 * _USUAL):
-                self._blocks.raster.write_mask(mask, window=window)
-            self._blocks.close()
+        side = _block_side(self._wanted)
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            _created(path, self._wanted, self._ground, side) as raster,
+        ):
+            for rows, columns in _boxes(self._wanted.shape[-2:], side):
+                values = np.asarray(self.array[..., rows, columns])
+                bands = values.reshape((-1, *values.shape[-2:]))
+                raster.write(bands, window=_window(rows, columns))
+            if self._ground is not None and self._ground.has_mask():
+                for window, mask in self._ground.masks(self._wanted, 4 * _USUAL):
+                    raster.write_mask(mask, window=window)
 
     def moved(self, path: Path) -> None:
-        self._blocks.at(path)
+        self.array = _Bands(path, self._wanted)
 
 
-def _create(path: Path, wanted: Wanted, ground: Ground | None) -> _Blocks:
-    import rasterio
+def _boxes(size: Sequence[int], side: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
+    """Yield rows and columns of each block of a raster."""
+    height, width = size
+    for top in range(0, height, side[0]):
+        for left in range(0, width, side[1]):
+            yield (
+                slice(top, min(top + side[0], height)),
+                slice(left, min(left + side[1], width)),
+            )
 
-    side = _block_side(wanted)
+
+def _created(path: Path, wanted: Wanted, ground: Ground | None, side: tuple[int, int]) -> Any:
+    """Create a GeoTIFF of empty blocks; returns it, open for writing."""
     height, width = wanted.shape[-2:]
     bands = wanted.shape[0] if len(wanted.shape) == 3 else 1
-    predictor = 3 if wanted.dtype.kind == "f" else 2
     profile: dict[str, Any] = {} if ground is None else ground.profile(wanted)
-    with _rasterio_errors(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        raster = _opened(
-            path, "w", driver="GTiff", dtype=str(wanted.dtype), count=bands, height=height,
-            width=width, tiled=True, blockysize=side[0], blockxsize=side[1], interleave="band",
-            photometric="MINISBLACK", compress="deflate", predictor=predictor, sparse_ok=True,
-            bigtiff="IF_SAFER", **profile,
-        )  # fmt: skip
-        with raster:
-            for number, name in enumerate(_names(wanted, bands)):
-                raster.set_band_description(number + 1, name)
-            tags = {} if ground is None else ground.tags()
-            raster.update_tags(**{**tags, "TIFFTAG_SOFTWARE": UNFINISHED})
-    return _Blocks(path, wanted, side)
+    raster = _opened(
+        path, "w", driver="GTiff", dtype=str(wanted.dtype), count=bands, height=height,
+        width=width, tiled=True, blockysize=side[0], blockxsize=side[1], interleave="band",
+        photometric="MINISBLACK", compress="deflate",
+        predictor=3 if wanted.dtype.kind == "f" else 2, sparse_ok=True, bigtiff="IF_SAFER",
+        **profile,
+    )  # fmt: skip
+    for number, name in enumerate(_names(wanted, bands)):
+        raster.set_band_description(number + 1, name)
+    tags = {} if ground is None else ground.tags()
+    raster.update_tags(**{**tags, "TIFFTAG_SOFTWARE": "Seamscope"})
+    return raster
 
 
 def _block_side(wanted: Wanted) -> tuple[int, int]:
@@ -449,13 +388,22 @@ def format_for(path: Path, wanted: Wanted, source: Image | None) -> tuple[Format
         return kind, (f"The result is no map, since {refusal[0].lower()}{refusal[1:]}",)
     ground = Ground(Path(str(whole)), source) if lies and source is not None else None
 
-    def create(place: Path, made: Wanted) -> Store:
-        stored, _ = made.in_order("cyx")
-        return _MapStore(place, stored, ground, cog)
+    def made_of(begin: Callable[[Path, Wanted], Store]) -> Callable[[Path, Wanted], Store]:
+        return lambda place, made: _MapStore(place, begin(place, made), made, ground, cog)
 
-    room = 3 if cog else 1  # the copy, and its lower resolutions
-    made = replace(kind, create=create, resume=None, room=lambda w: room * w.nbytes + 2**20)
-    return made, ()
+    assert ZARR.resume is not None
+    copies = 4 if cog else 2  # the array, the GeoTIFF, and its copy with lower resolutions
+    made = Format(
+        kind.refusal,
+        lambda w: copies * w.nbytes + 2**20,
+        made_of(ZARR.create),
+        resume=made_of(ZARR.resume),
+        part=ZARR.part,
+    )
+    return made, (
+        f"{path.name} is written from a zarr array once all tiles are predicted. Together they "
+        f"need up to {bytes_text(made.room(wanted))} on the disk.",
+    )
 
 
 def _refusal(wanted: Wanted) -> str | None:

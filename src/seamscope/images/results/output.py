@@ -93,6 +93,11 @@ class Output:
         """Pixels of a file that are written at once, along each axis."""
         return self._kind[1].chunks if self._kind is not None else tuple(self.array.shape)
 
+    @property
+    def takes_parts(self) -> bool:
+        """Whether other processes can write whole chunks of it (see `open_part`)."""
+        return self._kind is not None and self._kind[0].part is not None
+
     def write(self, index: tuple[slice, ...], block: np.ndarray) -> None:
         """Write one region.
 
@@ -210,9 +215,9 @@ class Output:
             self._store.flush()
             self._confirm()  # again, since that may have taken long
             if self._claim is not None:
-                self._store.complete(record, self._claim.final_record)
+                made = self._store.complete(record, self._claim.final_record)
                 if isinstance(self._claim, Claim):
-                    self._claim.swap(keep)
+                    self._claim.swap(keep, made)
                     self._store.moved(self._claim.place.path)
                 else:
                     self._claim.swap()
