@@ -296,9 +296,9 @@ def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatc
     given = []
     original = page.carry_out
 
-    def leave_a_layer(case, plan, partial, *rest):
+    def leave_a_layer(case, plan, partial, *rest, **how):
         """As if stopped at the end: everything is kept in the folder."""
-        found = original(case, plan, partial, *rest)
+        found = original(case, plan, partial, *rest, **how)
         given.append(partial)
         if len(given) == 1:
             raise InterruptedError
@@ -307,8 +307,8 @@ def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatc
     monkeypatch.setattr(page, "carry_out", leave_a_layer)
     press(qtbot, own.freezing.panel.freeze)
     wait(qtbot, own)
-    assert own.freezing.panel.freeze.text() == "Resume"
-    assert "Resume continues" in own.problem
+    assert own.freezing.panel.freeze.text() == "Go on"
+    assert "Go on continues" in own.problem
     own.freezing.panel.how.set_value("local")
     assert own.freezing.panel.freeze.text() == "Fix statistics"  # another question
     own.freezing.panel.how.set_value("exact")
@@ -320,7 +320,7 @@ def test_cancel_acts_at_once_and_resume_goes_on(qtbot, viewer, docks, monkeypatc
     dock.fixed.click()
     press(qtbot, own.freezing.panel.freeze)
     wait(qtbot, own)
-    assert own.freezing.panel.freeze.text() == "Resume"
+    assert own.freezing.panel.freeze.text() == "Go on"
     dock.image_box.value = viewer.add_image(uneven(96, 120, seed=7), name="of the same size")
     assert (
         own.freezing.panel.freeze.text() == "Fix statistics"
@@ -341,13 +341,13 @@ def test_what_was_left_of_another_image_is_removed_and_not_offered(qtbot, viewer
     own.freezing.panel.how.set_value("local")
     own.freezing.panel.cell.setValue(8)
     wait(qtbot, own)
-    freeze_button, folder = own.freezing.panel.freeze, own.freezing._folder
+    freeze_button, folder = own.freezing.panel.freeze, own.freezing.kept.root
     INSTANCE.module.delay = 0.02
     press(qtbot, freeze_button)
     qtbot.waitUntil(lambda: any(folder.rglob("*.sums")), timeout=PATIENCE)
     own.job.stop()
     wait(qtbot, own)
-    assert freeze_button.text() == "Resume"
+    assert freeze_button.text() == "Go on"
     dock.image_box.value = viewer.add_image(uneven(90, 90, seed=3), name="two")
     wait(qtbot, own)
     assert freeze_button.text() == "Fix statistics"
@@ -842,10 +842,10 @@ def test_docks_are_closed_and_layers_removed_while_it_works(qtbot, viewer, docks
     own = docks[1]
     original = page.carry_out
 
-    def deaf(case, plan, partial, work):
+    def deaf(case, plan, partial, work, **how):
         """As if asked to stop at the very end."""
         work.stopped = lambda: False
-        return original(case, plan, partial, work)
+        return original(case, plan, partial, work, **how)
 
     layer = viewer.add_image(uneven(96, 120), name="cells")
     load(qtbot, docks, INSTANCE)

@@ -20,6 +20,7 @@ from qtpy.QtCore import QObject, Signal
 
 from seamscope.docks.layers import unwrapped
 from seamscope.docks.results import Run
+from seamscope.models.formats import Consent
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.settings import Settings
@@ -84,6 +85,8 @@ class Session(QObject):
         predicts: with fixed statistics where these are used.
     plain
         The network as it was loaded.
+    trust
+        Whether code that comes with it was allowed to run.
     fixed
         What is known of it with fixed statistics; set it by `fix`.
     effective
@@ -112,6 +115,7 @@ class Session(QObject):
         super().__init__()
         self.model: Model | None = None
         self.plain: Model | None = None
+        self.trust: bool | Consent = False
         self.fixed: Fixed | None = None
         self.layer: ImageLayer | None = None
         self.settings: Settings | None = None

@@ -1,4 +1,4 @@
-"""What the step *Predict* does in the worker's thread: loading, timing, predicting.
+"""What *Predict* and *Seams* do in the worker's thread: load, time, predict, measure.
 
 Knows the engine. Does not know Qt: nothing here may touch a widget or a layer.
 """
@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,17 @@ from seamscope.execution.run import check_shared, is_shared, run_on
 from seamscope.images.image import Image
 from seamscope.images.results.create import unfinished
 from seamscope.images.results.output import Output
+from seamscope.ledger import discard
 from seamscope.models.formats import Consent, load_model
 from seamscope.models.model import Model, as_model
 from seamscope.models.trials import PATIENCE
 from seamscope.planning.case import Case
 from seamscope.planning.tuning import prepare, time_one_tile
+from seamscope.prediction.measure_seams import measure_seams
 from seamscope.prediction.output import open_output
 from seamscope.prediction.resuming import continued, task_of, task_with
 from seamscope.prediction.run import Event, run
+from seamscope.seams.report import SeamReport
 from seamscope.settings import Settings
 from seamscope.work import Work, check
 
@@ -123,7 +127,7 @@ def begin_on_disk(
         read the image.
     """
     work.phase("Opening the result")
-    case = _in_file(case, in_file, needed=on is not None)
+    case = from_file(case, in_file, needed=on is not None)
     check_shared(case.image, case.model, target, on)
     task = task_of(case)
     check(work)
@@ -142,8 +146,23 @@ def begin_on_disk(
     return planned, output
 
 
-def _in_file(case: Case, in_file: Callable[[], tuple[str, Image]] | None, *, needed: bool) -> Case:
-    """Return a case whose image is read from its file, where it has one."""
+def from_file(case: Case, in_file: Callable[[], tuple[str, Image]] | None, *, needed: bool) -> Case:
+    """Return a case whose image is read from its file, where it has one.
+
+    Parameters
+    ----------
+    case
+        Its image may be in the memory of this process.
+    in_file
+        Finds the image's file and the image in it; None where there is none.
+    needed
+        Whether other processes will read it.
+
+    Raises
+    ------
+    ImageError
+        When it is needed, and the file holds other pixels.
+    """
     if case.image.opener is not None or in_file is None:
         return case
     try:
@@ -201,4 +220,38 @@ def predict(
     return last
 
 
-__all__ = ["begin_on_disk", "load", "predict", "seconds_per_pixel"]
+def measure_shared(
+    case: Case,
+    in_file: Callable[[], tuple[str, Image]] | None,
+    unfinished: Path,
+    on: On,
+    trust: Any = False,
+    *,
+    work: Work,
+) -> SeamReport:
+    """Have workers measure all seams of a case, or go on with it.
+
+    Parameters
+    ----------
+    case
+        With the plan to be measured.
+    in_file
+        As for `from_file`.
+    unfinished
+        Folder for measures of a run that was stopped; removed in the end.
+    on, trust
+        As for `seamscope.measure_seams`.
+    """
+    found = measure_seams(
+        from_file(case, in_file, needed=True),
+        partial=unfinished,
+        on=on,
+        trust=trust,
+        resume=unfinished.exists(),
+        work=work,
+    )
+    discard(unfinished)
+    return found
+
+
+__all__ = ["begin_on_disk", "from_file", "load", "measure_shared", "predict", "seconds_per_pixel"]

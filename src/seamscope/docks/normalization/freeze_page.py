@@ -6,9 +6,7 @@ not know how statistics are found, or the controls themselves (see `FreezePanel`
 
 from __future__ import annotations
 
-import itertools
-import shutil
-import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,16 +17,18 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from seamscope.docks.job import Job, Outcome
-from seamscope.docks.layers import image_of
+from seamscope.docks.kept_work import KeptWork
+from seamscope.docks.layers import file_of_layer, image_of, name_of
 from seamscope.docks.looks import boxed, plain
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.freeze_panel import FreezePanel
 from seamscope.docks.normalization.texts import fixed_text
 from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Fixed
-from seamscope.files import lasting_folder
+from seamscope.docks.tasks import from_file
+from seamscope.execution.pool import On
 from seamscope.fixed_statistics.freeze_plan import FreezePlan, plan_freeze
-from seamscope.fixed_statistics.freezing import carry_out
+from seamscope.fixed_statistics.freezing import carry_out, check_workers
 from seamscope.images.image import Image
 from seamscope.ledger import discard
 from seamscope.models.formats.export import Exported, export
@@ -40,6 +40,10 @@ from seamscope.text import figure_text
 from seamscope.work import Work
 
 _COST_DELAY_MS = 200
+_NO_PLACE = (
+    "The workers of a scheduler keep what they find in files. Choose a file (Save to), on a disk "
+    "that all of them see."
+)
 
 
 class FreezePage(QWidget):
@@ -59,10 +63,7 @@ class FreezePage(QWidget):
         self.plan: FreezePlan | None = None
         self._foreseeing: Job | None = None
         self._foreseen: tuple[Any, ...] | None = None
-        self._folder = lasting_folder()
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._partials: dict[tuple[Any, ...], Path] = {}
-        self._numbers = itertools.count()  # no file is named as one before it
+        self.kept = KeptWork(self)
         self.panel = FreezePanel()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -75,6 +76,7 @@ class FreezePage(QWidget):
     def _connect(self) -> None:
         self.panel.changed.connect(self.foresee_soon)
         self.panel.wanted.connect(self._freeze)
+        self.panel.again.connect(self._begin_again)
         self.panel.save_wanted.connect(self.save_to)
         self.panel.export_wanted.connect(self.export_to)
         self._cost_timer.timeout.connect(self._foresee)
@@ -97,13 +99,15 @@ class FreezePage(QWidget):
             return None
         if how == "file":
             return None
+        layer, axes = bench.layer, plan.layout.axes
         return FreezeAsked(
             bench.model,
-            image_of(bench.layer, plan.layout.axes),
+            image_of(layer, axes),
             how,
             wanted,
             self.panel.cell.value(),
             self.panel.tiles.value(),
+            partial(file_of_layer, layer, axes) if name_of(layer) else None,
         )
 
     def _wanted(self) -> Settings | None:
@@ -125,9 +129,7 @@ class FreezePage(QWidget):
 
     def _forget(self) -> None:
         """What was found on the way belongs to another network or image."""
-        for file in self._partials.values():
-            discard(file)
-        self._partials.clear()
+        self.kept.forget()
         self.plan = self._foreseen = None
         self._show_fixed()
 
@@ -142,10 +144,27 @@ class FreezePage(QWidget):
         own: Any = {"local": panel.cell, "sampled": panel.tiles}.get(how)
         return how, None if own is None else own.value(), repr(self._wanted())
 
+    def _unfinished(self) -> Path:
+        """Where what is found on the way is kept: beside the file, as `seamscope freeze` does."""
+        target = self.panel.target
+        if target is None:
+            return self.kept.folder(self._key())
+        return target.with_name(f"{target.name}.partial")
+
     def _resumable(self) -> bool:
-        """Whether an interrupted search can be resumed."""
-        partial = self._partials.get(self._key())
-        return partial is not None and partial.exists()
+        """Whether an interrupted search can go on."""
+        return self._unfinished().exists()
+
+    def _begin_again(self) -> None:
+        """Remove what a stopped search has found, and fix the statistics."""
+        if self._bench.busy:
+            return
+        try:
+            discard(self._unfinished())
+        except Exception as error:
+            self._bench.fail(error, "Removing what was found")
+            return
+        self._freeze()
 
     def _show_state(self) -> None:
         bench = self._bench
@@ -217,17 +236,28 @@ class FreezePage(QWidget):
             return
         if asked is None:
             return
-        key = self._key()
-        planned = self.plan if key == self._foreseen else None
-        if key not in self._partials:
-            self._partials[key] = self._folder / f"{next(self._numbers)}"
-        question = partial(asked.freeze, planned, self._partials[key])
+        on, target = self.panel.run_on.value(), self.panel.target
+        problem = self._refused(on, target)
+        if problem:
+            self._bench.tell(problem)
+            return
+        planned = self.plan if self._key() == self._foreseen else None
+        trust = self._bench.session.trust
+        question = partial(asked.freeze, planned, self._unfinished(), target, on, trust)
         name = f"fixing the statistics of {layer.name}"
         self._bench.begin(name, question, self._frozen, self._stopped)
 
+    def _refused(self, on: On, target: Path | None) -> str:
+        """Say why a search cannot begin; empty where it can."""
+        if self.panel.run_on.problem:
+            return self.panel.run_on.problem
+        if target is None:
+            return _NO_PLACE if isinstance(on, str) else ""
+        return f"{target.name} exists. Choose another name (Save to)." if target.exists() else ""
+
     def _stopped(self) -> str:
         if self._resumable():
-            return "Stopped. Resume continues from here."
+            return "Stopped. Go on continues from here."
         return "Stopped: nothing new was measured."
 
     def _frozen(self, network: Model) -> None:
@@ -303,6 +333,8 @@ class FreezeAsked:
         Pixels, for local ones.
     tiles
         How many, for sampled ones.
+    in_file
+        Finds the image's file and the image in it; None where it is in no file.
     """
 
     model: Model
@@ -311,6 +343,7 @@ class FreezeAsked:
     settings: Settings
     cell: int
     tiles: int
+    in_file: Callable[[], tuple[str, Image]] | None = None
 
     @property
     def case(self) -> Case:
@@ -321,20 +354,39 @@ class FreezeAsked:
         """Find out what fixing statistics will cost."""
         return plan_freeze(self.case, self.how, cell=self.cell, tiles=self.tiles)
 
-    def freeze(self, plan: FreezePlan | None, partial: Path, *, work: Work) -> Model:
+    def freeze(
+        self,
+        plan: FreezePlan | None,
+        unfinished: Path,
+        target: Path | None = None,
+        on: On = None,
+        trust: Any = False,
+        *,
+        work: Work,
+    ) -> Model:
         """Find statistics, and make the network that uses them.
 
         Parameters
         ----------
         plan
             If it is known already.
-        partial
+        unfinished
             Folder for what is found on the way; an interrupted search goes on from there.
+        target
+            File that they are written to; None for none.
+        on, trust
+            As for `seamscope.freeze_statistics`.
         work
             Shows progress, and stops when asked to.
         """
-        found = carry_out(self.case, plan or self.plan(work=work), partial, work)
-        discard(partial)
+        case = from_file(self.case, self.in_file, needed=on is not None)
+        check_workers(case, on)
+        planned = plan or self.plan(work=work)
+        resume = unfinished.exists()
+        found = carry_out(case, planned, unfinished, work, on=on, trust=trust, resume=resume)
+        if target is not None:
+            found.save(target)
+        discard(unfinished)
         return self.model.with_statistics(found)
 
 

@@ -20,8 +20,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from seamscope.docks.controls import beside
 from seamscope.docks.editors import Choice
 from seamscope.docks.looks import set_row, text_label
+from seamscope.docks.run_on import RunOn
 from seamscope.fixed_statistics.freeze_plan import TILES
 from seamscope.normalization.statistics import PATCH
 
@@ -48,6 +50,10 @@ _TIPS = {
     "grid": "Tiles in which the image is read. Automatic: the whole image at once where it fits\n"
     "in memory, else the largest tiles. The result is the same.",
     "file": "A file written by Save, or by the command seamscope freeze.",
+    "place": "Save to. Empty: the statistics are in memory, and Save … writes them. A file: they\n"
+    "are written when they are found. What a stopped search has found is kept beside it, and\n"
+    "the search can go on from there, also on another day.",
+    "again": "Remove what the stopped search has found, and begin again.",
     "freeze": "Compute the statistics, and use them for the next prediction.",
     "save": "Write the statistics to a file, for later, for other images, for the command line.",
     "export": "Write the network with its fixed statistics to a file that other programs run:\n"
@@ -62,14 +68,15 @@ class FreezePanel(QWidget):
     -------
     changed
         Other statistics are wanted, or in another way.
-    wanted
-        The button was pressed.
+    wanted, again
+        A button was pressed: fix the statistics, or go on with it; or begin again.
     save_wanted, export_wanted : (object)
         Write the statistics, or the network with them, to this path.
     """
 
     changed = Signal()
     wanted = Signal()
+    again = Signal()
     save_wanted = Signal(object)
     export_wanted = Signal(object)
 
@@ -85,7 +92,18 @@ class FreezePanel(QWidget):
         self._browse = QPushButton("Choose …")
         self._browse.setToolTip("Choose a file of statistics.")
         self._file_row = QWidget()
+        self.run_on = RunOn()
+        self.place = QLineEdit()
+        self.place.setToolTip(_TIPS["place"])
+        self.place.setPlaceholderText("memory")
+        self._choose_place = QPushButton("…")
+        self._choose_place.setFixedWidth(32)
+        self._choose_place.setToolTip("Choose a folder and a name for the statistics.")
+        self._place_row = QWidget()
         self.cost = text_label()
+        self.begin_again = QPushButton("Begin again")
+        self.begin_again.setToolTip(_TIPS["again"])
+        self.begin_again.hide()
         self.freeze = QPushButton("Fix statistics")
         self.freeze.setToolTip(_TIPS["freeze"])
         self.result = text_label()
@@ -99,7 +117,11 @@ class FreezePanel(QWidget):
         for number in (self.cell, self.tiles):
             number.valueChanged.connect(self._tell)
         self.file.textChanged.connect(self._tell)
+        self.run_on.value_changed.connect(self._tell)
+        self.place.editingFinished.connect(self._tell)
         self._browse.clicked.connect(self._choose_file)
+        self._choose_place.clicked.connect(self._ask_for_place)
+        self.begin_again.clicked.connect(lambda _=False: self.again.emit())
         self.freeze.clicked.connect(self._want)
         self.save.clicked.connect(self._choose_target)
         self.export.clicked.connect(self._choose_network)
@@ -109,6 +131,12 @@ class FreezePanel(QWidget):
     def path(self) -> Path:
         """The file that is named."""
         return Path(self.file.text().strip()).expanduser()
+
+    @property
+    def target(self) -> Path | None:
+        """The file that the statistics are written to; None for memory."""
+        text = self.place.text().strip()
+        return Path(text).expanduser().absolute() if text else None
 
     def grid_value(self) -> Literal["auto", "plan"]:
         """Tiles in which the image is visited; a sample is of the prediction's own."""
@@ -128,26 +156,36 @@ class FreezePanel(QWidget):
             Whether there is something to save.
         """
         from_file = self.how.value() == "file"
-        self.freeze.setText("Load" if from_file else "Resume" if resumable else "Fix statistics")
+        self.freeze.setText("Load" if from_file else "Go on" if resumable else "Fix statistics")
+        self.begin_again.setVisible(resumable and not from_file)
+        self.begin_again.setEnabled(ready)
         self.freeze.setEnabled(ready and (not from_file or bool(self.file.text().strip())))
         self.save.setEnabled(found)
         self.export.setEnabled(found)
 
     def _lay_out(self) -> None:
-        row = QHBoxLayout(self._file_row)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.file, 1)
-        row.addWidget(self._browse)
+        for row, line, choose in (
+            (self._file_row, self.file, self._browse),
+            (self._place_row, self.place, self._choose_place),
+        ):
+            inside = QHBoxLayout(row)
+            inside.setContentsMargins(0, 0, 0, 0)
+            inside.addWidget(line, 1)
+            inside.addWidget(choose)
         self._form = QFormLayout()
         self._form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self._form.addRow("Statistics", self.how)
         self._form.addRow("Region", self.cell)
         self._form.addRow("Sample", self.tiles)
         self._form.addRow("Tiles", self.grid)
+        self._form.addRow("Run on", self.run_on)
+        self._form.addRow("Save to", self._place_row)
         self._form.addRow("File", self._file_row)
         column = QVBoxLayout(self)
         column.addLayout(self._form)
-        for part in (self.cost, self.freeze, self.result, self.save, self.export):
+        column.addWidget(self.cost)
+        column.addWidget(beside(self.freeze, self.begin_again))
+        for part in (self.result, self.save, self.export):
             column.addWidget(part)
         column.addStretch(1)
 
@@ -158,6 +196,8 @@ class FreezePanel(QWidget):
             self.tiles: how == "sampled",
             self.grid: how == "exact",
             self._file_row: how == "file",
+            self.run_on: how != "file",
+            self._place_row: how != "file",
         }
         for field, wanted in shown.items():
             set_row(self._form, field, wanted)
@@ -173,6 +213,16 @@ class FreezePanel(QWidget):
         name, _kind = QFileDialog.getOpenFileName(self, "Statistics", "", _FILES)
         if name:
             self.file.setText(name)
+
+    def _ask_for_place(self, _: Any = None) -> None:
+        proposed = self.place.text() or "statistics.safetensors"
+        keep = QFileDialog.Option.DontConfirmOverwrite  # nothing is replaced
+        name, _kind = QFileDialog.getSaveFileName(
+            self, "Save the statistics to", proposed, _FILES, options=keep
+        )
+        if name:
+            self.place.setText(name)
+            self._tell()
 
     def _choose_target(self, _: Any = None) -> None:
         name, _kind = QFileDialog.getSaveFileName(

@@ -21,7 +21,7 @@ from seamscope.docks.job_row import JobRow
 from seamscope.docks.layers import file_of_layer, name_of, path_of, pixels
 from seamscope.docks.looks import in_dock
 from seamscope.docks.prediction.place_row import PlaceRow
-from seamscope.docks.prediction.run_on import RunOn
+from seamscope.docks.run_on import RunOn
 from seamscope.docks.tasks import begin_on_disk
 from seamscope.errors import OutputError, SeamscopeError
 from seamscope.execution.run import check_shared
@@ -36,9 +36,6 @@ from seamscope.text import bytes_text
 _NO_PLACE = (
     "Workers write the result to a file. Choose its place (Save to …), on a disk that all of them "
     "see."
-)
-_NO_SCHEDULER = (
-    "Enter the address of a scheduler of Dask, such as tcp://host:8786, or the file that it wrote."
 )
 _EXISTS = "{} exists. Choose another name, or replace it."
 _READ = (
@@ -125,8 +122,8 @@ class Destination(QObject):
     def problem(self, layer: ImageLayer, image: Image, model: Model, plan: Plan) -> str:
         """Return why a run cannot begin; empty where it can."""
         found, target, on = self._place.found, self.target, self.on
-        if on == "":
-            return _NO_SCHEDULER
+        if self._run_on.problem:
+            return self._run_on.problem
         if not target:
             return _NO_PLACE if on is not None else self.too_large(plan)
         if found.problem:

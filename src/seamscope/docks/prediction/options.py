@@ -21,9 +21,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from seamscope.docks import run_on
 from seamscope.docks.editors import Choice, OptionalNumber
 from seamscope.docks.looks import set_row
-from seamscope.docks.prediction import place_row, run_on
+from seamscope.docks.prediction import place_row
 from seamscope.images.stored import Offer
 from seamscope.settings import WORDS, Settings
 from seamscope.text import shape_text

@@ -10,11 +10,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QPushButton
 
 from seamscope.docks.actions import Action, ActionRow
 from seamscope.docks.controls import KEYS, beside, button, form, on_key, page_of, ticked
@@ -22,12 +22,21 @@ from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Job, Outcome
-from seamscope.docks.layers import area_in_view, look_at, on_click, shown_point
+from seamscope.docks.kept_work import KeptWork
+from seamscope.docks.layers import (
+    area_in_view,
+    file_of_layer,
+    look_at,
+    name_of,
+    on_click,
+    shown_point,
+)
 from seamscope.docks.looks import boxed, in_dock, text_label
 from seamscope.docks.opening import open_step
 from seamscope.docks.pages import Pages
 from seamscope.docks.results import Run, layer_point, result_pixel
 from seamscope.docks.rich_text import rich_text
+from seamscope.docks.run_on import RunOn
 from seamscope.docks.seams.causes_page import CausesPage
 from seamscope.docks.seams.chosen_seam import ChosenSeam
 from seamscope.docks.seams.comparison import Comparison, PixelOpinions
@@ -35,9 +44,11 @@ from seamscope.docks.seams.halo_plot import HaloPlot, Mark
 from seamscope.docks.seams.heat_panel import HeatPanel
 from seamscope.docks.seams.restitched import RestitchedLayers
 from seamscope.docks.seams.seam_table import SeamTable
-from seamscope.docks.tasks import predict
+from seamscope.docks.tasks import measure_shared, predict
 from seamscope.docks.window import canvas_side
+from seamscope.execution.pool import On
 from seamscope.explain.advice import Advice, advise
+from seamscope.ledger import discard
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Finished
@@ -56,6 +67,7 @@ _TIPS = {
     "delete": "Remove the layers of this result, and free its memory.",
     "measure": "Predict once more, and keep what every tile predicts: for the slider's picture,\n"
     "both tiles side by side, and heat maps of pixels.",
+    "again": "Remove what the stopped measurement has found, and begin again.",
     "channel": "Channel whose disagreement and predictions are shown below.",
     "stitch": "Show the result as this margin would make it. No network runs.",
     "suggest": "Find the smallest margin that removes the seams, or what else does.",
@@ -67,6 +79,14 @@ _TIPS = {
     "ask": "While this is on, click into the image: what each tile that holds the pixel\n"
     "predicts is shown below.",
 }
+_WORKERS_TIP = (
+    "Workers measure all seams of the whole image, and keep no predictions of tiles: there is no "
+    "preview of margins, and no picture of both tiles."
+)
+_NO_PLACE = (
+    "The workers of a scheduler keep measures beside the result, on a disk that all of them see. "
+    "Predict into a file (Save to, in the step Predict), and measure that result."
+)
 _TABS = {
     "Margin (halo)": "How neighbours disagree, the more of each tile's border is discarded.",
     "Worst seams": "The seams where neighbouring tiles disagree most, and both predictions there.",
@@ -121,9 +141,11 @@ class SeamsDock(Dock):
         self.delete = button("Delete", _TIPS["delete"])
         self.verdict = text_label()
         self.numbers = text_label()
-        self.measure = QPushButton("Measure")
-        self.measure.setToolTip(_TIPS["measure"])
+        self.measure = button("Measure", _TIPS["measure"])
+        self.run_on = RunOn(_WORKERS_TIP)
+        self.again = button("Begin again", _TIPS["again"])
         self.measure_note = text_label()
+        self.kept = KeptWork(self)
         self.heat = HeatPanel(self.viewer, self._results)
         self.channel = Choice([("The worst", None)], _TIPS["channel"])
         self.halo = HaloPlot()
@@ -146,18 +168,12 @@ class SeamsDock(Dock):
         self.causes, self.certificate = self.causes_page.causes, self.causes_page.certificate
 
     def _lay_out(self) -> None:
+        self.measuring = page_of(self.measure_note, self.run_on, (self.measure, self.again))
         self.tabs = self._make_tabs()
         self.place(
             [
                 form(("Result", beside(self.runs, self.delete))),
-                *(
-                    self.verdict,
-                    self.actions,
-                    self.numbers,
-                    self.measure_note,
-                    self.measure,
-                    self.error,
-                ),
+                *(self.verdict, self.actions, self.numbers, self.measuring, self.error),
                 *(self.job, self.heat, form(("Channel", self.channel)), self.tabs),
             ]
         )
@@ -180,6 +196,8 @@ class SeamsDock(Dock):
     def _connect(self) -> None:
         self.runs.value_changed.connect(self._run_chosen)
         self.measure.clicked.connect(self._measure)
+        self.again.clicked.connect(self._measure_again)
+        self.run_on.value_changed.connect(self._show_headline)
         self.delete.clicked.connect(self._delete)
         self.job.changed.connect(self._show_headline)
         self.heat.missing.connect(self.tell)
@@ -275,6 +293,7 @@ class SeamsDock(Dock):
         if run is None or self.job.busy or self.session.running:
             return
         self._choose(None)
+        discard(self._unfinished(run))
         for layer in self._layers_of(run):
             self.viewer.layers.remove(layer)
         run.evidence.release()
@@ -316,9 +335,8 @@ class SeamsDock(Dock):
         self.actions.offer(self._actions(report))
         self.numbers.setText("" if report is None else rich_text(describe(report)[1:]))
         missing = run is not None and not run.evidence.kept and run.plan.tiles > 1
-        self.measure.setVisible(missing)
-        self.measure.setEnabled(not self.job.busy)
-        self.measure_note.setVisible(missing)
+        self.measuring.setVisible(missing)
+        self._show_measure()
         self.measure_note.setText(self._what_is_missing() if missing else "")
         ready = run is not None and not self.job.busy
         self.delete.setEnabled(ready)
@@ -327,6 +345,16 @@ class SeamsDock(Dock):
         measured = report is not None and report.measured > 0
         self.suggest.setEnabled(measured)
         self.apply.setEnabled(measured)
+
+    def _show_measure(self) -> None:
+        """Offer to measure, or to go on with it."""
+        run = self._run
+        shared = run is not None and self.run_on.value() is not None
+        waits = shared and run is not None and self._unfinished(run).exists()
+        self.measure.setText("Go on" if waits else "Measure")
+        self.measure.setEnabled(not self.job.busy)
+        self.again.setVisible(waits)
+        self.again.setEnabled(not self.job.busy)
 
     def _actions(self, report: SeamReport | None) -> list[Action]:
         """What can be done about the seams of a report."""
@@ -339,6 +367,8 @@ class SeamsDock(Dock):
 
     def _what_is_missing(self) -> str:
         assert self._run is not None
+        if self.run_on.value() is not None:
+            return "<i>Measure</i> has the workers measure all seams of the whole image."
         if Evidence.fits(self._run.plan):
             return "What each tile predicts was not kept: <i>Measure</i> predicts once more."
         return (
@@ -357,8 +387,11 @@ class SeamsDock(Dock):
 
     def _measure(self, _: Any = None) -> None:
         """Predict once more and keep everything; of large images what is in view."""
-        run = self._run
+        run, on = self._run, self.run_on.value()
         if run is None or self.job.busy:
+            return
+        if on is not None:
+            self._measure_on(run, on)
             return
         try:
             plan = self._plan_to_measure(run)
@@ -371,19 +404,71 @@ class SeamsDock(Dock):
         def done(last: Any) -> None:
             if isinstance(last, Finished):
                 evidence.finish(last.seams)
-                run.evidence.take(evidence)
-                if run is self._run:
-                    self._choose(run)
+                self._know(run, evidence)
             else:
                 self.tell("Stopped: nothing new was measured.")
 
-        name = f"measuring the seams of {run.layer.name}"
-        self._begin(name, partial(predict, case, None, evidence), done)
+        self._begin(_measuring(run), partial(predict, case, None, evidence), done)
 
-    def _plan_to_measure(self, run: Run) -> Plan:
+    def _know(self, run: Run, evidence: Evidence) -> None:
+        """Show what was measured of a run."""
+        run.evidence.take(evidence)
+        if run is self._run:
+            self._choose(run)
+
+    def _unfinished(self, run: Run) -> Path:
+        """Where measures wait that were stopped: beside the result, or in a temporary folder."""
+        if run.stored:
+            return Path(f"{run.output.path}.seams.partial")
+        return self.kept.folder(run)
+
+    def _measure_again(self, _: Any = None) -> None:
+        """Remove what a stopped measurement has left, and measure."""
+        if self._run is None or self.job.busy:
+            return
+        try:
+            discard(self._unfinished(self._run))
+        except Exception as error:
+            self.fail(error, "Removing the measures")
+            return
+        self._measure()
+
+    def _measure_on(self, run: Run, on: On) -> None:
+        """Have workers measure all seams."""
+        problem = self.run_on.problem
+        if not problem and isinstance(on, str) and not run.stored:
+            problem = _NO_PLACE
+        if problem:
+            self.tell(problem)
+            return
+        try:
+            plan = self._plan_to_measure(run, whole=True)
+        except Exception as error:
+            self.fail(error, "Measuring")
+            return
+        case = Case.planned(run.image, run.model, plan)
+        axes, layer = plan.layout.axes, run.layer
+        in_file = partial(file_of_layer, layer, axes) if name_of(layer) else None
+
+        def done(report: SeamReport | None) -> None:
+            if report is not None:
+                evidence = Evidence()
+                evidence.finish(report)
+                self._know(run, evidence)
+                return
+            kept = self._unfinished(run).exists()
+            ending = ". Go on continues from here." if kept else ": nothing new was measured."
+            self.tell(f"Stopped{ending}")
+            self._show_headline()
+
+        unfinished, trust = self._unfinished(run), run.trust
+        work = partial(measure_shared, case, in_file, unfinished, on, trust)
+        self._begin(_measuring(run), work, done)
+
+    def _plan_to_measure(self, run: Run, whole: bool = False) -> Plan:
         """The run's own tiles; with some overlap where they have none."""
         settings = run.plan.settings.but(seams="all")
-        if not Evidence.fits(run.plan):
+        if not whole and not Evidence.fits(run.plan):
             letters = run.plan.layout.axes[: run.layer.ndim]
             settings = settings.but(area=area_in_view(run.layer, letters, self.viewer))
         if all(overlap == 0 for overlap in run.plan.grid.overlap):
@@ -598,6 +683,10 @@ class SeamsDock(Dock):
         """Find the causes of the seams by experiments, as the button does."""
         self.tabs.setCurrentIndex(self.tabs.count() - 1)
         self.causes_page.find_causes()
+
+
+def _measuring(run: Run) -> str:
+    return f"measuring the seams of {run.layer.name}"
 
 
 def covering(ray: HaloRay, halo: Sequence[Sides]) -> int:

@@ -14,27 +14,35 @@ from qtpy.QtWidgets import QLineEdit, QSpinBox, QVBoxLayout, QWidget
 from seamscope.docks.editors import Choice
 
 TIP = (
-    "Run on. This process: the result can be in memory. Workers: more processes on this machine, "
-    "for large images. Scheduler: a cluster of Dask. Workers read the image and the network from "
-    "their files, and write into the file of the result. A run that is stopped can go on later."
+    "Run on. This process: image and result can be in memory. Workers: more processes on this "
+    "machine, for large images. Scheduler: a cluster of Dask. Workers read their input from its "
+    "files, and write into files. Work that is stopped can go on later."
 )
 _COUNT_TIP = "Number of processes. Each loads the network once and uses its share of the threads."
 _SCHEDULER_TIP = (
     "Address of the scheduler, such as tcp://host:8786, or the file that it wrote "
     "(dask scheduler --scheduler-file FILE). Its workers see all files under the same names."
 )
+_NO_SCHEDULER = (
+    "Enter the address of a scheduler of Dask, such as tcp://host:8786, or the file that it wrote."
+)
 
 
 class RunOn(QWidget):
-    """Editor of what `seamscope.predict` calls ``on``."""
+    """Editor of what `seamscope.predict` calls ``on``, in each step that may take long.
+
+    Parameters
+    ----------
+    more
+        What the choice means in this step, besides `TIP`.
+    """
 
     value_changed = Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, more: str = "") -> None:
         super().__init__()
-        self.kind = Choice(
-            [("This process", "here"), ("Workers", "workers"), ("Scheduler", "scheduler")], TIP
-        )
+        kinds = [("This process", "here"), ("Workers", "workers"), ("Scheduler", "scheduler")]
+        self.kind = Choice(kinds, f"{TIP} {more}".strip())
         self.count = QSpinBox()
         self.count.setRange(1, 256)
         self.count.setValue(psutil.cpu_count(logical=False) or 2)
@@ -59,6 +67,11 @@ class RunOn(QWidget):
         if kind == "workers":
             return self.count.value()
         return self.scheduler.text().strip() if kind == "scheduler" else None
+
+    @property
+    def problem(self) -> str:
+        """Say what is missing in the row; empty where nothing is."""
+        return _NO_SCHEDULER if self.value() == "" else ""
 
     def set_value(self, value: int | str | None) -> None:
         """Choose who computes."""
