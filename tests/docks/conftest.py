@@ -71,7 +71,7 @@ def open_docks(viewer, qtbot):
             opened[0].options.shown.set_value(False)  # values are easier to compare than colours
         if "prediction" in names and len(names) > 1:
             opened[0].options.accelerate.setChecked(False)  # trials take longer than these runs
-        return opened[0] if len(names) == 1 else tuple(opened)
+        return opened[-1] if len(names) == 1 else tuple(opened)
 
     yield open_all
     qtbot.waitUntil(lambda: all(is_settled(dock) for dock in opened), timeout=PATIENCE)

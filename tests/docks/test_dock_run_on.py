@@ -23,8 +23,10 @@ import seamscope
 from seamscope.docks.layers import add_opened
 from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.stored_result import StoredResult
+from seamscope.execution import pool
 from seamscope.images.image import open_image
 from seamscope.images.results.create import create_output
+from seamscope.normalization.statistics import Statistics
 
 NETWORK = """
 import time
@@ -36,10 +38,16 @@ class Slow(nn.Module):
         super().__init__()
         torch.manual_seed(1)
         self.first, self.last = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
+        self.norm = nn.Identity()
 
     def forward(self, x):
         time.sleep(0.03)
-        return self.last(torch.relu(self.first(x))).sigmoid()
+        return self.last(torch.relu(self.norm(self.first(x)))).sigmoid()
+
+class Uneven(Slow):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.InstanceNorm2d(4)
 """
 TILE = {"tile": 32, "halo": 2}
 
@@ -179,6 +187,113 @@ def test_an_unfinished_file_is_gone_on_with_on_another_day(qtbot, dock, files, t
     assert [layer.visible for layer in opened] == [False] * len(opened)
     expected = seamscope.predict(*files, trust=True, accelerate=False, **TILE)
     np.testing.assert_array_equal(np.asarray(seamscope.open_image(target).data), expected)
+
+
+def interrupted(qtbot, row, begin, least=1):
+    """Begin work that a row shows, and cancel it once a part is done."""
+    press(qtbot, begin)
+    qtbot.waitUntil(lambda: row.bar.value() >= least, timeout=2 * PATIENCE)
+    press(qtbot, row.cancel)
+    qtbot.waitUntil(lambda: not row.busy, timeout=PATIENCE)
+
+
+def test_seams_statistics_and_labels_go_on_with_a_cluster(
+    qtbot, viewer, open_docks, files, scheduler, tmp_path, monkeypatch
+):
+    """On a real canvas: each step is stopped by its button, goes on, and equals one process."""
+    monkeypatch.setattr("seamscope.segmentation.subject._BLOCK", {2: 20})
+    joined, connected = [], pool._connected
+
+    def counted(address):
+        joined.append(address)
+        return connected(address)
+
+    monkeypatch.setattr(pool, "_connected", counted)
+    image, network = files[0], files[1].replace(":Slow", ":Uneven")
+    add_opened(viewer, open_image(image), "cells", image)
+    dock = open_docks("prediction")
+    dock.set_model(network, trust=True)
+    qtbot.waitUntil(lambda: dock.plan is not None, timeout=PATIENCE)
+    dock.options.accelerate.setChecked(False)
+    for name, value in TILE.items():
+        getattr(dock, name).set_value(value)
+    dock.options.run_on.set_value(scheduler)
+    target = str(tmp_path / "out.ome.zarr")
+    dock.options.place.set_value(target)
+    press(qtbot, dock.panel.run)
+    qtbot.waitUntil(lambda: dock.busy, timeout=2 * PATIENCE)
+    wait(qtbot, dock)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the worker has
+    how = {"trust": True, "accelerate": False, **TILE}
+
+    seams = open_docks("seams")
+    assert "Measure" in seams.measure_note.text()
+    seams.run_on.set_value(scheduler)
+    interrupted(qtbot, seams.job, seams.measure)
+    assert "Go on continues" in seams.problem
+    assert seams.measure.text() == "Go on"
+    assert seams.again.isVisible()
+    press(qtbot, seams.measure)
+    qtbot.waitUntil(lambda: not seams.busy, timeout=2 * PATIENCE)
+    (run,) = seams.session.runs
+    assert seams.problem == ""
+    assert not Path(f"{target}.seams.partial").exists()
+    report = seamscope.measure_seams(image, network, overlap=run.plan.grid.overlap, **how)
+    assert run.evidence.report.to_json() == report.to_json()
+
+    own = open_docks("normalization")
+    qtbot.waitUntil(lambda: own.settled, timeout=PATIENCE)
+    own.tabs.setCurrentWidget(own.freezing)
+    panel = own.freezing.panel
+    panel.grid.set_value("plan")
+    panel.run_on.set_value(scheduler)
+    qtbot.waitUntil(lambda: own.settled, timeout=PATIENCE)
+    press(qtbot, panel.freeze)
+    assert "keep what they find in files" in own.problem
+    panel.place.setText(str(tmp_path / "cells.statistics"))
+    panel.place.editingFinished.emit()
+    interrupted(qtbot, own.job, panel.freeze)
+    assert "Go on continues" in own.problem
+    assert panel.freeze.text() == "Go on"
+    assert panel.begin_again.isVisible()
+    press(qtbot, panel.freeze)
+    qtbot.waitUntil(lambda: own.settled, timeout=2 * PATIENCE)
+    assert own.problem == ""
+    found = seamscope.freeze_statistics(image, network, **{**how, "halo": "auto"})
+    written = Statistics.load(tmp_path / "cells.statistics")
+    for one, other in zip(written.layers, found.layers, strict=True):
+        for name in ("mean", "var", "count"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    assert own.session.fixed.network.statistics is not None
+    press(qtbot, panel.freeze)
+    assert "cells.statistics exists" in own.problem
+    torch.set_num_threads(threads)
+
+    labels = open_docks("labels")
+    qtbot.waitUntil(lambda: not labels.busy, timeout=PATIENCE)
+    labels.run_on.set_value(scheduler)
+    place = tmp_path / "cells_labels.ome.zarr"
+    labels.writing.show_place(place)
+    press(qtbot, labels.segment)
+    qtbot.waitUntil(lambda: not labels.busy, timeout=2 * PATIENCE)
+    assert labels.problem == ""
+    assert labels.live.whole
+    labels.tabs.setCurrentWidget(labels.writing)
+    interrupted(qtbot, labels.job, labels.writing.write)
+    assert "is unfinished" in labels.writing.waits.text()
+    assert not labels.writing.write.isEnabled()
+    press(qtbot, labels.writing.actions.buttons["Go on"])
+    qtbot.waitUntil(lambda: not labels.busy, timeout=2 * PATIENCE)
+    assert labels.problem == ""
+    expected = seamscope.segment(target, labels.recipe.value())
+    assert expected.count > 1
+    np.testing.assert_array_equal(
+        np.asarray(seamscope.open_image(place).data), np.asarray(expected.labels)
+    )
+    assert (tmp_path / "cells_labels.csv").read_text() == expected.table(image).to_csv()
+    # predicted; seams and statistics, each stopped and gone on with; objects; written, the same
+    assert joined == [scheduler] * (1 + 2 + 2 + 1 + 2)
 
 
 def test_what_workers_need_is_said_before_they_start(dock, tmp_path, monkeypatch):

@@ -203,9 +203,14 @@ class SeamReport:
         sizes = f"up to {figure_text(self.measures.max_dist)}"
         if self.measures.soft:
             worst = int(np.argmax(self.measures.soft))
-            name = f" on {self.channels[worst]}" if len(self.channels) > 1 else ""
-            mismatch = figure_text(self.measures.soft[worst])
-            sizes += f", and disagree most{name} ({mismatch}; 0 is perfect agreement, 1 none)"
+            several, mismatch = len(self.channels) > 1, figure_text(self.measures.soft[worst])
+            how = (
+                f"and disagree most on {self.channels[worst]}" if several else "with a mismatch of"
+            )
+            meaning = "0 is perfect agreement, 1 none"
+            sizes += (
+                f", {how} ({mismatch}; {meaning})" if several else f", {how} {mismatch} ({meaning})"
+            )
         where = "" if self.complete else f"; {self.measured} of {self.overlaps} overlaps measured"
         return f"Seams: neighbouring tiles differ by {sizes}{where}."
 

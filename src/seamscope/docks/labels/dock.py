@@ -31,6 +31,7 @@ from seamscope.docks.layers import camera
 from seamscope.docks.looks import boxed, in_dock, set_row, text_label
 from seamscope.docks.pages import Pages
 from seamscope.docks.results import Run
+from seamscope.docks.run_on import RunOn
 from seamscope.images.image import Image
 from seamscope.segmentation.guess import Guess, guess_recipe
 
@@ -49,6 +50,11 @@ _TABS = {
     "Write": "Write labels and the table of objects to files, and measure objects.",
 }
 _FILES = "Predictions (*.zarr *.tif *.tiff *.npy);;All files (*)"
+_RUN_ON = "It finds the objects of the whole image, and writes them; the view is done here."
+_NO_PLACE = (
+    "The workers of a scheduler keep what they find in files. Name the file of the labels on the "
+    "page Write, on a disk that all of them see."
+)
 _WAITING = "Choose a prediction, and press <i>Segment</i>."
 
 
@@ -79,6 +85,7 @@ class LabelsDock(Dock):
         self.source = Choice((), _TIPS["source"])
         self.open = button("Open …", _TIPS["open"])
         self.axes = Choice((), _TIPS["axes"])
+        self.run_on = RunOn(_RUN_ON)
         self.recipe = RecipePanel()
         self.question = text_label()
         self.segment = button("Segment", _TIPS["segment"])
@@ -92,7 +99,11 @@ class LabelsDock(Dock):
         self._connect()
 
     def _lay_out(self) -> None:
-        self.form = form(("Prediction", beside(self.source, self.open)), ("Axes", self.axes))
+        self.form = form(
+            ("Prediction", beside(self.source, self.open)),
+            ("Axes", self.axes),
+            ("Run on", self.run_on),
+        )
         self.tabs = Pages()
         pages = page_of(self.recipe.more), self.correcting, self.splits, self.writing
         for page, (name, tip) in zip(pages, _TABS.items(), strict=True):
@@ -115,7 +126,9 @@ class LabelsDock(Dock):
         self.building.changed.connect(self._show_state)
         self.building.failed.connect(self.tell)
         self.job.changed.connect(self._job_changed)
+        self.run_on.value_changed.connect(self._run_on_changed)
         live = self.live
+        live.scratch = self._scratch
         live.layered.connect(self.correcting.bind_keys)
         live.built.connect(self._built)
         live.curves.connect(self._curves_changed)
@@ -277,12 +290,13 @@ class LabelsDock(Dock):
         source, image = self.source.value(), self._image
         if source is None or image is None or self._guessing is not None:
             return
-        self.tell("")
+        if not self.writing.place.text():
+            self.writing.show_place(suggested_place(image.source))
+        if self._refused():
+            return
         self.plot.show_curves(None, None)
         self.verdict.setText("")
         self.correcting.forget()
-        if not self.writing.place.text():
-            self.writing.show_place(suggested_place(image.source))
         try:
             self.live.begin(source, image, self.recipe.value(), self._kept)
             for layer in () if source.run is None else self.session.layers_of(source.run):
@@ -290,6 +304,23 @@ class LabelsDock(Dock):
         except Exception as error:
             self.fail(error, "Segmenting")
         self._show_state()
+
+    def _run_on_changed(self) -> None:
+        self.live.on = self.run_on.value()
+        self._show_state()
+
+    def _refused(self) -> bool:
+        """Say what is missing for workers, if anything is; the error before is over."""
+        place = self.writing.place.text().strip()
+        missing = isinstance(self.live.on, str) and not place
+        problem = self.run_on.problem or (_NO_PLACE if missing else "")
+        self.tell(problem)
+        return bool(problem)
+
+    def _scratch(self) -> Path | None:
+        """Where the workers of a scheduler find what others have found: beside the labels."""
+        place = self.writing.place.text().strip()
+        return Path(place).expanduser().parent if isinstance(self.live.on, str) else None
 
     def _kept(self) -> Callable[[str], Path | None]:
         """What names the file of corrections, for labels that go where the page says now."""
@@ -302,7 +333,8 @@ class LabelsDock(Dock):
             self.correcting.place_chosen(self._kept()(self.live.identity))
 
     def _whole_wanted(self, _: Any = None) -> None:
-        self.live.build_whole()
+        if not self._refused():
+            self.live.build_whole()
         self._show_state()
 
     def _recipe_changed(self) -> None:

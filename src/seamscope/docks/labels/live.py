@@ -34,6 +34,7 @@ from seamscope.docks.labels.source import Source
 from seamscope.docks.labels.work import Build, Built, Counted, Curves, Cut
 from seamscope.docks.layers import area_in_view
 from seamscope.errors import SettingsError
+from seamscope.execution.pool import On
 from seamscope.images.image import Image
 from seamscope.segmentation.corrections import Corrections
 from seamscope.segmentation.recipe import Recipe
@@ -94,6 +95,9 @@ class Live(QObject):
         Of the whole image; None where there are none to make.
     identity
         Name of the whole image's basins (see `seamscope.segmentation.corrections.identity`).
+    on, scratch
+        Who finds the objects of the whole image (see `seamscope.segment`), and what returns a
+        folder that all of them see; set by the dock.
     """
 
     layered = Signal(object)
@@ -113,6 +117,8 @@ class Live(QObject):
         self.whole = False
         self.corrections: Corrections | None = None
         self.identity = ""
+        self.on: On = None
+        self.scratch: Callable[[], Path | None] = lambda: None
         self._kept: Kept = lambda: lambda _: None
         self._unsaved: dict[str, list[dict[str, Any]]] = {}  # steps of corrections, by identity
         self._place: dict[str, Any] = {}
@@ -290,7 +296,15 @@ class Live(QObject):
         if self.image is None or self.source is None or self.whole or self._row.busy:
             return
         work = Build(
-            self.image, self.recipe, self.source.names, None, self._kept(), dict(self._unsaved)
+            self.image,
+            self.recipe,
+            self.source.names,
+            None,
+            self._kept(),
+            dict(self._unsaved),
+            self.on,
+            partial(self.source.shared, self.image.axes),
+            self.scratch(),
         )
 
         def done(built: Built | None) -> None:

@@ -6,14 +6,22 @@ Knows layers, runs and their places. Does not know recipes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
 
-from seamscope.docks.layers import axes_of, image_of, letters_of, pixels, place_like
+from seamscope.docks.layers import (
+    axes_of,
+    file_of_layer,
+    image_of,
+    letters_of,
+    name_of,
+    pixels,
+    place_like,
+)
 from seamscope.docks.results import Run, placed
 from seamscope.docks.session import Session
 from seamscope.images.dimensions import are_axes
@@ -96,9 +104,11 @@ class Source:
         return image_of(self.layer, axes)
 
     def _of_run(self, run: Run) -> Image:
-        from dataclasses import replace
+        return self._described(open_image(run.output.array, axes=run.plan.out_axes), run)
 
-        image = open_image(run.output.array, axes=run.plan.out_axes)
+    @staticmethod
+    def _described(image: Image, run: Run) -> Image:
+        """Return the image of a run's result with its name, pixel size and place."""
         path = run.output.path if hasattr(run.output, "path") else None
         return replace(
             image,
@@ -107,6 +117,26 @@ class Source:
             units=tuple(run.plan.units),
             source=None if path is None else str(path),
         )
+
+    def shared(self, axes: str | None = None) -> Image:
+        """Return its image as other processes open it; from memory where it is in no file.
+
+        Parameters
+        ----------
+        axes
+            As for `open`.
+
+        Raises
+        ------
+        ImageError
+            When the layer's file holds other pixels.
+        """
+        run = self.run
+        if run is not None and run.stored:
+            return self._described(open_image(str(run.output.path), axes=run.plan.out_axes), run)
+        if run is None and self.layer is not None and name_of(self.layer):
+            return file_of_layer(self.layer, axes)[1]
+        return self.open(axes)
 
     def place(self, image: Image) -> dict[str, Any]:
         """Return where a layer of labels lies: arguments for napari, one value for each axis."""

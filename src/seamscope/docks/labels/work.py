@@ -6,6 +6,8 @@ Knows the engine. Does not know Qt: nothing here may touch a widget or a layer.
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +15,16 @@ from typing import Any
 
 from seamscope.docks.labels.shown import Picture
 from seamscope.errors import OutputError, SeamscopeError
+from seamscope.execution.pool import On
 from seamscope.files import disk_errors, write_file
+from seamscope.images.addresses import is_address
 from seamscope.images.image import Image
+from seamscope.images.results.create import unfinished
 from seamscope.models.model import Model
 from seamscope.segmentation.asking import Opinion, ask_again
 from seamscope.segmentation.corrections import Corrections, identity
 from seamscope.segmentation.false_splits import Candidate, SplitReport, find_splits
+from seamscope.segmentation.labelling import begin_labels, can_resume
 from seamscope.segmentation.objects import ObjectTable
 from seamscope.segmentation.recipe import Recipe
 from seamscope.segmentation.review import Suspect, export_crops, suspects
@@ -96,6 +102,9 @@ class Build:
         Called in the worker's thread.
     unsaved
         Steps of corrections that no file holds, by the name of their basins: they are repeated.
+    on, shared, scratch
+        Workers (see `seamscope.segment`), what opens the image for them, and a folder that they
+        see; None for this process.
     """
 
     image: Image
@@ -104,11 +113,20 @@ class Build:
     area: Mapping[str, tuple[int, int]] | None = None
     kept: Callable[[str], Path | None] = lambda _: None
     unsaved: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
+    on: On = None
+    shared: Callable[[], Image] | None = None
+    scratch: Path | None = None
 
     def __call__(self, *, work: Work) -> Built:
         """Return the objects."""
         found = segment(
-            self.image, self.recipe, area=self.area, channel_names=self.names, work=work
+            self.image if self.on is None or self.shared is None else self.shared(),
+            self.recipe,
+            area=self.area,
+            channel_names=self.names,
+            on=self.on,
+            scratch=self.scratch,
+            work=work,
         )
         corrections, refused, name = None, "", ""
         if self.area is None and self.recipe.kind != "classes":
@@ -193,17 +211,91 @@ class Write:
 
     def __call__(self, *, work: Work) -> ObjectTable:
         """Return the table."""
-        place = table_of(self.target)
-        if place.exists() and not self.overwrite:
-            raise OutputError(
-                f"{place} exists, and the table of these labels would replace it: choose another "
-                "name, or allow it to be replaced."
-            )
+        _check_table(self.target, self.overwrite)
         self.found.write(self.target, overwrite=self.overwrite, work=work)
-        table = self.found.table(self.intensity, work=work)
-        with disk_errors(place, "The labels are complete."):
-            write_file(place, table.to_csv().encode())
-        return table
+        return _write_table(self.found, self.target, self.intensity, work)
+
+
+@dataclass(frozen=True)
+class WriteInBlocks:
+    """Find objects block by block and write them; what was stopped can go on.
+
+    Parameters
+    ----------
+    prediction
+        Opens what is segmented.
+    recipe, names
+        How.
+    target, intensity, overwrite
+        As for `Write`.
+    steps
+        Corrections by hand.
+    on
+        Who computes (see `seamscope.segment`).
+    resume
+        Whether unfinished labels are continued.
+    """
+
+    prediction: Callable[[], Image]
+    recipe: Recipe
+    names: Sequence[str] | None
+    target: str
+    intensity: Image | None = None
+    steps: Sequence[dict[str, Any]] = ()
+    on: On = None
+    resume: bool = False
+    overwrite: bool = False
+
+    def __call__(self, *, work: Work) -> ObjectTable:
+        """Return the table."""
+        _check_table(self.target, self.overwrite or self.resume)
+        image = self.prediction()
+        made = json.dumps(list(self.steps), sort_keys=True, default=str).encode()
+        with begin_labels(
+            image,
+            self.recipe,
+            self.target,
+            overwrite=self.overwrite,
+            resume=self.resume,
+            corrections=hashlib.sha256(made).hexdigest()[:16] if self.steps else None,
+            on=self.on,
+            names=self.names,
+            work=work,
+        ) as labelling:
+            found = labelling.find()
+            if self.steps:
+                corrections = Corrections(found)
+                corrections.repeat(self.steps)
+                found = corrections.current
+            labelling.write(found, keep=True)
+        return _write_table(found, self.target, self.intensity, work)
+
+
+def _check_table(target: str, overwrite: bool) -> None:
+    place = table_of(target)
+    if place.exists() and not overwrite:
+        raise OutputError(
+            f"{place} exists, and the table of these labels would replace it: choose another "
+            "name, or allow it to be replaced."
+        )
+
+
+def _write_table(
+    found: Segmentation, target: str, intensity: Image | None, work: Work
+) -> ObjectTable:
+    place, table = table_of(target), found.table(intensity, work=work)
+    with disk_errors(place, "The labels are complete."):
+        write_file(place, table.to_csv().encode())
+    return table
+
+
+def blocks_of_labels(target: str) -> int | None:
+    """Return how many blocks of unfinished labels are done; None where there are none."""
+    place = Path(target).expanduser()
+    if not target or is_address(target) or not can_resume(target):
+        return None
+    ledger = unfinished(place)
+    return None if ledger is None or "recipe" not in ledger.task else len(ledger.done)
 
 
 def stem_of(target: str | Path) -> Path:
@@ -320,6 +412,8 @@ __all__ = [
     "Splits",
     "Suspects",
     "Write",
+    "WriteInBlocks",
+    "blocks_of_labels",
     "corrections_file",
     "stem_of",
     "table_of",

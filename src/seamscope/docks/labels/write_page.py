@@ -13,12 +13,14 @@ import numpy as np
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
 
+from seamscope.docks.actions import Action, ActionRow
 from seamscope.docks.controls import button, ticked
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels.live import WAIT, Live
-from seamscope.docks.labels.work import Write, stem_of, table_of
+from seamscope.docks.labels.work import Write, WriteInBlocks, blocks_of_labels, stem_of, table_of
 from seamscope.docks.layers import image_of
-from seamscope.docks.looks import plain, text_label
+from seamscope.docks.looks import boxed, plain, text_label
+from seamscope.errors import SeamscopeError
 from seamscope.images.image import Image
 from seamscope.segmentation.objects import ObjectTable
 from seamscope.segmentation.segment import Segmentation
@@ -30,6 +32,9 @@ _TIPS = {
     "choose": "Choose the file.",
     "intensity": "Add the mean intensity of the image to the table, one column for each channel.",
     "replace": "Replace labels and table of this name.",
+    "go on": "Do what is left. The labels are, bit for bit, those of a run without a break.\n"
+    "Prediction, recipe and corrections must be those that they were begun with.",
+    "again": "Remove what is written, and write everything again.",
     "write": "Write the label image, and a table with one row for each object beside it.",
     "measure": "Measure all objects: area, position and box are shown in the status bar, as\n"
     "features of the layer.",
@@ -70,6 +75,8 @@ class WritePage(QWidget):
         self.replace.setChecked(False)
         self.write = button("Write labels and table", _TIPS["write"])
         self.measure = button("Measure objects", _TIPS["measure"])
+        self.waits = text_label()
+        self.actions = ActionRow()
         self.text = text_label()
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 6, 4, 4)
@@ -84,6 +91,8 @@ class WritePage(QWidget):
         buttons.addWidget(self.write)
         buttons.addWidget(self.measure)
         column.addLayout(buttons)
+        column.addWidget(self.waits)
+        column.addWidget(self.actions)
         column.addWidget(self.text)
         column.addStretch(1)
         self.choose.clicked.connect(self._choose)
@@ -94,15 +103,43 @@ class WritePage(QWidget):
 
     def show_state(self, _: Any = None) -> None:
         """Allow what can be done now."""
-        ready = self._live.found is not None and not self._row.busy
-        self.write.setEnabled(ready)
-        self.measure.setEnabled(ready)
+        busy, known = self._row.busy, self._live.found is not None
+        left = None if busy else self._left()
+        in_blocks = self._live.image is not None and self._live.on is not None
+        self.write.setEnabled((known or in_blocks) and not busy and left is None)
+        self.measure.setEnabled(known and not busy)
+        self._offer_to_go_on(left)
         source = self._live.source  # only a run knows its image
         self.intensity.setVisible(source is not None and source.run is not None)
+
+    def _left(self) -> int | None:
+        """Blocks that are done of unfinished labels at the place; None where there are none."""
+        try:
+            return blocks_of_labels(self.place.text().strip())
+        except SeamscopeError:  # the button says why
+            return None
+
+    def _offer_to_go_on(self, left: int | None) -> None:
+        """Say what a run that was stopped has left, and what can be done about it."""
+        name = plain(Path(self.place.text().strip()).name)
+        many = "" if left is None else f"{left} block{'s' * (left != 1)}"
+        said = f"{name} is unfinished: {many} of its work are done. Go on, or begin again."
+        self.waits.setText("" if left is None else boxed(said, "warning"))
+        self.waits.setVisible(left is not None)
+        ready = left is not None and self._live.image is not None
+        again = Action("Begin again", _TIPS["again"], self._begin_again)
+        self.actions.offer([Action("Go on", _TIPS["go on"], self._go_on), again] * ready)
+
+    def _go_on(self) -> None:
+        self.write_in_blocks(self.place.text().strip(), resume=True)
+
+    def _begin_again(self) -> None:
+        self.write_in_blocks(self.place.text().strip(), overwrite=True)
 
     def show_place(self, path: Path | None) -> None:
         """Suggest a place."""
         self.place.setText("" if path is None else str(path))
+        self.show_state()
 
     def _choose(self, _: Any = None) -> None:
         name, _kind = QFileDialog.getSaveFileName(
@@ -113,6 +150,7 @@ class WritePage(QWidget):
             self._tell()
 
     def _tell(self) -> None:
+        self.show_state()
         if self.place.text().strip():
             self.placed.emit(self.place.text().strip())
 
@@ -126,6 +164,9 @@ class WritePage(QWidget):
     def write_to(self, target: str) -> None:
         """Write labels and table."""
         overwrite = self.replace.isChecked()
+        if self._live.on is not None:
+            self.write_in_blocks(target, overwrite=overwrite)
+            return
         found = self._settled()
         if found is None:
             return
@@ -142,6 +183,41 @@ class WritePage(QWidget):
         work = Write(found, target, self._intensity(), overwrite)
         self._row.start(f"writing {Path(target).name}", work, done)
 
+    def write_in_blocks(self, target: str, resume: bool = False, overwrite: bool = False) -> None:
+        """Find the objects block by block and write them, as the row *Run on* says.
+
+        Parameters
+        ----------
+        target
+            Place of the labels.
+        resume, overwrite
+            Continue unfinished labels, or replace what is there.
+        """
+        live = self._live
+        if live.source is None or live.image is None or self._row.busy:
+            return
+        self.text.setText("")
+        work = WriteInBlocks(
+            partial(live.source.shared, live.image.axes),
+            live.recipe,
+            live.source.names,
+            target,
+            self._intensity(),
+            () if live.corrections is None else live.corrections.steps,
+            live.on,
+            resume,
+            overwrite,
+        )
+
+        def done(table: ObjectTable | None) -> None:
+            if table is None:
+                self.text.setText("Stopped. What is done is kept, and can go on.")
+                return
+            name, beside = Path(target).name, table_of(target).name
+            self.text.setText(f"{len(table)} objects in {plain(name)}, table in {plain(beside)}.")
+
+        self._row.start(f"writing {Path(target).name}", work, done)
+
     def _intensity(self) -> Image | None:
         source = self._live.source
         if not self.intensity.isChecked() or source is None or source.run is None:
@@ -149,9 +225,8 @@ class WritePage(QWidget):
         run = source.run
         same = tuple(run.plan.scale) and all(s == 1 for s in run.plan.facts.scale)
         image = image_of(run.layer, run.plan.layout.axes)
-        sizes = [n for n, a in zip(image.shape, image.axes or "", strict=True) if a != "c"]
-        found = self._live.found
-        fits = same and found is not None and tuple(sizes) == found.shape
+        wanted = self._live.image
+        fits = same and wanted is not None and _sizes(image) == _sizes(wanted)
         return image if fits else None
 
     def _measure(self, _: Any = None) -> None:
@@ -187,6 +262,11 @@ class WritePage(QWidget):
         if len(label) and label.max() < len(names):
             columns["index"] = names[label]
             layer.features = columns
+
+
+def _sizes(image: Image) -> list[int]:
+    """Pixels along all axes but that of channels."""
+    return [n for n, a in zip(image.shape, image.axes or "", strict=True) if a != "c"]
 
 
 def suggested_place(source_path: str | None) -> Path | None:
