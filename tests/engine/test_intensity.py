@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from seamscope.errors import ImageError, SettingsError
-from seamscope.images import intensity
+from seamscope.images import intensity, passes
 from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import EPS, Intensity, measure_intensity
 from watching import Seen
@@ -65,8 +65,9 @@ def channels_first(data: np.ndarray, axis: int | None) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small images must be cut into many pieces, too, or nothing would be merged."""
-    monkeypatch.setattr(intensity, "_PIECE", 7)
-    monkeypatch.setattr(intensity, "_BLOCK", 200)
+    monkeypatch.setattr(passes, "_PIECE", 7)
+    monkeypatch.setattr(passes, "_BLOCK", 200)
+    monkeypatch.setattr(passes, "STRETCHES", 5)
 
 
 # --------------------------------------------------------------------------------------------------

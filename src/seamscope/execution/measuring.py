@@ -21,11 +21,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from seamscope.errors import OutputError, SettingsError
 from seamscope.execution.block import Batches, first_kind, look, open_attempt, seams_of
-from seamscope.execution.pool import On, check_on, open_pool
+from seamscope.execution.intensities import keep_intensity_on
+from seamscope.execution.pool import On, Pool, check_on, open_pool
 from seamscope.execution.recipe import Recipe, check_travels
 from seamscope.execution.sharing import ordering, share_out
 from seamscope.execution.worker import NO_MEMORY, Order
@@ -37,7 +38,6 @@ from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob
 from seamscope.planning.tuning import OutOfMemory, smaller
 from seamscope.prediction.resuming import (
-    keep_intensity,
     same_threads,
     task_of,
     task_with,
@@ -261,10 +261,11 @@ def measure_on(
         own = stack.enter_context(temporary_folder()) / "seams" if folder is None else folder
         stack.enter_context(claimed(own))
         case, ledger = _begun(case, measuring, own, resume and not temporary)
-        keep_intensity(case, ledger, work)
+        pool = _workers(stack, case, on, work)
+        keep_intensity_on(case, ledger, pool and pool[0], work)
         while True:
             try:
-                return _measured(stack, case, measuring, ledger, on, trust, work)
+                return _measured(stack, case, measuring, ledger, pool, trust, work)
             except (OutOfMemory, MemoryError) as trouble:
                 if on is not None or not isinstance(trouble, OutOfMemory):
                     raise SettingsError(NO_MEMORY) from trouble
@@ -274,12 +275,24 @@ def measure_on(
                 work.note(reason)
 
 
+_Workers: TypeAlias = tuple[Pool, int]
+
+
+def _workers(stack: contextlib.ExitStack, case: Case, on: On, work: Work) -> _Workers | None:
+    """Start workers, with the threads that each of them can use; None for this process."""
+    if on is None:
+        return None
+    work.phase("Starting workers")
+    gpu = case.plan.settings.device.startswith("cuda")
+    return stack.enter_context(open_pool(on, gpu=gpu, work=work))
+
+
 def _measured(
     stack: contextlib.ExitStack,
     case: Case,
     measuring: Measuring,
     ledger: Ledger,
-    on: On,
+    pool: _Workers | None,
     trust: bool,
     work: Work,
 ) -> Finished:
@@ -290,7 +303,7 @@ def _measured(
     stretches = Stretches(case.plan)
     steps = Steps(work, stretches.tiles)
     steps.done = sum(len(stretches.numbers(stretch)) for stretch in ledger.done)
-    if on is None:
+    if pool is None:
         stack.enter_context(same_threads(ledger))
         work.phase(_PHASE, "tiles", steps.done)
         here = StretchRun(attempt, measuring, kind, ledger.folder)
@@ -298,14 +311,14 @@ def _measured(
             if stretch not in ledger.done:
                 ledger.mark(stretch, here.carry_out(stretch, lambda: check(work), steps.one))
     else:
-        _share(case, attempt, kind, ledger, on, trust, stretches, steps, work)
+        _share(case, attempt, kind, ledger, pool, trust, stretches, steps, work)
     made = Made(
         time.perf_counter() - begin,
         stretches.tiles,
         sum(ledger.done.values()),
         _summed(attempt, measuring, kind, ledger, len(stretches)),
     )
-    if resumed or on is not None:  # this process has read only some of the image
+    if resumed or pool is not None:  # this process has read only some of the image
         look(attempt)
     last: Event | None = None
     for last in attempt.conclude(None, made, Finishing(case, work)):
@@ -335,7 +348,7 @@ def _share(
     attempt: Attempt,
     kind: Kind | None,
     ledger: Ledger,
-    on: On,
+    workers: _Workers,
     trust: bool,
     stretches: Stretches,
     steps: Steps,
@@ -343,16 +356,14 @@ def _share(
 ) -> None:
     """Have workers measure what is left."""
     Recipe.of(case, attempt.way, kind, "", "").save(ledger.folder, case.model.statistics)
-    work.phase("Starting workers")
-    gpu = case.plan.settings.device.startswith("cuda")
-    with open_pool(on, gpu=gpu, work=work) as (pool, threads):
-        opens = f"{__name__}:open_measuring"
-        with ordering(ledger, pool, threads_of(ledger, threads), trust, opens) as order:
-            work.phase(_PHASE, "tiles", steps.done)
-            blocks = range(len(stretches))
-            with closing(share_out(blocks, ledger, pool, order, _where, work)) as outcomes:
-                for outcome in outcomes:
-                    steps.several(len(stretches.numbers(outcome.block)))
+    pool, threads = workers
+    opens = f"{__name__}:open_measuring"
+    with ordering(ledger, pool, threads_of(ledger, threads), trust, opens) as order:
+        work.phase(_PHASE, "tiles", steps.done)
+        blocks = range(len(stretches))
+        with closing(share_out(blocks, ledger, pool, order, _where, work)) as outcomes:
+            for outcome in outcomes:
+                steps.several(len(stretches.numbers(outcome.block)))
 
 
 def _where(stretch: int) -> str:

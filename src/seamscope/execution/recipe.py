@@ -39,17 +39,50 @@ _CHECKED = ("version of Seamscope", "image", "network", "statistics")
 
 
 @dataclass(frozen=True)
+class ImageFile:
+    """How another process opens the same image.
+
+    Attributes
+    ----------
+    opener, choice, axes
+        What `open_image` is given.
+    folder
+        Where the run was begun: names of files may be relative to it.
+    """
+
+    opener: str
+    choice: Choice
+    axes: str | None
+    folder: str
+
+    @classmethod
+    def of(cls, image: Image) -> ImageFile:
+        """Describe an image that is a file."""
+        assert image.opener is not None
+        return cls(image.opener, image.choice, image.axes, os.getcwd())
+
+    def open(self) -> Image:
+        """Open it here.
+
+        Raises
+        ------
+        ImageError
+            When it cannot be read.
+        """
+        with inside_folder(self.folder):
+            return open_image(self.opener, axes=self.axes, **_fields_of(self.choice))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How another process makes the same case.
 
     Attributes
     ----------
-    image, choice, axes
-        What `open_image` is given.
+    image
+        The image's file.
     network, statements
-        What `load_model` is given; names of files may be relative to `folder`.
-    folder
-        Where the run was begun.
+        What `load_model` is given; names of files may be relative to the image's `folder`.
     intensity, prepared
         How intensities are normalized: one of the two.
     way
@@ -60,12 +93,9 @@ class Recipe:
         The result while it is written, and its name; equal endings.
     """
 
-    image: str
-    choice: Choice
-    axes: str | None
+    image: ImageFile
     network: str
     statements: dict[str, Any]
-    folder: str
     intensity: Intensity | None
     prepared: Prepared | None
     way: str
@@ -84,16 +114,12 @@ class Recipe:
         """
         image, model = case.image, case.model
         check_travels(image, model)
-        assert image.opener is not None
         assert model.spec is not None
         found = case.intensity()
         return cls(
-            image.opener,
-            image.choice,
-            image.axes,
+            ImageFile.of(image),
             model.spec,
             dict(model.statements),
-            os.getcwd(),
             found if isinstance(found, Intensity) else None,
             found if isinstance(found, Prepared) else None,
             way,
@@ -149,8 +175,8 @@ class Recipe:
             When one of them is missing or another one.
         """
         plan: Plan = restore(Plan, ledger.task["plan"])
-        with inside_folder(self.folder):
-            image = open_image(self.image, axes=self.axes, **_fields_of(self.choice))
+        image = self.image.open()
+        with inside_folder(self.image.folder):
             model = self._model(plan, ledger.folder, trust)
         case = Case.planned(image, model, plan)
         found = self.intensity or self.prepared
@@ -207,4 +233,4 @@ def inside_folder(folder: str) -> Iterator[None]:
         os.chdir(before)
 
 
-__all__ = ["Recipe", "check_travels", "inside_folder"]
+__all__ = ["ImageFile", "Recipe", "check_travels", "inside_folder"]

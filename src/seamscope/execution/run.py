@@ -27,6 +27,7 @@ from typing import Any
 
 from seamscope.errors import OutputError, SettingsError
 from seamscope.execution.block import Batches, BlockRun, frame_of, look, place_of, seams_of
+from seamscope.execution.intensities import keep_intensity_on
 from seamscope.execution.pool import On, Pool, check_on, open_pool
 from seamscope.execution.recipe import Recipe, check_travels
 from seamscope.execution.sharing import TRIES, ordering, share_out
@@ -43,7 +44,7 @@ from seamscope.planning.blocks import Blocks
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import OutOfMemory
-from seamscope.prediction.resuming import blocks_of, keep_intensity, threads_of
+from seamscope.prediction.resuming import blocks_of, threads_of
 from seamscope.prediction.run import (
     Attempt,
     Event,
@@ -158,12 +159,12 @@ def run_on(
     ledger = output.ledger
     if ledger is None or output.path is None or output.partial is None:
         raise OutputError("Workers write their blocks to a disk: give the path of a result.")
-    keep_intensity(case, ledger, work)
-    with _enough_memory():
-        attempt = prepared(case, ledger, work)
     work.phase("Starting workers")
     gpu = case.plan.settings.device.startswith("cuda")
     with open_pool(on, gpu=gpu, work=work) as (pool, threads):
+        keep_intensity_on(case, ledger, None if on is None else pool, work)
+        with _enough_memory():
+            attempt = prepared(case, ledger, work)
         blocks = _laid(case.plan, output, ledger, _FINE * max(1, len(pool.workers())))
         if on is not None and blocks.repeated > 1.05:
             work.note(

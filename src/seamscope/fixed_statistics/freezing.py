@@ -55,6 +55,7 @@ import torch
 from torch import nn
 
 from seamscope.errors import ModelError, OutputError
+from seamscope.execution.intensities import keep_intensity_on
 from seamscope.execution.pool import On, Pool, check_on, open_pool
 from seamscope.execution.recipe import Recipe, check_travels
 from seamscope.execution.sharing import ordering, share_out
@@ -77,7 +78,7 @@ from seamscope.normalization.statistics import (
 from seamscope.plain import plain, restore
 from seamscope.planning.case import Case
 from seamscope.planning.reading import TileJob
-from seamscope.prediction.resuming import keep_intensity, same_threads, task_of, threads_of
+from seamscope.prediction.resuming import same_threads, task_of, threads_of
 from seamscope.settings import Settings
 from seamscope.work import QUIET, Steps, Work, check
 
@@ -310,13 +311,15 @@ class _Task:
         with contextlib.ExitStack() as stack:
             if self._ledger is not None and on is None:
                 stack.enter_context(same_threads(self._ledger))
-            keep_intensity(self.case.at(self.plan.plan), self._ledger, self.work)
+            case = self.case.at(self.plan.plan)
+            workers = None if on is None else self._workers(stack, on)
+            keep_intensity_on(case, self._ledger, workers and workers[0], self.work)
             blocks = Blocks(self.case, self.plan, Layout((), 1), self.work)
             stack.callback(blocks.close)
             self._phase()
             picked, layout = self._laid(blocks)
             blocks.layout = layout
-            pool = None if on is None else self._started(stack, on, layout, trust)
+            pool = None if workers is None else self._started(stack, workers, layout, trust)
             if self._ledger is not None and on is not None:
                 stack.enter_context(same_threads(self._ledger))
             self._steps.total = layout.steps * self._per_step
@@ -372,17 +375,21 @@ class _Task:
             ledger.note("layout", plain(layout))
         return picked, layout
 
+    def _workers(self, stack: contextlib.ExitStack, on: On) -> tuple[Pool, int]:
+        """Start workers, with the threads that each of them can use."""
+        self.work.phase("Starting workers")
+        gpu = self.plan.plan.settings.device.startswith("cuda")
+        return stack.enter_context(open_pool(on, gpu=gpu, work=self.work))
+
     def _started(
-        self, stack: contextlib.ExitStack, on: On, layout: Layout, trust: bool
+        self, stack: contextlib.ExitStack, workers: tuple[Pool, int], layout: Layout, trust: bool
     ) -> Callable[[range], None]:
-        """Start workers, and return what has them do blocks."""
+        """Describe the work to workers, and return what has them do blocks."""
         ledger = self._ledger
         assert ledger is not None
         case = self.case.at(self.plan.plan)
         Recipe.of(case, "", None, "", "").save(ledger.folder, self.model.statistics)
-        self.work.phase("Starting workers")
-        gpu = self.plan.plan.settings.device.startswith("cuda")
-        pool, threads = stack.enter_context(open_pool(on, gpu=gpu, work=self.work))
+        pool, threads = workers
         own = shared_by(self.plan, len(pool.workers()))
         ledger.note("plan", plain(self.plan.plan))
         ledger.note("freezing", plain(own))

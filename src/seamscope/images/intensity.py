@@ -20,25 +20,20 @@ has divisor 1 and becomes 0 throughout.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
 
-from seamscope.errors import ImageError, SettingsError
+from seamscope.errors import SettingsError
 from seamscope.images.image import Image
+from seamscope.images.passes import HERE, Passes, Stream, Sums
 from seamscope.settings import Method
-from seamscope.work import QUIET, Work, check
+from seamscope.work import QUIET, Work
 
 EPS = 1e-6
 """Added to divisors, as bioimage.io does."""
-
-_BLOCK = 2**24
-"""Bytes of the image that are read at a time."""
-
-_PIECE = 2**17
-"""Pixels that are worked on at a time: their float64 copies stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +136,7 @@ def measure_intensity(
     channel_axis: int | None,
     percentiles: tuple[float, float] = (1.0, 99.8),
     work: Work = QUIET,
+    passes: Passes = HERE,
 ) -> Intensity:
     """Measure over the whole image how its intensities are to be normalized.
 
@@ -161,6 +157,8 @@ def measure_intensity(
         Low and high, in percent.
     work
         Shows progress, and stops when asked to (see `seamscope.work`).
+    passes
+        Carries out each pass over the image; by default this process.
 
     Raises
     ------
@@ -173,7 +171,7 @@ def measure_intensity(
     """
     if method == "none" or method not in get_args(Method):
         return Intensity(method)  # which refuses what there is not
-    stream = _Stream(image, channel_axis, work)
+    stream = Stream(image, channel_axis, work, passes)
     if method == "zscore":
         return _of_moments(stream)
     if method == "minmax":
@@ -193,178 +191,102 @@ def _divisor(spread: float) -> float:
 
 
 # --------------------------------------------------------------------------------------------------
-# One pass
-# --------------------------------------------------------------------------------------------------
-
-
-class _Stream:
-    """Passes over an image: flat pieces of one channel at a time, each pixel once."""
-
-    def __init__(
-        self,
-        image: Image,
-        channel_axis: int | None,
-        work: Work,
-    ) -> None:
-        self.dtype = np.dtype(np.uint8) if image.dtype == bool else image.dtype
-        self.channels = 1 if channel_axis is None else image.shape[channel_axis]
-        self.passes = 1
-        self._image = image
-        self._axis = channel_axis
-        self._work = work
-        self._percent = 0
-        self._pixels_done = 0
-        self._checked = self.dtype.kind != "f"
-        self._valid: list[int] | None = None
-
-    def pixels_of(self, channel: int) -> int:
-        """Number of pixels of one channel that have data; counted once, by a pass of its own."""
-        if not self._image.missing:
-            return math.prod(self._image.shape) // self.channels
-        if self._valid is None:
-            valid = [0] * self.channels
-            self.passes += 1
-            for number, piece in self.pieces():
-                valid[number] += piece.size
-            self._valid = valid
-        return self._valid[channel]
-
-    def pieces(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield channel and pixels; the first pass refuses values that are not finite."""
-        bad = _NotFinite(self._image)
-        for region in self._image.blocks(_BLOCK):
-            check(self._work)
-            block = self._image.read(region)
-            if self._checked or bad.none_in(block, region):
-                yield from self._split(block, region)
-            self._tell(block.size)
-        bad.refuse()
-        self._checked = True
-
-    def check_data(self, counts: Sequence[int]) -> None:
-        """Refuse an image of which a channel has no pixel with data."""
-        if all(counts):
-            return
-        raise ImageError(
-            f"{self._image.source or self._image.name} has no pixel with data in channel "
-            f"{list(counts).index(0)}: all have the intensity that stands for no data. Choose "
-            "another image, or another intensity for no data (nodata)."
-        )
-
-    def _split(
-        self, block: np.ndarray, region: tuple[slice, ...]
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        first = 0
-        if self._axis is None:
-            block = block[np.newaxis]
-        else:
-            block = np.moveaxis(block, self._axis, 0)
-            first = region[self._axis].start
-        for number, channel in enumerate(block, first):
-            flat = channel.reshape(-1).view(self.dtype)
-            for start in range(0, flat.size, _PIECE):
-                piece = flat[start : start + _PIECE]
-                if self._image.missing:
-                    piece = piece[~np.isnan(piece)]
-                if piece.size:
-                    yield number, piece
-
-    def _tell(self, pixels: int) -> None:
-        self._pixels_done += pixels
-        whole = math.prod(self._image.shape) * self.passes
-        percent = min(100, 100 * self._pixels_done // whole)
-        if percent > self._percent:
-            self._percent = percent
-            self._work.step(percent, 100)
-
-
-class _NotFinite:
-    """Counts values that are not finite, and remembers the first of them."""
-
-    def __init__(self, image: Image) -> None:
-        self._image = image
-        self._count = 0
-        self._first: tuple[int, ...] | None = None
-
-    def none_in(self, block: np.ndarray, region: tuple[slice, ...]) -> bool:
-        # the sum is finite in nearly every block without such values, and needs no array
-        with np.errstate(all="ignore"):
-            if np.isfinite(block.sum(dtype=np.float64)):
-                return True
-        found = np.isinf(block) if self._image.missing else ~np.isfinite(block)
-        count = int(np.count_nonzero(found))
-        if count:
-            inside = np.unravel_index(int(found.argmax()), block.shape)
-            place = tuple(s.start + int(i) for s, i in zip(region, inside, strict=True))
-            self._first = place if self._first is None else min(self._first, place)
-            self._count += count
-        return count == 0
-
-    def refuse(self) -> None:
-        if not self._count:
-            return
-        name = self._image.source or self._image.name
-        axes = f" ({self._image.axes})" if self._image.axes else ""
-        raise ImageError(
-            f"{name} has {self._count} value(s) that are not finite (NaN or infinite), the first "
-            f"at {self._first}{axes}. Every pixel in reach of one would be lost: replace them, for "
-            "example by numpy.nan_to_num, or choose an area without them."
-        )
-
-
-# --------------------------------------------------------------------------------------------------
 # The three measurements
 # --------------------------------------------------------------------------------------------------
 
 
-def _of_moments(stream: _Stream) -> Intensity:
-    count = [0] * stream.channels
-    # everything is taken relative to a channel's first pixel: a constant channel then has a spread
-    # of exactly 0, and a large offset costs no digits
-    shift = [0.0] * stream.channels
-    mean = [0.0] * stream.channels
-    squares = [0.0] * stream.channels  # sum of squared differences to the mean, "M2"
-    for c, piece in stream.pieces():
+class _Moments:
+    """Mean and spread.
+
+    Everything is relative to the first pixel of a stretch: a constant channel then has a spread of
+    exactly 0, and a large offset costs no digits.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self._channels = channels
+
+    def zeros(self) -> Sums:
+        floats = {name: np.zeros(self._channels) for name in ("shift", "mean", "squares")}
+        return {"count": np.zeros(self._channels, np.int64), **floats}
+
+    def add(self, sums: Sums, channel: int, piece: np.ndarray) -> None:
         values = piece.astype(np.float64)
-        if not count[c]:
-            shift[c] = float(values[0])
-        values -= shift[c]
-        piece_mean = float(values.mean())
-        values -= piece_mean
-        delta, total = piece_mean - mean[c], count[c] + values.size
-        squares[c] += float(values @ values) + delta * delta * count[c] * values.size / total
-        mean[c] += delta * values.size / total
-        count[c] = total
-    stream.check_data(count)
-    spread = (math.sqrt(m2 / n) for m2, n in zip(squares, count, strict=True))
-    offset = tuple(s + m for s, m in zip(shift, mean, strict=True))
-    return Intensity("zscore", offset, tuple(map(_divisor, spread)))
+        if not sums["count"][channel]:
+            sums["shift"][channel] = values[0]
+        values -= sums["shift"][channel]
+        mean = values.mean()
+        values -= mean
+        _merge(sums, channel, values.size, float(mean), float(values @ values))
+
+    def join(self, sums: Sums, more: Sums) -> None:
+        for channel in np.flatnonzero(more["count"]).tolist():
+            if not sums["count"][channel]:
+                for name, values in more.items():
+                    sums[name][channel] = values[channel]
+                continue
+            shift = more["shift"][channel] - sums["shift"][channel]
+            mean = float(more["mean"][channel] + shift)
+            _merge(sums, channel, int(more["count"][channel]), mean, more["squares"][channel])
 
 
-def _of_extremes(stream: _Stream) -> Intensity:
-    low = [math.inf] * stream.channels
-    high = [-math.inf] * stream.channels
-    for c, piece in stream.pieces():
-        low[c] = min(low[c], float(piece.min()))
-        high[c] = max(high[c], float(piece.max()))
-    stream.check_data([int(a <= b) for a, b in zip(low, high, strict=True)])
-    return _between("minmax", low, high)
+def _merge(sums: Sums, channel: int, count: int, mean: float, squares: float) -> None:
+    """Add pixels with their mean and squared differences to it, after Chan and others."""
+    before = int(sums["count"][channel])
+    delta, total = mean - float(sums["mean"][channel]), before + count
+    sums["squares"][channel] += squares + delta * delta * before * count / total
+    sums["mean"][channel] += delta * count / total
+    sums["count"][channel] = total
 
 
-def _of_percentiles(stream: _Stream, percentiles: tuple[float, float]) -> Intensity:
+def _of_moments(stream: Stream) -> Intensity:
+    found = stream.summed(_Moments(stream.channels))
+    stream.check_data(found["count"].tolist())
+    spread = np.sqrt(found["squares"] / found["count"]).tolist()
+    offset = (found["shift"] + found["mean"]).tolist()
+    return Intensity("zscore", tuple(offset), tuple(map(_divisor, spread)))
+
+
+class _Extremes:
+    """Least and greatest value."""
+
+    def __init__(self, channels: int) -> None:
+        self._channels = channels
+
+    def zeros(self) -> Sums:
+        return {
+            "low": np.full(self._channels, math.inf),
+            "high": np.full(self._channels, -math.inf),
+        }
+
+    def add(self, sums: Sums, channel: int, piece: np.ndarray) -> None:
+        sums["low"][channel] = min(sums["low"][channel], float(piece.min()))
+        sums["high"][channel] = max(sums["high"][channel], float(piece.max()))
+
+    def join(self, sums: Sums, more: Sums) -> None:
+        np.minimum(sums["low"], more["low"], out=sums["low"])
+        np.maximum(sums["high"], more["high"], out=sums["high"])
+
+
+def _of_extremes(stream: Stream) -> Intensity:
+    found = stream.summed(_Extremes(stream.channels))
+    stream.check_data((found["low"] <= found["high"]).tolist())
+    return _between("minmax", found["low"].tolist(), found["high"].tolist())
+
+
+def _of_percentiles(stream: Stream, percentiles: tuple[float, float]) -> Intensity:
     low, high = percentiles
     if not 0 <= low < high <= 100:
         raise SettingsError(
             f"Percentiles {low:g} and {high:g} must be 0 <= low < high <= 100, "
             "for example 1 and 99.8."
         )
-    counts = [stream.pixels_of(channel) for channel in range(stream.channels)]
-    stream.check_data(counts)
-    ranks = [[(count - 1) * (p / 100) for p in percentiles] for count in counts]
-    wanted = [
-        sorted({rank for r in each for rank in (math.floor(r), math.ceil(r))}) for each in ranks
-    ]
-    values = _order_statistics(stream, wanted)
+    shift = max(0, 8 * stream.dtype.itemsize - 16)
+    stream.passes = 1 + shift // 16
+    counts = _counted(stream, [{0}] * stream.channels, shift)
+    totals = [int(counts[channel][0].sum()) for channel in range(stream.channels)]
+    stream.check_data(totals)
+    ranks = [[(total - 1) * (p / 100) for p in percentiles] for total in totals]
+    values = _order_statistics(stream, ranks, counts, shift)
     ends = [
         [_between_ranks(found, r) for r in each] for found, each in zip(values, ranks, strict=True)
     ]
@@ -379,21 +301,27 @@ def _between_ranks(values: Mapping[int, float], rank: float) -> float:
     return above - step * (1 - part) if part >= 0.5 else below + step * part
 
 
-def _order_statistics(stream: _Stream, ranks: list[list[int]]) -> list[dict[int, float]]:
-    """Return, for each channel, the values at its ranks (0 is the smallest).
+def _order_statistics(
+    stream: Stream, ranks: list[list[float]], counts: list[dict[int, np.ndarray]], shift: int
+) -> list[dict[int, float]]:
+    """Return, for each channel, the values beside its ranks (0 is the smallest).
 
     Radix selection: each pass counts 16 more bits of the values, and only of those that share their
     leading bits with a value that is looked for.
     """
-    bits = 8 * stream.dtype.itemsize
-    stream.passes += max(1, bits // 16) - 1
     # for each channel and rank: leading bits known so far, and the rank among those that share them
-    known = [{rank: (0, rank) for rank in each} for each in ranks]
-    for shift in range(max(0, bits - 16), -1, -16):
-        counts = _count(stream, known, shift, bits)
+    known = [
+        {rank: (0, rank) for r in each for rank in (math.floor(r), math.ceil(r))} for each in ranks
+    ]
+    while True:
         for channel, searched in enumerate(known):
             for rank, (lead, within) in searched.items():
                 searched[rank] = _step(counts[channel][lead], lead, within)
+        if not shift:
+            break
+        shift -= 16
+        leads = [{lead for lead, _ in searched.values()} for searched in known]
+        counts = _counted(stream, leads, shift)
     return [
         {rank: _value(key, stream.dtype) for rank, (key, _) in searched.items()}
         for searched in known
@@ -407,25 +335,42 @@ def _step(counts: np.ndarray, lead: int, within: int) -> tuple[int, int]:
     return lead << 16 | bin_, within - int(upto[bin_] - counts[bin_])
 
 
-def _count(
-    stream: _Stream, known: list[dict[int, tuple[int, int]]], shift: int, bits: int
-) -> list[dict[int, np.ndarray]]:
-    """Count the next 16 bits for each channel and each lead."""
-    leads = [{lead for lead, _ in searched.values()} for searched in known]
-    counts = [{lead: np.zeros(2**16, np.int64) for lead in each} for each in leads]
-    for c, piece in stream.pieces():
+class _Digits:
+    """How often each 16 bits of the values occur, for each channel and each lead."""
+
+    def __init__(self, leads: list[set[int]], shift: int, bits: int) -> None:
+        self._leads, self._shift, self._bits = leads, shift, bits
+
+    def zeros(self) -> Sums:
+        names = (_name(c, lead) for c, leads in enumerate(self._leads) for lead in leads)
+        return {name: np.zeros(2 ** min(16, self._bits), np.int64) for name in names}
+
+    def add(self, sums: Sums, channel: int, piece: np.ndarray) -> None:
         keys = _keys(piece)
-        digits = (keys >> shift & 0xFFFF).astype(np.intp) if bits > 16 else keys
-        if shift + 16 >= bits:
-            _add(counts[c][0], digits)
-            continue
-        top = keys >> (shift + 16)
-        for lead, into in counts[c].items():
-            _add(into, digits[top == lead])
-    return counts
+        digits = (keys >> self._shift & 0xFFFF).astype(np.intp) if self._bits > 16 else keys
+        if self._shift + 16 >= self._bits:
+            _count(sums[_name(channel, 0)], digits)
+            return
+        top = keys >> (self._shift + 16)
+        for lead in self._leads[channel]:
+            _count(sums[_name(channel, lead)], digits[top == lead])
+
+    def join(self, sums: Sums, more: Sums) -> None:
+        for name, counts in more.items():
+            sums[name] += counts
 
 
-def _add(counts: np.ndarray, digits: np.ndarray) -> None:
+def _counted(stream: Stream, leads: list[set[int]], shift: int) -> list[dict[int, np.ndarray]]:
+    """Count the next 16 bits of all values that have these leads."""
+    found = stream.summed(_Digits(leads, shift, 8 * stream.dtype.itemsize))
+    return [{lead: found[_name(c, lead)] for lead in each} for c, each in enumerate(leads)]
+
+
+def _name(channel: int, lead: int) -> str:
+    return f"{channel} {lead}"
+
+
+def _count(counts: np.ndarray, digits: np.ndarray) -> None:
     found = np.bincount(digits)
     counts[: len(found)] += found
 

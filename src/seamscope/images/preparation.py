@@ -24,6 +24,7 @@ import numpy.typing as npt
 from seamscope.errors import SettingsError
 from seamscope.images.image import Image
 from seamscope.images.intensity import EPS, Intensity, measure_intensity
+from seamscope.images.passes import HERE, Passes
 from seamscope.settings import Method
 from seamscope.work import QUIET, Work
 
@@ -136,13 +137,18 @@ class ByInput:
             start += count
 
     def measure(
-        self, image: Image, *, channel_axis: int | None, work: Work = QUIET
+        self,
+        image: Image,
+        *,
+        channel_axis: int | None,
+        work: Work = QUIET,
+        passes: Passes = HERE,
     ) -> PreparedByInput:
         """Measure each input on its own channels of the whole image.
 
         Parameters
         ----------
-        image, channel_axis, work
+        image, channel_axis, work, passes
             As for `Preparation.measure`.
 
         Raises
@@ -154,7 +160,7 @@ class ByInput:
         return PreparedByInput(
             tuple(
                 (part, each.measure(_channels(image, channel_axis, part),
-                                    channel_axis=channel_axis, work=work))
+                                    channel_axis=channel_axis, work=work, passes=passes))
                 for part, each in self.ranges()
             )
         )  # fmt: skip
@@ -195,12 +201,13 @@ class Preparation:
         *,
         channel_axis: int | None,
         work: Work = QUIET,
+        passes: Passes = HERE,
     ) -> Prepared:
         """Measure what its steps need over the whole image.
 
         Parameters
         ----------
-        image, channel_axis, work
+        image, channel_axis, work, passes
             As for `seamscope.images.intensity.measure_intensity`.
         """
         done: list[Known] = []
@@ -209,7 +216,7 @@ class Preparation:
                 step.refuse()
             view = _after(image, Prepared(tuple(done)), channel_axis) if done else image
             if isinstance(step, ByInput):
-                done.append(step.measure(view, channel_axis=channel_axis, work=work))
+                done.append(step.measure(view, channel_axis=channel_axis, work=work, passes=passes))
             elif isinstance(step, Measured):
                 axis = None if step.together else channel_axis
                 intensity = measure_intensity(
@@ -218,6 +225,7 @@ class Preparation:
                     channel_axis=axis,
                     percentiles=step.percentiles,
                     work=work,
+                    passes=passes,
                 )
                 done.append(_with_eps(intensity, step.eps))
             else:

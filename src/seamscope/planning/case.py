@@ -25,6 +25,7 @@ from seamscope.cache import Cache
 from seamscope.errors import SettingsError
 from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import Intensity
+from seamscope.images.passes import HERE, Passes
 from seamscope.images.preparation import Prepared
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
@@ -171,6 +172,7 @@ class Case:
     def intensity(
         self,
         work: Work = QUIET,
+        passes: Passes = HERE,
     ) -> Intensity | Prepared:
         """Return how intensities are normalized; the whole image is measured once.
 
@@ -178,6 +180,8 @@ class Case:
         ----------
         work
             Shows progress, and stops when asked to (see `seamscope.work`).
+        passes
+            Carries out each pass over the image; by default this process.
 
         Raises
         ------
@@ -186,17 +190,17 @@ class Case:
         """
         key = intensity_key(self.plan)
         if key not in self._intensities:
-            self._intensities[key] = self._cached_intensity(repr(key), work)
+            self._intensities[key] = self._cached_intensity(repr(key), work, passes)
         return self._intensities[key]
 
     def assume_intensity(self, found: Intensity | Prepared) -> None:
         """Take what another process measured of the same image, instead of measuring it."""
         self._intensities[intensity_key(self.plan)] = found
 
-    def _cached_intensity(self, key: str, work: Work) -> Intensity | Prepared:
+    def _cached_intensity(self, key: str, work: Work, passes: Passes) -> Intensity | Prepared:
         """Return what an earlier command measured on the same file, else measure."""
         if not self.image.identity or self.plan.settings.normalize == "none":
-            return whole_image_intensity(self.plan, self.image, work)
+            return whole_image_intensity(self.plan, self.image, work, passes)
         kind: Any = Prepared if self.plan.preparation is not None else Intensity
         cache, key = Cache("intensities"), f"{self.image.identity} {self.image.shape} {key}"
         known = cache.get(key)
@@ -204,7 +208,7 @@ class Case:
             with contextlib.suppress(SettingsError):  # a damaged entry
                 found: Intensity | Prepared = restore(kind, known)
                 return found
-        found = whole_image_intensity(self.plan, self.image, work)
+        found = whole_image_intensity(self.plan, self.image, work, passes)
         cache.put(key, plain(found))
         return found
 

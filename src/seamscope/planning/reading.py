@@ -22,6 +22,7 @@ import numpy.typing as npt
 from seamscope.errors import ImageError
 from seamscope.images.image import Image
 from seamscope.images.intensity import Intensity, measure_intensity
+from seamscope.images.passes import HERE, Passes
 from seamscope.images.preparation import Prepared
 from seamscope.planning.plan import Plan
 from seamscope.stitching import Array, canvas
@@ -230,6 +231,7 @@ def whole_image_intensity(
     plan: Plan,
     image: Image,
     work: Work = QUIET,
+    passes: Passes = HERE,
 ) -> Intensity | Prepared:
     """Measure how the whole image's intensities are normalized; each channel by itself.
 
@@ -250,13 +252,14 @@ def whole_image_intensity(
         source = _one_channel(image, layout.axes.index(layout.channel), settings.channel)
         channel_axis = None
     if plan.preparation is not None:
-        return plan.preparation.measure(source, channel_axis=channel_axis, work=work)
+        return plan.preparation.measure(source, channel_axis=channel_axis, work=work, passes=passes)
     return measure_intensity(
         source,
         settings.normalize,  # type: ignore[arg-type]  # "auto" was resolved
         channel_axis=channel_axis,
         percentiles=settings.percentiles,
         work=work,
+        passes=passes,
     )
 
 

@@ -22,6 +22,7 @@ import torch
 from seamscope.errors import OutputError, SettingsError
 from seamscope.images.image import Image
 from seamscope.images.intensity import Intensity
+from seamscope.images.passes import HERE, Passes
 from seamscope.images.preparation import Prepared
 from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
@@ -46,16 +47,21 @@ def task_of(case: Case) -> dict[str, Any]:
     return {
         "version of Seamscope": __version__,
         "recipe": None,  # that of labels, which are made of the same image, network and settings
-        "image": {
-            "shape": list(image.shape),
-            "axes": image.axes,
-            "type": str(image.dtype),
-            "content": content_of(image),
-        },
+        "image": image_of(image),
         "network": model.fingerprint,
         "statistics": None if model.statistics is None else model.statistics.digest,
         "settings": {k: v for k, v in settings.items() if k not in _WITHOUT_EFFECT},
         "grid": None if case.tiles is None else _hash(case.tiles),
+    }
+
+
+def image_of(image: Image) -> dict[str, Any]:
+    """Describe an image, so that another one is noticed."""
+    return {
+        "shape": list(image.shape),
+        "axes": image.axes,
+        "type": str(image.dtype),
+        "content": content_of(image),
     }
 
 
@@ -104,7 +110,7 @@ def continued(case: Case, ledger: Ledger, name: str) -> Case:
     return case.at(plan)
 
 
-def keep_intensity(case: Case, ledger: Ledger | None, work: Work) -> None:
+def keep_intensity(case: Case, ledger: Ledger | None, work: Work, passes: Passes = HERE) -> None:
     """Measure the whole image's intensities, or take those that the result was begun with.
 
     Parameters
@@ -115,6 +121,8 @@ def keep_intensity(case: Case, ledger: Ledger | None, work: Work) -> None:
         Of the result, where they are kept.
     work
         Shows progress, and stops when asked to.
+    passes
+        Carries out each pass over the image; by default this process.
 
     Raises
     ------
@@ -126,7 +134,7 @@ def keep_intensity(case: Case, ledger: Ledger | None, work: Work) -> None:
         kind: Any = Prepared if case.plan.preparation is not None else Intensity
         case.assume_intensity(restore(kind, kept))
         return
-    found = case.intensity(work)
+    found = case.intensity(work, passes)
     if ledger is not None:
         ledger.note("intensity", plain(found))
 
@@ -317,6 +325,7 @@ __all__ = [
     "blocks_of",
     "content_of",
     "continued",
+    "image_of",
     "keep_intensity",
     "same_threads",
     "same_way",
