@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import obstore
+import ome_zarr_models
 import pytest
 import torch
 import typer.testing
@@ -27,10 +28,12 @@ import zarr
 
 import seamscope
 from seamscope.cli import app
+from seamscope.compare.certificate import record_to_certify
 from seamscope.errors import ImageError, OutputError
 from seamscope.images import remote
 from seamscope.images.addresses import Address, is_address, without_secrets
 from seamscope.images.image import open_image
+from seamscope.images.ngff import OmeZarr
 from seamscope.images.records import read_record
 from seamscope.images.results import object_store, pyramid
 from seamscope.images.results.create import create_output
@@ -554,6 +557,113 @@ def test_googles_store_is_written_resumed_and_read(google: type[Proxy], monkeypa
     assert SECRET not in json.dumps(read_record(place))
     assert names_beside(place) == []
     assert google.asked > 20
+
+
+# --------------------------------------------------------------------------------------------------
+# Labels inside an image, and certificates
+# --------------------------------------------------------------------------------------------------
+
+FULL = (slice(None),)
+
+
+def every(step: int) -> Callable[[int, str, str], bool]:
+    return staticmethod(lambda number, *_: number % step == 0)  # type: ignore[return-value]
+
+
+def attributes_of(address: str) -> dict[str, Any]:
+    return dict(zarr.open(remote.store_of(Address.parse(address)), mode="r").attrs)
+
+
+@pytest.mark.parametrize("version", ["0.5", "0.4"])
+def test_labels_lie_beside_their_image(
+    s3: type[Proxy], monkeypatch: Any, tmp_path: Path, version: str
+) -> None:
+    """Every fourth request fails; a second label image joins the first."""
+    monkeypatch.setattr(s3, "failing", every(4))
+    monkeypatch.setattr(pyramid, "SMALLEST", 16)
+    image = f"s3://bucket/beside{version}/image.ome.zarr"
+    values = seamscope.predict(DATA, network(), image, ome=OmeZarr(version), **HOW)
+    cells = f"{image}/labels/cells"
+    recipe = {"kind": "components", "channel": 0, "values": "logits", "threshold": 0.47}
+    found = seamscope.segment(image, out=cells, **recipe)
+    expected = np.asarray(seamscope.segment(np.asarray(values), axes="cyx", **recipe).labels)
+    assert found.count > 3
+    np.testing.assert_array_equal(open_image(cells).read(FULL * 2), expected)
+    with pytest.raises(OutputError, match=f"{cells} exists"):
+        seamscope.segment(image, out=cells, **recipe)
+
+    classes = f"{image}/labels/classes"
+    with pytest.raises(StopError):
+        seamscope.predict(image, identity(), classes, result="labels", work=stop_after(3), **HOW)
+    assert listed(image) == ["cells"]
+    seamscope.predict(image, identity(), classes, result="labels", resume=True, **HOW)
+    np.testing.assert_array_equal(open_image(classes).read(FULL * 2), np.asarray(values).argmax(0))
+    assert listed(image) == ["cells", "classes"]
+    assert not [name for name in names_beside(classes) if name.startswith(".c")]  # marks, lock
+
+    group = zarr.open_group(remote.store_of(Address.parse(image)), mode="r")
+    seen = ome_zarr_models.open_ome_zarr(group)
+    assert seen.labels is not None
+    assert {"cells", "classes"} <= set(seen.labels.attributes.labels if version == "0.4"
+                                       else seen.labels.attributes.ome.labels)  # fmt: skip
+
+
+def identity() -> torch.nn.Module:
+    return torch.nn.Conv2d(2, 2, 1).requires_grad_(False).eval().apply(_pass_on)
+
+
+def _pass_on(layer: Any) -> None:
+    layer.weight[:] = torch.eye(2)[:, :, None, None]
+    layer.bias[:] = 0
+
+
+def listed(image: str) -> list[str]:
+    found = attributes_of(f"{image}/labels")
+    return list(found.get("ome", found)["labels"])
+
+
+def test_what_holds_no_labels_is_one_sentence(s3: type[Proxy]) -> None:
+    image = "s3://bucket/plain/image.ome.zarr"
+    with pytest.raises(ImageError, match="There is no zarr array or group at s3://bucket/plain"):
+        seamscope.segment(DATA, out=f"{image}/labels/cells", kind="components")
+    seamscope.predict(DATA, network(), "s3://bucket/plain/array.zarr", **HOW)
+    with pytest.raises(OutputError, match="is no OME-Zarr image"):
+        seamscope.segment(DATA, out="s3://bucket/plain/array.zarr/labels/cells", kind="components")
+    with pytest.raises(OutputError, match=r"IMAGE.ome.zarr/labels/NAME"):
+        seamscope.segment(DATA, out="s3://bucket/plain/labels/cells", kind="components")
+    seamscope.predict(DATA, network(), image, **HOW)
+    with pytest.raises(OutputError, match="holds images of labels"):
+        seamscope.predict(DATA, network(), f"{image}/labels/values", **HOW)
+
+
+def test_a_certificate_is_stored_in_a_store(
+    s3: type[Proxy], monkeypatch: Any, tmp_path: Path
+) -> None:
+    """By the command line, with requests that fail; what cannot be certified is named at once."""
+    monkeypatch.chdir(tmp_path)
+    np.save("image.npy", DATA)
+    network = "    torch.manual_seed(0)\n    return torch.nn.Conv2d(1, 2, 3, padding=1)"
+    Path("net.py").write_text(f"import torch\ndef net():\n{network}")
+    runner, result = typer.testing.CliRunner(), "s3://bucket/certified/out.ome.zarr"
+    how = ["image.npy", "net.py:net", "--trust", "--axes", "yx", "--tile", "32", "--quiet"]
+    assert runner.invoke(app, ["predict", *how[:2], result, *how[2:]]).exit_code == 0
+    before = read_record(result)
+    monkeypatch.setattr(s3, "failing", every(3))
+    answer = runner.invoke(app, ["certify", *how, "--store", result])
+    assert answer.exit_code == 0, answer.output
+    record = read_record(result) or {}
+    assert record.pop("certificate")["passed"] is True
+    assert record == before
+    assert SECRET not in json.dumps(record)
+    other = [each if each != "32" else "48" for each in how]
+    refused = runner.invoke(app, ["certify", *other, "--store", result])
+    assert "was made with the tile [32, 32]" in refused.output.replace("\n", " ")
+    for missing, said in (
+        ("s3://bucket/certified/none.zarr", "There is no result s3://bucket/certified/none.zarr"),
+        ("https://host/out.zarr", "is on a web server, which is only read"),
+    ):
+        with pytest.raises(OutputError, match=said):
+            record_to_certify(missing)
 
 
 def test_wrong_buckets_are_one_sentence(s3: type[Proxy]) -> None:

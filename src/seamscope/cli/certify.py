@@ -77,10 +77,12 @@ def certify(
     with open_display(quiet) as display, long_work(display) as work:
         work.phase("Loading")
         from seamscope.compare.certificate import certify as compare
-        from seamscope.compare.certificate import store_certificate
+        from seamscope.compare.certificate import record_to_certify, store_certificate
         from seamscope.reports.describe import describe
         from seamscope.reports.terminal import terminal
 
+        if store is not None:
+            record_to_certify(store)
         opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
         settings = settings_of(grid, pixels, computation, tile=tile, blend=blend)
         found = compare(

@@ -26,6 +26,7 @@ from seamscope.errors import OutputError, SettingsError
 from seamscope.explain.causes import worst_places
 from seamscope.explain.pipelines import Box, Subject, subject_of_case
 from seamscope.explain.tile_sample import spread_places
+from seamscope.images.addresses import Address, is_address
 from seamscope.images.image import open_image
 from seamscope.images.records import read_record
 from seamscope.models.model import Model
@@ -224,8 +225,8 @@ def store_certificate(certificate: Certificate, path: str | Path) -> None:
     certificate
         Of the setting and network that made the result.
     path
-        A zarr or OME-Zarr result of Seamscope. Its attributes are changed in place, pixels are
-        not touched.
+        A zarr or OME-Zarr result of Seamscope, also in an object store. Its attributes are changed
+        in place, pixels are not touched.
 
     Raises
     ------
@@ -238,8 +239,17 @@ def store_certificate(certificate: Certificate, path: str | Path) -> None:
     _check_same(certificate, record, Path(path).name)
     import zarr
 
-    node = zarr.open(str(Path(path).expanduser()), mode="r+")
+    node = zarr.open(_place(path), mode="r+")
     node.attrs["seamscope"] = {**record, "certificate": certificate.to_json()}
+
+
+def _place(path: str | Path) -> Any:
+    """Return what zarr opens to change a result."""
+    if not is_address(path):
+        return str(Path(path).expanduser())
+    from seamscope.images.remote import store_of
+
+    return store_of(Address.parse(path), writing=True)
 
 
 def record_to_certify(path: str | Path) -> dict[str, Any]:
@@ -247,7 +257,17 @@ def record_to_certify(path: str | Path) -> dict[str, Any]:
 
     Worth asking before a certificate is made. Raises as `store_certificate`.
     """
-    target = Path(path).expanduser()
+    record = _remote_record(Address.parse(path)) if is_address(path) else _local_record(Path(path))
+    if not record or "plan" not in record:
+        raise OutputError(
+            f"{Path(path).name} has no record of how it was made, so that nothing can be certified "
+            "of it: certify what seamscope predict has written."
+        )
+    return record
+
+
+def _local_record(path: Path) -> dict[str, Any] | None:
+    target = path.expanduser()
     if not target.exists():
         raise OutputError(f"There is no result {target}: give the path of a zarr that was written.")
     if not target.is_dir():
@@ -255,12 +275,20 @@ def record_to_certify(path: str | Path) -> dict[str, Any]:
             f"{target.name} is no zarr, and only zarr's attributes can be changed in place: save "
             "the certificate in a file of its own (`json`), or write results as .zarr."
         )
-    record = read_record(target)
-    if not record or "plan" not in record:
+    return read_record(target)
+
+
+def _remote_record(address: Address) -> dict[str, Any]:
+    from seamscope.images.results.object_store import remote_record
+
+    if not address.is_store:
         raise OutputError(
-            f"{target.name} has no record of how it was made, so that nothing can be certified of "
-            "it: certify what seamscope predict has written."
+            f"{address} is on a web server, which is only read: save the certificate in a file of "
+            "its own (`json`)."
         )
+    record = remote_record(address)
+    if record is None:
+        raise OutputError(f"There is no result {address}: give the address of a zarr.")
     return record
 
 

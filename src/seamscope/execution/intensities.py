@@ -98,13 +98,13 @@ class _Shared:
     def _share(self, one: Pass, blocks: range, ledger: Ledger) -> None:
         """Have all stretches done that are not."""
         for block in set(blocks) & ledger.done.keys():
-            one.tell(block % STRETCHES)
+            one.advance(block % STRETCHES)
         opens = f"{__name__}:open_stretches"
         with ordering(ledger, self._pool, 1, False, opens) as order:
             outcomes = share_out(blocks, ledger, self._pool, order, _where, self._work)
             with closing(outcomes):
                 for outcome in outcomes:
-                    one.tell(outcome.block % STRETCHES)
+                    one.advance(outcome.block % STRETCHES)
 
     def _ledger(self) -> Ledger:
         if self._folder.exists():

@@ -4,8 +4,8 @@ Knows how an image is cut into stretches, and which of its pixels have data. Doe
 summed, or which process does a stretch.
 
 A stretch is some regions of the image that follow each other as they are stored. How an image is
-cut depends on the image alone, and sums are joined in the order of the stretches: whoever does
-them, the total is the same to the last bit::
+cut depends on the image alone, and sums are joined in the order of the stretches: with any number
+of processes, the total is the same to the last bit::
 
     regions      0 1 2 | 3 4 5 | 6 7
     stretches      0       1      2        total = ((0 + 1) + 2)
@@ -69,7 +69,7 @@ class Pass(Protocol):
     def join(self, sums: Sums, more: Sums) -> None:
         """Add the sums of the next stretch."""
 
-    def tell(self, stretch: int) -> None:
+    def advance(self, stretch: int) -> None:
         """Report that another process has read a stretch."""
 
 
@@ -184,7 +184,7 @@ class Stream:
                 if piece.size:
                     yield number, piece
 
-    def _tell(self, pixels: int) -> None:
+    def _advance(self, pixels: int) -> None:
         self._pixels_done += pixels
         whole = math.prod(self._image.shape) * self.passes
         percent = min(100, 100 * self._pixels_done // whole)
@@ -221,16 +221,16 @@ class _Pass:
             if stream._checked or _finite(block, image, region, bad):
                 for channel, piece in stream._split(block, region):
                     self._what.add(sums, channel, piece)
-            stream._tell(block.size)
+            stream._advance(block.size)
         return sums | bad
 
     def join(self, sums: Sums, more: Sums) -> None:
         _note(sums, int(more.pop(_COUNT)), more.pop(_FIRST))
         self._what.join(sums, more)
 
-    def tell(self, stretch: int) -> None:
+    def advance(self, stretch: int) -> None:
         for region in self._stream._regions(stretch):
-            self._stream._tell(math.prod(part.stop - part.start for part in region))
+            self._stream._advance(math.prod(part.stop - part.start for part in region))
 
 
 def _cut(image: Image) -> tuple[int, int]:

@@ -341,7 +341,7 @@ def _is_label(place: Place) -> bool:
     return place.member and place.path.parent.name == "labels"
 
 
-def _label_in(image: Path, wanted: Wanted) -> Wanted:
+def _label_in(image: Path | Address, wanted: Wanted) -> Wanted:
     if not wanted.labels:
         raise OutputError(
             f"{image / 'labels'} holds images of labels, and the result is none: request labels "
@@ -473,13 +473,15 @@ def _create_remote(address: Address, request: _Request) -> Output:
     """As `_create_file`, in an object store."""
     from seamscope.images.results.object_store import RemoteClaim, RemotePlace, remote_ledger
 
-    wanted = request.wanted
+    wanted, place = request.wanted, RemotePlace(address)
     _check_remote(address, request.source, request.overwrite, request.resume)
-    kind = format_of(Path(address.name))
+    kind = OME_ZARR if place.member else format_of(Path(address.name))
     reason = kind.refusal(wanted)
     if reason:
         raise OutputError(f"{address} cannot hold this result: {reason}")
-    claim = RemoteClaim(RemotePlace(address))
+    if place.member:
+        wanted = _label_in(address.parent.parent, wanted)
+    claim = RemoteClaim(place)
     try:
         # again, since another process may have finished between the check and the claim
         _check_remote(address, request.source, request.overwrite, request.resume)
@@ -497,8 +499,10 @@ def _create_remote(address: Address, request: _Request) -> Output:
 def _check_remote(address: Address, source: Image | None, overwrite: bool, resume: bool) -> None:
     from seamscope.images.results.object_store import RemotePlace, check_remote
 
-    read = None if source is None else source.source
-    check_remote(RemotePlace(address), read, overwrite=overwrite, resume=resume)
+    read, place = None if source is None else source.source, RemotePlace(address)
+    check_remote(place, read, overwrite=overwrite, resume=resume)
+    if place.member:
+        check_image_of(place)
 
 
 def _ledger_of(place: Place) -> Ledger | None:

@@ -109,6 +109,9 @@ class Store:
     def moved(self, path: Path) -> None:
         """Follow the result to its final name."""
 
+    def placed(self, path: Path | Address) -> None:
+        """Note in what is around the result that it is whole, and in its place."""
+
 
 @dataclass(frozen=True)
 class Format:

@@ -112,6 +112,12 @@ class RemotePlace:
         """Object that says who writes."""
         return self._hidden("lock")
 
+    @property
+    def member(self) -> bool:
+        """Whether it is a label image inside an OME-Zarr image."""
+        image = self.path.parent.parent.name.lower()
+        return self.path.parent.name == "labels" and image.endswith(".zarr")
+
     def _hidden(self, what: str) -> Address:
         return self.path.parent / f".{self.path.name}.{what}"
 
@@ -306,16 +312,17 @@ def check_remote(
         raise OutputError(
             f"{path} is on a web server, which is only read: write to s3://, gs:// or a file."
         )
-    if not path.name.lower().endswith(".zarr"):
+    if not place.member and not path.name.lower().endswith(".zarr"):
         raise OutputError(
-            f"{path} is in an object store, which takes .ome.zarr and .zarr only: choose such a "
-            "name, or write to a file."
+            f"{path} is in an object store, which takes .ome.zarr, .zarr and "
+            "IMAGE.ome.zarr/labels/NAME only: choose such a name, or write to a file."
         )
     try:
         read = Address.parse(source) if source and "://" in source else None
     except ImageError:
         read = None
-    if read is not None and (read.lies_in(path) or path.lies_in(read)):
+    inside = not place.member and read is not None and path.lies_in(read)
+    if read is not None and (read.lies_in(path) or inside):
         raise OutputError(f"{path} would overwrite {read}, which is read: choose another name.")
     there = next(iter(objects(path, most=1, error=OutputError)), None)
     if there is not None:
@@ -342,6 +349,25 @@ def _check_there(place: RemotePlace, overwrite: bool, resume: bool) -> None:
     )
 
 
+def members(group: Address) -> list[str]:
+    """Return the names of the zarr arrays and groups in a group that are whole."""
+    import obstore
+
+    try:
+        found = obstore.list_with_delimiter(connect(group, OutputError))["common_prefixes"]
+    except OutputError:
+        raise
+    except Exception as error:
+        raise OutputError(sentence(group, error, "listed")) from None
+    names = (str(each).rstrip("/").rpartition("/")[2] for each in found)
+    records = {name: remote_record(group / name) for name in names if not name.startswith(".")}
+    return [
+        name
+        for name, record in records.items()
+        if record is not None and record.get("finished") is not False
+    ]
+
+
 def remote_ledger(place: RemotePlace) -> RemoteLedger | None:
     """Return the marks of an unfinished result; None where there are none."""
     return RemoteLedger(place.ledger) if _get(place.ledger / _TASK) is not None else None
@@ -364,6 +390,7 @@ __all__ = [
     "RemoteLedger",
     "RemotePlace",
     "check_remote",
+    "members",
     "remote_ledger",
     "remote_record",
 ]

@@ -221,6 +221,7 @@ class Output:
                     self._store.moved(self._claim.place.path)
                 else:
                     self._claim.swap()
+                self._store.placed(self._claim.place.path)
                 self._claim.release()
         self.record = record
         self._open = False

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,6 +36,9 @@ from seamscope.images.results.format import (
     not_the_same,
 )
 from seamscope.images.results.pyramid import Index, Level, Pyramid, levels_of
+
+if TYPE_CHECKING:
+    from seamscope.images.results.object_store import RemotePlace
 
 
 def _create_zarr(path: Path | Address, wanted: Wanted) -> Store:
@@ -175,6 +178,8 @@ class _OmeZarrStore(_ZarrStore):
 
         self._node = zarr.open_group(str(path), mode="r+")
         self._connect()
+
+    def placed(self, path: Path | Address) -> None:
         if self._stored.image is not None:
             list_labels(path.parent)
 
@@ -186,7 +191,7 @@ def _limits(values: np.ndarray) -> tuple[float, float]:
     return (low, high) if low < high else (low, low + 1)
 
 
-def check_image_of(place: Place) -> None:
+def check_image_of(place: Place | RemotePlace) -> None:
     """Refuse a member of a group that is no OME-Zarr image with labels."""
     image = place.path.parent.parent
     if "multiscales" not in _ome_of(image):
@@ -196,21 +201,21 @@ def check_image_of(place: Place) -> None:
         )
 
 
-def begin_labels(image: Path) -> str:
+def begin_labels(image: Path | Address) -> str:
     """Make the group of labels of an image, where it has none; return its version of OME-Zarr."""
     import zarr
 
-    version = version_in(dict(zarr.open_group(str(image), mode="r").attrs))
-    if not _is_zarr(image / "labels"):
+    version = version_in(dict(zarr.open_group(_zarr_store(image), mode="r").attrs))
+    if "labels" not in _members(image):
         zarr.create_group(
-            str(image / "labels"),
+            _zarr_store(image / "labels"),
             zarr_format=OmeZarr(version).zarr_format,
             attributes=attributes({"labels": []}, version),
         )
     return version
 
 
-def list_labels(folder: Path) -> None:
+def list_labels(folder: Path | Address) -> None:
     """Name all images of labels that lie in a group in its metadata.
 
     Two processes may finish labels of one image at the same time, and each writes the whole list:
@@ -220,28 +225,41 @@ def list_labels(folder: Path) -> None:
     import zarr
 
     while True:
-        group = zarr.open_group(str(folder), mode="r+")
+        group = zarr.open_group(_zarr_store(folder), mode="r+")
         listed = list(dict(group.attrs.get("ome") or group.attrs).get("labels") or [])
-        missing = sorted(
-            each.name
-            for each in folder.iterdir()
-            if _is_zarr(each) and not each.name.startswith(".") and each.suffix != ".partial"
-            if each.name not in listed
-        )
+        missing = sorted(set(_members(folder)) - set(listed))
         if not missing:
             return
         part = {"labels": [*listed, *missing]}
         group.attrs.update(attributes(part, version_in(dict(group.attrs))))
 
 
+def _members(group: Path | Address) -> list[str]:
+    """Return the names of the zarr arrays and groups in a group that are whole."""
+    if not isinstance(group, Path):
+        from seamscope.images.results.object_store import members
+
+        return members(group)
+    return [
+        each.name
+        for each in group.iterdir()
+        if _is_zarr(each) and not each.name.startswith(".") and each.suffix != ".partial"
+    ]
+
+
 def _is_zarr(path: Path) -> bool:
     return any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
-def _ome_of(path: Path) -> Mapping[str, Any]:
-    import zarr
+def _ome_of(path: Path | Address) -> Mapping[str, Any]:
+    if isinstance(path, Path):
+        import zarr
 
-    found = dict(zarr.open(str(path), mode="r").attrs)
+        found = dict(zarr.open(str(path), mode="r").attrs)
+    else:
+        from seamscope.images.remote import open_node
+
+        found = dict(open_node(path).attrs)
     inner: Mapping[str, Any] = found["ome"] if isinstance(found.get("ome"), Mapping) else found
     return inner
 
