@@ -166,8 +166,8 @@ WORDS: dict[str, Words] = {
         "Which overlaps of neighbouring tiles are compared. All: every overlap, so that every tile "
         "is predicted with its halo. Sample: the overlaps of 1 tile in 16; of the other tiles only "
         "the part that is kept is predicted, which can halve the time. None: no overlap. Auto: all "
-        "if keeping the predictions of all tiles takes less than a quarter of the free memory, "
-        "else a sample.",
+        "where at most 4 million pixels are computed, halos included, and memory suffices; else a "
+        "sample.",
         choices=get_args(Seams),
     ),
     "postprocess": Words(

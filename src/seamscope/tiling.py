@@ -242,6 +242,20 @@ class AxisTiling:
     def _tiles(self) -> tuple[AxisTile, ...]:
         return tuple(self._tile(i) for i in range(len(self)))
 
+    @cached_property
+    def parts(self) -> tuple[tuple[slice, Sides, slice, slice, int], ...]:
+        """What a `Tile` holds of this axis: read, pad, core, trusted, origin; made once."""
+        return tuple(
+            (
+                slice(max(tile.start, 0), min(tile.stop, self.size)),
+                (max(-tile.start, 0), max(tile.stop - self.size, 0)),
+                slice(*tile.core),
+                slice(*tile.trusted),
+                tile.origin,
+            )
+            for tile in self._tiles
+        )
+
     def _tile(self, index: int) -> AxisTile:
         last = index == len(self) - 1
         begin = kept = 0
@@ -545,22 +559,8 @@ class TileGrid:
         return tuple(reversed(index))
 
     def _tile(self, index: tuple[int, ...]) -> Tile:
-        parts = [axis[i] for axis, i in zip(self.axes, index, strict=True)]
-        sizes = self.image_shape
-        read = tuple(
-            slice(max(p.start, 0), min(p.stop, n)) for p, n in zip(parts, sizes, strict=True)
-        )
-        pad = tuple(
-            (max(-p.start, 0), max(p.stop - n, 0)) for p, n in zip(parts, sizes, strict=True)
-        )
-        return Tile(
-            index=tuple(index),
-            read=read,
-            pad=pad,
-            core=tuple(slice(*p.core) for p in parts),
-            trusted=tuple(slice(*p.trusted) for p in parts),
-            origin=tuple(p.origin for p in parts),
-        )
+        parts = (axis.parts[i] for axis, i in zip(self.axes, index, strict=True))
+        return Tile(tuple(index), *zip(*parts, strict=True))
 
 
 def axis_names(ndim: int) -> str:

@@ -103,7 +103,7 @@ def test_blends_are_compared_with_the_halo_of_the_plan(model):
 # -- which seams are compared
 
 
-def test_all_seams_where_their_predictions_fit_else_a_sample(model):
+def test_all_seams_of_a_small_run_whose_predictions_fit_else_a_sample(model):
     image = seamscope.open_image(IMAGE)
     plan = resolve(image, model, Settings(tile=48), RESOURCES)
     assert plan.settings.seams == "all"
@@ -114,6 +114,17 @@ def test_all_seams_where_their_predictions_fit_else_a_sample(model):
     assert sample.settings.seams == "sample"
     assert any("seams of a sample" in note for note in sample.notes)
     assert resolve(image, model, Settings(tile=48, seams="all"), little).settings.seams == "all"
+
+
+def test_an_area_of_a_large_image_has_its_tiles_and_all_seams(model):
+    image = seamscope.open_image(np.broadcast_to(np.float32(0), (2048, 2048)))
+    whole = resolve(image, model, Settings(tile=256), RESOURCES)
+    assert whole.tiles * 256**2 > 2048**2  # more than 4 million pixels
+    assert whole.settings.seams == "sample"
+    area = {"y": (300, 900), "x": (0, 500)}
+    part = resolve(image, model, Settings(tile=256, area=area), RESOURCES)
+    assert part.settings.seams == "all"
+    assert part.grid == whole.grid
 
 
 def test_tiles_overlap_a_little_more_where_all_seams_are_compared(model):

@@ -78,7 +78,8 @@ class Runner:
 
         It holds for the next batch only: without it, the average over the image is used.
         """
-        self.at_places([grid.place(tile) for tile in tiles])
+        if self._at is not None:
+            self.at_places([grid.place(tile) for tile in tiles])
 
     def at_places(self, places: Sequence[Sequence[int]] | None) -> None:
         """Say the same by the input pixel at which each sample begins; None: nowhere."""

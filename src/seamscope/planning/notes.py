@@ -36,8 +36,8 @@ def notes_on(plan: Plan, asked: Settings, model: Model, memory: int) -> Iterator
     yield from _halo_notes(plan, asked)
     if asked.seams == "auto" and plan.settings.seams == "sample" and len(plan.grid) > 1:
         yield (
-            "The seams of a sample of the tiles are measured, since comparing all would take "
-            f"{bytes_text(plan.compared_bytes)} of memory. Choose all to measure every seam."
+            "The seams of a sample of the tiles are measured. Choose all to measure every seam: "
+            "each tile is then predicted with its halo, which takes longer."
         )
     if plan.bytes_per_tile > memory:
         yield (

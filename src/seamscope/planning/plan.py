@@ -50,6 +50,9 @@ from seamscope.tiling import (
 _MOST_CLASSES = 2**16
 # Comparing all overlaps of one's own accord may take so many times the tiles.
 _LITTLE_MORE = 1.05
+# A run that computes no more pixels compares all overlaps: it takes seconds on a CPU. Larger ones
+# save by a sample what the network computes outside of the cores.
+_SMALL_RUN = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -397,10 +400,13 @@ def _comparing(plan: Plan, asked: Settings, kept: int) -> Plan:
     """Decide which overlaps are compared, and let tiles overlap enough for it."""
     seams = asked.seams
     if seams == "auto":
-        seams = "all" if plan.compared_bytes <= kept else "sample"
+        small = _computed(plan, plan.tiles * plan.frames) <= _SMALL_RUN
+        seams = "all" if small and plan.compared_bytes <= kept else "sample"
     plan = dataclasses.replace(plan, settings=plan.settings.but(seams=seams))
     if seams != "all" or plan.blends or asked.overlap is not None:
         return plan
+    if asked.seams == "auto" and _computed(plan, _tiles_of_image(plan)) > _SMALL_RUN:
+        return plan  # an area of a large image has the tiles that the whole has
     grid = with_something_to_compare(plan.grid)
     settings = plan.settings.but(overlap=grid.overlap)
     wider = dataclasses.replace(plan, grid=grid, settings=settings)
@@ -411,6 +417,16 @@ def _comparing(plan: Plan, asked: Settings, kept: int) -> Plan:
         if asked.seams == "auto"
         else dataclasses.replace(wider, stride_of_run=plan.grid.stride)
     )
+
+
+def _computed(plan: Plan, tiles: int) -> int:
+    """Pixels of so many tiles, halos included."""
+    return tiles * math.prod(plan.grid.tile_shape)
+
+
+def _tiles_of_image(plan: Plan) -> int:
+    """Tiles of all frames of the whole image."""
+    return len(plan.grid) * math.prod(plan.layout.sizes(plan.layout.frames, plan.image_shape))
 
 
 def _postprocessing(settings: Settings, model: Model) -> Postprocessing | None:

@@ -181,10 +181,9 @@ class TileReader:
             target[np.isnan(target)] = 0
 
     def _check_finite(self, target: npt.NDArray[np.float32], job: TileJob) -> None:
-        # a sum is ten times faster than isfinite, and finite numbers have a finite one
-        if self._image.dtype.kind != "f" or math.isfinite(float(target.sum(dtype=np.float64))):
+        if self._image.dtype.kind != "f" or (finite := np.isfinite(target)).all():
             return
-        bad = ~np.isfinite(target)
+        bad = ~finite
         where = [int(i) for i in np.argwhere(bad)[0][1:]]
         at = [
             part.start - before + i

@@ -26,9 +26,7 @@ from seamscope.planning.plan import Plan
 from seamscope.seams.measures import Array, Frame, Seam, SeamCurve, SeamMeasures, plain
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.tolerance import TOLERANCE
-from seamscope.stitching import canvas
 from seamscope.text import figure_text, halo_text
-from seamscope.tiling import Tile
 
 Index: TypeAlias = tuple[int, ...]
 
@@ -306,9 +304,10 @@ def _shifted(chance: random.Random, start: int, along: range) -> int:
 
 def _numbers_along(plan: Plan) -> list[range]:
     """Numbers of the tiles a plan predicts, along each axis."""
-    tiles: list[Tile] = canvas(plan.grid, plan.settings.blend, plan.area).tiles()
-    first, last = tiles[0].index, tiles[-1].index
-    return [range(a, b + 1) for a, b in zip(first, last, strict=True)]
+    return [
+        axis.touching((part.start, part.stop), trusted=plan.blends)
+        for axis, part in zip(plan.grid.axes, plan.area, strict=True)
+    ]
 
 
 def _intervals(tables: dict[Frame, Array]) -> list[Interval | None]:
