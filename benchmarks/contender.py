@@ -120,8 +120,13 @@ def _places(case: dict[str, Any], shape: tuple[int, ...]) -> list[tuple[slice, .
     return list(itertools.product(*axes))
 
 
-def seamscope(case: dict[str, Any], accelerate: bool, auto: bool, memory: str = "") -> Predict:
-    """Seamscope; `network_seconds` of the process is the time its network ran."""
+def seamscope(
+    case: dict[str, Any], accelerate: bool, auto: bool, memory: str = "", seams: str = "sample"
+) -> Predict:
+    """Seamscope; `network_seconds` of the process is the time its network ran.
+
+    A sample of the overlaps is compared, as ``seams="auto"`` does from 2048 x 2048 pixels on.
+    """
     from seamscope import process_memory
 
     if memory:
@@ -161,9 +166,7 @@ def seamscope(case: dict[str, Any], accelerate: bool, auto: bool, memory: str = 
                 FIGURES.update(network_seconds=0.0, forwards=0, tile=tile)
 
         options: dict[str, Any] = {"tile": tile, "halo": halo, "accelerate": accelerate}
-        # the others compare no overlaps: with all compared, each tile is predicted whole, which
-        # costs 2.5 times as much here
-        settings = Settings(normalize="none", device="cpu", seams="none", **options)
+        settings = Settings(normalize="none", device="cpu", seams=seams, **options)
         source, out = open_image(image, axes="zyx"[-case["axes"] :]), case.get("out")
         planned, task = begin(source, model, settings, out)
         with open_output(planned, out, overwrite=True, task=task) as output:
@@ -185,6 +188,8 @@ CONTENDERS: dict[str, Callable[[dict[str, Any]], Predict]] = {
     "torch_em": torch_em,
     "Seamscope, plain": lambda case: seamscope(case, False, False),
     "Seamscope": lambda case: seamscope(case, True, False),
+    "Seamscope, no seams": lambda case: seamscope(case, True, False, seams="none"),
+    "Seamscope, all seams": lambda case: seamscope(case, True, False, seams="all"),
     "Seamscope, huge pages": lambda case: seamscope(case, True, False, "use_huge_pages"),
     "Seamscope, kept memory": lambda case: seamscope(case, True, False, "keep_freed_memory"),
     "Seamscope, auto tile": lambda case: seamscope(case, True, True),

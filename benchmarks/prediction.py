@@ -106,7 +106,8 @@ def _python(asked: argparse.Namespace, name: str) -> str:
 def networks(asked: argparse.Namespace) -> None:
     """Print times relative to MONAI and to the plain network's own forwards."""
     names = ["forward", "MONAI, batch 1", "MONAI, batch 4", "torch_em", "Seamscope, plain"]
-    names += ["Seamscope", "Seamscope, huge pages", "Seamscope, kept memory"]
+    names += ["Seamscope", "Seamscope, no seams", "Seamscope, all seams"]
+    names += ["Seamscope, huge pages", "Seamscope, kept memory"]
     names += ["Seamscope, auto tile", "Seamscope, auto tile, huge pages"]
     names = [name for name in names if not asked.contenders or name in asked.contenders]
     for title, case in (QUICK if asked.quick else CASES).items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ from seamscope.execution.worker import Order, Outcome
 CORES = psutil.cpu_count(logical=False) or 1
 
 
-def instant(order: Order) -> Outcome:
-    """A block of a network that costs nothing."""
-    return Outcome(order.block, "done", worker="")
+def instant(orders: Sequence[Order]) -> list[Outcome]:
+    """Blocks of a network that costs nothing."""
+    return [Outcome(order.block, "done", worker="") for order in orders]
 
 
 @contextmanager

@@ -163,6 +163,12 @@ class Ledger:
                     raise
         return False
 
+    def marked(self, block: int) -> int | None:
+        """Return the number in the mark of a block, also of another process; None without one."""
+        with contextlib.suppress(OSError):
+            return int((self.folder / str(block)).read_text() or 0)
+        return None
+
     def mark(self, block: int, number: int = 0) -> None:
         """Note that a block is written.
 

@@ -115,7 +115,7 @@ def cores(shape: tuple[int, ...], step: int, rng: np.random.Generator) -> list[A
 
 
 @pytest.mark.parametrize("labels", [False, True])
-@pytest.mark.parametrize(("shape", "step"), [((70, 83), 13), ((9, 40, 37), 11)])
+@pytest.mark.parametrize(("shape", "step"), [((70, 83), 13), ((70, 83), 12), ((9, 40, 37), 11)])
 def test_any_order_and_regions_written_twice(
     shape: tuple[int, ...], step: int, labels: bool, tmp_path: Path
 ) -> None:
@@ -140,10 +140,11 @@ def test_any_order_and_regions_written_twice(
         np.testing.assert_allclose(level[...], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("room", "most"), [(32 << 20, 64), (0, 4 * 64), (8 * 8 * 4, 4 * 64)])
 def test_each_chunk_is_built_once_and_as_soon_as_it_can_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    room: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of regions made of whole chunks; before `finish`, and never from more than four chunks."""
+    """Before `finish`: in memory, or from the stored chunks above it, four at most."""
     sizes: list[int] = []
 
     def counting(block: np.ndarray, *how: Any) -> np.ndarray:
@@ -151,15 +152,38 @@ def test_each_chunk_is_built_once_and_as_soon_as_it_can_be(
         return coarsened(block, *how)
 
     monkeypatch.setattr(pyramid, "coarsened", counting)
+    monkeypatch.setattr(pyramid, "_ROOM", room)
+    data = np.random.default_rng(0).random((64, 96), np.float32)
     with create_output(tmp_path / "a.ome.zarr", (64, 96), "f4", **YX, chunks=(8, 8)) as output:
         for y in range(0, 64, 8):
             for x in range(0, 96, 8):
-                output.write((slice(y, y + 8), slice(x, x + 8)), np.ones((8, 8), np.float32))
+                region = slice(y, y + 8), slice(x, x + 8)
+                output.write(region, data[region])
         # 64x96 -> 32x48 (24 chunks) -> 16x24 (6) -> 8x12 (2)
-        assert len(sizes) == 24 + 6 + 2
-        assert max(sizes) == 4 * 64
+        pixels = 64 * 96 + 32 * 48 + 16 * 24
+        assert max(sizes) == most
+        if room != 8 * 8 * 4:  # there one chunk is in memory at a time
+            assert sum(sizes) == pixels
+        built = len(sizes)
         output.finish()
-    assert len(sizes) == 24 + 6 + 2
+    assert len(sizes) == built
+    for level, expected in zip(output.levels, reference(data, output), strict=True):
+        np.testing.assert_allclose(level[...], expected, rtol=1e-6)
+
+
+def test_a_part_that_is_written_again_and_again_does_not_stand_for_the_others(
+    tmp_path: Path,
+) -> None:
+    """A chunk that was built is begun anew by it, and the others' pixels are those stored."""
+    data = np.random.default_rng(0).random((32, 32), np.float32)
+    with create_output(tmp_path / "a.ome.zarr", (32, 32), "f4", **YX, chunks=(16, 16)) as output:
+        output.write((slice(0, 32), slice(0, 32)), data)
+        data[:16, :16] = 7
+        for _ in range(4):  # as many pixels as the chunk has above it
+            output.write((slice(0, 16), slice(0, 16)), data[:16, :16])
+        output.finish()
+    for level, expected in zip(output.levels, reference(data, output), strict=True):
+        np.testing.assert_allclose(level[...], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])

@@ -8,7 +8,7 @@ import logging
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -382,21 +382,22 @@ class Played:
     def __init__(self, workers: int, answer: Any) -> None:
         self._workers: dict[str, int | None] = {f"w{n}": None for n in range(workers)}
         self._answer = answer
-        self._sent: list[tuple[str, Order]] = []
-        self.most = 0
+        self._sent: list[tuple[str, Sequence[Order]]] = []
+        self.most = self.tasks = 0
         self.done: list[tuple[str, int]] = []
 
     def workers(self) -> dict[str, int | None]:
         return self._workers
 
-    def send(self, name: str, order: Order) -> None:
-        self._sent.append((name, order))
-        self.most = max(self.most, len(self._sent))
+    def send(self, name: str, orders: Sequence[Order]) -> None:
+        self._sent.append((name, orders))
+        self.most, self.tasks = max(self.most, len(self._sent)), self.tasks + 1
 
     def answers(self, seconds: float) -> Iterator[Outcome]:
-        name, order = self._sent.pop(0)
-        self.done.append((name, order.block))
-        yield self._answer(name, order.block)
+        name, orders = self._sent.pop(0)
+        for order in orders:
+            self.done.append((name, order.block))
+            yield self._answer(name, order.block)
 
     def stop(self) -> None:
         self._sent.clear()
@@ -410,6 +411,41 @@ def test_few_orders_are_under_way() -> None:
     pool = Played(3, lambda name, block: Outcome(block, "done", worker=name))
     assert sorted(o.block for o in Sharing(pool).share(orders(1000))) == list(range(1000))
     assert pool.most == 6
+
+
+@pytest.mark.parametrize(("seconds", "fewest", "most"), [(0.0, 16, 60), (1.0, 1000, 1000)])
+def test_short_blocks_are_sent_together(seconds: float, fewest: int, most: int) -> None:
+    """A task of dask costs milliseconds, and a block of seconds should not wait for another."""
+    pool = Played(2, lambda name, block: Outcome(block, "done", "", 0, name, seconds))
+    assert sorted(o.block for o in Sharing(pool).share(orders(1000))) == list(range(1000))
+    assert fewest <= pool.tasks <= most
+
+
+def test_what_a_dead_worker_had_marked_is_done(tmp_path: Path) -> None:
+    """Its report is lost with it, and what it had not done is tried again."""
+    ledger = Ledger.begin(tmp_path / "ledger", {})
+    ledger.mark(0, 5)
+    ledger.mark(1)
+    died = dict.fromkeys((0, 1, 2, 3), True)
+
+    def answer(name: str, block: int) -> Outcome:
+        how = "failed" if block == 0 else "returned"
+        return Outcome(block, how if died.pop(block, False) else "done", worker=name)
+
+    pool = Played(1, answer)
+    sharing = Sharing(pool, marked=Ledger(ledger.folder).marked)
+    found = {o.block: o.not_finite for o in sharing.share(orders(6))}
+    assert found == {0: 5, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0}
+    assert [[b for _, b in pool.done].count(block) for block in range(6)] == [1, 1, 2, 2, 1, 1]
+
+
+def test_a_worker_gives_back_what_it_has_no_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    hows = ["done", "failed", "done", "refused"]
+    monkeypatch.setattr(worker, "do_block", lambda order: Outcome(order.block, hows[order.block]))
+    given = [Order("", "", block) for block in (0, 1, 2, 3, 2)]
+    assert [o.how for o in worker.serve(given)] == [*hows, "returned"]
+    monkeypatch.setattr(worker, "_LONGEST", 0.0)
+    assert [o.how for o in worker.serve(given)] == ["done", *["returned"] * 4]
 
 
 def test_a_block_that_fails_is_listed_and_the_others_are_done() -> None:
@@ -597,7 +633,7 @@ def played_pool(monkeypatch: pytest.MonkeyPatch) -> tuple[Scheduler, Dask]:
 def test_orders_of_a_paused_worker_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler, pool = played_pool(monkeypatch)
     for block, name in enumerate("aabb"):
-        pool.send(name, Order("", "", block))
+        pool.send(name, [Order("", "", block)])
     scheduler.states["a"] = "paused"
     assert set(pool.workers()) == {"b"}
     assert [(o.block, o.how) for o in pool.answers(0)] == [(0, "returned"), (1, "returned")]
@@ -613,7 +649,7 @@ def test_names_of_tasks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     for block in range(9):
         key_split(f"seamscope-run-{block}")
-        pool.send("a", Order("", "run", block))
+        pool.send("a", [Order("", "run", block)])
         sizes.append(key_split.cache_info().currsize)
     assert max(sizes[2:]) <= 3
 
@@ -632,9 +668,10 @@ def test_how_a_task_of_dask_ends(
     status: str, error: Any, how: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduler, pool = played_pool(monkeypatch)
-    pool.send("a", Order("", "", 7))
+    pool.send("a", [Order("", "", 7), Order("", "", 8)])
     scheduler.futures[0].end(status, error)
-    assert list(pool.answers(0)) == [Outcome(7, how, reason, worker="a")]  # type: ignore[arg-type]
+    first = Outcome(7, how, reason, worker="a")  # type: ignore[arg-type]
+    assert list(pool.answers(0)) == [first, Outcome(8, "returned", worker="a")]
 
 
 def test_a_scheduler_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -648,7 +685,7 @@ def test_a_scheduler_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(scheduler, "submit", closed)
     with pytest.raises(OutputError, match=r"does not answer any more.*resume=True"):
-        pool.send("a", Order("", "", 1))
+        pool.send("a", [Order("", "", 1)])
     scheduler.status = "connecting"
     assert pool.workers() == {}
     scheduler.status = "closed"

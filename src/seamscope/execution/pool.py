@@ -3,9 +3,10 @@
 Knows how orders are sent and answers come back. Does not know what a block is, or which are left.
 
 Few orders are under way at a time, so that neither client nor scheduler grow with the number of
-blocks; answers are a few numbers, and pixels never pass through the client. An order belongs to one
-worker. When that dies, the order comes back at once: left to itself, a scheduler whose workers have
-all died keeps it for ever, even if new ones come.
+blocks; answers are a few numbers, and pixels never pass through the client. Orders of short blocks
+are sent together, since a task of dask costs milliseconds. An order belongs to one worker. When
+that dies, the order comes back at once: left to itself, a scheduler whose workers have all died
+keeps it for ever, even if new ones come.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import queue
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -52,8 +53,8 @@ class Pool(Protocol):
     def workers(self) -> Mapping[str, Any]:
         """Return who can be given work now: addresses, each with a number for `Order.gpu`."""
 
-    def send(self, worker: str, order: Order) -> None:
-        """Give a worker an order."""
+    def send(self, worker: str, orders: Sequence[Order]) -> None:
+        """Give a worker orders, to be done one after the other."""
 
     def answers(self, seconds: float) -> Iterator[Outcome]:
         """Yield what has come back, after waiting so long for the first of them."""
@@ -72,9 +73,9 @@ class Here:
         """Return this process."""
         return {"here": None}
 
-    def send(self, worker: str, order: Order) -> None:
-        """Remember an order."""
-        self._orders.append(order)
+    def send(self, worker: str, orders: Sequence[Order]) -> None:
+        """Remember orders."""
+        self._orders.extend(orders)
 
     def answers(self, seconds: float) -> Iterator[Outcome]:
         """Do the first order."""
@@ -106,7 +107,7 @@ class Dask:
         self._resources = {"GPU": 1} if gpu else None
         self._own = own
         self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._sent: dict[str, tuple[Any, Order, str]] = {}
+        self._sent: dict[str, tuple[Any, Sequence[Order], str]] = {}
         self._present: set[str] = set()
         self._paused: set[str] = set()
         self._known: dict[str, int | None] = {}
@@ -163,21 +164,21 @@ class Dask:
             time.sleep(0.1)
         return min(self._threads.values())
 
-    def send(self, worker: str, order: Order) -> None:
-        """Submit an order as a task."""
+    def send(self, worker: str, orders: Sequence[Order]) -> None:
+        """Submit orders as one task."""
         self._count += 1
         if self._count % _REMEMBERED == 0:
             _forget_names()
         with _answering():
             future = self._client.submit(
                 serve,
-                order,
-                key=f"seamscope-{order.run}-{order.block}-{self._count}",
+                orders,
+                key=f"seamscope-{orders[0].run}-{orders[0].block}-{self._count}",
                 pure=False,
                 workers=[worker],
                 resources=self._resources,
             )
-        self._sent[future.key] = future, order, worker
+        self._sent[future.key] = future, orders, worker
         future.add_done_callback(self._ended.put)
 
     def answers(self, seconds: float) -> Iterator[Outcome]:
@@ -195,28 +196,28 @@ class Dask:
         what it has not begun for as long as it is paused.
         """
         blamed: set[str] = set()
-        for key, (future, order, worker) in list(self._sent.items()):
+        for key, (future, orders, worker) in list(self._sent.items()):
             if worker in self._present - self._paused or future.done():
                 continue
             del self._sent[key]
             future.release()
-            if worker in blamed or worker in self._paused:
-                yield Outcome(order.block, "returned", worker=worker)
-            else:
-                yield Outcome(order.block, "failed", _DIED, worker=worker)
+            innocent = worker in blamed or worker in self._paused
+            yield from _unanswered(orders, worker, "" if innocent else _DIED)
             blamed.add(worker)
 
     def _answer(self, future: Any) -> Iterator[Outcome]:
         if future.key not in self._sent:
             return
-        _, order, worker = self._sent.pop(future.key)
+        _, orders, worker = self._sent.pop(future.key)
         if future.status not in ("finished", "error"):  # cancelled by the scheduler, or lost
-            yield Outcome(order.block, "returned", worker=worker)
+            yield from _unanswered(orders, worker)
             return
         try:
-            yield future.result(timeout=_CONNECT)
+            outcomes = future.result(timeout=_CONNECT)
         except Exception as error:  # of the task, or the worker is gone and its answer with it
-            yield Outcome(order.block, "failed", _why(error), worker=worker)
+            yield from _unanswered(orders, worker, _why(error))
+            return
+        yield from outcomes
 
     def stop(self) -> None:
         """Cancel all tasks."""
@@ -224,6 +225,13 @@ class Dask:
         self._sent.clear()
         with contextlib.suppress(Exception):  # the scheduler may be gone
             self._client.cancel(futures, force=True)
+
+
+def _unanswered(orders: Sequence[Order], worker: str, why: str = "") -> Iterator[Outcome]:
+    """Take back the orders of a task without an answer; the first has failed if there is a why."""
+    for order in orders:
+        yield Outcome(order.block, "failed" if why else "returned", why, worker=worker)
+        why = ""
 
 
 _SILENT = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
@@ -19,8 +20,13 @@ from seamscope.files import disk_errors
 from seamscope.ledger import Ledger
 from seamscope.work import QUIET, Work
 
-# Orders under way for each worker: one is done, one waits.
+# Tasks under way for each worker: one is done, one waits.
 _AHEAD = 2
+# Seconds that a task should last, and blocks that it has at most: a task costs about 5 ms.
+_TASK_SECONDS = 0.25
+_AT_ONCE = 64
+# Blocks over which the time that one takes is averaged.
+_STEADY = 4
 TRIES = 3
 # Blocks that fail one after another before any succeeds, until the run is given up.
 _HOPELESS = 8
@@ -69,7 +75,7 @@ def share_out(
     where: Callable[[int], str],
     work: Work = QUIET,
     tries: int = TRIES,
-    home: Callable[[int], str | None] = lambda block: None,
+    home: Callable[[int], str | None] | None = None,
 ) -> Generator[Outcome, None, None]:
     """Have all blocks done that are not marked; yields what became of each that is done.
 
@@ -104,7 +110,7 @@ def share_out(
         with disk_errors(ledger.folder, "What was written so far is kept."):
             return ledger.is_current(order.run)
 
-    sharing = Sharing(pool, work, tries, current, home)
+    sharing = Sharing(pool, work, tries, current, home, ledger.marked)
     todo = (block for block in blocks if block not in ledger.done)
     for outcome in sharing.share(dataclasses.replace(order, block=block) for block in todo):
         ledger.done[outcome.block] = outcome.not_finite
@@ -151,6 +157,9 @@ class Sharing:
         Whether the run still has the right to write, asked when a worker says that it has not.
     home
         Says which worker does a block, as long as it is there; None for any.
+    marked
+        The number in the mark of a block; None where it has none. A worker that dies may have
+        marked what it could not report.
 
     Attributes
     ----------
@@ -164,7 +173,8 @@ class Sharing:
         work: Work = QUIET,
         tries: int = TRIES,
         current: Callable[[], bool] = lambda: False,
-        home: Callable[[int], str | None] = lambda block: None,
+        home: Callable[[int], str | None] | None = None,
+        marked: Callable[[int], int | None] = lambda block: None,
     ) -> None:
         self._pool = pool
         self._home = home
@@ -173,7 +183,10 @@ class Sharing:
         self._work = work
         self._tries = tries
         self._again: collections.deque[Order] = collections.deque()
-        self._under_way: dict[int, tuple[str, Order]] = {}
+        self._marked = marked
+        self._under_way: dict[int, tuple[str, Order, int]] = {}
+        self._tasks = 0
+        self._pace = _TASK_SECONDS  # seconds that a block takes
         self._refused: dict[str, str] = {}
         self._failures: collections.Counter[int] = collections.Counter()
         self._successes = 0
@@ -205,27 +218,40 @@ class Sharing:
         workers = self._workers()
         for gone in self._held.keys() - workers.keys():
             self._again.extend(self._held.pop(gone))
-        load = collections.Counter(worker for worker, _ in self._under_way.values())
+        tasks = {(worker, task) for worker, _, task in self._under_way.values()}
+        load = collections.Counter(worker for worker, _ in tasks)
         for worker in workers:
             while load[worker] < _AHEAD and self._held.get(worker):
                 load[worker] += 1
-                self._give(worker, self._held[worker].popleft(), workers)
-        while len(self._under_way) < _AHEAD * len(workers):
-            order = self._again.popleft() if self._again else next(left, None)
-            if order is None:
+                self._give(worker, [self._held[worker].popleft()], workers)
+        while load.total() < _AHEAD * len(workers):
+            orders = self._next(left)
+            if not orders:
                 return
-            worker = self._home(order.block) or ""
+            worker = self._home(orders[0].block) or "" if self._home is not None else ""
             if worker not in workers:
                 worker = min(workers, key=lambda each: load[each])
             elif load[worker] >= _AHEAD:
-                self._held.setdefault(worker, collections.deque()).append(order)
+                self._held.setdefault(worker, collections.deque()).extend(orders)
                 continue
             load[worker] += 1
-            self._give(worker, order, workers)
+            self._give(worker, orders, workers)
 
-    def _give(self, worker: str, order: Order, workers: dict[str, int | None]) -> None:
-        self._under_way[order.block] = worker, order
-        self._pool.send(worker, dataclasses.replace(order, gpu=workers[worker]))
+    def _next(self, left: Iterator[Order]) -> list[Order]:
+        """Orders of the next task: short ones together, one that came back or has a home alone."""
+        if self._again:
+            return [self._again.popleft()]
+        if self._home is not None:
+            return list(itertools.islice(left, 1))
+        together = max(1, min(_AT_ONCE, int(_TASK_SECONDS / max(self._pace, 1e-9))))
+        return list(itertools.islice(left, together))
+
+    def _give(self, worker: str, orders: list[Order], workers: dict[str, int | None]) -> None:
+        self._tasks += 1
+        for order in orders:
+            self._under_way[order.block] = worker, order, self._tasks
+        gpu = workers[worker]
+        self._pool.send(worker, [dataclasses.replace(order, gpu=gpu) for order in orders])
 
     def _workers(self) -> dict[str, int | None]:
         """Return those that can be given work; wait for the first."""
@@ -248,10 +274,15 @@ class Sharing:
         return NO_WORKER
 
     def _take(self, outcome: Outcome) -> Iterator[Outcome]:
-        _, order = self._under_way.pop(outcome.block)
+        _, order, _ = self._under_way.pop(outcome.block)
+        if outcome.how in ("failed", "returned"):
+            number = self._marked(outcome.block)
+            if number is not None:
+                outcome = dataclasses.replace(outcome, how="done", reason="", not_finite=number)
         match outcome.how:
             case "done":
                 self._successes += 1
+                self._pace += (outcome.seconds - self._pace) / _STEADY
                 yield outcome
             case "refused":
                 self._refused[outcome.worker] = outcome.reason

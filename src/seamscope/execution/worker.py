@@ -13,9 +13,10 @@ import importlib
 import os
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -24,6 +25,8 @@ from seamscope.process_memory import keep_freed_memory
 How: TypeAlias = Literal["done", "failed", "returned", "refused", "outdated", "no room"]
 
 _ONE_AT_A_TIME = threading.Lock()
+# Seconds after which a worker begins no other block of those that it was given together.
+_LONGEST = 1.0
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,8 @@ class Outcome:
     block
         Its number.
     how
-        ``"done"``; ``"failed"``, which another try may do; ``"returned"``, since the worker
-        died before it began; ``"refused"``, since this worker cannot do any block of the run;
+        ``"done"``; ``"failed"``, which another try may do; ``"returned"``, since the worker did
+        not begin it; ``"refused"``, since this worker cannot do any block of the run;
         ``"outdated"``, since the run has lost the right to write; ``"no room"``, since the disk
         refuses.
     reason
@@ -91,6 +94,8 @@ class Outcome:
         Pixels of the block that are not finite.
     worker
         Address of the worker that did it.
+    seconds
+        How long it took; 0 where it is not done.
     """
 
     block: int
@@ -98,6 +103,7 @@ class Outcome:
     reason: str = ""
     not_finite: int = 0
     worker: str = ""
+    seconds: float = field(default=0.0, compare=False)
 
 
 class _OutdatedError(Exception):
@@ -108,10 +114,20 @@ class RefusedError(Exception):
     """The process cannot do any block of the run."""
 
 
-def serve(order: Order) -> Outcome:
-    """Do one block in a process that does nothing else."""
+def serve(orders: Sequence[Order]) -> list[Outcome]:
+    """Do blocks one after the other in a process that does nothing else.
+
+    What this process cannot do, or has no time for, comes back.
+    """
     keep_freed_memory()
-    return do_block(order)
+    begin, outcomes = time.monotonic(), list[Outcome]()
+    for order in orders:
+        able = all(outcome.how in ("done", "failed") for outcome in outcomes[-1:])
+        if able and (not outcomes or time.monotonic() - begin < _LONGEST):
+            outcomes.append(do_block(order))
+        else:
+            outcomes.append(Outcome(order.block, "returned", worker=address()))
+    return outcomes
 
 
 def do_block(order: Order) -> Outcome:
@@ -178,6 +194,7 @@ class _Run:
         from seamscope.errors import OutputError
 
         self._check()
+        begin = time.monotonic()
         try:
             number = self._blocks.carry_out(order.block, self._check)
             self._check()
@@ -192,7 +209,8 @@ class _Run:
             if _gpu_is_lost(self._blocks.device):
                 raise RefusedError(_GPU_LOST) from error
             return Outcome(order.block, "failed", _sentence(error), worker=address())
-        return Outcome(order.block, "done", "", number, address())
+        seconds = time.monotonic() - begin
+        return Outcome(order.block, "done", "", number, address(), seconds)
 
     def _check(self) -> None:
         if not self._current(self._order):

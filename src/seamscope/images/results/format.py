@@ -84,8 +84,8 @@ class Store:
         """All resolutions, `array` first."""
         return [self.array]
 
-    def wrote(self, region: Index) -> None:
-        """Follow a region that is stored now with everything that is made of it."""
+    def wrote(self, region: Index, block: np.ndarray | None = None) -> None:
+        """Follow a region that is stored now, here or by others, with all that is made of it."""
 
     def already(self, region: Index) -> None:
         """Note a region that an earlier run has stored."""

@@ -120,7 +120,7 @@ class Output:
         with self._lock, self._disk_errors():
             self._renew()
             self._store.array[index] = block
-            self._store.wrote(index)
+            self._store.wrote(index, block)
             self._used = True
 
     def _renew(self) -> None:

@@ -9,9 +9,10 @@ due. Does not know files or metadata.
     level 1   ####|#...         a chunk is built as soon as all its pixels above it are written
     level 2   ##..
 
-A chunk is built from the stored pixels above it, at most eight chunks: nothing is kept in memory
-but a count for each chunk that is begun. The result does not depend on the order of the regions,
-and not on how often one is written: a chunk that changes after it was built is built again.
+A chunk is built in memory, from the regions as they are written. Where it has no place there, or a
+region ends inside of a window, it is built from the stored pixels above it, at most eight chunks.
+The result does not depend on the order of the regions, and not on how often one is written: a
+chunk that changes after it was built is built again.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ _METRES = {
     "millimeter": 1e-3,
     "centimeter": 1e-2,
 }
+
+# Memory of chunks that are begun; enough for a band of chunks over a wide image.
+_ROOM = 32 << 20
 
 Index = tuple[slice, ...]
 
@@ -185,6 +189,23 @@ def _mean(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 # -- all of them
 
 
+@dataclass
+class _Begun:
+    """A chunk that is not whole.
+
+    Attributes
+    ----------
+    missing
+        Pixels above it that are still to come.
+    pixels, known
+        Its pixels as far as they are known, and which are; None where they have no place in memory.
+    """
+
+    missing: int
+    pixels: npt.NDArray[Any] | None = None
+    known: npt.NDArray[np.bool_] | None = None
+
+
 class Pyramid:
     """The lower levels of a result that grows.
 
@@ -213,42 +234,89 @@ class Pyramid:
         self.arrays = list(arrays)
         self._levels = list(levels)
         self._labels = labels
-        # pixels above each chunk that is begun which are still to come, level by level
-        self._missing: list[dict[tuple[int, ...], int]] = [{} for _ in levels]
+        self._begun: list[dict[tuple[int, ...], _Begun]] = [{} for _ in levels]
+        self._room = _ROOM
 
-    def wrote(self, region: Index) -> None:
-        """Build what became due by a region of the full resolution that is stored now."""
-        self._note(1, region, build=True)
+    def wrote(self, region: Index, block: npt.NDArray[Any] | None = None) -> None:
+        """Build what became due by a region of the full resolution that is stored now.
+
+        Parameters
+        ----------
+        region
+            A slice for each dimension.
+        block
+            What is stored there, if it is in memory.
+        """
+        self._note(1, region, True, block)
 
     def already(self, region: Index) -> None:
         """Note a region that an earlier run has stored, with all that became due by it."""
-        self._note(1, region, build=False)
+        self._note(1, region, False)
 
     def finish(self) -> None:
         """Build what is begun and not whole: regions that were written twice, or never."""
         for number in range(1, len(self._levels)):
-            for chunk in sorted(self._missing[number]):
+            for chunk in sorted(self._begun[number]):
                 self._complete(number, chunk, build=True)
 
-    def _note(self, number: int, region: Index, build: bool) -> None:
+    def _note(
+        self, number: int, region: Index, build: bool, block: npt.NDArray[Any] | None = None
+    ) -> None:
         if number == len(self._levels):
             return
-        missing = self._missing[number]
         for chunk in self._touched(number, region):
-            source = self._source(number, chunk)
-            left = missing.get(chunk, _size(source)) - _common(source, region)
-            missing[chunk] = left
-            if left <= 0:
+            begun = self._begun[number].get(chunk)
+            if begun is None:
+                begun = self._begin(number, chunk, block is not None)
+                self._begun[number][chunk] = begun
+            common = _common(self._source(number, chunk), region)
+            begun.missing -= _size(common)
+            self._take(number, chunk, common, None if block is None else block[_in(region, common)])
+            if begun.missing <= 0:
                 self._complete(number, chunk, build)
 
+    def _begin(self, number: int, chunk: tuple[int, ...], in_memory: bool) -> _Begun:
+        """Begin a chunk, in memory if it has a place there."""
+        missing = _size(self._source(number, chunk))
+        shape, dtype = _shape(self._own(number, chunk)), np.dtype(self.arrays[number].dtype)
+        size = math.prod(shape) * dtype.itemsize
+        if not in_memory or size > self._room:
+            return _Begun(missing)
+        self._room -= size
+        return _Begun(missing, np.empty(shape, dtype), np.zeros(shape, np.bool_))
+
+    def _take(
+        self, number: int, chunk: tuple[int, ...], region: Index, block: npt.NDArray[Any] | None
+    ) -> None:
+        """Take a part of what is above a chunk into its pixels; without it, they are not known."""
+        begun, steps = self._begun[number][chunk], self._levels[number].steps
+        if begun.pixels is None or begun.known is None:
+            return
+        if block is None or not _is_whole(region, steps, self._levels[number - 1].shape):
+            self._room += begun.pixels.nbytes
+            begun.pixels = begun.known = None
+            return
+        part = tuple(
+            slice(r.start // step, -(-r.stop // step))
+            for r, step in zip(region, steps, strict=True)
+        )
+        inside = _in(self._own(number, chunk), part)
+        begun.pixels[inside] = coarsened(
+            block.astype(begun.pixels.dtype, copy=False), steps, self._labels
+        )
+        begun.known[inside] = True
+
     def _complete(self, number: int, chunk: tuple[int, ...], build: bool) -> None:
-        own = self._own(number, chunk)
+        own, begun = self._own(number, chunk), self._begun[number][chunk]
+        pixels = begun.pixels
         if build:
-            source = self.arrays[number - 1][self._source(number, chunk)]
-            steps = self._levels[number].steps
-            self.arrays[number][own] = coarsened(np.asarray(source), steps, self._labels)
-        self._missing[number].pop(chunk, None)
-        self._note(number + 1, own, build)
+            if pixels is None or begun.known is None or not begun.known.all():
+                source = self.arrays[number - 1][self._source(number, chunk)]
+                pixels = coarsened(np.asarray(source), self._levels[number].steps, self._labels)
+            self.arrays[number][own] = pixels
+        del self._begun[number][chunk]
+        self._room += 0 if begun.pixels is None else begun.pixels.nbytes
+        self._note(number + 1, own, build, pixels if build else None)
 
     def _chunks(self, number: int) -> tuple[int, ...]:
         found = getattr(self.arrays[number], "chunks", None)
@@ -280,13 +348,32 @@ class Pyramid:
 
 
 def _size(region: Index) -> int:
-    return math.prod(part.stop - part.start for part in region)
+    return math.prod(_shape(region))
 
 
-def _common(a: Index, b: Index) -> int:
-    return math.prod(
-        max(0, min(one.stop, other.stop) - max(one.start, other.start))
+def _shape(region: Index) -> tuple[int, ...]:
+    return tuple(part.stop - part.start for part in region)
+
+
+def _common(a: Index, b: Index) -> Index:
+    return tuple(
+        slice(max(one.start, other.start), max(one.start, other.start, min(one.stop, other.stop)))
         for one, other in zip(a, b, strict=True)
+    )
+
+
+def _in(region: Index, part: Index) -> Index:
+    """Return where a part of a region lies, counted from the region's corner."""
+    return tuple(
+        slice(p.start - r.start, p.stop - r.start) for r, p in zip(region, part, strict=True)
+    )
+
+
+def _is_whole(region: Index, steps: Sequence[int], shape: Sequence[int]) -> bool:
+    """Return whether a region is made of whole windows; those at an array's end may be smaller."""
+    return all(
+        part.start % step == 0 and (part.stop % step == 0 or part.stop == n)
+        for part, step, n in zip(region, steps, shape, strict=True)
     )
 
 

@@ -146,8 +146,9 @@ class _OmeZarrStore(_ZarrStore):
     def levels(self) -> list[Any]:
         return [in_requested_order(array, self._order) for array in self.pyramid.arrays]
 
-    def wrote(self, region: Index) -> None:
-        self.pyramid.wrote(tuple(region[axis] for axis in self._order))
+    def wrote(self, region: Index, block: np.ndarray | None = None) -> None:
+        stored = None if block is None else block.transpose(self._order)
+        self.pyramid.wrote(tuple(region[axis] for axis in self._order), stored)
 
     def already(self, region: Index) -> None:
         self.pyramid.already(tuple(region[axis] for axis in self._order))
