@@ -283,7 +283,7 @@ class Pyramid:
         if not in_memory or size > self._room:
             return _Begun(missing)
         self._room -= size
-        return _Begun(missing, np.empty(shape, dtype), np.zeros(shape, np.bool_))
+        return _Begun(missing, np.zeros(shape, dtype), np.zeros(shape, np.bool_))
 
     def _take(
         self, number: int, chunk: tuple[int, ...], region: Index, block: npt.NDArray[Any] | None
