@@ -1,4 +1,4 @@
-"""Values as JSON and back: one pair of functions over dataclasses.
+"""Values as JSON and back, by the fields of dataclasses.
 
 Knows how dataclasses, tuples, slices, fractions, enums and numpy arrays are written in JSON's own
 types. Does not know any one class.
@@ -6,6 +6,10 @@ types. Does not know any one class.
 `plain` writes what a value holds and `restore` reads it by the type hints of its class::
 
     restore(Settings, plain(settings)) == settings
+
+`record` writes for people and their scripts: the same, except that a value with a method ``to_json``
+is written by it. A class whose keys are its fields takes the method from `Recorded`. A class whose
+keys differ has its own, and its docstring says in what.
 
 ========================== =================================
 value                      JSON
@@ -29,15 +33,38 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from seamscope.errors import SettingsError
 
 T = TypeVar("T")
 
 
+class Recorded:
+    """A dataclass whose JSON holds its fields by their names, and some properties.
+
+    Attributes
+    ----------
+    ALSO
+        Names of these properties.
+    """
+
+    ALSO: ClassVar[tuple[str, ...]] = ()
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return fields and properties by their names, in JSON's own types."""
+        names = [each.name for each in dataclasses.fields(self)]
+        return record(**{name: getattr(self, name) for name in (*names, *self.ALSO)})
+
+
+def record(**values: Any) -> dict[str, Any]:
+    """Return values by their names, in JSON's own types; each ``to_json`` among them is called."""
+    return {name: _written(value, own=True) for name, value in values.items()}
+
+
 def plain(value: Any) -> Any:
-    """Return `value` in JSON's own types.
+    """Return `value` in JSON's own types, such that `restore` can read it.
 
     Parameters
     ----------
@@ -51,18 +78,26 @@ def plain(value: Any) -> Any:
     >>> plain({"part": slice(0, 4), "scale": Fraction(1, 2), "largest": float("nan")})
     {'part': [0, 4], 'scale': '1/2', 'largest': None}
     """
+    return _written(value, own=False)
+
+
+def _written(value: Any, *, own: bool) -> Any:
+    """Return a value in JSON's own types; `own` says whether methods ``to_json`` are called."""
+    if own and hasattr(value, "to_json"):
+        return value.to_json()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return _written(parts, own=own)
     if isinstance(value, Enum):
-        return plain(value.value)
+        return value.value
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): _written(item, own=own) for key, item in value.items()}
     if isinstance(value, slice):
         return [value.start, value.stop]
     if hasattr(value, "tolist"):  # numpy's arrays and numbers
-        return plain(value.tolist())
+        return _written(value.tolist(), own=own)
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
+        return [_written(item, own=own) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, str | int):
@@ -212,4 +247,4 @@ def _dataclass(cls: Any, value: Any, place: str) -> Any:
     return cls(**given)
 
 
-__all__ = ["plain", "restore"]
+__all__ = ["Recorded", "plain", "record", "restore"]

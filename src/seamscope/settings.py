@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from seamscope.errors import SettingsError
-from seamscope.plain import plain, restore
+from seamscope.plain import Recorded, restore
 from seamscope.tiling import Sides
 
 Auto: TypeAlias = Literal["auto"]
@@ -189,7 +189,7 @@ def _documented(cls: type[Settings]) -> type[Settings]:
 
 @_documented
 @dataclass(frozen=True)
-class Settings:
+class Settings(Recorded):
     """The settings of a run. Every setting has a default that works."""
 
     tile: Auto | int | Sequence[int] = "auto"
@@ -249,11 +249,6 @@ class Settings:
                     f"There is no setting {name!r}: choose from {', '.join(WORDS)}."
                 )
         return dataclasses.replace(self, **changes)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all settings as plain values."""
-        written: dict[str, Any] = plain(self)
-        return written
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> Settings:

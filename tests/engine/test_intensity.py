@@ -20,6 +20,7 @@ from seamscope.errors import ImageError, SettingsError
 from seamscope.images import intensity, passes
 from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import EPS, Intensity, measure_intensity
+from seamscope.plain import restore
 from watching import Seen
 
 TYPES = ("?", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8", ">u2", ">f4")
@@ -278,15 +279,15 @@ def test_applying_copies_nothing() -> None:
 def test_json_round_trip(numbers: list[tuple[float, float]]) -> None:
     offset, divisor = zip(*numbers, strict=True)
     found = Intensity("percentile", offset, divisor)
-    assert Intensity.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert restore(Intensity, json.loads(json.dumps(found.to_json()))) == found
 
 
 @pytest.mark.parametrize(
     "told", [{}, {"method": "zscore", "offset": 3, "divisor": [1]}, {"method": "x"}, {"offset": []}]
 )
 def test_json_of_something_else(told: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match="not a saved normalization"):
-        Intensity.from_json(told)
+    with pytest.raises(SettingsError, match="Cannot read a saved Intensity"):
+        restore(Intensity, told)
 
 
 @pytest.mark.parametrize("dtype", ["u1", "f4", "f8"])

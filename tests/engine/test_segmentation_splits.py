@@ -162,7 +162,7 @@ def test_agreement_counts_what_its_definitions_say() -> None:
     assert found.average_precision == pytest.approx(2 / 6)
     assert (found.splits, found.merges, found.split_by_coverage) == (0, 1, 1)
     assert (found.at_seams, found.split_at_seams) == (1, 1)
-    assert (found.share_at_seams, found.share_elsewhere) == (1.0, 0.0)
+    assert (found.share_split_at_seams, found.share_split_elsewhere) == (1.0, 0.0)
     perfect = compare_labels(truth, truth)
     assert perfect.average_precision == 1
     with pytest.raises(ImageError, match=r"10 x 80.*10 x 79"):

@@ -31,6 +31,7 @@ from seamscope.explain.findings import Diagnosis
 from seamscope.images.ground_truth import Truth
 from seamscope.models.model import Model
 from seamscope.normalization.statistics import Statistics
+from seamscope.plain import record
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.measure_seams import measure_seams
@@ -121,20 +122,20 @@ class BeforeAfter:
 
     def to_json(self) -> dict[str, Any]:
         """Return all figures as plain values."""
-        why = {"why_before": self.why_before, "why_after": self.why_after}
-        return {
-            "how": self.how,
-            "before": self.before.to_json(),
-            "after": self.after.to_json(),
-            "classes": list(self.classes),
-            "dice_before": list(self.dice_before),
-            "dice_after": list(self.dice_after),
-            "labels": self.meaning,
-            "threshold": self.classified and self.classified.threshold,
-            "notes": list(self.notes),
-            **{name: found and found.to_json() for name, found in why.items()},
-            "sentences": list(self.sentences()),
-        }
+        return record(
+            how=self.how,
+            before=self.before,
+            after=self.after,
+            classes=self.classes,
+            dice_before=self.dice_before,
+            dice_after=self.dice_after,
+            labels=self.meaning,
+            threshold=self.classified and self.classified.threshold,
+            notes=self.notes,
+            why_before=self.why_before,
+            why_after=self.why_after,
+            sentences=self.sentences(),
+        )
 
 
 def causes_text(diagnosis: Diagnosis) -> str:

@@ -50,11 +50,11 @@ import psutil
 
 from seamscope.errors import SettingsError
 from seamscope.models.model import Model
+from seamscope.plain import record
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
 from seamscope.prediction.run import TileDone, run
-from seamscope.seams.measures import plain
 from seamscope.seams.opinions import Opinions
 from seamscope.seams.tolerance import TOLERANCE
 from seamscope.settings import Blend, Settings
@@ -114,18 +114,17 @@ class BlendScore:
         return np.asarray(steps if self.dependence is None else steps + self.dependence)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain lists."""
-        arrays = {
-            "step": self.step,
-            "step_core": self.core,
-            "step_trusted": self.trusted,
-            "peak": self.peak,
-            "peak_elsewhere": self.peak_elsewhere,
-            "dependence": self.dependence,
-            "largest_dependence": self.largest_dependence,
-        }
-        written = {name: None if v is None else plain(v) for name, v in arrays.items()}
-        return {"blend": self.blend, **written}
+        """Return the figures; steps in cores and trusted pixels begin with ``step_``."""
+        return record(
+            blend=self.blend,
+            step=self.step,
+            step_core=self.core,
+            step_trusted=self.trusted,
+            peak=self.peak,
+            peak_elsewhere=self.peak_elsewhere,
+            dependence=self.dependence,
+            largest_dependence=self.largest_dependence,
+        )
 
 
 @dataclass(frozen=True)
@@ -223,18 +222,18 @@ class BlendComparison:
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
         pairs = zip(self.ways, self.scores, strict=True)
-        return {
-            "ways": [{**way.to_json(), "score": score} for way, score in pairs],
-            "recommended": self.recommended.blend,
-            "alike": self.alike,
-            "seamless": self.seamless,
-            "channels": list(self.channels),
-            "spread": self.spread,
-            "shift": list(self.shift),
-            "explanation": self.describe(),
-            "plan": self.settings,
-            "notes": list(self.notes),
-        }
+        return record(
+            ways=[{**way.to_json(), "score": score} for way, score in pairs],
+            recommended=self.recommended.blend,
+            alike=self.alike,
+            seamless=self.seamless,
+            channels=self.channels,
+            spread=self.spread,
+            shift=self.shift,
+            explanation=self.describe(),
+            plan=self.settings,
+            notes=self.notes,
+        )
 
 
 def compare_blends(

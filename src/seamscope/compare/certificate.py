@@ -10,7 +10,6 @@ only difference there may be is tiling. Where the whole image fits into memory, 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from seamscope.images.image import open_image
 from seamscope.images.records import read_record
 from seamscope.models.model import Model
 from seamscope.models.reach import MemoryMeter
+from seamscope.plain import Recorded
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.output import open_output
@@ -69,7 +69,7 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Certificate(Recorded):
     """How far a tiled prediction is from the untiled one.
 
     Attributes
@@ -116,6 +116,13 @@ class Certificate:
     frame: tuple[int, ...] = ()
     note: str = ""
 
+    ALSO = ("max_in_std", "sentence")
+
+    @property
+    def sentence(self) -> str:
+        """The outcome in words."""
+        return str(self)
+
     @property
     def max_in_std(self) -> float:
         """Largest difference in standard deviations of the prediction."""
@@ -136,18 +143,6 @@ class Certificate:
             f"untiled one by {self.max_difference:.2g} at most ({self.max_in_std:.2g} standard "
             f"deviations), where {self.tolerance:.2g} is noise."
         ) + (f" {self.note}" if self.note else "")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        record = dataclasses.asdict(self)
-        record["crops"] = [
-            {k: list(v) if isinstance(v, tuple) else v for k, v in crop.items()}
-            for crop in record["crops"]
-        ]
-        for name in ("tile", "overlap", "image_shape", "frame"):
-            record[name] = list(record[name])
-        record["halo"] = [list(sides) for sides in self.halo]
-        return record | {"max_in_std": self.max_in_std, "sentence": str(self)}
 
 
 def certify(

@@ -53,13 +53,13 @@ from seamscope.files import temporary_folder
 from seamscope.images.ground_truth import Truth
 from seamscope.images.image import Image, open_image
 from seamscope.images.results.output import Output
+from seamscope.plain import Recorded, record
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.thumbnails import image_under
 from seamscope.prediction.output import open_output
 from seamscope.prediction.run import Finished, Reduced, TileDone, run
 from seamscope.seams.comparison import ABSENT
-from seamscope.seams.measures import plain
 from seamscope.seams.tolerance import TOLERANCE
 from seamscope.settings import Settings
 from seamscope.text import axes_text, bytes_text
@@ -78,16 +78,12 @@ _MEMORY_SHARE = 0.2  # of what is free: predictions beyond it go to disk
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Recorded):
     """Values with a 95% confidence band; all three ``(sizes, channels)``."""
 
     value: Array
     low: Array
     high: Array
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain lists."""
-        return {"value": plain(self.value), "low": plain(self.low), "high": plain(self.high)}
 
 
 @dataclass(frozen=True)
@@ -222,27 +218,27 @@ class Sweep:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything but the pictures, as plain values."""
-        return {
-            "tiles": [list(tile) for tile in self.tiles],
-            "names": list(self.names),
-            "untiled": self.untiled,
-            "channels": list(self.channels),
-            "mismatch": plain(self.soft),
-            "mismatch_hard": plain(self.hard),
-            "mean_dist": plain(self.mean_dist),
-            "max_dist": plain(self.max_dist),
-            "mismatch_to_last": self.to_last.to_json(),
-            "dice": None if self.dice is None else self.dice.to_json(),
-            "classes": None if self.truth is None else list(self.truth.names),
-            "labels": self.meaning,
-            "threshold": None if self.truth is None else self.classified.threshold,
-            "tolerance": self.tolerance,
-            "seconds": [round(s, 3) for s in self.seconds],
-            "explanation": self.describe(),
-            "plans": list(self.settings),
-            "notes": list(self.notes),
-        }
+        """Return figures and sentences, without pictures and ground truth."""
+        return record(
+            tiles=self.tiles,
+            names=self.names,
+            untiled=self.untiled,
+            channels=self.channels,
+            mismatch=self.soft,
+            mismatch_hard=self.hard,
+            mean_dist=self.mean_dist,
+            max_dist=self.max_dist,
+            mismatch_to_last=self.to_last,
+            dice=self.dice,
+            classes=self.truth and self.truth.names,
+            labels=self.meaning,
+            threshold=self.truth and self.classified.threshold,
+            tolerance=self.tolerance,
+            seconds=[round(s, 3) for s in self.seconds],
+            explanation=self.describe(),
+            plans=self.settings,
+            notes=self.notes,
+        )
 
 
 def _pair(names: Sequence[str], i: int, j: int) -> str:

@@ -32,6 +32,7 @@ from seamscope.models.model import Model
 from seamscope.normalization.audit import NormLayer
 from seamscope.normalization.calls import Call, Moments, Normalizations, mean_and_variance
 from seamscope.normalization.statistics import Statistics
+from seamscope.plain import record
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import (
@@ -274,13 +275,13 @@ class BatchExperiment:
         return int(self.sizes[good[0]]) if good.size else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures as plain values."""
-        return {
-            "sizes": list(self.sizes),
-            "deviation_median": self.typical.tolist(),
-            "deviation_95": self.worst.tolist(),
-            "representative": self.representative,
-        }
+        """Return median and percentile of the deviations for each size, without all draws."""
+        return record(
+            sizes=self.sizes,
+            deviation_median=self.typical,
+            deviation_95=self.worst,
+            representative=self.representative,
+        )
 
 
 def batch_experiment(

@@ -6,12 +6,12 @@ Knows verdicts and findings. Does not know how either is come by (see
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from seamscope.explain.experiments import Cause
+from seamscope.plain import Recorded
 from seamscope.seams.measures import SeamCurve
 from seamscope.tiling import Sides
 
@@ -31,7 +31,7 @@ HaloIs: TypeAlias = Literal["smallest seamless", "removes edge effects", "knee"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Finding(Recorded):
     """One cause: how much of the disagreement it makes, and what to do about it.
 
     Attributes
@@ -58,13 +58,9 @@ class Finding:
     what: str
     remedy: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return dataclasses.asdict(self)
-
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Recorded):
     """The explanation of seams, and the figures it rests on.
 
     Attributes
@@ -131,14 +127,3 @@ class Diagnosis:
     def share(self, cause: Cause) -> float:
         """Part of the disagreement that a cause makes."""
         return sum(found.share for found in self.findings if found.cause == cause)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        record = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        record["findings"] = [found.to_json() for found in self.findings]
-        record["curves"] = {name: curve.to_json() for name, curve in self.curves.items()}
-        for name in ("tile", "overlap", "period"):
-            record[name] = list(record[name])
-        for name in ("halo", "suggested_halo", "halo_here"):
-            record[name] = record[name] and [list(sides) for sides in record[name]]
-        return record

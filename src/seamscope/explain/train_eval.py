@@ -39,6 +39,7 @@ from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.batch_renorm import BatchRenorm
 from seamscope.normalization.calls import Call, Moments, Normalizations
+from seamscope.plain import record
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import jobs_of
@@ -105,15 +106,15 @@ class Disparity:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures as plain values."""
-        return {
-            "channels": list(self.channels),
-            "per_channel": list(self.per_channel),
-            "hard": list(self.hard),
-            "mean_difference": self.mean_difference,
-            "batch": self.batch,
-            "tile": list(self.plan.grid.tile_shape),
-        }
+        """Return the figures and the tile's size, without the map of tiles."""
+        return record(
+            channels=self.channels,
+            per_channel=self.per_channel,
+            hard=self.hard,
+            mean_difference=self.mean_difference,
+            batch=self.batch,
+            tile=self.plan.grid.tile_shape,
+        )
 
 
 def has_running_statistics(audit: Audit) -> bool:

@@ -29,6 +29,7 @@ import numpy as np
 from seamscope.errors import SettingsError
 from seamscope.images.image import Image
 from seamscope.images.passes import HERE, Passes, Stream, Sums
+from seamscope.plain import Recorded
 from seamscope.settings import Method
 from seamscope.work import QUIET, Work
 
@@ -37,7 +38,7 @@ EPS = 1e-6
 
 
 @dataclass(frozen=True)
-class Intensity:
+class Intensity(Recorded):
     """A linear map of intensities: ``x -> (x - offset) / divisor`` for each channel.
 
     Attributes
@@ -101,32 +102,6 @@ class Intensity:
             np.copyto(out, block)  # conversion by itself is much faster than inside of subtract
             np.subtract(out, offset, out=out)
         np.divide(out, np.array(self.divisor, np.float32).reshape(column), out=out)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return this in JSON's own types."""
-        return {
-            "method": self.method,
-            "offset": list(self.offset),
-            "divisor": list(self.divisor),
-        }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Intensity:
-        """Return what `to_json` wrote.
-
-        Raises
-        ------
-        SettingsError
-            When it is not what `to_json` writes.
-        """
-        try:
-            numbers = [tuple(float(x) for x in record[name]) for name in ("offset", "divisor")]
-            return cls(record["method"], *numbers)
-        except (KeyError, TypeError, ValueError) as error:
-            raise SettingsError(
-                f"This is not a saved normalization ({error!r}): it needs method, offset and "
-                "divisor. Measure it again."
-            ) from error
 
 
 def measure_intensity(

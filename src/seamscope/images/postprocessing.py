@@ -22,6 +22,7 @@ from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import EPS, Intensity
 from seamscope.images.preparation import Measured, Preparation, Prepared, Scaled, Step
 from seamscope.images.results.output import Output
+from seamscope.plain import record
 from seamscope.work import QUIET, Work
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -94,9 +95,9 @@ class Postprocessing:
         return ", ".join(steps)
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return this in JSON's own types."""
+        """Return the steps in order, each named by its class."""
         return [
-            {"step": "matched", **dataclasses.asdict(step)}
+            record(step="matched", **vars(step))
             if isinstance(step, Matched)
             else Preparation((step,)).to_json()[0]
             for step in self.steps

@@ -25,6 +25,7 @@ from seamscope.errors import SettingsError
 from seamscope.images.image import Image
 from seamscope.images.intensity import EPS, Intensity, measure_intensity
 from seamscope.images.passes import HERE, Passes
+from seamscope.plain import record
 from seamscope.settings import Method
 from seamscope.work import QUIET, Work
 
@@ -236,7 +237,7 @@ class Preparation:
         return ", ".join(map(_step_text, self.steps)) or "as they are"
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return this in JSON's own types."""
+        """Return the steps in order, each named by its class."""
         return list(map(_step_json, self.steps))
 
 
@@ -258,8 +259,8 @@ class PreparedByInput:
             prepared.apply(block[channels], out[channels])
 
     def to_json(self) -> dict[str, Any]:
-        """Return this in JSON's own types."""
-        return {"method": "by input", "inputs": [each.to_json() for _, each in self.parts]}
+        """Return the preparations in the order of the inputs."""
+        return record(method="by input", inputs=[each for _, each in self.parts])
 
 
 Known: TypeAlias = Scaled | Clipped | Binarized | Intensity | PreparedByInput
@@ -292,14 +293,14 @@ class Prepared:
             np.copyto(out, source, casting="unsafe")
 
     def to_json(self) -> dict[str, Any]:
-        """Return this in JSON's own types."""
+        """Return the steps; one without a name of its own is named by its class."""
         steps = [
-            step.to_json()
+            step
             if isinstance(step, (Intensity, PreparedByInput))
-            else {"method": type(step).__name__.lower(), **dataclasses.asdict(step)}
+            else record(method=type(step).__name__.lower(), **vars(step))
             for step in self.steps
         ]
-        return {"method": "model", "steps": steps}
+        return record(method="model", steps=steps)
 
 
 def _with_eps(intensity: Intensity, eps: float) -> Intensity:
@@ -310,9 +311,9 @@ def _with_eps(intensity: Intensity, eps: float) -> Intensity:
 
 def _step_json(step: Step) -> dict[str, Any]:
     if isinstance(step, ByInput):
-        inputs = [{"channels": n, "steps": each.to_json()} for n, each in step.parts]
-        return {"step": "by input", "inputs": inputs}
-    return {"step": type(step).__name__.lower(), **dataclasses.asdict(step)}
+        inputs = [{"channels": n, "steps": each} for n, each in step.parts]
+        return record(step="by input", inputs=inputs)
+    return record(step=type(step).__name__.lower(), **vars(step))
 
 
 def _step_text(step: Step) -> str:

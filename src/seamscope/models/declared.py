@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.plain import Recorded, record
 from seamscope.text import axes_text
 from seamscope.tiling import axis_names
 
@@ -24,7 +25,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Declared:
+class Declared(Recorded):
     """What a model card says.
 
     Attributes
@@ -49,17 +50,6 @@ class Declared:
     step: tuple[int, ...] | None = None
     smallest: tuple[int, ...] | None = None
     channels: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return this in JSON's own types."""
-        return {
-            "by": self.by,
-            "axes": self.axes,
-            "halo": None if self.halo is None else list(self.halo),
-            "step": None if self.step is None else list(self.step),
-            "smallest": None if self.smallest is None else list(self.smallest),
-            "channels": self.channels,
-        }
 
 
 @dataclass(frozen=True)
@@ -118,13 +108,8 @@ class Verification:
         return f"The test vectors are {'met' if self.passed else 'not met'}: {sizes}."
 
     def to_json(self) -> dict[str, Any]:
-        """Return this in JSON's own types."""
-        return {
-            "passed": self.passed,
-            "max_dist": self.largest if np.isfinite(self.largest) else None,
-            "std": self.spread,
-            "note": self.note,
-        }
+        """Return the figures by the names of reports: ``max_dist``, ``std``."""
+        return record(passed=self.passed, max_dist=self.largest, std=self.spread, note=self.note)
 
 
 TestVectors: TypeAlias = Callable[[], Vectors]

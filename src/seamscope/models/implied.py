@@ -11,10 +11,10 @@ and the larger halo are safe.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -22,12 +22,13 @@ from torch import nn
 from seamscope.models.derived import Derived, DerivedAxis, derive, derive_along
 from seamscope.models.trials import OutOfPatience
 from seamscope.normalization.calls import Forward
+from seamscope.plain import Recorded
 from seamscope.tape import record
 from seamscope.tiling import Lattice, Sides
 
 
 @dataclass(frozen=True)
-class Implied:
+class Implied(Recorded):
     """What the operations of a network imply.
 
     Attributes
@@ -73,21 +74,6 @@ class Implied:
             statistics=_names(derived, statistic=True),
             unknown=derived.unknown,
         )
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any] | None) -> Implied | None:
-        """Return what `to_json` wrote; None for None."""
-        if record is None:
-            return None
-        halo = record["halo"]
-        given: dict[str, Any] = {name: tuple(value or ()) for name, value in record.items()}
-        return cls(**given | {"halo": None if halo is None else tuple((a, b) for a, b in halo)})
-
-    def to_json(self) -> dict[str, Any]:
-        """Return this in JSON's own types."""
-        halo = None if self.halo is None else [list(sides) for sides in self.halo]
-        lists = {name: list(value) for name, value in vars(self).items() if name != "halo"}
-        return lists | {"halo": halo}
 
     @property
     def bounded(self) -> bool:

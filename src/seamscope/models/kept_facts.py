@@ -1,7 +1,6 @@
-"""What was measured of a network, kept for later commands.
+"""Whether a network is one whose facts were measured before.
 
-Knows how facts are written as JSON, and what makes two networks the same. Does not know how facts
-are measured.
+Knows what makes two networks the same. Does not know how facts are measured, kept or written.
 
 A network is recognised by its weights, by every module in it with its settings, by the code of its
 classes, and by a small prediction that must come out as it did when the facts were measured.
@@ -14,75 +13,13 @@ import dataclasses
 import hashlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from seamscope.models.entrance import Layout
-from seamscope.models.implied import Implied
 from seamscope.models.probe import Facts, Hints
-from seamscope.models.reach import Reach
-from seamscope.normalization.audit import StatisticsCall
-from seamscope.tiling import Lattice, Sides
-
-# -- JSON
-
-
-def facts_to_json(facts: Facts) -> dict[str, Any]:
-    """Return facts in JSON's own types."""
-    record = {field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)}
-    lattice = [
-        vars(axis) | {"scale": [axis.scale.numerator, axis.scale.denominator]}
-        for axis in facts.lattice
-    ]
-    layout = None if facts.layout is None else vars(facts.layout)
-    return record | {
-        "lattice": lattice,
-        "layout": layout,
-        "implied": None if facts.implied is None else facts.implied.to_json(),
-        "statistics": [vars(call) for call in facts.statistics],
-    }
-
-
-def facts_from_json(record: Mapping[str, Any]) -> Facts:
-    """Return facts as `facts_to_json` wrote them."""
-    lattice = tuple(
-        Lattice(**each | {"scale": Fraction(*each["scale"]), "crop": tuple(each["crop"])})
-        for each in record["lattice"]
-    )
-    given = dict(record) | {
-        "lattice": lattice,
-        "layout": None if record["layout"] is None else Layout(**record["layout"]),
-        "statistics": tuple(StatisticsCall(**call) for call in record["statistics"]),
-        "narrow": tuple(record["narrow"]),
-        "implied": Implied.from_json(record["implied"]),
-        "cut": tuple((a, b) for a, b in record["cut"]),
-        "notes": tuple(record["notes"]),
-    }
-    return Facts(**given)
-
-
-def reach_to_json(reach: Reach) -> dict[str, Any]:
-    """Return a reach in JSON's own types."""
-    return {field.name: getattr(reach, field.name) for field in dataclasses.fields(reach)}
-
-
-def reach_from_json(record: Mapping[str, Any]) -> Reach:
-    """Return a reach as `reach_to_json` wrote it."""
-    given = dict(record)
-    for name in ("halo", "convolutional", "rest", "measured", "implied"):
-        given[name] = _sides(given[name])
-    for name in ("joins_ends", "at_least", "couplings"):
-        given[name] = None if given[name] is None else tuple(given[name])
-    return Reach(**given)
-
-
-def _sides(record: Any) -> tuple[Sides, ...] | None:
-    return None if record is None else tuple((a, b) for a, b in record)
-
 
 # -- the same network
 

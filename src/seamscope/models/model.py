@@ -29,11 +29,7 @@ from seamscope.models.couplings import coupling_layers
 from seamscope.models.declared import Declared, TestVectors
 from seamscope.models.entrance import Hints, Layout, arranged
 from seamscope.models.kept_facts import (
-    facts_from_json,
-    facts_to_json,
     network_key,
-    reach_from_json,
-    reach_to_json,
     same_sample,
     sample_of,
 )
@@ -49,6 +45,7 @@ from seamscope.models.speed.acceleration import Choice
 from seamscope.models.stated import Stated, axes_of, for_axes
 from seamscope.models.trials import PATIENCE, Limits, OutOfPatience, Trials
 from seamscope.normalization.audit import Audit, audit, statistics_calls
+from seamscope.plain import plain, restore
 from seamscope.settings import Precision
 from seamscope.text import axes_text
 from seamscope.tiling import Slices
@@ -222,7 +219,7 @@ class Model:
         """Axes, channels, period, sizes, crop and scale, as measured."""
         with self.on_cpu():
             self._initialize()
-            facts = self._kept("facts", facts_from_json) or self._measured_facts()
+            facts = self._kept("facts", Facts) or self._measured_facts()
         if facts.layout is not None:
             self._rearrange(facts.layout)
         if facts.cut:
@@ -246,7 +243,7 @@ class Model:
         trials = limits.trials(self.forward, self.module)
         facts = probe(trials, self._complete_hints())
         sample = sample_of(self._measurable(facts), facts)
-        self._keep("facts", facts_to_json(facts) | {"sample": sample}, trials.finished)
+        self._keep("facts", plain(facts) | {"sample": sample}, trials.finished)
         return facts
 
     def _measurable(self, facts: Facts, limits: Limits | None = None) -> Trials:
@@ -323,7 +320,7 @@ class Model:
         """Name of the network, its structure and what is stated of it: equal for equal facts."""
         return network_key(self.fingerprint, self.module, self.hints)
 
-    def _kept(self, kind: str, read: Callable[[Any], Any], beside: str = "") -> Any:
+    def _kept(self, kind: str, cls: type[Any], beside: str = "") -> Any:
         """What was measured before; None where it must be measured."""
         content = Cache(kind).get(self.key + beside)
         if content is None:
@@ -334,7 +331,7 @@ class Model:
                 return None
             record = dict(content["record"])
             sample = record.pop("sample", None)
-            found = read(record)
+            found = restore(cls, record)
             if sample is not None:
                 now = sample_of(self._measurable(found), found)
                 return found if same_sample(sample, now) else None
@@ -366,7 +363,7 @@ class Model:
         facts = self.facts
         # facts are recognised by a small prediction, and the reach by the facts
         beside = f" {hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
-        kept: Reach | None = self._kept("reach", reach_from_json, beside)
+        kept: Reach | None = self._kept("reach", Reach, beside)
         if kept is not None:
             return kept
         with self.on_cpu():
@@ -379,7 +376,7 @@ class Model:
                     slab = next(slabs(trials, facts, facts.spatial_axes - 1))
                     names = coupling_layers(self.module, slab)
                     reach = dataclasses.replace(reach, couplings=names)
-        self._keep("reach", reach_to_json(reach), trials.finished, beside)
+        self._keep("reach", plain(reach), trials.finished, beside)
         return reach
 
     @cached_property

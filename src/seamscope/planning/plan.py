@@ -27,7 +27,7 @@ from seamscope.images.preparation import Preparation
 from seamscope.models.model import Model
 from seamscope.models.probe import Facts
 from seamscope.models.reach import Reach
-from seamscope.plain import plain, restore
+from seamscope.plain import plain, record, restore
 from seamscope.planning.notes import notes_on
 from seamscope.planning.resources import Resources
 from seamscope.planning.tiles import (
@@ -274,26 +274,26 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Return settings and figures as plain values; `from_json` reads those under ``exact``."""
-        return {
-            **self.settings.to_json(),
-            "preparation": self.preparation.to_json() if self.preparation else None,
-            "postprocessing": self.postprocessing.to_json() if self.postprocessing else None,
-            "axes": self.layout.axes,
-            "image_shape": list(self.image_shape),
-            "tile": list(self.grid.tile_shape),
-            "stride": list(self.stride_of_run or self.grid.stride),
-            "measured_stride": list(self.grid.stride),
-            "halo": [list(side) for side in self.grid.halo],
-            "overlap": list(self.grid.overlap),
-            "period": list(self.facts.period),
-            "grid": list(self.grid.shape),
-            "tiles": self.tiles * self.frames,
-            "redundancy": round(self.redundancy, 4),
-            "bytes_per_tile": self.bytes_per_tile,
-            "peak_bytes": self.peak_bytes(),
-            "notes": list(self.notes),
-            "exact": plain(self),
-        }
+        own = record(
+            preparation=self.preparation,
+            postprocessing=self.postprocessing,
+            axes=self.layout.axes,
+            image_shape=self.image_shape,
+            tile=self.grid.tile_shape,
+            stride=self.stride_of_run or self.grid.stride,
+            measured_stride=self.grid.stride,
+            halo=self.grid.halo,
+            overlap=self.grid.overlap,
+            period=self.facts.period,
+            grid=self.grid.shape,
+            tiles=self.tiles * self.frames,
+            redundancy=round(self.redundancy, 4),
+            bytes_per_tile=self.bytes_per_tile,
+            peak_bytes=self.peak_bytes(),
+            notes=self.notes,
+            exact=plain(self),
+        )
+        return self.settings.to_json() | own
 
     @classmethod
     def from_json(cls, written: Mapping[str, Any]) -> Plan:

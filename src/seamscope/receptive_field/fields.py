@@ -21,6 +21,7 @@ from seamscope.models.probe import Facts
 from seamscope.models.reach import PhaseFields, Reach, worst
 from seamscope.models.sentences import describe
 from seamscope.normalization.audit import GlobalOperation, audit
+from seamscope.plain import record
 from seamscope.planning.case import Case
 from seamscope.receptive_field.gradient_maps import (
     MOST_TILES,
@@ -122,41 +123,41 @@ class ReceptiveField:
         return f"{text}."
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; sides are ``[before, after]`` for each axis."""
+        """Return figures and sentences, without maps; sides are ``[before, after]``."""
         effective = self.effective
-        return {
-            "period": list(self.facts.period) if self.facts.period_found else None,
-            "bounded": self.bounded,
-            "depends_on_size": self.reach.depends_on_size,
-            "theoretical": _pairs(self.theoretical),
-            "convolutional": _pairs(self.convolutional),
-            "halo": _pairs(self.halo),
-            "convolutional_halo": _pairs(self.reach.convolutional),
-            "phases": None if self.fields is None else [_pairs(axis) for axis in self.fields],
-            "effective": effective and {f"{s:g}": list(effective.map.radius(s)) for s in SHARES},
-            "effective_box": effective and {f"{s:g}": effective.map.box(s) for s in SHARES},
-            "effective_of": effective
+        return record(
+            period=self.facts.period if self.facts.period_found else None,
+            bounded=self.bounded,
+            depends_on_size=self.reach.depends_on_size,
+            theoretical=self.theoretical,
+            convolutional=self.convolutional,
+            halo=self.halo,
+            convolutional_halo=self.reach.convolutional,
+            phases=self.fields,
+            effective=effective and {f"{s:g}": effective.map.radius(s) for s in SHARES},
+            effective_box=effective and {f"{s:g}": effective.map.box(s) for s in SHARES},
+            effective_of=effective
             and {
                 "on": effective.on,
-                "tile": list(effective.map.values.shape),
+                "tile": effective.map.values.shape,
                 "tiles": effective.tiles,
                 "steady": effective.steady,
                 "spread": effective.spread,
                 "channel": effective.channel,
-                "phase": list(effective.map.phase),
+                "phase": effective.map.phase,
             },
-            "mass_outside": self.mass_outside,
-            "pixel": self.pixel and self._pixel_json(self.pixel),
-            "global_operations": [
+            mass_outside=self.mass_outside,
+            pixel=self.pixel and self._pixel_json(self.pixel),
+            global_operations=[
                 {"op": each.op, "count": each.count, "kind": each.kind}
                 for each in self.global_operations
             ],
-            "swallows_nan": self.reach.swallows_nan,
-            "valid_crop": [list(axis.crop) for axis in self.facts.lattice],
-            "scale": [float(scale) for scale in self.facts.scale],
-            "violations": [violation.to_json() for violation in self.violations],
-            "sentences": list(self.sentences()),
-        }
+            swallows_nan=self.reach.swallows_nan,
+            valid_crop=[axis.crop for axis in self.facts.lattice],
+            scale=[float(scale) for scale in self.facts.scale],
+            violations=self.violations,
+            sentences=list(self.sentences()),
+        )
 
     def _pixel_json(self, pixel: GradientMap) -> dict[str, Any]:
         starts = pixel.origin or (0,) * pixel.values.ndim
@@ -306,10 +307,6 @@ def _about(effective: EffectiveField) -> Iterator[str]:
         yield "Gradients were taken on noise, for lack of an image: on one they may reach less far."
     if effective.doubt:
         yield effective.doubt
-
-
-def _pairs(sides: Sequence[Sides] | None) -> list[list[int]] | None:
-    return None if sides is None else [list(side) for side in sides]
 
 
 def _listed(operations: Sequence[GlobalOperation]) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
 
+from seamscope.plain import Recorded
 from seamscope.text import pixels_text
 from seamscope.tiling import Lattice, PerAxis, Sides, axis_names, per_axis
 
@@ -43,7 +44,7 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Violation:
+class Violation(Recorded):
     """A size that breaks a rule.
 
     Attributes
@@ -66,6 +67,8 @@ class Violation:
     nearest: tuple[int, ...]
     rule: str
 
+    ALSO = ("sentence",)
+
     @property
     def sentence(self) -> str:
         """The value, the rule and the remedy."""
@@ -77,10 +80,6 @@ class Violation:
             )
         name = noun.get(self.what, self.what.capitalize())
         return f"{name} {self.value} along {' and '.join(self.axes)} {self.rule}: {remedy}."
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {**vars(self), "nearest": list(self.nearest), "sentence": self.sentence}
 
 
 def check_windows(

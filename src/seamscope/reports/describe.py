@@ -522,12 +522,12 @@ def _agreement_rows(found: Sequence[Agreement]) -> Iterator[tuple[str, list[str]
     if found[0].at_seams:
         yield (
             "split at seams",
-            [f"{percent_text(one.share_at_seams)} of {one.at_seams}" for one in found],
+            [f"{percent_text(one.share_split_at_seams)} of {one.at_seams}" for one in found],
         )
         yield (
             "split elsewhere",
             [
-                f"{percent_text(one.share_elsewhere)} of {one.objects - one.at_seams}"
+                f"{percent_text(one.share_split_elsewhere)} of {one.objects - one.at_seams}"
                 for one in found
             ],
         )

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.plain import record
 from seamscope.tiling import Sides
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -126,18 +127,18 @@ class SeamCurve:
         return int(np.argmax(chord - heights))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain lists; what is not finite becomes None."""
-        return {
-            "halo": self.halo.tolist(),
-            "sides": [[list(side) for side in self.ray.sides(int(h))] for h in self.halo],
-            "max_dist": plain(self.max_dist),
-            "mean_dist": plain(self.mean_dist),
-            "max_dist_per_channel": plain(self.max_dist_per_channel),
-            "tile_mismatch": plain(self.soft),
-            "tile_mismatch_hard": plain(self.hard),
-            "overlaps": self.overlaps.tolist(),
-            "share_of_overlaps": plain(self.share),
-        }
+        """Return the curve with the sides of each halo; `soft` and `hard` are ``tile_mismatch``."""
+        return record(
+            halo=self.halo,
+            sides=[self.ray.sides(int(h)) for h in self.halo],
+            max_dist=self.max_dist,
+            mean_dist=self.mean_dist,
+            max_dist_per_channel=self.max_dist_per_channel,
+            tile_mismatch=self.soft,
+            tile_mismatch_hard=self.hard,
+            overlaps=self.overlaps,
+            share_of_overlaps=self.share,
+        )
 
 
 @dataclass(frozen=True)

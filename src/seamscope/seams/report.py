@@ -22,8 +22,9 @@ import numpy as np
 
 from seamscope.bootstrap import bootstrap, medians
 from seamscope.models.model import Model
+from seamscope.plain import record
 from seamscope.planning.plan import Plan
-from seamscope.seams.measures import Array, Frame, Seam, SeamCurve, SeamMeasures, plain
+from seamscope.seams.measures import Array, Frame, Seam, SeamCurve, SeamMeasures
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.tolerance import TOLERANCE
 from seamscope.text import figure_text, halo_text
@@ -213,40 +214,40 @@ class SeamReport:
         return f"Seams: neighbouring tiles differ by {sizes}{where}."
 
     def to_json(self) -> dict[str, Any]:
-        """Return all figures as plain values."""
+        """Return tiles, figures, curve and seams in one object, by the source's names."""
         plan = self.plan.to_json()
-        found = self.smallest_seamless_halo
-        seamless = self.smallest_seamless
-        sides = None if seamless is None else [list(s) for s in self.curve.ray.sides(seamless)]
-        return {
+        measures, seamless = self.measures, self.smallest_seamless
+        return record(
             **{key: plan[key] for key in _OF_PLAN},
-            "model": self.model_name,
-            "channels": list(self.channels),
-            "kind": self.kind,
-            "tiles": self.tiles,
-            "overlaps": self.overlaps,
-            "overlaps_measured": self.measured,
-            "max_dist": _finite(self.measures.max_dist),
-            "max_dist_per_channel": plain(np.array(self.measures.max_dist_per_channel)),
-            "mean_dist": _finite(self.measures.mean_dist),
-            "mean_dist_interval": _pair(self.mean_dist_interval),
-            "tile_mismatch": plain(np.array(self.measures.soft)),
-            "tile_mismatch_hard": plain(np.array(self.measures.hard)),
-            "tile_mismatch_without_squares": plain(np.array(self.measures.plain)),
-            "mismatch_where_present": plain(np.array(self.measures.present)),
-            "tile_mismatch_intervals": [_pair(i) for i in self.mismatch_intervals],
-            "pixels_beside_the_seam": self.measures.beside,
-            "spread": self.spread,
-            "tolerance": self.tolerance,
-            "seamless": self.seamless,
-            "not_finite": self.not_finite,
-            "kind_is_doubtful": self.doubtful,
-            "smallest_seamless_halo": None if found is None else list(found),
-            "smallest_seamless_halo_sides": sides,
-            "halo_curve": self.curve.to_json(),
-            "seams": [_seam(seam) for seam in self.seams],
-            "sentence": self.sentence(),
-        }
+            model=self.model_name,
+            channels=self.channels,
+            kind=self.kind,
+            tiles=self.tiles,
+            overlaps=self.overlaps,
+            overlaps_measured=self.measured,
+            max_dist=measures.max_dist,
+            max_dist_per_channel=measures.max_dist_per_channel,
+            mean_dist=measures.mean_dist,
+            mean_dist_interval=_pair(self.mean_dist_interval),
+            tile_mismatch=measures.soft,
+            tile_mismatch_hard=measures.hard,
+            tile_mismatch_without_squares=measures.plain,
+            mismatch_where_present=measures.present,
+            tile_mismatch_intervals=[_pair(i) for i in self.mismatch_intervals],
+            pixels_beside_the_seam=measures.beside,
+            spread=self.spread,
+            tolerance=self.tolerance,
+            seamless=self.seamless,
+            not_finite=self.not_finite,
+            kind_is_doubtful=self.doubtful,
+            smallest_seamless_halo=self.smallest_seamless_halo,
+            smallest_seamless_halo_sides=(
+                None if seamless is None else self.curve.ray.sides(seamless)
+            ),
+            halo_curve=self.curve,
+            seams=[_seam(seam) for seam in self.seams],
+            sentence=self.sentence(),
+        )
 
 
 def count_overlaps(plan: Plan) -> int:
@@ -357,24 +358,20 @@ def _names(model: Model, plan: Plan, meter: SeamMeter) -> tuple[str, ...]:
 
 
 def _seam(seam: Seam) -> dict[str, Any]:
-    return {
-        "lower": list(seam.lower),
-        "upper": list(seam.upper),
-        "axis": seam.axis,
-        "frame": list(seam.frame),
-        "max_dist": _finite(seam.max_dist),
-        "mean_dist": _finite(seam.mean_dist),
-        "tile_mismatch": list(seam.soft),
-        "worst_pixel": list(seam.worst),
-    }
+    return record(
+        lower=seam.lower,
+        upper=seam.upper,
+        axis=seam.axis,
+        frame=seam.frame,
+        max_dist=seam.max_dist,
+        mean_dist=seam.mean_dist,
+        tile_mismatch=seam.soft,
+        worst_pixel=seam.worst,
+    )
 
 
 def _pair(interval: Interval | None) -> list[float] | None:
     return None if interval is None else [interval.low, interval.high]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 __all__ = ["SAMPLED_SHARE", "Interval", "SeamReport", "count_overlaps", "sampled_tiles"]

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from seamscope.errors import ImageError
 from seamscope.images.image import Image
+from seamscope.plain import Recorded
 from seamscope.segmentation.blocks import Blocks
 from seamscope.segmentation.label_images import labels_of
 from seamscope.segmentation.lines import Lines
@@ -36,7 +37,7 @@ _COVERAGE = 0.05
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Recorded):
     """Labels against ground truth.
 
     Attributes
@@ -63,6 +64,8 @@ class Agreement:
     at_seams: int
     split_at_seams: int
 
+    ALSO = ("average_precision", "share_split_at_seams", "share_split_elsewhere")
+
     @property
     def average_precision(self) -> float:
         """At an IoU of 0.5; 1 is perfect."""
@@ -70,12 +73,12 @@ class Agreement:
         return self.matched / total if total else 1.0
 
     @property
-    def share_at_seams(self) -> float:
+    def share_split_at_seams(self) -> float:
         """Share of the objects at seams that are split."""
         return self.split_at_seams / self.at_seams if self.at_seams else 0.0
 
     @property
-    def share_elsewhere(self) -> float:
+    def share_split_elsewhere(self) -> float:
         """Share of all other objects that are split."""
         others = self.objects - self.at_seams
         return (self.split_by_coverage - self.split_at_seams) / others if others else 0.0
@@ -89,19 +92,10 @@ class Agreement:
         )
         if self.at_seams:
             text += (
-                f" At seams {self.share_at_seams:.1%} of {self.at_seams} objects are split, "
-                f"elsewhere {self.share_elsewhere:.1%}."
+                f" At seams {self.share_split_at_seams:.1%} of {self.at_seams} objects are split, "
+                f"elsewhere {self.share_split_elsewhere:.1%}."
             )
         return text
-
-    def to_json(self) -> dict[str, Any]:
-        """Return this in JSON's own types."""
-        return {
-            **{name: int(value) for name, value in vars(self).items()},
-            "average_precision": self.average_precision,
-            "share_split_at_seams": self.share_at_seams,
-            "share_split_elsewhere": self.share_elsewhere,
-        }
 
 
 def compare_labels(

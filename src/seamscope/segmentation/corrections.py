@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
@@ -39,6 +38,7 @@ import numpy.typing as npt
 
 from seamscope.errors import ImageError, OutputError, SettingsError
 from seamscope.images.dimensions import why
+from seamscope.plain import record, restore
 from seamscope.segmentation.edits import EditedCut, Place
 from seamscope.segmentation.false_splits import Candidate
 from seamscope.segmentation.recipe import Recipe
@@ -92,20 +92,8 @@ class Entry:
         return np.unpackbits(bits, count=size).astype(np.bool_).reshape(self.shape)
 
     def to_json(self) -> dict[str, Any]:
-        """Return this in JSON's own types, without what is empty."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Entry:
-        """Read what `to_json` gave."""
-        places = {n: tuple(int(v) for v in values[n]) for n in ("corner", "shape") if n in values}
-        sides = tuple(
-            tuple(tuple(int(v) for v in place) for place in side)
-            for side in values.get("sides", ())
-        )
-        nodes = tuple((int(a), int(b)) for a, b in values.get("nodes", ()))
-        below, pixels = int(values.get("below", 0)), str(values.get("pixels", ""))
-        return cls(str(values["do"]), sides, nodes, below, pixels=pixels, **places)
+        """Return this without what is empty."""
+        return {name: value for name, value in record(**vars(self)).items() if value}
 
 
 class Corrections:
@@ -154,7 +142,7 @@ class Corrections:
                 self._done += 1
             else:
                 del self._entries[self._done :]
-                self._entries.append(Entry.from_json(step))
+                self._entries.append(restore(Entry, step))
                 self._done += 1
             if not 0 <= self._done <= len(self._entries):
                 raise ImageError(

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.plain import record
 from seamscope.segmentation.crossings import GAP, RUN, Crossings, look_across
 from seamscope.segmentation.grids import (
     ARTIFACT,
@@ -157,41 +158,41 @@ class SplitReport:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return this in JSON's own types."""
+        """Return grid, test and pairs under names that say what is counted."""
         test = self.test
-        return {
-            "labels": self.name,
-            "axes": self.axes,
-            "stride": self.lines and list(self.lines.stride),
-            "offset": self.lines and list(self.lines.offset),
-            "grid": self.grid,
-            "p": self.p,
-            "test": test
+        return record(
+            labels=self.name,
+            axes=self.axes,
+            stride=self.lines and self.lines.stride,
+            offset=self.lines and self.lines.offset,
+            grid=self.grid,
+            p=self.p,
+            test=test
             and {
                 "p": test.p,
                 "changes_per_line": test.changes,
                 "expected_per_line": test.expected,
                 "excess_per_line": test.effect,
                 "spread": test.spread,
-                "lines": list(test.lines),
+                "lines": test.lines,
             },
-            "grid_found": [
+            grid_found=[
                 {"axis": g.axis, "stride": g.stride, "offset": g.offset, "p": g.p}
                 for g in self.found
             ],
-            "expected_pairs": self.expected,
-            "pairs": [
+            expected_pairs=self.expected,
+            pairs=[
                 {
-                    "labels": list(c.labels),
+                    "labels": c.labels,
                     "axis": self.axes[c.axis],
                     "line": c.line,
                     "pixels": c.pixels,
-                    "places": [list(p) for p in c.places],
+                    "places": c.places,
                     "false_discovery_rate": c.rate,
                 }
                 for c in self.candidates
             ],
-        }
+        )
 
 
 def find_splits(

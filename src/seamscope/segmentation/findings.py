@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from seamscope.images.image import Image
+from seamscope.plain import record
 from seamscope.segmentation.agreement import Agreement, compare_labels
 from seamscope.segmentation.asking import Opinion
 from seamscope.segmentation.false_splits import SplitReport, find_splits
@@ -110,21 +111,21 @@ class SplitFindings:
         return replace(self, merged=Merged(pairs, report, agreement))
 
     def to_json(self) -> dict[str, Any]:
-        """Return this in JSON's own types."""
-        after, agreement = self.merged, self.agreement
-        return {
+        """Return the report's own keys beside those of what was done with its pairs."""
+        after = self.merged
+        return record(
             **self.report.to_json(),
-            "asked_again": [
-                {"labels": list(o.candidate.labels), "vanished": o.vanished} for o in self.opinions
+            asked_again=[
+                {"labels": o.candidate.labels, "vanished": o.vanished} for o in self.opinions
             ],
-            "agreement": agreement and agreement.to_json(),
-            "merged": [list(pair) for pair in after.pairs] if after else [],
-            "after": after
+            agreement=self.agreement,
+            merged=after.pairs if after else [],
+            after=after
             and {
                 "test": after.report and after.report.to_json()["test"],
-                "agreement": after.agreement and after.agreement.to_json(),
+                "agreement": after.agreement,
             },
-        }
+        )
 
 
 __all__ = ["Merged", "SplitFindings"]

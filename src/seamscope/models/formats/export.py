@@ -46,6 +46,7 @@ from seamscope.models.model import Model
 from seamscope.models.sentences import describe
 from seamscope.models.single import single_tensor
 from seamscope.models.speed.fusion import graph_of
+from seamscope.plain import record
 from seamscope.tiling import axis_names
 from seamscope.version import __version__
 
@@ -110,14 +111,14 @@ class Exported:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return this in JSON's own types."""
-        return {
-            "path": str(self.path),
-            "format": self.kind,
-            "compared_at": list(self.sizes),
-            "max_dist": self.max_dist,
-            "notes": list(self.notes),
-        }
+        """Return this; `kind` is ``format``, and `sizes` are ``compared_at``."""
+        return record(
+            path=self.path,
+            format=self.kind,
+            compared_at=self.sizes,
+            max_dist=self.max_dist,
+            notes=self.notes,
+        )
 
 
 def export(
