@@ -7,6 +7,7 @@ their place as an argument and are skipped where they are absent.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import os
 import shutil
@@ -101,6 +102,71 @@ def _release_widgets() -> None:
     gc.collect()
     QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
     QCoreApplication.processEvents()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums depend on the number of threads; results of several processes are compared by bits."""
+    import torch
+
+    from seamscope.execution import worker
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    worker.close()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Any]:
+    """Two workers of dask; those of one file of tests share them, and new ones replace the killed.
+
+    They fork from a process that has imported what they need: importing is most of a short life.
+    Workers of users start as new processes (`test_own_workers_end_with_the_run`).
+    """
+    distributed = pytest.importorskip("distributed")
+    import multiprocessing
+
+    import dask
+
+    from seamscope.execution.pool import open_pool
+
+    preloaded = ["distributed.nanny", "seamscope.execution.worker", "seamscope.segmentation.stages"]
+    multiprocessing.get_context("forkserver").set_forkserver_preload(preloaded)
+    distributed.utils._forkserver_preload_set = True  # else it sets those of its own tests
+    with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
+        open_pool(2) as (pool, _),
+    ):
+        yield pool._client
+
+
+@pytest.fixture
+def workers_here(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Orders for workers are carried out in this process, which opens everything by its path.
+
+    Returns where runs were to be carried out.
+    """
+    from seamscope.execution.pool import Here
+
+    asked = []
+
+    @contextlib.contextmanager
+    def open_here(on: Any, **how: Any) -> Iterator[tuple[Here, int]]:
+        asked.append(on)
+        pool = Here()
+        yield pool, 1
+        pool.stop()
+
+    for room in (
+        "execution.run",
+        "execution.measuring",
+        "fixed_statistics.freezing",
+        "segmentation.labelling",
+    ):
+        monkeypatch.setattr(f"seamscope.{room}.open_pool", open_here)
+    return asked
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ types. Does not know any one class.
 
     restore(Settings, plain(settings)) == settings
 
-`record` writes for people and their scripts: the same, except that a value with a method ``to_json``
-is written by it. A class whose keys are its fields takes the method from `Recorded`. A class whose
-keys differ has its own, and its docstring says in what.
+`record` writes for people and their scripts: the same, except that a value with a method
+``to_json`` is written by it. A class whose keys are its fields takes the method from `Recorded`. A
+class whose keys differ has its own, and its docstring says in what.
 
 ========================== =================================
 value                      JSON

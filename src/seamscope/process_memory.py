@@ -38,7 +38,6 @@ _NEVER_TRIM = 2**31 - 1  # mallopt takes an int
 
 # where glibc's own adaptation of the two thresholds ends on a 64-bit machine
 _DEFAULT_MMAP = 32 << 20
-_DEFAULT_TRIM = 2 * _DEFAULT_MMAP
 
 
 _HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -90,22 +89,6 @@ def keep_freed_memory() -> bool:
     return _set(_M_ARENA_MAX, 1) and _thresholds(_LARGEST_KEPT, _NEVER_TRIM)
 
 
-def release_freed_memory() -> bool:
-    """Undo `keep_freed_memory`: give what is free back to the system, now and from now on.
-
-    Returns
-    -------
-    bool
-        Whether the C library is glibc.
-    """
-    libc = _glibc()
-    if libc is None:
-        return False
-    done = _thresholds(_DEFAULT_MMAP, _DEFAULT_TRIM) and _set(_M_ARENA_MAX, 0)
-    libc.malloc_trim(0)
-    return done
-
-
 def _thresholds(mmap: int, trim: int) -> bool:
     # glibc before 2.35 refuses more than 32 MiB as threshold: then that much is kept
     mapped = _set(_M_MMAP_THRESHOLD, mmap) or _set(_M_MMAP_THRESHOLD, _DEFAULT_MMAP)
@@ -121,4 +104,4 @@ def _glibc() -> ctypes.CDLL | None:
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return None
     libc = ctypes.CDLL(None)  # the one this process already uses
-    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
+    return libc if hasattr(libc, "mallopt") else None

@@ -160,21 +160,32 @@ def assert_same(found: Any, expected: np.ndarray, tolerance: float = NOISE) -> N
 # ------------------------------------------------------------------------------------- at once
 
 
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["predict", "--help"], ["nonsense"]])
-def test_answers_without_loading_anything_heavy(args):
-    code = f"""
-import sys
+ANSWERS = """
+import contextlib, io, json, sys
 from seamscope import cli
-sys.argv = ["seamscope", *{args}]
-try:
-    cli.main()
-except SystemExit as end:
-    heavy = {{"torch", "numpy", "scipy", "zarr", "napari", "qtpy"}} & set(sys.modules)
-    sys.exit(f"heavy: {{heavy}}" if heavy else end.code)
+heavy = ("torch", "numpy", "scipy", "zarr", "matplotlib", "jinja2", "napari", "qtpy")
+for args in json.loads(sys.argv[1]):
+    sys.argv, shown = ["seamscope", *args], io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, [name for name in heavy if name in sys.modules], shown.getvalue()]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "heavy" not in done.stderr
-    assert done.returncode == (2 if args == ["nonsense"] else 0)
+
+
+def test_answers_without_loading_anything_heavy():
+    """The help of all commands, one after another in a fresh process."""
+    names = [each.callback.__name__.replace("_", "-") for each in cli.app.registered_commands]
+    asked = [["--help"], ["--version"], ["nonsense"], *([name, "--help"] for name in names)]
+    command = [sys.executable, "-c", ANSWERS, json.dumps(asked)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    for args, line in zip(asked, done.stdout.splitlines(), strict=True):
+        code, heavy, shown = json.loads(line)
+        assert (args, code, heavy) == (args, 2 if args == ["nonsense"] else 0, [])
+        assert ("--debug" in shown) == (args[0] in names)
+    assert len(names) > 10
 
 
 def test_version_from_the_module():

@@ -138,7 +138,6 @@ def test_planted_steps_are_found_to_the_digit() -> None:
     assert crop.core[0] == pytest.approx(0.16 * 4 * 80 / (4 * 80 + 3 * 96), abs=1e-6)
     assert crop.peak[0] == pytest.approx(0.16, abs=1e-6)
     assert crop.peak_elsewhere[0] == pytest.approx(0, abs=1e-6)
-    assert crop.excess_peak[0] == pytest.approx(0.16, abs=1e-6)
     # between rows 16 and 80, owners on both grids begin 8 rows apart; none elsewhere
     assert crop.dependence is not None
     assert crop.largest_dependence is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import seamscope
 import seamscope.cli
 from seamscope.errors import OutputError, SettingsError
 from seamscope.execution import worker
-from seamscope.execution.pool import Here
 from seamscope.files import Claim
 from seamscope.images.image import open_image
 from seamscope.images.records import read_record
@@ -87,19 +85,6 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Orders for workers are carried out in this process, which opens everything by its path."""
-
-    @contextlib.contextmanager
-    def open_here(on: Any, **how: Any) -> Iterator[tuple[Here, int]]:
-        pool = Here()
-        yield pool, 1
-        pool.stop()
-
-    monkeypatch.setattr("seamscope.segmentation.labelling.open_pool", open_here)
-
-
 def size(axes: str) -> Any:
     return {"yx": 33, "cyx": 33, "zyx": (9, 17, 17), "tyx": (1, 33, 33)}[axes]
 
@@ -121,7 +106,13 @@ def saved(axes: str, folder: Path) -> str:
 
 @pytest.mark.parametrize(("axes", "ending", "recipe", "on"), CASES, ids=str)
 def test_resumed_equals_uninterrupted(
-    axes: str, ending: str, recipe: dict[str, Any], on: Any, tmp_path: Path, done: Any, here: None
+    axes: str,
+    ending: str,
+    recipe: dict[str, Any],
+    on: Any,
+    tmp_path: Path,
+    done: Any,
+    workers_here: Any,
 ) -> None:
     whole = expected(axes, recipe)
     out, image = tmp_path / f"o{ending}", saved(axes, tmp_path)
@@ -144,7 +135,7 @@ def test_resumed_equals_uninterrupted(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_objects_can_be_read_after_labels_are_written(tmp_path: Path, here: None) -> None:
+def test_objects_can_be_read_after_labels_are_written(tmp_path: Path, workers_here: Any) -> None:
     image, more = saved("yx", tmp_path), {"blocks": 40, **HOLES}
     alone = seamscope.segment(image, blocks=27, **HOLES)
     written = seamscope.segment(image, out=tmp_path / "o.zarr", **more)

@@ -344,15 +344,19 @@ def test_a_copy_of_an_unfinished_file_alone_does_not_look_whole(
 
 
 def test_killed_process_leaves_what_it_has(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, numpy as np; from seamscope.images.results.create import create_output\n"
+        "for path in sys.argv[1:]:\n"
+        "    if os.fork():\n"
+        "        assert os.WTERMSIG(os.wait()[1]) == 9\n"
+        "        continue\n"
+        "    o = create_output(path, (40, 50), 'u1', axes='yx', scale=(1, 1), units=('', ''))\n"
+        "    o.write((slice(0, 16), slice(0, 50)), np.ones((16, 50), np.uint8))\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    paths = [str(tmp_path / f"a{ending}") for ending in ENDINGS]
+    subprocess.run([sys.executable, "-c", script, *paths], check=True)
     for ending in ENDINGS:
-        script = (
-            "import os, numpy as np; from seamscope.images.results.create import create_output\n"
-            f"o = create_output({str(tmp_path / ('a' + ending))!r}, (40, 50), 'u1', axes='yx', "
-            "scale=(1, 1), units=('', ''))\n"
-            "o.write((slice(0, 16), slice(0, 50)), np.ones((16, 50), np.uint8))\n"
-            "os.kill(os.getpid(), 9)\n"
-        )
-        subprocess.run([sys.executable, "-c", script], check=False)
         record = read_record(tmp_path / f"a{ending}.partial")
         assert record is not None
         assert record["finished"] is False

@@ -6,15 +6,14 @@ ends with KeyError.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 import zarr
+from typer.testing import CliRunner
 
 from packages import result, state_dict, tensor, written
+from seamscope.cli import app
 from seamscope.compare.certificate import certify
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model, verify
@@ -162,11 +161,8 @@ def commanded(model, folder, *more: str) -> str:
     """Predict by the command line; return what it said."""
     asked = ["predict", str(folder / "image.npy"), model.spec, str(folder / "out.npy"), *more]
     asked += ["--axes", "yx", "--tile", "24", "--halo", "4", "--trust", "--overwrite"]
-    done = subprocess.run(
-        [sys.executable, "-m", "seamscope", *asked],
-        capture_output=True, text=True, timeout=900, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, asked, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
     return " ".join(done.stderr.split())
 
 

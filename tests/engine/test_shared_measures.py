@@ -7,20 +7,19 @@ import itertools
 import os
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from seamscope import freeze_statistics, measure_seams, predict
 from seamscope.errors import OutputError
-from seamscope.execution import worker
-from seamscope.execution.pool import open_pool
 from seamscope.images.image import open_image
 from watching import stopped_after
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RNG = np.random.default_rng(5)
 IMAGES = {
@@ -68,22 +67,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (_, pixels) in IMAGES.items():
         np.save(folder / f"{name}.npy", pixels)
     return folder
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    pytest.importorskip("distributed")
-    with open_pool(2) as (pool, _):
-        yield pool._client
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    worker.close()
 
 
 def _job(files: Path, kind: str, name: str, how: str) -> Job:

@@ -38,6 +38,8 @@ from seamscope.settings import Settings
 from seamscope.work import QUIET
 from watching import Seen
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RNG = np.random.default_rng(3)
 IMAGES = {
     "flat": ("yx", RNG.random((150, 170), np.float32)),
@@ -84,15 +86,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def network(images: dict[str, str], name: str) -> str:
     return images["deep net" if name == "deep" else "flat net"]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-    worker.close()
 
 
 def how(name: str, **more: Any) -> dict[str, Any]:
@@ -696,13 +689,6 @@ def test_a_scheduler_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> No
 # -- workers of dask
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    pytest.importorskip("distributed")
-    with open_pool(2) as (pool, _):
-        yield pool._client
-
-
 def test_workers_that_are_killed_equal_one_process(
     images: dict[str, str], client: Any, tmp_path: Path
 ) -> None:
@@ -773,8 +759,11 @@ def test_the_example_runs_on_a_local_cluster(
 
 
 def test_own_workers_end_with_the_run() -> None:
+    """They start as new processes, as those of users."""
+    dask = pytest.importorskip("dask")
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    with open_pool(1) as (pool, threads):
+    spawned = dask.config.set({"distributed.worker.multiprocessing-method": "spawn"})
+    with spawned, open_pool(1) as (pool, threads):
         assert len(pool.workers()) == 1
         assert threads == max(1, psutil.cpu_count(logical=False) or 1)
     after = psutil.Process().children(recursive=True)

@@ -40,13 +40,16 @@ def test_python_prints_what_the_page_says(page, capsys):
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "sh")], ids=lambda p: p.stem)
-def test_commands_run(page, tmp_path, monkeypatch):
+def test_commands_run(page, tmp_path, monkeypatch, workers_here):
+    """In this process; that workers start and share a run is shown by ``test_workers.py``."""
     monkeypatch.chdir(tmp_path)
     for line in filter(None, "\n".join(blocks(page, "sh")).splitlines()):
         program, *arguments = shlex.split(line)
         assert program == "seamscope"
         result = CliRunner().invoke(app, arguments, catch_exceptions=False)
         assert result.exit_code == 0, f"{line}\n{result.output}"
+        assert (2 in workers_here) == ("--workers 2" in line)
+        workers_here.clear()
 
 
 @pytest.mark.parametrize("script", GALLERY, ids=lambda script: script.stem)

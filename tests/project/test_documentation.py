@@ -47,3 +47,15 @@ def test_the_readme_runs(capsys) -> None:
         printed = capsys.readouterr().out.split("\n")
         for promised in re.findall(r"^# (.*)$", block, re.M):
             assert promised in printed
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_files_that_are_named_exist(page) -> None:
+    text = (ROOT / page).read_text(encoding="utf8")
+    named = re.findall(r"`([a-z_]+(?:/[a-z_]+)+(?:\.py)?/?)`", text)
+    places = (ROOT, ROOT / "src" / "seamscope", ROOT / "tests")
+    made = {"docs/_build/html", "shared/real"}  # by commands, or by the user
+    for name in set(named) - made:
+        file = name if name.endswith((".py", "/")) else f"{name}.py"
+        assert any((p / name).exists() or (p / file).exists() for p in places), name
+    assert named

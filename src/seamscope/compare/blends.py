@@ -103,11 +103,6 @@ class BlendScore:
         """Mean excess of the jumps across the seams ``(C,)``."""
         return self.core if self.trusted is None else np.maximum(self.core, self.trusted)
 
-    @property
-    def excess_peak(self) -> Array:
-        """How far the largest jump across the seams exceeds the largest elsewhere ``(C,)``."""
-        return np.asarray(self.peak - self.peak_elsewhere)
-
     def total(self) -> Array:
         """Step and dependence together, in units of the prediction ``(C,)``."""
         steps = np.maximum(self.step, 0)

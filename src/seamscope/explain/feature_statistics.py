@@ -133,11 +133,6 @@ class FeatureStatistics:
             found[(frames.index(job.frame), *job.tile.index)] = deviation
         return found
 
-    def oddest(self, count: int = 5) -> tuple[TileJob, ...]:
-        """Tiles that deviate most."""
-        deviations = np.mean([one.deviations**2 for one in self.layers], 0)
-        return tuple(self.jobs[i] for i in np.argsort(-deviations)[:count])
-
     def to_json(self) -> list[dict[str, Any]]:
         """Return one entry for each layer, as plain values."""
         return [

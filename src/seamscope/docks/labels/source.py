@@ -17,7 +17,6 @@ from seamscope.docks.layers import (
     axes_of,
     file_of_layer,
     image_of,
-    letters_of,
     name_of,
     pixels,
     place_like,
@@ -183,13 +182,4 @@ def sources(viewer: Any, session: Session, files: Sequence[str] = ()) -> list[So
     return found
 
 
-def letters_of_layer(source: Source, image: Image) -> str:
-    """Letters of the dimensions of the layer that a source lies on; empty for files."""
-    if source.layer is None:
-        return ""
-    if source.run is not None:
-        return str(source.run.plan.layout.axes[: source.layer.ndim])
-    return letters_of(source.layer, image)
-
-
-__all__ = ["Source", "letters_of_layer", "sources"]
+__all__ = ["Source", "sources"]

@@ -39,6 +39,9 @@ class _Picture:
 class RestitchedLayers:
     """Layers of one run at a time; those of others are hidden, and shown again when needed.
 
+    These are whole results, drawn by `ResultLayers` as those of a run are, so that `KeptLayers`,
+    which draws one picture into one layer, has no part in them.
+
     Parameters
     ----------
     viewer

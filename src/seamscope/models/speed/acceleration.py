@@ -86,13 +86,6 @@ class Choice:
     run: Run
     trial: tuple[Trial, ...]
 
-    @property
-    def speedup(self) -> float:
-        """Time of the plain network divided by that of the chosen variant; 1 without a trial."""
-        seconds = {trial.name: trial.seconds for trial in self.trial}
-        plain, chosen = seconds.get("plain"), seconds.get(self.name)
-        return plain / chosen if plain and chosen else 1.0
-
 
 # ---------------------------------------------------------------------------------- the trial
 
