@@ -156,6 +156,13 @@ def test_names_never_collide() -> None:
     assert names_for(["p/a2.tif", "q/b.ome.zarr"]) == ("a2", "b")
 
 
+def test_a_file_that_is_named_like_an_image_is_not_passed_over(folder) -> None:
+    Path("in/broken.TIF").write_text("no image")
+    done = run("predict", "in", "demo:batchnorm", "out", "--tile", 64, "--halo", 8, "--dry-run")
+    assert done.exit_code == 1
+    assert "2 of 5 images failed: b.tif, broken.TIF" in " ".join(done.output.split())
+
+
 def test_a_zarr_folder_is_one_image(tmp_path) -> None:
     seamscope.predict(np.zeros((64, 64), np.uint8), "demo:batchnorm", str(tmp_path / "z.zarr"))
     assert images_in(str(tmp_path / "z.zarr")) is None

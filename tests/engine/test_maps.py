@@ -116,6 +116,17 @@ def test_a_result_lies_where_its_map_lies(network, whole, name, area) -> None:
     assert open_image(name, axes="cyx" if "cog" not in name else None).shape[-2:]
 
 
+@pytest.mark.parametrize("named", [("red", "near & infrared", "blue"), ("red", None, "blue")])
+def test_names_of_bands_are_names_of_channels(tmp_path, named) -> None:
+    """As rasterio writes them; where a band has none, none is used."""
+    write(tmp_path / "bands.tif")
+    with rasterio.open(tmp_path / "bands.tif", "r+") as made:
+        made.descriptions = named
+        made.update_tags(2, WAVELENGTH="850")
+    found = seamscope.open_image(tmp_path / "bands.tif").channels
+    assert tuple(channel.name for channel in found) == (named if all(named) else ())
+
+
 def test_ground_control_points_move_with_the_area(network) -> None:
     area = {"y": (5, 205), "x": (10, 160)}
     seamscope.predict("points.tif", network, "p.tif", tile=96, halo=4, area=area)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -230,7 +231,7 @@ def test_numbers_that_are_not_finite_are_infinitely_far_from_those_that_are() ->
         meter.see(tile, tiles[tile.index])
     assert meter.lost > 0
     assert np.isinf(meter.curve().max_dist[0])
-    assert np.isinf(meter.curve().mean_dist[0])
+    assert np.isfinite(meter.curve().mean_dist).all()
     assert meter.curve().to_json()["max_dist"][0] is None
     assert np.isfinite(meter.curve().soft[0]).all()
     alone = SeamMeter(grid)
@@ -238,6 +239,27 @@ def test_numbers_that_are_not_finite_are_infinitely_far_from_those_that_are() ->
         alone.see(tile, np.full((1, 24, 24), np.nan, np.float32))
     assert alone.curve().max_dist[0] == 0
     assert alone.lost > 0
+
+
+@pytest.mark.parametrize("kind", ["values", "embeddings"])
+def test_means_leave_out_pixels_that_are_not_finite(kind: Any) -> None:
+    grid = TileGrid.regular((40, 24), 24, 4)
+    rng = np.random.default_rng(0)
+    one, two = (rng.random((2, 24, 24), np.float32) for _ in range(2))
+    lower, upper = grid
+    region = overlap_of(grid, lower.index, 0)
+    a, b = (x[:, *t.within(region)] for x, t in ((one, lower), (two, upper)))
+    a[0, 1, :9], b[1, 1, 5:12], a[1, 2, 3] = np.nan, np.inf, -np.inf
+    meter = SeamMeter(grid, kind=kind)
+    meter.see(lower, one)
+    meter.see(upper, two)
+    known = np.isfinite(a).all(0) & np.isfinite(b).all(0)
+    apart = a[:, known] - b[:, known]
+    far = np.sqrt((apart**2).sum(0)) if kind == "embeddings" else np.abs(apart)
+    assert 0 < (~known).sum() < known.sum()
+    np.testing.assert_allclose(meter.curve().mean_dist[0], far.mean(), rtol=1e-6)
+    assert np.isinf(meter.curve().max_dist[0])
+    assert np.isfinite(meter.measures().mean_dist)
 
 
 def test_a_halo_only_the_last_row_is_valid_at_is_not_believed() -> None:

@@ -124,7 +124,7 @@ def repeat(
 
 
 def _how_to_continue(given: Mapping[str, Any]) -> str:
-    if "resume" in given:
+    if "resume" in given and ("out" in given or given.get("report_file")):
         return "repeat the command with --resume"
     return "repeat the command for these images"
 

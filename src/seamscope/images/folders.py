@@ -20,6 +20,7 @@ from seamscope.images.records import read_record
 from seamscope.images.results.formats import FORMATS
 
 _ENDINGS = (".ome.tiff", ".tiff", ".jpeg", ".jpg", *FORMATS)
+_FILES = tuple(each for each in _ENDINGS if not each.endswith(".zarr"))
 _ZARR = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -68,7 +69,10 @@ def _is_zarr(path: Path) -> bool:
 def _is_image(path: Path) -> bool:
     if path.name.startswith(".") or path.name.endswith(".partial"):
         return False
-    return _is_zarr(path) if path.is_dir() else is_image_file(path)
+    if path.is_dir():
+        return _is_zarr(path)
+    # a file that is named like an image and is none is a failure to be seen
+    return is_image_file(path) or path.name.lower().endswith(_FILES)
 
 
 def _natural(path: Path) -> tuple[list[object], ...]:

@@ -15,10 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+from xml.sax.saxutils import unescape
 
 import numpy as np
 
 from seamscope.errors import ImageError, SettingsError
+from seamscope.images.channels import Channel
 from seamscope.images.dimensions import are_axes, unit_name
 from seamscope.images.records import UNFINISHED, unfinished
 from seamscope.images.stored import Choice, Offer, Stored, finite_number, listed, pick
@@ -29,7 +31,7 @@ _TIFF_AXES = {"T": "t", "C": "c", "S": "c", "Z": "z", "Y": "y", "X": "x"}
 
 
 # Tag numbers and values of the TIFF specification, and of GDAL.
-_NODATA, _WHITE_IS_ZERO, _PALETTE, _RGB, _YCBCR = 42113, 0, 3, 2, 6
+_METADATA, _NODATA, _WHITE_IS_ZERO, _PALETTE, _RGB, _YCBCR = 42112, 42113, 0, 3, 2, 6
 _OTHER_COLOURS = {5: "CMYK", _YCBCR: "YCbCr", 8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*"}
 _JPEG = (6, 7, 34892)  # of the tag Compression
 _ALPHA = (1, 2)  # of the tag ExtraSamples: associated and unassociated
@@ -93,6 +95,7 @@ def _series(tif: Any, path: Path, choice: Choice, heard: list[str]) -> Stored:
             _nodata(series.keyframe),
         ),
         parts=parts,
+        channels=_bands(series),
     )
     return _as_intensities(stored, series, palette, choice)
 
@@ -134,6 +137,24 @@ def _nodata(page: Any) -> float | None:
         return float(str(tag.value).strip("\0 "))
     except ValueError:
         return None
+
+
+def _bands(series: Any) -> tuple[Channel, ...]:
+    """Return the names of a map's bands out of GDAL's tag; none unless each band has one."""
+    tag, axis = series.keyframe.tags.get(_METADATA), max(map(series.axes.find, "SC"))
+    if tag is None or axis < 0:
+        return ()
+    try:
+        items = ElementTree.fromstring(str(tag.value).strip("\0 ")).iter("Item")
+    except ElementTree.ParseError:
+        return ()
+    names = {
+        item.get("sample"): unescape((item.text or "").strip())  # GDAL escapes twice
+        for item in items
+        if item.get("role") == "description"
+    }
+    bands = [names.get(str(number)) for number in range(series.shape[axis])]
+    return tuple(Channel(name) for name in bands if name) if all(bands) else ()
 
 
 def alpha_note(name: str, kept: bool) -> str:
@@ -209,6 +230,7 @@ def _without_last(stored: Stored, axis: int) -> Stored:
     return replace(
         stored,
         data=FirstChannels(stored.data, axis, count),
+        channels=stored.channels[:count] if count > 1 else (),
         axes=stored.axes and "".join(stored.axes[k] for k in left),
         scale=stored.scale and [stored.scale[k] for k in left],
         units=stored.units and [stored.units[k] for k in left],

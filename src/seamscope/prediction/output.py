@@ -102,11 +102,12 @@ def _as_in(channel: Channel) -> dict[str, Any]:
 def _channels(plan: Plan, model: Model, image: Image) -> list[dict[str, Any]]:
     """Names of the predicted channels, and their colours where the model has them.
 
-    A network that names none, and gives one channel for each of the image's, keeps those names.
+    A network that names none, and gives values, one channel for each of the image's, keeps those
+    names; probabilities are of classes.
     """
     facts = plan.facts
     same = facts.in_channels == facts.out_channels == len(image.channels)
-    if same and len(model.channel_names) != facts.out_channels:
+    if same and facts.kind != "probabilities" and len(model.channel_names) != facts.out_channels:
         return [_as_in(channel) for channel in image.channels]
     colors = model.channel_colors or (None,) * plan.facts.out_channels
     return [

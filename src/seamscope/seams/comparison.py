@@ -22,13 +22,13 @@ from seamscope.seams.measures import Array, Frame
 # Root mean square below which a class counts as absent from an overlap.
 ABSENT = 1e-2
 _FEW_CLASSES = 8
-_ENDLESS = 1e30  # what is larger stands for infinity, which times 0 is no number
 
 
 class Terms(NamedTuple):
     """Of one overlap, ``(C, H)`` for each halo ``h``: over all pixels that are valid there."""
 
     pixels: Array  # (H,)
+    finite: Array  # (H,): those where both predictions are finite, which the total is of
     largest: Array
     total: Array
     apart: Array
@@ -117,7 +117,8 @@ class Comparison:
             finite.
         """
         one, two = (x.astype(np.float32, copy=False) for x in (one, two))
-        one, two, torn, lost = _finite(one, two)
+        one, two, missing, lost = _finite(one, two)
+        finite = fold.pixels
         both, either = self._hard(fold, one, two)
         if self.kind == "labels":
             apart = (one != two).astype(np.float32)
@@ -126,13 +127,17 @@ class Comparison:
             soft, squares, sums = either - 2 * both, either, either
         else:
             four = self._apart_and_sums(one, two)
-            if torn is not None:
-                four[0][np.broadcast_to(torn, four[0].shape)] = 2 * _ENDLESS
-            apart, (total, soft, squares, sums) = four[0], fold.sums(four)
-        largest = fold.maxima(apart)
-        if torn is not None:
-            largest, total = (np.where(x >= _ENDLESS, np.inf, x) for x in (largest, total))
-        return apart, Terms(fold.pixels, largest, total, soft, squares, sums, both, either), lost
+            apart = four[0]
+            if missing is not None:
+                apart[:, missing.any] = 0
+                finite = fold.pixels - fold.sums(missing.any[None, None].astype(np.float32))[0, 0]
+            total, soft, squares, sums = fold.sums(four)
+            if missing is not None:
+                apart[:, missing.torn] = np.inf
+        terms = Terms(
+            fold.pixels, finite, fold.maxima(apart), total, soft, squares, sums, both, either
+        )
+        return apart, terms, lost
 
     def _apart_and_sums(self, one: Array, two: Array) -> Array:
         """``(4, C, *overlap)``: distance, ``(O1 - O2)^2``, ``O1^2 + O2^2``, and ``O1 + O2``.
@@ -201,13 +206,27 @@ def _numbered(one: Array, two: Array) -> tuple[Array, Array, int]:
     return one, two, highest + 1
 
 
-def _finite(one: Array, two: Array) -> tuple[Array, Array, Array | None, int]:
-    """Both predictions with 0 for what is not finite; pixels where only one is not; how many."""
+class _Missing(NamedTuple):
+    """Pixels ``(*overlap)`` of which a number is not finite, in any channel.
+
+    Attributes
+    ----------
+    any, torn
+        In either prediction; in only one of them.
+    """
+
+    any: npt.NDArray[np.bool_]
+    torn: npt.NDArray[np.bool_]
+
+
+def _finite(one: Array, two: Array) -> tuple[Array, Array, _Missing | None, int]:
+    """Both predictions with 0 for what is not finite; where that is; how many numbers."""
     if math.isfinite(float(one.sum() + two.sum())):
         return one, two, None, 0
     lost, missed = ~np.isfinite(one), ~np.isfinite(two)
     count = int(lost.sum() + missed.sum())
-    return np.where(lost, 0, one), np.where(missed, 0, two), (lost != missed).any(0), count
+    missing = _Missing((lost | missed).any(0), (lost != missed).any(0))
+    return np.where(lost, 0, one), np.where(missed, 0, two), missing, count
 
 
 def _largest(values: Array) -> npt.NDArray[np.intp]:

@@ -49,7 +49,7 @@ class Sums:
         depth, channels = terms.pixels.size, terms.total.shape[0]
         if depth > self._pixels.size or not self._total.size:
             self._grow(depth, channels)
-        self._pixels[:depth] += terms.pixels
+        self._pixels[:depth] += terms.finite
         self._valid.setdefault(axis, np.zeros(self._pixels.size))[:depth] += 1
         np.maximum(self._largest[:, :depth], terms.largest, out=self._largest[:, :depth])
         self._total[:, :depth] += terms.total
@@ -153,7 +153,7 @@ class _Here:
         largest = terms.largest[:, at].astype(np.float64)
         self.largest = np.maximum(self.largest, largest) if self.largest.size else largest
         self.total += float(terms.total[:, at].sum())
-        self.numbers += float(terms.pixels[at] * len(largest))
+        self.numbers += float(terms.finite[at] * len(largest))
         self.shallowest = min(self.shallowest, at)
 
 
