@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -29,7 +30,8 @@ import zarr
 import seamscope
 from seamscope.cli import app
 from seamscope.compare.certificate import record_to_certify
-from seamscope.errors import ImageError, OutputError
+from seamscope.errors import ImageError, OutputError, SettingsError
+from seamscope.execution.recipe import ImageFile, check_travels
 from seamscope.images import remote
 from seamscope.images.addresses import Address, is_address, without_secrets
 from seamscope.images.image import open_image
@@ -37,6 +39,8 @@ from seamscope.images.ngff import OmeZarr
 from seamscope.images.records import read_record
 from seamscope.images.results import object_store, pyramid
 from seamscope.images.results.create import create_output
+from seamscope.models.formats import load_model
+from seamscope.plain import plain, restore
 from watching import Seen
 
 DATA = np.random.default_rng(3).random((64, 72)).astype("f4")
@@ -87,12 +91,16 @@ class Folder(SimpleHTTPRequestHandler):
     sent = 0
     failures = 0
     every = False
+    password = ""
 
     def log_message(self, *_: Any) -> None:
         pass
 
     def send_head(self) -> Any:
         kind = type(self)
+        if kind.password and self.headers["Authorization"] != f"Basic {kind.password}":
+            self.send_error(401)
+            return None
         if kind.every or (kind.failures > 0 and "/c/" in self.path):
             kind.failures -= 1
             self.send_error(500)
@@ -162,9 +170,15 @@ def test_a_prediction_over_http_equals_a_local_one(image_on_web: Any, tmp_path: 
     np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
-def test_passwords_are_used_and_never_shown(image_on_web: Any, tmp_path: Path) -> None:
-    address = image_on_web[0].replace("http://", f"http://me:{SECRET}@")
+def test_passwords_are_used_and_never_shown(
+    image_on_web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = image_on_web[0].replace("http://", f"http://me:{SECRET}%40@")
     out = tmp_path / "a.ome.zarr"
+    known = base64.b64encode(f"me:{SECRET}@".encode()).decode()
+    monkeypatch.setattr(image_on_web[2], "password", known)
+    with pytest.raises(ImageError, match=r"may not be read \(401\)"):
+        open_image(image_on_web[0])
     image = open_image(address)
     seamscope.predict(image, network(), out, **HOW)
     assert SECRET not in json.dumps(read_record(out))
@@ -425,7 +439,7 @@ def test_an_older_result_is_replaced_only_when_that_is_allowed(place: str) -> No
     assert open_image(place).shape == (32, 32)
     with pytest.raises(OutputError, match="which is read"):
         seamscope.predict(place, torch.nn.Identity(), place, **HOW, overwrite=True)
-    with pytest.raises(OutputError, match=r"takes \.ome\.zarr and \.zarr only"):
+    with pytest.raises(OutputError, match=r"takes \.ome\.zarr, \.zarr and"):
         seamscope.predict(DATA, torch.nn.Identity(), place.replace(".ome.zarr", ".tif"), **HOW)
 
 
@@ -620,6 +634,24 @@ def _pass_on(layer: Any) -> None:
 def listed(image: str) -> list[str]:
     found = attributes_of(f"{image}/labels")
     return list(found.get("ome", found)["labels"])
+
+
+def test_workers_open_images_in_stores_and_no_password_travels(
+    s3: type[Proxy], image_on_web: Any
+) -> None:
+    place = "s3://bucket/travels/image.zarr"
+    zarr.create_array(remote.store_of(Address.parse(place), writing=True), data=DATA)
+    image = open_image(place)
+    check_travels(image, load_model("demo:batchnorm"))
+    written = json.dumps(plain(ImageFile.of(image)))
+    assert SECRET not in written
+    np.testing.assert_array_equal(
+        restore(ImageFile, json.loads(written)).open().read(FULL * 2), DATA
+    )
+    protected = image_on_web[0].replace("http://", f"http://me:{SECRET}@")
+    with pytest.raises(SettingsError, match="never written to a file") as refused:
+        check_travels(open_image(protected), load_model("demo:batchnorm"))
+    assert SECRET not in str(refused.value)
 
 
 def test_what_holds_no_labels_is_one_sentence(s3: type[Proxy]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from seamscope.errors import SettingsError
 from seamscope.files import disk_errors, write_file
+from seamscope.images.addresses import is_address
 from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import Intensity
 from seamscope.images.preparation import Prepared
@@ -203,6 +204,12 @@ def check_travels(image: Image, model: Model) -> None:
     SettingsError
         When one of them is in memory only.
     """
+    if image.opener is None and is_address(image.source):
+        raise SettingsError(
+            f"The address of {image.source} was given with a user or password, which is never "
+            "written to a file, so that workers cannot read it. Copy the image to a disk that "
+            "workers see, or predict without workers."
+        )
     if image.opener is None:
         raise SettingsError(
             f"The image {image.name} is in the memory of this process, where workers cannot read "

@@ -396,7 +396,7 @@ def open_image(source: Any, *, axes: str | None = None, **choices: Any) -> Image
     elif isinstance(source, str) and source.startswith("demo:") and not Path(source).exists():
         image = _open_sample(source, choice)
     elif is_address(source):
-        image = _checked(open_address(Address.parse(source), choice), choice)
+        image = _of_address(Address.parse(source), choice)
     elif isinstance(source, str | os.PathLike):
         image = _of_file(Path(source).expanduser(), choice)
     else:
@@ -415,6 +415,12 @@ def _of_file(path: Path, choice: Choice) -> Image:
     image = _checked(found, choice)
     alone = not found.parts and str(found.source) == str(path)
     return replace(image, identity=before if alone else "", opener=str(path.absolute()))
+
+
+def _of_address(address: Address, choice: Choice) -> Image:
+    """Open an image that is not on this machine; a password in its address is not noted."""
+    image = _checked(open_address(address, choice), choice)
+    return image if address.secret else replace(image, opener=str(address))
 
 
 def _identity(path: Path, choice: Choice) -> str:

@@ -13,11 +13,13 @@ remains an error ends in one sentence, without the request: that may show what i
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from zarr.storage import ObjectStore
 
@@ -75,8 +77,11 @@ def connect(address: Address, error: type[SeamscopeError] = ImageError) -> Any:
     try:
         if not address.is_store:
             client["allow_http"] = address.scheme == "http"
-            url = f"{address.scheme}://{address.secret}{address.host}/{address.path}"
-            return obstore.store.HTTPStore.from_url(url, client_options=client, retry_config=retry)
+            if address.secret:
+                client["default_headers"] = {"Authorization": _authorization(address.secret)}
+            return obstore.store.HTTPStore.from_url(
+                str(address), client_options=client, retry_config=retry
+            )
         kind = {"s3": obstore.store.S3Store, "gs": obstore.store.GCSStore}[address.scheme]
         if "http://" in os.environ.get(_ENDPOINT[address.scheme], ""):
             client["allow_http"] = True
@@ -86,6 +91,12 @@ def connect(address: Address, error: type[SeamscopeError] = ImageError) -> Any:
         return kind(address.host, prefix=address.path or None, **how)
     except Exception as trouble:
         raise error(sentence(address, trouble, "reached")) from None
+
+
+def _authorization(secret: str) -> str:
+    """Return what a server is sent for ``user:password@``; obstore drops it from an address."""
+    encoded = unquote(secret.removesuffix("@")).encode()
+    return f"Basic {base64.b64encode(encoded).decode()}"
 
 
 def sentence(address: Address, error: Exception, done: str) -> str:
