@@ -225,7 +225,7 @@ def _finite(one: Array, two: Array) -> tuple[Array, Array, _Missing | None, int]
         return one, two, None, 0
     lost, missed = ~np.isfinite(one), ~np.isfinite(two)
     count = int(lost.sum() + missed.sum())
-    missing = _Missing((lost | missed).any(0), (lost != missed).any(0))
+    missing = _Missing(*(np.asarray(each.any(0)) for each in (lost | missed, lost != missed)))
     return np.where(lost, 0, one), np.where(missed, 0, two), missing, count
 
 
