@@ -250,8 +250,14 @@ def test_derived_is_what_finite_differences_find(name) -> None:
         (Windows(7), 98, 7, Fraction(1), (0, 0), (6, 6)),
         (nn.Sequential(Windows(8), Windows(8, 4)), 96, 8, Fraction(1), (0, 0), (11, 11)),
         (Shuffle(), 32, 1, Fraction(2), (0, 0), (0, 0)),
+        # in an input this short, and in one twice as long, every pixel depends on padding
+        (_conv(3, padding=100, dilation=100), 64, 1, Fraction(1), (0, 0), (100, 100)),
+        (
+            nn.Sequential(_conv(3, padding=60, dilation=60), _conv(3, padding=60, dilation=60)),
+            64, 1, Fraction(1), (0, 0), (120, 120),
+        ),
     ],
-)
+)  # fmt: skip
 def test_by_hand(network, size, period, scale, crop, reach) -> None:
     (axis,) = derive(network.eval(), torch.rand(1, 2, size)).axes
     assert (axis.period, axis.scale, axis.crop, axis.reach) == (period, scale, crop, reach)

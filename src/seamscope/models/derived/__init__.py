@@ -198,7 +198,8 @@ def _worthwhile(derived: Derived, axis: int, x: torch.Tensor, tape: Tape) -> boo
 
 def _same(one: DerivedAxis, other: DerivedAxis) -> bool:
     """Whether two lengths of an input imply the same."""
-    return one.period is not None and (one.period, one.fields) == (other.period, other.fields)
+    same = (one.period, one.fields) == (other.period, other.fields)
+    return one.period is not None and other.inside and same
 
 
 def _numbers(node: fx.Node) -> int:

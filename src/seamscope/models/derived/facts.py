@@ -33,6 +33,8 @@ class DerivedAxis:
         The only accepted size, where positions were learned for it.
     size, out
         Sizes that were recorded.
+    inside
+        Whether some pixels depend on no padding. Where none do, period and fields are a guess.
 
     `None` stands for what cannot be derived.
     """
@@ -45,6 +47,7 @@ class DerivedAxis:
     fields: tuple[tuple[int, int], ...] | None = None
     absolute: bool = False
     fixed: int | None = None
+    inside: bool = True
 
     @property
     def reach(self) -> tuple[int, int] | None:
@@ -63,7 +66,7 @@ class DerivedAxis:
         size
             Any size that tiles may have.
         """
-        if self.fields is None or self.scale is None or self.crop is None:
+        if self.fields is None or self.scale is None or self.crop is None or not self.inside:
             return None
         scale, phases = self.scale, len(self.fields)
         last_phase = int((size - sum(self.crop)) * scale) - 1

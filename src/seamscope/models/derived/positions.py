@@ -17,6 +17,9 @@ import torch
 Array: TypeAlias = npt.NDArray[Any]
 
 NONE = np.int64(1) << 40  # `lo` of what depends on nothing; `hi` is its negative
+PADDING, NOTHING = np.uint64(1), np.uint64(2)  # kinds of what is outside, and of what is not read
+_PADDED = np.uint64(1)  # bit of the kinds of all that depends on padding
+UNREAD = -2  # for a place, where nothing is read though nothing is outside
 DEAD = -50.0  # what is so much less than others is nothing after a softmax
 _MOST = 30_000_000  # elements of an array of positions
 
@@ -49,10 +52,15 @@ class Seen:
         """Return the same with dimensions of length 1 repeated."""
         return self.each(lambda a: np.broadcast_to(a, tuple(shape)))
 
-    def where(self, keep: Array) -> Seen:
-        """What is not kept depends on nothing."""
+    @property
+    def padded(self) -> Array:
+        """Which elements depend on padding."""
+        return (self.kind & _PADDED).astype(bool)
+
+    def where(self, keep: Array, other: Array = NOTHING) -> Seen:
+        """What is not kept depends on nothing, and is of another kind."""
         lo, hi = np.where(keep, self.lo, NONE), np.where(keep, self.hi, -NONE)
-        return Seen(lo, hi, np.where(keep, self.kind, np.uint64(1)))
+        return Seen(lo, hi, np.where(keep, self.kind, other))
 
 
 def mixed(values: Array) -> Array:
@@ -73,6 +81,11 @@ def _kinds(seen: Seen, lo: Array, tag: Any) -> Array:
     return mixed(seen.kind + mixed(apart.astype(np.uint64)) + tagged + length.astype(np.uint64))
 
 
+def marked(kinds: Array, padded: Array) -> Array:
+    """Kinds that say whether what they stand for depends on padding."""
+    return (kinds & ~_PADDED) | padded.astype(np.uint64)
+
+
 def joined(parts: Sequence[Seen]) -> Seen:
     """Elements that depend on one element of each part."""
     if len(parts) == 1:
@@ -84,9 +97,11 @@ def joined(parts: Sequence[Seen]) -> Seen:
     for part in parts[1:]:
         lo, hi = np.minimum(lo, part.lo), np.maximum(hi, part.hi)
     kind = np.zeros(shape, np.uint64)
+    padded = np.zeros(shape, bool)
     for tag, part in enumerate(parts):
         kind = kind + _kinds(part, lo, tag)
-    return Seen(lo, hi, kind)
+        padded = padded | part.padded
+    return Seen(lo, hi, marked(kind, padded))
 
 
 def reduced(seen: Seen, dim: int) -> Seen:
@@ -97,21 +112,22 @@ def reduced(seen: Seen, dim: int) -> Seen:
     index = np.arange(seen.shape[dim], dtype=np.uint64)
     tags = index.reshape([-1 if d == dim % seen.lo.ndim else 1 for d in range(seen.lo.ndim)])
     kind = _kinds(seen, lo, tags).sum(dim, keepdims=True, dtype=np.uint64)
-    return Seen(lo, hi, kind)
+    return Seen(lo, hi, marked(kind, seen.padded.any(dim, keepdims=True)))
 
 
 def gathered(seen: Seen, dim: int, index: Array) -> Seen:
-    """Elements that depend on those at ``index[o, k]`` along a dimension; below 0 is padding."""
+    """Elements that depend on those at ``index[o, k]`` along a dimension; -1 is padding."""
     if seen.shape[dim] == 1 and (index >= 0).any(1).all():
         return seen
     if seen.shape[dim] == 1:
         seen = seen.each(lambda a: np.repeat(a, int(index.max()) + 1, dim))
     parts = []
     for k in range(index.shape[1]):
-        inside = index[:, k] >= 0
+        shape = [-1 if d == dim % seen.lo.ndim else 1 for d in range(seen.lo.ndim)]
+        place = index[:, k].reshape(shape)
         at = np.maximum(index[:, k], 0)
-        keep = inside.reshape([-1 if d == dim % seen.lo.ndim else 1 for d in range(seen.lo.ndim)])
-        parts.append(seen.taken(at, dim).where(keep))
+        other = np.where(place == UNREAD, NOTHING, PADDING)
+        parts.append(seen.taken(at, dim).where(place >= 0, other))
     return joined(parts)
 
 
@@ -220,7 +236,7 @@ def is_whole(made: Seen, *sources: Seen) -> bool:
 def held_fixed(seen: Seen) -> Seen:
     """What couples the whole tile, held fixed."""
     none = np.full_like(seen.lo, NONE)
-    return Seen(none, -none, np.ones_like(seen.kind))
+    return Seen(none, -none, np.full_like(seen.kind, NOTHING))
 
 
 def with_leading(one: Any, ndim: int) -> Any:

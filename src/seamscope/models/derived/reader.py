@@ -28,6 +28,7 @@ from seamscope.models.derived.positions import (
     held_fixed,
     is_whole,
     joined,
+    marked,
     mixed,
     reduced,
     shortened,
@@ -88,7 +89,7 @@ class Reader:
         known = DerivedAxis(size, out, fixed=fixed, absolute=axis in self.absolute)
         if seen.shape[axis + 2] == 1:
             return known
-        return repeating(known, seen.lo.ravel(), seen.hi.ravel(), seen.kind.ravel())
+        return repeating(known, seen.each(np.ravel))
 
     def _read(self) -> Value | None:
         ndim = len(self._input)
@@ -275,9 +276,7 @@ class Reader:
                 made = reduced(made, dim % len(value.shape))
             if made is not seen and is_whole(made, seen):
                 self.couple([axis], statistic=True)
-                made = Seen(
-                    np.full_like(made.lo, NONE), np.full_like(made.hi, -NONE), made.kind * 0 + 1
-                )
+                made = held_fixed(made)
             held.append(joined([seen, made]) if keep and made is not seen else made)
         shape = [1 if d in {n % len(value.shape) for n in dims} else n
                  for d, n in enumerate(value.shape)]  # fmt: skip
@@ -308,7 +307,7 @@ class Reader:
                 if made is not seen and outs > 1:  # each output weighs positions in its own way
                     index = np.arange(outs, dtype=np.uint64)
                     tags: Array = index.reshape(-1, 1) if left is None else index
-                    made = replace(made, kind=mixed(made.kind + tags))
+                    made = replace(made, kind=marked(mixed(made.kind + tags), made.padded))
                     full = np.broadcast_shapes(made.lo.shape, made.kind.shape)
                     made = made.wide(full)
             sources = [s for s in (left, right) if s is not None and s.lo.size > 1]
@@ -432,7 +431,7 @@ def _hashed(tensor: torch.Tensor, dims: Sequence[int]) -> Array:
             index = np.arange(values.shape[d], dtype=np.uint64)
             index = index.reshape([-1 if e == d else 1 for e in range(values.ndim)])
             kinds = mixed(kinds + mixed(index)).sum(d, keepdims=True, dtype=np.uint64)
-    return kinds
+    return marked(kinds, np.zeros(kinds.shape, bool))
 
 
 def _draws(name: str, func: Any, args: Any, kwargs: Any) -> bool:

@@ -12,25 +12,31 @@ from fractions import Fraction
 import numpy as np
 
 from seamscope.models.derived.facts import DerivedAxis
-from seamscope.models.derived.positions import (
-    NONE,
-    Array,
-)
+from seamscope.models.derived.positions import NONE, Array, Seen
 
 
-def repeating(known: DerivedAxis, lo: Array, hi: Array, kind: Array) -> DerivedAxis:
-    """Find the shortest repetition of intervals and kinds inside, where no border is felt."""
-    out = len(lo)
+def repeating(known: DerivedAxis, seen: Seen) -> DerivedAxis:
+    """Find the shortest repetition of intervals and kinds, where no padding is felt.
+
+    An input may be too short for that; what repeats in all of it is then a guess.
+    """
+    inside = ~seen.padded
+    found = _repeated(known, seen, inside)
+    return found or replace(_repeated(known, seen, np.ones_like(inside)) or known, inside=False)
+
+
+def _repeated(known: DerivedAxis, seen: Seen, among: Array) -> DerivedAxis | None:
+    lo, hi, kind, out = seen.lo, seen.hi, seen.kind, len(seen.lo)
     for q in range(1, out // 2 + 1):
         moved = lo[q:] - lo[:-q]
         alike = (kind[q:] == kind[:-q]) & (hi[q:] - hi[:-q] == moved) & (lo[q:] != NONE)
-        first, last, p = _longest(alike, moved)
+        first, last, p = _longest(alike & among[q:] & among[:-q], moved)
         # two periods, or one where the scale is that of the sizes: less may be chance
         enough = q if p and Fraction(q, p) * known.size == out else 2 * q
         if p > 0 and last - first >= max(enough, out // 8):
             found = replace(known, period=p, scale=Fraction(q, p))
             return _described(found, lo, hi, first)
-    return known
+    return None
 
 
 def _longest(alike: Array, moved: Array) -> tuple[int, int, int]:

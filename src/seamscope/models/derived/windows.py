@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seamscope.models.derived.positions import (
+    UNREAD,
     Array,
     NotUnderstood,
     Value,
@@ -43,8 +44,8 @@ def _convolution(reader: Reader, given: dict[str, Any]) -> Any:
         out, size = shape[d + 2], x.shape[d + 2]
         if given.get("transposed"):
             at = np.arange(out)[:, None] + padding[d] - taps[None]
-            index = np.where(at % stride[d] == 0, at // stride[d], -1)
-            indices.append(np.where((index >= 0) & (index < size), index, -1))
+            index = np.where((at >= 0) & (at % stride[d] == 0), at // stride[d], UNREAD)
+            indices.append(np.where(index < size, index, UNREAD))
         else:
             indices.append(window_places(out, size, np.arange(out) * stride[d] - padding[d], taps))
     return reader.windowed(x, indices, given.get("groups", 1))
@@ -129,7 +130,7 @@ def _interpolated(out: int, size: int, taps: Any, factor: float | None) -> Array
     base = np.floor(source + 1e-6)
     offsets, weights = taps(source - base)
     index = np.clip(base[:, None].astype(np.int64) + offsets, 0, size - 1)
-    return np.where(np.abs(weights) > 1e-6, index, -1)
+    return np.where(np.abs(weights) > 1e-6, index, UNREAD)
 
 
 def _nearest(t: Array) -> tuple[Array, Array]:
