@@ -204,7 +204,7 @@ class Recorder(Dispatch):
             x = x.clone() if x.is_inference() else x
             self._keep(x, self._graph.placeholder("x"), True)
             try:
-                with _Names(self._module, self._names), _Reads(self._refuse), self:
+                with RunningModules(self._module, self._names), _Reads(self._refuse), self:
                     result = forward(x)
             except Exception as error:  # TorchScript wraps what passes through it
                 raise self._refused or error from None
@@ -335,7 +335,7 @@ def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator
             yield from _tensors(given)
 
 
-class _Names(ExitStack):
+class RunningModules(ExitStack):
     """Within this context, keeps the names of the modules that run."""
 
     def __init__(self, module: nn.Module | None, names: list[str]) -> None:

@@ -62,6 +62,21 @@ def halo_text(sides: Sequence[Sequence[int]]) -> str:
     return "; ".join(f"{name}: {one}" for name, one in zip(names, each, strict=True))
 
 
+def far_text(sides: Sequence[Sequence[int]]) -> str:
+    """Write how far something reaches, ``(before, after)`` in pixels for each axis.
+
+    Examples
+    --------
+    >>> far_text([(46, 46), (46, 46)]), far_text([(8, 8), (46, 46)])
+    ('46 px', '8 x 46 px')
+    >>> far_text([(44, 46), (46, 46)])
+    'y: 44 px before, 46 px after; x: 46 px'
+    """
+    if all(a == b for a, b in sides):
+        return f"{halo_text(sides)} px"
+    return re.sub(r"(\d+)", r"\1 px", halo_text(sides))
+
+
 def pixels_text(count: object) -> str:
     """Write a number of pixels, or what `axes_text` and `halo_text` made of several.
 
@@ -214,6 +229,7 @@ __all__ = [
     "axes_text",
     "bytes_text",
     "duration_text",
+    "far_text",
     "figure_text",
     "halo_text",
     "percent_text",

@@ -310,7 +310,12 @@ def test_a_network_of_classes_is_measured_by_what_it_decides_on(keep) -> None:
 
 @pytest.mark.parametrize(
     ("end", "kind"),
-    [(nn.Sigmoid(), "probabilities"), (nn.Softmax(1), "probabilities"), (nn.Identity(), "logits")],
+    [
+        (nn.Sigmoid(), "probabilities"),
+        (nn.Softmax(1), "probabilities"),
+        (nn.Identity(), "logits"),
+        (nn.AvgPool2d(2), "logits"),
+    ],
 )
 def test_the_kind_of_values_is_seen_and_can_be_stated(end, kind) -> None:
     network = seq(C(1, 3, 3, padding=1), end).eval()

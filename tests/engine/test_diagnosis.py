@@ -21,9 +21,9 @@ from seamscope.explain.experiments import NOTHING, Bench
 from seamscope.explain.pipelines import subject_of_case, subject_of_pipeline
 from seamscope.explain.tile_sample import PlacedAxis, sample_of
 from seamscope.images.image import open_image
+from seamscope.models.entrance import Hints
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model, as_model
-from seamscope.models.probe import Hints
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.seams.measures import Seam

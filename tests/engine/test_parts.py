@@ -123,7 +123,7 @@ def test_no_halo_is_said_as_a_sentence_that_cannot_be_misread(results):
     assert report.smallest_seamless_halo is None
     most = report.curve.deepest
     assert 0 < most <= report.curve.halo[-1]
-    assert f"none; no halo up to {most} px removes the seams" in terminal(describe(report))
+    assert f"none up to {most} px; no deeper one was measured" in terminal(describe(report))
 
 
 def test_tiles_of_a_plan(results):

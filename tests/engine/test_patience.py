@@ -87,7 +87,7 @@ def test_no_operation_is_blamed_where_time_ran_out(allow) -> None:
             continue
         said = model.describe()
         assert model.reach.halo is None
-        assert "further operations" not in said
+        assert "other layers see" not in said
         assert "per-tile statistics" in said
         if model.reach.convolutional is None:
             unfinished += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,8 +13,10 @@ from torch import nn
 import networks
 from families import family
 from seamscope.errors import ModelError
+from seamscope.models.couplings import HeldAttention
 from seamscope.models.formats import load_model
 from seamscope.models.model import as_model
+from seamscope.models.reach import measure_rest
 
 
 class SqueezeExcite(nn.Module):
@@ -465,16 +468,42 @@ class Between(nn.Module):
         return self.last(x + seen.transpose(1, 2).reshape(x.shape))
 
 
-def test_the_reach_of_the_rest_is_what_a_change_finds_with_attention_held_fixed() -> None:
-    network = Between().eval()
-    reach = as_model(network).reach
+class ByHand(Between):
+    """The same with attention written out, and a layer of the network's own around it."""
+
+    def __init__(self):
+        super().__init__()
+        self.attend = Mixing()
+
+    def forward(self, x):
+        return self.last(self.attend(self.first(x)))
+
+
+class Mixing(nn.Module):
+    """A convolution, attention between all pixels, and a skip."""
+
+    def __init__(self):
+        super().__init__()
+        self.before = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        y = self.before(x).flatten(2)
+        return x + (y @ (y.transpose(1, 2) @ y).softmax(-1)).reshape(x.shape)
+
+
+@pytest.mark.parametrize("make", [Between, ByHand])
+def test_the_reach_of_the_rest_is_measured_with_attention_held(make) -> None:
+    rest = ((3, 3), (3, 3))  # 1 and 2 px of the convolutions around it
+    model = as_model(make().eval())
+    reach = model.reach
     assert reach.couplings == ("attend",)
-    clean = torch.randn(1, 1, 16, 64)
-    changed = clean.clone()
-    changed[..., :24] = 50 * torch.randn(1, 1, 16, 24)
-    given = []
-    network.attend.register_forward_hook(lambda _, __, result: given.append(result) or given[0])
-    with torch.no_grad():
-        differ = (network(clean) != network(changed)).any(2).any(1).flatten()
-    far = int(differ.nonzero().max()) - 23
-    assert reach.rest == ((far, far), (far, far)) == ((3, 3), (3, 3))
+    assert (reach.rest, reach.rest_measured, reach.measured) == (rest, True, None)
+    # the operations may imply less
+    facts = model.facts
+    assert facts.implied is not None
+    less = replace(facts, implied=replace(facts.implied, halo=((0, 0), (3, 3))))
+    held = HeldAttention(model.forward, model.module, reach.couplings)
+    assert replace(reach, rest=less.implied.halo).with_rest(measure_rest(held, less)) == replace(
+        reach, measured=rest, implied=less.implied.halo
+    )
+    assert held.complete

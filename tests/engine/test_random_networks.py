@@ -130,8 +130,11 @@ EVERYWHERE = (
     ("cut 3 before, 10 after", ".pt2"),
     ("cut 3 before, 10 after", ".onnx"),
     ("windows of 5, patch 2", ".torchscript"),  # of one image at a time
+    ("windows of 5, patch 2", ".pt2"),
+    ("windows of 5, patch 2", ".onnx"),
     ("anisotropic, 3D", ".torchscript"),
     ("anisotropic, 3D", ".pt2"),
+    ("anisotropic, 3D", ".onnx"),
 )
 
 

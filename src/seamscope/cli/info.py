@@ -131,9 +131,11 @@ def model_facts(model: Model) -> dict[str, Any]:
         "at_least": None if reach.at_least is None else list(reach.at_least),
         "couplings": list(reach.couplings),
         "rest": _listed(reach.rest),
+        "rest_measured": reach.rest_measured,
         "implied": None if facts.implied is None else facts.implied.to_json(),
         "implied_agrees": reach.agrees(facts),
         "kind": facts.kind,
+        "kind_certain": facts.kind_certain,
         "noise": facts.noise,
         "statistics": {
             "count": len(facts.statistics),
@@ -225,6 +227,9 @@ def _large_image(channels: int, spatial_axes: int) -> Image:
     return open_image(np.broadcast_to(np.uint8(0), shape), axes="c" + "zyx"[-spatial_axes:])
 
 
+_OR_VALUES = ", or other values without limits (--kind)"
+
+
 def _facts_text(facts: Mapping[str, Any], model: Model) -> str:
     fixed = [size for size in facts["tile_fixed"] if size]
     sizes = f"only {shape_text(facts['tile_fixed'])}" if fixed else (
@@ -233,7 +238,7 @@ def _facts_text(facts: Mapping[str, Any], model: Model) -> str:
     )  # fmt: skip
     rows = [
         ("channels", ", ".join(facts["channels"])),
-        ("predicts", facts["kind"]),
+        ("predicts", facts["kind"] + ("" if facts["kind_certain"] else _OR_VALUES)),
         ("intensities", _intensities(facts)),
         *([("afterwards", str(facts["afterwards"]))] if facts["afterwards"] else []),
         ("tile sizes", sizes),
@@ -260,6 +265,8 @@ def _certainty(facts: Mapping[str, Any]) -> str:
         return "period and reach, by measurement and by the network's operations"
     if implied is None or implied["unknown"]:
         return ""
+    if facts["rest_measured"] and facts["rest"] == implied["halo"]:
+        return "the reach of all other layers, by measurement and by the network's operations"
     if facts["implied_agrees"] is None:
         return ""
     shown = [f"period {axes_text([n or 1 for n in implied['period']])}"]

@@ -37,7 +37,7 @@ from seamscope.prediction.output import open_output
 from seamscope.prediction.run import Finished, Reduced, TileDone, run
 from seamscope.seams.tolerance import TOLERANCE, Spread, check_tolerance
 from seamscope.settings import Settings
-from seamscope.text import axes_text, halo_text, percent_text, shape_text
+from seamscope.text import axes_text, far_text, percent_text, shape_text
 from seamscope.tiling import Lattice, Sides
 from seamscope.work import QUIET, Steps, Work
 
@@ -432,8 +432,8 @@ def _note(plan: Plan, crops: Sequence[Crop], passed: bool) -> str:
         if discarded != halo:
             return (
                 f"Tiles overlap by {axes_text([a.overlap for a in several])} px and are cut in "
-                f"between, so that each discards {halo_text(discarded)} px, more than the halo of "
-                f"{halo_text(halo)} px."
+                f"between, so that each discards {far_text(discarded)}, more than the halo of "
+                f"{far_text(halo)}."
             )
     if not passed and plan.exact:
         if plan.facts.noise:

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QSizePolicy, QWidge
 
 from seamscope.docks.evidence import Evidence
 from seamscope.images.results.create import Room
-from seamscope.models.probe import Facts
+from seamscope.models.facts import Facts
 from seamscope.planning.plan import Plan
 from seamscope.settings import WORDS
 from seamscope.text import (

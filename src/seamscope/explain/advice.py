@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias
 from seamscope.planning.plan import Plan
 from seamscope.seams.report import SeamReport
 from seamscope.settings import Settings
-from seamscope.text import halo_text, pixels_text
+from seamscope.text import far_text, halo_text
 from seamscope.tiling import Lattice, Sides, halo_sides, per_axis
 
 Step: TypeAlias = Literal["nothing", "halo", "statistics", "blend", "explain"]
@@ -116,7 +116,7 @@ def _with_reach(plan: Plan, reach: Sequence[Sides], report: SeamReport | None) -
             "Find the cause",
         )
     why = (
-        f"The network looks {pixels_text(halo_text(reach))} far, and the margin (halo) is "
+        f"The network looks {far_text(reach)} far, and the margin (halo) is "
         f"{halo_text(plan.grid.halo)}: the edges of tiles are predicted with pixels missing. "
         f"Margin {halo_text(wanted)} is exact on any image."
     )

@@ -22,7 +22,7 @@ from seamscope.planning.plan import Plan
 from seamscope.prediction.class_labels import as_labels
 from seamscope.seams.measures import SeamCurve
 from seamscope.seams.tolerance import TOLERANCE
-from seamscope.text import axes_text, figure_text, halo_text, percent_text, pixels_text
+from seamscope.text import axes_text, far_text, figure_text, halo_text, percent_text, pixels_text
 from seamscope.tiling import Sides, Tile, TileGrid
 from seamscope.work import Steps, Work
 
@@ -330,7 +330,7 @@ class Inquiry:
         needs = (
             "a pixel depends on the whole tile"
             if reach is None
-            else f"tiles of this network need a halo of {halo_text(reach)} px"
+            else f"tiles of this network need a halo of {far_text(reach)}"
         )
         if not share:
             return (
@@ -344,14 +344,14 @@ class Inquiry:
         if reach is None:
             curve = self._curves["edge effects alone"]
             knee = halo_text(curve.ray.sides(curve.knee()))
-            return what, f"Use a halo of {knee}, beyond which more helps little"
-        remedy = f"Use a halo of {halo_text(reach)}"
+            return what, f"Use a halo of {knee} px, beyond which more helps little"
+        remedy = f"Use a halo of {far_text(reach)}"
         lattices = self._subject.lattice
         needed = [a.smallest_tile(sides) for a, sides in zip(lattices, reach, strict=True)]
         if any(n > t for n, t in zip(needed, self.bench.grid.tile_shape, strict=True)):
             remedy += f", with tiles of {axes_text(needed)} or more"
         if self._here is not None and self._here != reach:
-            remedy += f" (on the seams examined {halo_text(self._here)} is enough)"
+            remedy += f" (on the seams examined {far_text(self._here)} is enough)"
         return what, remedy
 
     def _coupling(self, share: float, alone: float) -> tuple[str, str]:
@@ -440,7 +440,7 @@ class Inquiry:
                     f"average and {figure_text(start.max_dist[0])} at most."
                 )
             if self._here is not None and self._here < bench.grid.halo:
-                text += f" On these seams a halo of {halo_text(self._here)} would do."
+                text += f" On these seams a halo of {far_text(self._here)} would do."
             return text
         if bench.labels:
             size = f"in {percent_text(now.mean)} of the pixels"

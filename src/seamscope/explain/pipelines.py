@@ -20,8 +20,9 @@ import torch
 from torch import nn
 
 from seamscope.errors import ModelError, SeamscopeError
+from seamscope.models.entrance import Hints
+from seamscope.models.facts import Facts
 from seamscope.models.model import Model, as_model
-from seamscope.models.probe import Facts, Hints
 from seamscope.normalization.audit import Audit, audit
 from seamscope.normalization.calls import Forward
 from seamscope.planning.case import Case

@@ -4,20 +4,24 @@ Knows modules and what goes in and out of them. Does not know what they compute.
 
 One end of a long input is changed. A layer of whose input a part does not change, and all of whose
 output does, couples the whole tile, whatever it is: attention, global pooling. Its output is then
-replaced by that of the unchanged input, so that the layers behind it are seen as well.
+replaced by that of the unchanged input, so that the layers behind it are seen as well. To measure
+how far the rest of a network reaches, the attention of its coupling layers is held in the same way.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from seamscope.models.slab import LOW, NOISES, Slab
+from seamscope.normalization.calls import Forward
+from seamscope.tape import Dispatch, RunningModules
 
 _LITTLE, _ALL = 0.8, 0.999  # parts of a layer's input and output that change
 
@@ -32,6 +36,74 @@ def coupling_layers(module: nn.Module, slab: Slab) -> tuple[str, ...]:
         recorder.compare()
         slab.run(slab.with_end(LOW, slab.frame(), NOISES[1]))
     return tuple(dict.fromkeys(name for name in recorder.found if name))
+
+
+class HeldAttention:
+    """A forward pass in which the attention of some layers always gives what it did first.
+
+    A new shape of the input begins anew.
+
+    Parameters
+    ----------
+    forward
+        Runs `module`.
+    module, names
+        Layers whose attention is held, by their names in the module.
+    """
+
+    def __init__(self, forward: Forward, module: nn.Module, names: Sequence[str]) -> None:
+        self._forward, self._module = forward, module
+        self._names = frozenset(names)
+        self._shape: tuple[int, ...] = ()
+        self._kept: list[Any] = []
+        self._found: set[str] = set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether attention ran in all of these layers."""
+        return self._found == self._names
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the network."""
+        if tuple(x.shape) != self._shape:
+            self._shape, self._kept, self._found = tuple(x.shape), [], set()
+            left = None
+        else:
+            left = iter(self._kept)
+        running: list[str] = []
+
+        def hold(run: Callable[[], Any]) -> Any:
+            if not running or running[-1] not in self._names:
+                return run()
+            self._found.add(running[-1])
+            if left is None:
+                self._kept.append(copy.deepcopy(run()))
+                return copy.deepcopy(self._kept[-1])
+            return copy.deepcopy(next(left))  # what follows may change it in place
+
+        with RunningModules(self._module, running), _Attention(hold):
+            return self._forward(x)
+
+
+class _Attention(Dispatch):
+    """Gives the operations of attention to a function, which may run them."""
+
+    def __init__(self, hold: Callable[[Callable[[], Any]], Any]) -> None:
+        super().__init__()
+        self._hold = hold
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        run = partial(func, *args, **(kwargs or {}))
+        name = func._schema.name.removeprefix("aten::")
+        return self._hold(run) if name.startswith(_OF_ATTENTION) else run()
+
+
+_OF_ATTENTION = (
+    "_softmax", "_safe_softmax", "bmm", "baddbmm", "_scaled_dot_product",
+    "_native_multi_head_attention",
+)  # fmt: skip
 
 
 class _Recorder:

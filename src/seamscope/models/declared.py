@@ -18,7 +18,7 @@ from seamscope.text import axes_text
 from seamscope.tiling import axis_names
 
 if TYPE_CHECKING:
-    from seamscope.models.probe import Facts
+    from seamscope.models.facts import Facts
     from seamscope.models.reach import Reach
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from seamscope.models.probe import Facts, Hints
+from seamscope.models.entrance import Hints
+from seamscope.models.facts import Facts
 
 # -- the same network
 

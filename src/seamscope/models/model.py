@@ -25,17 +25,19 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from seamscope.cache import Cache
 from seamscope.errors import ModelError, SeamscopeError
-from seamscope.models.couplings import coupling_layers
+from seamscope.models.couplings import HeldAttention, coupling_layers
 from seamscope.models.declared import Declared, TestVectors
+from seamscope.models.ends import trimmed
 from seamscope.models.entrance import Hints, Layout, arranged
+from seamscope.models.facts import Facts
 from seamscope.models.kept_facts import (
     network_key,
     same_sample,
     sample_of,
 )
 from seamscope.models.output_kind import OutputKind, undecided
-from seamscope.models.probe import Facts, probe, trimmed
-from seamscope.models.reach import PhaseFields, Reach, measure_fields, measure_reach
+from seamscope.models.probe import probe
+from seamscope.models.reach import PhaseFields, Reach, measure_fields, measure_reach, measure_rest
 from seamscope.models.runnable import runnable
 from seamscope.models.runner import Runner, Speed
 from seamscope.models.sentences import describe
@@ -373,9 +375,14 @@ class Model:
             named = reach.convolutional is not None or reach.depends_on_size or reach.couplings
             if not named and reach.finished and not facts.forward_only:
                 with contextlib.suppress(OutOfPatience):
-                    slab = next(slabs(trials, facts, facts.spatial_axes - 1))
+                    slab = next(slabs(trials, facts, facts.spatial_axes - 1, fixed=True))
                     names = coupling_layers(self.module, slab)
                     reach = dataclasses.replace(reach, couplings=names)
+            if reach.rest is not None and reach.finished:
+                held = HeldAttention(trials, self.module, reach.couplings)
+                with contextlib.suppress(OutOfPatience):
+                    rest = measure_rest(held, facts)
+                    reach = reach.with_rest(rest) if held.complete else reach
         self._keep("reach", plain(reach), trials.finished, beside)
         return reach
 

@@ -33,10 +33,14 @@ aten = torch.ops.aten
 _MOVES = {
     "view", "_unsafe_view", "reshape", "permute", "transpose", "slice", "select", "contiguous",
     "clone", "detach", "alias", "unsqueeze", "squeeze", "expand", "_to_copy", "copy_", "t",
-    "constant_pad_nd", "upsample_bilinear2d", "upsample_nearest2d", "upsample_trilinear3d", "cat",
-    "split", "split_with_sizes", "native_dropout", "unsafe_chunk", "lift_fresh",
+    "constant_pad_nd", "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "roll", "cat", "split",
+    "split_with_sizes", "native_dropout", "unsafe_chunk", "lift_fresh",
 }  # fmt: skip
-_LINEAR = {"convolution", "_convolution", "addmm", "mm", "bmm", "add", "mul", "linear", "mean"}
+_LINEAR = {
+    "convolution", "_convolution", "addmm", "mm", "bmm", "add", "mul", "linear", "mean",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d",
+}  # fmt: skip
 
 
 def kind_of(watch: Watch, outputs: Sequence[torch.Tensor]) -> OutputKind:

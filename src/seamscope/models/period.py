@@ -30,7 +30,7 @@ from seamscope.normalization.audit import Forward
 from seamscope.tiling import Lattice, axis_names
 
 if TYPE_CHECKING:
-    from seamscope.models.probe import Facts
+    from seamscope.models.facts import Facts
 
 # Rounding alone differs by less, in standard deviations of the output.
 CLEAN = 5e-6

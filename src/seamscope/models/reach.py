@@ -51,7 +51,7 @@ from seamscope.normalization.audit import Forward
 from seamscope.tiling import Sides
 
 if TYPE_CHECKING:
-    from seamscope.models.probe import Facts
+    from seamscope.models.facts import Facts
 
 _ROUNDING = 1e-2  # standard deviations; a dependence on the size makes more
 _FRAME = 32  # pixels of an end, and more where the period is longer
@@ -84,15 +84,16 @@ class Reach:
         each axis. Tiles cannot reproduce these; elsewhere `halo` is enough.
     at_least
         Pixels that the network reaches at least, where time ran out before more was known; `halo`
-        is then None. Where `couplings` name statistics, it was the reach of all else.
+        is then None. With statistics of the tile, the reach of all else.
     couplings
         Names of the layers that couple the whole tile, where they are known.
     rest
-        Reach of all other layers, with the output of `couplings` held fixed, as their operations
-        imply.
+        Reach of all other layers, with the output of `couplings` held fixed.
+    rest_measured
+        Whether that was measured. Otherwise the operations imply it.
     measured, implied
         Halo that a measurement found, and halo that the operations imply, where these differ;
-        `halo` (or `convolutional`) is then the larger.
+        `halo` (or `convolutional`, or `rest`) is then the larger.
     """
 
     halo: tuple[Sides, ...] | None
@@ -105,6 +106,7 @@ class Reach:
     at_least: tuple[int, ...] | None = None
     couplings: tuple[str, ...] = ()
     rest: tuple[Sides, ...] | None = None
+    rest_measured: bool = False
     measured: tuple[Sides, ...] | None = None
     implied: tuple[Sides, ...] | None = None
 
@@ -112,6 +114,16 @@ class Reach:
     def bounded(self) -> bool:
         """Whether some halo makes tiles agree exactly."""
         return self.halo is not None
+
+    def with_rest(self, measured: tuple[Sides, ...] | None) -> Reach:
+        """Return this with a measured reach of all layers that couple nothing."""
+        implied = self.rest
+        if measured is None:
+            return self
+        reach = replace(self, rest=measured, rest_measured=True)
+        if implied is None or implied == measured:
+            return reach
+        return replace(reach, rest=larger(measured, implied), measured=measured, implied=implied)
 
     def agrees(self, facts: Facts) -> bool | None:
         """Whether measurements and operations show the same period and halo.
@@ -169,7 +181,7 @@ def _combined(reach: Reach, facts: Facts) -> Reach:
     """Put what was measured and what the operations imply together."""
     implied = facts.implied
     if implied is None or implied.halo is None:
-        return reach if implied is None else _named(reach, implied)
+        return reach if implied is None else _named(reach, facts, implied)
     if reach.at_least is not None and implied.bounded:  # no time to measure it all
         return replace(reach, halo=implied.halo, convolutional=implied.halo, at_least=None)
     measurable = facts.statistics and not implied.couplings  # with statistics held fixed
@@ -177,7 +189,7 @@ def _combined(reach: Reach, facts: Facts) -> Reach:
         reach = replace(reach, at_least=None)
     own = reach.convolutional
     if own is None:
-        return replace(_named(reach, implied), rest=implied.halo)
+        return replace(_named(reach, facts, implied), rest=implied.halo)
     if implied.couplings and not implied.bounded:  # fades, or its weights are 0
         return reach
     safe = larger(own, implied.halo)
@@ -186,11 +198,33 @@ def _combined(reach: Reach, facts: Facts) -> Reach:
     return replace(reach, halo=None if reach.halo is None else safe, convolutional=safe)
 
 
-def _named(reach: Reach, implied: Implied) -> Reach:
-    """Name what couples the whole tile."""
+def _named(reach: Reach, facts: Facts, implied: Implied) -> Reach:
+    """Name what couples the whole tile, besides the statistics that can be held fixed."""
     if reach.convolutional is not None:
         return reach
-    return replace(reach, couplings=implied.couplings or implied.statistics)
+    statistics = () if facts.statistics else implied.statistics
+    return replace(reach, couplings=implied.couplings or statistics)
+
+
+def measure_rest(held: Forward, facts: Facts) -> tuple[Sides, ...] | None:
+    """Measure how far a network reaches beside what couples its tile.
+
+    Parameters
+    ----------
+    held
+        As for `measure_reach`, but what couples the tile returns the same in all runs of one shape.
+    facts
+        As for `measure_reach`.
+
+    Returns
+    -------
+    tuple or None
+        Halo for each axis; None where something else sees the whole tile.
+    """
+    prober = _Prober(held, facts, fixed=True)
+    sides = tuple(map(prober.depth, range(facts.spatial_axes)))
+    known = tuple(each for each in sides if each is not None)
+    return known if len(known) == len(sides) else None
 
 
 def measure_fields(
@@ -270,6 +304,11 @@ class _Prober:
                 return None
             sides.append(depth)
         return tuple(sides)
+
+    def depth(self, axis: int) -> Sides | None:
+        """How deep the ends of one slab change it along an axis; None where all of it changes."""
+        found = (_Ends(slab).depth for slab in self._slabs(axis))
+        return next((depth for depth in found if depth is not None), None)
 
     def _reach(self, axis: int) -> Sides | None:
         by_change: list[Sides] = []  # where NaN goes further, of one slab after another
@@ -463,5 +502,6 @@ __all__ = [
     "Reach",
     "measure_fields",
     "measure_reach",
+    "measure_rest",
     "worst",
 ]

@@ -21,8 +21,8 @@ from seamscope.settings import Precision
 from seamscope.tiling import Slices, Tile, TileGrid
 
 if TYPE_CHECKING:
+    from seamscope.models.facts import Facts
     from seamscope.models.model import Model
-    from seamscope.models.probe import Facts
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from seamscope.models.probe import Facts
+from seamscope.models.facts import Facts
 from seamscope.models.reach import Reach
-from seamscope.text import axes_text, halo_text, pixels_text
+from seamscope.text import axes_text, far_text
 
 
 def describe(facts: Facts, reach: Reach) -> str:
@@ -29,17 +29,17 @@ def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
     grid = axes_text(facts.period)
     steps = f" (tiles start on multiples of {grid})" if set(facts.period) != {1} else ""
     if reach.halo is not None:
-        far = halo_text(reach.halo)
-        yield f"Can be predicted without seams: it looks {far} px far{steps}."
-    elif reach.at_least is not None and not reach.couplings:
+        can = "Apart from that, it can" if facts.noise else "Can"
+        yield f"{can} be predicted without seams: it looks {far_text(reach.halo)} far{steps}."
+    elif reach.at_least is not None and not reach.couplings and not facts.statistics:
         far = axes_text(reach.at_least)
         yield f"The reach is at least {far} px: the measurement ran out of time (`patience`)."
     else:
         yield from _unbounded(facts, reach, steps)
     if reach.measured is not None and reach.implied is not None:
         yield (
-            f"A measurement shows {halo_text(reach.measured)} px and the operations imply "
-            f"{halo_text(reach.implied)} px: the larger is used."
+            f"A measurement shows {far_text(reach.measured)} and the operations imply "
+            f"{far_text(reach.implied)}: the larger is used."
         )
     if reach.fades:
         yield "Pixels further away change the prediction by less than rounding."
@@ -58,7 +58,7 @@ def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
         if reach.convolutional is not None:
             yield (
                 f"Overlap cannot remove the seams: {layers}. The convolutions alone reach "
-                f"{pixels_text(halo_text(reach.convolutional))}{steps}."
+                f"{far_text(reach.convolutional)}{steps}."
             )
         elif facts.forward_only:
             yield (
@@ -72,8 +72,8 @@ def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
             )
         else:
             yield (
-                f"Overlap cannot remove the seams: {layers}, and further operations see the whole "
-                "tile."
+                f"Overlap cannot remove the seams: {layers}, and the other layers see the whole "
+                "tile too."
             )
     elif reach.depends_on_size:
         yield (
@@ -92,7 +92,9 @@ def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
             f"{_some(reach.couplings)} {'see' if several else 'sees'} the whole tile."
         )
     if reach.rest is not None:
-        yield f"All other layers reach {pixels_text(halo_text(reach.rest))}{steps}."
+        none = not any(map(any, reach.rest))
+        far = "no pixel outside the tile" if none else far_text(reach.rest)
+        yield f"All other layers reach {far}{steps}."
 
 
 def _some(names: Sequence[str]) -> str:

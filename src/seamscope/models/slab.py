@@ -22,7 +22,7 @@ from seamscope.tape import Dispatch
 from seamscope.tiling import Lattice, Sides
 
 if TYPE_CHECKING:
-    from seamscope.models.probe import Facts
+    from seamscope.models.facts import Facts
 
 # Predictions that differ by less, in standard deviations, are the same: another order of
 # summation makes about 1e-5, a tile three pixels off the grid more than 1 (both measured).

@@ -24,8 +24,8 @@ from seamscope.errors import SettingsError
 from seamscope.images.image import Image
 from seamscope.images.postprocessing import Postprocessing
 from seamscope.images.preparation import Preparation
+from seamscope.models.facts import Facts
 from seamscope.models.model import Model
-from seamscope.models.probe import Facts
 from seamscope.models.reach import Reach
 from seamscope.plain import plain, record, restore
 from seamscope.planning.notes import notes_on

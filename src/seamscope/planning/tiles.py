@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from seamscope.errors import ImageError, SettingsError
+from seamscope.models.facts import Facts
 from seamscope.models.model import Model
-from seamscope.models.probe import Facts
 from seamscope.models.runner import Speed
 from seamscope.settings import Blend, Settings
 from seamscope.text import bytes_text, shape_text

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from seamscope.errors import ModelError
+from seamscope.models.facts import Facts
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
-from seamscope.models.probe import Facts
 from seamscope.models.reach import PhaseFields, Reach, worst
 from seamscope.models.sentences import describe
 from seamscope.normalization.audit import GlobalOperation, audit
@@ -33,7 +33,7 @@ from seamscope.receptive_field.gradient_maps import (
 from seamscope.receptive_field.grid_rules import Violation, Windows, check_windows
 from seamscope.settings import Settings
 from seamscope.tape import Dispatch
-from seamscope.text import axes_text, halo_text, percent_text
+from seamscope.text import axes_text, far_text, percent_text
 from seamscope.tiling import Sides, per_axis
 from seamscope.work import QUIET, Work
 
@@ -102,9 +102,9 @@ class ReceptiveField:
         """All of it in words, most important first."""
         yield describe(self.facts, self.reach)
         if self.theoretical is not None and self.theoretical != self.halo:
-            needs = "" if self.halo is None else f"; the halo is {halo_text(self.halo)} px"
+            needs = "" if self.halo is None else f"; the halo is {far_text(self.halo)}"
             yield (
-                f"At the worst phase the receptive field reaches {halo_text(self.theoretical)} px "
+                f"At the worst phase the receptive field reaches {far_text(self.theoretical)} "
                 f"from an output pixel{needs}, since tiles start on the network's period."
             )
         if self.global_operations:

@@ -44,7 +44,15 @@ from seamscope.segmentation.agreement import Agreement
 from seamscope.segmentation.asking import Opinion
 from seamscope.segmentation.crossings import RUN
 from seamscope.segmentation.false_splits import GridTest, Lines, SplitReport
-from seamscope.text import NONE, axes_text, figure_text, halo_text, percent_text, shape_text
+from seamscope.text import (
+    NONE,
+    axes_text,
+    far_text,
+    figure_text,
+    halo_text,
+    percent_text,
+    shape_text,
+)
 
 MAX = "max difference"
 MEAN = "mean difference"
@@ -106,7 +114,7 @@ def tiles_of(plan: Plan) -> list[Fact]:
     )
     return [
         Fact("tile", f"{shape_text(grid.tile_shape)} px"),
-        Fact("halo", f"{halo_text(grid.halo)} px"),
+        Fact("halo", far_text(grid.halo)),
         Fact("overlap", f"{shape_text(grid.overlap)} px"),
         Fact(
             "stride",
@@ -124,7 +132,7 @@ def _measures(report: SeamReport) -> Iterator[Fact]:
     found = report.smallest_seamless_halo
     if found is None:
         most = max(report.curve.deepest, 0)
-        yield Fact("seamless halo", "none", f"no halo up to {most} px removes the seams")
+        yield Fact("seamless halo", f"none up to {most} px", "no deeper one was measured")
     else:
         yield Fact("seamless halo", f"{axes_text(found)} px", "the smallest without seams here")
     where = "pixels beside the seams" if measures.beside else "pixels that both tiles keep"

@@ -23,7 +23,7 @@ from seamscope.reports.parts import Definition, Facts, Figure, Part, Section, Ta
 from seamscope.seams.heatmaps import tile_values
 from seamscope.seams.measures import SeamCurve
 from seamscope.seams.report import SeamReport
-from seamscope.text import figure_text, halo_text, pixels_text, shape_text
+from seamscope.text import far_text, figure_text, pixels_text, shape_text
 
 if TYPE_CHECKING:
     from seamscope.compare.certificate import Certificate
@@ -276,7 +276,7 @@ def certificate_section(certificate: Certificate) -> Section:
     """Show a certificate: tiled against untiled."""
     setting: list[tuple[str, ...]] = [
         ("tile", f"{shape_text(certificate.tile)} px"),
-        ("halo", f"{halo_text(certificate.halo)} px"),
+        ("halo", far_text(certificate.halo)),
         ("overlap", f"{shape_text(certificate.overlap)} px, {certificate.blend}"),
         ("weights", f"{certificate.model}, fingerprint {certificate.fingerprint}"),
     ]
@@ -290,7 +290,7 @@ def _sweep_facts(sweep: Sweep) -> list[tuple[str, str]]:
     first = sweep.settings[0]
     rows = [
         ("tiles", ", ".join(sweep.names)),
-        ("halo", f"{pixels_text(halo_text(first['halo']))}"),
+        ("halo", far_text(first["halo"])),
         ("intensities", f"{first['normalize']}, of the whole image"),
         ("tolerance", figure_text(sweep.tolerance)),
         ("made by", f"Seamscope {__version__}"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from seamscope.models.probe import Facts
+    from seamscope.models.facts import Facts
 
 Kind: TypeAlias = Literal["probabilities", "logits", "values", "embeddings", "labels"]
 Classes: TypeAlias = Literal["largest", "threshold"]

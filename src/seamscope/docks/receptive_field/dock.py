@@ -33,7 +33,7 @@ from seamscope.receptive_field.gradient_maps import (
     GradientProbe,
 )
 from seamscope.settings import Settings
-from seamscope.text import axes_text, halo_text, percent_text
+from seamscope.text import axes_text, far_text, halo_text, percent_text
 from seamscope.tiling import Sides
 from seamscope.work import Work
 
@@ -466,7 +466,7 @@ def _details(theory: ReceptiveField) -> str:
     rows = [("Period", f"{axes_text(theory.facts.period)} px")]
     if theory.convolutional is not None:
         name = "Field" if theory.bounded else "Field of the convolutions"
-        rows.append((name, f"{halo_text(theory.convolutional)} px at the worst phase"))
+        rows.append((name, f"{far_text(theory.convolutional)} at the worst phase"))
     if theory.global_operations:
         those = ", ".join(f"{each.count} × {plain(each.op)}" for each in theory.global_operations)
         rows.append(("Whole tile through", those))

@@ -57,7 +57,7 @@ class Seen:
         """Which elements depend on padding."""
         return (self.kind & _PADDED).astype(bool)
 
-    def where(self, keep: Array, other: Array = NOTHING) -> Seen:
+    def where(self, keep: Array, other: Any = NOTHING) -> Seen:
         """What is not kept depends on nothing, and is of another kind."""
         lo, hi = np.where(keep, self.lo, NONE), np.where(keep, self.hi, -NONE)
         return Seen(lo, hi, np.where(keep, self.kind, other))
@@ -112,7 +112,8 @@ def reduced(seen: Seen, dim: int) -> Seen:
     index = np.arange(seen.shape[dim], dtype=np.uint64)
     tags = index.reshape([-1 if d == dim % seen.lo.ndim else 1 for d in range(seen.lo.ndim)])
     kind = _kinds(seen, lo, tags).sum(dim, keepdims=True, dtype=np.uint64)
-    return Seen(lo, hi, marked(kind, seen.padded.any(dim, keepdims=True)))
+    padded: Array = seen.padded.any(dim, keepdims=True)
+    return Seen(lo, hi, marked(kind, padded))
 
 
 def gathered(seen: Seen, dim: int, index: Array) -> Seen:

@@ -38,6 +38,7 @@ from seamscope.images.preparation import (
     Unknown,
 )
 from seamscope.models.declared import Array, Declared, Vectors
+from seamscope.models.entrance import Hints
 from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.checkpoints import fill, pickled, read_checkpoint
 from seamscope.models.formats.documents import LARGEST_YAML, read_yaml
@@ -66,7 +67,6 @@ from seamscope.models.formats.wrappers import (
     place_of,
 )
 from seamscope.models.model import Model
-from seamscope.models.probe import Hints
 
 _CARDS = ("rdf.yaml", "bioimageio.yaml", "model.yaml", "rdf.yml", "model.yml")
 _KINDS = ("torchscript", "pytorch_state_dict", "onnx")

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from seamscope.models.entrance import Hints
 from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.checkpoints import pickled
 from seamscope.models.formats.documents import LARGEST_JSON, read_json
@@ -36,7 +37,6 @@ from seamscope.models.formats.readable import one_line
 from seamscope.models.formats.spec import Spec
 from seamscope.models.formats.wrappers import FixedBatch, SplitInput, Wrapper, one_image, one_output
 from seamscope.models.model import Model
-from seamscope.models.probe import Hints
 from seamscope.models.speed.fusion import without_checks
 
 _OLD = "serialized_exported_program.json"

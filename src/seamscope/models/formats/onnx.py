@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from seamscope.errors import ModelError
+from seamscope.models.entrance import Hints
 from seamscope.models.formats.checkpoints import is_safetensors
 from seamscope.models.formats.format import Format, damaged, first_sentence, missing, no_code
 from seamscope.models.formats.readable import one_line
@@ -36,7 +37,6 @@ from seamscope.models.formats.wrappers import (
     one_output,
 )
 from seamscope.models.model import Model
-from seamscope.models.probe import Hints
 from seamscope.normalization.audit import Audit
 
 _KNOWN_VERSION = 17  # of operations, to onnx2torch 1.5

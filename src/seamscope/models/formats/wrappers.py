@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from seamscope.errors import ModelError
-from seamscope.models.probe import without_ends
+from seamscope.models.ends import without_ends
 from seamscope.models.speed.fusion import graph_of
 from seamscope.models.trials import Expected
 

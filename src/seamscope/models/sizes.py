@@ -1,0 +1,136 @@
+"""Which sizes a network takes along one axis, and what it gives for them.
+
+Knows sizes of inputs and outputs. Does not know tensors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+from seamscope.errors import ModelError
+from seamscope.models.derived import DerivedAxis
+from seamscope.tiling import Lattice
+
+_STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 25, 27, 28, 32, 36, 48, 64, 128)
+# Increments of sizes from which the scale is read: multiples of most periods, the usual ones first.
+_FAR = (192, 240, 224, 256, 144, 360, 220, 208, 288, 250, 343, 384, 512)
+
+
+class Sizes:
+    """Which sizes a network takes along one axis, and how its output grows with them.
+
+    A network that gives one pixel for every four gives 16 for 64, 17 for 67 and 18 for 70: three
+    sizes prove nothing. The scale is therefore read from increments of about three times the size,
+    which are multiples of most periods, and the step is sought among their divisors.
+    """
+
+    def __init__(
+        self, output: Callable[[int], int | None], size: int, out: int, period: int | None
+    ) -> None:
+        self._output = output
+        self._size, self._out = size, out
+        near = -(-48 // period) if period else 0
+        # multiples of the period that the operations imply come first
+        self._increments = (*((near + k) * period for k in range(3) if period), *_FAR)
+
+    def find(self) -> tuple[Fraction, int] | None:
+        """Scale and step; None where no other size is taken."""
+        scale, far = self._far()
+        if scale is None:
+            return self._near()
+        whole = math.gcd(*far)
+        for step in _divisors(whole):
+            if self._even(step, scale):
+                return scale, step
+        return scale, whole
+
+    def _far(self) -> tuple[Fraction | None, list[int]]:
+        """Scale and the large increments by which sizes and outputs grow in its proportion."""
+        grown: dict[Fraction, list[int]] = {}
+        for far in self._increments:
+            one, two = self._output(self._size + far), self._output(self._size + 2 * far)
+            if one is None or two is None or two - one != one - self._out or one <= self._out:
+                continue
+            grown.setdefault(Fraction(one - self._out, far), []).append(far)
+            best = max(grown, key=lambda scale: (len(grown[scale]), _plain(scale)))
+            if len(grown[best]) == 3 and _plain(best):
+                break
+        if not grown:
+            return None, []
+        # increments that are no multiples of the period give odd fractions, each another one
+        best = min(grown, key=lambda s: (not _plain(s), -len(grown[s]), s.denominator))
+        return best, grown[best]
+
+    def _even(self, step: int, scale: Fraction) -> bool:
+        """Whether sizes a step apart are taken, over as many steps as make several periods."""
+        if (step * scale).denominator != 1:
+            return False
+        for times in (1, 2, 3, 4, 5, 7, 8):
+            if self._output(self._size + times * step) != self._out + times * step * scale:
+                return False
+        return True
+
+    def _near(self) -> tuple[Fraction, int] | None:
+        """The same with small increments, for networks whose largest size is near."""
+        for step in _STEPS:
+            for sign in (1, -1):
+                found = [self._output(self._size + sign * times * step) for times in (1, 2, 3)]
+                sizes = [out for out in found if out is not None]
+                grown = [b - a for a, b in itertools.pairwise([self._out, *sizes])]
+                if len(sizes) == 3 and len(set(grown)) == 1 and grown[0] * sign > 0:
+                    scale = Fraction(grown[0] * sign, step)
+                    if _plain(scale):
+                        return scale, step
+        return None
+
+
+def one_size(size: int, out: int, derived: DerivedAxis | None = None) -> Lattice:
+    """Lattice of a network that takes one size, or of which only one is known."""
+    scale = None if derived is None else derived.scale
+    lost = None if scale is None else lost_pixels(size, out, scale)
+    if derived is not None and scale is not None and lost is not None and lost >= 0:
+        own = derived.crop if derived.size == size else None
+        return Lattice(crop=own or (lost // 2, lost - lost // 2), scale=scale, fixed=size)
+    if out > size:  # a whole scale is the simplest reading
+        return Lattice(scale=Fraction(out, size), fixed=size)
+    whole = Fraction(out, size)
+    scale = whole if whole.numerator == 1 and whole < 1 else Fraction(1)
+    lost = size - int(out / scale)
+    return Lattice(crop=(lost // 2, lost - lost // 2), scale=scale, fixed=size)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _plain(scale: Fraction) -> bool:
+    return 1 in (scale.numerator, scale.denominator)
+
+
+def lost_pixels(size: int, out: int, scale: Fraction) -> int | None:
+    """Input pixels without output; None where they are no whole number.
+
+    Below 0 where there is more output than input, by whole output pixels.
+    """
+    lost = size - out / scale
+    whole = lost.denominator == 1 and (lost >= 0 or (lost * scale).denominator == 1)
+    return int(lost) if whole else None
+
+
+def lattice_of(size: int, out: int, scale: Fraction, step: int) -> Lattice:
+    """Lattice of sizes a step apart, of which one is given with its output; the period is open."""
+    lost = lost_pixels(size, out, scale)
+    if lost is None:
+        raise ModelError(
+            f"For {size} pixels the network gives {out}, with {scale} output pixels for each "
+            "further input pixel: output and input lie on no common grid, so that tiles cannot "
+            "be stitched."
+        )
+    crop = (lost // 2, lost - lost // 2) if lost >= 0 else (0, lost)
+    return Lattice(period=1, step=step, offset=size % step, crop=crop, scale=scale)
+
+
+__all__ = ["Sizes", "lattice_of", "lost_pixels", "one_size"]
