@@ -133,10 +133,8 @@ def _notes(facts: Facts, found: Sequence[_Found], derived: Sequence[int | None])
         else:
             lattice = facts.lattice[names.index(axes[0])]
             step = math.lcm(lattice.step, lattice.scale.denominator)
-            yield (
-                f"{said} Tiles start on multiples of {step} px, the step of its accepted input "
-                "sizes. State another `step`."
-            )
+            why = "" if lattice.fixed else ", the step of its accepted input sizes"
+            yield f"{said} Tiles start on multiples of {step} px{why}. State another `step`."
     for name, shown, own in differ:
         yield (
             f"Along {name} the operations imply a period of {own} px and shifts show {shown} px: "

@@ -112,7 +112,7 @@ def reduced(seen: Seen, dim: int) -> Seen:
     index = np.arange(seen.shape[dim], dtype=np.uint64)
     tags = index.reshape([-1 if d == dim % seen.lo.ndim else 1 for d in range(seen.lo.ndim)])
     kind = _kinds(seen, lo, tags).sum(dim, keepdims=True, dtype=np.uint64)
-    padded: Array = seen.padded.any(dim, keepdims=True)
+    padded = np.asarray(seen.padded.any(dim, keepdims=True))
     return Seen(lo, hi, marked(kind, padded))
 
 
