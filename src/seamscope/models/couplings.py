@@ -41,7 +41,7 @@ def coupling_layers(module: nn.Module, slab: Slab) -> tuple[str, ...]:
 class HeldAttention:
     """A forward pass in which the attention of some layers always gives what it did first.
 
-    A new shape of the input begins anew.
+    An input of another shape is a first one again.
 
     Parameters
     ----------
