@@ -51,6 +51,7 @@ _SIZES = {
     ),
     3: (16, 32, 48, 64, 24, 40, 96, 128, 92, 116, 132),
 }
+_SIZES_OF_POSITIONS = {1: 32, 2: 32, 3: 16}  # inputs with learned positions are no smaller
 _MOST_CHANNELS = 8
 _MOST_PIXELS = {1: 1 << 20, 2: 1500**2, 3: 260**3}
 
@@ -248,7 +249,9 @@ class Entrance:
         for weight in self._hints.weights:
             if len(weight) == axes + 2 and weight[0] == 1 and min(weight[2:]) > 1:
                 for patch in sorted(patches, reverse=True):
-                    yield tuple(n * patch for n in weight[2:])
+                    shape = tuple(n * patch for n in weight[2:])
+                    if min(shape) >= _SIZES_OF_POSITIONS[axes]:  # else it is a small kernel
+                        yield shape
             if len(weight) == 3 and weight[0] == 1:
                 for patch, extra in itertools.product(sorted(patches, reverse=True), (0, 1)):
                     yield from _shapes_of(weight[1] - extra, (patch,) * axes)
