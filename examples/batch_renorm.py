@@ -3,7 +3,7 @@
 Microscopy images are large and differ from place to place; memory allows a tile or two per batch.
 Then BatchNorm trains with statistics that it will not predict with, and InstanceNorm predicts with
 statistics of each tile, which no halo makes agree. Batch renormalization (Ioffe 2017) trains with
-the statistics it predicts with. Here three small U-Nets, alike but for their normalization, learn
+the statistics it predicts with. Here three small U-Nets, that differ in normalization only, learn
 to segment synthetic tissue from single tiles; then for each of them
 
 * train/eval disparity: how far what it learned is from what it predicts,

@@ -283,8 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> list[Outcome]:
         outcomes.append(each)
         print(
             f"window {each.window:3}: {each.apart:.2g} from untiled at most; {each.splits} nuclei "
-            f"split; of the untiled objects on seams {each.untiled.share_at_seams:.1%} are split, "
-            f"of the others {each.untiled.share_elsewhere:.1%}; average precision "
+            f"split; of the untiled objects {each.untiled.share_split_at_seams:.1%} on seams and "
+            f"{each.untiled.share_split_elsewhere:.1%} elsewhere are split; average precision "
             f"{each.seen.average_precision:.3f} seen, {each.unseen.average_precision:.3f} unseen",
             flush=True,
         )

@@ -1,6 +1,6 @@
 """What statistics of tiles do to a prediction, and what fixed statistics remove: one figure.
 
-The demo networks are two U-Nets trained alike but for their normalization. Both predict images they
+The demo networks are two U-Nets that differ in their normalization only. Both predict images they
 have not seen, made by the same code as the ones they were trained on, in tiles of several sizes
 with the same halo; then the InstanceNorm one again with exact statistics of each whole image, and
 with local ones (`seamscope.freeze_statistics`), without any training. Drawn against the size of the

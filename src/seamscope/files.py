@@ -424,7 +424,7 @@ class Claim:
         _sweep(place.path.parent, ".")
         _draft_of(self.final_record).unlink(missing_ok=True)
         self._delete(None)
-        if os.path.lexists(place.hidden("whole")):  # what it was made of is of no more use
+        if os.path.lexists(place.hidden("whole")):  # what it was made of is no longer needed
             if os.path.lexists(place.partial):
                 os.rename(place.partial, place.hidden("rubbish"))
             os.replace(place.hidden("whole"), place.path)

@@ -115,7 +115,7 @@ class Ledger:
         self.unmark(sorted(self.done))
 
     def unmark(self, blocks: Iterable[int]) -> None:
-        """Remove the marks of some blocks: what they hold is lost, or of no more use.
+        """Remove the marks of some blocks: what they hold is lost, or no longer used.
 
         Raises
         ------

@@ -233,7 +233,7 @@ class Recorder(Dispatch):
             return self._do(func, args, kwargs or {})
 
     def _do(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func is aten.lift_fresh.default:  # of torch.tensor; in a replay it is fresh no more
+        if func is aten.lift_fresh.default:  # of torch.tensor; in a replay it is no longer fresh
             func = aten.lift_fresh_copy.default
         given = [_address(one) for one in _tensors((args, kwargs))]
         varies = not self._of_input.isdisjoint(given)
@@ -326,7 +326,7 @@ def _changed(values: Any, kind: type, change: Callable[[Any], Any]) -> Any:
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[torch.Tensor]:
-    """Tensors that an operation changes; but for running statistics, which it does not use then."""
+    """Tensors that an operation changes; except running statistics, which it does not use then."""
     if not func._schema.is_mutable or "batch_norm" in func.__name__:
         return
     for number, argument in enumerate(func._schema.arguments):
@@ -413,7 +413,7 @@ class Waiting:
                 self.storages.append(storage)
 
     def take(self, device: torch.device) -> dict[str, Any]:
-        """Return the values on a device; they are held here no more."""
+        """Return the values on a device; they are no longer held here."""
         storages = [one if device.type == "cpu" else one.to(device=device) for one in self.storages]
         self.storages = []
 

@@ -405,7 +405,7 @@ class _Freezing:
         return found
 
     def save(self, statistics: Statistics, target: Path) -> None:
-        """Write statistics; only then is what was found on the way of no more use."""
+        """Write statistics; only then are intermediate results no longer needed."""
         statistics.save(target)
         if self.plan is not None:
             discard(self._partial)

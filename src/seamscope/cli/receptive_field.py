@@ -42,7 +42,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class GradientOptions:
-    """Of which pixel gradients are taken, and of how many tiles."""
+    """Pixel whose gradients are taken, and number of tiles."""
 
     output_channel: Annotated[
         int | None,

@@ -1,7 +1,7 @@
 """One command for many images: a pattern or a folder in place of an image.
 
 Knows how a command is repeated, and how its answers become one table and one record. Does not know
-any command. Each image is a command of its own, but for its network, which is loaded and measured
+any command. Each image is a command of its own, except its network, which is loaded and measured
 once.
 """
 
@@ -92,7 +92,7 @@ def repeat(
     command
         Its name.
     images
-        Of which none stops the others.
+        None of them stops the others.
     given
         Its parameters.
     act

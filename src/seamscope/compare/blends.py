@@ -13,7 +13,7 @@ one pixel to the next along axis ``a``, and ``R'`` the result on the moved grid.
 
 ``K_a`` is once the set of all pixels at which cores begin, and for blends once that at which
 trusted parts begin or end (there a tile enters the mean); the larger of both is the step. ``E_a``
-is the mean of ``D_a`` over all pixels of neither set: the same for all ways but for what they do
+is the mean of ``D_a`` over all pixels of neither set: the same for all ways except for what they do
 there. A step of 0 or below is none. It does not show whether the image itself is rougher at those
 pixels by chance, which moves the step of a seamless network too, the more the fewer seams there
 are; and disagreement that a blend spreads over its ramp, which is no less wrong for being smooth.

@@ -276,7 +276,7 @@ def sweep(
     foreground
         Channel that labels of objects are to be compared with, where no name says it.
     settings
-        Settings but for the tile; single ones may be given by name instead. A halo
+        Settings except the tile; single ones may be given by name instead. A halo
         ``"auto"`` is what the smallest tile has room for, and the same for all sizes.
     untiled
         Whether the untiled prediction is added where it fits the memory.

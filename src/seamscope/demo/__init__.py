@@ -2,7 +2,7 @@
 
 Knows the names, weights and conventions of the demo models. Does not know how they are run.
 
-Two pairs of networks, alike but for their normalization: in 2D ``batchnorm`` and ``instancenorm``,
+Two pairs of networks, which differ in normalization: in 2D ``batchnorm`` and ``instancenorm``,
 in 3D ``batchnorm3d`` and ``instancenorm3d``. They take one channel, standardized over the *whole*
 image to zero mean and unit variance (`zscore`), and give the probabilities of `CHANNEL_NAMES`.
 """

@@ -147,7 +147,7 @@ _run: _Run | None = None
 
 
 def close() -> None:
-    """Let go of the run that is open in this process."""
+    """Close the run that is open in this process."""
     global _run
     with _ONE_AT_A_TIME:
         _run = None

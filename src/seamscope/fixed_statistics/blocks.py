@@ -71,7 +71,7 @@ class Blocks:
         self._round = -1
 
     def close(self) -> None:
-        """Let go of all tiles that wait."""
+        """Release all tiles that wait."""
         self._cleaning.close()
         self._waiting = None
 

@@ -536,7 +536,7 @@ class _Task:
         )
 
     def _blank(self, call: int) -> LayerStatistics:
-        """A layer of which nothing is known but what it is."""
+        """A layer of which only the kind is known."""
         layer = self._names.get(call)
         name, kind = (layer.name, layer.kind) if layer else (None, "global pooling")
         none = np.zeros(0)

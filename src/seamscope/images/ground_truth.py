@@ -232,7 +232,7 @@ def _opened(labels: Any, spatial: str, axes: str | None) -> tuple[Image, str]:
 
 
 def _one_number_each(image: Image) -> Image:
-    """Refuse colours, but for a picture whose colours are all grey: each is one number."""
+    """Refuse colours, except in a picture whose colours are all grey: each is one number."""
     if not image.colours or image.axes is None:
         return image
     axis = image.axes.index("c")

@@ -329,7 +329,7 @@ class _KeptBlock:
             low <= a and b <= high for (a, b), (low, high) in zip(region, held[0], strict=True)
         ):
             return held
-        self._held = held = None  # let go before reading: never two blocks at a time
+        self._held = held = None  # released before reading: never two blocks at a time
         held = (box, np.asarray(data[tuple(slice(a, b) for a, b in box)]))
         self._held = held
         return held

@@ -373,7 +373,7 @@ class _ChannelsView:
 
 
 class _PreparedView:
-    """Array-like: an image of which every block is prepared when it is read."""
+    """Array-like: an image whose blocks are prepared when they are read."""
 
     def __init__(self, image: Image, prepared: Prepared, channel_axis: int | None) -> None:
         self._image, self._prepared, self._axis = image, prepared, channel_axis

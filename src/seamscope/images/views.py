@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 
 class View:
-    """Another array, of which each block is changed when it is read."""
+    """Another array whose blocks are changed when they are read."""
 
     def __init__(self, data: Any, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         self._data = data

@@ -41,7 +41,7 @@ class Implied(Recorded):
     coupled
         For each axis, whether something couples the whole tile along it.
     couplings
-        Names of the layers that do, but for statistics: attention, recurrence and the like.
+        Names of the layers that do, except statistics: attention, recurrence and the like.
     statistics
         Names of the layers that take a statistic of the whole tile.
     unknown

@@ -84,6 +84,6 @@ def sample_of(forward: Callable[[torch.Tensor], torch.Tensor], facts: Facts) -> 
 
 
 def same_sample(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether two samples are of one network, but for rounding."""
+    """Whether two samples are of one network, except for rounding."""
     spread = abs(a[1]) + 1e-12
     return len(a) == len(b) and all(abs(x - y) <= 1e-3 * spread for x, y in zip(a, b, strict=True))

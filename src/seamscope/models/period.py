@@ -12,7 +12,7 @@ The prediction of a weak deep path may follow a shorter shift as far as numbers 
 shows the structure, the outputs that an end of NaN touches must therefore follow the shift too.
 
 Differences are counted in standard deviations of the output. Below `CLEAN` two predictions are the
-same but for rounding. Between that and `SAME` a weak part of the network may not follow: a longer
+same up to rounding. Between that and `SAME` a weak part of the network may not follow: a longer
 shift, where the difference is much smaller, is then preferred.
 """
 
@@ -143,7 +143,7 @@ def _notes(facts: Facts, found: Sequence[_Found], derived: Sequence[int | None])
 
 
 def _together(lost: Sequence[tuple[str, int | None]]) -> Iterator[tuple[str, int | None]]:
-    """Axes of which the same is said, in one sentence."""
+    """Axes with the same finding, in one sentence."""
     for step in dict.fromkeys(step for _, step in lost):
         alike = [name for name, own in lost if own == step]
         yield " and ".join([", ".join(alike[:-1]), alike[-1]] if len(alike) > 1 else alike), step
@@ -208,7 +208,7 @@ class _Search:
     def _verified(self, slab: Slab) -> bool:
         """Whether the prediction follows a shift by the period that the operations imply.
 
-        It is not sought in vain: beyond the halo that they imply too, at all phases.
+        It is not searched where it cannot be: beyond the halo that they imply too, at all phases.
         """
         if self._own is None or self._halo is None or self._own % self._unit:
             return False

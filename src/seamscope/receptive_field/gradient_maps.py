@@ -44,7 +44,7 @@ SHARES = (0.95, 0.99, 0.999)
 """Shares of the gradient's mass whose radii are reported."""
 
 # Two halves of the tiles must give the same radii, to two pixels or this part of them. The few
-# pixels of which a network is unsure weigh most, so that more would be asked in vain (measured).
+# pixels of which a network is unsure weigh most, so that more tiles change nothing (measured).
 _STEADY = 0.1
 _FEWEST_TILES = 8
 MOST_TILES = 128

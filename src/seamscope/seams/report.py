@@ -64,7 +64,7 @@ class SeamReport:
     spread
         Standard deviation of the output.
     tolerance
-        Distance up to which two predictions are the same but for the order of summation.
+        Distance up to which two predictions are the same except for the order of summation.
     measures
         At the run's halo.
     curve

@@ -122,7 +122,7 @@ def compare_lines(changes: Sequence[Array], lines: Lines, sizes: Sequence[int]) 
             f"No seam of a grid of {' x '.join(map(str, lines.stride))} pixels lies inside labels "
             f"of {' x '.join(map(str, sizes))}: check the tile size."
         )
-    # a sum that is equal but for rounding is as extreme
+    # a sum that is equal except for rounding is as extreme
     p = (1 + int((null >= observed - 1e-9).sum())) / (1 + len(null))
     spread = float(null.std())
     return GridTest(p, observed, float(null.mean()), spread, tuple(counts), tuple(profiles))

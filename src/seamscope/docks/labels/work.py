@@ -171,7 +171,7 @@ class Counted:
     Attributes
     ----------
     found
-        Of which.
+        The objects and what they are made of.
     count
         Number of objects.
     note

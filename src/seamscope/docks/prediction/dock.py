@@ -520,7 +520,7 @@ class PredictionDock(Dock):
         self.session.drop_run()
 
     def _stop(self) -> None:
-        """A dock wants no more of the prediction."""
+        """A dock no longer uses the prediction."""
         self.panel.stop()
         if self.session.running and not self.busy:  # the file of its result is being opened
             self.job.stop()

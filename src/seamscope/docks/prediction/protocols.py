@@ -145,7 +145,7 @@ class Protocols(QObject):
             dock.model_picker.set_value(protocol.network.path)
 
     def _set(self, settings: Settings) -> None:
-        """Set the controls, but for those that need the network first."""
+        """Set the controls, except those that need the network first."""
         dock = self._dock
         self.extra = {}
         with dock.quietly():

@@ -168,7 +168,7 @@ class RunPanel(QWidget):
             self.say("Stopping after this tile …" if here else "Stopping the workers …")
 
     def forget(self) -> None:
-        """Tell no more of the last run: another network is shown."""
+        """Stop showing the last run: another network is shown."""
         if self._running is None:
             self.retry()
             self.text.hide()

@@ -86,7 +86,7 @@ class RestitchedLayers:
         for layer in layers.layers:
             layer.visible = False
         for evidence in [e for e in self._pictures if e.opinions is None]:
-            del self._pictures[evidence]  # let go of what is kept no longer
+            del self._pictures[evidence]  # what is no longer kept
         assert run.evidence.opinions is not None
         self._pictures[run.evidence] = _Picture(run.evidence.opinions, stitched, frame, layers)
 

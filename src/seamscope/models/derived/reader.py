@@ -189,7 +189,7 @@ class Reader:
         old = self._env.get(base.name)
         given_source = given.get("src", given.get("value"))
         new = given_source if isinstance(given_source, Value) else None
-        if old is None:  # it is read no more
+        if old is None:  # it is no longer read
             return self._value(part) if new is None else new
         example = new if new is not None else old
         old = old if isinstance(old, Value) else without_positions(old, len(example.axes))
