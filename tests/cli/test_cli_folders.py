@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from distributed import Client, LocalCluster
 from typer.testing import CliRunner
 
 import seamscope
 from seamscope.cli import app
 from seamscope.errors import OutputError
+from seamscope.execution import pool
 from seamscope.images.folders import check_apart, images_in, make_folders, names_for, place_of
 from seamscope.models.formats import load_model
 from seamscope.prediction.folders import jobs_for, predict_all
@@ -161,6 +164,30 @@ def test_a_file_that_is_named_like_an_image_is_not_passed_over(folder) -> None:
     done = run("predict", "in", "demo:batchnorm", "out", "--tile", 64, "--halo", 8, "--dry-run")
     assert done.exit_code == 1
     assert "2 of 5 images failed: b.tif, broken.TIF" in " ".join(done.output.split())
+
+
+def test_workers_are_started_once_for_all_images(folder, monkeypatch) -> None:
+    started = []
+
+    @contextlib.contextmanager
+    def workers(count, gpu):
+        with (
+            pool._quiet_logs(),
+            LocalCluster(n_workers=count, processes=False, dashboard_address=None) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            started.append(client)
+            yield client
+
+    monkeypatch.setattr(pool, "_own_workers", workers)
+    how = ("--tile", 64, "--halo", 8, "--workers", 1, "--seams", "none", "--no-accelerate")
+    done = run("predict", "in/a*.tif", "demo:batchnorm", "out", *how)
+    assert done.exit_code == 0, done.output
+    assert [client.status for client in started] == ["closed"]
+    assert sorted(p.name for p in Path("out").iterdir()) == ["a10.ome.zarr", "a2.ome.zarr"]
+    asked = {"tile": 64, "halo": 8, "seams": "none", "accelerate": False}
+    one = seamscope.predict("in/a2.tif", "demo:batchnorm", **asked)
+    np.testing.assert_allclose(read("out/a2.ome.zarr"), np.asarray(one), atol=1e-5)
 
 
 def test_a_zarr_folder_is_one_image(tmp_path) -> None:

@@ -19,6 +19,7 @@ import pytest
 import torch
 import zarr
 from dask.utils import key_split
+from distributed import Client, LocalCluster
 
 import seamscope
 from seamscope import freeze_statistics, load_model, predict
@@ -113,6 +114,23 @@ def stored(out: Path, like: np.ndarray, axes: str) -> np.ndarray:
     if like.ndim < len(letters):
         letters = axes
     return pixels.transpose([found.axes.index(letter) for letter in letters])
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_gpus_that_a_run_does_not_use_are_named(gpu: bool) -> None:
+    """What is planned on a machine without one never uses the CPU of GPU workers in silence."""
+    work = Seen()
+    how = {"n_workers": 1, "processes": False, "dashboard_address": None, "resources": {"GPU": 1}}
+    with (
+        _quiet_logs(),
+        LocalCluster(**how) as cluster,
+        Client(cluster) as client,
+        open_pool(client, gpu=gpu, work=work) as (pool, _),
+    ):
+        assert len(pool.workers()) == 1
+    assert [sentence.startswith("The workers offer GPUs") for sentence in work.sentences] == (
+        [] if gpu else [True]
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 Knows how a command is repeated, and how its answers become one table and one record. Does not know
 any command. Each image is a command of its own, except its network, which is loaded and measured
-once.
+once, and workers on this machine, which are started once.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def repeat(
     places.check({**given, SEVERAL[command]: None, **dict.fromkeys(("out", *_PATTERNS))})
     found: list[_Done] = []
     code = 0
-    with LOADED.kept():
+    from seamscope.execution.pool import keep_workers
+
+    with LOADED.kept(), keep_workers():
         for number, parameters in enumerate(each):
             image = parameters[SEVERAL[command]]
             if not answer.quiet:

@@ -46,6 +46,11 @@ NO_WORKER = (
     "--resources GPU=1 where the network runs on a GPU, and resume (`resume=True`)."
 )
 
+_GPU_NOT_USED = (
+    "The workers offer GPUs, and this run uses the CPU. The device is chosen where the run is "
+    "started: start it on a machine with a GPU, too."
+)
+
 
 class Pool(Protocol):
     """Processes that do blocks."""
@@ -114,6 +119,7 @@ class Dask:
         self._threads: dict[str, int] = {}
         self._asked = -_ASK_EVERY
         self._count = 0
+        self._offers_gpu = False
 
     def workers(self) -> Mapping[str, int | None]:
         """Return the workers that the scheduler has, as it said in the last second."""
@@ -130,6 +136,8 @@ class Dask:
                 and (self._resources is None or about.get("resources", {}).get("GPU", 0) >= 1)
             }
             self._present = set(present)
+            gpus = (about.get("resources", {}).get("GPU", 0) for about in present.values())
+            self._offers_gpu = any(gpus)
             self._paused = {a for a, about in present.items() if about.get("status") == "paused"}
             self._threads = {address: about["nthreads"] for address, about in able.items()}
             self._known = {
@@ -153,6 +161,11 @@ class Dask:
                 raise OutputError(_SILENT)
             workers: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
             return workers
+
+    @property
+    def offers_gpu(self) -> bool:
+        """Whether a worker that is there offers a GPU."""
+        return self._offers_gpu
 
     def wait(self, work: Work) -> int:
         """Wait for the first worker; return the least number of threads that one has."""
@@ -310,16 +323,45 @@ def open_pool(on: On, *, gpu: bool = False, work: Work = QUIET) -> Iterator[tupl
         return
     _check_dask()
     if isinstance(on, int):
-        with _own_workers(on, gpu) as client:
+        with _workers_of(on, gpu) as client:
             yield Dask(client, gpu=gpu, own=True), max(1, _threads_here() // on)
         return
-    if not isinstance(on, str | os.PathLike):
-        pool = Dask(on, gpu=gpu)
-        yield pool, pool.wait(work)
-        return
-    with _connected(os.fspath(on)) as client:
+    found = contextlib.nullcontext(on)
+    with _connected(os.fspath(on)) if isinstance(on, str | os.PathLike) else found as client:
         pool = Dask(client, gpu=gpu)
-        yield pool, pool.wait(work)
+        threads = pool.wait(work)
+        if pool.offers_gpu and not gpu:
+            work.note(_GPU_NOT_USED)
+        yield pool, threads
+
+
+_keeping: tuple[contextlib.ExitStack, dict[tuple[int, bool], Client]] | None = None
+
+
+@contextlib.contextmanager
+def keep_workers() -> Iterator[None]:
+    """Keep the processes that runs start on this machine for the runs after them, until the end."""
+    global _keeping
+    with contextlib.ExitStack() as stack:
+        _keeping = stack, {}
+        try:
+            yield
+        finally:
+            _keeping = None
+
+
+@contextlib.contextmanager
+def _workers_of(count: int, gpu: bool) -> Iterator[Client]:
+    """Start processes, or take those that are kept."""
+    if _keeping is None:
+        with _own_workers(count, gpu) as client:
+            yield client
+        return
+    stack, kept = _keeping
+    known = kept.get((count, gpu))
+    if known is None or known.status != "running":
+        kept[count, gpu] = known = stack.enter_context(_own_workers(count, gpu))
+    yield known
 
 
 def check_on(on: On) -> None:
@@ -472,4 +514,14 @@ def _quiet_logs() -> Iterator[None]:
             logger.setLevel(level)
 
 
-__all__ = ["NO_WORKER", "PATIENCE", "Dask", "Here", "On", "Pool", "check_on", "open_pool"]
+__all__ = [
+    "NO_WORKER",
+    "PATIENCE",
+    "Dask",
+    "Here",
+    "On",
+    "Pool",
+    "check_on",
+    "keep_workers",
+    "open_pool",
+]
