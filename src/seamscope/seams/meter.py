@@ -43,8 +43,8 @@ Where both sums are 0, Dice is 1: tiles agree that the class is absent. As in th
 is left out of the tile mismatch; a hundred empty overlaps can therefore hide the disagreement of
 ten, which the mismatch where present shows (a class is absent where the root mean square of both
 tiles is below `seamscope.seams.comparison.ABSENT`). A class absent everywhere has mismatch 0. Where
-only one tile predicts a number that is not finite, their largest distance is infinite; means are of
-the pixels where both are finite.
+only one tile predicts a number that is not finite, the max difference is infinite; means are of the
+pixels where both are finite.
 """
 
 from __future__ import annotations
