@@ -44,10 +44,10 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 # Files that take longest. They begin first, so that no process is left alone with one at the end.
 LONGEST = (
-    "test_packaging.py", "test_docs.py", "test_journeys.py", "test_dock_seams.py", "test_dock.py",
-    "test_dock_normalization.py", "test_random_networks.py", "test_one_truth.py", "test_repair.py",
-    "test_interrupted.py", "test_dock_labels.py", "test_dock_receptive_field.py",
-    "test_every_format.py", "test_inference.py", "test_workers.py", "test_diagnosis.py",
+    "test_packaging.py", "test_dock.py", "test_docs.py", "test_journeys.py", "test_dock_seams.py",
+    "test_dock_normalization.py", "test_dock_labels.py", "test_repair.py", "test_interrupted.py",
+    "test_dock_receptive_field.py", "test_every_format.py", "test_inference.py", "test_cli.py",
+    "test_diagnosis.py", "test_workers.py", "test_random_networks.py",
 )  # fmt: skip
 
 
@@ -119,26 +119,30 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    """Two workers of dask; those of one file of tests share them, and new ones replace the killed.
+def forked_workers() -> Iterator[None]:
+    """Workers of dask fork from a process that has imported what they need.
 
-    They fork from a process that has imported what they need: importing is most of a short life.
-    Workers of users start as new processes (`test_own_workers_end_with_the_run`).
+    Importing is most of a short life. Those of users start as new processes
+    (`test_own_workers_end_with_the_run`).
     """
     distributed = pytest.importorskip("distributed")
     import multiprocessing
 
     import dask
 
-    from seamscope.execution.pool import open_pool
-
     preloaded = ["distributed.nanny", "seamscope.execution.worker", "seamscope.segmentation.stages"]
     multiprocessing.get_context("forkserver").set_forkserver_preload(preloaded)
     distributed.utils._forkserver_preload_set = True  # else it sets those of its own tests
-    with (
-        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
-        open_pool(2) as (pool, _),
-    ):
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
+
+
+@pytest.fixture(scope="module")
+def client(forked_workers: None) -> Iterator[Any]:
+    """Two workers of dask; the tests of one file share them, and new ones replace the killed."""
+    from seamscope.execution.pool import open_pool
+
+    with open_pool(2) as (pool, _):
         yield pool._client
 
 

@@ -62,7 +62,7 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def scheduler():
+def scheduler(forked_workers):
     with LocalCluster(
         n_workers=1,
         threads_per_worker=1,

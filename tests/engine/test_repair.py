@@ -145,15 +145,16 @@ def test_exact_equals_the_whole_image(tissue, number) -> None:
 
 
 def test_exact_in_a_large_image(tissue, instancenorm) -> None:
-    whole = _whole(instancenorm, tissue)
-    corner = _tiled(tissue, instancenorm, tile=256, area={"y": (0, 200), "x": (0, 200)})
+    image = tissue[:620, :700]  # 4 x 4 tiles
+    whole = _whole(instancenorm, image)
+    corner = _tiled(image, instancenorm, tile=256, area={"y": (0, 200), "x": (0, 200)})
     assert np.abs(corner - whole[:, :200, :200]).max() > 0.1 * whole.std()
-    statistics = freeze_statistics(tissue, instancenorm, tile=256, normalize="none")
+    statistics = freeze_statistics(image, instancenorm, tile=256, normalize="none")
     fixed = instancenorm.with_statistics(statistics)
     assert not any(
         isinstance(part, (Answered, nn.InstanceNorm2d)) for part in fixed.module.modules()
     )
-    assert _apart(_tiled(tissue, fixed, tile=256), whole) < SAME
+    assert _apart(_tiled(image, fixed, tile=256), whole) < SAME
 
 
 def test_exact_in_3d() -> None:

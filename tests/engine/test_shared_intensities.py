@@ -15,7 +15,7 @@ from seamscope import Case, predict
 from seamscope.errors import ImageError, OutputError
 from seamscope.execution import intensities, worker
 from seamscope.execution.intensities import keep_intensity_on
-from seamscope.execution.pool import Here, open_pool
+from seamscope.execution.pool import Here
 from seamscope.images import passes
 from seamscope.images.image import Image
 from seamscope.images.preparation import ByInput, Clipped, Measured, Preparation
@@ -156,9 +156,8 @@ def test_a_stretch_that_fails_is_named_and_the_others_are_kept(
 
 
 def test_workers_measure_and_the_client_does_not_read(
-    tmp_path: Path, pixels_read: list[int]
+    client: Any, tmp_path: Path, pixels_read: list[int]
 ) -> None:
-    pytest.importorskip("distributed")
     values = RNG.integers(0, 60000, (2, 2100, 4200), np.uint16)  # of three stretches
     zarr.create_array(tmp_path / "u2.zarr", data=values, chunks=(1, 1050, 4200), compressors=None)
     (tmp_path / "nets.py").write_text(NETWORK)
@@ -167,8 +166,7 @@ def test_workers_measure_and_the_client_does_not_read(
     image, net = str(tmp_path / "u2.zarr"), f"{tmp_path / 'nets.py'}:two"
     area = {"y": (0, 90), "x": (0, 90)}
     out = tmp_path / "out.zarr"
-    with open_pool(2) as (pool, _):
-        predict(image, net, out=out, on=pool._client, area=area, **asked)
+    predict(image, net, out=out, on=client, area=area, **asked)
     assert sum(pixels_read) < values.size / 10
     found = (read_record(out) or {})["figures"]["intensity"]
     flat = values.reshape(2, -1).astype(np.float64)
