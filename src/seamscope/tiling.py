@@ -605,17 +605,31 @@ def _check_axis(
         )
     if not lattice.accepts(tile):
         raise SettingsError(_unacceptable(name, tile, lattice))
-    smallest = lattice.smallest_tile(halo, overlap)
-    single = tile - sum(lattice.crop) >= size
-    if tile < smallest and not single:
-        before, after = halo
-        largest = max(0, (tile - sum(lattice.crop) - lattice.pitch) // 2)
-        raise SettingsError(
-            f"Tile {tile} along {name} is too small for halos of {before} and {after}"
-            f"{f' (overlap {overlap})' if overlap > before + after else ''}: it must keep at "
-            f"least one period ({lattice.pitch}). Use a tile of {smallest} or more, or a halo of "
-            f"at most {_floor(largest, lattice.pitch)}."
+    kept = tile - sum(lattice.crop)
+    shared = max(overlap, sum(lattice.whole(halo)))
+    if kept - shared < lattice.pitch and kept < size:
+        raise SettingsError(_too_small(name, tile, halo, overlap, lattice))
+
+
+def _too_small(name: str, tile: int, halo: Sides, overlap: int, lattice: Lattice) -> str:
+    (before, after), pitch = halo, lattice.pitch
+    kept = tile - sum(lattice.crop)
+    largest = _floor(max(0, (kept - pitch) // 2), pitch)
+    if lattice.fixed is None:
+        remedy = f"a tile of {lattice.smallest_tile(halo, overlap)} or more, or "
+    elif kept < pitch:
+        return (
+            f"Tile {tile} along {name}, the only one this network takes, is shorter than the "
+            f"period of {pitch} px, so that no two tiles lie on the network's grid. State a `step` "
+            f"of {kept} px or less, or predict images of {kept} px."
         )
+    else:
+        remedy = ""
+    return (
+        f"Tile {tile} along {name} is too small for halos of {before} and {after}"
+        f"{f' (overlap {overlap})' if overlap > before + after else ''}: it must keep at least one "
+        f"period ({pitch}). Use {remedy}a halo of at most {largest}."
+    )
 
 
 def _unacceptable(name: str, tile: int, lattice: Lattice) -> str:

@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from hypothesis import HealthCheck, assume, given, settings
 from torch import nn
 
+from seamscope.models import derived as derived_package
 from seamscope.models.derived import derive
 from seamscope.tape import record
 
@@ -271,6 +272,22 @@ def test_axes_are_read_each_by_itself() -> None:
     axes = derive(network, torch.rand(1, 1, 8, 36, 60)).axes
     assert [axis.period for axis in axes] == [1, 3, 5]
     assert [axis.reach for axis in axes] == [(0, 0), (3, 3), (6, 6)]
+
+
+def test_an_axis_like_the_one_before_is_read_once(monkeypatch) -> None:
+    shapes = []
+
+    def watched(network, x, **more):
+        shapes.append(tuple(x.shape[2:]))
+        return record(network, x, **more)
+
+    monkeypatch.setattr(derived_package, "record", watched)
+    network = nn.Conv2d(1, 1, 3, padding=60, dilation=60).eval()
+    axes = derive(network, torch.rand(1, 1, 32, 32), beside=(8, 8)).axes
+    assert [axis.reach for axis in axes] == [(60, 60)] * 2
+    # 256 is the first length in which pixels depend on no padding for a period, and 512 confirms it
+    along_y = [(64, 8), (128, 8), (256, 8), (512, 8)]
+    assert shapes == [(32, 32), *along_y, (8, 256)]
 
 
 # -- what couples the whole tile

@@ -219,3 +219,17 @@ def test_numbers_for_all_axes_or_for_each(value: int, ndim: int) -> None:
     assume(ndim > 1)
     with pytest.raises(SettingsError):
         per_axis([value], ndim, "tile")
+
+
+@pytest.mark.parametrize(
+    ("period", "halo", "words"),
+    [
+        (224, 0, r"Tile 64 along y, the only one .* shorter than the period of 224 px"),
+        (8, 32, r"too small for halos of 32 and 32: .* Use a halo of at most 24"),
+    ],
+)
+def test_the_one_size_of_a_network_may_be_too_small(period, halo, words) -> None:
+    lattice = Lattice(period=period, fixed=64)
+    with pytest.raises(SettingsError, match=words):
+        TileGrid.regular((200, 64), 64, halo, lattice=lattice)
+    assert len(list(TileGrid.regular((64, 64), 64, halo, lattice=lattice))) == 1

@@ -79,24 +79,33 @@ def derive(
     tape = record(network, example.clone(), module=module)
     derived = Reader(tape, tuple(example.shape)).derived()
     lengths = _Lengths(network, module, example, beside or example.shape[2:])
+    alike: DerivedAxis | None = None  # an axis that is known; most axes are alike
     for axis in range(len(derived.axes)):
         last, x, confirmed = tape, example, False
+        length = x.shape[axis + 2] if alike is None else max(x.shape[axis + 2], alike.size // 2)
         # near the borders of a short input something else may repeat: two lengths must agree
         while not confirmed and _worthwhile(derived, axis, x, last):
-            found = lengths.longer(axis, x.shape[axis + 2], derived.axes[axis].period)
+            period = derived.axes[axis].period or (alike and alike.period)
+            found = lengths.longer(axis, length, period)
+            if found is None and length > x.shape[axis + 2]:
+                length = x.shape[axis + 2]
+                continue
             if found is None:
                 break
             last, x = found
+            length = x.shape[axis + 2]
             if len(last.steps) > 1.5 * len(tape.steps):  # once more for each position
                 scans = Coupling("scan", _grown(tape, last), (axis,), statistic=False)
                 derived = replace(derived, couplings=(*derived.couplings, scans))
                 break
             again = Reader(last, tuple(x.shape)).derived()
             axes = [*derived.axes]
-            confirmed = _same(axes[axis], again.axes[axis])
-            axes[axis] = axes[axis] if confirmed else again.axes[axis]
+            same = _same(axes[axis], again.axes[axis])
+            confirmed = same or (alike is not None and _same(alike, again.axes[axis]))
+            axes[axis] = axes[axis] if same else again.axes[axis]
             couplings = _along(axis, again.couplings, derived.couplings)
             derived = replace(derived, axes=tuple(axes), couplings=couplings, unknown=again.unknown)
+        alike = derived.axes[axis] if confirmed else alike
     return derived
 
 
