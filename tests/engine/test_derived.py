@@ -39,6 +39,20 @@ class Windows(nn.Module):
         return torch.roll(y, self.shift, 2) if self.shift else y
 
 
+class PaddedBlocks(nn.Module):
+    """Convolve blocks one by one, each with padding of its own."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.conv = size, nn.Conv1d(2, 2, 3, padding=1)
+
+    def forward(self, x):
+        n, c, length = x.shape
+        y = x.reshape(n, c, length // self.size, self.size).movedim(2, 1)
+        y = self.conv(y.reshape(-1, c, self.size)).reshape(n, -1, c, self.size)
+        return y.movedim(1, 2).reshape(n, c, length)
+
+
 class MaskedWindows(nn.Module):
     """Attention within windows; what a shift brings together from both ends is masked."""
 
@@ -220,6 +234,7 @@ _FAMILIES = {
     "poolings by 2": (UNet((2, 2, 2)), 256),
     "poolings by 3": (UNet((3, 3)), 216),
     "poolings by 2 and 3": (UNet((2, 3), 5), 192),
+    "padded blocks of 8": (nn.Sequential(PaddedBlocks(8)), 96),
     "windows of 5": (nn.Sequential(Windows(5), Windows(5, 2)), 80),
     "windows of 7 at stride 2": (
         nn.Sequential(_conv(2, 2), Windows(7), Windows(7, 3), Up(2, "nearest")), 252

@@ -17,6 +17,8 @@ import psutil
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from seamscope.errors import SeamscopeError
+from seamscope.models.trials import OutOfPatience
 from seamscope.normalization.audit import FixedStatistics, Forward
 from seamscope.tape import Dispatch
 from seamscope.tiling import Lattice, Sides
@@ -146,10 +148,19 @@ class Slab:
         """
         key = end, frame, str(how)
         if key not in self._touched:
-            y = self.run(self.with_end(end, frame, how))
-            changed = torch.isnan(y) if math.isnan(how) else y != self.unchanged
-            self._touched[key] = self._line(changed)
+            self._touched[key] = self._line(self._changed(self.with_end(end, frame, how), how))
         return self._touched[key]
+
+    def _changed(self, x: torch.Tensor, how: float) -> torch.Tensor:
+        try:
+            y = self.run(x)
+        except (OutOfPatience, InterruptedError, SeamscopeError):
+            raise
+        except Exception:
+            if not math.isnan(how):
+                raise
+            return torch.ones_like(self.unchanged, dtype=torch.bool)  # it does not run on NaN
+        return torch.isnan(y) if math.isnan(how) else y != self.unchanged
 
     def inside(self, line: Line, end: int, frame: int) -> Line:
         """The same without outputs in the other end, as far as that is replaced in its turn.

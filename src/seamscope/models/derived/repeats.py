@@ -14,15 +14,22 @@ import numpy as np
 from seamscope.models.derived.facts import DerivedAxis
 from seamscope.models.derived.positions import NONE, Array, Seen
 
+_BLOCKS = 8  # stretches between padding: more of them are blocks that are padded one by one
+
 
 def repeating(known: DerivedAxis, seen: Seen) -> DerivedAxis:
     """Find the shortest repetition of intervals and kinds, where no padding is felt.
 
-    An input may be too short for that; what repeats in all of it is then a guess.
+    An input may be too short for that; what repeats in all of it is then a guess, unless the
+    network pads blocks of its own.
     """
     inside = ~seen.padded
     found = _repeated(known, seen, inside)
-    return found or replace(_repeated(known, seen, np.ones_like(inside)) or known, inside=False)
+    if found is not None:
+        return found
+    guess = _repeated(known, seen, np.ones_like(inside))
+    blocks = np.count_nonzero(inside[1:] & ~inside[:-1]) >= _BLOCKS
+    return replace(guess or known, inside=bool(guess and blocks))
 
 
 def _repeated(known: DerivedAxis, seen: Seen, among: Array) -> DerivedAxis | None:
