@@ -85,7 +85,7 @@ def derive(
         length = x.shape[axis + 2] if alike is None else max(x.shape[axis + 2], alike.size // 2)
         # near the borders of a short input something else may repeat: two lengths must agree
         while not confirmed and _worthwhile(derived, axis, x, last):
-            period = derived.axes[axis].period or (alike and alike.period)
+            period = derived.axes[axis].period or (None if alike is None else alike.period)
             found = lengths.longer(axis, length, period)
             if found is None and length > x.shape[axis + 2]:
                 length = x.shape[axis + 2]
