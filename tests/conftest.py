@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import itertools
 import os
 import shutil
 import sys
@@ -173,10 +174,18 @@ def workers_here(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return asked
 
 
+@pytest.fixture(scope="session")
+def config_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """New folders in one; pytest's own would search all folders of the session for each test."""
+    place = tmp_path_factory.mktemp("config")
+    return (place / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_trusted_yet(tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_is_trusted_yet(config_folders: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose code may run is remembered in a folder of each test's own, never in the user's."""
-    folder = tmp_path_factory.mktemp("config", numbered=True)
+    folder = next(config_folders)
+    folder.mkdir()
     monkeypatch.setenv("SEAMSCOPE_CONFIG", str(folder))
 
 
