@@ -63,7 +63,7 @@ COMMANDS = {
     "segment, pyramid": "segment PREDICTION OUT.ome.zarr --recipe boundaries --block BLOCK",
     "segment, network": (
         f"segment IMAGE OUT.zarr --model NET TILE {HOW} --recipe components --values logits "
-        "--block BLOCK"
+        "--channel 0 --block BLOCK"
     ),
     "freeze": f"freeze IMAGE NET OUT TILE {HOW}",
     "seams": f"seams IMAGE NET --json OUT TILE {HOW} --no-explain --halo 4",

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -30,6 +31,8 @@ from seamscope.files import Claim, Place, disk_errors, write_file
 from seamscope.plain import plain
 
 _TASK, _RUN = "task.json", "run"
+# Seconds that a system may keep what is written in memory.
+_LATE = 120
 _LEFT = "What was written so far is kept."
 
 
@@ -47,14 +50,18 @@ class Ledger:
         The description of the work, plain values by name.
     done
         The finished blocks: a number that was noted with each, by the number of the block.
+    doubtful_since
+        Files that were written later may not have reached the disk when the last run ended; time
+        in seconds, as of files.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.task: dict[str, Any] = _read(folder / _TASK)
-        self.done: dict[int, int] = {
-            int(mark.name): _number(mark) for mark in os.scandir(folder) if mark.name.isdecimal()
-        }
+        marks = [mark for mark in os.scandir(folder) if mark.name.isdecimal()]
+        self.done: dict[int, int] = {int(mark.name): _number(mark) for mark in marks}
+        last = max((mark.stat().st_mtime for mark in marks), default=math.inf)
+        self.doubtful_since = last - _LATE
 
     @classmethod
     def begin(cls, folder: Path, task: Mapping[str, Any]) -> Ledger:

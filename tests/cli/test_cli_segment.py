@@ -75,6 +75,12 @@ def test_a_table_that_was_written_before_a_run_stopped_is_written_again(
     assert (folder / "other.csv").read_text() == "kept"
     assert (folder / "t.csv").read_text() == before
     assert len(before.splitlines()) > 5
+    (folder / "t.csv").unlink()
+    written = (folder / "out.zarr" / "c" / "0" / "0").stat()
+    done = run(*words, "--table", "t.csv", "--resume")
+    assert "only the table is made" in done.output
+    assert (folder / "t.csv").read_text() == before
+    assert (folder / "out.zarr" / "c" / "0" / "0").stat() == written
 
 
 def test_labels_join_the_image_that_is_read(folder) -> None:

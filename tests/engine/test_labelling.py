@@ -192,6 +192,25 @@ def begun(tmp_path: Path, done: Any, stage: str = "labels", **more: Any) -> tupl
     return image, out
 
 
+def test_pixels_that_the_disk_has_lost_are_made_again(tmp_path: Path, done: Any) -> None:
+    """Marks are there, and pixels are not, as after a power cut."""
+    image, out = saved("yx", tmp_path), tmp_path / "o.zarr"
+    how = {"blocks": 33, **HOLES}
+    done.most = 4 * 12  # all stages but the labels
+    with pytest.raises(Stop):
+        seamscope.segment(image, out=out, **how)
+    done.most = 10**9
+    basins = tmp_path / ".o.zarr.basins"
+    for array in ("fragments", "background"):
+        (basins / array / "c" / "1" / "2").unlink()
+    work = Seen()
+    found = seamscope.segment(image, out=out, resume=True, work=work, **how)
+    assert sum("lost 1 of the blocks" in sentence for sentence in work.sentences) == 2
+    assert len(done) == 4 * 12 + 2 + 1
+    np.testing.assert_array_equal(stored(out, "yx"), seamscope.segment(image, **HOLES).labels)
+    assert found.count > 3
+
+
 @pytest.mark.parametrize("stage", ["basins", "labels"])
 def test_unfinished_labels_say_so(stage: str, tmp_path: Path, done: Any) -> None:
     image, out = begun(tmp_path, done, stage)

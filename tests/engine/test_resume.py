@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zarr
 from torch import nn
 
 import seamscope
 from seamscope import freeze_statistics, measure_seams, predict
 from seamscope.errors import OutputError
 from seamscope.images.image import Image, open_image
+from seamscope.images.results import pyramid
 from seamscope.ledger import Ledger
 from seamscope.prediction.run import TileDone
 from watching import Seen, run_with_events, stopped_after
@@ -225,6 +227,64 @@ def test_what_is_not_finite_is_counted_over_all_runs(tmp_path: Path) -> None:
     counts = [e.figures["pixels_not_finite"] for e in events if hasattr(e, "figures")]
     assert counts == [int(np.isnan(whole).any(0).sum())] * 2
     assert counts[0] > 0
+
+
+@pytest.mark.parametrize("ending", [".zarr", ".ome.zarr"])
+@pytest.mark.parametrize("how", ["absent", "empty", "short"])
+def test_what_the_disk_has_lost_is_done_again(
+    ending: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Marks are there, and pixels are not, as after a power cut; of lower resolutions too."""
+    monkeypatch.setattr(pyramid, "SMALLEST", 90)
+    out, asked = tmp_path / f"o{ending}", {"tile": 48, "seams": "none", "accelerate": False}
+    image = FLAT.copy()
+    image[:100] = 0
+    network = Net()
+    torch.nn.init.zeros_(network.last.bias)
+    torch.nn.init.zeros_(network.first.bias)  # 0 becomes 0, which zarr would not store
+    with pytest.raises(Stop):
+        predict(image, network, out, work=stop_after(12), **asked)
+    levels = ["0", "1"] if ending == ".ome.zarr" else [""]
+    for level in levels:
+        chunk = Path(f"{out}.partial") / level / "c/0/0/0"
+        size = {"absent": None, "empty": 0, "short": chunk.stat().st_size - 3}[how]
+        chunk.unlink() if size is None else os.truncate(chunk, size)
+    work = Seen()
+    predict(image, network, out, resume=True, work=work, **asked)
+    assert any("has lost" in sentence for sentence in work.sentences)
+    assert work.before["Predicting"] < 12
+    predict(image, network, tmp_path / f"whole{ending}", **asked)
+    for level in levels:
+        found, expected = (
+            zarr.open_array(str(tmp_path / name / level), mode="r")[...]
+            for name in (f"o{ending}", f"whole{ending}")
+        )
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_what_is_there_is_not_done_again(tmp_path: Path) -> None:
+    """Also where all pixels are 0, and where chunks were written long ago."""
+    out, asked = tmp_path / "o.zarr", {"tile": 48, "seams": "none", "accelerate": False}
+    network = nn.Conv2d(1, 1, 1, bias=False)
+    with pytest.raises(Stop):
+        predict(np.zeros_like(FLAT), network, out, work=stop_after(9), **asked)
+    for file in Path(f"{out}.partial").rglob("*"):
+        os.utime(file, (0, 0))
+    work = Seen()
+    predict(np.zeros_like(FLAT), network, out, resume=True, work=work, **asked)
+    assert work.before["Predicting"] >= 8
+    assert not any("lost" in sentence for sentence in work.sentences)
+
+
+def test_absent_chunks_of_the_image_are_counted_over_all_runs(tmp_path: Path) -> None:
+    image = tmp_path / "image.zarr"
+    zarr.create_array(str(image), data=FLAT + 1, chunks=(32, 32), dimension_names=["y", "x"])
+    (image / "c/0/1").unlink()
+    with pytest.raises(Stop):
+        predict(str(image), Net(), tmp_path / "o.zarr", tile=48, work=stop_after(9))
+    work = Seen()
+    predict(str(image), Net(), tmp_path / "o.zarr", tile=48, resume=True, work=work)
+    assert [s for s in work.sentences if "1 chunk of the image is not stored" in s]
 
 
 KILLED = """

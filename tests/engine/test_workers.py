@@ -268,6 +268,30 @@ def test_what_one_process_began_is_resumed_by_workers(
     np.testing.assert_array_equal(stored(out, expected, "yx"), expected)
 
 
+@pytest.mark.parametrize("lost", ["measures", "pixels"])
+def test_what_the_disk_has_lost_is_done_again(
+    images: dict[str, str], lost: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "o.tif"  # for which workers write zarr beside their marks
+    alone, output = begun(images, "flat", tmp_path / "alone.zarr", seams="all")
+    with output:
+        *_, expected = events_of(alone, output, trust=True)
+    cut_short(*begun(images, "flat", out, seams="all"), blocks=3)
+    ledger = tmp_path / ".o.tif.ledger"
+    gone = "0.seams" if lost == "measures" else "blocks.zarr/c/0/0/0"
+    (ledger / gone).unlink()
+    case, output = begun(images, "flat", out, resume=True, seams="all")
+    work = Seen()
+    with output:
+        *blocks, found = run_on(case, output, trust=True, work=work)
+    done = [event for event in blocks if isinstance(event, BlockDone)]
+    assert len(done) == done[0].total - 2
+    assert any("lost 1 of the blocks" in sentence for sentence in work.sentences)
+    assert found.seams.to_json() == expected.seams.to_json()
+    pixels = whole(images, "flat")
+    np.testing.assert_array_equal(stored(out, pixels, "yx"), pixels)
+
+
 # -- what a worker refuses
 
 

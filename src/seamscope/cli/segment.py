@@ -260,13 +260,17 @@ def segment(
             "case": case, "area": pixels.area, "ome": written.of(),
             "corrections": None if corrections is None else _hash(corrections),
         }  # fmt: skip
-        if there and _is_done_before(out, source, wanted, how):
+        done = there and _is_done_before(out, source, wanted, how)
+        if done and (table is None or Path(table).expanduser().exists()):
             answer.write({"seamscope": __version__, "skipped": True}, f"{out} is done already.")
             return
+        if done:
+            display.note(f"{out} is done already: only the table is made.")
         skipped: list[str] = []
         with begin_labels(
-            source, wanted, out, blocks=block, threads=threads, overwrite=overwrite,
-            resume=resume, source=source, on=sharing.on, trust=loading.trust, work=work, **how,
+            source, wanted, None if done else out, blocks=block, threads=threads,
+            overwrite=overwrite, resume=resume, source=source, on=sharing.on,
+            trust=loading.trust, work=work, **how,
         ) as labelling:  # fmt: skip
             try:
                 found = labelling.find()
@@ -278,7 +282,8 @@ def segment(
                     image = source if model is not None and intensity is None else intensity
                     labelling.note("table", str(Path(table).expanduser().absolute()))
                     write_text("--table", table, found.table(image, work=work).to_csv())
-                labelling.write(found, {"protocol": protocol.to_json()}, keep=True)
+                if not done:
+                    labelling.write(found, {"protocol": protocol.to_json()}, keep=True)
             except BaseException:
                 if labelling.unfinished:
                     work.warn(labelling.unfinished)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from seamscope.errors import OutputError
 from seamscope.execution.recipe import Recipe
 from seamscope.execution.worker import Order, RefusedError
 from seamscope.images.results.create import open_part
@@ -145,6 +146,7 @@ class _Opened:
 
     blocks: BlockRun
     folder: Path
+    measures: bool
 
     @property
     def device(self) -> str:
@@ -153,7 +155,7 @@ class _Opened:
     def carry_out(self, block: int, check: Callable[[], None]) -> int:
         not_finite, records = self.blocks.carry_out(block, check)
         check()
-        if records.tiles:
+        if self.measures:
             records.save(seams_of(self.folder, block))
         return not_finite
 
@@ -175,7 +177,7 @@ def open_blocks(ledger: Ledger, order: Order) -> _Opened:
         open_part(recipe.unfinished, recipe.final, plan.out_shape, plan.out_dtype, plan.out_axes),
         recipe.kind,  # type: ignore[arg-type]
     )
-    return _Opened(run, ledger.folder)
+    return _Opened(run, ledger.folder, recipe.kind is not None)
 
 
 def open_attempt(recipe: Recipe, ledger: Ledger, order: Order) -> Attempt:
@@ -211,6 +213,17 @@ def look(attempt: Attempt) -> None:
 def seams_of(folder: Path, block: int) -> Path:
     """Return where the measures of a block's seams are, beside its mark."""
     return folder / f"{block}.seams"
+
+
+def lost_seams(ledger: Ledger, axes: int) -> frozenset[int]:
+    """Return the blocks that are marked, and whose measures are missing or damaged."""
+    lost = set()
+    for block in ledger.done:
+        try:
+            SeamRecords.load(seams_of(ledger.folder, block), axes)
+        except OutputError:
+            lost.add(block)
+    return frozenset(lost)
 
 
 def device_of(planned: str, gpu: int | None) -> str:
@@ -401,6 +414,7 @@ __all__ = [
     "first_kind",
     "frame_of",
     "look",
+    "lost_seams",
     "open_attempt",
     "open_blocks",
     "place_of",

@@ -24,7 +24,14 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from seamscope.errors import OutputError, SettingsError
-from seamscope.execution.block import Batches, first_kind, look, open_attempt, seams_of
+from seamscope.execution.block import (
+    Batches,
+    first_kind,
+    look,
+    lost_seams,
+    open_attempt,
+    seams_of,
+)
 from seamscope.execution.intensities import keep_intensity_on
 from seamscope.execution.pool import On, Pool, check_on, open_pool
 from seamscope.execution.recipe import Recipe, check_travels
@@ -38,6 +45,7 @@ from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob
 from seamscope.planning.tuning import OutOfMemory, smaller
 from seamscope.prediction.resuming import (
+    about_lost,
     same_threads,
     task_of,
     task_with,
@@ -298,6 +306,9 @@ def _measured(
 ) -> Finished:
     """Measure what is left, and sum up."""
     attempt, resumed = prepared(case, ledger, work), bool(ledger.done)
+    if lost := lost_seams(ledger, len(case.plan.area)):
+        ledger.unmark(lost)
+        work.note(about_lost(len(lost)))
     kind = first_kind(attempt, measuring.meter(case.plan))
     begin = time.perf_counter()
     stretches = Stretches(case.plan)

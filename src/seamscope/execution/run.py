@@ -26,7 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from seamscope.errors import OutputError, SettingsError
-from seamscope.execution.block import Batches, BlockRun, frame_of, look, place_of, seams_of
+from seamscope.execution.block import (
+    Batches,
+    BlockRun,
+    frame_of,
+    look,
+    lost_seams,
+    place_of,
+    seams_of,
+)
 from seamscope.execution.intensities import keep_intensity_on
 from seamscope.execution.pool import On, Pool, check_on, open_pool
 from seamscope.execution.recipe import Recipe, check_travels
@@ -44,7 +52,7 @@ from seamscope.planning.blocks import Blocks
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import OutOfMemory
-from seamscope.prediction.resuming import blocks_of, threads_of
+from seamscope.prediction.resuming import blocks_of, check_written, threads_of
 from seamscope.prediction.run import (
     Attempt,
     Event,
@@ -176,9 +184,12 @@ def run_on(
         recipe = Recipe.of(case, attempt.way, kind, *_written(case.plan, output, ledger))
         recipe.save(ledger.folder, case.model.statistics)
         direct = recipe.final == os.path.abspath(output.path)
+        part = output if direct else _part_of(case.plan, recipe)
+        unmeasured = lost_seams(ledger, len(case.plan.area)) if kind is not None else frozenset()
+        check_written(blocks, ledger, part, work, unmeasured.__contains__)
         if direct:
-            for number in sorted(ledger.done):  # marked, but perhaps not in lower resolutions
-                output.wrote(place_of(blocks, number))
+            for number in sorted(ledger.done):  # by workers: perhaps not in lower resolutions
+                output.already(place_of(blocks, number), ledger.doubtful_since)
         with ordering(ledger, pool, threads_of(ledger, threads), trust) as order:
             before = len(ledger.done)
             work.phase("Predicting", BlockDone.unit, before)
@@ -260,12 +271,14 @@ def _written(plan: Plan, output: Output, ledger: Ledger) -> tuple[str, str]:
     return str(between), between.name
 
 
+def _part_of(plan: Plan, recipe: Recipe) -> Output:
+    """Open what workers write."""
+    return open_part(recipe.unfinished, recipe.final, plan.out_shape, plan.out_dtype, plan.out_axes)
+
+
 def _copy(recipe: Recipe, blocks: Blocks, output: Output) -> None:
     """Copy the workers' zarr into the wanted file, block by block."""
-    plan = blocks.plan
-    source = open_part(
-        recipe.unfinished, recipe.final, plan.out_shape, plan.out_dtype, plan.out_axes
-    ).array
+    source = _part_of(blocks.plan, recipe).array
     for block in range(len(blocks)):
         place = place_of(blocks, block)
         output.write(place, source[place])
@@ -284,7 +297,7 @@ def _measured(
     axes = len(plan.area)
     sum_up(
         meter,
-        (SeamRecords.load(file, axes) for file in files if file.exists()),
+        (SeamRecords.load(file, axes) for file in files),
         Batches(plan).order,
     )
     return SeamReport.of(meter, plan, attempt.model)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,52 @@ def blocks_of(plan: Plan, ledger: Ledger | None) -> Blocks:
     return Blocks(plan) if edges is None else Blocks(plan, given=tuple(map(tuple, edges)))
 
 
+def check_written(
+    blocks: Blocks,
+    ledger: Ledger | None,
+    output: Output,
+    work: Work,
+    damaged: Callable[[int], bool] = lambda block: False,
+) -> None:
+    """Remove the marks of blocks whose pixels the disk has lost, so that they are done again.
+
+    Parameters
+    ----------
+    blocks
+        Of the result.
+    ledger
+        Its marks; None where nothing can be resumed.
+    output
+        Where blocks are written.
+    work
+        Told which are done again.
+    damaged
+        Whether something else that belongs to a block is lost.
+
+    Raises
+    ------
+    OutputError
+        When the disk refuses.
+    """
+    since = math.inf if ledger is None else ledger.doubtful_since
+    lost = [
+        block
+        for block in sorted(() if ledger is None else ledger.done)
+        if damaged(block) or output.has_lost(blocks.index(block), since)
+    ]
+    if ledger is not None and lost:
+        ledger.unmark(lost)
+        work.note(about_lost(len(lost)))
+
+
+def about_lost(blocks: int) -> str:
+    """Return what to say of blocks that the disk has lost."""
+    return (
+        f"The disk has lost {blocks} of the blocks that were written, as it may when the power "
+        "fails. They are done again."
+    )
+
+
 def share_done(ledger: Ledger) -> float:
     """Return which part of a prediction's blocks is written, 0 to 1.
 
@@ -193,9 +240,9 @@ class Left:
         self._bad: dict[int, int] = {}
         self.not_finite = sum(self._before.values())
         self._pixels: dict[int, int] = {}
-        if output is not None:
+        if output is not None and self._ledger is not None:
             for block in self._before:
-                output.already(self._blocks.index(block))
+                output.already(self._blocks.index(block), self._ledger.doubtful_since)
 
     @property
     def resumes(self) -> bool:
@@ -322,7 +369,9 @@ def same_threads(ledger: Ledger | None) -> Iterator[None]:
 
 __all__ = [
     "Left",
+    "about_lost",
     "blocks_of",
+    "check_written",
     "content_of",
     "continued",
     "image_of",

@@ -55,6 +55,8 @@ from seamscope.planning.tuning import (
 from seamscope.prediction.output import open_output
 from seamscope.prediction.resuming import (
     Left,
+    blocks_of,
+    check_written,
     continued,
     keep_intensity,
     same_threads,
@@ -317,6 +319,8 @@ def run(
         keep_intensity(case, None if output is None else output.ledger, work)
     except InterruptedError:
         return
+    if output is not None:
+        check_written(blocks_of(case.plan, output.ledger), output.ledger, output, work)
     while True:
         try:
             attempt = prepared(case, None if output is None else output.ledger, work)
@@ -413,7 +417,10 @@ class Attempt:
         total = plan.tiles * plan.frames
         left = Left(plan, output)
         jobs = jobs_of(plan, first) if left.resumes else ()
-        done = sum(not left.needs(job.frame, job.tile) for job in jobs)
+        done = 0
+        for job in jobs:
+            done += not left.needs(job.frame, job.tile)
+            self.reader.look(job)  # chunks of the image that an earlier run has read
         yield Started(plan, plan.tiles, plan.frames, done)
         begin = time.perf_counter()
         stitcher = None if output is None else Stitcher(plan, output, left)

@@ -44,7 +44,7 @@ from seamscope.images.stored import Choice
 from seamscope.ledger import Ledger
 from seamscope.plain import plain, restore
 from seamscope.planning.case import Case
-from seamscope.prediction.resuming import content_of, task_of
+from seamscope.prediction.resuming import about_lost, content_of, task_of
 from seamscope.segmentation.basins import check_size
 from seamscope.segmentation.blocks import Blocks, in_order
 from seamscope.segmentation.label_files import label_output
@@ -401,12 +401,11 @@ class Labelling:
         stages.places = whole_chunks(found.shape, output.chunks, stages.blocks.size)
         numbers = stages.numbers("labels")
         shared = self._on is not None and self._shared_by(found)
-        before = output.wrote if ledger.task.get("shared") else output.already
-        for number in numbers:  # marked by workers, but perhaps not in lower resolutions
+        self._forget_lost("labels")
+        for number in numbers:  # by workers: perhaps not in lower resolutions
             if number in ledger.done:
-                before(stages.region(number))
+                output.already(stages.region(number), ledger.doubtful_since)
         if shared:
-            ledger.note("shared", True)
             stages.keep_painting(Painting(*found.tables), self._written(found))
         try:
             self._do("labels", shared)
@@ -444,6 +443,8 @@ class Labelling:
 
     def _do(self, stage: str, shared: bool | None = None) -> None:
         """Have all blocks of a stage done that are not marked."""
+        if stage != "labels":
+            self._forget_lost(stage)
         numbers, ledger = self._stages.numbers(stage), self._ledger
         left = [number for number in numbers if number not in ledger.done]
         done = len(numbers) - len(left)
@@ -460,6 +461,15 @@ class Labelling:
                     self._output.wrote(self._stages.region(number))
                 done += 1
                 self._work.step(done, len(numbers))
+
+    def _forget_lost(self, stage: str) -> None:
+        """Remove the marks of a stage's blocks whose pixels the disk has lost."""
+        stages, ledger = self._stages, self._ledger
+        marked = [number for number in stages.numbers(stage) if number in ledger.done]
+        lost = [n for n in marked if stages.has_lost(n, ledger.doubtful_since)]
+        if lost:
+            ledger.unmark(lost)
+            self._work.note(about_lost(len(lost)))
 
     def _here(self, numbers: Sequence[int]) -> Generator[int, None, None]:
         """Do blocks in this process."""

@@ -37,6 +37,7 @@ import numpy.typing as npt
 
 from seamscope.errors import OutputError
 from seamscope.files import DAMAGED, disk_errors, write_file
+from seamscope.images.results.chunks import is_lost, storing_all
 from seamscope.images.results.create import open_part
 from seamscope.images.results.output import Output
 from seamscope.plain import plain, restore
@@ -83,7 +84,12 @@ class Kept:
         """Read from another place."""
         import zarr
 
-        self.path, self._array = path, zarr.open_array(str(path), mode="r+")
+        with storing_all():
+            self.path, self._array = path, zarr.open_array(str(path), mode="r+")
+
+    def has_lost(self, region: Slices, since: float) -> bool:
+        """Return whether the disk has lost some of a region (see `chunks.is_lost`)."""
+        return is_lost(self._array, region, since)
 
     def __getitem__(self, index: Any) -> Array:
         return np.asarray(self._array[index])
@@ -225,9 +231,20 @@ class Stages:
             blocks, place = self.places, number - first
         return blocks.region(tuple(int(i) for i in np.unravel_index(place, blocks.counts)))
 
+    def _stage_of(self, number: int) -> str:
+        return STAGES[min(number // len(self.blocks), len(STAGES) - 1)]
+
+    def has_lost(self, number: int, since: float) -> bool:
+        """Return whether the disk has lost pixels of a block (see `chunks.is_lost`)."""
+        kept = {"basins": (self.fragments, self.heights), "background": (self.background,),
+                "labels": (self.output,)}  # fmt: skip
+        region = self.region(number)
+        each = kept.get(self._stage_of(number), ())
+        return any(array is not None and array.has_lost(region, since) for array in each)
+
     def carry_out(self, number: int, check: Callable[[], None] = lambda: None) -> int:
         """Do a block; `check` is called before each write."""
-        stage = STAGES[min(number // len(self.blocks), len(STAGES) - 1)]
+        stage = self._stage_of(number)
         with disk_errors(self._arrays, _LEFT):
             getattr(self, f"_do_{stage}")(number, self.region(number), check)
         return 0

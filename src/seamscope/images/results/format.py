@@ -17,6 +17,7 @@ from seamscope.errors import OutputError
 from seamscope.images.addresses import Address
 from seamscope.images.dimensions import full_index
 from seamscope.images.ngff import OmeZarr
+from seamscope.images.results.chunks import is_lost
 from seamscope.images.results.pyramid import Index
 
 
@@ -87,8 +88,18 @@ class Store:
     def wrote(self, region: Index, block: np.ndarray | None = None) -> None:
         """Follow a region that is stored now, here or by others, with all that is made of it."""
 
-    def already(self, region: Index) -> None:
-        """Note a region that an earlier run has stored."""
+    def already(self, region: Index, since: float) -> None:
+        """Note a region that an earlier run has stored; what is made of it is made where lost.
+
+        `since` is that of `seamscope.images.results.chunks.is_lost`.
+        """
+
+    def has_lost(self, region: Index, since: float) -> bool:
+        """Return whether the disk has lost some of a region that was stored."""
+        stored = self.array
+        if isinstance(stored, _Reordered):
+            return is_lost(*stored.underneath(region), since)
+        return is_lost(stored, region, since)
 
     def flush(self) -> None:
         """Bring all pixels to where they last."""
@@ -157,6 +168,10 @@ class _Reordered:
         self.shape = tuple(int(stored.shape[i]) for i in self._back)
         self.dtype = np.dtype(stored.dtype)
         self.ndim = len(self.shape)
+
+    def underneath(self, region: Index) -> tuple[Any, Index]:
+        """Return the stored array, and where a region lies in it."""
+        return self._stored, tuple(region[i] for i in self._order)
 
     def __setitem__(self, index: Any, block: np.ndarray) -> None:
         full = full_index(index, self.ndim)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import socket
 import time
@@ -140,6 +141,7 @@ class RemoteLedger(Ledger):
                 "resumed. Begin again (overwrite)."
             )
         self.task = found
+        self.doubtful_since = math.inf  # an object that is there is whole
         marks = [name for name in _names(address) if name.isdecimal()]
         self.done = {int(name): int(_get(address / name) or 0) for name in marks}
 

@@ -176,9 +176,30 @@ class Output:
             self._store.save(wanted.record)
         self._kind, self.record = (kind, wanted), wanted.record
 
-    def already(self, index: tuple[slice, ...]) -> None:
-        """Note a region that an earlier run has written, with all that is made of it."""
-        self._store.already(index)
+    def already(self, index: tuple[slice, ...], since: float) -> None:
+        """Note a region that an earlier run has written.
+
+        Lower resolutions of it are made where the disk has lost them (see `has_lost`).
+
+        Raises
+        ------
+        OutputError
+            When the disk is full or gone.
+        """
+        with self._lock, self._disk_errors():
+            self._store.already(index, since)
+
+    def has_lost(self, index: tuple[slice, ...], since: float) -> bool:
+        """Return whether the disk has lost some of a region that an earlier run has written.
+
+        Parameters
+        ----------
+        index
+            A slice for each dimension.
+        since
+            Time in seconds; files that were written later are read to find out.
+        """
+        return self._store.has_lost(index, since)
 
     def flush(self) -> None:
         """Bring what was written to where it lasts.

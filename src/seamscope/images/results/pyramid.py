@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.images.results.chunks import is_lost
+
 SMALLEST = 256
 """Levels are added until the plane y, x of the last is not larger than this, in pixels."""
 
@@ -236,6 +238,7 @@ class Pyramid:
         self._labels = labels
         self._begun: list[dict[tuple[int, ...], _Begun]] = [{} for _ in levels]
         self._room = _ROOM
+        self._since = math.inf
 
     def wrote(self, region: Index, block: npt.NDArray[Any] | None = None) -> None:
         """Build what became due by a region of the full resolution that is stored now.
@@ -249,8 +252,12 @@ class Pyramid:
         """
         self._note(1, region, True, block)
 
-    def already(self, region: Index) -> None:
-        """Note a region that an earlier run has stored, with all that became due by it."""
+    def already(self, region: Index, since: float) -> None:
+        """Note a region that an earlier run has stored; what became due is built where it is lost.
+
+        `since` is that of `seamscope.images.results.chunks.is_lost`.
+        """
+        self._since = since
         self._note(1, region, False)
 
     def finish(self) -> None:
@@ -309,6 +316,7 @@ class Pyramid:
     def _complete(self, number: int, chunk: tuple[int, ...], build: bool) -> None:
         own, begun = self._own(number, chunk), self._begun[number][chunk]
         pixels = begun.pixels
+        build = build or is_lost(self.arrays[number], own, self._since)
         if build:
             if pixels is None or begun.known is None or not begun.known.all():
                 source = self.arrays[number - 1][self._source(number, chunk)]

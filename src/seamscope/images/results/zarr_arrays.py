@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from seamscope.images.ngff import (
     version_in,
     with_windows,
 )
+from seamscope.images.results.chunks import storing_all
 from seamscope.images.results.format import (
     Format,
     Store,
@@ -42,13 +44,20 @@ if TYPE_CHECKING:
 
 
 def _create_zarr(path: Path | Address, wanted: Wanted) -> Store:
-    return _ZarrStore(_zarr_array_in(_zarr_store(path), None, replace(wanted, ome=OmeZarr())))
+    with _stored_whole(path):
+        return _ZarrStore(_zarr_array_in(_zarr_store(path), None, replace(wanted, ome=OmeZarr())))
+
+
+def _stored_whole(path: Path | Address) -> AbstractContextManager[None]:
+    """Store all chunks in a folder; an object store loses none, and empty ones take as long."""
+    return storing_all() if isinstance(path, Path) else nullcontext()
 
 
 def _resume_zarr(path: Path | Address, wanted: Wanted) -> Store:
     import zarr
 
-    node = zarr.open_array(_zarr_store(path), mode="r+")
+    with _stored_whole(path):
+        node = zarr.open_array(_zarr_store(path), mode="r+")
     check_same(node, wanted, path)
     return _ZarrStore(node)
 
@@ -56,7 +65,8 @@ def _resume_zarr(path: Path | Address, wanted: Wanted) -> Store:
 def _part_of_zarr(path: Path, wanted: Wanted) -> Store:
     import zarr
 
-    node = zarr.open_array(str(path), mode="r+")
+    with _stored_whole(path):
+        node = zarr.open_array(str(path), mode="r+")
     check_same(node, wanted, path)
     return Store(node)
 
@@ -93,7 +103,8 @@ def _create_ome_zarr(path: Path | Address, wanted: Wanted) -> Store:
     for number, level in enumerate(levels):
         chunks = tuple(map(min, stored.chunks, level.shape))
         _zarr_array_in(group.store, str(number), replace(stored, shape=level.shape, chunks=chunks))
-    return _OmeZarrStore(group, stored, order)
+    with _stored_whole(path):
+        return _OmeZarrStore(group, stored, order)
 
 
 def _resume_ome_zarr(path: Path | Address, wanted: Wanted) -> Store:
@@ -106,14 +117,16 @@ def _resume_ome_zarr(path: Path | Address, wanted: Wanted) -> Store:
         check_same(group[str(number)], replace(stored, shape=level.shape), path)
     if group.metadata.zarr_format != stored.ome.zarr_format or str(len(levels)) in group:
         raise not_the_same(path)
-    return _OmeZarrStore(group, stored, order)
+    with _stored_whole(path):
+        return _OmeZarrStore(group, stored, order)
 
 
 def _part_of_ome_zarr(path: Path, wanted: Wanted) -> Store:
     import zarr
 
     stored, order = wanted.in_order("tczyx")
-    node = zarr.open_array(str(path / "0"), mode="r+")
+    with _stored_whole(path):
+        node = zarr.open_array(str(path / "0"), mode="r+")
     check_same(node, stored, path)
     return Store(in_requested_order(node, order))
 
@@ -150,8 +163,8 @@ class _OmeZarrStore(_ZarrStore):
         stored = None if block is None else block.transpose(self._order)
         self.pyramid.wrote(tuple(region[axis] for axis in self._order), stored)
 
-    def already(self, region: Index) -> None:
-        self.pyramid.already(tuple(region[axis] for axis in self._order))
+    def already(self, region: Index, since: float) -> None:
+        self.pyramid.already(tuple(region[axis] for axis in self._order), since)
 
     def complete(self, record: Mapping[str, Any], waiting: Path) -> None:
         self.pyramid.finish()
