@@ -217,9 +217,10 @@ class Campaign:
                 took = min(took, time.monotonic() - begin)
             if code not in (0, 1, -signal.SIGKILL):
                 return self._failed(f"exit code {code}")
-            if code == 1 and not self._may_end_so():
+            there = code == 1 and f"{out} exists" in self.said  # killed when all was written
+            if code == 1 and not (there or self._may_end_so()):
                 return self._failed("it cannot be resumed")
-            ended = code == 0
+            ended = code == 0 or there
         more = self._again()
         return self._judged(workers, whole, out, again + more[0], orders + more[1], took)
 

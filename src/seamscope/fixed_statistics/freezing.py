@@ -82,6 +82,8 @@ from seamscope.prediction.resuming import same_threads, task_of, threads_of
 from seamscope.settings import Settings
 from seamscope.work import QUIET, Steps, Work, check
 
+_HASH = "sha256 "
+
 
 def freeze_statistics(
     image: Any,
@@ -253,17 +255,16 @@ class _Task:
 
     def _opened(self, folder: Path, resume: bool) -> Ledger:
         """Return the marks of the same work, else empty ones."""
-        task = self._task()
         if folder.is_dir():
             try:
                 ledger = Ledger(folder)
-                ledger.check(task, folder.name)
+                ledger.check(self._task(ledger.task.get("pixels")), folder.name)
                 self._take_plan(restore(FreezePlan, ledger.task["freezing"]))
                 return ledger
             except (OutputError, KeyError):
                 if resume:
                     raise
-        whole = {**task, "plan": plain(self.plan.plan), "freezing": plain(self.plan)}
+        whole = {**self._task(), "plan": plain(self.plan.plan), "freezing": plain(self.plan)}
         return Ledger.begin(folder, whole)
 
     def _take_plan(self, begun: FreezePlan) -> None:
@@ -271,13 +272,15 @@ class _Task:
         if begun.plan.grid != self.plan.plan.grid:
             self.plan = begun
 
-    def _task(self) -> dict[str, Any]:
+    def _task(self, known: str | None = None) -> dict[str, Any]:
         """Describe all that statistics depend on.
 
         A prediction of a small input is part of it, because the network's code may have been
-        edited.
+        edited. Pixels are described as they were before (`known`), since a file that was written
+        a moment ago has no identity yet.
         """
         plan, model = self.plan, self.model
+        hashed = not self.image.identity or (known or "").startswith(_HASH)
         small, _ = model.examples
         with model.on_cpu(), torch.no_grad():
             answer = model.forward(small).float().contiguous().numpy().tobytes()
@@ -288,7 +291,7 @@ class _Task:
             "number of tiles": plan.tiles if plan.how == "sampled" else None,
             "device": str(plan.plan.settings.device),
             "code of the network": hashlib.sha256(answer).hexdigest()[:16],
-            "pixels": self.image.identity or self._pixels(),
+            "pixels": self._pixels() if hashed else self.image.identity,
         }
 
     def _pixels(self) -> str:
@@ -298,7 +301,7 @@ class _Task:
         for number in range(len(self._jobs)):
             check(self.work)
             digest.update(reader.read([self._jobs[number]]).tobytes())
-        return digest.hexdigest()[:16]
+        return f"{_HASH}{digest.hexdigest()[:16]}"
 
     @property
     def _jobs(self) -> _Jobs:

@@ -169,7 +169,7 @@ def check_written(
     output
         Where blocks are written.
     work
-        Told which are done again.
+        Shows how many are done again.
     damaged
         Whether something else that belongs to a block is lost.
 

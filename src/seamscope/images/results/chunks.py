@@ -3,8 +3,8 @@
 Knows where zarr keeps a chunk in a folder. Does not know what is marked as done.
 
 A system writes the bytes of a file a while after the file has its name, so that what was marked
-last may be absent, empty or cut short. Arrays of unfinished results store every chunk, also where
-all pixels are 0 (`storing_all`): one that is absent was lost, and does not mean zeros.
+last may be absent, empty or cut short. Arrays of unfinished results store every chunk, even one
+whose pixels are all 0 (`storing_all`): one that is absent was lost, and does not mean zeros.
 """
 
 from __future__ import annotations

@@ -1,0 +1,140 @@
+"""Whatever goes wrong in the middle of long work, `--resume` goes on, or says why it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from typer.testing import CliRunner, Result
+
+import seamscope.ledger
+from seamscope.cli import app
+from seamscope.images.results import pyramid
+from seamscope.normalization.statistics import Statistics
+
+NETWORK = """
+import torch
+from torch import nn
+
+def net():
+    torch.manual_seed({seed})
+    return nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.InstanceNorm2d(3), nn.ReLU(),
+                         nn.Conv2d(3, 2, 3, padding=1))
+"""
+TILES = "--tile 32 --halo 2 --axes yx --trust --no-accelerate --normalize none --json o.json"
+COMMANDS = {
+    "predict": f"predict image.npy net.py:net o.zarr {TILES} --seams none",
+    "pyramid": f"predict image.npy net.py:net o.ome.zarr {TILES} --seams none --blend linear",
+    "segment": "segment image.npy o.ome.zarr --axes yx --threshold 0.6 --block 20 --json o.json",
+    "freeze": f"freeze image.npy net.py:net o.statistics {TILES}",
+    "seams": f"seams image.npy net.py:net {TILES} --no-explain",
+}
+
+
+def pixels(path: Path) -> list[bytes]:
+    node: Any = zarr.open(str(path), mode="r")
+    arrays = [node] if isinstance(node, zarr.Array) else [a for _, a in sorted(node.arrays())]
+    return [np.asarray(array[...]).tobytes() for array in arrays]
+
+
+def measures(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+READ: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "predict": ("o.zarr", pixels),
+    "pyramid": ("o.ome.zarr", pixels),
+    "segment": ("o.ome.zarr", pixels),
+    "freeze": ("o.statistics", lambda path: Statistics.load(path).digest),
+    "seams": ("o.json", measures),
+}
+
+
+def write_inputs(value: float = 0, seed: int = 1) -> None:
+    np.save("image.npy", np.random.default_rng(0).random((150, 100), np.float32) + value)
+    Path("net.py").write_text(NETWORK.format(seed=seed))
+
+
+class Disk:
+    """Counts the marks of a run, and does something when one is made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at: dict[int, Callable[[], None]] = {}
+        self.marks = 0
+        self._write = seamscope.ledger.write_file
+        monkeypatch.setattr(seamscope.ledger, "write_file", self.write)
+
+    def write(self, path: Path, content: bytes, **how: Any) -> None:
+        if path.name.isdecimal():
+            self.marks += 1
+            self.at.get(self.marks, lambda: None)()
+        self._write(path, content, **how)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_goes_wrong_in_the_middle(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyramid, "SMALLEST", 60)
+    out, read = READ[name]
+
+    def run(*more: str) -> Result:
+        result = CliRunner().invoke(app, [*COMMANDS[name].split(), *more])
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    def refused(said: str, *more: str) -> None:
+        result = run(*more)
+        assert result.exit_code == 1
+        assert said in " ".join(result.output.split()), result.output
+
+    def fail(error: OSError) -> None:
+        disk.at.clear()
+        raise error
+
+    for folder in ("whole", "broken"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    write_inputs()
+    disk = Disk(monkeypatch)
+    assert run().exit_code == 0
+    total, expected = disk.marks, read(Path(out))
+    assert total > 5
+
+    monkeypatch.chdir(tmp_path / "broken")
+    write_inputs()
+    disk.marks, disk.at = 0, {
+        2: lambda: refused("is being written by another process", "--resume"),
+        3: lambda: fail(OSError(28, "No space left on device")),
+    }  # fmt: skip
+    refused("full. Free some space")
+    assert not Path(out).exists()
+    disk.marks, disk.at = 0, {2: lambda: fail(PermissionError(13, "Permission denied"))}
+    refused("cannot be written (Permission denied)", "--resume")
+
+    write_inputs(value=1)
+    refused("with another image content", "--resume")
+    if name != "segment":
+        write_inputs(seed=2)
+        refused("with another network", "--resume")
+    write_inputs()
+    [task] = (file for file in Path().rglob("task.json"))
+    kept = task.read_text()
+    task.write_text(kept.replace(seamscope.__version__, "0.0.1"))
+    refused("with another version of Seamscope (0.0.1, now", "--resume")
+    task.write_text(kept)
+
+    disk.marks = 0
+    assert run("--resume").exit_code == 0
+    assert disk.marks <= total - 3
+    assert read(Path(out)) == expected
+    left = {file.name for file in Path().iterdir()} - {"__pycache__", "o.json"}
+    assert left == {"image.npy", "net.py", *([out] if out != "o.json" else [])}
+    assert os.listdir(".")
