@@ -201,6 +201,7 @@ class Campaign:
         if self._run(first) != 0:
             return self._failed("the first run")
         took, fresh, ended = time.monotonic() - begin, True, True
+        self.log.unlink(missing_ok=True)
         again = orders = 0
         while sum(self.killed.values()) < kills or not ended:
             self.runs += 1
@@ -293,6 +294,9 @@ class Campaign:
         marked = collections.Counter(line for line in lines if line.startswith("marked"))
         begun = collections.Counter(line for line in lines if line.startswith("begun"))
         twice = sum(count - 1 for count in marked.values())
+        if twice:
+            each = sorted(line for line, count in marked.items() if count > 1)
+            print(f"  more than once: {', '.join(each[:9])}", flush=True)
         return twice, sum(count - 1 for count in begun.values())
 
     def _judged(
