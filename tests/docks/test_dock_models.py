@@ -21,6 +21,7 @@ from qtpy.QtWidgets import QApplication, QDockWidget
 import networks
 from packages import result, sha, tensor, written
 from seamscope.docks import open_model_file, tasks
+from seamscope.docks.opening import Place
 from seamscope.docks.prediction.model_picker import ModelPicker
 from seamscope.docks.window import dock_around, main_window
 from seamscope.errors import TrustError
@@ -85,10 +86,19 @@ def test_a_network_dropped_onto_the_viewer_opens_the_dock(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of plugins' own
         viewer.window._qt_viewer._qt_open([str(script)], stack=False)
+        assert places(viewer) == ["seamscope"]
         dock = opened(qtbot, viewer)
-    assert len(viewer.layers) == 0
-    qtbot.waitUntil(lambda: dock.model is not None, timeout=PATIENCE)
-    assert dock.model.spec == str(script)
+        assert len(viewer.layers) == 0
+        qtbot.waitUntil(lambda: dock.model is not None, timeout=PATIENCE)
+        assert dock.model.spec == str(script)
+        viewer.window._qt_viewer._qt_open([str(script)], stack=False)
+        assert dock.parent().shows == "prediction"  # where it was
+        qtbot.waitUntil(lambda: not dock.job.busy, timeout=PATIENCE)
+
+
+def places(viewer):
+    """What the docks of Seamscope in a window show."""
+    return [place.shows for place in main_window(viewer.window._qt_viewer).findChildren(Place)]
 
 
 def dropped(viewer, *paths) -> bool:

@@ -20,6 +20,7 @@ from hands import PATIENCE, press
 from napari.components import ViewerModel
 
 import seamscope
+from seamscope.docks.fixing import dock as fixing
 from seamscope.docks.layers import add_opened
 from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.stored_result import StoredResult
@@ -27,6 +28,7 @@ from seamscope.execution import pool
 from seamscope.images.image import open_image
 from seamscope.images.results.create import create_output
 from seamscope.normalization.statistics import Statistics
+from seamscope.work import QUIET
 
 NETWORK = """
 import time
@@ -266,6 +268,9 @@ def test_seams_statistics_and_labels_go_on_with_a_cluster(
         for name in ("mean", "var", "count"):
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     assert own.session.fixed.network.statistics is not None
+    fixed = fixing.with_exact_statistics(dock.image, dock.plain, dock.settings(), run, work=QUIET)
+    for one, other in zip(fixed.statistics.layers, found.layers, strict=True):
+        np.testing.assert_allclose(one.mean, other.mean, rtol=1e-6)  # the image is one tile
     press(qtbot, panel.freeze)
     assert "cells.statistics exists" in own.problem
     torch.set_num_threads(threads)
@@ -292,8 +297,8 @@ def test_seams_statistics_and_labels_go_on_with_a_cluster(
         np.asarray(seamscope.open_image(place).data), np.asarray(expected.labels)
     )
     assert (tmp_path / "cells_labels.csv").read_text() == expected.table(image).to_csv()
-    # predicted; seams and statistics, each stopped and gone on with; objects; written, the same
-    assert joined == [scheduler] * (1 + 2 + 2 + 1 + 2)
+    # predicted; seams and statistics, each stopped and gone on with; Fix; objects; written, stopped
+    assert joined == [scheduler] * (1 + 2 + 2 + 1 + 1 + 2)
 
 
 def test_what_workers_need_is_said_before_they_start(dock, tmp_path, monkeypatch):

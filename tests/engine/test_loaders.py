@@ -269,7 +269,7 @@ def test_safetensors_are_weights_whatever_the_length_of_their_header(tmp_path) -
     else:
         raise AssertionError("no header of this length")
     assert format_of(tmp_path / "w.safetensors") == "checkpoint"
-    with pytest.raises(ModelError, match="holds 1 tensors and no network"):
+    with pytest.raises(ModelError, match="holds 1 tensor and no network"):
         load_model(tmp_path / "w.safetensors")
 
 

@@ -293,6 +293,17 @@ def open_step(viewer: Any, name: str, act: Callable[[Any], None] = lambda _: Non
     place.then(show)
 
 
+def open_where_it_is(viewer: Any, name: str, act: Callable[[Any], None]) -> None:
+    """Call `act` with a dock where it is shown; else open it as a page of the dock *Seamscope*."""
+    dock = _docks_of(viewer).get(name)
+    holder = None if dock is None else dock.parent()
+    if dock is not None and dock.awake and (isinstance(holder, Place | QDockWidget)):
+        come_forward(dock)
+        act(dock)
+    else:
+        open_step(viewer, name, act)
+
+
 class SeamscopePlace(Place):
     """The dock *Seamscope*: four steps from an image to labels without seams."""
 
@@ -340,5 +351,6 @@ __all__ = [
     "SeamscopePlace",
     "Slot",
     "open_step",
+    "open_where_it_is",
     "register",
 ]

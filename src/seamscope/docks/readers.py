@@ -52,8 +52,9 @@ def _open(path: Any) -> list[tuple[None]]:
     viewer = napari.current_viewer()
     if viewer is not None:
         first = path if isinstance(path, str) else path[0]
-        _, place = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
-        place.then(lambda dock: dock.open_network(str(first)))
+        from seamscope.docks.opening import open_where_it_is
+
+        open_where_it_is(viewer, "prediction", lambda dock: dock.open_network(str(first)))
     return _NO_LAYERS
 
 

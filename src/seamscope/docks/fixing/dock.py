@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from napari.layers import Labels
@@ -21,15 +22,17 @@ from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.fixing.comparison import Comparison, Scores, scored
 from seamscope.docks.fixing.cost import EXACT, Cost
-from seamscope.docks.layers import image_of, labels_image, sample_of
+from seamscope.docks.layers import file_of_layer, image_of, labels_image, sample_of
 from seamscope.docks.looks import boxed, in_dock, text_label
 from seamscope.docks.opening import open_step
 from seamscope.docks.results import Run
 from seamscope.docks.session import Fixed
+from seamscope.docks.tasks import from_file
 from seamscope.explain.advice import Advice, advise
 from seamscope.fixed_statistics.freezing import freeze_statistics
 from seamscope.images.image import Image
 from seamscope.models.model import Model
+from seamscope.planning.case import Case
 from seamscope.settings import Settings
 from seamscope.text import duration_text
 from seamscope.work import Work
@@ -44,9 +47,22 @@ _WAITING = "Choose an image and a network in the step <i>Predict</i>."
 _MOST_STEPS = 3  # of one chain
 
 
-def _with_exact_statistics(image: Image, model: Model, settings: Settings, *, work: Work) -> Model:
-    """Find the statistics of the whole image, and make the network that uses them."""
-    found = freeze_statistics(image, model, "exact", settings.but(**EXACT), work=work)
+def with_exact_statistics(
+    image: Image, model: Model, settings: Settings, run: Run | None, *, work: Work
+) -> Model:
+    """Find the statistics of the whole image, and make the network that uses them.
+
+    The processes that made the run find them, and what a stopped search has found lies beside its
+    result.
+    """
+    case = Case.open(image, model, settings.but(**EXACT))
+    how: dict[str, Any] = {"work": work}
+    if run is not None and run.on is not None:
+        axes = image.axes
+        case = from_file(case, partial(file_of_layer, run.layer, axes), needed=True)
+        kept = Path(f"{run.output.path}.statistics.partial")
+        how |= {"on": run.on, "trust": run.trust, "partial": kept}
+    found = freeze_statistics(case, how="exact", **how)
     network = model.with_statistics(found)
     network.describe()  # measured here, not in the window's thread
     return network
@@ -260,7 +276,7 @@ class FixDock(Dock):
             session.fix(Fixed(plain, network, layer))
             self._run(halo="auto", tile=advice.tile or "auto", overlap="auto")
 
-        fix = partial(_with_exact_statistics, image, plain, session.settings)
+        fix = partial(with_exact_statistics, image, plain, session.settings, self._before)
         self._work(f"fixing the statistics of {layer.name}", fix, fixed)
 
     def _blend(self, advice: Advice) -> None:
@@ -405,4 +421,4 @@ class FixDock(Dock):
         self._changed()
 
 
-__all__ = ["FixDock"]
+__all__ = ["FixDock", "with_exact_statistics"]

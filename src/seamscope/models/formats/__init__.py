@@ -251,8 +251,8 @@ def _refuse_foreign(path: Path) -> None:
 
 def _image(path: Path, kind: str) -> ModelError:
     return ModelError(
-        f"{path} is an image ({kind}), and a network is expected here: give the image first and "
-        "the network second, as in seamscope predict IMAGE MODEL OUT."
+        f"{path} is an image ({kind}), and a network is expected here: choose the file of a "
+        "network, and give this one as the image."
     )
 
 

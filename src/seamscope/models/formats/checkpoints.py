@@ -474,8 +474,9 @@ def only_weights(content: Any, name: str) -> ModelError:
         )
     guess = _looks_like(tensors)
     likely = f", and they look like {guess}@{short}" if guess else ""
+    many = f"{len(tensors)} tensor{'s' * (len(tensors) != 1)}"
     return ModelError(
-        f"{name} holds {len(tensors)} tensors and no network: say what builds it, as in "
+        f"{name} holds {many} and no network: say what builds it, as in "
         f"package.module:function@{short} or network.py:Net(depth=3)@{short}{likely}."
     )
 
