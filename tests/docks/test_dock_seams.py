@@ -305,6 +305,20 @@ def test_heat_maps_lie_on_the_grey_image(qtbot, viewer, docks):
     press(qtbot, seams.heat.boxes["pixels"])
     assert all(x.visible for x in shown)
 
+    seams.halo.set_value(1)  # stitched again: no colours of that below a map either
+    qtbot.waitUntil(lambda: any(x.visible for x in seams.stitched.layers), timeout=PATIENCE)
+    again = list(seams.stitched.layers)
+    press(qtbot, seams.heat.boxes["pixels"])
+    assert not any(x.visible for x in [*shown, *again])
+    press(qtbot, seams.heat.boxes["pixels"])
+    assert all(x.visible for x in again)
+    press(qtbot, seams.heat.boxes["pixels"])
+    press(qtbot, seams.stitch)
+    assert not any(x.visible for x in [*shown, *again])
+    press(qtbot, seams.heat.boxes["pixels"])
+    assert all(x.visible for x in shown)
+    assert not any(x.visible for x in again)
+
 
 def test_heat_maps_of_large_images_are_pyramids(qtbot, viewer, docks, monkeypatch):
     dock, seams = docks
@@ -564,6 +578,7 @@ def test_causes_certificate_and_report(qtbot, viewer, docks, tmp_path):
     assert seams.problem == ""
     told = dock.results.layers[0].metadata["seamscope"]
     assert told["diagnosis"]["verdict"] == "tile statistics"
+    assert list(seams.causes_page.actions.buttons) == ["Fix it"]
     text = seams.causes.text()
     for finding in told["diagnosis"]["findings"]:
         if finding["share"] > 0:

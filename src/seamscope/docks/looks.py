@@ -128,6 +128,7 @@ def cost_table(
     grid = plan.grid
     count = plan.tiles * plan.frames
     each = f", {plan.tiles} for each of {plan.frames} images" if plan.frames > 1 else ""
+    times = f"{plan.redundancy:.2g}"
     rows = [
         ("Tiles", f"<b>{count:,}</b>{each}"),
         ("Tile", f"{shape_text(grid.tile_shape)} px"),
@@ -136,7 +137,7 @@ def cost_table(
             "Overlap",
             f"{axes_text(grid.overlap)} px, margin {halo_text(plan.grid.halo)}",
         ),
-        ("Computed", f"each pixel {plan.redundancy:.2g} times"),
+        ("Computed", f"each pixel {'once' if times == '1' else f'{times} times'}"),
         (
             "Memory",
             f"about {bytes_text(plan.peak_bytes(in_memory=not stored))} at most: "

@@ -133,8 +133,8 @@ def _halo_notes(plan: Plan, asked: Settings) -> Iterator[str]:
             )
         else:
             yield (
-                f"Halo {min(own)} along {name} is less than the network's reach of {max(need)}: "
-                "tile borders will be visible."
+                f"Margin (halo) {min(own)} along {name} is less than the network's reach of "
+                f"{max(need)}: tile borders will be visible."
             )
 
 

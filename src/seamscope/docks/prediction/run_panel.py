@@ -258,7 +258,8 @@ class RunPanel(QWidget):
         elif outcome.error is None and running.tiles == self.bar.maximum() > 0:
             self.say("Stopped before its card's postprocessing: this is what the network gave.")
         elif outcome.error is None:
-            self.say(f"Stopped after {running.tiles} {running.unit}; what is done stays.")
+            unit = running.unit if running.tiles != 1 else running.unit.removesuffix("s")
+            self.say(f"Stopped after {running.tiles} {unit}; what is done stays.")
         else:
             self.text.clear()
             self.text.hide()

@@ -14,6 +14,7 @@ from typing import Any
 from qtpy.QtWidgets import QFileDialog, QWidget
 
 from seamscope.compare.certificate import Certificate, certify
+from seamscope.docks.actions import Action, ActionRow
 from seamscope.docks.controls import button, fill
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.looks import plain, text_label
@@ -27,6 +28,7 @@ from seamscope.seams.report import SeamReport
 from seamscope.work import Work
 
 _MOST_WORST = 32  # seams that an inquiry looks at first
+_NOTHING_TO_FIX = ("seamless", "not compared")
 _FILES = "Web pages (*.html);;All files (*)"
 _TIPS = {
     "explain": "Run experiments that find the causes of the seams, and the share of each.",
@@ -48,6 +50,8 @@ class CausesPage(QWidget):
         Returns its layers, which keep the answers.
     job, begin
         The dock's job, and how it begins: ``begin(name, function, done)``.
+    fix
+        What to do about a cause that was found.
 
     Attributes
     ----------
@@ -61,9 +65,11 @@ class CausesPage(QWidget):
         results: Callable[[], list[Any]],
         job: JobRow,
         begin: Callable[[str, Any, Callable[[Any], None]], None],
+        fix: Action,
     ) -> None:
         super().__init__()
         self._run, self._results, self._job, self._begin = run, results, job, begin
+        self._fix, self.actions = fix, ActionRow()
         self.diagnosis: Diagnosis | None = None
         self.certified: Certificate | None = None
         self.explain = button("Find the causes", _TIPS["explain"])
@@ -72,7 +78,7 @@ class CausesPage(QWidget):
         self.causes, self.certificate, self.written = text_label(), text_label(), text_label()
         fill(
             self,
-            *(self.explain, self.causes, self.certify, self.certificate),
+            *(self.explain, self.causes, self.actions, self.certify, self.certificate),
             *(self.report, self.written),
         )
         self.explain.clicked.connect(self.find_causes)
@@ -82,6 +88,7 @@ class CausesPage(QWidget):
     def forget(self) -> None:
         """Another run is shown."""
         self.diagnosis = self.certified = None
+        self.actions.offer()
         for text in (self.causes, self.certificate, self.written):
             text.setText("")
 
@@ -123,6 +130,7 @@ class CausesPage(QWidget):
             return
         self.diagnosis = found
         self.causes.setText(rich_text(describe(found)))
+        self.actions.offer([] if found.verdict in _NOTHING_TO_FIX else [self._fix])
         self._note("diagnosis", found.to_json())
 
     def _certified(self, found: Certificate | None) -> None:

@@ -146,7 +146,7 @@ class SeamsDock(Dock):
         self.again = button("Begin again", _TIPS["again"])
         self.measure_note = text_label()
         self.kept = KeptWork(self)
-        self.heat = HeatPanel(self.viewer, self._results)
+        self.heat = HeatPanel(self.viewer, self._drawn)
         self.channel = Choice([("The worst", None)], _TIPS["channel"])
         self.halo = HaloPlot()
         self.stitch = ticked("Preview with this margin", _TIPS["stitch"])
@@ -163,7 +163,8 @@ class SeamsDock(Dock):
         self.ask = button("Click a pixel: what does each tile say?", _TIPS["ask"])
         self.ask.setCheckable(True)
         self.pixel = PixelOpinions()
-        self.causes_page = CausesPage(lambda: self._run, self._results, self.job, self._begin)
+        fix = Action("Fix it", _TIPS["fix"], self._fix)
+        self.causes_page = CausesPage(lambda: self._run, self._results, self.job, self._begin, fix)
         self.explain, self.certify = self.causes_page.explain, self.causes_page.certify
         self.causes, self.certificate = self.causes_page.causes, self.causes_page.certificate
 
@@ -517,6 +518,7 @@ class SeamsDock(Dock):
     def _stitch_toggled(self, wanted: bool) -> None:
         if not wanted:
             self.stitched.hide()
+            self.heat.make_ground()
 
     def _stitch(self, halo: int) -> None:
         """Cut the seams of the picture at this halo."""
@@ -551,6 +553,11 @@ class SeamsDock(Dock):
 
     def _results(self) -> list[Any]:
         return [] if self._run is None else self._layers_of(self._run)
+
+    def _drawn(self) -> list[Any]:
+        """Layers of the result as it is shown: as it was predicted, or stitched again."""
+        again = list(self.stitched.layers) if self.stitch.isChecked() else []
+        return self._results() + again
 
     def _frame(self, run: Run) -> tuple[int, ...]:
         """The time point or the like that is seen, or the nearest one of the run."""
@@ -711,7 +718,8 @@ def suggestion_of(advice: Advice, report: SeamReport) -> str:
 def _name(run: Run, all_runs: Sequence[Run]) -> str:
     """Its title, with a number as napari gives it to layers of the same name."""
     earlier = [each.title for each in all_runs[: all_runs.index(run)]].count(run.title)
-    return f"{run.title} [{earlier}]" if earlier else run.title
+    name = f"{run.title} [{earlier}]" if earlier else run.title
+    return name if run.finished else f"stopped · {name}"
 
 
 __all__ = ["SeamsDock", "covering", "suggestion_of"]

@@ -120,11 +120,11 @@ class HeatPanel(QWidget):
         self.measures[kind].setEnabled(wanted)
         self.scales[kind].setVisible(layer is not None)
         self._show_scale(kind)
-        self._make_ground()
+        self.make_ground()
         if layer is None and wanted and known:
             self.missing.emit("Where pixels differ was not kept of this run: press Measure.")
 
-    def _make_ground(self) -> None:
+    def make_ground(self) -> None:
         """Hide the result under heat maps, and show it again without them."""
         if any(self.layers.layer(kind) is not None for kind in self.boxes):
             seen = [layer for layer in self._results() if layer.visible]
@@ -132,7 +132,8 @@ class HeatPanel(QWidget):
             for layer in seen:
                 layer.visible = False
             return
+        drawn = self._results()
         for layer in self._hidden:
-            if layer in self._viewer.layers:
+            if layer in self._viewer.layers and layer in drawn:
                 layer.visible = True
         self._hidden = []
