@@ -134,6 +134,7 @@ GLOBAL = [
     ("torch's attention", Tokens(TorchAttention()), "attention"),
     ("windows", Tokens(_windows), None),
     ("maximum", lambda x: x / x.amax((2, 3), keepdim=True), "maximum over space"),
+    ("minimum", lambda x: x - x.amin((2, 3), keepdim=True), "minimum over space"),
     ("sum", lambda x: x - x.sum((2, 3), keepdim=True), "sum over space"),
     ("rows", _coordinates, "mean over part of space"),
     ("Fourier", lambda x: torch.fft.rfft2(x).real, "Fourier transform"),

@@ -76,6 +76,14 @@ def _told(model: Model, halo: int | str) -> Told:
     return Told(model, case.plan, report, diagnosis, certificate)
 
 
+def _covers(plan: Plan, reach) -> bool:
+    """Whether tiles have as much context as this reach needs."""
+    if reach is None:
+        return False
+    pairs = zip(plan.grid.halo, reach, strict=True)
+    return all(h[0] >= r[0] and h[1] >= r[1] for h, r in pairs)
+
+
 def contradictions(told: Told):
     """Yield what two places say differently."""
     model, plan, report, diagnosis = told.model, told.plan, told.report, told.diagnosis
@@ -100,6 +108,9 @@ def contradictions(told: Told):
         yield f"seamless from {report.smallest_seamless}, and {sentences}"
     if diagnosis.verdict == "global coupling" and reach.bounded and not reach.fades:
         yield f"coupled, and halo {reach.halo} is enough"
+    shares = {finding.cause: finding.share for finding in diagnosis.findings}
+    if _covers(plan, reach.rest) and shares.get("edge effects"):
+        yield f"edge effects, where halo {plan.grid.halo} covers all that looks {reach.rest} far"
     certificate = told.certificate
     if certificate and certificate.passed != report.seamless and not certificate.note:
         yield f"{certificate} but {report.sentence()}"

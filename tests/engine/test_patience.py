@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from families import family
+from families import Windows, family
 from seamscope.errors import ModelError
 from seamscope.models.model import Model, as_model
 from seamscope.models.trials import OutOfPatience, Trials
@@ -157,6 +157,19 @@ def test_one_size_is_enough_to_go_on(allow, make) -> None:
         assert (facts.noise > 0) == (whole.facts.noise > 0)
         assert any("ran out of time" in note for note in facts.notes)
     assert count > 3
+
+
+def test_the_one_size_is_no_shorter_than_the_period(allow) -> None:
+    """Windows of 9 patches of 8 px: at 64 px, the first size tried, no tile lies on the grid."""
+    allow(30)
+    torch.manual_seed(11)
+    network = Windows(9, 8)
+    reads = as_model(network)
+    reads.measure()
+    facts = reads.facts
+    assert any("ran out of time" in note for note in facts.notes)
+    assert facts.period == (72, 72)
+    assert [axis.fixed for axis in facts.lattice] == [144, 144]
 
 
 def test_a_network_that_cannot_be_read_needs_more_time(allow) -> None:

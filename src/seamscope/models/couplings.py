@@ -34,7 +34,8 @@ def coupling_layers(module: nn.Module, slab: Slab) -> tuple[str, ...]:
     with _Recorder(module) as recorder:
         slab.run(slab.clean)
         recorder.compare()
-        slab.run(slab.with_end(LOW, slab.frame(), NOISES[1]))
+        frame = min(slab.frame(), slab.length // 4)
+        slab.run(slab.with_end(LOW, frame, NOISES[1]))
     return tuple(dict.fromkeys(name for name in recorder.found if name))
 
 

@@ -33,6 +33,7 @@ from seamscope.tiling import Lattice
 
 _NARROW = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384)
 _CHANCE = 1e-6  # two runs that differ by more, in standard deviations, are random
+_MOST_PIXELS = 1 << 19  # of a size that is tried though time is over
 _RUNS = 64  # of a network that draws numbers, until two predictions differ
 
 
@@ -136,6 +137,7 @@ class _Prober:
             if self._values == "classes":
                 self._forward = undecided(self._forward, x)
         derived = self._derived or derived_at(self._forward, x, self._trials.module)
+        shape, run = self._of_whole_periods(run, shape, derived)
         lattice = tuple(
             one_size(n, out, derived.axes[axis] if derived else None)
             for axis, (n, out) in enumerate(zip(shape, run.y.shape[2:], strict=True))
@@ -154,6 +156,18 @@ class _Prober:
             "not measured."
         )
         return replace(self._facts(lattice, shape, run, implied), notes=(note,))
+
+    def _of_whole_periods(
+        self, run: _Run, shape: tuple[int, ...], derived: Derived | None
+    ) -> tuple[tuple[int, ...], _Run]:
+        """A larger size and its run, where the one known is shorter than a period."""
+        periods = [axis.period or 1 for axis in derived.axes] if derived else [1] * len(shape)
+        if self._hints.shape is None and any(n < p for n, p in zip(shape, periods, strict=True)):
+            for times in (2, 1):
+                larger = tuple(max(n, times * p) for n, p in zip(shape, periods, strict=True))
+                if math.prod(larger) <= _MOST_PIXELS and self._run_shape(run.x.shape[1], larger):
+                    return larger, self._watched(self._noise(run.x.shape[1], larger))
+        return shape, run
 
     def _watched(self, x: torch.Tensor) -> _Run:
         """Run the network, and see which statistics and how much memory it takes."""

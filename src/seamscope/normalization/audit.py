@@ -184,7 +184,8 @@ class GlobalOperation:
         How often it occurs.
     kind
         ``"attention"``, ``"squeeze-and-excite"``, ``"global pooling"``, ``"adaptive pooling"``,
-        ``"maximum over space"``, ``"sum over space"``, ``"mean over part of space"``,
+        ``"maximum over space"``, ``"minimum over space"``, ``"sum over space"``,
+        ``"mean over part of space"``,
         ``"Fourier transform"``, ``"normalization with a weight for each pixel"``.
     calls
         Which calls of the forward pass they are, where they take nothing but means over space:
@@ -455,7 +456,9 @@ _COUPLINGS = {
         "adaptive_max_pool3d",
     ),
     "Fourier transform": ("_fft_r2c", "_fft_c2c"),
-    "maximum over space": ("amax", "amin", "max", "min", "aminmax"),
+    "maximum over space": ("amax", "max"),
+    "minimum over space": ("amin", "min"),
+    "minimum and maximum over space": ("aminmax",),
     "sum over space": ("sum", "linalg_vector_norm", "cumsum", "logsumexp"),
     "mean over part of space": ("mean", "var", "std", "var_mean", "std_mean"),
 }

@@ -43,7 +43,7 @@ _COUPLINGS = {
     "MultiHeadAttention": "attention",
     "GlobalMaxPool": "maximum over space",
     "ReduceMax": "maximum over space",
-    "ReduceMin": "maximum over space",
+    "ReduceMin": "minimum over space",
     "ReduceSum": "sum over space",
     "ReduceL1": "sum over space",
     "ReduceL2": "sum over space",
