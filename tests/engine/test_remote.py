@@ -696,6 +696,11 @@ def test_a_certificate_is_stored_in_a_store(
     ):
         with pytest.raises(OutputError, match=said):
             record_to_certify(missing)
+    monkeypatch.setattr(
+        "seamscope.compare.certificate.certify", lambda *_, **__: pytest.fail("predicted")
+    )
+    refused = runner.invoke(app, ["certify", *how, "--store", missing])
+    assert "is on a web server" in refused.output
 
 
 def test_wrong_buckets_are_one_sentence(s3: type[Proxy]) -> None:

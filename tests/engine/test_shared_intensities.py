@@ -121,6 +121,27 @@ def test_shared_intensities_are_those_of_one_process(
     assert not (tmp_path / "ledger" / "intensities").exists()
 
 
+def test_what_is_read_at_once_is_known_to_workers(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass of one stretch is done here, and those after it, of a wider type, by workers."""
+    monkeypatch.setattr(passes, "_BLOCK", 2 * SHAPE[1] * SHAPE[2])
+    wide = Preparation((Clipped(100, 50000), Measured("minmax")))
+    steps = ByInput(((1, Preparation((Measured("zscore"),))), (1, wide)))
+    case = case_of(folder, "u2", "zscore")
+    case = case.at(dataclasses.replace(case.plan, preparation=Preparation((steps,))))
+    expected = case.intensity()
+    case._intensities.clear()
+    shares: list[int] = []
+    ordering = intensities.ordering
+    monkeypatch.setattr(
+        intensities, "ordering", lambda *given: shares.append(1) or ordering(*given)
+    )
+    assert shared(case, tmp_path / "ledger", Here()) == expected
+    assert len(shares) == 1
+    worker.close()
+
+
 @pytest.mark.usefixtures("small_stretches")
 def test_images_that_cannot_be_measured_are_refused_alike(tmp_path: Path, folder: Path) -> None:
     values = np.ones(SHAPE, np.float32)
