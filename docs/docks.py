@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import napari
+from journeys import own_settings
 from napari.components import ViewerModel
 from napari.qt import get_stylesheet
 from qtpy.QtCore import Qt
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pictures", action="store_true")
     wanted = parser.parse_args()
+    own_settings()
     application = QApplication([])
     docks = make_docks()
     lines = list(page(docks, wanted.pictures))

@@ -12,13 +12,15 @@ is, or in Xvfb::
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import napari
 import numpy as np
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QPoint, QSettings, Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QWidget
 
@@ -27,6 +29,13 @@ from seamscope.docks.demo import wait_until
 
 TILE = 256  # as if no larger tile fitted; otherwise one tile holds the sample, and has no seams
 MOST = 4  # clicks from a loaded image to a seamless result
+
+
+def own_settings() -> None:
+    """Neither read nor change what the user's own window remembers."""
+    folder = tempfile.mkdtemp(prefix="seamscope-")
+    QSettings.setPath(QSettings.Format.IniFormat, QSettings.Scope.UserScope, folder)
+    os.environ["SEAMSCOPE_CONFIG"] = folder
 
 
 class Hand:
@@ -159,6 +168,7 @@ WAYS = {"fix": from_image_to_no_seams, "seams": from_seams_to_none}
 def main() -> None:
     """Play all ways, print the clicks, and fail where a way is too long or leads nowhere."""
     asked = _arguments()
+    own_settings()
     asked.out.mkdir(parents=True, exist_ok=True)
     size = tuple(int(n) for n in asked.size.split("x"))
     for network in asked.networks:

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from journeys import TILE, Hand
+from journeys import TILE, Hand, own_settings
 from PIL import Image, ImageDraw, ImageFont
 from qtpy.QtCore import QPoint
 from qtpy.QtGui import QGuiApplication, QImage
@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--image", type=int, default=320, help="side of the image in pixels")
     wanted = parser.parse_args()
+    own_settings()
     camera = Camera(wanted.image)
     play(camera)
     camera.save(wanted.out)

@@ -39,10 +39,13 @@ class Heartbeat:
     ----------
     worst
         How often each function was called in the callback with the most calls.
+    number
+        Callbacks that have ended.
     """
 
     def __init__(self) -> None:
         self.worst: Counter[str] = Counter()
+        self.number = 0
         self._calls, self._base = Counter(), None
 
     def _see(self, frame, event, _) -> None:
@@ -55,6 +58,7 @@ class Heartbeat:
         if self._calls.total() > self.worst.total():
             self.worst = self._calls
         self._calls = Counter()
+        self.number += 1
 
     @contextlib.contextmanager
     def watching(self, base):
@@ -68,9 +72,9 @@ class Heartbeat:
             self._end()
 
 
-def work_of(act, until=lambda: True) -> Counter:
+def work_of(act, until=lambda: True, heart=None) -> Counter:
     """Calls in the longest callback: the act's own, and of all that follows until a condition."""
-    heart = Heartbeat()
+    heart = heart or Heartbeat()
     with heart.watching(sys._getframe()):
         act()
         QApplication.processEvents()
@@ -142,6 +146,28 @@ def test_callbacks_are_short_and_read_no_large_image(qtbot, net) -> None:
     counts = {name: calls.total() for name, calls in work.items()}
     lines = [f"{name} {n}: " + described(work[name]) for name, n in counts.items() if n > MOST]
     assert not lines, "\n".join([str(counts), *lines])
+
+
+def test_layers_are_added_one_at_a_time(qtbot, net) -> None:
+    """napari takes some 100 ms for each; and collects garbage as often as some are removed."""
+    viewer, heart = ViewerModel(), Heartbeat()
+    viewer.add_image(np.random.default_rng(0).random((48, 64)), name="cells")
+    dock, seams = PredictionDock(viewer), SeamsDock(viewer)
+    for each in (dock, seams):
+        qtbot.addWidget(each)
+    dock.set_model(net)
+    qtbot.waitUntil(lambda: dock.plan is not None, timeout=PATIENCE)
+    dock.options.shown.set_value(False)  # one layer for each of three classes
+    added, batches, events = [], [], viewer.layers.events
+    events.inserted.connect(lambda _: added.append(heart.number))
+    events.end_batch.connect(batches.append)
+    work_of(dock.panel.run.click, lambda: not dock.busy, heart)
+    assert dock.problem == ""
+    assert len(set(added)) == len(added) == 3
+    own = list(dock.results.layers)
+    seams.delete.click()
+    assert len(batches) == 1
+    assert not any(layer in viewer.layers for layer in own)
 
 
 def described(calls: Counter) -> str:

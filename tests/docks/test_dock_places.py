@@ -19,7 +19,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers._source import layer_source
 
 from seamscope.docks.fixing.swipe import Swipe
-from seamscope.docks.prediction import place_row
+from seamscope.docks.prediction import destination, place_row
 from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.prediction.place_row import PlaceRow
 from seamscope.images.results import create
@@ -102,6 +102,27 @@ def test_files_of_an_unfinished_result_are_counted_once(dock, tmp_path, monkeypa
     assert dock.problem == ""
 
 
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [
+        ("2024.11.30 well.A03", "2024.11.30 well.A03_prediction.ome.zarr"),
+        ("plate.1.ome.tif", "plate.1_prediction.ome.zarr"),
+        ("cells.ZARR", "cells_prediction.ome.zarr"),
+        (".zarr", "image_prediction.ome.zarr"),
+    ],
+)
+def test_a_name_keeps_its_dots(qtbot, tmp_path, monkeypatch, image, name):
+    row = PlaceRow()
+    qtbot.addWidget(row)
+    row.propose(image, str(tmp_path))
+    assert Path(row.proposed).name == name
+    for typed, taken in (("day 30.11", "day 30.11.ome.zarr"), ("a.zarr", "a.zarr")):
+        answer = (str(tmp_path / typed), "")
+        monkeypatch.setattr(place_row.QFileDialog, "getSaveFileName", lambda *_, a=answer: a)
+        row.ask()
+        assert Path(row.value()).name == taken
+
+
 def test_only_numbers_that_were_added_here_are_counted_on(qtbot, tmp_path):
     row = PlaceRow()
     qtbot.addWidget(row)
@@ -133,6 +154,21 @@ def test_layers_of_a_file_that_is_replaced_by_another_kind_of_result_go(qtbot, d
     assert dock.problem == ""
     assert labels not in dock.viewer.layers
     assert dock.session.runs == [dock.session.run_of(dock.results.layers[0])]
+
+
+def test_a_large_result_gets_several_resolutions(qtbot, dock, tmp_path, monkeypatch):
+    """napari reads all that is in the view of a layer with one, on the window's thread."""
+    add(dock, picture(96, 100))
+    dock.options.place.set_value(str(tmp_path / "a.b.zarr"))
+    monkeypatch.setattr(destination, "_MOST_DRAWN", 96 * 100)
+    dock.refresh()
+    assert dock.problem == ""
+    monkeypatch.setattr(destination, "_MOST_DRAWN", 96 * 100 - 1)
+    dock.refresh()
+    assert "a.b.zarr would have one resolution" in dock.problem
+    press(qtbot, dock.panel.actions.buttons["Write a.b.ome.zarr"])
+    assert dock.problem == ""
+    assert dock.options.place.value() == str(tmp_path / "a.b.ome.zarr")
 
 
 def test_labels_that_are_swiped_cannot_be_painted(dock):

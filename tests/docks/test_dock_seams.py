@@ -288,8 +288,10 @@ def test_heat_maps_lie_on_the_grey_image(qtbot, viewer, docks):
     np.testing.assert_allclose(seams.heat.layers.layer("pixels").data, expected[1], atol=1e-6)
     seams.channel.set_value(1)
     one = np.asarray(SeamPicture(run.evidence.report, "tiles", channel=1))
-    np.testing.assert_array_equal(np.asarray(maps["tiles"].data), one)
+    same = partial(np.array_equal, one, equal_nan=True)
+    qtbot.waitUntil(lambda: same(np.asarray(maps["tiles"].data)), timeout=PATIENCE)
     predict(qtbot, dock, INSTANCE, halo=4, overlap=12)
+    qtbot.waitUntil(lambda: all(x.visible for x in maps.values()), timeout=PATIENCE)
     assert seams.heat.layers.layer("seams") is maps["seams"]  # taken over
     assert seams.run is not run
     assert viewer.layers[-1] in maps.values()  # above the newer results
@@ -335,7 +337,7 @@ def test_heat_maps_of_large_images_are_pyramids(qtbot, viewer, docks, monkeypatc
         np.testing.assert_array_equal(np.asarray(shown.data[0]), picture)
     qtbot.wait(50)
     predict(qtbot, dock, INSTANCE, halo=4, overlap=12)
-    assert seams.heat.layers.layer("tiles") is shown
+    qtbot.waitUntil(lambda: seams.heat.layers.layer("tiles") is shown, timeout=PATIENCE)
     viewer.dims.ndisplay = 3
     qtbot.wait(50)
 

@@ -122,6 +122,7 @@ class Slot(QWidget):
         self.dock: Any = None
         self.name = name
         self._viewer = viewer
+        self._made: Any = None  # not shown yet
         self._waiting: list[Callable[[Any], None]] = []
         self._text = QLabel()
         self._text.setWordWrap(True)
@@ -180,9 +181,19 @@ class Slot(QWidget):
             self._put()
 
     def _put(self) -> None:
-        """Make the dock, or take it from where it is."""
-        kind, known = KINDS[self.name], _docks_of(self._viewer)
-        dock = known.get(self.name) or _imported(kind)(self._viewer)
+        """Take the dock from where it is, or make it.
+
+        To make it and to show it takes Qt about as long; between the two the window can answer.
+        """
+        if self.dock is not None:
+            return
+        kind = KINDS[self.name]
+        dock = _docks_of(self._viewer).get(self.name)
+        if dock is None:
+            self._made = _imported(kind)(self._viewer)
+            QTimer.singleShot(0, self._put)
+            return
+        self._made = None
         holder = dock.parent()
         if isinstance(holder, Slot) and holder is not self:
             holder.give()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -118,7 +118,7 @@ class ResultLayers:
     Attributes
     ----------
     layers
-        The layers.
+        The layers: one at first, the others by `add_next`.
     replaced
         Layers of another kind of result that was in the same file. They are removed in the end.
     """
@@ -128,15 +128,17 @@ class ResultLayers:
         self._viewer = viewer
         self._labels = run.plan.settings.result == "labels"
         self._contrast_known = self._labels
+        self._limits: tuple[float, float] | None = None
         self._next = 0.0
         self._dirty = False
         if self._labels and _classes(run.plan) > 1 and not run.stored:
             self._array.fill(_not_yet(run.plan))  # class 0 is a class like all others
         self._composite: Composite | None = None
         self._kept = KeptLayers(viewer, "results on disk")
-        self.layers: list[Layer] = list(self._add())
+        self.layers: list[Layer] = []
         self.replaced: list[Layer] = []
-        self.tell({"finished": False})
+        self._coming = self._add()
+        self.add_next()
 
     @property
     def array(self) -> Any:
@@ -151,6 +153,21 @@ class ResultLayers:
     def present(self) -> bool:
         """Whether any of the layers is still in the viewer."""
         return any(layer in self._viewer.layers for layer in self.layers)
+
+    def add_next(self) -> bool:
+        """Add the next layer, which takes napari some time; whether more are to come."""
+        layer = next(self._coming, None)
+        if layer is None:
+            return False
+        self.layers.append(layer)
+        self._show_limits([layer])
+        self.tell({"finished": False})
+        return True
+
+    def add_all(self) -> None:
+        """Add all layers at once."""
+        while self.add_next():
+            pass
 
     def hide(self) -> None:
         """Show none of the layers."""
@@ -201,6 +218,7 @@ class ResultLayers:
 
         Layers of a run that was stopped say so in their names.
         """
+        self.add_all()
         if stopped:
             for layer in self.layers:
                 layer.name = f"{_STOPPED}{layer.name}"
@@ -231,30 +249,33 @@ class ResultLayers:
         if finite.size == 0:
             return
         low, high = float(finite.min()), float(finite.max())
-        limits = (0.0, 1.0) if low > -1e-3 and high < 1.001 else (low, high)
+        self._limits = (0.0, 1.0) if low > -1e-3 and high < 1.001 else (low, high)
         if self._composite is not None:
-            self._composite.limits = limits
-        for layer in self.layers:
-            if not getattr(layer, "rgb", False):
-                layer.contrast_limits_range = limits
-                layer.contrast_limits = limits
+            self._composite.limits = self._limits
+        self._show_limits(self.layers)
+
+    def _show_limits(self, layers: Sequence[Layer]) -> None:
+        for layer in layers:
+            if self._limits is not None and not getattr(layer, "rgb", False):
+                layer.contrast_limits_range = self._limits
+                layer.contrast_limits = self._limits
 
     # -- making the layers
 
-    def _add(self) -> list[Layer]:
+    def _add(self) -> Iterator[Layer]:
         if self._labels:
-            return [self._add_labels()]
-        if self._run.composite and _colorable(self._run) and not self._run.stored:
-            return [self._add_composite()]
-        return self._each_channel()
+            yield self._add_labels()
+        elif self._run.composite and _colorable(self._run) and not self._run.stored:
+            yield self._add_composite()
+        else:
+            yield from self._each_channel()
 
-    def _each_channel(self) -> list[Layer]:
-        return [
-            self._add_image(None, self._run.title, faded("magma"))
-            if channel is None
-            else self._add_channel(channel)
-            for channel in self._channels
-        ]
+    def _each_channel(self) -> Iterator[Layer]:
+        for channel in self._channels:
+            if channel is None:
+                yield self._add_image(None, self._run.title, faded("magma"))
+            else:
+                yield self._add_channel(channel)
 
     @property
     def _channels(self) -> list[int | None]:
@@ -277,7 +298,7 @@ class ResultLayers:
             return []
         made = []
         if wanted and len(self.layers) == 1:
-            made = self._each_channel()
+            made = list(self._each_channel())
             self.layers += made
             for layer in made:
                 layer.metadata["seamscope"] |= self.layers[0].metadata["seamscope"] | {

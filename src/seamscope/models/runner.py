@@ -47,8 +47,12 @@ class Speed:
 
     def per_pixel(self, pixels: int) -> float:
         """Seconds per input pixel for a tile of so many pixels: interpolated in its logarithm."""
+        return float(self.per_pixel_of(pixels))
+
+    def per_pixel_of(self, pixels: npt.ArrayLike) -> Array:
+        """Seconds per input pixel for tiles of many sizes, as `per_pixel`."""
         sizes, rates = zip(*self.seconds, strict=True)
-        return float(np.interp(np.log(pixels), np.log(sizes), rates))
+        return np.asarray(np.interp(np.log(pixels), np.log(sizes), rates))
 
 
 class Runner:

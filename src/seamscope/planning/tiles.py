@@ -19,6 +19,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from seamscope.errors import ImageError, SettingsError
 from seamscope.models.facts import Facts
 from seamscope.models.model import Model
@@ -215,7 +218,9 @@ def _fastest(
         return candidates[0][1]
     most = _BEYOND_MEASURED * speed.seconds[-1][0]
     known = [c for c in candidates if math.prod(c[1]) <= most] or candidates
-    return min(known, key=lambda c: c[0] * speed.per_pixel(math.prod(c[1])))[1]
+    rates = speed.per_pixel_of([math.prod(tile) for _, tile in known])
+    seconds = np.array([pixels for pixels, _ in known]) * rates
+    return known[int(seconds.argmin())][1]
 
 
 def tile_candidates(
@@ -253,14 +258,19 @@ def tile_candidates(
             f"{bytes_text(needed)}, and {bytes_text(wanted.memory)} may be used: free memory, "
             "raise the limit (`memory`), or lower halo or batch."
         )
-    found = [
-        (math.prod(t * n for t, n in option), tuple(t for t, _ in option))
-        for option in itertools.product(*per)
-        if math.prod(t for t, _ in option) <= most
-    ]
+    tiles = _product([[tile for tile, _ in options] for options in per])
+    pixels = _product([[tile * count for tile, count in options] for options in per]).prod(1)
+    fits = tiles.prod(1) <= most
+    tiles, pixels = tiles[fits], pixels[fits]
     # the rounder tile of two that cost the same
-    found.sort(key=lambda pair: (pair[0], max(pair[1]) / min(pair[1])))
-    return found
+    order = np.lexsort([tiles.max(1) / tiles.min(1), pixels])
+    return list(zip(pixels[order].tolist(), map(tuple, tiles[order].tolist()), strict=True))
+
+
+def _product(axes: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:
+    """All combinations of numbers, one of each axis, ``(combinations, axes)``; the last runs."""
+    grids = np.meshgrid(*(np.array(axis, np.int64) for axis in axes), indexing="ij")
+    return np.stack([grid.ravel() for grid in grids], axis=1)
 
 
 def _balanced(

@@ -5,6 +5,7 @@ Knows the rows *Run on* and *Save to*. Does not know plans, or how a result is s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -36,6 +37,11 @@ from seamscope.text import bytes_text
 _NO_PLACE = (
     "Workers write the result to a file. Choose its place (Save to …), on a disk that all of them "
     "see."
+)
+_MOST_DRAWN = 1 << 24  # pixels of a plane that napari may read at once
+_ONE_RESOLUTION = (
+    "{} would have one resolution: to draw it, napari reads all of it, and does not answer "
+    "meanwhile. Write {}: it has several, and is shown while it grows."
 )
 _EXISTS = "{} exists. Choose another name, or replace it."
 _READ = (
@@ -132,6 +138,8 @@ class Destination(QObject):
             return self._read
         if found.whole and found.share is None:
             return _EXISTS.format(Path(target).name)
+        if self._pyramid_instead(plan):
+            return _ONE_RESOLUTION.format(Path(target).name, Path(self._pyramid_instead(plan)).name)
         room = self.room(plan)
         if room is not None and room.problem:
             return in_dock(room.problem)
@@ -142,6 +150,14 @@ class Destination(QObject):
         except SeamscopeError as error:
             return in_dock(error)
         return ""
+
+    def _pyramid_instead(self, plan: Plan) -> str:
+        """Return the place to write to instead, where napari could not draw this one."""
+        target, sides = self.target, zip(plan.out_shape, plan.out_axes, strict=True)
+        if not target.endswith(".zarr") or target.endswith(".ome.zarr"):
+            return ""
+        plane = math.prod(n for n, axis in sides if axis in "yx")
+        return f"{target.removesuffix('.zarr')}.ome.zarr" if plane > _MOST_DRAWN else ""
 
     @property
     def _read(self) -> str:
@@ -178,6 +194,10 @@ class Destination(QObject):
             return [beside, save] if self.on is not None or self.too_large(plan) else []
         if self._read:
             return [save]
+        pyramid = self._pyramid_instead(plan)
+        if pyramid and not found.problem:
+            take = partial(self._place.set_value, pyramid)
+            return [Action(f"Write {Path(pyramid).name}", _BESIDE_TIP.format(pyramid), take), save]
         again = partial(run, overwrite=True)
         if found.share is not None:
             begin_again = Action("Begin again", _AGAIN_TIP, again)

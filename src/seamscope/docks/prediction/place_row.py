@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ TIP = (
     "that was stopped can go on from there, also on another day."
 )
 _ENDING = ".ome.zarr"
+# Of files of images; other dots are part of a name: 2024.11.30, plate.A03
+_FILE_ENDING = re.compile(
+    r"(\.ome)?\.(zarr|tiff?|npy|png|jpe?g|bmp|h5|hdf5|nrrd|mrc|nd2|czi|lif|ims|gz)$", re.IGNORECASE
+)
 _FOLDER = "results/folder"  # of the last result, in what is remembered
 _FILES = "Zarr (*.ome.zarr *.zarr)"
 _OTHER = (
@@ -122,7 +127,7 @@ class PlaceRow(QWidget):
         It lies beside the image's file; where there is none, or nothing can be written beside it,
         in the folder of the last result.
         """
-        stem = Path(image).name.partition(".")[0] or "image"
+        stem = _FILE_ENDING.sub("", Path(image).name) or "image"
         folder = Path(path).parent if path and Path(path).exists() else None
         if folder is None or not os.access(folder, os.W_OK):
             folder = Path(str(remembered().value(_FOLDER, "") or Path.home()))
@@ -153,7 +158,7 @@ class PlaceRow(QWidget):
             self, "Save the result to", self.value() or self.proposed, _FILES
         )
         if name:
-            self.set_value(name if "." in Path(name).name else name + _ENDING)
+            self.set_value(name if _FILE_ENDING.search(name) else name + _ENDING)
 
     def _changed(self) -> None:
         if self.value() != self._known:

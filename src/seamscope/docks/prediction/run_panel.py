@@ -39,8 +39,8 @@ class _Running:
 
     made: Run
     layers: ResultLayers
-    bar: Any
     job: Job
+    bar: Any = None  # in napari's activity dock
     tiles: int = 0
     unit: str = TileDone.unit
     notes: list[str] = field(default_factory=list)
@@ -87,10 +87,12 @@ class RunPanel(QWidget):
         self._draw_timer = QTimer(self)
         self._draw_timer.setSingleShot(True)
         self._draw_timer.setInterval(_DRAW_MS)
+        self._add_timer = QTimer(self)
         self._lay_out()
         self.run.clicked.connect(self._ask)
         self.cancel.clicked.connect(self.stop)
         self._draw_timer.timeout.connect(self._draw)
+        self._add_timer.timeout.connect(self._add_next)
 
     @property
     def busy(self) -> bool:
@@ -146,13 +148,14 @@ class RunPanel(QWidget):
         job = Job(f"predicting {made.layer.name}", function, self, turn)
         job.reported.connect(self._hear)
         job.ended.connect(self._end)
-        self._running = _Running(made, layers, _activity(made), job)
+        self._running = _Running(made, layers, job)
         self.retry()
         self.show_problem("")
         self.actions.offer()
         self.bar.setRange(0, 0)
         self.say("Preparing …")
         self._show_running(True)
+        self._add_timer.start(0)
         job.start()
 
     def place_beside(self, widget: QWidget) -> None:
@@ -191,7 +194,8 @@ class RunPanel(QWidget):
             self._hear_of(running, event)
         self._draw()
         # last, because napari's activity dock lets other events happen while it draws its bar
-        running.bar.update(running.tiles - running.bar.n)
+        if running.bar is not None:
+            running.bar.update(running.tiles - running.bar.n)
 
     def _hear_of(self, running: _Running, event: Event | Step | Note) -> None:
         if isinstance(event, TileDone):
@@ -211,13 +215,28 @@ class RunPanel(QWidget):
         running.tiles = 0
         self.bar.setRange(0, total)
         self.bar.setValue(0)
-        running.bar.reset(total=total)
+        if running.bar is not None:
+            running.bar.reset(total=total)
 
     def _warn(self, running: _Running, warning: str) -> None:
         running.warnings.append(warning)
         self._warnings.append(warning)
         self.show_problem("")
         show_warning(warning)
+
+    def _add_next(self) -> None:
+        """Add one layer at a time, and napari's bar: between two the window can answer."""
+        running = self._running
+        if running is not None and running.layers.add_next():
+            return
+        self._add_timer.stop()
+        if running is None:
+            return
+        bar = _activity(running.made, self.bar.maximum())
+        if running is self._running:
+            running.bar = bar
+        else:  # it ended while napari drew the bar
+            bar.close()
 
     def _draw(self) -> None:
         if self._running is not None and not self._running.layers.draw_when_due():
@@ -233,6 +252,7 @@ class RunPanel(QWidget):
         self._show_running(False)
         finished = isinstance(outcome.value, Finished)
         running.made.evidence.finish(outcome.value.seams if finished else None)
+        running.layers.add_all()
         running.layers.tell(
             {
                 "finished": finished,
@@ -247,7 +267,8 @@ class RunPanel(QWidget):
         if outcome.error is not None:
             self.fail(outcome.error)
         self.ended.emit(running.made, outcome)
-        running.bar.close()
+        if running.bar is not None:
+            running.bar.close()
 
     def _say_end(self, running: _Running, outcome: Outcome) -> None:
         if isinstance(outcome.value, Finished):
@@ -306,9 +327,9 @@ def _seams(finished: Finished) -> str:
     return boxed(report.sentence() + kind, "good" if report.seamless else "warning")
 
 
-def _activity(made: Run) -> Any:
+def _activity(made: Run, total: int) -> Any:
     """A bar in napari's activity dock, silent in the terminal."""
-    return progress(total=0, desc=f"Tiles of {made.layer.name}", file=io.StringIO())
+    return progress(total=total, desc=f"Tiles of {made.layer.name}", file=io.StringIO())
 
 
 def _summary(figures: dict[str, Any]) -> str:

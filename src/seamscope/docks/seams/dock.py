@@ -6,6 +6,7 @@ pixels, causes. Does not know how anything is measured, or how a layer or plot i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -295,8 +296,11 @@ class SeamsDock(Dock):
             return
         self._choose(None)
         discard(self._unfinished(run))
-        for layer in self._layers_of(run):
-            self.viewer.layers.remove(layer)
+        layers = self.viewer.layers
+        # together, where napari can: it collects garbage once then, not for each of them
+        with getattr(layers, "batched_update", contextlib.nullcontext)():
+            for layer in self._layers_of(run):
+                layers.remove(layer)
         run.evidence.release()
         self._offer_runs()
 

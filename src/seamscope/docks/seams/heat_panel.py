@@ -5,10 +5,11 @@ Knows the boxes to tick, and that each has a legend. Does not know how a heat ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from qtpy.QtCore import Signal
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QWidget
 
 from seamscope.docks.color_bar import ColorBar
@@ -56,6 +57,9 @@ class HeatPanel(QWidget):
         self.layers = HeatLayers(viewer, self._show_scale)
         self._run: Run | None = None
         self._channel: int | None = None
+        self._due: deque[Kind] = deque()
+        self._timer = QTimer(self)
+        self._timer.timeout.connect(self._show_next)
         self.boxes: dict[Kind, QCheckBox] = {
             kind: QCheckBox(name) for kind, (name, _) in _NAMES.items()
         }
@@ -84,15 +88,30 @@ class HeatPanel(QWidget):
     def show_run(self, run: Run | None) -> None:
         """Show another run's heat maps; its plan is the one that was measured."""
         self._run, self._channel = run, None
-        for kind in self.boxes:
-            self._show(kind)
+        self._show_all(self.boxes)
 
     def show_channel(self, channel: int | None) -> None:
         """Show the mismatch of another channel; None for the largest of all."""
         self._channel = channel
-        for kind in self.boxes:
-            if kind != "pixels":
+        self._show_all(kind for kind in self.boxes if kind != "pixels")
+
+    def _show_all(self, kinds: Iterable[Kind]) -> None:
+        """Show the first map at once, and each other one when the window has answered."""
+        self._due.clear()
+        for kind in kinds:
+            if self._run is not None and self.boxes[kind].isChecked():
+                self._due.append(kind)
+            else:
                 self._show(kind)
+        self._show_next()
+
+    def _show_next(self) -> None:
+        if self._due:
+            self._show(self._due.popleft())
+        if not self._due:
+            self._timer.stop()
+        elif not self._timer.isActive():
+            self._timer.start(0)
 
     def layer_removed(self, layer: Any) -> None:
         """Untick the box of a heat map that was removed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QButtonGroup,
     QHBoxLayout,
@@ -84,8 +85,8 @@ class StepsDock(Dock):
         self._whole.addWidget(self._pages, 1)
         self._whole.addWidget(self.error)
         self._whole.addWidget(self.job)
-        self.slots["prediction"].fill()
         self.steps["prediction"].setChecked(True)
+        QTimer.singleShot(0, self.slots["prediction"].fill)
 
     def follow(self) -> None:
         """Wake the pages that are here."""
