@@ -475,6 +475,9 @@ def test_napari_shows_the_progress_too(qtbot, viewer, dock):
     qtbot.waitUntil(lambda: dock.settled, timeout=PATIENCE)
     CLASSES.module.hold(6)
     begin(qtbot, dock)
+    qtbot.waitUntil(  # it follows the layers, which come one by one
+        lambda: any("cells" in b.desc for b in progress._all_instances), timeout=PATIENCE
+    )
     (bar,) = [b for b in progress._all_instances if "cells" in b.desc]
     assert bar.total == dock.plan.tiles
     assert 3 <= bar.n <= bar.total

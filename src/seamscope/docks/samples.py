@@ -5,7 +5,14 @@ Knows napari's form of sample data. Does not know how tissue is drawn (see `seam
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any
+
+from qtpy.QtWidgets import QApplication
+
+_TURN = 0.02  # seconds
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -35,10 +42,22 @@ def lapse_2d() -> list[LayerData]:
     return [_sample("lapse2d")]
 
 
+def _while_the_window_answers(draw: Callable[[], Any]) -> Any:
+    """Return what a function returns, called in a thread: a volume takes seconds to draw.
+
+    napari wants a sample at once, so that this waits, and lets Qt work meanwhile.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        drawing = pool.submit(draw)
+        while not wait([drawing], _TURN).done:
+            QApplication.processEvents()
+        return drawing.result()
+
+
 def _sample(name: str) -> LayerData:
     from seamscope.docks.layers import opened_data
     from seamscope.images.image import open_image
 
-    image = open_image(f"demo:{name}")
+    image = _while_the_window_answers(partial(open_image, f"demo:{name}"))
     look = {"name": name, "contrast_limits": (0, 255), "axis_labels": tuple(image.axes or "")}
     return image.data, {**look, **opened_data(image)}, "image"

@@ -235,6 +235,7 @@ class RunPanel(QWidget):
         bar = _activity(running.made, self.bar.maximum())
         if running is self._running:
             running.bar = bar
+            bar.update(running.tiles)
         else:  # it ended while napari drew the bar
             bar.close()
 
