@@ -32,9 +32,11 @@ def test_closing_the_viewer_ends_the_run(qtbot, make_napari_viewer):
     qtbot.wait(300)  # late events meet no dock
 
 
-def test_napari_finds_widget_and_samples(make_napari_viewer):
+def test_napari_finds_widget_and_samples(qtbot, make_napari_viewer):
     viewer = make_napari_viewer(show=True)
-    dock = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")[1].dock
+    place = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")[1]
+    qtbot.waitUntil(lambda: place.dock is not None, timeout=PATIENCE)
+    dock = place.dock
     assert isinstance(dock, PredictionDock)
     viewer.open_sample("seamscope", "tissue_2d")
     assert viewer.layers[-1].data.shape == (1024, 1024)
