@@ -875,9 +875,11 @@ def test_docks_are_closed_and_layers_removed_while_it_works(qtbot, viewer, docks
     wait(qtbot, own)
 
 
-def test_napari_finds_the_dock(make_napari_viewer):
+def test_napari_finds_the_dock(qtbot, make_napari_viewer):
     viewer = make_napari_viewer(show=True)
-    own = viewer.window.add_plugin_dock_widget("seamscope", "Network normalization")[1].dock
+    place = viewer.window.add_plugin_dock_widget("seamscope", "Network normalization")[1]
+    qtbot.waitUntil(lambda: place.dock is not None, timeout=PATIENCE)
+    own = place.dock
     assert isinstance(own, NormalizationDock)
 
 

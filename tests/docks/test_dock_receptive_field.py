@@ -285,7 +285,9 @@ def test_another_network_or_image_forgets_the_maps(qtbot, viewer, docks):
 
 def test_napari_finds_the_dock(qtbot, make_napari_viewer):
     viewer = make_napari_viewer(show=True)
-    fields = viewer.window.add_plugin_dock_widget("seamscope", "Receptive field")[1].dock
+    place = viewer.window.add_plugin_dock_widget("seamscope", "Receptive field")[1]
+    qtbot.waitUntil(lambda: place.dock is not None, timeout=PATIENCE)
+    fields = place.dock
     assert isinstance(fields, ReceptiveFieldDock)
 
 

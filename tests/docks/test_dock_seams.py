@@ -719,7 +719,9 @@ def test_closing_the_viewer_ends_what_is_measured(qtbot, make_napari_viewer):
 
 
 def test_napari_finds_the_dock_and_all_fits(qtbot, viewer):
-    seams = viewer.window.add_plugin_dock_widget("seamscope", "Seams")[1].dock
+    place = viewer.window.add_plugin_dock_widget("seamscope", "Seams")[1]
+    qtbot.waitUntil(lambda: place.dock is not None, timeout=PATIENCE)
+    seams = place.dock
     assert isinstance(seams, SeamsDock)
     viewer.theme = "light"
     assert seams.halo.room.text == "#23242b" or seams.halo.room.text != "#f0f1f2"
