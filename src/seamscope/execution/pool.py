@@ -178,14 +178,15 @@ class Dask:
         return min(self._threads.values())
 
     def send(self, worker: str, orders: Sequence[Order]) -> None:
-        """Submit orders as one task."""
+        """Submit orders of a run as one task; dask remembers it, so it is small."""
         self._count += 1
         if self._count % _REMEMBERED == 0:
             _forget_names()
         with _answering():
             future = self._client.submit(
                 serve,
-                orders,
+                orders[0],
+                [order.block for order in orders],
                 key=f"seamscope-{orders[0].run}-{orders[0].block}-{self._count}",
                 pure=False,
                 workers=[worker],
@@ -402,7 +403,7 @@ def _own_workers(count: int, gpu: bool) -> Iterator[Client]:
         "distributed.worker.memory.pause": False,
         "distributed.worker.memory.terminate": False,
         "distributed.comm.timeouts.connect": f"{_CONNECT}s",
-        "distributed.admin.low-level-log-length": 1000,  # else logs grow with the blocks
+        "distributed.admin.low-level-log-length": 100,  # else logs grow with the blocks
     }
     with dask.config.set(quiet), _quiet_logs():
         cluster = _started(count, gpu)

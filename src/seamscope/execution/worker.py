@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -114,19 +114,19 @@ class RefusedError(Exception):
     """The process cannot do any block of the run."""
 
 
-def serve(orders: Sequence[Order]) -> list[Outcome]:
-    """Do blocks one after the other in a process that does nothing else.
+def serve(order: Order, blocks: Sequence[int]) -> list[Outcome]:
+    """Do what is ordered for several blocks, one after the other, in a process of its own.
 
     What this process cannot do, or has no time for, comes back.
     """
     keep_freed_memory()
     begin, outcomes = time.monotonic(), list[Outcome]()
-    for order in orders:
+    for block in blocks:
         able = all(outcome.how in ("done", "failed") for outcome in outcomes[-1:])
         if able and (not outcomes or time.monotonic() - begin < _LONGEST):
-            outcomes.append(do_block(order))
+            outcomes.append(do_block(replace(order, block=block)))
         else:
-            outcomes.append(Outcome(order.block, "returned", worker=address()))
+            outcomes.append(Outcome(block, "returned", worker=address()))
     return outcomes
 
 
