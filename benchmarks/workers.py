@@ -1,7 +1,8 @@
 """Workers against one process: throughput, what a block costs, and memory of the client.
 
-``python benchmarks/workers.py --size 2048``. Ratios of runs taken in turn. Other work on the
-machine disturbs both ways, so look at all of them, not at one.
+``python benchmarks/workers.py --size 2048``. Ratios of runs taken in turn: of seconds, and of the
+processor time of all processes together, which other work on the machine disturbs less. A ratio of
+1 means that workers are as fast as one process with as many threads.
 """
 
 from __future__ import annotations
@@ -42,18 +43,26 @@ def instant_blocks() -> Iterator[None]:
         pools.serve = before
 
 
-def throughput(size: int, client: Any, folder: Path) -> float:
-    """Seconds of one process with all cores, divided by those of workers with one core each."""
+def processor_time() -> float:
+    """Seconds of this process and of those that it started."""
+    here = psutil.Process()
+    times = [each.cpu_times() for each in (here, *here.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
+
+
+def throughput(size: int, client: Any, folder: Path) -> tuple[float, float]:
+    """Return one process with all cores, divided by workers with one each: time, processor time."""
     image = folder / f"{size}.npy"
     np.save(image, np.random.default_rng(0).random((size, size), np.float32))
-    seconds = {}
+    seconds, cpu = {}, {}
     for name, on in (("one", None), ("workers", client)):
         out = folder / f"{name}.zarr"
         how = {"tile": 256, "halo": 48, "seams": "none", "accelerate": False, "overwrite": True}
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), processor_time()
         seamscope.predict(str(image), "demo:batchnorm", out, on=on, **how)
         seconds[name] = time.perf_counter() - begin
-    return seconds["one"] / seconds["workers"]
+        cpu[name] = processor_time() - before
+    return seconds["one"] / seconds["workers"], cpu["one"] / cpu["workers"]
 
 
 def main() -> None:
@@ -75,9 +84,10 @@ def main() -> None:
                 memory = process.memory_info().rss >> 20
                 print(f"{done:7} blocks  {each:.2f} ms each  {memory} MB of client and scheduler")
         for number in range(args.repeats + 1):
-            ratio = throughput(args.size, client, Path(folder))
+            ratio, cpu = throughput(args.size, client, Path(folder))
             # the first run of a worker loads libraries and network
-            print(f"throughput {ratio:.2f}" + (" (first)" if number == 0 else ""), flush=True)
+            first = " (first)" if number == 0 else ""
+            print(f"throughput {ratio:.2f}, by processor time {cpu:.2f}{first}", flush=True)
 
 
 if __name__ == "__main__":

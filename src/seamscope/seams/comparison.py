@@ -107,8 +107,20 @@ class Comparison:
         """Root mean square below which a class counts as absent."""
         return 0.0 if self.kind == "embeddings" else ABSENT
 
-    def compare(self, fold: Fold, one: Array, two: Array) -> tuple[Array, Terms, int]:
+    def compare(
+        self, fold: Fold, one: Array, two: Array, room: Array | None = None
+    ) -> tuple[Array, Terms, int]:
         """Compare two predictions ``(C, *overlap)`` of an overlap.
+
+        Parameters
+        ----------
+        fold
+            Of the overlap.
+        one, two
+            What is compared.
+        room
+            ``(4, C, *overlap)`` float32 that is overwritten, and may hold the distances that are
+            returned: new memory for each overlap costs as much as what is computed in it.
 
         Returns
         -------
@@ -126,7 +138,7 @@ class Comparison:
             # 0 and 1 are their own squares
             soft, squares, sums = either - 2 * both, either, either
         else:
-            four = self._apart_and_sums(one, two)
+            four = self._apart_and_sums(one, two, room)
             apart = four[0]
             if missing is not None:
                 apart[:, missing.any] = 0
@@ -139,12 +151,12 @@ class Comparison:
         )
         return apart, terms, lost
 
-    def _apart_and_sums(self, one: Array, two: Array) -> Array:
+    def _apart_and_sums(self, one: Array, two: Array, room: Array | None) -> Array:
         """``(4, C, *overlap)``: distance, ``(O1 - O2)^2``, ``O1^2 + O2^2``, and ``O1 + O2``.
 
         ``1 - Dice`` is the ratio of the sums of the second and the third.
         """
-        three = np.empty((4, *one.shape), np.float32)
+        three = np.empty((4, *one.shape), np.float32) if room is None else room
         np.subtract(one, two, out=three[0])
         p, q = one, two
         if self.kind == "logits":
@@ -152,7 +164,8 @@ class Comparison:
         np.subtract(p, q, out=three[1])
         np.square(three[1], out=three[1])
         np.square(p, out=three[2])
-        three[2] += q * q
+        np.square(q, out=three[3])
+        np.add(three[2], three[3], out=three[2])
         np.add(p, q, out=three[3])
         np.abs(three[0], out=three[0])
         if self.kind != "embeddings":

@@ -175,6 +175,7 @@ class SeamMeter:
             grid.prediction_shape, grid.axes, strict=True
         ))  # fmt: skip
         self._open: dict[Key, tuple[Slices, Array]] = {}
+        self._memory: Array = np.empty(0, np.float32)
         self._sums = Sums()
         self._seams: dict[Frame, Array] = {}
         self._worst: list[Seam] = []
@@ -270,7 +271,8 @@ class SeamMeter:
         if 0 in one.shape:
             return  # these tiles only touch
         fold = self._fold(lower, axis, region)
-        apart, terms, lost = self._comparison.compare(fold, one, two)
+        room = self._room(one.shape) if self._tell is None else None  # who is told may keep them
+        apart, terms, lost = self._comparison.compare(fold, one, two, room)
         self.lost += lost
         at = min(self._at, fold.deepest)
         inside = fold.box(at)
@@ -285,6 +287,13 @@ class SeamMeter:
             self._record(compared, spot())
         if self._tell is not None:
             self._tell(Overlap(self.grid, lower, axis, frame, region, valid, apart))
+
+    def _room(self, shape: tuple[int, ...]) -> Array:
+        """Memory in which overlaps are compared, one after the other."""
+        size = 4 * math.prod(shape)
+        if self._memory.size < size:
+            self._memory = np.empty(size, np.float32)
+        return self._memory[:size].reshape(4, *shape)
 
     def _fold(self, lower: tuple[int, ...], axis: int, region: Slices) -> Fold:
         """How far each pixel of an overlap is from the inner borders, along each axis."""
