@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
+import random
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,8 @@ from seamscope.ledger import Ledger
 from seamscope.planning.case import Case
 from seamscope.planning.tuning import OutOfMemory
 from seamscope.prediction.tile_predictions import predict_batches
-from seamscope.seams.records import SeamRecords
+from seamscope.seams.records import SeamRecords, sum_up
+from seamscope.seams.tolerance import Spread
 from watching import Seen, stopped_after
 
 IMAGE = np.random.default_rng(0).random((200, 200), np.float32)
@@ -144,6 +148,36 @@ def test_absent_chunks_are_counted_after_a_stop(tmp_path: Path) -> None:
     work = Seen()
     measure_seams(image, network(), resume=True, work=work, **how)
     assert [one for one in work.sentences if "3 chunks of the image are not" in one]
+
+
+def test_measures_are_summed_up_in_the_order_of_one_process() -> None:
+    """Rounding depends on the order: tiles row by row, and each compared with those before it."""
+    tiles = [(row, column) for row in range(3) for column in range(4)]
+    overlaps: list[Any] = [
+        SimpleNamespace(frame=(frame,), axis=axis, lower=(row - (axis == 0), column - (axis == 1)))
+        for frame in range(2)
+        for row, column in tiles
+        for axis in range(2)
+        if (row, column)[axis]
+    ]
+    totals = np.random.default_rng(0).random(24) * 1e9
+    spreads = [
+        ((number // 12,), tiles[number % 12], Spread(1, total, 0.0), False)
+        for number, total in enumerate(totals)
+    ]
+    parts = [SeamRecords() for _ in range(3)]
+    rng = random.Random(0)
+    taken: list[Any] = []
+    for each in rng.sample(overlaps, len(overlaps)):
+        rng.choice(parts).overlaps.append((each, ()))
+    for spread in rng.sample(spreads, len(spreads)):
+        rng.choice(parts).tiles.append(spread)
+    meter: Any = SimpleNamespace(
+        spread=Spread(), doubtful=False, take=lambda compared, worst: taken.append(compared)
+    )
+    sum_up(meter, parts, lambda frame, index: 12 * frame[0] + 4 * index[0] + index[1])
+    assert taken == overlaps
+    assert meter.spread.total == functools.reduce(float.__add__, totals.tolist(), 0.0)
 
 
 def test_two_workers_may_write_the_same_measures(tmp_path: Path) -> None:
