@@ -341,6 +341,28 @@ def test_pixel_sizes_follow_the_level_that_is_read(tmp_path: Path) -> None:
     assert result.origin[-2:] == (3.25, 0.25)
 
 
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_labels_inside_an_image_have_its_resolutions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """Readers refuse an image whose labels have fewer, for which their own size would ask."""
+    image = tmp_path / "image.ome.zarr"
+    values = np.random.default_rng(0).random((2, 50, 70), np.float32)
+    place: dict[str, Any] = {"axes": "cyx", "scale": (1, 1, 1), "units": ("",) * 3}
+    with monkeypatch.context() as small:
+        small.setattr(pyramid, "SMALLEST", 16)
+        with create_output(image, values.shape, "f4", ome=OmeZarr(version), **place) as output:
+            output.write((slice(0, 2), slice(0, 50), slice(0, 70)), values)
+            output.finish()
+    recipe: dict[str, Any] = {"kind": "components", "channel": 0, "threshold": 0.5}
+    for ome in (OmeZarr(), OmeZarr(pyramid=False)):
+        name = f"labels/cells{int(ome.pyramid)}"
+        assert seamscope.segment(image, out=image / name, ome=ome, **recipe).count > 3
+        assert open_image(image / name, level=3).shape == (7, 9)
+    model = {"0.4": v04, "0.5": v05}[version].Image
+    assert model.from_zarr(zarr.open_group(image, mode="r")).labels is not None
+
+
 def test_channels_of_omero_are_read_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "a.ome.zarr"
     channels = [{"name": "DAPI", "color": "0000FF", "window": (5, 90)}, "GFP"]

@@ -45,6 +45,7 @@ from seamscope.images.results.zarr_arrays import (
     ZARR,
     begin_labels,
     check_image_of,
+    levels_in,
 )
 from seamscope.images.stored import file_of, files_behind
 from seamscope.ledger import Ledger
@@ -348,7 +349,7 @@ def _label_in(image: Path | Address, wanted: Wanted) -> Wanted:
             "(`result='labels'`), or write to a file of its own (.ome.zarr)."
         )
     ome = replace(wanted.ome, version=begin_labels(image))
-    return replace(wanted, ome=ome, image="../../")
+    return replace(wanted, ome=ome, image="../../", levels=levels_in(image))
 
 
 def _lengths(scale: Sequence[float]) -> tuple[float, ...]:

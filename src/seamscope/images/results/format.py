@@ -37,6 +37,7 @@ class Wanted:
     labels: bool = False
     ome: OmeZarr = OmeZarr()  # noqa: RUF009  (frozen)
     image: str | None = None  # that labels belong to, as seen from them
+    levels: int | None = None  # resolutions of that image, which its labels have, too
 
     @property
     def nbytes(self) -> int:

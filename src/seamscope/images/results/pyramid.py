@@ -73,6 +73,7 @@ def levels_of(
     scale: Sequence[float],
     units: Sequence[str],
     origin: Sequence[float],
+    count: int | None = None,
 ) -> list[Level]:
     """Return the levels of a pyramid, the full resolution first.
 
@@ -84,10 +85,15 @@ def levels_of(
     ----------
     axes, shape, scale, units, origin
         Of the full resolution, as in `seamscope.images.image.Image`.
+    count
+        How many, at most; None for as many as make the lowest one small.
     """
     first = Level(tuple(shape), (1,) * len(axes), tuple(scale), tuple(origin))
     levels = [first]
-    while max(n for n, a in zip(levels[-1].shape, axes, strict=True) if a in "yx") > SMALLEST:
+    smallest = SMALLEST if count is None else 1
+    while max(n for n, a in zip(levels[-1].shape, axes, strict=True) if a in "yx") > smallest:
+        if len(levels) == count:
+            break
         levels.append(_coarser(levels[-1], axes, units))
     return levels
 

@@ -229,6 +229,11 @@ def begin_labels(image: Path | Address) -> str:
     return version
 
 
+def levels_in(image: Path | Address) -> int:
+    """Return how many resolutions an OME-Zarr image has."""
+    return len(_ome_of(image)["multiscales"][0]["datasets"])
+
+
 def list_labels(folder: Path | Address) -> None:
     """Name all images of labels that lie in a group in its metadata.
 
@@ -322,8 +327,10 @@ def _fast(zarr_format: int) -> Any:
 
 
 def _levels(stored: Wanted) -> list[Level]:
-    levels = levels_of(stored.axes, stored.shape, stored.scale, stored.units, stored.origin)
-    return levels if stored.ome.pyramid else levels[:1]
+    place = stored.axes, stored.shape, stored.scale, stored.units, stored.origin
+    if stored.levels is not None:
+        return levels_of(*place, stored.levels)
+    return levels_of(*place) if stored.ome.pyramid else levels_of(*place, 1)
 
 
 def _zarr_bytes(wanted: Wanted) -> int:
