@@ -27,7 +27,7 @@ demo: $(READY)  ## open the demo; without a display, run it off screen and save 
 QUICK := tests/geometry tests/project/test_architecture.py tests/project/test_words.py \
     tests/project/test_documentation.py tests/engine/test_images.py tests/engine/test_inference.py \
     tests/engine/test_normalization.py tests/engine/test_outputs.py tests/engine/test_parts.py \
-    tests/engine/test_plain.py
+    tests/engine/test_serialization.py
 
 quick: lint  ## before each commit: style, types and a chosen set of tests, about two minutes
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(QUICK)

@@ -21,7 +21,7 @@ import numpy as np
 import seamscope
 from seamscope.ledger import Ledger
 from seamscope.prediction.resuming import Left
-from seamscope.work import QUIET, Steps
+from seamscope.progress import QUIET, Steps
 
 HOW = {"tile": 256, "halo": 48, "seams": "none", "accelerate": False}
 

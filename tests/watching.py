@@ -11,7 +11,7 @@ from seamscope.settings import Settings
 
 
 class Seen:
-    """A `seamscope.work.Work` that keeps all it receives.
+    """A `seamscope.progress.Work` that keeps all it receives.
 
     Parameters
     ----------

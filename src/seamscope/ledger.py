@@ -28,7 +28,7 @@ from typing import Any
 
 from seamscope.errors import OutputError
 from seamscope.files import Claim, Place, disk_errors, write_file
-from seamscope.plain import plain
+from seamscope.serialization import plain
 
 _TASK, _RUN = "task.json", "run"
 # Seconds that a system may keep what is written in memory.

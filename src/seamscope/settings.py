@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from seamscope.errors import SettingsError
-from seamscope.plain import Recorded, restore
+from seamscope.serialization import Recorded, restore
 from seamscope.tiling import Sides
 
 Auto: TypeAlias = Literal["auto"]

@@ -28,7 +28,7 @@ from torch import nn
 import networks
 import seamscope
 from seamscope import cli
-from seamscope.cli import demo, options, predict, progress, work
+from seamscope.cli import demo, interrupts, options, predict, progress
 from seamscope.cli.answer import Answer
 from seamscope.cli.command import ExitCode
 from seamscope.images.image import open_image
@@ -1025,7 +1025,7 @@ def test_parts_of_long_work_are_counted(capsys, monkeypatch):
 
 def test_interrupted_work_ends_at_its_next_step():
     before = signal.getsignal(signal.SIGINT)
-    with work.long_work(progress.Display()) as told:
+    with interrupts.long_work(progress.Display()) as told:
         told.step(1, 9)
         assert not told.stopped()
         signal.raise_signal(signal.SIGINT)
@@ -1036,7 +1036,7 @@ def test_interrupted_work_ends_at_its_next_step():
 
 
 def test_interrupt_before_anything_asks_ends_at_once():
-    with work.long_work(progress.Display()) as told:
+    with interrupts.long_work(progress.Display()) as told:
         told.phase("Loading")
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

@@ -364,7 +364,7 @@ def test_what_keeps_statistics_from_being_exact_is_noted(place) -> None:
 
 def test_interrupted_freezing_goes_on(place, monkeypatch) -> None:
     """Ctrl-C keeps what was found; --resume goes on from there."""
-    from seamscope.work import Steps
+    from seamscope.progress import Steps
 
     image, model, out = place / "image.npy", place / "instance.pt", place / "resumed"
     one = Steps.one

@@ -572,7 +572,7 @@ def test_a_full_disk_is_one_sentence_and_the_earlier_files_stay(
         if broken == "labels":
             patch.setattr(zarr.Array, "__setitem__", full)
         else:
-            patch.setattr("seamscope.docks.labels.work.write_file", full)
+            patch.setattr("seamscope.docks.labels.background.write_file", full)
         write()
     assert "full" in dock.problem
     assert "cells" in dock.problem
@@ -750,7 +750,7 @@ def test_a_run_on_an_area_answers_again(qtbot, viewer, open_docks, monkeypatch):
         asked.extend(given)
         return ask_again(given, *rest_of, **named)
 
-    monkeypatch.setattr("seamscope.docks.labels.work.ask_again", spy)
+    monkeypatch.setattr("seamscope.docks.labels.background.ask_again", spy)
     press(qtbot, page.ask)
     rest(qtbot, labels)
     assert labels.problem == ""

@@ -28,7 +28,7 @@ from seamscope.errors import TrustError
 from seamscope.models.declared import Declared
 from seamscope.models.formats import Consent, code_of, load_model
 from seamscope.models.model import as_model
-from seamscope.work import QUIET
+from seamscope.progress import QUIET
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from seamscope.execution import pool
 from seamscope.images.image import open_image
 from seamscope.images.results.create import create_output
 from seamscope.normalization.statistics import Statistics
-from seamscope.work import QUIET
+from seamscope.progress import QUIET
 
 NETWORK = """
 import time

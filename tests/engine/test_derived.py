@@ -19,7 +19,7 @@ from torch import nn
 
 from seamscope.models import derived as derived_package
 from seamscope.models.derived import derive
-from seamscope.tape import record
+from seamscope.recorded_graph import record
 
 # -- parts, along one axis
 

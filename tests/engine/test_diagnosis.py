@@ -21,8 +21,8 @@ from seamscope.explain.experiments import NOTHING, Bench
 from seamscope.explain.pipelines import subject_of_case, subject_of_pipeline
 from seamscope.explain.tile_sample import PlacedAxis, sample_of
 from seamscope.images.image import open_image
-from seamscope.models.entrance import Hints
 from seamscope.models.formats import load_model
+from seamscope.models.input_search import Hints
 from seamscope.models.model import Model, as_model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve

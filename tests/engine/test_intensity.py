@@ -20,7 +20,7 @@ from seamscope.errors import ImageError, SettingsError
 from seamscope.images import intensity, passes
 from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import EPS, Intensity, measure_intensity
-from seamscope.plain import restore
+from seamscope.serialization import restore
 from watching import Seen
 
 TYPES = ("?", "u1", "i1", "u2", "i2", "f2", "u4", "i4", "f4", "u8", "i8", "f8", ">u2", ">f4")

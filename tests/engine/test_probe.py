@@ -14,8 +14,8 @@ import networks
 from families import family
 from seamscope.errors import ModelError
 from seamscope.models.couplings import HeldAttention
-from seamscope.models.entrance import Entrance, Hints
 from seamscope.models.formats import load_model
+from seamscope.models.input_search import Entrance, Hints
 from seamscope.models.model import as_model
 from seamscope.models.reach import measure_rest
 from seamscope.models.trials import Trials

@@ -40,7 +40,7 @@ from seamscope.images.records import read_record
 from seamscope.images.results import object_store, pyramid
 from seamscope.images.results.create import create_output
 from seamscope.models.formats import load_model
-from seamscope.plain import plain, restore
+from seamscope.serialization import plain, restore
 from watching import Seen
 
 DATA = np.random.default_rng(3).random((64, 72)).astype("f4")

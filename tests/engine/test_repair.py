@@ -29,9 +29,9 @@ from seamscope.fixed_statistics.blocks import layers_of
 from seamscope.fixed_statistics.freeze_plan import plan_freeze
 from seamscope.fixed_statistics.freezing import carry_out, freeze_statistics
 from seamscope.images.image import open_image
-from seamscope.models.entrance import Hints
 from seamscope.models.fixed import Answered
 from seamscope.models.formats.wrappers import Finished, Rearranged
+from seamscope.models.input_search import Hints
 from seamscope.models.model import Model, as_model
 from seamscope.models.speed.acceleration import choose, variants
 from seamscope.models.speed.fusion import fused, quiet_torchscript

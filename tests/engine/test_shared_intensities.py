@@ -21,7 +21,7 @@ from seamscope.images.image import Image
 from seamscope.images.preparation import ByInput, Clipped, Measured, Preparation
 from seamscope.images.records import read_record
 from seamscope.ledger import Ledger
-from seamscope.work import QUIET
+from seamscope.progress import QUIET
 from watching import Seen
 
 RNG = np.random.default_rng(8)

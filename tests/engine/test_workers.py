@@ -35,8 +35,8 @@ from seamscope.ledger import Ledger
 from seamscope.planning.tuning import OutOfMemory
 from seamscope.prediction.output import open_output
 from seamscope.prediction.run import Finished, begin
+from seamscope.progress import QUIET
 from seamscope.settings import Settings
-from seamscope.work import QUIET
 from watching import Seen
 
 pytestmark = pytest.mark.usefixtures("one_thread")

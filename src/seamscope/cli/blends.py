@@ -8,6 +8,7 @@ from __future__ import annotations
 from seamscope import __version__
 from seamscope.cli.answer import Answer
 from seamscope.cli.command import command
+from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     ComputationOptions,
     Debug,
@@ -22,7 +23,6 @@ from seamscope.cli.options import (
     settings_of,
 )
 from seamscope.cli.progress import open_display
-from seamscope.cli.work import long_work
 
 
 @command

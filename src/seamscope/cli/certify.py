@@ -12,6 +12,7 @@ import typer
 from seamscope import __version__
 from seamscope.cli.answer import Answer, require_pages, write_text
 from seamscope.cli.command import ExitCode, command
+from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     Blend,
     BlendChoice,
@@ -31,7 +32,6 @@ from seamscope.cli.options import (
     settings_of,
 )
 from seamscope.cli.progress import open_display
-from seamscope.cli.work import long_work
 
 
 @command

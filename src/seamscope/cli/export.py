@@ -15,9 +15,9 @@ import typer
 from seamscope import __version__
 from seamscope.cli.answer import Answer, columns
 from seamscope.cli.command import Overwrite, command
+from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import Debug, Json, ModelName, ModelOptions, Quiet, option
 from seamscope.cli.progress import open_display
-from seamscope.cli.work import long_work
 from seamscope.text import shape_text
 
 

@@ -15,9 +15,9 @@ import typer
 from seamscope import __version__
 from seamscope.cli.answer import Answer, columns
 from seamscope.cli.command import ExitCode, command
+from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import Debug, Json, ModelName, ModelOptions
 from seamscope.cli.progress import open_display
-from seamscope.cli.work import long_work
 from seamscope.errors import SettingsError
 from seamscope.text import axes_text, bytes_text, halo_text, shape_text
 

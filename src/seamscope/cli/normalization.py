@@ -15,6 +15,7 @@ import typer
 
 from seamscope.cli.answer import Answer, require_pages, write_text
 from seamscope.cli.command import ExitCode, Overwrite, command, say
+from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     ComputationOptions,
     Debug,
@@ -34,11 +35,10 @@ from seamscope.cli.options import (
     sizes,
 )
 from seamscope.cli.progress import open_display
-from seamscope.cli.work import long_work
 from seamscope.errors import SettingsError
 from seamscope.files import Claim, Place
 from seamscope.ledger import discard
-from seamscope.work import Work
+from seamscope.progress import Work
 
 if TYPE_CHECKING:
     from seamscope.compare.before_after import BeforeAfter

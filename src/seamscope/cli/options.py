@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from seamscope.images.image import Image
     from seamscope.images.ngff import OmeZarr
     from seamscope.models.model import Model
+    from seamscope.progress import Work
     from seamscope.settings import Settings
-    from seamscope.work import Work
 
 T = TypeVar("T")
 
@@ -314,7 +314,7 @@ class ModelOptions:
 
     def _measured(self, name: str, work: Work | None, input_size: Any) -> Model:
         from seamscope.models.formats import Consent, load_model
-        from seamscope.work import QUIET
+        from seamscope.progress import QUIET
 
         model = load_model(
             name,

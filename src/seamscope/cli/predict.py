@@ -15,6 +15,7 @@ import typer
 from seamscope import __version__
 from seamscope.cli.answer import Answer, columns
 from seamscope.cli.command import ExitCode, Overwrite, command, first_line, say
+from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     Blend,
     BlendChoice,
@@ -40,7 +41,6 @@ from seamscope.cli.options import (
 )
 from seamscope.cli.progress import open_display
 from seamscope.cli.protocols import ProtocolFile, SaveProtocol
-from seamscope.cli.work import long_work
 from seamscope.errors import SeamscopeError, SettingsError
 from seamscope.images.addresses import is_address
 from seamscope.text import bytes_text, duration_text, halo_text, shape_text
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from seamscope.models.model import Model
     from seamscope.planning.case import Case
     from seamscope.prediction.run import Event
+    from seamscope.progress import Work
     from seamscope.settings import Settings
-    from seamscope.work import Work
 
 
 @command

@@ -31,7 +31,7 @@ class Display:
         pass
 
     def phase(self, what: str, steps: str = "", before: int = 0) -> None:
-        """Begin a named part (see `seamscope.work.Work`)."""
+        """Begin a named part (see `seamscope.progress.Work`)."""
 
     def step(self, done: int, total: int) -> None:
         """Show how far the part is."""

@@ -13,6 +13,7 @@ import typer
 
 from seamscope.cli.answer import Answer, columns, require_pages, write_text
 from seamscope.cli.command import command
+from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     Debug,
     ImageOptions,
@@ -28,7 +29,6 @@ from seamscope.cli.options import (
     tile_size,
 )
 from seamscope.cli.progress import open_display
-from seamscope.cli.work import long_work
 from seamscope.text import axes_text, halo_text, percent_text
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ import typer
 from seamscope import __version__
 from seamscope.cli.answer import Answer, require_pages, write_text
 from seamscope.cli.command import Overwrite, command
+from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     ComputationOptions,
     Debug,
@@ -35,15 +36,14 @@ from seamscope.cli.options import (
     settings_of,
 )
 from seamscope.cli.progress import open_display
-from seamscope.cli.work import long_work
 from seamscope.ledger import claimed, discard
 
 if TYPE_CHECKING:
     from seamscope.compare.certificate import Certificate
     from seamscope.explain.causes import Diagnosis
     from seamscope.planning.case import Case
+    from seamscope.progress import Work
     from seamscope.seams.report import SeamReport
-    from seamscope.work import Work
 
 # of a diagnosis: among the first keys
 _FIRST = ("verdict", "explanation", "findings", "suggested_halo", "halo_is")

@@ -18,6 +18,7 @@ import typer
 from seamscope import __version__
 from seamscope.cli.answer import Answer, columns, write_text
 from seamscope.cli.command import Overwrite, Renamed, command
+from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     Blend,
     BlendChoice,
@@ -41,10 +42,9 @@ from seamscope.cli.options import (
 )
 from seamscope.cli.progress import open_display
 from seamscope.cli.protocols import SaveProtocol
-from seamscope.cli.work import long_work
 from seamscope.errors import SettingsError
+from seamscope.progress import Work
 from seamscope.text import shape_text
-from seamscope.work import Work
 
 if TYPE_CHECKING:
     from seamscope.images.image import Image

@@ -12,6 +12,7 @@ import typer
 from seamscope import __version__
 from seamscope.cli.answer import Answer, require_pages, write_text
 from seamscope.cli.command import Overwrite, Renamed, command
+from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     ComputationOptions,
     Debug,
@@ -26,7 +27,6 @@ from seamscope.cli.options import (
 )
 from seamscope.cli.progress import open_display
 from seamscope.cli.segment import RecipeOptions
-from seamscope.cli.work import long_work
 from seamscope.errors import SettingsError
 
 _SHOWN = 10  # pairs in the text; JSON has all

@@ -12,6 +12,7 @@ import typer
 from seamscope import __version__
 from seamscope.cli.answer import Answer, require_pages, write_text
 from seamscope.cli.command import command
+from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     Blend,
     BlendChoice,
@@ -32,7 +33,6 @@ from seamscope.cli.options import (
     tile_sizes,
 )
 from seamscope.cli.progress import open_display
-from seamscope.cli.work import long_work
 
 
 @command

@@ -24,9 +24,9 @@ from seamscope.images.ground_truth import Mask, Truth, truth_for
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.prediction.class_labels import class_numbers, label_numbers
+from seamscope.progress import QUIET, Work, check
 from seamscope.settings import Settings
 from seamscope.text import axes_text
-from seamscope.work import QUIET, Work, check
 
 Array = npt.NDArray[Any]
 
@@ -104,7 +104,7 @@ def dice_of_result(
     labels
         Ground truth, as for `seamscope.images.ground_truth.truth_for`.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Returns
     -------

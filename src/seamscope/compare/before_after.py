@@ -31,15 +31,15 @@ from seamscope.explain.findings import Diagnosis
 from seamscope.images.ground_truth import Truth
 from seamscope.models.model import Model
 from seamscope.normalization.statistics import Statistics
-from seamscope.plain import record
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.measure_seams import measure_seams
+from seamscope.progress import QUIET, Work
 from seamscope.seams.report import SeamReport
+from seamscope.serialization import record
 from seamscope.settings import Settings
 from seamscope.text import percent_text
 from seamscope.tiling import Slices, Tile
-from seamscope.work import QUIET, Work
 
 Array = npt.NDArray[Any]
 
@@ -177,7 +177,7 @@ def compare_statistics(
     explain
         Whether to find the causes too, where seams are worst.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Raises
     ------

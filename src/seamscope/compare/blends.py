@@ -50,18 +50,18 @@ import psutil
 
 from seamscope.errors import SettingsError
 from seamscope.models.model import Model
-from seamscope.plain import record
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
 from seamscope.prediction.run import TileDone, run
+from seamscope.progress import QUIET, Steps, Work, check
 from seamscope.seams.opinions import Opinions
 from seamscope.seams.tolerance import TOLERANCE
+from seamscope.serialization import record
 from seamscope.settings import Blend, Settings
 from seamscope.stitching import BLENDS, canvas
 from seamscope.text import shape_text
 from seamscope.tiling import AxisTiling, TileGrid
-from seamscope.work import QUIET, Steps, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -250,7 +250,7 @@ def compare_blends(
         a quarter of the tile more than twice the halo. A halo ``"auto"`` is what the tile has
         room for.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Returns
     -------

@@ -30,16 +30,16 @@ from seamscope.images.image import open_image
 from seamscope.images.records import read_record
 from seamscope.models.model import Model
 from seamscope.models.reach import MemoryMeter
-from seamscope.plain import Recorded
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.output import open_output
 from seamscope.prediction.run import Finished, Reduced, TileDone, run
+from seamscope.progress import QUIET, Steps, Work
 from seamscope.seams.tolerance import TOLERANCE, Spread, check_tolerance
+from seamscope.serialization import Recorded
 from seamscope.settings import Settings
 from seamscope.text import axes_text, far_text, percent_text, shape_text
 from seamscope.tiling import Lattice, Sides
-from seamscope.work import QUIET, Steps, Work
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -175,7 +175,7 @@ def certify(
     tolerance
         Largest difference that passes, in standard deviations of the untiled prediction.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Raises
     ------

@@ -18,10 +18,10 @@ import numpy.typing as npt
 from seamscope.errors import SettingsError
 from seamscope.images.ground_truth import Truth, classes_of
 from seamscope.images.image import Image, open_image
+from seamscope.progress import QUIET, Work, check
 from seamscope.seams.measures import plain
 from seamscope.text import axes_text
 from seamscope.tiling import AXIS_NAMES, Slices, per_axis
-from seamscope.work import QUIET, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -123,7 +123,7 @@ def content(
     spatial
         Axes of space that a tile spans, by default all there are; the others are iterated.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Returns
     -------

@@ -53,18 +53,18 @@ from seamscope.files import temporary_folder
 from seamscope.images.ground_truth import Truth
 from seamscope.images.image import Image, open_image
 from seamscope.images.results.output import Output
-from seamscope.plain import Recorded, record
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.thumbnails import image_under
 from seamscope.prediction.output import open_output
 from seamscope.prediction.run import Finished, Reduced, TileDone, run
+from seamscope.progress import QUIET, Steps, Work, check
 from seamscope.seams.comparison import ABSENT
 from seamscope.seams.tolerance import TOLERANCE
+from seamscope.serialization import Recorded, record
 from seamscope.settings import Settings
 from seamscope.text import axes_text, bytes_text
 from seamscope.tiling import Slices, per_axis
-from seamscope.work import QUIET, Steps, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -283,7 +283,7 @@ def sweep(
     seed
         Of the bootstrap.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Returns
     -------

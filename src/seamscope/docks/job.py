@@ -10,8 +10,9 @@ Knows threads, Qt's timers and napari's workers. Does not know networks, layers 
     cancel()            --- flag ----->     reporter.stopped()
     ended(outcome)      <-- signal ----     returns or raises
 
-The function is one of the engine's, which all take `seamscope.work.Work`, with its other arguments
-bound by `functools.partial`. A job that uses the network is given a lock, and waits for its turn.
+The function is one of the engine's, which all take `seamscope.progress.Work`, with its other
+arguments bound by `functools.partial`. A job that uses the network is given a lock, and waits for
+its turn.
 
 Qt's own queue between threads has no bound and would grow whenever a network is faster than a
 window; a mailbox that is emptied by a timer does not, as long as messages are small: slices and
@@ -31,8 +32,8 @@ from typing import Any, Optional, TypeAlias
 from napari.qt.threading import FunctionWorker, create_worker
 from qtpy.QtCore import QObject, QTimer, Signal
 
+from seamscope.progress import Work
 from seamscope.text import steps_text
-from seamscope.work import Work
 
 Turn: TypeAlias = Optional[threading.Lock]  # noqa: UP045  (threading.Lock is no class)
 
@@ -54,7 +55,7 @@ class Step:
     Attributes
     ----------
     what, steps
-        The part, and what its steps are called (see `seamscope.work.Work.phase`).
+        The part, and what its steps are called (see `seamscope.progress.Work.phase`).
     done, total
         Steps; 0 at the beginning.
     seconds
@@ -86,7 +87,7 @@ class Note:
 
 @dataclass(eq=False)
 class Reporter:
-    """The `seamscope.work.Work` of a job: where it reports, and whether it is stopped.
+    """The `seamscope.progress.Work` of a job: where it reports, and whether it is stopped.
 
     It outlives its `Job`: when a window is closed the worker still runs for a moment, and is then
     `alone`: Qt's objects of the job may not be called any more.

@@ -32,9 +32,9 @@ from seamscope.prediction.measure_seams import measure_seams
 from seamscope.prediction.output import open_output
 from seamscope.prediction.resuming import continued, task_of, task_with
 from seamscope.prediction.run import Event, run
+from seamscope.progress import Work, check
 from seamscope.seams.report import SeamReport
 from seamscope.settings import Settings
-from seamscope.work import Work, check
 
 _TRIAL_SIDE = {1: 4096, 2: 256, 3: 64}
 

@@ -30,13 +30,13 @@ from seamscope.files import DAMAGED, disk_errors, write_file
 from seamscope.images.image import Image
 from seamscope.images.passes import HERE, STRETCHES, Pass, Sums, joined
 from seamscope.ledger import Ledger
-from seamscope.plain import plain, restore
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import whole_image_intensity
 from seamscope.prediction.resuming import image_of, keep_intensity
+from seamscope.progress import QUIET, Work
+from seamscope.serialization import plain, restore
 from seamscope.version import __version__
-from seamscope.work import QUIET, Work
 
 
 def keep_intensity_on(case: Case, ledger: Ledger | None, pool: Pool | None, work: Work) -> None:

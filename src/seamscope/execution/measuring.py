@@ -39,7 +39,6 @@ from seamscope.execution.sharing import ordering, share_out
 from seamscope.execution.worker import NO_MEMORY, Order
 from seamscope.files import temporary_folder
 from seamscope.ledger import Ledger, claimed
-from seamscope.plain import plain, restore
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob
@@ -63,15 +62,16 @@ from seamscope.prediction.run import (
 )
 from seamscope.prediction.stitcher import find_not_finite
 from seamscope.prediction.tile_predictions import predict_batches
+from seamscope.progress import QUIET, Steps, Work, check
 from seamscope.seams.comparison import Compared
 from seamscope.seams.kinds import Classes, Kind, kind_for
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.records import SeamRecords, sum_up
 from seamscope.seams.report import SeamReport
 from seamscope.seams.tolerance import Spread
+from seamscope.serialization import plain, restore
 from seamscope.stitching import Array
 from seamscope.tiling import Tile
-from seamscope.work import QUIET, Steps, Work, check
 
 # Stretches are as long as this many of them need, but not longer than some tiles, and long enough
 # that few marks suffice.

@@ -26,7 +26,7 @@ import psutil
 
 from seamscope.errors import OutputError, SettingsError
 from seamscope.execution.worker import Order, Outcome, close, do_block, serve
-from seamscope.work import QUIET, Work, check
+from seamscope.progress import QUIET, Work, check
 
 if TYPE_CHECKING:
     from distributed import Client

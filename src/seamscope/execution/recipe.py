@@ -29,10 +29,10 @@ from seamscope.ledger import Ledger
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.normalization.statistics import Statistics
-from seamscope.plain import plain, restore
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.resuming import task_of
+from seamscope.serialization import plain, restore
 
 _RECIPE, _STATISTICS = "recipe.json", "statistics.safetensors"
 # Of a ledger's task: what must be the same wherever a block is computed.

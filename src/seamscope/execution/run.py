@@ -47,7 +47,6 @@ from seamscope.images.results.formats import format_of
 from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
 from seamscope.models.model import Model
-from seamscope.plain import plain
 from seamscope.planning.blocks import Blocks
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
@@ -64,11 +63,12 @@ from seamscope.prediction.run import (
     report,
     run,
 )
+from seamscope.progress import QUIET, Work
 from seamscope.seams.kinds import Kind
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.records import SeamRecords, sum_up
 from seamscope.seams.report import SeamReport
-from seamscope.work import QUIET, Work
+from seamscope.serialization import plain
 
 # Blocks for each worker, so that all end at about the same time.
 _FINE = 8

@@ -18,7 +18,7 @@ from seamscope.execution.pool import NO_WORKER, PATIENCE, Pool
 from seamscope.execution.worker import Order, Outcome
 from seamscope.files import disk_errors
 from seamscope.ledger import Ledger
-from seamscope.work import QUIET, Work
+from seamscope.progress import QUIET, Work
 
 # Tasks under way for each worker: one is done, one waits.
 _AHEAD = 2

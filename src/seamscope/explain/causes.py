@@ -47,6 +47,7 @@ from seamscope.images.image import Image, open_image
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
+from seamscope.progress import QUIET, Work
 from seamscope.seams.tolerance import TOLERANCE, check_tolerance
 from seamscope.settings import Settings
 from seamscope.text import axes_text, halo_text, shape_text
@@ -58,7 +59,6 @@ from seamscope.tiling import (
     halo_sides,
     per_axis,
 )
-from seamscope.work import QUIET, Work
 
 # -- the public face
 
@@ -94,7 +94,7 @@ def diagnose(
     tolerance
         Disagreement that is noise, in standard deviations of the output.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Raises
     ------

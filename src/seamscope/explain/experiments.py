@@ -33,11 +33,11 @@ from seamscope.errors import ImageError, ModelError, SeamscopeError
 from seamscope.explain.pipelines import Array, Box, Subject, called, same_space
 from seamscope.explain.tile_sample import Index
 from seamscope.normalization.calls import Call, Forward, Moments, Normalizations
+from seamscope.progress import QUIET, Steps, check
 from seamscope.seams.measures import SeamCurve
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.tolerance import TOLERANCE, Spread
 from seamscope.tiling import Lattice, Sides, Tile, TileGrid
-from seamscope.work import QUIET, Steps, check
 
 Cause: TypeAlias = Literal[
     "preprocessing",

@@ -32,15 +32,15 @@ from seamscope.models.model import Model
 from seamscope.normalization.audit import NormLayer
 from seamscope.normalization.calls import Call, Moments, Normalizations, mean_and_variance
 from seamscope.normalization.statistics import Statistics
-from seamscope.plain import record
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import (
     TileJob,
     jobs_of,
 )
+from seamscope.progress import QUIET, Work, check
+from seamscope.serialization import record
 from seamscope.settings import Settings
-from seamscope.work import QUIET, Work, check
 
 Floats = npt.NDArray[np.float64]
 
@@ -172,7 +172,7 @@ def measure_features(
     most
         Look at so many tiles, evenly chosen; by default at all.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Raises
     ------
@@ -370,7 +370,7 @@ def features_of_pixel(
     patch
         Pixels of the features to give around the point, along each axis.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
     """
     case = tile_case(Case.open(image, model, settings, trust=trust, axes=axes, **asked))
     network, plan = case.model, case.plan

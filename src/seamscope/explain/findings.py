@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from seamscope.explain.experiments import Cause
-from seamscope.plain import Recorded
 from seamscope.seams.measures import SeamCurve
+from seamscope.serialization import Recorded
 from seamscope.tiling import Sides
 
 Verdict: TypeAlias = Literal[

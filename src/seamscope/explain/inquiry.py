@@ -20,11 +20,11 @@ from seamscope.explain.pipelines import Box, Subject
 from seamscope.explain.tile_sample import deeper, sample_of
 from seamscope.planning.plan import Plan
 from seamscope.prediction.class_labels import as_labels
+from seamscope.progress import Steps, Work
 from seamscope.seams.measures import SeamCurve
 from seamscope.seams.tolerance import TOLERANCE
 from seamscope.text import axes_text, far_text, figure_text, halo_text, percent_text, pixels_text
 from seamscope.tiling import Sides, Tile, TileGrid
-from seamscope.work import Steps, Work
 
 # A cause below this part of the disagreement is none; one above names it; a halo is suggested
 # where edge effects make so much.

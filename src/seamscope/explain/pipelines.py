@@ -20,15 +20,15 @@ import torch
 from torch import nn
 
 from seamscope.errors import ModelError, SeamscopeError
-from seamscope.models.entrance import Hints
 from seamscope.models.facts import Facts
+from seamscope.models.input_search import Hints
 from seamscope.models.model import Model, as_model
 from seamscope.normalization.audit import Audit, audit
 from seamscope.normalization.calls import Forward
 from seamscope.planning.case import Case
 from seamscope.planning.reading import TileJob, TileReader
 from seamscope.planning.resources import Resources
-from seamscope.tape import Dispatch
+from seamscope.recorded_graph import Dispatch
 from seamscope.tiling import AxisTiling, Lattice, PerAxis, Sides, Tile, TileGrid, per_axis
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -39,14 +39,14 @@ from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.batch_renorm import BatchRenorm
 from seamscope.normalization.calls import Call, Moments, Normalizations
-from seamscope.plain import record
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import jobs_of
+from seamscope.progress import QUIET, Work
+from seamscope.serialization import record
 from seamscope.settings import Settings
 from seamscope.text import figure_text, shape_text
 from seamscope.tiling import Tile
-from seamscope.work import QUIET, Work
 
 Floats = npt.NDArray[np.float64]
 Array = npt.NDArray[Any]
@@ -144,7 +144,7 @@ def measure_disparity(
         Called with frame, tile, and both predictions ``(C, *core)`` of its core: for a map pixel
         by pixel.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Returns
     -------

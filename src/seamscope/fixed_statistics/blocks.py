@@ -29,10 +29,10 @@ from seamscope.ledger import Ledger
 from seamscope.normalization.calls import Call, Moments, Normalizations
 from seamscope.normalization.pausing import PausableNetwork, Paused
 from seamscope.normalization.statistics import LayerStatistics, Statistics
-from seamscope.plain import restore
 from seamscope.planning.case import Case
 from seamscope.planning.reading import TileJob
-from seamscope.work import QUIET, Work
+from seamscope.progress import QUIET, Work
+from seamscope.serialization import restore
 
 Known = Mapping[int, LayerStatistics]
 

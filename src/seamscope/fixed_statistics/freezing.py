@@ -75,12 +75,12 @@ from seamscope.normalization.statistics import (
     LayerStatistics,
     Statistics,
 )
-from seamscope.plain import plain, restore
 from seamscope.planning.case import Case
 from seamscope.planning.reading import TileJob
 from seamscope.prediction.resuming import same_threads, task_of, threads_of
+from seamscope.progress import QUIET, Steps, Work, check
+from seamscope.serialization import plain, restore
 from seamscope.settings import Settings
-from seamscope.work import QUIET, Steps, Work, check
 
 _HASH = "sha256 "
 
@@ -137,7 +137,7 @@ def freeze_statistics(
         scheduler of Dask, or a client. They need image and network as files, and `partial` on a
         disk that all of them see. Sums are added in the same order, whichever process found them.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Returns
     -------

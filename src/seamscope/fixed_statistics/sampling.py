@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope.planning.reading import TileJob, TileReader
-from seamscope.work import Work, check
+from seamscope.progress import Work, check
 
 # Tiles that are read; of more, a random choice, so that a terabyte is not read whole.
 _CANDIDATES = 512

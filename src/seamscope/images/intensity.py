@@ -29,9 +29,9 @@ import numpy as np
 from seamscope.errors import SettingsError
 from seamscope.images.image import Image
 from seamscope.images.passes import HERE, Passes, Stream, Sums
-from seamscope.plain import Recorded
+from seamscope.progress import QUIET, Work
+from seamscope.serialization import Recorded
 from seamscope.settings import Method
-from seamscope.work import QUIET, Work
 
 EPS = 1e-6
 """Added to divisors, as bioimage.io does."""
@@ -131,7 +131,7 @@ def measure_intensity(
     percentiles
         Low and high, in percent.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
     passes
         Carries out each pass over the image; by default this process.
 

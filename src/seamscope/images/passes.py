@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from seamscope.errors import ImageError
 from seamscope.images.image import Image
-from seamscope.work import Work, check
+from seamscope.progress import Work, check
 
 Sums: TypeAlias = dict[str, npt.NDArray[Any]]
 

@@ -22,8 +22,8 @@ from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import EPS, Intensity
 from seamscope.images.preparation import Measured, Preparation, Prepared, Scaled, Step
 from seamscope.images.results.output import Output
-from seamscope.plain import record
-from seamscope.work import QUIET, Work
+from seamscope.progress import QUIET, Work
+from seamscope.serialization import record
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -120,7 +120,7 @@ def measure_result(
     preparation
         The steps.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Raises
     ------

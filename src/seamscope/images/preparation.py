@@ -25,9 +25,9 @@ from seamscope.errors import SettingsError
 from seamscope.images.image import Image
 from seamscope.images.intensity import EPS, Intensity, measure_intensity
 from seamscope.images.passes import HERE, Passes
-from seamscope.plain import record
+from seamscope.progress import QUIET, Work
+from seamscope.serialization import record
 from seamscope.settings import Method
-from seamscope.work import QUIET, Work
 
 Array: TypeAlias = npt.NDArray[Any]
 

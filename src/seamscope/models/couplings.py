@@ -21,7 +21,7 @@ from torch import nn
 
 from seamscope.models.slab import LOW, NOISES, Slab
 from seamscope.normalization.calls import Forward
-from seamscope.tape import Dispatch, RunningModules
+from seamscope.recorded_graph import Dispatch, RunningModules
 
 _LITTLE, _ALL = 0.8, 0.999  # parts of a layer's input and output that change
 

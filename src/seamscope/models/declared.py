@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.plain import Recorded, record
+from seamscope.serialization import Recorded, record
 from seamscope.text import axes_text
 from seamscope.tiling import axis_names
 

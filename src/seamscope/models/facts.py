@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from seamscope.models.entrance import Layout
 from seamscope.models.implied import Implied
+from seamscope.models.input_search import Layout
 from seamscope.models.output_kind import OutputKind
 from seamscope.normalization.audit import StatisticsCall
 from seamscope.tiling import Lattice, Sides, axis_names

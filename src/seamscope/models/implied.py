@@ -22,8 +22,8 @@ from torch import nn
 from seamscope.models.derived import Derived, DerivedAxis, derive, derive_along
 from seamscope.models.trials import OutOfPatience
 from seamscope.normalization.calls import Forward
-from seamscope.plain import Recorded
-from seamscope.tape import record
+from seamscope.recorded_graph import record
+from seamscope.serialization import Recorded
 from seamscope.tiling import Lattice, Sides
 
 

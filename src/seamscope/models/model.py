@@ -28,18 +28,18 @@ from seamscope.errors import ModelError, SeamscopeError
 from seamscope.models.couplings import HeldAttention, coupling_layers
 from seamscope.models.declared import Declared, TestVectors
 from seamscope.models.ends import trimmed
-from seamscope.models.entrance import Hints, Layout, arranged
 from seamscope.models.facts import Facts
-from seamscope.models.kept_facts import (
-    network_key,
-    same_sample,
-    sample_of,
-)
+from seamscope.models.input_search import Hints, Layout, arranged
 from seamscope.models.output_kind import OutputKind, undecided
 from seamscope.models.probe import probe
 from seamscope.models.reach import PhaseFields, Reach, measure_fields, measure_reach, measure_rest
 from seamscope.models.runnable import runnable
 from seamscope.models.runner import Runner, Speed
+from seamscope.models.same_network import (
+    network_key,
+    same_sample,
+    sample_of,
+)
 from seamscope.models.sentences import describe
 from seamscope.models.single import single_tensor
 from seamscope.models.slab import slabs
@@ -47,11 +47,11 @@ from seamscope.models.speed.acceleration import Choice
 from seamscope.models.stated import Stated, axes_of, for_axes
 from seamscope.models.trials import PATIENCE, Limits, OutOfPatience, Trials
 from seamscope.normalization.audit import Audit, audit, statistics_calls
-from seamscope.plain import plain, restore
+from seamscope.progress import QUIET, Work
+from seamscope.serialization import plain, restore
 from seamscope.settings import Precision
 from seamscope.text import axes_text
 from seamscope.tiling import Slices
-from seamscope.work import QUIET, Work
 
 if TYPE_CHECKING:
     from seamscope.images.postprocessing import Postprocessing

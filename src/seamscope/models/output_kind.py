@@ -21,7 +21,7 @@ import torch
 from seamscope.errors import SeamscopeError
 from seamscope.models.trials import Watch
 from seamscope.normalization.calls import Forward, bound
-from seamscope.tape import Dispatch
+from seamscope.recorded_graph import Dispatch
 
 OutputKind: TypeAlias = Literal["probabilities", "logits", "classes", "embeddings", "values"]
 

@@ -19,9 +19,9 @@ import torch
 from seamscope.errors import ModelError
 from seamscope.models.derived import Derived
 from seamscope.models.ends import sides_by_place, surplus_by_place, trimmed
-from seamscope.models.entrance import Entrance, Entry, Hints, Layout, arranged
 from seamscope.models.facts import Facts
 from seamscope.models.implied import Implied, derived_at, derived_by, derived_for_tiles
+from seamscope.models.input_search import AcceptedInput, Hints, InputSearch, Layout, arranged
 from seamscope.models.output_kind import OutputKind, kind_of, undecided
 from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, measure_fields
@@ -82,7 +82,7 @@ class _Prober:
 
     def facts(self) -> Facts:
         self._trials.phase("Finding the network's input")
-        entry = Entrance(self._trials, self._hints).find()
+        entry = InputSearch(self._trials, self._hints).find()
         try:
             facts = self._first(entry)
         except OutOfPatience:
@@ -90,7 +90,7 @@ class _Prober:
                 facts = self._at_one_size(entry)
         return self._placed(self._with_period(facts))
 
-    def _first(self, entry: Entry) -> Facts:
+    def _first(self, entry: AcceptedInput) -> Facts:
         """All but the period and where the output lies."""
         channels, shape = entry.channels, entry.shape
         if entry.layout is not None:
@@ -120,7 +120,7 @@ class _Prober:
         facts = self._facts(lattice, narrow, self._watched(self._noise(channels, large)), implied)
         return self._without_surplus(facts)
 
-    def _at_one_size(self, entry: Entry) -> Facts:
+    def _at_one_size(self, entry: AcceptedInput) -> Facts:
         """What a single size shows, and the operations imply for it, where time is over.
 
         It takes a few more forward passes at the size with which the network ran.
@@ -325,7 +325,7 @@ class _Prober:
                 self._shapes[key] = None
         return self._shapes[key]
 
-    def _check_single(self, entry: Entry) -> None:
+    def _check_single(self, entry: AcceptedInput) -> None:
         """Refuse a network that runs on several images at once only."""
         if self._run_shape(entry.channels, entry.shape) is None:
             raise ModelError(

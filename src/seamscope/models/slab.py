@@ -20,7 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from seamscope.errors import SeamscopeError
 from seamscope.models.trials import OutOfPatience
 from seamscope.normalization.audit import FixedStatistics, Forward
-from seamscope.tape import Dispatch
+from seamscope.recorded_graph import Dispatch
 from seamscope.tiling import Lattice, Sides
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from seamscope.errors import ModelError
 from seamscope.normalization.calls import Forward, bound
-from seamscope.tape import Dispatch
-from seamscope.work import QUIET, Work, check
+from seamscope.progress import QUIET, Work, check
+from seamscope.recorded_graph import Dispatch
 
 aten = torch.ops.aten
 

@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from seamscope.tape import Dispatch
+from seamscope.recorded_graph import Dispatch
 
 aten = torch.ops.aten
 

@@ -1,12 +1,12 @@
 """Forward passes that stop at a normalization and go on later.
 
-Knows which operations of a tape are calls (`seamscope.normalization.calls`). Does not know what
+Knows which operations of a graph are calls (`seamscope.normalization.calls`). Does not know what
 statistics are used for, or tiles.
 
 The statistics of a whole image are known only when all its tiles have reached the layer that needs
 them. So each pass stops there and becomes a value, `Paused`. All passes of one shape replay one
-`seamscope.tape`. It gave the same numbers, bit for bit, for 2D and 3D networks, transformers,
-TorchScript and exported programs.
+`seamscope.recorded_graph`. It gave the same numbers, bit for bit, for 2D and 3D networks,
+transformers, TorchScript and exported programs.
 
 Some networks cannot be recorded: those that take numbers out of tensors (``item``, numpy), take
 another way for other values, or write into tensors that they did not make. Their passes begin again
@@ -25,7 +25,16 @@ import torch
 
 from seamscope.errors import ModelError
 from seamscope.normalization.calls import Answer, Call, Forward, Moments, Normalizations
-from seamscope.tape import Differs, Glimpse, Recorder, Replay, Tape, Unrecordable, Waiting, record
+from seamscope.recorded_graph import (
+    Differs,
+    Glimpse,
+    RecordedGraph,
+    Recorder,
+    Replay,
+    Unrecordable,
+    Waiting,
+    record,
+)
 
 _SAME = 1e-4  # standard deviations; smaller differences are rounding
 
@@ -48,7 +57,7 @@ class Paused:
         Spatial shape of the features there.
     waiting
         What later operations use; of a pass that begins again, its input.
-    tape, step
+    graph, step
         By which it goes on, and from which operation.
     """
 
@@ -56,7 +65,7 @@ class Paused:
     batch: int
     space: tuple[int, ...]
     waiting: Waiting
-    tape: Tape | None = None
+    graph: RecordedGraph | None = None
     step: int = 0
 
 
@@ -90,7 +99,7 @@ class PausableNetwork:
         self, forward: Forward, held: Iterable[torch.Tensor] = (), recordable: bool = True
     ) -> None:
         self._forward, self._held, self._recordable = forward, tuple(held), recordable
-        self._tapes: dict[Any, Tape | None] = {}
+        self._graphs: dict[Any, RecordedGraph | None] = {}
 
     def resumable(self, x: torch.Tensor) -> bool:
         """Record this input, and compare on another one whether replays give the network's numbers.
@@ -101,7 +110,7 @@ class PausableNetwork:
             Where the network writes into its own weights or buffers.
         """
         try:
-            self._tapes[_kind(x)] = record(self._forward, x.clone(), held=self._held)
+            self._graphs[_kind(x)] = record(self._forward, x.clone(), held=self._held)
         except Unrecordable:
             return False
         other = x.flip(-1) * 2 - 1
@@ -152,13 +161,13 @@ class PausableNetwork:
             Where the network takes another way for other inputs.
         """
         values = paused.waiting.take(device or torch.device("cpu"))
-        tape = paused.tape
-        if tape is None and self._recordable and _kind(values["x"]) not in self._tapes:
+        graph = paused.graph
+        if graph is None and self._recordable and _kind(values["x"]) not in self._graphs:
             found, seen = self._recorded(values["x"], stop, answer, see)
             if found is not None:
                 return found
             see = (lambda call: None) if seen else see
-        run = _Pass(answer, paused, values, tape or self._tapes.get(_kind(values["x"])))
+        run = _Pass(answer, paused, values, graph or self._graphs.get(_kind(values["x"])))
         found = run.to_call(self._forward, stop, see)
         if found is None:
             raise ModelError(
@@ -181,31 +190,31 @@ class PausableNetwork:
             return answer(call) if call.number < stop else None
 
         def recorded(x: torch.Tensor) -> torch.Tensor:
-            self._tapes[kind] = recorder.run(self._forward, x)
+            self._graphs[kind] = recorder.run(self._forward, x)
             return x
 
         watched, kind = Normalizations(noted), _kind(x)
-        self._tapes[kind] = None
+        self._graphs[kind] = None
         with suppress(Unrecordable):
             watched.run(recorded, x.clone())
-        tape = self._tapes[kind]
-        going = tape.resume(glimpses[0][0]) if tape is not None and glimpses else None
-        if tape is None or going is None:
+        graph = self._graphs[kind]
+        going = graph.resume(glimpses[0][0]) if graph is not None and glimpses else None
+        if graph is None or going is None:
             return None, bool(glimpses)
         waiting = Waiting(going[1])
-        return Paused(stop, len(x), glimpses[0][1], waiting, tape, going[0]), True
+        return Paused(stop, len(x), glimpses[0][1], waiting, graph, going[0]), True
 
     def finish(
         self, paused: Paused, answer: Answer, device: torch.device | None = None
     ) -> torch.Tensor:
         """Go on to the end; returns the network's result."""
         values = paused.waiting.take(device or torch.device("cpu"))
-        tape = paused.tape or self._tapes.get(_kind(values["x"]))
-        return _Pass(answer, paused, values, tape).to_end(self._forward)
+        graph = paused.graph or self._graphs.get(_kind(values["x"]))
+        return _Pass(answer, paused, values, graph).to_end(self._forward)
 
 
 def _kind(x: torch.Tensor) -> Any:
-    """By which inputs share a tape."""
+    """By which inputs share a graph."""
     return tuple(x.shape), x.dtype, x.device
 
 
@@ -218,16 +227,18 @@ def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 class _Pass(Normalizations):
-    """One stretch of a pass: by a tape, or else by the network's own code from its beginning."""
+    """One stretch of a pass: by a graph, or else by the network's own code from its beginning."""
 
     def __init__(
-        self, answer: Answer, paused: Paused, values: dict[str, Any], tape: Tape | None
+        self, answer: Answer, paused: Paused, values: dict[str, Any], graph: RecordedGraph | None
     ) -> None:
         super().__init__(answer)
         self.count, self.batch, self.space = paused.call, paused.batch, paused.space
-        self._x: Any = values["x"] if tape is None else None
-        self._tape = tape
-        self._replay = None if tape is None else Replay(tape, values, paused.step, self._operation)
+        self._x: Any = values["x"] if graph is None else None
+        self._graph = graph
+        self._replay = None
+        if graph is not None:
+            self._replay = Replay(graph, values, paused.step, self._operation)
 
     def _operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self.__torch_dispatch__(func, (), args, kwargs)
@@ -272,7 +283,7 @@ class _Pass(Normalizations):
         if self._replay is None:
             return Paused(0, self.batch, tuple(self._x.shape[2:]), Waiting({"x": self._x}))
         waiting = Waiting(self._replay.alive())
-        return Paused(call, self.batch, self.space, waiting, self._tape, self._replay.step)
+        return Paused(call, self.batch, self.space, waiting, self._graph, self._replay.step)
 
 
 __all__ = ["Answer", "PausableNetwork", "Paused"]

@@ -29,13 +29,13 @@ from seamscope.images.passes import HERE, Passes
 from seamscope.images.preparation import Prepared
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
-from seamscope.plain import plain, restore
 from seamscope.planning.given import GivenTiles
 from seamscope.planning.plan import Plan, image_layout, resolve
 from seamscope.planning.reading import TileReader, intensity_key, whole_image_intensity
 from seamscope.planning.resources import Resources
+from seamscope.progress import QUIET, Work
+from seamscope.serialization import plain, restore
 from seamscope.settings import Settings
-from seamscope.work import QUIET, Work
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +179,7 @@ class Case:
         Parameters
         ----------
         work
-            Shows progress, and stops when asked to (see `seamscope.work`).
+            Shows progress, and stops when asked to (see `seamscope.progress`).
         passes
             Carries out each pass over the image; by default this process.
 

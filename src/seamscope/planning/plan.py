@@ -27,7 +27,6 @@ from seamscope.images.preparation import Preparation
 from seamscope.models.facts import Facts
 from seamscope.models.model import Model
 from seamscope.models.reach import Reach
-from seamscope.plain import plain, record, restore
 from seamscope.planning.notes import notes_on
 from seamscope.planning.resources import Resources
 from seamscope.planning.tiles import (
@@ -37,6 +36,7 @@ from seamscope.planning.tiles import (
     speed_key,
     with_something_to_compare,
 )
+from seamscope.serialization import plain, record, restore
 from seamscope.settings import Settings
 from seamscope.text import shape_text
 from seamscope.tiling import (

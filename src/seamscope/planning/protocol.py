@@ -42,8 +42,8 @@ from seamscope.models.model import Model
 from seamscope.models.output_kind import OutputKind
 from seamscope.models.stated import Stated
 from seamscope.normalization.statistics import Statistics
-from seamscope.plain import plain, restore
 from seamscope.planning.case import Case
+from seamscope.serialization import plain, restore
 from seamscope.settings import Settings
 from seamscope.version import __version__
 

@@ -25,9 +25,9 @@ from seamscope.images.intensity import Intensity, measure_intensity
 from seamscope.images.passes import HERE, Passes
 from seamscope.images.preparation import Prepared
 from seamscope.planning.plan import Plan
+from seamscope.progress import QUIET, Work
 from seamscope.stitching import Array, canvas
 from seamscope.tiling import Slices, Tile
-from seamscope.work import QUIET, Work
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from seamscope.models.model import Model
 from seamscope.planning.case import Case
 from seamscope.prediction.resuming import task_of
 from seamscope.prediction.run import predict
+from seamscope.progress import QUIET, Work, check
 from seamscope.settings import Settings
-from seamscope.work import QUIET, Work, check
 
 
 @dataclass(frozen=True)

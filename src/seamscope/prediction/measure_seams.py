@@ -18,12 +18,12 @@ from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
 from seamscope.prediction.run import Watcher, completed, run
+from seamscope.progress import QUIET, Work
 from seamscope.seams.kinds import Kind, kind_for
 from seamscope.seams.meter import Overlap, SeamMeter
 from seamscope.seams.report import SeamReport
 from seamscope.seams.tolerance import TOLERANCE, check_tolerance
 from seamscope.settings import Settings
-from seamscope.work import QUIET, Work
 
 
 def measure_seams(
@@ -61,7 +61,7 @@ def measure_seams(
     watchers, tell
         Called with each tile's prediction (see `seamscope.prediction.run.run`), and each overlap.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
     partial
         Folder for intermediate results, by which an interrupted measurement can be resumed. It
         stays, so that a measurement that was completed is not made again: remove it when the

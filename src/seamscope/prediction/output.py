@@ -14,11 +14,11 @@ from seamscope.images.ngff import OmeZarr
 from seamscope.images.results.create import create_output
 from seamscope.images.results.output import Output
 from seamscope.models.model import Model
-from seamscope.plain import plain
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.protocol import protocol_of
 from seamscope.prediction.class_labels import label_numbers
+from seamscope.serialization import plain
 
 
 def open_output(

@@ -26,15 +26,15 @@ from seamscope.images.ngff import OmeZarr
 from seamscope.images.plates import Plate, lay_out, plate_at
 from seamscope.ledger import Ledger
 from seamscope.models.model import Model
-from seamscope.plain import plain
 from seamscope.planning.case import Case
 from seamscope.prediction.folders import done_before
 from seamscope.prediction.output import open_output
 from seamscope.prediction.resuming import task_of
 from seamscope.prediction.run import begin, completed, run
+from seamscope.progress import QUIET, Steps, Work, check
+from seamscope.serialization import plain
 from seamscope.settings import Settings
 from seamscope.version import __version__
-from seamscope.work import QUIET, Steps, Work, check
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,13 @@ from seamscope.images.passes import HERE, Passes
 from seamscope.images.preparation import Prepared
 from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
-from seamscope.plain import plain, restore
 from seamscope.planning.blocks import Blocks
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
+from seamscope.progress import Work
+from seamscope.serialization import plain, restore
 from seamscope.tiling import Slices, Tile
 from seamscope.version import __version__
-from seamscope.work import Work
 
 # Settings that do not change the result.
 _WITHOUT_EFFECT = ("memory", "seams")

@@ -36,7 +36,6 @@ from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
 from seamscope.models.model import Model
 from seamscope.models.runner import Runner
-from seamscope.plain import plain
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.protocol import protocol_of
@@ -66,12 +65,13 @@ from seamscope.prediction.resuming import (
 )
 from seamscope.prediction.stitcher import Stitcher, find_not_finite
 from seamscope.prediction.tile_predictions import predict_tiles
+from seamscope.progress import QUIET, Work
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.report import SAMPLED_SHARE, SeamReport, sampled_tiles
+from seamscope.serialization import plain
 from seamscope.settings import Settings
 from seamscope.stitching import Array
 from seamscope.tiling import Slices, Tile
-from seamscope.work import QUIET, Work
 
 Watcher: TypeAlias = Callable[[Plan, tuple[int, ...], Tile, Array], None]
 MakeMeter: TypeAlias = Callable[[Plan], SeamMeter]
@@ -206,7 +206,7 @@ def predict(
         Tiles that another program planned: a file, or a list with a read window and a core for
         each (`seamscope.planning.given`). They are used as they are.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Returns
     -------
@@ -313,7 +313,7 @@ def run(
     first
         Point in image pixels that is predicted first (see `seamscope.planning.reading.jobs_of`).
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
     """
     try:
         keep_intensity(case, None if output is None else output.ledger, work)

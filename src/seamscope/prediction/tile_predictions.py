@@ -15,9 +15,9 @@ from seamscope.models.runner import Runner
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob, TileReader, jobs_of
 from seamscope.planning.tuning import OutOfMemory, is_memory_error
+from seamscope.progress import QUIET, Work
 from seamscope.stitching import Array
 from seamscope.tiling import Slices, Tile
-from seamscope.work import QUIET, Work
 
 
 def predict_tiles(

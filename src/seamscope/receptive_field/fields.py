@@ -21,8 +21,8 @@ from seamscope.models.model import Model
 from seamscope.models.reach import PhaseFields, Reach, worst
 from seamscope.models.sentences import describe
 from seamscope.normalization.audit import GlobalOperation, audit
-from seamscope.plain import record
 from seamscope.planning.case import Case
+from seamscope.progress import QUIET, Work
 from seamscope.receptive_field.gradient_maps import (
     MOST_TILES,
     SHARES,
@@ -31,11 +31,11 @@ from seamscope.receptive_field.gradient_maps import (
     GradientProbe,
 )
 from seamscope.receptive_field.grid_rules import Violation, Windows, check_windows
+from seamscope.recorded_graph import Dispatch
+from seamscope.serialization import record
 from seamscope.settings import Settings
-from seamscope.tape import Dispatch
 from seamscope.text import axes_text, far_text, percent_text
 from seamscope.tiling import Sides, per_axis
-from seamscope.work import QUIET, Work
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +202,7 @@ def measure_receptive_field(
     most_tiles
         Tiles after which to stop averaging; 0 for no gradients at all.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Raises
     ------

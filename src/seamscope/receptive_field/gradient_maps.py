@@ -32,10 +32,10 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import image_layout
 from seamscope.planning.reading import TileJob
 from seamscope.planning.tuning import is_memory_error
+from seamscope.progress import QUIET, Work, check
 from seamscope.settings import Settings
 from seamscope.text import bytes_text, pixels_text, shape_text
 from seamscope.tiling import AxisTiling, Lattice, Sides, Slices, Tile
-from seamscope.work import QUIET, Work, check
 
 Values: TypeAlias = npt.NDArray[np.float64]
 Forward: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -337,7 +337,7 @@ class GradientProbe:
         Tile, device, memory, and how the image is read and normalized. Tile ``"auto"`` is as large
         as the receptive field, or twice that where the network sees the whole tile.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Attributes
     ----------
@@ -435,7 +435,7 @@ class GradientProbe:
         most
             Tiles after which to stop though the two halves still differ.
         work
-            Shows progress, and stops when asked to (see `seamscope.work`).
+            Shows progress, and stops when asked to (see `seamscope.progress`).
 
         Raises
         ------

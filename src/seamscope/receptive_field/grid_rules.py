@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from seamscope.plain import Recorded
+from seamscope.serialization import Recorded
 from seamscope.text import pixels_text
 from seamscope.tiling import Lattice, PerAxis, Sides, axis_names, per_axis
 

@@ -14,12 +14,12 @@ from seamscope.errors import SeamscopeError
 from seamscope.explain.causes import Diagnosis
 from seamscope.planning.case import Case
 from seamscope.planning.thumbnails import thumbnail
+from seamscope.progress import QUIET, Work
 from seamscope.receptive_field.fields import measure_receptive_field
 from seamscope.reports.seam_page import seam_page
 from seamscope.seams.report import SeamReport
 from seamscope.seams.views import look_at
 from seamscope.text import percent_text
-from seamscope.work import QUIET, Work
 
 _WORST = 4  # seams with pictures
 _EFFECTIVE = 0.99  # of the gradient's mass

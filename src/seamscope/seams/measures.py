@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.plain import record
+from seamscope.serialization import record
 from seamscope.tiling import Sides
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -22,11 +22,11 @@ import numpy as np
 
 from seamscope.bootstrap import bootstrap, medians
 from seamscope.models.model import Model
-from seamscope.plain import record
 from seamscope.planning.plan import Plan
 from seamscope.seams.measures import Array, Frame, Seam, SeamCurve, SeamMeasures
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.tolerance import TOLERANCE
+from seamscope.serialization import record
 from seamscope.text import figure_text, halo_text
 
 Index: TypeAlias = tuple[int, ...]

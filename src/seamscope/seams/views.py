@@ -18,10 +18,10 @@ from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob
 from seamscope.planning.thumbnails import image_under
+from seamscope.progress import QUIET, Work, check
 from seamscope.seams.measures import Seam
 from seamscope.seams.meter import overlap_of
 from seamscope.tiling import Slices
-from seamscope.work import QUIET, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -76,7 +76,7 @@ def look_at(
     side
         Largest side of a picture, pixels.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
 
     Raises
     ------

@@ -23,12 +23,12 @@ import numpy.typing as npt
 
 from seamscope.errors import ImageError
 from seamscope.images.image import Image
-from seamscope.plain import Recorded
+from seamscope.progress import QUIET, Work, check
 from seamscope.segmentation.blocks import Blocks
 from seamscope.segmentation.label_images import labels_of
 from seamscope.segmentation.lines import Lines
+from seamscope.serialization import Recorded
 from seamscope.text import shape_text
-from seamscope.work import QUIET, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 

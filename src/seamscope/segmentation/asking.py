@@ -23,13 +23,13 @@ from seamscope.models.model import Model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.single_tile import SingleTiles, TilePrediction
+from seamscope.progress import QUIET, Work, check
 from seamscope.segmentation.false_splits import Candidate
 from seamscope.segmentation.fragments import OUTSIDE
 from seamscope.segmentation.recipe import Heights, Recipe
 from seamscope.segmentation.segment import segment
 from seamscope.settings import Settings
 from seamscope.text import shape_text
-from seamscope.work import QUIET, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 

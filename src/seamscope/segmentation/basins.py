@@ -38,6 +38,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from seamscope.errors import SettingsError
+from seamscope.progress import QUIET, Work, check
 from seamscope.segmentation.blocks import Blocks, in_order, pair_slices
 from seamscope.segmentation.fragments import (
     INDEX_BITS,
@@ -50,7 +51,6 @@ from seamscope.segmentation.fragments import (
     offsets_of,
 )
 from seamscope.tiling import Slices
-from seamscope.work import QUIET, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 ReadHeights: TypeAlias = Callable[[Slices], Array]

@@ -38,11 +38,11 @@ import numpy.typing as npt
 
 from seamscope.errors import ImageError, OutputError, SettingsError
 from seamscope.images.dimensions import why
-from seamscope.plain import record, restore
 from seamscope.segmentation.edits import EditedCut, Place
 from seamscope.segmentation.false_splits import Candidate
 from seamscope.segmentation.recipe import Recipe
 from seamscope.segmentation.segment import Segmentation
+from seamscope.serialization import record, restore
 
 Array: TypeAlias = npt.NDArray[Any]
 

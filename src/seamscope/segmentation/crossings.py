@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope.images.image import Image
-from seamscope.work import Work, check
+from seamscope.progress import Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.plain import record
+from seamscope.progress import QUIET, Work
 from seamscope.segmentation.crossings import GAP, RUN, Crossings, look_across
 from seamscope.segmentation.grids import (
     ARTIFACT,
@@ -38,7 +38,7 @@ from seamscope.segmentation.grids import (
 from seamscope.segmentation.label_images import labels_of
 from seamscope.segmentation.lines import NEAR, Lines, PerAxis
 from seamscope.segmentation.tile_seams import lines_of, noted_seams
-from seamscope.work import QUIET, Work
+from seamscope.serialization import record
 
 Array: TypeAlias = npt.NDArray[Any]
 

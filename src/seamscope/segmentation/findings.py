@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from seamscope.images.image import Image
-from seamscope.plain import record
+from seamscope.progress import QUIET, Work
 from seamscope.segmentation.agreement import Agreement, compare_labels
 from seamscope.segmentation.asking import Opinion
 from seamscope.segmentation.false_splits import SplitReport, find_splits
 from seamscope.segmentation.label_images import labels_of, merge_pairs
-from seamscope.work import QUIET, Work
+from seamscope.serialization import record
 
 
 @dataclass(frozen=True)

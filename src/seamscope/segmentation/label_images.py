@@ -16,10 +16,10 @@ from seamscope.errors import ImageError
 from seamscope.images.ground_truth import open_labels
 from seamscope.images.image import Image
 from seamscope.images.records import read_record
+from seamscope.progress import QUIET, Work, check
 from seamscope.segmentation.blocks import Blocks
 from seamscope.segmentation.label_files import label_output
 from seamscope.segmentation.objects import Space
-from seamscope.work import QUIET, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -42,9 +42,9 @@ from seamscope.images.results.formats import format_of
 from seamscope.images.results.output import Output
 from seamscope.images.stored import Choice
 from seamscope.ledger import Ledger
-from seamscope.plain import plain, restore
 from seamscope.planning.case import Case
 from seamscope.prediction.resuming import about_lost, content_of, task_of
+from seamscope.progress import QUIET, Work, check
 from seamscope.segmentation.basins import check_size
 from seamscope.segmentation.blocks import Blocks, in_order
 from seamscope.segmentation.label_files import label_output
@@ -56,9 +56,9 @@ from seamscope.segmentation.segment import find_objects
 from seamscope.segmentation.segmentation import Segmentation
 from seamscope.segmentation.stages import Painting, Stages, Written, whole_chunks
 from seamscope.segmentation.subject import Subject
+from seamscope.serialization import plain, restore
 from seamscope.tiling import Slices
 from seamscope.version import __version__
-from seamscope.work import QUIET, Work, check
 
 _SOURCE = "source.json"
 _NAMES = {

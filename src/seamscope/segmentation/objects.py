@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from seamscope.images.dimensions import unit_symbol
 from seamscope.images.image import Image
+from seamscope.progress import QUIET, Work, check
 from seamscope.segmentation.basins import Basins, find_basins
 from seamscope.segmentation.blocks import Blocks, pair_slices
 from seamscope.segmentation.fragments import OUTSIDE, image_indices, touched, touching
 from seamscope.tiling import Slices
-from seamscope.work import QUIET, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 Paint: TypeAlias = Callable[[Slices], Array]

@@ -25,17 +25,17 @@ from seamscope.images.image import Image, open_image
 from seamscope.images.records import read_record
 from seamscope.images.views import View
 from seamscope.ledger import Ledger
-from seamscope.plain import plain, restore
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
 from seamscope.prediction.folders import is_done
 from seamscope.prediction.output import open_output
 from seamscope.prediction.run import begin, completed
+from seamscope.progress import QUIET, Work
 from seamscope.segmentation.objects import Space
 from seamscope.segmentation.recipe import Recipe
 from seamscope.segmentation.tile_seams import Seams, seams_of
-from seamscope.work import QUIET, Work
+from seamscope.serialization import plain, restore
 
 _SHARE = 0.25  # of free memory that a prediction may take
 _PLAN = "plan of the prediction"  # in the ledger of labels
@@ -122,7 +122,7 @@ def predict_for(
     folder
         Where a large prediction is kept; by default it is kept in memory.
     work
-        Shows progress, and stops when asked to (see `seamscope.work`).
+        Shows progress, and stops when asked to (see `seamscope.progress`).
     ledger
         Of the labels. Where given, any prediction is kept in the folder, by the plan that the
         ledger notes, and an unfinished one there is resumed.

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from seamscope.errors import SettingsError
 from seamscope.execution.pool import On
 from seamscope.images.ngff import OmeZarr
+from seamscope.progress import QUIET, Work, check
 from seamscope.segmentation.basins import find_basins
 from seamscope.segmentation.blocks import Blocks
 from seamscope.segmentation.recipe import Recipe
@@ -36,7 +37,6 @@ from seamscope.segmentation.segmentation import Curve, Labels, Segmentation
 from seamscope.segmentation.subject import Subject
 from seamscope.segmentation.tile_seams import Seams
 from seamscope.tiling import Slices
-from seamscope.work import QUIET, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 

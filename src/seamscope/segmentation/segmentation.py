@@ -19,6 +19,7 @@ from seamscope.images.dimensions import full_index
 from seamscope.images.image import Image, open_image
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.results.output import Output
+from seamscope.progress import QUIET, Work, check
 from seamscope.segmentation.basins import Basins
 from seamscope.segmentation.blocks import Blocks
 from seamscope.segmentation.curve import Curve
@@ -40,7 +41,6 @@ from seamscope.segmentation.room import Room
 from seamscope.segmentation.tile_seams import Seams, plain_seams
 from seamscope.text import shape_text
 from seamscope.tiling import Slices
-from seamscope.work import QUIET, Work, check
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope.images.image import Image
+from seamscope.progress import QUIET, Work, check
 from seamscope.segmentation.asking import OneTile
 from seamscope.segmentation.false_splits import Candidate, SplitReport
 from seamscope.segmentation.lines import Lines
 from seamscope.tiling import Slices
-from seamscope.work import QUIET, Work, check
 
 Array: TypeAlias = npt.NDArray[np.float64]
 

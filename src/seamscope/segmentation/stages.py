@@ -40,7 +40,6 @@ from seamscope.files import DAMAGED, disk_errors, write_file
 from seamscope.images.results.chunks import is_lost, storing_all
 from seamscope.images.results.create import open_part
 from seamscope.images.results.output import Output
-from seamscope.plain import plain, restore
 from seamscope.segmentation.basins import Basins, Joined, Passes, join_fragments
 from seamscope.segmentation.blocks import Blocks
 from seamscope.segmentation.fragments import Fragments, Renumbered, find_fragments
@@ -57,6 +56,7 @@ from seamscope.segmentation.objects import (
     with_next,
 )
 from seamscope.segmentation.recipe import Recipe
+from seamscope.serialization import plain, restore
 from seamscope.tiling import Slices
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -21,8 +21,8 @@ from seamscope.docks.fixing.swipe import Swipe
 from seamscope.docks.looks import Kind, boxed, plain, text_label
 from seamscope.docks.results import Run
 from seamscope.docks.rich_text import rich_text
+from seamscope.progress import Work
 from seamscope.reports.describe import describe
-from seamscope.work import Work
 
 _TIPS = {
     "swipe": "Show the result before the fix left of a divide, and the result after it right of "

@@ -22,8 +22,8 @@ from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan, resolve
+from seamscope.progress import Work
 from seamscope.settings import Settings
-from seamscope.work import Work
 
 EXACT: dict[str, Any] = {
     "tile": "auto", "halo": "auto", "overlap": None, "area": None, "blend": "crop", "seams": "none"

@@ -33,9 +33,9 @@ from seamscope.fixed_statistics.freezing import freeze_statistics
 from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
+from seamscope.progress import Work
 from seamscope.settings import Settings
 from seamscope.text import duration_text
-from seamscope.work import Work
 
 _TIPS = {
     "fix": "Do what the sentence above says, run, and compare before and after.",

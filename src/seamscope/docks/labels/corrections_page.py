@@ -22,10 +22,10 @@ from qtpy.QtWidgets import QFileDialog, QGridLayout, QHBoxLayout, QPushButton, Q
 
 from seamscope.docks.controls import button
 from seamscope.docks.job_row import JobRow
+from seamscope.docks.labels.background import Crops, Suspects
 from seamscope.docks.labels.live import WAIT, Live
 from seamscope.docks.labels.paint_window import Change, PaintWindow, region_in_view
 from seamscope.docks.labels.pointing import Place, Pointer, Pointing
-from seamscope.docks.labels.work import Crops, Suspects
 from seamscope.docks.layers import area_in_view, camera, image_of, look_at
 from seamscope.docks.looks import boxed, in_dock, plain, text_label
 from seamscope.docks.window import canvas_side

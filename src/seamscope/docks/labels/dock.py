@@ -19,13 +19,13 @@ from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.job_row import JobRow
+from seamscope.docks.labels.background import Built, Counted, corrections_file
 from seamscope.docks.labels.corrections_page import CorrectionsPage
 from seamscope.docks.labels.live import Live
 from seamscope.docks.labels.recipe_panel import RecipePanel
 from seamscope.docks.labels.source import Source, sources
 from seamscope.docks.labels.splits_page import SplitsPage
 from seamscope.docks.labels.threshold_plot import ThresholdPlot
-from seamscope.docks.labels.work import Built, Counted, corrections_file
 from seamscope.docks.labels.write_page import WritePage, suggested_place
 from seamscope.docks.layers import camera
 from seamscope.docks.looks import boxed, in_dock, set_row, text_label

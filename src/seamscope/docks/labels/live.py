@@ -29,17 +29,17 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.job_row import JobRow
+from seamscope.docks.labels.background import Build, Built, Counted, Curves, Cut
 from seamscope.docks.labels.shown import Picture, Screen
 from seamscope.docks.labels.source import Source
-from seamscope.docks.labels.work import Build, Built, Counted, Curves, Cut
 from seamscope.docks.layers import area_in_view
 from seamscope.errors import SettingsError
 from seamscope.execution.pool import On
 from seamscope.images.image import Image
+from seamscope.progress import Work
 from seamscope.segmentation.corrections import Corrections
 from seamscope.segmentation.recipe import Recipe
 from seamscope.segmentation.segment import Segmentation
-from seamscope.work import Work
 
 _MOST_IN_VIEW = 1 << 22  # pixels of the part that is found first
 _SMALL = 1 << 20  # pixels up to which there is no part: all of it is as quick

@@ -28,11 +28,11 @@ from qtpy.QtWidgets import (
 from seamscope.docks.controls import button, form, number
 from seamscope.docks.editors import Choice
 from seamscope.docks.job_row import JobRow
+from seamscope.docks.labels.background import Ask, Splits
 from seamscope.docks.labels.corrections_page import CorrectionsPage
 from seamscope.docks.labels.live import WAIT, Live
 from seamscope.docks.labels.merged import MergedLayer
 from seamscope.docks.labels.recipe_panel import real
-from seamscope.docks.labels.work import Ask, Splits
 from seamscope.docks.labels.write_page import ENDINGS
 from seamscope.docks.layers import look_at, pixels
 from seamscope.docks.looks import boxed, in_dock, plain, set_row, text_label

@@ -14,8 +14,8 @@ import pyqtgraph as pg
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
+from seamscope.docks.labels.background import Curves
 from seamscope.docks.labels.recipe_panel import real
-from seamscope.docks.labels.work import Curves
 from seamscope.docks.late_plot import LatePlot, Plot
 from seamscope.docks.looks import COLORS, colored
 from seamscope.segmentation.segment import Curve, Segmentation

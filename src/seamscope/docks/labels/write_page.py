@@ -16,8 +16,14 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QLineEdit, QVBoxLay
 from seamscope.docks.actions import Action, ActionRow
 from seamscope.docks.controls import button, ticked
 from seamscope.docks.job_row import JobRow
+from seamscope.docks.labels.background import (
+    Write,
+    WriteInBlocks,
+    blocks_of_labels,
+    stem_of,
+    table_of,
+)
 from seamscope.docks.labels.live import WAIT, Live
-from seamscope.docks.labels.work import Write, WriteInBlocks, blocks_of_labels, stem_of, table_of
 from seamscope.docks.layers import image_of
 from seamscope.docks.looks import boxed, plain, text_label
 from seamscope.errors import SeamscopeError

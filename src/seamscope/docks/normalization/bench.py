@@ -21,8 +21,8 @@ from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 from seamscope.normalization.statistics import PATCH, Statistics
+from seamscope.progress import Work
 from seamscope.settings import Settings
-from seamscope.work import Work
 
 _NOTHING_NEW = "Stopped: nothing new was measured."
 

@@ -33,9 +33,9 @@ from seamscope.fixed_statistics.freezing import freeze_statistics
 from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.normalization.statistics import Statistics
+from seamscope.progress import Work
 from seamscope.settings import Settings
 from seamscope.text import figure_text
-from seamscope.work import Work
 
 _TIPS = {
     "tile": "Width of the tiles that are measured: best that of the patches in training.",

@@ -35,9 +35,9 @@ from seamscope.models.formats.export import Exported, export
 from seamscope.models.model import Model
 from seamscope.normalization.statistics import How, Statistics
 from seamscope.planning.case import Case
+from seamscope.progress import Work
 from seamscope.settings import Settings
 from seamscope.text import figure_text
-from seamscope.work import Work
 
 _COST_DELAY_MS = 200
 _NO_PLACE = (

@@ -25,9 +25,9 @@ from seamscope.explain.train_eval import Disparity, has_running_statistics, meas
 from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
+from seamscope.progress import Work
 from seamscope.reports.describe import describe
 from seamscope.settings import Settings
-from seamscope.work import Work
 
 _TIPS = {
     "batch": "Patches in a batch in training. Their width is set in the page Features.",

@@ -30,8 +30,8 @@ from seamscope.planning.protocol import (
     load_statistics,
     network_of,
 )
+from seamscope.progress import Work
 from seamscope.settings import WORDS, Settings
-from seamscope.work import Work
 
 if TYPE_CHECKING:
     from seamscope.docks.prediction.dock import PredictionDock

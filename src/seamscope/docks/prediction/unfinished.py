@@ -17,9 +17,9 @@ from seamscope.docks.layers import add_opened, name_of
 from seamscope.errors import SeamscopeError, SettingsError
 from seamscope.images.records import read_record
 from seamscope.images.results.create import unfinished
-from seamscope.plain import restore
 from seamscope.planning.protocol import Protocol
 from seamscope.prediction.resuming import share_done
+from seamscope.serialization import restore
 from seamscope.settings import Settings
 
 _ENDING = ".partial"

@@ -24,6 +24,7 @@ from seamscope.docks.receptive_field.probes import Probes
 from seamscope.docks.receptive_field.profile_plot import THEORY, ProfilePlot
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
+from seamscope.progress import Work
 from seamscope.receptive_field.fields import ReceptiveField, measure_receptive_field
 from seamscope.receptive_field.gradient_maps import (
     MOST_TILES,
@@ -35,7 +36,6 @@ from seamscope.receptive_field.gradient_maps import (
 from seamscope.settings import Settings
 from seamscope.text import axes_text, far_text, halo_text, percent_text
 from seamscope.tiling import Sides
-from seamscope.work import Work
 
 Shown = Literal["mean", "pixel"]
 _Place: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # spatial pixel, and frame

@@ -23,9 +23,9 @@ from seamscope.docks.rich_text import rich_text
 from seamscope.explain.causes import Diagnosis, diagnose
 from seamscope.files import disk_errors, write_file
 from seamscope.planning.case import Case
+from seamscope.progress import Work
 from seamscope.reports.describe import describe
 from seamscope.seams.report import SeamReport
-from seamscope.work import Work
 
 _MOST_WORST = 32  # seams that an inquiry looks at first
 _NOTHING_TO_FIX = ("seamless", "not compared")

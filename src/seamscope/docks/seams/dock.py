@@ -53,13 +53,13 @@ from seamscope.ledger import discard
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Finished
+from seamscope.progress import Work
 from seamscope.reports.describe import describe
 from seamscope.seams.measures import HaloRay, Seam
 from seamscope.seams.opinions import SideBySide
 from seamscope.seams.report import SeamReport
 from seamscope.text import halo_text
 from seamscope.tiling import Sides
-from seamscope.work import Work
 
 _ROOM = 2  # tiles that fit into the view of a seam
 

@@ -49,7 +49,7 @@ from seamscope.images.results.zarr_arrays import (
 )
 from seamscope.images.stored import file_of, files_behind
 from seamscope.ledger import Ledger
-from seamscope.plain import plain
+from seamscope.serialization import plain
 from seamscope.text import bytes_text, shape_text
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from seamscope.images.addresses import Address
 from seamscope.images.records import record_in
 from seamscope.images.remote import connect, objects, sentence, store_of
 from seamscope.ledger import Ledger
-from seamscope.plain import plain
+from seamscope.serialization import plain
 
 _RENEWED = 60.0
 _ENDED = datetime.timedelta(minutes=15)

@@ -21,7 +21,7 @@ from seamscope.files import Claim, disk_errors
 from seamscope.images.dimensions import bounds, region_text
 from seamscope.images.results.format import Format, Store, Wanted
 from seamscope.ledger import Ledger
-from seamscope.plain import plain
+from seamscope.serialization import plain
 from seamscope.text import shape_text
 
 if TYPE_CHECKING:

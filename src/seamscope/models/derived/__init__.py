@@ -39,7 +39,7 @@ from seamscope.models.derived.facts import (
     DerivedAxis,
 )
 from seamscope.models.derived.reader import Reader
-from seamscope.tape import Forward, Tape, record
+from seamscope.recorded_graph import Forward, RecordedGraph, record
 
 _LARGEST = 1 << 18  # pixels of an input that is not made longer
 _MOST = 2_000_000  # numbers in one tensor
@@ -47,7 +47,7 @@ _LONG_ENOUGH = 512  # pixels in which windows are smaller than the tile
 
 
 def derive(
-    network: Tape | nn.Module | Forward,
+    network: RecordedGraph | nn.Module | Forward,
     example: torch.Tensor,
     *,
     module: nn.Module | None = None,
@@ -58,11 +58,11 @@ def derive(
     Parameters
     ----------
     network
-        A tape, or what is recorded: ``(N, C, *spatial)`` to one tensor ``(N, C', *spatial')``.
+        A graph, or what is recorded: ``(N, C, *spatial)`` to one tensor ``(N, C', *spatial')``.
     example
         One sample of an accepted size. Several periods and receptive fields have to fit into it:
         in too small a one nothing repeats, and a window may be as large as the tile. So a network,
-        but not a tape, is recorded again with a longer one along such axes, up to a million pixels.
+        but not a graph, is recorded again with a longer one along such axes, up to 1e6 pixels.
     module
         Where names of modules are taken from, for a network that is a function.
     beside
@@ -70,18 +70,18 @@ def derive(
 
     Raises
     ------
-    seamscope.tape.Unrecordable
+    seamscope.recorded_graph.Unrecordable
         Where the operations depend on the values of the input.
     """
-    if isinstance(network, Tape):
+    if isinstance(network, RecordedGraph):
         return Reader(network, tuple(example.shape)).derived()
     module = network if isinstance(network, nn.Module) else module
-    tape = record(network, example.clone(), module=module)
-    derived = Reader(tape, tuple(example.shape)).derived()
+    graph = record(network, example.clone(), module=module)
+    derived = Reader(graph, tuple(example.shape)).derived()
     lengths = _Lengths(network, module, example, beside or example.shape[2:])
     alike: DerivedAxis | None = None  # an axis that is known; most axes are alike
     for axis in range(len(derived.axes)):
-        last, x, confirmed = tape, example, False
+        last, x, confirmed = graph, example, False
         length = x.shape[axis + 2] if alike is None else max(x.shape[axis + 2], alike.size // 2)
         # near the borders of a short input something else may repeat: two lengths must agree
         while not confirmed and _worthwhile(derived, axis, x, last):
@@ -94,8 +94,8 @@ def derive(
                 break
             last, x = found
             length = x.shape[axis + 2]
-            if len(last.steps) > 1.5 * len(tape.steps):  # once more for each position
-                scans = Coupling("scan", _grown(tape, last), (axis,), statistic=False)
+            if len(last.steps) > 1.5 * len(graph.steps):  # once more for each position
+                scans = Coupling("scan", _grown(graph, last), (axis,), statistic=False)
                 derived = replace(derived, couplings=(*derived.couplings, scans))
                 break
             again = Reader(last, tuple(x.shape)).derived()
@@ -113,8 +113,8 @@ def derive_along(
     network: nn.Module | Forward, example: torch.Tensor, axis: int, module: nn.Module | None = None
 ) -> DerivedAxis:
     """Derive what a network's operations imply along one axis, for an input of just this shape."""
-    tape = record(network, example.clone(), module=module)
-    return Reader(tape, tuple(example.shape)).derived().axes[axis]
+    graph = record(network, example.clone(), module=module)
+    return Reader(graph, tuple(example.shape)).derived().axes[axis]
 
 
 class _Lengths:
@@ -140,7 +140,7 @@ class _Lengths:
 
     def longer(
         self, axis: int, length: int, period: int | None
-    ) -> tuple[Tape, torch.Tensor] | None:
+    ) -> tuple[RecordedGraph, torch.Tensor] | None:
         """Record with an input about twice as long; None where the network takes none.
 
         Resizing to a skip repeats only in inputs of whole periods, so these are tried first.
@@ -182,16 +182,16 @@ def _along(
     )
 
 
-def _grown(short: Tape, long: Tape) -> str:
+def _grown(short: RecordedGraph, long: RecordedGraph) -> str:
     """The module that does most more operations."""
     counts: Counter[str] = Counter()
-    for tape, sign in ((long, 1), (short, -1)):
-        for node, _ in tape.steps:
+    for graph, sign in ((long, 1), (short, -1)):
+        for node, _ in graph.steps:
             counts[str(node.meta.get("module", ""))] += sign
     return counts.most_common(1)[0][0]
 
 
-def _worthwhile(derived: Derived, axis: int, x: torch.Tensor, tape: Tape) -> bool:
+def _worthwhile(derived: Derived, axis: int, x: torch.Tensor, graph: RecordedGraph) -> bool:
     """Whether a longer input may show what repeats along an axis, or that nothing couples it."""
     if derived.unknown or x[0, 0].numel() > _LARGEST:
         return False
@@ -200,7 +200,7 @@ def _worthwhile(derived: Derived, axis: int, x: torch.Tensor, tape: Tape) -> boo
         for one in derived.couplings
     )
     if coupled:  # by attention, whose memory grows with the square
-        largest = max((_numbers(node) for node, _ in tape.steps), default=0)
+        largest = max((_numbers(node) for node, _ in graph.steps), default=0)
         return 4 * largest <= _MOST and x.shape[axis + 2] < _LONG_ENOUGH
     return derived.axes[axis].period is not None or not derived.axes[axis].absolute
 

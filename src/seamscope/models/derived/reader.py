@@ -1,4 +1,4 @@
-"""Read a tape: positions in, positions out, operation by operation.
+"""Read a graph: positions in, positions out, operation by operation.
 
 Knows which operation is which, what couples the whole tile, and parts of tensors that are written.
 Does not know what a single operation does with positions (see `seamscope.models.derived.rules`).
@@ -38,16 +38,16 @@ from seamscope.models.derived.positions import (
 from seamscope.models.derived.repeats import repeating
 from seamscope.models.derived.rules import RULES
 from seamscope.normalization.calls import bound
-from seamscope.tape import Tape
+from seamscope.recorded_graph import RecordedGraph
 
 aten = torch.ops.aten
 
 
 class Reader:
-    """Carries positions through a tape."""
+    """Carries positions through a graph."""
 
-    def __init__(self, tape: Tape, shape: tuple[int, ...]) -> None:
-        self._tape, self._input = tape, shape
+    def __init__(self, graph: RecordedGraph, shape: tuple[int, ...]) -> None:
+        self._graph, self._input = graph, shape
         self._env: dict[str, Any] = {}
         self.couplings: dict[tuple[str, str, bool], set[int]] = {}
         self.random: list[str] = []
@@ -57,7 +57,7 @@ class Reader:
         self._node: fx.Node
         self._weights = {
             one.untyped_storage()._cdata
-            for one in tape.constants.values()
+            for one in graph.constants.values()
             if isinstance(one, nn.Parameter)
         }
 
@@ -98,9 +98,9 @@ class Reader:
             place = np.arange(self._input[axis + 2], dtype=np.int64)
             place = place.reshape([-1 if d == axis + 2 else 1 for d in range(ndim)])
             seen.append(Seen(place, place, np.zeros(place.shape, np.uint64)))
-        self._env = {"x": Value(self._input, tuple(seen)), **self._tape.constants}
+        self._env = {"x": Value(self._input, tuple(seen)), **self._graph.constants}
         with torch.no_grad():
-            for node, dead in self._tape.steps:
+            for node, dead in self._graph.steps:
                 if node.op == "output":
                     found = fx.map_arg(node.args[0], self._value)
                     while isinstance(found, (list, tuple)) and len(found) == 1:

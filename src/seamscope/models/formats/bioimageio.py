@@ -38,7 +38,6 @@ from seamscope.images.preparation import (
     Unknown,
 )
 from seamscope.models.declared import Array, Declared, Vectors
-from seamscope.models.entrance import Hints
 from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.checkpoints import fill, pickled, read_checkpoint
 from seamscope.models.formats.documents import LARGEST_YAML, read_yaml
@@ -66,6 +65,7 @@ from seamscope.models.formats.wrappers import (
     outputs_note,
     place_of,
 )
+from seamscope.models.input_search import Hints
 from seamscope.models.model import Model
 
 _CARDS = ("rdf.yaml", "bioimageio.yaml", "model.yaml", "rdf.yml", "model.yml")

@@ -46,7 +46,7 @@ from seamscope.models.model import Model
 from seamscope.models.sentences import describe
 from seamscope.models.single import single_tensor
 from seamscope.models.speed.fusion import graph_of
-from seamscope.plain import record
+from seamscope.serialization import record
 from seamscope.tiling import axis_names
 from seamscope.version import __version__
 

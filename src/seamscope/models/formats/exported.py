@@ -28,7 +28,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from seamscope.models.entrance import Hints
 from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.checkpoints import pickled
 from seamscope.models.formats.documents import LARGEST_JSON, read_json
@@ -36,6 +35,7 @@ from seamscope.models.formats.format import Code, Format, damaged
 from seamscope.models.formats.readable import one_line
 from seamscope.models.formats.spec import Spec
 from seamscope.models.formats.wrappers import FixedBatch, SplitInput, Wrapper, one_image, one_output
+from seamscope.models.input_search import Hints
 from seamscope.models.model import Model
 from seamscope.models.speed.fusion import without_checks
 

@@ -21,7 +21,6 @@ from typing import Any
 from torch import nn
 
 from seamscope.errors import ModelError
-from seamscope.models.entrance import Hints
 from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.checkpoints import fill, pickled, read_checkpoint
 from seamscope.models.formats.documents import LARGEST_JSON, LARGEST_YAML, read_json, read_yaml
@@ -30,6 +29,7 @@ from seamscope.models.formats.readable import one_line, python_text
 from seamscope.models.formats.sources import Sources
 from seamscope.models.formats.spec import Spec
 from seamscope.models.formats.torchscript import is_script, load_script, refuse_gpu, script_code
+from seamscope.models.input_search import Hints
 from seamscope.models.model import Model
 
 _METADATA = "configs/metadata.json"

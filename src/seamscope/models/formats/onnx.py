@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from seamscope.errors import ModelError
-from seamscope.models.entrance import Hints
 from seamscope.models.formats.checkpoints import is_safetensors
 from seamscope.models.formats.format import Format, damaged, first_sentence, missing, no_code
 from seamscope.models.formats.readable import one_line
@@ -36,6 +35,7 @@ from seamscope.models.formats.wrappers import (
     one_image,
     one_output,
 )
+from seamscope.models.input_search import Hints
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
 

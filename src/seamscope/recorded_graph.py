@@ -61,7 +61,7 @@ class Dispatch(TorchDispatchMode):
 
 
 @dataclass(frozen=True, eq=False)
-class Tape:
+class RecordedGraph:
     """What a network does with an input of one shape.
 
     Attributes
@@ -109,7 +109,7 @@ def record(
     *,
     held: Sequence[torch.Tensor] = (),
     module: nn.Module | None = None,
-) -> Tape:
+) -> RecordedGraph:
     """Run a network once and write down its operations; parameters as for `Recorder`.
 
     Raises
@@ -140,7 +140,7 @@ _READS = frozenset(
 class Glimpse:
     """What is alive while an operation runs: tensors, and how often they were changed until then.
 
-    A tape that is being recorded does not know yet what is used later; see `Tape.resume`.
+    A graph that is being recorded does not know yet what is used later; see `RecordedGraph.resume`.
     """
 
     node: fx.Node
@@ -195,7 +195,7 @@ class Recorder(Dispatch):
         self._of_input: set[int] = set()  # storages whose content depends on the input
         self._constants: dict[str, torch.Tensor] = {}
 
-    def run(self, forward: Forward, x: torch.Tensor) -> Tape:
+    def run(self, forward: Forward, x: torch.Tensor) -> RecordedGraph:
         """Run a network on ``(N, C, *spatial)``, which operations in place may change.
 
         Raises as `record` does.
@@ -214,7 +214,7 @@ class Recorder(Dispatch):
             self._graph.output(_changed(result, torch.Tensor, self._node_of))
         except NotImplementedError:  # an object of the network's own
             raise Unrecordable(f"it returns {type(result).__name__}") from None
-        return Tape(self._graph, self._constants)
+        return RecordedGraph(self._graph, self._constants)
 
     def glimpse(self) -> Glimpse:
         """Return what is alive now, while an operation runs."""
@@ -431,16 +431,16 @@ def _bytes_of(storage: torch.UntypedStorage) -> Any:
 # -- replaying
 
 
-class Differs(Exception):  # noqa: N818  (the reader of a tape says what it means for its user)
+class Differs(Exception):  # noqa: N818  (the reader of a graph says what it means for its user)
     """An operation gives another shape than when it was recorded."""
 
 
 class Replay:
-    """Runs a tape from one of its nodes to its end, or to where `operation` raises.
+    """Runs a graph from one of its nodes to its end, or to where `operation` raises.
 
     Parameters
     ----------
-    tape
+    graph
         What to run.
     values
         What is alive, by the name of its node; at the beginning ``{"x": input}``. Used up.
@@ -457,21 +457,21 @@ class Replay:
     Examples
     --------
     >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU()).eval()
-    >>> tape = record(net, torch.zeros(1, 1, 8, 8))
+    >>> graph = record(net, torch.zeros(1, 1, 8, 8))
     >>> x = torch.randn(1, 1, 8, 8)
-    >>> bool(torch.equal(Replay(tape, {"x": x}).to_end(), net(x)))
+    >>> bool(torch.equal(Replay(graph, {"x": x}).to_end(), net(x)))
     True
     """
 
     def __init__(
         self,
-        tape: Tape,
+        graph: RecordedGraph,
         values: dict[str, Any],
         step: int = 0,
         operation: Operation = lambda func, args, kwargs: func(*args, **kwargs),
     ) -> None:
         self.step = step
-        self._tape, self._alive, self._operation = tape, dict(values), operation
+        self._graph, self._alive, self._operation = graph, dict(values), operation
         values.clear()
 
     def to_end(self) -> Any:
@@ -482,7 +482,7 @@ class Replay:
         Differs
             Where an operation gives another shape than when it was recorded.
         """
-        for node, dead in self._tape.steps[self.step :]:
+        for node, dead in self._graph.steps[self.step :]:
             args, kwargs = fx.map_arg((node.args, node.kwargs), self._value)
             target: Any = node.target
             if node.op == "output":
@@ -499,7 +499,7 @@ class Replay:
             for name in dead:
                 self._alive.pop(name, None)
             self.step += 1
-        raise AssertionError("a tape ends with its output")
+        raise AssertionError("a graph ends with its output")
 
     def alive(self) -> dict[str, Any]:
         """Return what the operation that runs, and those after it, use; it ends this replay."""
@@ -507,7 +507,7 @@ class Replay:
         return alive
 
     def _value(self, node: fx.Node) -> Any:
-        constants = self._tape.constants
+        constants = self._graph.constants
         return constants[node.name] if node.name in constants else self._alive[node.name]
 
 
@@ -526,9 +526,9 @@ __all__ = [
     "Forward",
     "Glimpse",
     "Operation",
+    "RecordedGraph",
     "Recorder",
     "Replay",
-    "Tape",
     "Unrecordable",
     "Waiting",
     "record",

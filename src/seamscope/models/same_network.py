@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from seamscope.models.entrance import Hints
 from seamscope.models.facts import Facts
+from seamscope.models.input_search import Hints
 
 # -- the same network
 

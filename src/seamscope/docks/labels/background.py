@@ -21,6 +21,7 @@ from seamscope.images.addresses import is_address
 from seamscope.images.image import Image
 from seamscope.images.results.create import unfinished
 from seamscope.models.model import Model
+from seamscope.progress import QUIET, Work
 from seamscope.segmentation.asking import Opinion, ask_again
 from seamscope.segmentation.corrections import Corrections, identity
 from seamscope.segmentation.false_splits import Candidate, SplitReport, find_splits
@@ -30,7 +31,6 @@ from seamscope.segmentation.recipe import Recipe
 from seamscope.segmentation.review import Suspect, export_crops, suspects
 from seamscope.segmentation.segment import Curve, Segmentation, segment
 from seamscope.settings import Settings
-from seamscope.work import QUIET, Work
 
 
 @dataclass(frozen=True)

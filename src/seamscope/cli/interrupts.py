@@ -1,8 +1,8 @@
 """Long work at a command line: how far it is, and how it is stopped.
 
 Knows signals and displays. Does not know what is computed: functions of the engine take
-`seamscope.work.Work`, and raise `InterruptedError` once they have stopped, which a command answers
-by "Stopped." and exit code 130::
+`seamscope.progress.Work`, and raise `InterruptedError` once they have stopped, which a command
+answers by "Stopped." and exit code 130::
 
     with open_display(quiet) as display, long_work(display) as work:
         report = measure_seams(..., work=work)
@@ -15,13 +15,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from seamscope.cli.progress import Display
-
-if TYPE_CHECKING:
-    pass
-
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)  # the second is what Slurm and Docker send
 
@@ -65,7 +61,7 @@ class Interrupts:
 
 
 class ShownWork:
-    """Work of a command (see `seamscope.work`): shown by a display, stopped by Ctrl-C."""
+    """Work of a command (see `seamscope.progress`): shown by a display, stopped by Ctrl-C."""
 
     def __init__(self, display: Display, interrupts: Interrupts) -> None:
         self._interrupts = interrupts

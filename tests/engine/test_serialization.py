@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import seamscope
 from seamscope.errors import SettingsError
 from seamscope.images.preparation import ByInput, Clipped, Measured, Preparation, Scaled
-from seamscope.plain import plain, restore
 from seamscope.planning.plan import Plan
+from seamscope.serialization import plain, restore
 from seamscope.settings import WORDS, Blend, Settings
 from seamscope.tiling import Lattice
 

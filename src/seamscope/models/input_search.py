@@ -105,7 +105,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Entry:
+class AcceptedInput:
     """An input with which a network runs."""
 
     channels: int
@@ -136,7 +136,7 @@ class _Failure:
     text: str
 
 
-class Entrance:
+class InputSearch:
     """Looks for an input with which a network runs.
 
     Parameters
@@ -154,7 +154,7 @@ class Entrance:
         self._no_image = ""
         self._seen: tuple[int, int] | None = None  # channels and axes of the first convolution
 
-    def find(self) -> Entry:
+    def find(self) -> AcceptedInput:
         """Find channels and a spatial shape with which the network runs.
 
         Raises
@@ -258,7 +258,7 @@ class Entrance:
 
     # -- one trial
 
-    def _tried(self, axes: int, channels: int, last: bool) -> Entry | None:
+    def _tried(self, axes: int, channels: int, last: bool) -> AcceptedInput | None:
         """Try sizes for so many channels; None where none is taken."""
         for shape in self._shapes(axes):
             for batch in (3, 1):  # 3 cannot be mistaken for channels; some take only one image
@@ -272,7 +272,9 @@ class Entrance:
                     return None  # no size will change that
         return None
 
-    def _entry(self, channels: int, shape: tuple[int, ...], batch: int, last: bool) -> Entry | None:
+    def _entry(
+        self, channels: int, shape: tuple[int, ...], batch: int, last: bool
+    ) -> AcceptedInput | None:
         own = "bc" + "zyx"[-len(shape) :]
         given = "b" + own[2:] + "c" if last else own
         x = torch.zeros(batch, channels, *shape)
@@ -284,7 +286,7 @@ class Entrance:
             self._no_image = f"for an input of {tuple(x.shape)} it gives {tuple(y.shape)}"
             return None
         layout = None if (given, returned) == (own, own) else Layout(given, returned)
-        return Entry(channels, shape, batch, layout)
+        return AcceptedInput(channels, shape, batch, layout)
 
     def _run(self, x: torch.Tensor, shape: tuple[int, ...] | None) -> torch.Tensor | None:
         with Watch() as watch:
@@ -433,4 +435,4 @@ def _sentence(error: Exception) -> str:
     return re.sub(r"^[\w.]*(?:Error|Exception): ", "", text)[:300]
 
 
-__all__ = ["Entrance", "Entry", "Hints", "Layout", "arranged"]
+__all__ = ["AcceptedInput", "Hints", "InputSearch", "Layout", "arranged"]
