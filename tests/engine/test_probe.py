@@ -15,7 +15,7 @@ from families import family
 from seamscope.errors import ModelError
 from seamscope.models.couplings import HeldAttention
 from seamscope.models.formats import load_model
-from seamscope.models.input_search import Entrance, Hints
+from seamscope.models.input_search import Hints, InputSearch
 from seamscope.models.model import as_model
 from seamscope.models.reach import measure_rest
 from seamscope.models.trials import Trials
@@ -459,7 +459,7 @@ def test_a_small_kernel_is_no_grid_of_positions() -> None:
     """One output channel: its weights ``(1, C, 3, 3)`` look like those of 3 by 3 patches."""
     network = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)).eval()
     hints = Hints(weights=tuple(tuple(p.shape) for p in network.parameters()))
-    assert Entrance(Trials(network), hints).find().shape == (64, 64)
+    assert InputSearch(Trials(network), hints).find().shape == (64, 64)
 
 
 class Between(nn.Module):
