@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
-from qtpy.QtWidgets import QApplication
-
 _TURN = 0.02  # seconds
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -47,6 +45,8 @@ def _while_the_window_answers(draw: Callable[[], Any]) -> Any:
 
     napari wants a sample at once, so that this waits, and lets Qt work meanwhile.
     """
+    from qtpy.QtWidgets import QApplication
+
     with ThreadPoolExecutor(1) as pool:
         drawing = pool.submit(draw)
         while not wait([drawing], _TURN).done:
