@@ -1,8 +1,8 @@
 """Predict on a cluster: Slurm, several GPUs, or processes of this machine.
 
 Image, network and result lie on a disk that all machines see under the same name. The script itself
-needs little memory; to use GPUs it runs on a machine with one, too, since it chooses the device. It
-may end and be started again at any moment, and goes on::
+needs little memory and no GPU: workers say which they have. It may end and be started again at any
+moment, and goes on::
 
     python examples/cluster.py local image.zarr network.pt2 result.ome.zarr
     python examples/cluster.py slurm image.zarr network.pt2 result.ome.zarr

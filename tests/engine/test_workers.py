@@ -24,17 +24,19 @@ from distributed import Client, LocalCluster
 import seamscope
 from seamscope import freeze_statistics, load_model, predict
 from seamscope.errors import OutputError, SettingsError
-from seamscope.execution import worker
+from seamscope.execution import devices, worker
 from seamscope.execution.pool import Dask, Here, _quiet_logs, open_pool
 from seamscope.execution.run import BlockDone, events_of, is_shared, run_on
 from seamscope.execution.sharing import Sharing
 from seamscope.execution.worker import Order, Outcome
 from seamscope.images.image import open_image
+from seamscope.images.records import read_record
 from seamscope.images.results.output import Part
 from seamscope.ledger import Ledger
+from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import OutOfMemory
 from seamscope.prediction.output import open_output
-from seamscope.prediction.run import Finished, begin
+from seamscope.prediction.run import Finished, begin, prepared
 from seamscope.progress import QUIET
 from seamscope.settings import Settings
 from watching import Seen
@@ -131,6 +133,31 @@ def test_gpus_that_a_run_does_not_use_are_named(gpu: bool) -> None:
     assert [sentence.startswith("The workers offer GPUs") for sentence in work.sentences] == (
         [] if gpu else [True]
     )
+
+
+def test_gpus_of_workers_are_used_where_this_machine_has_none(
+    images: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker with a GPU is simulated by what is asked of it, and by the device it computes on."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    many = {"n_workers": 1, "processes": False, "dashboard_address": None, "resources": {"GPU": 1}}
+    given, out = (images["flat"], network(images, "flat")), tmp_path / "o.zarr"
+    asked, work = {"trust": True, "axes": "yx", **how("flat")}, Seen()
+    with _quiet_logs(), LocalCluster(**many) as cluster, Client(cluster) as client:
+        with pytest.raises(SettingsError, match="none of them works"):
+            predict(*given, out, on=client, device="cuda", **asked)
+        monkeypatch.setattr(devices, "gpu_memory", lambda: 1 << 28)
+        name = "seamscope.execution.block.device_of"
+        monkeypatch.setattr(name, lambda planned, gpu: planned.replace("cuda", "cpu"))
+        predict(*given, out, on=client, work=work, **asked)
+    plan = Plan.from_json((read_record(out) or {})["plan"])
+    assert (plan.settings.device, plan.settings.memory) == ("cuda", 1 << 28)
+    assert any("except for rounding" in sentence for sentence in work.sentences)
+    expected = whole(images, "flat")
+    np.testing.assert_array_equal(stored(out, expected, "yx"), expected)
+    case, _ = begun(images, "flat", tmp_path / "other.zarr")
+    with pytest.raises(SettingsError, match="cannot be used on this machine"):
+        prepared(case.at(plan), None, QUIET)
 
 
 @pytest.mark.parametrize(
@@ -582,7 +609,7 @@ def test_whatever_loading_raises_is_an_outcome(
 def test_too_little_memory_is_said_with_its_remedy(
     images: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*args: Any) -> None:
+    def full(*args: Any, **more: Any) -> None:
         raise OutOfMemory(MemoryError())
 
     monkeypatch.setattr("seamscope.execution.run.prepared", full)

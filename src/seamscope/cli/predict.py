@@ -150,11 +150,17 @@ def predict(
             answer.write({"seamscope": __version__, "skipped": True}, f"{out} is done already.")
             return
         display.phase("Measuring the network")
-        if sharing.on is not None and not dry_run:
+        resources = None
+        if sharing.on is not None:
+            from seamscope.execution.devices import resources_on
             from seamscope.execution.run import check_shared
 
-            check_shared(opened, network, out, sharing.on)
-        case, task = begin(opened, network, settings, out, resume=resume, grid=tiles_file)
+            if not dry_run:
+                check_shared(opened, network, out, sharing.on)
+            resources = resources_on(sharing.on, settings.device, work)
+        case, task = begin(
+            opened, network, settings, out, resume=resume, grid=tiles_file, resources=resources
+        )
         for note in case.plan.notes:
             display.note(note)
         run = _Run(case, out, sharing.on, trust=loading.trust)
@@ -201,10 +207,12 @@ def _is_done_before(
     image: Image, network: Model, settings: Settings, out: str, grid: str | None
 ) -> bool:
     from seamscope.planning.case import Case
+    from seamscope.planning.resources import Resources
     from seamscope.prediction.folders import done_before
     from seamscope.prediction.resuming import task_of
 
-    return done_before(out, task_of(Case.open(image, network, settings, grid=grid)))
+    here = Resources.of("cpu")  # nothing is computed, and the device may be that of workers
+    return done_before(out, task_of(Case.open(image, network, settings, grid=grid, resources=here)))
 
 
 class _Run:
@@ -334,8 +342,11 @@ class _Run:
 
 def _expected(run: _Run) -> dict[str, Any]:
     """Time of the whole run judged by one tile, or why there is none."""
+    from seamscope.models.runner import is_here
     from seamscope.planning.tuning import time_one_tile
 
+    if not is_here(run.plan.settings.device):
+        return {"seconds_expected": None, "failure": "only the workers have its device"}
     try:
         seconds = time_one_tile(run.case)
     except SeamscopeError:

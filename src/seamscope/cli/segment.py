@@ -254,7 +254,7 @@ def segment(
                 grid, pixels, computation,
                 tile=tile, blend=blend, postprocess=postprocess, seams="none",
             )  # fmt: skip
-            case = _prepared(source, model, loading, settings, work)
+            case = _prepared(source, model, loading, settings, sharing.on, work)
             protocol = Protocol.of(case, wanted)
         how = {
             "case": case, "area": pixels.area, "ome": written.of(),
@@ -321,13 +321,20 @@ def _need_model(pixels: ImageOptions, *groups: Any, **single: Any) -> None:
 
 
 def _prepared(
-    image: Image, model: str, loading: ModelOptions, settings: Settings, work: Work
+    image: Image,
+    model: str,
+    loading: ModelOptions,
+    settings: Settings,
+    on: int | str | None,
+    work: Work,
 ) -> Case:
     """Plan the prediction of the image."""
+    from seamscope.execution.devices import resources_on
     from seamscope.planning.tuning import prepare
 
     network = loading.load(model, work, settings.tile)
-    case = prepare(image, network, settings)
+    resources = resources_on(on, settings.device, work)
+    case = prepare(image, network, settings, resources=resources)
     for note in case.plan.notes:
         work.note(note)
     return case

@@ -18,7 +18,7 @@ import os
 import queue
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -47,8 +47,8 @@ NO_WORKER = (
 )
 
 _GPU_NOT_USED = (
-    "The workers offer GPUs, and this run uses the CPU. The device is chosen where the run is "
-    "started: start it on a machine with a GPU, too."
+    "The workers offer GPUs, and this run uses the CPU. Predictions use them "
+    "(`device='cuda'`); seams and statistics do where the run is started on a machine with a GPU."
 )
 
 
@@ -119,7 +119,7 @@ class Dask:
         self._threads: dict[str, int] = {}
         self._asked = -_ASK_EVERY
         self._count = 0
-        self._offers_gpu = False
+        self._with_gpu: list[str] = []
 
     def workers(self) -> Mapping[str, int | None]:
         """Return the workers that the scheduler has, as it said in the last second."""
@@ -136,8 +136,9 @@ class Dask:
                 and (self._resources is None or about.get("resources", {}).get("GPU", 0) >= 1)
             }
             self._present = set(present)
-            gpus = (about.get("resources", {}).get("GPU", 0) for about in present.values())
-            self._offers_gpu = any(gpus)
+            self._with_gpu = [
+                a for a, about in present.items() if about.get("resources", {}).get("GPU", 0) >= 1
+            ]
             self._paused = {a for a, about in present.items() if about.get("status") == "paused"}
             self._threads = {address: about["nthreads"] for address, about in able.items()}
             self._known = {
@@ -165,7 +166,15 @@ class Dask:
     @property
     def offers_gpu(self) -> bool:
         """Whether a worker that is there offers a GPU."""
-        return self._offers_gpu
+        return bool(self._with_gpu)
+
+    def ask_gpus(self, question: Callable[[], Any]) -> Mapping[str, Any]:
+        """Return what each worker that offers a GPU answers, or the error; busy ones do, too."""
+        with _answering():
+            found: Mapping[str, Any] = self._client.run(
+                question, workers=self._with_gpu, on_error="return"
+            )
+            return found
 
     def wait(self, work: Work) -> int:
         """Wait for the first worker; return the least number of threads that one has."""
@@ -292,7 +301,9 @@ def _why(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def open_pool(on: On, *, gpu: bool = False, work: Work = QUIET) -> Iterator[tuple[Pool, int]]:
+def open_pool(
+    on: On, *, gpu: bool | None = False, work: Work = QUIET
+) -> Iterator[tuple[Pool, int]]:
     """Start or find the workers of a run.
 
     Parameters
@@ -301,7 +312,7 @@ def open_pool(on: On, *, gpu: bool = False, work: Work = QUIET) -> Iterator[tupl
         Number of processes to start on this machine; address (``tcp://host:8786``) or file of a
         scheduler that runs; a client of dask; or None for this process alone.
     gpu
-        Whether each worker needs a GPU.
+        Whether each worker needs a GPU; None for work that has no use for one.
     work
         Asked whether to stop, while workers are waited for.
 
@@ -324,14 +335,14 @@ def open_pool(on: On, *, gpu: bool = False, work: Work = QUIET) -> Iterator[tupl
         return
     _check_dask()
     if isinstance(on, int):
-        with _workers_of(on, gpu) as client:
-            yield Dask(client, gpu=gpu, own=True), max(1, _threads_here() // on)
+        with _workers_of(on, bool(gpu)) as client:
+            yield Dask(client, gpu=bool(gpu), own=True), max(1, _threads_here() // on)
         return
     found = contextlib.nullcontext(on)
     with _connected(os.fspath(on)) if isinstance(on, str | os.PathLike) else found as client:
-        pool = Dask(client, gpu=gpu)
+        pool = Dask(client, gpu=bool(gpu))
         threads = pool.wait(work)
-        if pool.offers_gpu and not gpu:
+        if pool.offers_gpu and gpu is False:
             work.note(_GPU_NOT_USED)
         yield pool, threads
 

@@ -172,7 +172,7 @@ def run_on(
     with open_pool(on, gpu=gpu, work=work) as (pool, threads):
         keep_intensity_on(case, ledger, None if on is None else pool, work)
         with _enough_memory():
-            attempt = prepared(case, ledger, work)
+            attempt = prepared(case, ledger, work, with_workers=on is not None)
         blocks = _laid(case.plan, output, ledger, _FINE * max(1, len(pool.workers())))
         if on is not None and blocks.repeated > 1.05:
             work.note(

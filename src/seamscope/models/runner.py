@@ -135,6 +135,11 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def is_here(device: str) -> bool:
+    """Return whether this machine has a device that a plan names."""
+    return torch.cuda.is_available() or not device.startswith("cuda")
+
+
 def check_device(device: str) -> str:
     """Resolve ``"auto"``; refuse a device this machine does not have.
 
@@ -159,4 +164,4 @@ def check_device(device: str) -> str:
     return str(kind)
 
 
-__all__ = ["Runner", "Speed", "best_device", "check_device"]
+__all__ = ["Runner", "Speed", "best_device", "check_device", "is_here"]

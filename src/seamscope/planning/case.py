@@ -72,6 +72,7 @@ class Case:
         trust: bool = False,
         axes: str | None = None,
         grid: Any = None,
+        resources: Resources | None = None,
         **asked: Any,
     ) -> Case:
         """Open an image and load a network.
@@ -91,6 +92,8 @@ class Case:
             One letter of ``tczyx`` for each of the image's axes, where its file does not say.
         grid
             Tiles that another program planned, a file or a list (`seamscope.planning.given`).
+        resources
+            Device and memory, by default those of this machine. A case brings its own.
 
         Raises
         ------
@@ -107,7 +110,8 @@ class Case:
             raise TypeError("give a network: a module, a Model, or a string for load_model")
         wanted = (settings or Settings()).but(**asked)
         opened, network = open_image(image, axes=axes), load_model(model, trust=trust)
-        return cls(opened, network, wanted, Resources.of(wanted.device), tiles=tiles)
+        resources = resources or Resources.of(wanted.device)
+        return cls(opened, network, wanted, resources, tiles=tiles)
 
     @classmethod
     def planned(cls, image: Image, model: Model, plan: Plan) -> Case:

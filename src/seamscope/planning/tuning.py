@@ -23,7 +23,7 @@ from seamscope.cache import Cache
 from seamscope.errors import SettingsError
 from seamscope.images.intensity import Intensity
 from seamscope.models.model import Model
-from seamscope.models.runner import Runner, Speed
+from seamscope.models.runner import Runner, Speed, is_here
 from seamscope.models.speed.acceleration import Choice, Run, choose
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
@@ -62,7 +62,8 @@ def prepare(
     `Model.choices` and `Model.speeds`.
     """
     case = Case.open(image, model, settings, **asked)
-    if case.settings.tile == "auto" and worth_a_trial(case.plan):
+    here = is_here(case.resources.device)  # and not with workers only
+    if here and case.settings.tile == "auto" and worth_a_trial(case.plan):
         tune(case)
         return dataclasses.replace(case)  # planned again
     return case

@@ -35,14 +35,12 @@ from seamscope.images.results.create import check_target, unfinished
 from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
 from seamscope.models.model import Model
-from seamscope.models.runner import Runner
+from seamscope.models.runner import Runner, check_device, is_here
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.protocol import protocol_of
-from seamscope.planning.reading import (
-    TileReader,
-    jobs_of,
-)
+from seamscope.planning.reading import TileReader, jobs_of
+from seamscope.planning.resources import Resources
 from seamscope.planning.tuning import (
     OutOfMemory,
     accelerate,
@@ -235,10 +233,12 @@ def predict(
         out, overwrite=overwrite, source=source, labels=wanted.result == "labels", resume=resume
     )
     opened = image if isinstance(image, Case) else source
-    from seamscope.execution.run import check_shared, events_of  # a room above this one
+    from seamscope.execution.devices import resources_on  # a room above this one
+    from seamscope.execution.run import check_shared, events_of
 
     if on is not None:
-        opened = Case.open(opened, model, wanted, trust=trust)
+        of_workers = resources_on(on, wanted.device, work)
+        opened = Case.open(opened, model, wanted, trust=trust, resources=of_workers)
         check_shared(opened.image, opened.model, out, on)
     case, task = begin(opened, model, wanted, out, trust=trust, resume=resume, grid=grid)
     with open_output(case, out, overwrite=overwrite, task=task, resume=resume, ome=ome) as output:
@@ -257,12 +257,13 @@ def begin(
     trust: bool = False,
     resume: bool = False,
     grid: Any = None,
+    resources: Resources | None = None,
 ) -> tuple[Case, dict[str, Any]]:
     """Plan a prediction, or take up the plan of an unfinished one.
 
     Parameters
     ----------
-    image, model, settings, trust, grid
+    image, model, settings, trust, grid, resources
         As for `seamscope.planning.case.Case.open`.
     target
         Where the result goes.
@@ -279,7 +280,7 @@ def begin(
     OutputError
         When the unfinished result is of other work.
     """
-    case = Case.open(image, model, settings, trust=trust, grid=grid)
+    case = Case.open(image, model, settings, trust=trust, grid=grid, resources=resources)
     task = task_of(case)
     ledger = unfinished(target) if resume else None
     case = prepare(case) if ledger is None else continued(case, ledger, str(target))
@@ -558,10 +559,18 @@ class Finishing:
         return found
 
 
-def prepared(case: Case, ledger: Ledger | None, work: Work) -> Attempt:
+def prepared(
+    case: Case, ledger: Ledger | None, work: Work, *, with_workers: bool = False
+) -> Attempt:
+    """Choose how the network runs; only workers may have a device that this machine lacks."""
     plan, model, intensity = case.plan, case.model, case.intensity()
-    reader = case.reader()
-    runner = model.runner(plan.settings.device, plan.settings.precision)
+    reader, device = case.reader(), plan.settings.device
+    if with_workers and not is_here(device):
+        runner = model.runner("cpu", plan.settings.precision)
+        way = same_way(ledger) or "plain"  # nothing can be timed here
+        same_way(ledger, way)
+        return Attempt(plan, model, runner, reader, intensity, way)
+    runner = model.runner(check_device(device), plan.settings.precision)
     if worth_a_trial(plan) and known_way(plan, model) is None:
         work.phase("Choosing the fastest way to run the network")
     way = accelerate(plan, model, runner, reader, same_way(ledger))

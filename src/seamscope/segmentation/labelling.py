@@ -498,7 +498,7 @@ class Labelling:
         with disk_errors(ledger.folder, "What was written so far is kept."):
             write_file(ledger.folder / _SOURCE, json.dumps(plain(self._given())).encode())
         self._work.phase("Starting workers")
-        self._pool, _ = self._stack.enter_context(open_pool(self._on, work=self._work))
+        self._pool, _ = self._stack.enter_context(open_pool(self._on, gpu=None, work=self._work))
         opens = f"{__name__}:open_stages"
         self._order = self._stack.enter_context(ordering(ledger, self._pool, 1, self._trust, opens))
 

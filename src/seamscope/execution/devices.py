@@ -1,0 +1,69 @@
+"""The device of a run, where workers have one that this machine lacks.
+
+Knows what is asked of workers before a run is planned. Does not know plans, or who does what.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from seamscope.errors import SettingsError
+from seamscope.execution.pool import Dask, On, open_pool
+from seamscope.planning.resources import Resources
+from seamscope.progress import QUIET, Work
+from seamscope.text import bytes_text
+
+
+def resources_on(on: On, device: str, work: Work = QUIET) -> Resources | None:
+    """Return device and memory of workers with GPUs, where this machine has none.
+
+    Parameters
+    ----------
+    on
+        Who computes, as for `seamscope.execution.pool.open_pool`.
+    device
+        As chosen: ``"auto"`` for the workers' GPUs where they offer them.
+    work
+        Asked whether to stop, and given notes.
+
+    Returns
+    -------
+    Resources or None
+        The least memory of all GPUs that answer; None where the run is planned for this machine.
+
+    Raises
+    ------
+    SettingsError
+        When no scheduler or worker answers, or none of the GPUs that are offered works.
+    """
+    if on is None or isinstance(on, int) or torch.cuda.is_available():
+        return None
+    if device != "auto" and not device.startswith("cuda"):
+        return None
+    with open_pool(on, gpu=None if device == "auto" else True, work=work) as (pool, _):
+        assert isinstance(pool, Dask)
+        if not pool.offers_gpu:
+            return None
+        answers = pool.ask_gpus(gpu_memory)
+    working = [memory for memory in answers.values() if isinstance(memory, int)]
+    if not working:
+        raise SettingsError(
+            f"The workers offer GPUs ({', '.join(answers)}), and none of them works. Start them on "
+            "machines with a GPU, or choose the CPU (`device='cpu'`)."
+        )
+    least = min(working)
+    work.note(
+        f"The workers' GPUs are used, {bytes_text(least)} of memory each. Results of GPUs equal "
+        "those of a CPU except for rounding."
+    )
+    return dataclasses.replace(Resources.of("cpu"), device="cuda", memory=least)
+
+
+def gpu_memory() -> int | None:
+    """Return how many bytes a forward pass may use of this process's GPU; None without one."""
+    return Resources.of("cuda").memory if torch.cuda.is_available() else None
+
+
+__all__ = ["gpu_memory", "resources_on"]
