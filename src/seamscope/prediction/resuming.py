@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,8 @@ def check_written(
 ) -> None:
     """Remove the marks of blocks whose pixels the disk has lost, so that they are done again.
 
+    Those below them, too, where rows are blended from top to bottom.
+
     Parameters
     ----------
     blocks
@@ -184,9 +187,24 @@ def check_written(
         for block in sorted(() if ledger is None else ledger.done)
         if damaged(block) or output.has_lost(blocks.index(block), since)
     ]
-    if ledger is not None and lost:
+    if ledger is None:
+        return
+    if lost:
         ledger.unmark(lost)
         work.note(about_lost(len(lost)))
+    if blocks.plan.blends and blocks.given is None:
+        ledger.unmark(_below_gaps(blocks, ledger.done))
+
+
+def _below_gaps(blocks: Blocks, done: Collection[int]) -> list[int]:
+    """Return the done bands of rows that lie below one of their frame that is not done.
+
+    The band above is blended with tiles that reach into them, so they are stitched again.
+    """
+    count = blocks.per_frame
+    frames = (range(first, first + count) for first in range(0, len(blocks), count))
+    below = (itertools.dropwhile(done.__contains__, frame) for frame in frames)
+    return [block for block in itertools.chain(*below) if block in done]
 
 
 def about_lost(blocks: int) -> str:
