@@ -289,6 +289,25 @@ def test_axes_are_read_each_by_itself() -> None:
     assert [axis.reach for axis in axes] == [(0, 0), (3, 3), (6, 6)]
 
 
+class Same(nn.Module):
+    """Pads at the end before strided convolutions, as TensorFlow does."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 2, 3, 2), nn.Conv2d(2, 2, 3, 2)
+
+    def forward(self, x):
+        return self.b(F.pad(self.a(F.pad(x, (0, 1, 0, 1))), (0, 1, 0, 1)))
+
+
+def test_padding_of_one_axis_is_no_padding_of_another() -> None:
+    for axis in derive(Same().eval(), torch.rand(1, 1, 64, 64)).axes:
+        assert axis.inside
+        assert axis.period == 4
+        assert axis.reach == (0, 3)
+        assert axis.size <= 128
+
+
 def test_an_axis_like_the_one_before_is_read_once(monkeypatch) -> None:
     shapes = []
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 
 from families import Windows, family
 from seamscope.errors import ModelError
+from seamscope.models.implied import derived_by
 from seamscope.models.model import Model, as_model
 from seamscope.models.trials import OutOfPatience, Trials
 
@@ -25,8 +28,7 @@ def allow(monkeypatch):
         def call(self: Trials, x: torch.Tensor) -> torch.Tensor:
             made[0] += 1
             if made[0] > count and self._end is not None:
-                self.finished = False
-                raise OutOfPatience
+                self._end = -math.inf
             return run(self, x)
 
         monkeypatch.setattr(Trials, "__call__", call)
@@ -186,6 +188,47 @@ def test_a_network_that_cannot_be_read_needs_more_time(allow) -> None:
     model.measure()
     assert model.facts.lattice[0].fixed
     assert model.describe()
+
+
+def test_reading_ends_when_time_is_over_or_comes_to_its_end() -> None:
+    """Each look at the clock takes a second: time is over between any two operations."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 2, 3, padding=1), nn.MaxPool2d(2), *(nn.ReLU() for _ in range(9))]
+    network = nn.Sequential(*layers, nn.Upsample(scale_factor=2)).eval()
+    x = torch.randn(1, 1, 16, 16)
+    whole, ended = derived_by(network, x, None), 0
+    for patience in (*range(16), *range(16, 160, 6)):
+        seconds = itertools.count()
+        trials = Trials(network, patience=patience, clock=lambda seconds=seconds: next(seconds))
+        try:
+            assert derived_by(trials, x, None, check=trials.check) == whole
+        except OutOfPatience:
+            ended += 1
+            assert next(seconds) <= patience + 4
+    assert 20 < ended < 40
+
+
+class Limited(nn.Conv2d):
+    """Fails for large inputs, as networks do whose windows or tables are made for small ones."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 2, 5, padding=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if max(x.shape[2:]) > 300:
+            raise RuntimeError("the table ends at 300")
+        return super().forward(x)
+
+
+def test_a_network_that_fails_while_it_is_measured_is_described_by_its_operations() -> None:
+    torch.manual_seed(41)
+    model = as_model(Limited().eval())
+    model.measure(patience=None)
+    assert model.reach.halo == ((2, 2), (2, 2))
+    assert model.reach.agrees(model.facts) is None
+    said = model.describe()
+    assert "not measured" in said
+    assert "the table ends at 300" in said
 
 
 class Stopped:

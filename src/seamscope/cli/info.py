@@ -132,6 +132,8 @@ def model_facts(model: Model) -> dict[str, Any]:
         "couplings": list(reach.couplings),
         "rest": _listed(reach.rest),
         "rest_measured": reach.rest_measured,
+        "measured": _listed(reach.measured),
+        "unmeasured": reach.unmeasured,
         "implied": None if facts.implied is None else facts.implied.to_json(),
         "implied_agrees": reach.agrees(facts),
         "kind": facts.kind,
@@ -265,7 +267,8 @@ def _certainty(facts: Mapping[str, Any]) -> str:
         return "period and reach, by measurement and by the network's operations"
     if implied is None or implied["unknown"]:
         return ""
-    if facts["rest_measured"] and facts["rest"] == implied["halo"]:
+    agree = facts["measured"] is None and facts["rest"] == implied["halo"]
+    if facts["rest_measured"] and agree:
         return "the reach of all other layers, by measurement and by the network's operations"
     if facts["implied_agrees"] is None:
         return ""

@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from seamscope.models.derived import Derived, DerivedAxis, derive, derive_along
+from seamscope.models.derived import Derived, DerivedAxis, derive, derive_along, readings
 from seamscope.models.trials import OutOfPatience
 from seamscope.normalization.calls import Forward
 from seamscope.recorded_graph import record
@@ -105,6 +105,8 @@ def derived_by(
     example: torch.Tensor,
     module: nn.Module | None,
     beside: Sequence[int] | None = None,
+    check: Callable[[], object] = bool,
+    keep: Callable[[Derived], object] = bool,
 ) -> Derived | None:
     """Derive what a network's operations imply; None where they cannot be read.
 
@@ -118,8 +120,18 @@ def derived_by(
         Where names of layers are taken from.
     beside
         A shape as small as the network takes, for the axes beside the one that is long.
+    check
+        Called before each operation is read; what it raises ends the reading.
+    keep
+        Receives what is known meanwhile.
     """
-    return _unless_it_fails(partial(derive, forward, example, module=module, beside=beside))
+
+    def last() -> Derived:
+        for derived in readings(forward, example, module=module, beside=beside, check=check):
+            keep(derived)
+        return derived
+
+    return _unless_it_fails(last)
 
 
 def derived_at(forward: Forward, x: torch.Tensor, module: nn.Module | None) -> Derived | None:
@@ -132,6 +144,7 @@ def derived_for_tiles(
     derived: Derived,
     lattices: Sequence[Lattice],
     beside: Callable[[tuple[int, ...]], torch.Tensor],
+    check: Callable[[], object] = bool,
 ) -> Derived:
     """Derive the same for sizes of tiles on the grid of the derived periods.
 
@@ -147,6 +160,8 @@ def derived_for_tiles(
         Sizes that the network takes.
     beside
         Makes an example that has so many pixels along each axis; 0 for as few as may be.
+    check
+        As for `derived_by`.
     """
     axes = list(derived.axes)
     for number, (axis, lattice) in enumerate(zip(derived.axes, lattices, strict=True)):
@@ -154,7 +169,7 @@ def derived_for_tiles(
         if size == axis.size:
             continue
         shape = tuple(size if n == number else 0 for n in range(len(axes)))
-        again = _unless_it_fails(partial(derive_along, forward, beside(shape), number))
+        again = _unless_it_fails(partial(derive_along, forward, beside(shape), number, check))
         if again is not None and again.period == axis.period:
             axes[number] = again
     return replace(derived, axes=tuple(axes))

@@ -296,12 +296,12 @@ class InputSearch:
                 raise
             except ImportError as error:  # no input will change that
                 raise ModelError(
-                    f"The network needs a library that is not installed ({error}): install it "
-                    "beside Seamscope."
+                    f"The network needs a library that is not installed ({says(error)}): install "
+                    "it beside Seamscope."
                 ) from error
             except Exception as error:  # whatever a network raises means "not this"
                 if shape is not None:
-                    self._failures.append(_Failure(watch.count, shape, _sentence(error)))
+                    self._failures.append(_Failure(watch.count, shape, says(error)))
         return None
 
     # -- what is said where nothing runs
@@ -425,7 +425,7 @@ def _shapes_of(count: int, patch: Sequence[int]) -> Iterator[tuple[int, ...]]:
         yield tuple(n * p for n, p in zip(sides, patch, strict=True))
 
 
-def _sentence(error: Exception) -> str:
+def says(error: Exception) -> str:
     """What an exception says, in one line; lines of code and traces left out."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     if not lines:
@@ -435,4 +435,4 @@ def _sentence(error: Exception) -> str:
     return re.sub(r"^[\w.]*(?:Error|Exception): ", "", text)[:300]
 
 
-__all__ = ["AcceptedInput", "Hints", "InputSearch", "Layout", "arranged"]
+__all__ = ["AcceptedInput", "Hints", "InputSearch", "Layout", "arranged", "says"]

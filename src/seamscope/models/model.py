@@ -45,7 +45,7 @@ from seamscope.models.single import single_tensor
 from seamscope.models.slab import slabs
 from seamscope.models.speed.acceleration import Choice
 from seamscope.models.stated import Stated, axes_of, for_axes
-from seamscope.models.trials import PATIENCE, Limits, OutOfPatience, Trials
+from seamscope.models.trials import PATIENCE, Attempt, Limits, Trials
 from seamscope.normalization.audit import Audit, audit, statistics_calls
 from seamscope.progress import QUIET, Work
 from seamscope.serialization import plain, restore
@@ -374,13 +374,13 @@ class Model:
             reach = measure_reach(trials, facts)
             named = reach.convolutional is not None or reach.depends_on_size or reach.couplings
             if not named and reach.finished and not facts.forward_only:
-                with contextlib.suppress(OutOfPatience):
+                with Attempt():
                     slab = next(slabs(trials, facts, facts.spatial_axes - 1, fixed=True))
                     names = coupling_layers(self.module, slab)
                     reach = dataclasses.replace(reach, couplings=names)
             if reach.rest is not None and reach.finished:
                 held = HeldAttention(trials, self.module, reach.couplings)
-                with contextlib.suppress(OutOfPatience):
+                with Attempt():
                     rest = measure_rest(held, facts)
                     reach = reach.with_rest(rest) if held.complete else reach
         self._keep("reach", plain(reach), trials.finished, beside)
@@ -394,7 +394,7 @@ class Model:
         sees the whole tile.
         """
         facts, reach = self.facts, self.reach
-        with self.on_cpu(), contextlib.suppress(OutOfPatience):
+        with self.on_cpu(), Attempt():
             return measure_fields(self._measurable(facts, self._limits), facts, reach)
         return None
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from seamscope.models.implied import Implied, longer
 from seamscope.models.slab import HIGH, LOW, NAN, NOISES, SAME, Slab, slabs
-from seamscope.models.trials import OutOfPatience
+from seamscope.models.trials import Attempt
 from seamscope.normalization.audit import Forward
 from seamscope.tiling import Lattice, axis_names
 
@@ -78,10 +78,10 @@ def measure_period(forward: Forward, facts: Facts, implied: Implied | None = Non
     found: list[_Found] = []
     for axis in range(facts.spatial_axes):
         likely = [found[-1].period] if found and found[-1].period else []
-        try:
-            found.append(_Search(forward, facts, axis, implied).find(likely))
-        except OutOfPatience:
-            found.append(_Found(None, 0.0, measured=False))
+        one = _Found(None, 0.0, measured=False)
+        with Attempt():
+            one = _Search(forward, facts, axis, implied).find(likely)
+        found.append(one)
     alike = _alike(found, derived)
     notes = tuple(_notes(facts, alike, derived))
     period = tuple(longer(one.period, own) for one, own in zip(alike, derived, strict=True))

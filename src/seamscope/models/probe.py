@@ -26,7 +26,7 @@ from seamscope.models.output_kind import OutputKind, kind_of, undecided
 from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, measure_fields
 from seamscope.models.sizes import Sizes, lattice_of, lost_pixels, one_size
-from seamscope.models.trials import Draws, OutOfPatience, Trials, Watch
+from seamscope.models.trials import Attempt, Draws, OutOfPatience, Trials, Watch
 from seamscope.normalization.audit import FixedStatistics, Forward, StatisticsCall
 from seamscope.text import axes_text
 from seamscope.tiling import Lattice
@@ -104,8 +104,7 @@ class _Prober:
         self._trials.phase("Reading its operations")
         narrow = self._beside(channels, shape, (None,) * len(shape))
         example = self._noise(channels, shape)
-        derived = derived_by(self._forward, example, self._trials.module, narrow)
-        self._derived = derived
+        derived = self._derived = self._derivation(example, narrow)
         periods = tuple(axis.period for axis in derived.axes) if derived else (None,) * len(shape)
         self._trials.phase("Measuring accepted sizes")
         beside = self._beside(channels, shape, periods)
@@ -201,6 +200,15 @@ class _Prober:
             implied=implied,
         )
 
+    def _derivation(
+        self, example: torch.Tensor, beside: Sequence[int] | None = None
+    ) -> Derived | None:
+        trials = self._trials
+        return derived_by(self._forward, example, trials.module, beside, trials.check, self._keep)
+
+    def _keep(self, derived: Derived) -> None:
+        self._derived = derived
+
     def _implied(
         self,
         derived: Derived | None,
@@ -216,7 +224,7 @@ class _Prober:
             sides = (one or few for one, few in zip(long, narrow, strict=True))
             return self._noise(channels, tuple(sides))
 
-        tiles = derived_for_tiles(self._forward, derived, lattice, example)
+        tiles = derived_for_tiles(self._forward, derived, lattice, example, self._trials.check)
         return Implied.of(tiles, lattice)
 
     def _check_out_channels(self, channels: int, shape: tuple[int, ...]) -> None:
@@ -282,7 +290,7 @@ class _Prober:
         self._forward = trimmed(plain, cut)
         self._shapes.clear()
         example = self._noise(facts.in_channels, facts.narrow)
-        derived = derived_by(self._forward, example, self._trials.module)
+        derived = self._derivation(example)
         implied = Implied.of(derived, whole) if derived else None
         return replace(facts, cut=tuple(cut), implied=implied)
 
@@ -291,10 +299,9 @@ class _Prober:
         if not facts.valid or facts.cut or any(axis.fixed for axis in facts.lattice):
             return facts
         uncut = tuple(replace(axis, crop=(0, sum(axis.crop))) for axis in facts.lattice)
-        try:
+        fields = None
+        with Attempt():
             fields = measure_fields(self._forward, replace(facts, lattice=uncut))
-        except OutOfPatience:
-            fields = None
         if fields is None:
             return facts
         lattice = tuple(

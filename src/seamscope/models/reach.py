@@ -33,7 +33,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from seamscope.errors import SeamscopeError
 from seamscope.models.implied import Implied, larger
+from seamscope.models.input_search import says
 from seamscope.models.slab import (
     HIGH,
     LOW,
@@ -83,8 +85,8 @@ class Reach:
         Pixels at the image's border that depend on its opposite border (circular padding), for
         each axis. Tiles cannot reproduce these; elsewhere `halo` is enough.
     at_least
-        Pixels that the network reaches at least, where time ran out before more was known; `halo`
-        is then None. With statistics of the tile, the reach of all else.
+        Pixels that the network reaches at least, where the measurement ended before more was known;
+        `halo` is then None. With statistics of the tile, the reach of all else.
     couplings
         Names of the layers that couple the whole tile, where they are known.
     rest
@@ -94,6 +96,8 @@ class Reach:
     measured, implied
         Halo that a measurement found, and halo that the operations imply, where these differ;
         `halo` (or `convolutional`, or `rest`) is then the larger.
+    unmeasured
+        Why the measurement did not come to its end; what is known then follows from the operations.
     """
 
     halo: tuple[Sides, ...] | None
@@ -109,6 +113,7 @@ class Reach:
     rest_measured: bool = False
     measured: tuple[Sides, ...] | None = None
     implied: tuple[Sides, ...] | None = None
+    unmeasured: str = ""
 
     @property
     def bounded(self) -> bool:
@@ -131,7 +136,8 @@ class Reach:
         None where one of them shows nothing.
         """
         implied, own = facts.implied, self.convolutional
-        if implied is None or implied.halo is None or own is None or not facts.period_found:
+        known = own is not None and not self.unmeasured and facts.period_found
+        if implied is None or implied.halo is None or not known:
             return None
         same = self.measured is None and own == implied.halo
         return (
@@ -163,18 +169,20 @@ def measure_reach(forward: Forward, facts: Facts) -> Reach:
 
 
 def _measured(forward: Forward, facts: Facts) -> Reach:
-    plain = _Prober(forward, facts)
+    prober = _Prober(forward, facts)
     try:
-        halo = plain.reach()
+        halo = prober.reach()
+        if halo is not None or not facts.statistics:
+            return prober.found(halo, halo)
+        prober = _Prober(forward, facts, fixed=True)
+        return prober.found(None, prober.reach())
     except OutOfPatience:
-        return replace(plain.found(None, None), at_least=plain.at_least)
-    if halo is not None or not facts.statistics:
-        return plain.found(halo, halo)
-    steady = _Prober(forward, facts, fixed=True)
-    try:
-        return steady.found(None, steady.reach())
-    except OutOfPatience:
-        return replace(steady.found(None, None), at_least=steady.at_least)
+        why = "time ran out (`patience`)"
+    except (InterruptedError, SeamscopeError):
+        raise
+    except Exception as error:  # whatever a network raises for inputs of other sizes
+        why = f"the network fails on an input made for it ({says(error)})"
+    return replace(prober.found(None, None), at_least=prober.at_least, unmeasured=why)
 
 
 def _combined(reach: Reach, facts: Facts) -> Reach:

@@ -33,9 +33,11 @@ def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
         yield f"{can} be predicted without seams: it looks {far_text(reach.halo)} far{steps}."
     elif reach.at_least is not None and not reach.couplings and not facts.statistics:
         far = axes_text(reach.at_least)
-        yield f"The reach is at least {far} px: the measurement ran out of time (`patience`)."
+        yield f"The reach is at least {far} px; it was not measured to the end: {reach.unmeasured}."
     else:
         yield from _unbounded(facts, reach, steps)
+    if reach.unmeasured and reach.at_least is None:
+        yield f"This follows from its operations and was not measured: {reach.unmeasured}."
     if reach.measured is not None and reach.implied is not None:
         yield (
             f"A measurement shows {far_text(reach.measured)} and the operations imply "
@@ -68,7 +70,7 @@ def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
         elif reach.at_least is not None:
             yield (
                 f"Overlap cannot remove the seams: {layers}. How far the convolutions alone reach "
-                "was not measured to the end: time ran out (`patience`)."
+                f"was not measured to the end: {reach.unmeasured}."
             )
         else:
             yield (

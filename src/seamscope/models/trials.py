@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from seamscope.errors import ModelError
+from seamscope.errors import ModelError, SeamscopeError
 from seamscope.normalization.calls import Forward, bound
 from seamscope.progress import QUIET, Work, check
 from seamscope.recorded_graph import Dispatch
@@ -82,12 +82,9 @@ class Trials:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Run the network once."""
-        check(self.work)
+        self.check()
         self.count += 1
         if self._end is not None:
-            if self._clock() > self._end:
-                self.finished = False
-                raise OutOfPatience
             assert self._patience is not None
             left = max(0.0, self._end - self._clock())
             self.work.step(int(100 * (1 - left / self._patience)), 100)
@@ -102,6 +99,13 @@ class Trials:
             raise ModelError(f"it returns {type(y).__name__} instead of one tensor")
         return y
 
+    def check(self) -> None:
+        """Raise where the user stopped or time is over; also asked between two forward passes."""
+        check(self.work)
+        if self._end is not None and self._clock() > self._end:
+            self.finished = False
+            raise OutOfPatience
+
     @contextlib.contextmanager
     def overtime(self) -> Iterator[None]:
         """Run a few times more though time is over; what is left then is none."""
@@ -114,6 +118,16 @@ class Trials:
     def phase(self, what: str) -> None:
         """Begin a named part."""
         self.work.phase(what)
+
+
+class Attempt:
+    """Goes on without what is measured inside, where time is over or the network fails."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        stopped = isinstance(error, (InterruptedError, SeamscopeError))
+        return isinstance(error, Exception) and not stopped
 
 
 @dataclass(frozen=True)

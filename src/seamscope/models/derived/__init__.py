@@ -26,7 +26,7 @@ fixed: what is derived is the field of the rest.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -52,6 +52,7 @@ def derive(
     *,
     module: nn.Module | None = None,
     beside: Sequence[int] | None = None,
+    check: Callable[[], object] = bool,
 ) -> Derived:
     """Derive what a network's operations imply.
 
@@ -67,18 +68,37 @@ def derive(
         Where names of modules are taken from, for a network that is a function.
     beside
         Pixels of the other axes where one axis is long; None for those of the example.
+    check
+        Called before each operation is read; what it raises ends the reading.
 
     Raises
     ------
     seamscope.recorded_graph.Unrecordable
         Where the operations depend on the values of the input.
     """
+    return list(readings(network, example, module=module, beside=beside, check=check))[-1]
+
+
+def readings(
+    network: RecordedGraph | nn.Module | Forward,
+    example: torch.Tensor,
+    *,
+    module: nn.Module | None = None,
+    beside: Sequence[int] | None = None,
+    check: Callable[[], object] = bool,
+) -> Iterator[Derived]:
+    """Yield what `derive` finds, and before that what is known until then, for when time ends.
+
+    Parameters and errors as for `derive`.
+    """
     if isinstance(network, RecordedGraph):
-        return Reader(network, tuple(example.shape)).derived()
+        yield Reader(network, tuple(example.shape), check).derived()
+        return
     module = network if isinstance(network, nn.Module) else module
     graph = record(network, example.clone(), module=module)
-    derived = Reader(graph, tuple(example.shape)).derived()
-    lengths = _Lengths(network, module, example, beside or example.shape[2:])
+    derived = Reader(graph, tuple(example.shape), check).derived()
+    yield derived
+    lengths = _Lengths(network, module, example, beside or example.shape[2:], check)
     alike: DerivedAxis | None = None  # an axis that is known; most axes are alike
     for axis in range(len(derived.axes)):
         last, x, confirmed = graph, example, False
@@ -98,23 +118,36 @@ def derive(
                 scans = Coupling("scan", _grown(graph, last), (axis,), statistic=False)
                 derived = replace(derived, couplings=(*derived.couplings, scans))
                 break
-            again = Reader(last, tuple(x.shape)).derived()
+            again = Reader(last, tuple(x.shape), check).derived()
             axes = [*derived.axes]
             same = _same(axes[axis], again.axes[axis])
             confirmed = same or (alike is not None and _same(alike, again.axes[axis]))
             axes[axis] = axes[axis] if same else again.axes[axis]
             couplings = _along(axis, again.couplings, derived.couplings)
             derived = replace(derived, axes=tuple(axes), couplings=couplings, unknown=again.unknown)
+            yield _alike(derived, axis)
         alike = derived.axes[axis] if confirmed else alike
-    return derived
+    yield derived
+
+
+def _alike(derived: Derived, axis: int) -> Derived:
+    """The same, where axes that were not read yet are like the one that was read last."""
+    axes = [
+        derived.axes[axis] if number > axis and one.period is None else one
+        for number, one in enumerate(derived.axes)
+    ]
+    return replace(derived, axes=tuple(axes))
 
 
 def derive_along(
-    network: nn.Module | Forward, example: torch.Tensor, axis: int, module: nn.Module | None = None
+    network: nn.Module | Forward,
+    example: torch.Tensor,
+    axis: int,
+    check: Callable[[], object] = bool,
 ) -> DerivedAxis:
     """Derive what a network's operations imply along one axis, for an input of just this shape."""
-    graph = record(network, example.clone(), module=module)
-    return Reader(graph, tuple(example.shape)).derived().axes[axis]
+    graph = record(network, example.clone())
+    return Reader(graph, tuple(example.shape), check).derived().axes[axis]
 
 
 class _Lengths:
@@ -126,6 +159,8 @@ class _Lengths:
         As for `derive`.
     beside
         Pixels of the other axes.
+    check
+        As for `derive`.
     """
 
     def __init__(
@@ -134,8 +169,9 @@ class _Lengths:
         module: nn.Module | None,
         example: torch.Tensor,
         beside: Sequence[int],
+        check: Callable[[], object],
     ) -> None:
-        self._network, self._module = network, module
+        self._network, self._module, self._check = network, module, check
         self._example, self._beside = example, tuple(beside)
 
     def longer(
@@ -154,7 +190,7 @@ class _Lengths:
                 except (InterruptedError, SeamscopeError):
                     raise
                 except Exception:  # it does not take this size, whatever it raises then
-                    continue
+                    self._check()  # unless time was over
         return None
 
 
@@ -216,4 +252,4 @@ def _numbers(node: fx.Node) -> int:
     return made.numel() if isinstance(made, torch.Tensor) else 0
 
 
-__all__ = ["Coupling", "Derived", "DerivedAxis", "derive", "derive_along"]
+__all__ = ["Coupling", "Derived", "DerivedAxis", "derive", "derive_along", "readings"]

@@ -120,6 +120,7 @@ def gathered(seen: Seen, dim: int, index: Array) -> Seen:
     """Elements that depend on those at ``index[o, k]`` along a dimension; -1 is padding."""
     if seen.shape[dim] == 1 and (index >= 0).any(1).all():
         return seen
+    outside = PADDING if _is_along(seen, dim) else NOTHING
     if seen.shape[dim] == 1:
         seen = seen.each(lambda a: np.repeat(a, int(index.max()) + 1, dim))
     parts = []
@@ -127,9 +128,17 @@ def gathered(seen: Seen, dim: int, index: Array) -> Seen:
         shape = [-1 if d == dim % seen.lo.ndim else 1 for d in range(seen.lo.ndim)]
         place = index[:, k].reshape(shape)
         at = np.maximum(index[:, k], 0)
-        other = np.where(place == UNREAD, NOTHING, PADDING)
+        other = np.where(place == UNREAD, NOTHING, outside)
         parts.append(seen.taken(at, dim).where(place >= 0, other))
     return joined(parts)
+
+
+def _is_along(seen: Seen, dim: int) -> bool:
+    """Whether the axis that is read lies along a dimension; padding of another is none of it."""
+    if seen.shape[dim] == 1:
+        return False
+    last = np.where(seen.lo == NONE, -NONE, seen.lo).max(dim)
+    return bool((last > seen.lo.min(dim)).any())
 
 
 def check_room(shape: Sequence[int]) -> None:

@@ -6,7 +6,7 @@ Does not know what a single operation does with positions (see `seamscope.models
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,10 +44,20 @@ aten = torch.ops.aten
 
 
 class Reader:
-    """Carries positions through a graph."""
+    """Carries positions through a graph.
 
-    def __init__(self, graph: RecordedGraph, shape: tuple[int, ...]) -> None:
-        self._graph, self._input = graph, shape
+    Parameters
+    ----------
+    graph, shape
+        The operations, and the shape of their input.
+    check
+        Called before each operation; raises where reading has to stop.
+    """
+
+    def __init__(
+        self, graph: RecordedGraph, shape: tuple[int, ...], check: Callable[[], object] = bool
+    ) -> None:
+        self._graph, self._input, self._check = graph, shape, check
         self._env: dict[str, Any] = {}
         self.couplings: dict[tuple[str, str, bool], set[int]] = {}
         self.random: list[str] = []
@@ -106,6 +116,7 @@ class Reader:
                     while isinstance(found, (list, tuple)) and len(found) == 1:
                         found = found[0]
                     return found if isinstance(found, Value) else None
+                self._check()
                 self._node = node
                 self._env[node.name] = self._operation(node)
                 for name in dead:
