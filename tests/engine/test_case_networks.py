@@ -376,3 +376,28 @@ def test_a_setting_that_is_no_number_tells_networks_apart() -> None:
     inner = strong(seq(C(1, 4, 3, padding=1), nn.ReLU(), C(4, 2, 1)))
     halos = [as_model(Cut(inner, n, n).eval()).reach.halo for n in (0, 1)]
     assert halos == [((1, 1), (1, 1)), ((0, 0), (0, 0))]
+
+
+class Rows(nn.Module):
+    """A learned number for each row, so that tiles must not start elsewhere along y."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.rows = (
+            C(1, 4, 5, padding=2),
+            C(4, 2, 1),
+            nn.Parameter(torch.randn(48, 1)),
+        )
+
+    def forward(self, x):
+        return self.b(F.relu(self.a(x) + self.rows))
+
+
+def test_learned_positions_are_never_called_seamless() -> None:
+    torch.manual_seed(0)
+    model = as_model(Rows().eval())
+    assert [axis.fixed for axis in model.facts.lattice] == [48, None]
+    assert model.reach.halo is None
+    assert model.reach.depends_on_size
+    assert model.reach.rest == ((2, 2), (2, 2))
+    assert "Can be predicted without seams" not in model.describe()

@@ -27,6 +27,7 @@ sizes say so too; where they do not, their reach counts, checked by the shorter 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -75,7 +76,8 @@ class Reach:
         Whether the NaN probe alone would have found less.
     depends_on_size
         Whether no halo helps though far pixels do not matter: the prediction changes with the
-        size of the tile (adaptive pooling, upsampling with aligned corners, absolute positions).
+        size of the tile (adaptive pooling, upsampling with aligned corners, absolute positions),
+        or with the place in a tile of one size (learned positions).
     spreads_nan
         Whether the NaN probe alone would have found the whole tile (masked attention).
     fades
@@ -201,9 +203,18 @@ def _combined(reach: Reach, facts: Facts) -> Reach:
     if implied.couplings and not implied.bounded:  # fades, or its weights are 0
         return reach
     safe = larger(own, implied.halo)
+    if reach.halo is not None and _has_positions(facts, implied):
+        return replace(reach, halo=None, convolutional=None, depends_on_size=True, rest=safe)
     if own != implied.halo:
         reach = replace(reach, measured=own, implied=implied.halo)
     return replace(reach, halo=None if reach.halo is None else safe, convolutional=safe)
+
+
+def _has_positions(facts: Facts, implied: Implied) -> bool:
+    """Whether numbers differ for each position of the one size, which no shorter slab can show."""
+    fixed = (axis.fixed is not None for axis in facts.lattice)
+    absolute = any(map(operator.and_, fixed, implied.coupled))
+    return absolute and not implied.couplings and not implied.statistics
 
 
 def _named(reach: Reach, facts: Facts, implied: Implied) -> Reach:
