@@ -26,6 +26,7 @@ from ome_zarr_models.v04.multiscales import Multiscale
 from seamscope.errors import ImageError, SettingsError
 from seamscope.images import image as images
 from seamscope.images.image import Image, open_image
+from seamscope.images.watch import WatchedZarr
 
 MICROMETER = "micrometer"
 
@@ -448,6 +449,27 @@ def test_threads_read_what_they_asked_for(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_looking_at_chunks_leaves_reads_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of other threads at the same moment, and those that come after."""
+    zarr.create_array(str(tmp_path / "a.zarr"), data=np.ones((64, 64), "f4"), chunks=(32, 32))
+    image = open_image(tmp_path / "a.zarr").with_nodata(5)
+    region, look, read = (slice(8, 16), slice(40, 48)), WatchedZarr._look, []
+
+    def reading(self: WatchedZarr, chunk: tuple[int, ...]) -> None:
+        look(self, chunk)
+        monkeypatch.setattr(WatchedZarr, "_look", look)
+        thread = threading.Thread(target=lambda: read.append(image.read(region)))
+        thread.start()
+        thread.join()
+
+    monkeypatch.setattr(WatchedZarr, "_look", reading)
+    image.look(region)
+    read.append(image.read(region))
+    assert [block.mean() for block in read] == [1, 1]
 
 
 @given(

@@ -34,6 +34,7 @@ from seamscope.prediction.resuming import blocks_of
 from seamscope.prediction.run import Attempt, measured_tiles
 from seamscope.prediction.stitcher import Stitcher
 from seamscope.prediction.tile_predictions import predict_batches
+from seamscope.progress import Work, check
 from seamscope.seams.comparison import Compared
 from seamscope.seams.kinds import Kind, kind_of
 from seamscope.seams.meter import SeamMeter
@@ -204,9 +205,16 @@ def open_attempt(recipe: Recipe, ledger: Ledger, order: Order) -> Attempt:
     return Attempt(plan, case.model, runner, reader, case.intensity(), way)
 
 
-def look(attempt: Attempt) -> None:
-    """Look which chunks of the image are stored: no process has read all of them."""
+def look(attempt: Attempt, work: Work) -> None:
+    """Look which chunks of the image are stored: no process has read all of them.
+
+    Raises
+    ------
+    InterruptedError
+        When stopped.
+    """
     for job in jobs_of(attempt.plan, None):
+        check(work)
         attempt.reader.look(job)
 
 

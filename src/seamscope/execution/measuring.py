@@ -330,7 +330,7 @@ def _measured(
         _summed(attempt, measuring, kind, ledger, len(stretches)),
     )
     if resumed or pool is not None:  # this process has read only some of the image
-        look(attempt)
+        look(attempt, work)
     last: Event | None = None
     for last in attempt.conclude(None, made, Finishing(case, work)):
         report(last, None, work)

@@ -209,7 +209,7 @@ def run_on(
         sum(ledger.done.values()),
         _measured(attempt, blocks, ledger, kind),
     )
-    look(attempt)
+    look(attempt, work)
     for event in attempt.conclude(output, made, Finishing(case, work)):
         report(event, output, work)
         yield event

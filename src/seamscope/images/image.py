@@ -40,7 +40,7 @@ from seamscope.images.dimensions import (
 from seamscope.images.open import open_address, open_array, open_path
 from seamscope.images.stored import Choice, Offer, Stored
 from seamscope.images.views import Part, Replaced, WithoutData
-from seamscope.images.watch import Watch, WatchedZarr, watch_of
+from seamscope.images.watch import Watch, WatchedZarr, looking, watch_of
 from seamscope.text import shape_text
 
 _SETTLED = 2.0
@@ -243,8 +243,7 @@ class Image:
             When the image has disappeared or changed since it was opened.
         """
         if isinstance(self._watch, WatchedZarr):
-            with self._watch.looking():
-                self.data[index]
+            looking(self.data)[index]
 
     def check(self) -> None:
         """Raise `ImageError` if the image's file has disappeared or changed since it was opened."""

@@ -6,7 +6,8 @@ Knows indexing by integers and slices. Does not know files: a view is of anythin
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,12 @@ class View:
     def data(self) -> Any:
         """The other array."""
         return self._data
+
+    def over(self, data: Any) -> Self:
+        """Return the same view of other data of the same shape and type."""
+        found = copy.copy(self)
+        found._data = data
+        return found
 
     def _chunks(self, chunks: tuple[Any, ...]) -> tuple[Any, ...]:
         return chunks

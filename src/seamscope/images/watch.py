@@ -10,7 +10,6 @@ fill value, and counted.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -117,7 +116,6 @@ class WatchedZarr(View):
         self.store, self.path, self.attrs = array.store, array.path, array.attrs
         self.metadata = array.metadata
         self._folder = folder
-        self._looks = False
         names = ("zarr.json", ".zarray")
         file = next((folder / name for name in names if (folder / name).exists()), folder)
         self._file = WatchedFile(file, folder)
@@ -139,24 +137,13 @@ class WatchedZarr(View):
         if self.absent:
             self._check_folders(self._folder / "c")
 
-    @contextlib.contextmanager
-    def looking(self) -> Iterator[None]:
-        """Let reads note which chunks are stored, and return zeros in place of pixels.
-
-        They pass through whatever views are around the array, so that indices are theirs.
-        """
-        self._looks = True
-        try:
-            yield
-        finally:
-            self._looks = False
+    def look(self, index: tuple[Any, ...]) -> None:
+        """Note which chunks of a region are stored, without reading them."""
+        for chunk in self._touched(index):
+            if self._states[chunk] == _UNKNOWN:
+                self._look(chunk)
 
     def _read(self, index: tuple[Any, ...]) -> Any:
-        if self._looks:
-            for chunk in self._touched(index):
-                if self._states[chunk] == _UNKNOWN:
-                    self._look(chunk)
-            return np.broadcast_to(np.zeros((), self.dtype), self.shape)[index]
         block = self._data[index]
         self._file.check()
         for chunk in self._touched(index):
@@ -195,6 +182,25 @@ class WatchedZarr(View):
             folder = folder.parent
 
 
+class _Looking(View):
+    """A watched array of which reads note what is stored, and return zeros in place of pixels."""
+
+    def _read(self, index: tuple[Any, ...]) -> Any:
+        self._data.look(index)
+        return np.broadcast_to(np.zeros((), self.dtype), self.shape)[index]
+
+
+def looking(data: Any) -> Any:
+    """Return an array of which reads only look at the chunks of the watched zarr array inside.
+
+    The views around that array are around it here too, so that indices are theirs; `data` itself,
+    which other threads may read, stays as it is.
+    """
+    if isinstance(data, WatchedZarr):
+        return _Looking(data, data.shape, data.dtype)
+    return data.over(looking(data.data)) if isinstance(data, View) else data
+
+
 def watched(array: Any) -> Any:
     """Return a zarr array that notices when its folder disappears; the array itself elsewhere."""
     folder = file_of(array)
@@ -224,4 +230,4 @@ def watch_of(data: Any, source: Path | Address | None, parts: Sequence[Path] = (
     return WatchedFiles((source, *parts)) if parts else WatchedFile(source)
 
 
-__all__ = ["Watch", "WatchedFile", "WatchedFiles", "WatchedZarr", "watch_of", "watched"]
+__all__ = ["Watch", "WatchedFile", "WatchedFiles", "WatchedZarr", "looking", "watch_of", "watched"]

@@ -77,6 +77,7 @@ class TileReader:
 
     def __init__(self, plan: Plan, image: Image, intensity: Intensity | Prepared) -> None:
         self._plan = plan
+        self._stored = image
         self._image = image = _filled(image, plan.settings.fill_nan)
         self._intensity = intensity
         layout = plan.layout
@@ -120,7 +121,7 @@ class TileReader:
         """Note which chunks a tile is read from are stored, without reading its pixels."""
         hull = tuple(part for _, part in self._mirrored(job.tile))
         region = job.tile.read if self._plan.settings.padding == "zeros" else hull
-        self._image.look(self._index(job.frame, region))
+        self._stored.look(self._index(job.frame, region))
 
     def _read_tile(self, job: TileJob, target: npt.NDArray[np.float32]) -> None:
         tile = job.tile

@@ -39,7 +39,7 @@ from seamscope.models.runner import Runner, check_device, is_here
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.protocol import protocol_of
-from seamscope.planning.reading import TileReader, jobs_of
+from seamscope.planning.reading import TileJob, TileReader, jobs_of
 from seamscope.planning.resources import Resources
 from seamscope.planning.tuning import (
     OutOfMemory,
@@ -417,16 +417,23 @@ class Attempt:
         plan = self.plan
         total = plan.tiles * plan.frames
         left = Left(plan, output)
-        jobs = jobs_of(plan, first) if left.resumes else ()
+        measured = measured_tiles(plan)
+
+        def needed(job: TileJob) -> bool:
+            seen = bool(watchers) or job.tile.index in measured
+            return seen or left.needs(job.frame, job.tile)
+
         done = 0
-        for job in jobs:
+        for job in jobs_of(plan, first) if left.resumes else ():
+            if finishing.work.stopped():
+                return
             done += not left.needs(job.frame, job.tile)
-            self.reader.look(job)  # chunks of the image that an earlier run has read
+            if not needed(job):
+                self.reader.look(job)  # chunks of the image that an earlier run has read
         yield Started(plan, plan.tiles, plan.frames, done)
         begin = time.perf_counter()
         stitcher = None if output is None else Stitcher(plan, output, left)
         not_finite = 0
-        measured = measured_tiles(plan)
         # watchers see whole predictions, overlaps and all; stitching needs only what it keeps
         whole = (lambda _: True) if watchers else (lambda tile: tile.index in measured)
         predictions = predict_tiles(
@@ -436,9 +443,7 @@ class Attempt:
             first=first,
             work=finishing.work,
             whole=whole,
-            needed=lambda job: (
-                bool(watchers) or job.tile.index in measured or left.needs(job.frame, job.tile)
-            ),
+            needed=needed,
         )
         with contextlib.closing(predictions):
             for frame, tile, prediction in predictions:
