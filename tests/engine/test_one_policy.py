@@ -32,6 +32,7 @@ from seamscope.planning.plan import Plan, resolve
 from seamscope.planning.resources import Resources
 from seamscope.prediction import measure_seams, run
 from seamscope.settings import Settings
+from seamscope.text import bytes_text
 from seamscope.tiling import AxisTiling, Lattice
 
 RESOURCES = Resources("cpu", 2**30, 2**30)
@@ -113,7 +114,8 @@ def test_all_seams_of_a_small_run_whose_predictions_fit_else_a_sample(model):
     little = Resources("cpu", 2**30, plan.compared_bytes - 1)
     sample = resolve(image, model, Settings(tile=48), little)
     assert sample.settings.seams == "sample"
-    assert any("seams of a sample" in note for note in sample.notes)
+    (note,) = (note for note in sample.notes if "seams of a sample" in note)
+    assert bytes_text(plan.compared_bytes) in note  # the reason
     assert resolve(image, model, Settings(tile=48, seams="all"), little).settings.seams == "all"
 
 
@@ -122,6 +124,11 @@ def test_an_area_of_a_large_image_has_its_tiles_and_all_seams(model):
     whole = resolve(image, model, Settings(tile=256), RESOURCES)
     assert whole.tiles * 256**2 > 2048**2  # more than 4 million pixels
     assert whole.settings.seams == "sample"
+    (note,) = (note for note in whole.notes if "seams of a sample" in note)
+    assert "takes longer" in note
+    four = resolve(image, model, Settings(tile=1100), RESOURCES)
+    assert four.settings.seams == "all"  # a sample of 2 x 2 tiles is all of them
+    assert not any("sample" in note for note in four.notes)
     area = {"y": (300, 900), "x": (0, 500)}
     part = resolve(image, model, Settings(tile=256, area=area), RESOURCES)
     assert part.settings.seams == "all"
@@ -139,6 +146,16 @@ def test_tiles_overlap_a_little_more_where_all_seams_are_compared(model):
     assert every.grid.overlap == (18, 18)
     chosen = resolve(image, model, Settings(seams="all"), RESOURCES)
     assert all(overlap >= 18 for overlap in chosen.grid.overlap) or len(chosen.grid) == 1
+
+
+def test_a_sample_has_the_same_tiles_whether_it_is_chosen_or_auto(model):
+    image = seamscope.open_image(np.broadcast_to(np.float32(0), (4000, 4000)))
+    auto, sample, none = (
+        resolve(image, model, Settings(seams=seams), Resources("cpu", 2**28, 2**30))
+        for seams in ("auto", "sample", "none")
+    )
+    assert auto.settings.seams == "sample"
+    assert auto.grid == sample.grid == none.grid
 
 
 # -- parts of an image

@@ -140,7 +140,10 @@ def test_any_order_and_regions_written_twice(
         np.testing.assert_allclose(level[...], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("room", "most"), [(32 << 20, 64), (0, 4 * 64), (8 * 8 * 4, 4 * 64)])
+_ONE = 8 * 8 * (4 + 1)  # bytes of a chunk's pixels, and of which are known
+
+
+@pytest.mark.parametrize(("room", "most"), [(32 << 20, 64), (_ONE - 1, 4 * 64), (_ONE, 4 * 64)])
 def test_each_chunk_is_built_once_and_as_soon_as_it_can_be(
     room: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +165,7 @@ def test_each_chunk_is_built_once_and_as_soon_as_it_can_be(
         # 64x96 -> 32x48 (24 chunks) -> 16x24 (6) -> 8x12 (2)
         pixels = 64 * 96 + 32 * 48 + 16 * 24
         assert max(sizes) == most
-        if room != 8 * 8 * 4:  # there one chunk is in memory at a time
+        if room != _ONE:  # there one chunk is in memory at a time
             assert sum(sizes) == pixels
         built = len(sizes)
         output.finish()

@@ -239,6 +239,11 @@ def test_numbers_that_are_not_finite_are_infinitely_far_from_those_that_are() ->
         alone.see(tile, np.full((1, 24, 24), np.nan, np.float32))
     assert alone.curve().max_dist[0] == 0
     assert alone.lost > 0
+    unknown = alone.measures(), alone.seams()[0]  # not 0, which is perfect
+    assert all(np.isnan(each.mean_dist) for each in unknown)
+    assert np.isnan(alone.curve().mean_dist).all()
+    assert alone.curve().knee() == 0
+    assert unknown[1].soft == unknown[1].hard == (None,)
 
 
 @pytest.mark.parametrize("kind", ["values", "embeddings"])
@@ -260,6 +265,11 @@ def test_means_leave_out_pixels_that_are_not_finite(kind: Any) -> None:
     np.testing.assert_allclose(meter.curve().mean_dist[0], far.mean(), rtol=1e-6)
     assert np.isinf(meter.curve().max_dist[0])
     assert np.isfinite(meter.measures().mean_dist)
+    squares = (a[:, known] ** 2 + b[:, known] ** 2).sum(1)
+    mismatch = (apart**2).sum(1) / squares
+    if kind == "embeddings":
+        mismatch = (apart**2).sum(keepdims=True)[0] / squares.sum()
+    np.testing.assert_allclose(meter.curve().soft[0], mismatch, rtol=1e-5)
 
 
 def test_a_halo_only_the_last_row_is_valid_at_is_not_believed() -> None:

@@ -19,7 +19,7 @@ from seamscope.errors import SettingsError
 from seamscope.images.ground_truth import Truth, classes_of
 from seamscope.images.image import Image, open_image
 from seamscope.progress import QUIET, Work, check
-from seamscope.seams.measures import plain
+from seamscope.serialization import plain
 from seamscope.text import axes_text
 from seamscope.tiling import AXIS_NAMES, Slices, per_axis
 

@@ -35,9 +35,12 @@ def notes_on(plan: Plan, asked: Settings, model: Model, memory: int) -> Iterator
     yield from _tile_notes(plan, asked)
     yield from _halo_notes(plan, asked)
     if asked.seams == "auto" and plan.settings.seams == "sample" and len(plan.grid) > 1:
+        cost = "each tile is then predicted with its halo, which takes longer"
+        if plan.small:  # so that only memory speaks for a sample
+            cost = f"this takes {bytes_text(plan.compared_bytes)} of memory"
         yield (
             "The seams of a sample of the tiles are measured. Choose all to measure every seam: "
-            "each tile is then predicted with its halo, which takes longer."
+            f"{cost}."
         )
     if plan.bytes_per_tile > memory:
         yield (

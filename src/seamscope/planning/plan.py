@@ -266,6 +266,11 @@ class Plan:
         return self.bytes_before + forward + ahead + waiting + result
 
     @property
+    def small(self) -> bool:
+        """Whether so little is computed that comparing all overlaps takes no time of note."""
+        return _computed(self, self.tiles * self.frames) <= _SMALL_RUN
+
+    @property
     def compared_bytes(self) -> int:
         """Memory that the predictions of all tiles take, and maps of where they differ."""
         predictions = self.tiles * self.facts.out_channels * math.prod(self.grid.prediction_shape)
@@ -378,6 +383,8 @@ def resolve(
         postprocessing=_postprocessing(settings, model),
     )
     plan = _comparing(plan, settings, resources.kept)
+    if _has_room_to_compare(plan, settings):
+        return resolve(image, model, settings.but(seams="all"), resources)
     fixed = () if model.statistics is None else model.statistics.notes(image.name, plan.seen)
     notes = (*model.notes, *facts.notes, *fixed, *notes_on(plan, settings, model, budget))
     return dataclasses.replace(plan, notes=notes)
@@ -400,8 +407,9 @@ def _comparing(plan: Plan, asked: Settings, kept: int) -> Plan:
     """Decide which overlaps are compared, and let tiles overlap enough for it."""
     seams = asked.seams
     if seams == "auto":
-        small = _computed(plan, plan.tiles * plan.frames) <= _SMALL_RUN
-        seams = "all" if small and plan.compared_bytes <= kept else "sample"
+        everything = max(plan.grid.shape) <= 2  # a sample is blocks of two along each axis
+        fits = plan.small and plan.compared_bytes <= kept
+        seams = "all" if everything or fits else "sample"
     plan = dataclasses.replace(plan, settings=plan.settings.but(seams=seams))
     if seams != "all" or plan.blends or asked.overlap is not None:
         return plan
@@ -417,6 +425,15 @@ def _comparing(plan: Plan, asked: Settings, kept: int) -> Plan:
         if asked.seams == "auto"
         else dataclasses.replace(wider, stride_of_run=plan.grid.stride)
     )
+
+
+def _has_room_to_compare(plan: Plan, asked: Settings) -> bool:
+    """Whether auto became all, so that the tile is chosen anew, for overlaps of which more is left.
+
+    Not before: a sample, chosen or auto, has the tiles of a run that measures nothing.
+    """
+    chosen = asked.tile == "auto" and asked.overlap is None and not plan.blends
+    return chosen and asked.seams == "auto" and plan.settings.seams == "all"
 
 
 def _computed(plan: Plan, tiles: int) -> int:

@@ -185,7 +185,7 @@ def _room(tile: int | None, overlap: int | None, lattice: Lattice) -> int:
 
 def _compared_overlap(settings: Settings, halo: Sequence[Sides]) -> tuple[int, ...] | None:
     """Overlap of which something is left to compare, where all of them are to be compared."""
-    if settings.seams not in ("auto", "all") or settings.blend != "crop":
+    if settings.seams != "all" or settings.blend != "crop":
         return None
     return tuple(sum(sides) + COMPARED for sides in halo)
 

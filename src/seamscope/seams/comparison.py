@@ -38,9 +38,10 @@ class Terms(NamedTuple):
     either: Array
 
     def mismatch(self) -> tuple[Array, Array]:
-        """``1 - Dice``, soft and hard; 0 where both tiles are 0 everywhere."""
+        """``1 - Dice``, soft and hard; 0 where both tiles are 0, NaN where no pixel is finite."""
         soft = ratio(self.apart, self.squares, absent=0.0)
-        return _known(soft), _known(1 - dice(self.both, self.either, absent=1.0))
+        hard = 1 - dice(self.both, self.either, absent=1.0)
+        return self._where_finite(soft), self._where_finite(hard)
 
     def present(self, absent: float) -> Array:
         """As the soft one; NaN where the class is absent from both tiles."""
@@ -48,9 +49,13 @@ class Terms(NamedTuple):
         return mismatch
 
     def plain(self) -> Array:
-        """``1 - Dice`` without squares; 0 where both tiles are 0 everywhere."""
+        """``1 - Dice`` without squares; else as `mismatch`."""
         # 2 sum(O1 O2) is what the squares exceed the squared differences by
-        return _known(1 - ratio(self.squares - self.apart, self.sums, absent=1.0))
+        return self._where_finite(1 - ratio(self.squares - self.apart, self.sums, absent=1.0))
+
+    def _where_finite(self, values: Array) -> Array:
+        known = _known(values)
+        return known if self.finite.all() else np.where(self.finite > 0, known, np.nan)
 
     def at(self, halo: int) -> Terms:
         """Return the terms at one halo alone."""
@@ -141,7 +146,7 @@ class Comparison:
             four = self._apart_and_sums(one, two, room)
             apart = four[0]
             if missing is not None:
-                apart[:, missing.any] = 0
+                four[:, :, missing.any] = 0
                 finite = fold.pixels - fold.sums(missing.any[None, None].astype(np.float32))[0, 0]
             total, soft, squares, sums = fold.sums(four)
             if missing is not None:
@@ -233,13 +238,13 @@ class _Missing(NamedTuple):
 
 
 def _finite(one: Array, two: Array) -> tuple[Array, Array, _Missing | None, int]:
-    """Both predictions with 0 for what is not finite; where that is; how many numbers."""
+    """Both with 0 where either is not finite; where that is; how many numbers are not."""
     if math.isfinite(float(one.sum() + two.sum())):
         return one, two, None, 0
     lost, missed = ~np.isfinite(one), ~np.isfinite(two)
     count = int(lost.sum() + missed.sum())
     missing = _Missing(*(np.asarray(each.any(0)) for each in (lost | missed, lost != missed)))
-    return np.where(lost, 0, one), np.where(missed, 0, two), missing, count
+    return np.where(missing.any, 0, one), np.where(missing.any, 0, two), missing, count
 
 
 def _largest(values: Array) -> npt.NDArray[np.intp]:

@@ -71,7 +71,7 @@ class SeamCurve:
     halo
         ``(H,)`` widest side, pixels of input: 0, 1, 2 ... as far as any overlap reaches.
     max_dist, mean_dist
-        ``(H,)`` over all channels.
+        ``(H,)`` over all channels; the mean is NaN where no pixel is finite.
     max_dist_per_channel
         ``(H, C)``.
     soft, hard
@@ -118,7 +118,7 @@ class SeamCurve:
         The chord joins both ends of ``log(mean dist)`` (Satopaa et al. 2011, "Kneedle").
         """
         solid = int(np.count_nonzero(self.share >= 0.5)) or self.halo.size
-        values = self.mean_dist[:solid]
+        values = np.nan_to_num(self.mean_dist[:solid])
         heights = np.log10(np.maximum(values, values.max(initial=0) * 1e-9 + 1e-30))
         if solid < 3 or np.ptp(heights) == 0:
             return 0
@@ -205,11 +205,4 @@ class Seam:
         return tuple(i + (a == self.axis) for a, i in enumerate(self.lower))
 
 
-def plain(values: Array) -> list[Any]:
-    """Nested lists of floats; None for NaN and infinity, which JSON does not have."""
-    known = values.astype(object)
-    known[~np.isfinite(values)] = None
-    return list(known.tolist())
-
-
-__all__ = ["Array", "Frame", "HaloRay", "Seam", "SeamCurve", "SeamMeasures", "plain"]
+__all__ = ["Array", "Frame", "HaloRay", "Seam", "SeamCurve", "SeamMeasures"]

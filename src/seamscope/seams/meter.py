@@ -43,8 +43,9 @@ Where both sums are 0, Dice is 1: tiles agree that the class is absent. As in th
 is left out of the tile mismatch; a hundred empty overlaps can therefore hide the disagreement of
 ten, which the mismatch where present shows (a class is absent where the root mean square of both
 tiles is below `seamscope.seams.comparison.ABSENT`). A class absent everywhere has mismatch 0. Where
-only one tile predicts a number that is not finite, the max difference is infinite; means are of the
-pixels where both are finite.
+only one tile predicts a number that is not finite, the max difference is infinite; means and the
+tile mismatch are of the pixels where both are finite (there, a hard one counts 0 for both tiles),
+and unknown (NaN) where there are none.
 """
 
 from __future__ import annotations
@@ -342,7 +343,8 @@ class SeamMeter:
         terms, at = compared.terms, compared.at
         soft, hard = mismatch
         largest = float(terms.largest[:, at].max())
-        mean = float(terms.total[:, at].mean() / max(terms.finite[at], 1))
+        finite = terms.finite[at]
+        mean = float(terms.total[:, at].mean() / finite) if finite else math.nan
         place = compared.axis, *compared.lower
         row = np.array([largest, mean, terms.pixels[at], *soft[:, at]])
         self._enter(compared.frame, place, row)

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from seamscope.bootstrap import bootstrap, medians
+from seamscope.dice import ratio
 from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.seams.measures import Array, Frame, Seam, SeamCurve, SeamMeasures
@@ -202,14 +203,13 @@ class SeamReport:
         sizes = f"up to {figure_text(self.measures.max_dist)}"
         if self.measures.soft:
             worst = int(np.argmax(self.measures.soft))
-            several, mismatch = len(self.channels) > 1, figure_text(self.measures.soft[worst])
-            how = (
-                f"and disagree most on {self.channels[worst]}" if several else "with a mismatch of"
-            )
+            mismatch = figure_text(self.measures.soft[worst])
             meaning = "0 is perfect agreement, 1 none"
-            sizes += (
-                f", {how} ({mismatch}; {meaning})" if several else f", {how} {mismatch} ({meaning})"
-            )
+            if len(self.channels) > 1:
+                most = self.channels[worst]
+                sizes += f", and disagree most on {most} ({mismatch}; {meaning})"
+            else:
+                sizes += f", with a mismatch of {mismatch} ({meaning})"
         where = "" if self.complete else f"; {self.measured} of {self.overlaps} overlaps measured"
         return f"Seams: neighbouring tiles differ by {sizes}{where}."
 
@@ -324,10 +324,12 @@ def _intervals(tables: dict[Frame, Array]) -> list[Interval | None]:
 
     block_of = np.repeat(np.arange(len(blocks)), sizes)
     _, mean, pixels, *mismatch = rows.T
+    pixels = np.where(np.isnan(mean), 0, pixels)  # none of them is finite
+    total = np.nan_to_num(mean) * pixels
 
     def pooled(times: Array) -> Array:
         often = times[:, block_of]
-        average = (often @ (mean * pixels)) / (often @ pixels)
+        average = ratio(often @ total, often @ pixels)
         return np.stack([average, *(medians(values, often) for values in mismatch)], -1)
 
     low, high = bootstrap(len(blocks), pooled, resamples=_RESAMPLES)

@@ -5,12 +5,14 @@ Knows the terms of single overlaps. Does not know tiles or predictions.
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
+from seamscope.dice import ratio
 from seamscope.seams.comparison import Terms
 from seamscope.seams.measures import Array, HaloRay, SeamCurve, SeamMeasures
 
@@ -80,7 +82,7 @@ class Sums:
         soft = self._stacked([c.soft for c in self._curves])
         hard = self._stacked([c.hard for c in self._curves])
         peaks = self._largest.T.astype(np.float64)
-        mean = self._total.sum(0) / np.maximum(self._pixels * channels, 1)
+        mean = ratio(self._total.sum(0), self._pixels * channels)
         return SeamCurve(
             halo=np.arange(depth),
             max_dist=peaks.max(1, initial=0),
@@ -105,7 +107,7 @@ class Sums:
         here = self._here
         return SeamMeasures(
             max_dist=float(here.largest.max(initial=0)),
-            mean_dist=here.total / max(here.numbers, 1),
+            mean_dist=here.mean if self.pairs else 0.0,
             max_dist_per_channel=tuple(map(float, here.largest)),
             soft=tuple(map(float, _median(soft)[0])) if len(soft) else (),
             hard=tuple(map(float, _median(hard)[0])) if len(hard) else (),
@@ -148,6 +150,11 @@ class _Here:
     total: float = 0.0
     numbers: float = 0.0
     shallowest: int = 1 << 62
+
+    @property
+    def mean(self) -> float:
+        """Mean distance; NaN where no number is finite."""
+        return self.total / self.numbers if self.numbers else math.nan
 
     def add(self, terms: Terms, at: int) -> None:
         largest = terms.largest[:, at].astype(np.float64)

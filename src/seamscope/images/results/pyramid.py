@@ -213,6 +213,11 @@ class _Begun:
     pixels: npt.NDArray[Any] | None = None
     known: npt.NDArray[np.bool_] | None = None
 
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(each.nbytes for each in (self.pixels, self.known) if each is not None)
+
 
 class Pyramid:
     """The lower levels of a result that grows.
@@ -292,7 +297,7 @@ class Pyramid:
         """Begin a chunk, in memory if it has a place there."""
         missing = _size(self._source(number, chunk))
         shape, dtype = _shape(self._own(number, chunk)), np.dtype(self.arrays[number].dtype)
-        size = math.prod(shape) * dtype.itemsize
+        size = math.prod(shape) * (dtype.itemsize + 1)  # and which pixels are known
         if not in_memory or size > self._room:
             return _Begun(missing)
         self._room -= size
@@ -306,7 +311,7 @@ class Pyramid:
         if begun.pixels is None or begun.known is None:
             return
         if block is None or not _is_whole(region, steps, self._levels[number - 1].shape):
-            self._room += begun.pixels.nbytes
+            self._room += begun.bytes
             begun.pixels = begun.known = None
             return
         part = tuple(
@@ -329,7 +334,7 @@ class Pyramid:
                 pixels = coarsened(np.asarray(source), self._levels[number].steps, self._labels)
             self.arrays[number][own] = pixels
         del self._begun[number][chunk]
-        self._room += 0 if begun.pixels is None else begun.pixels.nbytes
+        self._room += begun.bytes
         self._note(number + 1, own, build, pixels if build else None)
 
     def _chunks(self, number: int) -> tuple[int, ...]:
