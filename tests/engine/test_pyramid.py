@@ -165,6 +165,7 @@ def test_each_chunk_is_built_once_and_as_soon_as_it_can_be(
         # 64x96 -> 32x48 (24 chunks) -> 16x24 (6) -> 8x12 (2)
         pixels = 64 * 96 + 32 * 48 + 16 * 24
         assert max(sizes) == most
+        assert (sizes[0] == 64) == (room >= _ONE)  # whether the first chunk is in memory
         if room != _ONE:  # there one chunk is in memory at a time
             assert sum(sizes) == pixels
         built = len(sizes)

@@ -206,8 +206,8 @@ class SeamReport:
             mismatch = figure_text(self.measures.soft[worst])
             meaning = "0 is perfect agreement, 1 none"
             if len(self.channels) > 1:
-                most = self.channels[worst]
-                sizes += f", and disagree most on {most} ({mismatch}; {meaning})"
+                channel = self.channels[worst]
+                sizes += f", and disagree most on {channel} ({mismatch}; {meaning})"
             else:
                 sizes += f", with a mismatch of {mismatch} ({meaning})"
         where = "" if self.complete else f"; {self.measured} of {self.overlaps} overlaps measured"
