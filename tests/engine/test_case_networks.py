@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from families import Apply
 from seamscope.models.model import Model, as_model
 
 C = nn.Conv2d
@@ -310,18 +311,43 @@ def test_a_network_of_classes_is_measured_by_what_it_decides_on(keep) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "kind"),
+    ("end", "kind", "certain"),
     [
-        (nn.Sigmoid(), "probabilities"),
-        (nn.Softmax(1), "probabilities"),
-        (nn.Identity(), "logits"),
-        (nn.AvgPool2d(2), "logits"),
+        (nn.Sigmoid(), "probabilities", True),
+        (nn.Softmax(1), "probabilities", True),
+        (nn.Identity(), "logits", False),
+        (nn.AvgPool2d(2), "logits", False),
+        (nn.PixelShuffle(2), "logits", False),
+        (nn.Upsample(scale_factor=2, mode="bicubic"), "logits", False),
+        (nn.ReflectionPad2d(2), "logits", False),
+        (Apply(nn.Identity(), lambda y: y.flip(3).flip(3)), "logits", False),
+        (Apply(nn.Identity(), lambda y: torch.stack([y[:, 0], y[:, 1]], 1)), "logits", False),
+        (Apply(nn.Identity(), lambda y: y.add_(0.1)), "logits", False),
+        (nn.BatchNorm2d(4), "values", False),
+        (nn.Tanh(), "values", True),
+        (nn.LeakyReLU(inplace=True), "values", True),
+        (nn.ReLU(), "values", True),
     ],
 )
-def test_the_kind_of_values_is_seen_and_can_be_stated(end, kind) -> None:
-    network = seq(C(1, 3, 3, padding=1), end).eval()
-    assert as_model(network).facts.kind == kind
-    assert as_model(network).stated(kind="values").facts.kind == "values"
+def test_the_kind_of_values_is_seen_and_can_be_stated(end, kind, certain) -> None:
+    model = as_model(seq(C(1, 4, 3, padding=1), end).eval())
+    assert (model.facts.kind, model.facts.kind_certain) == (kind, certain)
+    stated = model.stated(kind="values").facts
+    assert (stated.kind, stated.kind_certain) == ("values", True)
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride", "last"),
+    [(8, 1, True), (64, 1, True), (2, 4, True), (4, 2, True), (64, 1, False), (8, 8, False)],
+)
+def test_the_axis_of_channels_is_no_axis_of_space(channels, stride, last) -> None:
+    """Eight classes look like the width at a scale of 1/8, 64 like one of the usual sizes."""
+    network = C(1, channels, stride + 2, stride, 1)
+    if last:
+        network = Apply(network, lambda y: y.movedim(1, -1))
+    facts = as_model(network.eval()).facts
+    assert (facts.out_channels, facts.scale) == (channels, (Fraction(1, stride),) * 2)
+    assert (facts.layout is not None) == last
 
 
 class OneSize(nn.Module):

@@ -229,7 +229,10 @@ def _large_image(channels: int, spatial_axes: int) -> Image:
     return open_image(np.broadcast_to(np.uint8(0), shape), axes="c" + "zyx"[-spatial_axes:])
 
 
-_OR_VALUES = ", or other values without limits (--kind)"
+_UNCERTAIN = {
+    "logits": ", or other values without limits (--kind)",
+    "values": ", or logits (--kind)",
+}
 
 
 def _facts_text(facts: Mapping[str, Any], model: Model) -> str:
@@ -240,7 +243,7 @@ def _facts_text(facts: Mapping[str, Any], model: Model) -> str:
     )  # fmt: skip
     rows = [
         ("channels", ", ".join(facts["channels"])),
-        ("predicts", facts["kind"] + ("" if facts["kind_certain"] else _OR_VALUES)),
+        ("predicts", facts["kind"] + ("" if facts["kind_certain"] else _UNCERTAIN[facts["kind"]])),
         ("intensities", _intensities(facts)),
         *([("afterwards", str(facts["afterwards"]))] if facts["afterwards"] else []),
         ("tile sizes", sizes),

@@ -46,7 +46,8 @@ class Facts:
         What its values are (see `seamscope.models.output_kind`).
     kind_certain
         Whether that is stated or follows from the network's end. A network that ends with a linear
-        layer may give logits, or values that only look like them.
+        layer may give logits, or values that only look like them; values on both sides of 0 may be
+        logits.
     noise
         How much two runs of one input differ, in standard deviations of the output; 0 for a
         network that always predicts the same.

@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 
@@ -277,11 +278,11 @@ class InputSearch:
     ) -> AcceptedInput | None:
         own = "bc" + "zyx"[-len(shape) :]
         given = "b" + own[2:] + "c" if last else own
-        x = torch.zeros(batch, channels, *shape)
-        y = self._run(x.movedim(1, -1) if last else x, (channels, *shape))
+        x = torch.zeros(batch, *shape, channels) if last else torch.zeros(batch, channels, *shape)
+        y = self._run(x, (channels, *shape))
         if y is None:
             return None
-        returned = _axes_of(tuple(y.shape), batch, shape)
+        returned = self._axes_of(x, y, shape, -2 if last else -1)
         if returned is None:
             self._no_image = f"for an input of {tuple(x.shape)} it gives {tuple(y.shape)}"
             return None
@@ -303,6 +304,41 @@ class InputSearch:
                 if shape is not None:
                     self._failures.append(_Failure(watch.count, shape, says(error)))
         return None
+
+    # -- what its output is
+
+    def _axes_of(
+        self, x: torch.Tensor, y: torch.Tensor, shape: tuple[int, ...], wide: int
+    ) -> str | None:
+        """Axes of an output; None where it is no image. `wide` is the input's axis x."""
+        found = tuple(y.shape)
+        space = "zyx"[-len(shape) :]
+        if not found or found[0] != x.shape[0]:
+            return None
+        if len(found) == len(shape) + 1 and _alike(found[1:], shape):
+            return "b" + space
+        if len(found) != len(shape) + 2:
+            return None
+        last = self._channels_last(x, y, shape, wide)
+        return "b" + space + "c" if last else "bc" + space
+
+    def _channels_last(
+        self, x: torch.Tensor, y: torch.Tensor, shape: tuple[int, ...], wide: int
+    ) -> bool:
+        """Whether the last axis of an output is that of channels.
+
+        Eight classes may be the width at a scale of 1/8. An input twice as wide shows which axis
+        of the output is x, unless equal scales of all axes show it already.
+        """
+        first, last = _unequal(y.shape[2:], shape), _unequal(y.shape[1:-1], shape)
+        if first == 1 < last:
+            return False
+        wider = self._run(torch.cat([x, x], wide), None)
+        if wider is not None and wider.ndim == y.ndim:
+            grown = [a > b for a, b in zip(wider.shape[-2:], y.shape[-2:], strict=True)]
+            if grown[0] != grown[1]:
+                return grown[0]
+        return last < first
 
     # -- what is said where nothing runs
 
@@ -346,24 +382,15 @@ _CHANNELS = re.compile(
 )
 
 
-def _axes_of(found: tuple[int, ...], batch: int, shape: tuple[int, ...]) -> str | None:
-    """Axes of an output; None where it is no image."""
-    axes = len(shape)
-    space = "zyx"[-axes:]
-    if not found or found[0] != batch:
-        return None
-    if len(found) == axes + 1 and _alike(found[1:], shape):
-        return "b" + space
-    if len(found) != axes + 2:
-        return None
-    last = not _alike(found[2:], shape) and _alike(found[1:-1], shape)
-    return "b" + space + "c" if last else "bc" + space
-
-
 def _alike(found: Sequence[int], shape: Sequence[int]) -> bool:
     """Whether an output's sizes may belong to an input's: no axis is scaled by 10 times more."""
-    ratios = [a / b for a, b in zip(found, shape, strict=True)]
-    return min(ratios) > 0 and max(ratios) < 10 * min(ratios)
+    return _unequal(found, shape) < 10
+
+
+def _unequal(found: Sequence[int], shape: Sequence[int]) -> float:
+    """The largest scale of an axis, as a multiple of the smallest; 1 where all are equal."""
+    scales = [Fraction(a, b) for a, b in zip(found, shape, strict=True)]
+    return float(max(scales) / min(scales)) if min(scales) else math.inf
 
 
 def _suggested(failure: _Failure, axes: int) -> list[tuple[int, ...]]:

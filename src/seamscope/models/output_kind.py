@@ -29,22 +29,29 @@ KINDS: tuple[OutputKind, ...] = ("probabilities", "logits", "classes", "embeddin
 
 aten = torch.ops.aten
 
-# operations that may come after the one that decides
+# operations that may come after the one that decides; so may all whose names have these parts
 _MOVES = {
     "view", "_unsafe_view", "reshape", "permute", "transpose", "slice", "select", "contiguous",
-    "clone", "detach", "alias", "unsqueeze", "squeeze", "expand", "_to_copy", "copy_", "t",
-    "constant_pad_nd", "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d",
-    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "roll", "cat", "split",
-    "split_with_sizes", "native_dropout", "unsafe_chunk", "lift_fresh",
+    "clone", "detach", "alias", "unsqueeze", "squeeze", "expand", "_to_copy", "copy", "t",
+    "roll", "flip", "cat", "stack", "split", "split_with_sizes", "native_dropout", "unsafe_chunk",
+    "lift_fresh", "index", "index_select", "unbind",
 }  # fmt: skip
+_MOVING = ("upsample", "shuffle", "pad", "_unsafe_index")
 _LINEAR = {
     "convolution", "_convolution", "addmm", "mm", "bmm", "add", "mul", "linear", "mean",
     "avg_pool1d", "avg_pool2d", "avg_pool3d",
 }  # fmt: skip
+# ends of networks that predict neither logits nor probabilities, on both sides of 0
+_ACTIVATIONS = {
+    "tanh", "hardtanh", "clamp", "sin", "cos", "atan2", "leaky_relu", "elu", "gelu", "silu",
+    "hardswish", "mish", "_prelu_kernel",
+}  # fmt: skip
 
 
-def kind_of(watch: Watch, outputs: Sequence[torch.Tensor]) -> OutputKind:
-    """Tell what a network's values are.
+def kind_of(watch: Watch, outputs: Sequence[torch.Tensor]) -> tuple[OutputKind, bool]:
+    """Return what a network's values are, and whether that is certain.
+
+    Values on both sides of 0 may be logits, unless an activation that is known limits them.
 
     Parameters
     ----------
@@ -53,12 +60,29 @@ def kind_of(watch: Watch, outputs: Sequence[torch.Tensor]) -> OutputKind:
     outputs
         ``(N, C, *spatial)`` for several random inputs.
     """
+    last = _last(watch, outputs[0])
+    low = min(float(y.min()) for y in outputs)
+    high = max(float(y.max()) for y in outputs)
+    kind = _kind(last, low, high, outputs)
+    limits = last in _ACTIVATIONS or "softmax" in last or "sigmoid" in last
+    open_ended = kind == "logits" or (kind == "values" and low < 0 < high and not limits)
+    return kind, not open_ended
+
+
+def _last(watch: Watch, output: torch.Tensor) -> str:
+    """Name of the last operation that is more than a move; one in place has the same name."""
+    names = (name.removesuffix("_") for name in reversed(watch.last(output)))
+    return next((name for name in names if not _moves(name)), "")
+
+
+def _moves(name: str) -> bool:
+    return name in _MOVES or any(part in name for part in _MOVING)
+
+
+def _kind(last: str, low: float, high: float, outputs: Sequence[torch.Tensor]) -> OutputKind:
     first = outputs[0]
     if not first.is_floating_point():
         return "classes"
-    last = next((name for name in reversed(watch.last(first)) if name not in _MOVES), "")
-    low = min(float(y.min()) for y in outputs)
-    high = max(float(y.max()) for y in outputs)
     within = low >= 0 and high <= 1
     if within and ("softmax" in last or "sigmoid" in last):
         return "probabilities"

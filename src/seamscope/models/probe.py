@@ -78,6 +78,7 @@ class _Prober:
         # what is kept for when time runs out
         self._differ = 0.0
         self._values: OutputKind | None = None
+        self._sure = True  # of that
         self._derived: Derived | None = None
 
     def facts(self) -> Facts:
@@ -132,7 +133,7 @@ class _Prober:
             self._differ = _apart(run.y, [self._forward(x)])
             self._trials.random = True
         if self._values is None:
-            self._values = kind_of(watch, [run.y])
+            self._values, self._sure = kind_of(watch, [run.y])
             if self._values == "classes":
                 self._forward = undecided(self._forward, x)
         derived = self._derived or derived_at(self._forward, x, self._trials.module)
@@ -194,7 +195,7 @@ class _Prober:
             any_channels=self._any_channels,
             channels_follow=self._channels_follow,
             kind=self._values,
-            kind_certain=self._values != "logits",
+            kind_certain=self._sure,
             noise=self._differ,
             layout=self._layout,
             implied=implied,
@@ -371,7 +372,7 @@ class _Prober:
         with Watch() as watch:
             y = self._forward(x)
         more = [self._forward(factor * x + shift) for factor, shift in ((0.1, 0.5), (20.0, -3.0))]
-        self._values = kind_of(watch, [y, *more])
+        self._values, self._sure = kind_of(watch, [y, *more])
         if self._values == "classes":
             self._forward = undecided(self._forward, x)
 
