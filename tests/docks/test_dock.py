@@ -766,7 +766,7 @@ def test_what_makes_a_plan_possible_is_one_click_away(qtbot, viewer, dock):
     load(qtbot, dock, CLASSES)
     dock.halo.set_value(20)
     dock.tile.set_value(32)
-    assert "is too small for halos of 20 and 20" in dock.problem
+    assert "is too small for margins of 20 and 20" in dock.problem
     assert list(dock.panel.actions.buttons) == ["Use tile 42"]
     press(qtbot, dock.panel.actions.buttons["Use tile 42"])
     assert dock.problem == ""

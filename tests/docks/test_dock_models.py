@@ -327,7 +327,7 @@ def test_the_cards_halo_and_sizes_are_one_click_away(dock, qtbot, tmp_path) -> N
     assert dock.plan.grid.halo == ((1, 1), (1, 1))  # as measured
     assert dock.card_halo.isVisible()
     assert dock.card_halo.text() == "Use the card's margin, 8"
-    assert "declares halo 8" in dock.card_halo.toolTip()
+    assert "declares margin (halo) 8" in dock.card_halo.toolTip()
     press(qtbot, dock.card_halo)
     assert dock.plan.grid.halo == ((8, 8), (8, 8))
     assert not dock.card_halo.isVisible()

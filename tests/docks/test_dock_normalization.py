@@ -119,13 +119,13 @@ def test_layers_are_told_in_a_table_and_in_words(qtbot, viewer, docks):
     assert rows(own.layers.table) == [["norm", "InstanceNorm", "4", "of the tile", "no", ""]]
     assert "1 layer normalizes with per-tile statistics" in own.verdict.text()
     own.layers.table.choose(0)
-    assert "no halo makes tiles agree" in own.layers.meaning.text()
+    assert "no margin makes tiles agree" in own.layers.meaning.text()
     assert not own.training.train.isEnabled()
     assert "predicts as it was trained" in own.training.result.text()
     load(qtbot, docks, BATCH)
     assert own.training.train.isEnabled()
     assert rows(own.layers.table) == [["norm", "BatchNorm", "4", "from training", "yes", ""]]
-    assert "a halo is enough" in own.verdict.text()
+    assert "a margin is enough" in own.verdict.text()
     show(own, "Fix statistics")
     wait(qtbot, own)
     assert "Nothing to fix" in own.freezing.panel.cost.text()

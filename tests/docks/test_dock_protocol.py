@@ -125,3 +125,30 @@ def test_the_settings_of_the_last_run_come_back(dock, viewer, qtbot) -> None:
     settle(qtbot, other)
     assert other.tile.value() == (96, 96)
     assert other.halo.value() == "auto"
+
+
+def test_what_suits_one_network_is_not_kept_for_another(dock, viewer, qtbot) -> None:
+    dock.options.normalize.set_value("percentile")
+    dock.options.threshold.setValue(0.75)
+    dock.halo.set_value(9)
+    press(qtbot, dock.panel.run)
+    settle(qtbot, dock)
+    next_session = PredictionDock(viewer)
+    viewer.window.add_dock_widget(next_session, name="another", area="right")
+
+    def chosen(each, network: str) -> tuple:
+        each.set_model(network)
+        settle(qtbot, each)
+        own = each.settings()
+        return own.normalize, own.threshold, own.halo
+
+    for each in (dock, next_session):
+        assert chosen(each, "demo:batchnorm") == ("auto", 0.5, "auto")
+        assert chosen(each, "demo:instancenorm") == ("percentile", 0.75, ((9, 9),) * 2)
+    assert chosen(dock, "demo:batchnorm")[0] == "auto"
+    assert "percentile was chosen for another network" in dock.notes.text()
+    dock.options.normalize.set_value("zscore")
+    assert "another network" not in dock.notes.text()
+    dock.model_picker.set_value("demo:batchnorm")  # the same again
+    settle(qtbot, dock)
+    assert dock.settings().normalize == "zscore"

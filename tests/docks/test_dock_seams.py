@@ -92,7 +92,7 @@ def test_a_run_is_told_in_numbers_and_curves(qtbot, viewer, docks):
     numbers = seams.numbers.text()
     for value in (report.measures.mean_dist, *report.measures.soft, *report.measures.hard):
         assert f">{figure_text(value)}<" in numbers
-    assert f"{expected.overlaps} of {expected.overlaps} overlaps</b>; halo 4 px" in numbers
+    assert f"{expected.overlaps} of {expected.overlaps} overlaps</b>; margin 4 px" in numbers
 
     def drawn():
         qtbot.waitUntil(lambda: seams.halo.room.settled, timeout=PATIENCE)

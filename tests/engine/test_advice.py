@@ -155,15 +155,36 @@ def test_one_tile_has_no_seams() -> None:
     assert advise(plan).step == "nothing"
 
 
-def test_a_tile_without_room_becomes_automatic() -> None:
+def test_a_tile_without_room_is_doubled() -> None:
     model = made(lambda: nn.Sequential(*convolutions(21, 11)))
     image = uneven()
     report = measure_seams(image, model, tile=32, halo=0)
     advice = advise(report.plan, report)
     assert advice.halo == ((15, 15), (15, 15))
-    assert advice.tile == "auto"
+    assert advice.tile == (64, 64)
+    assert advice.button == "Set margin 15, tile 64 and run"
     chosen = predict(image, model, tile=advice.tile, halo=advice.halo)
     np.testing.assert_allclose(np.asarray(chosen), alone(model, image), atol=1e-5)
+
+
+def test_a_tile_of_which_little_would_be_kept_is_doubled() -> None:
+    model = made(lambda: nn.Sequential(*convolutions(21, 11)))
+    image = open_image(np.zeros((240, 240), np.float32))
+
+    def tiles(tile) -> int:
+        return resolve(image, model, Settings(tile=tile, halo=15, overlap=30)).tiles
+
+    plan = resolve(image, model, Settings(tile=40, halo=4))
+    advice = advise(plan)
+    assert (advice.tile, advice.button) == ((80, 80), "Set margin 15, tile 80 and run")
+    assert (tiles(40), tiles(80)) == (21 * 21, 5 * 5)
+    assert f"{21 * 21 * 40**2 / 240**2:.2g} times" in advice.why
+    assert f"{5 * 5 * 80**2 / 240**2:.2g} times" in advice.why
+    assert advise(resolve(image, model, Settings(tile=80, halo=4))).tile == (80, 80)
+    automatic = advise(plan, asked=Settings(halo=4))
+    assert (automatic.tile, automatic.button) == ("auto", "Set margin 15 and run")
+    small = Settings(tile=40, halo=4, memory=plan.bytes_per_tile)
+    assert advise(resolve(image, model, small)).tile == "auto"
 
 
 def test_the_smallest_tile_with_room() -> None:

@@ -89,6 +89,17 @@ def test_terminal_dock_and_page_say_the_same(results, name):
             assert " ".join(typeset(text).split()) in written
 
 
+def test_a_window_calls_the_halo_a_margin() -> None:
+    pytest.importorskip("napari")
+    from seamscope.docks.looks import in_dock
+
+    said = "Halos of 3: use a halo of 46, or `halo=4`; the margin (halo) of halo.tif or /halo/a.tif"
+    assert in_dock(said) == (
+        "Margins of 3: use a margin of 46, or Margin (halo): 4; the margin (halo) of halo.tif or "
+        "/halo/a.tif"
+    )
+
+
 def test_tables_of_the_dock_are_never_wider_than_four_columns():
     pytest.importorskip("qtpy.QtWidgets")
     from seamscope.docks.rich_text import rich_text

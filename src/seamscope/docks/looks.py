@@ -6,6 +6,7 @@ Knows rich text and units. Does not know what is said.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -44,6 +45,7 @@ _INTENSITIES = {
     "auto": "as the model's card says",
 }
 _FREEZE = "the step Fix"
+_HALO = re.compile(r"(?<![(/\w.-])(h|H)alo(s?)\b(?![)/=-]|\.\w)")  # the word, and no name of a file
 
 
 def text_label() -> QLabel:
@@ -72,7 +74,8 @@ def boxed(sentence: str, kind: Kind) -> str:
 
 def in_dock(said: Exception | str) -> str:
     """A sentence of the engine that names settings as the controls are named."""
-    return with_controls(str(said), _control).replace("seamscope freeze", _FREEZE)
+    named = with_controls(str(said), _control).replace("seamscope freeze", _FREEZE)
+    return _HALO.sub(lambda found: f"{'mM'[found[1] == 'H']}argin{found[2]}", named)
 
 
 def _control(name: str, value: str) -> str:

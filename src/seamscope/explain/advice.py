@@ -16,19 +16,21 @@ No step ever proposes less halo than the run had: a smaller one cannot make neig
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from seamscope.errors import SettingsError
 from seamscope.planning.plan import Plan
 from seamscope.seams.report import SeamReport
 from seamscope.settings import Settings
-from seamscope.text import far_text, halo_text
-from seamscope.tiling import Lattice, Sides, halo_sides, per_axis
+from seamscope.text import axes_text, far_text, halo_text
+from seamscope.tiling import AxisTiling, Lattice, Sides, TileGrid, halo_sides, per_axis
 
 Step: TypeAlias = Literal["nothing", "halo", "statistics", "blend", "explain"]
 
-_LEAST_CORE = 4  # a tile keeps at least one part in so many; smaller cores cost too much
+_MOST_COMPUTED = 4  # times that a pixel is computed; where it is more, larger tiles are cheaper
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Advice:
         For the step ``"halo"``: ``(before, after)`` for each axis, input pixels. For
         ``"statistics"``: the halo that is enough once they are fixed; None where it is not known.
     tile
-        Tile for that halo: pixels for each axis, or ``"auto"`` where the present tile has no room.
+        Tile for that halo: pixels for each axis, or ``"auto"``.
     """
 
     step: Step
@@ -62,7 +64,7 @@ class Advice:
         return self.step != "nothing"
 
 
-def advise(plan: Plan, report: SeamReport | None = None) -> Advice:
+def advise(plan: Plan, report: SeamReport | None = None, asked: Settings | None = None) -> Advice:
     """Say what removes the seams of a plan.
 
     Parameters
@@ -71,6 +73,9 @@ def advise(plan: Plan, report: SeamReport | None = None) -> Advice:
         Of a run that is over, or of one that is to come.
     report
         Of that run; None where nothing was measured.
+    asked
+        Settings as the user chose them: an automatic tile stays automatic. Without them the tile
+        of the plan is taken for chosen.
 
     Returns
     -------
@@ -82,18 +87,20 @@ def advise(plan: Plan, report: SeamReport | None = None) -> Advice:
     if report is not None and report.measured and report.complete and report.seamless:
         return Advice("nothing", "Neighbouring tiles agree in all overlaps: there are no seams.")
     if plan.reach.halo is not None:
-        return _with_reach(plan, plan.reach.halo, report)
+        return _with_reach(plan, plan.reach.halo, report, asked)
     measured = _measured_halo(plan, report)
     if measured is not None:
         why = (
             f"In all overlaps measured, neighbouring tiles agree from margin {halo_text(measured)} "
             "on. Another image may need more."
         )
-        return _halo_step(plan, measured, why)
-    return _without_reach(plan)
+        return _halo_step(plan, measured, why, asked)
+    return _without_reach(plan, asked)
 
 
-def _with_reach(plan: Plan, reach: Sequence[Sides], report: SeamReport | None) -> Advice:
+def _with_reach(
+    plan: Plan, reach: Sequence[Sides], report: SeamReport | None, asked: Settings | None
+) -> Advice:
     wanted = _at_least(plan.grid.halo, reach)
     if plan.exact:
         if report is None or not report.measured or report.seamless:
@@ -120,16 +127,17 @@ def _with_reach(plan: Plan, reach: Sequence[Sides], report: SeamReport | None) -
         f"{halo_text(plan.grid.halo)}: the edges of tiles are predicted with pixels missing. "
         f"Margin {halo_text(wanted)} is exact on any image."
     )
-    return _halo_step(plan, wanted, why)
+    return _halo_step(plan, wanted, why, asked)
 
 
-def _halo_step(plan: Plan, halo: tuple[Sides, ...], why: str) -> Advice:
-    tile = _tile_for(plan, halo)
-    button = f"Set margin {halo_text(halo)} and run"
-    return Advice("halo", why, button, halo, tile)
+def _halo_step(plan: Plan, halo: tuple[Sides, ...], why: str, asked: Settings | None) -> Advice:
+    tile = _tile_for(plan, halo, asked)
+    set_too, cost = _about_tile(plan, halo, tile)
+    button = f"Set margin {halo_text(halo)}{set_too} and run"
+    return Advice("halo", why + cost, button, halo, tile)
 
 
-def _without_reach(plan: Plan) -> Advice:
+def _without_reach(plan: Plan, asked: Settings | None) -> Advice:
     facts, within = plan.facts, plan.reach.convolutional
     if facts.statistics and not facts.forward_only:
         halo = None if within is None else _at_least(plan.grid.halo, within)
@@ -137,8 +145,12 @@ def _without_reach(plan: Plan) -> Advice:
             f"Overlap cannot remove these seams: {facts.statistics_sentence}. With fixed "
             "statistics, all tiles use the same numbers."
         )
-        tile = None if halo is None else _tile_for(plan, halo)
-        return Advice("statistics", why, "Fix statistics and run", halo, tile)
+        if halo is None:
+            return Advice("statistics", why, "Fix statistics and run")
+        tile = _tile_for(plan, halo, asked)
+        set_too, cost = _about_tile(plan, halo, tile)
+        button = f"Fix statistics{set_too} and run"
+        return Advice("statistics", why + cost, button, halo, tile)
     cause = (
         "what the network predicts depends on the size of its tile"
         if plan.reach.depends_on_size
@@ -172,14 +184,57 @@ def _at_least(halo: Sequence[Sides], wanted: Sequence[Sides]) -> tuple[Sides, ..
     return tuple((max(a[0], b[0]), max(a[1], b[1])) for a, b in pairs)
 
 
-def _tile_for(plan: Plan, halo: Sequence[Sides]) -> tuple[int, ...] | Literal["auto"]:
-    """The present tile, unless too little of it would be kept at this halo."""
-    for axis, sides in zip(plan.grid.axes, halo, strict=True):
-        kept = axis.tile - sum(axis.lattice.crop) - sum(axis.lattice.whole(sides))
-        small = axis.tile < axis.lattice.smallest_tile(sides) or kept * _LEAST_CORE < axis.tile
-        if small and not axis.single:
-            return "auto"
-    return plan.grid.tile_shape
+def _tile_for(
+    plan: Plan, halo: Sequence[Sides], asked: Settings | None
+) -> tuple[int, ...] | Literal["auto"]:
+    """The present tile, doubled until few pixels are computed often; automatic if it was so."""
+    if asked is not None and asked.tile == "auto":
+        return "auto"
+    tile = plan.grid.tile_shape
+    while _computed(plan, halo, tile) > _MOST_COMPUTED:
+        larger = tuple(map(_doubled, plan.grid.axes, tile))
+        if larger == tile:
+            return tile
+        tile = larger
+    needed = plan.bytes_per_tile * math.prod(tile) / math.prod(plan.grid.tile_shape)
+    most = plan.settings.memory
+    return "auto" if most is not None and needed > most else tile
+
+
+def _computed(plan: Plan, halo: Sequence[Sides], tile: Sequence[int]) -> float:
+    """Pixels computed for each pixel of the image; infinite where the tile has no room."""
+    sizes = plan.grid.image_shape
+    lattices = [axis.lattice for axis in plan.grid.axes]
+    try:
+        grid = TileGrid.regular(sizes, tile, halo, None, lattices)
+    except SettingsError:
+        return math.inf
+    return len(grid) * math.prod(tile) / math.prod(sizes)
+
+
+def _doubled(axis: AxisTiling, tile: int) -> int:
+    """Twice the tile, or what covers the image along the axis."""
+    whole = axis.lattice.size_at_least(axis.size + sum(axis.lattice.crop))
+    return max(tile, min(axis.lattice.size_at_least(2 * tile), whole))
+
+
+def _about_tile(
+    plan: Plan, halo: Sequence[Sides], tile: tuple[int, ...] | Literal["auto"]
+) -> tuple[str, str]:
+    """What a button and a sentence say of a larger tile; nothing where it stays."""
+    present = plan.grid.tile_shape
+    if tile in ("auto", present):
+        return "", ""
+    shown, own = axes_text(tile), axes_text(present)
+    before, after = (_computed(plan, halo, each) for each in (present, tile))
+    if math.isinf(before):
+        cost = f" Tile {own} has no room for it; tile {shown} has."
+    else:
+        cost = (
+            f" With tile {own} every pixel would be computed about {before:.2g} times, with tile "
+            f"{shown} about {after:.2g} times."
+        )
+    return f", tile {shown}", cost
 
 
 def smallest_tile(

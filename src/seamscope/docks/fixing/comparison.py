@@ -18,7 +18,7 @@ from seamscope.compare.accuracy import dice_of_result
 from seamscope.compare.before_after import SAME_DICE, BeforeAfter
 from seamscope.docks.controls import button
 from seamscope.docks.fixing.swipe import Swipe
-from seamscope.docks.looks import Kind, boxed, plain, text_label
+from seamscope.docks.looks import Kind, boxed, in_dock, plain, text_label
 from seamscope.docks.results import Run
 from seamscope.docks.rich_text import rich_text
 from seamscope.progress import Work
@@ -118,11 +118,10 @@ class Comparison(QWidget):
             dice = (scores[1][0], scores[0][1], scores[1][1], scores[1][2]) if known else ()
             return rich_text(describe(BeforeAfter(one, other, how, *dice)))
         said = []
-        if after.plan.tiles > 1 and other is not None:
-            said.append(boxed(_seams_of(after), "good" if other.seamless else "warning"))
         if before is not None:
-            said.append(plain(f"Before: {_seams_of(before)}") + "<br>")
-            said.append(plain(f"After: {_seams_of(after)}"))
+            said.append(plain(f"Before: {_seams_of(before)}"))
+        good = after.plan.tiles == 1 or (other is not None and other.seamless)
+        said.append(boxed(_seams_of(after), "good" if good else "warning"))
         said.append(_accuracy(scores[0][1], scores[1][1]))
         return "".join(said)
 
@@ -168,7 +167,7 @@ def _seams_of(run: Run) -> str:
         return "One tile covers the image: there are no seams."
     if report is None or not report.overlaps:
         return "The seams were not measured."
-    return report.sentence()
+    return in_dock(report.sentence())
 
 
 def _accuracy(before: Sequence[float], after: Sequence[float]) -> str:

@@ -176,10 +176,10 @@ class FixDock(Dock):
         return any(layer in self.viewer.layers for layer in self.session.layers_of(run))
 
     def _advise(self) -> Advice | None:
-        run, plan = self._last(), self.session.plan
+        run, plan, asked = self._last(), self.session.plan, self.session.settings
         if run is not None and run.evidence.report is not None:
-            return advise(run.evidence.report.plan, run.evidence.report)
-        return None if plan is None else advise(plan)
+            return advise(run.evidence.report.plan, run.evidence.report, asked)
+        return None if plan is None else advise(plan, asked=asked)
 
     def _show_state(self) -> None:
         advice, busy = self.advice, self.busy
@@ -187,6 +187,8 @@ class FixDock(Dock):
             self.why.setText(_WAITING)
         elif not busy:
             self.why.setText(boxed(in_dock(advice.why), "warning" if advice.needed else "good"))
+        said = not busy and self.comparison.after is not None  # the comparison says that it is good
+        self.why.setHidden(said and advice is not None and not advice.needed)
         self.fix.setText(self._button(advice))
         self.fix.setEnabled(advice is not None and advice.needed and not busy)
         self.fix.setVisible(not busy)
@@ -356,14 +358,14 @@ class FixDock(Dock):
             self._give_up("Stopped. The earlier result stays.")
             return
         report = run.evidence.report
-        advice = None if report is None else advise(report.plan, report)
+        advice = None if report is None else advise(report.plan, report, self.session.settings)
         again = advice is not None and advice.needed and advice.step not in self._done
         if again and advice is not None and len(self._done) < _MOST_STEPS:
             self._do(advice)
             return
         self._chain = False
-        self._changed()
         self.comparison.set_runs(self._before, run)
+        self._changed()
         self._score()
 
     # -- accuracy, and back

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from seamscope.docks.looks import plain, text_label
+from seamscope.docks.looks import in_dock, plain, text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.layer_table import LayerTable
 
@@ -48,7 +48,7 @@ class LayersPage(QWidget):
     def _layer_chosen(self, number: int) -> None:
         audit = self._bench.audit
         assert audit is not None
-        self.meaning.setText(plain(audit.layers[number].meaning))
+        self.meaning.setText(plain(in_dock(audit.layers[number].meaning)))
         self.chosen.emit(number)
 
 

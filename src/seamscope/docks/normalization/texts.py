@@ -44,8 +44,8 @@ def fixed_text(statistics: Statistics, network: Model, wrong: Sequence[str] = ()
     sentences = [f"{what} fixed ({statistics.how}{of}). {network.describe()}"]
     sentences += [part.text for part in describe(statistics) if isinstance(part, Text)]
     good = network.reach.bounded and not wrong
-    sentences += map(in_dock, wrong)
-    return boxed(" ".join(sentences), "good" if good else "warning")
+    sentences += wrong
+    return boxed(in_dock(" ".join(sentences)), "good" if good else "warning")
 
 
 # -- features
@@ -94,4 +94,4 @@ def training_advice(
     """What follows from what was measured, the layers' own advice left to the verdict."""
     known = advice(audit)
     said = [s for s in advice(audit, disparity, features, batches) if s not in known]
-    return "".join(f"<p>{plain(each)}</p>" for each in said)
+    return "".join(f"<p>{plain(in_dock(each))}</p>" for each in said)

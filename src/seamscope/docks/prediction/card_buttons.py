@@ -47,7 +47,7 @@ class CardHalo(CardButton):
         halo = axes_text(card.halo)
         self.offer(
             f"Use the card's margin, {halo}",
-            f"{card.by} declares halo {halo}. Auto uses the measured one.\n"
+            f"{card.by} declares margin (halo) {halo}. Auto uses the measured one.\n"
             "Click to use the card's.",
         )
 

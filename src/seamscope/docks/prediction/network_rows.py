@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QCheckBox, QFormLayout
 
 from seamscope.docks.editors import Choice
 from seamscope.docks.job_row import JobRow
-from seamscope.docks.looks import Kind, boxed, network_text, set_row, text_label
+from seamscope.docks.looks import Kind, boxed, in_dock, network_text, set_row, text_label
 from seamscope.docks.prediction.model_picker import ModelPicker, remember_model
 from seamscope.docks.prediction.stated_rows import StatedRows
 from seamscope.docks.sentences import sentence
@@ -161,10 +161,10 @@ class NetworkRows(QObject):
 
     def _describe(self, model: Model) -> None:
         kind: Kind = "good" if model.reach.bounded else "warning"
-        text = boxed(model.describe(), kind)
+        text = boxed(in_dock(model.describe()), kind)
         if model.declared is not None:  # what the card says, where measuring says otherwise
             wrong = disagreements(model.declared, model.facts, model.reach)
-            text += "".join(boxed(each, "warning") for each in wrong)
+            text += "".join(boxed(in_dock(each), "warning") for each in wrong)
         self._show_facts(network_text(model.facts) + text)
         self.facts.setToolTip(str(model.facts))
 
@@ -230,7 +230,7 @@ class NetworkRows(QObject):
             return ()
         return (
             f"The fixed statistics are those of {found.image}, not of {layer.name}. Tiles agree, "
-            "but each image may have its own. Freeze them on this image (dock Normalization).",
+            "but each image may have its own. Fix them on this image (dock Network normalization).",
         )
 
     def _fixed_changed(self) -> None:

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 
 from seamscope.docks import run_on
 from seamscope.docks.editors import Choice, OptionalNumber
-from seamscope.docks.looks import set_row
+from seamscope.docks.looks import in_dock, set_row
 from seamscope.docks.prediction import place_row
 from seamscope.images.stored import Offer
 from seamscope.settings import WORDS, Settings
@@ -48,7 +48,7 @@ _NAMES = {
     "Speed up": "accelerate",
     "Memory": "memory",
 }
-_TIPS = {row: WORDS[name].help for row, name in _NAMES.items()}
+_TIPS = {row: in_dock(WORDS[name].help) for row, name in _NAMES.items()}
 _TIPS["Show"] = (
     "Show the channels of a 2D result as one coloured layer, or as one layer each; then napari "
     "shows their values below the pointer. Volumes are always one layer per channel."
@@ -149,12 +149,18 @@ class Options(QWidget):
 
     def set_values(self, settings: Settings) -> None:
         """Show the values of settings; what is not offered here stays as it is."""
-        for name in ("result", "channel", "normalize", "padding", "device", "precision", "seams"):
+        for name in ("result", "padding", "device", "precision", "seams"):
             getattr(self, name).set_value(getattr(settings, name))
-        self.threshold.setValue(settings.threshold)
+        self.set_network_values(settings)
         self.replace_nan.setChecked(settings.fill_nan == 0)
         self.batch.setValue(settings.batch)
         self.accelerate.setChecked(settings.accelerate)
+
+    def set_network_values(self, settings: Settings) -> None:
+        """Show the values that are right for one network only."""
+        for name in ("channel", "normalize", "background"):
+            getattr(self, name).set_value(getattr(settings, name))
+        self.threshold.setValue(settings.threshold)
 
     def set_channels(self, count: int) -> None:
         """Offer the channels of an image; 0 or 1 for one that has no choice."""

@@ -40,6 +40,8 @@ _FILES = "Protocols (*.toml);;All files (*)"
 # Settings that follow from the image, the network or the region, and not from habit.
 _OF_ONE_IMAGE = ("area", "channel", "channel_axis", "memory")
 _GRID = ("tile", "halo", "overlap")
+# Settings that are right for one network and wrong for another, whose results look as good.
+_OF_ONE_NETWORK = ("normalize", "percentiles", "threshold", "background", "channel", *_GRID)
 
 
 class Protocols(QObject):
@@ -63,8 +65,10 @@ class Protocols(QObject):
         self._dock = dock
         self._wanted: Protocol | None = None  # whose network is being loaded
         self._known: Protocol | None = None  # of the last run, as it was on screen
+        self._owner = ""  # fingerprint of the network that the controls were set for
         self.extra: dict[str, Any] = {}
         self._absent = ""  # a device that this machine lacks
+        self._dropped = ""  # intensities that were chosen for the network before
         self.button = self._menu()
 
     # -- from the controls to a protocol
@@ -136,7 +140,7 @@ class Protocols(QObject):
         if axes is not None and layer is not None and len(axes) == layer.ndim:
             dock.axes.setText(axes)
         self._set(protocol.settings)
-        self._wanted = protocol
+        self._wanted, self._owner = protocol, protocol.network.fingerprint
         model = dock.plain
         if model is not None and is_network_of(protocol, model):
             self.ready(model)
@@ -180,13 +184,29 @@ class Protocols(QObject):
             check_network(model, self._wanted.network.fingerprint)
 
     def ready(self, model: Model) -> None:
-        """Set the tiles of the protocol whose network was loaded, or of the last run with it."""
-        wanted, self._wanted = self._wanted or self._of_last_run(model), None
+        """Set what depends on the network: as its protocol says, or as in the last run with it."""
+        last = self._of_last_run(model)
+        wanted, self._wanted = self._wanted or last, None
+        if self._owner != model.fingerprint:
+            self._take_over(None if last is None else last.settings)
+            self._owner = model.fingerprint
         if wanted is None:
             return
         self._set_tiles(wanted.settings)
         if wanted.statistics is not None:
             self._fix(model, wanted.statistics)
+
+    def _take_over(self, settings: Settings | None) -> None:
+        """Set the options for another network; those chosen before the first one stay."""
+        options = self._dock.options
+        before = options.normalize.value()
+        with self._dock.quietly():
+            if self._owner:
+                options.set_network_values(Settings())
+            if settings is not None:
+                options.set_network_values(settings)
+        reset = before != "auto" and options.normalize.value() == "auto"
+        self._dropped = before if reset else ""
 
     def _set_tiles(self, settings: Settings) -> None:
         dock = self._dock
@@ -213,6 +233,10 @@ class Protocols(QObject):
         said = []
         if self._absent:
             said.append(f"The protocol's device {self._absent} is not on this machine.")
+        if self._dropped and self._dock.options.normalize.value() == "auto":
+            said.append(
+                f"Image intensities are Auto again: {self._dropped} was chosen for another network."
+            )
         if not self.extra:
             return tuple(said)
         values = ", ".join(f"{WORDS[name].label} {_said(v)}" for name, v in self.extra.items())
@@ -223,6 +247,7 @@ class Protocols(QObject):
 
     def remember(self) -> None:
         """Keep the settings of a run for the next session."""
+        self._dropped = ""
         own = self._dock.settings()
         changes = {name: vars(Settings())[name] for name in _OF_ONE_IMAGE}
         model = self._dock.plain
@@ -233,10 +258,11 @@ class Protocols(QObject):
             self._known.save(_last())
 
     def recall(self) -> None:
-        """Set the controls as they were at the last run."""
+        """Set the controls as they were at the last run, except what its network needs."""
         with contextlib.suppress(SeamscopeError):  # the first time, or of another version
             self._known = Protocol.load(_last())
-            self._set(self._known.settings)
+            usual = {name: vars(Settings())[name] for name in _OF_ONE_NETWORK}
+            self._set(self._known.settings.but(**usual))
             self.extra, self._absent = {}, ""
 
     def _of_last_run(self, model: Model) -> Protocol | None:

@@ -21,7 +21,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QVBoxLayout, QWidg
 from seamscope.docks.actions import ActionRow
 from seamscope.docks.controls import KEYS, button, keyed
 from seamscope.docks.job import Job, Note, Outcome, Step
-from seamscope.docks.looks import boxed, plain, text_label
+from seamscope.docks.looks import boxed, in_dock, plain, text_label
 from seamscope.docks.results import ResultLayers, Run
 from seamscope.docks.sentences import sentence
 from seamscope.docks.tasks import predict
@@ -325,7 +325,7 @@ def _seams(finished: Finished) -> str:
     if report is None or not report.overlaps:
         return ""
     kind = "" if report.kind in _EXPECTED else f" The values are {report.kind}."
-    return boxed(report.sentence() + kind, "good" if report.seamless else "warning")
+    return boxed(in_dock(report.sentence()) + kind, "good" if report.seamless else "warning")
 
 
 def _activity(made: Run, total: int) -> Any:

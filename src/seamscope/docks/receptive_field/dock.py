@@ -18,7 +18,7 @@ from seamscope.docks.controls import button, form, ticked
 from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.layers import image_of, on_click, shown_point
-from seamscope.docks.looks import boxed, legend, plain, text_label
+from seamscope.docks.looks import boxed, in_dock, legend, plain, text_label
 from seamscope.docks.receptive_field.layers import EFFECTIVE, FieldLayers, box_around, centred
 from seamscope.docks.receptive_field.probes import Probes
 from seamscope.docks.receptive_field.profile_plot import THEORY, ProfilePlot
@@ -239,7 +239,7 @@ class ReceptiveFieldDock(Dock):
             self.details.setText("")
         else:
             kind: Literal["good", "warning"] = "good" if model.reach.bounded else "warning"
-            self.verdict.setText(boxed(model.describe(), kind))
+            self.verdict.setText(boxed(in_dock(model.describe()), kind))
             self.details.setText("" if theory is None else _details(theory))
         self._offer_halos()
 

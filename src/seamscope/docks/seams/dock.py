@@ -336,7 +336,9 @@ class SeamsDock(Dock):
                 "The seams of this result were not measured: press <i>Measure</i>."
             )
         else:
-            self.verdict.setText(boxed(report.sentence(), "good" if report.seamless else "warning"))
+            self.verdict.setText(
+                boxed(in_dock(report.sentence()), "good" if report.seamless else "warning")
+            )
         self.actions.offer(self._actions(report))
         self.numbers.setText("" if report is None else rich_text(describe(report)[1:]))
         missing = run is not None and not run.evidence.kept and run.plan.tiles > 1
@@ -583,7 +585,7 @@ class SeamsDock(Dock):
         report = None if run is None else run.evidence.report
         if run is None or report is None:
             return
-        advice = advise(report.plan, report)
+        advice = advise(report.plan, report, self.session.settings)
         if advice.step == "halo" and advice.halo is not None:
             self.halo.set_value(min(covering(report.curve.ray, advice.halo), self.halo.most))
         else:
