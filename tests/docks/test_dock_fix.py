@@ -146,6 +146,7 @@ def test_one_click_fixes_statistics_before_any_run(qtbot, viewer, steps):
     assert fix.advice.step == "nothing"
     assert "Seamless" in fix.comparison.text.text()
     assert fix.comparison.swap.isHidden()
+    assert fix.why.isHidden()  # the comparison says it
     press(qtbot, fix.comparison.undo)
     assert dock.model is INSTANCE
     assert fix.comparison.text.text() == ""

@@ -223,7 +223,7 @@ def _about_tile(
 ) -> tuple[str, str]:
     """What a button and a sentence say of a larger tile; nothing where it stays."""
     present = plan.grid.tile_shape
-    if tile in ("auto", present):
+    if isinstance(tile, str) or tile == present:
         return "", ""
     shown, own = axes_text(tile), axes_text(present)
     before, after = (_computed(plan, halo, each) for each in (present, tile))
