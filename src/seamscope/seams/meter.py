@@ -272,7 +272,7 @@ class SeamMeter:
         if 0 in one.shape:
             return  # these tiles only touch
         fold = self._fold(lower, axis, region)
-        room = self._room(one.shape) if self._tell is None else None  # who is told may keep them
+        room = self._room(one.shape) if self._tell is None else None  # the receiver may keep them
         apart, terms, lost = self._comparison.compare(fold, one, two, room)
         self.lost += lost
         at = min(self._at, fold.deepest)
