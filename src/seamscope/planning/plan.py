@@ -428,7 +428,7 @@ def _comparing(plan: Plan, asked: Settings, kept: int) -> Plan:
 
 
 def _has_room_to_compare(plan: Plan, asked: Settings) -> bool:
-    """Whether auto became all, so that the tile is chosen again, for overlaps of which more is left.
+    """Whether auto became all, so that the tile is chosen again, for overlaps with more in them.
 
     Not before: a sample, chosen or auto, has the tiles of a run that measures nothing.
     """
