@@ -207,16 +207,28 @@ def test_combinations_are_counted_not_made(monkeypatch):
         GivenTiles.of([*tiles()[:-1], tiles()[0]])
 
 
+GIVEN = (
+    "y_start,y_stop,x_start,x_stop,core_y_start,core_y_stop,core_x_start,core_x_stop\n"
+    "0,96,0,96,0,80,0,80\n"
+)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
         (
             "g.csv",
-            "y_start,y_stop,x_start,x_stop,core_y_start,core_y_stop,core_x_start,core_x_stop\n"
-            "0,96,0,96,0,80,0,80\n0,96,0",
+            f"{GIVEN}0,96,0",
             "a row ends before its column x_stop",
         ),
-        ("g.json", '[{"read": [[0, Infinity]], "core": [[0, 8]]}]', "Tile 0 .* infinity"),
+        (
+            "g.json",
+            '[{"read": [[0, Infinity]], "core": [[0, 8]]}]',
+            r"Tile 0 .*\(inf is no whole number\)",
+        ),
+        ("g.json", "[[1]]", r"Tile 0 .*\(each has a start and a stop for each axis\)"),
+        ("g.json", "{\n1", r"\(it is no JSON from line 2, character 1 on\)"),
+        ("g.csv", GIVEN.replace("96,0,80,0,80\n", "x,0,80,0,80\n"), "'x' in the column x_stop"),
     ],
 )
 def test_a_damaged_file_is_one_sentence(tmp_path, name, text, said):

@@ -23,9 +23,10 @@ from seamscope.errors import OutputError
 from seamscope.images.image import open_image
 from seamscope.images.records import read_record
 from seamscope.images.results import maps
-from seamscope.images.results.create import create_output
+from seamscope.images.results.create import create_output, room_for
 from seamscope.images.results.format import Wanted
 from seamscope.text import bytes_text
+from watching import Seen
 
 PLACE = (
     rasterio.Affine.translation(500000, 4100000)
@@ -168,6 +169,32 @@ def test_no_block_is_written_twice(network, whole) -> None:
         (0, 0, 0),
     )  # fmt: skip
     assert maps._block_side(aligned) == (160, 320)  # a tile's core is whole blocks
+
+
+def test_writing_the_map_shows_progress_and_can_be_stopped(network, tmp_path) -> None:
+    """After the last tile; what was predicted stays, and the map is written by resuming."""
+    out = tmp_path / "stopped.tif"
+    where, how = ("map.tif", network, out), {"tile": 72, "halo": 4}
+    work = Seen(until=lambda seen: seen.phases[-1:] == ["Writing the map"])
+    with pytest.raises(InterruptedError):
+        seamscope.predict(*where, work=work, **how)
+    assert not out.exists()
+    work = Seen()
+    seamscope.predict(*where, work=work, resume=True, **how)
+    assert work.phases[-1] == "Writing the map"
+    assert work.steps == [(n, 12) for n in range(1, 13)]  # blocks of 64 x 64
+    with rasterio.open(out) as made:
+        np.testing.assert_array_equal(made.read(), seamscope.predict(*where[:2], **how))
+
+
+def test_room_is_counted_for_the_array_and_its_copies(network, tmp_path) -> None:
+    """As the run checks it, which is what the dock promises."""
+    image, values = open_image("map.tif"), 2 * 210 * 170 * 4
+    place, about = str(tmp_path / "r"), ((2, 210, 170), "f4", "cyx", (1, 210, 170))
+    for ending, copies in ((".tif", 2), (".cog.tif", 4)):
+        room = room_for(place + ending, *about, source=image)
+        assert room.needed == copies * values + 2**20
+    assert room_for(f"{place}.tif", *about).needed == values + 2**20
 
 
 def test_a_chosen_nodata_on_the_command_line(folder) -> None:

@@ -31,7 +31,7 @@ import seamscope
 from seamscope.cli import app
 from seamscope.compare.certificate import record_to_certify
 from seamscope.errors import ImageError, OutputError, SettingsError
-from seamscope.execution.recipe import ImageFile, check_travels
+from seamscope.execution.recipe import ImageFile, check_image_travels, check_travels
 from seamscope.images import remote
 from seamscope.images.addresses import Address, is_address, without_secrets
 from seamscope.images.image import open_image
@@ -177,9 +177,11 @@ def test_passwords_are_used_and_never_shown(
     out = tmp_path / "a.ome.zarr"
     known = base64.b64encode(f"me:{SECRET}@".encode()).decode()
     monkeypatch.setattr(image_on_web[2], "password", known)
-    with pytest.raises(ImageError, match=r"may not be read \(401\)"):
+    with pytest.raises(ImageError, match=r"may not be read \(401\). .*USER:PASSWORD@HOST"):
         open_image(image_on_web[0])
     image = open_image(address)
+    alone = Address.parse(address.replace(f":{SECRET}%40@", "@"))
+    assert base64.b64decode(remote._authorization(alone.secret)[6:]) == b"me:"
     seamscope.predict(image, network(), out, **HOW)
     assert SECRET not in json.dumps(read_record(out))
     assert SECRET not in repr(image)
@@ -599,7 +601,9 @@ def test_labels_lie_beside_their_image(
     values = seamscope.predict(DATA, network(), image, ome=OmeZarr(version), **HOW)
     cells = f"{image}/labels/cells"
     recipe = {"kind": "components", "channel": 0, "values": "logits", "threshold": 0.47}
-    found = seamscope.segment(image, out=cells, **recipe)
+    work = Seen()
+    found = seamscope.segment(image, out=cells, work=work, **recipe)
+    assert work.sentences[0].startswith("Labels in an object store are written at the end")
     expected = np.asarray(seamscope.segment(np.asarray(values), axes="cyx", **recipe).labels)
     assert found.count > 3
     np.testing.assert_array_equal(open_image(cells).read(FULL * 2), expected)
@@ -652,6 +656,10 @@ def test_workers_open_images_in_stores_and_no_password_travels(
     with pytest.raises(SettingsError, match="never written to a file") as refused:
         check_travels(open_image(protected), load_model("demo:batchnorm"))
     assert SECRET not in str(refused.value)
+    with pytest.raises(SettingsError, match="opened in several steps"):
+        check_image_travels(image.with_nodata(1).with_nodata(2))
+    with pytest.raises(SettingsError, match="never written to a file"):
+        seamscope.segment(open_image(protected), kind="components", on=1)
 
 
 def test_what_holds_no_labels_is_one_sentence(s3: type[Proxy]) -> None:

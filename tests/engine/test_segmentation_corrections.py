@@ -255,8 +255,12 @@ def test_corrections_of_other_labels_are_refused(row, tmp_path) -> None:
     with pytest.raises(ImageError, match="corrections of other labels"):
         Corrections(other, path)
     assert len(Corrections(row.at(seed_threshold=0.2), path)) == 1
+    head = path.read_text().splitlines()[0]
     path.write_text("no json\n")
     with pytest.raises(ImageError, match="no file of corrections"):
+        Corrections(row, path)
+    path.write_text(f'{head}\n{{"kind": 3}}\n')
+    with pytest.raises(ImageError, match=f"{path.name} holds a correction that cannot be read"):
         Corrections(row, path)
 
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import nn
 
 import seamscope
-from seamscope.errors import ImageError
+from seamscope.errors import ImageError, SettingsError
 from seamscope.ledger import Ledger
 from seamscope.planning.case import Case
 from seamscope.planning.tuning import prepare
@@ -108,6 +108,14 @@ def test_seams_are_those_of_the_tiles_that_memory_left(folder, tmp_path) -> None
     assert (found.file is not None) == folder
     again = predict_for(seamscope.Recipe(), case, tmp_path, ledger=ledger)
     assert again.seams == found.seams
+
+
+def test_a_recipe_that_does_not_fit_is_refused_before_the_prediction(tmp_path) -> None:
+    case = Case.open(blobs((96, 96)), Hungry().eval(), tile=48, normalize="none", seams="none")
+    for wrong in (seamscope.Recipe(channel=7), seamscope.Recipe(connectivity=3)):
+        with pytest.raises(SettingsError, match=r"no channel 7: prediction of .* has|is 3"):
+            begin_labels(case.image, wrong, tmp_path / "o.zarr", case=case)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("area", [None, {"x": (0, 200)}])

@@ -152,8 +152,7 @@ def predict(
         display.phase("Measuring the network")
         resources = None
         if sharing.on is not None:
-            from seamscope.execution.devices import resources_on
-            from seamscope.execution.run import check_shared
+            from seamscope.execution.run import check_shared, resources_on
 
             if not dry_run:
                 check_shared(opened, network, out, sharing.on)

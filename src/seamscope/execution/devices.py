@@ -1,6 +1,6 @@
 """The device of a run, where workers have one that this machine lacks.
 
-Knows what is asked of workers before a run is planned. Does not know plans, or who does what.
+Knows what workers say before a run is planned. Does not know plans, or who does what.
 """
 
 from __future__ import annotations

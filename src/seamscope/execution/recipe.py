@@ -20,7 +20,6 @@ from typing import Any
 
 from seamscope.errors import SettingsError
 from seamscope.files import disk_errors, write_file
-from seamscope.images.addresses import is_address
 from seamscope.images.image import Image, open_image
 from seamscope.images.intensity import Intensity
 from seamscope.images.preparation import Prepared
@@ -204,23 +203,31 @@ def check_travels(image: Image, model: Model) -> None:
     SettingsError
         When one of them is in memory only.
     """
-    if image.opener is None and is_address(image.source):
-        raise SettingsError(
-            f"The address of {image.source} was given with a user or password, which is never "
-            "written to a file, so that workers cannot read it. Copy the image to a disk that "
-            "workers see, or predict without workers."
-        )
-    if image.opener is None:
-        raise SettingsError(
-            f"The image {image.name} is in the memory of this process, where workers cannot read "
-            "it. Save it to a file (zarr), and give its path."
-        )
+    check_image_travels(image)
     if model.spec is None:
         raise SettingsError(
             f"The network {model.name} is in the memory of this process, where workers cannot read "
             "it. Give a file, or a Python factory with its weights "
             "(unet.py:UNet@weights.safetensors)."
         )
+
+
+def check_image_travels(image: Image, what: str = "image") -> None:
+    """Check that other processes can open an image; `what` it is called.
+
+    Raises
+    ------
+    SettingsError
+        When it is in memory only, or was opened in a way that cannot be repeated.
+    """
+    if image.opener is None:
+        raise SettingsError(f"The {what} {image.name} {image.stays or _IN_MEMORY}")
+
+
+_IN_MEMORY = (
+    "is in the memory of this process, where workers cannot read it. Save it to a file (zarr), and "
+    "give its path."
+)
 
 
 def _fields_of(choice: Choice) -> Mapping[str, Any]:
@@ -240,4 +247,4 @@ def inside_folder(folder: str) -> Iterator[None]:
         os.chdir(before)
 
 
-__all__ = ["ImageFile", "Recipe", "check_travels", "inside_folder"]
+__all__ = ["ImageFile", "Recipe", "check_image_travels", "check_travels", "inside_folder"]

@@ -35,6 +35,7 @@ from seamscope.execution.block import (
     place_of,
     seams_of,
 )
+from seamscope.execution.devices import resources_on
 from seamscope.execution.intensities import keep_intensity_on
 from seamscope.execution.pool import On, Pool, check_on, open_pool
 from seamscope.execution.recipe import Recipe, check_travels
@@ -323,4 +324,4 @@ def _where(blocks: Blocks, block: int) -> str:
     return ", ".join(f"{axis} {part.start}:{part.stop}" for axis, part in parts if axis != "c")
 
 
-__all__ = ["BlockDone", "check_shared", "events_of", "is_shared", "run_on"]
+__all__ = ["BlockDone", "check_shared", "events_of", "is_shared", "resources_on", "run_on"]

@@ -99,6 +99,8 @@ class Image:
     opener
         What `open_image` opens as the same image in another process, with `choice`: the absolute
         path of a file or folder, or the name of a sample. None for arrays.
+    stays
+        Why another process cannot open it, though it is no array.
     choice
         What was taken of a file that holds several things.
     """
@@ -121,6 +123,7 @@ class Image:
     parts: tuple[str, ...] = ()
     offer: Offer = Offer()  # noqa: RUF009  (frozen)
     opener: str | None = None
+    stays: str = ""
     choice: Choice = field(default=Choice(), repr=False)
 
     @property
@@ -191,6 +194,7 @@ class Image:
             missing=True,
             identity=self.identity and f"{self.identity} nodata={nodata!r}",
             opener=self.opener if opens else None,
+            stays=self.stays if opens or self.opener is None else _OPENED_TWICE,
             choice=replace(self.choice, nodata=nodata),
             _kept=None if self._kept is None else self._kept.fresh(),
         )
@@ -419,7 +423,19 @@ def _of_file(path: Path, choice: Choice) -> Image:
 def _of_address(address: Address, choice: Choice) -> Image:
     """Open an image that is not on this machine; a password in its address is not noted."""
     image = _checked(open_address(address, choice), choice)
-    return image if address.secret else replace(image, opener=str(address))
+    if address.secret:
+        return replace(image, stays=_SECRET)
+    return replace(image, opener=str(address))
+
+
+_SECRET = (
+    "was opened with a user or password, which is never written to a file, so that workers cannot "
+    "read it. Copy it to a disk that workers see, or leave workers out."
+)
+_OPENED_TWICE = (
+    "was opened in several steps, which workers cannot repeat. Save it to a file (zarr), and give "
+    "its path, or leave workers out."
+)
 
 
 def _identity(path: Path, choice: Choice) -> str:

@@ -49,6 +49,9 @@ _HOW = {
 }
 
 
+_PASSWORD = "Give user and password before the host (USER:PASSWORD@HOST)"
+
+
 def connect(address: Address, error: type[SeamscopeError] = ImageError) -> Any:
     """Return obstore's store of an address.
 
@@ -95,7 +98,8 @@ def connect(address: Address, error: type[SeamscopeError] = ImageError) -> Any:
 
 def _authorization(secret: str) -> str:
     """Return what a server is sent for ``user:password@``; obstore drops it from an address."""
-    encoded = unquote(secret.removesuffix("@")).encode()
+    user, _, password = secret.removesuffix("@").partition(":")
+    encoded = f"{unquote(user)}:{unquote(password)}".encode()
     return f"Basic {base64.b64encode(encoded).decode()}"
 
 
@@ -121,7 +125,7 @@ def sentence(address: Address, error: Exception, done: str) -> str:
             "the environment."
         )
     if status in (401, 403) or kind in ("PermissionDeniedError", "UnauthenticatedError"):
-        how = _HOW.get(address.scheme, "Check user and password")
+        how = _HOW.get(address.scheme, _PASSWORD)
         return f"{address} may not be {done} ({status or kind}). {how}, or ask its owner."
     if status >= 500:
         return (

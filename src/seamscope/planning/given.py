@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from seamscope.errors import SettingsError
 from seamscope.tiling import GivenAxis, Lattice, TileGrid, axis_names
 
@@ -112,10 +114,22 @@ def _read(path: Path) -> Any:
             return json.loads(text)
         return list(map(_of_row, csv.DictReader(text.splitlines())))
     except (OSError, ValueError, KeyError, csv.Error) as error:
-        said = f"the column {error} is missing" if isinstance(error, KeyError) else str(error)
         raise SettingsError(
-            f"{path} holds no grid ({said}): give JSON or CSV with read windows and cores."
+            f"{path} holds no grid ({_fault(error)}): give JSON or CSV with read windows and cores."
         ) from error
+
+
+def _fault(error: Exception) -> str:
+    """Return what an error of reading means for a person who wrote the file."""
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    if isinstance(error, KeyError):
+        return f"the column {error} is missing"
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no JSON from line {error.lineno}, character {error.colno} on"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text"
+    return str(error)
 
 
 def _of_row(row: Mapping[str, str | None]) -> dict[str, Any]:
@@ -130,27 +144,38 @@ def _number(row: Mapping[str, str | None], column: str) -> int:
     found = row[column]
     if found is None:
         raise ValueError(f"a row ends before its column {column}")
-    return int(found)
+    try:
+        return int(found)
+    except ValueError:
+        raise ValueError(f"{found!r} in the column {column} is no whole number") from None
 
 
 def _spans(number: int, tile: Any) -> tuple[Span, ...]:
     """Return window and core of one tile along each axis."""
     try:
         pairs = zip(tile["read"], tile["core"], strict=True)
-        spans = [tuple(map(_whole, (*read, *core))) for read, core in pairs]
-        if any(len(span) != 4 for span in spans):
-            raise ValueError("each is a start and a stop for each axis")
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise SettingsError(
-            f"Tile {number} of the grid has no window and core ({error}): write "
-            '{"read": [[0, 96], [0, 96]], "core": [[0, 80], [0, 80]]}.'
-        ) from error
-    return tuple((a, b, c, d) for a, b, c, d in spans)
+        return tuple((_whole(a), _whole(b), _whole(c), _whole(d)) for (a, b), (c, d) in pairs)
+    except _NumberError as error:
+        why, cause = str(error), error.__cause__
+    except (TypeError, KeyError, ValueError) as error:
+        why, cause = "each has a start and a stop for each axis", error
+    raise SettingsError(
+        f"Tile {number} of the grid has no window and core ({why}): write "
+        '{"read": [[0, 96], [0, 96]], "core": [[0, 80], [0, 80]]}.'
+    ) from cause
+
+
+class _NumberError(Exception):
+    """A value is no number of pixels."""
 
 
 def _whole(value: Any) -> int:
-    if int(value) != value:
-        raise ValueError(f"{value} is no whole number")
+    if (
+        not isinstance(value, int | float | np.integer)
+        or not math.isfinite(value)
+        or int(value) != value
+    ):
+        raise _NumberError(f"{value} is no whole number")
     return int(value)
 
 

@@ -233,8 +233,7 @@ def predict(
         out, overwrite=overwrite, source=source, labels=wanted.result == "labels", resume=resume
     )
     opened = image if isinstance(image, Case) else source
-    from seamscope.execution.devices import resources_on  # a room above this one
-    from seamscope.execution.run import check_shared, events_of
+    from seamscope.execution.run import check_shared, events_of, resources_on  # a room above
 
     if on is not None:
         of_workers = resources_on(on, wanted.device, work)
@@ -489,7 +488,11 @@ class Attempt:
                 warnings.append(_not_postprocessed(plan, error))
         if output is not None:
             final = {"protocol": protocol_of(finishing.case)} if "protocol" in output.record else {}
-            output.finish({"plan": plan.to_json(), "figures": figures, **final})
+            record = {"plan": plan.to_json(), "figures": figures, **final}
+            try:
+                output.finish(record, work=finishing.work)
+            except InterruptedError:
+                return
         yield Finished(made.seconds, figures, made.seams, " ".join(warnings))
 
     def _figures(self, made: Made) -> dict[str, Any]:

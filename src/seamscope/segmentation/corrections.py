@@ -142,12 +142,21 @@ class Corrections:
                 self._done += 1
             else:
                 del self._entries[self._done :]
-                self._entries.append(restore(Entry, step))
+                self._entries.append(self._entry(step))
                 self._done += 1
             if not 0 <= self._done <= len(self._entries):
                 raise ImageError(
                     "The corrections undo more than they hold: the file is damaged, use a copy."
                 )
+
+    def _entry(self, step: dict[str, Any]) -> Entry:
+        try:
+            return restore(Entry, step)
+        except SettingsError as error:
+            raise ImageError(
+                f"{self._file and self._file.path} holds a correction that cannot be read: the "
+                "file is damaged, use a copy."
+            ) from error
 
     def _replay(self) -> None:
         base = self._base

@@ -30,7 +30,7 @@ import numpy as np
 
 from seamscope.errors import OutputError, SettingsError
 from seamscope.execution.pool import On, Pool, check_on, open_pool
-from seamscope.execution.recipe import check_travels, inside_folder
+from seamscope.execution.recipe import check_image_travels, check_travels, inside_folder
 from seamscope.execution.sharing import ordering, share_out
 from seamscope.execution.worker import Order
 from seamscope.files import disk_errors, kept_beside, write_file
@@ -49,7 +49,13 @@ from seamscope.segmentation.basins import check_size
 from seamscope.segmentation.blocks import Blocks, in_order
 from seamscope.segmentation.label_files import label_output
 from seamscope.segmentation.objects import Space
-from seamscope.segmentation.predicted import Placed, Predicted, predict_for, space_of
+from seamscope.segmentation.predicted import (
+    Placed,
+    Predicted,
+    check_recipe,
+    predict_for,
+    space_of,
+)
 from seamscope.segmentation.recipe import Heights, Recipe, channel_names
 from seamscope.segmentation.room import Folder, Room
 from seamscope.segmentation.segment import find_objects
@@ -414,7 +420,7 @@ class Labelling:
         if keep:
             self._finish_and_keep(record)
         else:
-            output.finish(record)
+            output.finish(record, work=self._work)
         return output.array
 
     def _shared_by(self, found: Segmentation) -> bool:
@@ -434,7 +440,7 @@ class Labelling:
         assert self._output is not None
         kept = kept_beside(Path(str(self._output.path)))
         self._folder.vanish(kept)  # first, so that nothing stays where this is stopped half-way
-        self._output.finish(record, kept)
+        self._output.finish(record, kept, self._work)
         self._folder.path = kept
         self._stages.moved(kept)
         shutil.rmtree(kept / "prediction.zarr", ignore_errors=True)
@@ -578,6 +584,10 @@ def begin_labels(
         names=how.get("names"),
     )  # fmt: skip
     output = None
+    if case is not None:
+        check_recipe(recipe, case)
+    if is_address(out):
+        work.note(_AT_THE_END)
     if can_resume(out):
         if case is not None:
             shape, space = space_of(case.plan)
@@ -597,15 +607,18 @@ def begin_labels(
         raise
 
 
+_AT_THE_END = (
+    "Labels in an object store are written at the end: if this stops, it begins again. To be able "
+    "to resume (`resume=True`), write them to a disk, and copy them."
+)
+
+
 def _check_shared(image: Image, case: Case | None) -> None:
     """Check that other processes can open what is segmented."""
     if case is not None:
         check_travels(case.image, case.model)
-    elif image.opener is None:
-        raise SettingsError(
-            f"The prediction {image.name} is in the memory of this process, where workers cannot "
-            "read it. Save it to a file (zarr), and give its path."
-        )
+    else:
+        check_image_travels(image, "prediction")
 
 
 def _output(

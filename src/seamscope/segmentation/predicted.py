@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from psutil import virtual_memory
 
 from seamscope.errors import ImageError
@@ -33,7 +34,7 @@ from seamscope.prediction.output import open_output
 from seamscope.prediction.run import begin, completed
 from seamscope.progress import QUIET, Work
 from seamscope.segmentation.objects import Space
-from seamscope.segmentation.recipe import Recipe
+from seamscope.segmentation.recipe import Heights, Recipe
 from seamscope.segmentation.tile_seams import Seams, seams_of
 from seamscope.serialization import plain, restore
 
@@ -180,6 +181,24 @@ def _planned(recipe: Recipe, case: Case, ledger: Ledger | None) -> Case:
     return case.at(case.plan)
 
 
+def check_recipe(recipe: Recipe, case: Case) -> None:
+    """Check that a recipe fits what a case will predict, before it is predicted.
+
+    Raises
+    ------
+    SettingsError, ImageError
+        When channels, axes or types do not fit.
+    """
+    plan = case.plan
+    nothing = np.broadcast_to(np.zeros((), plan.out_dtype), plan.out_shape)
+    image = dataclasses.replace(
+        open_image(nothing, axes=plan.out_axes),
+        name=f"prediction of {case.image.name}",
+        scale=tuple(plan.scale),
+    )
+    Heights(image, recipe, case.model.channels_of(plan.facts))
+
+
 def space_of(plan: Plan) -> tuple[tuple[int, ...], Space]:
     """Return shape and axes of the labels that a prediction by this plan will have."""
     kept = [i for i, letter in enumerate(plan.out_axes) if letter != "c"]
@@ -228,4 +247,4 @@ def _place(plan: Plan) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(corner.get(a, 0) for a in axes), tuple(int(whole[a]) for a in axes)
 
 
-__all__ = ["Placed", "Predicted", "predict_for", "space_of"]
+__all__ = ["Placed", "Predicted", "check_recipe", "predict_for", "space_of"]

@@ -5,6 +5,7 @@ Knows the rows *Run on* and *Save to*. Does not know plans, or how a result is s
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -118,12 +119,15 @@ class Destination(QObject):
         if layer is not None:
             self._place.propose(layer.name, name_of(layer))
 
-    def room(self, plan: Plan) -> Room | None:
+    def room(self, plan: Plan, image: Image) -> Room | None:
         """Return the space that a plan's result takes; None where it is not known."""
         if not self.target or self._place.found.problem:
             return None
         shape, dtype, axes, chunks = plan.out_shape, plan.out_dtype, plan.out_axes, plan.out_chunks
-        return room_for(self.target, shape, dtype, axes, chunks, self._place.size_of)
+        size_of = self._place.size_of
+        with contextlib.suppress(OutputError):  # of the kind of file, raised again by the run
+            return room_for(self.target, shape, dtype, axes, chunks, size_of, image)
+        return None
 
     def problem(self, layer: ImageLayer, image: Image, model: Model, plan: Plan) -> str:
         """Return why a run cannot begin; empty where it can."""
@@ -140,7 +144,7 @@ class Destination(QObject):
             return _EXISTS.format(Path(target).name)
         if self._pyramid_instead(plan):
             return _ONE_RESOLUTION.format(Path(target).name, Path(self._pyramid_instead(plan)).name)
-        room = self.room(plan)
+        room = self.room(plan, image)
         if room is not None and room.problem:
             return in_dock(room.problem)
         if image.opener is None:  # workers open the file of the layer

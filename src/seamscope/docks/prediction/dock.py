@@ -387,7 +387,7 @@ class PredictionDock(Dock):
             seconds = self.pace.estimate(self.model, plan)
             place = self.destination
             table = cost_table(
-                plan, seconds, self.pace.timing, place.room(plan), bool(place.target)
+                plan, seconds, self.pace.timing, place.room(plan, image), bool(place.target)
             )
             self.cost.setText(table)
         self._show_notes()

@@ -424,12 +424,13 @@ def room_for(
     axes: str,
     chunks: Sequence[int],
     size_of: Callable[[Path], int] = size_on_disk,
+    source: Image | None = None,
 ) -> Room | None:
     """Return the space that a result would take at a path, and what is free there.
 
     Parameters
     ----------
-    target, shape, dtype, axes, chunks
+    target, shape, dtype, axes, chunks, source
         As for `create_output`.
     size_of
         Returns how many bytes a file or folder has. A folder of many chunks takes seconds.
@@ -438,14 +439,22 @@ def room_for(
     -------
     Room
         None for object stores, and where the folder does not exist.
+
+    Raises
+    ------
+    OutputError
+        Where the kind of file cannot be written here.
     """
+    from seamscope.images.results.maps import format_for
+
     if is_address(target):
         return None
     place = _place(Path(target).expanduser())
     if not place.path.parent.is_dir():
         return None
-    needed = format_of(place.path).room(_bare(shape, dtype, axes, chunks))
-    return _room(place, needed, np.dtype(dtype).kind in "iu", size_of)
+    wanted = _bare(shape, dtype, axes, chunks)
+    kind, _ = format_for(place.path, wanted, source)
+    return _room(place, kind.room(wanted), np.dtype(dtype).kind in "iu", size_of)
 
 
 def _room(

@@ -19,6 +19,7 @@ from seamscope.images.dimensions import full_index
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.results.chunks import is_lost
 from seamscope.images.results.pyramid import Index
+from seamscope.progress import Work
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,9 @@ class Store:
 
     def save(self, record: Mapping[str, Any]) -> None:
         """Store the record of an unfinished result."""
+
+    def prepare(self, work: Work) -> None:
+        """Make what takes long and is not in the result's place; it can be stopped."""
 
     def complete(self, record: Mapping[str, Any], waiting: Path) -> Path | None:
         """Store the record of a whole result, of a file as `waiting`; the file says that it is.

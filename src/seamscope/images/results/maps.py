@@ -33,6 +33,7 @@ from seamscope.images.records import write_record
 from seamscope.images.results.format import Format, Store, Wanted
 from seamscope.images.results.formats import format_of
 from seamscope.images.results.zarr_arrays import ZARR
+from seamscope.progress import Steps, Work, check
 from seamscope.text import bytes_text
 
 COG = ".cog.tif"
@@ -245,25 +246,36 @@ class _MapStore(Store):
 
     def complete(self, record: Mapping[str, Any], waiting: Path) -> Path:
         write_record(waiting, record)
-        made = self._path / "map.tif"  # inside, so that it vanishes with the array
-        with _rasterio_errors():
-            self._write(made)
-            if self._cog:
-                _as_cog(made, self._wanted)
-        return made
+        return self._made
 
-    def _write(self, path: Path) -> None:
+    def prepare(self, work: Work) -> None:
+        with _rasterio_errors():
+            self._write(self._made, work)
+            if self._cog:
+                work.phase("Making the map cloud-optimized")
+                _as_cog(self._made, self._wanted)
+
+    @property
+    def _made(self) -> Path:
+        return self._path / "map.tif"  # inside, so that it vanishes with the array
+
+    def _write(self, path: Path, work: Work) -> None:
         import rasterio
 
         side = _block_side(self._wanted)
+        boxes = list(_boxes(self._wanted.shape[-2:], side))
+        work.phase("Writing the map", "blocks")
+        steps = Steps(work, len(boxes))
         with (
             rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
             _created(path, self._wanted, self._ground, side) as raster,
         ):
-            for rows, columns in _boxes(self._wanted.shape[-2:], side):
+            for rows, columns in boxes:
+                check(work)
                 values = np.asarray(self.array[..., rows, columns])
                 bands = values.reshape((-1, *values.shape[-2:]))
                 raster.write(bands, window=_window(rows, columns))
+                steps.one()
             if self._ground is not None and self._ground.has_mask():
                 for window, mask in self._ground.masks(self._wanted, 4 * _USUAL):
                     raster.write_mask(mask, window=window)
@@ -293,7 +305,7 @@ def _created(path: Path, wanted: Wanted, ground: Ground | None, side: tuple[int,
         width=width, tiled=True, blockysize=side[0], blockxsize=side[1], interleave="band",
         photometric="MINISBLACK", compress="deflate",
         predictor=3 if wanted.dtype.kind == "f" else 2, sparse_ok=True, bigtiff="IF_SAFER",
-        **profile,
+        num_threads="ALL_CPUS", **profile,
     )  # fmt: skip
     for number, name in enumerate(_names(wanted, bands)):
         raster.set_band_description(number + 1, name)
@@ -322,6 +334,7 @@ def _as_cog(path: Path, wanted: Wanted) -> None:
         rasterio.shutil.copy(
             path, copy, driver="COG", compress="deflate", predictor="YES", bigtiff="IF_SAFER",
             overview_resampling="nearest" if wanted.dtype.kind != "f" else "average",
+            num_threads="ALL_CPUS",
         )  # fmt: skip
         os.replace(copy, path)
     finally:

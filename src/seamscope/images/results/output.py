@@ -7,6 +7,7 @@ numbers mean.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +22,7 @@ from seamscope.files import Claim, disk_errors
 from seamscope.images.dimensions import bounds, region_text
 from seamscope.images.results.format import Format, Store, Wanted
 from seamscope.ledger import Ledger
+from seamscope.progress import QUIET, Work
 from seamscope.serialization import plain
 from seamscope.text import shape_text
 
@@ -116,7 +118,7 @@ class Output:
         OutputError
             When the disk is full or gone, or the block does not fit the region.
         """
-        self._check_fit(index, block)
+        index = self._fitting(index, block)
         with self._lock, self._disk_errors():
             self._renew()
             self._store.array[index] = block
@@ -212,7 +214,12 @@ class Output:
         with self._lock, self._disk_errors():
             self._store.flush()
 
-    def finish(self, metadata: Mapping[str, Any] | None = None, keep: Path | None = None) -> None:
+    def finish(
+        self,
+        metadata: Mapping[str, Any] | None = None,
+        keep: Path | None = None,
+        work: Work = QUIET,
+    ) -> None:
         """Complete the result, store its record, and move it to its place.
 
         Parameters
@@ -221,11 +228,15 @@ class Output:
             Added to the record: plan, model, figures; anything that can be written as JSON.
         keep
             Where `basins` move once the result is in its place; None where they vanish.
+        work
+            Shows progress and stops, where a file is made of the whole result.
 
         Raises
         ------
         OutputError
             When the disk is full or gone. The result stays unfinished, and this can be tried again.
+        InterruptedError
+            When stopped. The result stays unfinished, and this can be tried again.
         """
         fixed = {name: self.record[name] for name in ("axes", "scale", "units", "origin")}
         record = {**self.record, **plain(metadata or {}), **fixed, "finished": True}
@@ -234,6 +245,7 @@ class Output:
                 self._claim.free()
             self._confirm()
             self._store.flush()
+            self._store.prepare(work)
             self._confirm()  # again, since that may have taken long
             if self._claim is not None:
                 made = self._store.complete(record, self._claim.final_record)
@@ -287,12 +299,13 @@ class Output:
         else:
             self.discard()
 
-    def _check_fit(self, index: tuple[slice, ...], block: np.ndarray) -> None:
+    def _fitting(self, index: tuple[slice, ...], block: np.ndarray) -> tuple[slice, ...]:
+        """Return a region with its numbers; refuse a block that does not fit it."""
         if not self._open:
             raise OutputError("The result is complete and closed: write into a new one.")
         region = bounds(index, self.array.shape)
         size = None if region is None else tuple(b - a for a, b in region)
-        if size != block.shape:
+        if region is None or size != block.shape:
             raise OutputError(
                 f"A block of {shape_text(block.shape)} does not fit [{region_text(index)}] of a "
                 f"result of {shape_text(self.array.shape)}: give exactly one value for each pixel."
@@ -302,6 +315,7 @@ class Output:
                 f"Values of type {block.dtype} do not fit a result of type {self.array.dtype}: "
                 "convert them, or create the result with their type."
             )
+        return tuple(itertools.starmap(slice, region))
 
     def _disk_errors(self) -> contextlib.AbstractContextManager[None]:
         return disk_errors(self.partial, self._store.left)
