@@ -427,3 +427,24 @@ def test_learned_positions_are_never_called_seamless() -> None:
     assert model.reach.depends_on_size
     assert model.reach.rest == ((2, 2), (2, 2))
     assert "Can be predicted without seams" not in model.describe()
+
+
+class Three(nn.Conv2d):
+    """Takes three sizes."""
+
+    def __init__(self):
+        super().__init__(1, 2, 3, padding=1)
+
+    def forward(self, x):
+        if any(n not in (64, 96, 160) for n in x.shape[2:]):
+            raise ValueError(f"no table for {tuple(x.shape[2:])}")
+        return super().forward(x)
+
+
+def test_other_sizes_than_the_one_used_are_named() -> None:
+    model = as_model(Three().eval())
+    assert [axis.fixed for axis in model.facts.lattice] == [64, 64]
+    assert any("also takes 96, 160 px" in note for note in model.facts.notes)
+    stated = model.stated(input_size=160)
+    assert [axis.fixed for axis in stated.facts.lattice] == [160, 160]
+    assert not stated.facts.notes

@@ -308,6 +308,28 @@ def test_padding_of_one_axis_is_no_padding_of_another() -> None:
         assert axis.size <= 128
 
 
+class GridAttention(nn.Module):
+    """Attention between pixels a quarter of the tile apart, as in MaxViT."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(1, 6)
+
+    def forward(self, x):
+        n, c, h, w = x.shape
+        parts = x.reshape(n, c, 4, h // 4, 4, w // 4).permute(0, 3, 5, 2, 4, 1)
+        q, k, v = self.mix(parts.reshape(-1, 16, c)).chunk(3, -1)
+        y = torch.softmax(q @ k.transpose(-1, -2), -1) @ v
+        return y.reshape(n, h // 4, w // 4, 4, 4, 2).permute(0, 5, 3, 1, 4, 2).reshape(n, 2, h, w)
+
+
+def test_a_reach_that_grows_with_the_tile_is_no_halo() -> None:
+    for axis in derive(GridAttention().eval(), torch.rand(1, 1, 32, 32)).axes:
+        assert axis.fields is None
+        assert axis.halo(1024) is None
+        assert axis.size <= 256
+
+
 def test_an_axis_like_the_one_before_is_read_once(monkeypatch) -> None:
     shapes = []
 

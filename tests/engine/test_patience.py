@@ -13,6 +13,7 @@ from torch import nn
 from families import Windows, family
 from seamscope.errors import ModelError
 from seamscope.models.implied import derived_by
+from seamscope.models.input_search import Hints, InputSearch
 from seamscope.models.model import Model, as_model
 from seamscope.models.trials import OutOfPatience, Trials
 
@@ -206,6 +207,23 @@ def test_reading_ends_when_time_is_over_or_comes_to_its_end() -> None:
             ended += 1
             assert next(seconds) <= patience + 4
     assert 20 < ended < 40
+
+
+def test_a_forward_pass_in_which_time_ends_is_not_waited_for() -> None:
+    ran = []
+
+    class Deep(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for number in range(1000):
+                ran.append(number)
+                x = x + 1
+            return x
+
+    seconds = itertools.count()
+    trials = Trials(Deep(), patience=100, clock=lambda: next(seconds))
+    with pytest.raises(ModelError, match="`patience`"):
+        InputSearch(trials, Hints()).find()
+    assert len(ran) < 110
 
 
 class Limited(nn.Conv2d):

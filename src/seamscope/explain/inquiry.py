@@ -214,7 +214,7 @@ class Inquiry:
         if self._subject.reach is None:
             curve = self._curves["edge effects alone"]
             return curve.ray.sides(curve.knee()), "knee"
-        alone = shares["edge effects"] > 1 - _NEGLIGIBLE
+        alone = shares["edge effects"] > 1 - _NEGLIGIBLE and not self._subject.coupled
         return self._subject.reach, "smallest seamless" if alone else "removes edge effects"
 
     # -- sentences
@@ -330,6 +330,8 @@ class Inquiry:
         needs = (
             "a pixel depends on the whole tile"
             if reach is None
+            else f"all layers but those that see the whole tile need a halo of {far_text(reach)}"
+            if self._subject.coupled
             else f"tiles of this network need a halo of {far_text(reach)}"
         )
         if not share:
@@ -346,6 +348,8 @@ class Inquiry:
             knee = halo_text(curve.ray.sides(curve.knee()))
             return what, f"Use a halo of {knee} px, beyond which more helps little"
         remedy = f"Use a halo of {far_text(reach)}"
+        if self._subject.coupled:
+            remedy = f"A halo of {far_text(reach)} removes this part"
         lattices = self._subject.lattice
         needed = [a.smallest_tile(sides) for a, sides in zip(lattices, reach, strict=True)]
         if any(n > t for n, t in zip(needed, self.bench.grid.tile_shape, strict=True)):

@@ -106,6 +106,8 @@ class Subject:
         What the network demands, for each axis.
     reach
         How far it sees with statistics held fixed, on its grid; None: everywhere.
+    coupled
+        Whether that is the reach of all layers but those that see the whole tile even then.
     audit
         What in it couples the whole tile.
     most_pixels
@@ -131,6 +133,7 @@ class Subject:
     preprocesses: bool = False
     postprocess: Step | None = None
     noise: float = 0.0
+    coupled: bool = False
     at: Callable[[Box], None] = lambda box: None
 
     @property
@@ -189,6 +192,7 @@ def subject_of_case(case: Case, frame: tuple[int, ...]) -> Subject:
         else _audit(forward, plan.facts.in_channels, plan.facts.narrow),
         most_pixels=memory / max(plan.facts.bytes_per_pixel, 1),
         noise=plan.facts.noise,
+        coupled=plan.reach.convolutional is None,
         at=at,
     )
 
@@ -241,6 +245,7 @@ def subject_of_pipeline(pipeline: Pipeline, image: Array, tile: Sequence[int]) -
         preprocesses=prepare is not None,
         postprocess=pipeline.postprocess,
         noise=facts.noise,
+        coupled=model.reach.convolutional is None,
     )
 
 

@@ -290,7 +290,7 @@ class InputSearch:
         return AcceptedInput(channels, shape, batch, layout)
 
     def _run(self, x: torch.Tensor, shape: tuple[int, ...] | None) -> torch.Tensor | None:
-        with Watch() as watch:
+        with Watch(self._trials.check) as watch:
             try:
                 return self._trials(x)
             except (ModelError, OutOfPatience, InterruptedError):
@@ -452,6 +452,11 @@ def _shapes_of(count: int, patch: Sequence[int]) -> Iterator[tuple[int, ...]]:
         yield tuple(n * p for n, p in zip(sides, patch, strict=True))
 
 
+def usual_sizes(axes: int) -> tuple[int, ...]:
+    """Sizes that are tried, the same along all axes."""
+    return tuple(sorted(_SIZES[axes]))
+
+
 def says(error: Exception) -> str:
     """What an exception says, in one line; lines of code and traces left out."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
@@ -462,4 +467,4 @@ def says(error: Exception) -> str:
     return re.sub(r"^[\w.]*(?:Error|Exception): ", "", text)[:300]
 
 
-__all__ = ["AcceptedInput", "Hints", "InputSearch", "Layout", "arranged", "says"]
+__all__ = ["AcceptedInput", "Hints", "InputSearch", "Layout", "arranged", "says", "usual_sizes"]

@@ -11,7 +11,7 @@ crop of valid convolutions; normalizations that use the tile's own statistics; t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,7 +21,14 @@ from seamscope.models.derived import Derived
 from seamscope.models.ends import sides_by_place, surplus_by_place, trimmed
 from seamscope.models.facts import Facts
 from seamscope.models.implied import Implied, derived_at, derived_by, derived_for_tiles
-from seamscope.models.input_search import AcceptedInput, Hints, InputSearch, Layout, arranged
+from seamscope.models.input_search import (
+    AcceptedInput,
+    Hints,
+    InputSearch,
+    Layout,
+    arranged,
+    usual_sizes,
+)
 from seamscope.models.output_kind import OutputKind, kind_of, undecided
 from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, measure_fields
@@ -118,7 +125,20 @@ class _Prober:
         )
         implied = self._implied(derived, channels, narrow, lattice)
         facts = self._facts(lattice, narrow, self._watched(self._noise(channels, large)), implied)
-        return self._without_surplus(facts)
+        return replace(self._without_surplus(facts), notes=tuple(self._others(channels, lattice)))
+
+    def _others(self, channels: int, lattice: Sequence[Lattice]) -> Iterator[str]:
+        """Name other sizes that a network takes of which one is used."""
+        used = {axis.fixed for axis in lattice}
+        if None in used or len(used) > 1 or self._hints.shape is not None:
+            return
+        axes = len(lattice)
+        sizes = [n for n in usual_sizes(axes) if n not in used and n**axes <= _MOST_PIXELS]
+        if taken := [n for n in sizes if self._run_shape(channels, (n,) * axes)]:
+            yield (
+                f"It also takes {', '.join(map(str, taken))} px, but not all sizes between: state "
+                "another by `input_size`."
+            )
 
     def _at_one_size(self, entry: AcceptedInput) -> Facts:
         """What a single size shows, and the operations imply for it, where time is over.

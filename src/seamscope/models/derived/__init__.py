@@ -101,7 +101,7 @@ def readings(
     lengths = _Lengths(network, module, example, beside or example.shape[2:], check)
     alike: DerivedAxis | None = None  # an axis that is known; most axes are alike
     for axis in range(len(derived.axes)):
-        last, x, confirmed = graph, example, False
+        last, x, confirmed, differ = graph, example, False, 0
         length = x.shape[axis + 2] if alike is None else max(x.shape[axis + 2], alike.size // 2)
         # near the borders of a short input something else may repeat: two lengths must agree
         while not confirmed and _worthwhile(derived, axis, x, last):
@@ -122,11 +122,14 @@ def readings(
             axes = [*derived.axes]
             same = _same(axes[axis], again.axes[axis])
             confirmed = same or (alike is not None and _same(alike, again.axes[axis]))
+            differ = differ + 1 if _grows(axes[axis], again.axes[axis]) else 0
             axes[axis] = axes[axis] if same else again.axes[axis]
+            if differ > 1:  # and would in any longer one: what is reached depends on the size
+                axes[axis], confirmed = replace(axes[axis], fields=None), True
             couplings = _along(axis, again.couplings, derived.couplings)
             derived = replace(derived, axes=tuple(axes), couplings=couplings, unknown=again.unknown)
             yield _alike(derived, axis)
-        alike = derived.axes[axis] if confirmed else alike
+        alike = derived.axes[axis] if confirmed and not differ else alike
     yield derived
 
 
@@ -245,6 +248,12 @@ def _same(one: DerivedAxis, other: DerivedAxis) -> bool:
     """Whether two lengths of an input imply the same."""
     same = (one.period, one.fields) == (other.period, other.fields)
     return one.period is not None and other.inside and same
+
+
+def _grows(one: DerivedAxis, other: DerivedAxis) -> bool:
+    """Whether two lengths imply one period but, away from all padding, other fields."""
+    same = one.period is not None and one.period == other.period and one.inside and other.inside
+    return same and one.fields != other.fields
 
 
 def _numbers(node: fx.Node) -> int:
