@@ -77,6 +77,32 @@ def far_text(sides: Sequence[Sequence[int]]) -> str:
     return re.sub(r"(\d+)", r"\1 px", halo_text(sides))
 
 
+def needs_text(sides: Sequence[Sequence[int]]) -> str:
+    """Write which pixels around a tile its prediction depends on, as the end of a sentence.
+
+    Parameters
+    ----------
+    sides
+        Pixels ``(before, after)`` for each axis.
+
+    Examples
+    --------
+    >>> needs_text([(46, 46), (46, 46)]), needs_text([(0, 0), (0, 0)])
+    ('looks 46 px far', 'needs no pixel outside the tile')
+    >>> needs_text([(53, 29), (53, 29)])
+    'needs 53 px before and 29 px after each tile'
+    >>> needs_text([(4, 4), (8, 0)])
+    'needs pixels around each tile (y: 4; x: 8 before, 0 after)'
+    """
+    if not any(map(any, sides)):
+        return "needs no pixel outside the tile"
+    if all(a == b for a, b in sides):
+        return f"looks {far_text(sides)} far"
+    if len(set(map(tuple, sides))) == 1:
+        return f"needs {sides[0][0]} px before and {sides[0][1]} px after each tile"
+    return f"needs pixels around each tile ({halo_text(sides)})"
+
+
 def pixels_text(count: object) -> str:
     """Write a number of pixels, or what `axes_text` and `halo_text` made of several.
 
@@ -232,6 +258,7 @@ __all__ = [
     "far_text",
     "figure_text",
     "halo_text",
+    "needs_text",
     "percent_text",
     "pixels_text",
     "shape_text",

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from families import Apply
+from seamscope.errors import ModelError
 from seamscope.models.model import Model, as_model
 
 C = nn.Conv2d
@@ -426,7 +427,14 @@ def test_learned_positions_are_never_called_seamless() -> None:
     assert model.reach.halo is None
     assert model.reach.depends_on_size
     assert model.reach.rest == ((2, 2), (2, 2))
-    assert "Can be predicted without seams" not in model.describe()
+    assert model.describe() == (
+        "Overlap cannot remove the seams: what the network predicts depends on the place in its "
+        "tile (positions were learned for this size). Apart from that, the layers reach 2 px."
+    )
+    assert str(model.facts).endswith("fixed tile 48 x any")
+    (note,) = model.facts.notes
+    assert note.startswith("Positions along y were learned for the one size")
+    assert "multiples" not in note
 
 
 class Three(nn.Conv2d):
@@ -448,3 +456,14 @@ def test_other_sizes_than_the_one_used_are_named() -> None:
     stated = model.stated(input_size=160)
     assert [axis.fixed for axis in stated.facts.lattice] == [160, 160]
     assert not stated.facts.notes
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_output_on_half_an_input_pixel_is_refused_with_the_remedy(padding) -> None:
+    up = nn.ConvTranspose2d(4, 2, 3, 2, 1, output_padding=padding)
+    model = as_model(seq(C(1, 4, 3, padding=1), up).eval())
+    if padding:
+        assert [(axis.scale, axis.crop) for axis in model.facts.lattice] == [(2, (0, 0))] * 2
+        return
+    with pytest.raises(ModelError, match=r"1/2 px of the input has no .* Pad its output by 1 pi"):
+        _ = model.facts

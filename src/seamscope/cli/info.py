@@ -237,7 +237,7 @@ _UNCERTAIN = {
 
 def _facts_text(facts: Mapping[str, Any], model: Model) -> str:
     fixed = [size for size in facts["tile_fixed"] if size]
-    sizes = f"only {shape_text(facts['tile_fixed'])}" if fixed else (
+    sizes = f"only {model.facts.sizes}" if fixed else (
         f"multiples of {axes_text(facts['tile_step'])}"
         + (f" plus {axes_text(facts['tile_offset'])}" if any(facts["tile_offset"]) else "")
     )  # fmt: skip

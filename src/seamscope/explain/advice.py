@@ -25,7 +25,7 @@ from seamscope.errors import SettingsError
 from seamscope.planning.plan import Plan
 from seamscope.seams.report import SeamReport
 from seamscope.settings import Settings
-from seamscope.text import axes_text, far_text, halo_text
+from seamscope.text import axes_text, halo_text, needs_text
 from seamscope.tiling import AxisTiling, Lattice, Sides, TileGrid, halo_sides, per_axis
 
 Step: TypeAlias = Literal["nothing", "halo", "statistics", "blend", "explain"]
@@ -123,7 +123,7 @@ def _with_reach(
             "Find the cause",
         )
     why = (
-        f"The network looks {far_text(reach)} far, and the margin (halo) is "
+        f"The network {needs_text(reach)}, and the margin (halo) is "
         f"{halo_text(plan.grid.halo)}: the edges of tiles are predicted with pixels missing. "
         f"Margin {halo_text(wanted)} is exact on any image."
     )

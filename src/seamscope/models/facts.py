@@ -5,7 +5,6 @@ Knows names and numbers. Does not know how they are measured (see `seamscope.mod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -13,6 +12,7 @@ from seamscope.models.implied import Implied
 from seamscope.models.input_search import Layout
 from seamscope.models.output_kind import OutputKind
 from seamscope.normalization.audit import StatisticsCall
+from seamscope.text import axes_text
 from seamscope.tiling import Lattice, Sides, axis_names
 
 
@@ -102,6 +102,20 @@ class Facts:
         return tuple(axis.scale for axis in self.lattice)
 
     @property
+    def sizes(self) -> str:
+        """Sizes that tiles may have along each axis, in words."""
+        return axes_text([axis.fixed or _sizes(axis) for axis in self.lattice])
+
+    @property
+    def learned_positions(self) -> tuple[bool, ...]:
+        """Whether numbers were learned for each position of the one size, for each axis."""
+        own = self.implied
+        if own is None or own.couplings or own.statistics:
+            return (False,) * self.spatial_axes
+        each = zip(self.lattice, own.coupled, strict=True)
+        return tuple(axis.fixed is not None and coupled for axis, coupled in each)
+
+    @property
     def valid(self) -> bool:
         """Whether the prediction is smaller than the input (valid convolutions)."""
         return any(any(axis.crop) for axis in self.lattice)
@@ -118,22 +132,27 @@ class Facts:
     def __str__(self) -> str:
         names = axis_names(self.spatial_axes)
 
-        def each(values: Sequence[object]) -> str:
-            same = len(set(values)) == 1
-            return str(values[0]) if same else " x ".join(map(str, values))
-
         parts = [
             f"{self.spatial_axes}D ({names}), "
             f"{'any' if self.any_channels else self.in_channels} -> {self.out_channels} channels",
-            f"period {each(self.period)}",
+            f"period {axes_text(self.period)}",
         ]
         if any(axis.fixed for axis in self.lattice):
-            parts.append(f"fixed tile {each([axis.fixed for axis in self.lattice])}")
+            parts.append(f"fixed tile {self.sizes}")
         if self.valid:
-            parts.append(f"valid convolutions, crop {each([axis.crop for axis in self.lattice])}")
+            parts.append(
+                f"valid convolutions, crop {axes_text([axis.crop for axis in self.lattice])}"
+            )
         if any(scale != 1 for scale in self.scale):
-            parts.append(f"output scale {each(self.scale)}")
+            parts.append(f"output scale {axes_text(self.scale)}")
         return ", ".join(parts)
+
+
+def _sizes(axis: Lattice) -> str:
+    offset = axis.offset % axis.increment
+    if axis.increment == 1:
+        return "any"
+    return f"multiples of {axis.increment}" + (f" plus {offset}" if offset else "")
 
 
 __all__ = ["Facts"]

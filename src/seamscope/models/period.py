@@ -120,12 +120,20 @@ def _alike(found: Sequence[_Found], derived: Sequence[int | None]) -> list[_Foun
 def _notes(facts: Facts, found: Sequence[_Found], derived: Sequence[int | None]) -> Iterator[str]:
     """Say where a period was not measured, or differs from what the operations imply."""
     names = axis_names(facts.spatial_axes)
-    lost, differ = [], []
-    for name, one, own in zip(names, found, derived, strict=True):
-        if one.period is None:
+    lost, differ, learned = [], [], []
+    each = zip(names, found, derived, facts.learned_positions, strict=True)
+    for name, one, own, positions in each:
+        if positions:
+            learned.append((name, None))
+        elif one.period is None:
             lost.append((name, own))
         elif own not in (None, one.period):
             differ.append((name, one.period, own))
+    for axes, _ in _together(learned):
+        yield (
+            f"Positions along {axes} were learned for the one size that the network takes. Tiles "
+            "that start elsewhere give other values for the same pixels."
+        )
     for axes, step in _together(lost):
         said = f"No shift of the input shows the network's period along {axes}."
         if step is not None:

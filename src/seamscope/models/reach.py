@@ -27,7 +27,6 @@ sizes say so too; where they do not, their reach counts, checked by the shorter 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -203,18 +202,11 @@ def _combined(reach: Reach, facts: Facts) -> Reach:
     if implied.couplings and not implied.bounded:  # fades, or its weights are 0
         return reach
     safe = larger(own, implied.halo)
-    if reach.halo is not None and _has_positions(facts, implied):
+    if reach.halo is not None and any(facts.learned_positions):
         return replace(reach, halo=None, convolutional=None, depends_on_size=True, rest=safe)
     if own != implied.halo:
         reach = replace(reach, measured=own, implied=implied.halo)
     return replace(reach, halo=None if reach.halo is None else safe, convolutional=safe)
-
-
-def _has_positions(facts: Facts, implied: Implied) -> bool:
-    """Whether numbers differ for each position of the one size, which no shorter slab can show."""
-    fixed = (axis.fixed is not None for axis in facts.lattice)
-    absolute = any(map(operator.and_, fixed, implied.coupled))
-    return absolute and not implied.couplings and not implied.statistics
 
 
 def _named(reach: Reach, facts: Facts, implied: Implied) -> Reach:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from seamscope.models.facts import Facts
 from seamscope.models.reach import Reach
-from seamscope.text import axes_text, far_text
+from seamscope.text import axes_text, far_text, needs_text
 
 
 def describe(facts: Facts, reach: Reach) -> str:
@@ -30,7 +30,7 @@ def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
     steps = f" (tiles start on multiples of {grid})" if set(facts.period) != {1} else ""
     if reach.halo is not None:
         can = "Apart from that, it can" if facts.noise else "Can"
-        yield f"{can} be predicted without seams: it looks {far_text(reach.halo)} far{steps}."
+        yield f"{can} be predicted without seams: it {needs_text(reach.halo)}{steps}."
     elif reach.at_least is not None and not reach.couplings and not facts.statistics:
         far = axes_text(reach.at_least)
         yield f"The reach is at least {far} px; it was not measured to the end: {reach.unmeasured}."
@@ -77,6 +77,11 @@ def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
                 f"Overlap cannot remove the seams: {layers}, and the other layers see the whole "
                 "tile too."
             )
+    elif any(facts.learned_positions):
+        yield (
+            "Overlap cannot remove the seams: what the network predicts depends on the place in "
+            "its tile (positions were learned for this size)."
+        )
     elif reach.depends_on_size:
         yield (
             "Overlap cannot remove the seams: what the network predicts changes with the size of "
@@ -96,7 +101,9 @@ def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
     if reach.rest is not None:
         none = not any(map(any, reach.rest))
         far = "no pixel outside the tile" if none else far_text(reach.rest)
-        yield f"All other layers reach {far}{steps}."
+        named = facts.statistics or reach.couplings
+        layers = "All other layers" if named else "Apart from that, the layers"
+        yield f"{layers} reach {far}{steps}."
 
 
 def _some(names: Sequence[str]) -> str:

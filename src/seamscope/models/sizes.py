@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from seamscope.errors import ModelError
 from seamscope.models.derived import DerivedAxis
+from seamscope.text import pixels_text
 from seamscope.tiling import Lattice
 
 _STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 25, 27, 28, 32, 36, 48, 64, 128)
@@ -126,8 +127,10 @@ def lattice_of(size: int, out: int, scale: Fraction, step: int) -> Lattice:
     if lost is None:
         raise ModelError(
             f"For {size} pixels the network gives {out}, with {scale} output pixels for each "
-            "further input pixel: output and input lie on no common grid, so that tiles cannot "
-            "be stitched."
+            f"further input pixel: {size - out / scale} px of the input has no output, and tiles "
+            "are stitched in whole input pixels. Pad its output by "
+            f"{pixels_text(-out % scale.numerator)}, as output_padding of a transposed convolution "
+            "does."
         )
     crop = (lost // 2, lost - lost // 2) if lost >= 0 else (0, lost)
     return Lattice(period=1, step=step, offset=size % step, crop=crop, scale=scale)
