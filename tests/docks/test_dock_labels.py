@@ -25,10 +25,13 @@ from seamscope.docks.editors import Choice
 from seamscope.docks.labels import live as live_module
 from seamscope.docks.labels.shown import Picture, Screen
 from seamscope.docks.layers import camera
+from seamscope.errors import OutputError
+from seamscope.progress import QUIET
 from seamscope.segmentation.asking import ask_again
 from seamscope.segmentation.corrections import Corrections
 from seamscope.segmentation.false_splits import find_splits
 from seamscope.segmentation.label_images import merge_pairs
+from seamscope.segmentation.labelling import begin_labels
 from seamscope.segmentation.recipe import Recipe
 from seamscope.segmentation.review import suspects
 from seamscope.segmentation.segment import Segmentation
@@ -496,6 +499,47 @@ def test_corrections_in_memory_come_back_with_their_basins(qtbot, segmented, tmp
     rest(qtbot, dock)
     (file,) = tmp_path.glob("cells.*.corrections")
     assert Corrections(edits.base, file).entries == edits.entries
+
+
+@pytest.mark.parametrize("first", ["named", "in memory"])
+def test_blocks_are_written_with_the_corrections_of_their_basins(
+    qtbot, segmented, tmp_path, monkeypatch, first
+):
+    p = smooth(48, 64)
+    dock = segmented(p)
+    target = str(tmp_path / "cells.ome.zarr")
+    if first == "named":
+        dock.writing.place.setText(target)
+        press(qtbot, dock.segment)
+        rest(qtbot, dock)
+    dock.correcting.act("delete", np.unravel_index(np.argmax(p), p.shape))
+    rest(qtbot, dock)
+    expected = dock.live.found.labels
+    dock.live.forget()  # as on another day, and for images whose whole is not found here
+    handed = []
+    monkeypatch.setattr(dock.job, "start", lambda name, work, done, **_: handed.append(work))
+    dock.live.on = 2
+    dock.writing.write_to(target)
+    here = dataclasses.replace(handed.pop(), on=None)
+    here(work=QUIET)
+    np.testing.assert_array_equal(np.asarray(seamscope.open_image(target).data), expected)
+    (file,) = tmp_path.glob("cells.*.corrections")
+    assert [entry.do for entry in Corrections(seamscope.segment(p), file).entries] == ["delete"]
+
+
+def test_unfinished_labels_go_on_with_their_corrections_only(tmp_path):
+    p, target = smooth(48, 64), str(tmp_path / "cells.ome.zarr")
+    with begin_labels(p, Recipe(), target) as labelling:
+        labelling.find()
+        labelling.correct_by("one")
+    for corrections in ("other", None):
+        with (
+            begin_labels(p, Recipe(), target, resume=True) as labelling,
+            pytest.raises(OutputError, match="another set of corrections"),
+        ):
+            labelling.correct_by(corrections)
+    with begin_labels(p, Recipe(), target, resume=True) as labelling:
+        labelling.correct_by("one")
 
 
 def test_the_file_of_corrections_is_named_in_the_windows_thread(qtbot, segmented, monkeypatch):

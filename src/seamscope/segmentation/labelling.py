@@ -362,6 +362,26 @@ class Labelling:
             self._work.note(note)
         return found
 
+    def correct_by(self, corrections: str | None) -> None:
+        """Say by which corrections the objects of `find` are changed, where only they tell.
+
+        Parameters
+        ----------
+        corrections
+            Hash of them; None for none.
+
+        Raises
+        ------
+        OutputError
+            When unfinished labels were begun with others, or the disk refuses.
+        """
+        key = "set of corrections"
+        if key in self._ledger.task:
+            self._ledger.check({key: corrections}, Path(str(self._out)).name)
+        else:
+            self.note(key, corrections)
+        self._task["corrections"] = corrections
+
     # -- labels
 
     def write(

@@ -87,6 +87,10 @@ class Built:
     identity: str = ""
 
 
+def _nowhere(_: str) -> None:
+    """Keep corrections in memory."""
+
+
 @dataclass(frozen=True)
 class Build:
     """Find the basins of an image or of a part of it.
@@ -111,7 +115,7 @@ class Build:
     recipe: Recipe
     names: Sequence[str] | None = None
     area: Mapping[str, tuple[int, int]] | None = None
-    kept: Callable[[str], Path | None] = lambda _: None
+    kept: Callable[[str], Path | None] = _nowhere
     unsaved: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
     on: On = None
     shared: Callable[[], Image] | None = None
@@ -132,11 +136,9 @@ class Build:
         if self.area is None and self.recipe.kind != "classes":
             name = identity(found)
             try:
-                corrections = Corrections(found, self.kept(name))
+                corrections = _known(found, name, self.kept, self.unsaved)
             except SeamscopeError as error:
-                corrections, refused = Corrections(found), str(error)
-            if name in self.unsaved and not corrections.steps:
-                corrections.repeat(self.unsaved[name])
+                corrections, refused = _known(found, name, _nowhere, self.unsaved), str(error)
             if len(corrections):
                 found = corrections.current
         picture = Picture(found)
@@ -228,8 +230,8 @@ class WriteInBlocks:
         How.
     target, intensity, overwrite
         As for `Write`.
-    steps
-        Corrections by hand.
+    kept, unsaved
+        Where corrections by hand are found, as for `Build`.
     on
         Who computes (see `seamscope.segment`).
     resume
@@ -241,7 +243,8 @@ class WriteInBlocks:
     names: Sequence[str] | None
     target: str
     intensity: Image | None = None
-    steps: Sequence[dict[str, Any]] = ()
+    kept: Callable[[str], Path | None] = _nowhere
+    unsaved: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
     on: On = None
     resume: bool = False
     overwrite: bool = False
@@ -250,25 +253,44 @@ class WriteInBlocks:
         """Return the table."""
         _check_table(self.target, self.overwrite or self.resume)
         image = self.prediction()
-        made = json.dumps(list(self.steps), sort_keys=True, default=str).encode()
         with begin_labels(
             image,
             self.recipe,
             self.target,
             overwrite=self.overwrite,
             resume=self.resume,
-            corrections=hashlib.sha256(made).hexdigest()[:16] if self.steps else None,
             on=self.on,
             names=self.names,
             work=work,
         ) as labelling:
             found = labelling.find()
-            if self.steps:
-                corrections = Corrections(found)
-                corrections.repeat(self.steps)
+            if self.recipe.kind != "classes":
+                corrections = _known(found, identity(found), self.kept, self.unsaved)
+                labelling.correct_by(_digest(corrections))
                 found = corrections.current
             labelling.write(found, keep=True)
         return _write_table(found, self.target, self.intensity, work)
+
+
+def _known(
+    found: Segmentation,
+    name: str,
+    kept: Callable[[str], Path | None],
+    unsaved: Mapping[str, Sequence[dict[str, Any]]],
+) -> Corrections:
+    """Return the corrections of basins with this name: of their file, else those of no file."""
+    corrections = Corrections(found, kept(name))
+    if name in unsaved and not corrections.steps:
+        corrections.repeat(unsaved[name])
+    return corrections
+
+
+def _digest(corrections: Corrections) -> str | None:
+    """Hash of the corrections that are not undone; None where there are none."""
+    made = [entry.to_json() for entry in corrections.entries]
+    if not made:
+        return None
+    return hashlib.sha256(json.dumps(made, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _check_table(target: str, overwrite: bool) -> None:

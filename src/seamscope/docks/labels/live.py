@@ -161,6 +161,11 @@ class Live(QObject):
         return None if late or found is None or found.recipe != self.recipe else found
 
     @property
+    def unsaved(self) -> dict[str, list[dict[str, Any]]]:
+        """Steps of corrections that no file holds, by the name of their basins."""
+        return dict(self._unsaved)
+
+    @property
     def axes(self) -> str:
         """Letters of the layer's axes."""
         return "" if self.image is None else (self.image.axes or "").replace("c", "")
@@ -301,7 +306,7 @@ class Live(QObject):
             self.source.names,
             None,
             self._kept(),
-            dict(self._unsaved),
+            self.unsaved,
             self.on,
             partial(self.source.shared, self.image.axes),
             self.scratch(),

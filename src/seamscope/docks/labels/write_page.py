@@ -20,6 +20,7 @@ from seamscope.docks.labels.background import (
     Write,
     WriteInBlocks,
     blocks_of_labels,
+    corrections_file,
     stem_of,
     table_of,
 )
@@ -203,13 +204,15 @@ class WritePage(QWidget):
         if live.source is None or live.image is None or self._row.busy:
             return
         self.text.setText("")
+        edits = live.corrections
         work = WriteInBlocks(
             partial(live.source.shared, live.image.axes),
             live.recipe,
             live.source.names,
             target,
             self._intensity(),
-            () if live.corrections is None else live.corrections.steps,
+            partial(corrections_file, target if edits is None else ""),
+            live.unsaved if edits is None else {live.identity: edits.steps},
             live.on,
             resume,
             overwrite,
