@@ -25,8 +25,11 @@ from seamscope.docks.normalization.freeze_panel import FreezePanel
 from seamscope.docks.normalization.layers import tile_map
 from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.session import Session
+from seamscope.errors import OutputError, SettingsError
 from seamscope.explain.feature_statistics import measure_features
+from seamscope.ledger import Ledger
 from seamscope.models.model import as_model
+from seamscope.progress import QUIET
 from seamscope.text import figure_text
 from seamscope.tiling import TileGrid
 
@@ -348,6 +351,11 @@ def test_what_was_left_of_another_image_is_removed_and_not_offered(qtbot, viewer
     own.job.stop()
     wait(qtbot, own)
     assert freeze_button.text() == "Go on"
+    own.freezing.panel.run_on.set_value("")  # a scheduler that is not named yet
+    press(qtbot, own.freezing.panel.begin_again)
+    assert "Enter the address of a scheduler" in own.problem
+    assert any(folder.rglob("*.sums"))  # refused before anything is removed
+    own.freezing.panel.run_on.set_value(None)
     dock.image_box.value = viewer.add_image(uneven(90, 90, seed=3), name="two")
     wait(qtbot, own)
     assert freeze_button.text() == "Fix statistics"
@@ -357,6 +365,36 @@ def test_what_was_left_of_another_image_is_removed_and_not_offered(qtbot, viewer
     wait(qtbot, own)
     assert freeze_button.text() == "Fix statistics"
     assert "nothing new was measured" in own.problem
+
+
+def test_nothing_is_removed_or_replaced_for_statistics_that_cannot_be_written(
+    tmp_path, monkeypatch
+):
+    import seamscope.docks.normalization.freeze_page as page
+
+    target, left = tmp_path / "a.statistics", tmp_path / "a.statistics.partial"
+    Ledger.begin(left, {}).mark(1)
+    asked = page.FreezeAsked(None, None, "exact", None, 1, 1)
+    again = {"target": target, "again": True, "work": QUIET}
+
+    def refuse(*_):
+        raise SettingsError("no such scheduler")
+
+    def find(*_, **__):
+        assert not left.exists()
+        target.write_text("of another program")
+
+    monkeypatch.setattr(page.FreezeAsked, "case", None)
+    monkeypatch.setattr(page, "carry_out", find)
+    monkeypatch.setattr(page, "from_file", lambda case, *_, **__: case)
+    monkeypatch.setattr(page, "check_workers", refuse)
+    with pytest.raises(SettingsError):
+        asked.freeze(object(), left, **again)
+    assert (left / "1").exists()
+    monkeypatch.setattr(page, "check_workers", lambda *_: None)
+    with pytest.raises(OutputError, match=r"a\.statistics was made by something else"):
+        asked.freeze(object(), left, **again)
+    assert target.read_text() == "of another program"
 
 
 def test_statistics_are_saved_and_loaded_for_the_same_network_only(qtbot, viewer, docks, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from fractions import Fraction
 from functools import partial
 from types import SimpleNamespace
@@ -17,11 +19,13 @@ from qtpy.QtCore import QPoint, Qt
 
 from seamscope import measure_seams
 from seamscope.docks.evidence import Evidence
+from seamscope.docks.kept_work import KeptWork
 from seamscope.docks.layers import camera
 from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.results import layer_point, result_pixel
 from seamscope.docks.seams.dock import SeamsDock, covering
 from seamscope.docks.session import Session
+from seamscope.ledger import Ledger
 from seamscope.planning.plan import Layout
 from seamscope.planning.resources import Resources
 from seamscope.seams.heatmaps import SeamPicture, pyramid
@@ -232,14 +236,43 @@ def test_a_result_is_deleted_with_its_layers(qtbot, viewer, docks):
     predict(qtbot, dock, CLASSES, halo=3)
     first, second = Session.of(viewer).runs
     assert seams.run.plan.grid.halo == second.plan.grid.halo
+    second.evidence.release()  # as for a large result
+    waits = seams._unfinished(second)
+    Ledger.begin(waits, {}).mark(1)
+    seams.run_on.set_value("")  # a scheduler that is not named yet
+    press(qtbot, seams.again)
+    assert "Enter the address of a scheduler" in seams.problem
+    assert (waits / "1").exists()  # refused before anything is removed
     undrawn(viewer)
     press(qtbot, seams.delete)
+    assert not waits.exists()
     assert Session.of(viewer).layers_of(first)
     assert not any(x in viewer.layers for x in Session.of(viewer).layers_of(second))
     assert seams.run.plan.grid.halo == first.plan.grid.halo
     press(qtbot, seams.delete)
     assert [x.name for x in viewer.layers if "Net" in x.name] == []
     assert not seams.delete.isEnabled()
+    assert seams.run is seams._measured_run is None
+
+
+def test_measures_wait_where_there_is_a_disk_and_keep_no_result(tmp_path):
+    class Result:
+        def __init__(self, path):
+            self.output, self.stored = SimpleNamespace(path=path), path is not None
+
+    dock = SimpleNamespace(kept=KeptWork(Result(None)))
+    root = dock.kept.root
+    beside = SeamsDock._unfinished(dock, Result(tmp_path / "a.zarr"))
+    assert beside == tmp_path / "a.zarr.seams.partial"
+    for path in (None, "s3://bucket/a.zarr"):
+        run = Result(path)
+        gone = weakref.ref(run)
+        folder = SeamsDock._unfinished(dock, run)
+        assert folder == SeamsDock._unfinished(dock, run)
+        assert folder.parent == root
+        del run
+        gc.collect()
+        assert gone() is None
 
 
 def test_heat_maps_lie_on_the_grey_image(qtbot, viewer, docks):

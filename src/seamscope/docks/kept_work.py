@@ -41,6 +41,12 @@ class KeptWork:
             self._folders[key] = self.root / f"{next(self._numbers)}"
         return self._folders[key]
 
+    def remove(self, key: Hashable) -> None:
+        """Remove what waits of this work, if anything does."""
+        folder = self._folders.pop(key, None)
+        if folder is not None:
+            discard(folder)
+
     def forget(self) -> None:
         """Remove all that waits: it belongs to another network or image."""
         for folder in self._folders.values():

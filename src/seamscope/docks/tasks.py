@@ -226,6 +226,7 @@ def measure_shared(
     unfinished: Path,
     on: On,
     trust: Any = False,
+    again: bool = False,
     *,
     work: Work,
 ) -> SeamReport:
@@ -241,13 +242,15 @@ def measure_shared(
         Folder for measures of a run that was stopped; removed in the end.
     on, trust
         As for `seamscope.measure_seams`.
+    again
+        Whether the measures that were stopped are replaced, once nothing refuses the new ones.
     """
     found = measure_seams(
         from_file(case, in_file, needed=True),
         partial=unfinished,
         on=on,
         trust=trust,
-        resume=unfinished.exists(),
+        resume=unfinished.exists() and not again,
         work=work,
     )
     discard(unfinished)

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from seamscope.docks.labels.shown import Picture
+from seamscope.docks.typed_place import typed_place
 from seamscope.errors import OutputError, SeamscopeError
 from seamscope.execution.pool import On
 from seamscope.files import disk_errors, write_file
-from seamscope.images.addresses import is_address
 from seamscope.images.image import Image
 from seamscope.images.results.create import unfinished
 from seamscope.models.model import Model
@@ -313,8 +313,8 @@ def _write_table(
 
 def blocks_of_labels(target: str) -> int | None:
     """Return how many blocks of unfinished labels are done; None where there are none."""
-    place = Path(target).expanduser()
-    if not target or is_address(target) or not can_resume(target):
+    place, _ = typed_place(target)
+    if place is None or not can_resume(place):
         return None
     ledger = unfinished(place)
     return None if ledger is None or "recipe" not in ledger.task else len(ledger.done)
@@ -338,9 +338,10 @@ def table_of(target: str | Path) -> Path:
 
 def corrections_file(target: str, identity: str) -> Path | None:
     """Where corrections of basins with this name are kept: beside the labels."""
-    if not target:
+    place, _ = typed_place(target)
+    if place is None:
         return None
-    stem = stem_of(target)
+    stem = stem_of(place)
     return stem.with_name(f"{stem.name}.{identity[:8]}.corrections")
 
 

@@ -32,6 +32,7 @@ from seamscope.docks.looks import boxed, in_dock, set_row, text_label
 from seamscope.docks.pages import Pages
 from seamscope.docks.results import Run
 from seamscope.docks.run_on import RunOn
+from seamscope.docks.typed_place import typed_place
 from seamscope.images.image import Image
 from seamscope.segmentation.guess import Guess, guess_recipe
 
@@ -312,15 +313,16 @@ class LabelsDock(Dock):
     def _refused(self) -> bool:
         """Say what is missing for workers, if anything is; the error before is over."""
         place = self.writing.place.text().strip()
-        missing = isinstance(self.live.on, str) and not place
-        problem = self.run_on.problem or (_NO_PLACE if missing else "")
+        problem = self.run_on.problem
+        if not problem and isinstance(self.live.on, str):
+            problem = typed_place(place)[1] if place else _NO_PLACE
         self.tell(problem)
         return bool(problem)
 
     def _scratch(self) -> Path | None:
         """Where the workers of a scheduler find what others have found: beside the labels."""
-        place = self.writing.place.text().strip()
-        return Path(place).expanduser().parent if isinstance(self.live.on, str) else None
+        place, _ = typed_place(self.writing.place.text().strip())
+        return None if place is None or not isinstance(self.live.on, str) else place.parent
 
     def _kept(self) -> Callable[[str], Path | None]:
         """What names the file of corrections, for labels that go where the page says now."""

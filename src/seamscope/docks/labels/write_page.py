@@ -27,7 +27,9 @@ from seamscope.docks.labels.background import (
 from seamscope.docks.labels.live import WAIT, Live
 from seamscope.docks.layers import image_of
 from seamscope.docks.looks import boxed, plain, text_label
+from seamscope.docks.typed_place import typed_place
 from seamscope.errors import SeamscopeError
+from seamscope.images.addresses import is_address
 from seamscope.images.image import Image
 from seamscope.segmentation.objects import ObjectTable
 from seamscope.segmentation.segment import Segmentation
@@ -158,13 +160,17 @@ class WritePage(QWidget):
 
     def _tell(self) -> None:
         self.show_state()
-        if self.place.text().strip():
+        place, problem = typed_place(self.place.text().strip())
+        if problem:
+            self.refused.emit(problem)
+        elif place is not None:
             self.placed.emit(self.place.text().strip())
 
     def _write(self, _: Any = None) -> None:
         target = self.place.text().strip()
-        if not target:
-            self.refused.emit("Nothing says where the labels go: name a file.")
+        place, problem = typed_place(target)
+        if place is None:
+            self.refused.emit(problem or "Nothing says where the labels go: name a file.")
             return
         self.write_to(target)
 
@@ -280,7 +286,7 @@ def _sizes(image: Image) -> list[int]:
 
 def suggested_place(source_path: str | None) -> Path | None:
     """Where labels of a file go by default: beside it."""
-    if not source_path:
+    if not source_path or is_address(source_path):
         return None
     stem = stem_of(source_path)
     return stem.with_name(f"{stem.name}_labels.ome.zarr")

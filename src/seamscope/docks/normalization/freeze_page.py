@@ -26,11 +26,13 @@ from seamscope.docks.normalization.texts import fixed_text
 from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Fixed
 from seamscope.docks.tasks import from_file
+from seamscope.docks.typed_place import typed_place
+from seamscope.errors import OutputError
 from seamscope.execution.pool import On
 from seamscope.fixed_statistics.freeze_plan import FreezePlan, plan_freeze
 from seamscope.fixed_statistics.freezing import carry_out, check_workers
 from seamscope.images.image import Image
-from seamscope.ledger import discard
+from seamscope.ledger import claimed, discard
 from seamscope.models.formats.export import Exported, export
 from seamscope.models.model import Model
 from seamscope.normalization.statistics import How, Statistics
@@ -157,14 +159,7 @@ class FreezePage(QWidget):
 
     def _begin_again(self) -> None:
         """Remove what a stopped search has found, and fix the statistics."""
-        if self._bench.busy:
-            return
-        try:
-            discard(self._unfinished())
-        except Exception as error:
-            self._bench.fail(error, "Removing what was found")
-            return
-        self._freeze()
+        self._freeze(again=True)
 
     def _show_state(self) -> None:
         bench = self._bench
@@ -216,13 +211,16 @@ class FreezePage(QWidget):
 
     # -- finding, reading, writing
 
-    def _freeze(self) -> None:
+    def _freeze(self, again: bool = False) -> None:
         """Find the statistics, or read them, as the button does."""
         model, layer = self._bench.model, self._bench.layer
         if self._bench.busy or model is None or layer is None:
             return
         if self.panel.how.value() == "file":
-            path = self.panel.path
+            path, problem = typed_place(self.panel.file.text().strip())
+            if path is None:
+                self._bench.tell(problem)
+                return
 
             def read(work: Work) -> Model:
                 return model.with_statistics(Statistics.load(path))
@@ -243,14 +241,14 @@ class FreezePage(QWidget):
             return
         planned = self.plan if self._key() == self._foreseen else None
         trust = self._bench.session.trust
-        question = partial(asked.freeze, planned, self._unfinished(), target, on, trust)
+        question = partial(asked.freeze, planned, self._unfinished(), target, on, trust, again)
         name = f"fixing the statistics of {layer.name}"
         self._bench.begin(name, question, self._frozen, self._stopped)
 
     def _refused(self, on: On, target: Path | None) -> str:
         """Say why a search cannot begin; empty where it can."""
-        if self.panel.run_on.problem:
-            return self.panel.run_on.problem
+        if self.panel.problem:
+            return self.panel.problem
         if target is None:
             return _NO_PLACE if isinstance(on, str) else ""
         return f"{target.name} exists. Choose another name (Save to)." if target.exists() else ""
@@ -361,6 +359,7 @@ class FreezeAsked:
         target: Path | None = None,
         on: On = None,
         trust: Any = False,
+        again: bool = False,
         *,
         work: Work,
     ) -> Model:
@@ -376,14 +375,24 @@ class FreezeAsked:
             File that they are written to; None for none.
         on, trust
             As for `seamscope.freeze_statistics`.
+        again
+            Whether what was found on the way is removed, once nothing refuses the new search.
         work
             Shows progress, and stops when asked to.
         """
         case = from_file(self.case, self.in_file, needed=on is not None)
         check_workers(case, on)
         planned = plan or self.plan(work=work)
+        if again:
+            with claimed(unfinished):
+                discard(unfinished)
         resume = unfinished.exists()
         found = carry_out(case, planned, unfinished, work, on=on, trust=trust, resume=resume)
+        if target is not None and target.exists():
+            raise OutputError(
+                f"{target.name} was made by something else meanwhile. Move it away, and press Go "
+                "on: what was found is kept."
+            )
         if target is not None:
             found.save(target)
         discard(unfinished)

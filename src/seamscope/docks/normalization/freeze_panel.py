@@ -24,6 +24,7 @@ from seamscope.docks.controls import beside
 from seamscope.docks.editors import Choice
 from seamscope.docks.looks import set_row, text_label
 from seamscope.docks.run_on import RunOn
+from seamscope.docks.typed_place import typed_place
 from seamscope.fixed_statistics.freeze_plan import TILES
 from seamscope.normalization.statistics import PATCH
 
@@ -128,15 +129,14 @@ class FreezePanel(QWidget):
         self._show_rows()
 
     @property
-    def path(self) -> Path:
-        """The file that is named."""
-        return Path(self.file.text().strip()).expanduser()
-
-    @property
     def target(self) -> Path | None:
         """The file that the statistics are written to; None for memory."""
-        text = self.place.text().strip()
-        return Path(text).expanduser().absolute() if text else None
+        return typed_place(self.place.text().strip())[0]
+
+    @property
+    def problem(self) -> str:
+        """Say why the rows *Run on* and *Save to* cannot be used; empty where they can."""
+        return self.run_on.problem or typed_place(self.place.text().strip())[1]
 
     def grid_value(self) -> Literal["auto", "plan"]:
         """Tiles in which the image is visited; a sample is of the prediction's own."""

@@ -170,6 +170,8 @@ class Destination(QObject):
         A layer is lazy, or napari has changed its pixels: its file cannot be known by the image.
         """
         target = self.target
+        if self._place.problem:
+            return ""
         for layer in self._viewer.layers:
             for path in _files_of(layer):
                 # layers of an unfinished result, or of its arrays, may stay: a run goes on with it

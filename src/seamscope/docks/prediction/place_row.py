@@ -18,6 +18,7 @@ from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLineEdit, QWidget
 
 from seamscope.docks.controls import button
 from seamscope.docks.remembered import remembered
+from seamscope.docks.typed_place import typed_place
 from seamscope.errors import SeamscopeError
 from seamscope.files import size_on_disk
 from seamscope.images.addresses import is_address
@@ -112,9 +113,14 @@ class PlaceRow(QWidget):
     def value(self) -> str:
         """Path of the result; empty for memory."""
         text = self.line.text().strip()
-        if is_address(text):
-            return text
-        return str(Path(text).expanduser().absolute()) if text else ""
+        path, _ = typed_place(text)
+        return text if path is None else str(path)
+
+    @property
+    def problem(self) -> str:
+        """Say why what was typed names no place; empty where it does."""
+        text = self.line.text().strip()
+        return "" if is_address(text) else typed_place(text)[1]
 
     def set_value(self, path: str) -> None:
         """Choose a path, or memory."""
@@ -136,7 +142,8 @@ class PlaceRow(QWidget):
     def look(self) -> None:
         """Look again what is at the place."""
         self.size_of = functools.cache(size_on_disk)
-        self.found = Found.at(self.value())
+        problem = self.problem
+        self.found = Found(problem=problem) if problem else Found.at(self.value())
 
     def move_on(self) -> None:
         """Choose the next free name: there is a whole result of this one now."""
@@ -163,7 +170,7 @@ class PlaceRow(QWidget):
     def _changed(self) -> None:
         if self.value() != self._known:
             self._known = self.value()
-            if self._known and not is_address(self._known):
+            if self._known and not is_address(self._known) and not self.problem:
                 remembered().setValue(_FOLDER, str(Path(self._known).parent))
             self.look()
             self.value_changed.emit()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,7 @@ from seamscope.docks.tasks import measure_shared, predict
 from seamscope.docks.window import canvas_side
 from seamscope.execution.pool import On
 from seamscope.explain.advice import Advice, advise
-from seamscope.ledger import discard
+from seamscope.images.addresses import is_address
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Finished
@@ -65,7 +66,7 @@ _ROOM = 2  # tiles that fit into the view of a seam
 
 _TIPS = {
     "run": "Result whose seams are shown. It follows the layer that is selected.",
-    "delete": "Remove the layers of this result, and free its memory.",
+    "delete": "Remove the layers of this result, and free its memory. Files on disk stay.",
     "measure": "Predict once more, and keep what every tile predicts: for the slider's picture,\n"
     "both tiles side by side, and heat maps of pixels.",
     "again": "Remove what the stopped measurement has found, and begin again.",
@@ -88,6 +89,7 @@ _NO_PLACE = (
     "The workers of a scheduler keep measures beside the result, on a disk that all of them see. "
     "Predict into a file (Save to, in the step Predict), and measure that result."
 )
+_STOPPED = "Stopped. Go on continues from here, while workers or a scheduler are chosen."
 _TABS = {
     "Margin (halo)": "How neighbours disagree, the more of each tile's border is discarded.",
     "Worst seams": "The seams where neighbouring tiles disagree most, and both predictions there.",
@@ -295,7 +297,6 @@ class SeamsDock(Dock):
         if run is None or self.job.busy or self.session.running:
             return
         self._choose(None)
-        discard(self._unfinished(run))
         layers = self.viewer.layers
         # together, where napari can: it collects garbage once then, not for each of them
         with getattr(layers, "batched_update", contextlib.nullcontext)():
@@ -303,11 +304,16 @@ class SeamsDock(Dock):
                 layers.remove(layer)
         run.evidence.release()
         self._offer_runs()
+        try:
+            self.kept.remove(weakref.ref(run))
+        except Exception as error:
+            self.fail(error, "Removing the measures")
 
     def _show_evidence(self) -> None:
         """Show what is known of the run."""
         run = self._run
         report = None if run is None else run.evidence.report
+        self._measured_run = None
         if run is not None and report is not None:
             self._measured_run = dataclasses.replace(run, plan=report.plan)
         self._views = None
@@ -425,25 +431,20 @@ class SeamsDock(Dock):
 
     def _unfinished(self, run: Run) -> Path:
         """Where measures wait that were stopped: beside the result, or in a temporary folder."""
-        if run.stored:
+        if _on_disk(run):
             return Path(f"{run.output.path}.seams.partial")
-        return self.kept.folder(run)
+        return self.kept.folder(weakref.ref(run))  # a result that is deleted is not kept for this
 
     def _measure_again(self, _: Any = None) -> None:
         """Remove what a stopped measurement has left, and measure."""
-        if self._run is None or self.job.busy:
-            return
-        try:
-            discard(self._unfinished(self._run))
-        except Exception as error:
-            self.fail(error, "Removing the measures")
-            return
-        self._measure()
+        run, on = self._run, self.run_on.value()
+        if run is not None and not self.job.busy:
+            self._measure_on(run, on, again=True)
 
-    def _measure_on(self, run: Run, on: On) -> None:
+    def _measure_on(self, run: Run, on: On, again: bool = False) -> None:
         """Have workers measure all seams."""
         problem = self.run_on.problem
-        if not problem and isinstance(on, str) and not run.stored:
+        if not problem and isinstance(on, str) and not _on_disk(run):
             problem = _NO_PLACE
         if problem:
             self.tell(problem)
@@ -464,12 +465,11 @@ class SeamsDock(Dock):
                 self._know(run, evidence)
                 return
             kept = self._unfinished(run).exists()
-            ending = ". Go on continues from here." if kept else ": nothing new was measured."
-            self.tell(f"Stopped{ending}")
+            self.tell(_STOPPED if kept else "Stopped: nothing new was measured.")
             self._show_headline()
 
         unfinished, trust = self._unfinished(run), run.trust
-        work = partial(measure_shared, case, in_file, unfinished, on, trust)
+        work = partial(measure_shared, case, in_file, unfinished, on, trust, again)
         self._begin(_measuring(run), work, done)
 
     def _plan_to_measure(self, run: Run, whole: bool = False) -> Plan:
@@ -696,6 +696,11 @@ class SeamsDock(Dock):
         """Find the causes of the seams by experiments, as the button does."""
         self.tabs.setCurrentIndex(self.tabs.count() - 1)
         self.causes_page.find_causes()
+
+
+def _on_disk(run: Run) -> bool:
+    """Whether a result is in a file of this machine, and not in memory or an object store."""
+    return run.stored and not is_address(str(run.output.path))
 
 
 def _measuring(run: Run) -> str:
