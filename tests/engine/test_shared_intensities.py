@@ -16,6 +16,7 @@ from seamscope.errors import ImageError, OutputError
 from seamscope.execution import intensities, worker
 from seamscope.execution.intensities import keep_intensity_on
 from seamscope.execution.pool import Here
+from seamscope.execution.worker import Outcome
 from seamscope.images import passes
 from seamscope.images.image import Image
 from seamscope.images.preparation import ByInput, Clipped, Measured, Preparation
@@ -175,6 +176,33 @@ def test_a_stretch_that_fails_is_named_and_the_others_are_kept(
     pixels_read.clear()
     assert shared(case, tmp_path / "ledger", Here()) == case_of(folder, "u2", "zscore").intensity()
     assert sum(pixels_read) < np.prod(SHAPE) * 1.5
+
+
+class Dying(Here):
+    """A worker that dies before it has measured a stretch, and before it has marked another."""
+
+    deaths = 0
+
+    def answers(self, seconds: float) -> Iterator[Outcome]:
+        if not self._orders or self.deaths == 2:
+            yield from super().answers(seconds)
+            return
+        order, self.deaths = self._orders.pop(0), self.deaths + 1
+        if self.deaths == 2:
+            worker.do_block(order)
+            Ledger(Path(order.ledger)).unmark({order.block})
+        worker.close()
+        yield Outcome(order.block, "failed", "it died", worker="here")
+
+
+@pytest.mark.usefixtures("small_stretches")
+def test_a_worker_that_dies_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    case, pool = case_of(folder, "f4", "percentile"), Dying()
+    expected = case.intensity()
+    case._intensities.clear()
+    assert shared(case, tmp_path / "ledger", pool) == expected
+    assert pool.deaths == 2
+    worker.close()
 
 
 def test_workers_measure_and_the_client_does_not_read(
