@@ -193,6 +193,9 @@ CONTENDERS: dict[str, Callable[[dict[str, Any]], Predict]] = {
     "Seamscope, huge pages": lambda case: seamscope(case, True, False, "use_huge_pages"),
     "Seamscope, kept memory": lambda case: seamscope(case, True, False, "keep_freed_memory"),
     "Seamscope, auto tile": lambda case: seamscope(case, True, True),
+    "Seamscope, auto tile, kept memory": lambda case: seamscope(
+        case, True, True, "keep_freed_memory"
+    ),
     "Seamscope, auto tile, huge pages": lambda case: seamscope(case, True, True, "use_huge_pages"),
 }
 

@@ -108,7 +108,7 @@ def networks(asked: argparse.Namespace) -> None:
     names = ["forward", "MONAI, batch 1", "MONAI, batch 4", "torch_em", "Seamscope, plain"]
     names += ["Seamscope", "Seamscope, no seams", "Seamscope, all seams"]
     names += ["Seamscope, huge pages", "Seamscope, kept memory"]
-    names += ["Seamscope, auto tile", "Seamscope, auto tile, huge pages"]
+    names += [f"Seamscope, auto tile{m}" for m in ("", ", huge pages", ", kept memory")]
     names = [name for name in names if not asked.contenders or name in asked.contenders]
     for title, case in (QUICK if asked.quick else CASES).items():
         if len(case["shape"]) not in asked.axes:

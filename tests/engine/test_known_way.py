@@ -24,7 +24,14 @@ def races(monkeypatch):
         made.append(args[0].keys())
         return race(*args)
 
+    known: dict[int, int] = {}
+
+    def seconds(run, *case):  # the first, which is plain, takes twice as long as the others
+        run(*case)
+        return 2.0 if known.setdefault(id(run), len(known)) == 0 else 1.0
+
     monkeypatch.setattr(acceleration, "_race", counted)
+    monkeypatch.setattr(acceleration, "_seconds", seconds)
     monkeypatch.setattr(tuning, "_TRIAL_PIXELS", {2: 64})
     return made
 
@@ -47,13 +54,32 @@ def test_the_second_command_starts_without_a_trial(races) -> None:
     assert len(races) == 2  # another network is tried again
 
 
+@pytest.mark.parametrize(("second", "trials"), [(1.2, 1), (1.3, 2)])
+def test_a_disturbed_trial_is_made_again_by_the_next_command(
+    races, monkeypatch, second, trials
+) -> None:
+    network = networks.UNet(2, 2, features=5).eval()
+    race = acceleration._race
+
+    def disturbed(*case):
+        return {name: [1.0, second, 9.0] for name in race(*case)}
+
+    monkeypatch.setattr(acceleration, "_race", disturbed)
+    _run(network)
+    _run(network)
+    assert len(races) == trials
+
+
 def test_a_known_way_is_used_only_where_it_pays(races, monkeypatch) -> None:
     network = networks.UNet(2, 2, features=3).eval()
     _run(network)
     case = Case.open(IMAGE, as_model(network), tile=64, device="cpu")
     case.model.measure()
     kept = {"name": "fused", "plain": 2.0, "chosen": 1.0}
-    for building, known in ((0.0, "fused"), (1e9, "plain")):
+    # by hand: saved is a second a pixel, checking takes (2 + 2 x 1) s for each of 16 x 16
+    monkeypatch.setattr(tuning, "_CHECKED_PIXELS", {2: 256})
+    saved = len(case.plan.grid) * 64 * 64
+    for building, known in ((saved - 1025, "fused"), (saved - 1024, "plain")):
         value = kept | {"building": building}
         monkeypatch.setattr(tuning.Cache, "get", lambda self, key, value=value: value)
         assert tuning.known_way(case.plan, case.model) == known

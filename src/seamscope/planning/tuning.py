@@ -40,6 +40,8 @@ _WORTH_A_TRIAL = 24
 # A way that an earlier trial chose is only built, and checked on a tile of so many pixels.
 _CHECKED_PIXELS = {1: 1 << 14, 2: 1 << 14, 3: 1 << 15}
 _REPEATS = 3
+# Times its shortest run that the second shortest may take; else the machine was busy with others.
+_STEADY = 1.25
 _GROWTH = 1.6  # from one trial tile's side to the next's
 
 
@@ -150,18 +152,20 @@ def known_way(plan: Plan, model: Model) -> str | None:
     """Name of the way that a trial of an earlier command chose here.
 
     It counts for the same network, libraries, device and number of threads; ``"plain"`` where
-    building it would take longer than it saves. None where there was no trial.
+    building and checking it would take longer than it saves. None where there was no trial.
     """
     if not _may_differ(plan):
         return None
     kept = Cache(_WAYS).get(_way_key(plan, model))
     if kept is None:
         return None
-    saved = (kept["plain"] - kept["chosen"]) * _pixels_to_compute(plan)
-    return str(kept["name"]) if saved > kept["building"] else "plain"
+    plain, chosen = kept["plain"], kept["chosen"]
+    checking = (plain + 2 * chosen) * _CHECKED_PIXELS[plan.facts.spatial_axes]
+    saved = (plain - chosen) * _pixels_to_compute(plan)
+    return str(kept["name"]) if saved > kept["building"] + checking else "plain"
 
 
-_WAYS = "ways"
+_WAYS = "fastest ways"
 
 
 def _way_key(plan: Plan, model: Model) -> str:
@@ -172,14 +176,18 @@ def _way_key(plan: Plan, model: Model) -> str:
     return f"{model.key} {device} {kind} {torch.get_num_threads()}"
 
 
-def _keep_way(plan: Plan, model: Model, choice: Choice, pixels: int, seconds: float) -> None:
-    """Keep what a trial found: seconds for each pixel, and those that were not spent running."""
-    took = {trial.name: trial.seconds for trial in choice.trial if trial.seconds is not None}
-    plain, chosen = took.get("plain"), took.get(choice.name)
-    if plain is not None and chosen is not None:
-        running = _REPEATS * sum(took.values())
-        found = {"plain": plain / pixels, "chosen": chosen / pixels}
-        found["building"] = max(0.0, seconds - running)
+def _keep_way(plan: Plan, model: Model, choice: Choice, pixels: int) -> None:
+    """Keep what a trial found: seconds for each pixel, and those of building the chosen way.
+
+    A trial that something else disturbed is made again by the next command.
+    """
+    trials = {trial.name: trial for trial in choice.trial}
+    plain, chosen = trials["plain"], trials[choice.name]
+    if plain.seconds is None or chosen.seconds is None:
+        return
+    if max(plain.unsteady, chosen.unsteady) <= _STEADY:
+        found = {"plain": plain.seconds / pixels, "chosen": chosen.seconds / pixels}
+        found["building"] = chosen.building or 0.0
         Cache(_WAYS).put(_way_key(plan, model), {"name": choice.name, **found})
 
 
@@ -219,7 +227,6 @@ def accelerate(
                 runner(batch[:, :, *part])
                 rate = (time.perf_counter() - start) / math.prod(example.shape[2:])
                 patience = rate * _pixels_to_compute(plan) / 10
-            start = time.perf_counter()
             model.choices[device] = choose(
                 model.module,
                 example,
@@ -233,8 +240,7 @@ def accelerate(
                 raise OutOfMemory(error) from error
             return "plain"
         if only is None:
-            taken = time.perf_counter() - start
-            _keep_way(plan, model, model.choices[device], math.prod(example.shape[2:]), taken)
+            _keep_way(plan, model, model.choices[device], math.prod(example.shape[2:]))
     runner.run = model.choices[device].run
     return model.choices[device].name
 

@@ -70,12 +70,19 @@ class Trial:
         plain output; None if it never ran.
     refused
         Why it cannot be used; None if it can.
+    building
+        Seconds of processor time that building it took; None if that failed.
+    unsteady
+        How many times the shortest of its runs the second shortest took: more than 1 where
+        something else kept the machine busy.
     """
 
     name: str
     seconds: float | None = None
     deviation: float | None = None
     refused: str | None = None
+    building: float | None = None
+    unsteady: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ def choose(
         return Choice("plain", plain, (Trial("plain"),))
     reference = plain(example)
     runs: dict[str, Run] = {"plain": plain}
-    trials: dict[str, Trial] = {"plain": Trial("plain", deviation=0.0)}
+    trials: dict[str, Trial] = {"plain": Trial("plain", deviation=0.0, building=0.0)}
     for name, build in variants(module, example, patience_s=patience_s):
         if name == "plain" or (names_allowed is not None and name not in names_allowed):
             continue
@@ -151,7 +158,8 @@ def choose(
     if only is not None and only in runs:
         return Choice(only, runs[only], tuple(trials.values()))
     for name, seconds in _race(runs, (example, keep), repeats).items():
-        trials[name] = replace(trials[name], seconds=seconds)
+        unsteady = seconds[min(1, len(seconds) - 1)] / seconds[0]
+        trials[name] = replace(trials[name], seconds=seconds[0], unsteady=unsteady)
     fastest = min(runs, key=lambda name: trials[name].seconds or 0.0)
     return Choice(fastest, runs[fastest], tuple(trials.values()))
 
@@ -198,7 +206,9 @@ def _admit(
     # Building meets other people's networks and other versions of torch: whatever goes wrong
     # there is a reason to run the network as it is, and never a reason to fail.
     try:
+        start = time.process_time()
         run = build()
+        building = time.process_time() - start
         example, keep = case
         middle = keep or _middle_of(reference)
         deviation = max(
@@ -210,7 +220,7 @@ def _admit(
     if not deviation <= tolerance:
         reason = f"differs by {deviation:.1e} standard deviations, more than {tolerance:.1e}"
         return None, Trial(name, deviation=deviation, refused=reason)
-    return run, Trial(name, deviation=deviation)
+    return run, Trial(name, deviation=deviation, building=building)
 
 
 def _middle_of(output: torch.Tensor) -> Keep:
@@ -230,12 +240,13 @@ def _deviation(output: torch.Tensor, right: torch.Tensor, reference: torch.Tenso
 
 def _race(
     runs: dict[str, Run], case: tuple[torch.Tensor, Keep | None], repeats: int
-) -> dict[str, float]:
-    best = dict.fromkeys(runs, float("inf"))
+) -> dict[str, list[float]]:
+    """Seconds of each run of each variant, from short to long."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats if len(runs) > 1 else 1):
         for name, run in runs.items():
-            best[name] = min(best[name], _seconds(run, *case))
-    return best
+            taken[name].append(_seconds(run, *case))
+    return {name: sorted(seconds) for name, seconds in taken.items()}
 
 
 def _seconds(run: Run, example: torch.Tensor, keep: Keep | None) -> float:
