@@ -83,6 +83,8 @@ def test_one_click_sets_the_halo_runs_and_compares(qtbot, viewer, steps):
     np.testing.assert_allclose(dock.results.array, whole(CLASSES, image), atol=1e-5)
     assert fix.advice.step == "nothing"
     assert not fix.fix.isEnabled()
+    fix.begin()  # as other docks do
+    assert not fix.busy
     assert "before" in fix.comparison.text.text()
     assert dock.halo.value() == "auto"
 

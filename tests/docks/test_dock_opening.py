@@ -12,6 +12,7 @@ pytest.importorskip("napari")
 from hands import PATIENCE, picture
 from qtpy.QtWidgets import QDockWidget, QTabBar
 
+from seamscope.docks import opening
 from seamscope.docks.opening import Place
 from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.window import dock_around, main_window
@@ -103,3 +104,23 @@ def test_what_was_chosen_survives_closing(viewer, qtbot, opened):
     assert dock.isVisible()
     assert dock.halo.value() == (5, 5)
     assert dock.blend.value() == "linear"
+
+
+def test_a_dock_that_is_closed_before_it_is_filled_sleeps(viewer, qtbot, opened):
+    _, place = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
+    viewer.window.remove_dock_widget(place)
+    qtbot.wait(50)
+    made = opening._docks_of(viewer).get("prediction")
+    assert made is None or not made.awake
+    assert opened("Tiled prediction").dock.awake
+
+
+def test_what_is_dropped_waits_for_the_dock_that_is_being_imported(viewer, qtbot, monkeypatch):
+    took = []
+    with monkeypatch.context() as importing:
+        importing.setattr(opening, "_imported", lambda _: None)
+        _, place = viewer.window.add_plugin_dock_widget("seamscope", "Tiled prediction")
+        opening.open_where_it_is(viewer, "prediction", took.append)
+    qtbot.waitUntil(lambda: bool(took), timeout=PATIENCE)
+    assert took == [place.dock]
+    assert len(main_window(place).findChildren(Place)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -166,6 +167,16 @@ def test_a_large_result_gets_several_resolutions(qtbot, dock, tmp_path, monkeypa
     monkeypatch.setattr(destination, "_MOST_DRAWN", 96 * 100 - 1)
     dock.refresh()
     assert "a.b.zarr would have one resolution" in dock.problem
+    dock.session.want_run(halo=1)  # as the step Fix does
+    assert not dock.busy
+    assert not dock.job.busy
+    assert not dock.session.running
+    place = dock.options.place
+    with monkeypatch.context() as unfinished:  # what was begun goes on
+        unfinished.setattr(place, "found", replace(place.found, share=0.5))
+        offered = dock.destination.actions(dock.run, dock.plan)
+    assert [each.text for each in offered] == ["Go on (50% done)", "Begin again"]
+    dock.refresh()
     press(qtbot, dock.panel.actions.buttons["Write a.b.ome.zarr"])
     assert dock.problem == ""
     assert dock.options.place.value() == str(tmp_path / "a.b.ome.zarr")

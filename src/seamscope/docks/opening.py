@@ -19,7 +19,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from qtpy.QtCore import QEvent, QTimer, Signal
@@ -50,16 +50,19 @@ KINDS = {
     ),
 }
 
-_docks: WeakKeyDictionary[Any, WeakValueDictionary[str, Any]] = WeakKeyDictionary()
+_Kept: TypeAlias = WeakKeyDictionary[Any, WeakValueDictionary[str, Any]]  # by viewer and name
+
+_docks: _Kept = WeakKeyDictionary()
+_places: _Kept = WeakKeyDictionary()
 _imports: dict[str, threading.Thread] = {}
 _failed: dict[str, Exception] = {}
 
 
-def _docks_of(viewer: Any) -> WeakValueDictionary[str, Any]:
+def _docks_of(viewer: Any, kept: _Kept = _docks) -> WeakValueDictionary[str, Any]:
     viewer = getattr(viewer, "__wrapped__", viewer)
-    if viewer not in _docks:
-        _docks[viewer] = WeakValueDictionary()
-    return _docks[viewer]
+    if viewer not in kept:
+        kept[viewer] = WeakValueDictionary()
+    return kept[viewer]
 
 
 def register(viewer: Any, dock: QWidget) -> None:
@@ -237,16 +240,28 @@ class Place(Slot):
         self._window: QWidget | None = None
         self._frame: QDockWidget | None = None
         self._behind = False
+        self._closed = False
+        places = _docks_of(napari_viewer, _places)
+        places[self.shows] = self
+        self.destroyed.connect(partial(places.pop, self.shows, None))
         self.fill()
 
     def event(self, event: Any) -> bool:
         """Notice being docked and being closed."""
         if event.type() == QEvent.Type.ParentChange:
-            if self.parent() is None:
+            self._closed = self.parent() is None
+            if self._closed:
                 self._park()
             else:
                 QTimer.singleShot(0, self._docked)
         return bool(super().event(event))
+
+    def _put(self) -> None:
+        """Show the dock; where the place was closed meanwhile, it sleeps until it is opened again."""
+        if not self._closed:
+            super()._put()
+        elif self._made is not None:
+            self._made.sleep()
 
     def eventFilter(self, target: Any, event: Any) -> bool:  # noqa: N802
         """Bring the dock forward where napari's menu would hide it behind another tab."""
@@ -306,9 +321,12 @@ def open_step(viewer: Any, name: str, act: Callable[[Any], None] = lambda _: Non
 
 def open_where_it_is(viewer: Any, name: str, act: Callable[[Any], None]) -> None:
     """Call `act` with a dock where it is shown; else open it as a page of the dock *Seamscope*."""
-    dock = _docks_of(viewer).get(name)
+    dock, place = _docks_of(viewer).get(name), _docks_of(viewer, _places).get(name)
     holder = None if dock is None else dock.parent()
-    if dock is not None and dock.awake and (isinstance(holder, Place | QDockWidget)):
+    if dock is None and place is not None and place.parent() is not None:  # being imported
+        come_forward(place)
+        place.then(act)
+    elif dock is not None and dock.awake and (isinstance(holder, Place | QDockWidget)):
         come_forward(dock)
         act(dock)
     else:

@@ -169,6 +169,10 @@ class ResultLayers:
         while self.add_next():
             pass
 
+    def add_no_more(self) -> None:
+        """Leave out the layers that are still to come."""
+        self._coming = iter(())
+
     def hide(self) -> None:
         """Show none of the layers."""
         for layer in self.layers:

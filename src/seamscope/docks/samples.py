@@ -45,12 +45,14 @@ def _while_the_window_answers(draw: Callable[[], Any]) -> Any:
 
     napari wants a sample at once, so that this waits, and lets Qt work meanwhile.
     """
+    from qtpy.QtCore import QEventLoop
     from qtpy.QtWidgets import QApplication
 
+    waits = QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents  # a window is not closed meanwhile
     with ThreadPoolExecutor(1) as pool:
         drawing = pool.submit(draw)
         while not wait([drawing], _TURN).done:
-            QApplication.processEvents()
+            QApplication.processEvents(waits)
         return drawing.result()
 
 

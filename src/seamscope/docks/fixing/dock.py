@@ -210,6 +210,9 @@ class FixDock(Dock):
         """Fix it, as the button does."""
         if self.busy or self.advice is None or self.session.running:
             return
+        if not self.advice.needed:
+            self.why.show()  # it says why there is nothing to do
+            return
         settings = self.session.settings
         if settings is None or self.session.plan is None:
             return

@@ -142,7 +142,7 @@ class Destination(QObject):
             return self._read
         if found.whole and found.share is None:
             return _EXISTS.format(Path(target).name)
-        if self._pyramid_instead(plan):
+        if found.share is None and self._pyramid_instead(plan):
             return _ONE_RESOLUTION.format(Path(target).name, Path(self._pyramid_instead(plan)).name)
         room = self.room(plan, image)
         if room is not None and room.problem:
@@ -201,7 +201,7 @@ class Destination(QObject):
         if self._read:
             return [save]
         pyramid = self._pyramid_instead(plan)
-        if pyramid and not found.problem:
+        if pyramid and found.share is None and not found.problem:
             take = partial(self._place.set_value, pyramid)
             return [Action(f"Write {Path(pyramid).name}", _BESIDE_TIP.format(pyramid), take), save]
         again = partial(run, overwrite=True)

@@ -460,8 +460,8 @@ class PredictionDock(Dock):
         if self.busy or self.job.busy or self.plan is None or self.image is None:
             return
         layer, target = check_image(self.layer), self.destination.target
-        if not target and self.destination.too_large(self.plan):
-            self.refresh()  # less memory is free than when the plan was made
+        if not (resume or overwrite) and self._refused(self.plan):
+            self.refresh()  # such as less free memory than when the plan was made
             return
         self.pace.cancel()
         self.protocols.remember()
@@ -475,6 +475,14 @@ class PredictionDock(Dock):
             self._start(layer, case, open_output(case))
         except Exception as error:
             self._not_started(error)
+
+    def _refused(self, plan: Plan) -> bool:
+        """Whether a new result of a plan has no place where it could be made and shown."""
+        assert self.image is not None
+        assert self.model is not None
+        place = self.destination
+        known = check_image(self.layer), self.image, self.model, plan
+        return place.unfinished or bool(place.problem(*known))
 
     def _start(self, layer: ImageLayer, case: Case, output: Output) -> None:
         """Begin to fill a result."""

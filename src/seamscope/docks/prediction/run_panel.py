@@ -181,7 +181,10 @@ class RunPanel(QWidget):
         running = self._running
         if running is None:
             self._let_go()
-        elif event.value is running.made.layer or not running.layers.present:
+        elif not running.layers.present:
+            running.layers.add_no_more()
+            self.stop()
+        elif event.value is running.made.layer:
             self.stop()
 
     # -- while it runs

@@ -20,6 +20,7 @@ from seamscope.docks.job_row import JobRow
 from seamscope.docks.looks import plain, text_label
 from seamscope.docks.results import Run
 from seamscope.docks.rich_text import rich_text
+from seamscope.explain.advice import advise
 from seamscope.explain.causes import Diagnosis, diagnose
 from seamscope.files import disk_errors, write_file
 from seamscope.planning.case import Case
@@ -29,6 +30,7 @@ from seamscope.seams.report import SeamReport
 
 _MOST_WORST = 32  # seams that an inquiry looks at first
 _NOTHING_TO_FIX = ("seamless", "not compared")
+_NO_FIX = ("nothing", "explain")  # steps of advice
 _FILES = "Web pages (*.html);;All files (*)"
 _TIPS = {
     "explain": "Run experiments that find the causes of the seams, and the share of each.",
@@ -130,8 +132,16 @@ class CausesPage(QWidget):
             return
         self.diagnosis = found
         self.causes.setText(rich_text(describe(found)))
-        self.actions.offer([] if found.verdict in _NOTHING_TO_FIX else [self._fix])
+        useful = found.verdict not in _NOTHING_TO_FIX and self._fixable()
+        self.actions.offer([self._fix] * useful)
         self._note("diagnosis", found.to_json())
+
+    def _fixable(self) -> bool:
+        """Whether the step Fix has more to offer than the causes that were just found."""
+        run, report = self._run(), self._measured()
+        if run is None:
+            return False
+        return advise(run.plan if report is None else report.plan, report).step not in _NO_FIX
 
     def _certified(self, found: Certificate | None) -> None:
         if found is None:

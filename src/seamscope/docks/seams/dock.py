@@ -365,9 +365,15 @@ class SeamsDock(Dock):
         shared = run is not None and self.run_on.value() is not None
         waits = shared and run is not None and self._unfinished(run).exists()
         self.measure.setText("Go on" if waits else "Measure")
-        self.measure.setEnabled(not self.job.busy)
+        self.measure.setEnabled(not self.job.busy and not (shared and self._complete))
         self.again.setVisible(waits)
         self.again.setEnabled(not self.job.busy)
+
+    @property
+    def _complete(self) -> bool:
+        """Whether all seams of the run are measured."""
+        report = None if self._run is None else self._run.evidence.report
+        return report is not None and report.measured > 0 and report.complete
 
     def _actions(self, report: SeamReport | None) -> list[Action]:
         """What can be done about the seams of a report."""
@@ -375,11 +381,13 @@ class SeamsDock(Dock):
             return []
         return [
             Action("Show the worst seam", _TIPS["worst"], self.show_worst),
-            Action("Fix it", _TIPS["fix"], self._fix),
+            *[Action("Fix it", _TIPS["fix"], self._fix)] * advise(report.plan, report).needed,
         ]
 
     def _what_is_missing(self) -> str:
         assert self._run is not None
+        if self.run_on.value() is not None and self._complete:
+            return "All seams are measured; what each tile predicts is kept by this process only."
         if self.run_on.value() is not None:
             return "<i>Measure</i> has the workers measure all seams of the whole image."
         if Evidence.fits(self._run.plan):
