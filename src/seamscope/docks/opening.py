@@ -257,7 +257,7 @@ class Place(Slot):
         return bool(super().event(event))
 
     def _put(self) -> None:
-        """Show the dock; in a place that was closed meanwhile it sleeps until it is opened again."""
+        """Show the dock; it sleeps where the place was closed meanwhile."""
         if not self._closed:
             super()._put()
         elif self._made is not None:
