@@ -194,11 +194,11 @@ def test_a_network_that_cannot_be_read_needs_more_time(allow) -> None:
 def test_reading_ends_when_time_is_over_or_comes_to_its_end() -> None:
     """Each look at the clock takes a second: time is over between any two operations."""
     torch.manual_seed(0)
-    layers = [nn.Conv2d(1, 2, 3, padding=1), nn.MaxPool2d(2), *(nn.ReLU() for _ in range(9))]
+    layers = [nn.Conv2d(1, 2, 9, padding=4), nn.MaxPool2d(2), *(nn.ReLU() for _ in range(9))]
     network = nn.Sequential(*layers, nn.Upsample(scale_factor=2)).eval()
-    x = torch.randn(1, 1, 16, 16)
+    x = torch.randn(1, 1, 8, 8)  # shorter than the field: longer ones are read too
     whole, ended = derived_by(network, x, None), 0
-    for patience in (*range(16), *range(16, 160, 6)):
+    for patience in range(0, 160, 2):
         seconds = itertools.count()
         trials = Trials(network, patience=patience, clock=lambda seconds=seconds: next(seconds))
         try:
@@ -206,7 +206,7 @@ def test_reading_ends_when_time_is_over_or_comes_to_its_end() -> None:
         except OutOfPatience:
             ended += 1
             assert next(seconds) <= patience + 4
-    assert 20 < ended < 40
+    assert 20 < ended < 80
 
 
 def test_a_forward_pass_in_which_time_ends_is_not_waited_for() -> None:
