@@ -280,6 +280,24 @@ def test_files_of_something_else_are_one_sentence(tmp_path, name, content, words
     assert "\n" not in str(told.value)
 
 
+def test_the_networks_in_a_python_file_are_named_and_not_run(tmp_path) -> None:
+    path = tmp_path / "unet.py"
+    path.write_text(
+        "raise SystemExit('this ran')\n"
+        "class Block(nn.Module): pass\n"
+        "class Options: pass\n"
+        "class UNet(Block):\n"
+        "    def __init__(self, depth, width=8, *, classes, norm=None): pass\n"
+    )
+    with pytest.raises(ModelError) as caught:
+        load_model(path, trust=True)
+    named = f"as in {path}:UNet(depth=..., classes=...) or {path}:Block, and its weights"
+    assert named in str(caught.value)
+    path.write_text("def broken(:")
+    with pytest.raises(ModelError, match=r"unet.py:Net\(depth=3\), and its weights"):
+        load_model(path, trust=True)
+
+
 def test_addresses_are_never_fetched() -> None:
     for spec in ("https://bioimage.io/#/?id=some-model", "http://example.org/net.pt"):
         with pytest.raises(ModelError, match="nothing is ever downloaded here"):

@@ -29,7 +29,7 @@ from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.format import Code, damaged, first_sentence
 from seamscope.models.formats.pickles import MOST_INSTRUCTIONS, Found, Name, follow
 from seamscope.models.formats.readable import one_line
-from seamscope.models.formats.sources import Sources, serve
+from seamscope.models.formats.sources import Sources, networks_in, serve
 
 Source: TypeAlias = Path | bytes
 Tensors: TypeAlias = dict[str, torch.Tensor]
@@ -155,9 +155,11 @@ def _refuse_no_pickle(source: Source, name: str) -> None:
     """Refuse what is neither a zip archive nor a pickle, as torch writes them."""
     data = _head(source, 512)
     if name.endswith(".py"):
+        found = networks_in(source if isinstance(source, bytes) else source.read_bytes())
+        examples = " or ".join(f"{name}:{each}" for each in found) or f"{name}:Net(depth=3)"
         raise ModelError(
-            f"{name} is Python source: say what in it builds the network, as in "
-            f"{name}:Net(depth=3), and its weights, if there are any, as in ...@weights.pt."
+            f"{name} is Python source: say what in it builds the network, as in {examples}, "
+            "and its weights, if there are any, as in ...@weights.pt."
         )
     if data[257:262] == b"ustar":
         raise ModelError(

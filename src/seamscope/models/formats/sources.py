@@ -33,6 +33,7 @@ from seamscope.errors import ModelError
 from seamscope.models.formats.readable import one_line, python_text
 
 _MOST_FILES = 5000
+_MOST_NETWORKS = 3  # of a file, that are named
 _SUFFIXES = (
     *importlib.machinery.EXTENSION_SUFFIXES,
     *importlib.machinery.SOURCE_SUFFIXES,
@@ -44,6 +45,45 @@ _OPAQUE = {
     "load_library", "spec_from_file_location", "load_inline", "load_dynamic", "exec_module",
 }  # fmt: skip
 _IMPORTERS = {"__import__", "import_module"}
+
+
+def networks_in(data: bytes) -> list[str]:
+    """Return the classes of a Python file that look like networks, without running any of it.
+
+    Parameters
+    ----------
+    data
+        Content of the file.
+
+    Returns
+    -------
+    list of str
+        Names, the last defined first: networks are built of what stands above them. Arguments
+        that have no default stand in brackets. Empty where the file is not Python.
+    """
+    try:
+        tree = ast.parse(data)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    found: dict[str, str] = {}
+    for each in tree.body:
+        if isinstance(each, ast.ClassDef):
+            bases = [ast.unparse(base).rpartition(".")[2] for base in each.bases]
+            if any(base.endswith("Module") or base in found for base in bases):
+                found[each.name] = f"{each.name}{_needed_by(each)}"
+    return list(reversed(found.values()))[:_MOST_NETWORKS]
+
+
+def _needed_by(network: ast.ClassDef) -> str:
+    """Write the arguments that a class needs, as in ``(depth=..., width=...)``."""
+    for each in network.body:
+        if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+            own = each.args
+            placed = [*own.posonlyargs, *own.args]
+            needed = placed[1 : len(placed) - len(own.defaults)]
+            needed += [a for a, d in zip(own.kwonlyargs, own.kw_defaults, strict=True) if d is None]
+            return f"({', '.join(f'{a.arg}=...' for a in needed)})" if needed else ""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -383,4 +423,4 @@ def serve(sources: Sources) -> None:
     finders.insert(0, _Finder(sources))
 
 
-__all__ = ["File", "Sources", "is_installed", "run_file", "run_module", "serve"]
+__all__ = ["File", "Sources", "is_installed", "networks_in", "run_file", "run_module", "serve"]
