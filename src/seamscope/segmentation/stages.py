@@ -235,12 +235,27 @@ class Stages:
         return STAGES[min(number // len(self.blocks), len(STAGES) - 1)]
 
     def has_lost(self, number: int, since: float) -> bool:
-        """Return whether the disk has lost pixels of a block (see `chunks.is_lost`)."""
+        """Return whether the disk has lost what is kept of a block (see `chunks.is_lost`)."""
         kept = {"basins": (self.fragments, self.heights), "background": (self.background,),
                 "labels": (self.output,)}  # fmt: skip
         region = self.region(number)
         each = kept.get(self._stage_of(number), ())
-        return any(array is not None and array.has_lost(region, since) for array in each)
+        pixels = any(array is not None and array.has_lost(region, since) for array in each)
+        return pixels or self._lacks_numbers(number, since)
+
+    def _lacks_numbers(self, number: int, since: float) -> bool:
+        """Return whether a block's file of numbers is lost; once they are joined, none is read."""
+        stage, file = self._stage_of(number), self.folder / f"{number}.part"
+        if stage == "labels" or (self.folder / f"{stage}.npz").exists():
+            return False
+        try:
+            found = file.stat()
+            if found.st_size and found.st_mtime > since:
+                with file.open("rb") as opened, np.load(opened) as arrays:
+                    dict(arrays)
+        except DAMAGED:
+            return True
+        return not found.st_size
 
     def carry_out(self, number: int, check: Callable[[], None] = lambda: None) -> int:
         """Do a block; `check` is called before each write."""
