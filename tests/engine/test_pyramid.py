@@ -23,7 +23,7 @@ from seamscope.errors import OutputError, SettingsError
 from seamscope.images.image import open_image
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.records import read_record
-from seamscope.images.results import pyramid
+from seamscope.images.results import pyramid, zarr_arrays
 from seamscope.images.results.create import create_output
 from seamscope.images.results.format import Wanted
 from seamscope.images.results.formats import FORMATS
@@ -363,6 +363,9 @@ def test_labels_inside_an_image_have_its_resolutions(
         name = f"labels/cells{int(ome.pyramid)}"
         assert seamscope.segment(image, out=image / name, ome=ome, **recipe).count > 3
         assert open_image(image / name, level=3).shape == (7, 9)
+    with monkeypatch.context() as early:  # another process makes the group after this one looked
+        early.setattr(zarr_arrays, "_members", lambda group: [])
+        assert zarr_arrays.begin_labels(image) == version
     model = {"0.4": v04, "0.5": v05}[version].Image
     assert model.from_zarr(zarr.open_group(image, mode="r")).labels is not None
 

@@ -662,7 +662,7 @@ def test_workers_open_images_in_stores_and_no_password_travels(
         seamscope.segment(open_image(protected), kind="components", on=1)
 
 
-def test_what_holds_no_labels_is_one_sentence(s3: type[Proxy]) -> None:
+def test_what_holds_no_labels_is_one_sentence(s3: type[Proxy], monkeypatch: Any) -> None:
     image = "s3://bucket/plain/image.ome.zarr"
     with pytest.raises(ImageError, match="There is no zarr array or group at s3://bucket/plain"):
         seamscope.segment(DATA, out=f"{image}/labels/cells", kind="components")
@@ -674,6 +674,10 @@ def test_what_holds_no_labels_is_one_sentence(s3: type[Proxy]) -> None:
     seamscope.predict(DATA, network(), image, **HOW)
     with pytest.raises(OutputError, match="holds images of labels"):
         seamscope.predict(DATA, network(), f"{image}/labels/values", **HOW)
+    # a store that does not say is no store that holds nothing
+    monkeypatch.setattr(s3, "failing", staticmethod(lambda _, how, path: "0/zarr.json" in path))
+    with pytest.raises(OutputError, match=r"ome.zarr/0 could not be read.*status 500"):
+        object_store.members(Address.parse(image))
 
 
 def test_a_certificate_is_stored_in_a_store(

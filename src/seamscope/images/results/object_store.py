@@ -376,15 +376,23 @@ def remote_ledger(place: RemotePlace) -> RemoteLedger | None:
 
 
 def remote_record(address: Address) -> dict[str, Any] | None:
-    """Return the record of a result, {} for zarr without one, None where there is no zarr."""
+    """Return the record of a result, {} for zarr without one, None where there is no zarr.
+
+    Raises
+    ------
+    OutputError
+        When the store does not say.
+    """
     import zarr
 
     try:
         return record_in(zarr.open(store_of(address, writing=True), mode="r").attrs)
     except OutputError:
         raise
-    except Exception:
+    except (FileNotFoundError, LookupError, TypeError, ValueError):  # no metadata, or damaged
         return None
+    except Exception as error:
+        raise OutputError(sentence(address, error, "read")) from None
 
 
 __all__ = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,11 +221,12 @@ def begin_labels(image: Path | Address) -> str:
 
     version = version_in(dict(zarr.open_group(_zarr_store(image), mode="r").attrs))
     if "labels" not in _members(image):
-        zarr.create_group(
-            _zarr_store(image / "labels"),
-            zarr_format=OmeZarr(version).zarr_format,
-            attributes=attributes({"labels": []}, version),
-        )
+        with suppress(zarr.errors.ContainsGroupError):  # another process has made it since
+            zarr.create_group(
+                _zarr_store(image / "labels"),
+                zarr_format=OmeZarr(version).zarr_format,
+                attributes=attributes({"labels": []}, version),
+            )
     return version
 
 
