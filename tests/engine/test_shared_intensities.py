@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,27 @@ def test_shared_intensities_are_those_of_one_process(
     assert 0 < alone <= sum(pixels_read) <= alone + 20 * lines
     assert work.steps[-1] == (100, 100)
     assert not (tmp_path / "ledger" / "intensities").exists()
+
+
+@pytest.mark.usefixtures("small_stretches")
+@pytest.mark.parametrize("lost", ["sums", "task"])
+def test_what_the_disk_has_lost_is_measured_again(folder: Path, tmp_path: Path, lost: str) -> None:
+    case, kept = case_of(folder, "f4", "model"), tmp_path / "ledger" / "intensities"
+    expected = case.intensity()
+    case._intensities.clear()
+
+    def second_pass(seen: Seen) -> bool:
+        return (kept / "pass0.npz").exists() and any(kept.glob("*.sums"))
+
+    with pytest.raises(InterruptedError):
+        shared(case, tmp_path / "ledger", Here(), Seen(until=second_pass))
+    if lost == "task":
+        (kept / "task.json").unlink()
+    else:
+        os.truncate(kept / "pass0.npz", 30)
+        os.truncate(next(kept.glob("*.sums")), 0)
+    assert shared(case, tmp_path / "ledger", Here()) == expected
+    worker.close()
 
 
 def test_what_is_read_at_once_is_known_to_workers(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import shutil
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,8 @@ from seamscope.prediction.resuming import image_of, keep_intensity
 from seamscope.progress import QUIET, Work
 from seamscope.serialization import plain, restore
 from seamscope.version import __version__
+
+_LEFT = "What was written so far is kept."
 
 
 def keep_intensity_on(case: Case, ledger: Ledger | None, pool: Pool | None, work: Work) -> None:
@@ -85,15 +87,19 @@ class _Shared:
         ledger, file = self._ledger(), _total_of(self._folder, len(self._totals))
         for number, total in enumerate(self._totals):  # workers need all of them
             _save(_total_of(self._folder, number), total)
-        if not file.exists():
+        found = _kept(file)
+        if found is None:
             first = len(self._totals) * STRETCHES
             blocks = range(first, first + one.stretches)
+            parts = {block: _part_of(self._folder, block) for block in blocks}
+            marked = parts.keys() & ledger.done.keys()
+            ledger.unmark([block for block in marked if _kept(parts[block]) is None])
             self._share(one, blocks, ledger)
-            parts = [_part_of(self._folder, block) for block in blocks]
-            _save(file, joined(one, map(_load, parts)))
-            for part in parts:
+            found = joined(one, map(_load, parts.values()))
+            _save(file, found)
+            for part in parts.values():
                 part.unlink(missing_ok=True)
-        return _load(file)
+        return found
 
     def _share(self, one: Pass, blocks: range, ledger: Ledger) -> None:
         """Have all stretches done that are not."""
@@ -108,7 +114,10 @@ class _Shared:
 
     def _ledger(self) -> Ledger:
         if self._folder.exists():
-            return Ledger(self._folder)
+            with suppress(OutputError):
+                return Ledger(self._folder)
+            with disk_errors(self._folder, _LEFT):  # a kill has left it without its description
+                shutil.rmtree(self._folder)
         task = {
             "version of Seamscope": __version__,
             "image": image_of(self._case.image),
@@ -192,8 +201,15 @@ def _total_of(folder: Path, number: int) -> Path:
 def _save(path: Path, sums: Sums) -> None:
     content = io.BytesIO()
     np.savez_compressed(content, **sums)  # type: ignore[arg-type]
-    with disk_errors(path, "What was written so far is kept."):
+    with disk_errors(path, _LEFT):
         write_file(path, content.getvalue(), shared=True)
+
+
+def _kept(path: Path) -> Sums | None:
+    """Return sums that an earlier run has kept; None where they are missing or damaged."""
+    with suppress(OutputError):
+        return _load(path)
+    return None
 
 
 def _load(path: Path) -> Sums:
