@@ -493,6 +493,8 @@ def test_blocks_cover_the_image_once(
         if chunked:
             assert all(s.start % c == 0 for s, c in zip(region, chunks, strict=True))
     assert (array == 1).all()
+    some = slice(*sorted(data.draw(st.tuples(st.integers(0, 9), st.integers(0, 9)))))
+    assert list(image.blocks(at_most, some)) == list(image.blocks(at_most))[some]
 
 
 def test_blocks_are_as_large_as_allowed() -> None:

@@ -259,18 +259,24 @@ class Image:
         """Chunks of zarr read so far that are not stored: they have the fill value."""
         return self._watch.absent if isinstance(self._watch, WatchedZarr) else 0
 
-    def blocks(self, at_most: int = 2**24) -> Iterator[tuple[slice, ...]]:
+    def blocks(
+        self, at_most: int = 2**24, numbers: slice = slice(None)
+    ) -> Iterator[tuple[slice, ...]]:
         """Yield regions that cover the image exactly once, in the order it is stored.
 
         Parameters
         ----------
         at_most
             Size of a region in bytes. Only where a single stored chunk is larger is a region.
+        numbers
+            Which of the regions; those before are not counted through.
         """
         unit = _chunk_shape(self.data) or (1,) * self.ndim
         size = _grown(unit, self.shape, at_most // self.dtype.itemsize)
         starts = [range(0, n, step) for n, step in zip(self.shape, size, strict=True)]
-        for corner in np.ndindex(*(len(each) for each in starts)):
+        counts = tuple(map(len, starts))
+        for number in range(*numbers.indices(math.prod(counts))):
+            corner = np.unravel_index(number, counts)
             low = [each[i] for each, i in zip(starts, corner, strict=True)]
             high = (min(a + step, n) for a, step, n in zip(low, size, self.shape, strict=True))
             yield tuple(slice(a, b) for a, b in zip(low, high, strict=True))

@@ -13,7 +13,6 @@ of processes, the total is the same to the last bit::
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -164,7 +163,7 @@ class Stream:
 
     def _regions(self, stretch: int) -> Iterator[tuple[slice, ...]]:
         first = stretch * self._length
-        return itertools.islice(self._image.blocks(_BLOCK), first, first + self._length)
+        return self._image.blocks(_BLOCK, slice(first, first + self._length))
 
     def _split(
         self, block: np.ndarray, region: tuple[slice, ...]
