@@ -140,6 +140,14 @@ ALONE = [
 ]
 
 
+def test_what_couples_the_whole_tile_has_the_name_that_the_facts_give_it() -> None:
+    network = nn.Sequential(GlobalMaximum()).eval()
+    first = examine(Pipeline(network), IMAGE, tile=96, overlap=48).findings[0]
+    assert first.cause == "global coupling"
+    assert as_model(network).reach.couplings == ("0",)
+    assert first.what.endswith("what depends on the whole tile is 0.")
+
+
 @pytest.mark.parametrize(("verdict", "code", "how"), ALONE)
 def test_a_cause_alone_is_named_and_makes_all_of_it(verdict, code, how) -> None:
     found = examine(code, IMAGE, **({"tile": 96, "overlap": 48} | how))

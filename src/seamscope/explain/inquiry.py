@@ -18,6 +18,7 @@ from seamscope.explain.experiments import Bench, Cause, Disagreement, Removed
 from seamscope.explain.findings import Diagnosis, Finding, HaloIs, Verdict
 from seamscope.explain.pipelines import Box, Subject
 from seamscope.explain.tile_sample import deeper, sample_of
+from seamscope.models.sentences import some_names
 from seamscope.planning.plan import Plan
 from seamscope.prediction.class_labels import as_labels
 from seamscope.progress import Steps, Work
@@ -362,13 +363,14 @@ class Inquiry:
         if not share:
             return "Nothing else depends on the whole tile", ""
         found = self._subject.audit
-        named = ", ".join(map(str, found.global_operations))
+        names = self._subject.couplings or tuple(map(str, found.global_operations))
+        named = some_names(names) if names else ""
         if not found.watched and found.tile_layers:
             count = len(found.tile_layers)
             layers = f"normalization by per-tile statistics in {count} layers"
             named = f"{layers}, {named}" if named else layers
         what = named or (
-            f"Something in the {'code' if self._is_bare else 'network'} besides normalization "
+            f"something in the {'code' if self._is_bare else 'network'} besides normalization "
             "layers (a step done for each tile, positions, sizes)"
         )
         same = "the same statistics and " if found.watched else ""
@@ -376,15 +378,13 @@ class Inquiry:
         remedy = "Use tiles as large as memory allows, and blend neighbours so that it shows less"
         if named and found.repairable:
             remedy = f"Fix the means it takes of the tile (repair). Or: {remedy.lower()}"
-        what = (
-            f"{what[0].upper()}{what[1:]} depends on the whole tile: with {same}"
-            f"all context it still makes {figure_text(alone)}"
-        )
+        left = f"With {same}all context {figure_text(alone)} is left"
+        cause = f"what depends on the whole tile is {what}"
         if seamless is not None:
             sides = halo_text(self._curves["as it is"].ray.sides(seamless))
             agree = f"The tiles examined agree from halo {sides} on; other images may need more"
-            return what, f"{agree}. {remedy}"
-        return f"{what}, at any halo", f"No halo removes it. {remedy}"
+            return f"{left}: {cause}", f"{agree}. {remedy}"
+        return f"{left} at any halo: {cause}", f"No halo removes it. {remedy}"
 
     def _random(self, share: float, alone: float) -> tuple[str, str]:
         noise = self._subject.noise

@@ -119,6 +119,8 @@ class Subject:
     noise
         How much two predictions of one tile differ, in standard deviations; 0 for a network that
         always predicts the same.
+    couplings
+        Names of the layers that see the whole tile, as the network's facts have them.
     at
         Called with the box of the image that comes next, for a network whose statistics depend on
         the place.
@@ -134,6 +136,7 @@ class Subject:
     postprocess: Step | None = None
     noise: float = 0.0
     coupled: bool = False
+    couplings: tuple[str, ...] = ()
     at: Callable[[Box], None] = lambda box: None
 
     @property
@@ -193,6 +196,7 @@ def subject_of_case(case: Case, frame: tuple[int, ...]) -> Subject:
         most_pixels=memory / max(plan.facts.bytes_per_pixel, 1),
         noise=plan.facts.noise,
         coupled=plan.reach.convolutional is None,
+        couplings=plan.reach.couplings,
         at=at,
     )
 
@@ -246,6 +250,7 @@ def subject_of_pipeline(pipeline: Pipeline, image: Array, tile: Sequence[int]) -
         postprocess=pipeline.postprocess,
         noise=facts.noise,
         coupled=model.reach.convolutional is None,
+        couplings=model.reach.couplings,
     )
 
 

@@ -96,7 +96,7 @@ def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
         several = len(reach.couplings) > 1
         yield (
             f"{'Overlap cannot remove the seams: ' if not facts.statistics else ''}"
-            f"{_some(reach.couplings)} {'see' if several else 'sees'} the whole tile."
+            f"{some_names(reach.couplings)} {'see' if several else 'sees'} the whole tile."
         )
     if reach.rest is not None:
         none = not any(map(any, reach.rest))
@@ -106,11 +106,11 @@ def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
         yield f"{layers} reach {far}{steps}."
 
 
-def _some(names: Sequence[str]) -> str:
-    """List the first names, one alone as the beginning of a sentence."""
+def some_names(names: Sequence[str]) -> str:
+    """List the first names, in words."""
     if len(names) <= 4:
         return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
     return f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
-__all__ = ["describe"]
+__all__ = ["describe", "some_names"]
