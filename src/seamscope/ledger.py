@@ -213,6 +213,17 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
 
 
+def count_marks(folder: Path) -> tuple[dict[str, Any], int]:
+    """Return the description of unfinished work and how many blocks are marked, by names only.
+
+    Raises
+    ------
+    OutputError
+        When the description is damaged.
+    """
+    return _read(folder / _TASK), sum(name.isdecimal() for name in os.listdir(folder))
+
+
 def discard(folder: Path) -> None:
     """Delete unfinished work, if there is any.
 
@@ -279,4 +290,4 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-__all__ = ["Ledger", "claimed", "differing", "discard"]
+__all__ = ["Ledger", "claimed", "count_marks", "differing", "discard"]

@@ -6,8 +6,12 @@ import threading
 
 import pytest
 from qtpy.QtCore import QObject
+from qtpy.QtWidgets import QFormLayout, QWidget
 
 from seamscope.docks.job import Job, _Worker
+from seamscope.docks.job_row import JobRow
+from seamscope.docks.prediction.network_rows import NetworkRows
+from seamscope.docks.session import Session
 
 
 def test_work_outlives_its_signals(qapp) -> None:
@@ -38,3 +42,26 @@ def test_work_that_ends_after_its_window_is_deleted(qtbot) -> None:
     qtbot.waitUntil(lambda: reporter.outcome.value is True, timeout=30_000)
     end()  # as a signal that was queued before the window was deleted
     assert heard == []
+
+
+def test_the_tip_of_cancel_says_what_is_kept(qtbot):
+    row = JobRow()
+    qtbot.addWidget(row)
+    for kept, said in ((False, "is lost"), (True, "can go on"), (False, "is lost")):
+        row.start("working", lambda **_: None, lambda _: None, kept=kept)
+        assert said in row.cancel.toolTip()
+        row.abandon()
+
+
+def test_trust_is_told_with_the_network_that_it_was_given_for(qtbot, monkeypatch):
+    session, row = Session(), JobRow()
+    qtbot.addWidget(row)
+    monkeypatch.setattr(row, "start", lambda *_, **__: None)
+    session.tell("trusted", None, None, None, trust=True)
+    rows = NetworkRows(session, row, lambda _: {}, lambda _: None)
+    form = QWidget()
+    qtbot.addWidget(form)
+    rows.add_to(QFormLayout(form))
+    rows.load("another", trust=False)
+    assert session.plain == "trusted"
+    assert session.trust

@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import threading
 import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,10 +23,16 @@ from qtpy.QtWidgets import QFileDialog
 
 import seamscope
 from seamscope.docks.editors import Choice
+from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels import live as live_module
+from seamscope.docks.labels import write_page
+from seamscope.docks.labels.background import blocks_of_labels
+from seamscope.docks.labels.live import Live
 from seamscope.docks.labels.shown import Picture, Screen
+from seamscope.docks.labels.write_page import WritePage
 from seamscope.docks.layers import camera
 from seamscope.errors import OutputError
+from seamscope.images.results.create import unfinished
 from seamscope.progress import QUIET
 from seamscope.segmentation.asking import ask_again
 from seamscope.segmentation.corrections import Corrections
@@ -521,17 +528,22 @@ def test_blocks_are_written_with_the_corrections_of_their_basins(
     dock.live.on = 2
     dock.writing.write_to(target)
     here = dataclasses.replace(handed.pop(), on=None)
+    monkeypatch.setattr(dock.building, "start", lambda name, work, *_, **__: handed.append(work))
+    for wanted in (False, True):
+        dock.live.build_whole(wanted)
+    assert [work.on for work in handed] == [None, 2]  # a small image by itself is found here
     here(work=QUIET)
     np.testing.assert_array_equal(np.asarray(seamscope.open_image(target).data), expected)
     (file,) = tmp_path.glob("cells.*.corrections")
     assert [entry.do for entry in Corrections(seamscope.segment(p), file).entries] == ["delete"]
 
 
-def test_unfinished_labels_go_on_with_their_corrections_only(tmp_path):
+def test_unfinished_labels_go_on_with_their_corrections_only(qtbot, tmp_path, monkeypatch):
     p, target = smooth(48, 64), str(tmp_path / "cells.ome.zarr")
     with begin_labels(p, Recipe(), target) as labelling:
         labelling.find()
         labelling.correct_by("one")
+    assert blocks_of_labels(target) == len(unfinished(target).done) > 0
     for corrections in ("other", None):
         with (
             begin_labels(p, Recipe(), target, resume=True) as labelling,
@@ -540,6 +552,18 @@ def test_unfinished_labels_go_on_with_their_corrections_only(tmp_path):
             labelling.correct_by(corrections)
     with begin_labels(p, Recipe(), target, resume=True) as labelling:
         labelling.correct_by("one")
+    row = JobRow()
+    page = WritePage(Live(None, row, row), row)
+    qtbot.addWidget(page)
+    monkeypatch.setattr(write_page, "blocks_of_labels", lambda place: looked.append(place) or 1)
+    looked = []
+    page.show_place(Path(target))
+    for _ in range(3):
+        page.show_state()
+    assert looked == [target]
+    row.changed.emit()
+    page.show_state()
+    assert looked == [target] * 2
 
 
 def test_the_file_of_corrections_is_named_in_the_windows_thread(qtbot, segmented, monkeypatch):

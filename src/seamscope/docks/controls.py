@@ -78,9 +78,14 @@ def button(text: str, tip: str) -> QPushButton:
 
 def keyed(made: QPushButton, key: str) -> QPushButton:
     """Let a key press a button, where it is visible and enabled; its tip names the key."""
-    made.setToolTip(f"{made.toolTip()} ({_key_text(key)})")
+    made.setToolTip(keyed_tip(made.toolTip(), key))
     _connect(made, key, made.click)
     return made
+
+
+def keyed_tip(tip: str, key: str) -> str:
+    """Return a tip that names a key."""
+    return f"{tip} ({_key_text(key)})"
 
 
 def on_key(page: QWidget, key: str, made: QPushButton, act: Callable[[], object]) -> None:
@@ -176,6 +181,7 @@ __all__ = [
     "fill",
     "form",
     "keyed",
+    "keyed_tip",
     "leave_wheel_to_page",
     "number",
     "on_key",

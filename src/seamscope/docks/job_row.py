@@ -11,10 +11,13 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QGridLayout, QProgressBar, QWidget
 
-from seamscope.docks.controls import KEYS, button, keyed
+from seamscope.docks.controls import KEYS, button, keyed, keyed_tip
 from seamscope.docks.job import Job, Note, Outcome, Step, Turn
 from seamscope.docks.looks import plain, text_label
 from seamscope.docks.sentences import sentence
+
+_LOST = "Stop the work. What was measured until now is lost."
+_KEPT = "Stop the work. What is done is kept: the work can go on."
 
 
 class JobRow(QWidget):
@@ -46,9 +49,7 @@ class JobRow(QWidget):
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.text = text_label()
-        self.cancel = keyed(
-            button("Cancel", "Stop the work. What was measured until now is lost."), KEYS["cancel"]
-        )
+        self.cancel = keyed(button("Cancel", _LOST), KEYS["cancel"])
         self.cancel.clicked.connect(self.stop)
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -69,6 +70,7 @@ class JobRow(QWidget):
         done: Callable[[Any], None],
         turn: Turn = None,
         failed: Callable[[Exception], None] | None = None,
+        kept: bool = False,
     ) -> None:
         """Begin.
 
@@ -82,6 +84,8 @@ class JobRow(QWidget):
             Called with the value of the function, or None where it was stopped; not if it fails.
         failed
             Called with the error; None to emit the signal `failed`.
+        kept
+            Whether what is done can go on after Cancel, for its tip.
         """
         self._name = f"{name[:1].upper()}{name[1:]}"
         self._done, self._failed, self._notes = done, failed, []
@@ -90,6 +94,7 @@ class JobRow(QWidget):
         job.ended.connect(self._end)
         self.bar.setRange(0, 0)
         self.cancel.setEnabled(True)
+        self.cancel.setToolTip(keyed_tip(_KEPT if kept else _LOST, KEYS["cancel"]))
         self._say(f"{self._name} …")
         self.show()
         self.changed.emit()

@@ -16,7 +16,7 @@ from seamscope.docks.editors import Choice
 TIP = (
     "Run on. This process: image and result can be in memory. Workers: more processes on this "
     "machine, for large images. Scheduler: a cluster of Dask. Workers read their input from its "
-    "files, and write into files. Work that is stopped can go on later."
+    "files, and write into files."
 )
 _COUNT_TIP = "Number of processes. Each loads the network once and uses its share of the threads."
 _SCHEDULER_TIP = (

@@ -141,13 +141,14 @@ class Session(QObject):
         settings: Settings | None,
         plan: Plan | None,
         plain: Model | None = None,
+        trust: bool | Consent = False,
     ) -> None:
         """Say what the prediction dock shows now; `plain` where `model` has fixed statistics."""
         new = model, layer, settings, plan
         if new != (self.model, self.layer, self.settings, self.plan):
             self.effective = self.effective if model is self.model else None
             self.model, self.layer, self.settings, self.plan = new
-            self.plain = plain or model
+            self.plain, self.trust = plain or model, trust  # together: the one is of the other
             if self.fixed is not None and self.fixed.plain is not self.plain:
                 self.fix(None)
             self.changed.emit()

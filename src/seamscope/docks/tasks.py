@@ -230,7 +230,7 @@ def measure_shared(
     *,
     work: Work,
 ) -> SeamReport:
-    """Have workers measure all seams of a case, or go on with it.
+    """Measure all seams of a case so that it can go on, or go on with it.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def measure_shared(
         Whether the measures that were stopped are replaced, once nothing refuses the new ones.
     """
     found = measure_seams(
-        from_file(case, in_file, needed=True),
+        from_file(case, in_file, needed=on is not None),
         partial=unfinished,
         on=on,
         trust=trust,

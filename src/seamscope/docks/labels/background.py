@@ -19,7 +19,7 @@ from seamscope.errors import OutputError, SeamscopeError
 from seamscope.execution.pool import On
 from seamscope.files import disk_errors, write_file
 from seamscope.images.image import Image
-from seamscope.images.results.create import unfinished
+from seamscope.images.results.create import count_unfinished
 from seamscope.models.model import Model
 from seamscope.progress import QUIET, Work
 from seamscope.segmentation.asking import Opinion, ask_again
@@ -316,8 +316,8 @@ def blocks_of_labels(target: str) -> int | None:
     place, _ = typed_place(target)
     if place is None or not can_resume(place):
         return None
-    ledger = unfinished(place)
-    return None if ledger is None or "recipe" not in ledger.task else len(ledger.done)
+    task, done = count_unfinished(place) or ({}, 0)
+    return done if "recipe" in task else None
 
 
 def stem_of(target: str | Path) -> Path:

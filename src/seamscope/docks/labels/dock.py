@@ -51,7 +51,10 @@ _TABS = {
     "Write": "Write labels and the table of objects to files, and measure objects.",
 }
 _FILES = "Predictions (*.zarr *.tif *.tiff *.npy);;All files (*)"
-_RUN_ON = "It finds the objects of the whole image, and writes them; the view is done here."
+_RUN_ON = (
+    "It writes the objects, and finds those of a large image; the rest is done here. Writing that "
+    "is stopped can go on; finding objects begins again."
+)
 _NO_PLACE = (
     "The workers of a scheduler keep what they find in files. Name the file of the labels on the "
     "page Write, on a disk that all of them see."
@@ -336,7 +339,7 @@ class LabelsDock(Dock):
 
     def _whole_wanted(self, _: Any = None) -> None:
         if not self._refused():
-            self.live.build_whole()
+            self.live.build_whole(wanted=True)
         self._show_state()
 
     def _recipe_changed(self) -> None:

@@ -296,8 +296,14 @@ class Live(QObject):
 
         self._viewing = self._start("segmenting what is in view", work, ended)
 
-    def build_whole(self) -> None:
-        """Find the basins of the whole image."""
+    def build_whole(self, wanted: bool = False) -> None:
+        """Find the basins of the whole image.
+
+        Parameters
+        ----------
+        wanted
+            Whether it was asked for: what follows by itself is done here, as far as it is small.
+        """
         if self.image is None or self.source is None or self.whole or self._row.busy:
             return
         work = Build(
@@ -307,7 +313,7 @@ class Live(QObject):
             None,
             self._kept(),
             self.unsaved,
-            self.on,
+            self.on if wanted or math.prod(self._screen.shape) > _BY_ITSELF else None,
             partial(self.source.shared, self.image.axes),
             self.scratch(),
         )

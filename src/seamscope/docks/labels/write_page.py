@@ -5,6 +5,7 @@ Knows places of files and the jobs that write them. Does not know how objects ar
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ class WritePage(QWidget):
     def __init__(self, live: Live, row: JobRow) -> None:
         super().__init__()
         self._live, self._row = live, row
+        self._looked: tuple[str, int | None] | None = None  # a place, and what is there
+        row.changed.connect(self._look_again)
         self.place = QLineEdit()
         self.place.setPlaceholderText("labels.ome.zarr")
         self.place.setAccessibleName("File of labels")
@@ -123,10 +126,16 @@ class WritePage(QWidget):
 
     def _left(self) -> int | None:
         """Blocks that are done of unfinished labels at the place; None where there are none."""
-        try:
-            return blocks_of_labels(self.place.text().strip())
-        except SeamscopeError:  # the button says why
-            return None
+        place = self.place.text().strip()
+        if self._looked is None or self._looked[0] != place:
+            left = None
+            with contextlib.suppress(SeamscopeError):  # the button says why
+                left = blocks_of_labels(place)
+            self._looked = place, left
+        return self._looked[1]
+
+    def _look_again(self) -> None:
+        self._looked = None
 
     def _offer_to_go_on(self, left: int | None) -> None:
         """Say what a run that was stopped has left, and what can be done about it."""
@@ -159,6 +168,7 @@ class WritePage(QWidget):
             self._tell()
 
     def _tell(self) -> None:
+        self._look_again()
         self.show_state()
         place, problem = typed_place(self.place.text().strip())
         if problem:
@@ -231,7 +241,7 @@ class WritePage(QWidget):
             name, beside = Path(target).name, table_of(target).name
             self.text.setText(f"{len(table)} objects in {plain(name)}, table in {plain(beside)}.")
 
-        self._row.start(f"writing {Path(target).name}", work, done)
+        self._row.start(f"writing {Path(target).name}", work, done, kept=True)
 
     def _intensity(self) -> Image | None:
         source = self._live.source

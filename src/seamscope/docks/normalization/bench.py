@@ -182,6 +182,7 @@ class Bench(QObject):
         question: Callable[..., Any],
         done: Callable[[Any], None],
         stopped: Callable[[], str] = lambda: _NOTHING_NEW,
+        kept: bool = False,
     ) -> None:
         """Ask something that uses the network.
 
@@ -195,6 +196,8 @@ class Bench(QObject):
             Gets the answer, if network and image are still the same.
         stopped
             What to say where it was cancelled.
+        kept
+            As for `JobRow.start`.
         """
         model, layer = self.model, self.layer
 
@@ -205,7 +208,7 @@ class Bench(QObject):
                 done(value)
 
         self.tell("")
-        self.job.start(name, question, answered, self.session.turn)
+        self.job.start(name, question, answered, self.session.turn, kept=kept)
 
     def image(self) -> Image | None:
         """The image as the engine reads it; None where there is none, or it cannot be."""

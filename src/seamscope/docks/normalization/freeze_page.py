@@ -243,7 +243,7 @@ class FreezePage(QWidget):
         trust = self._bench.session.trust
         question = partial(asked.freeze, planned, self._unfinished(), target, on, trust, again)
         name = f"fixing the statistics of {layer.name}"
-        self._bench.begin(name, question, self._frozen, self._stopped)
+        self._bench.begin(name, question, self._frozen, self._stopped, kept=True)
 
     def _refused(self, on: On, target: Path | None) -> str:
         """Say why a search cannot begin; empty where it can."""

@@ -313,7 +313,8 @@ class PredictionDock(Dock):
         self._show_preview()
         if self.plan is not None and not self.busy:
             self.pace.want(self._asked_case(), self.plan, self.tile.auto.isChecked())
-        self.session.tell(self.model, self.layer, self._asked, self.plan, self.plain)
+        trust = self.network.trust
+        self.session.tell(self.model, self.layer, self._asked, self.plan, self.plain, trust)
 
     def case(self) -> Case:
         """The case of the plan that is shown."""
@@ -361,7 +362,7 @@ class PredictionDock(Dock):
         self.panel.actions.offer([] if self.busy else self._unfinished())
         self._show_plan()
         self._show_preview()
-        self.session.tell(self.model, None, None, None, self.plain)
+        self.session.tell(self.model, None, None, None, self.plain, self.network.trust)
 
     def _offer(self, image: Image) -> None:
         """Offer what image and network allow."""

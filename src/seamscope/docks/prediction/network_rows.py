@@ -116,7 +116,7 @@ class NetworkRows(QObject):
         """Load a network: a model string, an `nn.Module`, or a `Model`."""
         self._job.abandon()
         self.model = self.plain = None
-        self.trust = self._session.trust = trust
+        self.trust = trust
         self.show_fixed()
         self._offer_outputs(None)
         self.picker.consent.hide()

@@ -51,6 +51,7 @@ from seamscope.docks.window import canvas_side
 from seamscope.execution.pool import On
 from seamscope.explain.advice import Advice, advise
 from seamscope.images.addresses import is_address
+from seamscope.ledger import discard
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Finished
@@ -83,13 +84,13 @@ _TIPS = {
 }
 _WORKERS_TIP = (
     "Workers measure all seams of the whole image, and keep no predictions of tiles: there is no "
-    "preview of margins, and no picture of both tiles."
+    "preview of margins, and no picture of both tiles. What they have measured stays when they are "
+    "stopped; what this process has measured is lost."
 )
 _NO_PLACE = (
     "The workers of a scheduler keep measures beside the result, on a disk that all of them see. "
     "Predict into a file (Save to, in the step Predict), and measure that result."
 )
-_STOPPED = "Stopped. Go on continues from here, while workers or a scheduler are chosen."
 _TABS = {
     "Margin (halo)": "How neighbours disagree, the more of each tile's border is discarded.",
     "Worst seams": "The seams where neighbouring tiles disagree most, and both predictions there.",
@@ -362,10 +363,10 @@ class SeamsDock(Dock):
     def _show_measure(self) -> None:
         """Offer to measure, or to go on with it."""
         run = self._run
-        shared = run is not None and self.run_on.value() is not None
-        waits = shared and run is not None and self._unfinished(run).exists()
+        waits = run is not None and self._unfinished(run).exists()
         self.measure.setText("Go on" if waits else "Measure")
-        self.measure.setEnabled(not self.job.busy and not (shared and self._complete))
+        useless = self.run_on.value() is not None and self._complete and not waits
+        self.measure.setEnabled(not self.job.busy and not useless)
         self.again.setVisible(waits)
         self.again.setEnabled(not self.job.busy)
 
@@ -386,6 +387,8 @@ class SeamsDock(Dock):
 
     def _what_is_missing(self) -> str:
         assert self._run is not None
+        if self._unfinished(self._run).exists():
+            return "A measurement of the whole image was stopped: <i>Go on</i> measures the rest."
         if self.run_on.value() is not None and self._complete:
             return "All seams are measured; what each tile predicts is kept by this process only."
         if self.run_on.value() is not None:
@@ -411,9 +414,12 @@ class SeamsDock(Dock):
         run, on = self._run, self.run_on.value()
         if run is None or self.job.busy:
             return
-        if on is not None:
+        if on is not None or self._unfinished(run).exists():
             self._measure_on(run, on)
-            return
+        else:
+            self._measure_here(run)
+
+    def _measure_here(self, run: Run, again: bool = False) -> None:
         try:
             plan = self._plan_to_measure(run)
         except Exception as error:
@@ -426,6 +432,8 @@ class SeamsDock(Dock):
             if isinstance(last, Finished):
                 evidence.finish(last.seams)
                 self._know(run, evidence)
+                if again:
+                    self._remove_stopped(run)
             else:
                 self.tell("Stopped: nothing new was measured.")
 
@@ -446,11 +454,23 @@ class SeamsDock(Dock):
     def _measure_again(self, _: Any = None) -> None:
         """Remove what a stopped measurement has left, and measure."""
         run, on = self._run, self.run_on.value()
-        if run is not None and not self.job.busy:
+        if run is None or self.job.busy:
+            return
+        if on is not None:
             self._measure_on(run, on, again=True)
+        else:
+            self._measure_here(run, again=True)
+
+    def _remove_stopped(self, run: Run) -> None:
+        """Remove measures that newer ones replace."""
+        try:
+            discard(self._unfinished(run))
+        except Exception as error:
+            self.fail(error, "Removing the measures")
+        self._show_headline()
 
     def _measure_on(self, run: Run, on: On, again: bool = False) -> None:
-        """Have workers measure all seams."""
+        """Have all seams measured so that it can go on: by workers, or here."""
         problem = self.run_on.problem
         if not problem and isinstance(on, str) and not _on_disk(run):
             problem = _NO_PLACE
@@ -473,12 +493,13 @@ class SeamsDock(Dock):
                 self._know(run, evidence)
                 return
             kept = self._unfinished(run).exists()
-            self.tell(_STOPPED if kept else "Stopped: nothing new was measured.")
+            ending = ". Go on continues from here." if kept else ": nothing new was measured."
+            self.tell(f"Stopped{ending}")
             self._show_headline()
 
         unfinished, trust = self._unfinished(run), run.trust
         work = partial(measure_shared, case, in_file, unfinished, on, trust, again)
-        self._begin(_measuring(run), work, done)
+        self._begin(_measuring(run), work, done, kept=True)
 
     def _plan_to_measure(self, run: Run, whole: bool = False) -> Plan:
         """The run's own tiles; with some overlap where they have none."""
@@ -490,9 +511,11 @@ class SeamsDock(Dock):
             settings = settings.but(overlap=None)
         return Case.open(run.image, run.model, settings).plan
 
-    def _begin(self, name: str, function: Any, done: Callable[[Any], None]) -> None:
+    def _begin(
+        self, name: str, function: Any, done: Callable[[Any], None], kept: bool = False
+    ) -> None:
         self.tell("")
-        self.job.start(name, function, done, self.session.turn)
+        self.job.start(name, function, done, self.session.turn, kept=kept)
 
     def _channel_changed(self) -> None:
         self.heat.show_channel(self.channel.value())

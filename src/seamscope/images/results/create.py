@@ -48,7 +48,7 @@ from seamscope.images.results.zarr_arrays import (
     levels_in,
 )
 from seamscope.images.stored import file_of, files_behind
-from seamscope.ledger import Ledger
+from seamscope.ledger import Ledger, count_marks
 from seamscope.serialization import plain
 from seamscope.text import bytes_text, shape_text
 
@@ -247,6 +247,18 @@ def unfinished(target: Any) -> Ledger | None:
         return None
     path = Path(target).expanduser()
     return None if format_of(path).resume is None else _ledger_of(_place(path))
+
+
+def count_unfinished(path: Path) -> tuple[dict[str, Any], int] | None:
+    """Return what an unfinished file is and how many of its blocks are done; None without one.
+
+    Raises
+    ------
+    OutputError
+        When the ledger is damaged.
+    """
+    place = _place(path)
+    return count_marks(place.ledger) if _is_begun(place) else None
 
 
 def open_part(
@@ -516,8 +528,12 @@ def _check_remote(address: Address, source: Image | None, overwrite: bool, resum
 
 
 def _ledger_of(place: Place) -> Ledger | None:
+    return Ledger(place.ledger) if _is_begun(place) else None
+
+
+def _is_begun(place: Place) -> bool:
     begun = place.partial.exists() or place.hidden("next").exists()
-    return Ledger(place.ledger) if begun and place.ledger.exists() else None
+    return begun and place.ledger.exists()
 
 
 def _resumed(
