@@ -54,13 +54,11 @@ def test_the_tip_of_cancel_says_what_is_kept(qtbot):
 
 
 def test_trust_is_told_with_the_network_that_it_was_given_for(qtbot, monkeypatch):
-    session, row = Session(), JobRow()
-    qtbot.addWidget(row)
+    session, row, form = Session(), JobRow(), QWidget()
+    qtbot.addWidget(form)  # takes the row
     monkeypatch.setattr(row, "start", lambda *_, **__: None)
     session.tell("trusted", None, None, None, trust=True)
     rows = NetworkRows(session, row, lambda _: {}, lambda _: None)
-    form = QWidget()
-    qtbot.addWidget(form)
     rows.add_to(QFormLayout(form))
     rows.load("another", trust=False)
     assert session.plain == "trusted"

@@ -302,7 +302,7 @@ class Live(QObject):
         Parameters
         ----------
         wanted
-            Whether it was asked for: what follows by itself is done here, as far as it is small.
+            Whether the user requested it; what follows by itself, and is small, is done here.
         """
         if self.image is None or self.source is None or self.whole or self._row.busy:
             return
