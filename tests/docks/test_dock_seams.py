@@ -243,6 +243,9 @@ def test_a_result_is_deleted_with_its_layers(qtbot, viewer, docks):
     press(qtbot, seams.again)
     assert "Enter the address of a scheduler" in seams.problem
     assert (waits / "1").exists()  # refused before anything is removed
+    seams.run_on.set_value(None)
+    assert seams.measure.text() == "Go on"  # whoever is chosen
+    assert not seams.again.isHidden()
     undrawn(viewer)
     press(qtbot, seams.delete)
     assert not waits.exists()
