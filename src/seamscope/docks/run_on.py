@@ -54,7 +54,12 @@ class RunOn(QWidget):
         self.scheduler.setToolTip(_SCHEDULER_TIP)
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
-        for part in (self.kind, self.count, self.scheduler):
+        for part, name in (
+            (self.kind, "Run on"),
+            (self.count, "Number of processes"),
+            (self.scheduler, "Scheduler"),
+        ):
+            part.setAccessibleName(name)
             column.addWidget(part)
         self._show_more()
         self.kind.value_changed.connect(self._changed)
