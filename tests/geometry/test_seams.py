@@ -242,6 +242,9 @@ def test_numbers_that_are_not_finite_are_infinitely_far_from_those_that_are() ->
     unknown = alone.measures(), alone.seams()[0]  # not 0, which is perfect
     assert all(np.isnan(each.mean_dist) for each in unknown)
     assert np.isnan(alone.curve().mean_dist).all()
+    assert np.isnan([*unknown[0].soft, *unknown[0].hard, *unknown[0].plain]).all()
+    assert np.isnan([alone.curve().soft, alone.curve().hard]).all()
+    assert alone.curve().to_json()["tile_mismatch"][0] == [None]
     assert alone.curve().knee() == 0
     assert unknown[1].soft == unknown[1].hard == (None,)
 

@@ -134,7 +134,10 @@ class _Prober:
             return
         axes = len(lattice)
         sizes = [n for n in usual_sizes(axes) if n not in used and n**axes <= _MOST_PIXELS]
-        if taken := [n for n in sizes if self._run_shape(channels, (n,) * axes)]:
+        taken: list[int] = []
+        with Attempt():  # what is measured is not lost for a note
+            taken += (n for n in sizes if self._run_shape(channels, (n,) * axes))
+        if taken:
             yield (
                 f"It also takes {', '.join(map(str, taken))} px, but not all sizes between: state "
                 "another by `input_size`."

@@ -157,7 +157,7 @@ def _spans(number: int, tile: Any) -> tuple[Span, ...]:
         return tuple((_whole(a), _whole(b), _whole(c), _whole(d)) for (a, b), (c, d) in pairs)
     except _NumberError as error:
         why, cause = str(error), error.__cause__
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         why, cause = "each has a start and a stop for each axis", error
     raise SettingsError(
         f"Tile {number} of the grid has no window and core ({why}): write "

@@ -490,7 +490,7 @@ class Attempt:
             final = {"protocol": protocol_of(finishing.case)} if "protocol" in output.record else {}
             record = {"plan": plan.to_json(), "figures": figures, **final}
             try:
-                output.finish(record, work=finishing.work)
+                output.finish(record, work=QUIET if plan.postprocessing else finishing.work)
             except InterruptedError:
                 return
         yield Finished(made.seconds, figures, made.seams, " ".join(warnings))

@@ -83,13 +83,14 @@ class Sums:
         hard = self._stacked([c.hard for c in self._curves])
         peaks = self._largest.T.astype(np.float64)
         mean = ratio(self._total.sum(0), self._pixels * channels)
+        known = np.where(self._pixels > 0, 0.0, np.nan)[:, None]  # no finite pixel, no number
         return SeamCurve(
             halo=np.arange(depth),
             max_dist=peaks.max(1, initial=0),
             mean_dist=mean,
             max_dist_per_channel=peaks,
-            soft=_median(soft),
-            hard=_median(hard),
+            soft=_median(soft) + known[: soft.shape[2]],
+            hard=_median(hard) + known[: hard.shape[2]],
             overlaps=np.isfinite(soft).sum(0).T,
             share=self._share(),
             ray=ray,
@@ -102,24 +103,24 @@ class Sums:
 
     def measures(self, at: int) -> SeamMeasures:
         """Return the measures at the halo of this number."""
-        soft = self._stacked([c.soft[:, c.at : c.at + 1] for c in self._curves])
-        hard = self._stacked([c.hard[:, c.at : c.at + 1] for c in self._curves])
         here = self._here
         return SeamMeasures(
             max_dist=float(here.largest.max(initial=0)),
             mean_dist=here.mean if self.pairs else 0.0,
             max_dist_per_channel=tuple(map(float, here.largest)),
-            soft=tuple(map(float, _median(soft)[0])) if len(soft) else (),
-            hard=tuple(map(float, _median(hard)[0])) if len(hard) else (),
-            plain=self._medians([c.plain for c in self._curves]),
-            present=self._medians([c.present for c in self._curves]),
+            soft=self._medians([c.soft[:, c.at : c.at + 1] for c in self._curves]),
+            hard=self._medians([c.hard[:, c.at : c.at + 1] for c in self._curves]),
+            plain=self._medians([c.plain[:, None] for c in self._curves]),
+            present=self._medians([c.present[:, None] for c in self._curves]),
             overlaps=self.pairs,
             beside=self.pairs > 0 and here.shallowest < at,
         )
 
-    def _medians(self, values: list[Array]) -> tuple[float, ...]:
-        stacked = self._stacked([each[:, None] for each in values])
-        return tuple(map(float, _median(stacked)[0])) if len(stacked) else ()
+    def _medians(self, columns: list[Array]) -> tuple[float, ...]:
+        """Return the median of each channel over overlaps ``(C, 1)``."""
+        stacked = self._stacked(columns)
+        known = 0.0 if self._here.numbers or not self.pairs else math.nan
+        return tuple((_median(stacked)[0] + known).tolist()) if len(stacked) else ()
 
     @staticmethod
     def _stacked(curves: list[Array]) -> Array:

@@ -267,7 +267,8 @@ class WriteInBlocks:
             if self.recipe.kind != "classes":
                 corrections = _known(found, identity(found), self.kept, self.unsaved)
                 labelling.correct_by(_digest(corrections))
-                found = corrections.current
+                if len(corrections):  # else what the stages measured would be lost
+                    found = corrections.current
             labelling.write(found, keep=True)
         return _write_table(found, self.target, self.intensity, work)
 
