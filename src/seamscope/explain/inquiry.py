@@ -376,7 +376,7 @@ class Inquiry:
         same = "the same statistics and " if found.watched else ""
         seamless = self._curves["as it is"].smallest_seamless(self.bench.raw_tolerance)
         remedy = "Use tiles as large as memory allows, and blend neighbours so that it shows less"
-        if named and found.repairable:
+        if found.global_operations and found.repairable:
             remedy = f"Fix the means it takes of the tile (repair). Or: {remedy.lower()}"
         left = f"With {same}all context {figure_text(alone)} is left"
         cause = f"what depends on the whole tile is {what}"
