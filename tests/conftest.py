@@ -164,12 +164,7 @@ def workers_here(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         yield pool, 1
         pool.stop()
 
-    for room in (
-        "execution.run",
-        "execution.measuring",
-        "fixed_statistics.freezing",
-        "segmentation.labelling",
-    ):
+    for room in ("execution.pool", "segmentation.labelling"):
         monkeypatch.setattr(f"seamscope.{room}.open_pool", open_here)
     return asked
 

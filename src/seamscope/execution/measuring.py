@@ -33,7 +33,7 @@ from seamscope.execution.block import (
     seams_of,
 )
 from seamscope.execution.intensities import keep_intensity_on
-from seamscope.execution.pool import On, Pool, check_on, open_pool
+from seamscope.execution.pool import On, Pool, check_on, open_workers
 from seamscope.execution.recipe import Recipe, check_travels
 from seamscope.execution.sharing import ordering, share_out
 from seamscope.execution.worker import NO_MEMORY, Order
@@ -269,7 +269,9 @@ def measure_on(
         own = stack.enter_context(temporary_folder()) / "seams" if folder is None else folder
         stack.enter_context(claimed(own))
         case, ledger = _begun(case, measuring, own, resume and not temporary)
-        pool = _workers(stack, case, on, work)
+        pool: _Workers | None = None
+        if on is not None:
+            pool = stack.enter_context(open_workers(case.plan.settings.device, on, work))
         keep_intensity_on(case, ledger, pool and pool[0], work)
         while True:
             try:
@@ -284,15 +286,6 @@ def measure_on(
 
 
 _Workers: TypeAlias = tuple[Pool, int]
-
-
-def _workers(stack: contextlib.ExitStack, case: Case, on: On, work: Work) -> _Workers | None:
-    """Start workers, with the threads that each of them can use; None for this process."""
-    if on is None:
-        return None
-    work.phase("Starting workers")
-    gpu = case.plan.settings.device.startswith("cuda")
-    return stack.enter_context(open_pool(on, gpu=gpu, work=work))
 
 
 def _measured(

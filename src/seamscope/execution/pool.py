@@ -347,6 +347,14 @@ def open_pool(
         yield pool, threads
 
 
+def open_workers(
+    device: str, on: On, work: Work
+) -> contextlib.AbstractContextManager[tuple[Pool, int]]:
+    """Start or find the workers of a run whose network is on a device, as a phase of its work."""
+    work.phase("Starting workers")
+    return open_pool(on, gpu=device.startswith("cuda"), work=work)
+
+
 _keeping: tuple[contextlib.ExitStack, dict[tuple[int, bool], Client]] | None = None
 
 
@@ -536,4 +544,5 @@ __all__ = [
     "check_on",
     "keep_workers",
     "open_pool",
+    "open_workers",
 ]

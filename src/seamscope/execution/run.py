@@ -37,7 +37,7 @@ from seamscope.execution.block import (
 )
 from seamscope.execution.devices import resources_on
 from seamscope.execution.intensities import keep_intensity_on
-from seamscope.execution.pool import On, Pool, check_on, open_pool
+from seamscope.execution.pool import On, Pool, check_on, open_workers
 from seamscope.execution.recipe import Recipe, check_travels
 from seamscope.execution.sharing import TRIES, ordering, share_out
 from seamscope.execution.worker import NO_MEMORY, Order
@@ -168,9 +168,7 @@ def run_on(
     ledger = output.ledger
     if ledger is None or output.path is None or output.partial is None:
         raise OutputError("Workers write their blocks to a disk: give the path of a result.")
-    work.phase("Starting workers")
-    gpu = case.plan.settings.device.startswith("cuda")
-    with open_pool(on, gpu=gpu, work=work) as (pool, threads):
+    with open_workers(case.plan.settings.device, on, work) as (pool, threads):
         keep_intensity_on(case, ledger, None if on is None else pool, work)
         with _enough_memory():
             attempt = prepared(case, ledger, work, with_workers=on is not None)

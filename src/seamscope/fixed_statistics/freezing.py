@@ -56,7 +56,7 @@ from torch import nn
 
 from seamscope.errors import ModelError, OutputError
 from seamscope.execution.intensities import keep_intensity_on
-from seamscope.execution.pool import On, Pool, check_on, open_pool
+from seamscope.execution.pool import On, Pool, check_on, open_workers
 from seamscope.execution.recipe import Recipe, check_travels
 from seamscope.execution.sharing import ordering, share_out
 from seamscope.execution.worker import Order
@@ -315,7 +315,10 @@ class _Task:
             if self._ledger is not None and on is None:
                 stack.enter_context(same_threads(self._ledger))
             case = self.case.at(self.plan.plan)
-            workers = None if on is None else self._workers(stack, on)
+            workers: tuple[Pool, int] | None = None
+            if on is not None:
+                device = self.plan.plan.settings.device
+                workers = stack.enter_context(open_workers(device, on, self.work))
             keep_intensity_on(case, self._ledger, workers and workers[0], self.work)
             blocks = Blocks(self.case, self.plan, Layout((), 1), self.work)
             stack.callback(blocks.close)
@@ -377,12 +380,6 @@ class _Task:
             ledger.note("picked", picked)
             ledger.note("layout", plain(layout))
         return picked, layout
-
-    def _workers(self, stack: contextlib.ExitStack, on: On) -> tuple[Pool, int]:
-        """Start workers, with the threads that each of them can use."""
-        self.work.phase("Starting workers")
-        gpu = self.plan.plan.settings.device.startswith("cuda")
-        return stack.enter_context(open_pool(on, gpu=gpu, work=self.work))
 
     def _started(
         self, stack: contextlib.ExitStack, workers: tuple[Pool, int], layout: Layout, trust: bool
