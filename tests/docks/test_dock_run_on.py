@@ -230,14 +230,14 @@ def test_seams_statistics_and_labels_go_on_with_a_cluster(
     how = {"trust": True, "accelerate": False, **TILE}
 
     seams = open_docks("seams")
-    assert "Measure" in seams.measure_note.text()
+    assert "Measure" in seams.measuring.note.text()
     seams.run.evidence.report = None  # as of a result that was predicted without measuring
-    seams.run_on.set_value(scheduler)
-    interrupted(qtbot, seams.job, seams.measure)
+    seams.measuring.run_on.set_value(scheduler)
+    interrupted(qtbot, seams.job, seams.measuring.measure)
     assert "Go on continues" in seams.problem
-    assert seams.measure.text() == "Go on"
-    assert seams.again.isVisible()
-    press(qtbot, seams.measure)
+    assert seams.measuring.measure.text() == "Go on"
+    assert seams.measuring.again.isVisible()
+    press(qtbot, seams.measuring.measure)
     qtbot.waitUntil(lambda: not seams.busy, timeout=2 * PATIENCE)
     (run,) = seams.session.runs
     assert seams.problem == ""

@@ -24,6 +24,7 @@ from seamscope.docks.layers import camera
 from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.results import layer_point, result_pixel
 from seamscope.docks.seams.dock import SeamsDock, covering
+from seamscope.docks.seams.measure_page import MeasurePage
 from seamscope.docks.session import Session
 from seamscope.ledger import Ledger
 from seamscope.planning.plan import Layout
@@ -86,7 +87,7 @@ def test_a_run_is_told_in_numbers_and_curves(qtbot, viewer, docks):
     image = uneven(96, 120)
     viewer.add_image(image, name="cells")
     assert "Run" in seams.verdict.text()
-    assert not seams.measure.isVisibleTo(seams)
+    assert not seams.measuring.measure.isVisibleTo(seams)
     predict(qtbot, dock, INSTANCE, halo=4)
     expected = measure_seams(image, INSTANCE, dock.plan.settings)
     report = seams.run.evidence.report
@@ -237,15 +238,15 @@ def test_a_result_is_deleted_with_its_layers(qtbot, viewer, docks):
     first, second = Session.of(viewer).runs
     assert seams.run.plan.grid.halo == second.plan.grid.halo
     second.evidence.release()  # as for a large result
-    waits = seams._unfinished(second)
+    waits = seams.measuring.unfinished(second)
     Ledger.begin(waits, {}).mark(1)
-    seams.run_on.set_value("")  # a scheduler that is not named yet
-    press(qtbot, seams.again)
+    seams.measuring.run_on.set_value("")  # a scheduler that is not named yet
+    press(qtbot, seams.measuring.again)
     assert "Enter the address of a scheduler" in seams.problem
     assert (waits / "1").exists()  # refused before anything is removed
-    seams.run_on.set_value(None)
-    assert seams.measure.text() == "Go on"  # whoever is chosen
-    assert not seams.again.isHidden()
+    seams.measuring.run_on.set_value(None)
+    assert seams.measuring.measure.text() == "Go on"  # whoever is chosen
+    assert not seams.measuring.again.isHidden()
     undrawn(viewer)
     press(qtbot, seams.delete)
     assert not waits.exists()
@@ -263,15 +264,15 @@ def test_measures_wait_where_there_is_a_disk_and_keep_no_result(tmp_path):
         def __init__(self, path):
             self.output, self.stored = SimpleNamespace(path=path), path is not None
 
-    dock = SimpleNamespace(kept=KeptWork(Result(None)))
-    root = dock.kept.root
-    beside = SeamsDock._unfinished(dock, Result(tmp_path / "a.zarr"))
+    page = SimpleNamespace(kept=KeptWork(Result(None)))
+    root = page.kept.root
+    beside = MeasurePage.unfinished(page, Result(tmp_path / "a.zarr"))
     assert beside == tmp_path / "a.zarr.seams.partial"
     for path in (None, "s3://bucket/a.zarr"):
         run = Result(path)
         gone = weakref.ref(run)
-        folder = SeamsDock._unfinished(dock, run)
-        assert folder == SeamsDock._unfinished(dock, run)
+        folder = MeasurePage.unfinished(page, run)
+        assert folder == MeasurePage.unfinished(page, run)
         assert folder.parent == root
         del run
         gc.collect()
@@ -560,20 +561,20 @@ def test_what_was_not_kept_can_be_measured(qtbot, viewer, docks, monkeypatch):
     assert not seams.stitch.isEnabled()
     press(qtbot, seams.heat.boxes["pixels"])
     assert "press Measure" in seams.problem
-    press(qtbot, seams.measure)
+    press(qtbot, seams.measuring.measure)
     assert seams.busy
     press(qtbot, seams.job.cancel)
     qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
     assert "Stopped" in seams.problem
     assert seams.run.evidence.report is sampled
 
-    press(qtbot, seams.measure)
+    press(qtbot, seams.measuring.measure)
     qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
     assert seams.problem == ""
     report = seams.run.evidence.report
     assert report.complete
     assert seams.run.evidence.kept
-    assert not seams.measure.isVisibleTo(seams)
+    assert not seams.measuring.measure.isVisibleTo(seams)
     assert seams.heat.layers.layer("pixels") is not None
     expected = measure_seams(image, INSTANCE, report.plan.settings)
     assert report.measures.max_dist == pytest.approx(expected.measures.max_dist, abs=1e-6)
@@ -583,11 +584,11 @@ def test_what_was_not_kept_can_be_measured(qtbot, viewer, docks, monkeypatch):
     assert "not measured" in seams.verdict.text()
     monkeypatch.setattr(Evidence, "fits", classmethod(lambda *_: False))
     seams._show_headline()
-    assert "in view" in seams.measure_note.text()
+    assert "in view" in seams.measuring.note.text()
     camera(viewer).zoom *= 16
     camera(viewer).center = (0, 100, 30)
     qtbot.wait(100)
-    press(qtbot, seams.measure)
+    press(qtbot, seams.measuring.measure)
     qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
     area = seams.run.plan.area
     assert area[0].start > 32
@@ -647,12 +648,12 @@ def test_a_network_that_fails_is_told_in_a_sentence(qtbot, viewer, docks):
     dock.options.seams.set_value("none")
     predict(qtbot, dock, INSTANCE, halo=2)
     INSTANCE.module.calls_until_failure = 2
-    press(qtbot, seams.measure)
+    press(qtbot, seams.measuring.measure)
     qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
     assert "The network failed" in seams.problem
     assert "Traceback" not in seams.problem
     assert not seams.job.isVisibleTo(seams)
-    assert seams.measure.isEnabled()
+    assert seams.measuring.measure.isEnabled()
     assert seams.error.isVisibleTo(seams)
 
 
@@ -700,7 +701,7 @@ def test_layers_and_docks_come_and_go(qtbot, viewer, docks):
     dock.options.seams.set_value("sample")
     predict(qtbot, dock, INSTANCE, halo=2)
     INSTANCE.module.delay = 0.05
-    press(qtbot, seams.measure)
+    press(qtbot, seams.measuring.measure)
     press(qtbot, seams.ask)
     viewer.window.remove_dock_widget(seams)
     qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
@@ -730,7 +731,7 @@ def test_one_tile_has_no_seams(qtbot, viewer, docks):
     viewer.add_image(uneven(32, 32))
     predict(qtbot, dock, INSTANCE)
     assert "there are no seams" in seams.verdict.text()
-    assert not seams.measure.isVisibleTo(seams)
+    assert not seams.measuring.measure.isVisibleTo(seams)
     press(qtbot, seams.explain)
     qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
     assert seams.problem == ""
@@ -746,7 +747,7 @@ def test_closing_the_viewer_ends_what_is_measured(qtbot, make_napari_viewer):
     dock.options.seams.set_value("sample")
     predict(qtbot, dock, INSTANCE, halo=2)
     INSTANCE.module.delay = 0.1
-    seams.measure.click()
+    seams.measuring.measure.click()
     qtbot.waitUntil(lambda: seams.job.bar.value() >= 2, timeout=PATIENCE)
     reporter = seams.job.job.reporter
     viewer.close()

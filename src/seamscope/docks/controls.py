@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
     QHBoxLayout,
+    QLayout,
     QPushButton,
     QScrollBar,
     QSpinBox,
@@ -138,11 +139,27 @@ def form(*rows: tuple[str, QWidget]) -> QFormLayout:
     return made
 
 
-def fill(page: QWidget, *parts: QWidget | QFormLayout) -> None:
-    """Put parts below each other into a page, and leave the rest of it free."""
+def stack(page: QWidget, *parts: QWidget | QLayout | tuple[QWidget, ...]) -> QVBoxLayout:
+    """Put parts below each other into a page, those of a tuple next to each other; no margins."""
     column = QVBoxLayout(page)
+    column.setContentsMargins(0, 0, 0, 0)
     for part in parts:
-        column.addWidget(part) if isinstance(part, QWidget) else column.addLayout(part)
+        if isinstance(part, QWidget):
+            column.addWidget(part)
+        elif isinstance(part, QLayout):
+            column.addLayout(part)
+        else:
+            row = QHBoxLayout()
+            for widget in part:
+                row.addWidget(widget)
+            column.addLayout(row)
+    return column
+
+
+def fill(page: QWidget, *parts: QWidget | QLayout | tuple[QWidget, ...]) -> None:
+    """Put parts into a page as `stack` does, with margins, and leave the rest of it free."""
+    column = stack(page, *parts)
+    column.setContentsMargins(4, 6, 4, 4)
     column.addStretch(1)
 
 
@@ -157,20 +174,10 @@ def beside(first: QWidget, *others: QWidget) -> QWidget:
     return whole
 
 
-def page_of(*parts: QWidget | tuple[QWidget, ...]) -> QWidget:
-    """Put widgets below each other, those of a tuple next to each other."""
+def page_of(*parts: QWidget | QLayout | tuple[QWidget, ...]) -> QWidget:
+    """A page that is filled with parts."""
     page = QWidget()
-    column = QVBoxLayout(page)
-    column.setContentsMargins(4, 6, 4, 4)
-    for part in parts:
-        if isinstance(part, tuple):
-            row = QHBoxLayout()
-            for widget in part:
-                row.addWidget(widget)
-            column.addLayout(row)
-        else:
-            column.addWidget(part)
-    column.addStretch(1)
+    fill(page, *parts)
     return page
 
 
@@ -186,5 +193,6 @@ __all__ = [
     "number",
     "on_key",
     "page_of",
+    "stack",
     "ticked",
 ]

@@ -153,6 +153,20 @@ class Dock(QWidget):
         """Show what an error means; `what` failed."""
         self.tell(sentence(error, what))
 
+    # -- long work
+
+    def start(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        done: Callable[[Any], None],
+        failed: Callable[[Exception], None] | None = None,
+        kept: bool = False,
+    ) -> None:
+        """Begin work that uses the network, as `JobRow.start` does."""
+        self.tell("")
+        self.job.start(name, function, done, self.session.turn, failed, kept)
+
     # -- coming and going
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802

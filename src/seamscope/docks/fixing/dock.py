@@ -331,7 +331,7 @@ class FixDock(Dock):
             self._give_up("")
             self.fail(error, name[:1].upper() + name[1:])
 
-        self.job.start(name, function, done, self.session.turn, failed)
+        self.start(name, function, done, failed)
 
     def _run(self, **controls: Any) -> None:
         self.session.want_run(**controls)

@@ -217,7 +217,7 @@ class ReceptiveFieldDock(Dock):
         self.job.abandon()
         if model is not None:
             measure = partial(measure_receptive_field, None, model, most_tiles=0)
-            self._start(f"measuring what {model.name} sees", measure, self._understood)
+            self.start(f"measuring what {model.name} sees", measure, self._understood)
 
     def _understood(self, found: ReceptiveField | None) -> None:
         self.theory = found
@@ -324,12 +324,7 @@ class ReceptiveFieldDock(Dock):
         def answer(work: Work) -> Any:
             return question(probe(work), work)
 
-        self._start(name, answer, done)
-
-    def _start(self, name: str, function: Any, done: Callable[[Any], None]) -> None:
-        """Do something that takes its time; `done` is called with its value."""
-        self.tell("")
-        self.job.start(name, function, done, self.session.turn)
+        self.start(name, answer, done)
 
     def stop(self, _: Any = None) -> None:
         """Stop what is going on."""

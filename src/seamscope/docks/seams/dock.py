@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,39 +20,23 @@ from seamscope.docks.actions import Action, ActionRow
 from seamscope.docks.controls import KEYS, beside, button, form, on_key, page_of, ticked
 from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
-from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Job, Outcome
-from seamscope.docks.kept_work import KeptWork
-from seamscope.docks.layers import (
-    area_in_view,
-    file_of_layer,
-    look_at,
-    name_of,
-    on_click,
-    shown_point,
-)
+from seamscope.docks.layers import look_at, on_click, shown_point
 from seamscope.docks.looks import boxed, in_dock, text_label
 from seamscope.docks.opening import open_step
 from seamscope.docks.pages import Pages
 from seamscope.docks.results import Run, layer_point, result_pixel
 from seamscope.docks.rich_text import rich_text
-from seamscope.docks.run_on import RunOn
 from seamscope.docks.seams.causes_page import CausesPage
 from seamscope.docks.seams.chosen_seam import ChosenSeam
 from seamscope.docks.seams.comparison import Comparison, PixelOpinions
 from seamscope.docks.seams.halo_plot import HaloPlot, Mark
 from seamscope.docks.seams.heat_panel import HeatPanel
+from seamscope.docks.seams.measure_page import MeasurePage
 from seamscope.docks.seams.restitched import RestitchedLayers
 from seamscope.docks.seams.seam_table import SeamTable
-from seamscope.docks.tasks import measure_shared, predict
 from seamscope.docks.window import canvas_side
-from seamscope.execution.pool import On
 from seamscope.explain.advice import Advice, advise
-from seamscope.images.addresses import is_address
-from seamscope.ledger import discard
-from seamscope.planning.case import Case
-from seamscope.planning.plan import Plan
-from seamscope.prediction.run import Finished
 from seamscope.progress import Work
 from seamscope.reports.describe import describe
 from seamscope.seams.measures import HaloRay, Seam
@@ -68,9 +50,6 @@ _ROOM = 2  # tiles that fit into the view of a seam
 _TIPS = {
     "run": "Result whose seams are shown. It follows the layer that is selected.",
     "delete": "Remove the layers of this result, and free its memory. Files on disk stay.",
-    "measure": "Predict once more, and keep what every tile predicts: for the slider's picture,\n"
-    "both tiles side by side, and heat maps of pixels.",
-    "again": "Remove what the stopped measurement has found, and begin again.",
     "channel": "Channel whose disagreement and predictions are shown below.",
     "stitch": "Show the result as this margin would make it. No network runs.",
     "suggest": "Find the smallest margin that removes the seams, or what else does.",
@@ -82,15 +61,6 @@ _TIPS = {
     "ask": "While this is on, click into the image: what each tile that holds the pixel\n"
     "predicts is shown below.",
 }
-_WORKERS_TIP = (
-    "Workers measure all seams of the whole image, and keep no predictions of tiles: there is no "
-    "preview of margins, and no picture of both tiles. What they have measured stays when they are "
-    "stopped; what this process has measured is lost."
-)
-_NO_PLACE = (
-    "The workers of a scheduler keep measures beside the result, on a disk that all of them see. "
-    "Predict into a file (Save to, in the step Predict), and measure that result."
-)
 _TABS = {
     "Margin (halo)": "How neighbours disagree, the more of each tile's border is discarded.",
     "Worst seams": "The seams where neighbouring tiles disagree most, and both predictions there.",
@@ -145,11 +115,7 @@ class SeamsDock(Dock):
         self.delete = button("Delete", _TIPS["delete"])
         self.verdict = text_label()
         self.numbers = text_label()
-        self.measure = button("Measure", _TIPS["measure"])
-        self.run_on = RunOn(_WORKERS_TIP)
-        self.again = button("Begin again", _TIPS["again"])
-        self.measure_note = text_label()
-        self.kept = KeptWork(self)
+        self.measuring = MeasurePage(self, lambda: self._run, self._know)
         self.heat = HeatPanel(self.viewer, self._drawn)
         self.channel = Choice([("The worst", None)], _TIPS["channel"])
         self.halo = HaloPlot()
@@ -168,12 +134,11 @@ class SeamsDock(Dock):
         self.ask.setCheckable(True)
         self.pixel = PixelOpinions()
         fix = Action("Fix it", _TIPS["fix"], self._fix)
-        self.causes_page = CausesPage(lambda: self._run, self._results, self.job, self._begin, fix)
+        self.causes_page = CausesPage(lambda: self._run, self._results, self.job, self.start, fix)
         self.explain, self.certify = self.causes_page.explain, self.causes_page.certify
         self.causes, self.certificate = self.causes_page.causes, self.causes_page.certificate
 
     def _lay_out(self) -> None:
-        self.measuring = page_of(self.measure_note, self.run_on, (self.measure, self.again))
         self.tabs = self._make_tabs()
         self.place(
             [
@@ -200,9 +165,6 @@ class SeamsDock(Dock):
 
     def _connect(self) -> None:
         self.runs.value_changed.connect(self._run_chosen)
-        self.measure.clicked.connect(self._measure)
-        self.again.clicked.connect(self._measure_again)
-        self.run_on.value_changed.connect(self._show_headline)
         self.delete.clicked.connect(self._delete)
         self.job.changed.connect(self._show_headline)
         self.heat.missing.connect(self.tell)
@@ -305,10 +267,7 @@ class SeamsDock(Dock):
                 layers.remove(layer)
         run.evidence.release()
         self._offer_runs()
-        try:
-            self.kept.remove(weakref.ref(run))
-        except Exception as error:
-            self.fail(error, "Removing the measures")
+        self.measuring.forget(run)
 
     def _show_evidence(self) -> None:
         """Show what is known of the run."""
@@ -348,10 +307,7 @@ class SeamsDock(Dock):
             )
         self.actions.offer(self._actions(report))
         self.numbers.setText("" if report is None else rich_text(describe(report)[1:]))
-        missing = run is not None and not run.evidence.kept and run.plan.tiles > 1
-        self.measuring.setVisible(missing)
-        self._show_measure()
-        self.measure_note.setText(self._what_is_missing() if missing else "")
+        self.measuring.show_state()
         ready = run is not None and not self.job.busy
         self.delete.setEnabled(ready)
         self.causes_page.show_state(ready)
@@ -359,22 +315,6 @@ class SeamsDock(Dock):
         measured = report is not None and report.measured > 0
         self.suggest.setEnabled(measured)
         self.apply.setEnabled(measured)
-
-    def _show_measure(self) -> None:
-        """Offer to measure, or to go on with it."""
-        run = self._run
-        waits = run is not None and self._unfinished(run).exists()
-        self.measure.setText("Go on" if waits else "Measure")
-        useless = self.run_on.value() is not None and self._complete and not waits
-        self.measure.setEnabled(not self.job.busy and not useless)
-        self.again.setVisible(waits)
-        self.again.setEnabled(not self.job.busy)
-
-    @property
-    def _complete(self) -> bool:
-        """Whether all seams of the run are measured."""
-        report = None if self._run is None else self._run.evidence.report
-        return report is not None and report.measured > 0 and report.complete
 
     def _actions(self, report: SeamReport | None) -> list[Action]:
         """What can be done about the seams of a report."""
@@ -385,21 +325,6 @@ class SeamsDock(Dock):
             *[Action("Fix it", _TIPS["fix"], self._fix)] * advise(report.plan, report).needed,
         ]
 
-    def _what_is_missing(self) -> str:
-        assert self._run is not None
-        if self._unfinished(self._run).exists():
-            return "A measurement of the whole image was stopped: <i>Go on</i> measures the rest."
-        if self.run_on.value() is not None and self._complete:
-            return "All seams are measured; what each tile predicts is kept by this process only."
-        if self.run_on.value() is not None:
-            return "<i>Measure</i> has the workers measure all seams of the whole image."
-        if Evidence.fits(self._run.plan):
-            return "What each tile predicts was not kept: <i>Measure</i> predicts once more."
-        return (
-            "All predictions do not fit into a quarter of the free memory: <i>Measure</i> "
-            "measures the region in view."
-        )
-
     def _say_why_not(self) -> None:
         """Where there are no opinions, say what to do to have them."""
         kept = self._run is not None and self._run.evidence.kept
@@ -407,115 +332,10 @@ class SeamsDock(Dock):
         self.comparison.clear(why or "Choose a seam in the table.")
         self.pixel.clear(why or "Press the button, then click into the image.")
 
-    # -- measuring
-
-    def _measure(self, _: Any = None) -> None:
-        """Predict once more and keep everything; of large images what is in view."""
-        run, on = self._run, self.run_on.value()
-        if run is None or self.job.busy:
-            return
-        if on is not None or self._unfinished(run).exists():
-            self._measure_on(run, on)
-        else:
-            self._measure_here(run)
-
-    def _measure_here(self, run: Run, again: bool = False) -> None:
-        try:
-            plan = self._plan_to_measure(run)
-        except Exception as error:
-            self.fail(error, "Measuring")
-            return
-        evidence = Evidence(keep=True)
-        case = Case.planned(run.image, run.model, plan)
-
-        def done(last: Any) -> None:
-            if isinstance(last, Finished):
-                evidence.finish(last.seams)
-                self._know(run, evidence)
-                if again:
-                    self._remove_stopped(run)
-            else:
-                self.tell("Stopped: nothing new was measured.")
-
-        self._begin(_measuring(run), partial(predict, case, None, evidence), done)
-
-    def _know(self, run: Run, evidence: Evidence) -> None:
+    def _know(self, run: Run) -> None:
         """Show what was measured of a run."""
-        run.evidence.take(evidence)
         if run is self._run:
             self._choose(run)
-
-    def _unfinished(self, run: Run) -> Path:
-        """Where measures wait that were stopped: beside the result, or in a temporary folder."""
-        if _on_disk(run):
-            return Path(f"{run.output.path}.seams.partial")
-        return self.kept.folder(weakref.ref(run))  # a result that is deleted is not kept for this
-
-    def _measure_again(self, _: Any = None) -> None:
-        """Remove what a stopped measurement has left, and measure."""
-        run, on = self._run, self.run_on.value()
-        if run is None or self.job.busy:
-            return
-        if on is not None:
-            self._measure_on(run, on, again=True)
-        else:
-            self._measure_here(run, again=True)
-
-    def _remove_stopped(self, run: Run) -> None:
-        """Remove measures that newer ones replace."""
-        try:
-            discard(self._unfinished(run))
-        except Exception as error:
-            self.fail(error, "Removing the measures")
-        self._show_headline()
-
-    def _measure_on(self, run: Run, on: On, again: bool = False) -> None:
-        """Have all seams measured so that it can go on: by workers, or here."""
-        problem = self.run_on.problem
-        if not problem and isinstance(on, str) and not _on_disk(run):
-            problem = _NO_PLACE
-        if problem:
-            self.tell(problem)
-            return
-        try:
-            plan = self._plan_to_measure(run, whole=True)
-        except Exception as error:
-            self.fail(error, "Measuring")
-            return
-        case = Case.planned(run.image, run.model, plan)
-        axes, layer = plan.layout.axes, run.layer
-        in_file = partial(file_of_layer, layer, axes) if name_of(layer) else None
-
-        def done(report: SeamReport | None) -> None:
-            if report is not None:
-                evidence = Evidence()
-                evidence.finish(report)
-                self._know(run, evidence)
-                return
-            kept = self._unfinished(run).exists()
-            ending = ". Go on continues from here." if kept else ": nothing new was measured."
-            self.tell(f"Stopped{ending}")
-            self._show_headline()
-
-        unfinished, trust = self._unfinished(run), run.trust
-        work = partial(measure_shared, case, in_file, unfinished, on, trust, again)
-        self._begin(_measuring(run), work, done, kept=True)
-
-    def _plan_to_measure(self, run: Run, whole: bool = False) -> Plan:
-        """The run's own tiles; with some overlap where they have none."""
-        settings = run.plan.settings.but(seams="all")
-        if not whole and not Evidence.fits(run.plan):
-            letters = run.plan.layout.axes[: run.layer.ndim]
-            settings = settings.but(area=area_in_view(run.layer, letters, self.viewer))
-        if all(overlap == 0 for overlap in run.plan.grid.overlap):
-            settings = settings.but(overlap=None)
-        return Case.open(run.image, run.model, settings).plan
-
-    def _begin(
-        self, name: str, function: Any, done: Callable[[Any], None], kept: bool = False
-    ) -> None:
-        self.tell("")
-        self.job.start(name, function, done, self.session.turn, kept=kept)
 
     def _channel_changed(self) -> None:
         self.heat.show_channel(self.channel.value())
@@ -727,15 +547,6 @@ class SeamsDock(Dock):
         """Find the causes of the seams by experiments, as the button does."""
         self.tabs.setCurrentIndex(self.tabs.count() - 1)
         self.causes_page.find_causes()
-
-
-def _on_disk(run: Run) -> bool:
-    """Whether a result is in a file of this machine, and not in memory or an object store."""
-    return run.stored and not is_address(str(run.output.path))
-
-
-def _measuring(run: Run) -> str:
-    return f"measuring the seams of {run.layer.name}"
 
 
 def covering(ray: HaloRay, halo: Sequence[Sides]) -> int:
