@@ -312,9 +312,7 @@ def test_several_sets_of_weights_that_fit_are_told(tmp_path) -> None:
     torch.save({"model": own, "ema": average}, tmp_path / "net.pt")
     model = load_model(spec, trust=True)
     (note,) = model.notes
-    assert (
-        "2 sets of weights that fit, and model is used. To use ema.module instead, save it" in note
-    )
+    assert "2 sets of weights that fit, and model is used. To use ema instead, save it" in note
     assert torch.equal(model.module.last.weight, net.last.weight)
     torch.save({"model": own, "same": dict(own)}, tmp_path / "net.pt")
     assert load_model(spec, trust=True).notes == ()
@@ -331,8 +329,10 @@ def _small() -> nn.Module:
         lambda name: name.replace("1.0.", "1._orig_mod.0."),
         lambda name: f"_orig_mod.{name}",
         lambda name: f"model.{name.replace('1.0.', '1._checkpoint_wrapped_module.0.')}",
+        lambda name: name.replace("1.0.", "1.module.0."),
+        lambda name: f"net.module.{name.replace('1.0.', '1._orig_mod.module.0.')}",
     ],
-    ids=["inside", "outside", "inside and a prefix"],
+    ids=["inside", "outside", "inside and a prefix", "parallel inside", "twice"],
 )
 def test_wrappers_in_names_and_profilers_counters_are_no_obstacle(renamed) -> None:
     own = {name: tensor + 1 for name, tensor in _small().state_dict().items()}
@@ -352,3 +352,78 @@ def test_extra_tensors_are_named_and_left_out_on_request() -> None:
     del given["0.weight"]
     with pytest.raises(ModelError, match=r"missing 0\.weight"):
         fill(_small(), given, "w.pt", "small", ignore_extra=True)
+
+
+def test_a_network_may_have_the_name_of_a_wrapper_itself() -> None:
+    network = nn.Sequential()
+    network.module = _small()
+    own = {name: tensor + 1 for name, tensor in _small().state_dict().items()}
+    averaged = {f"module.{name}": tensor for name, tensor in own.items()}
+    for given in (own, averaged, averaged | {"n_averaged": torch.tensor(3)}):
+        assert fill(network, given, "w.pt", "net") == ()
+        loaded = network.state_dict()
+        assert all(torch.equal(loaded[f"module.{name}"], own[name]) for name in own)
+        for tensor in loaded.values():
+            tensor.zero_()
+
+
+def _layers(axes: int, change=None) -> nn.Module:
+    torch.manual_seed(1)
+    convolution, transposed = {
+        2: (nn.Conv2d, nn.ConvTranspose2d),
+        3: (nn.Conv3d, nn.ConvTranspose3d),
+    }[axes]
+    network = nn.Sequential(
+        convolution(1, 4, 3, padding=1), transposed(4, 4, 2, stride=2), convolution(4, 2, 1)
+    )
+    for layer in network if change else ():
+        change(layer)
+    for parameter in network.parameters():
+        parameter.data.mul_(1.3)  # no length is that of its weight
+    with torch.no_grad():
+        network.train()(torch.randn(1, 1, *(4,) * axes))  # steps of power iteration
+    return network.eval()
+
+
+COMPUTED = {
+    "weight norm, old": nn.utils.weight_norm,
+    "weight norm along inputs, old": lambda layer: nn.utils.weight_norm(layer, dim=1),
+    "weight norm": nn.utils.parametrizations.weight_norm,
+    "one length": lambda layer: nn.utils.parametrizations.weight_norm(layer, dim=None),
+    "of a bias": lambda layer: nn.utils.parametrizations.weight_norm(layer, "bias"),
+    "spectral norm, old": nn.utils.spectral_norm,
+    "spectral norm": nn.utils.parametrizations.spectral_norm,
+    "pruned": lambda layer: nn.utils.prune.random_unstructured(layer, "weight", 0.5),
+    "pruned weight norm": lambda layer: nn.utils.prune.random_unstructured(
+        nn.utils.weight_norm(layer), "weight_v", 0.2
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("style", COMPUTED)
+def test_weights_are_computed_from_their_parts(style, axes) -> None:
+    x = torch.randn(1, 1, *(4,) * axes, generator=torch.Generator().manual_seed(2))
+    trained = _layers(axes, COMPUTED[style])
+    given = {f"model.{name}": tensor for name, tensor in trained.state_dict().items()}
+    for other in (None, nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm):
+        network = _layers(axes, other)
+        notes = fill(network, given, "w.pt", "net")
+        expected = trained(x)
+        assert (network(x) - expected).abs().max() < 1e-5 * expected.std()
+        assert all("computed once" in note for note in notes)
+    plain = _layers(axes).state_dict()
+    fill(trained, plain, "w.pt", "net")  # a network with parts, and a file without
+    assert torch.equal(trained(x), _layers(axes)(x))
+
+
+def test_parts_from_which_no_weight_can_be_computed_are_named() -> None:
+    def twice(layer: nn.Module) -> None:
+        for change in ("weight_norm", "spectral_norm"):
+            getattr(nn.utils.parametrizations, change)(layer)
+
+    for change in (nn.utils.parametrizations.orthogonal, twice):
+        with pytest.raises(ModelError, match=r"parametrizations of 0\.weight, 1\.weight") as caught:
+            fill(_layers(2), _layers(2, change).state_dict(), "w.pt", "net", ignore_extra=True)
+        assert "remove_parametrizations" in str(caught.value)

@@ -14,7 +14,8 @@ import io
 import pickle
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,7 @@ from torch import nn
 from seamscope.errors import ModelError
 from seamscope.models.formats.archive import Archive
 from seamscope.models.formats.format import Code, damaged, first_sentence
+from seamscope.models.formats.parametrized import make_plain, plain_tensors, unexplained
 from seamscope.models.formats.pickles import MOST_INSTRUCTIONS, Found, Name, follow
 from seamscope.models.formats.readable import one_line
 from seamscope.models.formats.sources import Sources, networks_in, serve
@@ -343,27 +345,69 @@ def fill(
     ModelError
         When no mapping in the content gives the network all its tensors and nothing else.
     """
-    names = {_unwrapped(key): key for key in network.state_dict()}
-    own = {short: network.state_dict()[key] for short, key in names.items()}
-    fits = [fit for where, given in _placed(content) for fit in _fits(own, given, where)]
+    fits = _all_fits(network, content)
     if not fits:
         raise ModelError(f"{name} holds no named tensors: give a checkpoint with a state dict.")
-    # max keeps the first of equals: the order of the file
-    best = max(fits, key=lambda fit: (not fit.complaint, len(fit.tensors) - len(fit.extra)))
+    notes: tuple[str, ...] = ()
+    if _best(fits).missing or _best(fits).shapes:  # one of them may hold parts of weights
+        make_plain(network)
+        plain = _all_fits(network, content, computed=True)
+        if not (_best(plain).missing or _best(plain).shapes):
+            notes = (
+                f"Weight normalization, spectral normalization or pruning in {name} differs from "
+                f"that of {builder}: its weights are computed once and used as plain weights.",
+            )
+        fits = plain
+    best = _best(fits)
     left_out = best.extra if ignore_extra and not (best.missing or best.shapes) else ()
     if best.complaint and not left_out:
-        only_extra = not (best.missing or best.shapes)
-        raise ModelError(
-            f"The weights in {name} do not fit {builder}: {best.complaint}. "
-            "Check that factory, arguments and weights belong together"
-            + (", or leave out the unknown ones with `ignore_extra=True`." if only_extra else ".")
-        )
-    tensors = {**own, **{key: best.tensors[key] for key in best.tensors if key in own}}
-    network.load_state_dict({names[short]: tensor for short, tensor in tensors.items()})
-    notes = _others_note(best, fits, name)
+        raise _no_fit(best, name, builder)
+    own = network.state_dict()
+    tensors = {key: best.tensors.get(short, own[key]) for short, key in _short(own).items()}
+    network.load_state_dict(tensors)
+    notes = (*notes, *_others_note(best, fits, name))
     if left_out:
         notes = (*notes, f"{name} also holds {_some(left_out)}, which {builder} does not have.")
     return notes
+
+
+def _all_fits(network: nn.Module, content: Any, computed: bool = False) -> list[_Fit]:
+    """How all mappings in a checkpoint fit; with weights computed from their parts."""
+    state = network.state_dict()
+    names = _short(state)
+    own = {short: state[key] for short, key in names.items()}
+
+    def plain(given: Tensors) -> Tensors:
+        return plain_tensors(given, _transposed(network)) if computed else given
+
+    return [fit for where, given in _placed(content) for fit in _fits(own, plain(given), where)]
+
+
+def _transposed(network: nn.Module) -> Callable[[str], bool]:
+    """Return whether a name, after any prefix, is of the weight of a transposed convolution."""
+    kinds = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    own = [name for name, module in network.named_modules() if isinstance(module, kinds)]
+    ends = tuple(f".{_unwrapped(f'{name}.weight')}" for name in own)
+    return lambda name: f".{_unwrapped(name)}".endswith(ends)
+
+
+def _best(fits: Sequence[_Fit]) -> _Fit:
+    # max keeps the first of equals: the order of the file
+    return max(fits, key=lambda fit: (not fit.complaint, len(fit.tensors) - len(fit.extra)))
+
+
+def _no_fit(best: _Fit, name: str, builder: str) -> ModelError:
+    said = f"The weights in {name} do not fit {builder}: {best.complaint}."
+    if parts := unexplained(set(best.extra)):
+        return ModelError(
+            f"{said} The file holds parametrizations of {_some(parts)} from which the weight "
+            "cannot be computed: let the factory build the network with the same parametrizations, "
+            "or save the weights after torch.nn.utils.parametrize.remove_parametrizations."
+        )
+    remedy = "Check that factory, arguments and weights belong together"
+    if not (best.missing or best.shapes):
+        remedy += ", or leave out the unknown ones with `ignore_extra=True`"
+    return ModelError(f"{said} {remedy}.")
 
 
 def _others_note(best: _Fit, fits: Sequence[_Fit], name: str) -> tuple[str, ...]:
@@ -385,7 +429,7 @@ def _others_note(best: _Fit, fits: Sequence[_Fit], name: str) -> tuple[str, ...]
 def mappings(content: Any) -> Iterator[Tensors]:
     """All mappings of names to tensors in a checkpoint, outer ones first."""
     for _, found in _placed(content):
-        yield found
+        yield {short: found[key] for short, key in _short(found).items()}
 
 
 def _placed(content: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str, Tensors]]:
@@ -395,16 +439,16 @@ def _placed(content: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str
     if not isinstance(content, Mapping) or depth > _DEEPEST:
         return
     found = {k: v for k, v in content.items() if isinstance(k, str) and torch.is_tensor(v)}
-    found = {_unwrapped(k): v for k, v in found.items() if k.rpartition(".")[2] not in _COUNTED}
+    found = {k: v for k, v in found.items() if k.rpartition(".")[2] not in _COUNTED}
     if found:
         yield where, found
     for key, value in content.items():
         yield from _placed(value, f"{where}.{key}".lstrip("."), depth + 1)
 
 
-# what compiled, checkpointed and sharded modules put into names, at any depth
+# what compiled, parallel, checkpointed and sharded modules put into names, at any depth
 _WRAPPERS = re.compile(
-    r"(?:^|(?<=\.))(?:_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\."
+    r"(?:^|(?<=\.))(?:module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\."
 )
 # what profilers of operations leave behind in each module
 _COUNTED = {"total_ops", "total_params"}
@@ -415,12 +459,24 @@ def _unwrapped(name: str) -> str:
     return _WRAPPERS.sub("", name)
 
 
+def _short(names: Iterable[str]) -> dict[str, str]:
+    """Names without those of wrappers, and the full ones; full ones where two would be alike."""
+    full = list(names)
+    times = Counter(map(_unwrapped, full))
+    return {name if times[short := _unwrapped(name)] > 1 else short: name for name in full}
+
+
 def _fits(own: Mapping[str, torch.Tensor], given: Tensors, where: str) -> Iterator[_Fit]:
-    prefixes = {""} | {
-        key[: -len(name)] for name in _rarest(own) for key in given if key.endswith(f".{name}")
-    }
+    rarest = _rarest(own)
+    prefixes = {""} | {prefix for key in given for prefix in _prefixes(key, rarest)}
+    seen: list[dict[str, int]] = []
     for prefix in sorted(prefixes, key=len):
-        tensors = {k[len(prefix) :]: v for k, v in given.items() if k.startswith(prefix)}
+        named = {k[len(prefix) :]: v for k, v in given.items() if k.startswith(prefix)}
+        tensors = {short: named[key] for short, key in _short(named).items()}
+        same = {key: id(tensor) for key, tensor in tensors.items()}
+        if same in seen:  # by a prefix that ends with the name of a wrapper
+            continue
+        seen.append(same)
         yield _Fit(
             tensors,
             # counters of training steps that some libraries drop on saving
@@ -431,9 +487,17 @@ def _fits(own: Mapping[str, torch.Tensor], given: Tensors, where: str) -> Iterat
         )
 
 
-def _rarest(own: Mapping[str, torch.Tensor]) -> list[str]:
-    """Names that show a prefix: the longest is least likely to end another by chance."""
-    return sorted(own, key=len)[-1:]
+def _prefixes(key: str, name: str) -> Iterator[str]:
+    """What stands before a tensor's own name, with the names of wrappers anywhere."""
+    parts = key.split(".")
+    for count in range(1, len(parts)):
+        if _unwrapped(".".join(parts[count:])) == name:
+            yield ".".join(parts[:count]) + "."
+
+
+def _rarest(own: Mapping[str, torch.Tensor]) -> str:
+    """Name that shows a prefix: the longest is least likely to end another by chance."""
+    return max(own, key=len, default="")
 
 
 def _differing(own: Mapping[str, torch.Tensor], given: Tensors) -> Iterator[str]:
