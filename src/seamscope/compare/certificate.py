@@ -472,7 +472,8 @@ def _largest_pixels(plan: Plan, subject: Subject, budget: int) -> int:
             return math.prod(plan.grid.image_shape)
         raise SettingsError(
             f"This network takes tiles of {shape_text(plan.grid.tile_shape)} only, so that there "
-            "is no untiled prediction to compare with: load it in a format that keeps sizes free."
+            "is no untiled prediction to compare with. Where only its file fixes that size, load "
+            "it in a format that keeps sizes free."
         )
     tile = plan.grid.tile_shape
     half = tuple(axis.size_at_least(n // 2) for axis, n in zip(lattice, tile, strict=True))

@@ -11,8 +11,9 @@ crop of valid convolutions; normalizations that use the tile's own statistics; t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import torch
 
@@ -32,14 +33,15 @@ from seamscope.models.input_search import (
 from seamscope.models.output_kind import OutputKind, kind_of, undecided
 from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, measure_fields
-from seamscope.models.sizes import Sizes, lattice_of, lost_pixels, one_size
+from seamscope.models.sizes import Sizes, always, lattice_of, lost_pixels, one_size
 from seamscope.models.trials import Attempt, Draws, OutOfPatience, Trials, Watch
 from seamscope.normalization.audit import FixedStatistics, Forward, StatisticsCall
 from seamscope.text import axes_text
-from seamscope.tiling import Lattice
+from seamscope.tiling import Lattice, axis_names
 
 _NARROW = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384)
 _CHANCE = 1e-6  # two runs that differ by more, in standard deviations, are random
+_SMALLEST = 8  # pixels of a tile, where the network leaves its size open
 _MOST_PIXELS = 1 << 19  # of a size that is tried though time is over
 _RUNS = 64  # of a network that draws numbers, until two predictions differ
 
@@ -82,6 +84,8 @@ class _Prober:
         self._any_channels = False
         self._channels_follow = False
         self._layout: Layout | None = None
+        self._constant: dict[int, int] = {}  # pixels that are given for every size, by axis
+        self._only: dict[int, int] = {}  # the size that is then measured
         # what is kept for when time runs out
         self._differ = 0.0
         self._values: OutputKind | None = None
@@ -101,9 +105,12 @@ class _Prober:
     def _first(self, entry: AcceptedInput) -> Facts:
         """All but the period and where the output lies."""
         channels, shape = entry.channels, entry.shape
+        self._forward = self._trials
         if entry.layout is not None:
             self._layout = entry.layout
             self._forward = arranged(self._trials, entry.layout)
+        if self._only:
+            self._forward = _of_sizes(self._forward, self._only)
         self._check_single(entry)
         self._check_out_channels(channels, shape)
         self._check_any_channels(channels, shape)
@@ -119,13 +126,45 @@ class _Prober:
         lattice = tuple(
             self._axis(channels, shape, beside, axis, periods[axis]) for axis in range(len(shape))
         )
+        if self._constant.keys() - self._only.keys():
+            return self._first(self._at_its_size(entry))
         narrow = self._narrow(channels, beside, lattice)
         large = tuple(
             max(n, axis.size_at_least(32)) for n, axis in zip(shape, lattice, strict=True)
         )
         implied = self._implied(derived, channels, narrow, lattice)
         facts = self._facts(lattice, narrow, self._watched(self._noise(channels, large)), implied)
-        return replace(self._without_surplus(facts), notes=tuple(self._others(channels, lattice)))
+        notes = (*self._constant_notes(lattice), *self._others(channels, lattice))
+        return replace(self._without_surplus(facts), notes=notes)
+
+    def _at_its_size(self, entry: AcceptedInput) -> AcceptedInput:
+        """An input of the size that the network always gives, along axes where it gives one size.
+
+        There, nothing is resized. Inputs of other sizes are refused from now on: what they show
+        does not hold for tiles of this one.
+        """
+        shape = list(entry.shape)
+        for axis, out in self._constant.items():
+            wanted = (*shape[:axis], out, *shape[axis + 1 :])
+            if self._hints.shape is None and out >= _SMALLEST:
+                given = self._run_shape(entry.channels, wanted)
+                shape[axis] = out if given and given[axis + 2] == out else shape[axis]
+        self._only = {axis: shape[axis] for axis in self._constant}
+        self._shapes.clear()
+        return replace(entry, shape=tuple(shape))
+
+    def _constant_notes(self, lattice: Sequence[Lattice]) -> Iterator[str]:
+        """Say that tiles of one size only make an image."""
+        names = axis_names(len(lattice))
+        for out in dict.fromkeys(self._constant.values()):
+            axes = [axis for axis, given in self._constant.items() if given == out]
+            size = lattice[axes[0]].fixed
+            yield (
+                f"Along {', '.join(names[axis] for axis in axes)} the output always has {out} px, "
+                "whatever the size of the input: it does not grow with the image. Tiles have "
+                f"{size} px{', as many as the output' if size == out else ''}; `input_size` states "
+                "another size."
+            )
 
     def _others(self, channels: int, lattice: Sequence[Lattice]) -> Iterator[str]:
         """Name other sizes that a network takes of which one is used."""
@@ -444,6 +483,10 @@ class _Prober:
             out = output(size)
         assert out is not None
         fine = None if self._hints.shape is not None else Sizes(output, size, out, period).find()
+        if fine is None and always(output, size, out):
+            self._constant[axis] = out
+        if axis in self._constant:
+            return Lattice(scale=Fraction(out, size), fixed=size)
         if fine is not None:
             scale, step = fine
             # of the sizes a step apart, those that lose least: 63 and not 64 for poolings by 3
@@ -452,6 +495,18 @@ class _Prober:
             best = min(exact or sizes[:1], key=lambda pair: abs(pair[0] - pair[1] / scale))
             return lattice_of(*best, scale, step)
         return one_size(size, out)
+
+
+def _of_sizes(forward: Forward, sizes: Mapping[int, int]) -> Forward:
+    """Return a forward pass that refuses other sizes along some axes."""
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        for axis, size in sizes.items():
+            if x.shape[axis + 2] != size:
+                raise ModelError(f"only inputs of {size} px are measured along axis {axis}")
+        return forward(x)
+
+    return run
 
 
 def _apart(one: torch.Tensor, others: Sequence[torch.Tensor]) -> float:

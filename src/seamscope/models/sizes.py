@@ -88,6 +88,14 @@ class Sizes:
         return None
 
 
+def always(output: Callable[[int], int | None], size: int, out: int) -> bool:
+    """Whether a network gives one size for inputs of all others (adaptive pooling to a size)."""
+    given = [found for n in (2 * size, 3 * size) if (found := output(n)) is not None]
+    if not given or set(given) != {out}:
+        return False
+    return len(given) > 1 or output(size // 2) == out
+
+
 def one_size(size: int, out: int, derived: DerivedAxis | None = None) -> Lattice:
     """Lattice of a network that takes one size, or of which only one is known."""
     scale = None if derived is None else derived.scale
@@ -136,4 +144,4 @@ def lattice_of(size: int, out: int, scale: Fraction, step: int) -> Lattice:
     return Lattice(period=1, step=step, offset=size % step, crop=crop, scale=scale)
 
 
-__all__ = ["Sizes", "lattice_of", "lost_pixels", "one_size"]
+__all__ = ["Sizes", "always", "lattice_of", "lost_pixels", "one_size"]
