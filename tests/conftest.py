@@ -76,6 +76,14 @@ def _real(kind: str) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """Do not wait for the disk, which takes milliseconds for each file that shall last."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_models() -> Path:
     """Folder of the real networks, one folder each (its README tells what they are)."""

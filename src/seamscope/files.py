@@ -286,7 +286,9 @@ def _removable(partial: Path) -> bool:
 # -- writing
 
 
-def write_file(path: Path, content: bytes, *, shared: bool = False) -> None:
+def write_file(
+    path: Path, content: bytes, *, shared: bool = False, lasting: bool = True
+) -> None:
     """Write a file in one step: who reads it meanwhile, and who is killed, finds the old one whole.
 
     Parameters
@@ -295,6 +297,10 @@ def write_file(path: Path, content: bytes, *, shared: bool = False) -> None:
         The file, and what is in it.
     shared
         Whether another process may write the same file at the same time: one of both stays, whole.
+    lasting
+        Whether it is on the disk when this returns, so that a power cut leaves the old file or the
+        new one, and no empty one. That takes milliseconds: files of single blocks, which are
+        checked when work is resumed, do without.
 
     Raises
     ------
@@ -308,11 +314,25 @@ def write_file(path: Path, content: bytes, *, shared: bool = False) -> None:
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.draft") if shared else _draft_of(path)
     try:
         draft.write_bytes(content)
+        if lasting:
+            _bring_to_disk(draft, os.O_RDWR)
         os.replace(draft, path)
+        if lasting:
+            with contextlib.suppress(OSError):  # Windows opens no folders
+                _bring_to_disk(path.parent, os.O_RDONLY)
     except BaseException:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
         raise
+
+
+def _bring_to_disk(path: Path, flags: int) -> None:
+    """Wait until what is in a file, or the names in a folder, would survive a power cut."""
+    opened = os.open(path, flags)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _draft_of(path: Path) -> Path:

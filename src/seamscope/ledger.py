@@ -192,8 +192,9 @@ class Ledger:
             When the disk refuses.
         """
         content = str(number).encode() if number else b""
+        file = self.folder / str(block)
         with disk_errors(self.folder, _LEFT):  # two workers may mark it
-            write_file(self.folder / str(block), content, shared=True)
+            write_file(file, content, shared=True, lasting=bool(content))  # empty cannot be emptied
         self.done[block] = number
 
 

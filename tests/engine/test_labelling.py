@@ -344,15 +344,21 @@ def test_a_disk_that_refuses_while_the_type_changes(
     np.testing.assert_array_equal(stored(out, "yx"), expected("yx", {}))
 
 
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [("basins.npz", 100), ("basins.basin.npy", 0)],
-)
-def test_damaged_marks_are_named(name: str, size: int, tmp_path: Path, done: Any) -> None:
-    image, out = begun(tmp_path, done)
-    os.truncate(tmp_path / ".o.ome.zarr.ledger" / name, size)
-    with pytest.raises(OutputError, match=rf"{name} is missing or damaged.*Begin again"):
-        seamscope.segment(image, out=out, resume=True)
+def test_joined_numbers_that_are_damaged_are_joined_again(tmp_path: Path, done: Any) -> None:
+    """Also where the numbers of a block are lost with them."""
+    image, out = begun(tmp_path, done, **HOLES)
+    marks = tmp_path / ".o.ome.zarr.ledger"
+    blocks = len(done)
+    for name, size in {"basins.npz": 100, "basins.basin.npy": 0, "basins.offsets.npy": 0}.items():
+        os.truncate(marks / name, size)
+        os.truncate(marks / "3.part", 0)
+        done.most = blocks = blocks + 1
+        with pytest.raises(Stop):
+            seamscope.segment(image, out=out, resume=True, blocks=33, **HOLES)
+        assert done[-1] == 3
+    done.most = 10**9
+    seamscope.segment(image, out=out, resume=True, blocks=33, **HOLES)
+    np.testing.assert_array_equal(stored(out, "yx"), expected("yx", HOLES))
 
 
 def test_two_processes_make_the_same_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

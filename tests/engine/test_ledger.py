@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from seamscope.errors import OutputError
+from seamscope.files import write_file
 from seamscope.ledger import Ledger
 from seamscope.planning.blocks import Blocks
 from seamscope.planning.case import Case
@@ -155,6 +157,33 @@ def test_other_work_is_refused_by_name(task: dict, said: str, tmp_path: Path) ->
     ledger = Ledger.begin(tmp_path / "l", {"image": {"shape": (3, 4)}, "network": "abc"})
     with pytest.raises(OutputError, match=f"^out.zarr was begun with {said}"):
         ledger.check(task, "out.zarr")
+
+
+def test_files_are_on_the_disk_before_they_have_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut leaves an empty file under that name."""
+    seen: list[str] = []
+    replace = os.replace
+
+    def fsync(opened: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(opened).st_mode) else os.read(opened, 99).decode()
+        seen.append(kind)
+
+    def renamed(draft: Any, path: Any) -> None:
+        seen.append("renamed")
+        replace(draft, path)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_file(tmp_path / "numbers", b"12", shared=True)
+    assert seen == ["12", "renamed", "folder"]
+    ledger = Ledger.begin(tmp_path / "ledger", {})
+    seen.clear()
+    ledger.mark(3)
+    assert seen == ["renamed"]
+    ledger.mark(4, 7)
+    assert seen == ["renamed", "7", "renamed", "folder"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", None])

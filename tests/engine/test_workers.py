@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import logging
@@ -135,17 +136,25 @@ def test_gpus_that_a_run_does_not_use_are_named(gpu: bool) -> None:
     )
 
 
+async def silent() -> None:
+    """Answers as a worker does whose GPU hangs."""
+    await asyncio.sleep(600)
+
+
 def test_gpus_of_workers_are_used_where_this_machine_has_none(
     images: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker with a GPU is simulated by what is asked of it, and by the device it computes on."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("seamscope.execution.pool._CONNECT", 0.5)
     many = {"n_workers": 1, "processes": False, "dashboard_address": None, "resources": {"GPU": 1}}
     given, out = (images["flat"], network(images, "flat")), tmp_path / "o.zarr"
     asked, work = {"trust": True, "axes": "yx", **how("flat")}, Seen()
     with _quiet_logs(), LocalCluster(**many) as cluster, Client(cluster) as client:
-        with pytest.raises(SettingsError, match="none of them works"):
-            predict(*given, out, on=client, device="cuda", **asked)
+        for answer in (devices.gpu_memory, silent):
+            monkeypatch.setattr(devices, "gpu_memory", answer)
+            with pytest.raises(SettingsError, match="none of them works"):
+                predict(*given, out, on=client, device="cuda", **asked)
         monkeypatch.setattr(devices, "gpu_memory", lambda: 1 << 28)
         name = "seamscope.execution.block.device_of"
         monkeypatch.setattr(name, lambda planned, gpu: planned.replace("cuda", "cpu"))

@@ -202,7 +202,7 @@ def _save(path: Path, sums: Sums) -> None:
     content = io.BytesIO()
     np.savez_compressed(content, **sums)  # type: ignore[arg-type]
     with disk_errors(path, _LEFT):
-        write_file(path, content.getvalue(), shared=True)
+        write_file(path, content.getvalue(), shared=True, lasting=False)  # `_kept` checks
 
 
 def _kept(path: Path) -> Sums | None:

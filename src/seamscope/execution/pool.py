@@ -19,6 +19,7 @@ import queue
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -37,8 +38,9 @@ On: TypeAlias = "int | str | os.PathLike[str] | Client | None"
 _ASK_EVERY = 1.0
 # Tasks whose names may be remembered.
 _REMEMBERED = 4096
-# Seconds that a scheduler may take to answer.
+# Seconds that a scheduler, or a worker that is asked for its GPU, may take to answer.
 _CONNECT = 30
+_ASKED_AT_ONCE = 16
 # Seconds without any worker until a run is given up.
 PATIENCE = 120.0
 NO_WORKER = (
@@ -169,12 +171,20 @@ class Dask:
         return bool(self._with_gpu)
 
     def ask_gpus(self, question: Callable[[], Any]) -> Mapping[str, Any]:
-        """Return what each worker that offers a GPU answers, or the error; busy ones do, too."""
-        with _answering():
-            found: Mapping[str, Any] = self._client.run(
-                question, workers=self._with_gpu, on_error="return"
-            )
-            return found
+        """Return what each worker that offers a GPU answers, or the error; busy ones do, too.
+
+        One that is silent for long gives a `TimeoutError`, and does not keep the others' answers.
+        """
+
+        def ask(worker: str) -> Any:
+            how: dict[str, Any] = {"on_error": "return", "callback_timeout": _CONNECT}
+            try:
+                return self._client.run(question, workers=[worker], **how)[worker]
+            except TimeoutError as error:
+                return error
+
+        with _answering(), ThreadPoolExecutor(_ASKED_AT_ONCE) as asking:
+            return dict(zip(self._with_gpu, asking.map(ask, self._with_gpu), strict=True))
 
     def wait(self, work: Work) -> int:
         """Wait for the first worker; return the least number of threads that one has."""

@@ -94,7 +94,7 @@ class BlockSums:
         content = io.BytesIO()
         np.savez(content, **arrays)
         with disk_errors(path, "What was found so far is kept."):
-            write_file(path, content.getvalue(), shared=True)
+            write_file(path, content.getvalue(), shared=True, lasting=False)
 
     @classmethod
     def load(cls, path: Path) -> BlockSums:

@@ -69,7 +69,7 @@ class SeamRecords:
         content = io.BytesIO()
         np.savez(content, **arrays)
         with disk_errors(path, "What was written so far is kept."):
-            write_file(path, content.getvalue(), shared=True)
+            write_file(path, content.getvalue(), shared=True, lasting=False)
 
     @classmethod
     def load(cls, path: Path, axes: int) -> SeamRecords:

@@ -491,6 +491,7 @@ class Labelling:
     def _forget_lost(self, stage: str) -> None:
         """Remove the marks of a stage's blocks whose pixels the disk has lost."""
         stages, ledger = self._stages, self._ledger
+        stages.forget_damaged(stage)
         marked = [number for number in stages.numbers(stage) if number in ledger.done]
         lost = [n for n in marked if stages.has_lost(n, ledger.doubtful_since)]
         if lost:

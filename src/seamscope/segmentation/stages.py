@@ -297,12 +297,33 @@ class Stages:
             arrays = {name: getattr(found.basins, name) for name in _BASINS}
             arrays |= {f"pass {name}": getattr(found.basins.passes, name) for name in _PASSES}
             self._keep(file.name, _npz(arrays))
+        return self._joined_before(stage, connectivity)
+
+    def _joined_before(self, stage: str, connectivity: int) -> Joined:
+        """Read what `_joined` has kept."""
+        file = self.folder / f"{stage}.npz"
         with _reading(file), file.open("rb") as opened, np.load(opened) as arrays:
             passes = Passes(*(arrays[f"pass {name}"] for name in _PASSES))
             own = {name: arrays[name] for name in _BASINS}
         basins = Basins(None, self.blocks, connectivity, passes=passes, **own)
         found = self._known[stage] = Joined(basins, *self._tables(stage))
         return found
+
+    def forget_damaged(self, stage: str) -> None:
+        """Remove joined numbers that the disk has lost in part, so that they are joined again.
+
+        Raises
+        ------
+        OutputError
+            When the disk refuses.
+        """
+        file = self.folder / f"{stage}.npz"
+        try:
+            if file.exists():
+                self._joined_before(stage, 1)
+        except OutputError:
+            with disk_errors(self.folder, _LEFT):
+                file.unlink()
 
     def _parts(self, stage: str) -> Iterator[Fragments]:
         for number in self.numbers(stage):
@@ -436,7 +457,8 @@ class Stages:
     def _keep(self, name: str, content: bytes) -> None:
         """Write a file in one step; two processes may write the same."""
         with disk_errors(self.folder, _LEFT):
-            write_file(self.folder / name, content, shared=True)
+            lasting = not name.endswith(".part")  # of blocks, which `has_lost` checks
+            write_file(self.folder / name, content, shared=True, lasting=lasting)
 
     def _numbers_kept(self, stage: str, names: list[str]) -> Iterator[dict[str, Array]]:
         for number in self.numbers(stage):
