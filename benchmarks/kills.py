@@ -213,25 +213,19 @@ class Campaign:
                 self.log.unlink(missing_ok=True)
                 remove(self.folder, f"*{out}*")
             begin = time.monotonic()
-            code = self._killed([*first, *self._how(fresh)], kills, took)
+            code = self._killed([*first, *([] if fresh else ["--resume"])], kills, took)
             if fresh and code == 0:
                 took = min(took, time.monotonic() - begin)
             if code not in (0, 1, -signal.SIGKILL):
                 return self._failed(f"exit code {code}")
-            there = code == 1 and f"{out} exists" in self.said  # killed when all was written
-            if code == 1 and not (there or self._may_end_so()):
+            if code == 1 and not self._may_end_so():
                 return self._failed("it cannot be resumed")
-            ended = code == 0 or there
+            ended = code == 0
         more = self._again()
         return self._judged(workers, whole, out, again + more[0], orders + more[1], took)
 
     def _shared(self, workers: int) -> list[str]:
         return ["--workers", str(workers)] if workers else []
-
-    def _how(self, fresh: bool) -> list[str]:
-        if fresh:
-            return []
-        return ["--resume", "--overwrite"] if self.name == "seams" else ["--resume"]
 
     def _run(self, words: list[str]) -> int | None:
         process = _forked(words, self.folder)

@@ -286,9 +286,7 @@ def _removable(partial: Path) -> bool:
 # -- writing
 
 
-def write_file(
-    path: Path, content: bytes, *, shared: bool = False, lasting: bool = True
-) -> None:
+def write_file(path: Path, content: bytes, *, shared: bool = False, lasting: bool = True) -> None:
     """Write a file in one step: who reads it meanwhile, and who is killed, finds the old one whole.
 
     Parameters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 import seamscope.ledger
 from seamscope.cli import app
+from seamscope.cli.answer import Answer, task_in
 from seamscope.images.results import pyramid
 from seamscope.normalization.statistics import Statistics
 
@@ -137,4 +139,58 @@ def test_what_goes_wrong_in_the_middle(
     assert read(Path(out)) == expected
     left = {file.name for file in Path().iterdir()} - {"__pycache__", "o.json"}
     assert left == {"image.npy", "net.py", *([out] if out != "o.json" else [])}
-    assert os.listdir(".")
+    answer, disk.marks = Path("o.json").read_text(), 0
+    again = run("--resume")
+    assert (again.exit_code, disk.marks) == (0, 0)
+    assert "done already" in again.output
+    assert Path("o.json").read_text() == answer
+    write_inputs(value=1)
+    refused("was made with another image content", "--resume")
+    assert (Path("o.json").read_text(), read(Path(out))) == (answer, expected)
+
+
+def test_an_answer_in_two_files_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_inputs()
+    monkeypatch.setattr("seamscope.cli.seams._Bench.page", lambda bench: "<p>--</p>")
+    words = [*COMMANDS["seams"].split(), "--report", "o--.html"]
+
+    def run(*more: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [*words, *more])
+        said = " ".join(result.output.split())
+        return result.exit_code, said.removeprefix("Loading ... Measuring the network ... ")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Answer, "write", lambda *answer: os.kill(os.getpid(), signal.SIGINT))
+        assert run()[0] == 130
+    assert (Path("o--.html").exists(), Path("o.json").exists()) == (True, False)
+    assert run("--resume")[0] == 0
+    assert run("--resume") == (0, "o.json and o--.html are done already.")
+    Path("o.json").unlink()  # and no measures are there that the report belongs to
+    assert "o--.html exists" in run("--resume")[1]
+    words.remove("--json")
+    words.remove("o.json")
+    assert run("--resume") == (0, "o--.html is done already.")
+    code, said = run("--resume", "--tolerance", "1")
+    assert code == 1
+    assert "o--.html was made with another options tolerance (0.0001, now 1.0)" in said
+
+
+def test_a_comparison_is_made_of_statistics_that_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_inputs()
+    monkeypatch.setattr("seamscope.reports.repair_page.repair_page", lambda *found: "<p></p>")
+    words = [*COMMANDS["freeze"].split(), "--no-explain", "--resume"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    before = Path("o.statistics").stat().st_mtime_ns
+    for said in ("only the comparison", "done already."):
+        result = CliRunner().invoke(app, [*words, "--report", "o.html"])
+        assert result.exit_code == 0
+        assert said in " ".join(result.output.split())
+    assert task_in("o.html")["compared"] == {"labels": None, "explain": False}
+    assert Path("o.statistics").stat().st_mtime_ns == before
+    copy = ["freeze", *words[1:3], "copy", *words[4:], "--how", "o.statistics"]
+    copy[copy.index("o.json")] = "copy.json"
+    assert [CliRunner().invoke(app, copy).exit_code for _ in range(2)] == [0, 0]

@@ -23,7 +23,7 @@ from dask.utils import key_split
 from distributed import Client, LocalCluster
 
 import seamscope
-from seamscope import freeze_statistics, load_model, predict
+from seamscope import freeze_statistics, load_model, measure_seams, predict
 from seamscope.errors import OutputError, SettingsError
 from seamscope.execution import devices, worker
 from seamscope.execution.pool import Dask, Here, _quiet_logs, open_pool
@@ -136,6 +136,12 @@ def test_gpus_that_a_run_does_not_use_are_named(gpu: bool) -> None:
     )
 
 
+def worker_device(planned: str, gpu: int | None) -> str:
+    """Stands for the GPU of a worker."""
+    assert planned == "cuda"
+    return "cpu"
+
+
 async def silent() -> None:
     """Answers as a worker does whose GPU hangs."""
     await asyncio.sleep(600)
@@ -150,6 +156,7 @@ def test_gpus_of_workers_are_used_where_this_machine_has_none(
     many = {"n_workers": 1, "processes": False, "dashboard_address": None, "resources": {"GPU": 1}}
     given, out = (images["flat"], network(images, "flat")), tmp_path / "o.zarr"
     asked, work = {"trust": True, "axes": "yx", **how("flat")}, Seen()
+    frozen = given[0], f"{images['flat net'].removesuffix(':flat')}:longer(norm=True)"
     with _quiet_logs(), LocalCluster(**many) as cluster, Client(cluster) as client:
         for answer in (devices.gpu_memory, silent):
             monkeypatch.setattr(devices, "gpu_memory", answer)
@@ -157,16 +164,24 @@ def test_gpus_of_workers_are_used_where_this_machine_has_none(
                 predict(*given, out, on=client, device="cuda", **asked)
         monkeypatch.setattr(devices, "gpu_memory", lambda: 1 << 28)
         name = "seamscope.execution.block.device_of"
-        monkeypatch.setattr(name, lambda planned, gpu: planned.replace("cuda", "cpu"))
+        monkeypatch.setattr(name, worker_device)
         predict(*given, out, on=client, work=work, **asked)
+        monkeypatch.setattr("seamscope.fixed_statistics.blocks.device_of", worker_device)
+        statistics = freeze_statistics(*frozen, on=client, work=work, **asked | {"tile": 49})
+        measured = measure_seams(*given, on=client, work=work, **asked | {"seams": "all"})
+    assert statistics.digest == freeze_statistics(*frozen, **asked | {"tile": 49}).digest
+    alone = measure_seams(*given, **asked | {"seams": "all"})
+    assert (measured.plan.settings.device, alone.plan.settings.device) == ("cuda", "cpu")
+    assert measured.measures == alone.measures
     plan = Plan.from_json((read_record(out) or {})["plan"])
     assert (plan.settings.device, plan.settings.memory) == ("cuda", 1 << 28)
-    assert any("except for rounding" in sentence for sentence in work.sentences)
+    assert sum("except for rounding" in sentence for sentence in work.sentences) == 3
     expected = whole(images, "flat")
     np.testing.assert_array_equal(stored(out, expected, "yx"), expected)
     case, _ = begun(images, "flat", tmp_path / "other.zarr")
     with pytest.raises(SettingsError, match="cannot be used on this machine"):
         prepared(case.at(plan), None, QUIET)
+    assert prepared(devices.on_this_machine(case.at(plan)), None, QUIET).runner.device.type == "cpu"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from seamscope.cli.wording import in_command
 from seamscope.errors import OutputError
 from seamscope.files import disk_errors, write_file
 from seamscope.images.addresses import without_secrets
+from seamscope.serialization import plain
+from seamscope.version import __version__
 
 
 class Answer:
@@ -42,6 +44,12 @@ class Answer:
         self.quiet = quiet or self._to_stdout
         self._file = None if json_file is None or self._to_stdout else json_file
 
+    def skip(self, text: str) -> None:
+        """Answer that nothing is to be done; JSON of the run that did it stays."""
+        if self._file is not None and Path(self._file).expanduser().exists():
+            self._file = None
+        self.write({"seamscope": __version__, "skipped": True}, text)
+
     def write(self, content: Mapping[str, Any], text: str = "") -> None:
         """Give the answer: files first, since standard output may be closed."""
         if _gathered is not None:
@@ -55,6 +63,7 @@ class Answer:
             show(in_command(text))
 
 
+_MADE_OF = "<!-- made of "
 _gathered: list[Mapping[str, Any]] | None = None
 
 
@@ -94,6 +103,29 @@ def write_text(option: str, file: str | Path, text: str) -> None:
     """
     with disk_errors(f"{option} {file}", "The other results of this command are complete."):
         write_file(Path(file).expanduser(), text.encode())
+
+
+def write_report(file: str | Path, page: str, task: Mapping[str, Any]) -> None:
+    """Write a page of --report; a comment at its end says what it was made of.
+
+    Raises
+    ------
+    OutputError
+        When the disk refuses.
+    """
+    made_of = json.dumps(plain(task)).replace("--", "-\\u002d")  # which would end a comment
+    write_text("--report", file, f"{page}\n{_MADE_OF}{made_of} -->\n")
+
+
+def task_in(file: str | Path) -> dict[str, Any] | None:
+    """Return what a file of --json or --report was made of; None where it does not say."""
+    try:
+        text = Path(file).expanduser().read_text(encoding="utf-8")
+        _, mark, comment = text.rpartition(_MADE_OF)
+        found = json.loads(comment.rpartition("-->")[0]) if mark else json.loads(text)["task"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def require_pages(report_file: str | None) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import Answer, require_pages, write_text
+from seamscope.cli.answer import Answer, require_pages, task_in, write_report, write_text
 from seamscope.cli.command import ExitCode, Overwrite, command, say
 from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
@@ -35,7 +36,7 @@ from seamscope.cli.options import (
     sizes,
 )
 from seamscope.cli.progress import open_display
-from seamscope.errors import SettingsError
+from seamscope.errors import OutputError, SettingsError
 from seamscope.files import Claim, Place
 from seamscope.ledger import discard
 from seamscope.progress import Work
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from seamscope.images.image import Image
     from seamscope.models.model import Model
     from seamscope.normalization.statistics import Statistics
+    from seamscope.planning.case import Case
     from seamscope.settings import Settings
 
 _NAMES = ("exact", "local", "sampled")
@@ -328,8 +330,16 @@ def freeze(
         opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=freezing.threshold)
         job = _Freezing(opened, network, settings, freezing, target, work)
-        statistics = job.statistics(sharing.on, trust=loading.trust)
-        job.save(statistics, target)
+        there = freezing.resume and target.exists()
+        if there and not job.remains(report_file):
+            answer.skip(f"{out} is done already.")
+            return
+        if there:
+            display.note(f"{out} is done already: only the comparison is made.")
+            statistics = job.found_before
+        else:
+            statistics = job.statistics(sharing.on, trust=loading.trust)
+            job.save(statistics, target)
         try:
             effect = job.compared(statistics, report_file is not None)
         except (KeyboardInterrupt, InterruptedError):
@@ -342,7 +352,7 @@ def freeze(
             from seamscope.reports.repair_page import repair_page
 
             work.phase("Drawing")
-            write_text("--report", report_file, repair_page(effect, statistics))
+            write_report(report_file, repair_page(effect, statistics), job.task_of(statistics))
     answer.write(
         _record(statistics, job, effect, out), "\n".join(_summary(statistics, job, effect, out))
     )
@@ -363,34 +373,82 @@ class _Freezing:
         self.image, self.model, self.settings = image, model, settings
         self.options, self.work = options, work
         self.plan: FreezePlan | None = None
-        self._partial = target.with_name(target.name + ".partial")
+        self._target, self._partial = target, target.with_name(target.name + ".partial")
+
+    @cached_property
+    def found_before(self) -> Statistics:
+        """Statistics that a run of the same command has written.
+
+        Raises
+        ------
+        SeamscopeError
+            When they are of another one.
+        """
+        from seamscope.fixed_statistics.freezing import check_found_by
+        from seamscope.normalization.statistics import Statistics
+
+        found = Statistics.load(self._target)
+        if self.options.how in _NAMES:
+            case, plan = self._planned()
+            check_found_by(found, case, plan)
+            discard(self._partial)
+        elif found.digest != self._taken_over().digest:
+            raise OutputError(
+                f"{self._target} holds other statistics than {self.options.how}: name another OUT, "
+                "or allow it to be replaced (--overwrite)."
+            )
+        return found
+
+    def remains(self, report_file: str | None) -> bool:
+        """Whether a comparison is left to do of a finished search.
+
+        Raises
+        ------
+        SeamscopeError
+            When the files that are there are of other work.
+        """
+        from seamscope.prediction.folders import check_made_of
+
+        task = self.task_of(self.found_before)
+        if report_file is not None and Path(report_file).expanduser().exists():
+            check_made_of(task_in(report_file), task, report_file)
+            return False
+        asked = self.options.compare or self.options.labels is not None
+        return asked or report_file is not None
+
+    def task_of(self, statistics: Statistics) -> dict[str, Any]:
+        """Describe a comparison, so that another one is noticed."""
+        labels, explain = self.options.labels, self.options.explain
+        return {**statistics.task, "compared": {"labels": labels, "explain": explain}}
 
     def statistics(self, on: int | str | None, *, trust: bool) -> Statistics:
         if self.options.how not in _NAMES:
             return self._taken_over()
-        from seamscope.fixed_statistics.freeze_plan import plan_freeze
         from seamscope.fixed_statistics.freezing import carry_out, check_workers
+
+        work, resume = self.work, self.options.resume
+        check_workers(self.image, self.model, on)
+        case, plan = self._planned(on)
+        if not resume:
+            discard(self._partial)
+        for note in (*plan.notes, plan.cost):
+            work.note(note)
+        return carry_out(case, plan, self._partial, work, on=on, trust=trust, resume=resume)
+
+    def _planned(self, on: int | str | None = None) -> tuple[Case, FreezePlan]:
+        from seamscope.execution.devices import resources_on
+        from seamscope.fixed_statistics.freeze_plan import plan_freeze
         from seamscope.planning.case import Case
 
-        work, options = self.work, self.options
-        work.phase("Measuring the network")
+        options, settings = self.options, self.settings
+        self.work.phase("Measuring the network")
+        resources = resources_on(on, settings.device, self.work)
+        case = Case.open(self.image, self.model, settings, resources=resources)
         how: Any = options.how
-        case = Case.open(self.image, self.model, self.settings)
-        check_workers(case, on)
-        self.plan = plan_freeze(
-            case,
-            how,
-            cell=options.cell,
-            tiles=options.tiles,
-            memory=self.settings.memory,
-            disk=options.disk,
-        )
-        if not options.resume:
-            discard(self._partial)
-        for note in (*self.plan.notes, self.plan.cost):
-            work.note(note)
-        resume = options.resume
-        return carry_out(case, self.plan, self._partial, work, on=on, trust=trust, resume=resume)
+        limits = {"memory": settings.memory, "disk": options.disk}
+        plan = plan_freeze(case, how, cell=options.cell, tiles=options.tiles, **limits)
+        self.plan = plan
+        return case, plan
 
     def _taken_over(self) -> Statistics:
         from seamscope.normalization.statistics import Statistics
@@ -414,12 +472,16 @@ class _Freezing:
         if not (always or self.options.compare or self.options.labels is not None):
             return None
         from seamscope.compare.before_after import compare_statistics
+        from seamscope.models.runner import is_here
 
+        settings = self.settings
+        if not is_here(settings.device):  # of workers
+            settings = settings.but(device="cpu")
         return compare_statistics(
             self.image,
             self.model,
             statistics,
-            self.settings,
+            settings,
             labels=self.options.labels,
             explain=self.options.explain,
             work=self.work,

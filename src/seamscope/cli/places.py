@@ -79,8 +79,10 @@ def check(given: Mapping[str, Any]) -> None:
 
 def _unwritten(name: str, value: Any, given: Mapping[str, Any]) -> bool:
     """Whether a parameter that names an output needs no check here."""
-    if name == "json_file":
-        return bool(value == "-")
+    if name == "json_file" and value == "-":
+        return True
+    if name in ("json_file", "report_file") and given.get("resume"):
+        return _stays(given) or _noted(given, name)
     if name == "table" and given.get("resume"):
         return bool(str(Path(value).expanduser().absolute()) == _table_of(given.get("out")))
     if name != "out":
@@ -98,11 +100,43 @@ def _table_of(out: str | None) -> Any:
     return None if ledger is None else ledger.task.get("table")
 
 
+def _stays(given: Mapping[str, Any]) -> bool:
+    """Whether the command was done before; its files are compared before they are left."""
+    if given.get("out") is not None:
+        return not is_address(given["out"]) and _is_done(str(given["out"]))
+    return are_there(given.get("json_file"), given.get("report_file"))
+
+
+def are_there(*names: str | None) -> bool:
+    """Return whether all files of answers that are named are there."""
+    files = [Path(name).expanduser() for name in names if name not in (None, "-")]
+    return bool(files) and all(file.is_file() for file in files)
+
+
+def _noted(given: Mapping[str, Any], name: str) -> bool:
+    """Whether a stopped run has noted with its measures that it wrote this file."""
+    kept = measures_beside(given.get("json_file"), given.get("report_file"))
+    if "out" in given or kept is None or not kept.is_dir():
+        return False
+    from seamscope.ledger import count_marks
+
+    written = count_marks(kept)[0].get(name)
+    return bool(written == str(Path(given[name]).expanduser().absolute()))
+
+
+def measures_beside(json_file: str | None, report_file: str | None) -> Path | None:
+    """Return the folder of the measures of an unfinished answer; None where it has no file."""
+    beside = next((name for name in (json_file, report_file) if name not in (None, "-")), None)
+    return None if beside is None else Path(f"{beside}.partial").expanduser()
+
+
 def _is_done(name: str) -> bool:
     """Whether there is a whole result, which is compared before it is left as it is."""
+    from seamscope.normalization.statistics import is_statistics
     from seamscope.prediction.folders import is_done
 
-    return Path(name).expanduser().exists() and is_done(name)
+    path = Path(name).expanduser()
+    return path.exists() and (is_done(name) or is_statistics(path))
 
 
 def _place(name: str, path: Path) -> Place:
@@ -146,4 +180,4 @@ def files_of(name: str) -> Iterator[Path]:
             yield folder / stem / "__init__.py"
 
 
-__all__ = ["READS", "WRITES", "check", "files_of"]
+__all__ = ["READS", "WRITES", "are_there", "check", "files_of", "measures_beside"]

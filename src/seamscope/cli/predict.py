@@ -147,7 +147,7 @@ def predict(
             )
         network = loading.load(model, work, tile)
         if there and _is_done_before(opened, network, settings, out, tiles_file):
-            answer.write({"seamscope": __version__, "skipped": True}, f"{out} is done already.")
+            answer.skip(f"{out} is done already.")
             return
         display.phase("Measuring the network")
         resources = None

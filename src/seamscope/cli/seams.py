@@ -6,15 +6,16 @@ Knows what is measured, explained, drawn and written, and in which order. Does n
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seamscope import __version__
-from seamscope.cli.answer import Answer, require_pages, write_text
+from seamscope.cli.answer import Answer, require_pages, task_in, write_report
 from seamscope.cli.command import Overwrite, command
 from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
@@ -35,8 +36,10 @@ from seamscope.cli.options import (
     option,
     settings_of,
 )
+from seamscope.cli.places import are_there, measures_beside
 from seamscope.cli.progress import open_display
-from seamscope.ledger import claimed, discard
+from seamscope.ledger import Ledger, claimed, discard
+from seamscope.serialization import plain
 
 if TYPE_CHECKING:
     from seamscope.compare.certificate import Certificate
@@ -127,17 +130,26 @@ def seams(
     with kept.opened(resume=resume, overwrite=overwrite) as kept:
         with open_display(quiet) as display, long_work(display) as work:
             work.phase("Loading")
+            from seamscope.execution.devices import resources_on
             from seamscope.planning.case import Case
 
             opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
             settings = settings_of(
                 grid, pixels, computation, tile=tile, threshold=measures.threshold
             )
-            case = Case.open(opened, network, settings, grid=tiles_file)
+            resources = resources_on(sharing.on, settings.device, work)
+            case = Case.open(opened, network, settings, grid=tiles_file, resources=resources)
             bench = _Bench(case, work, measures, kept)
+            done = [name for name in (json_file, report_file) if name not in (None, "-")]
+            if resume and are_there(*done):
+                bench.check_made_before(done)
+                answer.skip(f"{' and '.join(done)} {'are' if done[1:] else 'is'} done already.")
+                return
             bench.measure(layers, overwrite)
             if report_file is not None:
-                write_text("--report", report_file, bench.page())
+                page = bench.page()
+                kept.note("report_file", report_file)
+                write_report(report_file, page, bench.task)
         answer.write(bench.to_json(), "\n\n".join(bench.text()))
 
 
@@ -180,9 +192,13 @@ class _Kept:
                 "Heat maps (--layers) are painted by one process: leave out --layers, or the "
                 "workers."
             )
-        beside = next((name for name in (json_file, report_file) if name not in (None, "-")), None)
-        folder = None if beside is None or layers is not None else Path(f"{beside}.partial")
-        return cls(folder and folder.expanduser(), sharing.on, trust)
+        folder = None if layers is not None else measures_beside(json_file, report_file)
+        return cls(folder, sharing.on, trust)
+
+    def note(self, key: str, file: str) -> None:
+        """Note with what is kept that a file of the answer is written, before it is."""
+        if self.folder is not None:
+            Ledger(self.folder).note(key, str(Path(file).expanduser().absolute()))
 
     @contextlib.contextmanager
     def opened(self, *, resume: bool, overwrite: bool) -> Iterator[_Kept]:
@@ -226,11 +242,15 @@ class _Bench:
     def measure(self, layers: str | None, overwrite: bool) -> None:
         """Measure, explain and certify, as far as requested."""
         from seamscope.compare.certificate import certify
+        from seamscope.execution.devices import on_this_machine
         from seamscope.explain.causes import diagnose
 
-        case = self._planned()
+        case = self._planned
+        for note in case.plan.notes:
+            self._work.note(note)
         self.report = self._measured(case, layers, overwrite)
-        self.case = case = case.at(self.report.plan)  # as measured: memory may have run out
+        case = case.at(self.report.plan)  # as measured: memory may have run out
+        self.case = case = on_this_machine(case, self._work)
         asked: dict[str, Any] = {
             "tolerance": self._options.tolerance,
             "worst": self.report.seams,
@@ -243,15 +263,34 @@ class _Bench:
         if self._options.certify and case.tiles is None:
             self.certificate = certify(case, **asked)
 
+    @cached_property
+    def task(self) -> dict[str, Any]:
+        """All that the answer depends on, so that another one is noticed."""
+        from seamscope.execution.measuring import Measuring, task_of_measures
+
+        options = plain(self._options)
+        return task_of_measures(self._planned, Measuring()) | {"options": options}
+
+    def check_made_before(self, files: Sequence[str]) -> None:
+        """Check that the files of a finished answer are those of this command.
+
+        Raises
+        ------
+        OutputError
+            When they are not; the message names what differs.
+        """
+        from seamscope.prediction.folders import check_made_of
+
+        for file in files:
+            check_made_of(task_in(file), self.task, file)
+
+    @cached_property
     def _planned(self) -> Case:
         from seamscope.planning.tuning import prepare
 
         self._work.phase("Measuring the network")
         seams = "sample" if self._options.sample else "all"
-        case = prepare(self.asked, seams=seams)
-        for note in case.plan.notes:
-            self._work.note(note)
-        return case
+        return prepare(self.asked, seams=seams)
 
     def _measured(self, case: Case, layers: str | None, overwrite: bool) -> SeamReport:
         from seamscope.prediction.measure_seams import measure_seams
@@ -298,7 +337,7 @@ class _Bench:
             record["diagnosis"] = diagnosis
         if self.certificate is not None:
             record["certificate"] = self.certificate.to_json()
-        return record
+        return {**record, "task": self.task}
 
     def text(self) -> Iterator[str]:
         """The same in short, for people."""

@@ -262,7 +262,7 @@ def segment(
         }  # fmt: skip
         done = there and _is_done_before(out, source, wanted, how)
         if done and (table is None or Path(table).expanduser().exists()):
-            answer.write({"seamscope": __version__, "skipped": True}, f"{out} is done already.")
+            answer.skip(f"{out} is done already.")
             return
         if done:
             display.note(f"{out} is done already: only the table is made.")

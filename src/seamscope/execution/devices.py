@@ -1,6 +1,6 @@
 """The device of a run, where workers have one that this machine lacks.
 
-Knows what workers say before a run is planned. Does not know plans, or who does what.
+Knows what workers say before a run is planned. Does not know who does what.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import torch
 
 from seamscope.errors import SettingsError
 from seamscope.execution.pool import Dask, On, open_pool
+from seamscope.models.runner import is_here
+from seamscope.planning.case import Case
 from seamscope.planning.resources import Resources
 from seamscope.progress import QUIET, Work
 from seamscope.text import bytes_text
@@ -61,9 +63,19 @@ def resources_on(on: On, device: str, work: Work = QUIET) -> Resources | None:
     return dataclasses.replace(Resources.of("cpu"), device="cuda", memory=least)
 
 
+def on_this_machine(case: Case, work: Work = QUIET) -> Case:
+    """Return a planned case as it is computed here: on the CPU where only workers have its GPU."""
+    plan = case.plan
+    if is_here(plan.settings.device):
+        return case
+    work.note("Only the workers have a GPU: the rest is computed on the CPU of this machine.")
+    here = dataclasses.replace(plan, settings=plan.settings.but(device="cpu"))
+    return dataclasses.replace(case, resources=Resources.of("cpu")).at(here)
+
+
 def gpu_memory() -> int | None:
     """Return how many bytes a forward pass may use of this process's GPU; None without one."""
     return Resources.of("cuda").memory if torch.cuda.is_available() else None
 
 
-__all__ = ["gpu_memory", "resources_on"]
+__all__ = ["gpu_memory", "on_this_machine", "resources_on"]

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from seamscope.errors import OutputError, SettingsError
 from seamscope.execution.block import (
@@ -298,7 +298,8 @@ def _measured(
     work: Work,
 ) -> Finished:
     """Measure what is left, and sum up."""
-    attempt, resumed = prepared(case, ledger, work), bool(ledger.done)
+    attempt = prepared(case, ledger, work, with_workers=pool is not None)
+    resumed = bool(ledger.done)
     if lost := lost_seams(ledger, len(case.plan.area)):
         ledger.unmark(lost)
         work.note(about_lost(len(lost)))
@@ -331,10 +332,15 @@ def _measured(
     return last
 
 
+def task_of_measures(case: Case, measuring: Measuring) -> dict[str, Any]:
+    """Describe measures, so that other work is noticed; the plan is not needed."""
+    more = {"measuring": plain(measuring), "measured overlaps": case.settings.seams}
+    return task_of(dataclasses.replace(case, settings=case.asked or case.settings)) | more
+
+
 def _begun(case: Case, measuring: Measuring, folder: Path, resume: bool) -> tuple[Case, Ledger]:
     """Return the marks of the same work, with its plan; else empty ones."""
-    more = {"measuring": plain(measuring), "measured overlaps": case.settings.seams}
-    task = task_of(dataclasses.replace(case, settings=case.asked or case.settings)) | more
+    task = task_of_measures(case, measuring)
     if folder.exists() and resume:
         ledger = Ledger(folder)
         ledger.check(task, folder.name)
@@ -395,4 +401,4 @@ def _summed(
     return SeamReport.of(meter, plan, attempt.model)
 
 
-__all__ = ["Measuring", "On", "Stretches", "measure_on", "open_measuring"]
+__all__ = ["Measuring", "On", "Stretches", "measure_on", "open_measuring", "task_of_measures"]

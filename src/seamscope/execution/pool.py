@@ -49,8 +49,7 @@ NO_WORKER = (
 )
 
 _GPU_NOT_USED = (
-    "The workers offer GPUs, and this run uses the CPU. Predictions use them "
-    "(`device='cuda'`); seams and statistics do where the run is started on a machine with a GPU."
+    "The workers offer GPUs, and this run uses the CPU. To use them, choose them (`device='cuda'`)."
 )
 
 

@@ -55,6 +55,7 @@ import torch
 from torch import nn
 
 from seamscope.errors import ModelError, OutputError
+from seamscope.execution.devices import on_this_machine, resources_on
 from seamscope.execution.intensities import keep_intensity_on
 from seamscope.execution.pool import On, Pool, check_on, open_workers
 from seamscope.execution.recipe import Recipe, check_travels
@@ -66,6 +67,7 @@ from seamscope.fixed_statistics.counting import BlockSums, Merged
 from seamscope.fixed_statistics.freeze_plan import JUDGED, TILES, TOO_FEW, FreezePlan, plan_freeze
 from seamscope.fixed_statistics.layout import Layout, Round
 from seamscope.fixed_statistics.sampling import diverse_tiles
+from seamscope.images.image import Image
 from seamscope.ledger import Ledger, claimed, discard
 from seamscope.models.model import Model
 from seamscope.normalization.audit import NormLayer
@@ -77,6 +79,7 @@ from seamscope.normalization.statistics import (
 )
 from seamscope.planning.case import Case
 from seamscope.planning.reading import TileJob
+from seamscope.prediction.folders import check_made_of
 from seamscope.prediction.resuming import same_threads, task_of, threads_of
 from seamscope.progress import QUIET, Steps, Work, check
 from seamscope.serialization import plain, restore
@@ -178,9 +181,14 @@ def freeze_statistics(
     >>> bool(abs(tiled - whole).max() < 1e-5)
     True
     """
-    case = Case.open(image, model, settings, trust=trust, axes=axes, **asked)
+    opening: dict[str, Any] = {"trust": trust, "axes": axes}
+    if not isinstance(image, Case):
+        check_on(on)
+        wanted = (settings or Settings()).but(**asked)
+        opening["resources"] = resources_on(on, wanted.device, work)
+    case = Case.open(image, model, settings, **opening, **asked)
     limits: dict[str, Any] = {"cell": cell, "tiles": tiles, "memory": memory, "disk": disk}
-    check_workers(case, on)
+    check_workers(case.image, case.model, on)
     plan = plan_freeze(case, how, **limits)
     found = carry_out(case, plan, partial, work, on=on, trust=trust)
     if partial is not None:
@@ -188,7 +196,7 @@ def freeze_statistics(
     return found
 
 
-def check_workers(case: Case, on: On) -> None:
+def check_workers(image: Image, model: Model, on: On) -> None:
     """Check whether workers can find statistics, before anything is measured.
 
     Raises
@@ -198,7 +206,7 @@ def check_workers(case: Case, on: On) -> None:
     """
     check_on(on)
     if on is not None:
-        check_travels(case.image, case.model)
+        check_travels(image, model)
 
 
 def carry_out(
@@ -239,6 +247,20 @@ def carry_out(
         return _Task(case, plan, work, folder, resume).found(on, trust=trust)
 
 
+def check_found_by(statistics: Statistics, case: Case, plan: FreezePlan) -> None:
+    """Check that statistics in a file are those that a search would find.
+
+    Raises
+    ------
+    OutputError
+        When they are of another search; the message names what differs.
+    """
+    known = statistics.task.get("pixels")
+    task = _Task(case, plan, QUIET, None, False).described(known)
+    task.pop("device")  # perhaps of workers, which need not be there any more
+    check_made_of(statistics.task, task, statistics.source)
+
+
 class _Task:
     """One freezing: what is known of it, and what is left."""
 
@@ -247,6 +269,7 @@ class _Task:
     ) -> None:
         self.case, self.plan, self.model, self.image = case, plan, case.model, case.image
         self.work = work
+        self._described: dict[str, Any] = {}
         self._ledger = None if folder is None else self._opened(folder, resume)
         self._steps = Steps(work)
         self._homes: dict[int, str] = {}
@@ -258,13 +281,15 @@ class _Task:
         if folder.is_dir():
             try:
                 ledger = Ledger(folder)
-                ledger.check(self._task(ledger.task.get("pixels")), folder.name)
+                self._described = self.described(ledger.task.get("pixels"))
+                ledger.check(self._described, folder.name)
                 self._take_plan(restore(FreezePlan, ledger.task["freezing"]))
                 return ledger
             except (OutputError, KeyError):
                 if resume:
                     raise
-        whole = {**self._task(), "plan": plain(self.plan.plan), "freezing": plain(self.plan)}
+        self._described = self.described()
+        whole = {**self._described, "plan": plain(self.plan.plan), "freezing": plain(self.plan)}
         return Ledger.begin(folder, whole)
 
     def _take_plan(self, begun: FreezePlan) -> None:
@@ -272,7 +297,7 @@ class _Task:
         if begun.plan.grid != self.plan.plan.grid:
             self.plan = begun
 
-    def _task(self, known: str | None = None) -> dict[str, Any]:
+    def described(self, known: str | None = None) -> dict[str, Any]:
         """Describe all that statistics depend on.
 
         A prediction of a small input is part of it, because the network's code may have been
@@ -320,7 +345,8 @@ class _Task:
                 device = self.plan.plan.settings.device
                 workers = stack.enter_context(open_workers(device, on, self.work))
             keep_intensity_on(case, self._ledger, workers and workers[0], self.work)
-            blocks = Blocks(self.case, self.plan, Layout((), 1), self.work)
+            here = on_this_machine(case).plan.settings.device  # workers have their own
+            blocks = Blocks(self.case, self.plan, Layout((), 1), self.work, here)
             stack.callback(blocks.close)
             self._phase()
             picked, layout = self._laid(blocks)
@@ -533,6 +559,7 @@ class _Task:
             self.image.name,
             plan.grid.image_shape,
             record | plan.seen | about,
+            task=self._described,
         )
 
     def _blank(self, call: int) -> LayerStatistics:
@@ -561,4 +588,4 @@ class _Jobs(Sequence[TileJob]):
         return job_of(self._plan, number)
 
 
-__all__ = ["carry_out", "check_workers", "freeze_statistics"]
+__all__ = ["carry_out", "check_found_by", "check_workers", "freeze_statistics"]

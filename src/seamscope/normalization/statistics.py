@@ -15,6 +15,7 @@ for computing the sample variance", eq. 2.1).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -179,6 +180,9 @@ class Statistics:
         How they were made, as plain values.
     source
         The file that they were last written to or read from; empty for none.
+    task
+        Image, network and settings of the search that found them, by which a finished search is
+        distinguished from another one; plain values, empty where nothing was kept.
 
     Examples
     --------
@@ -198,6 +202,7 @@ class Statistics:
     image_shape: tuple[int, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
     source: str = field(default="", compare=False)
+    task: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def digest(self) -> str:
@@ -398,6 +403,7 @@ class Statistics:
             "image": self.image,
             "image_shape": list(self.image_shape),
             "about": self.about,
+            "task": dict(self.task),
             "layers": layers,
         }
 
@@ -418,6 +424,15 @@ class Statistics:
         )
         shape = tuple(header.pop("image_shape"))
         return cls(layers=layers, image_shape=shape, **header)
+
+
+def is_statistics(path: Path) -> bool:
+    """Return whether a file holds statistics; it is written in one step, so they are whole."""
+    from safetensors import safe_open
+
+    with contextlib.suppress(Exception), safe_open(path, "np") as file:  # any other file raises
+        return "seamscope" in (file.metadata() or {})
+    return False
 
 
 # -- collecting them

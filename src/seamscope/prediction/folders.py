@@ -210,8 +210,30 @@ def done_before(target: str | os.PathLike[str], task: Mapping[str, Any]) -> bool
     """
     if not is_done(target):
         return False
-    before = (_record(target) or {}).get("task")
-    if not isinstance(before, dict):
+    check_made_of((_record(target) or {}).get("task"), task, target)
+    return True
+
+
+def check_made_of(
+    before: Mapping[str, Any] | None, task: Mapping[str, Any], target: str | os.PathLike[str]
+) -> None:
+    """Check that a whole result is one of this work.
+
+    Parameters
+    ----------
+    before
+        What it says that it was made of; None where it does not.
+    task
+        What it would be made of.
+    target
+        Where it is.
+
+    Raises
+    ------
+    OutputError
+        Where it is of other work; the message names what differs.
+    """
+    if not before:
         raise OutputError(
             f"{target} does not say what it was made of, so it cannot be compared. Choose another "
             "name, or allow it to be replaced (--overwrite, or overwrite=True)."
@@ -221,7 +243,6 @@ def done_before(target: str | os.PathLike[str], task: Mapping[str, Any]) -> bool
             f"{target} was made with another {what} ({old}, now {new}). Choose another name, or "
             "allow it to be replaced (--overwrite, or overwrite=True)."
         )
-    return True
 
 
-__all__ = ["Done", "Job", "done_before", "is_done", "jobs_for", "predict_all"]
+__all__ = ["Done", "Job", "check_made_of", "done_before", "is_done", "jobs_for", "predict_all"]

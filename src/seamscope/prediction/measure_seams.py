@@ -13,8 +13,11 @@ from typing import Any, Literal
 from torch import nn
 
 from seamscope.errors import SettingsError
+from seamscope.execution.devices import resources_on
 from seamscope.execution.measuring import Measuring, On, measure_on
+from seamscope.execution.pool import check_on
 from seamscope.models.model import Model
+from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
 from seamscope.prediction.run import Watcher, completed, run
@@ -95,7 +98,12 @@ def measure_seams(
             "Heat maps and watchers need the predictions of all tiles in this process: leave out "
             "workers and intermediate results (`on`, `partial`)."
         )
-    case = prepare(image, model, settings, trust=trust, axes=axes, **asked, seams=seams)
+    how: dict[str, Any] = {"trust": trust, "axes": axes}
+    if not isinstance(image, Case):
+        check_on(on)
+        wanted = (settings or Settings()).but(**asked)
+        how["resources"] = resources_on(on, wanted.device, work)
+    case = prepare(image, model, settings, **how, **asked, seams=seams)
 
     def meter(plan: Plan) -> SeamMeter:
         return SeamMeter(

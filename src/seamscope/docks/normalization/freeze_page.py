@@ -381,7 +381,7 @@ class FreezeAsked:
             Shows progress, and stops when asked to.
         """
         case = from_file(self.case, self.in_file, needed=on is not None)
-        check_workers(case, on)
+        check_workers(case.image, case.model, on)
         planned = plan or self.plan(work=work)
         if again:
             with claimed(unfinished):
