@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
+from subprocess import Popen
+from typing import Any
 
 import numpy as np
 import pytest
@@ -173,17 +176,27 @@ def test_no_block_is_written_twice(network, whole) -> None:
 
 def test_writing_the_map_shows_progress_and_can_be_stopped(network, tmp_path, monkeypatch) -> None:
     """After the last tile; what was predicted stays, and the map is written by resuming."""
-    out = tmp_path / "stopped.tif"
+    out = tmp_path / "stopped.cog.tif"
     where, how = ("map.tif", network, out), {"tile": 72, "halo": 4}
     monkeypatch.setattr(maps, "_block_side", lambda wanted: (64, 64))
-    work = Seen(until=lambda seen: seen.phases[-1:] == ["Writing the map"])
-    with pytest.raises(InterruptedError):
-        seamscope.predict(*where, work=work, **how)
-    assert not out.exists()
+    copies: list[Any] = []
+    monkeypatch.setattr(maps, "Popen", lambda *a, **k: copies.append(Popen(*a, **k)) or copies[-1])
+    for last in ("Writing the map", "Making the map cloud-optimized"):
+        work = Seen(until=lambda seen, last=last: seen.phases[-1:] == [last])
+        with pytest.raises(InterruptedError):
+            seamscope.predict(*where, work=work, resume=True, **how)
+        assert not out.exists()
+        assert not list(tmp_path.rglob("*map.tif*"))
+    assert [copy.returncode for copy in copies] == [-signal.SIGKILL]
+    with monkeypatch.context() as patch:
+        patch.setattr(maps, "_COPY", "import sys; sys.exit('No space left on device')")
+        with pytest.raises(OutputError, match="No space left"):
+            seamscope.predict(*where, resume=True, **how)
     work = Seen()
     seamscope.predict(*where, work=work, resume=True, **how)
-    assert work.phases[-1] == "Writing the map"
-    assert work.steps == [(n, 12) for n in range(1, 13)]
+    assert "Predicting" not in work.phases[-2:]
+    assert work.parts["Writing the map"] == [(n, 12) for n in range(1, 13)]
+    assert work.steps == [(1, 1)]
     with rasterio.open(out) as made:
         np.testing.assert_array_equal(made.read(), seamscope.predict(*where[:2], **how))
 

@@ -16,6 +16,7 @@ from packages import result, state_dict, tensor, written
 from seamscope.cli import app
 from seamscope.compare.certificate import certify
 from seamscope.images.image import open_image
+from seamscope.images.records import read_record
 from seamscope.models.formats import load_model, verify
 from seamscope.models.formats.factories import module_from_source
 from seamscope.planning.case import Case
@@ -211,6 +212,36 @@ def test_a_cancelled_run_leaves_the_raw_prediction_marked_as_unfinished(ranged, 
     stored = zarr.open_array(str(tmp_path / "out.zarr.partial"))
     assert np.array_equal(stored[:], raw)
     assert not output.record["finished"]
+
+
+def test_what_is_postprocessed_is_not_so_again(ranged, tmp_path, monkeypatch) -> None:
+    """Stopped while its map is written, and killed while it is changed."""
+    pytest.importorskip("rasterio")
+    source, out = open_image(image(seed=9)[0, 0], axes="yx"), tmp_path / "o.cog.tif"
+    how = {"tile": 24, "halo": 4, "seams": "none"}
+    expected = predict(source, ranged, **how)
+    how |= {"out": out, "resume": True}
+
+    def changed_in_part(output, axes, prepared) -> None:
+        output.write((slice(0, 2), slice(0, 30), slice(0, 30)), np.zeros((2, 30, 30), "f4"))
+        raise Stop
+
+    class Stop(Exception):  # noqa: N818
+        """Ends a run as a kill would."""
+
+    with monkeypatch.context() as patch:
+        patch.setattr("seamscope.prediction.run.change_result", changed_in_part)
+        with pytest.raises(Stop):
+            predict(source, ranged, **how)
+    seen = [Seen(until=lambda seen: seen.phases[-1:] == ["Writing the map"]), Seen()]
+    with pytest.raises(InterruptedError):
+        predict(source, ranged, work=seen[0], **how)
+    assert np.array_equal(predict(source, ranged, work=seen[1], **how), expected)
+    tiles = len(seen[0].parts["Predicting"])
+    assert (seen[0].before["Predicting"], seen[1].before["Predicting"]) == (0, tiles)
+    measured = [sum("whole prediction" in each for each in work.phases) for work in seen]
+    assert measured == [1, 0]
+    assert read_record(out)["figures"]["postprocessing"] is not None
 
 
 def test_predictions_that_are_not_finite_stay_raw_and_that_is_told(tmp_path) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import torch
 
 from seamscope.errors import SettingsError
-from seamscope.execution.pool import Dask, On, open_pool
+from seamscope.execution.pool import Dask, On, check_on, open_pool
 from seamscope.models.runner import is_here
 from seamscope.planning.case import Case
 from seamscope.planning.resources import Resources
@@ -38,8 +38,9 @@ def resources_on(on: On, device: str, work: Work = QUIET) -> Resources | None:
     Raises
     ------
     SettingsError
-        When no scheduler or worker answers, or none of the GPUs that are offered works.
+        When dask is missing, no scheduler or worker answers, or no GPU that is offered works.
     """
+    check_on(on)
     if on is None or isinstance(on, int) or torch.cuda.is_available():
         return None
     if device != "auto" and not device.startswith("cuda"):

@@ -38,7 +38,7 @@ On: TypeAlias = "int | str | os.PathLike[str] | Client | None"
 _ASK_EVERY = 1.0
 # Tasks whose names may be remembered.
 _REMEMBERED = 4096
-# Seconds that a scheduler, or a worker that is asked for its GPU, may take to answer.
+# Seconds that a scheduler, or a worker with a GPU, may take to answer.
 _CONNECT = 30
 _ASKED_AT_ONCE = 16
 # Seconds without any worker until a run is given up.

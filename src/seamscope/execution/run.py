@@ -52,7 +52,7 @@ from seamscope.planning.blocks import Blocks
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import OutOfMemory
-from seamscope.prediction.resuming import blocks_of, check_written, threads_of
+from seamscope.prediction.resuming import blocks_of, check_written, forget_changes, threads_of
 from seamscope.prediction.run import (
     Attempt,
     Event,
@@ -184,6 +184,8 @@ def run_on(
         recipe.save(ledger.folder, case.model.statistics)
         direct = recipe.final == os.path.abspath(output.path)
         part = output if direct else _part_of(case.plan, recipe)
+        if not direct:
+            forget_changes(ledger)  # of a copy that is made again
         unmeasured = lost_seams(ledger, len(case.plan.area)) if kind is not None else frozenset()
         check_written(blocks, ledger, part, work, unmeasured.__contains__)
         if direct:

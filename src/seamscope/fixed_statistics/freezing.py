@@ -183,9 +183,8 @@ def freeze_statistics(
     """
     opening: dict[str, Any] = {"trust": trust, "axes": axes}
     if not isinstance(image, Case):
-        check_on(on)
-        wanted = (settings or Settings()).but(**asked)
-        opening["resources"] = resources_on(on, wanted.device, work)
+        device = asked.get("device", (settings or Settings()).device)
+        opening["resources"] = resources_on(on, device, work)
     case = Case.open(image, model, settings, **opening, **asked)
     limits: dict[str, Any] = {"cell": cell, "tiles": tiles, "memory": memory, "disk": disk}
     check_workers(case.image, case.model, on)

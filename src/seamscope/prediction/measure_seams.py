@@ -15,7 +15,6 @@ from torch import nn
 from seamscope.errors import SettingsError
 from seamscope.execution.devices import resources_on
 from seamscope.execution.measuring import Measuring, On, measure_on
-from seamscope.execution.pool import check_on
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
@@ -100,9 +99,8 @@ def measure_seams(
         )
     how: dict[str, Any] = {"trust": trust, "axes": axes}
     if not isinstance(image, Case):
-        check_on(on)
-        wanted = (settings or Settings()).but(**asked)
-        how["resources"] = resources_on(on, wanted.device, work)
+        device = asked.get("device", (settings or Settings()).device)
+        how["resources"] = resources_on(on, device, work)
     case = prepare(image, model, settings, **how, **asked, seams=seams)
 
     def meter(plan: Plan) -> SeamMeter:

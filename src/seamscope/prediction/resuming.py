@@ -36,6 +36,10 @@ from seamscope.serialization import plain, restore
 from seamscope.tiling import Slices, Tile
 from seamscope.version import __version__
 
+POSTPROCESSING = "postprocessing"
+"""Entry of a ledger: what was done to the whole result in place, or that it was begun."""
+_BEGUN = "begun"
+
 # Settings that do not change the result.
 _WITHOUT_EFFECT = ("memory", "seams")
 _SAMPLES, _SAMPLE_PIXELS = 16, 4096
@@ -192,8 +196,40 @@ def check_written(
     if lost:
         ledger.unmark(lost)
         work.note(about_lost(len(lost)))
+    changed = ledger.task.get(POSTPROCESSING)
+    if changed == _BEGUN or (changed is not None and len(ledger.done) < len(blocks)):
+        ledger.forget()  # what is changed in part cannot be distinguished from what is not
+        forget_changes(ledger)
     if blocks.plan.blends and blocks.given is None:
         ledger.unmark(_below_gaps(blocks, ledger.done))
+
+
+@contextlib.contextmanager
+def changing_all(output: Output) -> Iterator[Callable[[Any], None]]:
+    """Change a whole result in place: one that was changed in part is predicted again.
+
+    Yields
+    ------
+    callable
+        Called with what was done, once it is: a resumed run does not do it again.
+    """
+    ledger = output.ledger
+    if ledger is None:
+        yield lambda done: None
+        return
+    ledger.note(POSTPROCESSING, _BEGUN)
+
+    def note(done: Any) -> None:
+        output.flush()
+        ledger.note(POSTPROCESSING, done)
+
+    yield note
+
+
+def forget_changes(ledger: Ledger) -> None:
+    """Note that a result is as the network gave it."""
+    if ledger.task.get(POSTPROCESSING) is not None:
+        ledger.note(POSTPROCESSING, None)
 
 
 def _below_gaps(blocks: Blocks, done: Collection[int]) -> list[int]:
@@ -386,12 +422,15 @@ def same_threads(ledger: Ledger | None) -> Iterator[None]:
 
 
 __all__ = [
+    "POSTPROCESSING",
     "Left",
     "about_lost",
     "blocks_of",
+    "changing_all",
     "check_written",
     "content_of",
     "continued",
+    "forget_changes",
     "image_of",
     "keep_intensity",
     "same_threads",

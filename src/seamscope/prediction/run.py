@@ -51,8 +51,10 @@ from seamscope.planning.tuning import (
 )
 from seamscope.prediction.output import open_output
 from seamscope.prediction.resuming import (
+    POSTPROCESSING,
     Left,
     blocks_of,
+    changing_all,
     check_written,
     continued,
     keep_intensity,
@@ -477,10 +479,8 @@ class Attempt:
         figures["pixels_not_finite"] = made.not_finite
         warnings = [*_about_finiteness(plan, made.not_finite), *_about_chunks(absent)]
         if output is not None and plan.postprocessing is not None:
-            if output.ledger is not None:
-                output.ledger.forget()  # half of it changed in place could not be resumed
             try:
-                figures["postprocessing"] = finishing.carry_out(plan, output).to_json()
+                figures["postprocessing"] = finishing.carry_out(plan, output)
             except InterruptedError:
                 return
             except ImageError as error:  # hours of work are not lost for that
@@ -490,7 +490,7 @@ class Attempt:
             final = {"protocol": protocol_of(finishing.case)} if "protocol" in output.record else {}
             record = {"plan": plan.to_json(), "figures": figures, **final}
             try:
-                output.finish(record, work=QUIET if plan.postprocessing else finishing.work)
+                output.finish(record, work=finishing.work)
             except InterruptedError:
                 return
         yield Finished(made.seconds, figures, made.seams, " ".join(warnings))
@@ -549,13 +549,18 @@ class Finishing:
     case: Case
     work: Work
 
-    def carry_out(self, plan: Plan, output: Output) -> Prepared:
-        """Postprocess the result where it lies; return what was done to it."""
+    def carry_out(self, plan: Plan, output: Output) -> Any:
+        """Postprocess the result where it lies, once for all runs; return what was done to it."""
         assert plan.postprocessing is not None
+        known = None if output.ledger is None else output.ledger.task.get(POSTPROCESSING)
+        if known is not None:
+            return known
         wanted = plan.postprocessing.preparation(self._zscore(plan))
         prepared = measure_result(output.array, plan.out_axes, wanted, work=self.work)
-        change_result(output, plan.out_axes, prepared)
-        return prepared
+        with changing_all(output) as note:
+            change_result(output, plan.out_axes, prepared)
+            note(prepared.to_json())
+        return prepared.to_json()
 
     def _zscore(self, plan: Plan) -> Intensity | None:
         """Of the image as it is, where the postprocessing needs it."""

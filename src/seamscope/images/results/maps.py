@@ -15,12 +15,17 @@ compressed block that is written again. Then each block of the GeoTIFF is writte
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import os
+import sys
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 from typing import Any
 
 import numpy as np
@@ -249,11 +254,16 @@ class _MapStore(Store):
         return self._made
 
     def prepare(self, work: Work) -> None:
-        with _rasterio_errors():
-            self._write(self._made, work)
-            if self._cog:
-                work.phase("Making the map cloud-optimized")
-                _as_cog(self._made, self._wanted)
+        for old in self._path.glob(f"{self._made.name}*"):  # of a run that was killed
+            old.unlink()
+        try:
+            with _rasterio_errors():
+                self._write(self._made, work)
+                if self._cog:
+                    _as_cog(self._made, self._wanted, work)
+        except BaseException:
+            self._made.unlink(missing_ok=True)
+            raise
 
     @property
     def _made(self) -> Path:
@@ -326,19 +336,51 @@ def _names(wanted: Wanted, bands: int) -> list[str]:
     return names if len(names) == bands else [wanted.name] * (bands == 1)
 
 
-def _as_cog(path: Path, wanted: Wanted) -> None:
-    import rasterio.shutil
+# GDAL copies in one call, which cannot be stopped; a process can, and ends with its parent.
+_COPY = """
+import json, os, sys, threading
 
-    copy = path.with_name(f"{path.name}.copy")
-    try:
-        rasterio.shutil.copy(
-            path, copy, driver="COG", compress="deflate", predictor="YES", bigtiff="IF_SAFER",
-            overview_resampling="nearest" if wanted.dtype.kind != "f" else "average",
-            num_threads="ALL_CPUS",
-        )  # fmt: skip
-        os.replace(copy, path)
-    finally:
-        copy.unlink(missing_ok=True)
+def end_with_parent():
+    sys.stdin.read()
+    os._exit(1)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+import rasterio.shutil
+from rasterio.errors import RasterioError
+source, copy, how = json.loads(sys.argv[1])
+try:
+    rasterio.shutil.copy(source, copy, **how)
+except RasterioError as error:
+    sys.exit(str(error))
+"""
+
+
+def _as_cog(path: Path, wanted: Wanted, work: Work) -> None:
+    """Copy a map in another process, which ends when the work is stopped."""
+    work.phase("Making the map cloud-optimized", "copies")
+    copy = path.with_name(f"{path.name}.{uuid.uuid4().hex}.copy")
+    how = {
+        "driver": "COG", "compress": "deflate", "predictor": "YES", "bigtiff": "IF_SAFER",
+        "overview_resampling": "nearest" if wanted.dtype.kind != "f" else "average",
+        "num_threads": "ALL_CPUS",
+    }  # fmt: skip
+    words = [sys.executable, "-c", _COPY, json.dumps([str(path), str(copy), how])]
+    with Popen(words, stdin=PIPE, stdout=DEVNULL, stderr=PIPE, text=True) as copying:
+        try:
+            while copying.poll() is None:
+                check(work)
+                with contextlib.suppress(TimeoutExpired):
+                    copying.wait(0.1)
+            check(work)  # Ctrl-C in a terminal ends the other process, too
+            if copying.returncode:
+                assert copying.stderr is not None
+                raise OSError(None, copying.stderr.read().strip().rpartition("\n")[2])
+            os.replace(copy, path)
+            work.step(1, 1)
+        finally:
+            copying.kill()
+            copying.wait()
+            copy.unlink(missing_ok=True)
 
 
 class _rasterio_errors:  # noqa: N801  (used as a function)

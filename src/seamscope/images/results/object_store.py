@@ -22,7 +22,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,10 +157,12 @@ class RemoteLedger(Ledger):
         self.task[key] = plain(value)
         _put(self.address / _TASK, json.dumps(self.task).encode())
 
-    def forget(self) -> None:
-        """Remove all marks."""
-        _delete(self.address, *map(str, sorted(self.done)))
-        self.done.clear()
+    def unmark(self, blocks: Iterable[int]) -> None:
+        """Remove the marks of some blocks."""
+        gone = [block for block in blocks if block in self.done]
+        _delete(self.address, *map(str, gone))
+        for block in gone:
+            del self.done[block]
 
     def mark(self, block: int, number: int = 0) -> None:
         """Note that a block is written."""
