@@ -30,7 +30,7 @@ from seamscope.models.model import Model, as_model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.run import Finished, Reduced, open_output, run
-from seamscope.receptive_field.gradient_maps import absolute_gradient
+from seamscope.receptive_field.gradients import absolute_gradient
 from seamscope.settings import Precision, Settings
 
 GOAL = 0.95

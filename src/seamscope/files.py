@@ -40,9 +40,6 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-import filelock
-import psutil
-
 from seamscope.errors import OutputError
 
 DAMAGED = (
@@ -349,6 +346,8 @@ class Claim:
     """
 
     def __init__(self, place: Place) -> None:
+        import filelock  # takes longer to import than `--help` has
+
         self.place = place
         self._file = place.hidden("lock")
         self._lock = filelock.FileLock(self._file, blocking=False, thread_local=False)
@@ -560,6 +559,8 @@ def _prefix(process: int) -> str:
 
 
 def _sweep(within: str | Path | None, hidden: str = "") -> None:
+    import psutil  # as filelock
+
     here = hidden + _prefix(0).removesuffix("0-")
     with contextlib.suppress(OSError):  # who cannot look cannot tidy
         for folder in os.scandir(within or tempfile.gettempdir()):

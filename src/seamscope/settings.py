@@ -23,7 +23,6 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from seamscope.errors import SettingsError
 from seamscope.serialization import Recorded, restore
-from seamscope.tiling import Sides
 
 Auto: TypeAlias = Literal["auto"]
 Blend: TypeAlias = Literal["crop", "linear", "gaussian", "distance"]
@@ -193,7 +192,7 @@ class Settings(Recorded):
     """The settings of a run. Every setting has a default that works."""
 
     tile: Auto | int | Sequence[int] = "auto"
-    halo: Auto | int | Sequence[int | Sides] = "auto"
+    halo: Auto | int | Sequence[int | tuple[int, int]] = "auto"
     overlap: int | Sequence[int] | None = None
     blend: Blend = "crop"
     batch: int = 1

@@ -247,8 +247,7 @@ class AxisTiling:
         """What a `Tile` holds of this axis: read, pad, core, trusted, origin; made once."""
         return tuple(
             (
-                slice(max(tile.start, 0), min(tile.stop, self.size)),
-                (max(-tile.start, 0), max(tile.stop - self.size, 0)),
+                *read_and_pad(tile.start, tile.stop, self.size),
                 slice(*tile.core),
                 slice(*tile.trusted),
                 tile.origin,
@@ -558,9 +557,25 @@ class TileGrid:
             index.append(remainder)
         return tuple(reversed(index))
 
+    def moved(self, starts: Sequence[int]) -> Tile:
+        """The first tile, moved to begin at these input pixels, on the grid of tiles or not."""
+        axes = list(zip(self.axes, starts, strict=True))
+        read, pad = zip(*(read_and_pad(s, s + a.tile, a.size) for a, s in axes), strict=True)
+        first = self[0]
+        origin = tuple(
+            o + int((s - a[0].start) * a.lattice.scale)
+            for o, (a, s) in zip(first.origin, axes, strict=True)
+        )
+        return replace(first, read=read, pad=pad, origin=origin)
+
     def _tile(self, index: tuple[int, ...]) -> Tile:
         parts = (axis.parts[i] for axis, i in zip(self.axes, index, strict=True))
         return Tile(tuple(index), *zip(*parts, strict=True))
+
+
+def read_and_pad(start: int, stop: int, size: int) -> tuple[slice, Sides]:
+    """Pixels that are read of an axis of this size, and how many are filled in on either side."""
+    return slice(max(start, 0), min(stop, size)), (max(-start, 0), max(stop - size, 0))
 
 
 def axis_names(ndim: int) -> str:

@@ -16,7 +16,7 @@ from seamscope.docks.layers import image_of, on_click
 from seamscope.docks.receptive_field.dock import ReceptiveFieldDock
 from seamscope.docks.receptive_field.layers import box_around, centred
 from seamscope.docks.session import Session
-from seamscope.receptive_field.gradient_maps import GradientProbe
+from seamscope.receptive_field.gradient_probe import GradientProbe
 
 CLASSES = measured()
 INSTANCE = measured(norm=True)

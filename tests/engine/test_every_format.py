@@ -24,7 +24,7 @@ from seamscope.models.formats import load_model, would_run
 from seamscope.models.formats import onnx as onnx_format
 from seamscope.models.formats.export import export
 from seamscope.models.formats.rounding import agree
-from seamscope.receptive_field.gradient_maps import GradientProbe
+from seamscope.receptive_field.gradient_probe import GradientProbe
 from seamscope.settings import Settings
 
 NAMES = {

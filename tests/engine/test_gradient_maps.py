@@ -17,13 +17,9 @@ from seamscope.images.image import open_image
 from seamscope.models.model import as_model
 from seamscope.models.reach import MemoryMeter
 from seamscope.receptive_field.fields import measure_receptive_field
-from seamscope.receptive_field.gradient_maps import (
-    SHARES,
-    GradientMap,
-    GradientMemory,
-    GradientProbe,
-    absolute_gradient,
-)
+from seamscope.receptive_field.gradient_maps import SHARES, GradientMap
+from seamscope.receptive_field.gradient_probe import GradientProbe
+from seamscope.receptive_field.gradients import GradientMemory, absolute_gradient
 from seamscope.settings import Settings
 from watching import Seen, stopped_after
 

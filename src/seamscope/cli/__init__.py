@@ -21,12 +21,10 @@ A new command is one file and one line below. The file, here ``cli/count.py``::
     @command
     def count(
         image: ImageName, model: ModelName, *, pixels: ImageOptions, loading: ModelOptions,
-        json_file: Json = None, quiet: Quiet = False, debug: Debug = False,
+        answer: Answer,
     ) -> None:
         '''Count what MODEL finds in IMAGE.'''
-        answer = Answer(json_file, quiet)
-        with open_display(answer.quiet) as display, long_work(display) as work:
-            work.phase("Counting")
+        with answer.work() as work:
             from seamscope.counting import count_objects
 
             found = count_objects(

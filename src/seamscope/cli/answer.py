@@ -12,9 +12,14 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
+import typer
+
+from seamscope.cli.interrupts import ShownWork, long_work
+from seamscope.cli.progress import open_display
 from seamscope.cli.wording import in_command
 from seamscope.errors import OutputError
 from seamscope.files import disk_errors, write_file
@@ -22,45 +27,86 @@ from seamscope.images.addresses import without_secrets
 from seamscope.serialization import plain
 from seamscope.version import __version__
 
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
+
+@dataclass(frozen=True)
 class Answer:
-    """The answer to a command: text, and JSON where requested.
+    """What a command answers: text, and JSON where requested; and what it shows on the way.
 
-    Parameters
+    Attributes
     ----------
     json_file
         Where the JSON goes, ``"-"`` for standard output, which then carries nothing else.
     quiet
-        Whether text is left out.
-
-    Attributes
-    ----------
-    quiet
-        Whether text is left out, by --quiet, or because JSON takes its place.
+        Whether text and progress are left out.
+    debug
+        Whether a failure shows its traceback.
     """
 
-    def __init__(self, json_file: str | None, quiet: bool = False) -> None:
-        self._to_stdout = json_file == "-"
-        self.quiet = quiet or self._to_stdout
-        self._file = None if json_file is None or self._to_stdout else json_file
+    json_file: Annotated[
+        str | None,
+        typer.Option(
+            "--json", metavar="FILE", help="Write everything as JSON (- for standard output)."
+        ),
+    ] = None
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False
+    debug: Debug = False
+
+    @contextlib.contextmanager
+    def work(self) -> Iterator[ShownWork]:
+        """Show long work, which begins by loading; Ctrl-C stops it at its next step."""
+        from seamscope.process_memory import keep_freed_memory
+
+        keep_freed_memory()  # before torch starts threads
+        with open_display(self.quiet) as display, long_work(display) as work:
+            work.phase("Loading")
+            yield work
 
     def skip(self, text: str) -> None:
         """Answer that nothing is to be done; JSON of the run that did it stays."""
-        if self._file is not None and Path(self._file).expanduser().exists():
-            self._file = None
-        self.write({"seamscope": __version__, "skipped": True}, text)
+        there = self.json_file not in (None, "-") and Path(self.json_file).expanduser().exists()
+        answer = replace(self, json_file=None) if there else self
+        answer.write({"skipped": True}, text)
 
     def write(self, content: Mapping[str, Any], text: str = "") -> None:
-        """Give the answer: files first, since standard output may be closed."""
+        """Give the answer, with the version: files first, since standard output may be closed."""
+        content = {"seamscope": __version__, **content}
         if _gathered is not None:
             _gathered.append(content)
             return
-        if self._file is not None:
-            write_text("--json", self._file, _json(content))
-        if self._to_stdout:
+        if self.json_file == "-":
             show_json(content)
-        elif text and not self.quiet:
+            return
+        if self.json_file is not None:
+            write_text("--json", self.json_file, _json(content))
+        if text and not self.quiet:
             show(in_command(text))
+
+
+@dataclass(frozen=True)
+class PageAnswer(Answer):
+    """An answer that is written as a page of HTML too, where that is requested."""
+
+    report_file: Annotated[
+        str | None,
+        typer.Option("--report", metavar="FILE.html", help="Write a page with figures."),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Check, before long work, that what draws pages is installed."""
+        if self.report_file is not None:
+            from seamscope.reports.page import require
+
+            require()
+
+    def report(self, page: str, task: Mapping[str, Any] | None = None) -> None:
+        """Write the page; a comment at its end says what it was made of, where that is known."""
+        if task is not None:
+            made_of = json.dumps(plain(task)).replace("--", "-\\u002d")  # which ends a comment
+            page = f"{page}\n{_MADE_OF}{made_of} -->\n"
+        if self.report_file is not None:
+            write_text("--report", self.report_file, page)
 
 
 _MADE_OF = "<!-- made of "
@@ -105,18 +151,6 @@ def write_text(option: str, file: str | Path, text: str) -> None:
         write_file(Path(file).expanduser(), text.encode())
 
 
-def write_report(file: str | Path, page: str, task: Mapping[str, Any]) -> None:
-    """Write a page of --report; a comment at its end says what it was made of.
-
-    Raises
-    ------
-    OutputError
-        When the disk refuses.
-    """
-    made_of = json.dumps(plain(task)).replace("--", "-\\u002d")  # which would end a comment
-    write_text("--report", file, f"{page}\n{_MADE_OF}{made_of} -->\n")
-
-
 def task_in(file: str | Path) -> dict[str, Any] | None:
     """Return what a file of --json or --report was made of; None where it does not say."""
     try:
@@ -126,14 +160,6 @@ def task_in(file: str | Path) -> dict[str, Any] | None:
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def require_pages(report_file: str | None) -> None:
-    """Check, before long work, that what makes a report is installed, if one is requested."""
-    if report_file is not None:
-        from seamscope.reports.page import require
-
-        require()
 
 
 # -- standard output

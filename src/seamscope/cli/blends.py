@@ -5,24 +5,18 @@ Knows the options and the answer. Does not know how ways of blending are judged.
 
 from __future__ import annotations
 
-from seamscope import __version__
 from seamscope.cli.answer import Answer
 from seamscope.cli.command import command
-from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     ComputationOptions,
-    Debug,
     GridOptions,
     ImageName,
     ImageOptions,
-    Json,
     ModelName,
     ModelOptions,
-    Quiet,
     Tile,
     settings_of,
 )
-from seamscope.cli.progress import open_display
 
 
 @command
@@ -35,21 +29,14 @@ def blends(
     pixels: ImageOptions,
     computation: ComputationOptions,
     loading: ModelOptions,
-    json_file: Json = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    answer: Answer,
 ) -> None:
     """Find the way of blending that suits MODEL on IMAGE.
 
     Every --blend gets the same predictions. Each is judged by the steps across seams and by what
     changes when the tiles are moved. Costs two predictions of the image.
     """
-    from seamscope.process_memory import keep_freed_memory
-
-    keep_freed_memory()  # before torch starts threads
-    answer = Answer(json_file, quiet)
-    with open_display(quiet) as display, long_work(display) as work:
-        work.phase("Loading")
+    with answer.work() as work:
         from seamscope.compare.blends import compare_blends
         from seamscope.reports.describe import describe
         from seamscope.reports.terminal import terminal
@@ -58,9 +45,8 @@ def blends(
         settings = settings_of(grid, pixels, computation, tile=tile)
         found = compare_blends(opened, network, settings, work=work)
         for note in found.notes:
-            display.note(note)
+            work.note(note)
     record = {
-        "seamscope": __version__,
         "image": opened.name,
         "model": network.name,
         **found.to_json(),

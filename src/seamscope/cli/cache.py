@@ -12,15 +12,14 @@ import typer
 
 from seamscope.cli.answer import Answer
 from seamscope.cli.command import command
-from seamscope.cli.options import Debug, Json
 from seamscope.text import bytes_text
 
 
 @command
 def cache(
+    *,
     clear: Annotated[bool, typer.Option("--clear", help="Remove every kept measurement.")] = False,
-    json_file: Json = None,
-    debug: Debug = False,
+    answer: Answer,
 ) -> None:
     """List the measurements kept from earlier commands, or remove them.
 
@@ -28,7 +27,6 @@ def cache(
     """
     from seamscope import cache as kept
 
-    answer = Answer(json_file)
     folder = kept.cache_folder()
     if clear:
         count = kept.clear()

@@ -9,29 +9,22 @@ from typing import Annotated
 
 import typer
 
-from seamscope import __version__
-from seamscope.cli.answer import Answer, require_pages, write_text
+from seamscope.cli.answer import PageAnswer
 from seamscope.cli.command import ExitCode, command
-from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     Blend,
     BlendChoice,
     ComputationOptions,
-    Debug,
     GridOptions,
     ImageName,
     ImageOptions,
-    Json,
     ModelName,
     ModelOptions,
-    Quiet,
-    ReportFile,
     Tile,
     Tolerance,
     option,
     settings_of,
 )
-from seamscope.cli.progress import open_display
 
 
 @command
@@ -60,22 +53,13 @@ def certify(
             help="Result made with the same settings: write the certificate into its metadata.",
         ),
     ] = None,
-    json_file: Json = None,
-    report_file: ReportFile = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    answer: PageAnswer,
 ) -> None:
     """Prove that MODEL's tiled prediction of IMAGE equals the untiled one, as far as memory allows.
 
     Ends with exit code 1 if they differ by more than floating-point noise.
     """
-    from seamscope.process_memory import keep_freed_memory
-
-    keep_freed_memory()  # before torch starts threads
-    answer = Answer(json_file, quiet)
-    require_pages(report_file)
-    with open_display(quiet) as display, long_work(display) as work:
-        work.phase("Loading")
+    with answer.work() as work:
         from seamscope.compare.certificate import certify as compare
         from seamscope.compare.certificate import record_to_certify, store_certificate
         from seamscope.reports.describe import describe
@@ -95,13 +79,12 @@ def certify(
         )
         if store is not None:
             store_certificate(found, store)
-        if report_file is not None:
+        if answer.report_file is not None:
             from seamscope.reports.seam_page import certificate_page
 
-            shown = certificate_page(found, opened.source or opened.name)
-            write_text("--report", report_file, shown)
+            answer.report(certificate_page(found, opened.source or opened.name))
     answer.write(
-        {"seamscope": __version__, "image": opened.name, **found.to_json()},
+        {"image": opened.name, **found.to_json()},
         terminal(describe(found)),
     )
     if not found.passed:

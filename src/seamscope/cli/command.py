@@ -6,7 +6,7 @@ A parameter whose type is a dataclass stands for all its fields, each an option:
 groups of options (see `seamscope.cli.options`) without repeating them::
 
     @command
-    def seams(image: ImageName, model: ModelName, grid: GridOptions, quiet: Quiet = False) -> None:
+    def seams(image: ImageName, model: ModelName, grid: GridOptions, answer: Answer) -> None:
         '''Help of the command.'''
 
 Where a name of a group is taken by the command, ``Annotated[GridOptions, Renamed(halo="margin")]``
@@ -166,7 +166,7 @@ class _Group:
     @property
     def options(self) -> list[inspect.Parameter]:
         """Its fields as parameters."""
-        hints = get_type_hints(self.kind, include_extras=True)
+        hints = _hints_of(self.kind)
         return [
             _option(self.names[each.name], each.default, hints[each.name])
             for each in dataclasses.fields(self.kind)
@@ -175,6 +175,11 @@ class _Group:
     def taken_from(self, given: dict[str, Any]) -> Any:
         """Make the group of the options that were given, and remove these."""
         return self.kind(**{field: given.pop(name) for field, name in self.names.items()})
+
+
+@functools.cache  # many commands share a group, and each annotation is compiled
+def _hints_of(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 def _option(name: str, default: Any, hint: Any) -> inspect.Parameter:

@@ -16,9 +16,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from seamscope.cli.answer import columns
+from seamscope.cli.answer import Debug, columns
 from seamscope.cli.command import command
-from seamscope.cli.options import Debug
 from seamscope.errors import OutputError, SettingsError
 
 

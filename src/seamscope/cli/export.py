@@ -5,19 +5,15 @@ Knows the options and the answer. Does not know formats.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from seamscope import __version__
 from seamscope.cli.answer import Answer, columns
 from seamscope.cli.command import Overwrite, command
-from seamscope.cli.interrupts import long_work
-from seamscope.cli.options import Debug, Json, ModelName, ModelOptions, Quiet, option
-from seamscope.cli.progress import open_display
+from seamscope.cli.options import ModelName, ModelOptions, option
 from seamscope.text import shape_text
 
 
@@ -51,24 +47,20 @@ def export(
             ".onnx, or .zip (package of bioimage.io with measured halo, step and axes).",
         ),
     ],
+    *,
     credits: CreditOptions,
     loading: ModelOptions,
     overwrite: Overwrite = False,
-    json_file: Json = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    answer: Answer,
 ) -> None:
     """Write MODEL to OUT, read it back and compare."""
-    answer = Answer(json_file, quiet)
-    quiet = answer.quiet or not sys.stderr.isatty()
-    with open_display(quiet) as display, long_work(display) as work:
-        display.phase("Loading")
+    with answer.work() as work:
         from seamscope.models.formats.export import Credits, kind_of
         from seamscope.models.formats.export import export as write
 
         kind_of(Path(out))  # what is wrong with it is said before anything is loaded
         network = loading.load(model, work)
-        display.phase("Measuring, writing and reading back")
+        work.phase("Measuring, writing and reading back")
         given = {
             "authors": tuple(credits.author or ()),
             "description": credits.description,
@@ -84,5 +76,5 @@ def export(
         ("read back", f"at {shape_text(written.sizes)}, largest difference {written.max_dist:.2g}"),
         *(("note", note) for note in written.notes),
     ]
-    record = {"seamscope": __version__, "model": network.spec, "sentence": network.describe()}
+    record = {"model": network.spec, "sentence": network.describe()}
     answer.write({**record, **written.to_json()}, columns(rows))

@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope import __version__
 from seamscope.cli.answer import Answer, columns
 from seamscope.cli.command import ExitCode, command
-from seamscope.cli.interrupts import long_work
-from seamscope.cli.options import Debug, Json, ModelName, ModelOptions
-from seamscope.cli.progress import open_display
+from seamscope.cli.options import ModelName, ModelOptions
 from seamscope.errors import SettingsError
 from seamscope.text import axes_text, bytes_text, halo_text, shape_text
 
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
 def info(
     model: ModelName,
     loading: ModelOptions,
+    *,
     source: Annotated[
         bool,
         typer.Option(
@@ -41,22 +39,19 @@ def info(
         bool,
         typer.Option("--verify", help="Run the test vectors that came with MODEL; 1 if not met."),
     ] = False,
-    json_file: Json = None,
-    debug: Debug = False,
+    answer: Answer,
 ) -> None:
     """Show what was measured of MODEL: axes, period, reach, and the tiles that suit it."""
-    answer = Answer(json_file)
     if source:
         _show_source(model, answer)
         return
-    with open_display(quiet=json_file == "-") as display, long_work(display) as work:
-        display.phase("Loading")
+    with answer.work() as work:
         network = loading.load(model, work)
         facts = model_facts(network)
         if verify:
             from seamscope.models.formats import verify as verified
 
-            display.phase("Predicting its test vectors")
+            work.phase("Predicting its test vectors")
             found = verified(network)
             facts["verification"] = found.to_json() | {"sentence": str(found)}
     answer.write(facts, _facts_text(facts, network))
@@ -70,7 +65,6 @@ def _show_source(model: str, answer: Answer) -> None:
 
     code = code_of(model)
     facts = {
-        "seamscope": __version__,
         "spec": model,
         "format": format_of(model),
         "would_run": [
@@ -102,7 +96,6 @@ def model_facts(model: Model) -> dict[str, Any]:
     """
     facts, reach = model.facts, model.reach
     return {
-        "seamscope": __version__,
         "name": model.name,
         "spec": model.spec,
         "fingerprint": model.fingerprint,

@@ -14,20 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import Answer, require_pages, task_in, write_report, write_text
+from seamscope.cli.answer import PageAnswer, task_in
 from seamscope.cli.command import ExitCode, Overwrite, command, say
-from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     ComputationOptions,
-    Debug,
     GridOptions,
     ImageName,
     ImageOptions,
-    Json,
     ModelName,
     ModelOptions,
-    Quiet,
-    ReportFile,
     Tile,
     WorkerOptions,
     option,
@@ -35,7 +30,6 @@ from seamscope.cli.options import (
     settings_of,
     sizes,
 )
-from seamscope.cli.progress import open_display
 from seamscope.errors import OutputError, SettingsError
 from seamscope.files import Claim, Place
 from seamscope.ledger import discard
@@ -82,20 +76,14 @@ def normalization(
     most: Annotated[int | None, option("Tiles", "Largest number of tiles to measure.", "N")] = None,
     pixels: ImageOptions,
     computation: ComputationOptions,
-    json_file: Json = None,
-    report_file: ReportFile = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    answer: PageAnswer,
 ) -> None:
     """List the normalization layers of MODEL and which statistics they use.
 
     With --image, also measure how much each tile's statistics differ from those of the whole image.
     --batch: tiles per batch in training, for the train/eval disparity.
     """
-    answer = Answer(json_file, quiet)
-    require_pages(report_file)
-    with open_display(answer.quiet) as display, long_work(display) as work:
-        work.phase("Loading")
+    with answer.work() as work:
         network = loading.load(model, work, tile)
         work.phase("Measuring the network")
         found = _Found(network)
@@ -103,9 +91,9 @@ def normalization(
             own = tile or _default_tile(network)
             settings = settings_of(pixels, computation, tile=own, halo=0, overlap=0)
             found.measure(pixels.open(image, work.note), settings, most, work)
-        if report_file is not None:
+        if answer.report_file is not None:
             work.phase("Drawing")
-            write_text("--report", report_file, found.page())
+            answer.report(found.page())
     answer.write(found.to_json(), found.text())
 
 
@@ -156,7 +144,6 @@ class _Found:
         return advice(self.audit, self.disparity, self.features, self.batches)
 
     def to_json(self) -> dict[str, Any]:
-        from seamscope import __version__
 
         measured = self.features.to_json() if self.features else [{}] * len(self.audit.layers)
         layers = [
@@ -175,7 +162,6 @@ class _Found:
             for layer, row in zip(self.audit.layers, measured, strict=True)
         ]
         return {
-            "seamscope": __version__,
             "model": {"name": self.model.name, "fingerprint": self.model.fingerprint},
             "image": self.image,
             "tile": list(self.features.plan.grid.tile_shape) if self.features else None,
@@ -302,19 +288,13 @@ def freeze(
     loading: ModelOptions,
     sharing: WorkerOptions,
     overwrite: Overwrite = False,
-    json_file: Json = None,
-    report_file: ReportFile = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    answer: PageAnswer,
 ) -> None:
     """Find fixed normalization statistics for all tiles of IMAGE, and write them to OUT.
 
     With --statistics OUT, every other command uses them, and tiles agree without retraining.
     --compare, --labels and --report compare the prediction before and after.
     """
-    from seamscope.process_memory import keep_freed_memory
-
-    keep_freed_memory()  # before torch starts threads
     target = Path(out).expanduser()
     partial = target.with_name(target.name + ".partial")
     if partial.exists() and not (freezing.resume or overwrite):
@@ -322,37 +302,34 @@ def freeze(
             f"{partial} exists: an interrupted run left it. Continue that with --resume, or start "
             "again with --overwrite."
         )
-    answer = Answer(json_file, quiet)
-    require_pages(report_file)
     claim = Claim(Place(target, "OUT"))
-    with claim, open_display(answer.quiet) as display, long_work(display) as work:
-        work.phase("Loading")
+    with claim, answer.work() as work:
         opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=freezing.threshold)
         job = _Freezing(opened, network, settings, freezing, target, work)
         there = freezing.resume and target.exists()
-        if there and not job.remains(report_file):
+        if there and not job.remains(answer.report_file):
             answer.skip(f"{out} is done already.")
             return
         if there:
-            display.note(f"{out} is done already: only the comparison is made.")
+            work.note(f"{out} is done already: only the comparison is made.")
             statistics = job.found_before
         else:
             statistics = job.statistics(sharing.on, trust=loading.trust)
             job.save(statistics, target)
         try:
-            effect = job.compared(statistics, report_file is not None)
+            effect = job.compared(statistics, answer.report_file is not None)
         except (KeyboardInterrupt, InterruptedError):
             say(
                 f"{out} is complete, and the comparison was stopped. To compare, name another OUT "
                 f"and add --how {out} --compare."
             )
             raise typer.Exit(ExitCode.INTERRUPTED) from None
-        if report_file is not None and effect is not None:
+        if answer.report_file is not None and effect is not None:
             from seamscope.reports.repair_page import repair_page
 
             work.phase("Drawing")
-            write_report(report_file, repair_page(effect, statistics), job.task_of(statistics))
+            answer.report(repair_page(effect, statistics), job.task_of(statistics))
     answer.write(
         _record(statistics, job, effect, out), "\n".join(_summary(statistics, job, effect, out))
     )
@@ -491,11 +468,8 @@ class _Freezing:
 def _record(
     statistics: Statistics, job: _Freezing, effect: BeforeAfter | None, out: str
 ) -> dict[str, Any]:
-    from seamscope import __version__
-
     plan = job.plan
     return {
-        "seamscope": __version__,
         "out": out,
         "model": {"name": statistics.model, "fingerprint": statistics.fingerprint},
         "how": statistics.how,

@@ -598,20 +598,3 @@ class OmeZarrOptions:
         from seamscope.images.ngff import OmeZarr
 
         return OmeZarr(self.ome_version.value, self.pyramid)
-
-
-# -- what is answered
-
-
-Json = Annotated[
-    str | None,
-    typer.Option(
-        "--json", metavar="FILE", help="Write everything as JSON (- for standard output)."
-    ),
-]
-ReportFile = Annotated[
-    str | None,
-    typer.Option("--report", metavar="FILE.html", help="Write a page with figures."),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

@@ -12,25 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope import __version__
 from seamscope.cli.answer import Answer, columns
 from seamscope.cli.command import ExitCode, Overwrite, command, first_line, say
-from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     Blend,
     BlendChoice,
     ComputationOptions,
-    Debug,
     GivenGrid,
     GridOptions,
     ImageName,
     ImageOptions,
-    Json,
     ModelName,
     ModelOptions,
     OmeZarrOptions,
     Postprocess,
-    Quiet,
     Result,
     Resume,
     Seams,
@@ -39,7 +34,6 @@ from seamscope.cli.options import (
     setting,
     settings_of,
 )
-from seamscope.cli.progress import open_display
 from seamscope.cli.protocols import ProtocolFile, SaveProtocol
 from seamscope.errors import SeamscopeError, SettingsError
 from seamscope.images.addresses import is_address
@@ -90,20 +84,13 @@ def predict(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and what it costs, and stop.")
     ] = False,
-    json_file: Json = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    answer: Answer,
 ) -> None:
     """Predict IMAGE with MODEL tile by tile, and write the result to OUT.
 
     All fields of an OME-Zarr plate are predicted into a new plate, unless --series chooses one.
     """
-    from seamscope.process_memory import keep_freed_memory
-
-    keep_freed_memory()  # before torch starts threads
-    answer = Answer(json_file, quiet)
-    with open_display(quiet) as display, long_work(display) as work:
-        display.phase("Loading")
+    with answer.work() as work:
         from seamscope.images.results.create import check_target
         from seamscope.prediction.folders import is_done
         from seamscope.prediction.run import begin
@@ -135,7 +122,7 @@ def predict(
                     plate, loading.load(model, work, tile), out, settings, pixels, answer, how
                 )
                 return
-        opened = pixels.open(image, display.note)
+        opened = pixels.open(image, work.note)
         there = resume and not dry_run and is_done(out)
         if not dry_run and not there:
             check_target(
@@ -149,7 +136,7 @@ def predict(
         if there and _is_done_before(opened, network, settings, out, tiles_file):
             answer.skip(f"{out} is done already.")
             return
-        display.phase("Measuring the network")
+        work.phase("Measuring the network")
         resources = None
         if sharing.on is not None:
             from seamscope.execution.run import check_shared, resources_on
@@ -161,11 +148,11 @@ def predict(
             opened, network, settings, out, resume=resume, grid=tiles_file, resources=resources
         )
         for note in case.plan.notes:
-            display.note(note)
+            work.note(note)
         run = _Run(case, out, sharing.on, trust=loading.trust)
         run.save_protocol(save_protocol)
         if dry_run:
-            display.phase("Timing one tile")
+            work.phase("Timing one tile")
             figures = _expected(run)
         else:
             run.carry_out(work, overwrite=overwrite, task=task, resume=resume, ome=written.of())
@@ -196,7 +183,7 @@ def _whole_plate(
 
     done = predict_plate(plate, network, out, settings, **how, **pixels.choices())
     record = {"output": {"path": done.path}, "fields": list(done.fields), "failed": done.failed}
-    answer.write({"seamscope": __version__, "finished": not done.failed, **record}, done.sentence)
+    answer.write({"finished": not done.failed, **record}, done.sentence)
     if done.failed:
         say(done.sentence)
         raise typer.Exit(ExitCode.REFUSED)
@@ -301,7 +288,6 @@ class _Run:
 
         plan = self.plan
         return {
-            "seamscope": __version__,
             "finished": self.finished,
             f"{self._unit}s_done": self.done,
             "output": {

@@ -11,24 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import Answer, columns, require_pages, write_text
+from seamscope.cli.answer import PageAnswer, columns
 from seamscope.cli.command import command
-from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
-    Debug,
     ImageOptions,
-    Json,
     ModelName,
     ModelOptions,
-    Quiet,
-    ReportFile,
     bytes_of,
     option,
     settings_of,
     sizes,
     tile_size,
 )
-from seamscope.cli.progress import open_display
 from seamscope.text import axes_text, halo_text, percent_text
 
 if TYPE_CHECKING:
@@ -117,16 +111,10 @@ def receptive_field(
     gradients: GradientOptions,
     windows: WindowOptions,
     pixels: ImageOptions,
-    json_file: Json = None,
-    report_file: ReportFile = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    answer: PageAnswer,
 ) -> None:
     """Measure how far MODEL can see, how far it does, and the halo and grid it needs."""
-    answer = Answer(json_file, quiet)
-    require_pages(report_file)
-    with open_display(answer.quiet) as display, long_work(display) as work:
-        work.phase("Loading")
+    with answer.work() as work:
         from seamscope.errors import SettingsError
         from seamscope.receptive_field.fields import measure_receptive_field
         from seamscope.receptive_field.grid_rules import Windows
@@ -147,11 +135,11 @@ def receptive_field(
             most_tiles=gradients.tiles,
             work=work,
         )
-    if report_file is not None:
+    if answer.report_file is not None:
         from seamscope.reports.field_page import field_page
 
         setting = [("model", model), *([("image", image)] if image else [])]
-        write_text("--report", report_file, field_page(found, network.name, setting))
+        answer.report(field_page(found, network.name, setting))
     record = {"model": model, "image": image, **found.to_json()}
     answer.write(record, "\n\n".join(("\n".join(found.sentences()), columns(_rows(found)))))
 

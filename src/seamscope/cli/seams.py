@@ -14,22 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope import __version__
-from seamscope.cli.answer import Answer, require_pages, task_in, write_report
+from seamscope.cli.answer import PageAnswer, task_in
 from seamscope.cli.command import Overwrite, command
-from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     ComputationOptions,
-    Debug,
     GivenGrid,
     GridOptions,
     ImageName,
     ImageOptions,
-    Json,
     ModelName,
     ModelOptions,
-    Quiet,
-    ReportFile,
     Tile,
     Tolerance,
     WorkerOptions,
@@ -37,7 +31,6 @@ from seamscope.cli.options import (
     settings_of,
 )
 from seamscope.cli.places import are_there, measures_beside
-from seamscope.cli.progress import open_display
 from seamscope.ledger import Ledger, claimed, discard
 from seamscope.serialization import plain
 
@@ -94,8 +87,7 @@ def seams(
     pixels: ImageOptions,
     computation: ComputationOptions,
     loading: ModelOptions,
-    json_file: Json = None,
-    report_file: ReportFile = None,
+    answer: PageAnswer,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -114,22 +106,14 @@ def seams(
         ),
     ] = False,
     overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
 ) -> None:
     """Measure how much neighbouring tiles of MODEL disagree on IMAGE, and explain why.
 
     Without --halo, the halo is the network's reach, or as much as tile and overlap leave room for.
     """
-    from seamscope.process_memory import keep_freed_memory
-
-    keep_freed_memory()  # before torch starts threads
-    answer = Answer(json_file, quiet)
-    require_pages(report_file)
-    kept = _Kept.of(json_file, report_file, layers, sharing, trust=loading.trust)
+    kept = _Kept.of(answer, layers, sharing, trust=loading.trust)
     with kept.opened(resume=resume, overwrite=overwrite) as kept:
-        with open_display(quiet) as display, long_work(display) as work:
-            work.phase("Loading")
+        with answer.work() as work:
             from seamscope.execution.devices import resources_on
             from seamscope.planning.case import Case
 
@@ -140,16 +124,18 @@ def seams(
             resources = resources_on(sharing.on, settings.device, work)
             case = Case.open(opened, network, settings, grid=tiles_file, resources=resources)
             bench = _Bench(case, work, measures, kept)
-            done = [name for name in (json_file, report_file) if name not in (None, "-")]
+            done = [
+                name for name in (answer.json_file, answer.report_file) if name not in (None, "-")
+            ]
             if resume and are_there(*done):
                 bench.check_made_before(done)
                 answer.skip(f"{' and '.join(done)} {'are' if done[1:] else 'is'} done already.")
                 return
             bench.measure(layers, overwrite)
-            if report_file is not None:
+            if answer.report_file is not None:
                 page = bench.page()
-                kept.note("report_file", report_file)
-                write_report(report_file, page, bench.task)
+                kept.note("report_file", answer.report_file)
+                answer.report(page, bench.task)
         answer.write(bench.to_json(), "\n\n".join(bench.text()))
 
 
@@ -177,8 +163,7 @@ class _Kept:
     @classmethod
     def of(
         cls,
-        json_file: str | None,
-        report_file: str | None,
+        answer: PageAnswer,
         layers: str | None,
         sharing: WorkerOptions,
         *,
@@ -192,7 +177,9 @@ class _Kept:
                 "Heat maps (--layers) are painted by one process: leave out --layers, or the "
                 "workers."
             )
-        folder = None if layers is not None else measures_beside(json_file, report_file)
+        folder = (
+            None if layers is not None else measures_beside(answer.json_file, answer.report_file)
+        )
         return cls(folder, sharing.on, trust)
 
     def note(self, key: str, file: str) -> None:
@@ -324,7 +311,6 @@ class _Bench:
     def to_json(self) -> dict[str, Any]:
         """Everything, as plain values."""
         record = {
-            "seamscope": __version__,
             "image": {"name": self.image.name, "source": self.image.source},
             "fingerprint": self.model.fingerprint,
             **self.report.to_json(),

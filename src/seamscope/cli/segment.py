@@ -6,7 +6,6 @@ found.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -15,22 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope import __version__
 from seamscope.cli.answer import Answer, columns, write_text
 from seamscope.cli.command import Overwrite, Renamed, command
-from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     Blend,
     BlendChoice,
     ComputationOptions,
-    Debug,
     GridOptions,
     ImageOptions,
-    Json,
     ModelOptions,
     OmeZarrOptions,
     Postprocess,
-    Quiet,
     Resume,
     Tile,
     WorkerOptions,
@@ -40,7 +34,6 @@ from seamscope.cli.options import (
     settings_of,
     sizes,
 )
-from seamscope.cli.progress import open_display
 from seamscope.cli.protocols import SaveProtocol
 from seamscope.errors import SettingsError
 from seamscope.progress import Work
@@ -225,26 +218,22 @@ def segment(
     save_protocol: SaveProtocol = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
-    json_file: Json = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    answer: Answer,
 ) -> None:
     """Make objects of PROBABILITIES and write them to OUT as a label image.
 
     Labels do not depend on blocks or tiles: 1 is the object with the first pixel, and so on.
     """
-    answer = Answer(json_file, quiet)
     if model is None:
         _need_model(pixels, grid, computation, loading, tile=tile, blend=blend, raw=not postprocess)
-    with open_display(quiet) as display, long_work(display) as work:
-        work.phase("Loading")
+    with answer.work() as work:
         from seamscope.planning.protocol import Protocol
         from seamscope.prediction.folders import is_done
         from seamscope.segmentation.label_files import check_label_target
         from seamscope.segmentation.labelling import begin_labels
 
         wanted = recipe.of()
-        source = pixels.open(prediction, display.note)
+        source = pixels.open(prediction, work.note)
         there = resume and is_done(out)
         if not there:
             check_label_target(out, overwrite=overwrite, source=source, resume=resume)
@@ -265,7 +254,7 @@ def segment(
             answer.skip(f"{out} is done already.")
             return
         if done:
-            display.note(f"{out} is done already: only the table is made.")
+            work.note(f"{out} is done already: only the table is made.")
         skipped: list[str] = []
         with begin_labels(
             source, wanted, None if done else out, blocks=block, threads=threads,
@@ -277,7 +266,7 @@ def segment(
                 if corrections is not None:
                     found, skipped = _corrected(found, corrections)
                 for note in skipped:
-                    display.note(note)
+                    work.note(note)
                 if table is not None:
                     image = source if model is not None and intensity is None else intensity
                     labelling.note("table", str(Path(table).expanduser().absolute()))
@@ -290,7 +279,7 @@ def segment(
                 raise
         if save_protocol is not None:
             protocol.save(save_protocol)
-    record = {"seamscope": __version__, "output": out, **found.record()["segmentation"]}
+    record = {"output": out, **found.record()["segmentation"]}
     record |= {"shape": list(found.shape), "axes": found.space.axes, "dtype": str(found.dtype)}
     answer.write(record | {"corrections_skipped": skipped}, columns(_rows(found, out)))
 
@@ -349,6 +338,8 @@ def _is_done_before(out: str, image: Image, recipe: Recipe, how: Mapping[str, An
 
 def _hash(file: str) -> str:
     """Return a hash of a file of corrections."""
+    import hashlib
+
     path = Path(file).expanduser()
     if not path.exists():
         raise SettingsError(f"There is no file of corrections {file}: check the name.")

@@ -15,10 +15,9 @@ from typing import Any, Literal
 
 import typer
 
-from seamscope import __version__
 from seamscope.cli import places
 from seamscope.cli.answer import Answer, columns, gathered
-from seamscope.cli.options import LOADED
+from seamscope.cli.options import LOADED, group_of
 from seamscope.errors import OutputError
 from seamscope.text import duration_text
 
@@ -102,7 +101,7 @@ def repeat(
     say
         Shows a sentence.
     """
-    answer = Answer(given.get("json_file"), bool(given.get("quiet")))
+    answer = group_of(Answer, given)
     images = _left(images, given)
     each = _each(command, images, given)
     places.check({**given, SEVERAL[command]: None, **dict.fromkeys(("out", *_PATTERNS))})
@@ -199,7 +198,6 @@ def _conclude(
     states = [done.state for done in found]
     counts = {state: states.count(state) for state in ("done", "skipped", "failed")}
     record = {
-        "seamscope": __version__,
         "images": [vars(done) for done in found],
         **counts,
         "left": len(images) - len(found),

@@ -9,23 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from seamscope import __version__
-from seamscope.cli.answer import Answer, require_pages, write_text
+from seamscope.cli.answer import PageAnswer
 from seamscope.cli.command import Overwrite, Renamed, command
-from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     ComputationOptions,
-    Debug,
-    Json,
     ModelOptions,
     PixelOptions,
-    Quiet,
-    ReportFile,
     option,
     settings_of,
     sizes,
 )
-from seamscope.cli.progress import open_display
 from seamscope.cli.segment import RecipeOptions
 from seamscope.errors import SettingsError
 
@@ -103,21 +96,15 @@ def splits(
     ] = None,
     out: Annotated[str | None, option("Output", "Where merged labels go.", "OUT")] = None,
     overwrite: Overwrite = False,
-    json_file: Json = None,
-    report_file: ReportFile = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    answer: PageAnswer,
 ) -> None:
     """Test LABELS for objects that were cut where tiles meet, list them, and merge them.
 
     Labels that change on the seams more often than on displaced lines are cut by the tiling. Pairs
     of objects that face each other across a seam are listed with their false-discovery rate.
     """
-    _check_options(image, model, merge, out, report_file)
-    answer = Answer(json_file, quiet)
-    require_pages(report_file)
-    with open_display(quiet) as display, long_work(display) as work:
-        work.phase("Loading")
+    _check_options(image, model, merge, out, answer.report_file)
+    with answer.work() as work:
         from seamscope.reports.split_page import split_page, split_parts
         from seamscope.reports.terminal import terminal
         from seamscope.segmentation.agreement import compare_labels
@@ -129,10 +116,10 @@ def splits(
 
         source = labels_of(labels, axes, series=series)
         for note in source.notes:
-            display.note(note)
+            work.note(note)
         if out is not None:
             check_label_target(out, overwrite=overwrite, source=source)
-        pictured = None if image is None else pixels.open(image, display.note)
+        pictured = None if image is None else pixels.open(image, work.note)
         report = find_splits(source, tile, overlap=overlap or 0, offset=offset, work=work)
         tiles = None
         if pictured is not None and model is not None:
@@ -154,18 +141,18 @@ def splits(
             findings = findings.merge(
                 source, merge, out, ground_truth=ground_truth, overwrite=overwrite, work=work
             )
-        if report_file is not None:
+        if answer.report_file is not None:
             views = look_at_splits(
                 report, source, most=_PICTURED, image=pictured, tiles=tiles, work=work
             )
             given = {"labels": labels, "image": image, "ground truth": ground_truth}
             setting = [(f"file of the {name}", file) for name, file in given.items() if file]
-            write_text("--report", report_file, split_page(findings, views=views, setting=setting))
+            answer.report(split_page(findings, views=views, setting=setting))
     text = terminal(split_parts(findings, _SHOWN))
     if findings.merged is not None:
         count = len(findings.merged.pairs)
         text += f"\n\n{out}: {count} pair{'s' * (count != 1)} merged."
-    answer.write({"seamscope": __version__, **findings.to_json()}, text)
+    answer.write({**findings.to_json()}, text)
 
 
 def _check_options(

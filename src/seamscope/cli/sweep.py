@@ -9,30 +9,23 @@ from typing import Annotated, Any
 
 import typer
 
-from seamscope import __version__
-from seamscope.cli.answer import Answer, require_pages, write_text
+from seamscope.cli.answer import PageAnswer
 from seamscope.cli.command import command
-from seamscope.cli.interrupts import long_work
 from seamscope.cli.options import (
     Blend,
     BlendChoice,
     ComputationOptions,
-    Debug,
     Foreground,
     GridOptions,
     ImageName,
     ImageOptions,
-    Json,
     Labels,
     ModelName,
     ModelOptions,
-    Quiet,
-    ReportFile,
     option,
     settings_of,
     tile_sizes,
 )
-from seamscope.cli.progress import open_display
 
 
 @command
@@ -64,22 +57,13 @@ def sweep(
     pixels: ImageOptions,
     computation: ComputationOptions,
     loading: ModelOptions,
-    json_file: Json = None,
-    report_file: ReportFile = None,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    answer: PageAnswer,
 ) -> None:
     """Predict IMAGE with tiles of several sizes, and compare the predictions.
 
     Also shows how much tiles of each size differ in what they contain.
     """
-    from seamscope.process_memory import keep_freed_memory
-
-    keep_freed_memory()  # before torch starts threads
-    answer = Answer(json_file, quiet)
-    require_pages(report_file)
-    with open_display(quiet) as display, long_work(display) as work:
-        work.phase("Loading")
+    with answer.work() as work:
         from seamscope.compare.tile_content import content
         from seamscope.compare.tile_sizes import sweep as compare
         from seamscope.reports.describe import describe
@@ -100,18 +84,17 @@ def sweep(
             work=work,
         )
         for note in found.notes:
-            display.note(note)
+            work.note(note)
         space = "zyx"[-network.facts.spatial_axes :]
         named = opened if opened.axes else opened.with_axes(space)
         held = content(named, tiles, found.truth, spatial=space, work=work)
-        if report_file is not None:
+        if answer.report_file is not None:
             from seamscope.reports.seam_page import sweep_page
 
             work.phase("Drawing")
             setting = [("file", opened.source or opened.name), ("network", network.name)]
-            write_text("--report", report_file, sweep_page(found, held, setting))
+            answer.report(sweep_page(found, held, setting))
     record = {
-        "seamscope": __version__,
         "image": opened.name,
         "model": network.name,
         **found.to_json(),

@@ -16,7 +16,6 @@ with the reference sees it at the deviation given here.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -423,7 +422,6 @@ def _around(
 def _tiles_around(plan: Plan, point: Sequence[int], count: int) -> Iterator[TileJob]:
     """Tiles on the network's grid that hold a point, at evenly spread positions."""
     frame = tuple(low for low, _ in plan.frame_ranges)
-    like = plan.grid[0]
     for k in range(count):
         part = (k + 1) / (count + 1)
         starts = []
@@ -431,13 +429,7 @@ def _tiles_around(plan: Plan, point: Sequence[int], count: int) -> Iterator[Tile
             pitch = axis.lattice.pitch
             low = min(max(0, p - int(axis.tile * part)), max(axis.size - axis.tile, 0))
             starts.append(low // pitch * pitch)
-        read = tuple(
-            slice(s, min(s + a.tile, a.size)) for s, a in zip(starts, plan.grid.axes, strict=True)
-        )
-        pad = tuple(
-            (0, max(0, s + a.tile - a.size)) for s, a in zip(starts, plan.grid.axes, strict=True)
-        )
-        yield TileJob(frame, dataclasses.replace(like, read=read, pad=pad))
+        yield TileJob(frame, plan.grid.moved(starts))
 
 
 # -- what measurements of tiles share

@@ -29,7 +29,16 @@ from seamscope.planning.case import Case
 from seamscope.planning.reading import TileJob, TileReader
 from seamscope.planning.resources import Resources
 from seamscope.recorded_graph import Dispatch
-from seamscope.tiling import AxisTiling, Lattice, PerAxis, Sides, Tile, TileGrid, per_axis
+from seamscope.tiling import (
+    AxisTiling,
+    Lattice,
+    PerAxis,
+    Sides,
+    Tile,
+    TileGrid,
+    per_axis,
+    read_and_pad,
+)
 
 Array: TypeAlias = npt.NDArray[Any]
 Step: TypeAlias = Callable[[Array], Any]
@@ -371,10 +380,6 @@ def same_space(values: Array, like: Array, what: str) -> Array:
 
 def _tile_of(box: Box, sizes: Sequence[int]) -> Tile:
     """Return a box as a tile to read; what lies outside of the image is to be filled."""
-    read = tuple(
-        slice(max(start, 0), min(stop, n)) for (start, stop), n in zip(box, sizes, strict=True)
-    )
-    pad = tuple(
-        (max(-start, 0), max(stop - n, 0)) for (start, stop), n in zip(box, sizes, strict=True)
-    )
+    parts = (read_and_pad(*side, n) for side, n in zip(box, sizes, strict=True))
+    read, pad = zip(*parts, strict=True)
     return Tile((), read, pad, (), (), ())

@@ -30,8 +30,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import tomlkit
-
 from seamscope.errors import SeamscopeError, SettingsError
 from seamscope.files import disk_errors, write_file
 from seamscope.images.image import Image, open_image
@@ -244,6 +242,8 @@ class Protocol:
 
     def to_toml(self) -> str:
         """Return the content of the file."""
+        import tomlkit  # 20 ms, and only writing needs it
+
         return _HEAD + tomlkit.dumps(self.to_json())
 
     @classmethod

@@ -8,7 +8,6 @@ network's period: elsewhere it would be another function.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -87,18 +86,11 @@ class SingleTiles:
         return self._at(starts, frame)
 
     def _at(self, starts: Sequence[float], frame: Sequence[int]) -> TilePrediction:
-        grid, first = self.plan.grid, self.plan.grid[0]
-        read, pad, origin, place = [], [], [], []
-        for axis, wanted, zero in zip(grid.axes, starts, first.origin, strict=True):
+        grid, place = self.plan.grid, []
+        for axis, wanted in zip(grid.axes, starts, strict=True):
             low, high, pitch = axis[0].start, axis[-1].start, axis.lattice.pitch
-            steps = round((min(max(wanted, low), high) - low) / pitch)
-            start = low + steps * pitch
-            stop = start + axis.tile
-            read.append(slice(max(start, 0), min(stop, axis.size)))
-            pad.append((max(-start, 0), max(stop - axis.size, 0)))
-            origin.append(zero + int(steps * pitch * axis.lattice.scale))
-            place.append(steps * pitch)
-        tile = dataclasses.replace(first, read=tuple(read), pad=tuple(pad), origin=tuple(origin))
+            place.append(round((min(max(wanted, low), high) - low) / pitch) * pitch)
+        tile = grid.moved([a[0].start + p for a, p in zip(grid.axes, place, strict=True)])
         batch = self._reader.read([TileJob(tuple(frame), tile)])
         self._runner.at_places([place])
         return TilePrediction(self._postprocessed(self._runner(batch)[0]), tile.origin)

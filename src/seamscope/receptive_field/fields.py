@@ -23,13 +23,8 @@ from seamscope.models.sentences import describe
 from seamscope.normalization.audit import GlobalOperation, audit
 from seamscope.planning.case import Case
 from seamscope.progress import QUIET, Work
-from seamscope.receptive_field.gradient_maps import (
-    MOST_TILES,
-    SHARES,
-    EffectiveField,
-    GradientMap,
-    GradientProbe,
-)
+from seamscope.receptive_field.gradient_maps import SHARES, EffectiveField, GradientMap
+from seamscope.receptive_field.gradient_probe import MOST_TILES, GradientProbe
 from seamscope.receptive_field.grid_rules import Violation, Windows, check_windows
 from seamscope.recorded_graph import Dispatch
 from seamscope.serialization import record

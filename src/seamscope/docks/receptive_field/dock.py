@@ -26,13 +26,8 @@ from seamscope.models.model import Model
 from seamscope.planning.plan import Plan
 from seamscope.progress import Work
 from seamscope.receptive_field.fields import ReceptiveField, measure_receptive_field
-from seamscope.receptive_field.gradient_maps import (
-    MOST_TILES,
-    SHARES,
-    EffectiveField,
-    GradientMap,
-    GradientProbe,
-)
+from seamscope.receptive_field.gradient_maps import SHARES, EffectiveField, GradientMap
+from seamscope.receptive_field.gradient_probe import MOST_TILES, GradientProbe
 from seamscope.settings import Settings
 from seamscope.text import axes_text, far_text, halo_text, percent_text
 from seamscope.tiling import Sides

@@ -10,7 +10,7 @@ from typing import Any
 from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.progress import Work
-from seamscope.receptive_field.gradient_maps import GradientProbe
+from seamscope.receptive_field.gradient_probe import GradientProbe
 from seamscope.settings import Settings
 
 
