@@ -20,6 +20,7 @@ from seamscope.errors import OutputError, SettingsError
 from seamscope.fixed_statistics.freezing import freeze_statistics
 from seamscope.images.records import read_record
 from seamscope.models.formats import load_model
+from seamscope.planning.case import Case
 from seamscope.prediction.run import predict
 from seamscope.seams.measures import Seam
 from watching import Seen, stopped_after
@@ -139,6 +140,71 @@ def test_valid_convolutions_scales_volumes_channels_and_frames() -> None:
     dark, bright = certify(frames, blur, **how), certify(frames, blur, worst=[seam], **how)
     assert (dark.frame, bright.frame) == ((0,), (1,))
     assert bright.max_difference > dark.max_difference
+
+
+class ResizedToSkips(nn.Module):
+    """Takes any size, and is periodic in multiples of 4 only."""
+
+    def __init__(self, axes: int):
+        super().__init__()
+        torch.manual_seed(0)
+        convolution = (nn.Conv2d, nn.Conv3d)[axes - 2]
+        self.pool = (nn.MaxPool2d, nn.MaxPool3d)[axes - 2](4)
+        self.a, self.b = convolution(1, 2, 3, padding=1), convolution(2, 2, 3, padding=1)
+
+    def forward(self, x):
+        x = self.a(x)
+        deep = self.b(self.pool(x))
+        return x + nn.functional.interpolate(deep, size=x.shape[2:])
+
+
+@pytest.mark.parametrize("sizes", [(118, 120), (122, 117), (38, 40, 37)])
+def test_off_the_grid_untiled_means_padded(sizes) -> None:
+    network = ResizedToSkips(len(sizes)).eval()
+    image = np.random.default_rng(0).random(sizes, np.float32)
+    tile = 64 if len(sizes) == 2 else 24
+    found = certify(image, network, tile=tile)
+    assert found.passed
+    assert found.padded == tuple(-(-n // 4) * 4 for n in sizes)
+    padded = np.pad(image, [(0, -n % 4) for n in sizes], mode="reflect")
+    with torch.no_grad():
+        whole, plain = (
+            network(torch.from_numpy(x)[None, None])[0].numpy() for x in (padded, image)
+        )
+    whole = whole[:, *(slice(n) for n in sizes)]
+    assert np.abs(predict(image, network, tile=tile) - whole).max() < 1e-5
+    apart = np.abs(whole - plain).max()
+    assert apart > 0.1
+    assert found.crops[0].plain_difference == pytest.approx(apart, rel=1e-4)
+    assert "padded at the end to" in str(found)
+    assert f"without padding differs from both by up to {apart:.2g}" in str(found)
+    notes = Case.open(image, network, tile=tile).plan.notes
+    assert sum("network may predict otherwise for" in note for note in notes) == sum(
+        n % 4 > 0 for n in sizes
+    )
+    whole_periods = certify(padded, network, tile=tile)
+    assert not whole_periods.padded
+    assert "padded" not in str(whole_periods)
+
+
+def test_only_the_tiles_of_an_area_are_compared() -> None:
+    network = load_model(deep(networks.UNet(2, 2)))
+    image = tissue(233, 241)
+    area = {"y": (100, 150), "x": (120, 130)}
+    found = certify(image, network, tile=72, halo=6, area=area)
+    (crop,) = found.crops
+    assert all(a <= start for a, (start, _) in zip(crop.start, area.values(), strict=True))
+    assert all(b >= stop for b, (_, stop) in zip(crop.stop, area.values(), strict=True))
+    assert max(b - a for a, b in zip(crop.start, crop.stop, strict=True)) <= 2 * 72
+    assert all(start % 4 == 0 for start in crop.start)
+    assert crop.tiles <= 4
+    assert found.covered < 0.5
+    # the same crop, with the intensities of the whole image
+    part = tuple(slice(a, b) for a, b in zip(crop.start, crop.stop, strict=True))
+    settings = {"tile": 72, "halo": 6, "normalize": "none"}
+    brute = certify(image[part], network, **settings)
+    alike = certify(image, network, area=area, **settings)
+    assert alike.max_difference == pytest.approx(brute.max_difference, rel=1e-4)
 
 
 def test_what_cannot_be_certified_is_said() -> None:

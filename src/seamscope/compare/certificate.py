@@ -5,13 +5,17 @@ Knows crops, and what a comparison says. Does not know how tiles are predicted o
 A crop of the image is predicted twice by the same engine: with the tiles, halo and blend asked
 for, and as one tile. Both see the intensities as the whole image's statistics make them, and both
 see the crop's border as the image's border, so that every pixel of the crop is compared, and the
-only difference there may be is tiling. Where the whole image fits into memory, it is the crop.
+only difference there may be is tiling. Where the whole image fits into memory, it is the crop; of
+an area, the tiles that it lies in.
+
+A size that is no multiple of the network's period is padded to one in both predictions. Where the
+network runs on the size as it is, that prediction is another one, and is shown beside.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from seamscope.errors import OutputError, SettingsError
+from seamscope.errors import OutputError, SeamscopeError, SettingsError
 from seamscope.explain.causes import worst_places
 from seamscope.explain.pipelines import Box, Subject, subject_of_case
 from seamscope.explain.tile_sample import spread_places
@@ -58,6 +62,9 @@ class Crop:
         Of ``abs(tiled - untiled)`` over all pixels and channels.
     worst
         Input pixel of the largest difference, in the image.
+    plain_difference
+        Max difference of the untiled prediction from one of the crop without padding; None where
+        nothing is padded, or where the network does not take such a size.
     """
 
     start: tuple[int, ...]
@@ -66,6 +73,7 @@ class Crop:
     max_difference: float
     mean_difference: float
     worst: tuple[int, ...]
+    plain_difference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,9 @@ class Certificate(Recorded):
         Time point and the like that was examined.
     note
         What explains the outcome where halo and reach do not; empty where there is nothing.
+    padded
+        Size to which each crop is padded in both predictions, for whole periods of the network;
+        empty where it is not.
     """
 
     passed: bool
@@ -115,6 +126,7 @@ class Certificate(Recorded):
     image_shape: tuple[int, ...]
     frame: tuple[int, ...] = ()
     note: str = ""
+    padded: tuple[int, ...] = ()
 
     ALSO = ("max_in_std", "sentence")
 
@@ -138,11 +150,32 @@ class Certificate(Recorded):
         verdict = "passes" if self.passed else "FAILS"
         if all(crop.tiles == 1 for crop in self.crops):
             return f"One tile covers {where}: there is no seam to certify."
-        return (
+        parts = [
             f"The tiled prediction {verdict}: on {where}, {tiles} tiles, it differs from the "
             f"untiled one by {self.max_difference:.2g} at most ({self.max_in_std:.2g} standard "
-            f"deviations), where {self.tolerance:.2g} is noise."
-        ) + (f" {self.note}" if self.note else "")
+            f"deviations), where {self.tolerance:.2g} is noise.",
+            self.note,
+            *self._padding(),
+        ]
+        return " ".join(filter(None, parts))
+
+    def _padding(self) -> Iterator[str]:
+        """Say what untiled means where the image is no whole number of periods."""
+        if not self.padded:
+            return
+        first = self.crops[0]
+        own = shape_text([b - a for a, b in zip(first.start, first.stop, strict=True)])
+        yield (
+            f"Both predictions are of {own} px padded at the end to {shape_text(self.padded)}, "
+            "whole periods of the network."
+        )
+        plain = [c.plain_difference for c in self.crops if c.plain_difference is not None]
+        if plain and max(plain) > self.tolerance:
+            apart = max(plain)
+            yield (
+                f"An untiled prediction of {own} px without padding differs from both by up to "
+                f"{apart:.2g} ({apart / (self.spread or 1):.2g} standard deviations)."
+            )
 
 
 def certify(
@@ -200,8 +233,9 @@ def certify(
     subject = subject_of_case(case, frame)
     bench = _Comparison(case, subject, work)
     largest = _largest_pixels(plan, subject, memory or case.resources.memory)
+    region = _region(plan, network)
     while True:
-        places = _crops(plan, largest, points, crops)
+        places = _crops(plan, region, largest, points, crops)
         _check_statistics(network, places, plan)
         try:
             found = bench.compare(places)
@@ -350,10 +384,7 @@ class _Comparison:
             seams="none",
             postprocess=False,
         )
-        sizes = tuple(
-            axis.size_at_least(b - a + sum(axis.crop))
-            for (a, b), axis in zip(place, self._plan.facts.lattice, strict=True)
-        )
+        sizes = _whole_periods(place, self._plan.facts.lattice)
         one = settings.but(
             tile=sizes, halo=0, overlap=None, blend="crop", batch=1, accelerate=False
         )
@@ -375,7 +406,26 @@ class _Comparison:
             worst=tuple(
                 a + int(x / float(s)) for (a, _), x, s in zip(place, worst, scale, strict=True)
             ),
+            plain_difference=self._without_padding(place, whole),
         )
+
+    def _without_padding(self, place: Box, whole: Array) -> float | None:
+        """How far one forward pass on the crop as it is differs from its untiled prediction."""
+        lattice = self._plan.facts.lattice
+        sizes = [b - a for a, b in place]
+        taken = all((n - a.offset) % a.step == 0 for n, a in zip(sizes, lattice, strict=True))
+        other = self._plan.facts.valid or _are_local(self._case.model)
+        if not taken or other or not _padded(place, lattice):
+            return None
+        try:
+            with torch.no_grad():
+                x = torch.from_numpy(self._subject.inputs(place, None))[None]
+                plain = self._subject.forward(x)[0].numpy()
+        except (InterruptedError, SeamscopeError):
+            raise
+        except Exception:  # whatever a network raises for this size: it does not take it
+            return None
+        return float(np.abs(plain - whole).max()) if plain.shape == whole.shape else None
 
     def _predict(self, case: Case) -> Array:
         output = open_output(case)
@@ -418,6 +468,7 @@ def _certificate(
         model=model.name,
         fingerprint=model.fingerprint,
         note=_note(plan, crops, passed),
+        padded=_padded(tuple(zip(crops[0].start, crops[0].stop, strict=True)), plan.facts.lattice),
         **made,
     )
 
@@ -491,12 +542,42 @@ def _peak(subject: Subject, channels: int, shape: Sequence[int]) -> int:
     return max(meter.peak, 4 * math.prod(shape))
 
 
-def _crops(plan: Plan, most: int, points: Sequence[Sequence[float]], count: int) -> list[Box]:
-    """Places of the largest crops, on the period's grid."""
+def _whole_periods(place: Box, lattice: Sequence[Lattice]) -> tuple[int, ...]:
+    """Size of the one tile that covers a crop."""
+    each = zip(place, lattice, strict=True)
+    return tuple(axis.size_at_least(b - a + sum(axis.crop)) for (a, b), axis in each)
+
+
+def _padded(place: Box, lattice: Sequence[Lattice]) -> tuple[int, ...]:
+    """The same without the crop of valid convolutions; empty where it is the size of the crop."""
+    tile = _whole_periods(place, lattice)
+    sizes = tuple(n - sum(axis.crop) for n, axis in zip(tile, lattice, strict=True))
+    return () if sizes == tuple(b - a for a, b in place) else sizes
+
+
+def _region(plan: Plan, model: Model) -> Box:
+    """What is compared where memory allows: the tiles of the area, or the image."""
     sizes = plan.grid.image_shape
+    if _are_local(model):  # statistics belong to places of the whole image
+        return tuple((0, n) for n in sizes)
+    region = []
+    for axis, part in zip(plan.grid.axes, plan.area, strict=True):
+        tiles = axis.touching((part.start, part.stop))
+        first, last = axis[tiles[0]], axis[tiles[-1]]
+        pitch, (before, after) = axis.lattice.pitch, axis.lattice.crop
+        start = max(0, (first.start + before) // pitch * pitch)
+        region.append((start, min(axis.size, last.stop - after)))
+    return tuple(region)
+
+
+def _crops(
+    plan: Plan, region: Box, most: int, points: Sequence[Sequence[float]], count: int
+) -> list[Box]:
+    """Places of the largest crops in a region, on the period's grid."""
+    sizes = tuple(b - a for a, b in region)
     shape = _shape_within(sizes, most, plan.facts.lattice)
     if shape == sizes:
-        return [tuple((0, n) for n in sizes)]
+        return [region]
     tile = tuple(axis.kept for axis in plan.grid.axes)
     if all(n <= t for n, t in zip(shape, tile, strict=True)):
         raise SettingsError(
@@ -504,29 +585,37 @@ def _crops(plan: Plan, most: int, points: Sequence[Sequence[float]], count: int)
             f"than one tile of {shape_text(tile)}: allow more memory, or certify smaller tiles."
         )
     steps = [lattice.pitch for lattice in plan.facts.lattice]
+    starts = [a for a, _ in region]
     room = [(n - s) // p for n, s, p in zip(sizes, shape, steps, strict=True)]
     corners = [
         tuple(
-            min(max(0, round((x - s / 2) / p)), r)
-            for x, s, p, r in zip(point, shape, steps, room, strict=True)
+            min(max(0, round((x - a - s / 2) / p)), r)
+            for x, a, s, p, r in zip(point, starts, shape, steps, room, strict=True)
         )
         for point in points
     ]
     corners += spread_places([r + 1 for r in room], max(1, count))
     chosen: list[Box] = []
     for corner in corners:
-        place = tuple((c * p, c * p + s) for c, p, s in zip(corner, steps, shape, strict=True))
+        place = tuple(
+            (a + c * p, a + c * p + s)
+            for a, c, p, s in zip(starts, corner, steps, shape, strict=True)
+        )
         if len(chosen) < max(1, count) and not any(_mostly_same(place, other) for other in chosen):
             chosen.append(place)
     return chosen
+
+
+def _are_local(model: Model) -> bool:
+    """Whether the network's statistics belong to places of the whole image."""
+    return model.statistics is not None and not model.statistics.uniform
 
 
 def _check_statistics(model: Model, places: Sequence[Box], plan: Plan) -> None:
     """Refuse crops where the network's statistics belong to places of the whole image."""
     sizes = plan.grid.image_shape
     part = tuple(b - a for a, b in places[0])
-    local = model.statistics is not None and not model.statistics.uniform
-    if local and part != sizes:
+    if _are_local(model) and part != sizes:
         raise SettingsError(
             f"Memory allows an untiled prediction of {shape_text(part)} of {shape_text(sizes)} "
             "pixels, and a crop would get other statistics than its place has, since the network's "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from seamscope.models.model import Model
 from seamscope.settings import Settings
 from seamscope.text import bytes_text
-from seamscope.tiling import per_axis
+from seamscope.tiling import AxisTiling, per_axis
 
 if TYPE_CHECKING:
     from seamscope.planning.plan import Plan
@@ -73,18 +73,27 @@ def _tile_notes(plan: Plan, asked: Settings) -> Iterator[str]:
         lost = axis.padded - axis.size
         if lost and not any(axis.lattice.crop):
             added = "1 pixel is" if lost == 1 else f"{lost} pixels are"
-            yield (
-                f"{added} added at the image's end along "
-                f"{name} "
-                f"({'reflected' if plan.settings.padding == 'reflect' else 'zeros'}), because the "
-                f"network takes multiples of {axis.lattice.increment}."
-            )
+            how = "reflected" if plan.settings.padding == "reflect" else "zeros"
+            yield f"{added} added at the image's end along {name} ({how}), {_why_added(axis)}."
     if plan.facts.valid:
         yield (
             "The network's convolutions are valid (its output is smaller than its input): the "
             "image is padded so that the result covers all of it."
         )
     yield from _kind_notes(plan, asked)
+
+
+def _why_added(axis: AxisTiling) -> str:
+    """Why the image is continued at its end, as the end of a sentence."""
+    lattice = axis.lattice
+    if lattice.fixed is not None:
+        return f"because the network takes {lattice.fixed} px only"
+    if (axis.size - lattice.offset) % lattice.step:
+        return f"because the network takes multiples of {lattice.increment}"
+    return (
+        f"because the network's period is {lattice.increment}: seamless means equal to an untiled "
+        f"prediction of {axis.padded} px, and the network may predict otherwise for {axis.size} px"
+    )
 
 
 def _kind_notes(plan: Plan, asked: Settings) -> Iterator[str]:
