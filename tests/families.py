@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -193,6 +194,62 @@ class Coordinates(nn.Module):
         return self.inner(torch.cat([x, place], 1))
 
 
+class Given(nn.Module):
+    """A function of the input and of networks."""
+
+    def __init__(self, function, *inner):
+        super().__init__()
+        self.function, self.inner = function, nn.ModuleList(inner)
+
+    def forward(self, x):
+        return self.function(x, *self.inner)
+
+
+class Tiling(nn.Module):
+    """Predicts windows of the tile by itself, and takes the mean where they overlap."""
+
+    def __init__(self, inner, window, step):
+        super().__init__()
+        self.inner, self.window, self.step = inner, window, step
+
+    def forward(self, x):
+        total = torch.zeros_like(self.inner(x))
+        count = torch.zeros(x.shape[2:], dtype=x.dtype)
+        starts = [[*range(0, n - self.window, self.step), n - self.window] for n in x.shape[2:]]
+        for corner in itertools.product(*starts):
+            part = tuple(slice(a, a + self.window) for a in corner)
+            total[:, :, *part] += self.inner(x[:, :, *part])
+            count[part] += 1
+        return total / count
+
+
+class PyramidPooling(nn.Module):
+    """As PSPNet's."""
+
+    def __init__(self, bins, ndim=2):
+        super().__init__()
+        layer, pool = (C2, C3)[ndim - 2], (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[ndim - 2]
+        self.first, self.head = layer(1, 4, 3, padding=1), layer(4 + 4 * len(bins), 2, 3, padding=1)
+        self.pools = nn.ModuleList(seq(pool(n), layer(4, 4, 1)) for n in bins)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        return self.head(torch.cat([x, *(F.interpolate(p(x), x.shape[2:]) for p in self.pools)], 1))
+
+
+def bright(x, net):
+    return net(x / 255 if x.max() > 1 else x)
+
+
+def warped(x, net):
+    """Move each pixel by what a network says, at most 3 px."""
+    sizes = x.shape[2:]
+    places = torch.meshgrid(*(torch.arange(n, dtype=x.dtype) for n in sizes), indexing="ij")
+    moved = zip(places, net(x).clamp(-3, 3).unbind(1), sizes, strict=True)
+    grid = [(2 * (place + by) + 1) / n - 1 for place, by, n in moved]
+    return F.grid_sample(x, torch.stack(grid[::-1], -1), align_corners=False)
+
+
 def _to_range(x):
     low, high = x.amin((2, 3), True), x.amax((2, 3), True)
     return (x - low) / (high - low + 1e-6)
@@ -231,6 +288,11 @@ FAMILIES: Mapping[str, Callable[[], nn.Module]] = {
     "mask": lambda: Apply(_small(1), lambda y: y > 0),
     "channels last": lambda: Apply(_small(3), lambda y: y.movedim(1, -1)),
     "dropout": lambda: Apply(_small(), lambda y: F.dropout(y, 0.3, training=True)),
+    "decides by a maximum": lambda: Given(bright, _small()),
+    "median": lambda: Given(lambda x, net: net(x - x.median()), _small()),
+    "warping": lambda: Given(warped, _small()),
+    "tiles itself": lambda: Tiling(_small(), 16, 8),
+    "pyramid pooling": lambda: PyramidPooling((1, 2, 3)),
     "dilation 40": lambda: seq(C2(1, 4, 3, padding=40, dilation=40), nn.ReLU(), C2(4, 2, 1)),
 }
 

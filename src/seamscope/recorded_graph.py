@@ -57,6 +57,26 @@ class Dispatch(TorchDispatchMode):
         return False
 
 
+class Operations(Dispatch):
+    """Remembers which operations run.
+
+    Attributes
+    ----------
+    names
+        ATen's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self.names.add(func._schema.name.removeprefix("aten::"))
+        return func(*args, **(kwargs or {}))
+
+
 # -- recording
 
 
@@ -109,6 +129,7 @@ def record(
     *,
     held: Sequence[torch.Tensor] = (),
     module: nn.Module | None = None,
+    decided: bool = False,
 ) -> RecordedGraph:
     """Run a network once and write down its operations; parameters as for `Recorder`.
 
@@ -119,7 +140,7 @@ def record(
     ModelError
         Where the network writes into its own weights or buffers.
     """
-    return Recorder(held, module).run(forward, x)
+    return Recorder(held, module, decided).run(forward, x)
 
 
 def _is_view(func: Any) -> bool:
@@ -173,6 +194,9 @@ class Recorder(Dispatch):
         does.
     module
         Where the names of modules are taken from.
+    decided
+        Whether to go on where the code takes a number out of a tensor, to decide by it. The graph
+        then holds for inputs that decide alike: enough to read, not to replay.
 
     Notes
     -----
@@ -183,8 +207,14 @@ class Recorder(Dispatch):
     is kept.
     """
 
-    def __init__(self, held: Sequence[torch.Tensor] = (), module: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        held: Sequence[torch.Tensor] = (),
+        module: nn.Module | None = None,
+        decided: bool = False,
+    ) -> None:
         super().__init__()
+        self._decided = decided
         self._refused: Exception | None = None
         self._names: list[str] = []  # of modules that run, from the outside in
         self._held, self._module = {_address(one) for one in held}, module
@@ -237,7 +267,8 @@ class Recorder(Dispatch):
             func = aten.lift_fresh_copy.default
         given = [_address(one) for one in _tensors((args, kwargs))]
         varies = not self._of_input.isdisjoint(given)
-        if varies and torch.Tag.data_dependent_output in func.tags:
+        reads = torch.Tag.data_dependent_output in func.tags and not self._decided
+        if varies and reads:
             self._refuse(Unrecordable(f"it takes a number out of a tensor ({func})"))
         for one in _written(func, args, kwargs):
             self._check_writing(func, _address(one))
@@ -526,6 +557,7 @@ __all__ = [
     "Forward",
     "Glimpse",
     "Operation",
+    "Operations",
     "RecordedGraph",
     "Recorder",
     "Replay",

@@ -11,7 +11,7 @@ and the larger halo are safe.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from seamscope.models.derived import Derived, DerivedAxis, derive, derive_along, readings
+from seamscope.models.derived import Coupling, Derived, DerivedAxis, derive, derive_along, readings
 from seamscope.models.trials import OutOfPatience
 from seamscope.normalization.calls import Forward
 from seamscope.recorded_graph import record
@@ -44,6 +44,9 @@ class Implied(Recorded):
         Names of the layers that do, except statistics: attention, recurrence and the like.
     statistics
         Names of the layers that take a statistic of the whole tile.
+    numbers
+        Those of them whose statistic is no mean or variance (maxima, ranks, counts): it is not held
+        fixed where statistics are.
     unknown
         Operations that are not understood.
     """
@@ -53,6 +56,7 @@ class Implied(Recorded):
     coupled: tuple[bool, ...] = ()
     couplings: tuple[str, ...] = ()
     statistics: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
 
     @classmethod
@@ -70,8 +74,9 @@ class Implied(Recorded):
                 axis.absolute or any(number in one.axes for one in derived.couplings)
                 for number, axis in enumerate(derived.axes)
             ),
-            couplings=_names(derived, statistic=False),
-            statistics=_names(derived, statistic=True),
+            couplings=_names(one for one in derived.couplings if not one.statistic),
+            statistics=_names(one for one in derived.couplings if one.statistic),
+            numbers=_names(one for one in derived.couplings if one.statistic and not one.moment),
             unknown=derived.unknown,
         )
 
@@ -95,9 +100,8 @@ def _tile_of(axis: DerivedAxis, lattice: Lattice) -> int:
     return wide.size_at_least(axis.size)
 
 
-def _names(derived: Derived, statistic: bool) -> tuple[str, ...]:
-    found = (one.name for one in derived.couplings if one.statistic == statistic)
-    return tuple(dict.fromkeys(found))
+def _names(couplings: Iterable[Coupling]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.name for one in couplings))
 
 
 def derived_by(
@@ -136,7 +140,9 @@ def derived_by(
 
 def derived_at(forward: Forward, x: torch.Tensor, module: nn.Module | None) -> Derived | None:
     """Derive what operations imply from one forward pass; None where they cannot be read."""
-    return _unless_it_fails(lambda: derive(record(forward, x.clone(), module=module), x))
+    return _unless_it_fails(
+        lambda: derive(record(forward, x.clone(), module=module, decided=True), x)
+    )
 
 
 def derived_for_tiles(

@@ -12,8 +12,9 @@ The prediction of a weak deep path may follow a shorter shift as far as numbers 
 shows the structure, the outputs that an end of NaN touches must therefore follow the shift too.
 
 Differences are counted in standard deviations of the output. Below `CLEAN` two predictions are the
-same up to rounding. Between that and `SAME` a weak part of the network may not follow: a longer
-shift, where the difference is much smaller, is then preferred.
+same up to rounding; above, they are compared in float64, where rounding is less. Between that and
+`SAME` a weak part of the network may not follow: a longer shift, where the difference is much
+smaller, is then preferred.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 # Rounding alone differs by less, in standard deviations of the output.
 CLEAN = 5e-6
+# More is never rounding.
+_ROUNDING = 5e-2
 # The same, where the ends of the slab are felt everywhere (global attention).
 _ROUGHLY_SAME = 2e-2
 _PRIMES = (2, 3, 5, 7, 11, 13)
@@ -315,12 +318,20 @@ class _Shifts:
     def error(self, shift: int) -> float:
         """How much the prediction of a shifted slab differs from the shifted prediction."""
         if shift not in self._errors:
-            self._errors[shift] = self._measured(shift)
+            error = self._measured(shift, self._slab)
+            precise = CLEAN <= error < _ROUNDING and not self.rough and self._slab.precise
+            if precise:  # where only rounding differed, nothing does
+                with Attempt():
+                    error = self._measured(shift, precise)
+            self._errors[shift] = error
         return self._errors[shift]
 
     def fits(self, shift: int) -> bool:
-        """Whether what an end of NaN touches follows the shift, at several phases of it."""
-        if self.rough or not self._nan_shows:
+        """Whether what an end of NaN touches follows the shift, at several phases of it.
+
+        A coordinate that is computed may be rounded to either side: NaN shows that everywhere.
+        """
+        if self.rough or not self._nan_shows or self._slab.warps:
             return True
         frame = self._slab.frame(1)
         phases = sorted({0, 1, shift // 2, shift - 1})
@@ -334,8 +345,8 @@ class _Shifts:
             self._depths[frame] = self._slab.depth(LOW, frame, NAN)
         return self._depths[frame]
 
-    def _measured(self, shift: int) -> float:
-        slab, axis = self._slab, self._slab.axis + 2
+    def _measured(self, shift: int, slab: Slab) -> float:
+        axis = slab.axis + 2
         scale = slab.lattice.scale
         moved = int(shift * scale)
         shifted = slab.run(slab.clean.roll(-shift, dims=axis))

@@ -133,7 +133,8 @@ class _Prober:
             max(n, axis.size_at_least(32)) for n, axis in zip(shape, lattice, strict=True)
         )
         implied = self._implied(derived, channels, narrow, lattice)
-        facts = self._facts(lattice, narrow, self._watched(self._noise(channels, large)), implied)
+        run = self._of_the_tile(self._watched(self._noise(channels, large)), lattice, narrow)
+        facts = self._facts(lattice, narrow, run, implied)
         notes = (*self._constant_notes(lattice), *self._others(channels, lattice))
         return replace(self._without_surplus(facts), notes=notes)
 
@@ -237,6 +238,21 @@ class _Prober:
         with meter:
             y = fixed(x)
         return _Run(x, y, tuple(fixed.calls), meter.peak)
+
+    def _of_the_tile(
+        self, run: _Run, lattice: tuple[Lattice, ...], narrow: tuple[int, ...]
+    ) -> _Run:
+        """The same without statistics of windows, of which a larger tile has more."""
+        if not run.statistics:
+            return run
+        shape = tuple(run.x.shape[2:])
+        other = narrow
+        if shape == narrow:
+            other = (*shape[:-1], lattice[-1].size_at_least(2 * shape[-1]))
+        if other == shape or not self._run_shape(run.x.shape[1], other):
+            return run
+        alike = len(self._watched(self._noise(run.x.shape[1], other)).statistics)
+        return run if alike == len(run.statistics) else replace(run, statistics=())
 
     def _facts(
         self,

@@ -37,18 +37,20 @@ from seamscope.errors import SeamscopeError
 from seamscope.models.implied import Implied, larger
 from seamscope.models.input_search import says
 from seamscope.models.slab import (
+    CONTENTS,
     HIGH,
     LOW,
     NAN,
     NOISES,
     SAME,
+    Apart,
     Line,
     MemoryMeter,
     PhaseFields,
     Slab,
     slabs,
 )
-from seamscope.models.trials import OutOfPatience
+from seamscope.models.trials import Attempt, OutOfPatience
 from seamscope.normalization.audit import Forward
 from seamscope.tiling import Sides
 
@@ -77,8 +79,14 @@ class Reach:
         Whether no halo helps though far pixels do not matter: the prediction changes with the
         size of the tile (adaptive pooling, upsampling with aligned corners, absolute positions),
         or with the place in a tile of one size (learned positions).
+    alike
+        Whether tiles of one size then agree with each other all the same, at the halo `rest`:
+        what changes with the size is the same everywhere in a tile.
     spreads_nan
         Whether the NaN probe alone would have found the whole tile (masked attention).
+    conditional
+        Whether the whole tile makes a difference for some contents only: code that decides by a
+        maximum or a mean. Where it decides alike for all tiles, `rest` is the halo.
     fades
         Whether there is no exact limit: what lies further away than `halo` changes the prediction
         by less than rounding (recurrent layers).
@@ -106,6 +114,8 @@ class Reach:
     swallows_nan: bool = False
     depends_on_size: bool = False
     spreads_nan: bool = False
+    conditional: bool = False
+    alike: bool = False
     fades: bool = False
     joins_ends: tuple[int, ...] = ()
     at_least: tuple[int, ...] | None = None
@@ -172,11 +182,12 @@ def measure_reach(forward: Forward, facts: Facts) -> Reach:
 def _measured(forward: Forward, facts: Facts) -> Reach:
     prober = _Prober(forward, facts)
     try:
-        halo = prober.reach()
-        if halo is not None or not facts.statistics:
-            return prober.found(halo, halo)
-        prober = _Prober(forward, facts, fixed=True)
-        return prober.found(None, prober.reach())
+        halo = own = prober.reach()
+        if halo is None and facts.statistics:
+            prober = _Prober(forward, facts, fixed=True)
+            own = prober.reach()
+        found = prober.found(halo, own)
+        return _with_depth(found, forward, facts) if prober.local else found
     except OutOfPatience:
         why = "time ran out (`patience`)"
     except (InterruptedError, SeamscopeError):
@@ -184,6 +195,14 @@ def _measured(forward: Forward, facts: Facts) -> Reach:
     except Exception as error:  # whatever a network raises for inputs of other sizes
         why = f"the network fails on an input made for it ({says(error)})"
     return replace(prober.found(None, None), at_least=prober.at_least, unmeasured=why)
+
+
+def _with_depth(reach: Reach, forward: Forward, facts: Facts) -> Reach:
+    """Add how deep changes go, where a halo of that is not enough for another reason."""
+    depth = measure_rest(forward, facts)
+    shifts = facts.period_found and not facts.statistics
+    alike = reach.depends_on_size and depth is not None and shifts
+    return replace(reach, rest=depth, rest_measured=depth is not None, alike=alike)
 
 
 def _combined(reach: Reach, facts: Facts) -> Reach:
@@ -198,7 +217,8 @@ def _combined(reach: Reach, facts: Facts) -> Reach:
         reach = replace(reach, at_least=None)
     own = reach.convolutional
     if own is None:
-        return replace(_named(reach, facts, implied), rest=implied.halo)
+        measured = reach.rest == implied.halo  # else with what couples the tile
+        return replace(_named(reach, facts, implied), rest=implied.halo, rest_measured=measured)
     if implied.couplings and not implied.bounded:  # fades, or its weights are 0
         return reach
     safe = larger(own, implied.halo)
@@ -213,8 +233,8 @@ def _named(reach: Reach, facts: Facts, implied: Implied) -> Reach:
     """Name what couples the whole tile, besides the statistics that can be held fixed."""
     if reach.convolutional is not None:
         return reach
-    statistics = () if facts.statistics else implied.statistics
-    return replace(reach, couplings=implied.couplings or statistics)
+    numbers = implied.numbers if facts.statistics else implied.statistics
+    return replace(reach, couplings=tuple(dict.fromkeys((*implied.couplings, *numbers))))
 
 
 def measure_rest(held: Forward, facts: Facts) -> tuple[Sides, ...] | None:
@@ -266,6 +286,11 @@ def measure_fields(
     return known if len(known) == len(fields) else None
 
 
+def _deeper(halo: Sides, other: Apart) -> Sides:
+    """The larger of both, side by side."""
+    return max(halo[0], int(other[0])), max(halo[1], int(other[1]))
+
+
 def worst(fields: PhaseFields) -> Sides:
     """Receptive field ``(before, after)`` at the worst phase, for either side by itself."""
     return max(0, *(before for before, _ in fields)), max(0, *(after for _, after in fields))
@@ -288,6 +313,7 @@ class _Prober:
         self.swallowed = False
         self.spread = False
         self.fades = False
+        self.conditional = False
         self.depends_on_size = False
         self.at_least: tuple[int, ...] = (0,) * facts.spatial_axes
 
@@ -303,8 +329,14 @@ class _Prober:
             depends_on_size=self.depends_on_size,
             spreads_nan=self.spread,
             fades=self.fades,
+            conditional=self.conditional,
             joins_ends=joined,
         )
+
+    @property
+    def local(self) -> bool:
+        """Whether changes go no deeper than some halo, though none is enough."""
+        return self.conditional or self.depends_on_size
 
     def reach(self) -> tuple[Sides, ...] | None:
         """Reach along all axes; None as soon as one is unbounded."""
@@ -323,6 +355,7 @@ class _Prober:
 
     def _reach(self, axis: int) -> Sides | None:
         by_change: list[Sides] = []  # where NaN goes further, of one slab after another
+        before: Apart | None = None  # how deep the slab before differed from a shorter one
         for slab in self._slabs(axis):
             ends = _Ends(slab)
             depth = ends.depth
@@ -335,16 +368,54 @@ class _Prober:
             elif depth is None and self._coupled(axis):
                 return None
             self._reached(axis, slab.length - 2 * slab.frame() if depth is None else max(depth))
-            if depth is not None:
-                same = slab.same_when_shorter(depth, self._tolerance(axis, depth))
-                if same is not None:
-                    self.swallowed |= ends.swallowed
-                    self.depends_on_size |= not same
-                    self._joined.append(ends.joined)
-                    return depth if same else None
+            if depth is not None and (apart := self._apart(slab, depth)) is not None:
+                self.swallowed |= ends.swallowed
+                self._joined.append(ends.joined)
+                if apart in (depth, before):  # what two slabs show is not for lack of length
+                    return self._whatever_it_holds(slab, depth, apart)
+                before = apart
             if self._facts.statistics and not self._fixed:
                 return None
+        self.depends_on_size |= before is not None
         return None
+
+    def _apart(self, slab: Slab, depth: Sides) -> Apart | None:
+        """How deep a shorter slab predicts something else; in float64 where that is doubtful."""
+        tolerance = self._tolerance(slab.axis, depth)
+        found = None
+        with Attempt():  # a network may refuse what is so short
+            found = slab.apart_when_shorter(depth, tolerance)
+            if found not in (None, depth) and slab.precise is not None:
+                found = slab.precise.apart_when_shorter(depth, tolerance)
+        return found
+
+    def _whatever_it_holds(self, slab: Slab, depth: Sides, apart: Apart) -> Sides | None:
+        """The halo that is enough whatever the slab holds; None where none is.
+
+        Code that decides by a number of the tile is seen only where tile and image lie on
+        different sides of the decision.
+        """
+        if math.inf in apart:
+            self.depends_on_size = True
+            return None
+        most = _deeper(depth, apart)
+        if self._cannot_decide(slab.axis, most):
+            return most
+        for content in CONTENTS:
+            with Attempt():  # a network may refuse such numbers
+                found = self._apart(slab.varied(content), most)
+                if found is not None and math.inf in found:
+                    self.conditional = True
+                    return None
+                most = most if found is None else _deeper(most, found)
+        return most
+
+    def _cannot_decide(self, axis: int, halo: Sides) -> bool:
+        """Whether the operations imply that nothing but what is held fixed couples the tile."""
+        implied = self._facts.implied
+        if implied is None or implied.halo is None or implied.couplings:
+            return False
+        return implied.bounded or (self._fixed and implied.halo[axis] == halo)
 
     def _reached(self, axis: int, pixels: int) -> None:
         """Remember what is certain, for when time runs out."""

@@ -7,7 +7,7 @@ concluded from it (see `seamscope.models.reach` and `seamscope.models.period`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,9 +18,10 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from seamscope.errors import SeamscopeError
-from seamscope.models.trials import OutOfPatience
+from seamscope.models.double import in_double
+from seamscope.models.trials import Attempt, OutOfPatience
 from seamscope.normalization.audit import FixedStatistics, Forward
-from seamscope.recorded_graph import Dispatch
+from seamscope.recorded_graph import Dispatch, Operations
 from seamscope.tiling import Lattice, Sides
 
 if TYPE_CHECKING:
@@ -39,7 +40,19 @@ _LONGEST = {1: 8192, 2: 3072, 3: 640}
 _PERIODS = 24  # a slab may always be so many periods long
 _FRAME = 32  # replaced pixels at an end: more than the gaps of usual dilated kernels
 
+_Change: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+Content: TypeAlias = tuple[_Change, _Change]
+# What the inside of a slab holds, and what its ends: so unlike that code which decides by a
+# maximum, a minimum, a mean or whether there is anything at all decides otherwise for the whole.
+CONTENTS: tuple[Content, ...] = (
+    (lambda x: x, lambda x: 1e5 * x),
+    (lambda x: 0.01 * x, lambda x: x),
+    (lambda x: x - 5, lambda x: x + 50),
+    (lambda x: x + 5, lambda x: x - 50),
+    (lambda x: 0 * x, lambda x: x),
+)
 Line: TypeAlias = npt.NDArray[np.bool_]
+Apart: TypeAlias = tuple[float, float]
 PhaseFields: TypeAlias = tuple[Sides, ...]
 """Input pixels ``(before, after)`` that output pixel ``i`` sees beyond those it covers itself.
 
@@ -115,6 +128,7 @@ class Slab:
         self.axis = axis
         self.lattice = lattice
         self.length = clean.shape[axis + 2]
+        self._plain, self._fixed = forward, fixed
         # statistics are recorded in the first run, and held in all others
         self._forward = FixedStatistics(forward) if fixed else forward
         self.unchanged = self.run(clean)
@@ -133,6 +147,13 @@ class Slab:
         with meter:
             self.run(self.clean)
         return meter.peak
+
+    @cached_property
+    def warps(self) -> bool:
+        """Whether the network reads at computed coordinates."""
+        with Operations() as seen:
+            self.run(self.clean)
+        return any(name.startswith(("grid_sampler", "cudnn_grid")) for name in seen.names)
 
     def frame(self, pitch: int | None = None) -> int:
         """Pixels of an end that is replaced: whole periods."""
@@ -233,23 +254,56 @@ class Slab:
         """Max difference of two predictions, in standard deviations of the slab's."""
         return float((a - b).abs().max()) / self._spread
 
-    def same_when_shorter(self, halo: Sides, tolerance: float = SAME) -> bool | None:
-        """Whether a shorter slab on the grid predicts the same beyond this halo.
+    @cached_property
+    def precise(self) -> Slab | None:
+        """The same in float64; None where the network does not run so."""
+        with Attempt():
+            return Slab(in_double(self._plain), self.clean, self.axis, self.lattice, self._fixed)
+        return None
 
-        None where that leaves nothing to compare. A network of one size is never compared.
+    def varied(self, content: Content) -> Slab:
+        """A slab whose ends, an eighth of it each, hold other intensities than all between."""
+        inside, outside = content
+        clean = outside(self.clean)
+        start, size = self._shorter
+        part = self.clean.narrow(self.axis + 2, start, size)
+        clean.narrow(self.axis + 2, start, size).copy_(inside(part))
+        made = Slab(self._plain, clean, self.axis, self.lattice, self._fixed)
+        made._spread = self._spread
+        return made
+
+    @property
+    def _shorter(self) -> Sides:
+        """Start and size of the part on the grid that leaves an eighth out at either end."""
+        pitch = self.lattice.pitch
+        start = -(-self.length // (8 * pitch)) * pitch
+        return start, self.lattice.size_at_most(self.length - 2 * start)
+
+    def apart_when_shorter(self, halo: Sides, tolerance: float = SAME) -> Apart | None:
+        """How deep, from either end, a shorter slab on the grid predicts something else.
+
+        `halo` where it does so nowhere beyond that, infinite where it does so nearly everywhere;
+        None where the slab is too short to tell. A network of one size is never compared.
         """
         lattice, axis = self.lattice, self.axis + 2
         if lattice.fixed is not None:
-            return True
-        start = -(-self.length // (8 * lattice.pitch)) * lattice.pitch
-        size = lattice.size_at_most(self.length - 2 * start)
-        low, high = math.ceil(halo[0] * lattice.scale), math.ceil(halo[1] * lattice.scale)
-        count = int((size - sum(lattice.crop)) * lattice.scale) - low - high
-        if size == 0 or count < lattice.pitch * lattice.scale:
+            return halo
+        start, size = self._shorter
+        count = int((size - sum(lattice.crop)) * lattice.scale)
+        first, last = (math.ceil(side * lattice.scale) for side in halo)
+        if size == 0 or count - first - last < lattice.pitch * lattice.scale:
             return None
-        part = self.run(self.clean.narrow(axis, start, size)).narrow(axis, low, count)
-        moved = int(start * lattice.scale) + low
-        return self.difference(part, self.unchanged.narrow(axis, moved, count)) < tolerance
+        part = self.run(self.clean.narrow(axis, start, size))
+        whole = self.unchanged.narrow(axis, int(start * lattice.scale), count)
+        differs = self._line((part - whole).abs() / self._spread >= tolerance)
+        places = np.flatnonzero(differs[first : count - last]) + first
+        if places.size == 0:
+            return halo
+        low, high = places[places < count / 2], places[places >= count / 2]
+        sides = int(low.max(initial=first - 1)) + 1, count - int(high.min(initial=count - last))
+        if count - sum(sides) < count / 4:
+            return math.inf, math.inf
+        return math.ceil(sides[0] / lattice.scale), math.ceil(sides[1] / lattice.scale)
 
 
 class MemoryMeter(Dispatch):

@@ -117,8 +117,8 @@ class FixedStatistics:
     def _recorded(self, call: Call) -> Moments | None:
         if call.running is not None:
             return None
-        self._next += 1
-        return self._moments[self._next - 1]
+        self._next += 1  # a network that decides by what it sees may take more of them
+        return self._moments[self._next - 1] if self._next <= len(self._moments) else None
 
 
 def statistics_calls(found: Audit) -> tuple[StatisticsCall, ...]:
@@ -324,6 +324,11 @@ class _Seen:
         """Whether it is the mean of each channel by itself."""
         return self.call == "mean" and self.groups == self.channels
 
+    @property
+    def of(self) -> tuple[Kind, int, int]:
+        """What it is, and of how many values."""
+        return self.call, self.channels, self.extent
+
     def continues(self, other: _Seen) -> bool:
         """Whether two statistics taken by hand belong to one normalization."""
         same = (self.stage, self.extent, self.groups) == (other.stage, other.extent, other.groups)
@@ -456,6 +461,11 @@ _COUPLINGS = {
         "adaptive_max_pool3d",
     ),
     "Fourier transform": ("_fft_r2c", "_fft_c2c"),
+    "median over space": ("median", "nanmedian"),
+    "rank over space": ("sort", "topk", "kthvalue"),
+    "selection over space": ("masked_select", "nonzero", "index"),
+    "histogram over space": ("histc", "bincount"),
+    "condition over space": ("any", "all"),
     "maximum over space": ("amax", "max"),
     "minimum over space": ("amin", "min"),
     "minimum and maximum over space": ("aminmax",),
@@ -473,6 +483,10 @@ def _judged(small: _Auditor, large: _Auditor | None) -> Audit:
     twins: Sequence[_Seen | None] = [None] * len(seen)
     if large is not None and len(large.seen) == len(seen):
         twins = large.seen
+    elif large is not None:  # the same in each window of a tile, of which a larger one has more
+        windows = {each.of for each in large.seen}
+        seen = [one for one in seen if one.of not in windows]
+        twins = [None] * len(seen)
     layers: list[NormLayer] = []
     operations = _Operations()
     previous: _Seen | None = None
@@ -506,7 +520,9 @@ class _Operations:
 
 def _growing(small: _Auditor, large: _Auditor | None) -> Iterator[_Coupling]:
     if large is None or len(large.couplings) != len(small.couplings):
-        yield from (coupling for coupling in small.couplings if coupling.certain)
+        windows = set() if large is None else {(one.op, one.extent) for one in large.couplings}
+        whole = (one for one in small.couplings if (one.op, one.extent) not in windows)
+        yield from (one for one in whole if one.certain)
         return
     for one, twin in zip(small.couplings, large.couplings, strict=True):
         if twin.extent > one.extent:

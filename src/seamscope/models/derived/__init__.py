@@ -74,7 +74,7 @@ def derive(
     Raises
     ------
     seamscope.recorded_graph.Unrecordable
-        Where the operations depend on the values of the input.
+        Where the code reads tensors past torch's operations.
     """
     return list(readings(network, example, module=module, beside=beside, check=check))[-1]
 
@@ -95,7 +95,7 @@ def readings(
         yield Reader(network, tuple(example.shape), check).derived()
         return
     module = network if isinstance(network, nn.Module) else module
-    graph = record(network, example.clone(), module=module)
+    graph = record(network, example.clone(), module=module, decided=True)
     derived = Reader(graph, tuple(example.shape), check).derived()
     yield derived
     lengths = _Lengths(network, module, example, beside or example.shape[2:], check)
@@ -149,7 +149,7 @@ def derive_along(
     check: Callable[[], object] = bool,
 ) -> DerivedAxis:
     """Derive what a network's operations imply along one axis, for an input of just this shape."""
-    graph = record(network, example.clone())
+    graph = record(network, example.clone(), decided=True)
     return Reader(graph, tuple(example.shape), check).derived().axes[axis]
 
 
@@ -189,7 +189,7 @@ class _Lengths:
             for beside in dict.fromkeys([self._beside, tuple(self._example.shape[2:])]):
                 x = _of_shape(self._example, (*beside[:axis], new, *beside[axis + 1 :]))
                 try:
-                    return record(self._network, x.clone(), module=self._module), x
+                    return record(self._network, x.clone(), module=self._module, decided=True), x
                 except (InterruptedError, SeamscopeError):
                     raise
                 except Exception:  # it does not take this size, whatever it raises then

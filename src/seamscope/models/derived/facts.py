@@ -106,6 +106,11 @@ class Coupling:
     statistic: bool
 
     @property
+    def moment(self) -> bool:
+        """Whether it takes means and variances alone."""
+        return self.operation.strip("_").startswith(("mean", "var", "std", "native_", "batch_norm"))
+
+    @property
     def name(self) -> str:
         """Its module; the operation in words where no module is known."""
         return self.module or next(
@@ -114,11 +119,30 @@ class Coupling:
 
 
 _WORDS = (
+    ("median", "the median over space"),
+    ("nanmedian", "the median over space"),
+    ("kthvalue", "a rank over space"),
+    ("topk", "a rank over space"),
+    ("sort", "a rank over space"),
+    ("mode", "the mode over space"),
+    ("masked_select", "a selection over space"),
+    ("index", "a selection over space"),
+    ("nonzero", "a selection over space"),
+    ("histc", "a histogram over space"),
+    ("bincount", "a histogram over space"),
+    ("any", "a condition over space"),
+    ("all", "a condition over space"),
+    ("count_nonzero", "a count over space"),
+    ("cum", "an accumulation over space"),
+    ("logcumsumexp", "an accumulation over space"),
     ("amin", "the minimum over space"),
     ("min", "the minimum over space"),
     ("amax", "the maximum over space"),
     ("max", "the maximum over space"),
     ("mean", "the mean over space"),
+    ("aminmax", "the minimum and maximum over space"),
+    ("nansum", "the sum over space"),
+    ("prod", "the product over space"),
     ("sum", "the sum over space"),
     ("var", "the variance over space"),
     ("std", "the standard deviation over space"),

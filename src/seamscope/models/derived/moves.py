@@ -24,6 +24,7 @@ from seamscope.models.derived.positions import (
     sliced,
     with_leading,
 )
+from seamscope.models.derived.statistics import selected
 
 if TYPE_CHECKING:
     from seamscope.models.derived.reader import Reader
@@ -161,10 +162,20 @@ def _repeat(reader: Reader, given: dict[str, Any]) -> Any:
 def _index(reader: Reader, given: dict[str, Any]) -> Any:
     x = given["self"]
     chosen = [(d, i) for d, i in enumerate(given["indices"]) if i is not None]
+    if reader.masked and any(isinstance(i, Value) for _, i in chosen):
+        return selected(reader, x, *(i for _, i in chosen))
     if len(chosen) != 1 or isinstance(chosen[0][1], Value) or chosen[0][1].ndim != 1:
         raise NotUnderstood("indices that are not along one dimension")
     dim, index = chosen[0]
     return sliced(x, dim, np.arange(x.shape[dim])[index.numpy()])
+
+
+def _index_put(reader: Reader, given: dict[str, Any]) -> Any:
+    """One number where a mask chooses."""
+    x, chosen, values = given["self"], given["indices"], given["values"]
+    if not reader.masked or len(chosen[0].shape) != len(x.shape) or math.prod(values.shape) != 1:
+        raise NotUnderstood("values at computed places")
+    return reader.pointwise([x, chosen[0], values])
 
 
 def _index_select(reader: Reader, given: dict[str, Any]) -> Any:
@@ -256,6 +267,7 @@ RULES: dict[str, Any] = {
     "stack": _stack,
     "repeat": _repeat,
     "index": _index,
+    "index_put": _index_put,
     "index_select": _index_select,
     "pixel_shuffle": _shuffle,
     "pixel_unshuffle": _unshuffle,

@@ -63,6 +63,10 @@ class Seen:
         return Seen(lo, hi, np.where(keep, self.kind, other))
 
 
+_hashing = np.errstate(over="ignore")  # numpy warns of numbers, though not of arrays
+
+
+@_hashing
 def mixed(values: Array) -> Array:
     """splitmix64 (Steele, Lea, Flood 2014)."""
     z = values + np.uint64(0x9E3779B97F4A7C15)
@@ -71,6 +75,7 @@ def mixed(values: Array) -> Array:
     return z ^ (z >> np.uint64(31))
 
 
+@_hashing
 def _kinds(seen: Seen, lo: Array, tag: Any) -> Array:
     """Kinds of parts, with where they lie relative to the whole and which part they are."""
     apart = np.where(seen.lo == NONE, np.int64(-1), seen.lo - np.where(lo == NONE, 0, lo))
@@ -86,6 +91,7 @@ def marked(kinds: Array, padded: Array) -> Array:
     return (kinds & ~_PADDED) | padded.astype(np.uint64)
 
 
+@_hashing
 def joined(parts: Sequence[Seen]) -> Seen:
     """Elements that depend on one element of each part."""
     if len(parts) == 1:
@@ -101,7 +107,7 @@ def joined(parts: Sequence[Seen]) -> Seen:
     for tag, part in enumerate(parts):
         kind = kind + _kinds(part, lo, tag)
         padded = padded | part.padded
-    return Seen(lo, hi, marked(kind, padded))
+    return Seen(lo, hi, marked(kind, padded).reshape(shape))
 
 
 def reduced(seen: Seen, dim: int) -> Seen:

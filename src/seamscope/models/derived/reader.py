@@ -161,6 +161,13 @@ class Reader:
         return count if count > 1 else 0
 
     @property
+    def masked(self) -> bool:
+        """Whether the operation's indices are one mask."""
+        indices: Any = self._node.args[1]
+        types = {one.meta["val"].dtype for one in indices if one is not None}
+        return types == {torch.bool} and len(indices) == 1
+
+    @property
     def meta(self) -> torch.Tensor:
         """The result without content."""
         found: torch.Tensor = self._node.meta["val"]

@@ -1,0 +1,267 @@
+"""Networks that take a number of their tile, read at computed places, or know their tile's size.
+
+Each is compared with itself in float64: a tile on its grid, with its halo, and the whole image.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+from families import C2, C3, Given, PyramidPooling, Tiling, bright, conv, seq, warped
+from seamscope.models.model import as_model
+
+
+def small(ndim=2, outputs=2):
+    layer = (C2, C3)[ndim - 2]
+    return seq(layer(1, 4, 3, padding=1), nn.ReLU(), layer(4, outputs, 1))
+
+
+class Middle(nn.Module):
+    """A function of the features at the bottom of a U-Net of one level."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.down, self.bottom, self.up = conv(1, 4), conv(4, 4), conv(8, 2)
+
+    def forward(self, x):
+        x = F.relu(self.down(x))
+        y = self.function(F.relu(self.bottom(F.max_pool2d(x, 2))))
+        return self.up(torch.cat([x, F.interpolate(y, scale_factor=2)], 1))
+
+
+def made(network):
+    torch.manual_seed(0)
+    return network().eval()
+
+
+def apart(model, x, start, size, halo) -> float:
+    """Difference of tile and whole along x beyond a halo, in standard deviations; in float64."""
+    module = model.module.double()
+    with torch.no_grad():
+        whole, tile = module(x.double()), module(x[..., start : start + size].double())
+    before, after = halo
+    inside = slice(start + before, start + size - after)
+    differ = tile[..., before : size - after] - whole[..., inside]
+    return float(differ.abs().max() / tile.std())
+
+
+def image(ndim, length, pitch, size=32):
+    """Noise, and where a tile on the grid lies in it."""
+    x = torch.randn(1, 1, *(size,) * (ndim - 1), length, generator=torch.Generator().manual_seed(1))
+    return x, -(-length // 3 // pitch) * pitch
+
+
+# -- what is taken of the tile
+
+
+def _where(x, net):
+    return net(torch.where(x.amax() > 1, x / 255, x))
+
+
+def _flipped(x, net):
+    return net(-x if float(x.min()) < -9 else x)
+
+
+def _clamped(x, net):
+    return net(x.clamp(max=3) * 2 if (x > 3).any() else x)
+
+
+def _quantiles(x, net):
+    low, high = torch.quantile(x.flatten(), torch.tensor([0.1, 0.9], dtype=x.dtype))
+    return net((x - low) / (high - low))
+
+
+def _best(x, net):
+    return net(x / x.flatten(2).topk(9).values.mean(-1)[..., None, None])
+
+
+def _nth(x, net):
+    return net(x - x.flatten(2).kthvalue(99).values[..., None, None])
+
+
+def _masked(x, net):
+    mask = x > 0
+    return net(x - (x * mask).sum((2, 3), True) / mask.sum((2, 3), True))
+
+
+NUMBERS = {
+    "branch": (lambda: Given(bright, small()), "the maximum over space", True),
+    "branch in 3D": (lambda: Given(bright, small(3)), "the maximum over space", True),
+    "branch in a U-Net": (
+        lambda: Middle(lambda y: y / 9 if y.max() > 5 else y), "the maximum over space", False
+    ),
+    "where": (lambda: Given(_where, small()), "the maximum over space", True),
+    "by a minimum": (lambda: Given(_flipped, small()), "the minimum over space", False),
+    "any": (lambda: Given(_clamped, small()), "a condition over space", True),
+    "median": (
+        lambda: Given(lambda x, net: net(x - x.median()), small()), "the median over space", False
+    ),
+    "median in a U-Net": (
+        lambda: Middle(lambda y: y - y.flatten(2).median(-1).values[..., None, None]),
+        "the median over space", False,
+    ),
+    "quantiles": (lambda: Given(_quantiles, small()), "a rank over space", False),
+    "quantiles in 3D": (lambda: Given(_quantiles, small(3)), "a rank over space", False),
+    "topk": (lambda: Given(_best, small()), "a rank over space", False),
+    "kthvalue": (lambda: Given(_nth, small()), "a rank over space", False),
+    "masked mean": (lambda: Given(_masked, small()), "the sum over space", False),
+    "mask as index": (
+        lambda: Given(lambda x, net: net(x - x[x > 0].mean()), small()),
+        "a selection over space", False,
+    ),
+    "masked_select": (
+        lambda: Given(lambda x, net: net(x - torch.masked_select(x, x > 0).mean()), small()),
+        "a selection over space", False,
+    ),
+    "histogram": (
+        lambda: Given(lambda x, net: net(x * torch.histc(x, 8, -1, 1)[3] / 99), small()),
+        "a histogram over space", False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("network", "name", "conditional"), NUMBERS.values(), ids=NUMBERS)
+def test_what_is_taken_of_the_tile_is_named(network, name, conditional) -> None:
+    model = as_model(made(network))
+    ndim = model.facts.spatial_axes
+    assert model.reach.halo is None
+    assert model.reach.couplings == (name,)
+    assert model.reach.conditional == conditional
+    (rest,) = set(model.reach.rest)
+    pitch = model.facts.lattice[-1].pitch
+    assert pitch == (2 if isinstance(model.module, Middle) else 1)
+    x, start = image(ndim, 96, pitch, 8)
+    x *= 0.2
+    x[..., : start - 8] *= 200  # what the tile does not see
+    assert apart(model, x, start, 48, rest) > 1e-3
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda x, net: net(x) if not torch.isnan(x).any() else 1 / 0,
+        lambda x, net: net(x) if x.abs().sum() > 0 else net(0 * x),
+    ],
+    ids=["refuses NaN", "nothing there"],
+)
+def test_a_check_that_changes_nothing_couples_nothing(check) -> None:
+    assert as_model(made(lambda: Given(check, small()))).reach.halo == ((1, 1), (1, 1))
+
+
+def test_a_weak_branch_is_found_whatever_noise_shows() -> None:
+    """Pooled features that are negative for noise, so that nothing of them is left behind ReLU."""
+    network = made(lambda: PyramidPooling((1, 2), 3))
+    for pool in network.pools:
+        pool.append(nn.ReLU())
+        nn.init.constant_(pool[1].bias, -2.0)
+    reach = as_model(network).reach
+    assert reach.halo is None
+    assert reach.rest == ((2, 2),) * 3
+
+
+# -- computed places
+
+
+def _affine(x, net):
+    same = torch.eye(x.ndim - 2, x.ndim - 1, dtype=x.dtype)[None]
+    return net(
+        F.grid_sample(x, F.affine_grid(same, x.shape, align_corners=False), align_corners=False)
+    )
+
+
+def _aligned(x, net):
+    rows, columns = (torch.linspace(-1, 1, n) for n in x.shape[2:])
+    by = 2 * net(x).clamp(-3, 3) / torch.tensor([x.shape[-1] - 1, x.shape[-2] - 1])[:, None, None]
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1])
+    return F.grid_sample(x, (grid + by).movedim(1, -1).to(x.dtype), align_corners=True)
+
+
+WARPS = {
+    "by a flow": (lambda: Given(warped, small()), 1),
+    "by a flow, 3D": (lambda: Given(warped, small(3, 3)), 1),
+    "aligned corners": (lambda: Given(_aligned, small()), 1),
+    "affine": (lambda: Given(_affine, small()), 1),
+    "by the flow of a U-Net": (lambda: Given(warped, Middle(nn.Identity())), 2),
+}
+
+
+@pytest.mark.parametrize(("network", "period"), WARPS.values(), ids=WARPS)
+def test_rounded_coordinates_are_no_period_and_no_size(network, period) -> None:
+    model = as_model(made(network))
+    assert set(model.facts.period) == {period}
+    assert model.facts.period_found
+    assert model.reach.halo is not None
+    if model.module.function is not _aligned:  # whose code makes float32 of everything
+        x, start = image(model.facts.spatial_axes, 192, period)
+        assert apart(model, x, start, 64, model.reach.halo[-1]) < 1e-9
+
+
+def test_float64_leaves_a_weak_path_where_it_is() -> None:
+    """A path 1e-5 as strong as the other follows only shifts by 4."""
+    weak = lambda x, net: net(x) + 2e-5 * F.interpolate(F.max_pool2d(x, 4), scale_factor=4)  # noqa: E731
+    assert as_model(made(lambda: Given(weak, small()))).facts.period == (4, 4)
+
+
+# -- networks that tile by themselves
+
+
+@pytest.mark.parametrize(
+    ("ndim", "window", "step", "inner"),
+    [
+        (2, 64, 32, small), (2, 32, 8, small), (2, 16, 16, small), (3, 16, 8, small),
+        (2, 32, 16, lambda ndim: seq(conv(1, 4), nn.InstanceNorm2d(4), conv(4, 2))),
+    ],
+)  # fmt: skip
+def test_a_network_that_tiles_itself_needs_what_its_windows_overlap(
+    ndim, window, step, inner
+) -> None:
+    model = as_model(made(lambda: Tiling(inner(ndim), window, step)))
+    assert set(model.facts.period) == {step}
+    assert not model.facts.statistics
+    halo = window - step
+    assert model.reach.halo == ((halo, halo),) * ndim
+    x, start = image(ndim, 6 * window, step, window)
+    size = 3 * window
+    assert apart(model, x, start, size, (halo, halo)) < 1e-9
+    if halo:
+        assert apart(model, x, start, size, (halo - 1, halo)) > 1e-3
+        assert apart(model, x, start, size, (halo, halo - 1)) > 1e-3
+
+
+# -- the size of the tile
+
+
+@pytest.mark.parametrize(
+    ("network", "ndim"),
+    [
+        (lambda: Given(lambda x, net: net(x) * x.shape[-1], small()), 2),
+        (lambda: Given(lambda x, net: net(x) / x[0].numel(), small(3)), 3),
+        (lambda: Middle(lambda y: y * math.sqrt(y.shape[-1])), 2),
+    ],
+)
+def test_tiles_of_one_size_agree_where_the_size_counts(network, ndim) -> None:
+    model = as_model(made(network))
+    assert model.reach.halo is None
+    assert model.reach.depends_on_size
+    assert model.reach.alike
+    (halo,) = set(model.reach.rest)
+    x, _ = image(ndim, 160, 2)
+    module = model.module.double()
+    with torch.no_grad():
+        one, two = (module(x[..., a : a + 64].double()) for a in (0, 32))
+    overlap = one[..., 32 : 64 - halo[1]] - two[..., : 32 - halo[1]]
+    assert float(overlap[..., halo[0] :].abs().max()) < 1e-9
+    assert apart(model, x, 32, 64, halo) > 1e-2
+
+
+def test_what_knows_its_place_is_not_alike_in_all_tiles() -> None:
+    up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+    reach = as_model(made(lambda: seq(conv(1, 4), nn.MaxPool2d(2), up, conv(4, 2)))).reach
+    assert reach.depends_on_size
+    assert not reach.alike
