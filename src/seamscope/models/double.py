@@ -3,8 +3,8 @@
 Knows the types of tensors. Does not know what a network computes, or why.
 
 Two predictions that are equal up to rounding differ by less in float64, and by as much as before
-where the network itself makes the difference. Warping needs that: a coordinate of a long image keeps
-only 1e-4 px in float32.
+where the network itself makes the difference. Warping needs that: a coordinate of a long image
+keeps only 1e-4 px in float32.
 """
 
 from __future__ import annotations
