@@ -56,6 +56,14 @@ class KeptLayers:
         for layer in self.all(*key):
             layer.visible = False
 
+    def raise_to_top(self) -> None:
+        """Move the layers that are seen above all others."""
+        layers = self._viewer.layers
+        own = [layer for layer in self.all() if layer.visible]
+        if own != list(layers)[len(layers) - len(own) :]:
+            for layer in own:
+                layers.move(layers.index(layer), len(layers))
+
     def show(
         self,
         key: tuple[Hashable, ...],

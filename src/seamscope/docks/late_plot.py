@@ -16,10 +16,19 @@ from typing import Any
 
 import pyqtgraph as pg
 from napari.utils.theme import get_theme
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QLabel, QWidget
+
+from seamscope.docks.controls import stack
+from seamscope.docks.looks import colored, plain
 
 _NAMED = 42  # height of an axis with its name
+_LINE = "#ff5d8f"
+_STEPS = {
+    Qt.Key.Key_Left: -1, Qt.Key.Key_Right: 1,
+    Qt.Key.Key_PageDown: -10, Qt.Key.Key_PageUp: 10,
+    Qt.Key.Key_Home: -1_000_000, Qt.Key.Key_End: 1_000_000,
+}  # fmt: skip
 _NUDGE = 6  # pixels by which pyqtgraph moves a name out of the plot, which cuts its descenders
 
 
@@ -57,6 +66,31 @@ class Plot(pg.PlotWidget):
         event.ignore()
 
 
+class KeyedPlot(Plot):
+    """A plot whose line is moved by arrow keys, in steps of one, ten, or to either end."""
+
+    def __init__(self, tip: str, step: Callable[[int], None], **arguments: Any) -> None:
+        super().__init__(tip, **arguments)
+        self._step = step
+
+    def keyPressEvent(self, event: Any) -> None:  # noqa: N802
+        """Move the line."""
+        if event.key() in _STEPS:
+            self._step(_STEPS[event.key()])
+            event.accept()
+        else:
+            super().keyPressEvent(event)
+
+
+def slider(**arguments: Any) -> pg.InfiniteLine:
+    """An upright line that is dragged."""
+    line = pg.InfiniteLine(0, angle=90, movable=True, **arguments)
+    line.setPen(pg.mkPen(_LINE, width=3))
+    line.setHoverPen(pg.mkPen(_LINE, width=5))
+    line.setZValue(10)
+    return line
+
+
 class LatePlot(QWidget):
     """Room for a plot; takes none as long as there is nothing to draw.
 
@@ -85,8 +119,7 @@ class LatePlot(QWidget):
         self.text = "#ffffff"
         self._ground: str | None = None
         self._make, self._draw = make, draw
-        self._column = QVBoxLayout(self)
-        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column = stack(self)
         self._stale = False
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
@@ -145,6 +178,37 @@ class LatePlot(QWidget):
             plot.getAxis(side).setTextPen(self.text)
 
 
+class NamedPlot(QWidget):
+    """A plot that is made when it is first seen, and the names of its colours below.
+
+    Children define `draw`.
+    """
+
+    def __init__(self, height: int, tip: str, log: bool = False) -> None:
+        super().__init__()
+        self.room = LatePlot(lambda: self.make(tip, log), self.draw, height)
+        self.names = QLabel()
+        self.names.setWordWrap(True)
+        stack(self, self.room, self.names)
+
+    def make(self, tip: str, log: bool) -> Plot:
+        """Make the plot."""
+        return Plot(tip, log)
+
+    def set_colors(self, ground: str, text: str) -> None:
+        """Follow napari's theme."""
+        self.room.set_colors(ground, text)
+
+    def draw(self, plot: Plot) -> None:
+        """Fill the empty plot."""
+        raise NotImplementedError
+
+    def name(self, keys: Sequence[tuple[str, str]], sign: str = "━") -> None:
+        """Name colours."""
+        shown = (f"{colored(sign, color)} {plain(name)}" for name, color in keys)
+        self.names.setText(" &nbsp; ".join(shown))
+
+
 def follow_theme(plots: Sequence[Any], viewer: Any) -> None:
     """Give plots, by their `set_colors`, the colours of a viewer's theme."""
     theme = get_theme(viewer.theme)
@@ -152,4 +216,4 @@ def follow_theme(plots: Sequence[Any], viewer: Any) -> None:
         plot.set_colors(theme.background.as_hex(), theme.text.as_hex())
 
 
-__all__ = ["LatePlot", "Plot", "follow_theme"]
+__all__ = ["KeyedPlot", "LatePlot", "NamedPlot", "Plot", "follow_theme", "slider"]

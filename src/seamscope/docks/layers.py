@@ -7,7 +7,7 @@ networks or widgets.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from napari.utils.transforms import Affine
 from seamscope.errors import ImageError, SeamscopeError, SettingsError
 from seamscope.images.dimensions import AXES, are_axes
 from seamscope.images.image import Image, open_image
-from seamscope.planning.plan import Plan
+from seamscope.planning.plan import Layout, Plan
 from seamscope.prediction.resuming import content_of
 from seamscope.text import shape_text
 
@@ -324,6 +324,36 @@ def place_like(
     return place
 
 
+def over_layer(
+    array: npt.NDArray[Any],
+    grains: Mapping[str, tuple[float, float]],
+    layer: ImageLayer,
+    layout: Layout,
+) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+    """Order an array like a layer's dimensions, and place it over the layer.
+
+    Parameters
+    ----------
+    array
+        One dimension for each of `grains`, in their order.
+    grains
+        For each axis, size of the array's pixels and centre of the first, in pixels of the layer.
+    layer, layout
+        The image's layer, and its axes. Along axes that are not among `grains` the array is the
+        same all along.
+    """
+    letters, axes = layout.axes[: layer.ndim], list(grains)
+    first = min(letters.index(a) for a in axes if a in letters)
+    shown = letters[first:]
+    array = array.transpose([axes.index(a) for a in shown if a in axes])
+    for dim, letter in enumerate(shown):
+        if letter not in axes:
+            count = pixels(layer).shape[first + dim]
+            array = np.repeat(np.expand_dims(array, dim), count, dim)
+    size, offset = zip(*(grains.get(a, (1.0, 0.0)) for a in shown), strict=True)
+    return np.ascontiguousarray(array), place_like(layer, first, size, offset)
+
+
 # -- part of a layer
 
 
@@ -373,10 +403,32 @@ def look_at(
     camera(viewer).center = tuple(center)
 
 
+def displayed(layer: Layer, viewer: Any) -> tuple[int, ...]:
+    """The layer's dimensions that are displayed."""
+    missing = viewer.dims.ndim - layer.ndim
+    return tuple(d - missing for d in viewer.dims.displayed if d >= missing)
+
+
 def shown_dims(layer: Layer, viewer: Any) -> tuple[int, ...]:
     """The layer's dimensions that lie in the plane of the view (the last two in 3D)."""
-    missing = viewer.dims.ndim - layer.ndim
-    return tuple(d - missing for d in viewer.dims.displayed if d >= missing)[-2:]
+    return displayed(layer, viewer)[-2:]
+
+
+def screen_size(layer: Layer, viewer: Any) -> float:
+    """Size of a pixel of the layer on the screen, in pixels of the screen."""
+    scale = np.asarray(layer.scale)[list(shown_dims(layer, viewer))]
+    return max(float(np.mean(np.abs(scale))) * camera(viewer).zoom, 1e-9)
+
+
+def on_slice(layer: Layer, viewer: Any) -> dict[str, Any]:
+    """Where a layer lies, for `KeptLayers.show`, but exactly on the current slice.
+
+    napari stops at half pixels too, and shows shapes at whole ones only.
+    """
+    point = shown_point(layer, viewer)
+    offset = point - np.round(point)
+    offset[list(displayed(layer, viewer))] = 0
+    return place_like(layer, 0, (1,) * layer.ndim, offset.tolist())
 
 
 def area_in_view(layer: ImageLayer, letters: str, viewer: Any) -> Area:

@@ -9,8 +9,9 @@ from typing import Any
 
 import psutil
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QLineEdit, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLineEdit, QWidget
 
+from seamscope.docks.controls import number, stack
 from seamscope.docks.editors import Choice
 
 TIP = (
@@ -43,24 +44,15 @@ class RunOn(QWidget):
         super().__init__()
         kinds = [("This process", "here"), ("Workers", "workers"), ("Scheduler", "scheduler")]
         self.kind = Choice(kinds, f"{TIP} {more}".strip())
-        self.count = QSpinBox()
-        self.count.setRange(1, 256)
-        self.count.setValue(psutil.cpu_count(logical=False) or 2)
-        self.count.setKeyboardTracking(False)
-        self.count.setSuffix(" processes")
-        self.count.setToolTip(_COUNT_TIP)
+        cores = psutil.cpu_count(logical=False) or 2
+        self.count = number((1, 256), cores, _COUNT_TIP, " processes")
         self.scheduler = QLineEdit()
         self.scheduler.setPlaceholderText("tcp://host:8786 or a file")
         self.scheduler.setToolTip(_SCHEDULER_TIP)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        for part, name in (
-            (self.kind, "Run on"),
-            (self.count, "Number of processes"),
-            (self.scheduler, "Scheduler"),
-        ):
-            part.setAccessibleName(name)
-            column.addWidget(part)
+        stack(self, self.kind, self.count, self.scheduler)
+        self.kind.setAccessibleName("Run on")
+        self.count.setAccessibleName("Number of processes")
+        self.scheduler.setAccessibleName("Scheduler")
         self._show_more()
         self.kind.value_changed.connect(self._changed)
         self.count.valueChanged.connect(self._changed)

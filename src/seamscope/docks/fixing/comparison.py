@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from napari.layers import Layer
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QSlider, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QSlider, QWidget
 
 from seamscope.compare.accuracy import dice_of_result
 from seamscope.compare.before_after import SAME_DICE, BeforeAfter
-from seamscope.docks.controls import button
+from seamscope.docks.controls import button, stack
 from seamscope.docks.fixing.swipe import Swipe
 from seamscope.docks.looks import Kind, boxed, in_dock, plain, text_label
 from seamscope.docks.results import Run
@@ -70,11 +70,9 @@ class Comparison(QWidget):
         self.divide.setRange(0, _STEPS)
         self.divide.setToolTip(_TIPS["divide"])
         self.divide.setAccessibleName("Divide between before and after")
-        self._divided = _row(QLabel("before"), self.divide, QLabel("after"))
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        for part in (self.text, _row(self.swiped, self.swap, self.undo), self._divided):
-            column.addWidget(part)
+        self._divided = QWidget()
+        stack(self._divided, (QLabel("before"), self.divide, QLabel("after")))
+        stack(self, self.text, (self.swiped, self.swap, self.undo), self._divided)
         self.swiped.toggled.connect(self._swipe)
         self.swap.clicked.connect(self._swap)
         self.undo.clicked.connect(self._undo)
@@ -192,15 +190,6 @@ def scored(runs: list[Run], labels: Any, *, work: Work) -> dict[Run, Scores]:
         truth, scores = dice_of_result(run.plan, run.model, array, labels, work=work)
         found[run] = truth.names, scores, truth.meaning
     return found
-
-
-def _row(*parts: QWidget) -> QWidget:
-    whole = QWidget()
-    row = QHBoxLayout(whole)
-    row.setContentsMargins(0, 0, 0, 0)
-    for part in parts:
-        row.addWidget(part, 0 if isinstance(part, QLabel) else 1)
-    return whole
 
 
 __all__ = ["Comparison", "scored"]

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QGridLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QGridLayout, QPushButton, QWidget
 
-from seamscope.docks.controls import button
+from seamscope.docks.controls import button, fill
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels.background import Crops, Suspects
 from seamscope.docks.labels.live import WAIT, Live
@@ -140,15 +140,7 @@ class CorrectionsPage(QWidget):
         grid.addWidget(self.buttons["paint"], 3, 0)
         grid.addWidget(self.discard, 3, 1)
         grid.addWidget(self.buttons["next"], 4, 0, 1, 2)
-        files = QHBoxLayout()
-        files.addWidget(self.open)
-        files.addWidget(self.crops)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(4, 6, 4, 4)
-        column.addLayout(grid)
-        column.addWidget(self.text)
-        column.addLayout(files)
-        column.addStretch(1)
+        fill(self, grid, self.text, (self.open, self.crops))
 
     # -- coming and going
 

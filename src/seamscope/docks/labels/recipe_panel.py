@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QWidget
 
-from seamscope.docks.controls import number, ticked
+from seamscope.docks.controls import number, stack, ticked
 from seamscope.docks.editors import Choice
 from seamscope.docks.looks import set_row
 from seamscope.segmentation.recipe import Recipe
@@ -123,9 +123,7 @@ class RecipePanel(QWidget):
             ("Values", self.values),
         ):
             self.more_form.addRow(name, field)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addLayout(self.form)
+        stack(self, self.form)
 
     def _connect(self) -> None:
         for choice in (

@@ -16,16 +16,14 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
-    QHBoxLayout,
     QHeaderView,
     QLabel,
     QTableWidget,
     QTableWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
-from seamscope.docks.controls import button, form, number
+from seamscope.docks.controls import button, fill, form, number, stack
 from seamscope.docks.editors import Choice
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels.background import Ask, Splits
@@ -151,27 +149,15 @@ class SplitsPage(QWidget):
         table.horizontalHeader().setStretchLastSection(True)
         table.setFixedHeight(170)
         table.setToolTip(_TIPS["table"])
-        column = QVBoxLayout(self)
-        column.setContentsMargins(4, 6, 4, 4)
-        column.addLayout(self.form)
-        for part in (self.look, self.text, table):
-            column.addWidget(part)
         self.buttons = QWidget()
-        rows = QVBoxLayout(self.buttons)
-        rows.setContentsMargins(0, 0, 0, 0)
-        for parts in (
+        stack(
+            self.buttons,
             (self.merge, self.undo),
             (QLabel("Rate"), self.rate, self.all),
             (self.ask, self.confirmed),
-            (self.write,),
-        ):
-            row = QHBoxLayout()
-            for part in parts:
-                row.addWidget(part)
-            rows.addLayout(row)
-        column.addWidget(self.buttons)
-        column.addWidget(self.comparison)
-        column.addStretch(1)
+            self.write,
+        )
+        fill(self, self.form, self.look, self.text, table, self.buttons, self.comparison)
 
     def _connect(self) -> None:
         self.labels.value_changed.connect(self._labels_chosen)

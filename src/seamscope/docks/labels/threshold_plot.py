@@ -12,17 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import pyqtgraph as pg
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QWidget
 
+from seamscope.docks.controls import beside, stack
 from seamscope.docks.labels.background import Curves
 from seamscope.docks.labels.recipe_panel import real
-from seamscope.docks.late_plot import LatePlot, Plot
+from seamscope.docks.late_plot import KeyedPlot, LatePlot, Plot, slider
 from seamscope.docks.looks import COLORS, colored
 from seamscope.segmentation.segment import Curve, Segmentation
 
 Values = npt.NDArray[Any]
 
-_LINE, _STABLE = "#ff5d8f", "#7fbf7f"
+_STABLE = "#7fbf7f"
 _POINTS = 1200  # of the curve that are drawn
 _FEW_DECADES = 1.6
 _AXIS = 56  # width of the left axes, so that both plots lie above each other
@@ -58,7 +59,7 @@ class ThresholdPlot(QWidget):
         self._range = (0.0, 1.0)
         self.objects = LatePlot(self._make, self._draw_curve, 150)
         self.heights = LatePlot(self._make, self._draw_histogram, 90)
-        self.lines = [_line(), _line()]
+        self.lines = [slider(), slider()]
         self.number = real((0, 1), 0.5, 0.005, "Value of the setting below, at the red line.")
         self.number.setAccessibleName("Value at the line")
         self.name = QLabel()
@@ -66,21 +67,15 @@ class ThresholdPlot(QWidget):
         self.unit.setAlignment(Qt.AlignmentFlag.AlignHCenter)
         self.key = QLabel()
         self.key.setWordWrap(True)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        row = QHBoxLayout()
-        row.addWidget(self.name, 1)
-        row.addWidget(self.number)
-        column.addLayout(row)
-        for part in (self.objects, self.heights, self.unit, self.key):
-            column.addWidget(part)
+        first = beside(self.name, self.number)
+        stack(self, first, self.objects, self.heights, self.unit, self.key)
         self.number.valueChanged.connect(self._typed)
         for line in self.lines:
             line.sigPositionChanged.connect(self._dragged)
         self.hide()
 
     def _make(self) -> Plot:
-        made = _Plot(self)
+        made = KeyedPlot(_TIP, self.step)
         made.getAxis("left").setWidth(_AXIS)
         return made
 
@@ -220,32 +215,6 @@ def _shown(curve: Curve, edges: Values, pixels: Values) -> tuple[float, float]:
         several = curve.values[curve.counts > curve.counts[-1]]
         return 0.0, float(several[-1]) * 1.1 if len(several) else ends[1]
     return ends[0], ends[1]
-
-
-def _line() -> Any:
-    line = pg.InfiniteLine(0, angle=90, movable=True)
-    line.setPen(pg.mkPen(_LINE, width=3))
-    line.setHoverPen(pg.mkPen(_LINE, width=5))
-    line.setZValue(10)
-    return line
-
-
-class _Plot(Plot):
-    """A plot that hears arrow keys."""
-
-    def __init__(self, owner: ThresholdPlot) -> None:
-        super().__init__(_TIP)
-        self._owner = owner
-
-    def keyPressEvent(self, event: Any) -> None:  # noqa: N802
-        """Move the line."""
-        steps = {Qt.Key.Key_Left: -1, Qt.Key.Key_Right: 1,
-                 Qt.Key.Key_PageDown: -10, Qt.Key.Key_PageUp: 10}  # fmt: skip
-        if event.key() in steps:
-            self._owner.step(steps[event.key()])
-            event.accept()
-        else:
-            super().keyPressEvent(event)
 
 
 __all__ = ["ThresholdPlot", "setting_of"]

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QLabel, QLineEdit, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QLineEdit, QWidget
 
 from seamscope.docks.actions import Action, ActionRow
-from seamscope.docks.controls import button, ticked
+from seamscope.docks.controls import beside, button, fill, form, ticked
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels.background import (
     Write,
@@ -90,23 +90,12 @@ class WritePage(QWidget):
         self.waits = text_label()
         self.actions = ActionRow()
         self.text = text_label()
-        column = QVBoxLayout(self)
-        column.setContentsMargins(4, 6, 4, 4)
-        row_of_place = QHBoxLayout()
-        row_of_place.addWidget(QLabel("File"))
-        row_of_place.addWidget(self.place, 1)
-        row_of_place.addWidget(self.choose)
-        column.addLayout(row_of_place)
-        column.addWidget(self.intensity)
-        column.addWidget(self.replace)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.write)
-        buttons.addWidget(self.measure)
-        column.addLayout(buttons)
-        column.addWidget(self.waits)
-        column.addWidget(self.actions)
-        column.addWidget(self.text)
-        column.addStretch(1)
+        fill(
+            self,
+            form(("File", beside(self.place, self.choose))),
+            *(self.intensity, self.replace, (self.write, self.measure)),
+            *(self.waits, self.actions, self.text),
+        )
         self.choose.clicked.connect(self._choose)
         self.write.clicked.connect(self._write)
         self.measure.clicked.connect(self._measure)

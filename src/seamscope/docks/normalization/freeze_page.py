@@ -14,8 +14,9 @@ from typing import Any
 
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QWidget
 
+from seamscope.docks.controls import stack
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.kept_work import KeptWork
 from seamscope.docks.layers import file_of_layer, image_of, name_of
@@ -67,9 +68,7 @@ class FreezePage(QWidget):
         self._foreseen: tuple[Any, ...] | None = None
         self.kept = KeptWork(self)
         self.panel = FreezePanel()
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(self.panel)
+        stack(self, self.panel)
         self._cost_timer = QTimer(self)
         self._cost_timer.setSingleShot(True)
         self._cost_timer.setInterval(_COST_DELAY_MS)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from napari.layers import Image as ImageLayer
 
 from seamscope.docks.kept_layers import KeptLayers
-from seamscope.docks.layers import pixels, place_like
+from seamscope.docks.layers import over_layer
 from seamscope.docks.results import faded
 from seamscope.explain.feature_statistics import FeatureStatistics
 from seamscope.planning.plan import Plan
@@ -167,22 +167,10 @@ def _over(
 ) -> tuple[Array, dict[str, Any]]:
     """Order an array ``(*frames, *spatial)`` like the layer's dimensions, and place it there."""
     layout = plan.layout
-    letters = layout.axes[: layer.ndim]
+    starts = [(1.0, float(start)) for start, _ in plan.frame_ranges]
+    grains = [
+        (float(size), float((part.start / scale) + (size - 1) / 2))
+        for size, part, scale in zip(sizes, plan.area, plan.facts.scale, strict=True)
+    ]
     axes = layout.frames + layout.spatial
-    first = min(letters.index(a) for a in axes if a in letters)
-    shown = letters[first:]
-    array = array.transpose([axes.index(a) for a in shown if a in axes])
-    for dim, letter in enumerate(shown):
-        if letter not in axes:  # the same for all channels of the image
-            count = pixels(layer).shape[first + dim]
-            array = np.repeat(np.expand_dims(array, dim), count, dim)
-    spatial = {
-        a: (float(size), float((part.start / scale) + (size - 1) / 2))
-        for a, size, part, scale in zip(
-            layout.spatial, sizes, plan.area, plan.facts.scale, strict=True
-        )
-    }
-    starts = {a: start for a, (start, _) in zip(layout.frames, plan.frame_ranges, strict=True)}
-    grains = [spatial.get(a, (1.0, float(starts.get(a, 0)))) for a in shown]
-    size, offset = zip(*grains, strict=True)
-    return np.ascontiguousarray(array), place_like(layer, first, size, offset)
+    return over_layer(array, dict(zip(axes, [*starts, *grains], strict=True)), layer, layout)

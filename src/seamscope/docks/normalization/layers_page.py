@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QWidget
 
+from seamscope.docks.controls import stack
 from seamscope.docks.looks import in_dock, plain, text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.layer_table import LayerTable
@@ -31,9 +32,7 @@ class LayersPage(QWidget):
         self._bench = bench
         self.table = LayerTable()
         self.meaning = text_label()
-        column = QVBoxLayout(self)
-        column.addWidget(self.table, 1)
-        column.addWidget(self.meaning)
+        stack(self, self.table, self.meaning).setStretch(0, 1)
         self.table.chosen.connect(self._layer_chosen)
         bench.audited.connect(self._show_audit)
 

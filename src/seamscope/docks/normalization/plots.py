@@ -6,18 +6,16 @@ Knows how these are drawn. Does not know who measures them, or layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyqtgraph as pg
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from seamscope.compare.before_after import BeforeAfter
-from seamscope.docks.late_plot import LatePlot, Plot
-from seamscope.docks.looks import COLORS, colored, plain
+from seamscope.docks.late_plot import NamedPlot, Plot
+from seamscope.docks.looks import COLORS
 from seamscope.explain.feature_statistics import REPRESENTATIVE, BatchExperiment, LayerFeatures
 from seamscope.seams.report import SeamReport
 
@@ -34,40 +32,10 @@ _LOG_TICKS = [
 ]
 
 
-class _Drawing(QWidget):
-    """A plot that is made when it is first seen, and the names of its colours below."""
-
-    def __init__(self, height: int, tip: str, log: bool = False) -> None:
-        super().__init__()
-        self.room = LatePlot(lambda: self.make(tip, log), self.draw, height)
-        self.names = QLabel()
-        self.names.setWordWrap(True)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(self.room)
-        column.addWidget(self.names)
-
-    def make(self, tip: str, log: bool) -> Plot:
-        """Make the plot."""
-        return Plot(tip, log)
-
-    def set_colors(self, ground: str, text: str) -> None:
-        """Follow napari's theme."""
-        self.room.set_colors(ground, text)
-
-    def draw(self, plot: Plot) -> None:
-        """Fill the empty plot."""
-        raise NotImplementedError
-
-    def _name(self, keys: Sequence[tuple[str, str]], sign: str = "━") -> None:
-        shown = (f"{colored(sign, color)} {plain(name)}" for name, color in keys)
-        self.names.setText(" &nbsp; ".join(shown))
-
-
 # -- features of tiles
 
 
-class FeaturePanels(_Drawing):
+class FeaturePanels(NamedPlot):
     """For each channel, every tile's mean and standard deviation against the reference.
 
     All panels have the same scale, in standard deviations of the reference, which is the cross in
@@ -179,7 +147,7 @@ def deviations(shown: LayerFeatures) -> Values:
     return np.stack([mean, spread], -1)
 
 
-class PixelFeaturesPlot(_Drawing):
+class PixelFeaturesPlot(NamedPlot):
     """One pixel's features in several tiles, before and after normalization.
 
     Attributes
@@ -206,7 +174,7 @@ class PixelFeaturesPlot(_Drawing):
     def show(self, before: Values, after: Values) -> None:
         """Show what each tile gives; nothing for arrays without tiles."""
         self.before, self.after = before, after
-        self._name([(f"tile {k + 1}", COLORS[k % len(COLORS)]) for k in range(len(before))], "●")
+        self.name([(f"tile {k + 1}", COLORS[k % len(COLORS)]) for k in range(len(before))], "●")
         self.room.redraw(bool(len(before)))
 
     @property
@@ -241,7 +209,7 @@ class PixelFeaturesPlot(_Drawing):
 # -- batches
 
 
-class BatchPlot(_Drawing):
+class BatchPlot(NamedPlot):
     """How much the statistics of random batches deviate, against their size."""
 
     def __init__(self) -> None:
@@ -256,7 +224,7 @@ class BatchPlot(_Drawing):
         """Show an experiment; nothing for None."""
         self._shown = shown
         keys = [("median", COLORS[1]), ("95 of 100 are below", COLORS[0])]
-        self._name(keys if shown is not None else [])
+        self.name(keys if shown is not None else [])
         self.room.redraw(shown is not None)
 
     def draw(self, plot: Plot) -> None:
@@ -277,7 +245,7 @@ class BatchPlot(_Drawing):
 # -- before and after
 
 
-class BeforeAfterPlot(_Drawing):
+class BeforeAfterPlot(NamedPlot):
     """Max difference of neighbouring tiles against halo, with each tile's statistics and fixed.
 
     Attributes
@@ -302,7 +270,7 @@ class BeforeAfterPlot(_Drawing):
         self.names.setText("")
         if shown is not None:
             self.curves = {**_curves(shown.before, "before"), **_curves(shown.after, "after")}
-            self._name([("before", _BEFORE), ("after", _AFTER)])
+            self.name([("before", _BEFORE), ("after", _AFTER)])
             self.names.setText(self.names.text() + " &nbsp; full: max, dashed: mean")
         self.room.redraw(shown is not None)
 

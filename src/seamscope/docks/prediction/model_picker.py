@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QDialog,
     QFileDialog,
     QFrame,
-    QHBoxLayout,
     QLabel,
     QPlainTextEdit,
     QSizePolicy,
@@ -25,7 +24,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from seamscope.docks.controls import button
+from seamscope.docks.controls import beside, button, stack
 from seamscope.docks.looks import boxed, text_label
 from seamscope.docks.remembered import remembered
 from seamscope.errors import SeamscopeError, TrustError
@@ -102,13 +101,7 @@ class ModelPicker(QWidget):
         self.browse.setAccessibleName("Choose a file of a network")
         self.browse.setMaximumWidth(_BROWSE)
         self.consent = ConsentPanel()
-        line = QHBoxLayout()
-        line.setSpacing(4)
-        line.addWidget(self.box, 1)
-        line.addWidget(self.browse)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addLayout(line)
+        stack(self, beside(self.box, self.browse))
         self._spec = ""
         self.refill()
         self.box.activated.connect(self._activated)
@@ -262,14 +255,8 @@ class ConsentPanel(QFrame):
         self.read = button("Read it first", "Show the code. Nothing of it is run for that.")
         self.remember = QCheckBox("Do not ask again while it stays the same")
         self.remember.setToolTip(_REMEMBERED)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.yes)
-        buttons.addWidget(self.no)
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.text)
-        layout.addWidget(self.read)
-        layout.addWidget(self.remember)
-        layout.addLayout(buttons)
+        column = stack(self, self.text, self.read, self.remember, (self.yes, self.no))
+        column.setContentsMargins(9, 9, 9, 9)
         self.read.clicked.connect(self.source_wanted)
         self.yes.clicked.connect(self._say_yes)
         self.no.clicked.connect(self._say_no)

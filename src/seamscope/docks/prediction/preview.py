@@ -23,7 +23,7 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 
 from seamscope.docks.kept_layers import KeptLayers, draw
-from seamscope.docks.layers import Wires, camera, place_like, shown_dims, shown_point
+from seamscope.docks.layers import Wires, camera, on_slice, screen_size, shown_dims, shown_point
 from seamscope.planning.plan import Plan
 from seamscope.tiling import AxisTile, AxisTiling
 
@@ -143,7 +143,7 @@ class TilePreview:
             (layer.ndim,),
             Shapes,
             list(zip(self._shapes(), _TYPES, strict=True)),
-            self._place(layer),
+            on_slice(layer, self._viewer),
             {"name": f"tiles: {layer.name}", "edge_width": self._widths(layer)},
             edge_color=_EDGES,
             face_color=_FACES,
@@ -159,9 +159,7 @@ class TilePreview:
 
     def raise_to_top(self) -> None:
         """Keep the grid above the results."""
-        layers = self._viewer.layers
-        if self._layer is not None and self._layer in layers:
-            layers.move(layers.index(self._layer), len(layers))
+        self._kept.raise_to_top()
 
     @property
     def _drawable(self) -> bool:
@@ -176,7 +174,8 @@ class TilePreview:
             self.show(layer, plan)
         elif layer in self._viewer.layers and self._layer.visible:
             shapes = list(zip(self._shapes(), _TYPES, strict=True))
-            draw(self._layer, shapes, self._place(layer), {"edge_width": self._widths(layer)})
+            place, look = on_slice(layer, self._viewer), {"edge_width": self._widths(layer)}
+            draw(self._layer, shapes, place, look)
 
     def _forget(self, event: Any) -> None:
         if event.value is self._layer:
@@ -216,19 +215,8 @@ class TilePreview:
         ends = (lines.windows[0], lines.windows[-1])
         return Lines(lines.cores, ends, lines.core, lines.window)
 
-    def _place(self, layer: ImageLayer) -> dict[str, Any]:
-        """Where the image lies, but exactly on the current slice.
-
-        napari stops at half pixels too, and shows shapes at whole ones only.
-        """
-        point = shown_point(layer, self._viewer)
-        offset = point - np.round(point)
-        offset[list(shown_dims(layer, self._viewer))] = 0
-        return place_like(layer, 0, (1,) * layer.ndim, offset.tolist())
-
     def _widths(self, layer: ImageLayer) -> list[float]:
-        dims = list(shown_dims(layer, self._viewer))
-        size = float(np.mean(np.abs(np.asarray(layer.scale)[dims]))) * camera(self._viewer).zoom
+        size = screen_size(layer, self._viewer)
         core, window = _CORE_PIXELS / size, _WINDOW_PIXELS / size
         return [window] * 2 + [core] * 2 + [1.6 * core] * 2
 

@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeAlias
 
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QHBoxLayout, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QSpinBox, QWidget
 
-from seamscope.docks.controls import button, form, ticked
+from seamscope.docks.controls import button, form, stack, ticked
 from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.layers import image_of, on_click, shown_point
@@ -141,11 +141,8 @@ class ReceptiveFieldDock(Dock):
             self.show_boxes, [("theoretical", THEORY), ("99% of the gradient", EFFECTIVE)]
         )
         self._result = QWidget()
-        result = QVBoxLayout(self._result)
-        result.setContentsMargins(0, 0, 0, 0)
-        result.addLayout(form(("Shown", self.shown)))
-        for part in (self.plot, self.numbers, self.show_map, self.boxes_row):
-            result.addWidget(part)
+        shown = form(("Shown", self.shown))
+        stack(self._result, shown, self.plot, self.numbers, self.show_map, self.boxes_row)
         parts = [
             *(self.verdict, self.details, controls, _row(self.compute, self.probe)),
             *(self.job, self.error, self._result),

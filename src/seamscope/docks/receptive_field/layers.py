@@ -16,7 +16,16 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Shapes
 
 from seamscope.docks.kept_layers import KeptLayers
-from seamscope.docks.layers import Wires, camera, pixels, place_like, shown_dims, shown_point
+from seamscope.docks.layers import (
+    Wires,
+    camera,
+    displayed,
+    on_slice,
+    over_layer,
+    pixels,
+    screen_size,
+    shown_point,
+)
 from seamscope.docks.receptive_field.profile_plot import THEORY
 from seamscope.docks.results import faded
 from seamscope.planning.plan import Layout
@@ -162,7 +171,7 @@ class FieldLayers:
     def _draw(self, layer: ImageLayer, shapes: list[Array], colors: list[str]) -> None:
         look = {
             "name": f"fields · {layer.name}",
-            "edge_width": [self._width(layer)] * len(shapes),
+            "edge_width": [_SCREEN_PIXELS / screen_size(layer, self._viewer)] * len(shapes),
             "edge_color": colors,
             "metadata": {"seamscope": _MARK},
         }
@@ -170,7 +179,7 @@ class FieldLayers:
             ("boxes", layer.ndim),
             Shapes,
             [(vertices, "rectangle") for vertices in shapes],
-            place_like(layer, 0, (1,) * layer.ndim, self._offset(layer)),
+            on_slice(layer, self._viewer),
             look,
             face_color="transparent",
         )
@@ -181,7 +190,7 @@ class FieldLayers:
         if box is None:
             return None
         point = np.round(shown_point(layer, self._viewer))
-        dims = _planes(layer, self._viewer)
+        dims = displayed(layer, self._viewer)
         for dim, (first, stop) in enumerate(box):
             if dim not in dims and not first <= point[dim] < stop:
                 return None
@@ -189,18 +198,6 @@ class FieldLayers:
         if len(dims) == 3:
             return [*_cube_faces(point, dims, [box[dim] for dim in dims])]
         return [_rectangle(point, dims, [box[dim] for dim in dims])] * _FACES
-
-    def _offset(self, layer: ImageLayer) -> list[float]:
-        """Exactly on the current slice: napari stops between, and shows shapes at whole ones."""
-        point = shown_point(layer, self._viewer)
-        offset = point - np.round(point)
-        offset[list(_planes(layer, self._viewer))] = 0
-        return [float(o) for o in offset]
-
-    def _width(self, layer: ImageLayer) -> float:
-        dims = list(shown_dims(layer, self._viewer))
-        size = float(np.mean(np.abs(np.asarray(layer.scale)[dims]))) * camera(self._viewer).zoom
-        return _SCREEN_PIXELS / max(size, 1e-9)
 
 
 def placed_map(
@@ -217,16 +214,8 @@ def placed_map(
     origin
         Image pixel at which they begin.
     """
-    letters = layout.axes[: layer.ndim]
-    first = min(letters.index(letter) for letter in layout.spatial)
-    shown = letters[first:]
-    array = values.transpose([layout.spatial.index(a) for a in shown if a in layout.spatial])
-    for dim, letter in enumerate(shown):
-        if letter not in layout.spatial:  # the same all along
-            count = pixels(layer).shape[first + dim]
-            array = np.repeat(np.expand_dims(array, dim), count, dim)
-    offset = [float(origin[layout.spatial.index(a)]) if a in layout.spatial else 0.0 for a in shown]
-    return array, place_like(layer, first, (1,) * len(shown), offset)
+    grains = {a: (1.0, float(start)) for a, start in zip(layout.spatial, origin, strict=True)}
+    return over_layer(values, grains, layer, layout)
 
 
 def _in_layer(box: Sequence[Sides], layer: ImageLayer, layout: Layout) -> list[Sides]:
@@ -235,12 +224,6 @@ def _in_layer(box: Sequence[Sides], layer: ImageLayer, layout: Layout) -> list[S
         box[layout.spatial.index(letter)] if letter in layout.spatial else (0, n)
         for letter, n in zip(layout.axes, pixels(layer).shape[: layer.ndim], strict=False)
     ]
-
-
-def _planes(layer: ImageLayer, viewer: Any) -> tuple[int, ...]:
-    """The layer's dimensions that are displayed."""
-    missing = viewer.dims.ndim - layer.ndim
-    return tuple(d - missing for d in viewer.dims.displayed if d >= missing)
 
 
 def _rectangle(point: Array, dims: Sequence[int], sides: Sequence[Sides]) -> Array:

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
-from seamscope.docks.late_plot import LatePlot, Plot
-from seamscope.docks.looks import COLORS, colored, plain
+from seamscope.docks.late_plot import NamedPlot, Plot
+from seamscope.docks.looks import COLORS
 from seamscope.models.reach import PhaseFields
 from seamscope.receptive_field.gradient_maps import GradientMap
 
@@ -27,7 +26,7 @@ _TIP = (
 )
 
 
-class ProfilePlot(QWidget):
+class ProfilePlot(NamedPlot):
     """Relative gradient against the distance from the output pixel, one curve for each axis.
 
     Attributes
@@ -37,16 +36,9 @@ class ProfilePlot(QWidget):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(190, _TIP)
         self.curves: dict[str, tuple[Any, Any]] = {}
         self._shown: tuple[GradientMap, Sequence[PhaseFields] | None, str] | None = None
-        self.room = LatePlot(lambda: Plot(_TIP), self._draw, 190)
-        self.names = QLabel()
-        self.names.setWordWrap(True)
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(self.room)
-        column.addWidget(self.names)
 
     def show_map(
         self, shown: GradientMap | None, fields: Sequence[PhaseFields] | None, letters: str
@@ -69,14 +61,11 @@ class ProfilePlot(QWidget):
             self.curves = {x: _profile(shown, axis) for axis, x in enumerate(letters)}
             keys = [(letter, COLORS[i]) for i, letter in enumerate(letters)]
             keys += [("theoretical field", THEORY)] * (fields is not None)
-            self.names.setText(" &nbsp; ".join(f"{colored('━', c)} {plain(n)}" for n, c in keys))
+            self.name(keys)
         self.room.redraw(shown is not None)
 
-    def set_colors(self, ground: str, text: str) -> None:
-        """Follow napari's theme."""
-        self.room.set_colors(ground, text)
-
-    def _draw(self, plot: Plot) -> None:
+    def draw(self, plot: Plot) -> None:
+        """Draw the curves, and how far the network can see."""
         assert self._shown is not None
         shown, fields, _ = self._shown
         for axis, (distance, relative) in enumerate(self.curves.values()):

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from napari.layers import Shapes
 
-from seamscope.docks.layers import camera, place_like, shown_dims
+from seamscope.docks.kept_layers import KeptLayers
+from seamscope.docks.layers import place_like, screen_size, shown_dims
 from seamscope.docks.results import Run, layer_point
 from seamscope.seams.measures import Seam
 
@@ -22,9 +23,6 @@ _MARK = {"chosen seam": True}
 class ChosenSeam:
     """A line over the image where two tiles meet.
 
-    Its layer is taken over by the next seam, and hidden where none is chosen: napari crashes on
-    software OpenGL where layers of shapes are removed.
-
     Parameters
     ----------
     viewer
@@ -33,13 +31,13 @@ class ChosenSeam:
 
     def __init__(self, viewer: Any) -> None:
         self._viewer = viewer
-        self._layers: dict[int, Shapes] = {}
+        self._kept = KeptLayers(viewer, "chosen seam")
 
     @property
     def layer(self) -> Shapes | None:
         """The layer, where it is seen."""
-        there = (x for x in self._layers.values() if x in self._viewer.layers)
-        return next((layer for layer in there if layer.visible), None)
+        layer: Shapes | None = self._kept.seen()
+        return layer
 
     def show(self, run: Run, seam: Seam) -> None:
         """Draw a seam of a run; its plan is the one that was measured. Nothing in 3D."""
@@ -48,23 +46,21 @@ class ChosenSeam:
             return
         line, kind = self._line(run, seam)
         place = place_like(run.layer, 0, (1,) * run.layer.ndim, (0,) * run.layer.ndim)
-        own = self._layers.get(run.layer.ndim)
-        if own is None or own not in self._viewer.layers:
-            own = self._layers[run.layer.ndim] = self._add(line, kind, place)
-        for name, value in place.items():
-            setattr(own, name, value)
-        own.data = [(line, kind)]
-        own.edge_width = self._width(run)
-        own.edge_color = COLOR
-        own.name = f"chosen seam · {run.layer.name}"
-        own.visible = True
-        self._viewer.layers.move(self._viewer.layers.index(own), len(self._viewer.layers))
+        look = {
+            "edge_width": _SCREEN_PIXELS / screen_size(run.layer, self._viewer),
+            "edge_color": COLOR,
+            "name": f"chosen seam · {run.layer.name}",
+            "metadata": {"seamscope": _MARK},
+        }
+        own = self._kept.show(
+            (run.layer.ndim,), Shapes, [(line, kind)], place, look, face_color="transparent"
+        )
+        own.editable = False
+        self._kept.raise_to_top()
 
     def hide(self) -> None:
         """Draw nothing."""
-        for layer in self._layers.values():
-            if layer in self._viewer.layers:
-                layer.visible = False
+        self._kept.hide()
 
     def _line(self, run: Run, seam: Seam) -> tuple[Any, str]:
         """Ends of a line in pixels of the layer, or corners where the seam faces the view."""
@@ -83,21 +79,6 @@ class ChosenSeam:
         vertices = np.tile(np.asarray(rest, float), (len(corners), 1))
         vertices[:, [first, second]] = np.asarray(corners, float)
         return vertices, "line" if flat else "rectangle"
-
-    def _add(self, line: Any, kind: str, place: dict[str, Any]) -> Shapes:
-        chosen = set(self._viewer.layers.selection)
-        layer: Shapes = self._viewer.add_shapes(
-            [line], shape_type=kind, edge_color=COLOR, face_color="transparent",
-            metadata={"seamscope": _MARK}, **place,
-        )  # fmt: skip
-        layer.editable = False
-        self._viewer.layers.selection = chosen & set(self._viewer.layers)
-        return layer
-
-    def _width(self, run: Run) -> float:
-        dims = list(shown_dims(run.layer, self._viewer))
-        size = float(np.mean(np.abs(np.asarray(run.layer.scale)[dims])))
-        return _SCREEN_PIXELS / max(size * camera(self._viewer).zoom, 1e-9)
 
 
 __all__ = ["COLOR", "ChosenSeam"]

@@ -15,6 +15,7 @@ from napari.utils.colormaps import ensure_colormap
 from qtpy.QtWidgets import QGridLayout, QVBoxLayout, QWidget
 
 from seamscope.docks.color_bar import ColorBar
+from seamscope.docks.controls import stack
 from seamscope.docks.late_plot import LatePlot, Plot
 from seamscope.docks.looks import COLORS, colored, plain, text_label
 from seamscope.seams.opinions import Opinion, SideBySide
@@ -216,10 +217,7 @@ class PixelOpinions(QWidget):
         super().__init__()
         self.room = LatePlot(lambda: Plot(_BARS), self._draw, 190)
         self.table = text_label()
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.addWidget(self.room)
-        column.addWidget(self.table)
+        stack(self, self.room, self.table)
         self._bars: list[Any] = []
         self._found: Sequence[Opinion] = ()
         self._channels: Sequence[str] = ()

@@ -6,25 +6,25 @@ Knows curves, marks and how they are drawn. Does not know layers, runs or what m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyqtgraph as pg
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QWidget
 
+from seamscope.docks.controls import beside, number, stack
 from seamscope.docks.editors import Choice
-from seamscope.docks.late_plot import LatePlot, Plot
+from seamscope.docks.late_plot import KeyedPlot, LatePlot, Plot, slider
 from seamscope.docks.looks import COLORS, colored, plain
 from seamscope.seams.report import SeamReport
 from seamscope.text import figure_text, percent_text
 
 Values = npt.NDArray[np.float64]
 
-_LINE, _TOLERANCE = "#ff5d8f", "#7fbf7f"
-_PAGE = 10
+_TOLERANCE = "#7fbf7f"
 _VIEWS = [
     ("Difference", "distance"),
     ("Difference, each channel", "channels"),
@@ -92,14 +92,9 @@ class HaloPlot(QWidget):
         self._lines: list[Line] = []
         self._tolerance: float | None = None
         self.room = LatePlot(self._make, self._draw, 210)
-        self.line = pg.InfiniteLine(0, angle=90, movable=True, bounds=(0, 1))
-        self.line.setPen(pg.mkPen(_LINE, width=3))
-        self.line.setHoverPen(pg.mkPen(_LINE, width=5))
-        self.line.setZValue(10)
-        self.number = QSpinBox()
-        self.number.setSuffix(" px")
-        self.number.setKeyboardTracking(False)
-        self.number.setToolTip("Margin (halo) at the line, in pixels of the image.")
+        self.line = slider(bounds=(0, 1))
+        tip = "Margin (halo) at the line, in pixels of the image."
+        self.number = number((0, 99), 0, tip, " px")
         self.view.setAccessibleName("Curves")
         self.number.setAccessibleName("Margin (halo)")
         self.unit = QLabel("margin (pixels)")  # pyqtgraph cuts the descenders of its own labels
@@ -114,18 +109,11 @@ class HaloPlot(QWidget):
         self.number.valueChanged.connect(self._typed)
 
     def _lay_out(self) -> None:
-        column = QVBoxLayout(self)
-        column.setContentsMargins(0, 0, 0, 0)
-        row = QHBoxLayout()
-        row.addWidget(self.view, 1)
-        row.addWidget(QLabel("Margin"))
-        row.addWidget(self.number)
-        column.addLayout(row)
-        for part in (self.room, self.unit, self.names, self.numbers):
-            column.addWidget(part)
+        first = beside(self.view, QLabel("Margin"), self.number)
+        stack(self, first, self.room, self.unit, self.names, self.numbers)
 
     def _make(self) -> Plot:
-        return _Plot(self._step, axisItems={"left": _Decades(orientation="left")})
+        return KeyedPlot(_TIP, self._step, axisItems={"left": _Decades(orientation="left")})
 
     # -- what is shown
 
@@ -267,27 +255,6 @@ class HaloPlot(QWidget):
 
 
 _BESIDE = [(0, 0), (0, 0)]  # the mark's name to its right
-
-
-class _Plot(Plot):
-    """A plot that hears arrow keys."""
-
-    def __init__(self, step: Callable[[int], None], **arguments: Any) -> None:
-        super().__init__(_TIP, **arguments)
-        self._steps = {
-            Qt.Key.Key_Left: -1, Qt.Key.Key_Right: 1,
-            Qt.Key.Key_PageDown: -_PAGE, Qt.Key.Key_PageUp: _PAGE,
-            Qt.Key.Key_Home: -1_000_000, Qt.Key.Key_End: 1_000_000,
-        }  # fmt: skip
-        self._step = step
-
-    def keyPressEvent(self, event: Any) -> None:  # noqa: N802
-        """Move the line."""
-        if event.key() in self._steps:
-            self._step(self._steps[event.key()])
-            event.accept()
-        else:
-            super().keyPressEvent(event)
 
 
 class _Decades(pg.AxisItem):

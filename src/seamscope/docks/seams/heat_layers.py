@@ -85,7 +85,6 @@ class HeatLayers:
     """
 
     def __init__(self, viewer: Any, changed: Callable[[Kind], None] = lambda _: None) -> None:
-        self._viewer = viewer
         self._changed = changed
         self._kept = KeptLayers(viewer, "heat maps")
 
@@ -147,11 +146,7 @@ class HeatLayers:
 
     def raise_to_top(self) -> None:
         """Keep heat maps above results."""
-        layers = self._viewer.layers
-        own = [layer for layer in self._kept.all() if layer.visible]
-        if own != list(layers)[len(layers) - len(own) :]:
-            for layer in own:
-                layers.move(layers.index(layer), len(layers))
+        self._kept.raise_to_top()
 
     def hide(self, kind: Kind) -> None:
         """Show nothing of this kind."""
