@@ -14,6 +14,7 @@ from torch import nn
 import networks
 import seamscope
 import seamscope.compare.blends
+import seamscope.images.scratch
 from seamscope.compare.blends import BlendComparison, BlendScore, compare_blends
 from seamscope.demo import sample_image
 from seamscope.errors import SettingsError
@@ -272,7 +273,7 @@ def test_frames_areas_and_disk_change_nothing(monkeypatch) -> None:
             np.testing.assert_allclose(getattr(way, name), expected, atol=1e-9)
         peaks = [one.ways[k].peak for one in each]
         np.testing.assert_array_equal(way.peak, np.max(peaks, axis=0))
-    monkeypatch.setattr(seamscope.compare.blends, "_MEMORY_SHARE", 0)
+    monkeypatch.setattr(seamscope.images.scratch, "SHARE", 0)
     monkeypatch.setattr(seamscope.compare.blends, "_AT_ONCE", 1)
     again = compare_blends(stack, TileMean(), area=area, **ASK)
     np.testing.assert_allclose(again.scores, both.scores, rtol=1e-9)

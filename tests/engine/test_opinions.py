@@ -12,12 +12,12 @@ from torch import nn
 
 import networks
 from seamscope.errors import OutputError, SettingsError
+from seamscope.images import scratch
 from seamscope.images.image import open_image
 from seamscope.models.formats import load_model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.prediction.run import run
-from seamscope.seams import opinions as opinions_module
 from seamscope.seams.opinions import Opinions
 from seamscope.settings import Settings
 
@@ -145,16 +145,16 @@ def test_a_window_shows_one_tile_and_nothing_beside_it(case) -> None:
     assert np.isnan(view).sum() == view.size - view[:, *inside].size
 
 
-def test_predictions_that_do_not_fit_memory_go_to_disk() -> None:
+def test_predictions_that_do_not_fit_memory_go_to_disk(monkeypatch) -> None:
     image = noisy((100, 120))
     network = nn.Conv2d(1, 2, 3, padding=1)
     settings = {"tile": 40, "halo": 4}
     _, _, memory = watched(network, image, Opinions(), **settings)
-    plan, _, disk = watched(network, image, Opinions(memory=1000), **settings)
+    monkeypatch.setattr(scratch, "SHARE", 0)
+    _, _, disk = watched(network, image, Opinions(), **settings)
     assert isinstance(disk._store, np.memmap)
     assert not isinstance(memory._store, np.memmap)
     np.testing.assert_array_equal(memory.restitch(2).array, disk.restitch(2).array)
-    assert Opinions.bytes_of(plan) == disk._store.nbytes
     disk.close()
     with pytest.raises(SettingsError, match="run a prediction first"):
         disk.restitch(2)
@@ -164,9 +164,10 @@ def test_a_full_disk_is_told(monkeypatch) -> None:
     class Usage:
         free = 1000
 
-    monkeypatch.setattr(opinions_module.psutil, "disk_usage", lambda _: Usage)
+    monkeypatch.setattr(scratch, "SHARE", 0)
+    monkeypatch.setattr(scratch.psutil, "disk_usage", lambda _: Usage)
     with pytest.raises(OutputError, match="choose a smaller region"):
-        watched(nn.Conv2d(1, 2, 3, padding=1), noisy((100, 120)), Opinions(1000), tile=40, halo=4)
+        watched(nn.Conv2d(1, 2, 3, padding=1), noisy((100, 120)), Opinions(), tile=40, halo=4)
 
 
 def test_another_run_drops_what_was_kept() -> None:

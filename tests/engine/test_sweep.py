@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +14,9 @@ import zarr
 from torch import nn
 
 import networks
+import seamscope.compare.pairwise
 import seamscope.compare.tile_content
-import seamscope.compare.tile_sizes
+import seamscope.images.scratch
 from seamscope import open_image, predict
 from seamscope.compare.tile_content import content
 from seamscope.compare.tile_sizes import sweep
@@ -113,7 +114,7 @@ def test_the_picture_shows_the_largest_difference(found, predictions):
 
 
 def test_the_window_is_where_predictions_differ(monkeypatch):
-    monkeypatch.setattr(seamscope.compare.tile_sizes, "_PICTURE", 24)
+    monkeypatch.setattr(seamscope.compare.pairwise, "_PICTURE", 24)
     image = np.full((96, 80), 0.5, np.float32)
     image[70:80, 50:60] = 4  # only tiles that meet this differ from the others
     shown = sweep(image, TileMean(), [16, 32], halo=0, area={"y": (8, 96)}).pictures
@@ -180,19 +181,19 @@ def test_frames_blocks_and_disk_change_nothing(tmp_path, monkeypatch):
     ask = {"axes": "tyx", "halo": 4, "area": {"t": (1, 3), "x": (0, 77)}}
     truth = np.stack([1 - labels[k] for k in range(3)])
     plain = sweep(image, TileMean(), [32, 64], labels=open_image(truth, axes="tyx"), **ask)
-    monkeypatch.setattr(seamscope.compare.tile_sizes, "_AT_ONCE", 1)
-    monkeypatch.setattr(seamscope.compare.tile_sizes, "_MEMORY_SHARE", 0)
+    monkeypatch.setattr(seamscope.compare.pairwise, "_AT_ONCE", 1)
+    monkeypatch.setattr(seamscope.images.scratch, "SHARE", 0)
     made = []
-    opened = zarr.create_array
+    opened = tempfile.TemporaryFile
 
     def noted(*args, **kwargs):
-        made.append(kwargs.get("store") or args[0])
-        return opened(*args, **kwargs)
+        made.append(opened(*args, **kwargs))
+        return made[-1]
 
-    monkeypatch.setattr(zarr, "create_array", noted)
+    monkeypatch.setattr(tempfile, "TemporaryFile", noted)
     stored = sweep(image, TileMean(), [32, 64], labels=open_image(truth, axes="tyx"), **ask)
-    assert len(made) == 3
-    assert not any(Path(place).exists() for place in made)
+    assert len(made) == 1
+    assert made[0].closed
     for name in ("soft", "hard", "mean_dist", "max_dist"):
         np.testing.assert_allclose(getattr(plain, name), getattr(stored, name), atol=1e-12)
     np.testing.assert_allclose(plain.dice.value, stored.dice.value)

@@ -38,7 +38,6 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -46,17 +45,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from seamscope.errors import SettingsError
+from seamscope.images.scratch import scratch
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
-from seamscope.prediction.run import TileDone, run
+from seamscope.prediction.run import completed_as_planned
 from seamscope.progress import QUIET, Steps, Work, check
 from seamscope.seams.opinions import Opinions
-from seamscope.seams.tolerance import TOLERANCE
+from seamscope.seams.tolerance import TOLERANCE, Spread
 from seamscope.serialization import record
 from seamscope.settings import Blend, Settings
 from seamscope.stitching import BLENDS, canvas
@@ -69,7 +68,6 @@ Array: TypeAlias = npt.NDArray[Any]
 # rougher at the seams moves them by as much.
 WORTH = 0.1
 _AT_ONCE = 1 << 25  # bytes of a result that are looked at together
-_MEMORY_SHARE = 0.1  # of what is free: a larger stitched result goes to disk
 
 
 @dataclass(frozen=True)
@@ -290,7 +288,7 @@ def compare_blends(
         for each in plans:
             kept.append(Opinions())
             stack.callback(kept[-1].close)
-            _predict(case.at(each), kept[-1], steps)
+            completed_as_planned(case.at(each), None, steps, [kept[-1].watch])
         judges = [_Judge(plan, blend) for blend in BLENDS]
         for frame in frames:
             for judge in judges:
@@ -353,29 +351,12 @@ def _moved(plan: Plan) -> tuple[Plan, tuple[int, ...]]:
     return dataclasses.replace(plan, grid=TileGrid(axes)), shift
 
 
-def _predict(case: Case, kept: Opinions, steps: Steps) -> None:
-    """Keep what all tiles of a plan predict."""
-    plan = case.plan
-    events: Any = run(case, None, watchers=[kept.watch], work=steps)
-    with contextlib.closing(events):
-        for event in events:
-            if isinstance(event, TileDone):
-                steps.one()
-    if not kept.complete:
-        raise InterruptedError("stopped by the user")
-    if kept.plan.grid != plan.grid:
-        raise SettingsError(
-            f"Memory ran out with tiles of {shape_text(plan.grid.tile_shape)}: ask for "
-            "smaller tiles, or a smaller batch."
-        )
-
-
 def _stitched(kept: Opinions, blend: Blend, frame: tuple[int, ...]) -> Array:
     """One frame ``(C, *area)`` float32."""
     plan = kept.plan
     sheet = canvas(plan.grid, blend, plan.area)
     shape = (plan.facts.out_channels, *(part.stop - part.start for part in plan.area))
-    result = _room(shape)
+    result = scratch(shape, np.float32, "Stitching")
     for tile in sheet.tiles():
         prediction = kept.prediction(tile.index, frame)
         assert prediction is not None  # all were seen
@@ -384,14 +365,6 @@ def _stitched(kept: Opinions, blend: Blend, frame: tuple[int, ...]) -> Array:
     for region, values in sheet.rest():
         result[:, *region] = values
     return result
-
-
-def _room(shape: tuple[int, ...]) -> Array:
-    """An array in memory, or in a file that vanishes with it."""
-    if 4 * math.prod(shape) <= _MEMORY_SHARE * psutil.virtual_memory().available:
-        return np.empty(shape, np.float32)
-    with tempfile.TemporaryFile(prefix="seamscope-") as file:  # the map outlives it
-        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 # -- judging
@@ -414,7 +387,7 @@ class _Judge:
         self._peaks = [np.zeros((channels, n)) for n in sizes]
         self._apart = np.zeros(channels)
         self._furthest = np.zeros(channels)
-        self._moments = np.zeros(3)
+        self._seen = Spread()
         self._pixels = plan.frames * math.prod(sizes)
         self._compared = False
 
@@ -430,7 +403,7 @@ class _Judge:
                 peaks = self._peaks[axis][:, at]
                 np.maximum(peaks, jumps.max(rest), out=peaks)
         for _, slab in _slabs(result, 1, shared=0):
-            self._moments += np.array([slab.size, slab.sum(), (slab * slab).sum()])
+            self._seen.see(slab)
         for other in results[1:]:
             self._compare(result, other)
 
@@ -445,8 +418,7 @@ class _Judge:
     @property
     def spread(self) -> float:
         """Standard deviation over all that was seen."""
-        n, total, squares = self._moments
-        return math.sqrt(max(0.0, squares / n - (total / n) ** 2))
+        return self._seen.std
 
     def score(self) -> BlendScore:
         """Make the numbers."""

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from seamscope.errors import ImageError
+from seamscope.errors import ImageError, SettingsError
 from seamscope.images.image import open_image
 from seamscope.images.intensity import Intensity
 from seamscope.images.ngff import OmeZarr
@@ -65,12 +65,13 @@ from seamscope.prediction.resuming import (
 )
 from seamscope.prediction.stitcher import Stitcher, find_not_finite
 from seamscope.prediction.tile_predictions import predict_tiles
-from seamscope.progress import QUIET, Work
+from seamscope.progress import QUIET, Steps, Work
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.report import SAMPLED_SHARE, SeamReport, sampled_tiles
 from seamscope.serialization import plain
 from seamscope.settings import Settings
 from seamscope.stitching import Array
+from seamscope.text import shape_text
 from seamscope.tiling import Slices, Tile
 
 Watcher: TypeAlias = Callable[[Plan, tuple[int, ...], Tile, Array], None]
@@ -369,6 +370,34 @@ def completed(events: Iterable[Event]) -> Finished:
     if not isinstance(last, Finished):
         raise InterruptedError("stopped by the user")
     return last
+
+
+def completed_as_planned(
+    case: Case, output: Output | None, steps: Steps, watchers: Sequence[Watcher] = ()
+) -> Finished:
+    """Carry a run out to its end with the tiles of its plan, each of them a step.
+
+    Raises
+    ------
+    SettingsError
+        Where memory ran out with these tiles.
+    InterruptedError
+        Where it was stopped.
+    """
+    tile = case.plan.grid.tile_shape
+    events: Any = run(case, output, watchers=watchers, work=steps)
+    with contextlib.closing(events):
+        for event in events:
+            if isinstance(event, TileDone):
+                steps.one()
+            elif isinstance(event, Reduced) and event.plan.grid.tile_shape != tile:
+                raise SettingsError(
+                    f"Memory ran out with tiles of {shape_text(tile)}: ask for smaller tiles, or "
+                    "a smaller batch."
+                )
+            elif isinstance(event, Finished):
+                return event
+    raise InterruptedError("stopped by the user")
 
 
 # -- one attempt

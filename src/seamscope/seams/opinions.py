@@ -17,26 +17,21 @@ from __future__ import annotations
 
 import itertools
 import math
-import tempfile
-import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import psutil
 
-from seamscope.errors import OutputError, SettingsError
+from seamscope.errors import SettingsError
+from seamscope.images.scratch import scratch
 from seamscope.planning.plan import Plan
 from seamscope.seams.measures import Array, Frame, HaloRay, Seam
 from seamscope.stitching import canvas
-from seamscope.text import bytes_text
 from seamscope.tiling import Slices, Tile
 
 Index: TypeAlias = tuple[int, ...]
 Cuts: TypeAlias = tuple[tuple[int, ...], ...]
-
-_MEMORY_SHARE = 0.25  # of the free memory that predictions may fill before they go to disk
 
 
 @dataclass(frozen=True)
@@ -98,26 +93,14 @@ class SideBySide:
 class Opinions:
     """Whole predictions of all tiles of a run; use `watch` as one of its watchers.
 
-    In memory where they fit into a quarter of what is free, else in a temporary file.
-
-    Parameters
-    ----------
-    memory
-        Bytes to use before going to disk; None for a quarter of what is free.
+    They are in memory, or in a temporary file if they are large (`seamscope.images.scratch`).
     """
 
-    def __init__(self, memory: int | None = None) -> None:
-        self._memory = memory
+    def __init__(self) -> None:
         self._plan: Plan | None = None
-        self._file: Any = None
         self._store: Array = np.zeros(0, np.float32)
         self._places: dict[tuple[Frame, Index], int] = {}
         self._tiles: dict[Index, Tile] = {}
-
-    @staticmethod
-    def bytes_of(plan: Plan) -> int:
-        """Memory or disk that keeping all predictions of a plan takes."""
-        return plan.frames * plan.tiles * 4 * plan.facts.out_channels * _pixels(plan)
 
     @property
     def plan(self) -> Plan:
@@ -155,25 +138,8 @@ class Opinions:
         tiles = canvas(plan.grid, plan.settings.blend, plan.area).tiles()
         self._tiles = {tile.index: tile for tile in tiles}
         shape = (plan.frames * len(tiles), plan.facts.out_channels, *plan.grid.prediction_shape)
-        needed = 4 * math.prod(shape)
-        limit = self._memory
-        if limit is None:
-            limit = int(psutil.virtual_memory().available * _MEMORY_SHARE)
-        self._store = np.empty(shape, np.float32) if needed <= limit else self._on_disk(shape)
-
-    def _on_disk(self, shape: tuple[int, ...]) -> Array:
-        needed = 4 * math.prod(shape)
-        free = psutil.disk_usage(tempfile.gettempdir()).free
-        if needed > free:
-            raise OutputError(
-                f"Keeping the predictions of {shape[0]} tiles takes {bytes_text(needed)}, and "
-                f"{bytes_text(free)} are free for temporary files: choose a smaller region, or "
-                "set TMPDIR to a larger disk."
-            )
-        # without a name, where the system allows: it ends with the process, also a killed one
-        self._file = tempfile.TemporaryFile(prefix="seamscope-")  # noqa: SIM115  (see close)
-        weakref.finalize(self, self._file.close)  # without `close`; the map has a handle of its own
-        return np.memmap(self._file, np.float32, "w+", shape=shape)
+        what = f"Keeping the predictions of {shape[0]} tiles"
+        self._store = scratch(shape, np.float32, what)
 
     def close(self) -> None:
         """Release all predictions."""
@@ -181,9 +147,6 @@ class Opinions:
         self._store = np.zeros(0, np.float32)
         self._tiles = {}
         self._plan = None
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
     # -- asking
 
@@ -419,10 +382,6 @@ def _common(one: Slices, two: Slices) -> Slices:
 
 def _moved(region: Slices, corner: Sequence[int]) -> Slices:
     return tuple(slice(r.start - c, r.stop - c) for r, c in zip(region, corner, strict=True))
-
-
-def _pixels(plan: Plan) -> int:
-    return math.prod(plan.grid.prediction_shape)
 
 
 __all__ = ["Opinion", "Opinions", "Restitched", "SideBySide"]
