@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -384,7 +386,7 @@ def test_nothing_is_removed_or_replaced_for_statistics_that_cannot_be_written(
         assert not left.exists()
         target.write_text("of another program")
 
-    monkeypatch.setattr(page.FreezeAsked, "case", None)
+    monkeypatch.setattr(page.FreezeAsked, "case", SimpleNamespace(image=None, model=None))
     monkeypatch.setattr(page, "carry_out", find)
     monkeypatch.setattr(page, "from_file", lambda case, *_, **__: case)
     monkeypatch.setattr(page, "check_workers", refuse)
