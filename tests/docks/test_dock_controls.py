@@ -30,6 +30,7 @@ from qtpy.QtWidgets import (
 
 from places import ROOT
 from seamscope.docks.controls import KEYS
+from seamscope.docks.editors import Choice
 from seamscope.docks.opening import KINDS
 from seamscope.docks.spoken import controls_in, name_of
 from seamscope.docks.window import main_window
@@ -146,6 +147,19 @@ def is_seen(control, dock):
             return False
         control = control.parentWidget()
     return True
+
+
+def test_a_text_that_is_too_long_loses_its_middle(qtbot):
+    names = [f"Tissue 2D · batchnorm · tile {n}" for n in (96, 192)]
+    choice = Choice([(name, name) for name in names])
+    qtbot.addWidget(choice)
+    choice.resize(150, 24)
+    first = choice.grab().toImage()
+    assert "…" in choice.elided(100)
+    assert choice.elided(100).endswith("96")
+    assert choice.elided(1000) == names[0]
+    choice.set_value(names[1])
+    assert choice.grab().toImage() != first  # the end is drawn
 
 
 @pytest.mark.parametrize("opened", [False, True])

@@ -201,16 +201,53 @@ def test_an_earlier_result_is_hidden_while_another_is_made(qtbot, viewer, steps)
     assert len(seen(viewer) - {"cells"}) == 1
 
 
+def test_only_the_page_in_front_draws_over_the_image(qtbot, viewer, steps):
+    """Maps, grids and previews of the other pages come back with their page."""
+    dock = predicted(qtbot, steps, CLASSES, 3)
+    (result,) = seen(viewer) - {"cells"}
+    dock.halo.set_value(4)
+    assert seen(viewer) == {"cells", result, "tiles: cells"}
+    field = page(qtbot, steps, "field")
+    qtbot.waitUntil(lambda: field.compute.isEnabled(), timeout=PATIENCE)
+    press(qtbot, field.compute)
+    qtbot.waitUntil(lambda: not field.busy, timeout=PATIENCE)
+    maps = {"receptive field · cells", "fields · cells"}
+    assert seen(viewer) == {"cells", result} | maps
+
+    seams = page(qtbot, steps, "seams")
+    assert seen(viewer) == {"cells", result}
+    seams.heat.boxes["tiles"].click()
+    heat = next(name for name in seen(viewer) if name.startswith("per tile"))
+    assert seen(viewer) == {"cells", heat}  # colours over colours cannot be read
+    seams.table.choose(0)
+    seams.halo.set_value(1)
+    qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
+    shown = seen(viewer)
+    assert {"chosen seam · cells", "re-stitched · " + result} < shown
+
+    page(qtbot, steps, "labels")
+    assert seen(viewer) == {"cells", result}
+    page(qtbot, steps, "seams")
+    qtbot.waitUntil(lambda: seen(viewer) == shown, timeout=PATIENCE)
+    page(qtbot, steps, "field")
+    assert seen(viewer) == {"cells", result} | maps
+    page(qtbot, steps, "prediction")
+    assert seen(viewer) == {"cells", result, "tiles: cells"}
+
+
 def test_a_dock_opened_by_name_is_taken_from_the_step(qtbot, viewer, steps):
     seams = page(qtbot, steps, "seams")
     _, place = viewer.window.add_plugin_dock_widget("seamscope", "Seams")
     assert place.dock is seams
     assert steps.slots["seams"].dock is None
+    page(qtbot, steps, "prediction")
+    assert seams.front  # beside the steps, no page is in its place
     qtbot.wait(20)
     back = [b for b in steps.slots["seams"].findChildren(QPushButton) if b.text() == "Show it here"]
     steps.slots["seams"].fill()
     assert steps.slots["seams"].dock is seams
     assert place.dock is None
+    assert not seams.front
     assert seams.awake
     assert back
 

@@ -547,6 +547,7 @@ def test_features_of_tiles_are_drawn_and_mapped(qtbot, viewer, docks):
     expected = np.sqrt(np.mean(np.square(deviations)))
     assert f"<b>{figure_text(expected)}</b>" in own.features.deviation.text()
     assert rows(own.layers.table)[0][-1] == figure_text(expected)
+    assert own.layers.table.isColumnHidden(4)  # its room is that of the names
     shown = own.features.deviations.layer
     for job, deviation in zip(own.features.features.jobs, deviations, strict=True):
         for corner in (0.0, 0.99):  # first and last pixel of what the tile is responsible for
@@ -623,6 +624,7 @@ def test_training_and_evaluation_are_compared(qtbot, viewer, docks):
     layer = viewer.add_image(image, name="cells")
     load(qtbot, docks, BATCH)
     state = {k: v.clone() for k, v in BATCH.module.state_dict().items()}
+    assert "nothing to compare" in own.effect.comparison.text()
     show(own, "Training")
     own.features.tile.setValue(32)
     press(qtbot, own.training.train)
@@ -768,6 +770,7 @@ def test_comparing_blends_is_cancelled_or_fails_in_one_sentence(qtbot, viewer, d
     qtbot.mouseClick(own.job.cancel, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not own.busy, timeout=PATIENCE)
     assert own.problem == "Stopped: nothing new was measured."
+    assert own.error.text() == boxed(own.problem, "warning")
     assert page.found is None
 
     INSTANCE.module.delay = 0.0

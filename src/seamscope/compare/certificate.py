@@ -147,13 +147,13 @@ class Certificate(Recorded):
         if self.covered < 1:
             where += "s" * (len(self.crops) > 1)
             where += f" of {shape_text(max(sizes))} ({percent_text(self.covered)} of the image)"
-        verdict = "passes" if self.passed else "FAILS"
+        verdict = "agree" if self.passed else "differ"
         if all(crop.tiles == 1 for crop in self.crops):
             return f"One tile covers {where}: there is no seam to certify."
         parts = [
-            f"The tiled prediction {verdict}: on {where}, {tiles} tiles, it differs from the "
-            f"untiled one by {self.max_difference:.2g} at most ({self.max_in_std:.2g} standard "
-            f"deviations), where {self.tolerance:.2g} is noise.",
+            f"Tiled and untiled predictions {verdict}: on {where}, {tiles} tiles, the largest "
+            f"difference is {self.max_difference:.2g} ({self.max_in_std:.2g} standard deviations), "
+            f"where {self.tolerance:.2g} is noise.",
             self.note,
             *self._padding(),
         ]

@@ -22,7 +22,7 @@ from seamscope.docks.controls import leave_wheel_to_page
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.late_plot import follow_theme
 from seamscope.docks.layers import Wires, unwrapped
-from seamscope.docks.looks import boxed, text_label
+from seamscope.docks.looks import Kind, boxed, text_label
 from seamscope.docks.opening import register
 from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Session
@@ -66,6 +66,7 @@ class Dock(QWidget):
     """
 
     least_width = 350
+    front = True  # where several docks share one place: whether this one is seen there
     _made = False  # Qt sends events before the dock is complete
 
     def __init__(self, napari_viewer: Any) -> None:
@@ -99,6 +100,9 @@ class Dock(QWidget):
 
     def leave(self) -> None:
         """The dock is in no window: stop jobs, and hide what it drew."""
+
+    def draw(self) -> None:
+        """Draw over the image what belongs to the dock; nothing where it is not in front."""
 
     def plots(self) -> Sequence[Any]:
         """Plots that take the colours of napari's theme."""
@@ -144,9 +148,13 @@ class Dock(QWidget):
         return self._problem
 
     def tell(self, problem: str) -> None:
-        """Show a sentence in the error row; an empty one hides it."""
+        """Show a sentence in the error row; an empty one hides it.
+
+        What the user has stopped is no error, and does not look like one.
+        """
         self._problem = problem
-        self.error.setText(boxed(problem, "error") if problem else "")
+        kind: Kind = "warning" if problem.startswith("Stopped") else "error"
+        self.error.setText(boxed(problem, kind) if problem else "")
         self.error.setVisible(bool(problem))
 
     def fail(self, error: Exception, what: str) -> None:
@@ -168,6 +176,12 @@ class Dock(QWidget):
         self.job.start(name, function, done, self.session.turn, failed, kept)
 
     # -- coming and going
+
+    def bring(self, front: bool) -> None:
+        """Show what the dock drew over the image, or hide it: another dock is in front."""
+        if front != self.front:
+            self.front = front
+            self.draw()
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802
         """As wide as the widest row, which grows with the font: nothing is cut off at the side."""

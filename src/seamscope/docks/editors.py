@@ -20,6 +20,9 @@ from qtpy.QtWidgets import (
     QSizePolicy,
     QSlider,
     QSpinBox,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
     QWidget,
 )
 
@@ -60,6 +63,22 @@ class Choice(QComboBox):
         index = self._index(value)
         if index >= 0:
             self.setCurrentIndex(index)
+
+    def paintEvent(self, event: Any) -> None:  # noqa: N802
+        """Draw dots in the middle of a text that is too long: Qt cuts its end off."""
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        room = self.style().subControlRect(
+            QStyle.ComplexControl.CC_ComboBox, option, QStyle.SubControl.SC_ComboBoxEditField, self
+        )
+        option.currentText = self.elided(room.width())
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+
+    def elided(self, width: int) -> str:
+        """Return the chosen text as it fits into so many screen pixels."""
+        middle = Qt.TextElideMode.ElideMiddle
+        return str(self.fontMetrics().elidedText(self.currentText(), middle, width))
 
     def _index(self, value: Any) -> int:
         return next((i for i in range(self.count()) if self.itemData(i) == value), -1)

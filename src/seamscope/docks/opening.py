@@ -209,6 +209,7 @@ class Slot(QWidget):
         self.dock = dock
         self._column.addWidget(dock, 1)
         dock.show()
+        dock.bring(True)
         dock.wake()
         self.filled.emit(dock)
         self._act(dock)

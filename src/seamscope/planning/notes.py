@@ -5,13 +5,13 @@ Knows plans, and the settings they were made of. Does not know how a plan is mad
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from seamscope.models.model import Model
 from seamscope.settings import Settings
 from seamscope.text import bytes_text
-from seamscope.tiling import AxisTiling, per_axis
+from seamscope.tiling import AxisTiling, Sides, per_axis
 
 if TYPE_CHECKING:
     from seamscope.planning.plan import Plan
@@ -145,9 +145,16 @@ def _halo_notes(plan: Plan, asked: Settings) -> Iterator[str]:
             )
         else:
             yield (
-                f"Margin (halo) {min(own)} along {name} is less than the network's reach of "
-                f"{max(need)}: tile borders will be visible."
+                f"Margin (halo) {min(own)} along {_alike(short)} is less than the network's reach "
+                f"of {max(need)}: tile borders will be visible."
             )
+
+
+def _alike(short: Sequence[tuple[str, Any, Sides, Sides]]) -> str:
+    """Axes whose halo and reach are those of the first one, in words."""
+    _, _, own, need = short[0]
+    *others, last = [name for name, _, o, n in short if (o, n) == (own, need)]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 __all__ = ["notes_on"]

@@ -107,9 +107,8 @@ class NormalizationDock(Dock):
         self.bench.session.fixed_changed.connect(self._show_verdict)
         self.layers.chosen.connect(self.features.layer.set_value)
         self.features.measured.connect(self._features_measured)
-        self.features.map_shown.connect(self.training.differences.hide)
-        self.training.map_shown.connect(self.features.deviations.hide)
         self.tabs.currentChanged.connect(self._tab_changed)
+        self.draw()
 
     # -- coming and going
 
@@ -146,11 +145,14 @@ class NormalizationDock(Dock):
 
     def _tab_changed(self, _: Any = None) -> None:
         """Show the map of the current tab, and estimate costs on the tab Fix statistics."""
-        if self.tabs.currentWidget() is self.training:
-            self.training.draw_map()
-        elif self.training.difference is not None:
-            self.features.draw_map()
+        self.draw()
         self.freezing.foresee_soon()
+
+    def draw(self) -> None:
+        """Draw the map of the current tab; that of features belongs to the list of layers too."""
+        shown = self.tabs.currentWidget() if self.front else None
+        self.features.bring(shown in (self.features, self.layers))
+        self.training.bring(shown is self.training)
 
     # -- above all pages
 

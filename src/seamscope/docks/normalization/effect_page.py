@@ -77,6 +77,8 @@ class EffectPage(QWidget):
         self._show_state()
 
     def _show_state(self) -> None:
+        if self.effect is None:
+            self.comparison.setText(self._next_step())
         self.compare.setEnabled(self._bench.ready and self._bench.session.fixed is not None)
 
     def _compare(self, _: Any = None) -> None:
@@ -111,10 +113,17 @@ class EffectPage(QWidget):
         self.curves.setVisible(effect is not None)
         self.curves.show(effect)
         self.comparison.setText(
-            "Fix the statistics first. Then compare the seams before and after."
-            if effect is None and self._bench.session.fixed is None
-            else "" if effect is None else rich_text(describe(effect))
-        )  # fmt: skip
+            self._next_step() if effect is None else rich_text(describe(effect))
+        )
+
+    def _next_step(self) -> str:
+        """What to do before there is a comparison."""
+        if self._bench.session.fixed is not None:
+            return ""
+        audit = self._bench.audit
+        if audit is not None and not audit.calls:
+            return "No layer of this network uses per-tile statistics: there is nothing to compare."
+        return "Fix the statistics first. Then compare the seams before and after."
 
 
 __all__ = ["EffectPage"]

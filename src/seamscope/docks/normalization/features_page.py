@@ -41,7 +41,8 @@ _TIPS = {
     "tile": "Width of the tiles that are measured: best that of the patches in training.",
     "most": "Largest number of tiles that are measured, spread evenly over the image.",
     "measure": "Measure mean and variance of each channel in every tile, at every layer.",
-    "layer": "Layer whose features are shown.",
+    "layer": "Layer whose features are shown; the number says by how many standard deviations\n"
+    "its tiles differ.",
     "map": "Draw over the image how much the statistics of each tile deviate, in colours.",
     "ask": "While this is on, click into the image: the features of that pixel in several tiles\n"
     "are shown, before and after normalization.",
@@ -55,8 +56,6 @@ class FeaturesPage(QWidget):
     -------
     measured
         Other features are known, or none any more.
-    map_shown
-        The map is drawn over the image.
 
     Attributes
     ----------
@@ -69,11 +68,11 @@ class FeaturesPage(QWidget):
     """
 
     measured = Signal()
-    map_shown = Signal()
 
     def __init__(self, bench: Bench) -> None:
         super().__init__()
         self._bench = bench
+        self._front = False
         self.features: FeatureStatistics | None = None
         self.batches: BatchExperiment | None = None
         self.pixel: tuple[PixelFeatures, ...] = ()
@@ -182,13 +181,18 @@ class FeaturesPage(QWidget):
         self._show_pixel()
         self.draw_map()
 
+    def bring(self, front: bool) -> None:
+        """Draw the map, or hide it: another page is in front."""
+        self._front = front
+        self.draw_map()
+
     def draw_map(self, _: Any = None) -> None:
         """Draw the map, or take it away."""
         found, layer = self.features, self._bench.layer
-        if found is None or layer is None or not self._bench.there or not self.show_map.isChecked():
+        wanted = self._front and self.show_map.isChecked()
+        if found is None or layer is None or not (wanted and self._bench.there):
             self.deviations.hide()
             return
-        self.map_shown.emit()
         array, place = tile_map(found, self.layer.value(), layer)
         self.deviations.show(layer, array, place, "standard deviations of the reference")
 

@@ -85,7 +85,7 @@ class FreezePanel(QWidget):
         super().__init__()
         self.how = Choice(_WAYS, _TIPS["how"])
         self.cell = _number(8, 4096, PATCH[2], " px", _TIPS["cell"])
-        self.tiles = _number(1, 4096, TILES, "", _TIPS["tiles"])
+        self.tiles = _number(1, 4096, TILES, " tiles", _TIPS["tiles"])
         self.grid = Choice([("Automatic", "auto"), ("As in Predict", "plan")], _TIPS["grid"])
         self.file = QLineEdit()
         self.file.setToolTip(_TIPS["file"])

@@ -20,11 +20,12 @@ _COLUMNS = {
     "Kind": "Kind of normalization.",
     "Ch.": "Number of channels that it normalizes.",
     "Statistics": "Where mean and variance come from.",
-    "Scale": "Whether scale and shift are learned (affine); – where that cannot be seen.",
+    "Scale": "Whether scale and shift are learned (affine); – where that cannot be seen. Hidden\n"
+    "beside deviations, for which the table is too narrow.",
     "Deviation": "How much the statistics of single tiles differ from the whole image's, in\n"
     "standard deviations. Press Measure in the page Features.",
 }
-_DEVIATION = len(_COLUMNS) - 1
+_SCALE, _DEVIATION = len(_COLUMNS) - 2, len(_COLUMNS) - 1
 
 
 class LayerModel(QAbstractTableModel):
@@ -114,18 +115,22 @@ class LayerTable(QTableView):
         header = self.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        self.setColumnHidden(_DEVIATION, True)
+        self._show_columns(False)
         self.selectionModel().currentRowChanged.connect(self._current_changed)
 
     def show_audit(self, audit: Audit | None) -> None:
         """Show the layers of an audit; none is chosen."""
         self.layers.show_audit(audit)
-        self.setColumnHidden(_DEVIATION, True)
+        self._show_columns(False)
 
     def show_deviations(self, deviations: Sequence[float]) -> None:
-        """Show how much tiles deviate at each layer; without, the room is that of the names."""
+        """Show how much tiles deviate at each layer, in the room of another column."""
         self.layers.show_deviations(deviations)
+        self._show_columns(bool(deviations))
+
+    def _show_columns(self, deviations: bool) -> None:
         self.setColumnHidden(_DEVIATION, not deviations)
+        self.setColumnHidden(_SCALE, deviations)  # else no name of a layer can be read
 
     def choose(self, number: int) -> None:
         """Choose a layer."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QWidget
 
 from seamscope.docks.controls import button, fill, form, number, ticked
@@ -41,11 +40,6 @@ _ALIKE = "No layer of this network keeps statistics from training: it predicts a
 class TrainingPage(QWidget):
     """Compare training and evaluation.
 
-    Signals
-    -------
-    map_shown
-        The map is drawn over the image.
-
     Attributes
     ----------
     disparity, difference
@@ -54,11 +48,10 @@ class TrainingPage(QWidget):
         The map.
     """
 
-    map_shown = Signal()
-
     def __init__(self, bench: Bench) -> None:
         super().__init__()
         self._bench = bench
+        self._front = False
         self.disparity: Disparity | None = None
         self.difference: DifferenceMap | None = None
         self._features: FeatureStatistics | None = None
@@ -129,13 +122,18 @@ class TrainingPage(QWidget):
         measured = found, self._features, self._batches
         self.advice.setText("" if audit is None else training_advice(audit, *measured))
 
+    def bring(self, front: bool) -> None:
+        """Draw the map, or hide it: another page is in front."""
+        self._front = front
+        self.draw_map()
+
     def draw_map(self, _: Any = None) -> None:
         """Draw the map, or take it away."""
         shown, layer = self.difference, self._bench.layer
-        if shown is None or layer is None or not self._bench.there or not self.show_map.isChecked():
+        wanted = self._front and self.show_map.isChecked()
+        if shown is None or layer is None or not (wanted and self._bench.there):
             self.differences.hide()
             return
-        self.map_shown.emit()
         array, place = pixel_map(shown.values, shown.plan, layer)
         self.differences.show(layer, array, place, "difference of predictions")
 

@@ -418,9 +418,13 @@ class PredictionDock(Dock):
         self._rests = False
         self._show_preview()
 
+    def draw(self) -> None:
+        """Draw the tiles."""
+        self._show_preview()
+
     def _show_preview(self) -> None:
         """Draw the tiles; not over a new result, whose seams they would cover."""
-        wanted = self.preview.isChecked() and not self._rests
+        wanted = self.preview.isChecked() and self.front and not self._rests
         if self.plan is not None and self.layer is not None and wanted:
             self.tiles.show(self.layer, self.plan)
         else:

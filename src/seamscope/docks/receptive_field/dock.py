@@ -374,11 +374,15 @@ class ReceptiveFieldDock(Dock):
                 notes.append(boxed(self.mean.doubt, "warning"))
         return _table(rows) + "".join(notes)
 
+    def draw(self) -> None:
+        """Draw map and boxes over the image."""
+        self._show_layers()
+
     def _show_layers(self, _: Any = None) -> None:
         """Map and boxes over the image."""
         shown, plan, layer = self.map, self._plan, self._layer
         there = layer is not None and layer in self.viewer.layers
-        if shown is None or plan is None or layer is None or not there:
+        if shown is None or plan is None or layer is None or not (there and self.front):
             self.layers.hide_map()
             self.layers.hide_boxes()
             return

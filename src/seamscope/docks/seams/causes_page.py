@@ -128,7 +128,8 @@ class CausesPage(QWidget):
 
     def _explained(self, found: Diagnosis | None) -> None:
         if found is None:
-            self.causes.setText("Stopped before a cause was found.")
+            known = "" if self.diagnosis is None else rich_text(describe(self.diagnosis))
+            self.causes.setText(f"{known}<p>Stopped before a cause was found.</p>")
             return
         self.diagnosis = found
         self.causes.setText(rich_text(describe(found)))
@@ -145,7 +146,8 @@ class CausesPage(QWidget):
 
     def _certified(self, found: Certificate | None) -> None:
         if found is None:
-            self.certificate.setText("Stopped before the comparison was complete.")
+            known = "" if self.certified is None else rich_text(describe(self.certified)[:1])
+            self.certificate.setText(f"{known}<p>Stopped before the comparison was complete.</p>")
             return
         self.certified = found
         self.certificate.setText(rich_text(describe(found)[:1]))

@@ -263,7 +263,7 @@ def _opinion_table(where: str, found: Sequence[Opinion], channels: Sequence[str]
     apart = float(np.nan_to_num(np.ptp(values, axis=0)).max())
     tiles = "One tile sees" if len(found) == 1 else f"{len(found)} tiles see"
     differ = "" if len(found) == 1 else f" They differ by up to <b>{figure_text(apart)}</b>."
-    kept = "The first one is kept. " if found[0].kept else ""
+    kept = "The first one is kept. " if found[0].kept and len(found) > 1 else ""
     return f"{tiles} pixel {where}.{differ} {kept}{_grid(found, channels)}"
 
 

@@ -48,6 +48,8 @@ from seamscope.tiling import Sides
 _ROOM = 2  # tiles that fit into the view of a seam
 
 _TIPS = {
+    "numbers": "Differences and disagreement of each channel, what was measured, and what each\n"
+    "number means.",
     "run": "Result whose seams are shown. It follows the layer that is selected.",
     "delete": "Remove the layers of this result, and free its memory. Files on disk stay.",
     "channel": "Channel whose disagreement and predictions are shown below.",
@@ -86,6 +88,7 @@ class SeamsDock(Dock):
         self._measured_run: Run | None = None
         self._stitching: Job | None = None
         self._views: SideBySide | None = None
+        self._previewed = False  # at another halo, when another page came in front
         self.stitched = RestitchedLayers(self.viewer)
         self._clicked = on_click(self.ask_at)
         self._make_controls()
@@ -114,7 +117,10 @@ class SeamsDock(Dock):
         self.runs = Choice((), _TIPS["run"])
         self.delete = button("Delete", _TIPS["delete"])
         self.verdict = text_label()
+        self.all_numbers = ticked("All numbers", _TIPS["numbers"])
+        self.all_numbers.setChecked(False)
         self.numbers = text_label()
+        self.numbers.hide()
         self.measuring = MeasurePage(self, lambda: self._run, self._know)
         self.heat = HeatPanel(self.viewer, self._drawn)
         self.channel = Choice([("The worst", None)], _TIPS["channel"])
@@ -143,8 +149,8 @@ class SeamsDock(Dock):
         self.place(
             [
                 form(("Result", beside(self.runs, self.delete))),
-                *(self.verdict, self.actions, self.numbers, self.measuring, self.error),
-                *(self.job, self.heat, form(("Channel", self.channel)), self.tabs),
+                *(self.verdict, self.actions, self.measuring, self.all_numbers, self.numbers),
+                *(self.error, self.job, self.heat, form(("Channel", self.channel)), self.tabs),
             ]
         )
 
@@ -166,6 +172,7 @@ class SeamsDock(Dock):
     def _connect(self) -> None:
         self.runs.value_changed.connect(self._run_chosen)
         self.delete.clicked.connect(self._delete)
+        self.all_numbers.toggled.connect(self.numbers.setVisible)
         self.job.changed.connect(self._show_headline)
         self.heat.missing.connect(self.tell)
         self.channel.value_changed.connect(self._channel_changed)
@@ -199,6 +206,20 @@ class SeamsDock(Dock):
         self.ask.setChecked(False)
         self.stitched.hide()
         self.chosen.hide()
+
+    def draw(self) -> None:
+        """Draw heat maps, the chosen seam, and the preview of another halo."""
+        self.heat.bring(self.front)
+        seam, run = self.table.seam, self.run
+        if not self.front:
+            self._previewed = bool(self.stitched.layers)
+            self.stitched.hide()
+            self.chosen.hide()
+            return
+        if seam is not None and run is not None:
+            self.chosen.show(run, seam)
+        if self._previewed and self.stitch.isChecked():
+            self._stitch(self.halo.value())
 
     def plots(self) -> Sequence[Any]:
         """The halo curve, and the bars of a pixel."""
@@ -249,7 +270,7 @@ class SeamsDock(Dock):
         """Show another run, or nothing."""
         self.stitched.hide()
         self.chosen.hide()
-        self._run = run
+        self._run, self._previewed = run, False
         self.causes_page.forget()
         self.tell("")
         self._show_evidence()
@@ -307,6 +328,7 @@ class SeamsDock(Dock):
             )
         self.actions.offer(self._actions(report))
         self.numbers.setText("" if report is None else rich_text(describe(report)[1:]))
+        self.all_numbers.setEnabled(report is not None)
         self.measuring.show_state()
         ready = run is not None and not self.job.busy
         self.delete.setEnabled(ready)
@@ -382,7 +404,9 @@ class SeamsDock(Dock):
         run = self.run
         if run is None or not run.evidence.kept:
             return
-        if self.stitched.knows(run):
+        if not self.front:
+            self._previewed = True
+        elif self.stitched.knows(run):
             self.stitched.show(run, self._results(), self._frame(run), halo)
         elif self._stitching is None:
             self._begin_to_stitch(run, halo)

@@ -234,8 +234,8 @@ class HaloPlot(QWidget):
         if curve.soft.shape[1]:
             worst = np.nanmax(np.nan_to_num(curve.soft[at]))
             shown += f"; disagreement {figure_text(worst)} (0 is perfect)"
-        few = curve.share[at] < 0.5  # the curve is pale there
-        reach = f" Only {percent_text(curve.share[at])} of the overlaps reach it." if few else ""
+        share = curve.share[at]  # those that do not reach it make the numbers above differ
+        reach = f" {percent_text(share)} of the overlaps reach it." if share < 1 else ""
         self.numbers.setText(f"At margin <b>{at}</b>: difference {shown}.{reach}")
 
     # -- the slider

@@ -57,6 +57,7 @@ class HeatPanel(QWidget):
         self.layers = HeatLayers(viewer, self._show_scale)
         self._run: Run | None = None
         self._channel: int | None = None
+        self._front = True
         self._due: deque[Kind] = deque()
         self._timer = QTimer(self)
         self._timer.timeout.connect(self._show_next)
@@ -90,6 +91,11 @@ class HeatPanel(QWidget):
         self._run, self._channel = run, None
         self._show_all(self.boxes)
 
+    def bring(self, front: bool) -> None:
+        """Draw the maps, or hide them: another page is in front."""
+        self._front = front
+        self._show_all(self.boxes)
+
     def show_channel(self, channel: int | None) -> None:
         """Show the mismatch of another channel; None for the largest of all."""
         self._channel = channel
@@ -99,7 +105,7 @@ class HeatPanel(QWidget):
         """Show the first map at once, and each other one when the window has answered."""
         self._due.clear()
         for kind in kinds:
-            if self._run is not None and self.boxes[kind].isChecked():
+            if self._run is not None and self._front and self.boxes[kind].isChecked():
                 self._due.append(kind)
             else:
                 self._show(kind)
@@ -128,7 +134,7 @@ class HeatPanel(QWidget):
             self.scales[kind].show_scale(heat_colors(kind), (low, high), unit["unit"], tip)
 
     def _show(self, kind: Kind) -> None:
-        run, wanted = self._run, self.boxes[kind].isChecked()
+        run, wanted = self._run, self._front and self.boxes[kind].isChecked()
         known = run is not None and run.evidence.report is not None
         layer = None
         if wanted and known and run is not None:

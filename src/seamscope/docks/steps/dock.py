@@ -80,6 +80,7 @@ class StepsDock(Dock):
         row.addWidget(self.expert)
         for name in (*_STEPS, *_EXPERT):
             self.slots[name] = slot = Slot(self.viewer, name)
+            slot.filled.connect(self._bring_forward)
             self._pages.addWidget(slot)
         self._whole.addLayout(row)
         self._whole.addWidget(self._pages, 1)
@@ -109,12 +110,19 @@ class StepsDock(Dock):
     def show_step(self, name: str) -> None:
         """Show a page; its dock is made when it is first shown."""
         slot = self.slots[name]
-        slot.fill()
         self._pages.setCurrentWidget(slot)
+        slot.fill()
+        self._bring_forward()
         if name in self.steps:
             self.steps[name].setChecked(True)
         else:
             self.expert.setChecked(True)
+
+    def _bring_forward(self, _: Any = None) -> None:
+        """Let the page that is shown draw over the image, and no other one."""
+        for slot in self.slots.values():
+            if slot.dock is not None:
+                slot.dock.bring(slot is self._pages.currentWidget())
 
     def open_network(self, path: str) -> None:
         """Load a file that was dropped on the viewer, where the user sees it."""
