@@ -192,9 +192,21 @@ def test_nothing_is_cut_off_at_any_size_of_font(qtbot, viewer, docks, size):
             for name in ("prediction", "seams", "labels", "field", "normalization")
             for each in cut_off(qtbot, docks[name])
         ]
+        narrow = [name for name in docks if size == 9 and not tabs_fit(docks[name])]
     finally:
         appearance.font_size = before
     assert not cut
+    assert not narrow
+
+
+def tabs_fit(dock):
+    """Whether no tab must be scrolled to in the narrowest dock, beside a scroll bar."""
+    needs = [tabs.tabBar().sizeHint().width() for tabs in dock.findChildren(QTabWidget)]
+    if not needs:
+        return True
+    column = dock.scroll.widget().layout().contentsMargins()
+    bar = dock.scroll.verticalScrollBar().sizeHint().width()
+    return max(needs) <= dock.least_width - column.left() - column.right() - bar
 
 
 def cut_off(qtbot, dock):

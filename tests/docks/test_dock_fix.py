@@ -266,6 +266,8 @@ def test_channels_are_one_coloured_layer_and_layers_when_asked_for(qtbot, viewer
     np.testing.assert_array_equal(np.asarray(layer.data[5:9, 7]), shown[5:9, 7])
 
     dock.options.shown.set_value(False)
+    assert len(viewer.layers) == 4  # with the tiles; a layer each time that the window has answered
+    qtbot.waitUntil(lambda: name not in seen(viewer), timeout=PATIENCE)
     each = seen(viewer) - {"cells"}
     assert len(each) == 3
     assert name not in each

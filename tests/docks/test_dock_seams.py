@@ -22,7 +22,7 @@ from seamscope.docks.evidence import Evidence
 from seamscope.docks.kept_work import KeptWork
 from seamscope.docks.layers import camera
 from seamscope.docks.prediction.dock import PredictionDock
-from seamscope.docks.results import layer_point, result_pixel
+from seamscope.docks.results import ResultLayers, layer_point, result_pixel
 from seamscope.docks.seams.dock import SeamsDock, covering
 from seamscope.docks.seams.measure_page import MeasurePage
 from seamscope.docks.session import Session
@@ -126,7 +126,7 @@ def test_a_run_is_told_in_numbers_and_curves(qtbot, viewer, docks):
     assert seams._marks()[-1] == (2, "effective reach")
 
 
-def test_the_slider_stitches_again_without_the_network(qtbot, viewer, docks):
+def test_the_slider_stitches_again_without_the_network(qtbot, viewer, docks, monkeypatch):
     dock, seams = docks
     image = uneven(96, 120)
     viewer.add_image(image, name="cells", scale=(0.5, 0.25), translate=(7, 9))
@@ -159,6 +159,8 @@ def test_the_slider_stitches_again_without_the_network(qtbot, viewer, docks):
         "number": lambda: seams.halo.number.setValue(0),
         "far": lambda: qtbot.keyClick(seams.halo.plot, Qt.Key.Key_End),
     }
+    left = []
+    monkeypatch.setattr(ResultLayers, "add_all", lambda own: left.append(own.add_next()))
     for move, halo in zip(moves.values(), (2, 3, 0, seams.halo.most), strict=True):
         move()
         qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
@@ -166,6 +168,10 @@ def test_the_slider_stitches_again_without_the_network(qtbot, viewer, docks):
         some = seams.halo.report.curve.share[halo] < 1  # so the headline has other numbers
         assert ("of the overlaps reach it" in seams.halo.numbers.text()) == some
         np.testing.assert_allclose(seams.stitched.array, stitched(halo), atol=1e-6)
+    assert left == [False]  # each layer came when the window had answered
+    seams.halo.report.curve.share[0] = 0.7
+    seams.halo.set_value(0)
+    assert "70% of the overlaps reach it" in seams.halo.numbers.text()
     layers = seams.stitched.layers
     assert [layer.visible for layer in layers] == [False, True, True]
     assert not any(layer.visible for layer in results)

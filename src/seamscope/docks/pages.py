@@ -21,6 +21,7 @@ class Pages(QTabWidget):
     def __init__(self) -> None:
         super().__init__()
         self.tabBar().setAccessibleName("Pages")
+        self.tabBar().setStyleSheet(_TABS)
         self.currentChanged.connect(self._resize)
 
     def add(self, page: QWidget, name: str, tip: str) -> None:
@@ -66,6 +67,8 @@ class Pages(QTabWidget):
         self.updateGeometry()
 
 
+# a pixel less than napari's on each side: beside a scroll bar six tabs fit into a dock
+_TABS = "QTabBar::tab { padding: 3px 5px; }"
 _FRAME = 3  # of a page, on each side, at most
 
 

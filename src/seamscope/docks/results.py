@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -134,6 +134,7 @@ class ResultLayers:
         if self._labels and _classes(run.plan) > 1 and not run.stored:
             self._array.fill(_not_yet(run.plan))  # class 0 is a class like all others
         self._composite: Composite | None = None
+        self._apart = self._adding = False  # channels: are to be seen apart; are being added
         self._kept = KeptLayers(viewer, "results on disk")
         self.layers: list[Layer] = []
         self.replaced: list[Layer] = []
@@ -293,25 +294,40 @@ class ResultLayers:
         for layer, channel in zip(self.layers, self._channels, strict=True):
             layer.translate = self._placed(channel)[1]["translate"]
 
-    def show_channels(self, wanted: bool) -> list[Layer]:
+    def show_channels(self, wanted: bool, made: Callable[[Layer], None]) -> None:
         """Show each channel as a layer instead of all in one, or the other way round.
 
-        Layers of channels are made when they are first wanted; returns those that are new.
+        Layers of channels are made when they are first wanted, one each time that the window has
+        answered. `made` is called with each; they are shown when all are here.
         """
         if self._composite is None or not self.present:
-            return []
-        made = []
+            return
+        self._apart = wanted
         if wanted and len(self.layers) == 1:
-            made = list(self._each_channel())
-            self.layers += made
-            for layer in made:
-                layer.metadata["seamscope"] |= self.layers[0].metadata["seamscope"] | {
-                    "channel": layer.metadata["seamscope"]["channel"]
-                }
+            self._coming = self._each_channel()
             self._set_contrast(self._sample())
+            self._add_channels(made)
+        elif not self._adding:
+            self._show_kind()
+
+    def _add_channels(self, made: Callable[[Layer], None]) -> None:
+        layer = next(self._coming, None) if self.present else None
+        self._adding = layer is not None
+        if layer is None:
+            self._show_kind()
+            return
+        layer.visible = False
+        known = layer.metadata["seamscope"]
+        known |= self.layers[0].metadata["seamscope"] | {"channel": known["channel"]}
+        self.layers.append(layer)
+        self._show_limits([layer])
+        made(layer)
+        QTimer.singleShot(0, partial(self._add_channels, made))
+
+    def _show_kind(self) -> None:
+        """Show the layers of channels, or the coloured one."""
         for layer in self.layers:
-            layer.visible = wanted != bool(getattr(layer, "rgb", False))
-        return made
+            layer.visible = self._apart != bool(getattr(layer, "rgb", False))
 
     def _add_composite(self) -> Layer:
         count = self._run.plan.out_channels

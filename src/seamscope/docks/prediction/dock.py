@@ -579,10 +579,13 @@ class PredictionDock(Dock):
         """Show the last result as one layer, or each of its channels."""
         if self.results is None or self.busy:
             return
-        made = self.results.show_channels(not self.options.shown.value())
         run = self.session.run_of(self.results.layers[0])
-        if run is not None and made:
-            self.session.add_layers(run, made)
+
+        def made(layer: Any) -> None:
+            if run is not None:
+                self.session.add_layers(run, [layer])
+
+        self.results.show_channels(not self.options.shown.value(), made)
 
     def _looked_at(self, made: Run) -> Sequence[float]:
         """Where the view is, so that the frame and the tiles there come first."""

@@ -417,13 +417,21 @@ class SeamsDock(Dock):
         assert opinions is not None
 
         def ended(outcome: Outcome) -> None:
-            self._stitching = None
             if outcome.error is not None:
                 self.fail(outcome.error, "Stitching again")
-            elif self.awake and run is self.run and self.stitch.isChecked():
-                self.stitched.add(run, frame, outcome.value)
+            elif wanted():
+                self.stitched.add(run, frame, outcome.value, ready)
+                return
+            self._stitching = None
+
+        def ready() -> None:
+            self._stitching = None
+            if wanted():
                 self._stitch(self.halo.value())
                 self.heat.layers.raise_to_top()
+
+        def wanted() -> bool:
+            return self.awake and run is self.run and self.stitch.isChecked()
 
         def restitch(work: Work) -> Any:
             return opinions.restitch(halo, frame)

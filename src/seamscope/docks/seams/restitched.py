@@ -6,11 +6,13 @@ Knows kept predictions and result layers. Does not know the slider, or how predi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from napari.layers import Layer
+from qtpy.QtCore import QTimer
 
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.results import ResultLayers, Run
@@ -71,8 +73,10 @@ class RestitchedLayers:
             return False
         return known.layers.present
 
-    def add(self, run: Run, frame: Frame, stitched: Restitched) -> None:
+    def add(self, run: Run, frame: Frame, stitched: Restitched, ready: Callable[[], None]) -> None:
         """Make layers of a run, hidden; stitching all of it takes its time, so it is given.
+
+        Each layer is added when the window has answered.
 
         Parameters
         ----------
@@ -80,15 +84,28 @@ class RestitchedLayers:
             What was stitched.
         stitched
             By `seamscope.seams.opinions.Opinions.restitch`.
+        ready
+            Called when all layers are here.
         """
         layers = ResultLayers(self._viewer, _single(run, frame, stitched))
-        layers.finish()
-        for layer in layers.layers:
-            layer.visible = False
-        for evidence in [e for e in self._pictures if e.opinions is None]:
-            del self._pictures[evidence]  # what is no longer kept
-        assert run.evidence.opinions is not None
-        self._pictures[run.evidence] = _Picture(run.evidence.opinions, stitched, frame, layers)
+
+        def go_on() -> None:
+            layers.layers[-1].visible = False
+            QTimer.singleShot(0, add_next)
+
+        def add_next() -> None:
+            if layers.add_next():
+                go_on()
+                return
+            layers.finish()
+            for evidence in [e for e in self._pictures if e.opinions is None]:
+                del self._pictures[evidence]  # what is no longer kept
+            opinions = run.evidence.opinions
+            if opinions is not None:  # else the run was deleted meanwhile
+                self._pictures[run.evidence] = _Picture(opinions, stitched, frame, layers)
+            ready()
+
+        go_on()
 
     def show(self, run: Run, results: list[Layer], frame: Frame, distance: int) -> None:
         """Show a frame of a run that is known, its seams cut at this border distance.
