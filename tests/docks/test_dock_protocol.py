@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,6 +126,32 @@ def test_the_settings_of_the_last_run_come_back(dock, viewer, qtbot) -> None:
     settle(qtbot, other)
     assert other.tile.value() == (96, 96)
     assert other.halo.value() == "auto"
+
+
+def test_background_and_percentiles_of_the_last_run_come_back(dock, viewer, qtbot, tmp_path):
+    dock.options.result.set_value("labels")
+    dock.options.background.set_value(2)
+    dock.options.normalize.set_value("percentile")
+    known = dock.protocols.protocol()
+    replace(known, settings=known.settings.but(percentiles=(3.0, 90.0))).save(
+        tmp_path / "known.toml"
+    )
+    dock.protocols.load(str(tmp_path / "known.toml"))
+    settle(qtbot, dock)
+    press(qtbot, dock.panel.run)
+    settle(qtbot, dock)
+    next_session = PredictionDock(viewer)
+    viewer.window.add_dock_widget(next_session, name="another", area="right")
+    for network, own in (
+        ("demo:batchnorm", ("auto", (1.0, 99.8), None)),
+        ("demo:instancenorm", ("percentile", (3.0, 90.0), 2)),
+    ):
+        next_session.set_model(network)
+        settle(qtbot, next_session)
+        found = next_session.plan.settings
+        asked = next_session.settings()
+        assert (asked.normalize, found.percentiles, found.background) == own
+    assert "last run: Percentiles 3, 90." in next_session.notes.text()
 
 
 def test_what_suits_one_network_is_not_kept_for_another(dock, viewer, qtbot) -> None:

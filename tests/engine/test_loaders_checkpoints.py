@@ -293,6 +293,20 @@ def test_the_networks_in_a_python_file_are_named_and_not_run(tmp_path) -> None:
         load_model(path, trust=True)
     named = f"as in {path}:UNet(depth=..., classes=...) or {path}:Block, and its weights"
     assert named in str(caught.value)
+    path.write_text(
+        "class Net(nn.Module):\n    def __init__(self, depth): pass\n"
+        "def small(depth=2):\n    net = Net(depth)\n    net.eval()\n    return net\n"
+        "def plain(): return torch.nn.Sequential(Net(1))\n"
+        "def said() -> 'torch.nn.Module': ...\n"
+        "def sized(depth): return Net(depth)\n"
+        "def weights(): return load('weights.pt')\n"
+        "def noise(x=None): return nn.functional.relu(x)\n"
+        "def number() -> int: return Net(1)\n"
+    )
+    with pytest.raises(ModelError) as caught:
+        load_model(path, trust=True)
+    named = [f"{path}:{each}" for each in ("said", "plain", "small")]
+    assert f"as in {' or '.join(named)}, and its weights" in str(caught.value)
     path.write_text("def broken(:")
     with pytest.raises(ModelError, match=r"unet.py:Net\(depth=3\), and its weights"):
         load_model(path, trust=True)

@@ -372,10 +372,15 @@ class PredictionDock(Dock):
         single = self.model is not None and self.model.facts.out_channels == 1
         labels = self.options.result.value() == "labels"
         self.options.show_threshold(single and labels)
-        several = labels and self.model is not None and not single
-        self.options.set_classes(self.model.channels if several and self.model is not None else ())
+        self.offer_classes(self.model)
         if self.model is not None:
             self.grid.offer_sizes(self.model, image)
+
+    def offer_classes(self, model: Model | None) -> None:
+        """Offer the classes of a network as background, where labels are made of several."""
+        labels = self.options.result.value() == "labels"
+        several = labels and model is not None and model.facts.out_channels > 1
+        self.options.set_classes(model.channels if several and model is not None else ())
 
     def _show_plan(self) -> None:
         plan, image = self.plan, self.image

@@ -188,7 +188,7 @@ class Protocols(QObject):
         last = self._of_last_run(model)
         wanted, self._wanted = self._wanted or last, None
         if self._owner != model.fingerprint:
-            self._take_over(None if last is None else last.settings)
+            self._take_over(model, None if last is None else last.settings)
             self._owner = model.fingerprint
         if wanted is None:
             return
@@ -196,7 +196,7 @@ class Protocols(QObject):
         if wanted.statistics is not None:
             self._fix(model, wanted.statistics)
 
-    def _take_over(self, settings: Settings | None) -> None:
+    def _take_over(self, model: Model, settings: Settings | None) -> None:
         """Set the options for another network; those chosen before the first one stay."""
         options = self._dock.options
         before = options.normalize.value()
@@ -204,7 +204,12 @@ class Protocols(QObject):
             if self._owner:
                 options.set_network_values(Settings())
             if settings is not None:
+                self._dock.offer_classes(model)  # one of them may be the background
                 options.set_network_values(settings)
+        known = Settings() if settings is None else settings
+        self.extra.pop("percentiles", None)
+        if known.percentiles != Settings().percentiles:  # no control shows them
+            self.extra["percentiles"] = known.percentiles
         reset = before != "auto" and options.normalize.value() == "auto"
         self._dropped = before if reset else ""
 
@@ -240,7 +245,9 @@ class Protocols(QObject):
         if not self.extra:
             return tuple(said)
         values = ", ".join(f"{WORDS[name].label} {_said(v)}" for name, v in self.extra.items())
-        said.append(f"From the protocol: {values}. Load another network to undo this.")
+        said.append(
+            f"From the protocol or the last run: {values}. Load another network to undo this."
+        )
         return tuple(said)
 
     # -- from one session to the next
@@ -330,7 +337,9 @@ def is_network_of(protocol: Protocol, model: Model) -> bool:
 def _said(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{axis} {a} to {b}" for axis, (a, b) in value.items())
-    return str(value)
+    if isinstance(value, tuple):
+        return ", ".join(map(_said, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 __all__ = ["Protocols", "is_network_of"]

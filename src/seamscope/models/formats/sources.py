@@ -23,7 +23,7 @@ import site
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -48,7 +48,9 @@ _IMPORTERS = {"__import__", "import_module"}
 
 
 def networks_in(data: bytes) -> list[str]:
-    """Return the classes of a Python file that look like networks, without running any of it.
+    """Return what of a Python file looks like a network, without running any of it.
+
+    These are classes, and functions that build a network and need no argument.
 
     Parameters
     ----------
@@ -71,6 +73,8 @@ def networks_in(data: bytes) -> list[str]:
             bases = [ast.unparse(base).rpartition(".")[2] for base in each.bases]
             if any(base.endswith("Module") or base in found for base in bases):
                 found[each.name] = f"{each.name}{_needed_by(each)}"
+        elif isinstance(each, ast.FunctionDef) and _builds(each, found):
+            found[each.name] = each.name
     return list(reversed(found.values()))[:_MOST_NETWORKS]
 
 
@@ -78,12 +82,41 @@ def _needed_by(network: ast.ClassDef) -> str:
     """Write the arguments that a class needs, as in ``(depth=..., width=...)``."""
     for each in network.body:
         if isinstance(each, ast.FunctionDef) and each.name == "__init__":
-            own = each.args
-            placed = [*own.posonlyargs, *own.args]
-            needed = placed[1 : len(placed) - len(own.defaults)]
-            needed += [a for a, d in zip(own.kwonlyargs, own.kw_defaults, strict=True) if d is None]
-            return f"({', '.join(f'{a.arg}=...' for a in needed)})" if needed else ""
+            needed = _without_default(each.args)[1:]  # but self
+            return f"({', '.join(f'{name}=...' for name in needed)})" if needed else ""
     return ""
+
+
+def _without_default(own: ast.arguments) -> list[str]:
+    placed = [*own.posonlyargs, *own.args]
+    needed = placed[: len(placed) - len(own.defaults)]
+    needed += [a for a, d in zip(own.kwonlyargs, own.kw_defaults, strict=True) if d is None]
+    return [each.arg for each in needed]
+
+
+def _builds(function: ast.FunctionDef, known: Container[str]) -> bool:
+    """Whether a function that needs no argument says that it returns a network, or does."""
+    if _without_default(function.args):
+        return False
+    if function.returns is not None:
+        kind = ast.unparse(function.returns).strip("'\"").rpartition(".")[2]
+        return kind.endswith("Module") or kind in known
+    parts = list(ast.walk(function))
+    made = {  # names of what the function assigns
+        target.id: part.value
+        for part in parts
+        if isinstance(part, ast.Assign)
+        for target in part.targets
+        if isinstance(target, ast.Name)
+    }
+    returned = [part.value for part in parts if isinstance(part, ast.Return)]
+    values = [made.get(v.id) if isinstance(v, ast.Name) else v for v in returned]
+    return any(isinstance(v, ast.Call) and _makes(ast.unparse(v.func), known) for v in values)
+
+
+def _makes(called: str, known: Container[str]) -> bool:
+    own = called.removeprefix("torch.")
+    return called in known or (own.startswith("nn.") and not own.startswith("nn.functional."))
 
 
 @dataclass(frozen=True)
