@@ -17,7 +17,7 @@ import networks
 import seamscope
 from seamscope.compare.tile_content import content
 from seamscope.compare.tile_sizes import sweep
-from seamscope.errors import SettingsError
+from seamscope.errors import ImageError, SettingsError
 from seamscope.planning.case import Case
 from seamscope.planning.plan import resolve
 from seamscope.planning.thumbnails import image_under, thumbnail
@@ -190,6 +190,26 @@ def test_three_dimensions_have_a_page():
     read = Reader(seam_page(report, thumbnail(report.plan, image), views=views))
     assert "The largest along z." in read.text
     assert [v.seam for v in views] == list(report.seams[:3])
+
+
+def test_one_dimension_has_a_page_without_maps():
+    line = np.random.default_rng(1).random((1, 400), np.float32)
+    network = nn.Sequential(nn.Conv1d(1, 4, 5, 2, 2), nn.Tanh(), nn.ConvTranspose1d(4, 2, 2, 2))
+    network.eval()
+    as_it_is = {"tile": 64, "normalize": "none", "axes": "cx"}
+    with torch.no_grad():
+        whole = network(torch.from_numpy(line)[None])[0].numpy()
+    found = seamscope.predict(line, network, result="probabilities", **as_it_is)
+    assert np.abs(found - whole).max() < 1e-5 * whole.std()
+    loaded, image = seamscope.load_model(network), seamscope.open_image(line, axes="cx")
+    report = measure_seams(image, loaded, tile=64, halo=0, overlap=8, normalize="none")
+    assert not report.seamless
+    views = look_at(Case.planned(image, loaded, report.plan), report.seams[:3])
+    text = Reader(seam_page(report, thumbnail(report.plan, image), views=views)).text
+    assert "max difference" in text
+    assert "Where the seams are" not in text
+    with pytest.raises(ImageError, match="for a 1D network to 1 x n with `axes` cx"):
+        seamscope.predict(line[0], network)
 
 
 # ------------------------------------------------------------------------------- it stands alone

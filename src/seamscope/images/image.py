@@ -526,7 +526,7 @@ def _check_pixels(data: Any, name: str) -> None:
     if len(shape) < 2:
         raise ImageError(
             f"{name} has {len(shape)} dimension(s); an image has at least two (y, x). "
-            "Reshape it, or choose another array."
+            "Reshape it, for a 1D network to 1 x n with `axes` cx, or choose another array."
         )
     if 0 in shape:
         raise ImageError(

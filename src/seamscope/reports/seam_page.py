@@ -79,7 +79,9 @@ def seam_page(
     """
     sections = [_verdict(report, diagnosis), _setting(report, setting)]
     if report.measured:
-        sections += [_figures(report), _curve(report, reach or {}), _maps(report, image)]
+        sections += [_figures(report), _curve(report, reach or {})]
+        flat = len(report.plan.grid.axes) > 1  # a line has no map
+        sections += [_maps(report, image)] if flat else []
         sections += [_worst(report, views)] if report.seams else []
     if diagnosis is not None and diagnosis.seams:
         sections.append(_causes(diagnosis))
