@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from torch import nn
 
 from seamscope.models import derived as derived_package
-from seamscope.models.derived import derive
+from seamscope.models.derived import DerivedAxis, derive, repeats
+from seamscope.models.derived.positions import Seen
 from seamscope.recorded_graph import record
 
 # -- parts, along one axis
@@ -602,3 +603,30 @@ def test_networks_of_random_parts(made) -> None:
     unit = 36 * windows
     size = -(-(6 * reach + 12 * 36) // unit) * unit
     _check(network, min(size, 864))
+
+
+def test_distances_at_which_nothing_repeats_are_not_tried(monkeypatch) -> None:
+    """As many comparisons as there are pixels, not their square; and none is missed."""
+    tried = []
+    longest = repeats._longest
+    monkeypatch.setattr(repeats, "_longest", lambda *a: tried.append(1) or longest(*a))
+    place = np.arange(4000)
+    once = Seen(place, place + 1, place.astype(np.uint64))  # every output of another kind
+    assert repeats.repeating(DerivedAxis(4000), once).period is None
+    assert len(tried) < 20
+    random = np.random.default_rng(0)
+    distances, found = repeats._distances, 0
+    for _ in range(300):
+        out, p, q = random.integers([4, 1, 1], [70, 9, 9])
+        place = np.arange(out)
+        lo = place // q * p + random.integers(0, 3, q)[place % q]
+        kind = random.integers(0, 3, q)[place % q].astype(np.uint64)
+        kind[random.choice(out, out // 6, replace=False)] = 7
+        seen = Seen(lo, lo + random.integers(0, 4, q)[place % q], kind)
+        known = DerivedAxis(int(max(1, out * p // q)))
+        fast = repeats.repeating(known, seen)
+        monkeypatch.setattr(repeats, "_distances", lambda seen, _: range(1, len(seen.lo) // 2 + 1))
+        assert repeats.repeating(known, seen) == fast
+        monkeypatch.setattr(repeats, "_distances", distances)
+        found += fast.period is not None
+    assert 50 < found < 300

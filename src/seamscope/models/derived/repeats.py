@@ -34,7 +34,7 @@ def repeating(known: DerivedAxis, seen: Seen) -> DerivedAxis:
 
 def _repeated(known: DerivedAxis, seen: Seen, among: Array) -> DerivedAxis | None:
     lo, hi, kind, out = seen.lo, seen.hi, seen.kind, len(seen.lo)
-    for q in range(1, out // 2 + 1):
+    for q in _distances(seen, among):
         moved = lo[q:] - lo[:-q]
         alike = (kind[q:] == kind[:-q]) & (hi[q:] - hi[:-q] == moved) & (lo[q:] != NONE)
         first, last, p = _longest(alike & among[q:] & among[:-q], moved)
@@ -44,6 +44,23 @@ def _repeated(known: DerivedAxis, seen: Seen, among: Array) -> DerivedAxis | Non
             found = replace(known, period=p, scale=Fraction(q, p))
             return _described(found, lo, hi, first)
     return None
+
+
+def _distances(seen: Seen, among: Array) -> list[int]:
+    """Distances at which outputs may repeat, from small to large.
+
+    What repeats does so in an eighth of all outputs, and so at one of eight places. Trying every
+    distance would take the square of the size, where nothing repeats.
+    """
+    lo, hi, kind, out = seen.lo, seen.hi, seen.kind, len(seen.lo)
+    found: set[int] = set()
+    for place in range(0, out, max(1, out // 8)):
+        moved = lo[place + 1 :] - lo[place]
+        alike = (kind[place + 1 :] == kind[place]) & (hi[place + 1 :] - hi[place] == moved)
+        usable = alike & among[place + 1 :] & (moved > 0)
+        if among[place] and lo[place] != NONE:
+            found.update((np.flatnonzero(usable) + 1).tolist())
+    return sorted(q for q in found if q <= out // 2)
 
 
 def _longest(alike: Array, moved: Array) -> tuple[int, int, int]:
