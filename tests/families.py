@@ -213,12 +213,13 @@ class Tiling(nn.Module):
         self.inner, self.window, self.step = inner, window, step
 
     def forward(self, x):
-        total = torch.zeros_like(self.inner(x))
-        count = torch.zeros(x.shape[2:], dtype=x.dtype)
         starts = [[*range(0, n - self.window, self.step), n - self.window] for n in x.shape[2:]]
+        total, count = x, torch.zeros(x.shape[2:], dtype=x.dtype)
         for corner in itertools.product(*starts):
             part = tuple(slice(a, a + self.window) for a in corner)
-            total[:, :, *part] += self.inner(x[:, :, *part])
+            y = self.inner(x[:, :, *part])
+            total = y.new_zeros(*y.shape[:2], *x.shape[2:]) if not count.any() else total
+            total[:, :, *part] += y
             count[part] += 1
         return total / count
 
@@ -292,6 +293,7 @@ FAMILIES: Mapping[str, Callable[[], nn.Module]] = {
     "median": lambda: Given(lambda x, net: net(x - x.median()), _small()),
     "warping": lambda: Given(warped, _small()),
     "tiles itself": lambda: Tiling(_small(), 16, 8),
+    "times its size": lambda: Given(lambda x, net: net(x) * x.shape[-1], _small()),
     "pyramid pooling": lambda: PyramidPooling((1, 2, 3)),
     "dilation 40": lambda: seq(C2(1, 4, 3, padding=40, dilation=40), nn.ReLU(), C2(4, 2, 1)),
 }

@@ -77,6 +77,19 @@ def far_text(sides: Sequence[Sequence[int]]) -> str:
     return re.sub(r"(\d+)", r"\1 px", halo_text(sides))
 
 
+def at_halo_text(sides: Sequence[Sequence[int]]) -> str:
+    """Name a halo, ``(before, after)`` in pixels for each axis, within a sentence.
+
+    Examples
+    --------
+    >>> at_halo_text([(46, 46), (46, 46)]), at_halo_text([(36, 20), (36, 20)])
+    ('halo 46', 'the halo (36 px before, 20 px after)')
+    """
+    if all(a == b for a, b in sides):
+        return f"halo {halo_text(sides)}"
+    return f"the halo ({far_text(sides)})"
+
+
 def needs_text(sides: Sequence[Sequence[int]]) -> str:
     """Write which pixels around a tile its prediction depends on, as the end of a sentence.
 

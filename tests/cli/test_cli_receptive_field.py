@@ -54,7 +54,7 @@ KEYS = {
     "halo",
     "effective",
     "mass_outside",
-    "global_operations",
+    "couplings",
     "valid_crop",
     "scale",
 }
@@ -72,7 +72,7 @@ def test_json_of_a_bounded_network(scripts, image) -> None:
     assert told["effective"].keys() == {"0.95", "0.99", "0.999"}
     assert all(0 < r <= 23 for radii in told["effective"].values() for r in radii)
     assert told["mass_outside"] == 0
-    assert told["global_operations"] == []
+    assert told["couplings"] == []
     assert told["valid_crop"] == [[0, 0], [0, 0]]
     assert told["scale"] == [1.0, 1.0]
 
@@ -88,12 +88,11 @@ def test_json_of_one_that_sees_the_whole_tile(scripts, image, tmp_path) -> None:
     assert told["theoretical"] is told["halo"] is None
     assert told["convolutional"] == [[23, 23], [23, 23]]
     assert told["mass_outside"] > 0
-    (operation,) = told["global_operations"]
-    assert operation == {"op": "InstanceNorm", "count": 10, "kind": "normalization"}
+    assert told["couplings"] == ["10 x instance or batch normalization"]
     assert told["pixel"]["at"] == [70, 61]
     assert told["pixel"]["phase"] == [2, 1]
     assert "Overlap cannot remove the seams" in out
-    assert "10 x InstanceNorm" in out
+    assert f"What depends on the whole tile: {told['couplings'][0]}" in out
     assert "beyond" in out
 
 

@@ -62,7 +62,7 @@ def test_what_is_seen_in_theory_is_told_as_soon_as_there_is_a_network(qtbot, vie
     assert fields.compute.isEnabled()
     load(qtbot, docks, INSTANCE)
     assert "Overlap cannot remove the seams" in fields.verdict.text()
-    assert "1 × InstanceNorm" in fields.details.text()
+    assert "Whole tile through</td><td>norm<" in fields.details.text()
     dock.set_model(CLASSES)
     assert fields.theory is None
 

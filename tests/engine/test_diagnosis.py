@@ -145,7 +145,7 @@ def test_what_couples_the_whole_tile_has_the_name_that_the_facts_give_it() -> No
     first = examine(Pipeline(network), IMAGE, tile=96, overlap=48).findings[0]
     assert first.cause == "global coupling"
     assert as_model(network).reach.couplings == ("0",)
-    assert first.what.endswith("what depends on the whole tile is 0.")
+    assert first.what.endswith("what depends on the whole tile is layer 0.")
 
 
 @pytest.mark.parametrize(("verdict", "code", "how"), ALONE)

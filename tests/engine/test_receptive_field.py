@@ -24,6 +24,7 @@ from seamscope.errors import SettingsError
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model, as_model
 from seamscope.models.reach import worst
+from seamscope.models.sentences import some_names
 from seamscope.receptive_field.fields import measure_receptive_field
 from seamscope.receptive_field.grid_rules import Windows, check_windows
 from seamscope.tiling import Lattice
@@ -326,8 +327,8 @@ def test_real_networks(real_models, folder, factory, expected) -> None:
         assert apart[low - 1]
         assert apart[apart.numel() - high]
     else:
-        (operation,) = found.global_operations
-        assert (operation.op, operation.count) == ("InstanceNorm", 14)
+        assert len(found.couplings) == 14
+        assert found.couplings == model.facts.implied.statistics
 
 
 def expected_fields(field, lattice):
@@ -338,34 +339,41 @@ def expected_fields(field, lattice):
 # -- what couples the whole tile
 
 
-# name: network, halo of whole network, halo of the convolutions, kinds of what couples the tile
+# name: network, halo of whole network, halo of the convolutions, layers that couple the tile
+NORMS = tuple(
+    f"{block}.{layer}"
+    for block in ("down.0", "down.1", "bottom", "merge.0", "merge.1")
+    for layer in (1, 4)
+)
 COUPLINGS = {
-    "UNETR": (couplings.Unetr(), None, None, {"attention"}),
-    "squeeze-and-excite": (couplings.Excite(), None, 2, {"squeeze-and-excite"}),
-    "pyramid pooling": (couplings.Pyramid(), None, None, {"adaptive pooling"}),
-    "aligned corners": (couplings.Corners(), None, None, {"aligned corners"}),
-    "GroupNorm": (networks.UNet(2, 2, norm="group"), None, 22, {"normalization"}),
-    "InstanceNorm": (networks.UNet(2, 2, norm="instance"), None, 22, {"normalization"}),
-    "LayerNorm over space": (couplings.SpatialNorm(), None, 1, {"normalization"}),
-    "LayerNorm over channels": (couplings.ChannelNorm(), 1, 1, set()),
-    "window attention": (couplings.Windows8(), 1, 1, set()),
+    "UNETR": (couplings.Unetr(), None, None, ("attention",)),
+    "squeeze-and-excite": (couplings.Excite(), None, 2, ("gate.0",)),
+    "pyramid pooling": (couplings.Pyramid(), None, None, ("adaptive pooling",)),
+    "aligned corners": (couplings.Corners(), None, None, ("upsampling with aligned corners",)),
+    "GroupNorm": (networks.UNet(2, 2, norm="group"), None, 22, NORMS),
+    "InstanceNorm": (networks.UNet(2, 2, norm="instance"), None, 22, NORMS),
+    "LayerNorm over space": (couplings.SpatialNorm(), None, 1, ("1 x layer normalization",)),
+    "LayerNorm over channels": (couplings.ChannelNorm(), 1, 1, ()),
+    "window attention": (couplings.Windows8(), 1, 1, ()),
 }
 
 
 @pytest.mark.parametrize("name", COUPLINGS)
 def test_what_couples_the_whole_tile_is_told_and_named(name) -> None:
-    network, halo, convolutional, kinds = COUPLINGS[name]
+    network, halo, convolutional, names = COUPLINGS[name]
     found = measure_receptive_field(None, as_model(network), most_tiles=0)
     assert found.bounded == (halo is not None)
     assert found.halo == (None if halo is None else ((halo, halo),) * 2)
     assert found.reach.convolutional == (
         None if convolutional is None else ((convolutional, convolutional),) * 2
     )
-    assert {operation.kind for operation in found.global_operations} == kinds
+    assert found.couplings == names
+    if names:
+        assert some_names(names) in " ".join(found.sentences())
     told = json.loads(json.dumps(found.to_json()))
     assert told["bounded"] == (told["theoretical"] is not None) == (told["halo"] is not None)
     assert (told["convolutional"] is None) == (convolutional is None)
-    assert {each["kind"] for each in told["global_operations"]} == kinds
+    assert told["couplings"] == list(names)
 
 
 def test_window_attention_needs_its_windows_grid() -> None:
@@ -408,9 +416,7 @@ def test_all_formats_are_told_alike(name) -> None:
         found = measure_receptive_field(None, Model(form, "form"), most_tiles=0)
         assert found.reach == plain.reach
         assert found.fields == plain.fields
-        assert [(each.count, each.kind) for each in found.global_operations] == [
-            (each.count, each.kind) for each in plain.global_operations
-        ]
+        assert bool(found.couplings) == bool(plain.couplings)  # not all keep layers' names
 
 
 class Rectified(nn.Module):

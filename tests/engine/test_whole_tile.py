@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from families import C2, C3, Given, PyramidPooling, Tiling, bright, conv, seq, warped
+from seamscope.compare.certificate import certify
+from seamscope.explain.advice import advise
+from seamscope.explain.causes import diagnose
 from seamscope.models.model import as_model
+from seamscope.planning.case import Case
+from seamscope.prediction.measure_seams import measure_seams
+from seamscope.settings import Settings
 
 
 def small(ndim=2, outputs=2):
@@ -154,6 +161,44 @@ def test_a_check_that_changes_nothing_couples_nothing(check) -> None:
     assert as_model(made(lambda: Given(check, small()))).reach.halo == ((1, 1), (1, 1))
 
 
+def test_what_decides_shows_in_some_images_only() -> None:
+    """All that is reported of two images: one is bright everywhere, the other in one place."""
+    model = as_model(made(lambda: Given(bright, small())))
+    assert model.describe() == (
+        "In some images, overlap cannot remove the seams: the maximum over space sees the whole "
+        "tile. All other layers reach 1 px."
+    )
+    name = "the maximum over space sees the whole tile"
+    light = np.random.default_rng(0).uniform(0.5, 2, (24, 90)).astype(np.float32)
+    dark = light / 2.1
+    dark[3, 3] = 2
+    settings = Settings(tile=(24, 32), halo=1, device="cpu")
+    for pixels, seamless in ((light, True), (dark, False)):
+        case = Case.open(pixels, model, settings)
+        report, certificate = measure_seams(case), certify(case)
+        found = diagnose(case.at(report.plan), worst=report.seams)
+        assert report.seamless == certificate.passed == (found.verdict == "seamless") == seamless
+        assert name in certificate.note
+        assert (name in report.sentence()) == (name in found.summary) == seamless
+        if not seamless:
+            assert found.verdict == "global coupling"
+            assert "the maximum over space" in found.explanation
+    short = Case.open(dark, model, settings.but(halo=0))
+    advice = advise(short.plan, measure_seams(short))
+    assert advice.halo == ((1, 1), (1, 1))
+    assert name in advice.why
+
+
+def test_statistics_that_only_some_tiles_take_are_explained() -> None:
+    """A mean that is taken where another is high: tiles have one call or two."""
+    network = made(lambda: Given(lambda x, net: net(x - x.mean() if x.mean() > 1 else x), small()))
+    pixels = np.random.default_rng(0).uniform(0, 2.2, (24, 90)).astype(np.float32)
+    pixels[:, :30] += 1
+    case = Case.open(pixels, as_model(network), Settings(tile=(24, 32), halo=1, device="cpu"))
+    assert len(case.plan.facts.statistics) == 1
+    assert diagnose(case).verdict in ("tile statistics", "global coupling")
+
+
 def test_a_weak_branch_is_found_whatever_noise_shows() -> None:
     """Pooled features that are negative for noise, so that nothing of them is left behind ReLU."""
     network = made(lambda: PyramidPooling((1, 2), 3))
@@ -258,6 +303,34 @@ def test_tiles_of_one_size_agree_where_the_size_counts(network, ndim) -> None:
     overlap = one[..., 32 : 64 - halo[1]] - two[..., : 32 - halo[1]]
     assert float(overlap[..., halo[0] :].abs().max()) < 1e-9
     assert apart(model, x, 32, 64, halo) > 1e-2
+
+
+def test_what_changes_with_the_size_is_reported_alike_everywhere() -> None:
+    model = as_model(made(lambda: Given(lambda x, net: net(x) * x.shape[-1], small())))
+    why = "what the network predicts changes with the size of its tile"
+    assert model.describe().startswith(
+        f"Tiles of one size agree with each other, but not with an untiled prediction: {why}"
+    )
+    pixels = np.random.default_rng(0).standard_normal((24, 90)).astype(np.float32)
+    for halo, seamless in ((1, True), (0, False)):
+        case = Case.open(pixels, model, Settings(tile=(24, 32), halo=halo, device="cpu"))
+        report, certificate = measure_seams(case), certify(case)
+        found = diagnose(case.at(report.plan), worst=report.seams)
+        assert not certificate.passed
+        assert why in certificate.note
+        assert report.seamless == (found.verdict == "seamless") == seamless
+        assert (why in report.sentence()) == (why in found.summary) == seamless
+        if not seamless:
+            assert found.verdict == "edge effects"
+            assert found.suggested_halo == ((1, 1), (1, 1))
+            assert advise(case.plan, report).halo == ((1, 1), (1, 1))
+
+
+def test_pyramid_pooling_is_said_once() -> None:
+    assert as_model(made(lambda: PyramidPooling((1, 2, 3)))).describe() == (
+        "Overlap cannot remove the seams: 1 operation uses per-tile statistics (pools.0.0), and "
+        "pools.1.0 and pools.2.0 see the whole tile. All other layers reach 2 px."
+    )
 
 
 def test_what_knows_its_place_is_not_alike_in_all_tiles() -> None:

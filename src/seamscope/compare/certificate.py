@@ -34,6 +34,7 @@ from seamscope.images.image import open_image
 from seamscope.images.records import read_record
 from seamscope.models.model import Model
 from seamscope.models.reach import MemoryMeter
+from seamscope.models.sentences import caution, why_unbounded
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.prediction.output import open_output
@@ -477,6 +478,20 @@ def _note(plan: Plan, crops: Sequence[Crop], passed: bool) -> str:
     """Say why tiles agree though the halo is short of the reach, or do not though it covers it."""
     if plan.tiles == 1:
         return ""
+    known = caution(plan.facts, plan.reach)
+    return " ".join(filter(None, (_outcome(plan, crops, passed), _of_reach(plan, known, passed))))
+
+
+def _of_reach(plan: Plan, known: str, passed: bool) -> str:
+    """What the network's reach says of an outcome."""
+    if passed or plan.reach.alike or not known:
+        return known
+    why = why_unbounded(plan.facts, plan.reach)
+    return f"Overlap cannot remove that: {why}."
+
+
+def _outcome(plan: Plan, crops: Sequence[Crop], passed: bool) -> str:
+    """What else explains an outcome."""
     if passed and not plan.exact and plan.settings.blend == "crop":
         several = [axis for axis in plan.grid.axes if not axis.single]
         discarded, halo = (tuple(getattr(a, n) for a in several) for n in ("discarded", "halo"))

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from seamscope.errors import SettingsError
+from seamscope.models.sentences import caution
 from seamscope.planning.plan import Plan
 from seamscope.seams.report import SeamReport
 from seamscope.settings import Settings
@@ -88,6 +89,14 @@ def advise(plan: Plan, report: SeamReport | None = None, asked: Settings | None 
         return Advice("nothing", "Neighbouring tiles agree in all overlaps: there are no seams.")
     if plan.reach.halo is not None:
         return _with_reach(plan, plan.reach.halo, report, asked)
+    if plan.reach.rest is not None and (plan.reach.alike or plan.reach.conditional):
+        wanted = _at_least(plan.grid.halo, plan.reach.rest)
+        if wanted != plan.grid.halo:
+            known = caution(plan.facts, plan.reach)
+            covers = f"Margin {halo_text(wanted)} covers what other layers reach. {known}"
+            return _halo_step(plan, wanted, covers, asked)
+        if plan.reach.alike:
+            return Advice("nothing", caution(plan.facts, plan.reach))
     measured = _measured_halo(plan, report)
     if measured is not None:
         why = (

@@ -24,7 +24,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -151,7 +151,7 @@ class Bench:
     def margin(self) -> tuple[Sides, ...]:
         """What of that context is given: as much as memory and the network allow."""
         margin = self.missing
-        if self.subject.fixed:
+        if self.subject.fixed or self.subject.alike:
             return ((0, 0),) * len(margin)
         sizes = self.grid.tile_shape
         while _volume(sizes, margin) > max(self.subject.most_pixels, _volume(sizes, ())):
@@ -411,10 +411,11 @@ class Bench:
         alike = self.subject.normalizing if common else frozenset()
         if not alike and not (own and self.subject.couples):
             return []
-        held = list(self._statistics(index, whole))
+        held = self._statistics(index, whole)
         pooled = self._pooled(whole) if alike else held
         return [
-            pooled[n] if n in alike else moments if own else None for n, moments in enumerate(held)
+            pool if n in alike else mine if own else None
+            for n, (mine, pool) in enumerate(itertools.zip_longest(held, pooled))
         ]
 
     def _statistics(self, index: Index, whole: bool) -> list[Moments | None]:
@@ -435,12 +436,13 @@ class Bench:
         return self._recorded[key]
 
     def _pooled(self, whole: bool) -> list[Moments | None]:
-        """Statistics of all tiles of the sample together."""
+        """Statistics of all tiles of the sample together.
+
+        Code that decides by its tile may take more of them for one than for another.
+        """
         each = [self._statistics(index, whole) for index in self.tiles]
-        return [
-            None if any(m is None for m in moments) else _merged(cast(Any, moments))
-            for moments in zip(*each, strict=True)
-        ]
+        found = ([m for m in moments if m is not None] for moments in itertools.zip_longest(*each))
+        return [_merged(moments) if moments else None for moments in found]
 
     def _check(self, x: Array, y: Array) -> None:
         expected = tuple(

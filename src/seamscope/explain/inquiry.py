@@ -24,7 +24,14 @@ from seamscope.prediction.class_labels import as_labels
 from seamscope.progress import Steps, Work
 from seamscope.seams.measures import SeamCurve
 from seamscope.seams.tolerance import TOLERANCE
-from seamscope.text import axes_text, far_text, figure_text, halo_text, percent_text, pixels_text
+from seamscope.text import (
+    at_halo_text,
+    axes_text,
+    far_text,
+    figure_text,
+    percent_text,
+    pixels_text,
+)
 from seamscope.tiling import Sides, Tile, TileGrid
 
 # A cause below this part of the disagreement is none; one above names it; a halo is suggested
@@ -180,6 +187,8 @@ class Inquiry:
             return 0.0
         floor = float(curve.mean_dist[reached[-1]])
         at = min(curve.ray.largest_within(self.bench.grid.halo), int(reached[-1]))
+        if curve.knee() <= at:  # beyond which more halo helps little
+            return 0.0
         here = float(curve.mean_dist[at])
         fall = 1 - floor / here if here > 0 else 0.0
         return fall if fall >= _FALL else 0.0
@@ -326,7 +335,7 @@ class Inquiry:
     def _edges(self, share: float, alone: float) -> tuple[str, str]:
         start = self._curves["as it is"]
         at_0 = f"{figure_text(start.mean_dist[0])} without a halo" if start.halo.size else "0"
-        used = halo_text(self.bench.grid.halo)
+        used = at_halo_text(self.bench.grid.halo)
         reach = self._subject.reach
         needs = (
             "a pixel depends on the whole tile"
@@ -337,17 +346,17 @@ class Inquiry:
         )
         if not share:
             return (
-                f"No edge effects at halo {used}: {needs} (neighbours differ by {at_0})",
+                f"No edge effects at {used}: {needs} (neighbours differ by {at_0})",
                 "",
             )
         what = (
-            f"At halo {used} the network misses context near the seams ({needs}): "
+            f"At {used} the network misses context near the seams ({needs}): "
             f"this alone makes {figure_text(alone)}; neighbours differ by {at_0}"
         )
         if reach is None:
             curve = self._curves["edge effects alone"]
-            knee = halo_text(curve.ray.sides(curve.knee()))
-            return what, f"Use a halo of {knee} px, beyond which more helps little"
+            knee = far_text(curve.ray.sides(curve.knee()))
+            return what, f"Use a halo of {knee}, beyond which more helps little"
         remedy = f"Use a halo of {far_text(reach)}"
         if self._subject.coupled:
             remedy = f"A halo of {far_text(reach)} removes this part"
@@ -381,9 +390,12 @@ class Inquiry:
         left = f"With {same}all context {figure_text(alone)} is left"
         cause = f"what depends on the whole tile is {what}"
         if seamless is not None:
-            sides = halo_text(self._curves["as it is"].ray.sides(seamless))
-            agree = f"The tiles examined agree from halo {sides} on; other images may need more"
+            sides = at_halo_text(self._curves["as it is"].ray.sides(seamless))
+            agree = f"The tiles examined agree from {sides} on; other images may need more"
             return f"{left}: {cause}", f"{agree}. {remedy}"
+        if self._subject.reach is None and not names:  # nothing but the curve shows that
+            most = pixels_text(int(self._curves["as it is"].halo.max(initial=0)))
+            return f"{left} at any halo up to {most}: {cause}", remedy
         return f"{left} at any halo: {cause}", f"No halo removes it. {remedy}"
 
     def _random(self, share: float, alone: float) -> tuple[str, str]:
@@ -422,7 +434,7 @@ class Inquiry:
 
     def _summary(self, verdict: Verdict, now: Disagreement) -> str:
         bench = self.bench
-        used = halo_text(bench.grid.halo)
+        used = at_halo_text(bench.grid.halo)
         sample = f"{len(bench.seams)} seam{'s' * (len(bench.seams) > 1)}"
         if bench.spread == 0:
             value = "the same number" if not bench.labels else "one label"
@@ -433,7 +445,7 @@ class Inquiry:
             )
         if verdict == "seamless":
             text = (
-                f"Seamless at halo {used}: on the {sample} examined neighbouring tiles differ by "
+                f"Seamless at {used}: on the {sample} examined neighbouring tiles differ by "
                 f"{figure_text(now.largest)} at most, where {figure_text(bench.tolerance)} is "
                 "noise."
             )
@@ -445,7 +457,7 @@ class Inquiry:
                 )
             if self._here is not None and self._here < bench.grid.halo:
                 text += f" On these seams a halo of {far_text(self._here)} would do."
-            return text
+            return f"{text} {self._subject.caution}".rstrip()
         if bench.labels:
             size = f"in {percent_text(now.mean)} of the pixels"
         else:
@@ -453,7 +465,7 @@ class Inquiry:
                 f"by {figure_text(now.mean)} on average and {figure_text(now.largest)} at most "
                 f"({figure_text(now.largest / bench.spread)} standard deviations of the prediction)"
             )
-        return f"At halo {used} neighbouring tiles differ {size}, on {sample}."
+        return f"At {used} neighbouring tiles differ {size}, on {sample}."
 
 
 def _worded(findings: Sequence[Finding]) -> Iterator[str]:

@@ -23,6 +23,7 @@ from seamscope.errors import ModelError, SeamscopeError
 from seamscope.models.facts import Facts
 from seamscope.models.input_search import Hints
 from seamscope.models.model import Model, as_model
+from seamscope.models.sentences import caution, whole_tile
 from seamscope.normalization.audit import Audit, audit
 from seamscope.normalization.calls import Forward
 from seamscope.planning.case import Case
@@ -130,6 +131,10 @@ class Subject:
         always predicts the same.
     couplings
         Names of the layers that see the whole tile, as the network's facts have them.
+    alike
+        Whether only tiles of one size agree, so that none can be read with more of the image.
+    caution
+        What agreement of some tiles does not show, in a sentence; empty where there is nothing.
     at
         Called with the box of the image that comes next, for a network whose statistics depend on
         the place.
@@ -146,6 +151,8 @@ class Subject:
     noise: float = 0.0
     coupled: bool = False
     couplings: tuple[str, ...] = ()
+    alike: bool = False
+    caution: str = ""
     at: Callable[[Box], None] = lambda box: None
 
     @property
@@ -204,8 +211,10 @@ def subject_of_case(case: Case, frame: tuple[int, ...]) -> Subject:
         else _audit(forward, plan.facts.in_channels, plan.facts.narrow),
         most_pixels=memory / max(plan.facts.bytes_per_pixel, 1),
         noise=plan.facts.noise,
-        coupled=plan.reach.convolutional is None,
-        couplings=plan.reach.couplings,
+        coupled=plan.reach.convolutional is None and not plan.reach.alike,
+        couplings=_couplings(model),
+        alike=plan.reach.alike,
+        caution=caution(plan.facts, plan.reach),
         at=at,
     )
 
@@ -258,9 +267,19 @@ def subject_of_pipeline(pipeline: Pipeline, image: Array, tile: Sequence[int]) -
         preprocesses=prepare is not None,
         postprocess=pipeline.postprocess,
         noise=facts.noise,
-        coupled=model.reach.convolutional is None,
-        couplings=model.reach.couplings,
+        coupled=model.reach.convolutional is None and not model.reach.alike,
+        couplings=_couplings(model),
+        alike=model.reach.alike,
+        caution=caution(facts, model.reach),
     )
+
+
+def _couplings(model: Model) -> tuple[str, ...]:
+    """Names of what sees the whole tile, besides normalizations with per-tile statistics."""
+    if not model.facts.statistics or model.facts.forward_only:
+        return model.reach.couplings
+    normalizing = {layer.name for layer in model.audit.tile_layers}
+    return tuple(name for name in whole_tile(model.facts, model.reach) if name not in normalizing)
 
 
 def _probed(network: Step | nn.Module, example: Array) -> Model:

@@ -378,7 +378,11 @@ class Model:
                     slab = next(slabs(trials, facts, facts.spatial_axes - 1, fixed=True))
                     names = coupling_layers(self.module, slab)
                     reach = dataclasses.replace(reach, couplings=names)
-            if reach.rest is not None and reach.finished:
+            if reach.halo is None and reach.finished and not (reach.couplings or facts.statistics):
+                with Attempt():
+                    names = tuple(op.name for op in self.audit.global_operations)
+                    reach = dataclasses.replace(reach, couplings=names)
+            if reach.rest is not None and not reach.rest_measured and reach.finished:
                 held = HeldAttention(trials, self.module, reach.couplings)
                 with Attempt():
                     rest = measure_rest(held, facts)

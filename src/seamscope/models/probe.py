@@ -67,11 +67,12 @@ def probe(trials: Trials, hints: Hints | None = None) -> Facts:
 
 @dataclass(frozen=True)
 class _Run:
-    """A forward pass that was watched: input, output, statistics of the tile, bytes."""
+    """A forward pass that was watched: input, output, statistics and their extent, bytes."""
 
     x: torch.Tensor
     y: torch.Tensor
     statistics: tuple[StatisticsCall, ...]
+    extent: int
     bytes: int
 
 
@@ -133,7 +134,7 @@ class _Prober:
             max(n, axis.size_at_least(32)) for n, axis in zip(shape, lattice, strict=True)
         )
         implied = self._implied(derived, channels, narrow, lattice)
-        run = self._of_the_tile(self._watched(self._noise(channels, large)), lattice, narrow)
+        run = self._of_the_tile(self._watched(self._noise(channels, large)), lattice, implied)
         facts = self._facts(lattice, narrow, run, implied)
         notes = (*self._constant_notes(lattice), *self._others(channels, lattice))
         return replace(self._without_surplus(facts), notes=notes)
@@ -237,22 +238,19 @@ class _Prober:
         fixed, meter = FixedStatistics(self._forward), MemoryMeter()
         with meter:
             y = fixed(x)
-        return _Run(x, y, tuple(fixed.calls), meter.peak)
+        return _Run(x, y, tuple(fixed.calls), fixed.extent, meter.peak)
 
     def _of_the_tile(
-        self, run: _Run, lattice: tuple[Lattice, ...], narrow: tuple[int, ...]
+        self, run: _Run, lattice: tuple[Lattice, ...], implied: Implied | None
     ) -> _Run:
-        """The same without statistics of windows, of which a larger tile has more."""
-        if not run.statistics:
-            return run
+        """The same without statistics of windows, which are as large in a larger tile."""
+        read = implied is not None and not implied.unknown  # which shows that
         shape = tuple(run.x.shape[2:])
-        other = narrow
-        if shape == narrow:
-            other = (*shape[:-1], lattice[-1].size_at_least(2 * shape[-1]))
-        if other == shape or not self._run_shape(run.x.shape[1], other):
+        larger = (*shape[:-1], lattice[-1].size_at_least(2 * shape[-1]))
+        if read or not run.statistics or not self._run_shape(run.x.shape[1], larger):
             return run
-        alike = len(self._watched(self._noise(run.x.shape[1], other)).statistics)
-        return run if alike == len(run.statistics) else replace(run, statistics=())
+        again = self._watched(self._noise(run.x.shape[1], larger))
+        return replace(run, statistics=()) if again.extent == run.extent else run
 
     def _facts(
         self,

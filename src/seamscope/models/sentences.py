@@ -5,6 +5,8 @@ Knows what was measured. Does not know how, or the network.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from seamscope.models.facts import Facts
@@ -54,49 +56,22 @@ def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
 
 
 def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
-    """Say why no halo helps."""
-    if facts.statistics:
-        layers = facts.statistics_sentence
-        if reach.convolutional is not None:
-            yield (
-                f"Overlap cannot remove the seams: {layers}. The convolutions alone reach "
-                f"{far_text(reach.convolutional)}{steps}."
-            )
-        elif facts.forward_only:
-            yield (
-                f"Overlap cannot remove the seams: {layers}. How far the convolutions alone reach "
-                "cannot be measured of a network that runs forward only."
-            )
-        elif reach.at_least is not None:
-            yield (
-                f"Overlap cannot remove the seams: {layers}. How far the convolutions alone reach "
-                f"was not measured to the end: {reach.unmeasured}."
-            )
-        else:
-            yield (
-                f"Overlap cannot remove the seams: {layers}, and the other layers see the whole "
-                "tile too."
-            )
-    elif any(facts.learned_positions):
+    """Say why no halo helps, and how far all else reaches."""
+    if reach.alike and reach.rest is not None:
+        yield f"{_ALIKE}: {why_unbounded(facts, reach)}. It {needs_text(reach.rest)}{steps}."
+        return
+    where = "In some images, overlap" if reach.conditional else "Overlap"
+    yield f"{where} cannot remove the seams: {why_unbounded(facts, reach)}."
+    if reach.convolutional is not None:
+        yield f"The convolutions alone reach {far_text(reach.convolutional)}{steps}."
+    elif facts.statistics and facts.forward_only:
         yield (
-            "Overlap cannot remove the seams: what the network predicts depends on the place in "
-            "its tile (positions were learned for this size)."
+            "How far the convolutions alone reach cannot be measured of a network that runs "
+            "forward only."
         )
-    elif reach.depends_on_size:
+    elif facts.statistics and reach.at_least is not None:
         yield (
-            "Overlap cannot remove the seams: what the network predicts changes with the size of "
-            "its tile (adaptive pooling, upsampling with aligned corners, coordinates or the like)."
-        )
-    elif not reach.couplings:
-        yield (
-            "Overlap cannot remove the seams: the network sees the whole tile (attention, global "
-            "pooling or the like)."
-        )
-    if reach.couplings:
-        several = len(reach.couplings) > 1
-        yield (
-            f"{'Overlap cannot remove the seams: ' if not facts.statistics else ''}"
-            f"{some_names(reach.couplings)} {'see' if several else 'sees'} the whole tile."
+            f"How far the convolutions alone reach was not measured to the end: {reach.unmeasured}."
         )
     if reach.rest is not None:
         none = not any(map(any, reach.rest))
@@ -106,11 +81,84 @@ def _unbounded(facts: Facts, reach: Reach, steps: str) -> Iterator[str]:
         yield f"{layers} reach {far}{steps}."
 
 
+_ALIKE = "Tiles of one size agree with each other, but not with an untiled prediction"
+
+
+def why_unbounded(facts: Facts, reach: Reach) -> str:
+    """Say why no halo makes tiles agree with an untiled prediction, as the end of a sentence.
+
+    Empty where some halo does, or where the reach was not measured.
+    """
+    return ", and ".join(_reasons(facts, reach)) if reach.halo is None else ""
+
+
+def _reasons(facts: Facts, reach: Reach) -> Iterator[str]:
+    names = some_names(reach.couplings)
+    if facts.statistics:
+        yield f"{facts.statistics_sentence}{_which(facts, reach)}"
+    if any(facts.learned_positions):
+        yield (
+            "what the network predicts depends on the place in its tile (positions were learned "
+            "for this size)"
+        )
+    elif reach.depends_on_size:
+        by = names or "adaptive pooling, upsampling with aligned corners, coordinates or the like"
+        yield f"what the network predicts changes with the size of its tile ({by})"
+    elif names:
+        yield f"{names} {'see' if len(reach.couplings) > 1 else 'sees'} the whole tile"
+    elif facts.statistics:
+        measured = reach.at_least is None and not facts.forward_only
+        if reach.convolutional is None and measured:
+            yield "some other layers see the whole tile too"
+    elif reach.at_least is None:
+        yield "the network sees the whole tile (attention, global pooling or the like)"
+
+
+def _which(facts: Facts, reach: Reach) -> str:
+    """Name the layers with per-tile statistics, in brackets, where they are few."""
+    names = _with_statistics(facts, reach)
+    return f" ({some_names(names)})" if 0 < len(names) <= _FEW else ""
+
+
+def _with_statistics(facts: Facts, reach: Reach) -> tuple[str, ...]:
+    """Names of layers that take means and variances of the tile; empty where one stands for all."""
+    implied = facts.implied
+    if implied is None or not facts.statistics:
+        return ()
+    others = (*implied.numbers, *reach.couplings)
+    names = tuple(name for name in implied.statistics if name not in others)
+    alike = len(names) == 1 < len(facts.statistics) - 1  # a mean and a variance may be one layer
+    return () if alike or "normalization" in names else names
+
+
+def caution(facts: Facts, reach: Reach) -> str:
+    """Say in a sentence what agreement on one image does not show; empty where there is nothing."""
+    why = why_unbounded(facts, reach)
+    if not why:
+        return ""
+    return f"{_ALIKE}: {why}." if reach.alike else f"In other images tiles may differ: {why}."
+
+
+def whole_tile(facts: Facts, reach: Reach) -> tuple[str, ...]:
+    """Names of the layers that see the whole tile, those with per-tile statistics first."""
+    if reach.halo is not None:
+        return ()
+    own = _with_statistics(facts, reach)
+    if not own:
+        kinds = Counter(call.kind for call in facts.statistics)
+        own = tuple(f"{count} x {kind} normalization" for kind, count in kinds.items())
+    return tuple(dict.fromkeys((*own, *reach.couplings)))
+
+
+_FEW = 3  # names that a sentence lists
+
+
 def some_names(names: Sequence[str]) -> str:
-    """List the first names, in words."""
-    if len(names) <= 4:
-        return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    return f"{', '.join(names[:3])} and {len(names) - 3} more"
+    """List the first names, in words; a module that is only a number is a layer."""
+    words = [f"layer {name}" if re.fullmatch(r"[\d.]+", name) else name for name in names]
+    if len(words) <= _FEW + 1:
+        return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return f"{', '.join(words[:_FEW])} and {len(words) - _FEW} more"
 
 
-__all__ = ["describe", "some_names"]
+__all__ = ["caution", "describe", "some_names", "whole_tile", "why_unbounded"]

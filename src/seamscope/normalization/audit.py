@@ -100,6 +100,11 @@ class FixedStatistics:
         self._mode: Normalizations | None = None
         self._next = 0
 
+    @property
+    def extent(self) -> int:
+        """Values that the largest statistic is taken over; 0 where there is none."""
+        return int(max((moments.count for moments in self._moments), default=0))
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Run the network once: recording the first time, with what was recorded afterwards."""
         self._next = 0
@@ -201,6 +206,11 @@ class GlobalOperation:
     def repairable(self) -> bool:
         """Whether fixing statistics makes it local."""
         return bool(self.calls)
+
+    @property
+    def name(self) -> str:
+        """Its kind, as the subject of a sentence."""
+        return f"the {self.kind}" if self.kind.endswith("over space") else self.kind
 
     def __str__(self) -> str:
         return self.kind if self.count == 1 else f"{self.count} x {self.kind}"

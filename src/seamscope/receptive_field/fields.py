@@ -6,12 +6,10 @@ tiles are reported together. Does not know how any of them is measured.
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from seamscope.errors import ModelError
@@ -19,14 +17,12 @@ from seamscope.models.facts import Facts
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model
 from seamscope.models.reach import PhaseFields, Reach, worst
-from seamscope.models.sentences import describe
-from seamscope.normalization.audit import GlobalOperation, audit
+from seamscope.models.sentences import describe, some_names, whole_tile
 from seamscope.planning.case import Case
 from seamscope.progress import QUIET, Work
 from seamscope.receptive_field.gradient_maps import SHARES, EffectiveField, GradientMap
 from seamscope.receptive_field.gradient_probe import MOST_TILES, GradientProbe
 from seamscope.receptive_field.grid_rules import Violation, Windows, check_windows
-from seamscope.recorded_graph import Dispatch
 from seamscope.serialization import record
 from seamscope.settings import Settings
 from seamscope.text import axes_text, far_text, percent_text
@@ -45,8 +41,8 @@ class ReceptiveField:
         Theoretical receptive field by phase, along each axis, of the network or, where it sees
         the whole tile, of its convolutions with statistics held fixed; None where even these see
         everything.
-    global_operations
-        What makes it see the whole tile; empty where it does not.
+    couplings
+        Names of the layers that see the whole tile, those with per-tile statistics too.
     effective
         Averaged gradient map; None if the network gives no gradients, or if it was not requested.
     pixel
@@ -60,7 +56,7 @@ class ReceptiveField:
     facts: Facts
     reach: Reach
     fields: tuple[PhaseFields, ...] | None
-    global_operations: tuple[GlobalOperation, ...]
+    couplings: tuple[str, ...]
     effective: EffectiveField | None
     pixel: GradientMap | None
     violations: tuple[Violation, ...]
@@ -95,15 +91,17 @@ class ReceptiveField:
 
     def sentences(self) -> Iterator[str]:
         """All of it in words, most important first."""
-        yield describe(self.facts, self.reach)
+        first = describe(self.facts, self.reach)
+        yield first
         if self.theoretical is not None and self.theoretical != self.halo:
             needs = "" if self.halo is None else f"; the halo is {far_text(self.halo)}"
             yield (
                 f"At the worst phase the receptive field reaches {far_text(self.theoretical)} "
                 f"from an output pixel{needs}, since tiles start on the network's period."
             )
-        if self.global_operations:
-            yield f"It also depends on the whole tile, by {_listed(self.global_operations)}."
+        named = some_names(self.couplings)
+        if named not in first:
+            yield f"What depends on the whole tile: {named}."
         if self.effective is not None:
             yield self._effective_sentence(self.effective)
         yield from (violation.sentence for violation in self.violations)
@@ -143,10 +141,7 @@ class ReceptiveField:
             },
             mass_outside=self.mass_outside,
             pixel=self.pixel and self._pixel_json(self.pixel),
-            global_operations=[
-                {"op": each.op, "count": each.count, "kind": each.kind}
-                for each in self.global_operations
-            ],
+            couplings=self.couplings,
             swallows_nan=self.reach.swallows_nan,
             valid_crop=[axis.crop for axis in self.facts.lattice],
             scale=[float(scale) for scale in self.facts.scale],
@@ -251,49 +246,12 @@ def measure_receptive_field(
         facts=model.facts,
         reach=model.reach,
         fields=model.fields,
-        global_operations=() if model.reach.bounded else global_operations(model),
+        couplings=whole_tile(model.facts, model.reach),
         effective=effective,
         pixel=of_pixel,
         violations=violations,
         notes=tuple(notes),
     )
-
-
-def global_operations(model: Model) -> tuple[GlobalOperation, ...]:
-    """Operations that couple a pixel to the whole tile: normalizations by kind, and all others."""
-    facts = model.facts
-    small = facts.narrow
-    large = tuple(axis.size_at_least(2 * n) for axis, n in zip(facts.lattice, small, strict=True))
-    device = next((p.device for p in model.module.parameters()), torch.device("cpu"))
-    x = torch.randn(1, facts.in_channels, *small, device=device)
-    # of other size and of two samples, by which the audit finds what grows with the tile
-    larger = torch.randn(2, facts.in_channels, *large, device=device) if large != small else None
-    watched = model.read_audit is None
-    found = audit(model.run_plain, x, larger, model.module) if watched else model.audit
-    kinds = collections.Counter(layer.kind for layer in found.tile_layers)
-    layers = (GlobalOperation(kind, n, "normalization") for kind, n in kinds.items())
-    aligned = _AlignedCorners()
-    with torch.inference_mode(False), torch.no_grad(), aligned:
-        model.run_plain(x)
-    corners = (GlobalOperation(op, n, "aligned corners") for op, n in aligned.found.items())
-    return (*layers, *found.global_operations, *corners)
-
-
-class _AlignedCorners(Dispatch):
-    """Counts resampling whose scale depends on the tile's size, though each pixel sees little."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: collections.Counter[str] = collections.Counter()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        names = [argument.name for argument in func._schema.arguments]
-        given = dict(zip(names, args, strict=False)) | (kwargs or {})
-        if given.get("align_corners") is True:
-            self.found[func._schema.name.removeprefix("aten::")] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def _about(effective: EffectiveField) -> Iterator[str]:
@@ -304,8 +262,4 @@ def _about(effective: EffectiveField) -> Iterator[str]:
         yield effective.doubt
 
 
-def _listed(operations: Sequence[GlobalOperation]) -> str:
-    return ", ".join(f"{each.count} x {each.op} ({each.kind})" for each in operations)
-
-
-__all__ = ["ReceptiveField", "global_operations", "measure_receptive_field"]
+__all__ = ["ReceptiveField", "measure_receptive_field"]

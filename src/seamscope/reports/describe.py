@@ -46,10 +46,10 @@ from seamscope.segmentation.crossings import RUN
 from seamscope.segmentation.false_splits import GridTest, Lines, SplitReport
 from seamscope.text import (
     NONE,
+    at_halo_text,
     axes_text,
     far_text,
     figure_text,
-    halo_text,
     percent_text,
     shape_text,
 )
@@ -136,9 +136,9 @@ def _measures(report: SeamReport) -> Iterator[Fact]:
     else:
         yield Fact("seamless halo", f"{axes_text(found)} px", "the smallest without seams here")
     where = "pixels beside the seams" if measures.beside else "pixels that both tiles keep"
-    halo = halo_text(report.plan.grid.halo)
+    halo = far_text(report.plan.grid.halo)
     measured = f"{report.measured:,} of {report.overlaps:,} overlaps"
-    yield Fact("measured", measured, f"halo {halo} px, {where}")
+    yield Fact("measured", measured, f"halo {halo}, {where}")
 
 
 def _channels(report: SeamReport) -> Table:
@@ -254,7 +254,7 @@ def _compared(effect: BeforeAfter) -> str:
     """What both sides were measured at."""
     plans = effect.before.plan, effect.after.plan
     sides = [
-        f"tiles of {shape_text(plan.grid.tile_shape)} pixels, halo {halo_text(plan.grid.halo)}"
+        f"tiles of {shape_text(plan.grid.tile_shape)} pixels, {at_halo_text(plan.grid.halo)}"
         for plan in plans
     ]
     fixed = "with per-tile statistics and with fixed ones"

@@ -88,9 +88,9 @@ def _facts(found: ReceptiveField) -> Iterator[tuple[str, str]]:
 
 
 def _theory(found: ReceptiveField) -> Iterator[Part]:
-    if found.global_operations:
-        rows = [(each.op, str(each.count), each.kind) for each in found.global_operations]
-        yield Table(("operation", "count", "kind"), rows, "What couples a pixel to the whole tile.")
+    if found.couplings:
+        rows = [(name,) for name in found.couplings]
+        yield Table(("layer",), rows, "What couples a pixel to the whole tile.")
     if found.fields is None:
         yield Text("No operation's reach could be separated from that of the whole tile.")
         return

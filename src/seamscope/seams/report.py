@@ -23,12 +23,13 @@ import numpy as np
 from seamscope.bootstrap import bootstrap, medians
 from seamscope.dice import ratio
 from seamscope.models.model import Model
+from seamscope.models.sentences import caution
 from seamscope.planning.plan import Plan
 from seamscope.seams.measures import Array, Frame, Seam, SeamCurve, SeamMeasures
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.tolerance import TOLERANCE
 from seamscope.serialization import record
-from seamscope.text import figure_text, halo_text
+from seamscope.text import at_halo_text, figure_text
 
 Index: TypeAlias = tuple[int, ...]
 
@@ -172,13 +173,17 @@ class SeamReport:
             return "One tile covers the image: there are no seams."
         if not self.measured:
             return "No overlap was measured: neighbouring tiles only touch. Use a larger overlap."
-        return self._agreement() + self._doubt()
+        return " ".join(filter(None, (self._agreement(), self._caution(), self._doubt())))
+
+    def _caution(self) -> str:
+        """What agreement here does not show of other images, or of an untiled prediction."""
+        return caution(self.plan.facts, self.plan.reach) if self.seamless else ""
 
     def _doubt(self) -> str:
         if not self.doubtful:
             return ""
         return (
-            " The first tile looked like probabilities and later ones do not: measure again, and "
+            "The first tile looked like probabilities and later ones do not: measure again, and "
             "say which kind it is (`kind='logits'`)."
         )
 
@@ -190,7 +195,7 @@ class SeamReport:
             )
         if self._by_reach:
             return (
-                f"Seamless: halo {halo_text(self.plan.grid.halo)} covers the network's reach. "
+                f"Seamless: {at_halo_text(self.plan.grid.halo)} covers the network's reach. "
                 "Neighbouring tiles share no pixel that both keep; one pixel outside, where a tile "
                 f"lacks context, they differ by up to {figure_text(self.measures.max_dist)}."
             )

@@ -23,6 +23,7 @@ from seamscope.docks.receptive_field.layers import EFFECTIVE, FieldLayers, box_a
 from seamscope.docks.receptive_field.probes import Probes
 from seamscope.docks.receptive_field.profile_plot import THEORY, ProfilePlot
 from seamscope.models.model import Model
+from seamscope.models.sentences import some_names
 from seamscope.planning.plan import Plan
 from seamscope.progress import Work
 from seamscope.receptive_field.fields import ReceptiveField, measure_receptive_field
@@ -458,9 +459,8 @@ def _details(theory: ReceptiveField) -> str:
     if theory.convolutional is not None:
         name = "Field" if theory.bounded else "Field of the convolutions"
         rows.append((name, f"{far_text(theory.convolutional)} at the worst phase"))
-    if theory.global_operations:
-        those = ", ".join(f"{each.count} × {plain(each.op)}" for each in theory.global_operations)
-        rows.append(("Whole tile through", those))
+    if theory.couplings:
+        rows.append(("Whole tile through", plain(some_names(theory.couplings))))
     notes = "".join(boxed(note, "warning") for note in theory.notes)
     return _table(rows) + notes
 
