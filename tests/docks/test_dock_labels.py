@@ -26,7 +26,8 @@ from seamscope.docks.editors import Choice
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels import live as live_module
 from seamscope.docks.labels import write_page
-from seamscope.docks.labels.background import blocks_of_labels
+from seamscope.docks.labels.background import WriteInBlocks, blocks_of_labels
+from seamscope.docks.labels.corrections_page import left_out
 from seamscope.docks.labels.live import Live
 from seamscope.docks.labels.shown import Picture, Screen
 from seamscope.docks.labels.write_page import WritePage
@@ -35,7 +36,7 @@ from seamscope.errors import OutputError
 from seamscope.images.results.create import unfinished
 from seamscope.progress import QUIET
 from seamscope.segmentation.asking import ask_again
-from seamscope.segmentation.corrections import Corrections
+from seamscope.segmentation.corrections import Corrections, identity
 from seamscope.segmentation.false_splits import find_splits
 from seamscope.segmentation.label_images import merge_pairs
 from seamscope.segmentation.labelling import begin_labels
@@ -524,18 +525,38 @@ def test_blocks_are_written_with_the_corrections_of_their_basins(
     expected = dock.live.found.labels
     dock.live.forget()  # as on another day, and for images whose whole is not found here
     handed = []
-    monkeypatch.setattr(dock.job, "start", lambda name, work, done, **_: handed.append(work))
+    monkeypatch.setattr(
+        dock.job, "start", lambda name, work, done, **_: handed.append((work, done))
+    )
     dock.live.on = 2
     dock.writing.write_to(target)
-    here = dataclasses.replace(handed.pop(), on=None)
+    work, done = handed.pop()
+    here = dataclasses.replace(work, on=None)
     monkeypatch.setattr(dock.building, "start", lambda name, work, *_, **__: handed.append(work))
     for wanted in (False, True):
         dock.live.build_whole(wanted)
     assert [work.on for work in handed] == [None, 2]  # a small image by itself is found here
-    here(work=QUIET)
+    table, skipped = here(work=QUIET)
+    done((table, skipped))
+    assert not skipped
+    assert "Left out" not in dock.writing.text.text()
     np.testing.assert_array_equal(np.asarray(seamscope.open_image(target).data), expected)
     (file,) = tmp_path.glob("cells.*.corrections")
     assert [entry.do for entry in Corrections(seamscope.segment(p), file).entries] == ["delete"]
+
+
+def test_corrections_that_blocks_leave_out_are_shown(tmp_path):
+    p = np.array([[0.9, 0.7, 0.55, 0.3, 0.7, 0.9, 0.2, 0.6]], np.float32)
+    edits = Corrections(seamscope.segment(p, threshold=0.5))
+    edits.merge((0, 0), (0, 7))  # of which there is none above 0.65
+    recipe, target = Recipe(threshold=0.65), str(tmp_path / "cells.ome.zarr")
+    known = {identity(seamscope.segment(p, recipe)): edits.steps}
+    write = WriteInBlocks(lambda: seamscope.open_image(p), recipe, None, target, unsaved=known)
+    table, skipped = write(work=QUIET)
+    assert len(table) == 2
+    assert len(skipped) == 1
+    assert "Left out at this setting: merge at (0, 0)" in left_out(skipped)
+    assert "and 1 more" in left_out(skipped * 2)
 
 
 def test_unfinished_labels_go_on_with_their_corrections_only(qtbot, tmp_path, monkeypatch):

@@ -249,9 +249,10 @@ class WriteInBlocks:
     resume: bool = False
     overwrite: bool = False
 
-    def __call__(self, *, work: Work) -> ObjectTable:
-        """Return the table."""
+    def __call__(self, *, work: Work) -> tuple[ObjectTable, Sequence[str]]:
+        """Return the table, and the corrections that do not fit these objects."""
         _check_table(self.target, self.overwrite or self.resume)
+        skipped: Sequence[str] = ()
         image = self.prediction()
         with begin_labels(
             image,
@@ -266,11 +267,12 @@ class WriteInBlocks:
             found = labelling.find()
             if self.recipe.kind != "classes":
                 corrections = _known(found, identity(found), self.kept, self.unsaved)
+                skipped = corrections.skipped
                 labelling.correct_by(_digest(corrections))
                 if len(corrections):  # else what the stages measured would be lost
                     found = corrections.current
             labelling.write(found, keep=True)
-        return _write_table(found, self.target, self.intensity, work)
+        return _write_table(found, self.target, self.intensity, work), skipped
 
 
 def _known(

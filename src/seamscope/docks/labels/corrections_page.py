@@ -247,11 +247,7 @@ class CorrectionsPage(QWidget):
             else "kept in memory: name a file on the page <i>Write</i> to save them"
         )
         parts.append(f"<b>{count} correction{'s' * (count != 1)}</b>, {kept}.")
-        text = "<br>".join(parts)
-        if edits.skipped:
-            more = f" and {len(edits.skipped) - 1} more" if len(edits.skipped) > 1 else ""
-            text += boxed(f"Left out at this setting: {edits.skipped[0]}{more}", "warning")
-        return text
+        return "<br>".join(parts) + left_out(edits.skipped)
 
     # -- clicks
 
@@ -563,4 +559,12 @@ def _painted(edits: Corrections, corner: Place, change: Change) -> None:
         edits.paint(corner, change.mask, change.place)
 
 
-__all__ = ["KEYS", "CorrectionsPage"]
+def left_out(skipped: Sequence[str]) -> str:
+    """Say which corrections do not fit the objects of a recipe; nothing where all do."""
+    if not skipped:
+        return ""
+    more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+    return boxed(f"Left out at this setting: {skipped[0]}{more}", "warning")
+
+
+__all__ = ["KEYS", "CorrectionsPage", "left_out"]

@@ -6,6 +6,7 @@ Knows places of files and the jobs that write them. Does not know how objects ar
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from seamscope.docks.labels.background import (
     stem_of,
     table_of,
 )
+from seamscope.docks.labels.corrections_page import left_out
 from seamscope.docks.labels.live import WAIT, Live
 from seamscope.docks.layers import image_of
 from seamscope.docks.looks import boxed, plain, text_label
@@ -223,12 +225,14 @@ class WritePage(QWidget):
             overwrite,
         )
 
-        def done(table: ObjectTable | None) -> None:
-            if table is None:
+        def done(written: tuple[ObjectTable, Sequence[str]] | None) -> None:
+            if written is None:
                 self.text.setText("Stopped. What is done is kept, and can go on.")
                 return
+            table, skipped = written
             name, beside = Path(target).name, table_of(target).name
-            self.text.setText(f"{len(table)} objects in {plain(name)}, table in {plain(beside)}.")
+            said = f"{len(table)} objects in {plain(name)}, table in {plain(beside)}."
+            self.text.setText(said + left_out(skipped))
 
         self._row.start(f"writing {Path(target).name}", work, done, kept=True)
 
