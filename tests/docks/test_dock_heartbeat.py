@@ -20,16 +20,36 @@ pytest.importorskip("napari")
 from dock_networks import measured
 from hands import PATIENCE
 from napari.components import ViewerModel
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QApplication
 
+from seamscope.docks import samples
 from seamscope.docks.prediction.dock import PredictionDock
 from seamscope.docks.seams.dock import SeamsDock
+from seamscope.images.image import open_image
 
 # Calls of Python functions in one callback, a little more than there are: lower it, never raise it.
 # An idle machine makes some 5 million in a second. A delayed callback may come with any act.
 MOST = 90_000
 
 _SHOWN = 40
+
+
+def test_a_sample_is_drawn_while_the_window_answers(qtbot, monkeypatch):
+    answered, drawn = threading.Event(), []
+
+    def draw(name):
+        drawn.append((name, answered.wait(PATIENCE / 1000), threading.current_thread()))
+        return open_image(np.zeros((8, 9), np.uint8))
+
+    monkeypatch.setattr("seamscope.images.image.open_image", draw)
+    QTimer.singleShot(0, answered.set)
+    (data, look, kind), *_ = samples.tissue_3d()
+    assert (data.shape, look["name"], kind) == ((8, 9), "tissue3d", "image")
+    ((name, ticked, thread),) = drawn
+    assert name == "demo:tissue3d"
+    assert ticked
+    assert thread is not threading.current_thread()
 
 
 class Heartbeat:

@@ -574,9 +574,14 @@ def test_what_was_not_kept_can_be_measured(qtbot, viewer, docks, monkeypatch):
     assert "Stopped" in seams.problem
     assert seams.run.evidence.report is sampled
 
-    press(qtbot, seams.measuring.measure)
+    left = seams.measuring.unfinished(seams.runs.value())
+    left.mkdir(parents=True)  # as workers that were stopped
+    seams.measuring.show_state()
+    assert seams.measuring.measure.text() == "Go on"
+    press(qtbot, seams.measuring.again)  # with this process
     qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
     assert seams.problem == ""
+    assert not left.exists()
     report = seams.run.evidence.report
     assert report.complete
     assert seams.run.evidence.kept

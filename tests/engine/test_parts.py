@@ -94,6 +94,12 @@ def test_a_window_calls_the_halo_a_margin() -> None:
     from seamscope.docks.looks import in_dock
 
     said = "Halos of 3: use a halo of 46, or `halo=4`; the margin (halo) of halo.tif or /halo/a.tif"
+    per_tile = in_dock("Overlap cannot remove these seams: 1 operation uses per-tile statistics.")
+    assert per_tile == (
+        "Overlap cannot remove these seams: this network adjusts contrast inside every tile "
+        "(1 operation uses per-tile statistics)."
+    )
+    assert in_dock("The tile mismatch") == "The disagreement"
     assert in_dock(said) == (
         "Margins of 3: use a margin of 46, or Margin (halo): 4; the margin (halo) of halo.tif or "
         "/halo/a.tif"

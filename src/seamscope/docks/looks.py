@@ -45,6 +45,9 @@ _INTENSITIES = {
     "auto": "as the model's card says",
 }
 _FREEZE = "the step Fix"
+_PER_TILE = re.compile(
+    r"(?<=Overlap cannot remove )(the|these) seams: (\d+ [a-z ]+ uses? per-tile statistics)"
+)
 _MISMATCH = re.compile(r"\b(t|T)ile mismatch\b")
 _HALO = re.compile(r"(?<![(/\w.-])(h|H)alo(s?)\b(?![)/=-]|\.\w)")  # the word, and no name of a file
 
@@ -76,6 +79,7 @@ def boxed(sentence: str, kind: Kind) -> str:
 def in_dock(said: Exception | str) -> str:
     """A sentence of the engine that names settings as the controls are named."""
     named = with_controls(str(said), _control).replace("seamscope freeze", _FREEZE)
+    named = _PER_TILE.sub(r"\1 seams: this network adjusts contrast inside every tile (\2)", named)
     named = _MISMATCH.sub(lambda found: f"{'dD'[found[1] == 'T']}isagreement", named)
     return _HALO.sub(lambda found: f"{'mM'[found[1] == 'H']}argin{found[2]}", named)
 

@@ -328,7 +328,7 @@ class Inquiry:
             f"{layers} statistics: with the same statistics for all tiles the difference goes from "
             f"{figure_text(now)} to {figure_text(fixed)}; by themselves they make "
             f"{figure_text(alone)}, which no halo removes",
-            "Fix the statistics (repair), or use a network with batch normalization or none; "
+            "Fix the statistics, or use a network with batch normalization or none; "
             "larger tiles make it fainter",
         )
 
@@ -386,7 +386,7 @@ class Inquiry:
         seamless = self._curves["as it is"].smallest_seamless(self.bench.raw_tolerance)
         remedy = "Use tiles as large as memory allows, and blend neighbours so that it shows less"
         if found.global_operations and found.repairable:
-            remedy = f"Fix the means it takes of the tile (repair). Or: {remedy.lower()}"
+            remedy = f"Fix the means it takes of the tile. Or: {remedy.lower()}"
         left = f"With {same}all context {figure_text(alone)} is left"
         cause = f"what depends on the whole tile is {what}"
         if seamless is not None:

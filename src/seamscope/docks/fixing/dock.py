@@ -100,7 +100,7 @@ class FixDock(Dock):
         self.truth.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.comparison = Comparison(self.viewer, self.session)
         self.cost = Cost(self.session, self)
-        rows = form(("Correct labels", self.truth))
+        rows = form(("Correct labels (optional)", self.truth))
         parts = [self.why, self.fix, self.stop, self.job, self.error, rows, self.comparison]
         self.place(parts)
         self.fix.clicked.connect(self.begin)

@@ -141,8 +141,11 @@ class ThresholdPlot(QWidget):
         inside = (values >= self._range[0]) & (values <= self._range[1])
         plot.setXRange(*self._range, padding=0.02)
         low, high = heights[inside].min(initial=9.0), heights[inside].max(initial=0.0)
-        plot.setYRange(min(low, high), max(high, low, min(low, high) + 0.3), padding=0.08)
-        plot.getAxis("left").setTicks([_tenths(high - low < _FEW_DECADES)])
+        top = max(high, low, min(low, high) + 0.3)
+        plot.setYRange(min(low, high), top, padding=0.08)
+        ticks = _tenths(high - low < _FEW_DECADES)
+        # above lies the padding: a number there would be cut off
+        plot.getAxis("left").setTicks([[tick for tick in ticks if tick[0] <= top]])
         plot.getAxis("bottom").setStyle(showValues=False)
         plot.setLabel("left", "objects", color=self.objects.text)
 
