@@ -12,6 +12,8 @@ $(READY): moved
 endif
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Containers set it; each process would then compile napari and the tests again (7 s of CPU).
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo quick test lint docs bench train lock clean system moved
 

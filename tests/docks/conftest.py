@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import importlib
 
@@ -26,9 +28,25 @@ _NAMES = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def nothing_imported_is_garbage():
-    """As for all tests once they are collected; docks import much more when they open."""
+@pytest.fixture(scope="session", autouse=True)
+def manifests_are_read_once():
+    """Each window reads the manifests of all plugins; parsing takes a third of its opening."""
+    from npe2.manifest import _bases
+
+    parse = functools.cache(_bases._load_yaml_no_duplicates)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            _bases, "_load_yaml_no_duplicates", lambda file: copy.deepcopy(parse(file.read()))
+        )
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_is_garbage():
+    """As for all tests once they are collected: windows collect garbage as they open and close.
+
+    Docks import much more when they open, and napari keeps much.
+    """
     gc.collect()
     gc.freeze()
 
