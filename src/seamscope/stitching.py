@@ -236,7 +236,7 @@ def _shares(spans: tuple[tuple[_Span, ...], ...], mode: Blend) -> npt.NDArray[np
 def _weight(tile: tuple[_Span, ...], shape: tuple[int, ...], mode: Blend) -> Array:
     """Weight of one tile over another's trusted part: zero outside its own trusted part."""
     combine = np.minimum if mode == "distance" else np.multiply
-    parts = [_PROFILES[mode](span, n) for span, n in zip(tile, shape, strict=True)]
+    parts = [_profile(span, n, mode) for span, n in zip(tile, shape, strict=True)]
     weight = parts[0]
     for part in parts[1:]:
         weight = combine(weight[..., None], part)
@@ -269,3 +269,8 @@ _PROFILES: dict[Blend, Callable[[_Span, int], Array]] = {
     "gaussian": _gaussian,
     "distance": _to_borders,
 }
+
+
+@lru_cache(maxsize=1024)  # tiles that meet share the same few along each axis
+def _profile(span: _Span, length: int, mode: Blend) -> Array:
+    return _PROFILES[mode](span, length)
