@@ -630,3 +630,21 @@ def test_distances_at_which_nothing_repeats_are_not_tried(monkeypatch) -> None:
         monkeypatch.setattr(repeats, "_distances", distances)
         found += fast.period is not None
     assert 50 < found < 300
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 3), (1, 2), (1, 4)])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_outputs_between_short_kernels_depend_on_nothing(kernel, stride, axes) -> None:
+    """A kernel that is shorter than its stride: one period, and gaps have no field."""
+    convolution, transposed = (
+        (nn.Conv2d, nn.ConvTranspose2d), (nn.Conv3d, nn.ConvTranspose3d),
+    )[axes - 2]  # fmt: skip
+    network = nn.Sequential(
+        convolution(1, 2, 3, padding=1),
+        transposed(2, 2, kernel, stride, output_padding=stride - kernel),
+    )
+    found = derive(network, torch.zeros(1, 1, *(16,) * axes))
+    for axis in found.axes:
+        assert (axis.period, axis.scale, axis.crop) == (1, stride, (0, 0))
+        assert axis.fields == ((1, 1),) * kernel + ((0, 0),) * (stride - kernel)
+        assert axis.halo(32) == (1, 1)

@@ -516,3 +516,18 @@ def test_the_reach_of_the_rest_is_measured_with_attention_held(make) -> None:
         reach, measured=rest, implied=less.implied.halo
     )
     assert held.complete
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "said"),
+    [
+        (3, 2, 1, "1/2 px of the input has no output.* Pad its output by 1 pixel, as output_pad"),
+        (2, 3, 0, "1/3 px of the input has no output.* Pad its output by 1 pixel"),
+        (3, 2, 0, r"covers 1/2 px more than the input.* Cut 1 pixel off the end of its output\."),
+        (6, 4, 0, "covers 1/2 px more than the input.* Cut 2 pixels off the end"),
+    ],
+)
+def test_a_part_of_an_input_pixel_too_few_or_too_many(kernel, stride, padding, said) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ConvTranspose2d(2, 1, kernel, stride, padding))
+    with pytest.raises(ModelError, match=said):
+        _ = as_model(network.eval()).facts

@@ -129,16 +129,28 @@ def lost_pixels(size: int, out: int, scale: Fraction) -> int | None:
     return int(lost) if whole else None
 
 
+def _uncovered(missing: Fraction) -> str:
+    """Say how much more or less than its input the output covers."""
+    if missing > 0:
+        return f"{missing} px of the input has no output"
+    return f"the output covers {-missing} px more than the input"
+
+
 def lattice_of(size: int, out: int, scale: Fraction, step: int) -> Lattice:
     """Lattice of sizes a step apart, of which one is given with its output; the period is open."""
     lost = lost_pixels(size, out, scale)
     if lost is None:
+        missing = size - out / scale
+        remedy = (
+            f"Pad its output by {pixels_text(-out % scale.numerator)}, as output_padding of a "
+            "transposed convolution does"
+            if missing > 0
+            else f"Cut {pixels_text(math.ceil(-missing * scale))} off the end of its output"
+        )
         raise ModelError(
             f"For {size} pixels the network gives {out}, with {scale} output pixels for each "
-            f"further input pixel: {size - out / scale} px of the input has no output, and tiles "
-            "are stitched in whole input pixels. Pad its output by "
-            f"{pixels_text(-out % scale.numerator)}, as output_padding of a transposed convolution "
-            "does."
+            f"further input pixel: {_uncovered(missing)}, and tiles are stitched in whole input "
+            f"pixels. {remedy}."
         )
     crop = (lost // 2, lost - lost // 2) if lost >= 0 else (0, lost)
     return Lattice(period=1, step=step, offset=size % step, crop=crop, scale=scale)

@@ -14,6 +14,7 @@ import numpy as np
 from seamscope.models.derived.facts import DerivedAxis
 from seamscope.models.derived.positions import NONE, Array, Seen
 
+_LONGEST_GAP = 16  # outputs that depend on nothing, between others
 _BLOCKS = 8  # stretches between padding: more of them are blocks that are padded one by one
 
 
@@ -23,16 +24,30 @@ def repeating(known: DerivedAxis, seen: Seen) -> DerivedAxis:
     An input may be too short for that; what repeats in all of it is then a guess, unless the
     network pads blocks of its own.
     """
+    gap, seen = seen.lo == NONE, _bridged(seen)
     inside = ~seen.padded
-    found = _repeated(known, seen, inside)
+    found = _repeated(known, seen, inside, gap)
     if found is not None:
         return found
-    guess = _repeated(known, seen, np.ones_like(inside))
+    guess = _repeated(known, seen, np.ones_like(inside), gap)
     blocks = np.count_nonzero(inside[1:] & ~inside[:-1]) >= _BLOCKS
     return replace(guess or known, inside=bool(guess and blocks))
 
 
-def _repeated(known: DerivedAxis, seen: Seen, among: Array) -> DerivedAxis | None:
+def _bridged(seen: Seen) -> Seen:
+    """Move short gaps along with the outputs before them.
+
+    A transposed convolution with a kernel shorter than its stride leaves outputs between that
+    depend on no pixel.
+    """
+    place = np.arange(len(seen.lo))
+    before = np.maximum.accumulate(np.where(seen.lo != NONE, place, -1))
+    source = np.where((before >= 0) & (place - before <= _LONGEST_GAP), before, place)
+    return replace(seen, lo=seen.lo[source], hi=seen.hi[source])
+
+
+def _repeated(known: DerivedAxis, seen: Seen, among: Array, gap: Array) -> DerivedAxis | None:
+    """Find the same among some outputs; those in gaps have no field."""
     lo, hi, kind, out = seen.lo, seen.hi, seen.kind, len(seen.lo)
     for q in _distances(seen, among):
         moved = lo[q:] - lo[:-q]
@@ -42,7 +57,7 @@ def _repeated(known: DerivedAxis, seen: Seen, among: Array) -> DerivedAxis | Non
         enough = q if p and Fraction(q, p) * known.size == out else 2 * q
         if p > 0 and last - first >= max(enough, out // 8):
             found = replace(known, period=p, scale=Fraction(q, p))
-            return _described(found, lo, hi, first)
+            return _described(found, lo, hi, first, gap)
     return None
 
 
@@ -75,7 +90,7 @@ def _longest(alike: Array, moved: Array) -> tuple[int, int, int]:
     return int(starts[best]), int(ends[best]), int(moved[starts[best]])
 
 
-def _described(known: DerivedAxis, lo: Array, hi: Array, first: int) -> DerivedAxis:
+def _described(known: DerivedAxis, lo: Array, hi: Array, first: int, gap: Array) -> DerivedAxis:
     """Crop and fields from the intervals of one period of outputs, from the first."""
     assert known.period is not None
     assert known.scale is not None
@@ -84,11 +99,12 @@ def _described(known: DerivedAxis, lo: Array, hi: Array, first: int) -> DerivedA
     places = np.arange(first, first + phases)
     middle = (lo[places] + hi[places]) / 2 - ((places + 0.5) / float(scale) - 0.5)
     lost = max(0, math.floor(size - out / scale))
-    before = min(lost, max(0, math.ceil(float(middle.mean()) - 0.5)))
+    before = min(lost, max(0, math.ceil(float(middle[~gap[places]].mean()) - 0.5)))
     fields = {}
     for o in places:
         begin = math.floor(int(o) / scale) + before
         end = math.ceil(Fraction(int(o) + 1) / scale) - 1 + before
-        fields[int(o) % phases] = (int(begin - lo[o]), int(hi[o] - end))
+        own = (0, 0) if gap[o] else (int(begin - lo[o]), int(hi[o] - end))
+        fields[int(o) % phases] = own
     crop = (before, lost - before)
     return replace(known, crop=crop, fields=tuple(fields[k] for k in range(phases)))
