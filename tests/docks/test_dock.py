@@ -338,6 +338,14 @@ def test_the_preview_shows_windows_and_cores_and_follows_the_sliders(qtbot, view
         window, core = preview.data[4] + 0.5, preview.data[5] + 0.5
         shown = [t for t in tiles if (t.core[0].start, t.core[1].start) == tuple(core.min(0))]
         assert tuple(window.max(0)) == (shown[0].read[0].stop, shown[0].read[1].stop)
+    drawn = preview.data
+    dock.options.normalize.set_value("minmax")
+    dock.options.batch.setValue(2)
+    assert all(one is other for one, other in zip(preview.data, drawn, strict=True))
+    viewer.layers[0].translate = (0, 5)
+    dock.options.batch.setValue(1)
+    assert preview.translate[1] - viewer.layers[0].translate[1] == preview.translate[0]
+    viewer.layers[0].translate = (0, 0)
     assert preview.name == "tiles: Image"
     assert len({tuple(c) for c in preview.edge_color}) == 2
 

@@ -112,6 +112,7 @@ class TilePreview:
         self._kept = KeptLayers(viewer, "tiles")
         self._layer: Shapes | None = None
         self._of: tuple[ImageLayer, Plan] | None = None
+        self._drawn: tuple[Any, ...] = ()  # what is drawn now
         self._wires = Wires()
 
     def wake(self) -> None:
@@ -137,13 +138,18 @@ class TilePreview:
         self._of = (layer, plan)
         if not self._drawable:
             return
+        own, place = self._layer, on_slice(layer, self._viewer)
+        drawn = layer.name, repr(place), plan.grid, plan.area, plan.blends, plan.image_shape
+        if drawn == self._drawn and own is not None and own.visible:
+            return  # most settings change no tile
+        self._drawn = drawn
         if self._layer is not None and self._layer.ndim != layer.ndim:
             self._kept.hide()
         self._layer = self._kept.show(
             (layer.ndim,),
             Shapes,
             list(zip(self._shapes(), _TYPES, strict=True)),
-            on_slice(layer, self._viewer),
+            place,
             {"name": f"tiles: {layer.name}", "edge_width": self._widths(layer)},
             edge_color=_EDGES,
             face_color=_FACES,
