@@ -140,6 +140,24 @@ ALONE = [
 ]
 
 
+def test_no_halo_is_suggested_that_is_in_use_already() -> None:
+    """Each pixel times the median, by code that shows nothing: no pixel sees its neighbours.
+
+    The image is dark in the middle between tiles, so that differences fall with the halo; but no
+    halo is a knee of that curve.
+    """
+    place = np.arange(240)
+    faint = np.minimum(1, np.abs((place - 24) % 96 - 48) / 10) + 0.02
+    image = (faint * (1 + 0.01 * place) * np.ones((96, 1))).astype(np.float32)
+    found = examine(lambda tile: tile * np.median(tile), image, tile=96, overlap=48, halo=0)
+    curve = found.curves["edge effects alone"]
+    assert curve.knee() == 0
+    assert curve.mean_dist[-1] < 0.5 * curve.mean_dist[0]
+    edges = next(each for each in found.findings if each.cause == "edge effects")
+    assert edges.share == 0
+    assert found.verdict == "global coupling"
+
+
 def test_what_couples_the_whole_tile_has_the_name_that_the_facts_give_it() -> None:
     network = nn.Sequential(GlobalMaximum()).eval()
     first = examine(Pipeline(network), IMAGE, tile=96, overlap=48).findings[0]
