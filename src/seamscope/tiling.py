@@ -578,6 +578,13 @@ def read_and_pad(start: int, stop: int, size: int) -> tuple[slice, Sides]:
     return slice(max(start, 0), min(stop, size)), (max(-start, 0), max(stop - size, 0))
 
 
+def window_around(center: int, size: int, width: int) -> slice:
+    """So many pixels of an axis, or all there are, with one as near to their middle as can be."""
+    width = min(width, size)
+    start = min(max(center - width // 2, 0), size - width)
+    return slice(start, start + width)
+
+
 def axis_names(ndim: int) -> str:
     """Names of the spatial axes: ``"yx"`` or ``"zyx"``."""
     if not 1 <= ndim <= 3:

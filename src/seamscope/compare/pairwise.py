@@ -28,7 +28,7 @@ from seamscope.seams.comparison import ABSENT
 from seamscope.seams.tolerance import TOLERANCE, Spread
 from seamscope.serialization import Recorded
 from seamscope.text import axes_text
-from seamscope.tiling import Slices
+from seamscope.tiling import Slices, window_around
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -239,7 +239,7 @@ class Comparison:
         plan, peak = self._plan, self._peak
         space = plan.out_shape[-len(plan.layout.spatial) :]
         window = tuple(
-            _window(center, size, 1 if axis == "z" else _PICTURE)
+            window_around(center, size, 1 if axis == "z" else _PICTURE)
             for center, size, axis in zip(peak.pixel, space, plan.layout.spatial, strict=True)
         )
         whole = self._in_whole(window)
@@ -273,12 +273,6 @@ def _slabs(block: Slices, at_most: int) -> Iterator[Slices]:
     thick = max(1, at_most // math.prod(part.stop - part.start for part in rest))
     for start in range(first.start, first.stop, thick):
         yield slice(start, min(start + thick, first.stop)), *rest
-
-
-def _window(center: int, size: int, width: int) -> slice:
-    width = min(width, size)
-    start = min(max(center - width // 2, 0), size - width)
-    return slice(start, start + width)
 
 
 def _are_logits(array: Any) -> bool:

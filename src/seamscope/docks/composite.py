@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope.images.dimensions import full_index
+from seamscope.images.views import LazyArray
 
 _COLOR = 4  # red, green, blue, opacity
 
 
-class Composite:
+class Composite(LazyArray):
     """Colours ``(*shape, 4)`` uint8 of channels, each of this shape.
 
     A pixel's colour is the mean of its channels' colours, weighted by their values between the
@@ -43,35 +44,14 @@ class Composite:
 
     def __init__(self, channels: Sequence[Any], colors: Sequence[Sequence[float]]) -> None:
         self._channels = channels
+        self.shape = (*channels[0].shape, _COLOR)
         self._colors = np.asarray(colors, np.float32)[:, :3]
         self.limits = (0.0, 1.0)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a channel, and the colour axis."""
-        return (*self._channels[0].shape, _COLOR)
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes, the colour axis included."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return int(np.prod(self.shape))
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, key: Any) -> npt.NDArray[np.uint8]:
         key = full_index(key, self.ndim)
         values = np.stack([np.asarray(channel[key[:-1]]) for channel in self._channels], axis=-1)
         return self._colored(values)[(..., key[-1])]
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> npt.NDArray[Any]:
-        """All of it."""
-        return np.asarray(self[...], dtype)
 
     def _colored(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         low, high = self.limits

@@ -19,9 +19,10 @@ import numpy.typing as npt
 
 from seamscope.images.dimensions import full_index
 from seamscope.images.results.output import Output
+from seamscope.images.views import LazyArray
 
 
-class StoredResult:
+class StoredResult(LazyArray):
     """One level of a result, with the axes of a layer; read where it is indexed.
 
     Parameters
@@ -51,15 +52,10 @@ class StoredResult:
         lengths, more = self._array.shape, iter(repeats)
         self.shape = tuple(next(more) if a is None else lengths[a] for a in axes)
         self.dtype = np.dtype(self._array.dtype)
-        self.ndim = len(self.shape)
-        self.size = int(np.prod(self.shape))
 
     @property
     def _array(self) -> Any:
         return self._output.levels[self._level]
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         given = full_index(index, self.ndim)
@@ -86,10 +82,6 @@ class StoredResult:
                 values = np.expand_dims(values, place)
             place += 1
         return np.broadcast_to(values, shape)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        """All of it."""
-        return np.asarray(self[...], dtype)
 
 
 __all__ = ["StoredResult"]

@@ -7,19 +7,50 @@ Knows indexing by integers and slices. Does not know files: a view is of anythin
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.images.dimensions import full_index
 
-class View:
+
+class LazyArray:
+    """What numpy and napari ask of an array whose values are made where it is indexed.
+
+    Children have `shape` and `dtype`, and define indexing.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Any:
+        raise NotImplementedError
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[...], dtype=dtype)
+
+
+class View(LazyArray):
     """Another array whose blocks are changed when they are read."""
 
     def __init__(self, data: Any, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         self._data = data
         self.shape = tuple(int(n) for n in shape)
-        self.ndim = len(self.shape)
         self.dtype = np.dtype(dtype)
         chunks = getattr(data, "chunks", None)
         if isinstance(chunks, tuple):
@@ -40,14 +71,7 @@ class View:
         return chunks
 
     def __getitem__(self, index: Any) -> Any:
-        whole = index if isinstance(index, tuple) else (index,)
-        return self._read((*whole, *(slice(None),) * (self.ndim - len(whole))))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[()], dtype=dtype)
-
-    def __len__(self) -> int:
-        return self.shape[0]
+        return self._read(full_index(index, self.ndim))
 
     def _read(self, index: tuple[Any, ...]) -> Any:
         raise NotImplementedError
@@ -203,4 +227,4 @@ class Part(View):
         return self._data[tuple(own)]
 
 
-__all__ = ["FirstChannels", "Inverted", "Looked", "Part", "Replaced", "WithoutData"]
+__all__ = ["FirstChannels", "Inverted", "LazyArray", "Looked", "Part", "Replaced", "WithoutData"]

@@ -27,6 +27,7 @@ from seamscope.images.dimensions import full_index
 from seamscope.images.image import Image
 from seamscope.images.results.create import create_output
 from seamscope.images.results.output import Output
+from seamscope.images.views import LazyArray
 from seamscope.planning.plan import Plan
 from seamscope.seams.measures import Array
 from seamscope.seams.meter import Overlap
@@ -92,7 +93,7 @@ def map_shape(plan: Plan, channels: int) -> tuple[int, ...]:
     return (*frames, channels, *(part.stop - part.start for part in plan.area))
 
 
-class SeamPicture:
+class SeamPicture(LazyArray):
     """A picture of every seam or every tile; an array whose parts are computed when read.
 
     Parameters
@@ -141,8 +142,6 @@ class SeamPicture:
                 for part, n in zip(plan.area, self._steps, strict=True)
             ),
         )
-        self.ndim = len(self.shape)
-        self.size = math.prod(self.shape)
         self.dtype = np.dtype(np.float32)
 
     @property
@@ -151,10 +150,6 @@ class SeamPicture:
         each = [tile_values(v) if self._of == "tiles" else v for v in self._values.values()]
         flat = np.concatenate([np.zeros(0, np.float32), *(v.ravel() for v in each)])
         return np.asarray(flat[np.isfinite(flat)])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        """Compute all of it."""
-        return np.asarray(self[(slice(None),) * self.ndim], dtype)
 
     def __getitem__(self, index: Any) -> Array:
         """Compute a part."""

@@ -19,6 +19,7 @@ from seamscope.images.dimensions import full_index
 from seamscope.images.image import Image, open_image
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.results.output import Output
+from seamscope.images.views import LazyArray
 from seamscope.progress import QUIET, Work, check
 from seamscope.segmentation.basins import Basins
 from seamscope.segmentation.blocks import Blocks
@@ -560,7 +561,7 @@ class _Kept:
     sizes: Sizes  # of objects, by name
 
 
-class Labels:
+class Labels(LazyArray):
     """A label image that is painted where it is read, for napari and numpy.
 
     Attributes
@@ -573,7 +574,6 @@ class Labels:
         self._segmentation = segmentation
         self.shape = segmentation.shape
         self.dtype = segmentation.dtype
-        self.ndim = len(self.shape)
 
     def __getitem__(self, index: Any) -> Any:
         given = full_index(index, self.ndim)
@@ -595,13 +595,6 @@ class Labels:
         if any(s.start >= s.stop for s in region):
             return np.zeros([s.stop - s.start for s in region], self.dtype)[tuple(inner)]
         return self._segmentation.paint(tuple(region))[tuple(inner)]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        painted = self[...]
-        return np.asarray(painted, dtype=dtype)
 
 
 __all__ = ["Curve", "Ground", "Labels", "Segmentation"]

@@ -17,7 +17,7 @@ from seamscope.progress import QUIET, Work, check
 from seamscope.segmentation.asking import OneTile
 from seamscope.segmentation.false_splits import Candidate, SplitReport
 from seamscope.segmentation.lines import Lines
-from seamscope.tiling import Slices
+from seamscope.tiling import Slices, window_around
 
 Array: TypeAlias = npt.NDArray[np.float64]
 
@@ -105,7 +105,7 @@ def _view(
     plane = tuple(sorted((across, *others[:1])))
     middle = [int(c) for c in np.array(candidate.places).mean(0) + 0.5]
     region = tuple(
-        _around(m, n, _SIDE if i in plane else 1)
+        window_around(m, n, _SIDE if i in plane else 1)
         for i, (m, n) in enumerate(zip(middle, labels.shape, strict=True))
     )
     shown = [_flat(values, plane) for values in _predicted(candidate, report, tiles, region)]
@@ -119,12 +119,6 @@ def _view(
         None if picture is None else _flat(picture, plane),
         tuple(shown),
     )
-
-
-def _around(middle: int, size: int, side: int) -> slice:
-    width = min(side, size)
-    start = min(max(middle - width // 2, 0), size - width)
-    return slice(start, start + width)
 
 
 def _flat(block: Array, plane: Sequence[int]) -> Array:

@@ -20,13 +20,14 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from seamscope.docks.layers import camera, shown_point
 from seamscope.images.dimensions import full_index
+from seamscope.images.views import LazyArray
 
 _GRIP = 12.0  # screen pixels around the divide that take the mouse
 _LINE = 3.0  # screen pixels
 NAME = "before | after"
 
 
-class Halves:
+class Halves(LazyArray):
     """Values of one array left of a divide, and of another right of it.
 
     Parameters
@@ -50,13 +51,8 @@ class Halves:
         self._sides, self._axis, self._line = (left, right), axis, line
         self.shape = tuple(left.shape)
         self.dtype = np.dtype(left.dtype)
-        self.ndim = len(self.shape)
-        self.size = int(np.prod(self.shape))
         self.divide = self.shape[axis] // 2
         self.width = 1
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         given = full_index(key, self.ndim)
@@ -83,10 +79,6 @@ class Halves:
             near = np.abs(places + 0.5 - self.divide) <= self.width / 2
             values[(slice(None),) * kept + (near,)] = self._line
         return values
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> npt.NDArray[Any]:
-        """All of it."""
-        return np.asarray(self[...], dtype)
 
 
 class Swipe(QObject):

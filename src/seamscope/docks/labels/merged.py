@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from seamscope.docks.layers import image_of, path_of
 from seamscope.images.image import Image
+from seamscope.images.views import LazyArray
 from seamscope.segmentation.label_images import merge_table
 
 Array = npt.NDArray[Any]
@@ -69,15 +70,10 @@ class Merged:
         return np.where(small, table[np.where(small, values, 0)], values).astype(values.dtype)
 
 
-class _Level:
+class _Level(LazyArray):
     def __init__(self, data: Any, merged: Merged) -> None:
         self._data, self._merged = data, merged
         self.shape, self.dtype = tuple(data.shape), np.dtype(data.dtype)
-        self.ndim = len(self.shape)
-        self.size = int(np.prod(self.shape))
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, index: Any) -> Any:
         part = self._data[index]

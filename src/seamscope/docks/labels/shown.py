@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope.images.dimensions import full_index
+from seamscope.images.views import LazyArray
 from seamscope.segmentation.segment import Segmentation
 from seamscope.tiling import Slices
 
@@ -122,7 +123,7 @@ class Screen:
         return found
 
 
-class Level:
+class Level(LazyArray):
     """Labels at one level of detail, or a part of them; read where it is indexed.
 
     Parts of three axes or more stay unread until their pixels are needed, as napari first cuts out
@@ -143,11 +144,6 @@ class Level:
         self.parts = parts
         self._kept = tuple(range(len(parts))) if kept is None else tuple(kept)
         self.shape = tuple(len(range(*parts[a].indices(parts[a].stop))) for a in self._kept)
-        self.ndim = len(self.shape)
-        self.size = int(np.prod(self.shape))
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, index: Any) -> Any:
         given = full_index(index, self.ndim)

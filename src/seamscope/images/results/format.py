@@ -19,6 +19,7 @@ from seamscope.images.dimensions import full_index
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.results.chunks import is_lost
 from seamscope.images.results.pyramid import Index
+from seamscope.images.views import LazyArray
 from seamscope.progress import Work
 
 
@@ -163,7 +164,7 @@ def in_requested_order(stored: Any, order: Sequence[int]) -> Any:
     return stored if list(order) == sorted(order) else _Reordered(stored, order)
 
 
-class _Reordered:
+class _Reordered(LazyArray):
     """An array seen with its axes in another order, for formats that prescribe one."""
 
     def __init__(self, stored: Any, order: Sequence[int]) -> None:
@@ -172,7 +173,6 @@ class _Reordered:
         self._back = tuple(int(i) for i in np.argsort(self._order))
         self.shape = tuple(int(stored.shape[i]) for i in self._back)
         self.dtype = np.dtype(stored.dtype)
-        self.ndim = len(self.shape)
 
     def underneath(self, region: Index) -> tuple[Any, Index]:
         """Return the stored array, and where a region lies in it."""
@@ -187,9 +187,6 @@ class _Reordered:
         kept = tuple(i if isinstance(i, slice) else slice(i, i + 1) for i in full)
         block = np.asarray(self._stored[tuple(kept[i] for i in self._order)]).transpose(self._back)
         return block[tuple(slice(None) if isinstance(i, slice) else 0 for i in full)]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[...], dtype=dtype)
 
 
 def never_refused(wanted: Wanted) -> str | None:

@@ -38,6 +38,7 @@ from seamscope.images.records import write_record
 from seamscope.images.results.format import Format, Store, Wanted
 from seamscope.images.results.formats import format_of
 from seamscope.images.results.zarr_arrays import ZARR
+from seamscope.images.views import LazyArray
 from seamscope.progress import Steps, Work, check
 from seamscope.text import bytes_text
 
@@ -176,7 +177,7 @@ class Ground:
         return np.where(with_data.any(0), np.uint8(255), np.uint8(0))
 
 
-class _Bands:
+class _Bands(LazyArray):
     """The bands of a whole raster, seen as an array ``(bands, y, x)`` or ``(y, x)``.
 
     Parameters
@@ -189,7 +190,7 @@ class _Bands:
 
     def __init__(self, path: Path, wanted: Wanted) -> None:
         self._path = path
-        self.shape, self.dtype, self.ndim = wanted.shape, wanted.dtype, len(wanted.shape)
+        self.shape, self.dtype = wanted.shape, wanted.dtype
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         bands, rows, columns = self._whole(index)
@@ -202,9 +203,6 @@ class _Bands:
         return np.asarray(
             picture[tuple(0 if k in dropped else slice(None) for k in range(self.ndim))]
         )
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return np.asarray(self[...], dtype=dtype)
 
     def _whole(self, index: Any) -> tuple[range, slice, slice]:
         given = full_index(index, self.ndim)
