@@ -12,11 +12,9 @@ from typing import Any
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QObject, Signal
 
+from seamscope.docks.dock import Dock
 from seamscope.docks.job import Job, Outcome
-from seamscope.docks.job_row import JobRow
 from seamscope.docks.layers import image_of
-from seamscope.docks.sentences import sentence
-from seamscope.docks.session import Session
 from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
@@ -32,10 +30,9 @@ class Bench(QObject):
 
     Parameters
     ----------
-    viewer
-        Whose session is followed.
-    job
-        Shows the job; the bench goes with it.
+    dock
+        Whose session is followed; it shows the job, and says what went wrong. The bench goes with
+        it.
 
     Signals
     -------
@@ -47,47 +44,43 @@ class Bench(QObject):
         Other layers are known, or none yet.
     patch_changed : (int)
         Networks of another number of axes are trained with patches of about this extent.
-    problem_changed : (str)
-        What went wrong, in one sentence; nothing where nothing did.
 
     Attributes
     ----------
-    session, viewer, job
-        Shared with others.
+    session, viewer, job, tell, fail
+        Those of the dock.
     model, layer
         The network as it was loaded, and the image's layer; None where there is none.
     audit
         Its layers; None as long as they are not known.
-    problem
-        The last sentence on what went wrong.
     tile, batch
         Extent in pixels, and number in a batch, of the tiles that are looked at by themselves, as
         in training.
-    awake
-        Whether the dock is in its window.
     """
 
     changed = Signal()
     replaced = Signal()
     audited = Signal()
     patch_changed = Signal(int)
-    problem_changed = Signal(str)
 
-    def __init__(self, viewer: Any, job: JobRow) -> None:
-        super().__init__(job)
-        self.viewer, self.job = viewer, job
-        self.session = Session.of(viewer)
+    def __init__(self, dock: Dock) -> None:
+        super().__init__(dock)
+        self._dock = dock
+        self.viewer, self.session, self.job = dock.viewer, dock.session, dock.job
+        self.tell, self.fail = dock.tell, dock.fail
         self.model: Model | None = None
         self.layer: ImageLayer | None = None
         self.audit: Audit | None = None
-        self.problem = ""
         self.tile, self.batch = PATCH[2], 1
-        self.awake = False
         self._axes: int | None = None  # spatial ones, that the patch was last chosen for
         self._auditing: Job | None = None
         self.session.changed.connect(self._session_changed)
-        job.changed.connect(self.changed)
-        job.failed.connect(self.tell)
+        self.job.changed.connect(self.changed)
+
+    @property
+    def awake(self) -> bool:
+        """Whether the dock is in its window."""
+        return self._dock.awake
 
     @property
     def busy(self) -> bool:
@@ -113,12 +106,10 @@ class Bench(QObject):
 
     def wake(self) -> None:
         """Follow the session."""
-        self.awake = True
         self._session_changed()
 
     def sleep(self) -> None:
-        """End what is going on, and listen no longer."""
-        self.awake = False
+        """End what is going on."""
         self.job.stop()
         self._abandon()
 
@@ -207,8 +198,7 @@ class Bench(QObject):
             elif self.awake and model is self.model and layer is self.layer:
                 done(value)
 
-        self.tell("")
-        self.job.start(name, question, answered, self.session.turn, kept=kept)
+        self._dock.start(name, question, answered, kept=kept)
 
     def image(self) -> Image | None:
         """The image as the engine reads it; None where there is none, or it cannot be."""
@@ -237,15 +227,6 @@ class Bench(QObject):
         """Why these statistics may not fit the image; sentences."""
         plan, layer = self.session.plan, self.layer
         return () if plan is None or layer is None else statistics.notes(layer.name, plan.seen)
-
-    def fail(self, error: Exception, what: str) -> None:
-        """Say what an error means."""
-        self.tell(sentence(error, what))
-
-    def tell(self, problem: str) -> None:
-        """Say in one sentence what went wrong; nothing when nothing did."""
-        self.problem = problem
-        self.problem_changed.emit(problem)
 
 
 __all__ = ["Bench"]

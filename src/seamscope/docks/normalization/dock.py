@@ -61,7 +61,7 @@ class NormalizationDock(Dock):
     def build(self) -> None:
         """Make the pages and wire them."""
         self.verdict = text_label()
-        self.bench = Bench(self.viewer, self.job)
+        self.bench = Bench(self)
         self.layers = LayersPage(self.bench)
         self.freezing = FreezePage(self.bench)
         self.effect = EffectPage(self.bench)
@@ -102,7 +102,6 @@ class NormalizationDock(Dock):
         return tabs
 
     def _connect(self) -> None:
-        self.bench.problem_changed.connect(self.tell)
         self.bench.changed.connect(self._show_verdict)
         self.bench.session.fixed_changed.connect(self._show_verdict)
         self.layers.chosen.connect(self.features.layer.set_value)
