@@ -124,6 +124,7 @@ def test_the_window_is_where_predictions_differ(monkeypatch):
 
 
 def test_a_network_that_ignores_its_tile():
+    torch.manual_seed(0)  # of 150 seeds 11 give a network that hardly uses its last pixels
     network = networks.UNet(levels=1).eval()
     found = sweep(PIXELS, network, [32, 64], **HALO)
     assert found.max_dist.max() <= found.tolerance
