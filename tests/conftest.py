@@ -45,11 +45,20 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 # Files that take longest. They begin first, so that no process is left alone with one at the end.
 LONGEST = (
-    "test_packaging.py", "test_dock.py", "test_docs.py", "test_journeys.py", "test_dock_seams.py",
-    "test_dock_normalization.py", "test_dock_labels.py", "test_repair.py", "test_interrupted.py",
-    "test_dock_receptive_field.py", "test_every_format.py", "test_inference.py", "test_cli.py",
-    "test_diagnosis.py", "test_workers.py", "test_random_networks.py",
+    "test_packaging.py", "test_repair.py", "test_dock.py", "test_dock_labels.py", "test_docs.py",
+    "test_every_format.py", "test_shared_measures.py", "test_inference.py", "test_diagnosis.py",
+    "test_dock_normalization.py", "test_dock_seams.py", "test_cli.py", "test_interrupted.py",
+    "test_cli_normalization.py", "test_trimming.py", "test_workers.py", "test_remote.py",
+    "test_random_networks.py", "test_dock_fix.py", "test_dock_receptive_field.py",
+    "test_resume.py", "test_journeys.py", "test_dock_run_on.py", "test_cli_seams.py",
+    "test_probe.py", "test_one_truth.py",
 )  # fmt: skip
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than processors: some tests wait for windows, workers or other programs."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
