@@ -50,6 +50,9 @@ CONTENTS: tuple[Content, ...] = (
     (lambda x: x - 5, lambda x: x + 50),
     (lambda x: x + 5, lambda x: x - 50),
     (lambda x: 0 * x, lambda x: x),
+    # warping reaches further where numbers are larger, and the other way where they are negative
+    (lambda x: 10 * x, lambda x: 10 * x),
+    (lambda x: -10 * x, lambda x: -10 * x),
 )
 Line: TypeAlias = npt.NDArray[np.bool_]
 Apart: TypeAlias = tuple[float, float]
@@ -264,12 +267,14 @@ class Slab:
     def varied(self, content: Content) -> Slab:
         """A slab whose ends, an eighth of it each, hold other intensities than all between."""
         inside, outside = content
-        clean = outside(self.clean)
+        clean = outside(self.clean).clone()
         start, size = self._shorter
         part = self.clean.narrow(self.axis + 2, start, size)
         clean.narrow(self.axis + 2, start, size).copy_(inside(part))
         made = Slab(self._plain, clean, self.axis, self.lattice, self._fixed)
-        made._spread = self._spread
+        long = made.unchanged.shape[self.axis + 2]
+        middle = made.unchanged.narrow(self.axis + 2, long // 4, long // 2)
+        made._spread = max(self._spread, float(middle.std()))
         return made
 
     @property
