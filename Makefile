@@ -32,7 +32,8 @@ QUICK := tests/geometry tests/project/test_architecture.py tests/project/test_wo
     tests/engine/test_serialization.py
 
 quick: lint  ## before each commit: style, types and a chosen set of tests, about two minutes
-	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(QUICK)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+	    --no-loadscope-reorder $(QUICK)
 
 # One recipe, so that pytest's closing line is the last thing printed. The tests of a file share
 # measurements, so that a file stays in one process, and the longest files come first
