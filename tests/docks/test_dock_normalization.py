@@ -62,6 +62,7 @@ def batch_norm():
 INSTANCE = measured(norm=True)
 SOLID = measured(ndim=3, norm=True)
 BATCH = batch_norm()
+GOOD = boxed("", "good").partition("<td ")[2].partition(">")[0]  # its colours
 
 
 @pytest.fixture
@@ -134,6 +135,7 @@ def test_layers_are_told_in_a_table_and_in_words(qtbot, viewer, docks):
     show(own, "Fix statistics")
     wait(qtbot, own)
     assert "Nothing to fix" in own.freezing.panel.cost.text()
+    assert GOOD in own.freezing.panel.cost.text()
     assert not own.freezing.panel.freeze.isEnabled()
 
 

@@ -20,7 +20,7 @@ from seamscope.docks.controls import stack
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.kept_work import KeptWork
 from seamscope.docks.layers import file_of_layer, image_of, name_of
-from seamscope.docks.looks import boxed, plain
+from seamscope.docks.looks import Kind, boxed, plain
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.freeze_panel import FreezePanel
 from seamscope.docks.normalization.texts import fixed_text
@@ -200,7 +200,11 @@ class FreezePage(QWidget):
         self._foreseeing = None
         self.plan = outcome.value
         if outcome.error is not None:
-            cost = boxed(sentence(outcome.error, "Planning"), "warning")
+            model, audit = self._bench.model, self._bench.audit
+            bounded = model is not None and model.reach.bounded
+            none = audit is not None and not audit.calls  # no layer has statistics to fix
+            kind: Kind = "good" if bounded and none else "warning"
+            cost = boxed(sentence(outcome.error, "Planning"), kind)
         elif self.plan is None:
             self._foreseen, cost = None, ""
         else:
