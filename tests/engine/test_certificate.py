@@ -187,24 +187,70 @@ def test_off_the_grid_untiled_means_padded(sizes) -> None:
     assert "padded" not in str(whole_periods)
 
 
-def test_only_the_tiles_of_an_area_are_compared() -> None:
+class Seen5(nn.Module):
+    """Two convolutions of 5: reach 4, with a result of another scale or without the border."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        torch.manual_seed(0)
+        pad = 0 if kind == "valid" else 2
+        self.a, self.b = nn.Conv2d(1, 2, 5, padding=pad), nn.Conv2d(2, 1, 5, padding=pad)
+        self.kind = kind
+
+    def forward(self, x):
+        x = self.b(self.a(x).relu())
+        if self.kind == "half":
+            return nn.functional.avg_pool2d(x, 2)
+        return nn.functional.interpolate(x, scale_factor=2) if self.kind == "double" else x
+
+
+@pytest.mark.parametrize(
+    ("kind", "blend"),
+    [
+        *(("same", blend) for blend in ("crop", "linear", "gaussian")),
+        *((kind, "crop") for kind in ("valid", "half", "double")),
+    ],
+)
+@pytest.mark.parametrize(
+    "area",
+    [
+        {"y": (74, 108), "x": (0, 200)},  # one row of tiles: all its seams are its outer sides
+        {"y": (74, 108), "x": (2, 30)},  # one tile
+        {"y": (60, 200), "x": (170, 198)},
+    ],
+)
+def test_an_area_is_compared_with_the_whole_image(area, kind, blend) -> None:
+    network = load_model(Seen5(kind))
+    image = np.random.default_rng(0).random((200, 200), np.float32)
+    settings = {"blend": blend, "normalize": "none"}
+    if kind != "valid":  # what it crops is its halo
+        settings["halo"] = 2
+    found = certify(image, network, tile=40, area=area, **settings)
+    tiled = predict(image, network, tile=40, area=area, **settings)
+    whole = predict(image, network, tile=240, area=area, normalize="none")
+    (crop,) = found.crops
+    assert (crop.start, crop.stop) == tuple(zip(*area.values(), strict=True))
+    assert found.max_difference == pytest.approx(np.abs(tiled - whole).max(), abs=1e-6)
+    assert found.passed == (kind == "valid")
+    assert crop.tiles > 1
+    assert "on 1 crop of" in str(found)
+
+
+def test_only_what_an_area_depends_on_is_predicted() -> None:
     network = load_model(deep(networks.UNet(2, 2)))
     image = tissue(233, 241)
     area = {"y": (100, 150), "x": (120, 130)}
-    found = certify(image, network, tile=72, halo=6, area=area)
-    (crop,) = found.crops
-    assert all(a <= start for a, (start, _) in zip(crop.start, area.values(), strict=True))
-    assert all(b >= stop for b, (_, stop) in zip(crop.stop, area.values(), strict=True))
-    assert max(b - a for a, b in zip(crop.start, crop.stop, strict=True)) <= 2 * 72
-    assert all(start % 4 == 0 for start in crop.start)
-    assert crop.tiles <= 4
-    assert found.covered < 0.5
-    # the same crop, with the intensities of the whole image
-    part = tuple(slice(a, b) for a, b in zip(crop.start, crop.stop, strict=True))
-    settings = {"tile": 72, "halo": 6, "normalize": "none"}
-    brute = certify(image[part], network, **settings)
-    alike = certify(image, network, area=area, **settings)
-    assert alike.max_difference == pytest.approx(brute.max_difference, rel=1e-4)
+    for asked in ({"halo": 6}, {}):
+        found = certify(image, network, tile=72, area=area, **asked)
+        (crop,) = found.crops
+        assert max(crop.predicted) < 233
+        assert found.covered < 0.02
+        assert found.passed == (not asked)
+        tiled = predict(image, network, tile=72, area=area, **asked)
+        whole = predict(image, network, tile=256, area=area)
+        assert found.max_difference == pytest.approx(
+            np.abs(tiled - whole).max(), abs=1e-4 * whole.std()
+        )
 
 
 def test_what_cannot_be_certified_is_said() -> None:

@@ -5,8 +5,9 @@ Knows crops, and what a comparison says. Does not know how tiles are predicted o
 A crop of the image is predicted twice by the same engine: with the tiles, halo and blend asked
 for, and as one tile. Both see the intensities as the whole image's statistics make them, and both
 see the crop's border as the image's border, so that every pixel of the crop is compared, and the
-only difference there may be is tiling. Where the whole image fits into memory, it is the crop; of
-an area, the tiles that it lies in.
+only difference there may be is tiling. Where the whole image fits into memory, it is the crop. Of
+an area, what is predicted reaches as far beyond it as the network sees, and the area is compared:
+its tiles are those of the whole image, and the untiled prediction is that of the whole image.
 
 A size that is no multiple of the network's period is padded to one in both predictions. Where the
 network runs on the size as it is, that prediction is another one, and is shown beside.
@@ -14,9 +15,11 @@ network runs on the size as it is, that prediction is another one, and is shown 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -44,7 +47,7 @@ from seamscope.seams.tolerance import TOLERANCE, Spread, check_tolerance
 from seamscope.serialization import Recorded
 from seamscope.settings import Settings
 from seamscope.text import axes_text, far_text, percent_text, shape_text
-from seamscope.tiling import Lattice, Sides
+from seamscope.tiling import AxisTiling, GivenAxis, Lattice, Sides, Slices, TileGrid
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -56,9 +59,9 @@ class Crop:
     Attributes
     ----------
     start, stop
-        Input pixels along the spatial axes.
+        What is compared, in input pixels along the spatial axes.
     tiles
-        Tiles of the tiled prediction.
+        Tiles into which the part is divided that is predicted.
     max_difference, mean_difference
         Of ``abs(tiled - untiled)`` over all pixels and channels.
     worst
@@ -66,6 +69,8 @@ class Crop:
     plain_difference
         Max difference of the untiled prediction from one of the crop without padding; None where
         nothing is padded, or where the network does not take such a size.
+    predicted
+        Size of the part that is predicted both ways; larger than what is compared of an area.
     """
 
     start: tuple[int, ...]
@@ -75,6 +80,7 @@ class Crop:
     mean_difference: float
     worst: tuple[int, ...]
     plain_difference: float | None = None
+    predicted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,7 @@ class Certificate(Recorded):
         if not self.padded:
             return
         first = self.crops[0]
-        own = shape_text([b - a for a, b in zip(first.start, first.stop, strict=True)])
+        own = shape_text(first.predicted)
         yield (
             f"Both predictions are of {own} px padded at the end to {shape_text(self.padded)}, "
             "whole periods of the network."
@@ -234,7 +240,7 @@ def certify(
     subject = subject_of_case(case, frame)
     bench = _Comparison(case, subject, work)
     largest = _largest_pixels(plan, subject, memory or case.resources.memory)
-    region = _region(plan, network)
+    region = _region(plan, bench.needed)
     while True:
         places = _crops(plan, region, largest, points, crops)
         _check_statistics(network, places, plan)
@@ -360,6 +366,7 @@ class _Comparison:
         self._plan = case.plan
         self._subject = subject
         self._work = work
+        self.needed = _needed(case.plan, case.model)
         self.spread = Spread()
 
     def compare(self, places: Sequence[Box]) -> list[Crop]:
@@ -390,7 +397,20 @@ class _Comparison:
             tile=sizes, halo=0, overlap=None, blend="crop", batch=1, accelerate=False
         )
         tiled = Case(crop, self._case.model, settings, self._case.resources)
-        return tiled, tiled.but(one)
+        untiled = tiled.but(one)
+        if place != _region(self._plan, self.needed):
+            return tiled, untiled
+        area = tuple(
+            slice(part.start - int(low * scale), part.stop - int(low * scale))
+            for part, (low, _), scale in zip(
+                self._plan.area, place, self._plan.facts.scale, strict=True
+            )
+        )
+        grid = _grid_of(self._plan, self.needed)
+        return (
+            tiled.at(dataclasses.replace(tiled.plan, grid=grid, area=area)),
+            untiled.at(dataclasses.replace(untiled.plan, area=area)),
+        )
 
     def _compared(self, place: Box, tiled: Case, one: Case) -> Crop:
         whole = self._predict(one)
@@ -398,19 +418,24 @@ class _Comparison:
         self.spread.see(whole)
         worst = np.unravel_index(int(apart.argmax()), apart.shape)[-len(place) :]
         scale = self._plan.facts.scale
+        compared = [
+            (a + int(part.start / s), min(b, a + math.ceil(part.stop / s)))
+            for (a, b), part, s in zip(place, tiled.plan.area, scale, strict=True)
+        ]
         return Crop(
-            start=tuple(a for a, _ in place),
-            stop=tuple(b for _, b in place),
-            tiles=tiled.plan.tiles,
+            start=tuple(a for a, _ in compared),
+            stop=tuple(b for _, b in compared),
+            tiles=len(tiled.plan.grid),
             max_difference=float(apart.max()),
             mean_difference=float(apart.mean(dtype=np.float64)),
             worst=tuple(
-                a + int(x / float(s)) for (a, _), x, s in zip(place, worst, scale, strict=True)
+                a + int(x / float(s)) for (a, _), x, s in zip(compared, worst, scale, strict=True)
             ),
-            plain_difference=self._without_padding(place, whole),
+            plain_difference=self._without_padding(place, whole, one.plan.area),
+            predicted=tuple(b - a for a, b in place),
         )
 
-    def _without_padding(self, place: Box, whole: Array) -> float | None:
+    def _without_padding(self, place: Box, whole: Array, area: Slices) -> float | None:
         """How far one forward pass on the crop as it is differs from its untiled prediction."""
         lattice = self._plan.facts.lattice
         sizes = [b - a for a, b in place]
@@ -421,7 +446,7 @@ class _Comparison:
         try:
             with torch.no_grad():
                 x = torch.from_numpy(self._subject.inputs(place, None))[None]
-                plain = self._subject.forward(x)[0].numpy()
+                plain = self._subject.forward(x)[0].numpy()[:, *area]
         except (InterruptedError, SeamscopeError):
             raise
         except Exception:  # whatever a network raises for this size: it does not take it
@@ -469,14 +494,14 @@ def _certificate(
         model=model.name,
         fingerprint=model.fingerprint,
         note=_note(plan, crops, passed),
-        padded=_padded(tuple(zip(crops[0].start, crops[0].stop, strict=True)), plan.facts.lattice),
+        padded=_padded(tuple((0, n) for n in crops[0].predicted), plan.facts.lattice),
         **made,
     )
 
 
 def _note(plan: Plan, crops: Sequence[Crop], passed: bool) -> str:
     """Say why tiles agree though the halo is short of the reach, or do not though it covers it."""
-    if plan.tiles == 1:
+    if len(plan.grid) == 1:
         return ""
     known = caution(plan.facts, plan.reach)
     return " ".join(filter(None, (_outcome(plan, crops, passed), _of_reach(plan, known, passed))))
@@ -570,19 +595,57 @@ def _padded(place: Box, lattice: Sequence[Lattice]) -> tuple[int, ...]:
     return () if sizes == tuple(b - a for a, b in place) else sizes
 
 
-def _region(plan: Plan, model: Model) -> Box:
-    """What is compared where memory allows: the tiles of the area, or the image."""
-    sizes = plan.grid.image_shape
-    if _are_local(model):  # statistics belong to places of the whole image
-        return tuple((0, n) for n in sizes)
-    region = []
-    for axis, part in zip(plan.grid.axes, plan.area, strict=True):
-        tiles = axis.touching((part.start, part.stop))
-        first, last = axis[tiles[0]], axis[tiles[-1]]
-        pitch, (before, after) = axis.lattice.pitch, axis.lattice.crop
-        start = max(0, (first.start + before) // pitch * pitch)
-        region.append((start, min(axis.size, last.stop - after)))
-    return tuple(region)
+def _needed(plan: Plan, model: Model) -> tuple[range, ...]:
+    """The tiles along each axis that give the area, and all that it depends on."""
+    if plan.reach.halo is None or _are_local(model):  # what lies anywhere counts
+        return tuple(range(len(axis)) for axis in plan.grid.axes)
+    return tuple(
+        _around(axis, (part.start, part.stop), reach, blends=plan.blends)
+        for axis, part, reach in zip(plan.grid.axes, plan.area, plan.reach.halo, strict=True)
+    )
+
+
+def _around(axis: AxisTiling, part: Sides, reach: Sides, *, blends: bool) -> range:
+    """Tiles that give a part of the output and hold all input within reach of it."""
+    own = axis.touching(part, trusted=blends)
+    low, high = (n / axis.lattice.scale for n in part)
+    starts = [i for i in range(own[0] + 1) if _kept(axis, i)[0] <= low - reach[0]]
+    stops = [i for i in range(own[-1], len(axis)) if _kept(axis, i)[1] >= high + reach[1]]
+    # a blend gives tiles at a border other weights, so that one more lies in between
+    first = max(0, max(starts, default=0) - blends)
+    last = min(len(axis) - 1, min(stops, default=len(axis)) + blends)
+    return range(first, last + 1)
+
+
+def _kept(axis: AxisTiling, index: int) -> Sides:
+    """Input pixels that a tile predicts, inside the image."""
+    before, after = axis.lattice.crop
+    return axis[index].start + before, min(axis.size, axis[index].stop - after)
+
+
+def _region(plan: Plan, needed: Sequence[range]) -> Box:
+    """What these tiles predict together."""
+    return tuple(
+        (_kept(axis, tiles[0])[0], _kept(axis, tiles[-1])[1])
+        for axis, tiles in zip(plan.grid.axes, needed, strict=True)
+    )
+
+
+def _grid_of(plan: Plan, needed: Sequence[range]) -> TileGrid:
+    """These tiles as the grid of an image of their own, at their places."""
+    return TileGrid(tuple(map(_axis_of, plan.grid.axes, needed)))
+
+
+def _axis_of(axis: AxisTiling, tiles: range) -> AxisTiling:
+    if len(tiles) == len(axis):
+        return axis
+    begin, end = _kept(axis, tiles[0])[0], _kept(axis, tiles[-1])[1]
+    cores = [begin, *(int(axis[i].core[0] / axis.lattice.scale) for i in tiles[1:]), end]
+    windows = tuple(
+        (axis[i].start - begin, low - begin, high - begin)
+        for i, (low, high) in zip(tiles, pairwise(cores), strict=True)
+    )
+    return GivenAxis(end - begin, axis.tile, axis.halo, axis.overlap, axis.lattice, windows=windows)
 
 
 def _crops(
