@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from seamscope import cache as caching
 from seamscope.cache import Cache, cache_folder, clear, entries
 from seamscope.cli import app
+from seamscope.models.formats import load_model
+from seamscope.models.same_network import network_key
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +96,91 @@ def test_the_command_lists_and_clears():
     assert "network 12ab" in shown
     assert "1 measurement from" in CliRunner().invoke(app, ["cache", "--clear"]).output
     assert Cache("facts").get("network 12ab") is None
+
+
+# -- a network is not taken for another one
+
+HELPER = "import torch\ndef shifted(x):\n    return x + torch.roll(x, {}, 3)\n"
+USER = """
+import torch
+from torch import nn
+from helper_of_a_test import shifted
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x):
+        x = self.a(x)
+        return torch.where(x > 1e9, shifted(x), x)  # the sample does not show it
+
+def network():
+    torch.manual_seed(0)
+    return Net().eval()
+"""
+
+
+def test_code_that_a_network_uses_is_part_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "net.py").write_text(USER)
+    names = []
+    for shift in (1, 2):
+        (tmp_path / "helper_of_a_test.py").write_text(HELPER.format(shift))
+        model = load_model(f"{tmp_path / 'net.py'}:network", trust=True)
+        names.append(model.key)
+    assert names[0] != names[1]
+
+
+def from_closure(shift):
+    class Shifted(nn.Module):
+        def forward(self, x):
+            return x[..., : x.shape[-1] - shift]
+
+    return Shifted()
+
+
+def with_function(function):
+    module = nn.Identity()
+    module.function = function
+    return module
+
+
+def of_name(reduce):
+    return lambda x: x * (x.mean() > 5) if reduce == "mean" else x
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (from_closure(1), from_closure(3)),
+        (with_function(lambda x: x.mean() > 5), with_function(lambda x: x.amax() > 5)),
+        (with_function(of_name("mean")), with_function(of_name("amax"))),
+        (with_function({1}), with_function({2})),
+    ],
+)
+def test_what_code_holds_is_part_of_a_networks_name(one, other):
+    (hints,) = {load_model(each).hints for each in (one, other)}
+    assert network_key("", one, hints) == network_key("", one, hints)
+    assert network_key("", one, hints) != network_key("", other, hints)
+
+
+class Reaching(nn.Module):
+    """Its weights and code are those of each other one, what it reaches is not."""
+
+    def __init__(self, far):
+        super().__init__()
+        self.far = torch.tensor(far)  # no buffer, and of no size that is shown
+
+    def forward(self, x):
+        first = 8 - int(self.far)
+        moved = np.pad(x.numpy(), [(0, 0)] * 3 + [(8, 0)])  # not recorded
+        return x + torch.from_numpy(moved[..., first : first + x.shape[-1]])
+
+
+def test_a_reach_is_of_the_network_that_a_small_prediction_shows():
+    reaches = []
+    for far in (2, 5, 2):
+        model = load_model(Reaching(far).eval())
+        reaches.append(model.reach.halo)
+    assert reaches == [((0, 0), (2, 0)), ((0, 0), (5, 0)), ((0, 0), (2, 0))]

@@ -244,8 +244,7 @@ class Model:
         limits = self._limits
         trials = limits.trials(self.forward, self.module)
         facts = probe(trials, self._complete_hints())
-        sample = sample_of(self._measurable(facts), facts)
-        self._keep("facts", plain(facts) | {"sample": sample}, trials.finished)
+        self._keep("facts", plain(facts), trials.finished, facts)
         return facts
 
     def _measurable(self, facts: Facts, limits: Limits | None = None) -> Trials:
@@ -322,8 +321,8 @@ class Model:
         """Name of the network, its structure and what is stated of it: equal for equal facts."""
         return network_key(self.fingerprint, self.module, self.hints)
 
-    def _kept(self, kind: str, cls: type[Any], beside: str = "") -> Any:
-        """What was measured before; None where it must be measured."""
+    def _kept(self, kind: str, cls: type[Any], beside: str = "", facts: Facts | None = None) -> Any:
+        """What was measured before of this network, as a small prediction shows; else None."""
         content = Cache(kind).get(self.key + beside)
         if content is None:
             return None
@@ -332,19 +331,21 @@ class Model:
             if not content["finished"] and (patience is None or patience > content["patience"]):
                 return None
             record = dict(content["record"])
-            sample = record.pop("sample", None)
+            sample = record.pop("sample")
             found = restore(cls, record)
-            if sample is not None:
-                now = sample_of(self._measurable(found), found)
-                return found if same_sample(sample, now) else None
+            facts = facts or found
+            now = sample_of(self._measurable(facts), facts)
+            return found if same_sample(sample, now) else None
         except InterruptedError:
             raise
         except Exception:  # whatever is wrong with it: measure again
             return None
-        return found
 
-    def _keep(self, kind: str, record: Mapping[str, Any], finished: bool, beside: str = "") -> None:
+    def _keep(
+        self, kind: str, record: Mapping[str, Any], finished: bool, facts: Facts, beside: str = ""
+    ) -> None:
         patience = self._limits.patience or 0.0
+        record = dict(record) | {"sample": sample_of(self._measurable(facts), facts)}
         content = {"record": record, "finished": finished, "patience": patience}
         Cache(kind).put(self.key + beside, content)
 
@@ -363,9 +364,8 @@ class Model:
     def reach(self) -> Reach:
         """Theoretical reach for tiles on the period's grid, as measured."""
         facts = self.facts
-        # facts are recognised by a small prediction, and the reach by the facts
         beside = f" {hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
-        kept: Reach | None = self._kept("reach", Reach, beside)
+        kept: Reach | None = self._kept("reach", Reach, beside, facts)
         if kept is not None:
             return kept
         with self.on_cpu():
@@ -387,7 +387,7 @@ class Model:
                 with Attempt():
                     rest = measure_rest(held, facts)
                     reach = reach.with_rest(rest) if held.complete else reach
-        self._keep("reach", plain(reach), trials.finished, beside)
+        self._keep("reach", plain(reach), trials.finished, facts, beside)
         return reach
 
     @cached_property
