@@ -78,6 +78,37 @@ def test_every_image_is_predicted_by_one_network_and_a_bad_one_stops_none(folder
     assert (record["done"], record["failed"], record["left"]) == (3, 1, 0)
 
 
+def test_numbers_of_images_that_were_done_before_stay_in_the_record(folder) -> None:
+    Path("r").mkdir()
+    words = (
+        "seams",
+        "in/a*",
+        "demo:batchnorm",
+        "--tile",
+        64,
+        "--no-explain",
+        "--report",
+        "r/*.html",
+    )
+    assert run(*words, "--json", "all.json").exit_code == 0
+    before = json.loads(Path("all.json").read_text())["images"]
+    again = run(*words, "--json", "all.json", "--resume")
+    assert again.exit_code == 0
+    assert "None" not in again.output
+    after = json.loads(Path("all.json").read_text())["images"]
+    assert [each["state"] for each in after] == ["skipped"] * 3
+    assert [each["record"] for each in after] == [each["record"] for each in before]
+    Path("mine.json").write_text('{"my": "data"}')
+    refused = run(*words, "--json", "mine.json", "--resume")
+    assert refused.exit_code == 1
+    assert "mine.json exists" in " ".join(refused.output.split())
+    assert Path("mine.json").read_text() == '{"my": "data"}'
+    done = ("predict", "in/a10.tif", "demo:batchnorm", "p.npy", "--tile", 64)
+    assert run(*done).exit_code == 0
+    assert run(*done, "--resume", "--json", "mine.json").exit_code == 1
+    assert Path("mine.json").read_text() == '{"my": "data"}'
+
+
 def test_resume_leaves_what_is_done_and_refuses_what_is_another(folder) -> None:
     words = ("predict", "in/a*", "demo:batchnorm", "out", "--tile", 64)
     assert run(*words, "-q").exit_code == 0

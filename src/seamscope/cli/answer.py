@@ -162,6 +162,17 @@ def task_in(file: str | Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
+def answer_in(file: str | Path | None) -> dict[str, Any]:
+    """Return what a command has written with --json; nothing where a file is not of Seamscope."""
+    if file in (None, "-"):
+        return {}
+    try:
+        found = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and "seamscope" in found else {}
+
+
 # -- standard output
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from seamscope.cli.answer import answer_in
 from seamscope.errors import SeamscopeError
 from seamscope.files import Place, check_places, member_place
 from seamscope.images.addresses import is_address
@@ -82,7 +83,8 @@ def _unwritten(name: str, value: Any, given: Mapping[str, Any]) -> bool:
     if name == "json_file" and value == "-":
         return True
     if name in ("json_file", "report_file") and given.get("resume"):
-        return _stays(given) or _noted(given, name)
+        others = name == "json_file" and Path(value).expanduser().exists() and not answer_in(value)
+        return not others and (_stays(given) or _noted(given, name))
     if name == "table" and given.get("resume"):
         return bool(str(Path(value).expanduser().absolute()) == _table_of(given.get("out")))
     if name != "out":

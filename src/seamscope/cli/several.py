@@ -16,7 +16,7 @@ from typing import Any, Literal
 import typer
 
 from seamscope.cli import places
-from seamscope.cli.answer import Answer, columns, gathered
+from seamscope.cli.answer import Answer, answer_in, columns, gathered
 from seamscope.cli.options import LOADED, group_of
 from seamscope.errors import OutputError
 from seamscope.text import duration_text
@@ -45,7 +45,7 @@ class _Done:
         if self.state == "failed":
             return name, f"failed: {self.sentence}"
         if self.state == "skipped":
-            return name, f"{self.out}: done before"
+            return name, f"{self.out}: done before" if self.out else "done before"
         where = f"{self.out}: " if self.out else ""
         return name, f"{where}{_result(self.record)}, {duration_text(self.seconds)}"
 
@@ -198,7 +198,7 @@ def _conclude(
     states = [done.state for done in found]
     counts = {state: states.count(state) for state in ("done", "skipped", "failed")}
     record = {
-        "images": [vars(done) for done in found],
+        "images": _with_earlier(found, answer_in(answer.json_file)),
         **counts,
         "left": len(images) - len(found),
     }
@@ -210,11 +210,25 @@ def _conclude(
         raise typer.Exit(130)
     if counts["failed"]:
         failed = ", ".join(Path(done.image).name for done in found if done.state == "failed")
+        others = " The others are done." * (counts["failed"] < len(images))
         say(
-            f"{counts['failed']} of {len(images)} images failed: {failed}. The others are done. "
+            f"{counts['failed']} of {len(images)} images failed: {failed}.{others} "
             f"Correct what the messages say, then {then}."
         )
         raise typer.Exit(1)
+
+
+def _with_earlier(found: Sequence[_Done], earlier: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what became of all images, with the numbers of those that were done before."""
+    known = {each["image"]: each for each in earlier.get("images", ()) if "image" in each}
+    rows = [
+        known[done.image] | {"state": "skipped"}
+        if done.state == "skipped" and done.image in known
+        else vars(done)
+        for done in found
+    ]
+    now = {done.image for done in found}
+    return [each | {"state": "skipped"} for name, each in known.items() if name not in now] + rows
 
 
 __all__ = ["SEVERAL", "images_of", "repeat"]
