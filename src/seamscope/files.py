@@ -326,6 +326,9 @@ def _bring_to_disk(path: Path, flags: int) -> None:
     opened = os.open(path, flags)
     try:
         os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # it knows no such thing
+            raise
     finally:
         os.close(opened)
 

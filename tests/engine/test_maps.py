@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import warnings
+from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
@@ -192,6 +193,18 @@ def test_writing_the_map_shows_progress_and_can_be_stopped(network, tmp_path, mo
         patch.setattr(maps, "_COPY", "import sys; sys.exit('No space left on device')")
         with pytest.raises(OutputError, match="No space left"):
             seamscope.predict(*where, resume=True, **how)
+        patch.setattr(maps, "_COPY", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+        with pytest.raises(OutputError, match="ended by the system"):
+            seamscope.predict(*where, resume=True, **how)
+    with monkeypatch.context() as patch:  # GDAL builds overviews of large maps beside the copy
+        leave = "import json, sys; open(json.loads(sys.argv[1])[1] + '.ovr.tmp', 'w'); import mine"
+        patch.setattr(maps, "_COPY", leave)
+        Path("mine.py").write_text("open('run', 'w')")  # a folder of data runs no code
+        with pytest.raises(OutputError, match="No module named 'mine'"):
+            seamscope.predict(*where, resume=True, **how)
+        Path("mine.py").unlink()
+        assert not list(tmp_path.rglob("*.ovr.tmp"))
+        assert not Path("run").exists()
     work = Seen()
     seamscope.predict(*where, work=work, resume=True, **how)
     assert "Predicting" not in work.phases[-2:]

@@ -321,8 +321,8 @@ def freeze(
             effect = job.compared(statistics, answer.report_file is not None)
         except (KeyboardInterrupt, InterruptedError):
             say(
-                f"{out} is complete, and the comparison was stopped. To compare, name another OUT "
-                f"and add --how {out} --compare."
+                f"{out} is complete, and the comparison was stopped. To compare, repeat the "
+                "command with --resume."
             )
             raise typer.Exit(ExitCode.INTERRUPTED) from None
         if answer.report_file is not None and effect is not None:

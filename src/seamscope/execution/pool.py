@@ -172,7 +172,7 @@ class Dask:
     def ask_gpus(self, question: Callable[[], Any]) -> Mapping[str, Any]:
         """Return what each worker that offers a GPU answers, or the error; busy ones do, too.
 
-        One that is silent for long gives a `TimeoutError`, and does not keep the others' answers.
+        One that is silent for long gives a `TimeoutError`, and holds up no other answer.
         """
 
         def ask(worker: str) -> Any:
@@ -182,8 +182,12 @@ class Dask:
             except TimeoutError as error:
                 return error
 
-        with _answering(), ThreadPoolExecutor(_ASKED_AT_ONCE) as asking:
-            return dict(zip(self._with_gpu, asking.map(ask, self._with_gpu), strict=True))
+        asking = ThreadPoolExecutor(_ASKED_AT_ONCE)
+        try:
+            with _answering():
+                return dict(zip(self._with_gpu, asking.map(ask, self._with_gpu), strict=True))
+        finally:
+            asking.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for no answer
 
     def wait(self, work: Work) -> int:
         """Wait for the first worker; return the least number of threads that one has."""

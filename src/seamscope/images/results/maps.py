@@ -19,7 +19,9 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import sys
+import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -344,11 +346,10 @@ def end_with_parent():
 
 threading.Thread(target=end_with_parent, daemon=True).start()
 import rasterio.shutil
-from rasterio.errors import RasterioError
 source, copy, how = json.loads(sys.argv[1])
 try:
     rasterio.shutil.copy(source, copy, **how)
-except RasterioError as error:
+except Exception as error:  # GDAL's own errors have no common class
     sys.exit(str(error))
 """
 
@@ -362,8 +363,11 @@ def _as_cog(path: Path, wanted: Wanted, work: Work) -> None:
         "overview_resampling": "nearest" if wanted.dtype.kind != "f" else "average",
         "num_threads": "ALL_CPUS",
     }  # fmt: skip
-    words = [sys.executable, "-c", _COPY, json.dumps([str(path), str(copy), how])]
-    with Popen(words, stdin=PIPE, stdout=DEVNULL, stderr=PIPE, text=True) as copying:
+    words = [sys.executable, "-P", "-c", _COPY, json.dumps([str(path), str(copy), how])]
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        Popen(words, stdin=PIPE, stdout=DEVNULL, stderr=said, text=True) as copying,
+    ):
         try:
             while copying.poll() is None:
                 check(work)
@@ -371,14 +375,26 @@ def _as_cog(path: Path, wanted: Wanted, work: Work) -> None:
                     copying.wait(0.1)
             check(work)  # Ctrl-C in a terminal ends the other process, too
             if copying.returncode:
-                assert copying.stderr is not None
-                raise OSError(None, copying.stderr.read().strip().rpartition("\n")[2])
+                said.seek(0)
+                raise OSError(None, _why(copying.returncode, said.read(), path))
             os.replace(copy, path)
             work.step(1, 1)
         finally:
             copying.kill()
             copying.wait()
-            copy.unlink(missing_ok=True)
+            for left in copy.parent.glob(f"{copy.name}*"):  # overviews are built beside it
+                left.unlink()
+
+
+def _why(code: int, said: str, path: Path) -> str:
+    """Return why a copy failed: what GDAL said, and what it does not say."""
+    reasons = [said.strip().rpartition("\n")[2]]
+    if code < 0:
+        reasons = [f"the copy was ended by the system (signal {-code}): memory may have run out"]
+    needed, free = path.stat().st_size, shutil.disk_usage(path.parent).free
+    if free < needed:
+        reasons.append(f"{bytes_text(free)} are free, and a copy takes up to {bytes_text(needed)}")
+    return "; ".join(filter(None, reasons))
 
 
 class _rasterio_errors:  # noqa: N801  (used as a function)
