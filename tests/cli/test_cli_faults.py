@@ -176,6 +176,41 @@ def test_an_answer_in_two_files_is_resumed(tmp_path: Path, monkeypatch: pytest.M
     assert "o--.html was made with another options tolerance (0.0001, now 1.0)" in said
 
 
+@pytest.mark.parametrize("name", ["freeze", "seams"])
+def test_a_replacement_that_was_interrupted_goes_on(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what another command asks for never deletes it."""
+    monkeypatch.chdir(tmp_path)
+    write_inputs()
+    out, read = READ[name]
+    other = COMMANDS[name].replace("--tile 32", "--tile 48").split()
+
+    def run(*words: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, words)
+        return result.exit_code, " ".join(result.output.split())
+
+    assert run(*other)[0] == 0
+    expected = read(Path(out))
+    assert run(*COMMANDS[name].split(), "--overwrite")[0] == 0
+    disk = Disk(monkeypatch)
+    disk.at[2] = lambda: os.kill(os.getpid(), signal.SIGINT)
+    assert run(*other, "--overwrite")[0] == 130
+    kept = Path(f"{out}.partial")
+    assert kept.exists()
+    code, said = run(*COMMANDS[name].split(), "--resume")
+    assert (code, kept.exists()) == (1, True), said
+    marks, disk.at = disk.marks, {}
+    assert run(*other, "--resume")[0] == 0
+    assert not kept.exists()
+    assert read(Path(out)) == expected
+    assert run(*other, "--resume")[1].endswith("is done already.")
+    assert "tile" in run(*COMMANDS[name].split(), "--resume")[1]
+    again = disk.marks
+    assert run(*COMMANDS[name].split(), "--resume", "--overwrite")[0] == 0
+    assert disk.marks > again > marks
+
+
 def test_a_comparison_is_made_of_statistics_that_are_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

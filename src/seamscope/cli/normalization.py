@@ -307,7 +307,7 @@ def freeze(
         opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=freezing.threshold)
         job = _Freezing(opened, network, settings, freezing, target, work)
-        there = freezing.resume and target.exists()
+        there = freezing.resume and job.is_done(overwrite=overwrite)
         if there and not job.remains(answer.report_file):
             answer.skip(f"{out} is done already.")
             return
@@ -368,13 +368,29 @@ class _Freezing:
         if self.options.how in _NAMES:
             case, plan = self._planned()
             check_found_by(found, case, plan)
-            discard(self._partial)
         elif found.digest != self._taken_over().digest:
             raise OutputError(
                 f"{self._target} holds other statistics than {self.options.how}: name another OUT, "
                 "or allow it to be replaced (--overwrite)."
             )
         return found
+
+    def is_done(self, *, overwrite: bool) -> bool:
+        """Whether a run of the same command has finished, and no later one was interrupted.
+
+        Raises
+        ------
+        SeamscopeError
+            When the statistics that are there are of another search, and may not be replaced.
+        """
+        if not self._target.exists() or self._partial.exists():
+            return False
+        try:
+            return bool(self.found_before)
+        except OutputError:
+            if not overwrite:
+                raise
+            return False
 
     def remains(self, report_file: str | None) -> bool:
         """Whether a comparison is left to do of a finished search.

@@ -127,8 +127,7 @@ def seams(
             done = [
                 name for name in (answer.json_file, answer.report_file) if name not in (None, "-")
             ]
-            if resume and are_there(*done):
-                bench.check_made_before(done)
+            if resume and kept.is_done(done) and bench.made(done, overwrite=overwrite):
                 answer.skip(f"{' and '.join(done)} {'are' if done[1:] else 'is'} done already.")
                 return
             bench.measure(layers, overwrite)
@@ -186,6 +185,10 @@ class _Kept:
         """Note with what is kept that a file of the answer is written, before it is."""
         if self.folder is not None:
             Ledger(self.folder).note(key, str(Path(file).expanduser().absolute()))
+
+    def is_done(self, files: Sequence[str]) -> bool:
+        """Whether an answer is complete, and no later run was interrupted."""
+        return are_there(*files) and not (self.folder is not None and self.folder.exists())
 
     @contextlib.contextmanager
     def opened(self, *, resume: bool, overwrite: bool) -> Iterator[_Kept]:
@@ -258,18 +261,25 @@ class _Bench:
         options = plain(self._options)
         return task_of_measures(self._planned, Measuring()) | {"options": options}
 
-    def check_made_before(self, files: Sequence[str]) -> None:
-        """Check that the files of a finished answer are those of this command.
+    def made(self, files: Sequence[str], *, overwrite: bool) -> bool:
+        """Whether the files of a finished answer are those of this command.
 
         Raises
         ------
         OutputError
-            When they are not; the message names what differs.
+            When they are not, and may not be replaced; the message names what differs.
         """
+        from seamscope.errors import OutputError
         from seamscope.prediction.folders import check_made_of
 
-        for file in files:
-            check_made_of(task_in(file), self.task, file)
+        try:
+            for file in files:
+                check_made_of(task_in(file), self.task, file)
+        except OutputError:
+            if not overwrite:
+                raise
+            return False
+        return True
 
     @cached_property
     def _planned(self) -> Case:
