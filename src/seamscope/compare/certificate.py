@@ -50,6 +50,8 @@ from seamscope.text import axes_text, far_text, percent_text, shape_text
 from seamscope.tiling import AxisTiling, GivenAxis, Lattice, Sides, Slices, TileGrid
 
 Array: TypeAlias = npt.NDArray[Any]
+Tiles: TypeAlias = tuple[range, ...]
+"""Neighbouring tiles: for each axis, which along it."""
 
 
 @dataclass(frozen=True)
@@ -240,14 +242,14 @@ def certify(
     subject = subject_of_case(case, frame)
     bench = _Comparison(case, subject, work)
     largest = _largest_pixels(plan, subject, memory or case.resources.memory)
-    region = _region(plan, bench.needed)
     while True:
-        places = _crops(plan, region, largest, points, crops)
-        _check_statistics(network, places, plan)
+        blocks = _crops(plan, bench.needed, largest, points, crops)
+        first = _region(plan, blocks[0])
+        _check_statistics(network, first, plan)
         try:
-            found = bench.compare(places)
+            found = bench.compare(blocks)
         except _TooLarge:
-            largest = math.prod(b - a for a, b in places[0]) // 2
+            largest = math.prod(b - a for a, b in first) // 2
             continue
         made = {"image": case.image.name, "image_shape": case.image.shape, "frame": frame}
         return _certificate(plan, network, found, bench.spread.std, tolerance, **made)
@@ -369,16 +371,17 @@ class _Comparison:
         self.needed = _needed(case.plan, case.model)
         self.spread = Spread()
 
-    def compare(self, places: Sequence[Box]) -> list[Crop]:
-        """Predict all crops both ways."""
+    def compare(self, blocks: Sequence[Tiles]) -> list[Crop]:
+        """Predict all crops, blocks of tiles, both ways."""
         self.spread = Spread()
-        plans = [self._both(place) for place in places]
+        places = [_region(self._plan, block) for block in blocks]
+        plans = [self._both(*each) for each in zip(places, blocks, strict=True)]
         self._work.phase("Comparing with the untiled prediction", "forward passes")
         self._steps = Steps(self._work, sum(tiled.plan.tiles + 1 for tiled, _ in plans))
         return [self._compared(place, *both) for place, both in zip(places, plans, strict=True)]
 
-    def _both(self, place: Box) -> tuple[Case, Case]:
-        """The crop as an image by itself, predicted in tiles and as one tile."""
+    def _both(self, place: Box, block: Tiles) -> tuple[Case, Case]:
+        """The crop as an image by itself, predicted in tiles at their places and as one tile."""
         pixels = self._subject.inputs(place, None)
         crop = open_image(pixels, axes="c" + self._plan.layout.spatial)
         # intensities are the whole image's already
@@ -398,7 +401,8 @@ class _Comparison:
         )
         tiled = Case(crop, self._case.model, settings, self._case.resources)
         untiled = tiled.but(one)
-        if place != _region(self._plan, self.needed):
+        tiled = tiled.at(dataclasses.replace(tiled.plan, grid=_grid_of(self._plan, block)))
+        if block != self.needed:
             return tiled, untiled
         area = tuple(
             slice(part.start - int(low * scale), part.stop - int(low * scale))
@@ -406,11 +410,9 @@ class _Comparison:
                 self._plan.area, place, self._plan.facts.scale, strict=True
             )
         )
-        grid = _grid_of(self._plan, self.needed)
-        return (
-            tiled.at(dataclasses.replace(tiled.plan, grid=grid, area=area)),
-            untiled.at(dataclasses.replace(untiled.plan, area=area)),
-        )
+        parts = (dataclasses.replace(each.plan, area=area) for each in (tiled, untiled))
+        one_way, other_way = map(Case.at, (tiled, untiled), parts)
+        return one_way, other_way
 
     def _compared(self, place: Box, tiled: Case, one: Case) -> Crop:
         whole = self._predict(one)
@@ -595,7 +597,7 @@ def _padded(place: Box, lattice: Sequence[Lattice]) -> tuple[int, ...]:
     return () if sizes == tuple(b - a for a, b in place) else sizes
 
 
-def _needed(plan: Plan, model: Model) -> tuple[range, ...]:
+def _needed(plan: Plan, model: Model) -> Tiles:
     """The tiles along each axis that give the area, and all that it depends on."""
     if plan.reach.halo is None or _are_local(model):  # what lies anywhere counts
         return tuple(range(len(axis)) for axis in plan.grid.axes)
@@ -623,23 +625,20 @@ def _kept(axis: AxisTiling, index: int) -> Sides:
     return axis[index].start + before, min(axis.size, axis[index].stop - after)
 
 
-def _region(plan: Plan, needed: Sequence[range]) -> Box:
+def _region(plan: Plan, block: Tiles) -> Box:
     """What these tiles predict together."""
-    return tuple(
-        (_kept(axis, tiles[0])[0], _kept(axis, tiles[-1])[1])
-        for axis, tiles in zip(plan.grid.axes, needed, strict=True)
-    )
+    return tuple(map(_span, plan.grid.axes, block))
 
 
-def _grid_of(plan: Plan, needed: Sequence[range]) -> TileGrid:
+def _grid_of(plan: Plan, block: Tiles) -> TileGrid:
     """These tiles as the grid of an image of their own, at their places."""
-    return TileGrid(tuple(map(_axis_of, plan.grid.axes, needed)))
+    return TileGrid(tuple(map(_axis_of, plan.grid.axes, block)))
 
 
 def _axis_of(axis: AxisTiling, tiles: range) -> AxisTiling:
     if len(tiles) == len(axis):
         return axis
-    begin, end = _kept(axis, tiles[0])[0], _kept(axis, tiles[-1])[1]
+    begin, end = _span(axis, tiles)
     cores = [begin, *(int(axis[i].core[0] / axis.lattice.scale) for i in tiles[1:]), end]
     windows = tuple(
         (axis[i].start - begin, low - begin, high - begin)
@@ -649,39 +648,60 @@ def _axis_of(axis: AxisTiling, tiles: range) -> AxisTiling:
 
 
 def _crops(
-    plan: Plan, region: Box, most: int, points: Sequence[Sequence[float]], count: int
-) -> list[Box]:
-    """Places of the largest crops in a region, on the period's grid."""
+    plan: Plan,
+    needed: Tiles,
+    most: int,
+    points: Sequence[Sequence[float]],
+    count: int,
+) -> list[Tiles]:
+    """The largest blocks of needed tiles that fit, around points, then spread."""
+    region = _region(plan, needed)
     sizes = tuple(b - a for a, b in region)
+    if math.prod(sizes) <= most:
+        return [needed]
     shape = _shape_within(sizes, most, plan.facts.lattice)
-    if shape == sizes:
-        return [region]
-    tile = tuple(axis.kept for axis in plan.grid.axes)
-    if all(n <= t for n, t in zip(shape, tile, strict=True)):
+    numbers = [
+        max((k for k in range(1, len(tiles) + 1) if _longest(axis, tiles, k) <= n), default=1)
+        for axis, tiles, n in zip(plan.grid.axes, needed, shape, strict=True)
+    ]
+    if any(k == 1 < len(tiles) for k, tiles in zip(numbers, needed, strict=True)):
+        # seams along that axis would not be seen
+        tile = tuple(axis.kept for axis in plan.grid.axes)
         raise SettingsError(
             f"Memory allows an untiled prediction of {shape_text(shape)} pixels, which is no more "
-            f"than one tile of {shape_text(tile)}: allow more memory, or certify smaller tiles."
+            f"than one tile of {shape_text(tile)} and a part of its neighbours: allow more memory, "
+            "or certify smaller tiles."
         )
-    steps = [lattice.pitch for lattice in plan.facts.lattice]
-    starts = [a for a, _ in region]
-    room = [(n - s) // p for n, s, p in zip(sizes, shape, steps, strict=True)]
+    room = [len(tiles) - k for tiles, k in zip(needed, numbers, strict=True)]
     corners = [
         tuple(
-            min(max(0, round((x - a - s / 2) / p)), r)
-            for x, a, s, p, r in zip(point, starts, shape, steps, room, strict=True)
+            min(range(r + 1), key=lambda i: abs(sum(_span(axis, tiles[i : i + k])) / 2 - x))
+            for axis, tiles, k, r, x in zip(
+                plan.grid.axes, needed, numbers, room, point, strict=True
+            )
         )
         for point in points
     ]
     corners += spread_places([r + 1 for r in room], max(1, count))
-    chosen: list[Box] = []
+    chosen: list[Tiles] = []
     for corner in corners:
-        place = tuple(
-            (a + c * p, a + c * p + s)
-            for a, c, p, s in zip(starts, corner, steps, shape, strict=True)
-        )
-        if len(chosen) < max(1, count) and not any(_mostly_same(place, other) for other in chosen):
-            chosen.append(place)
+        block = tuple(tiles[i : i + k] for tiles, i, k in zip(needed, corner, numbers, strict=True))
+        boxes = [_region(plan, other) for other in chosen]
+        place = _region(plan, block)
+        if len(chosen) < max(1, count) and not any(_mostly_same(place, box) for box in boxes):
+            chosen.append(block)
     return chosen
+
+
+def _span(axis: AxisTiling, tiles: range) -> Sides:
+    """Input pixels that neighbouring tiles predict together."""
+    return _kept(axis, tiles[0])[0], _kept(axis, tiles[-1])[1]
+
+
+def _longest(axis: AxisTiling, tiles: range, number: int) -> int:
+    """Largest extent of so many neighbouring tiles."""
+    runs = (tiles[i : i + number] for i in range(len(tiles) - number + 1))
+    return max(high - low for low, high in (_span(axis, run) for run in runs))
 
 
 def _are_local(model: Model) -> bool:
@@ -689,10 +709,10 @@ def _are_local(model: Model) -> bool:
     return model.statistics is not None and not model.statistics.uniform
 
 
-def _check_statistics(model: Model, places: Sequence[Box], plan: Plan) -> None:
+def _check_statistics(model: Model, place: Box, plan: Plan) -> None:
     """Refuse crops where the network's statistics belong to places of the whole image."""
     sizes = plan.grid.image_shape
-    part = tuple(b - a for a, b in places[0])
+    part = tuple(b - a for a, b in place)
     if _are_local(model) and part != sizes:
         raise SettingsError(
             f"Memory allows an untiled prediction of {shape_text(part)} of {shape_text(sizes)} "
