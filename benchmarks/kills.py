@@ -59,6 +59,7 @@ COMMANDS = {
     "predict, 0.4": f"predict IMAGE NET OUT.ome.zarr TILE {HOW} --seams none --ome-version 0.4",
     "predict, 0.5": f"predict IMAGE NET OUT.ome.zarr TILE {HOW} --seams none",
     "predict, map": f"predict IMAGE.tif NET OUT.tif TILE {HOW} --seams none",
+    "predict, map cog": f"predict IMAGE.tif NET OUT.cog.tif TILE {HOW} --seams none",
     "segment": "segment PREDICTION OUT.zarr --recipe components --fill-holes --block BLOCK",
     "segment, pyramid": "segment PREDICTION OUT.ome.zarr --recipe boundaries --block BLOCK",
     "segment, network": (
@@ -404,7 +405,7 @@ def main() -> None:
         server = _start_server()
         for name in args.only:
             for image in args.images:
-                if name == "predict, map" and image == "deep":
+                if "map" in name and image == "deep":
                     continue
                 for kills, workers in ((args.kills, 2), (args.alone, 0)):
                     dice = random.Random(f"{args.seed} {name} {image} {workers}")
