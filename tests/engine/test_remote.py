@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import http.client
 import json
+import math
+import shutil
 import socket
 import subprocess
 import sys
@@ -40,6 +43,8 @@ from seamscope.images.records import read_record
 from seamscope.images.results import object_store, pyramid
 from seamscope.images.results.create import create_output
 from seamscope.models.formats import load_model
+from seamscope.segmentation.kept_here import folder_for
+from seamscope.segmentation.stages import Stages
 from seamscope.serialization import plain, restore
 from watching import Seen
 
@@ -603,7 +608,7 @@ def test_labels_lie_beside_their_image(
     recipe = {"kind": "components", "channel": 0, "values": "logits", "threshold": 0.47}
     work = Seen()
     found = seamscope.segment(image, out=cells, work=work, **recipe)
-    assert work.sentences[0].startswith("Labels in an object store are written at the end")
+    assert work.sentences[0].startswith(f"Until {cells} is written")
     expected = np.asarray(seamscope.segment(np.asarray(values), axes="cyx", **recipe).labels)
     assert found.count > 3
     np.testing.assert_array_equal(open_image(cells).read(FULL * 2), expected)
@@ -624,6 +629,55 @@ def test_labels_lie_beside_their_image(
     assert seen.labels is not None
     assert {"cells", "classes"} <= set(seen.labels.attributes.labels if version == "0.4"
                                        else seen.labels.attributes.ome.labels)  # fmt: skip
+
+
+def test_labels_in_a_store_are_resumed(s3: type[Proxy], monkeypatch: Any, tmp_path: Path) -> None:
+    """Basins are kept here, marks of labels there; either may be lost."""
+    monkeypatch.setattr(s3, "failing", every(4))
+    monkeypatch.setattr(remote, "PAUSE", 0.01)
+    place, most = "s3://bucket/resumed/out.ome.zarr", [5]
+    done: list[int] = []
+    recipe: dict[str, Any] = {"kind": "components", "values": "logits", "axes": "yx"}
+    values = np.asarray(seamscope.predict(DATA, network(), **HOW))[0]
+    recipe["threshold"] = float(1 / (1 + np.exp(-np.median(values))))
+    expected = np.asarray(seamscope.segment(values, fill_holes=True, **recipe).labels)
+    real = Stages.carry_out
+
+    def carry_out(stages: Stages, number: int, *more: Any) -> int:
+        if len(done) == most[0]:
+            raise StopError
+        done.append(number)
+        return real(stages, number, *more)
+
+    monkeypatch.setattr(Stages, "carry_out", carry_out)
+    monkeypatch.setattr("seamscope.images.results.create._chunks", lambda *given: (16, 16))
+    how = {"out": place, "fill_holes": True, "blocks": 16, "scratch": tmp_path, **recipe}
+    with pytest.raises(StopError):
+        seamscope.segment(values, **how)
+    with pytest.raises(OutputError, match=r"5 blocks are done.*`resume=True`"):
+        seamscope.segment(values, **how)
+    with pytest.raises(OutputError, match=r"another recipe fill_holes \(True, now False\)"):
+        seamscope.segment(values, **how | {"fill_holes": False}, resume=True)
+    blocks = math.prod(-(-n // 16) for n in values.shape)
+    most[0] = 4 * blocks + 3  # in the middle of the labels
+    with pytest.raises(StopError):
+        seamscope.segment(values, **how, resume=True)
+    assert sorted(done) == sorted(set(done))
+    assert read_record(place)["finished"] is False
+    most[0] += 1
+    with pytest.raises(StopError):
+        seamscope.segment(values, **how, resume=True)
+    assert len(set(done)) == most[0]  # labels go on, too
+    most[0] = 10**9
+    shutil.rmtree(folder_for(place, tmp_path))  # what is kept here is lost, and blocks are others
+    found = seamscope.segment(values, **how | {"blocks": (17, 16)}, resume=True)
+    np.testing.assert_array_equal(open_image(place).read(FULL * 2), expected)
+    np.testing.assert_array_equal(np.asarray(found.labels), expected)
+    assert names_beside(place) == []
+    assert not folder_for(place, tmp_path).exists()
+    del found
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
 
 
 def identity() -> torch.nn.Module:

@@ -97,8 +97,11 @@ def _unwritten(name: str, value: Any, given: Mapping[str, Any]) -> bool:
 def _table_of(out: str | None) -> Any:
     """Return the table that a stopped run may have written before it finished its labels."""
     from seamscope.images.results.create import unfinished
+    from seamscope.segmentation.kept_here import task_kept
 
-    ledger = None if out is None or is_address(out) else unfinished(out)
+    if out is None or is_address(out):
+        return None if out is None else (task_kept(out) or {}).get("table")
+    ledger = unfinished(out)
     return None if ledger is None else ledger.task.get("table")
 
 

@@ -34,7 +34,7 @@ from seamscope.execution.recipe import check_image_travels, check_travels, insid
 from seamscope.execution.sharing import ordering, share_out
 from seamscope.execution.worker import Order
 from seamscope.files import disk_errors, kept_beside, write_file
-from seamscope.images.addresses import is_address
+from seamscope.images.addresses import is_address, without_secrets
 from seamscope.images.image import Image, open_image
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.results.create import unfinished
@@ -47,7 +47,8 @@ from seamscope.prediction.resuming import about_lost, content_of, task_of
 from seamscope.progress import QUIET, Work, check
 from seamscope.segmentation.basins import check_size
 from seamscope.segmentation.blocks import Blocks, in_order
-from seamscope.segmentation.label_files import label_output
+from seamscope.segmentation.kept_here import KeptHere
+from seamscope.segmentation.label_files import check_label_target, label_output
 from seamscope.segmentation.objects import Space
 from seamscope.segmentation.predicted import (
     Placed,
@@ -67,6 +68,7 @@ from seamscope.tiling import Slices
 from seamscope.version import __version__
 
 _SOURCE = "source.json"
+_PLACES = "blocks of the labels"  # in the ledger of the result
 _NAMES = {
     "basins": "Finding basins",
     "sizes": "Measuring objects",
@@ -229,12 +231,14 @@ class Labelling:
         case: Case | None,
         task: Mapping[str, Any],
         output: Output | None,
+        kept: KeptHere | None,
         how: Mapping[str, Any],
         on: On,
         trust: bool,
         threads: int,
         scratch: str | Path | None,
         overwrite: bool,
+        resume: bool,
         ome: OmeZarr,
         source: Image | None,
         work: Work,
@@ -242,15 +246,18 @@ class Labelling:
         self._prediction, self._recipe, self._out = prediction, recipe, out
         self._case, self._task, self._how = case, dict(task), dict(how)
         self._on, self._trust, self._threads, self._work = on, trust, threads, work
-        self._overwrite, self._ome, self._source = overwrite, ome, source
-        self._output, self._scratch = output, scratch
+        self._overwrite, self._resume, self._ome, self._source = overwrite, resume, ome, source
+        self._output, self._kept, self._scratch = output, kept, scratch
         self._stack = contextlib.ExitStack()
         self._pool: Pool | None = None
         self._order: Order | None = None
+        self._whole = False
         if output is not None and output.ledger is not None and output.basins is not None:
             self._folder = Folder(output.basins)
             self._ledger = output.ledger
             self._folder.path.mkdir(exist_ok=True)
+        elif kept is not None:
+            self._folder, self._ledger = Folder(kept.folder), kept.ledger
         else:
             self._folder = Folder.temporary(scratch)
             self._ledger = Ledger.begin(self._folder.path / "ledger", task)
@@ -271,6 +278,9 @@ class Labelling:
                 self._output.close()  # not discarded for having no labels yet
             elif self._output is not None:
                 self._output.__exit__(kind, error, trace)
+            if self._kept is not None:
+                begun = bool(self._ledger.done) or self._predicted
+                self._kept.close(keep=begun and not self._whole)
 
     @property
     def _predicted(self) -> bool:
@@ -282,14 +292,20 @@ class Labelling:
     def unfinished(self) -> str:
         """A sentence on what is kept of labels that are not finished; empty where nothing is."""
         done = len(self._ledger.done)
-        if self._output is None or not (done or self._predicted):
+        if not self._stays or not (done or self._predicted):
             return ""
         kept = f"{done} block{'s' * (done != 1)} of labels are done"
+        name = self._out if self._output is None else self._output.partial
         return (
-            f"{self._output.partial} is unfinished, and "
+            f"{name} is unfinished, and "
             f"{kept if done else 'a part of the prediction is done'}. To continue, repeat it with "
             "`resume=True`."
         )
+
+    @property
+    def _stays(self) -> bool:
+        """Whether what is done stays where this is stopped."""
+        return self._output is not None or self._kept is not None
 
     def note(self, key: str, value: Any) -> None:
         """Keep something with what is done, for the run that resumes this one.
@@ -315,7 +331,7 @@ class Labelling:
         """
         made: Predicted | None = None
         prediction, how = self._prediction, self._how
-        staged = self._output is not None or self._on is not None
+        staged = self._stays or self._on is not None
         if self._case is not None:
             made = predict_for(
                 self._recipe, self._case, self._folder.path, self._work,
@@ -413,35 +429,68 @@ class Labelling:
             As `find`.
         """
         record = {**found.record(), "task": self._task, **(metadata or {})}
+        if self._kept is not None:
+            return self._write_to_store(found, record, keep=keep)
         if self._output is None:
             return found.write(
                 self._out, overwrite=self._overwrite, source=self._source, ome=self._ome,
                 metadata=record, work=self._work,
             )  # fmt: skip
-        output, ledger, stages = self._output, self._ledger, self._stages
+        output, ledger = self._output, self._ledger
         if ledger.task.get("type") != str(found.dtype):
             ledger.note("type", str(found.dtype))
         if output.array.dtype != found.dtype:
             output.retype(found.dtype, record)
-        stages.output, stages.paint = output, found.paint
-        stages.places = whole_chunks(found.shape, output.chunks, stages.blocks.size)
-        numbers = stages.numbers("labels")
-        shared = self._on is not None and self._shared_by(found)
-        self._forget_lost("labels")
-        for number in numbers:  # by workers: perhaps not in lower resolutions
-            if number in ledger.done:
-                output.already(stages.region(number), ledger.doubtful_since)
-        if shared:
-            stages.keep_painting(Painting(*found.tables), self._written(found))
-        try:
-            self._do("labels", shared)
-        finally:
-            stages.let_go()
+        self._fill(output, ledger, found, shared=self._on is not None and self._shared_by(found))
         if keep:
             self._finish_and_keep(record)
         else:
             output.finish(record, work=self._work)
         return output.array
+
+    def _write_to_store(self, found: Segmentation, record: dict[str, Any], *, keep: bool) -> Any:
+        """Write the labels to an object store, whose marks of their blocks are there, too."""
+        assert self._kept is not None
+        with label_output(
+            self._out, found.shape, found.dtype, found.space, overwrite=self._overwrite,
+            source=self._source, metadata=record, ome=self._ome, task=self._task,
+            resume=self._resume,
+        ) as output:  # fmt: skip
+            assert output.ledger is not None
+            self._fill(output, output.ledger, found, shared=False)
+            output.finish(record, work=self._work)
+        self._whole = True
+        if keep:
+            self._folder.path = self._kept.moved()
+            self._folder.vanish(self._folder.path)
+            self._stages.moved(self._folder.path)
+            shutil.rmtree(self._folder.path / "prediction.zarr", ignore_errors=True)
+        return output.array
+
+    def _same_places(self, ledger: Ledger) -> None:
+        """Forget marks in a store that number other blocks, of a run whose basins are gone."""
+        places = [self._stages.numbers("labels").start, plain(self._stages.places)]
+        if ledger.task.get(_PLACES) != places:
+            ledger.forget()
+            ledger.note(_PLACES, places)
+
+    def _fill(self, output: Output, ledger: Ledger, found: Segmentation, *, shared: bool) -> None:
+        """Write all blocks of the labels that have no mark."""
+        stages = self._stages
+        stages.output, stages.paint = output, found.paint
+        stages.places = whole_chunks(found.shape, output.chunks, stages.blocks.size)
+        if self._kept is not None:
+            self._same_places(ledger)
+        self._forget_lost("labels", ledger)
+        for number in stages.numbers("labels"):  # by workers: perhaps not in lower resolutions
+            if number in ledger.done:
+                output.already(stages.region(number), ledger.doubtful_since)
+        if shared:
+            stages.keep_painting(Painting(*found.tables), self._written(found))
+        try:
+            self._do("labels", shared, ledger, output)
+        finally:
+            stages.let_go()
 
     def _shared_by(self, found: Segmentation) -> bool:
         """Whether workers can write the labels: zarr, without corrections by hand."""
@@ -467,11 +516,18 @@ class Labelling:
 
     # -- blocks
 
-    def _do(self, stage: str, shared: bool | None = None) -> None:
-        """Have all blocks of a stage done that are not marked."""
+    def _do(
+        self,
+        stage: str,
+        shared: bool | None = None,
+        ledger: Ledger | None = None,
+        output: Output | None = None,
+    ) -> None:
+        """Have all blocks of a stage done that are not marked; labels go to an output."""
+        ledger = ledger or self._ledger
         if stage != "labels":
-            self._forget_lost(stage)
-        numbers, ledger = self._stages.numbers(stage), self._ledger
+            self._forget_lost(stage, ledger)
+        numbers = self._stages.numbers(stage)
         left = [number for number in numbers if number not in ledger.done]
         done = len(numbers) - len(left)
         shared = self._on is not None if shared is None else shared
@@ -480,17 +536,17 @@ class Labelling:
         self._work.phase(_NAMES[stage], "blocks", done)
         if not left:
             return
-        each = self._by_workers(numbers) if shared else self._here(left)
+        each = self._by_workers(numbers) if shared else self._here(left, ledger)
         with contextlib.closing(each):
             for number in each:
-                if shared and stage == "labels" and self._output is not None:
-                    self._output.wrote(self._stages.region(number))
+                if shared and output is not None:
+                    output.wrote(self._stages.region(number))
                 done += 1
                 self._work.step(done, len(numbers))
 
-    def _forget_lost(self, stage: str) -> None:
+    def _forget_lost(self, stage: str, ledger: Ledger) -> None:
         """Remove the marks of a stage's blocks whose pixels the disk has lost."""
-        stages, ledger = self._stages, self._ledger
+        stages = self._stages
         stages.forget_damaged(stage)
         marked = [number for number in stages.numbers(stage) if number in ledger.done]
         lost = [n for n in marked if stages.has_lost(n, ledger.doubtful_since)]
@@ -498,13 +554,13 @@ class Labelling:
             ledger.unmark(lost)
             self._work.note(about_lost(len(lost)))
 
-    def _here(self, numbers: Sequence[int]) -> Generator[int, None, None]:
+    def _here(self, numbers: Sequence[int], ledger: Ledger) -> Generator[int, None, None]:
         """Do blocks in this process."""
 
         def one(number: int) -> int:
             check(self._work)
             self._stages.carry_out(number)
-            self._ledger.mark(number)
+            ledger.mark(number)
             return number
 
         return in_order(one, numbers, self._threads)
@@ -604,11 +660,17 @@ def begin_labels(
         image, recipe, case=case, area=area, ome=ome, corrections=corrections,
         names=how.get("names"),
     )  # fmt: skip
-    output = None
+    output = kept = None
     if case is not None:
         check_recipe(recipe, case)
     if is_address(out):
-        work.note(_AT_THE_END)
+        again = {"overwrite": overwrite, "resume": resume}
+        check_label_target(out, source=source or image, **again)
+        kept = KeptHere(out, task, scratch, **again)
+        work.note(
+            f"Until {without_secrets(out)} is written, what is found for it is kept in "
+            f"{kept.folder}."
+        )
     if can_resume(out):
         if case is not None:
             shape, space = space_of(case.plan)
@@ -618,20 +680,16 @@ def begin_labels(
         output = _output(out, shape, space, task, recipe, overwrite, resume, ome, source or image)
     try:
         return Labelling(
-            image, recipe, out, case=case, task=task, output=output, how={**how, "area": area},
-            on=on, trust=trust, threads=threads, scratch=scratch, overwrite=overwrite, ome=ome,
-            source=source or image, work=work,
+            image, recipe, out, case=case, task=task, output=output, kept=kept,
+            how={**how, "area": area}, on=on, trust=trust, threads=threads, scratch=scratch,
+            overwrite=overwrite, resume=resume, ome=ome, source=source or image, work=work,
         )  # fmt: skip
     except BaseException:
         if output is not None:
             output.close()
+        if kept is not None:
+            kept.close(keep=bool(kept.ledger.done))
         raise
-
-
-_AT_THE_END = (
-    "Labels in an object store are written at the end: if this stops, it begins again. To be able "
-    "to resume (`resume=True`), write them to a disk, and copy them."
-)
 
 
 def _check_shared(image: Image, case: Case | None) -> None:
