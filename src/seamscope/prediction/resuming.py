@@ -5,7 +5,9 @@ Knows a plan's blocks and a result's ledger. Does not know networks.
 What makes the resumed result equal to an uninterrupted one, bit for bit: the plan is the one that
 was begun, with its tile, halo and batches; the network runs in the same equivalent form; a tile is
 predicted with the tiles of its batch; as many threads share its sums; and a blended band begins
-where the finished bands end, as it does for a region.
+where the finished bands end, as it does for a region. Tiles that reach into that band are predicted
+again, a few rows of them at each resume: to keep the sums of the unfinished band instead, each mark
+would write a strip of float32 as wide as the image and as high as the overlap.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class KeptHere:
         self._claim.close()
 
     def moved(self) -> Path:
-        """Move what is kept to where this process reads it until its end, and nobody resumes it."""
+        """Move what is kept to where this process reads it until its end, and no run resumes it."""
         kept = lasting_folder(self.folder.parent)
         kept.rmdir()
         os.rename(self.folder, kept)
