@@ -555,6 +555,20 @@ def test_volumes_and_time(qtbot, viewer, docks):
     np.testing.assert_array_equal(shown.data[0], seams.stitched.array[2])
 
 
+def test_a_run_that_is_deleted_while_its_layers_come_leaves_none(qtbot, viewer, docks):
+    dock, seams = docks
+    viewer.add_image(uneven(64, 64))
+    predict(qtbot, dock, INSTANCE, tile=32, halo=2)
+    run, frame = seams.run, seams._frame(seams.run)
+    stitched = run.evidence.opinions.restitch(1, frame)
+    before, ready = list(viewer.layers), []
+    seams.stitched.add(run, frame, stitched, lambda: ready.append(True))
+    assert len(viewer.layers) == len(before) + 1
+    run.evidence.opinions = None
+    qtbot.waitUntil(lambda: bool(ready), timeout=PATIENCE)
+    assert list(viewer.layers) == before
+
+
 def test_what_was_not_kept_can_be_measured(qtbot, viewer, docks, monkeypatch):
     dock, seams = docks
     image = uneven(128, 128)
@@ -608,6 +622,16 @@ def test_what_was_not_kept_can_be_measured(qtbot, viewer, docks, monkeypatch):
     shown = seams.heat.layers.layer("pixels")
     assert shown.data.shape == tuple(a.stop - a.start for a in area)
     np.testing.assert_allclose(shown.translate, [a.start for a in area])
+
+    left = seams.measuring.unfinished(seams.runs.value())
+    left.mkdir(parents=True)  # a measurement of the whole image, which is too large for memory
+    seams.measuring.show_state()
+    press(qtbot, seams.measuring.again)
+    qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
+    assert not left.exists()
+    assert [(part.start, part.stop) for part in seams.run.evidence.report.plan.area] == [
+        (0, 128), (0, 128),
+    ]  # fmt: skip
 
     little = Resources("cpu", 2**30, 0)
     monkeypatch.setattr(dock, "_resources", lambda device: little)

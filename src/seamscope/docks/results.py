@@ -311,11 +311,14 @@ class ResultLayers:
             self._show_kind()
 
     def _add_channels(self, made: Callable[[Layer], None]) -> None:
-        layer = next(self._coming, None) if self.present else None
-        self._adding = layer is not None
+        self._adding = False
+        if not self.present:  # removed meanwhile
+            return
+        layer = next(self._coming, None)
         if layer is None:
             self._show_kind()
             return
+        self._adding = True
         layer.visible = False
         known = layer.metadata["seamscope"]
         known |= self.layers[0].metadata["seamscope"] | {"channel": known["channel"]}

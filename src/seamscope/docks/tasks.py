@@ -245,14 +245,11 @@ def measure_shared(
     again
         Whether the measures that were stopped are replaced, once nothing refuses the new ones.
     """
-    found = measure_seams(
-        from_file(case, in_file, needed=on is not None),
-        partial=unfinished,
-        on=on,
-        trust=trust,
-        resume=unfinished.exists() and not again,
-        work=work,
-    )
+    case = from_file(case, in_file, needed=on is not None)
+    if again:
+        discard(unfinished)
+    resume = unfinished.exists()
+    found = measure_seams(case, partial=unfinished, on=on, trust=trust, resume=resume, work=work)
     discard(unfinished)
     return found
 

@@ -128,7 +128,9 @@ class MeasurePage(QWidget):
         run, on = self._run(), self.run_on.value()
         if run is None or self._dock.job.busy:
             return
-        shared = on is not None or (not again and self.unfinished(run).exists())
+        # what was stopped is of the whole image, so that only as much may take its place
+        here = not self.unfinished(run).exists() or (again and Evidence.fits(run.plan))
+        shared = on is not None or not here
         problem = self.run_on.problem
         if not problem and isinstance(on, str) and not _on_disk(run):
             problem = _NO_PLACE

@@ -94,15 +94,19 @@ class RestitchedLayers:
             QTimer.singleShot(0, add_next)
 
         def add_next() -> None:
+            opinions = run.evidence.opinions
+            if opinions is None or not layers.present:  # deleted meanwhile
+                for layer in filter(self._has, layers.layers):
+                    self._viewer.layers.remove(layer)
+                ready()
+                return
             if layers.add_next():
                 go_on()
                 return
             layers.finish()
             for evidence in [e for e in self._pictures if e.opinions is None]:
                 del self._pictures[evidence]  # what is no longer kept
-            opinions = run.evidence.opinions
-            if opinions is not None:  # else the run was deleted meanwhile
-                self._pictures[run.evidence] = _Picture(opinions, stitched, frame, layers)
+            self._pictures[run.evidence] = _Picture(opinions, stitched, frame, layers)
             ready()
 
         go_on()
