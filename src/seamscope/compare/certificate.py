@@ -511,9 +511,11 @@ def _note(plan: Plan, crops: Sequence[Crop], passed: bool) -> str:
 
 def _of_reach(plan: Plan, known: str, passed: bool) -> str:
     """What the network's reach says of an outcome."""
+    why = why_unbounded(plan.facts, plan.reach)
+    if passed and plan.reach.alike and why:
+        return f"In other images or sizes tiles may differ: {why}."
     if passed or plan.reach.alike or not known:
         return known
-    why = why_unbounded(plan.facts, plan.reach)
     return f"Overlap cannot remove that: {why}."
 
 
