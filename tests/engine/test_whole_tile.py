@@ -328,6 +328,20 @@ def test_what_changes_with_the_size_is_reported_alike_everywhere() -> None:
             assert advise(case.plan, report).halo == ((1, 1), (1, 1))
 
 
+@torch.library.custom_op("seamscope_test::shifted", mutates_args=())  # nothing can be derived
+def shifted(x: torch.Tensor) -> torch.Tensor:
+    return F.pad(x[..., 12:], (0, 12))
+
+
+def test_what_is_shifted_by_more_than_a_slab_is_wide_reaches_along_the_other_axis() -> None:
+    network = made(lambda: Given(lambda x, a, b: b(shifted(a(x))), conv(1, 4), conv(4, 2)))
+    model = as_model(network)
+    assert model.reach.halo is not None
+    assert apart(model, image(2, 96, 2)[0], 24, 48, model.reach.halo[1]) < 1e-9
+    assert model.reach.halo[0] == (2, 2)
+    assert model.reach.halo[1][1] == 14
+
+
 def test_a_certificate_that_passes_does_not_deny_what_it_compared() -> None:
     # slabs are longer than 200 px, what is tiled is not
     model = as_model(made(lambda: Given(lambda x, net: net(x) * max(x.shape[-1], 200), small())))

@@ -40,6 +40,7 @@ from seamscope.text import axes_text
 from seamscope.tiling import Lattice, axis_names
 
 _NARROW = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384)
+_WIDER = (1, 2, 4, 8)  # times that size, where what it holds makes no difference
 _CHANCE = 1e-6  # two runs that differ by more, in standard deviations, are random
 _SMALLEST = 8  # pixels of a tile, where the network leaves its size open
 _MOST_PIXELS = 1 << 19  # of a size that is tried though time is over
@@ -473,7 +474,17 @@ class _Prober:
     def _narrow(
         self, channels: int, beside: tuple[int, ...], lattice: tuple[Lattice, ...]
     ) -> tuple[int, ...]:
-        """A small shape on the lattice, for slabs."""
+        """A small shape on the lattice, for slabs, in which the input makes a difference.
+
+        What is shifted by more pixels than an input has leaves it: nothing is seen to act.
+        """
+        for times in _WIDER:
+            small = tuple(a.size_at_least(times * n) for a, n in zip(lattice, beside, strict=True))
+            if not self._run_shape(channels, small):
+                break
+            x = self._noise(channels, small)
+            if not torch.equal(self._forward(x), self._forward(-10 * x)):
+                return small
         small = tuple(axis.size_at_least(size) for axis, size in zip(lattice, beside, strict=True))
         return small if self._run_shape(channels, small) else beside
 
