@@ -49,6 +49,10 @@ class Implied(Recorded):
         fixed where statistics are.
     unknown
         Operations that are not understood.
+    decides
+        Whether a number of the whole tile is compared.
+    only_decides
+        Whether the tile is coupled by that alone.
     """
 
     period: tuple[int | None, ...]
@@ -58,6 +62,8 @@ class Implied(Recorded):
     statistics: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    decides: bool = False
+    only_decides: bool = False
 
     @classmethod
     def of(cls, derived: Derived, lattices: Sequence[Lattice]) -> Implied:
@@ -78,6 +84,10 @@ class Implied(Recorded):
             statistics=_names(one for one in derived.couplings if one.statistic),
             numbers=_names(one for one in derived.couplings if one.statistic and not one.moment),
             unknown=derived.unknown,
+            decides=derived.decides,
+            only_decides=derived.only_decides
+            and all(one.statistic for one in derived.couplings)
+            and not any(axis.absolute for axis in derived.axes),
         )
 
     @property

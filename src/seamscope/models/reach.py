@@ -183,10 +183,13 @@ def _measured(forward: Forward, facts: Facts) -> Reach:
     prober = _Prober(forward, facts)
     try:
         halo = own = prober.reach()
+        alone = facts.implied is not None and facts.implied.only_decides
+        conditional = prober.conditional or (halo is None and alone)
         if halo is None and facts.statistics:
             prober = _Prober(forward, facts, fixed=True)
             own = prober.reach()
         found = prober.found(halo, own)
+        found = replace(found, conditional=conditional or found.conditional)
         return _with_depth(found, forward, facts) if prober.local else found
     except OutOfPatience:
         why = "time ran out (`patience`)"
@@ -399,6 +402,9 @@ class _Prober:
             self.depends_on_size = True
             return None
         most = _deeper(depth, apart)
+        if self._decides:
+            self.conditional = True
+            return None
         if self._cannot_decide(slab.axis, most):
             return most
         for content in CONTENTS:
@@ -409,6 +415,14 @@ class _Prober:
                     return None
                 most = most if found is None else _deeper(most, found)
         return most
+
+    @property
+    def _decides(self) -> bool:
+        """Whether the operations compare a number of the tile that is not held fixed."""
+        implied = self._facts.implied
+        return (
+            implied is not None and implied.decides and (not self._fixed or bool(implied.numbers))
+        )
 
     def _cannot_decide(self, axis: int, halo: Sides) -> bool:
         """Whether the operations imply that nothing but what is held fixed couples the tile."""

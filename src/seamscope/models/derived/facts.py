@@ -180,12 +180,18 @@ class Derived:
         Operations that draw random numbers, with their modules.
     unknown
         Operations that are not understood. Where there are any, nothing is derived of the axes.
+    decides
+        Whether a number of the whole tile is compared, so that what it decides may differ by tile.
+    only_decides
+        Whether such numbers do nothing else.
     """
 
     axes: tuple[DerivedAxis, ...]
     couplings: tuple[Coupling, ...] = ()
     random: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    decides: bool = False
+    only_decides: bool = False
 
     @property
     def bounded(self) -> bool | None:

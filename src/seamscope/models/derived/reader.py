@@ -6,6 +6,7 @@ Does not know what a single operation does with positions (see `seamscope.models
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -43,6 +44,15 @@ from seamscope.recorded_graph import RecordedGraph
 aten = torch.ops.aten
 
 
+# Operations after which a number decides, in the network's code or by `where`.
+_COMPARED = {"gt", "lt", "ge", "le", "eq", "ne", "is_nonzero", "_local_scalar_dense"}
+
+
+def _operation_of(node: fx.Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    return "" if schema is None else str(schema.name.removeprefix("aten::").rstrip("_"))
+
+
 class Reader:
     """Carries positions through a graph.
 
@@ -64,6 +74,7 @@ class Reader:
         self.unknown: list[str] = []
         self.absolute: set[int] = set()  # axes along which a number differs for each position
         self.learned: set[int] = set()  # and those where it is a weight
+        self._numbers: list[fx.Node] = []  # statistics of the whole tile
         self._node: fx.Node
         self._weights = {
             one.untyped_storage()._cdata
@@ -84,10 +95,28 @@ class Reader:
             Coupling(name, module, tuple(sorted(found)), statistic)
             for (name, module, statistic), found in self.couplings.items()
         )
-        about = couplings, tuple(self.random), tuple(dict.fromkeys(self.unknown))
+        unknown = tuple(dict.fromkeys(self.unknown))
+        about = couplings, tuple(self.random), unknown, *self._decides()
         if result is None or len(result.shape) != len(self._input):
             return Derived(none, *about)
         return Derived(tuple(self._axis(result, axis) for axis in axes), *about)
+
+    def _decides(self) -> tuple[bool, bool]:
+        """Whether numbers of the whole tile, or what is computed of them, are compared; only so."""
+        left, seen = [*self._numbers], set(self._numbers)
+        compared, used = False, False
+        while left:
+            for user in left.pop().users:
+                made = user.meta.get("val")
+                if _operation_of(user) in _COMPARED:
+                    # whether there is anything at all: contents show what that changes
+                    compared |= user.args[1:] != (0,)
+                elif made is not None and made.numel() >= math.prod(self._input[2:]):
+                    used = True  # for each pixel
+                elif user not in seen:
+                    seen.add(user)
+                    left.append(user)
+        return compared, compared and not used
 
     def _axis(self, result: Value, axis: int) -> DerivedAxis:
         seen = result.axes[axis]
@@ -194,6 +223,8 @@ class Reader:
         """Note that the present operation couples the whole tile along some axes."""
         func: Any = self._node.target
         name = func._schema.name.removeprefix("aten::")
+        if statistic and name not in ("any", "all"):  # such as of NaN, which contents show else
+            self._numbers.append(self._node)
         for axis in axes:
             self.couplings.setdefault((name, self._module, statistic), set()).add(axis)
 
