@@ -187,6 +187,8 @@ def _check_folder(place: Place) -> None:
     path, folder = place.path, place.path.parent
     if place.member and not os.path.lexists(folder):
         folder = folder.parent  # the group of labels is made with the first of them
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise OutputError(f"{folder} is a file, so that it cannot hold {place}: choose a folder.")
     if not os.path.isdir(folder):
         raise OutputError(f"There is no folder {folder} for {place}: create it.")
     longest = _longest_name(folder) - (_LONGEST if place.result else len("..partial"))
@@ -228,7 +230,7 @@ def _check_free(place: Place, overwrite: bool, resume: bool) -> None:
         marks = os.listdir(place.ledger) if os.path.isdir(place.ledger) else []
         done = sum(name.isdecimal() for name in marks)
         kept = f", {done} blocks are done" if done else ""
-        begun = done or os.path.isdir(place.basins)
+        begun = os.path.isdir(place.ledger) or os.path.isdir(place.basins)
         resumed = f"Resume it{kept} (`resume=True`). " if begun else ""
         raise OutputError(
             f"{place.partial} exists: another run writes it, or was interrupted. {resumed}Choose "

@@ -96,7 +96,8 @@ class Ledger:
         for path, old, new in differing(self.task, task):
             raise OutputError(
                 f"{name} was begun with another {path} ({old}, now {new}), so it cannot be "
-                "resumed. Use the same command as before, another name, or begin again (overwrite)."
+                "resumed. Ask for the same as then, choose another name, or begin again "
+                "(`overwrite=True`)."
             )
 
     def note(self, key: str, value: Any) -> None:

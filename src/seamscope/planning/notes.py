@@ -39,8 +39,8 @@ def notes_on(plan: Plan, asked: Settings, model: Model, memory: int) -> Iterator
         if plan.small:  # so that only memory speaks for a sample
             cost = f"this takes {bytes_text(plan.compared_bytes)} of memory"
         yield (
-            "The seams of a sample of the tiles are measured. Choose all to measure every seam: "
-            f"{cost}."
+            "The seams of a sample of the tiles are measured. To measure every seam, choose all "
+            f"(`seams='all'`): {cost}."
         )
     if plan.bytes_per_tile > memory:
         yield (

@@ -236,12 +236,12 @@ def check_made_of(
     if not before:
         raise OutputError(
             f"{target} does not say what it was made of, so it cannot be compared. Choose another "
-            "name, or allow it to be replaced (--overwrite, or overwrite=True)."
+            "name, or allow it to be replaced (`overwrite=True`)."
         )
     for what, old, new in differing(before, task):
         raise OutputError(
-            f"{target} was made with another {what} ({old}, now {new}). Choose another name, or "
-            "allow it to be replaced (--overwrite, or overwrite=True)."
+            f"{target} was made with another {what} ({old}, now {new}). Ask for the same as then, "
+            "choose another name, or allow it to be replaced (`overwrite=True`)."
         )
 
 
