@@ -190,7 +190,7 @@ class GlobalOperation:
     kind
         ``"attention"``, ``"squeeze-and-excite"``, ``"global pooling"``, ``"adaptive pooling"``,
         ``"maximum over space"``, ``"minimum over space"``, ``"sum over space"``,
-        ``"mean over part of space"``,
+        ``"accumulation over space"``, ``"mean over part of space"``,
         ``"Fourier transform"``, ``"normalization with a weight for each pixel"``.
     calls
         Which calls of the forward pass they are, where they take nothing but means over space:
@@ -479,7 +479,8 @@ _COUPLINGS = {
     "maximum over space": ("amax", "max"),
     "minimum over space": ("amin", "min"),
     "minimum and maximum over space": ("aminmax",),
-    "sum over space": ("sum", "linalg_vector_norm", "cumsum", "logsumexp"),
+    "sum over space": ("sum", "linalg_vector_norm", "logsumexp"),
+    "accumulation over space": ("cumsum", "cumprod", "cummax", "cummin", "logcumsumexp"),
     "mean over part of space": ("mean", "var", "std", "var_mean", "std_mean"),
 }
 
