@@ -378,6 +378,18 @@ def test_a_certificate_that_passes_does_not_deny_what_it_compared() -> None:
     )
 
 
+def test_causes_call_statistics_taken_by_hand_no_layer() -> None:
+    def normalized(x, net):
+        return net((x - x.mean((2, 3), True)) / x.std((2, 3), keepdim=True))
+
+    model = as_model(made(lambda: Given(normalized, small())))
+    pixels = np.random.default_rng(0).standard_normal((24, 90)).astype(np.float32)
+    pixels[:, :40] *= 5
+    found = diagnose(Case.open(pixels, model, Settings(tile=(24, 32), halo=1, device="cpu")))
+    assert "normalization layer" not in found.explanation
+    assert "each tile's own statistics" in found.explanation
+
+
 def test_pyramid_pooling_is_said_once() -> None:
     assert as_model(made(lambda: PyramidPooling((1, 2, 3)))).describe() == (
         "Overlap cannot remove the seams: 1 operation uses per-tile statistics (pools.0.0), and "

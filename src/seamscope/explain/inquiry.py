@@ -313,7 +313,11 @@ class Inquiry:
         count = len(self._subject.audit.tile_layers)
         if not count:
             return "No normalization layer uses statistics of the tile", ""
-        layers = f"{count} normalization layer{'s use' if count > 1 else ' uses'} each tile's own"
+        # means taken by hand may normalize, or gate as squeeze-and-excite does
+        plain = all(one.kind != "hand-written" for one in self._subject.audit.tile_layers)
+        noun = "normalization layer" if plain else "operation"
+        other = ", or use a network with batch normalization or none" if plain else ""
+        layers = f"{count} {noun}{'s use' if count > 1 else ' uses'} each tile's own"
         if not self._subject.audit.watched:
             return (
                 f"{layers} statistics, which cannot be held fixed in a network that runs forward "
@@ -328,8 +332,7 @@ class Inquiry:
             f"{layers} statistics: with the same statistics for all tiles the difference goes from "
             f"{figure_text(now)} to {figure_text(fixed)}; by themselves they make "
             f"{figure_text(alone)}, which no halo removes",
-            "Fix the statistics, or use a network with batch normalization or none; "
-            "larger tiles make it fainter",
+            f"Fix the statistics{other}; larger tiles make it fainter",
         )
 
     def _edges(self, share: float, alone: float) -> tuple[str, str]:
