@@ -112,11 +112,15 @@ def _shown(value: Any, depth: int = 0) -> str:
 
 
 def _held(function: FunctionType) -> Iterator[Any]:
-    """What a function took along from where it was made."""
+    """What a function took along from where it was made.
+
+    Lists and the like are left out: they may grow while the network runs, as those of hooks do.
+    """
     yield from (function.__defaults__, function.__kwdefaults__)
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # still empty
-            yield cell.cell_contents
+            if not isinstance(cell.cell_contents, list | dict | set):
+                yield cell.cell_contents
 
 
 def _code(code: CodeType) -> str:
