@@ -333,19 +333,27 @@ class Model:
             record = dict(content["record"])
             sample = record.pop("sample")
             found = restore(cls, record)
-            facts = facts or found
-            now = sample_of(self._measurable(facts), facts)
-            return found if same_sample(sample, now) else None
+            now = self._sample or sample_of(self._measurable(facts or found), facts or found)
+            if not same_sample(sample, now):
+                return None
+            vars(self)["_sample"] = now
+            return found
         except InterruptedError:
             raise
         except Exception:  # whatever is wrong with it: measure again
             return None
 
+    @cached_property
+    def _sample(self) -> list[float]:
+        """Some values of a small prediction, once it was made; before, none."""
+        return []
+
     def _keep(
         self, kind: str, record: Mapping[str, Any], finished: bool, facts: Facts, beside: str = ""
     ) -> None:
         patience = self._limits.patience or 0.0
-        record = dict(record) | {"sample": sample_of(self._measurable(facts), facts)}
+        vars(self)["_sample"] = self._sample or sample_of(self._measurable(facts), facts)
+        record = dict(record) | {"sample": self._sample}
         content = {"record": record, "finished": finished, "patience": patience}
         Cache(kind).put(self.key + beside, content)
 
