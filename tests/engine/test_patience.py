@@ -61,7 +61,7 @@ def _measured(network: nn.Module, patience: float = 60.0) -> Model | None:
 
 def test_time_may_be_over_at_any_moment(allow) -> None:
     found = []
-    for count in range(0, 60, 2):
+    for count in range(0, 66, 2):
         allow(count)
         model = _measured(_network(3 + count))
         found.append(model)
