@@ -19,7 +19,6 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,10 +27,17 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from seamscope.compare.crops import (
+    Tiles,
+    are_local,
+    crops_within,
+    grid_of,
+    needed_tiles,
+    region_of,
+)
 from seamscope.errors import OutputError, SeamscopeError, SettingsError
 from seamscope.explain.causes import worst_places
 from seamscope.explain.pipelines import Box, Subject, subject_of_case
-from seamscope.explain.tile_sample import spread_places
 from seamscope.images.addresses import Address, is_address
 from seamscope.images.image import open_image
 from seamscope.images.records import read_record
@@ -47,11 +53,9 @@ from seamscope.seams.tolerance import TOLERANCE, Spread, check_tolerance
 from seamscope.serialization import Recorded
 from seamscope.settings import Settings
 from seamscope.text import axes_text, far_text, percent_text, shape_text
-from seamscope.tiling import AxisTiling, GivenAxis, Lattice, Sides, Slices, TileGrid
+from seamscope.tiling import Lattice, Sides, Slices
 
 Array: TypeAlias = npt.NDArray[Any]
-Tiles: TypeAlias = tuple[range, ...]
-"""Neighbouring tiles: for each axis, which along it."""
 
 
 @dataclass(frozen=True)
@@ -243,8 +247,8 @@ def certify(
     bench = _Comparison(case, subject, work)
     largest = _largest_pixels(plan, subject, memory or case.resources.memory)
     while True:
-        blocks = _crops(plan, bench.needed, largest, points, crops)
-        first = _region(plan, blocks[0])
+        blocks = crops_within(plan, bench.needed, largest, points, crops)
+        first = region_of(plan, blocks[0])
         _check_statistics(network, first, plan)
         try:
             found = bench.compare(blocks)
@@ -368,13 +372,13 @@ class _Comparison:
         self._plan = case.plan
         self._subject = subject
         self._work = work
-        self.needed = _needed(case.plan, case.model)
+        self.needed = needed_tiles(case.plan, case.model)
         self.spread = Spread()
 
     def compare(self, blocks: Sequence[Tiles]) -> list[Crop]:
         """Predict all crops, blocks of tiles, both ways."""
         self.spread = Spread()
-        places = [_region(self._plan, block) for block in blocks]
+        places = [region_of(self._plan, block) for block in blocks]
         plans = [self._both(*each) for each in zip(places, blocks, strict=True)]
         self._work.phase("Comparing with the untiled prediction", "forward passes")
         self._steps = Steps(self._work, sum(tiled.plan.tiles + 1 for tiled, _ in plans))
@@ -401,7 +405,7 @@ class _Comparison:
         )
         tiled = Case(crop, self._case.model, settings, self._case.resources)
         untiled = tiled.but(one)
-        tiled = tiled.at(dataclasses.replace(tiled.plan, grid=_grid_of(self._plan, block)))
+        tiled = tiled.at(dataclasses.replace(tiled.plan, grid=grid_of(self._plan, block)))
         if block != self.needed:
             return tiled, untiled
         area = tuple(
@@ -442,7 +446,7 @@ class _Comparison:
         lattice = self._plan.facts.lattice
         sizes = [b - a for a, b in place]
         taken = all((n - a.offset) % a.step == 0 for n, a in zip(sizes, lattice, strict=True))
-        other = self._plan.facts.valid or _are_local(self._case.model)
+        other = self._plan.facts.valid or are_local(self._case.model)
         if not taken or other or not _padded(place, lattice):
             return None
         try:
@@ -599,153 +603,17 @@ def _padded(place: Box, lattice: Sequence[Lattice]) -> tuple[int, ...]:
     return () if sizes == tuple(b - a for a, b in place) else sizes
 
 
-def _needed(plan: Plan, model: Model) -> Tiles:
-    """The tiles along each axis that give the area, and all that it depends on."""
-    if plan.reach.halo is None or _are_local(model):  # what lies anywhere counts
-        return tuple(range(len(axis)) for axis in plan.grid.axes)
-    return tuple(
-        _around(axis, (part.start, part.stop), reach, blends=plan.blends)
-        for axis, part, reach in zip(plan.grid.axes, plan.area, plan.reach.halo, strict=True)
-    )
-
-
-def _around(axis: AxisTiling, part: Sides, reach: Sides, *, blends: bool) -> range:
-    """Tiles that give a part of the output and hold all input within reach of it."""
-    own = axis.touching(part, trusted=blends)
-    low, high = (n / axis.lattice.scale for n in part)
-    starts = [i for i in range(own[0] + 1) if _kept(axis, i)[0] <= low - reach[0]]
-    stops = [i for i in range(own[-1], len(axis)) if _kept(axis, i)[1] >= high + reach[1]]
-    # a blend gives tiles at a border other weights, so that one more lies in between
-    first = max(0, max(starts, default=0) - blends)
-    last = min(len(axis) - 1, min(stops, default=len(axis)) + blends)
-    return range(first, last + 1)
-
-
-def _kept(axis: AxisTiling, index: int) -> Sides:
-    """Input pixels that a tile predicts, inside the image."""
-    before, after = axis.lattice.crop
-    return axis[index].start + before, min(axis.size, axis[index].stop - after)
-
-
-def _region(plan: Plan, block: Tiles) -> Box:
-    """What these tiles predict together."""
-    return tuple(map(_span, plan.grid.axes, block))
-
-
-def _grid_of(plan: Plan, block: Tiles) -> TileGrid:
-    """These tiles as the grid of an image of their own, at their places."""
-    return TileGrid(tuple(map(_axis_of, plan.grid.axes, block)))
-
-
-def _axis_of(axis: AxisTiling, tiles: range) -> AxisTiling:
-    if len(tiles) == len(axis):
-        return axis
-    begin, end = _span(axis, tiles)
-    cores = [begin, *(int(axis[i].core[0] / axis.lattice.scale) for i in tiles[1:]), end]
-    windows = tuple(
-        (axis[i].start - begin, low - begin, high - begin)
-        for i, (low, high) in zip(tiles, pairwise(cores), strict=True)
-    )
-    return GivenAxis(end - begin, axis.tile, axis.halo, axis.overlap, axis.lattice, windows=windows)
-
-
-def _crops(
-    plan: Plan,
-    needed: Tiles,
-    most: int,
-    points: Sequence[Sequence[float]],
-    count: int,
-) -> list[Tiles]:
-    """The largest blocks of needed tiles that fit, around points, then spread."""
-    region = _region(plan, needed)
-    sizes = tuple(b - a for a, b in region)
-    if math.prod(sizes) <= most:
-        return [needed]
-    shape = _shape_within(sizes, most, plan.facts.lattice)
-    numbers = [
-        max((k for k in range(1, len(tiles) + 1) if _longest(axis, tiles, k) <= n), default=1)
-        for axis, tiles, n in zip(plan.grid.axes, needed, shape, strict=True)
-    ]
-    if any(k == 1 < len(tiles) for k, tiles in zip(numbers, needed, strict=True)):
-        # seams along that axis would not be seen
-        tile = tuple(axis.kept for axis in plan.grid.axes)
-        raise SettingsError(
-            f"Memory allows an untiled prediction of {shape_text(shape)} pixels, which is no more "
-            f"than one tile of {shape_text(tile)} and a part of its neighbours: allow more memory, "
-            "or certify smaller tiles."
-        )
-    room = [len(tiles) - k for tiles, k in zip(needed, numbers, strict=True)]
-    corners = [
-        tuple(
-            min(range(r + 1), key=lambda i: abs(sum(_span(axis, tiles[i : i + k])) / 2 - x))
-            for axis, tiles, k, r, x in zip(
-                plan.grid.axes, needed, numbers, room, point, strict=True
-            )
-        )
-        for point in points
-    ]
-    corners += spread_places([r + 1 for r in room], max(1, count))
-    chosen: list[Tiles] = []
-    for corner in corners:
-        block = tuple(tiles[i : i + k] for tiles, i, k in zip(needed, corner, numbers, strict=True))
-        boxes = [_region(plan, other) for other in chosen]
-        place = _region(plan, block)
-        if len(chosen) < max(1, count) and not any(_mostly_same(place, box) for box in boxes):
-            chosen.append(block)
-    return chosen
-
-
-def _span(axis: AxisTiling, tiles: range) -> Sides:
-    """Input pixels that neighbouring tiles predict together."""
-    return _kept(axis, tiles[0])[0], _kept(axis, tiles[-1])[1]
-
-
-def _longest(axis: AxisTiling, tiles: range, number: int) -> int:
-    """Largest extent of so many neighbouring tiles."""
-    runs = (tiles[i : i + number] for i in range(len(tiles) - number + 1))
-    return max(high - low for low, high in (_span(axis, run) for run in runs))
-
-
-def _are_local(model: Model) -> bool:
-    """Whether the network's statistics belong to places of the whole image."""
-    return model.statistics is not None and not model.statistics.uniform
-
-
 def _check_statistics(model: Model, place: Box, plan: Plan) -> None:
     """Refuse crops where the network's statistics belong to places of the whole image."""
     sizes = plan.grid.image_shape
     part = tuple(b - a for a, b in place)
-    if _are_local(model) and part != sizes:
+    if are_local(model) and part != sizes:
         raise SettingsError(
             f"Memory allows an untiled prediction of {shape_text(part)} of {shape_text(sizes)} "
             "pixels, and a crop would get other statistics than its place has, since the network's "
             "are local: allow more memory (the whole image is compared then), or freeze exact "
             "statistics."
         )
-
-
-def _shape_within(sizes: Sequence[int], most: int, lattice: Sequence[Lattice]) -> tuple[int, ...]:
-    """Largest box of about equal sides within an image and a number of pixels."""
-    if math.prod(sizes) <= most:
-        return tuple(sizes)
-    shape = list(sizes)
-    left: float = most
-    by_size = sorted(range(len(sizes)), key=lambda axis: sizes[axis])
-    for done, axis in enumerate(by_size):  # what a short axis cannot take, longer ones may
-        side = int(left ** (1 / (len(sizes) - done)))
-        lost = sum(lattice[axis].crop)
-        fitting = lattice[axis].size_at_most(side + lost) - lost
-        shape[axis] = min(sizes[axis], max(fitting, lattice[axis].pitch))
-        left /= shape[axis]
-    return tuple(shape)
-
-
-def _mostly_same(one: Box, two: Box) -> bool:
-    """Whether two crops share more than half."""
-    shared = math.prod(
-        max(0, min(a[1], b[1]) - max(a[0], b[0])) for a, b in zip(one, two, strict=True)
-    )
-    return shared > math.prod(b - a for a, b in one) / 2
 
 
 def _covered(crops: Sequence[Crop], sizes: Sequence[int]) -> float:

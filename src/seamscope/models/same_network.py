@@ -82,7 +82,7 @@ def _module_name(value: Any) -> str:
     return str(found) if known else ""
 
 
-# Their versions are part of the key.
+# Their files are not read: what differs between their versions is no one's own code.
 _VERSIONED = ("torch", "seamscope", "numpy")
 
 
