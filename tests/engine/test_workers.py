@@ -9,6 +9,8 @@ import logging
 import os
 import random
 import signal
+import threading
+import types
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -679,10 +681,6 @@ class Future:
         self.status, self.error = status, error
         self.call(self)
 
-    def result(self, timeout: float | None = None) -> Any:
-        assert timeout is not None, "may wait for ever"
-        raise self.error
-
     def done(self) -> bool:
         return self.status != "pending"
 
@@ -691,10 +689,11 @@ class Future:
 
 
 class Scheduler:
-    """A client of dask, connected to two workers."""
+    """A client of dask, connected to two workers; answers without an error never come."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.status = "running"
+        self.loop = types.SimpleNamespace(asyncio_loop=loop)
         self.states = {"a": "running", "b": "running"}
         self.futures: list[Future] = []
 
@@ -706,18 +705,39 @@ class Scheduler:
         self.futures.append(Future(key))
         return self.futures[-1]
 
+    async def gather(self, future: Future, *, asynchronous: bool) -> Any:
+        assert asynchronous, "may wait for ever"
+        if future.error is None:
+            await asyncio.Event().wait()
+        raise future.error
 
-def played_pool(monkeypatch: pytest.MonkeyPatch) -> tuple[Scheduler, Dask]:
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Scheduler, Dask]]:
     """A scheduler, and a pool of it that asks it every time."""
     monkeypatch.setattr("seamscope.execution.pool._ASK_EVERY", 0.0)
-    scheduler = Scheduler()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    scheduler = Scheduler(loop)
     pool = Dask(scheduler)  # type: ignore[arg-type]
     assert set(pool.workers()) == {"a", "b"}
-    return scheduler, pool
+    yield scheduler, pool
+
+    async def end() -> None:
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    asyncio.run_coroutine_threadsafe(end(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
 
 
-def test_orders_of_a_paused_worker_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    scheduler, pool = played_pool(monkeypatch)
+def test_orders_of_a_paused_worker_come_back(played: tuple[Scheduler, Dask]) -> None:
+    scheduler, pool = played
     for block, name in enumerate("aabb"):
         pool.send(name, [Order("", "", block)])
     scheduler.states["a"] = "paused"
@@ -728,9 +748,26 @@ def test_orders_of_a_paused_worker_come_back(monkeypatch: pytest.MonkeyPatch) ->
     assert [(o.block, o.how) for o in pool.answers(0)] == [(2, "failed"), (3, "returned")]
 
 
-def test_names_of_tasks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_died_with_its_worker_holds_nothing_up(
+    played: tuple[Scheduler, Dask],
+) -> None:
+    """Dask tries for half a minute to fetch it, and the others' answers come meanwhile."""
+    scheduler, pool = played
+    for block, name in enumerate("aab"):
+        pool.send(name, [Order("", "", block)])
+    scheduler.futures[0].end("finished")
+    scheduler.futures[2].end("error", ValueError("c"))
+    assert [(o.block, o.how) for o in pool.answers(60)] == [(2, "failed")]
+    del scheduler.states["a"]
+    pool.workers()
+    assert [(o.block, o.how) for o in pool.answers(0)] == [(0, "failed"), (1, "returned")]
+
+
+def test_names_of_tasks_are_forgotten(
+    played: tuple[Scheduler, Dask], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Dask would keep 100,000 of them, and memory would grow with the blocks."""
-    _, pool = played_pool(monkeypatch)
+    _, pool = played
     monkeypatch.setattr("seamscope.execution.pool._REMEMBERED", 3)
     sizes = []
     for block in range(9):
@@ -747,24 +784,26 @@ def test_names_of_tasks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         ("lost", None, "returned", ""),
         ("error", ValueError(""), "failed", "ValueError"),
         ("error", ValueError("a\nb"), "failed", "ValueError: a"),
-        ("finished", TimeoutError(), "failed", "TimeoutError"),  # the answer died with its worker
+        ("finished", TimeoutError(), "failed", "TimeoutError"),
     ],
 )
 def test_how_a_task_of_dask_ends(
-    status: str, error: Any, how: str, reason: str, monkeypatch: pytest.MonkeyPatch
+    status: str, error: Any, how: str, reason: str, played: tuple[Scheduler, Dask]
 ) -> None:
-    scheduler, pool = played_pool(monkeypatch)
+    scheduler, pool = played
     pool.send("a", [Order("", "", 7), Order("", "", 8)])
     scheduler.futures[0].end(status, error)
     first = Outcome(7, how, reason, worker="a")  # type: ignore[arg-type]
-    assert list(pool.answers(0)) == [first, Outcome(8, "returned", worker="a")]
+    assert list(pool.answers(60)) == [first, Outcome(8, "returned", worker="a")]
 
 
-def test_a_scheduler_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduler_that_is_gone_is_said(
+    played: tuple[Scheduler, Dask], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("distributed")
     from distributed.client import ClosedClientError
 
-    scheduler, pool = played_pool(monkeypatch)
+    scheduler, pool = played
 
     def closed(*args: Any, **more: Any) -> None:
         raise ClosedClientError("Client is closed. Can't send update-graph message.")

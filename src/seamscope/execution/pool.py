@@ -11,6 +11,7 @@ keeps it for ever, even if new ones come.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import logging
@@ -19,7 +20,7 @@ import queue
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 On: TypeAlias = "int | str | os.PathLike[str] | Client | None"
+# What the orders of a task became.
+Answer: TypeAlias = "Future[Sequence[Outcome]]"
 
 # Seconds after which the workers are counted again.
 _ASK_EVERY = 1.0
@@ -112,7 +115,7 @@ class Dask:
         self._client = client
         self._resources = {"GPU": 1} if gpu else None
         self._own = own
-        self._ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[str, Answer | None]] = queue.SimpleQueue()
         self._sent: dict[str, tuple[Any, Sequence[Order], str]] = {}
         self._present: set[str] = set()
         self._paused: set[str] = set()
@@ -215,25 +218,45 @@ class Dask:
                 resources=self._resources,
             )
         self._sent[future.key] = future, orders, worker
-        future.add_done_callback(self._ended.put)
+        future.add_done_callback(self._fetch)
 
     def answers(self, seconds: float) -> Iterator[Outcome]:
         """Yield the results of tasks that have ended, and the orders of workers that are gone."""
-        yield from self._gone()
+        known = [*self._arrived(), *self._gone()]
+        yield from known or self._arrived(seconds)
+
+    def _fetch(self, future: Any) -> None:
+        """Ask for the answer of a task that has ended, in dask's own threads.
+
+        Nobody waits for it: if its worker is gone, dask tries to reach it for `_CONNECT` seconds.
+        """
+        if future.status not in ("finished", "error"):  # cancelled by the scheduler, or lost
+            self._ended.put((future.key, None))
+            return
+        asking = self._client.gather(future, asynchronous=True)
+        try:
+            answer = asyncio.run_coroutine_threadsafe(asking, self._client.loop.asyncio_loop)
+        except RuntimeError:  # the client is closed
+            asking.close()
+        else:
+            answer.add_done_callback(lambda answer: self._ended.put((future.key, answer)))
+
+    def _arrived(self, seconds: float = 0) -> Iterator[Outcome]:
+        """Yield the answers that are here; wait for the first."""
         with contextlib.suppress(queue.Empty):
-            yield from self._answer(self._ended.get(timeout=seconds))
+            yield from self._answer(*self._ended.get(timeout=seconds))
             while True:
-                yield from self._answer(self._ended.get_nowait())
+                yield from self._answer(*self._ended.get_nowait())
 
     def _gone(self) -> Iterator[Outcome]:
         """Take back the orders of workers that are gone or paused.
 
-        The first of each that is gone was being done. One that is paused for lack of memory keeps
-        what it has not begun for as long as it is paused.
+        The first of each that is gone was being done, or its answer is lost. One that is paused
+        for lack of memory keeps what it has not begun for as long as it is paused.
         """
         blamed: set[str] = set()
         for key, (future, orders, worker) in list(self._sent.items()):
-            if worker in self._present - self._paused or future.done():
+            if worker in self._present and (worker not in self._paused or future.done()):
                 continue
             del self._sent[key]
             future.release()
@@ -241,15 +264,15 @@ class Dask:
             yield from _unanswered(orders, worker, "" if innocent else _DIED)
             blamed.add(worker)
 
-    def _answer(self, future: Any) -> Iterator[Outcome]:
-        if future.key not in self._sent:
+    def _answer(self, key: str, answer: Answer | None) -> Iterator[Outcome]:
+        if key not in self._sent:
             return
-        _, orders, worker = self._sent.pop(future.key)
-        if future.status not in ("finished", "error"):  # cancelled by the scheduler, or lost
+        _, orders, worker = self._sent.pop(key)
+        if answer is None:
             yield from _unanswered(orders, worker)
             return
         try:
-            outcomes = future.result(timeout=_CONNECT)
+            outcomes = answer.result()
         except Exception as error:  # of the task, or the worker is gone and its answer with it
             yield from _unanswered(orders, worker, _why(error))
             return
