@@ -57,26 +57,6 @@ class Dispatch(TorchDispatchMode):
         return False
 
 
-class Operations(Dispatch):
-    """Remembers which operations run.
-
-    Attributes
-    ----------
-    names
-        ATen's.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        self.names.add(func._schema.name.removeprefix("aten::"))
-        return func(*args, **(kwargs or {}))
-
-
 # -- recording
 
 
@@ -110,6 +90,25 @@ class RecordedGraph:
             dead.setdefault(node, []).append(name)
         return tuple((node, tuple(dead.get(node, ()))) for node in nodes)
 
+    @cached_property
+    def warps(self) -> bool:
+        """Whether numbers are read at coordinates, or at places that the input determines."""
+        varying = {"x"}
+        for node, _ in self.steps:
+            if varying.isdisjoint(one.name for one in node.all_input_nodes):
+                continue
+            varying.add(node.name)
+            schema: Any = getattr(node.target, "_schema", None)
+            name = "" if schema is None else schema.name.removeprefix("aten::")
+            if name.startswith(("grid_sampler", "cudnn_grid")):
+                return True
+            if name.startswith(_AT_PLACES):
+                given = zip(schema.arguments, node.args, strict=False)
+                places = [one for argument, one in given if argument.name in ("index", "indices")]
+                if not varying.isdisjoint(_names(places)):
+                    return True
+        return False
+
     def resume(self, glimpse: Glimpse) -> tuple[int, dict[str, torch.Tensor]] | None:
         """Return the step and the values from which a replay goes on where a recording was.
 
@@ -141,6 +140,16 @@ def record(
         Where the network writes into its own weights or buffers.
     """
     return Recorder(held, module, decided).run(forward, x)
+
+
+_AT_PLACES = ("gather", "index", "take", "scatter")  # operations that read or write at places
+
+
+def _names(values: Any) -> set[str]:
+    """Names of nodes in arguments, also in lists."""
+    found: set[str] = set()
+    fx.map_arg(values, lambda node: found.add(node.name))
+    return found
 
 
 def _is_view(func: Any) -> bool:
@@ -557,7 +566,6 @@ __all__ = [
     "Forward",
     "Glimpse",
     "Operation",
-    "Operations",
     "RecordedGraph",
     "Recorder",
     "Replay",

@@ -228,7 +228,35 @@ def _aligned(x, net):
     return F.grid_sample(x, (grid + by).movedim(1, -1).to(x.dtype), align_corners=True)
 
 
+def _picked(x, net):
+    """Read at whole places that are clipped to the tile."""
+    places = torch.arange(x.shape[-1], dtype=x.dtype) + 6 * torch.tanh(net(x)[:, :1])
+    return torch.take_along_dim(x, places.round().clamp(0, x.shape[-1] - 1).long(), -1)
+
+
+def _between(x, net):
+    """Interpolate by hand: between two places along a row."""
+    places = (torch.arange(x.shape[-1]) + net(x)[:, :1].clamp(-3, 3)).clamp(0, x.shape[-1] - 1)
+    low = places.floor().long()
+    high = (low + 1).clamp(max=x.shape[-1] - 1)
+    return x.gather(3, low) * (1 - places + low) + x.gather(3, high) * (places - low)
+
+
+def _weakly(x, net):
+    """Read at indices that only a bright image moves by much."""
+    by = (0.1 * net(x)[0, 0]).clamp(-6, 6).round().long()
+    return x[
+        ...,
+        torch.arange(x.shape[-2])[:, None],
+        (torch.arange(x.shape[-1]) + by).clamp(0, x.shape[-1] - 1),
+    ]
+
+
 WARPS = {
+    "by places": (lambda: Given(_picked, small()), 1),
+    "between places": (lambda: Given(_between, small()), 1),
+    "by indices": (lambda: Given(_weakly, small()), 1),
+    "by the places of a U-Net": (lambda: Given(_picked, Middle(nn.Identity())), 2),
     "by a flow": (lambda: Given(warped, small()), 1),
     "by a flow, 3D": (lambda: Given(warped, small(3, 3)), 1),
     "aligned corners": (lambda: Given(_aligned, small()), 1),
@@ -245,7 +273,7 @@ def test_rounded_coordinates_are_no_period_and_no_size(network, period) -> None:
     assert model.reach.halo is not None
     if model.module.function is not _aligned:  # whose code makes float32 of everything
         x, start = image(model.facts.spatial_axes, 192, period)
-        for bright in (1, 10, -10):  # the halo holds where a flow is longer, too
+        for bright in (1, 10, -10, 1e4, -1e4):  # the halo holds where a flow is longer, too
             assert apart(model, bright * x, start, 64, model.reach.halo[-1]) < 1e-9
 
 

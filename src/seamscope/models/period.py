@@ -319,7 +319,9 @@ class _Shifts:
         """How much the prediction of a shifted slab differs from the shifted prediction."""
         if shift not in self._errors:
             error = self._measured(shift, self._slab)
-            precise = CLEAN <= error < _ROUNDING and not self.rough and self._slab.precise
+            # a computed place that is rounded to either side makes a large difference
+            doubtful = error >= CLEAN and (error < _ROUNDING or self._slab.warps)
+            precise = doubtful and not self.rough and self._slab.precise
             if precise:  # where only rounding differed, nothing does
                 with Attempt():
                     error = self._measured(shift, precise)

@@ -38,6 +38,7 @@ from seamscope.models.implied import Implied, larger
 from seamscope.models.input_search import says
 from seamscope.models.slab import (
     CONTENTS,
+    FAR,
     HIGH,
     LOW,
     NAN,
@@ -367,7 +368,7 @@ class _Prober:
                 if self._agree(slab, by_change):
                     depth = max(a for a, _ in by_change), max(b for _, b in by_change)
                     self.spread = True
-                    self.fades |= len(set(by_change[-2:])) > 1
+                    self.fades |= len(set(by_change[-2:])) > 1 and not slab.warps
             elif depth is None and self._coupled(axis):
                 return None
             self._reached(axis, slab.length - 2 * slab.frame() if depth is None else max(depth))
@@ -414,7 +415,13 @@ class _Prober:
                     self.conditional = True
                     return None
                 most = most if found is None else _deeper(most, found)
-        return most
+        for content in FAR if slab.warps else ():
+            with Attempt():
+                found = self._apart(slab.varied(content), most)
+                if found is not None and math.inf not in found:  # else nothing limits them
+                    most = _deeper(most, found)
+        # places that depend on the content may lie on either side, whatever was seen
+        return (max(most), max(most)) if most != depth and slab.warps else most
 
     @property
     def _decides(self) -> bool:
@@ -448,9 +455,10 @@ class _Prober:
             return True
         if len(by_change) < 2 or slab.length < _PERIODS_AT_LEAST * slab.lattice.pitch:
             return False
-        # the memory of a recurrent network fades below rounding a little sooner or later
+        # the memory of a recurrent network fades below rounding a little sooner or later, and where
+        # a network reads depends on what each slab holds
         return all(
-            abs(one - two) <= max(one, two) / 4 and max(one, two) <= slab.length / 4
+            (slab.warps or abs(one - two) <= max(one, two) / 4) and max(one, two) <= slab.length / 4
             for one, two in zip(by_change[-1], by_change[-2], strict=True)
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -21,7 +21,7 @@ from seamscope.errors import SeamscopeError
 from seamscope.models.double import in_double
 from seamscope.models.trials import Attempt, OutOfPatience
 from seamscope.normalization.audit import FixedStatistics, Forward
-from seamscope.recorded_graph import Dispatch, Operations
+from seamscope.recorded_graph import Dispatch, record
 from seamscope.tiling import Lattice, Sides
 
 if TYPE_CHECKING:
@@ -53,6 +53,17 @@ CONTENTS: tuple[Content, ...] = (
     # warping reaches further where numbers are larger, and the other way where they are negative
     (lambda x: 10 * x, lambda x: 10 * x),
     (lambda x: -10 * x, lambda x: -10 * x),
+)
+
+
+def _far(by: float, shift: int, x: torch.Tensor) -> torch.Tensor:
+    """Large numbers; others lie at the ends after each shift."""
+    return by * x.roll(shift)
+
+
+# The same for networks that read at computed places: where these are limited, to their limits.
+FAR: tuple[Content, ...] = tuple(
+    (partial(_far, by, shift), partial(_far, by, shift)) for shift in (0, 101) for by in (1e3, -1e3)
 )
 Line: TypeAlias = npt.NDArray[np.bool_]
 Apart: TypeAlias = tuple[float, float]
@@ -153,10 +164,10 @@ class Slab:
 
     @cached_property
     def warps(self) -> bool:
-        """Whether the network reads at computed coordinates."""
-        with Operations() as seen:
-            self.run(self.clean)
-        return any(name.startswith(("grid_sampler", "cudnn_grid")) for name in seen.names)
+        """Whether the network reads at places that it computes."""
+        with Attempt():
+            return record(self._plain, self.clean.clone(), decided=True).warps
+        return False
 
     def frame(self, pitch: int | None = None) -> int:
         """Pixels of an end that is replaced: whole periods."""
