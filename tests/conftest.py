@@ -77,6 +77,20 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+_broken: list[str] = []
+
+
+def pytest_internalerror(excrepr: Any) -> None:
+    """Keep what broke pytest itself; xdist then prints pages of what follows from it."""
+    _broken.append(str(excrepr))
+
+
+def pytest_unconfigure() -> None:
+    """Say it last, where a log that is cut still holds it."""
+    if _broken and "PYTEST_XDIST_WORKER" not in os.environ:
+        print("\nWhat broke pytest first:", _broken[0][-3000:], sep="\n")
+
+
 def _real(kind: str) -> Path:
     """Where the real models or images are; skips the test where they are not."""
     folder = Path(os.environ.get("SEAMSCOPE_REAL", ROOT.parent / "shared" / "real")) / kind
