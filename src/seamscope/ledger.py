@@ -135,6 +135,17 @@ class Ledger:
                 (self.folder / str(block)).unlink(missing_ok=True)
                 self.done.pop(block, None)
 
+    @contextlib.contextmanager
+    def unless_refused(self) -> Iterator[None]:
+        """Leave nothing of work that is refused, or fails, before its first block is done."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, InterruptedError) and not count_marks(self.folder)[1]:
+                with contextlib.suppress(OutputError):
+                    discard(self.folder)
+            raise
+
     def begin_run(self) -> str:
         """Give the right to write to a new run, and return its name.
 

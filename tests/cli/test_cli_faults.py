@@ -61,6 +61,7 @@ READ: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 def write_inputs(value: float = 0, seed: int = 1) -> None:
     np.save("image.npy", np.random.default_rng(0).random((150, 100), np.float32) + value)
+    os.utime("image.npy", (1e9, 1e9))
     Path("net.py").write_text(NETWORK.format(seed=seed))
 
 
@@ -140,10 +141,26 @@ def test_what_goes_wrong_in_the_middle(
     left = {file.name for file in Path().iterdir()} - {"__pycache__", "o.json"}
     assert left == {"image.npy", "net.py", *([out] if out != "o.json" else [])}
     answer, disk.marks = Path("o.json").read_text(), 0
-    again = run("--resume")
+    os.utime("image.npy", (2e9, 2e9))  # only touched
+    again = run("--resume", "--scheduler", "tcp://127.0.0.1:1")  # which is no longer needed
     assert (again.exit_code, disk.marks) == (0, 0)
     assert "done already" in again.output
     assert Path("o.json").read_text() == answer
+    told, marks = json.loads(answer), disk.marks
+    if name == "freeze":
+        assert str(tmp_path) not in str(Statistics.load(out).task)
+    if name != "seams":  # whose measures are in this file only
+        Path("o.json").unlink()
+        assert (run("--resume").exit_code, disk.marks) == (0, marks)
+        made = measures(Path("o.json"))
+        assert {**made, "cost": 0} == {**told, "cost": 0}
+    task = told["task"]
+    for foreign in ({}, {"task": {**task, "command": "info"}}, {"task": {**task, "image": {}}}):
+        other = json.dumps({"seamscope": told["seamscope"], **foreign})
+        Path("o.json").write_text(other)
+        refused("o.json", "--resume")
+        assert Path("o.json").read_text() == other
+    Path("o.json").write_text(answer)
     write_inputs(value=1)
     refused("was made with another image content", "--resume")
     assert (Path("o.json").read_text(), read(Path(out))) == (answer, expected)
@@ -158,7 +175,7 @@ def test_an_answer_in_two_files_is_resumed(tmp_path: Path, monkeypatch: pytest.M
     def run(*more: str) -> tuple[int, str]:
         result = CliRunner().invoke(app, [*words, *more])
         said = " ".join(result.output.split())
-        return result.exit_code, said.removeprefix("Loading ... Measuring the network ... ")
+        return result.exit_code, said.removeprefix("Loading ... ")
 
     with monkeypatch.context() as patch:
         patch.setattr(Answer, "write", lambda *answer: os.kill(os.getpid(), signal.SIGINT))
@@ -176,7 +193,22 @@ def test_an_answer_in_two_files_is_resumed(tmp_path: Path, monkeypatch: pytest.M
     assert "o--.html was made with another options tolerance (0.0001, now 1.0)" in said
 
 
-@pytest.mark.parametrize("name", ["freeze", "seams"])
+@pytest.mark.parametrize("name", ["predict", "freeze", "seams"])
+def test_nothing_is_left_of_what_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_inputs()
+    image = np.load("image.npy")
+    image[70, 50] = np.nan
+    np.save("image.npy", image)
+    words = COMMANDS[name].replace("--normalize none", "--normalize zscore").split()
+    result = CliRunner().invoke(app, words)
+    assert (result.exit_code, "not finite" in result.output) == (1, True)
+    assert {file.name for file in Path().iterdir()} - {"__pycache__"} == {"image.npy", "net.py"}
+
+
+@pytest.mark.parametrize("name", ["predict", "freeze", "seams"])
 def test_a_replacement_that_was_interrupted_goes_on(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +233,8 @@ def test_a_replacement_that_was_interrupted_goes_on(
     code, said = run(*COMMANDS[name].split(), "--resume")
     assert (code, kept.exists()) == (1, True), said
     marks, disk.at = disk.marks, {}
-    assert run(*other, "--resume")[0] == 0
+    more = ["--overwrite"] if name == "predict" else []  # the old result is there until then
+    assert run(*other, "--resume", *more)[0] == 0
     assert not kept.exists()
     assert read(Path(out)) == expected
     assert run(*other, "--resume")[1].endswith("is done already.")
@@ -224,8 +257,22 @@ def test_a_comparison_is_made_of_statistics_that_are_done(
         result = CliRunner().invoke(app, [*words, "--report", "o.html"])
         assert result.exit_code == 0
         assert said in " ".join(result.output.split())
-    assert task_in("o.html")["compared"] == {"labels": None, "explain": False}
+    made_of = task_in("o.html")
+    assert made_of is not None
+    assert (made_of["comparison"], made_of["explanation"], made_of["labels"]) == (True, False, None)
     assert Path("o.statistics").stat().st_mtime_ns == before
     copy = ["freeze", *words[1:3], "copy", *words[4:], "--how", "o.statistics"]
     copy[copy.index("o.json")] = "copy.json"
     assert [CliRunner().invoke(app, copy).exit_code for _ in range(2)] == [0, 0]
+    copy += ["--report", "copy.html", "--labels", "labels.npy"]
+    labels = np.zeros((150, 100), np.uint8)
+    np.save("labels.npy", labels)
+    assert CliRunner().invoke(app, copy).exit_code == 0
+    answer = Path("copy.json").read_text()
+    assert "done already" in CliRunner().invoke(app, copy).output
+    assert Path("copy.json").read_text() == answer
+    labels[50, 50] = 1
+    np.save("labels.npy", labels)
+    assert "another labels" in " ".join(CliRunner().invoke(app, copy).output.split())
+    write_inputs(value=1)
+    assert "another image content" in " ".join(CliRunner().invoke(app, copy).output.split())

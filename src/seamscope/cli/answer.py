@@ -63,11 +63,37 @@ class Answer:
             work.phase("Loading")
             yield work
 
-    def skip(self, text: str) -> None:
-        """Answer that nothing is to be done; JSON of the run that did it stays."""
-        there = self.json_file not in (None, "-") and Path(self.json_file).expanduser().exists()
-        answer = replace(self, json_file=None) if there else self
-        answer.write({"skipped": True}, text)
+    def check(self, task: Mapping[str, Any], *, overwrite: bool = False) -> bool:
+        """Check that JSON that is there is of this work; return whether it is, and is complete.
+
+        Raises
+        ------
+        OutputError
+            When it is of other work, and may not be replaced.
+        """
+        file = self.json_file
+        if file is None or file == "-" or not Path(file).expanduser().exists():
+            return False
+        from seamscope.prediction.folders import is_made_of
+
+        own = is_made_of(task_in(file), task, file, overwrite=overwrite)
+        return own and answer_in(file).get("finished", True) is True
+
+    def skip(self, content: Mapping[str, Any], text: str, *, there: bool) -> None:
+        """Answer that nothing is to be done.
+
+        Parameters
+        ----------
+        content
+            What the run that did it has answered.
+        text
+            Says so.
+        there
+            Whether its JSON is there: that stays (see `check`).
+        """
+        if _gathered is not None:
+            content = {**content, "skipped": True}
+        (replace(self, json_file=None) if there else self).write(content, text)
 
     def write(self, content: Mapping[str, Any], text: str = "") -> None:
         """Give the answer, with the version: files first, since standard output may be closed."""
@@ -149,6 +175,11 @@ def write_text(option: str, file: str | Path, text: str) -> None:
     """
     with disk_errors(f"{option} {file}", "The other results of this command are complete."):
         write_file(Path(file).expanduser(), text.encode())
+
+
+def made_by(command: str, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an answer is made of: the command is part of it."""
+    return {"command": command, **plain(task)}
 
 
 def task_in(file: str | Path) -> dict[str, Any] | None:

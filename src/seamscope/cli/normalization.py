@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import PageAnswer, task_in
+from seamscope.cli.answer import PageAnswer, answer_in, made_by, task_in
 from seamscope.cli.command import ExitCode, Overwrite, command, say
 from seamscope.cli.options import (
     ComputationOptions,
@@ -34,6 +34,7 @@ from seamscope.errors import OutputError, SettingsError
 from seamscope.files import Claim, Place
 from seamscope.ledger import discard
 from seamscope.progress import Work
+from seamscope.serialization import plain
 
 if TYPE_CHECKING:
     from seamscope.compare.before_after import BeforeAfter
@@ -306,10 +307,14 @@ def freeze(
     with claim, answer.work() as work:
         opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
         settings = settings_of(grid, pixels, computation, tile=tile, threshold=freezing.threshold)
-        job = _Freezing(opened, network, settings, freezing, target, work)
+        job = _Freezing(
+            opened, network, settings, freezing, target, work, answer.report_file is not None
+        )
         there = freezing.resume and job.is_done(overwrite=overwrite)
-        if there and not job.remains(answer.report_file):
-            answer.skip(f"{out} is done already.")
+        known = freezing.resume and job.is_answered(answer, out, overwrite=overwrite)
+        if there and not job.remains(answer, known=known, overwrite=overwrite):
+            done = _record(job.found_before, job, None, out)
+            answer.skip(done, f"{out} is done already.", there=known)
             return
         if there:
             work.note(f"{out} is done already: only the comparison is made.")
@@ -318,7 +323,7 @@ def freeze(
             statistics = job.statistics(sharing.on, trust=loading.trust)
             job.save(statistics, target)
         try:
-            effect = job.compared(statistics, answer.report_file is not None)
+            effect = job.compared(statistics)
         except (KeyboardInterrupt, InterruptedError):
             say(
                 f"{out} is complete, and the comparison was stopped. To compare, repeat the "
@@ -329,7 +334,7 @@ def freeze(
             from seamscope.reports.repair_page import repair_page
 
             work.phase("Drawing")
-            answer.report(repair_page(effect, statistics), job.task_of(statistics))
+            answer.report(repair_page(effect, statistics), job.task)
     answer.write(
         _record(statistics, job, effect, out), "\n".join(_summary(statistics, job, effect, out))
     )
@@ -346,9 +351,10 @@ class _Freezing:
         options: FreezeOptions,
         target: Path,
         work: Work,
+        draws: bool,
     ) -> None:
         self.image, self.model, self.settings = image, model, settings
-        self.options, self.work = options, work
+        self.options, self.work, self._draws = options, work, draws
         self.plan: FreezePlan | None = None
         self._target, self._partial = target, target.with_name(target.name + ".partial")
 
@@ -368,7 +374,7 @@ class _Freezing:
         if self.options.how in _NAMES:
             case, plan = self._planned()
             check_found_by(found, case, plan)
-        elif found.digest != self._taken_over().digest:
+        elif found.digest != self._taken_over.digest:
             raise OutputError(
                 f"{self._target} holds other statistics than {self.options.how}: name another OUT, "
                 "or allow it to be replaced (--overwrite)."
@@ -392,31 +398,81 @@ class _Freezing:
                 raise
             return False
 
-    def remains(self, report_file: str | None) -> bool:
-        """Whether a comparison is left to do of a finished search.
+    def is_answered(self, answer: PageAnswer, out: str, *, overwrite: bool) -> bool:
+        """Whether the JSON of this very work is there; one without the comparison may be completed.
 
         Raises
         ------
         SeamscopeError
-            When the files that are there are of other work.
+            When it is of other work, and may not be replaced.
         """
-        from seamscope.prediction.folders import check_made_of
-
-        task = self.task_of(self.found_before)
-        if report_file is not None and Path(report_file).expanduser().exists():
-            check_made_of(task_in(report_file), task, report_file)
+        of_replaced = self._partial.exists() and answer_in(answer.json_file).get("out") == out
+        bare = {**self.task, "comparison": False, "explanation": None, "labels": None}
+        before = task_in(answer.json_file) if answer.json_file else None
+        completed = self._compares and before == plain(bare)
+        if of_replaced or completed:
             return False
-        asked = self.options.compare or self.options.labels is not None
-        return asked or report_file is not None
+        return answer.check(self.task, overwrite=overwrite)
 
-    def task_of(self, statistics: Statistics) -> dict[str, Any]:
-        """Describe a comparison, so that another one is noticed."""
-        labels, explain = self.options.labels, self.options.explain
-        return {**statistics.task, "compared": {"labels": labels, "explain": explain}}
+    def remains(self, answer: PageAnswer, *, known: bool, overwrite: bool) -> bool:
+        """Whether a comparison is left to do of a finished search.
+
+        Parameters
+        ----------
+        answer
+            Files that it is written to.
+        known
+            Whether its JSON is there.
+        overwrite
+            Whether a report of other work may be replaced.
+
+        Raises
+        ------
+        SeamscopeError
+            When the report that is there is of other work.
+        """
+        from seamscope.prediction.folders import is_made_of
+
+        page = answer.report_file
+        drawn = page is not None and Path(page).expanduser().exists()
+        drawn = drawn and is_made_of(task_in(str(page)), self.task, str(page), overwrite=overwrite)
+        missing = (answer.json_file is not None and not known) or (page is not None and not drawn)
+        shown_only = answer.json_file is None and page is None
+        return self._compares and (missing or shown_only)
+
+    @property
+    def _compares(self) -> bool:
+        options = self.options
+        return self._draws or options.compare or options.labels is not None
+
+    @cached_property
+    def task(self) -> dict[str, Any]:
+        """All that the answer depends on, so that another one is noticed."""
+        from seamscope.images.ground_truth import open_labels
+        from seamscope.planning.case import Case
+        from seamscope.planning.resources import Resources
+        from seamscope.prediction.resuming import digest_of, task_of
+
+        options = self.options
+        given = options.how not in _NAMES
+        here = Resources.of("cpu")  # nothing is computed
+        case = Case.open(self.image, self.model, self.settings, resources=here)
+        labels = None if options.labels is None else open_labels(options.labels)
+        task = {
+            **task_of(case),
+            "kind of statistics": None if given else options.how,
+            "cell": options.cell,
+            "number of tiles": options.tiles if options.how == "sampled" else None,
+            "statistics": self._taken_over.digest if given else None,
+            "comparison": self._compares,
+            "explanation": options.explain if self._compares else None,
+            "labels": None if labels is None else digest_of(labels, self.work),
+        }
+        return made_by("freeze", task)
 
     def statistics(self, on: int | str | None, *, trust: bool) -> Statistics:
         if self.options.how not in _NAMES:
-            return self._taken_over()
+            return self._taken_over
         from seamscope.fixed_statistics.freezing import carry_out, check_workers
 
         work, resume = self.work, self.options.resume
@@ -443,6 +499,7 @@ class _Freezing:
         self.plan = plan
         return case, plan
 
+    @cached_property
     def _taken_over(self) -> Statistics:
         from seamscope.normalization.statistics import Statistics
 
@@ -461,8 +518,9 @@ class _Freezing:
         if self.plan is not None:
             discard(self._partial)
 
-    def compared(self, statistics: Statistics, always: bool) -> BeforeAfter | None:
-        if not (always or self.options.compare or self.options.labels is not None):
+    def compared(self, statistics: Statistics) -> BeforeAfter | None:
+        """Compare predictions before and after, where that is requested."""
+        if not self._compares:
             return None
         from seamscope.compare.before_after import compare_statistics
         from seamscope.models.runner import is_here
@@ -511,6 +569,7 @@ def _record(
             "notes": list(plan.notes),
         },
         "comparison": effect.to_json() if effect else None,
+        "task": job.task,
     }
 
 

@@ -84,7 +84,7 @@ def _unwritten(name: str, value: Any, given: Mapping[str, Any]) -> bool:
         return True
     if name in ("json_file", "report_file") and given.get("resume"):
         others = name == "json_file" and Path(value).expanduser().exists() and not answer_in(value)
-        return not others and (_stays(given) or _noted(given, name))
+        return not others and (_stays(given) or _noted(given, name) or _stopped(value))
     if name == "table" and given.get("resume"):
         return bool(str(Path(value).expanduser().absolute()) == _table_of(given.get("out")))
     if name != "out":
@@ -116,6 +116,11 @@ def are_there(*names: str | None) -> bool:
     """Return whether all files of answers that are named are there."""
     files = [Path(name).expanduser() for name in names if name not in (None, "-")]
     return bool(files) and all(file.is_file() for file in files)
+
+
+def _stopped(file: str) -> bool:
+    """Whether this is the answer of a stopped run, which is compared before it is replaced."""
+    return answer_in(file).get("finished") is False
 
 
 def _noted(given: Mapping[str, Any], name: str) -> bool:

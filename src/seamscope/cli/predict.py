@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import Answer, columns
+from seamscope.cli.answer import Answer, columns, made_by
 from seamscope.cli.command import ExitCode, Overwrite, command, first_line, say
 from seamscope.cli.options import (
     Blend,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from seamscope.images.results.output import Output
     from seamscope.models.model import Model
     from seamscope.planning.case import Case
+    from seamscope.planning.plan import Plan
     from seamscope.prediction.run import Event
     from seamscope.progress import Work
     from seamscope.settings import Settings
@@ -124,7 +125,7 @@ def predict(
                 return
         opened = pixels.open(image, work.note)
         there = resume and not dry_run and is_done(out)
-        if not dry_run and not there:
+        if not dry_run and (overwrite or not there):
             check_target(
                 out,
                 overwrite=overwrite,
@@ -133,8 +134,10 @@ def predict(
                 resume=resume,
             )
         network = loading.load(model, work, tile)
-        if there and _is_done_before(opened, network, settings, out, tiles_file):
-            answer.skip(f"{out} is done already.")
+        if there and _is_done_before(opened, network, settings, out, tiles_file, overwrite):
+            before = _answer_of(out)
+            known = answer.check(before["task"], overwrite=overwrite)
+            answer.skip(before, f"{out} is done already.", there=known)
             return
         work.phase("Measuring the network")
         resources = None
@@ -147,6 +150,8 @@ def predict(
         case, task = begin(
             opened, network, settings, out, resume=resume, grid=tiles_file, resources=resources
         )
+        if resume and not dry_run:
+            answer.check(_made_by_predict(task), overwrite=overwrite)
         for note in case.plan.notes:
             work.note(note)
         run = _Run(case, out, sharing.on, trust=loading.trust)
@@ -158,7 +163,8 @@ def predict(
             run.carry_out(work, overwrite=overwrite, task=task, resume=resume, ome=written.of())
             figures = run.figures
             run.save_protocol(save_protocol)
-    record = {**run.record(), "dry_run": dry_run, "figures": figures}
+    record = {**run.record(), "task": _made_by_predict(task)}
+    record |= {"dry_run": dry_run, "figures": figures}
     if dry_run:
         answer.write(record, _plan_text(run, figures))
     elif run.finished:
@@ -190,7 +196,7 @@ def _whole_plate(
 
 
 def _is_done_before(
-    image: Image, network: Model, settings: Settings, out: str, grid: str | None
+    image: Image, network: Model, settings: Settings, out: str, grid: str | None, overwrite: bool
 ) -> bool:
     from seamscope.planning.case import Case
     from seamscope.planning.resources import Resources
@@ -198,7 +204,43 @@ def _is_done_before(
     from seamscope.prediction.resuming import task_of
 
     here = Resources.of("cpu")  # nothing is computed, and the device may be that of workers
-    return done_before(out, task_of(Case.open(image, network, settings, grid=grid, resources=here)))
+    task = task_of(Case.open(image, network, settings, grid=grid, resources=here))
+    return done_before(out, task, overwrite=overwrite)
+
+
+def _made_by_predict(task: Mapping[str, Any]) -> dict[str, Any]:
+    """What the answer depends on; a plan is as long as the rest, and follows from it."""
+    return made_by("predict", {key: value for key, value in task.items() if key != "plan"})
+
+
+def _answer_of(out: str) -> dict[str, Any]:
+    """Return what the run that made a whole result has answered."""
+    from seamscope.planning.plan import Plan
+    from seamscope.prediction.folders import record_at
+
+    made = record_at(out) or {}
+    plan = Plan.from_json(made["plan"])
+    made = {key: value for key, value in made.items() if key not in _OF_THE_FILE}
+    return {
+        **made,
+        "tiles_done": plan.tiles * plan.frames,
+        "output": _written(plan, out),
+        "task": _made_by_predict(made["task"]),
+        "dry_run": False,
+    }
+
+
+_OF_THE_FILE = ("axes", "scale", "units", "origin")  # in the record of a result, not in the answer
+
+
+def _written(plan: Plan, out: str) -> dict[str, Any]:
+    """What is written where."""
+    return {
+        "path": out,
+        "axes": plan.out_axes,
+        "shape": list(plan.out_shape),
+        "dtype": str(plan.out_dtype),
+    }
 
 
 class _Run:
@@ -290,12 +332,7 @@ class _Run:
         return {
             "finished": self.finished,
             f"{self._unit}s_done": self.done,
-            "output": {
-                "path": self.out,
-                "axes": plan.out_axes,
-                "shape": list(plan.out_shape),
-                "dtype": str(plan.out_dtype),
-            },
+            "output": _written(plan, self.out),
             **record(self.case.at(plan)),
         }
 

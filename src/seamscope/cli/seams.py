@@ -6,7 +6,7 @@ Knows what is measured, explained, drawn and written, and in which order. Does n
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import PageAnswer, task_in
+from seamscope.cli.answer import PageAnswer, made_by, task_in
 from seamscope.cli.command import Overwrite, command
 from seamscope.cli.options import (
     ComputationOptions,
@@ -74,6 +74,11 @@ class MeasureOptions:
         ),
     ] = False
 
+    @property
+    def seams(self) -> str:
+        """Which overlaps are measured, as settings have it."""
+        return "sample" if self.sample else "all"
+
 
 @command
 def seams(
@@ -116,20 +121,26 @@ def seams(
         with answer.work() as work:
             from seamscope.execution.devices import resources_on
             from seamscope.planning.case import Case
+            from seamscope.planning.resources import Resources
 
             opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
             settings = settings_of(
                 grid, pixels, computation, tile=tile, threshold=measures.threshold
             )
-            resources = resources_on(sharing.on, settings.device, work)
-            case = Case.open(opened, network, settings, grid=tiles_file, resources=resources)
-            bench = _Bench(case, work, measures, kept)
+            here = Resources.of("cpu")  # nothing is computed yet, and workers may be gone
+            case = Case.open(opened, network, settings, grid=tiles_file, resources=here)
+            task = _task(case, measures)
             done = [
                 name for name in (answer.json_file, answer.report_file) if name not in (None, "-")
             ]
-            if resume and kept.is_done(done) and bench.made(done, overwrite=overwrite):
-                answer.skip(f"{' and '.join(done)} {'are' if done[1:] else 'is'} done already.")
+            made = resume and kept.is_done(done) and _made(done, task, overwrite=overwrite)
+            if made and answer.json_file != "-":  # which nothing keeps
+                said = f"{' and '.join(done)} {'are' if done[1:] else 'is'} done already."
+                answer.skip({}, said, there=True)
                 return
+            resources = resources_on(sharing.on, settings.device, work)
+            case = Case.open(opened, network, settings, grid=tiles_file, resources=resources)
+            bench = _Bench(case, task, work, measures, kept)
             bench.measure(layers, overwrite)
             if answer.report_file is not None:
                 page = bench.page()
@@ -215,11 +226,34 @@ class _Kept:
             discard(self.folder)
 
 
+def _task(case: Case, options: MeasureOptions) -> dict[str, Any]:
+    """All that the answer depends on, so that another one is noticed."""
+    from seamscope.execution.measuring import Measuring, task_of_measures
+
+    task = task_of_measures(case.but(seams=options.seams), Measuring())
+    return made_by("seams", task | {"options": plain(options)})
+
+
+def _made(files: Sequence[str], task: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Whether the files of a finished answer are those of this command.
+
+    Raises
+    ------
+    OutputError
+        When they are not, and may not be replaced; the message names what differs.
+    """
+    from seamscope.prediction.folders import is_made_of
+
+    return all(is_made_of(task_in(file), task, file, overwrite=overwrite) for file in files)
+
+
 class _Bench:
     """One image and network, and all that is found out about their seams."""
 
-    def __init__(self, case: Case, work: Work, asked: MeasureOptions, kept: _Kept) -> None:
-        self.asked = case
+    def __init__(
+        self, case: Case, task: Mapping[str, Any], work: Work, asked: MeasureOptions, kept: _Kept
+    ) -> None:
+        self.asked, self.task = case, task
         self._kept = kept
         self.image = case.image
         self.model = case.model
@@ -254,40 +288,11 @@ class _Bench:
             self.certificate = certify(case, **asked)
 
     @cached_property
-    def task(self) -> dict[str, Any]:
-        """All that the answer depends on, so that another one is noticed."""
-        from seamscope.execution.measuring import Measuring, task_of_measures
-
-        options = plain(self._options)
-        return task_of_measures(self._planned, Measuring()) | {"options": options}
-
-    def made(self, files: Sequence[str], *, overwrite: bool) -> bool:
-        """Whether the files of a finished answer are those of this command.
-
-        Raises
-        ------
-        OutputError
-            When they are not, and may not be replaced; the message names what differs.
-        """
-        from seamscope.errors import OutputError
-        from seamscope.prediction.folders import check_made_of
-
-        try:
-            for file in files:
-                check_made_of(task_in(file), self.task, file)
-        except OutputError:
-            if not overwrite:
-                raise
-            return False
-        return True
-
-    @cached_property
     def _planned(self) -> Case:
         from seamscope.planning.tuning import prepare
 
         self._work.phase("Measuring the network")
-        seams = "sample" if self._options.sample else "all"
-        return prepare(self.asked, seams=seams)
+        return prepare(self.asked, seams=self._options.seams)
 
     def _measured(self, case: Case, layers: str | None, overwrite: bool) -> SeamReport:
         from seamscope.prediction.measure_seams import measure_seams

@@ -6,7 +6,6 @@ found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import Answer, columns, write_text
+from seamscope.cli.answer import Answer, columns, made_by, write_text
 from seamscope.cli.command import Overwrite, Renamed, command
 from seamscope.cli.options import (
     Blend,
@@ -228,14 +227,14 @@ def segment(
         _need_model(pixels, grid, computation, loading, tile=tile, blend=blend, raw=not postprocess)
     with answer.work() as work:
         from seamscope.planning.protocol import Protocol
-        from seamscope.prediction.folders import is_done
+        from seamscope.prediction.folders import done_before, is_done
         from seamscope.segmentation.label_files import check_label_target
-        from seamscope.segmentation.labelling import begin_labels
+        from seamscope.segmentation.labelling import begin_labels, task_of_labels
 
         wanted = recipe.of()
         source = pixels.open(prediction, work.note)
         there = resume and is_done(out)
-        if not there:
+        if overwrite or not there:
             check_label_target(out, overwrite=overwrite, source=source, resume=resume)
         case, protocol = None, _without_network(pixels, wanted)
         if model is not None:
@@ -249,9 +248,12 @@ def segment(
             "case": case, "area": pixels.area, "ome": written.of(),
             "corrections": None if corrections is None else _hash(corrections),
         }  # fmt: skip
-        done = there and _is_done_before(out, source, wanted, how)
+        task = task_of_labels(source, wanted, **how)
+        done = there and done_before(out, task, overwrite=overwrite)
+        own = made_by("segment", task)
+        known = resume and answer.check(own, overwrite=overwrite)
         if done and (table is None or Path(table).expanduser().exists()):
-            answer.skip(f"{out} is done already.")
+            answer.skip(_answer_of(out) | {"task": own}, f"{out} is done already.", there=known)
             return
         if done:
             work.note(f"{out} is done already: only the table is made.")
@@ -272,7 +274,8 @@ def segment(
                     labelling.note("table", str(Path(table).expanduser().absolute()))
                     write_text("--table", table, found.table(image, work=work).to_csv())
                 if not done:
-                    labelling.write(found, {"protocol": protocol.to_json()}, keep=True)
+                    about = {"protocol": protocol.to_json(), "corrections_skipped": skipped}
+                    labelling.write(found, about, keep=True)
             except BaseException:
                 if labelling.unfinished:
                     work.warn(labelling.unfinished)
@@ -281,7 +284,8 @@ def segment(
             protocol.save(save_protocol)
     record = {"output": out, **found.record()["segmentation"]}
     record |= {"shape": list(found.shape), "axes": found.space.axes, "dtype": str(found.dtype)}
-    answer.write(record | {"corrections_skipped": skipped}, columns(_rows(found, out)))
+    record |= {"corrections_skipped": skipped, "task": own}
+    answer.write(record, columns(_rows(found, out)))
 
 
 def _without_network(pixels: ImageOptions, recipe: Recipe) -> Protocol:
@@ -329,11 +333,20 @@ def _prepared(
     return case
 
 
-def _is_done_before(out: str, image: Image, recipe: Recipe, how: Mapping[str, Any]) -> bool:
-    from seamscope.prediction.folders import done_before
-    from seamscope.segmentation.labelling import task_of_labels
+def _answer_of(out: str) -> dict[str, Any]:
+    """Return what the run that made whole labels has answered."""
+    from seamscope.images.image import open_image
+    from seamscope.prediction.folders import record_at
 
-    return done_before(out, task_of_labels(image, recipe, **how))
+    made, labels = record_at(out) or {}, open_image(out)
+    return {
+        "output": out,
+        **made.get("segmentation", {}),
+        "shape": list(labels.shape),
+        "axes": labels.axes,
+        "dtype": str(labels.dtype),
+        "corrections_skipped": made.get("corrections_skipped", []),
+    }
 
 
 def _hash(file: str) -> str:

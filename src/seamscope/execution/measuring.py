@@ -269,6 +269,7 @@ def measure_on(
         own = stack.enter_context(temporary_folder()) / "seams" if folder is None else folder
         stack.enter_context(claimed(own))
         case, ledger = _begun(case, measuring, own, resume and not temporary)
+        stack.enter_context(ledger.unless_refused())
         pool: _Workers | None = None
         if on is not None:
             pool = stack.enter_context(open_workers(case.plan.settings.device, on, work))

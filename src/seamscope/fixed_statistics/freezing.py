@@ -79,13 +79,11 @@ from seamscope.normalization.statistics import (
 )
 from seamscope.planning.case import Case
 from seamscope.planning.reading import TileJob
-from seamscope.prediction.folders import check_made_of
-from seamscope.prediction.resuming import same_threads, task_of, threads_of
+from seamscope.prediction.folders import is_made_of
+from seamscope.prediction.resuming import digest_of, same_threads, task_of, threads_of
 from seamscope.progress import QUIET, Steps, Work, check
 from seamscope.serialization import plain, restore
 from seamscope.settings import Settings
-
-_HASH = "sha256 "
 
 
 def freeze_statistics(
@@ -254,10 +252,9 @@ def check_found_by(statistics: Statistics, case: Case, plan: FreezePlan) -> None
     OutputError
         When they are of another search; the message names what differs.
     """
-    known = statistics.task.get("pixels")
-    task = _Task(case, plan, QUIET, None, False).described(known)
+    task = _Task(case, plan, QUIET, None, False).described()
     task.pop("device")  # perhaps of workers, which need not be there any more
-    check_made_of(statistics.task, task, statistics.source)
+    is_made_of(statistics.task, task, statistics.source)
 
 
 class _Task:
@@ -280,7 +277,7 @@ class _Task:
         if folder.is_dir():
             try:
                 ledger = Ledger(folder)
-                self._described = self.described(ledger.task.get("pixels"))
+                self._described = self.described()
                 ledger.check(self._described, folder.name)
                 self._take_plan(restore(FreezePlan, ledger.task["freezing"]))
                 return ledger
@@ -296,15 +293,13 @@ class _Task:
         if begun.plan.grid != self.plan.plan.grid:
             self.plan = begun
 
-    def described(self, known: str | None = None) -> dict[str, Any]:
+    def described(self) -> dict[str, Any]:
         """Describe all that statistics depend on.
 
         A prediction of a small input is part of it, because the network's code may have been
-        edited. Pixels are described as they were before (`known`), since a file that was written
-        a moment ago has no identity yet.
+        edited.
         """
         plan, model = self.plan, self.model
-        hashed = not self.image.identity or (known or "").startswith(_HASH)
         small, _ = model.examples
         with model.on_cpu(), torch.no_grad():
             answer = model.forward(small).float().contiguous().numpy().tobytes()
@@ -315,17 +310,17 @@ class _Task:
             "number of tiles": plan.tiles if plan.how == "sampled" else None,
             "device": str(plan.plan.settings.device),
             "code of the network": hashlib.sha256(answer).hexdigest()[:16],
-            "pixels": self._pixels() if hashed else self.image.identity,
+            "hash of all pixels": self._pixels(),
         }
 
     def _pixels(self) -> str:
-        """Return a hash of all pixels, which costs reading an image in memory once more."""
-        digest = hashlib.sha256()
-        reader = self.case.at(self.plan.plan).reader(self.work)
-        for number in range(len(self._jobs)):
-            check(self.work)
-            digest.update(reader.read([self._jobs[number]]).tobytes())
-        return f"{_HASH}{digest.hexdigest()[:16]}"
+        """Return a hash of the frames that are read."""
+        layout, image = self.plan.plan.layout, self.image
+        frames = dict(zip(layout.frames, self.plan.plan.frame_ranges, strict=True))
+        region = (
+            slice(*frames.get(a, (0, n))) for a, n in zip(layout.axes, image.shape, strict=True)
+        )
+        return digest_of(image.part(tuple(region)), self.work)
 
     @property
     def _jobs(self) -> _Jobs:
@@ -336,6 +331,8 @@ class _Task:
     def found(self, on: On, *, trust: bool) -> Statistics:
         """Find what is left, here or with workers."""
         with contextlib.ExitStack() as stack:
+            if self._ledger is not None:
+                stack.enter_context(self._ledger.unless_refused())
             if self._ledger is not None and on is None:
                 stack.enter_context(same_threads(self._ledger))
             case = self.case.at(self.plan.plan)

@@ -183,17 +183,20 @@ def _attempt(
 
 def is_done(target: str | os.PathLike[str]) -> bool:
     """Return whether there is a whole result of Seamscope."""
-    return bool((_record(target) or {}).get("finished"))
+    return bool((record_at(target) or {}).get("finished"))
 
 
-def _record(target: str | os.PathLike[str]) -> dict[str, Any] | None:
+def record_at(target: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return the record of a result at a path or an address; None where there is none."""
     if is_address(target):
         return read_record(target)
     path = Path(target).expanduser()
     return read_record(path) if path.exists() else None
 
 
-def done_before(target: str | os.PathLike[str], task: Mapping[str, Any]) -> bool:
+def done_before(
+    target: str | os.PathLike[str], task: Mapping[str, Any], *, overwrite: bool = False
+) -> bool:
     """Return whether a result is whole, and of this image, network and settings.
 
     Parameters
@@ -202,6 +205,8 @@ def done_before(target: str | os.PathLike[str], task: Mapping[str, Any]) -> bool
         Where it is.
     task
         What it would be made of (see `seamscope.prediction.resuming.task_of`).
+    overwrite
+        Whether a result of others may be replaced.
 
     Raises
     ------
@@ -210,14 +215,18 @@ def done_before(target: str | os.PathLike[str], task: Mapping[str, Any]) -> bool
     """
     if not is_done(target):
         return False
-    check_made_of((_record(target) or {}).get("task"), task, target)
-    return True
+    made_of = (record_at(target) or {}).get("task")
+    return is_made_of(made_of, task, target, overwrite=overwrite)
 
 
-def check_made_of(
-    before: Mapping[str, Any] | None, task: Mapping[str, Any], target: str | os.PathLike[str]
-) -> None:
-    """Check that a whole result is one of this work.
+def is_made_of(
+    before: Mapping[str, Any] | None,
+    task: Mapping[str, Any],
+    target: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> bool:
+    """Return whether a whole result is one of this work.
 
     Parameters
     ----------
@@ -227,12 +236,16 @@ def check_made_of(
         What it would be made of.
     target
         Where it is.
+    overwrite
+        Whether one of other work may be replaced.
 
     Raises
     ------
     OutputError
-        Where it is of other work; the message names what differs.
+        Where it is of other work, and may not be replaced; the message names what differs.
     """
+    if overwrite:
+        return bool(before) and not any(differing(before or {}, task))
     if not before:
         raise OutputError(
             f"{target} does not say what it was made of, so it cannot be compared. Choose another "
@@ -243,6 +256,16 @@ def check_made_of(
             f"{target} was made with another {what} ({old}, now {new}). Ask for the same as then, "
             "choose another name, or allow it to be replaced (`overwrite=True`)."
         )
+    return True
 
 
-__all__ = ["Done", "Job", "check_made_of", "done_before", "is_done", "jobs_for", "predict_all"]
+__all__ = [
+    "Done",
+    "Job",
+    "done_before",
+    "is_done",
+    "is_made_of",
+    "jobs_for",
+    "predict_all",
+    "record_at",
+]

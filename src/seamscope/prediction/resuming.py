@@ -33,7 +33,7 @@ from seamscope.ledger import Ledger
 from seamscope.planning.blocks import Blocks
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
-from seamscope.progress import Work
+from seamscope.progress import QUIET, Work, check
 from seamscope.serialization import plain, restore
 from seamscope.tiling import Slices, Tile
 from seamscope.version import __version__
@@ -102,6 +102,15 @@ def content_of(image: Image) -> str:
         lines = tuple(int(rng.integers(n)) for n in image.shape[:-1])
         start = int(rng.integers(image.shape[-1] - length + 1))
         digest.update(image.read((*lines, slice(start, start + length))).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def digest_of(image: Image, work: Work = QUIET) -> str:
+    """Return a hash of all pixels, where a few decide; it costs reading the image once."""
+    digest = hashlib.sha256(repr((image.shape, str(image.dtype))).encode())
+    for region in image.blocks():
+        check(work)
+        digest.update(image.read(region).tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -432,6 +441,7 @@ __all__ = [
     "check_written",
     "content_of",
     "continued",
+    "digest_of",
     "forget_changes",
     "image_of",
     "keep_intensity",
