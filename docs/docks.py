@@ -32,7 +32,7 @@ from qtpy.QtWidgets import (
 )
 
 from seamscope.demo import sample_image
-from seamscope.docks.controls import KEYS
+from seamscope.docks.controls import KEYS, tip_of
 from seamscope.docks.demo import wait_until
 from seamscope.docks.opening import KINDS
 from seamscope.docks.spoken import controls_in, name_of
@@ -82,7 +82,7 @@ def _tables(dock: QWidget) -> Iterator[str]:
 def _table(controls: list[QWidget]) -> Iterator[str]:
     rows: dict[str, str] = {}
     for control in controls:
-        name, tip = name_of(control), " ".join(control.toolTip().split())
+        name, tip = name_of(control), " ".join(tip_of(control).split())
         if name and tip and not isinstance(control, QAbstractSlider | QProgressBar):
             rows.setdefault(name.replace(" …", "").strip(), tip)
         if isinstance(control, QTableView):

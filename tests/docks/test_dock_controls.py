@@ -16,6 +16,7 @@ from qtpy.QtCore import QPoint, QPointF, QSignalBlocker, Qt
 from qtpy.QtGui import QAction, QKeySequence, QWheelEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import (
+    QAbstractButton,
     QAbstractItemView,
     QAbstractSlider,
     QAbstractSpinBox,
@@ -29,7 +30,7 @@ from qtpy.QtWidgets import (
 )
 
 from places import ROOT
-from seamscope.docks.controls import KEYS
+from seamscope.docks.controls import KEYS, tip_of
 from seamscope.docks.editors import Choice
 from seamscope.docks.opening import KINDS
 from seamscope.docks.spoken import controls_in, name_of
@@ -69,6 +70,11 @@ def test_every_control_has_a_name_and_a_tip(docks):
     ]
     wide = [tip for _, each in every for tip in each.toolTip().split("\n") if len(tip) > 100]
     assert not wide  # Qt wraps no plain text
+    buttons = [(d, e) for d, e in every if isinstance(e, QAbstractButton) and not e.isHidden()]
+    off = [(d, e) for d, e in buttons if not e.isEnabledTo(e.parentWidget())]
+    assert len(off) > 20  # nothing is loaded
+    assert not [f"{d}: {described(e)}" for d, e in off if e.toolTip() == tip_of(e)]
+    assert not [f"{d}: {described(e)}" for d, e in off if e.isChecked()]
 
 
 def test_every_tab_row_and_column_has_a_tip(docks):

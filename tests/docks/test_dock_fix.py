@@ -21,6 +21,7 @@ from seamscope.docks.controls import beside
 from seamscope.docks.fixing import cost
 from seamscope.docks.fixing.dock import FixDock
 from seamscope.docks.fixing.swipe import NAME
+from seamscope.docks.layers import camera
 from seamscope.docks.prediction.dock import PredictionDock
 
 CLASSES = measured()
@@ -234,6 +235,33 @@ def test_only_the_page_in_front_draws_over_the_image(qtbot, viewer, steps):
     page(qtbot, steps, "prediction")
     assert seen(viewer) == {"cells", result, "tiles: cells"}
 
+    # what the user has hidden stays hidden, until something new is to be seen there
+    viewer.layers["tiles: cells"].visible = False
+    page(qtbot, steps, "field")
+    viewer.layers["fields · cells"].visible = False
+    camera(viewer).zoom *= 1.5
+    assert seen(viewer) == {"cells", result, "receptive field · cells"}
+    page(qtbot, steps, "seams")
+    qtbot.waitUntil(lambda: seen(viewer) == shown, timeout=PATIENCE)
+    for name in ("chosen seam · cells", heat):
+        viewer.layers[name].visible = False
+    page(qtbot, steps, "prediction")
+    assert seen(viewer) == {"cells", result}
+    page(qtbot, steps, "seams")
+    left = {name for name in shown if name not in ("chosen seam · cells", heat)}
+    qtbot.waitUntil(lambda: seen(viewer) == left, timeout=PATIENCE)
+    seams.table.choose(1)
+    seams.heat.boxes["tiles"].click()
+    seams.heat.boxes["tiles"].click()
+    assert seen(viewer) == {"cells", "chosen seam · cells", heat}
+    page(qtbot, steps, "field")
+    assert seen(viewer) == {"cells", result, "receptive field · cells"}
+    field.show_map.click()
+    field.show_boxes.click()
+    assert seen(viewer) == {"cells", result}
+    field.show_boxes.click()
+    assert seen(viewer) == {"cells", result, "fields · cells"}
+
 
 def test_a_dock_opened_by_name_is_taken_from_the_step(qtbot, viewer, steps):
     seams = page(qtbot, steps, "seams")
@@ -267,6 +295,11 @@ def test_channels_are_one_coloured_layer_and_layers_when_asked_for(qtbot, viewer
 
     dock.options.shown.set_value(False)
     assert len(viewer.layers) == 4  # with the tiles; a layer each time that the window has answered
+    dock.options.shown.set_value(True)  # not wanted any more
+    qtbot.wait(100)
+    assert len(viewer.layers) == 4
+    assert seen(viewer) - {"cells"} == {name}
+    dock.options.shown.set_value(False)
     qtbot.waitUntil(lambda: name not in seen(viewer), timeout=PATIENCE)
     each = seen(viewer) - {"cells"}
     assert len(each) == 3

@@ -161,8 +161,9 @@ def test_frozen_network_predicts_like_the_whole_image(qtbot, viewer, docks):
     assert "The image runs untiled, 1 layer in one pass" in own.freezing.panel.cost.text()
     sentence = own.bench.session.fixed.network.describe()
     assert sentence.startswith("Can be predicted without seams")
-    for text in (own.freezing.panel.result.text(), own.verdict.text(), dock.facts.text()):
+    for text in (own.verdict.text(), dock.facts.text()):
         assert sentence in text
+    assert own.freezing.panel.result.text() == ""  # nothing is said twice
     assert dock.fixed.isVisibleTo(dock)
     assert dock.fixed.isChecked()
     assert dock.fixed.text() == "Fixed statistics (exact, this image)"
@@ -181,6 +182,8 @@ def test_frozen_network_predicts_like_the_whole_image(qtbot, viewer, docks):
     assert dock.model is INSTANCE
     assert "Overlap cannot remove the seams" in dock.facts.text()
     assert "1 layer normalizes with per-tile statistics" in own.verdict.text()
+    assert "fix them with the page Fix statistics" in own.verdict.text()
+    assert "not used now" in own.freezing.panel.result.text()
     press(qtbot, dock.panel.run)
     qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
     assert np.abs(dock.results.array - whole(INSTANCE, image)).max() > 0.01
@@ -208,14 +211,14 @@ def test_statistics_of_another_channel_are_told_and_not_measured_against(qtbot, 
     dock.refresh()
     qtbot.waitUntil(lambda: own.settled and own.audit is not None, timeout=PATIENCE)
     freeze(qtbot, own)
-    good = [text.text() for text in (own.verdict, own.freezing.panel.result, dock.fixed)]
-    assert good[2] == "Fixed statistics (exact, this image)"
+    good = [text.text() for text in (own.verdict, dock.fixed)]
+    assert good[1] == "Fixed statistics (exact, this image)"
     dock.options.channel.set_value(1)
     dock.refresh()
     green = boxed("", "good").split("bgcolor=")[1].split()[0]
     assert green in good[0]
     off = "were found with channel 0, but two is read with channel 1. Predictions will be wrong"
-    for text in (own.verdict, own.freezing.panel.result, dock.notes):
+    for text in (own.verdict, dock.notes):
         assert off in text.text()
         assert green not in text.text()
     assert dock.fixed.text() == "Fixed statistics (exact, this image, read otherwise)"
@@ -229,7 +232,7 @@ def test_statistics_of_another_channel_are_told_and_not_measured_against(qtbot, 
     np.testing.assert_allclose(one.reference_mean, found.mean((1, 2)), rtol=1e-5)
     dock.options.channel.set_value(0)
     dock.refresh()
-    assert [t.text() for t in (own.verdict, own.freezing.panel.result, dock.fixed)] == good
+    assert [t.text() for t in (own.verdict, dock.fixed)] == good
 
 
 def test_ways_of_freezing_and_their_cost_follow_the_controls(qtbot, viewer, docks):
@@ -250,7 +253,7 @@ def test_ways_of_freezing_and_their_cost_follow_the_controls(qtbot, viewer, dock
     press(qtbot, panel.freeze)
     wait(qtbot, own)
     assert dock.fixed.text() == "Fixed statistics (sampled, this image)"
-    assert "estimated to differ by" in panel.result.text()
+    assert "estimated to differ by" in own.verdict.text()
     panel.how.set_value("local")
     panel.cell.setValue(24)
     assert panel.cell.isVisibleTo(panel)
@@ -689,6 +692,9 @@ def test_ways_of_blending_are_compared_and_the_best_is_used(qtbot, viewer, docks
     halo = dock.plan.grid.halo
     tiles = TileGrid.regular((96, 120), 32, halo, overlap=14, lattice=INSTANCE.facts.lattice[0])
     assert f"2 × {len(tiles)} tiles" in page.cost.text()
+    assert "overlap 14 px" in page.cost.text()
+    own_overlap = max(dock.plan.grid.overlap)
+    assert f"{own_overlap} px, {dock.plan.tiles} tiles" in page.cost.text()
     assert not page.use.isVisibleTo(page)
     compare_blends_of(qtbot, own)
     expected = compare_blends(image, INSTANCE, tile=32, halo=halo, accelerate=False)
@@ -773,6 +779,8 @@ def test_comparing_blends_is_cancelled_or_fails_in_one_sentence(qtbot, viewer, d
     qtbot.waitUntil(lambda: not own.busy, timeout=PATIENCE)
     assert own.problem == "Stopped: nothing new was measured."
     assert own.error.text() == boxed(own.problem, "warning")
+    own.fail(SettingsError("Stopped workers answer nothing: start them."), "Comparing")
+    assert own.error.text() == boxed(own.problem, "error")  # whatever its words
     assert page.found is None
 
     INSTANCE.module.delay = 0.0
@@ -871,7 +879,7 @@ def test_a_page_is_not_as_high_as_another(qtbot, viewer, docks):
     viewer.add_image(uneven(96, 120), name="cells")
     load(qtbot, docks, INSTANCE)
     bar = own.findChild(QScrollArea).verticalScrollBar()
-    own.features.deviation.setMinimumHeight(3000)
+    own.features.ask.setMinimumHeight(3000)
     show(own, "Features")
     qtbot.waitUntil(lambda: bar.maximum() > 0, timeout=PATIENCE)
     show(own, "Fix statistics")

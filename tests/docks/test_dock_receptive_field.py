@@ -58,7 +58,7 @@ def test_what_is_seen_in_theory_is_told_as_soon_as_there_is_a_network(qtbot, vie
     load(qtbot, docks, CLASSES)
     assert CLASSES.describe() in fields.verdict.text()
     assert "2 px" in fields.details.text()  # the period
-    assert "at the worst phase" in fields.details.text()
+    assert "where it looks farthest within a period" in fields.details.text()
     assert fields.compute.isEnabled()
     load(qtbot, docks, INSTANCE)
     assert "Overlap cannot remove the seams" in fields.verdict.text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import npe2
@@ -20,14 +21,19 @@ from hands import PATIENCE, press
 from napari.components import ViewerModel
 
 import seamscope
+from seamscope.docks import tasks
 from seamscope.docks.fixing import dock as fixing
 from seamscope.docks.layers import add_opened
+from seamscope.docks.normalization import freeze_page
 from seamscope.docks.prediction.dock import PredictionDock
+from seamscope.docks.results import Run
 from seamscope.docks.stored_result import StoredResult
-from seamscope.execution import pool
+from seamscope.execution import devices, pool
 from seamscope.images.image import open_image
 from seamscope.images.results.create import create_output
 from seamscope.normalization.statistics import Statistics
+from seamscope.planning.case import Case
+from seamscope.planning.resources import Resources
 from seamscope.progress import QUIET
 
 NETWORK = """
@@ -341,3 +347,43 @@ def test_what_is_not_written_yet_is_transparent(tmp_path):
     np.testing.assert_array_equal(shown[2:9:3, 1, 5:20], whole[2:9:3, 1, 5:20])
     output.finish()
     np.testing.assert_array_equal(shown[...], np.nan_to_num(whole))
+
+
+class CarriedError(Exception):
+    """Stands for the work: which device it was planned for."""
+
+
+def test_each_step_is_planned_for_the_gpus_of_workers(qtbot, dock, tmp_path, monkeypatch):
+    """As the command line plans: where only the workers of a scheduler have GPUs."""
+    asked = []
+
+    def answer(on, device, work=QUIET):
+        asked.append((on, device))
+        least = replace(Resources.of("cpu"), device="cuda", memory=1 << 28)
+        return least if isinstance(on, str) else None
+
+    def carry(case, *_, **__):
+        raise CarriedError(case.plan.settings.device)
+
+    monkeypatch.setattr(devices, "resources_on", answer)
+    case, output = tasks.begin_on_disk(dock.case(), str(tmp_path / "o.zarr"), "s", work=QUIET)
+    output.close()
+    assert case.plan.settings.but(device="cpu", memory=1) == dock.plan.settings.but(memory=1)
+    assert (case.plan.settings.device, case.plan.settings.memory) == ("cuda", 1 << 28)
+    run = Run(dock.layer, case.image, case.model, case.plan, output, on="s")
+    assert run.settings.device == "auto"  # what this process asks of the run, it computes here
+
+    for module, name in ((tasks, "measure_seams"), (fixing, "freeze_statistics")):
+        monkeypatch.setattr(module, name, carry)
+    monkeypatch.setattr(freeze_page, "carry_out", carry)
+    monkeypatch.setattr(freeze_page, "plan_freeze", lambda *_, **__: None)
+    again = Case.planned(run.image, run.model, dock.plan)  # of this machine
+    freeze = freeze_page.FreezeAsked(dock.model, dock.image, "exact", dock.settings(), 24, 4)
+    with pytest.raises(CarriedError, match="cuda"):
+        tasks.measure_shared(again, None, tmp_path / "p", "s", device="auto", work=QUIET)
+    with pytest.raises(CarriedError, match="cuda"):
+        fixing.with_exact_statistics(dock.image, dock.model, dock.settings(), run, work=QUIET)
+    for on, device in (("s", "cuda"), (2, "cpu")):
+        with pytest.raises(CarriedError, match=device):
+            freeze.freeze(None, tmp_path / "f", on=on, work=QUIET)
+    assert asked == 4 * [("s", "auto")] + [(2, "auto")]

@@ -13,6 +13,7 @@ import pytest
 
 pytest.importorskip("napari")
 
+import pyqtgraph as pg
 from dock_networks import measured, undrawn, whole
 from hands import PATIENCE, predict, press, uneven
 from qtpy.QtCore import QPoint, Qt
@@ -124,6 +125,11 @@ def test_a_run_is_told_in_numbers_and_curves(qtbot, viewer, docks):
     assert "convolutions" in mark.name
     Session.of(viewer).tell_effective(((2, 1), (2, 2)))
     assert seams._marks()[-1] == (2, "effective reach")
+    named = seams.halo.names.text().replace("&nbsp;", " ")
+    assert f"{mark.name} {mark.halo} px" in named
+    assert "effective reach 2 px" in named
+    labels = [x for x in seams.halo.plot.scene().items() if isinstance(x, pg.InfLineLabel)]
+    assert not labels  # they would run through the curves
 
 
 def test_the_slider_stitches_again_without_the_network(qtbot, viewer, docks, monkeypatch):
@@ -170,7 +176,11 @@ def test_the_slider_stitches_again_without_the_network(qtbot, viewer, docks, mon
         np.testing.assert_allclose(seams.stitched.array, stitched(halo), atol=1e-6)
     assert left == [False]  # each layer came when the window had answered
     seams.halo.report.curve.share[0] = 0.7
-    seams.halo.set_value(0)
+    most = seams.halo.most
+    keys = {"PageDown": max(most - 10, 0), "Home": 0, "PageUp": min(10, most)}
+    for key, halo in (*keys.items(), ("Home", 0)):
+        qtbot.keyClick(seams.halo.plot, getattr(Qt.Key, f"Key_{key}"))
+        assert seams.halo.value() == halo
     assert "70% of the overlaps reach it" in seams.halo.numbers.text()
     layers = seams.stitched.layers
     assert [layer.visible for layer in layers] == [False, True, True]
@@ -578,7 +588,7 @@ def test_what_was_not_kept_can_be_measured(qtbot, viewer, docks, monkeypatch):
     sampled = seams.run.evidence.report
     assert not sampled.complete
     assert "measured" in seams.verdict.text()
-    assert not seams.stitch.isEnabled()
+    assert not seams.stitch.isVisibleTo(seams)
     press(qtbot, seams.heat.boxes["pixels"])
     assert "press Measure" in seams.problem
     press(qtbot, seams.measuring.measure)
@@ -671,7 +681,7 @@ def test_causes_certificate_and_report(qtbot, viewer, docks, tmp_path):
     press(qtbot, seams.explain)
     press(qtbot, seams.job.cancel)
     qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
-    assert seams.causes.text() == f"{known}<p>Stopped before a cause was found.</p>"
+    assert seams.causes.text() == f"{known}<p>Stopped. The earlier answer stays.</p>"
 
     page = tmp_path / "seams.html"
     seams.causes_page.write_report(page)
@@ -743,7 +753,8 @@ def test_layers_and_docks_come_and_go(qtbot, viewer, docks):
     predict(qtbot, dock, INSTANCE, halo=2)
     INSTANCE.module.delay = 0.05
     press(qtbot, seams.measuring.measure)
-    press(qtbot, seams.ask)
+    assert "what each tile predicts was not kept" in seams.ask.toolTip()
+    seams.ask.setChecked(True)
     viewer.window.remove_dock_widget(seams)
     qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
     assert seams._clicked not in viewer.mouse_drag_callbacks
@@ -773,7 +784,9 @@ def test_one_tile_has_no_seams(qtbot, viewer, docks):
     predict(qtbot, dock, INSTANCE)
     assert "there are no seams" in seams.verdict.text()
     assert not seams.measuring.measure.isVisibleTo(seams)
-    press(qtbot, seams.explain)
+    assert not seams.explain.isEnabled()
+    assert "there are no seams" in seams.explain.toolTip()
+    seams.find_causes()  # as the step Fix does
     qtbot.waitUntil(lambda: not seams.busy, timeout=PATIENCE)
     assert seams.problem == ""
     assert "seamless" in seams.causes.text().lower() or "one tile" in seams.causes.text().lower()

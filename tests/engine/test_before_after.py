@@ -176,8 +176,8 @@ def test_seams_are_those_measured_by_themselves(compared) -> None:
     assert found.after.seamless
     assert not found.before.seamless
     said = " ".join(found.sentences())
-    assert "Before: Seams" in said
-    assert "After: Seamless" in said
+    assert "Seams before: " in said
+    assert "Seamless after: " in said
     assert "Dice" in said
     assert found.to_json()["dice_after"] == list(found.dice_after)
 

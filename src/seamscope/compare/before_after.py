@@ -94,7 +94,7 @@ class BeforeAfter:
 
     def sentences(self) -> tuple[str, ...]:
         """Say what changed, in a few sentences."""
-        said = [f"Before: {self.before.sentence()}", f"After: {self.after.sentence()}"]
+        said = [_said(self.before, "before"), _said(self.after, "after")]
         if self.why_before is not None and self.why_after is not None:
             said.append(
                 f"Explained before by {causes_text(self.why_before)}; after: "
@@ -136,6 +136,14 @@ class BeforeAfter:
             why_after=self.why_after,
             sentences=self.sentences(),
         )
+
+
+def _said(report: SeamReport, when: str) -> str:
+    """The sentence of a report, and when: "Seams before: …"."""
+    word, colon, rest = report.sentence().partition(": ")
+    if colon and " " not in word:
+        return f"{word} {when}: {rest}"
+    return f"{when.capitalize()}: {report.sentence()}"
 
 
 def causes_text(diagnosis: Diagnosis) -> str:

@@ -5,6 +5,7 @@ Knows widgets. Does not know what they are for.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -26,6 +27,11 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+
+BUSY = "Not now: other work is going on. Wait, or cancel it."
+NO_CASE = "First choose an image and a network that fit, in the step Predict."
+_WHY_NOT = "why not"  # a property of a control: what its tip says besides
+_WIDTH = 84  # letters in a line of a tip
 
 # napari 0.9 uses none of these; see its Help > Shortcuts.
 KEYS = {
@@ -111,6 +117,29 @@ def _key_text(key: str) -> str:
     return QKeySequence(key).toString(QKeySequence.SequenceFormat.NativeText)
 
 
+def allow(control: QWidget, *needed: tuple[bool, str]) -> None:
+    """Enable a control where all conditions hold; else its tip says what to do first.
+
+    Parameters
+    ----------
+    control
+        A button or the like.
+    needed
+        Conditions, each with the sentence for where it does not hold; the first one counts.
+    """
+    why = next((sentence for holds, sentence in needed if not holds), "")
+    tip, more = tip_of(control), f"\n{textwrap.fill(why, _WIDTH)}" if why else ""
+    control.setEnabled(not why)
+    if control.toolTip() != tip + more:
+        control.setProperty(_WHY_NOT, more)
+        control.setToolTip(tip + more)
+
+
+def tip_of(control: QWidget) -> str:
+    """Return what the tip of a control says of it, and not why it is disabled."""
+    return control.toolTip().removesuffix(control.property(_WHY_NOT) or "")
+
+
 def ticked(text: str, tip: str) -> QCheckBox:
     """A box that is ticked."""
     made = QCheckBox(text)
@@ -182,7 +211,10 @@ def page_of(*parts: QWidget | QLayout | tuple[QWidget, ...]) -> QWidget:
 
 
 __all__ = [
+    "BUSY",
     "KEYS",
+    "NO_CASE",
+    "allow",
     "beside",
     "button",
     "fill",
@@ -195,4 +227,5 @@ __all__ = [
     "page_of",
     "stack",
     "ticked",
+    "tip_of",
 ]

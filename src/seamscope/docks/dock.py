@@ -18,7 +18,7 @@ from typing import Any
 from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtWidgets import QLayout, QScrollArea, QVBoxLayout, QWidget
 
-from seamscope.docks.controls import leave_wheel_to_page
+from seamscope.docks.controls import leave_wheel_to_page, stack
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.late_plot import follow_theme
 from seamscope.docks.layers import Wires, unwrapped
@@ -60,7 +60,7 @@ class Dock(QWidget):
     awake
         Whether it is in a window, and follows the viewer.
     error, job
-        Rows for `fail` and for long work. `build` places them.
+        Rows for `fail` and for long work. `build` places them (see `place_with_status`).
     least_width
         Least width in screen pixels.
     """
@@ -136,6 +136,15 @@ class Dock(QWidget):
         if below is not None:
             self._whole.addWidget(below)
 
+    def place_with_status(self, parts: Iterable[QWidget | QLayout]) -> None:
+        """Put parts into a page as `place` does, and below it what is seen wherever it scrolls.
+
+        These are errors and long work.
+        """
+        status = QWidget()
+        stack(status, self.error, self.job).setContentsMargins(9, 0, 9, 4)
+        self.place(parts, below=status)
+
     def listen(self, emitters: Iterable[Any], callback: Callable[..., None]) -> None:
         """Call `callback` at these events of the viewer, until the dock is closed."""
         self._wires.connect(emitters, callback)
@@ -147,13 +156,12 @@ class Dock(QWidget):
         """The sentence in the error row; empty without an error."""
         return self._problem
 
-    def tell(self, problem: str) -> None:
+    def tell(self, problem: str, kind: Kind = "error") -> None:
         """Show a sentence in the error row; an empty one hides it.
 
-        What the user has stopped is no error, and does not look like one.
+        What the user has stopped is no error but a ``"warning"``, and looks like one.
         """
         self._problem = problem
-        kind: Kind = "warning" if problem.startswith("Stopped") else "error"
         self.error.setText(boxed(problem, kind) if problem else "")
         self.error.setVisible(bool(problem))
 

@@ -5,13 +5,16 @@ Knows which layer a picture fits into, and how it is found again. Does not know 
 napari crashes on software OpenGL where shapes layers go, and a layer that goes loses what a user
 has set on it. So a picture takes over the layer of the one before, where that has as many
 dimensions; a dock that is opened again takes over what one before it has left in the viewer.
+
+A picture that comes back with its page, or follows the view, stays hidden where a user has hidden
+its layer; a new picture is seen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 from napari.layers import Layer, Shapes
@@ -34,6 +37,7 @@ class KeptLayers:
     def __init__(self, viewer: Any, owner: str) -> None:
         self._viewer = viewer
         self._owner = owner
+        self._wanted: WeakSet[Layer] = WeakSet()  # that one is not seen is the user's wish
 
     def all(self, *key: Hashable) -> Iterator[Any]:
         """Yield the layers in the viewer whose keys begin like this, the lowest first."""
@@ -54,7 +58,9 @@ class KeptLayers:
     def hide(self, *key: Hashable) -> None:
         """Show none of the layers whose keys begin like this."""
         for layer in self.all(*key):
-            layer.visible = False
+            if layer.visible:
+                self._wanted.discard(layer)
+                layer.visible = False
 
     def raise_to_top(self) -> None:
         """Move the layers that are seen above all others."""
@@ -71,6 +77,7 @@ class KeptLayers:
         data: Any,
         place: Mapping[str, Any],
         look: Mapping[str, Any],
+        again: bool = False,
         **first: Any,
     ) -> Any:
         """Show a picture in the layer of a key.
@@ -87,6 +94,8 @@ class KeptLayers:
             Where it lies (see `seamscope.docks.layers.place_like`).
         look
             Attributes that belong to the picture; its metadata are added to those of the layer.
+        again
+            Whether the picture was there already: where the user has hidden it, it stays hidden.
         first
             Other arguments of the class, for a layer that is made. A user may change them.
         """
@@ -101,7 +110,9 @@ class KeptLayers:
             _set(layer, None, {name: look[name] for name in (_RANGE, _LIMITS) if name in look})
         else:
             draw(layer, data, place, look)
-        layer.visible = True
+        if not (again and layer in self._wanted):
+            layer.visible = True
+            self._wanted.add(layer)
         return layer
 
 

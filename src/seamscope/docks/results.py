@@ -36,8 +36,10 @@ from seamscope.images.image import Image
 from seamscope.images.results.output import Output
 from seamscope.models.formats import Consent
 from seamscope.models.model import Model
+from seamscope.models.runner import is_here
 from seamscope.planning.plan import Plan
 from seamscope.prediction.class_labels import label_numbers
+from seamscope.settings import Settings
 
 _MOST_LAYERS = 8
 _FIRST = 512  # pixels along each axis of a result on disk, that contrast is taken from
@@ -88,6 +90,12 @@ class Run:
     def stored(self) -> bool:
         """Whether the result is on disk."""
         return getattr(self.output, "path", None) is not None
+
+    @property
+    def settings(self) -> Settings:
+        """Those of its plan, with a device of this machine where only workers have the plan's."""
+        own = self.plan.settings
+        return own if is_here(own.device) else own.but(device="auto")
 
     @property
     def finished(self) -> bool:
@@ -298,23 +306,24 @@ class ResultLayers:
         """Show each channel as a layer instead of all in one, or the other way round.
 
         Layers of channels are made when they are first wanted, one each time that the window has
-        answered. `made` is called with each; they are shown when all are here.
+        answered. `made` is called with each; they are shown when all are here. What is not wanted
+        any more is not made.
         """
         if self._composite is None or not self.present:
             return
         self._apart = wanted
+        if self._adding:  # goes on as it is wanted now
+            return
         if wanted and len(self.layers) == 1:
             self._coming = self._each_channel()
             self._set_contrast(self._sample())
-            self._add_channels(made)
-        elif not self._adding:
-            self._show_kind()
+        self._add_channels(made)
 
     def _add_channels(self, made: Callable[[Layer], None]) -> None:
         self._adding = False
         if not self.present:  # removed meanwhile
             return
-        layer = next(self._coming, None)
+        layer = next(self._coming, None) if self._apart else None
         if layer is None:
             self._show_kind()
             return

@@ -17,6 +17,7 @@ import numpy as np
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Reporter
 from seamscope.errors import SeamscopeError
+from seamscope.execution.devices import on_workers
 from seamscope.execution.pool import On
 from seamscope.execution.run import check_shared, is_shared, run_on
 from seamscope.images.image import Image
@@ -129,6 +130,7 @@ def begin_on_disk(
     work.phase("Opening the result")
     case = from_file(case, in_file, needed=on is not None)
     check_shared(case.image, case.model, target, on)
+    case = on_workers(case, on, work)
     task = task_of(case)
     check(work)
     ledger = unfinished(target) if resume else None
@@ -227,6 +229,7 @@ def measure_shared(
     on: On,
     trust: Any = False,
     again: bool = False,
+    device: str | None = None,
     *,
     work: Work,
 ) -> SeamReport:
@@ -244,8 +247,10 @@ def measure_shared(
         As for `seamscope.measure_seams`.
     again
         Whether the measures that were stopped are replaced, once nothing refuses the new ones.
+    device
+        As chosen, for workers; None for that of the plan.
     """
-    case = from_file(case, in_file, needed=on is not None)
+    case = on_workers(from_file(case, in_file, needed=on is not None), on, work, device)
     if again:
         discard(unfinished)
     resume = unfinished.exists()

@@ -64,6 +64,33 @@ def resources_on(on: On, device: str, work: Work = QUIET) -> Resources | None:
     return dataclasses.replace(Resources.of("cpu"), device="cuda", memory=least)
 
 
+def on_workers(case: Case, on: On, work: Work = QUIET, device: str | None = None) -> Case:
+    """Return a case with a plan for the GPUs of workers, where this machine has none.
+
+    Parameters
+    ----------
+    case
+        As it was wanted; returned as it is where it is planned for this machine.
+    on, work
+        As for `resources_on`.
+    device
+        As chosen; None for what the case says.
+
+    Raises
+    ------
+    SettingsError
+        As for `resources_on`.
+    """
+    wanted = case.asked or case.settings
+    wanted = wanted if device is None else wanted.but(device=device)
+    resources = resources_on(on, wanted.device, work)
+    if resources is None:
+        return case
+    if wanted.memory == case.resources.memory:  # of this machine: not chosen
+        wanted = wanted.but(memory=None)
+    return dataclasses.replace(case, settings=wanted, resources=resources, asked=None)
+
+
 def on_this_machine(case: Case, work: Work = QUIET) -> Case:
     """Return a planned case as it is computed here: on the CPU where only workers have its GPU."""
     plan = case.plan
@@ -79,4 +106,4 @@ def gpu_memory() -> int | None:
     return Resources.of("cuda").memory if torch.cuda.is_available() else None
 
 
-__all__ = ["gpu_memory", "on_this_machine", "resources_on"]
+__all__ = ["gpu_memory", "on_this_machine", "on_workers", "resources_on"]

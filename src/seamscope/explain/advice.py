@@ -26,7 +26,7 @@ from seamscope.models.sentences import caution
 from seamscope.planning.plan import Plan
 from seamscope.seams.report import SeamReport
 from seamscope.settings import Settings
-from seamscope.text import axes_text, halo_text, needs_text
+from seamscope.text import at_halo_text, axes_text, halo_text, needs_text
 from seamscope.tiling import AxisTiling, Lattice, Sides, TileGrid, halo_sides, per_axis
 
 Step: TypeAlias = Literal["nothing", "halo", "statistics", "blend", "explain"]
@@ -237,7 +237,7 @@ def _about_tile(
     shown, own = axes_text(tile), axes_text(present)
     before, after = (_computed(plan, halo, each) for each in (present, tile))
     if math.isinf(before):
-        cost = f" Tile {own} has no room for it; tile {shown} has."
+        cost = f" Tile {own} has no room for {at_halo_text(halo)}; tile {shown} has."
     else:
         cost = (
             f" With tile {own} every pixel would be computed about {before:.2g} times, with tile "

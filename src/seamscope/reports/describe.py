@@ -238,8 +238,8 @@ def _(found: Certificate) -> list[Part]:
 
 @describe.register
 def _(effect: BeforeAfter) -> list[Part]:
-    before, after, *rest = effect.sentences()
-    word, _, sentence = after.removeprefix("After: ").partition(": ")
+    before, _, *rest = effect.sentences()
+    word, _, sentence = effect.after.sentence().partition(": ")
     parts: list[Part] = [Verdict(word, _capital(sentence), effect.after.seamless)]
     if effect.gain is not None:
         parts.append(Verdict("", rest[-1], effect.gain > -0.005))
@@ -254,7 +254,8 @@ def _compared(effect: BeforeAfter) -> str:
     """What both sides were measured at."""
     plans = effect.before.plan, effect.after.plan
     sides = [
-        f"tiles of {shape_text(plan.grid.tile_shape)} pixels, {at_halo_text(plan.grid.halo)}"
+        f"tiles of {shape_text(plan.grid.tile_shape)} pixels, overlap "
+        f"{axes_text(plan.grid.overlap)} px, {at_halo_text(plan.grid.halo)}"
         for plan in plans
     ]
     fixed = "with per-tile statistics and with fixed ones"
@@ -341,7 +342,9 @@ def _(found: BlendComparison) -> list[Part]:
     caption = (
         "Step: how much larger jumps are across seams than elsewhere, on average. Dependence: how "
         "much the result changes where tiles begin elsewhere. Score: both, in standard deviations "
-        "of the prediction; 0 is best. Numbers of each blend's worst channel."
+        "of the prediction; 0 is best. Numbers of each blend's worst channel. Measured at tiles of "
+        f"{shape_text(found.settings['tile'])} pixels, overlap "
+        f"{axes_text(found.settings['overlap'])} px."
     )
     best = found.ways.index(found.recommended)
     return [Text(found.describe()), Table(columns, rows, caption, best)]

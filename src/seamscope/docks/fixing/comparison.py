@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QLabel, QSlider, QWidget
 
 from seamscope.compare.accuracy import dice_of_result
 from seamscope.compare.before_after import SAME_DICE, BeforeAfter
-from seamscope.docks.controls import button, stack
+from seamscope.docks.controls import allow, button, stack
 from seamscope.docks.fixing.swipe import Swipe
 from seamscope.docks.looks import Kind, boxed, in_dock, plain, text_label
 from seamscope.docks.results import Run
@@ -31,6 +31,7 @@ _TIPS = {
     "undo": "Show the earlier result, and set the controls as they were.",
     "divide": "Where the divide lies.",
 }
+_APART = "Only results that lie on each other, pixel by pixel, can be compared so."
 _STEPS = 1000  # of the slider
 
 Scores = tuple[tuple[str, ...], tuple[float, ...], str]  # classes, Dice of each, what labels mean
@@ -99,7 +100,7 @@ class Comparison(QWidget):
         both = self.before is not None and self.after is not None and not busy
         for part in (self.swiped, self.swap):
             part.setVisible(both)
-        self.swiped.setEnabled(both and Swipe.possible(*self._layers()))
+        allow(self.swiped, (both and Swipe.possible(*self._layers()), _APART))
         self.swap.setText("Show before")
         self.undo.setVisible(self.after is not None and not busy)
         self._divided.setVisible(self.swipe.shown)

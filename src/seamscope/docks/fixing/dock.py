@@ -17,17 +17,18 @@ from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QSizePolicy
 
 from seamscope.compare.blends import BlendComparison, compare_blends
-from seamscope.docks.controls import KEYS, button, form, keyed
+from seamscope.docks.controls import BUSY, KEYS, NO_CASE, allow, button, form, keyed
 from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.fixing.comparison import Comparison, Scores, scored
 from seamscope.docks.fixing.cost import EXACT, Cost
 from seamscope.docks.layers import file_of_layer, image_of, labels_image, sample_of
-from seamscope.docks.looks import boxed, in_dock, text_label
+from seamscope.docks.looks import Kind, boxed, in_dock, text_label
 from seamscope.docks.opening import open_step
 from seamscope.docks.results import Run
 from seamscope.docks.session import Fixed
 from seamscope.docks.tasks import from_file
+from seamscope.execution.devices import on_workers
 from seamscope.explain.advice import Advice, advise
 from seamscope.fixed_statistics.freezing import freeze_statistics
 from seamscope.images.image import Image
@@ -44,6 +45,7 @@ _TIPS = {
     "not the same as accurate.",
 }
 _WAITING = "Choose an image and a network in the step <i>Predict</i>."
+_STOPPED = "Stopped. The earlier result stays."
 _MOST_STEPS = 3  # of one chain
 
 
@@ -59,7 +61,8 @@ def with_exact_statistics(
     how: dict[str, Any] = {"work": work}
     if run is not None and run.on is not None:
         axes = image.axes
-        case = from_file(case, partial(file_of_layer, run.layer, axes), needed=True)
+        in_file = partial(file_of_layer, run.layer, axes)
+        case = on_workers(from_file(case, in_file, needed=True), run.on, work)
         kept = Path(f"{run.output.path}.statistics.partial")
         how |= {"on": run.on, "trust": run.trust, "partial": kept}
     found = freeze_statistics(case, how="exact", **how)
@@ -190,8 +193,13 @@ class FixDock(Dock):
         said = not busy and self.comparison.after is not None  # the comparison says that it is good
         self.why.setHidden(said and advice is not None and not advice.needed)
         self.fix.setText(self._button(advice))
-        self.fix.setEnabled(advice is not None and advice.needed and not busy)
-        self.fix.setVisible(not busy)
+        allow(
+            self.fix,
+            (advice is not None, NO_CASE),
+            (advice is None or advice.needed, "There is nothing to fix: see the sentence above."),
+            (not busy, BUSY),
+        )
+        self.fix.setHidden(busy or self.why.isHidden())
         self.stop.setVisible(self._chain)
         self.job.cancel.setVisible(not self._chain)  # one button, and one key, to stop a chain
 
@@ -238,7 +246,7 @@ class FixDock(Dock):
         self.job.stop()
         self.session.stop_wanted.emit()
         self._show_earlier()
-        self.tell("Stopped. The earlier result stays.")
+        self.tell(_STOPPED, "warning")
         self._changed()
 
     def _do(self, advice: Advice) -> None:
@@ -276,7 +284,7 @@ class FixDock(Dock):
 
         def fixed(network: Model | None) -> None:
             if network is None or not self._chain:
-                self._give_up("Stopped. The earlier result stays.")
+                self._give_up(_STOPPED)
                 return
             session.fix(Fixed(plain, network, layer))
             self._run(halo="auto", tile=advice.tile or "auto", overlap="auto")
@@ -302,7 +310,7 @@ class FixDock(Dock):
 
         def compared(found: BlendComparison | None) -> None:
             if found is None or not self._chain:
-                self._give_up("Stopped. The earlier result stays.")
+                self._give_up(_STOPPED)
                 return
             best = found.recommended.blend
             if best == settings.blend:
@@ -342,12 +350,12 @@ class FixDock(Dock):
         """There is no result to compare."""
         self._halted = False
         if self._chain and not self.job.busy:
-            self._give_up("No result was made: see the step Predict.")
+            self._give_up("No result was made: see the step Predict.", "error")
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self, why: str, kind: Kind = "warning") -> None:
         self._chain = False
         self._show_earlier()
-        self.tell(why)
+        self.tell(why, kind)
         self._changed()
 
     def _run_ended(self, run: Run) -> None:
@@ -358,7 +366,7 @@ class FixDock(Dock):
             self._changed()
             return
         if not run.finished:
-            self._give_up("Stopped. The earlier result stays.")
+            self._give_up(_STOPPED)
             return
         report = run.evidence.report
         advice = None if report is None else advise(report.plan, report, self.session.settings)

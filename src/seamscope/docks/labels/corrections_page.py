@@ -20,7 +20,7 @@ import numpy as np
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QGridLayout, QPushButton, QWidget
 
-from seamscope.docks.controls import button, fill
+from seamscope.docks.controls import BUSY, allow, button, fill
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels.background import Crops, Suspects
 from seamscope.docks.labels.live import WAIT, Live
@@ -80,6 +80,8 @@ _HINTS = {
     "lock": "Click objects to lock or unlock them.",
 }
 _TOOLS: tuple[Tool, ...] = ("merge", "split", "delete", "lock")
+_NO_OBJECTS = "First press Segment: corrections need the objects of the whole image."
+_PAINTING = "First keep what was painted (press Keep), or discard it."
 _MOST_PAINTED = 2048  # pixels of a window along an axis
 _ROOM = 160  # pixels around a suspicious object, at least
 
@@ -211,16 +213,20 @@ class CorrectionsPage(QWidget):
         edits = self._live.corrections
         ready = edits is not None
         painting = self.window is not None
-        for name in KEYS:
-            self.buttons[name].setEnabled(ready and not (painting and name != "paint"))
-        self.buttons["next"].setEnabled(ready and not painting and not self._row.busy)
-        self.buttons["undo"].setEnabled(edits is not None and bool(len(edits)) and not painting)
-        self.buttons["redo"].setEnabled(edits is not None and edits.can_redo and not painting)
+        there, over = (ready, _NO_OBJECTS), (not painting, _PAINTING)
+        free = not self._row.busy, BUSY
+        made = edits is not None and bool(len(edits)), "Nothing was corrected yet."
+        undone = edits is not None and edits.can_redo, "Nothing was undone."
+        for name in (*_TOOLS, "paint"):
+            allow(self.buttons[name], there, *[over] * (name != "paint"))
+        allow(self.buttons["next"], there, over, free)
+        allow(self.buttons["undo"], there, made, over)
+        allow(self.buttons["redo"], there, undone, over)
         self.discard.setVisible(painting)
         key = KEYS["paint"]
         self.buttons["paint"].setText(f"Keep  ({key})" if painting else f"Paint  ({key})")
-        self.open.setEnabled(ready and not painting)
-        self.crops.setEnabled(edits is not None and bool(len(edits)) and not self._row.busy)
+        allow(self.open, there, over)
+        allow(self.crops, there, made, free)
         self.text.setText(self._state_text(edits))
 
     def _state_text(self, edits: Corrections | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QFileDialog
 
-from seamscope.docks.controls import beside, button, form, page_of
+from seamscope.docks.controls import allow, beside, button, form, page_of
 from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.job import Job, Outcome
@@ -392,8 +392,11 @@ class LabelsDock(Dock):
         self._show_state()
 
     def _show_state(self) -> None:
-        ready = self._image is not None and self._guessing is None
-        self.segment.setEnabled(ready)
+        allow(
+            self.segment,
+            (self._image is not None, "First choose a prediction: press Run in the step Predict."),
+            (self._guessing is None, "The prediction is being looked at."),
+        )
         partial = self.live.image is not None and not self.live.whole
         self.whole.setVisible(partial and not self.building.busy)
         self.correcting.show_state()

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from seamscope.docks.controls import button, fill, form, number, stack
+from seamscope.docks.controls import BUSY, allow, button, fill, form, number, stack
 from seamscope.docks.editors import Choice
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels.background import Ask, Splits
@@ -72,6 +72,7 @@ _COLUMNS = {
     "Seam": "Axis and place of the seam between the objects.",
     "Asked again": "Whether the network splits the object too, when one tile holds it whole.",
 }
+_NOT_ASKED = "First predict: only a network whose result was segmented can be asked again."
 _ROOM = 120  # pixels around a pair, at least
 
 
@@ -234,21 +235,24 @@ class SplitsPage(QWidget):
         given = self.grid.value() == "given"
         set_row(self.form, self.tile, given)
         set_row(self.form, self.overlap, given)
-        free = not self._row.busy
+        free = not self._row.busy, BUSY
         listed = self.report is not None and bool(self.report.candidates)
-        self.look.setEnabled(free and self.labels.value() is not None)
+        labels = self.labels.value() is not None, "First make labels (Segment), or open some."
+        found = listed, "First press Find false splits."
+        allow(self.look, labels, free)
         self.table.setVisible(listed)
         self.buttons.setVisible(listed)
         asked = self._asked_run()
-        self.ask.setEnabled(free and asked is not None)
-        self.confirmed.setEnabled(free and bool(self._confirmed()))
-        self.merge.setEnabled(free and self.candidate is not None)
-        self.all.setEnabled(free and listed)
+        allow(self.ask, (asked is not None, _NOT_ASKED), free)
+        allow(self.confirmed, (bool(self._confirmed()), "No split is confirmed."), free)
+        allow(self.merge, (self.candidate is not None, "First choose a row of the table."), free)
+        allow(self.all, found, free)
         merges = self._merged
         undoable = self._live.corrections if self._own else merges and merges.merged
-        self.undo.setEnabled(free and bool(undoable))
+        merged = merges is not None and bool(merges.merged)
+        allow(self.undo, (bool(undoable), "Nothing was merged."), free)
         self.write.setVisible(not self._own)
-        self.write.setEnabled(free and merges is not None and bool(merges.merged))
+        allow(self.write, (merged, "Nothing was merged."), free)
 
     @property
     def _merged(self) -> MergedLayer | None:

@@ -16,7 +16,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QLineEdit, QWidget
 
 from seamscope.docks.actions import Action, ActionRow
-from seamscope.docks.controls import beside, button, fill, form, ticked
+from seamscope.docks.controls import BUSY, allow, beside, button, fill, form, ticked
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.labels.background import (
     Write,
@@ -51,6 +51,7 @@ _TIPS = {
     "measure": "Measure all objects: area, position and box are shown in the status bar, as\n"
     "features of the layer.",
 }
+_NO_OBJECTS = "First press Segment: there are no objects to write or measure."
 
 
 class WritePage(QWidget):
@@ -109,8 +110,10 @@ class WritePage(QWidget):
         busy, known = self._row.busy, self._live.found is not None
         left = None if busy else self._left()
         in_blocks = self._live.image is not None and self._live.on is not None
-        self.write.setEnabled((known or in_blocks) and not busy and left is None)
-        self.measure.setEnabled(known and not busy)
+        free = not busy, BUSY
+        waits = left is None, "Labels at this place are unfinished: see the sentence below."
+        allow(self.write, (known or in_blocks, _NO_OBJECTS), free, waits)
+        allow(self.measure, (known, _NO_OBJECTS), free)
         self._offer_to_go_on(left)
         source = self._live.source  # only a run knows its image
         self.intensity.setVisible(source is not None and source.run is not None)

@@ -12,6 +12,7 @@ from typing import Any
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QObject, Signal
 
+from seamscope.docks.controls import BUSY, NO_CASE
 from seamscope.docks.dock import Dock
 from seamscope.docks.job import Job, Outcome
 from seamscope.docks.layers import image_of
@@ -93,9 +94,13 @@ class Bench(QObject):
         return self._auditing is not None
 
     @property
-    def ready(self) -> bool:
-        """Whether work can begin now."""
-        return self.session.plan is not None and self.audit is not None and not self.busy
+    def needed(self) -> tuple[tuple[bool, str], ...]:
+        """What work needs to begin, as for `seamscope.docks.controls.allow`."""
+        return (
+            (self.session.plan is not None, NO_CASE),
+            (self.audit is not None, "The layers of the network are being looked at."),
+            (not self.busy, BUSY),
+        )
 
     @property
     def there(self) -> bool:
@@ -194,7 +199,7 @@ class Bench(QObject):
 
         def answered(value: Any) -> None:
             if value is None:
-                self.tell(stopped())
+                self.tell(stopped(), "warning")
             elif self.awake and model is self.model and layer is self.layer:
                 done(value)
 

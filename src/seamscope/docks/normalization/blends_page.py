@@ -18,7 +18,7 @@ from typing import Any
 from qtpy.QtWidgets import QWidget
 
 from seamscope.compare.blends import BlendComparison, compare_blends
-from seamscope.docks.controls import button, fill
+from seamscope.docks.controls import BUSY, allow, button, fill
 from seamscope.docks.looks import boxed, in_dock, plain, text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.rich_text import rich_text
@@ -27,7 +27,7 @@ from seamscope.models.model import Model
 from seamscope.planning.plan import Plan, resolve
 from seamscope.reports.describe import describe
 from seamscope.settings import Settings
-from seamscope.text import duration_text, shape_text, typeset
+from seamscope.text import axes_text, duration_text, shape_text, typeset
 
 _TIPS = {
     "compare": "Predict the image twice, the second time with tiles moved by half a stride, and\n"
@@ -121,12 +121,13 @@ class BlendsPage(QWidget):
             self.cost.setText(boxed(sentence(error, "Planning"), "warning"))
             return
         self._fit = plan.tiles > 1
-        self.cost.setText(_cost(plan, self._model) if self._fit else _ONE_TILE)
+        own = self._bench.session.plan
+        self.cost.setText(_cost(plan, self._model, own) if self._fit else _ONE_TILE)
 
     def _show_state(self) -> None:
-        self.compare.setEnabled(self._bench.ready and self._fit)
+        allow(self.compare, *self._bench.needed, (self._fit, "See the sentence above."))
         self.use.setVisible(self.found is not None)
-        self.use.setEnabled(not self._bench.busy)
+        allow(self.use, (not self._bench.busy, BUSY))
 
     # -- comparing
 
@@ -177,10 +178,14 @@ class BlendsPage(QWidget):
         self.used.show()
 
 
-def _cost(plan: Plan, model: Model) -> str:
-    """What two predictions take."""
+def _cost(plan: Plan, model: Model, own: Plan | None) -> str:
+    """What two predictions take, and why these are not the tiles of `own`, that of *Predict*."""
     tiles = plan.tiles * plan.frames
     cost = f"Costs two predictions of the image, about 2 × {tiles:,} tiles"
+    if own is not None and own.grid.overlap != plan.grid.overlap:
+        cost += f" (overlap {axes_text(plan.grid.overlap)} px, as blends need room to mix; in "
+        cost += f"<i>Predict</i> {axes_text(own.grid.overlap)} px, "
+        cost += f"{own.tiles * own.frames:,} tiles)"
     speed = model.speeds.get(plan.speed_key)
     if speed is not None:
         pixels = math.prod(plan.grid.tile_shape)

@@ -7,6 +7,7 @@ how anything is measured or drawn.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ from seamscope.docks.pages import Pages
 from seamscope.docks.rich_text import rich_text
 from seamscope.normalization.audit import Audit
 from seamscope.reports.describe import describe
+from seamscope.reports.parts import Part, Verdict
 
 _WAITING = (
     "Choose an image and a network in the step <i>Predict</i>: its normalization layers are "
@@ -69,7 +71,7 @@ class NormalizationDock(Dock):
         self.training = TrainingPage(self.bench)
         self.blends = BlendsPage(self.bench)
         self.tabs = self._make_tabs()
-        self.place([self.verdict, self.error, self.job, self.tabs])
+        self.place_with_status([self.verdict, self.tabs])
         self._connect()
 
     # -- for programs
@@ -167,7 +169,15 @@ class NormalizationDock(Dock):
             fixed = session.model.statistics
             self.verdict.setText(fixed_text(fixed, session.model, bench.against(fixed)))
         else:
-            self.verdict.setText(rich_text(describe(audit)))
+            self.verdict.setText(rich_text(list(map(_here, describe(audit)))))
+
+
+def _here(part: Part) -> Part:
+    """A part whose remedy is a page of this dock."""
+    if not isinstance(part, Verdict):
+        return part
+    sentence = part.sentence.replace("seamscope freeze", "the page Fix statistics")
+    return dataclasses.replace(part, sentence=sentence)
 
 
 __all__ = ["NormalizationDock"]

@@ -14,7 +14,7 @@ from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QWidget
 
 from seamscope.compare.before_after import BeforeAfter, compare_statistics
-from seamscope.docks.controls import button, fill, form
+from seamscope.docks.controls import allow, button, fill, form
 from seamscope.docks.editors import Choice
 from seamscope.docks.layers import labels_image
 from seamscope.docks.looks import text_label
@@ -79,7 +79,8 @@ class EffectPage(QWidget):
     def _show_state(self) -> None:
         if self.effect is None:
             self.comparison.setText(self._next_step())
-        self.compare.setEnabled(self._bench.ready and self._bench.session.fixed is not None)
+        fixed = self._bench.session.fixed is not None
+        allow(self.compare, *self._bench.needed, (fixed, self._next_step()))
 
     def _compare(self, _: Any = None) -> None:
         """Measure both ways, as the button does."""

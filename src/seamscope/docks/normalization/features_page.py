@@ -13,7 +13,7 @@ import numpy as np
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QWidget
 
-from seamscope.docks.controls import button, fill, form, number, ticked
+from seamscope.docks.controls import NO_CASE, allow, button, fill, form, number, stack, ticked
 from seamscope.docks.editors import Choice
 from seamscope.docks.layers import on_click
 from seamscope.docks.looks import text_label
@@ -47,6 +47,7 @@ _TIPS = {
     "ask": "While this is on, click into the image: the features of that pixel in several tiles\n"
     "are shown, before and after normalization.",
 }
+_UNSEEN = "No normalization layer of this network can be watched."
 
 
 class FeaturesPage(QWidget):
@@ -90,9 +91,11 @@ class FeaturesPage(QWidget):
         self.pixel_text = text_label()
         self.pixel_plot = PixelFeaturesPlot()
         controls = form(("Tile", self.tile), ("Tiles at most", self.most))
+        self._found = QWidget()
         shown = form(("Layer", self.layer))
-        parts = (controls, self.measure, shown, self.deviation, self.panels, self.show_map)
-        fill(self, *parts, self.ask, self.pixel_text, self.pixel_plot)
+        stack(self._found, shown, self.deviation, self.panels, self.show_map)
+        parts = (controls, self.measure, self._found, self.ask)
+        fill(self, *parts, self.pixel_text, self.pixel_plot)
         self._connect()
         self._show_features()
 
@@ -123,9 +126,13 @@ class FeaturesPage(QWidget):
     def _show_state(self) -> None:
         bench = self._bench
         audit = bench.audit
-        seen = audit is not None and audit.watched and bool(audit.layers)
-        self.measure.setEnabled(bench.ready and seen)
-        self.ask.setEnabled(bench.session.plan is not None and seen)
+        seen = audit is None or (audit.watched and bool(audit.layers))
+        allow(self.measure, *bench.needed, (seen, _UNSEEN))
+        allow(
+            self.ask,
+            (bench.session.plan is not None and audit is not None, NO_CASE),
+            (seen, _UNSEEN),
+        )
 
     # -- all tiles
 
@@ -165,8 +172,7 @@ class FeaturesPage(QWidget):
         ]
         with QSignalBlocker(self.layer):
             self.layer.set_options(options)
-        self.layer.setEnabled(found is not None)
-        self.show_map.setEnabled(found is not None)
+        self._found.setVisible(found is not None)
         self.show_layer()
 
     def show_layer(self) -> None:
@@ -184,17 +190,17 @@ class FeaturesPage(QWidget):
     def bring(self, front: bool) -> None:
         """Draw the map, or hide it: another page is in front."""
         self._front = front
-        self.draw_map()
+        self.draw_map(again=True)
 
-    def draw_map(self, _: Any = None) -> None:
-        """Draw the map, or take it away."""
+    def draw_map(self, _: Any = None, again: bool = False) -> None:
+        """Draw the map, or take it away; `again` as for `KeptLayers.show`."""
         found, layer = self.features, self._bench.layer
         wanted = self._front and self.show_map.isChecked()
         if found is None or layer is None or not (wanted and self._bench.there):
             self.deviations.hide()
             return
         array, place = tile_map(found, self.layer.value(), layer)
-        self.deviations.show(layer, array, place, "standard deviations of the reference")
+        self.deviations.show(layer, array, place, "standard deviations of the reference", again)
 
     # -- one pixel
 
@@ -214,7 +220,7 @@ class FeaturesPage(QWidget):
             return
         found = image_pixel(plan, layer.world_to_data(list(world)[-layer.ndim :]))
         if found is None:
-            bench.tell("That is beside the image: click into it.")
+            bench.tell("That is beside the image: click into it.", "warning")
             return
         pixel, frame = found
         area = {a: (f, f + 1) for a, f in zip(plan.layout.frames, frame, strict=True)}

@@ -23,12 +23,12 @@ from seamscope.docks.layers import file_of_layer, image_of, name_of
 from seamscope.docks.looks import Kind, boxed, plain
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.freeze_panel import FreezePanel
-from seamscope.docks.normalization.texts import fixed_text
 from seamscope.docks.sentences import sentence
 from seamscope.docks.session import Fixed
 from seamscope.docks.tasks import from_file
 from seamscope.docks.typed_place import typed_place
 from seamscope.errors import OutputError
+from seamscope.execution.devices import on_workers
 from seamscope.execution.pool import On
 from seamscope.fixed_statistics.freeze_plan import FreezePlan, plan_freeze
 from seamscope.fixed_statistics.freezing import carry_out, check_workers
@@ -43,6 +43,8 @@ from seamscope.settings import Settings
 from seamscope.text import figure_text
 
 _COST_DELAY_MS = 200
+_NOT_USED = "The statistics are fixed, and not used now: tick Fixed statistics in the step Predict."
+_NOTHING_TO_FIX = "No layer of this network uses per-tile statistics: there is nothing to fix."
 _NO_PLACE = (
     "The workers of a scheduler keep what they find in files. Choose a file (Save to), on a disk "
     "that all of them see."
@@ -162,8 +164,10 @@ class FreezePage(QWidget):
 
     def _show_state(self) -> None:
         bench = self._bench
-        fixable = bench.ready and bench.audit is not None and bool(bench.audit.calls)
-        self.panel.show_state(fixable, self._resumable(), bench.session.fixed is not None)
+        calls = bench.audit is None or bool(bench.audit.calls)
+        needed = (*bench.needed, (calls, _NOTHING_TO_FIX))
+        found = bench.session.fixed is not None
+        self.panel.show_state(needed, self._resumable(), found, bench.busy)
 
     # -- what it will cost
 
@@ -273,14 +277,11 @@ class FreezePage(QWidget):
             self._bench.session.fix(Fixed(self._bench.model, network, layer))
 
     def _show_fixed(self) -> None:
-        """Say what is fixed."""
-        fixed = self._bench.session.fixed
-        own = fixed is not None and fixed.plain is self._bench.model
-        statistics = fixed.network.statistics if fixed is not None and own else None
-        result = ""
-        if statistics is not None and fixed is not None:
-            result = fixed_text(statistics, fixed.network, self._bench.against(statistics))
-        self.panel.result.setText(result)
+        """Say where statistics are fixed and not used; those that are used, all pages name."""
+        session = self._bench.session
+        own = session.fixed is not None and session.fixed.plain is self._bench.model
+        used = session.fixed is None or session.model is session.fixed.network
+        self.panel.result.setText(boxed(_NOT_USED, "warning") if own and not used else "")
         self._show_state()
 
     def save_to(self, path: Path) -> None:
@@ -351,9 +352,9 @@ class FreezeAsked:
         """Image, network and settings."""
         return Case.open(self.image, self.model, self.settings)
 
-    def plan(self, *, work: Work) -> FreezePlan:
-        """Find out what fixing statistics will cost."""
-        return plan_freeze(self.case, self.how, cell=self.cell, tiles=self.tiles)
+    def plan(self, case: Case | None = None, *, work: Work) -> FreezePlan:
+        """Find out what fixing statistics will cost, by default on this machine."""
+        return plan_freeze(case or self.case, self.how, cell=self.cell, tiles=self.tiles)
 
     def freeze(
         self,
@@ -385,7 +386,8 @@ class FreezeAsked:
         """
         case = from_file(self.case, self.in_file, needed=on is not None)
         check_workers(case.image, case.model, on)
-        planned = plan or self.plan(work=work)
+        here, case = case, on_workers(case, on, work)
+        planned = plan if plan is not None and case is here else self.plan(case, work=work)
         if again:
             with claimed(unfinished):
                 discard(unfinished)

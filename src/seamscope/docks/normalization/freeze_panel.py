@@ -5,6 +5,7 @@ Knows widgets, and which of them matter when. Does not know networks, or who doe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -20,7 +21,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from seamscope.docks.controls import beside
+from seamscope.docks.controls import BUSY, allow, beside
 from seamscope.docks.editors import Choice
 from seamscope.docks.looks import set_row, text_label
 from seamscope.docks.run_on import RunOn
@@ -143,25 +144,30 @@ class FreezePanel(QWidget):
         own: dict[str, Literal["auto", "plan"]] = {"sampled": "plan", "local": "auto"}
         return own.get(self.how.value(), self.grid.value())
 
-    def show_state(self, ready: bool, resumable: bool, found: bool) -> None:
+    def show_state(
+        self, needed: Sequence[tuple[bool, str]], resumable: bool, found: bool, busy: bool
+    ) -> None:
         """Enable what makes sense.
 
         Parameters
         ----------
-        ready
-            Whether the button may be pressed.
+        needed
+            What the button needs, as for `seamscope.docks.controls.allow`.
         resumable
             Whether an interrupted search can go on.
         found
             Whether there is something to save.
+        busy
+            Whether other work is going on.
         """
         from_file = self.how.value() == "file"
         self.freeze.setText("Load" if from_file else "Go on" if resumable else "Fix statistics")
         self.begin_again.setVisible(resumable and not from_file)
-        self.begin_again.setEnabled(ready)
-        self.freeze.setEnabled(ready and (not from_file or bool(self.file.text().strip())))
-        self.save.setEnabled(found)
-        self.export.setEnabled(found)
+        allow(self.begin_again, *needed)
+        named = not from_file or bool(self.file.text().strip())
+        allow(self.freeze, *needed, (named, "First choose a file of statistics."))
+        for each in (self.save, self.export):
+            allow(each, (found, "First fix the statistics."), (not busy, BUSY))
 
     def _lay_out(self) -> None:
         for row, line, choose in (

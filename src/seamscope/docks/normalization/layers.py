@@ -49,7 +49,14 @@ class MapLayer:
         layer: ImageLayer | None = self._kept.seen()
         return layer
 
-    def show(self, over: ImageLayer, array: Array, place: dict[str, Any], unit: str) -> None:
+    def show(
+        self,
+        over: ImageLayer,
+        array: Array,
+        place: dict[str, Any],
+        unit: str,
+        again: bool = False,
+    ) -> None:
         """Draw a map over an image.
 
         Parameters
@@ -60,6 +67,8 @@ class MapLayer:
             The map, and where it lies (see `tile_map`, `pixel_map`).
         unit
             What its numbers are.
+        again
+            As for `KeptLayers.show`.
         """
         self.hide()
         finite = array[np.isfinite(array)]
@@ -76,6 +85,7 @@ class MapLayer:
             array,
             place,
             look,
+            again,
             colormap=faded(self._colors),
             blending="translucent_no_depth",
             interpolation2d="nearest",

@@ -11,7 +11,7 @@ from typing import Any
 
 from qtpy.QtWidgets import QWidget
 
-from seamscope.docks.controls import button, fill, form, number, ticked
+from seamscope.docks.controls import allow, button, fill, form, number, ticked
 from seamscope.docks.looks import plain, text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.difference_map import DifferenceMap
@@ -94,8 +94,8 @@ class TrainingPage(QWidget):
 
     def _show_state(self) -> None:
         audit = self._bench.audit
-        known = audit is not None and has_running_statistics(audit)
-        self.train.setEnabled(self._bench.ready and known)
+        known = audit is None or has_running_statistics(audit)
+        allow(self.train, *self._bench.needed, (known, _ALIKE))
 
     def _train(self, _: Any = None) -> None:
         """Measure the disparity, as the button does."""
@@ -116,7 +116,7 @@ class TrainingPage(QWidget):
         alike = audit is not None and not has_running_statistics(audit)
         known = "" if found is None else rich_text(describe(found))
         self.result.setText(plain(_ALIKE) if alike else known)
-        self.show_map.setEnabled(self.difference is not None)
+        self.show_map.setVisible(self.difference is not None)
         self.batch_plot.setVisible(self._batches is not None)
         self.batch_plot.show(self._batches)
         measured = found, self._features, self._batches
@@ -125,17 +125,17 @@ class TrainingPage(QWidget):
     def bring(self, front: bool) -> None:
         """Draw the map, or hide it: another page is in front."""
         self._front = front
-        self.draw_map()
+        self.draw_map(again=True)
 
-    def draw_map(self, _: Any = None) -> None:
-        """Draw the map, or take it away."""
+    def draw_map(self, _: Any = None, again: bool = False) -> None:
+        """Draw the map, or take it away; `again` as for `KeptLayers.show`."""
         shown, layer = self.difference, self._bench.layer
         wanted = self._front and self.show_map.isChecked()
         if shown is None or layer is None or not (wanted and self._bench.there):
             self.differences.hide()
             return
         array, place = pixel_map(shown.values, shown.plan, layer)
-        self.differences.show(layer, array, place, "difference of predictions")
+        self.differences.show(layer, array, place, "difference of predictions", again)
 
 
 def _disparity(

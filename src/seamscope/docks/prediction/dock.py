@@ -425,13 +425,13 @@ class PredictionDock(Dock):
 
     def draw(self) -> None:
         """Draw the tiles."""
-        self._show_preview()
+        self._show_preview(again=True)
 
-    def _show_preview(self) -> None:
+    def _show_preview(self, again: bool = False) -> None:
         """Draw the tiles; not over a new result, whose seams they would cover."""
         wanted = self.preview.isChecked() and self.front and not self._rests
         if self.plan is not None and self.layer is not None and wanted:
-            self.tiles.show(self.layer, self.plan)
+            self.tiles.show(self.layer, self.plan, again)
         else:
             self.tiles.hide()
 

@@ -133,8 +133,11 @@ class TilePreview:
         """The layer, where there is one."""
         return self._layer
 
-    def show(self, layer: ImageLayer, plan: Plan) -> None:
-        """Draw the tiles of a plan over the image layer it was made for."""
+    def show(self, layer: ImageLayer, plan: Plan, again: bool = False) -> None:
+        """Draw the tiles of a plan over the image layer it was made for.
+
+        `again` as for `KeptLayers.show`.
+        """
         self._of = (layer, plan)
         if not self._drawable:
             return
@@ -151,6 +154,7 @@ class TilePreview:
             list(zip(self._shapes(), _TYPES, strict=True)),
             place,
             {"name": f"tiles: {layer.name}", "edge_width": self._widths(layer)},
+            again,
             edge_color=_EDGES,
             face_color=_FACES,
             opacity=0.9,

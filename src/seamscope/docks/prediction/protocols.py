@@ -246,7 +246,8 @@ class Protocols(QObject):
             return tuple(said)
         values = ", ".join(f"{WORDS[name].label} {_said(v)}" for name, v in self.extra.items())
         said.append(
-            f"From the protocol or the last run: {values}. Load another network to undo this."
+            f"Settings that have no control here: {values}. They are those of the protocol, or of "
+            "the last run. Load another network to undo this."
         )
         return tuple(said)
 

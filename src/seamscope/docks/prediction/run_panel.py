@@ -19,7 +19,7 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QVBoxLayout, QWidget
 
 from seamscope.docks.actions import ActionRow
-from seamscope.docks.controls import KEYS, button, keyed
+from seamscope.docks.controls import BUSY, KEYS, allow, button, keyed
 from seamscope.docks.job import Job, Note, Outcome, Step
 from seamscope.docks.looks import boxed, in_dock, plain, text_label
 from seamscope.docks.results import ResultLayers, Run
@@ -30,6 +30,7 @@ from seamscope.prediction.run import Event, Finished, Reduced, Started, TileDone
 from seamscope.text import duration_text
 
 _DRAW_MS = 120
+_NOT_READY = "First choose an image and a network; a sentence above says what does not fit."
 _EXPECTED = ("probabilities", "labels")  # kinds of values that are called so in the controls
 
 
@@ -107,7 +108,10 @@ class RunPanel(QWidget):
     def set_ready(self, ready: bool) -> None:
         """Whether Run may be pressed."""
         self._ready = ready
-        self.run.setEnabled(ready and not self.busy)
+        self._allow_run()
+
+    def _allow_run(self) -> None:
+        allow(self.run, (self._ready, _NOT_READY), (not self.busy, BUSY))
 
     def show_problem(self, problem: str) -> None:
         """Show a sentence on what is wrong, and what the last run has left to say."""
@@ -290,7 +294,7 @@ class RunPanel(QWidget):
             self.text.hide()
 
     def _show_running(self, running: bool) -> None:
-        self.run.setEnabled(self._ready and not running)
+        self._allow_run()
         self.cancel.setVisible(running)
         self.cancel.setEnabled(running)
         self.bar.setVisible(running)

@@ -14,7 +14,7 @@ from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QHBoxLayout, QSpinBox, QWidget
 
-from seamscope.docks.controls import button, form, stack, ticked
+from seamscope.docks.controls import BUSY, NO_CASE, allow, button, form, stack, ticked
 from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.layers import image_of, on_click, shown_point
@@ -146,10 +146,10 @@ class ReceptiveFieldDock(Dock):
         stack(self._result, shown, self.plot, self.numbers, self.show_map, self.boxes_row)
         parts = [
             *(self.verdict, self.details, controls, _row(self.compute, self.probe)),
-            *(self.job, self.error, self._result),
+            self._result,
             *(form(("Margin (halo)", self.halo)), self.use, self.used),
         ]
-        self.place(parts)
+        self.place_with_status(parts)
         self._result.hide()
 
     def _connect(self) -> None:
@@ -159,8 +159,8 @@ class ReceptiveFieldDock(Dock):
         self.channel.value_changed.connect(self._probe_again)
         self.tile.value_changed.connect(self._probe_again)
         self.shown.value_changed.connect(self._show_result)
-        self.show_map.toggled.connect(self._show_layers)
-        self.show_boxes.toggled.connect(self._show_layers)
+        self.show_map.toggled.connect(lambda _: self._show_layers(boxes_again=True))
+        self.show_boxes.toggled.connect(lambda _: self._show_layers(map_again=True))
         self.use.clicked.connect(self._use_halo)
         self.session.changed.connect(self._session_changed)
 
@@ -224,9 +224,9 @@ class ReceptiveFieldDock(Dock):
     def _show_state(self) -> None:
         """Show what is known of the network, and which controls make sense."""
         theory, model = self.theory, self.session.model
-        ready = self.session.plan is not None and not self.busy
-        self.compute.setEnabled(ready)
-        self.probe.setEnabled(self.session.plan is not None)
+        planned = self.session.plan is not None, NO_CASE
+        allow(self.compute, planned, (not self.busy, BUSY))
+        allow(self.probe, planned)
         if model is None or self.session.layer is None:
             self.verdict.setText(_WAITING)
             self.details.setText("")
@@ -272,7 +272,7 @@ class ReceptiveFieldDock(Dock):
         point = layer.world_to_data(list(world)[-layer.ndim :])
         found = _image_pixel(plan, point)
         if found is None:
-            self.tell("This point is outside the image: click into the image.")
+            self.tell("This point is outside the image: click into the image.", "warning")
             return
         self._clicked_at = found
         self._probe_pixel(found)
@@ -333,7 +333,7 @@ class ReceptiveFieldDock(Dock):
                 self._probe_pixel(waiting)
 
     def _tell_stopped(self) -> None:
-        self.tell("Stopped: nothing new was measured.")
+        self.tell("Stopped: nothing new was measured.", "warning")
 
     # -- what is shown
 
@@ -377,10 +377,10 @@ class ReceptiveFieldDock(Dock):
 
     def draw(self) -> None:
         """Draw map and boxes over the image."""
-        self._show_layers()
+        self._show_layers(map_again=True, boxes_again=True)
 
-    def _show_layers(self, _: Any = None) -> None:
-        """Map and boxes over the image."""
+    def _show_layers(self, map_again: bool = False, boxes_again: bool = False) -> None:
+        """Map and boxes over the image; what was there stays hidden where it was hidden."""
         shown, plan, layer = self.map, self._plan, self._layer
         there = layer is not None and layer in self.viewer.layers
         if shown is None or plan is None or layer is None or not (there and self.front):
@@ -389,11 +389,12 @@ class ReceptiveFieldDock(Dock):
             return
         origin = shown.origin if shown.origin is not None else self._place(shown, plan, layer)
         if self.show_map.isChecked():
-            self.layers.show_map(layer, plan.layout, shown, origin)
+            self.layers.show_map(layer, plan.layout, shown, origin, map_again)
         else:
             self.layers.hide_map()
         if self.show_boxes.isChecked():
-            self.layers.show_boxes(layer, plan.layout, *self._boxes(shown, origin))
+            effective, theory = self._boxes(shown, origin)
+            self.layers.show_boxes(layer, plan.layout, effective, theory, boxes_again)
         else:
             self.layers.hide_boxes()
 
@@ -426,7 +427,8 @@ class ReceptiveFieldDock(Dock):
                 options.append((f"Effective, {100 * share:g}%: {halo_text(halo)}", halo))
         with QSignalBlocker(self.halo):
             self.halo.set_options(options)
-        self.use.setEnabled(bool(options) and self.session.plan is not None)
+        known = bool(options), "First press Compute: no margin of this network is known yet."
+        allow(self.use, (self.session.plan is not None, NO_CASE), known)
         self.halo.setEnabled(bool(options))
 
     def _use_halo(self, _: Any = None) -> None:
@@ -455,10 +457,11 @@ def _position(shown: GradientMap) -> list[int]:
 
 
 def _details(theory: ReceptiveField) -> str:
-    rows = [("Period", f"{axes_text(theory.facts.period)} px")]
+    rows = [("Period", f"{axes_text(theory.facts.period)} px: tiles start on multiples of it")]
     if theory.convolutional is not None:
-        name = "Field" if theory.bounded else "Field of the convolutions"
-        rows.append((name, f"{far_text(theory.convolutional)} at the worst phase"))
+        alone = "" if theory.bounded else ", by its convolutions alone"
+        worst = "where it looks farthest within a period"
+        rows.append(("Looks", f"{far_text(theory.convolutional)} far, {worst}{alone}"))
     if theory.couplings:
         rows.append(("Whole tile through", plain(some_names(theory.couplings))))
     notes = "".join(boxed(note, "warning") for note in theory.notes)

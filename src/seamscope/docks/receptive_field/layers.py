@@ -83,7 +83,12 @@ class FieldLayers:
     # -- the map
 
     def show_map(
-        self, layer: ImageLayer, layout: Layout, shown: GradientMap, origin: Sequence[int]
+        self,
+        layer: ImageLayer,
+        layout: Layout,
+        shown: GradientMap,
+        origin: Sequence[int],
+        again: bool = False,
     ) -> None:
         """Draw a map over the image it belongs to.
 
@@ -95,6 +100,8 @@ class FieldLayers:
             The map.
         origin
             Image pixel at which it begins, along the spatial axes.
+        again
+            As for `KeptLayers.show`.
         """
         array, place = placed_map(layer, layout, _logarithm(shown.values), origin)
         about = {
@@ -110,6 +117,7 @@ class FieldLayers:
             array,
             place,
             {"name": f"receptive field · {layer.name}", "metadata": {"seamscope": about}},
+            again,
             colormap=faded("inferno"),
             contrast_limits=(_LOWEST, 0),
             blending="translucent_no_depth",
@@ -130,14 +138,18 @@ class FieldLayers:
         layout: Layout,
         effective: Sequence[Sides] | None,
         theoretical: Sequence[Sides] | None,
+        again: bool = False,
     ) -> None:
-        """Draw two boxes, each ``(first, stop)`` image pixels along the spatial axes; or none."""
+        """Draw two boxes, each ``(first, stop)`` image pixels along the spatial axes; or none.
+
+        `again` as for `KeptLayers.show`.
+        """
         each = [
             None if box is None else _in_layer(box, layer, layout)
             for box in (effective, theoretical)
         ]
         self._of = (layer, each)
-        self._update()
+        self._update(again)
 
     def hide_boxes(self) -> None:
         """Show no boxes."""
@@ -148,9 +160,9 @@ class FieldLayers:
         """Follow the view. Boxes that were removed stay removed, also when napari closes."""
         if self._of is None or not any(self._kept.all("boxes", self._of[0].ndim)):
             return
-        self._update()
+        self._update(again=True)
 
-    def _update(self) -> None:
+    def _update(self, again: bool) -> None:
         assert self._of is not None
         layer, boxes = self._of
         if layer not in self._viewer.layers:
@@ -166,9 +178,9 @@ class FieldLayers:
             for face, color in zip(faces, _COLORS, strict=True)
             for _ in range(_FACES)
         ]
-        self._draw(layer, shapes, colors)
+        self._draw(layer, shapes, colors, again)
 
-    def _draw(self, layer: ImageLayer, shapes: list[Array], colors: list[str]) -> None:
+    def _draw(self, layer: ImageLayer, shapes: list[Array], colors: list[str], again: bool) -> None:
         look = {
             "name": f"fields · {layer.name}",
             "edge_width": [_SCREEN_PIXELS / screen_size(layer, self._viewer)] * len(shapes),
@@ -181,6 +193,7 @@ class FieldLayers:
             [(vertices, "rectangle") for vertices in shapes],
             on_slice(layer, self._viewer),
             look,
+            again,
             face_color="transparent",
         )
         own.editable = False

@@ -6,7 +6,7 @@ how a page of HTML looks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from qtpy.QtWidgets import QFileDialog, QWidget
 
 from seamscope.compare.certificate import Certificate, certify
 from seamscope.docks.actions import Action, ActionRow
-from seamscope.docks.controls import button, fill
+from seamscope.docks.controls import allow, button, fill
 from seamscope.docks.job_row import JobRow
 from seamscope.docks.looks import plain, text_label
 from seamscope.docks.results import Run
 from seamscope.docks.rich_text import rich_text
+from seamscope.execution.devices import on_this_machine
 from seamscope.explain.advice import advise
 from seamscope.explain.causes import Diagnosis, diagnose
 from seamscope.files import disk_errors, write_file
@@ -94,11 +95,12 @@ class CausesPage(QWidget):
         for text in (self.causes, self.certificate, self.written):
             text.setText("")
 
-    def show_state(self, ready: bool) -> None:
-        """Enable what makes sense; `ready` where there is a run, and no work."""
+    def show_state(self, needed: Sequence[tuple[bool, str]]) -> None:
+        """Enable what makes sense; `needed` as for `seamscope.docks.controls.allow`."""
         for each in (self.explain, self.certify):
-            each.setEnabled(ready)
-        self.report.setEnabled(ready and self._measured() is not None)
+            allow(each, *needed)
+        measured = self._measured() is not None
+        allow(self.report, *needed, (measured, "First press Measure: a report needs measures."))
 
     def _measured(self) -> SeamReport | None:
         run = self._run()
@@ -118,7 +120,7 @@ class CausesPage(QWidget):
         if run is None or self._job.busy:
             return
         worst = () if report is None else report.seams[:_MOST_WORST]
-        ask = partial(question, run.image, run.model, run.plan.settings, worst=worst)
+        ask = partial(question, run.image, run.model, run.settings, worst=worst)
 
         def show(answer: Any) -> None:
             if run is self._run():
@@ -128,8 +130,8 @@ class CausesPage(QWidget):
 
     def _explained(self, found: Diagnosis | None) -> None:
         if found is None:
-            known = "" if self.diagnosis is None else rich_text(describe(self.diagnosis))
-            self.causes.setText(f"{known}<p>Stopped before a cause was found.</p>")
+            before = None if self.diagnosis is None else rich_text(describe(self.diagnosis))
+            self.causes.setText(_stopped(before, "Stopped before a cause was found."))
             return
         self.diagnosis = found
         self.causes.setText(rich_text(describe(found)))
@@ -146,8 +148,9 @@ class CausesPage(QWidget):
 
     def _certified(self, found: Certificate | None) -> None:
         if found is None:
-            known = "" if self.certified is None else rich_text(describe(self.certified)[:1])
-            self.certificate.setText(f"{known}<p>Stopped before the comparison was complete.</p>")
+            before = None if self.certified is None else rich_text(describe(self.certified)[:1])
+            said = _stopped(before, "Stopped before the comparison was complete.")
+            self.certificate.setText(said)
             return
         self.certified = found
         self.certificate.setText(rich_text(describe(found)[:1]))
@@ -182,6 +185,11 @@ class CausesPage(QWidget):
         self._begin(f"writing {path.name}", write, written)
 
 
+def _stopped(before: str | None, sentence: str) -> str:
+    """What is shown after Cancel: what an earlier answer said stays."""
+    return sentence if before is None else f"{before}<p>Stopped. The earlier answer stays.</p>"
+
+
 def _write(
     case: Case,
     report: SeamReport,
@@ -193,6 +201,7 @@ def _write(
 ) -> bool:
     from seamscope.reports.run_page import run_page  # draws with matplotlib, which takes a second
 
+    case = on_this_machine(case, work)
     text = run_page(case, report, diagnosis=diagnosis, certificate=certificate, work=work)
     with disk_errors(path, "No report was written."):
         write_file(path, text.encode())

@@ -39,8 +39,11 @@ class ChosenSeam:
         layer: Shapes | None = self._kept.seen()
         return layer
 
-    def show(self, run: Run, seam: Seam) -> None:
-        """Draw a seam of a run; its plan is the one that was measured. Nothing in 3D."""
+    def show(self, run: Run, seam: Seam, again: bool = False) -> None:
+        """Draw a seam of a run; its plan is the one that was measured. Nothing in 3D.
+
+        `again` as for `KeptLayers.show`.
+        """
         self.hide()
         if self._viewer.dims.ndisplay > 2 or run.layer.ndim < 2:
             return
@@ -53,7 +56,7 @@ class ChosenSeam:
             "metadata": {"seamscope": _MARK},
         }
         own = self._kept.show(
-            (run.layer.ndim,), Shapes, [(line, kind)], place, look, face_color="transparent"
+            (run.layer.ndim,), Shapes, [(line, kind)], place, look, again, face_color="transparent"
         )
         own.editable = False
         self._kept.raise_to_top()

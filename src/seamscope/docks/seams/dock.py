@@ -14,10 +14,20 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from qtpy.QtCore import QSignalBlocker
+from qtpy.QtCore import QSignalBlocker, QTimer
 
 from seamscope.docks.actions import Action, ActionRow
-from seamscope.docks.controls import KEYS, beside, button, form, on_key, page_of, ticked
+from seamscope.docks.controls import (
+    BUSY,
+    KEYS,
+    allow,
+    beside,
+    button,
+    form,
+    on_key,
+    page_of,
+    ticked,
+)
 from seamscope.docks.dock import Dock
 from seamscope.docks.editors import Choice
 from seamscope.docks.job import Job, Outcome
@@ -69,6 +79,10 @@ _TABS = {
     "Pixel": "What every tile predicts for one pixel.",
     "Causes": "Why there are seams, and a comparison with an untiled prediction.",
 }
+_NO_RUN = "First press Run in the step Predict."
+_ONE_TILE = "One tile covers the image: there are no seams."
+_NOT_MEASURED = "First press Measure: the seams of this result are not measured."
+_NOT_KEPT = "First press Measure: what each tile predicts was not kept."
 
 
 class SeamsDock(Dock):
@@ -146,11 +160,11 @@ class SeamsDock(Dock):
 
     def _lay_out(self) -> None:
         self.tabs = self._make_tabs()
-        self.place(
+        self.place_with_status(
             [
                 form(("Result", beside(self.runs, self.delete))),
                 *(self.verdict, self.actions, self.measuring, self.all_numbers, self.numbers),
-                *(self.error, self.job, self.heat, form(("Channel", self.channel)), self.tabs),
+                *(self.heat, form(("Channel", self.channel)), self.tabs),
             ]
         )
 
@@ -174,7 +188,7 @@ class SeamsDock(Dock):
         self.delete.clicked.connect(self._delete)
         self.all_numbers.toggled.connect(self.numbers.setVisible)
         self.job.changed.connect(self._show_headline)
-        self.heat.missing.connect(self.tell)
+        self.heat.missing.connect(partial(self.tell, kind="warning"))
         self.channel.value_changed.connect(self._channel_changed)
         self.halo.moved.connect(self._halo_moved)
         self.stitch.toggled.connect(self._stitch_toggled)
@@ -212,12 +226,12 @@ class SeamsDock(Dock):
         self.heat.bring(self.front)
         seam, run = self.table.seam, self.run
         if not self.front:
-            self._previewed = bool(self.stitched.layers)
+            self._previewed = any(layer.visible for layer in self.stitched.layers)
             self.stitched.hide()
             self.chosen.hide()
             return
         if seam is not None and run is not None:
-            self.chosen.show(run, seam)
+            self.chosen.show(run, seam, again=True)
         if self._previewed and self.stitch.isChecked():
             self._stitch(self.halo.value())
 
@@ -317,7 +331,7 @@ class SeamsDock(Dock):
         if run is None:
             self.verdict.setText("Press <i>Run</i> in the step <i>Predict</i>.")
         elif run.plan.tiles == 1:
-            self.verdict.setText("One tile covers the image: there are no seams.")
+            self.verdict.setText(_ONE_TILE)
         elif report is None:
             self.verdict.setText(
                 "The seams of this result were not measured: press <i>Measure</i>."
@@ -328,15 +342,29 @@ class SeamsDock(Dock):
             )
         self.actions.offer(self._actions(report))
         self.numbers.setText("" if report is None else rich_text(describe(report)[1:]))
-        self.all_numbers.setEnabled(report is not None)
         self.measuring.show_state()
-        ready = run is not None and not self.job.busy
-        self.delete.setEnabled(ready)
-        self.causes_page.show_state(ready)
-        self.stitch.setEnabled(run is not None and run.evidence.kept)
-        measured = report is not None and report.measured > 0
-        self.suggest.setEnabled(measured)
-        self.apply.setEnabled(measured)
+        self._show_allowed()
+
+    def _show_allowed(self) -> None:
+        """Enable what makes sense for the run; the tips of all else say what to do first."""
+        run = self._run
+        report = None if run is None else run.evidence.report
+        there = run is not None, _NO_RUN
+        free = not self.job.busy, BUSY
+        several = run is None or run.plan.tiles > 1, _ONE_TILE
+        known = report is not None and report.measured > 0, _NOT_MEASURED
+        kept = run is not None and run.evidence.kept, _NOT_KEPT
+        allow(self.all_numbers, there, several, (report is not None, _NOT_MEASURED))
+        allow(self.delete, there, free)
+        self.causes_page.show_state((there, several, free))
+        self.stitch.setVisible(kept[0])
+        self.heat.allow(there, several, known)
+        for each in (self.suggest, self.apply):
+            allow(each, there, several, known)
+        found = bool(report and report.seams), _NOT_MEASURED
+        for each in (self.previous, self.next):
+            allow(each, there, several, found)
+        allow(self.ask, *[there, several, kept] * (not self.ask.isChecked()))  # off it always goes
 
     def _actions(self, report: SeamReport | None) -> list[Action]:
         """What can be done about the seams of a report."""
@@ -477,6 +505,13 @@ class SeamsDock(Dock):
             boxed(in_dock(suggestion_of(advice, report)), "warning" if advice.needed else "good")
         )
         self.advised.offer([Action(advice.button, _TIPS["fix"], self._fix)] * advice.needed)
+        # below what a small window shows; it has a place once the window has laid it out
+        QTimer.singleShot(0, self._show_suggestion)
+
+    def _show_suggestion(self) -> None:
+        for each in (self.suggestion, self.advised):
+            if each.isVisible():
+                self.scroll.ensureWidgetVisible(each)
 
     def _fix(self) -> None:
         """Do what is advised, in the step Fix."""
@@ -549,6 +584,7 @@ class SeamsDock(Dock):
     # -- one pixel
 
     def _ask_toggled(self, wanted: bool) -> None:
+        self._show_allowed()
         callbacks = self.viewer.mouse_drag_callbacks
         if wanted:
             callbacks.append(self._clicked)

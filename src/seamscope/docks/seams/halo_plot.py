@@ -35,6 +35,7 @@ _TIP = (
     "Drag the red line, or press the arrow keys: the picture is stitched again\n"
     "with this margin (halo). No network runs."
 )
+_STYLES = (("┊", Qt.PenStyle.DotLine), ("╎", Qt.PenStyle.DashLine))  # of marks
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -177,7 +178,11 @@ class HaloPlot(QWidget):
     def _name(self) -> None:
         keys = [(line.name, line.color) for line in self._lines]
         keys += [("tolerance", _TOLERANCE)] * bool(self._tolerance)
-        self.names.setText(" &nbsp; ".join(f"{colored('━', c)} {plain(name)}" for name, c in keys))
+        named = [f"{colored('━', color)}&nbsp;{_unbroken(name)}" for name, color in keys]
+        # names of upright lines would run through the curves
+        for mark, (sign, _) in zip(self._marks, _STYLES, strict=False):
+            named.append(f"{sign}&nbsp;{_unbroken(f'{mark.name} {mark.halo:g} px')}")
+        self.names.setText(" &nbsp; ".join(named))
 
     def _draw(self, plot: Plot) -> None:
         assert self.report is not None
@@ -187,8 +192,9 @@ class HaloPlot(QWidget):
         if self._tolerance:
             pen = pg.mkPen(_TOLERANCE, width=1.5, style=Qt.PenStyle.DashLine)
             plot.addItem(pg.InfiniteLine(math.log10(self._tolerance), angle=0, pen=pen))
-        for mark in self._marks:
-            self._add_mark(plot, mark)
+        for mark, (_, style) in zip(self._marks, _STYLES, strict=False):
+            pen = pg.mkPen(self.room.text, width=1, style=style)
+            plot.addItem(pg.InfiniteLine(mark.halo, angle=90, pen=pen), ignoreBounds=True)
         plot.addItem(self.line, ignoreBounds=True)
         what = "difference" if self.view.value() in ("distance", "channels") else "disagreement"
         plot.setLabel("left", what, color=self.room.text)
@@ -206,17 +212,6 @@ class HaloPlot(QWidget):
 
     def _heights(self, values: Values) -> Values:
         return np.log10(np.maximum(values, 10.0**self._floor))
-
-    def _add_mark(self, plot: Plot, mark: Mark) -> None:
-        pen = pg.mkPen(self.room.text, width=1, style=Qt.PenStyle.DotLine)
-        beside = {
-            "position": 0.1,
-            "color": self.room.text,
-            "rotateAxis": (1, 0),
-            "anchors": _BESIDE,
-        }
-        line = pg.InfiniteLine(mark.halo, angle=90, pen=pen, label=mark.name, labelOpts=beside)
-        plot.addItem(line, ignoreBounds=True)
 
     def _set_ranges(self, plot: Plot) -> None:
         far = max([self.most, *(m.halo for m in self._marks if m.halo <= 3 * self.most + 8)])
@@ -254,7 +249,9 @@ class HaloPlot(QWidget):
         self.moved.emit(halo)
 
 
-_BESIDE = [(0, 0), (0, 0)]  # the mark's name to its right
+def _unbroken(name: str) -> str:
+    """A name that stays on one line."""
+    return plain(name).replace(" ", "&nbsp;")
 
 
 class _Decades(pg.AxisItem):

@@ -93,7 +93,7 @@ class HeatLayers:
         layer: ImageLayer | None = self._kept.seen(kind)
         return layer
 
-    def show(self, kind: Kind, run: Run, wanted: Wanted) -> ImageLayer | None:
+    def show(self, kind: Kind, run: Run, wanted: Wanted, again: bool = False) -> ImageLayer | None:
         """Show a run's heat map; None where nothing of that kind is known.
 
         Parameters
@@ -104,6 +104,8 @@ class HeatLayers:
             Its plan is the one that was measured.
         wanted
             Which measure.
+        again
+            As for `KeptLayers.show`.
         """
         self.hide(kind)
         found = _picture(kind, run, wanted)
@@ -129,6 +131,7 @@ class HeatLayers:
             list(arrays) if several else arrays[0],
             place[0],
             look,
+            again,
             multiscale=several,
             colormap=heat_colors(kind),
             blending="translucent_no_depth",

@@ -13,6 +13,7 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QWidget
 
 from seamscope.docks.color_bar import ColorBar
+from seamscope.docks.controls import allow
 from seamscope.docks.editors import Choice
 from seamscope.docks.results import Run
 from seamscope.docks.seams.heat_layers import TITLES, HeatLayers, Kind, Wanted, heat_colors
@@ -59,6 +60,7 @@ class HeatPanel(QWidget):
         self._channel: int | None = None
         self._front = True
         self._due: deque[Kind] = deque()
+        self._again = False  # what is due was there already
         self._timer = QTimer(self)
         self._timer.timeout.connect(self._show_next)
         self.boxes: dict[Kind, QCheckBox] = {
@@ -94,16 +96,22 @@ class HeatPanel(QWidget):
     def bring(self, front: bool) -> None:
         """Draw the maps, or hide them: another page is in front."""
         self._front = front
-        self._show_all(self.boxes)
+        self._show_all(self.boxes, again=True)
+
+    def allow(self, *needed: tuple[bool, str]) -> None:
+        """Let maps be wanted, as `seamscope.docks.controls.allow` does."""
+        for box in self.boxes.values():
+            allow(box, *needed)
 
     def show_channel(self, channel: int | None) -> None:
         """Show the mismatch of another channel; None for the largest of all."""
         self._channel = channel
         self._show_all(kind for kind in self.boxes if kind != "pixels")
 
-    def _show_all(self, kinds: Iterable[Kind]) -> None:
+    def _show_all(self, kinds: Iterable[Kind], again: bool = False) -> None:
         """Show the first map at once, and each other one when the window has answered."""
         self._due.clear()
+        self._again = again
         for kind in kinds:
             if self._run is not None and self._front and self.boxes[kind].isChecked():
                 self._due.append(kind)
@@ -113,7 +121,7 @@ class HeatPanel(QWidget):
 
     def _show_next(self) -> None:
         if self._due:
-            self._show(self._due.popleft())
+            self._show(self._due.popleft(), self._again)
         if not self._due:
             self._timer.stop()
         elif not self._timer.isActive():
@@ -133,17 +141,17 @@ class HeatPanel(QWidget):
             tip = f"{unit['unit']}, {TITLES[kind]}; transparent at {figure_text(low)}"
             self.scales[kind].show_scale(heat_colors(kind), (low, high), unit["unit"], tip)
 
-    def _show(self, kind: Kind) -> None:
+    def _show(self, kind: Kind, again: bool = False) -> None:
         run, wanted = self._run, self._front and self.boxes[kind].isChecked()
         known = run is not None and run.evidence.report is not None
         layer = None
         if wanted and known and run is not None:
             what = Wanted(self.measures[kind].value(), self._channel)
-            layer = self.layers.show(kind, run, what)
+            layer = self.layers.show(kind, run, what, again)
         else:
             self.layers.hide(kind)
         self.measures[kind].setEnabled(wanted)
-        self.scales[kind].setVisible(layer is not None)
+        self.scales[kind].setVisible(layer is not None and layer.visible)
         self._show_scale(kind)
         self.make_ground()
         if layer is None and wanted and known:

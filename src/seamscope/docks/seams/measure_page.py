@@ -14,7 +14,7 @@ from typing import Any
 
 from qtpy.QtWidgets import QWidget
 
-from seamscope.docks.controls import button, fill
+from seamscope.docks.controls import BUSY, allow, button, fill
 from seamscope.docks.dock import Dock
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.kept_work import KeptWork
@@ -89,9 +89,10 @@ class MeasurePage(QWidget):
         waits = run is not None and self.unfinished(run).exists()
         self.measure.setText("Go on" if waits else "Measure")
         useless = run is not None and self.run_on.value() is not None and _complete(run)
-        self.measure.setEnabled(not busy and (waits or not useless))
+        free = not busy, BUSY
+        allow(self.measure, free, (waits or not useless, "All seams are measured already."))
         self.again.setVisible(waits)
-        self.again.setEnabled(not busy)
+        allow(self.again, free)
         self.note.setText("" if run is None else self._missing(run, waits))
 
     def _missing(self, run: Run, waits: bool) -> str:
@@ -150,7 +151,7 @@ class MeasurePage(QWidget):
 
     def _plan(self, run: Run, whole: bool) -> Plan:
         """The run's own tiles; with some overlap where they have none."""
-        settings = run.plan.settings.but(seams="all")
+        settings = run.settings.but(seams="all")
         if not whole and not Evidence.fits(run.plan):
             letters = run.plan.layout.axes[: run.layer.ndim]
             settings = settings.but(area=area_in_view(run.layer, letters, self._dock.viewer))
@@ -163,7 +164,7 @@ class MeasurePage(QWidget):
 
         def done(last: Any) -> None:
             if not isinstance(last, Finished):
-                self._dock.tell("Stopped: nothing new was measured.")
+                self._dock.tell("Stopped: nothing new was measured.", "warning")
                 return
             self._know(run, evidence, last.seams)
             if again:
@@ -185,10 +186,12 @@ class MeasurePage(QWidget):
                 if unfinished.exists()
                 else ": nothing new was measured."
             )
-            self._dock.tell(f"Stopped{ending}")
+            self._dock.tell(f"Stopped{ending}", "warning")
             self.show_state()
 
-        work = partial(measure_shared, case, in_file, unfinished, on, run.trust, again)
+        chosen = self._dock.session.settings
+        device = None if chosen is None else chosen.device
+        work = partial(measure_shared, case, in_file, unfinished, on, run.trust, again, device)
         self._dock.start(_name(run), work, done, kept=True)
 
     def _know(self, run: Run, evidence: Evidence, report: SeamReport | None) -> None:
