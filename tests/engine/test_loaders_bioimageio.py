@@ -423,8 +423,11 @@ def test_a_folder_of_many_files_is_no_package_and_is_told_at_once(tmp_path) -> N
             (folder / f"{j}.tif").touch()
     archive = Archive(tmp_path)
     assert len(archive.names) == 2000
-    with pytest.raises(ModelError, match="as a folder it holds no network"):
+    with pytest.raises(ModelError, match=r"as a folder it holds no network.*or a file\.$"):
         load_model(tmp_path)
+    (tmp_path / "0" / "a" / "0.pt").touch()
+    with pytest.raises(ModelError, match=r"or one of its files \(0/a/0.pt\)"):
+        load_model(tmp_path / "0" / "..")
 
 
 def test_files_are_only_read_where_they_lie(tmp_path) -> None:

@@ -199,9 +199,12 @@ def _load_weights(spec: Spec) -> Model:
     if spec.path.is_dir():
         if any((spec.path / name).is_file() for name in _ZARR):
             raise _image(spec.path, "zarr")
+        files = sorted(each for each in Archive(spec.path).names if each.endswith(_OF_NETWORKS))
+        offer = f"one of its files ({', '.join(files[:3])})" if files else "a file"
         raise ModelError(
             f"{spec.path} cannot be read as a file, and as a folder it holds no network: give the "
-            "folder with rdf.yaml (bioimage.io) or configs/metadata.json (MONAI), or a file."
+            "folder with rdf.yaml (bioimage.io) or configs/metadata.json (MONAI), or "
+            f"{offer}."
         )
     if zipfile.is_zipfile(spec.path) and not _holds_pickle(spec.path):
         raise ModelError(
@@ -212,6 +215,10 @@ def _load_weights(spec: Spec) -> Model:
     if isinstance(content, nn.Module):
         return Model(content, name=spec.path.stem, spec=spec.text)
     raise only_weights(content, str(spec.path))
+
+
+# Files that may hold a network, or its weights.
+_OF_NETWORKS = (".pt", ".pth", ".ckpt", ".safetensors", ".pt2", ".onnx")
 
 
 def _holds_pickle(path: Path) -> bool:
