@@ -228,7 +228,7 @@ class Dask:
     def _fetch(self, future: Any) -> None:
         """Ask for the answer of a task that has ended, in dask's own threads.
 
-        Nobody waits for it: if its worker is gone, dask tries to reach it for `_CONNECT` seconds.
+        No thread waits for it: dask tries for `_CONNECT` seconds to reach a worker that is gone.
         """
         if future.status not in ("finished", "error"):  # cancelled by the scheduler, or lost
             self._ended.put((future.key, None))
