@@ -18,6 +18,7 @@ from seamscope.compare.certificate import certify
 from seamscope.explain.advice import advise
 from seamscope.explain.causes import diagnose
 from seamscope.models.model import as_model
+from seamscope.models.sentences import why_unbounded
 from seamscope.planning.case import Case
 from seamscope.prediction.measure_seams import measure_seams
 from seamscope.settings import Settings
@@ -183,7 +184,9 @@ def test_what_decides_shows_in_some_images_only() -> None:
         if not seamless:
             assert found.verdict == "global coupling"
             assert "the maximum over space" in found.explanation
+            assert certificate.note == f"In this image, overlap cannot remove that: {name}."
     short = Case.open(dark, model, settings.but(halo=0))
+    assert certify(short).note == f"In other images tiles may differ: {name}."
     advice = advise(short.plan, measure_seams(short))
     assert advice.halo == ((1, 1), (1, 1))
     assert name in advice.why
@@ -275,6 +278,22 @@ def test_rounded_coordinates_are_no_period_and_no_size(network, period) -> None:
         x, start = image(model.facts.spatial_axes, 192, period)
         for bright in (1, 10, -10, 1e4, -1e4):  # the halo holds where a flow is longer, too
             assert apart(model, bright * x, start, 64, model.reach.halo[-1]) < 1e-9
+
+
+def test_a_memory_that_fades_has_no_exact_limit() -> None:
+    def decayed(x):
+        rows = [x[:, :, 0]]
+        for row in x.unbind(2)[1:]:
+            rows.append(rows[-1] / 2 + row)
+        return torch.stack(rows, 2)
+
+    model = as_model(made(lambda: Given(decayed)))
+    assert model.reach.fades
+    (before, after), along_x = model.reach.halo
+    assert (after, along_x) == (0, (0, 0))
+    module, x = model.module.double(), image(2, 96, 1, 9)[0].mT.double()
+    differ = (module(x)[:, :, 24:] - module(x[:, :, 24:])).abs().amax((0, 1, 3))
+    assert 0 < differ[before] < 1e-6 < differ[before - 20]
 
 
 def test_float64_leaves_a_weak_path_where_it_is() -> None:
@@ -415,7 +434,27 @@ def test_causes_call_statistics_taken_by_hand_no_layer() -> None:
     pixels[:, :40] *= 5
     found = diagnose(Case.open(pixels, model, Settings(tile=(24, 32), halo=1, device="cpu")))
     assert "normalization layer" not in found.explanation
-    assert "each tile's own statistics" in found.explanation
+    assert "per-tile statistics" in found.explanation
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, net: net(x * x.std()),
+        lambda x, net: net(x) * ((x.mean((2, 3), True) + 3) / 6).clamp(0, 1),
+        lambda x, net: net(x + torch.linspace(-9, 9, x.shape[-1], dtype=x.dtype)),
+    ],
+    ids=["deviation", "gate", "coordinates"],
+)
+def test_causes_name_what_the_facts_name(function) -> None:
+    model = as_model(made(lambda: Given(function, small())))
+    pixels = np.random.default_rng(0).standard_normal((24, 90)).astype(np.float32)
+    pixels[:, :40] *= 5
+    settings = Settings(tile=(24, 32), halo=1, normalize="none", device="cpu")
+    name = why_unbounded(model.facts, model.reach)
+    if "(the " in name:  # 1 operation uses per-tile statistics (...)
+        name = name.split("(")[1].rstrip(")")
+    assert name in diagnose(Case.open(pixels, model, settings)).explanation
 
 
 def test_pyramid_pooling_is_said_once() -> None:
@@ -427,6 +466,13 @@ def test_pyramid_pooling_is_said_once() -> None:
 
 def test_what_knows_its_place_is_not_alike_in_all_tiles() -> None:
     up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
-    reach = as_model(made(lambda: seq(conv(1, 4), nn.MaxPool2d(2), up, conv(4, 2)))).reach
-    assert reach.depends_on_size
-    assert not reach.alike
+    corners = seq(conv(1, 4), nn.MaxPool2d(2), up, conv(4, 2))
+    wider = torch.tensor([[[1.1, 0, 0], [0, 1, 0]]])  # about the middle of the tile
+    magnified = Given(
+        lambda x: F.grid_sample(x, F.affine_grid(wider, x.shape, False), align_corners=False)
+    )
+    for network in (corners, magnified):
+        reach = as_model(made(lambda network=network: network)).reach
+        assert reach.halo is None
+        assert reach.depends_on_size
+        assert not reach.alike

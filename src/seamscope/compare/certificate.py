@@ -520,7 +520,11 @@ def _of_reach(plan: Plan, known: str, passed: bool) -> str:
         return f"In other images or sizes tiles may differ: {why}."
     if passed or plan.reach.alike or not known:
         return known
-    return f"Overlap cannot remove that: {why}."
+    if not plan.reach.conditional:
+        return f"Overlap cannot remove that: {why}."
+    if not plan.covers(plan.reach.rest):  # which may be all that tiles lack here
+        return known
+    return f"In this image, overlap cannot remove that: {why}."
 
 
 def _outcome(plan: Plan, crops: Sequence[Crop], passed: bool) -> str:

@@ -317,21 +317,21 @@ class Inquiry:
         plain = all(one.kind != "hand-written" for one in self._subject.audit.tile_layers)
         noun = "normalization layer" if plain else "operation"
         other = ", or use a network with batch normalization or none" if plain else ""
-        layers = f"{count} {noun}{'s use' if count > 1 else ' uses'} each tile's own"
+        layers = f"{count} {noun}{'s use' if count > 1 else ' uses'} per-tile statistics"
         if not self._subject.audit.watched:
             return (
-                f"{layers} statistics, which cannot be held fixed in a network that runs forward "
+                f"{layers}, which cannot be held fixed in a network that runs forward "
                 "only: what they make is counted as global coupling",
                 "",
             )
         fixed = self.bench.disagreement(frozenset(("tile statistics",))).mean if share else 0.0
         if not share:
-            return f"{layers} statistics; holding them fixed changes nothing here", ""
+            return f"{layers}; holding them fixed changes nothing here", ""
         now = self.bench.disagreement().mean
         return (
-            f"{layers} statistics: with the same statistics for all tiles the difference goes from "
-            f"{figure_text(now)} to {figure_text(fixed)}; by themselves they make "
-            f"{figure_text(alone)}, which no halo removes",
+            f"{layers}{self._subject.which}: with the same statistics for all tiles the "
+            f"difference goes from {figure_text(now)} to {figure_text(fixed)}; by themselves they "
+            f"make {figure_text(alone)}, which no halo removes",
             f"Fix the statistics{other}; larger tiles make it fainter",
         )
 
@@ -385,18 +385,22 @@ class Inquiry:
             f"something in the {'code' if self._is_bare else 'network'} besides normalization "
             "layers (a step done for each tile, positions, sizes)"
         )
-        same = "the same statistics and " if found.watched else ""
+        same = "the same statistics and " if found.watched and found.tile_layers else ""
         seamless = self._curves["as it is"].smallest_seamless(self.bench.raw_tolerance)
         remedy = "Use tiles as large as memory allows, and blend neighbours so that it shows less"
         if found.global_operations and found.repairable:
             remedy = f"Fix the means it takes of the tile. Or: {remedy.lower()}"
         left = f"With {same}all context {figure_text(alone)} is left"
-        cause = f"what depends on the whole tile is {what}"
+        cause = self._subject.place
+        if not cause or (named and named not in cause):
+            cause += f"{', and ' * bool(cause)}what depends on the whole tile is {what}"
         if seamless is not None:
             sides = at_halo_text(self._curves["as it is"].ray.sides(seamless))
             agree = f"The tiles examined agree from {sides} on; other images may need more"
             return f"{left}: {cause}", f"{agree}. {remedy}"
-        if self._subject.reach is None and not names:  # nothing but the curve shows that
+        if self._subject.reach is None and not (
+            names or self._subject.place
+        ):  # nothing but the curve shows that
             most = pixels_text(int(self._curves["as it is"].halo.max(initial=0)))
             return f"{left} at any halo up to {most}: {cause}", remedy
         return f"{left} at any halo: {cause}", f"No halo removes it. {remedy}"

@@ -23,7 +23,12 @@ from seamscope.errors import ModelError, SeamscopeError
 from seamscope.models.facts import Facts
 from seamscope.models.input_search import Hints
 from seamscope.models.model import Model, as_model
-from seamscope.models.sentences import caution, whole_tile
+from seamscope.models.sentences import (
+    by_place_or_size,
+    caution,
+    which_statistics,
+    whole_tile,
+)
 from seamscope.normalization.audit import Audit, audit
 from seamscope.normalization.calls import Forward
 from seamscope.planning.case import Case
@@ -131,6 +136,10 @@ class Subject:
         always predicts the same.
     couplings
         Names of the layers that see the whole tile, as the network's facts have them.
+    which
+        Names of what takes per-tile statistics, in brackets, where these are known and few.
+    place
+        That the place in a tile or its size counts, as the end of a sentence; else empty.
     alike
         Whether only tiles of one size agree, so that none can be read with more of the image.
     caution
@@ -151,6 +160,8 @@ class Subject:
     noise: float = 0.0
     coupled: bool = False
     couplings: tuple[str, ...] = ()
+    which: str = ""
+    place: str = ""
     alike: bool = False
     caution: str = ""
     at: Callable[[Box], None] = lambda box: None
@@ -213,6 +224,8 @@ def subject_of_case(case: Case, frame: tuple[int, ...]) -> Subject:
         noise=plan.facts.noise,
         coupled=plan.reach.convolutional is None and not plan.reach.alike,
         couplings=_couplings(model),
+        which=which_statistics(plan.facts, plan.reach),
+        place=by_place_or_size(plan.facts, plan.reach),
         alike=plan.reach.alike,
         caution=caution(plan.facts, plan.reach),
         at=at,
@@ -269,6 +282,8 @@ def subject_of_pipeline(pipeline: Pipeline, image: Array, tile: Sequence[int]) -
         noise=facts.noise,
         coupled=model.reach.convolutional is None and not model.reach.alike,
         couplings=_couplings(model),
+        which=which_statistics(facts, model.reach),
+        place=by_place_or_size(facts, model.reach),
         alike=model.reach.alike,
         caution=caution(facts, model.reach),
     )

@@ -368,7 +368,7 @@ class _Prober:
                 if self._agree(slab, by_change):
                     depth = max(a for a, _ in by_change), max(b for _, b in by_change)
                     self.spread = True
-                    self.fades |= len(set(by_change[-2:])) > 1 and not slab.warps
+                    self.fades |= not slab.warps and self._fade(slab, by_change)
             elif depth is None and self._coupled(axis):
                 return None
             self._reached(axis, slab.length - 2 * slab.frame() if depth is None else max(depth))
@@ -461,6 +461,20 @@ class _Prober:
             (slab.warps or abs(one - two) <= max(one, two) / 4) and max(one, two) <= slab.length / 4
             for one, two in zip(by_change[-1], by_change[-2], strict=True)
         )
+
+    @staticmethod
+    def _fade(slab: Slab, by_change: Sequence[Sides]) -> bool:
+        """Whether what changes reach is a matter of rounding: in float64 it is more."""
+        if by_change[-1] != by_change[-2:][0]:
+            return True
+        with Attempt():
+            if slab.precise is None:
+                return False
+            for end, known in zip((LOW, HIGH), by_change[-1], strict=True):
+                depth = slab.precise.depth(end, slab.frame(), NOISES[0])
+                if depth is None or math.ceil(depth) > known:
+                    return True
+        return False
 
     def fields(self, axis: int, hows: Sequence[float]) -> PhaseFields | None:
         """Receptive fields along one axis, by phase; None when unbounded."""

@@ -95,15 +95,9 @@ def why_unbounded(facts: Facts, reach: Reach) -> str:
 def _reasons(facts: Facts, reach: Reach) -> Iterator[str]:
     names = some_names(reach.couplings)
     if facts.statistics:
-        yield f"{facts.statistics_sentence}{_which(facts, reach)}"
-    if any(facts.learned_positions):
-        yield (
-            "what the network predicts depends on the place in its tile (positions were learned "
-            "for this size)"
-        )
-    elif reach.depends_on_size:
-        by = names or "adaptive pooling, upsampling with aligned corners, coordinates or the like"
-        yield f"what the network predicts changes with the size of its tile ({by})"
+        yield f"{facts.statistics_sentence}{which_statistics(facts, reach)}"
+    if place := by_place_or_size(facts, reach):
+        yield place
     elif names:
         yield f"{names} {'see' if len(reach.couplings) > 1 else 'sees'} the whole tile"
     elif facts.statistics:
@@ -114,7 +108,21 @@ def _reasons(facts: Facts, reach: Reach) -> Iterator[str]:
         yield "the network sees the whole tile (attention, global pooling or the like)"
 
 
-def _which(facts: Facts, reach: Reach) -> str:
+def by_place_or_size(facts: Facts, reach: Reach) -> str:
+    """Say that the place in a tile or its size counts, as the end of a sentence; else empty."""
+    if any(facts.learned_positions):
+        return (
+            "what the network predicts depends on the place in its tile (positions were learned "
+            "for this size)"
+        )
+    if not reach.depends_on_size:
+        return ""
+    usual = "adaptive pooling, upsampling with aligned corners, coordinates or the like"
+    by = some_names(reach.couplings) or usual
+    return f"what the network predicts changes with the size of its tile ({by})"
+
+
+def which_statistics(facts: Facts, reach: Reach) -> str:
     """Name the layers with per-tile statistics, in brackets, where they are few."""
     names = _with_statistics(facts, reach)
     return f" ({some_names(names)})" if 0 < len(names) <= _FEW else ""
@@ -161,4 +169,12 @@ def some_names(names: Sequence[str]) -> str:
     return f"{', '.join(words[:_FEW])} and {len(words) - _FEW} more"
 
 
-__all__ = ["caution", "describe", "some_names", "whole_tile", "why_unbounded"]
+__all__ = [
+    "by_place_or_size",
+    "caution",
+    "describe",
+    "some_names",
+    "which_statistics",
+    "whole_tile",
+    "why_unbounded",
+]

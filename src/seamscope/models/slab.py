@@ -276,7 +276,7 @@ class Slab:
         return None
 
     def varied(self, content: Content) -> Slab:
-        """A slab whose ends, an eighth of it each, hold other intensities than all between."""
+        """A slab whose ends, an eighth of it or more, hold other intensities than all between."""
         inside, outside = content
         clean = outside(self.clean).clone()
         start, size = self._shorter
@@ -290,10 +290,13 @@ class Slab:
 
     @property
     def _shorter(self) -> Sides:
-        """Start and size of the part on the grid that leaves an eighth out at either end."""
+        """Start and size of the part on the grid that leaves an eighth out at either end.
+
+        And more at the high end: what lies relative to the middle of a tile would not move else.
+        """
         pitch = self.lattice.pitch
         start = -(-self.length // (8 * pitch)) * pitch
-        return start, self.lattice.size_at_most(self.length - 2 * start)
+        return start, self.lattice.size_at_most(self.length - 2 * start - max(pitch, start // 2))
 
     def apart_when_shorter(self, halo: Sides, tolerance: float = SAME) -> Apart | None:
         """How deep, from either end, a shorter slab on the grid predicts something else.

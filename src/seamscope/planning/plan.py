@@ -156,7 +156,10 @@ class Plan:
     @property
     def exact(self) -> bool:
         """Whether each tile's halo covers the network's reach, so that no seam can be seen."""
-        reach = self.reach.halo
+        return self.covers(self.reach.halo)
+
+    def covers(self, reach: tuple[Sides, ...] | None) -> bool:
+        """Whether each tile's halo is as large as this reach; not where that is None."""
         return reach is not None and all(
             axis.single or (own[0] >= needed[0] and own[1] >= needed[1])
             for axis, own, needed in zip(self.grid.axes, self.grid.halo, reach, strict=True)
