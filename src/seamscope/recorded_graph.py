@@ -90,24 +90,62 @@ class RecordedGraph:
             dead.setdefault(node, []).append(name)
         return tuple((node, tuple(dead.get(node, ()))) for node in nodes)
 
+    def _varying(self, held: tuple[str, ...] = ()) -> set[str]:
+        """Names of what depends on the input."""
+        found = {"x"}
+        for node in self.graph.nodes:
+            given = not found.isdisjoint(one.name for one in node.all_input_nodes)
+            if given and not (held and _name(node).startswith(held)):
+                found.add(node.name)
+        return found
+
     @cached_property
     def warps(self) -> bool:
         """Whether numbers are read at coordinates, or at places that the input determines."""
-        varying = {"x"}
+        varying = self._varying()
         for node, _ in self.steps:
-            if varying.isdisjoint(one.name for one in node.all_input_nodes):
-                continue
-            varying.add(node.name)
-            schema: Any = getattr(node.target, "_schema", None)
-            name = "" if schema is None else schema.name.removeprefix("aten::")
-            if name.startswith(("grid_sampler", "cudnn_grid")):
+            name = _name(node)
+            if name.startswith(("grid_sampler", "cudnn_grid")) and node.name in varying:
                 return True
             if name.startswith(_AT_PLACES):
-                given = zip(schema.arguments, node.args, strict=False)
+                target: Any = node.target
+                given = zip(target._schema.arguments, node.args, strict=False)
                 places = [one for argument, one in given if argument.name in ("index", "indices")]
                 if not varying.isdisjoint(_names(places)):
                     return True
         return False
+
+    def numbers_read(self, held: tuple[str, ...] = ()) -> tuple[int, ...]:
+        """Which of all numbers that code reads depend on the input, so that it may decide by them.
+
+        Not whether there is anything in all of the input, such as NaN or a number above 0.
+
+        Parameters
+        ----------
+        held
+            How names of operations begin whose results are the same for all inputs.
+        """
+        nodes = [one for one in self.graph.nodes if one.target is aten._local_scalar_dense.default]
+        varying = self._varying(held)
+        return tuple(
+            number
+            for number, node in enumerate(nodes)
+            if node.name in varying and not self._is_anything(node.args[0])
+        )
+
+    def _is_anything(self, node: Any) -> bool:
+        """Whether a number says whether there is anything at all in the input."""
+        name = _name(node)
+        if name in ("logical_not", "bitwise_not", "_to_copy", "view", "squeeze", "select"):
+            return self._is_anything(node.args[0])
+        of_zero = name in ("gt", "lt", "ge", "le", "eq", "ne") and node.args[1:] == (0,)
+        if of_zero:
+            node = node.args[0]
+        elif name not in ("any", "all"):
+            return False
+        given = next(iter(node.all_input_nodes), node).meta.get("val")
+        pixels = next(iter(self.graph.nodes)).meta["val"][0, 0].numel()
+        return given is not None and given.numel() >= pixels
 
     def resume(self, glimpse: Glimpse) -> tuple[int, dict[str, torch.Tensor]] | None:
         """Return the step and the values from which a replay goes on where a recording was.
@@ -143,6 +181,12 @@ def record(
 
 
 _AT_PLACES = ("gather", "index", "take", "scatter")  # operations that read or write at places
+
+
+def _name(node: fx.Node) -> str:
+    """Name of an operation of ATen; empty for what is none."""
+    schema = getattr(node.target, "_schema", None)
+    return "" if schema is None else str(schema.name.removeprefix("aten::"))
 
 
 def _names(values: Any) -> set[str]:

@@ -177,6 +177,17 @@ def test_layer_norm_over_space_is_told() -> None:
     assert found.repairable
 
 
+@pytest.mark.parametrize("dim", [2, 3, 4])
+def test_what_couples_one_axis_is_found_along_each(dim) -> None:
+    for couple, name in (
+        (lambda x: x.cumsum(dim), "accumulation over space"),
+        (lambda x: x - x.amax(dim, True), "maximum over space"),
+        (lambda x: x - x.mean(dim, True), "mean over part of space"),
+    ):
+        found = audit(couple, torch.randn(1, 2, 8, 8, 8)).global_operations
+        assert [str(one) for one in found] == [name]
+
+
 def test_auditing_changes_nothing() -> None:
     network = Everything().eval()
     before = {k: v.clone() for k, v in network.state_dict().items()}

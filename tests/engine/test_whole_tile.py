@@ -155,11 +155,38 @@ def test_what_is_taken_of_the_tile_is_named(network, name, conditional) -> None:
     [
         lambda x, net: net(x) if not torch.isnan(x).any() else 1 / 0,
         lambda x, net: net(x) if x.abs().sum() > 0 else net(0 * x),
+        lambda x, net: net(x) if x.max() < 1e4 else 1 / 0,
+        lambda x, net: net(x) if float(x.std()) < 1e4 else 1 / 0,
+        lambda x, net: net(x) if x.mean() < 99 else net(x.clone()),
     ],
-    ids=["refuses NaN", "nothing there"],
+    ids=["refuses NaN", "nothing there", "refuses a maximum", "refuses a deviation", "same"],
 )
 def test_a_check_that_changes_nothing_couples_nothing(check) -> None:
     assert as_model(made(lambda: Given(check, small()))).reach.halo == ((1, 1), (1, 1))
+
+
+def _by_middle(x, net):
+    return net(2 * x if float(x[0, 0, x.shape[2] // 2, x.shape[3] // 2]) > 9 else x)
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [lambda x, net: net(2 * x if x[..., 0, 0].mean() > 9 else x), _by_middle],
+    ids=["corner", "middle"],
+)
+def test_a_single_pixel_that_decides_is_found(decide) -> None:
+    model = as_model(made(lambda: Given(decide, small())))
+    assert model.reach.conditional
+    assert model.reach.rest == ((1, 1), (1, 1))
+    assert model.describe().startswith(
+        "In some images, overlap cannot remove the seams: the network's code decides by a number"
+    )
+
+
+def test_tiles_that_a_pixel_of_their_own_changes_are_not_alike() -> None:
+    model = as_model(made(lambda: Given(lambda x, net: net(x) * (x[..., :1, :1] > 0), small())))
+    assert model.reach.halo is None
+    assert not model.reach.alike
 
 
 def test_what_decides_shows_in_some_images_only() -> None:

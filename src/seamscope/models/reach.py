@@ -190,7 +190,7 @@ def _measured(forward: Forward, facts: Facts) -> Reach:
             prober = _Prober(forward, facts, fixed=True)
             own = prober.reach()
         found = prober.found(halo, own)
-        found = replace(found, conditional=conditional or found.conditional)
+        found = replace(found, conditional=conditional)  # with statistics: in all images
         return _with_depth(found, forward, facts) if prober.local else found
     except OutOfPatience:
         why = "time ran out (`patience`)"
@@ -205,7 +205,9 @@ def _with_depth(reach: Reach, forward: Forward, facts: Facts) -> Reach:
     """Add how deep changes go, where a halo of that is not enough for another reason."""
     depth = measure_rest(forward, facts)
     shifts = facts.period_found and not facts.statistics
-    alike = reach.depends_on_size and depth is not None and shifts
+    alike = reach.depends_on_size and shifts and depth is not None
+    if depth is not None and alike:
+        alike = _Prober(forward, facts, fixed=True).agree_when_moved(depth)
     return replace(reach, rest=depth, rest_measured=depth is not None, alike=alike)
 
 
@@ -357,6 +359,11 @@ class _Prober:
         found = (_Ends(slab).depth for slab in self._slabs(axis))
         return next((depth for depth in found if depth is not None), None)
 
+    def agree_when_moved(self, halo: Sequence[Sides]) -> bool:
+        """Whether tiles of one size agree, wherever they lie on the grid."""
+        each = ((next(self._slabs(axis)), sides) for axis, sides in enumerate(halo))
+        return all(slab.agrees_when_moved(sides) for slab, sides in each)
+
     def _reach(self, axis: int) -> Sides | None:
         by_change: list[Sides] = []  # where NaN goes further, of one slab after another
         before: Apart | None = None  # how deep the slab before differed from a shorter one
@@ -378,7 +385,7 @@ class _Prober:
                 if apart in (depth, before):  # what two slabs show is not for lack of length
                     return self._whatever_it_holds(slab, depth, apart)
                 before = apart
-            if self._facts.statistics and not self._fixed:
+            if self._facts.statistics and not self._fixed and not by_change:
                 return None
         self.depends_on_size |= before is not None
         return None
@@ -403,7 +410,7 @@ class _Prober:
             self.depends_on_size = True
             return None
         most = _deeper(depth, apart)
-        if self._decides:
+        if self._decides or slab.decides:
             self.conditional = True
             return None
         if self._cannot_decide(slab.axis, most):

@@ -100,6 +100,8 @@ def _reasons(facts: Facts, reach: Reach) -> Iterator[str]:
         yield place
     elif names:
         yield f"{names} {'see' if len(reach.couplings) > 1 else 'sees'} the whole tile"
+    elif reach.conditional and (reach.convolutional is None or not facts.statistics):
+        yield "the network's code decides by a number of its tile"
     elif facts.statistics:
         measured = reach.at_least is None and not facts.forward_only
         if reach.convolutional is None and measured:

@@ -18,10 +18,11 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from seamscope.errors import SeamscopeError
+from seamscope.models.derived.facts import MOMENTS
 from seamscope.models.double import in_double
-from seamscope.models.trials import Attempt, OutOfPatience
+from seamscope.models.trials import Attempt, Otherwise, OutOfPatience
 from seamscope.normalization.audit import FixedStatistics, Forward
-from seamscope.recorded_graph import Dispatch, record
+from seamscope.recorded_graph import Dispatch, RecordedGraph, record
 from seamscope.tiling import Lattice, Sides
 
 if TYPE_CHECKING:
@@ -65,6 +66,13 @@ def _far(by: float, shift: int, x: torch.Tensor) -> torch.Tensor:
 FAR: tuple[Content, ...] = tuple(
     (partial(_far, by, shift), partial(_far, by, shift)) for shift in (0, 101) for by in (1e3, -1e3)
 )
+# Numbers that code may take to decide otherwise; none too large to count to.
+_OTHER_NUMBERS: tuple[Callable[[Any], Any], ...] = (
+    lambda n: not n if isinstance(n, bool) else type(n)(1e6),
+    lambda n: not n if isinstance(n, bool) else type(n)(-1e6),
+)
+_MOST_READ = 8  # numbers
+_PLACES = 8  # at which tiles of one size are compared
 Line: TypeAlias = npt.NDArray[np.bool_]
 Apart: TypeAlias = tuple[float, float]
 PhaseFields: TypeAlias = tuple[Sides, ...]
@@ -163,10 +171,42 @@ class Slab:
         return meter.peak
 
     @cached_property
+    def _graph(self) -> RecordedGraph | None:
+        """The network's operations; None where they cannot be recorded."""
+        return _recorded(self._plain, self.clean)
+
+    @property
     def warps(self) -> bool:
         """Whether the network reads at places that it computes."""
-        with Attempt():
-            return record(self._plain, self.clean.clone(), decided=True).warps
+        return self._graph is not None and self._graph.warps
+
+    @cached_property
+    def decides(self) -> bool:
+        """Whether the network's code predicts something else where a number of the slab is another.
+
+        A number that is only checked makes an error, or nothing. One that is read in each window of
+        a slab, of which a longer one has more, is none of the whole.
+        """
+        held = MOMENTS if self._fixed else ()
+        graph = self._graph
+        read = () if graph is None else graph.numbers_read(held)
+        if graph is None or not 0 < len(read) <= _MOST_READ:
+            return False
+        start, size = self._shorter
+        shorter = _recorded(self._plain, self.clean.narrow(self.axis + 2, start, max(1, size)))
+        if shorter is None or len(shorter.numbers_read(held)) != len(read):
+            return False
+        most = 2 * len(graph.steps) + 1000
+        return any(
+            self._differs(Otherwise(number, change, most))
+            for number in read
+            for change in _OTHER_NUMBERS
+        )
+
+    def _differs(self, otherwise: Otherwise) -> bool:
+        with Attempt(), otherwise:
+            y = self.run(self.clean)
+            return y.shape != self.unchanged.shape or not torch.equal(y, self.unchanged)
         return False
 
     def frame(self, pitch: int | None = None) -> int:
@@ -298,6 +338,27 @@ class Slab:
         start = -(-self.length // (8 * pitch)) * pitch
         return start, self.lattice.size_at_most(self.length - 2 * start - max(pitch, start // 2))
 
+    def agrees_when_moved(self, halo: Sides) -> bool:
+        """Whether tiles of one size at several places on the grid agree beyond a halo."""
+        lattice, axis = self.lattice, self.axis + 2
+        size = lattice.size_at_most(self.length // 2)
+        count = int((size - sum(lattice.crop)) * lattice.scale)
+        first, last = (math.ceil(side * lattice.scale) for side in halo)
+        if size == 0:
+            return True
+        one = self.run(self.clean.narrow(axis, 0, size))
+        for step in range(1, _PLACES):
+            start = step * lattice.pitch
+            moved = int(start * lattice.scale)
+            length = count - moved - first - last
+            if length <= 0 or start + size > self.length:
+                break
+            other = self.run(self.clean.narrow(axis, start, size))
+            here, there = one.narrow(axis, moved + first, length), other.narrow(axis, first, length)
+            if self.difference(here, there) >= SAME:
+                return False
+        return True
+
     def apart_when_shorter(self, halo: Sides, tolerance: float = SAME) -> Apart | None:
         """How deep, from either end, a shorter slab on the grid predicts something else.
 
@@ -323,6 +384,12 @@ class Slab:
         if count - sum(sides) < count / 4:
             return math.inf, math.inf
         return math.ceil(sides[0] / lattice.scale), math.ceil(sides[1] / lattice.scale)
+
+
+def _recorded(forward: Forward, x: torch.Tensor) -> RecordedGraph | None:
+    with Attempt():
+        return record(forward, x.clone(), decided=True)
+    return None
 
 
 class MemoryMeter(Dispatch):

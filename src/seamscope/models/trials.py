@@ -234,6 +234,36 @@ class Draws(Dispatch):
         return func(*args, **kwargs)
 
 
+class Otherwise(Dispatch):
+    """Gives another number for one that the network's code reads, so that it decides otherwise.
+
+    Parameters
+    ----------
+    number
+        Which of all that it reads.
+    change
+        Makes another of it.
+    most
+        Operations after which the forward pass is stopped: a loop may count to that number.
+    """
+
+    def __init__(self, number: int, change: Callable[[Any], Any], most: int) -> None:
+        super().__init__()
+        self._left, self._change, self._most = number, change, most
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self._most -= 1
+        if self._most < 0:
+            raise RuntimeError("more operations than before")
+        made = func(*args, **(kwargs or {}))
+        if func is aten._local_scalar_dense.default:
+            self._left -= 1
+            return self._change(made) if self._left == -1 else made
+        return made
+
+
 class Watch(Dispatch):
     """Counts the operations of a forward pass, and remembers the first convolution and the ends.
 

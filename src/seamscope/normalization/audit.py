@@ -10,10 +10,11 @@ a network whose statistics no longer depend on its input.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -269,13 +270,13 @@ def audit(
     larger
         A larger input, best of two samples: what grows with the input couples the whole tile,
         what does not (attention within windows) only a neighbourhood. By default `x` doubled
-        along its last axis, where the network accepts that.
+        along one axis after another, where the network accepts that.
     module
         Where layers' names are looked up; `forward` itself if it is a module.
 
     Notes
     -----
-    Costs one forward pass, and one of the larger input.
+    Costs one forward pass, and one of each larger input.
 
     Examples
     --------
@@ -295,6 +296,11 @@ def audit(
             large.run(forward, bigger)
         except Exception:  # whatever a network raises means "not this size"
             continue
+        for axis in range(2, x.ndim - 1) if larger is None else ():
+            with contextlib.suppress(Exception):
+                longer = _Auditor(LayerNames(None))
+                longer.run(forward, torch.cat([x, x.flip(axis)], axis))
+                large.grow(longer)
         return _judged(small, large)
     return _judged(small, None)
 
@@ -353,6 +359,13 @@ class _Coupling:
     certain: bool  # whether its shape alone shows that it covers space
 
 
+_Found = TypeVar("_Found", _Seen, _Coupling)
+
+
+def _larger(one: _Found, other: _Found) -> _Found:
+    return replace(one, extent=max(one.extent, other.extent))
+
+
 class _Auditor(Normalizations):
     """Records calls, and everything else that may couple pixels."""
 
@@ -375,6 +388,13 @@ class _Auditor(Normalizations):
             name, family = (one.name, one.family) if one.by_hand else next(listed)
             filled.append(replace(one, name=name, family=family))
         return filled
+
+    def grow(self, other: _Auditor) -> None:
+        """Take over larger extents of another input, where the same was seen."""
+        if (len(self.seen), len(self.couplings)) == (len(other.seen), len(other.couplings)):
+            self.seen = [_larger(one, two) for one, two in zip(self.seen, other.seen, strict=True)]
+            both = zip(self.couplings, other.couplings, strict=True)
+            self.couplings = [_larger(one, two) for one, two in both]
 
     def _record(self, call: Call) -> None:
         name, family = self._names.current

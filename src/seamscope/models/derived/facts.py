@@ -83,6 +83,10 @@ class DerivedAxis:
         return sides[0], sides[1]
 
 
+MOMENTS = ("mean", "var", "std", "native_", "batch_norm")
+"""How names of operations begin that take means and variances alone."""
+
+
 @dataclass(frozen=True)
 class Coupling:
     """An operation that couples the whole tile along some axis.
@@ -108,7 +112,7 @@ class Coupling:
     @property
     def moment(self) -> bool:
         """Whether it takes means and variances alone."""
-        return self.operation.strip("_").startswith(("mean", "var", "std", "native_", "batch_norm"))
+        return self.operation.strip("_").startswith(MOMENTS)
 
     @property
     def name(self) -> str:
@@ -202,4 +206,4 @@ class Derived:
         return True if known and not self.unknown else None
 
 
-__all__ = ["Coupling", "Derived", "DerivedAxis"]
+__all__ = ["MOMENTS", "Coupling", "Derived", "DerivedAxis"]

@@ -45,7 +45,17 @@ aten = torch.ops.aten
 
 
 # Operations after which a number decides, in the network's code or by `where`.
-_COMPARED = {"gt", "lt", "ge", "le", "eq", "ne", "is_nonzero", "_local_scalar_dense"}
+_COMPARED = {"gt", "lt", "ge", "le", "eq", "ne"}
+_READ = {"is_nonzero", "_local_scalar_dense"}
+
+
+def _is_only_read(node: fx.Node) -> bool:
+    """Whether only the network's code takes what comes of a comparison."""
+    return all(
+        _operation_of(user) in _READ
+        or (math.prod(user.meta["val"].shape) == 1 and _is_only_read(user))
+        for user in node.users
+    )
 
 
 def _operation_of(node: fx.Node) -> str:
@@ -102,21 +112,28 @@ class Reader:
         return Derived(tuple(self._axis(result, axis) for axis in axes), *about)
 
     def _decides(self) -> tuple[bool, bool]:
-        """Whether numbers of the whole tile, or what is computed of them, are compared; only so."""
+        """Whether numbers of the whole tile, or what is computed of them, are compared; only so.
+
+        What code reads of a comparison may be a check: whether it decides is measured.
+        """
         left, seen = [*self._numbers], set(self._numbers)
-        compared, used = False, False
+        compared, read, used = False, False, False
         while left:
             for user in left.pop().users:
-                made = user.meta.get("val")
-                if _operation_of(user) in _COMPARED:
+                made, name = user.meta.get("val"), _operation_of(user)
+                if name in _READ:
+                    read = True
+                elif name in _COMPARED:
                     # whether there is anything at all: contents show what that changes
-                    compared |= user.args[1:] != (0,)
+                    if user.args[1:] != (0,):
+                        read = True
+                        compared |= not _is_only_read(user)
                 elif made is not None and made.numel() >= math.prod(self._input[2:]):
                     used = True  # for each pixel
                 elif user not in seen:
                     seen.add(user)
                     left.append(user)
-        return compared, compared and not used
+        return compared, read and not used
 
     def _axis(self, result: Value, axis: int) -> DerivedAxis:
         seen = result.axes[axis]
