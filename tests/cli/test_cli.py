@@ -465,7 +465,7 @@ def test_notes_of_plan_and_image_are_said(at_home, tmp_path):
     result = ok("predict", tmp_path / "two.tif", model, tmp_path / "o.npy", "--trust", "--tile", 44)
     notes = [line for line in sentences(result) if line.startswith("Note: ")]
     assert any("holds 2 images" in note for note in notes)
-    assert any("expect seams that no halo removes" in note for note in notes)
+    assert any("Expect seams that no halo removes" in note for note in notes)
 
 
 def test_dry_run_shows_the_plan_and_writes_nothing(at_home, tmp_path):

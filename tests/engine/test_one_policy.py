@@ -240,7 +240,8 @@ def test_everything_is_asked_once(model, monkeypatch, tmp_path):
         return real(image, network, settings, resources)
 
     def checking(device):
-        devices.append(device)
+        if device != "cpu":  # what is done already is looked up without a device
+            devices.append(device)
         return check(device)
 
     monkeypatch.setattr(cases, "resolve", resolving)

@@ -388,8 +388,10 @@ def test_what_changes_with_the_size_is_reported_alike_everywhere() -> None:
         f"Tiles of one size agree with each other, but not with an untiled prediction: {why}"
     )
     pixels = np.random.default_rng(0).standard_normal((24, 90)).astype(np.float32)
-    for halo, seamless in ((1, True), (0, False)):
+    for halo, seamless in (("auto", True), (0, False)):  # auto is the reach of all else
         case = Case.open(pixels, model, Settings(tile=(24, 32), halo=halo, device="cpu"))
+        assert case.plan.grid.halo == (((1, 1),) * 2 if seamless else ((0, 0),) * 2)
+        assert why in " ".join(case.plan.notes)
         report, certificate = measure_seams(case), certify(case)
         found = diagnose(case.at(report.plan), worst=report.seams)
         assert not certificate.passed
@@ -422,8 +424,12 @@ def test_code_that_compares_a_number_of_the_tile_is_conditional(number) -> None:
     model = as_model(made(lambda: Given(branch, conv(1, 4), conv(4, 2))))
     assert model.reach.halo is None
     assert model.reach.conditional
-    assert (model.reach.convolutional or model.reach.rest) == ((2, 2), (2, 2))
+    assert model.reach.useful == ((2, 2), (2, 2))
     assert model.describe().startswith("In some images, overlap cannot remove the seams: ")
+    plan = Case.open(np.ones((40, 40), "f4"), model, Settings(tile=24, device="cpu")).plan
+    assert plan.grid.halo == ((2, 2), (2, 2))
+    assert plan.notes[0].startswith("In some images, expect seams that no halo removes: ")
+    assert "freeze" not in plan.notes[0]  # no statistics decide like those of the image
 
 
 @torch.library.custom_op("seamscope_test::shifted", mutates_args=())  # nothing can be derived

@@ -190,7 +190,7 @@ def _suggested(model: Model) -> Iterator[dict[str, Any]]:
     facts = model.facts
     image = _large_image(facts.in_channels, facts.spatial_axes)
     resources = Resources.of("cpu")
-    halo: Any = model.reach.halo or model.reach.convolutional or "auto"
+    halo: Any = model.reach.useful or "auto"
     tried = {
         tuple(axis.size_at_least(size) for axis in facts.lattice)
         for size in _TRIED[facts.spatial_axes]

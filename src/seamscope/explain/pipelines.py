@@ -216,7 +216,7 @@ def subject_of_case(case: Case, frame: tuple[int, ...]) -> Subject:
         inputs=inputs,
         forward=forward,
         lattice=_on_the_grid(plan.facts),
-        reach=plan.reach.convolutional or plan.reach.rest,
+        reach=plan.reach.useful,
         audit=model.audit
         if plan.facts.forward_only
         else _audit(forward, plan.facts.in_channels, plan.facts.narrow),
@@ -274,7 +274,7 @@ def subject_of_pipeline(pipeline: Pipeline, image: Array, tile: Sequence[int]) -
         inputs=_Preprocessed(image, prepare),
         forward=forward,
         lattice=lattice,
-        reach=model.reach.convolutional or model.reach.rest,
+        reach=model.reach.useful,
         audit=_audit(forward, facts.in_channels, facts.narrow),
         most_pixels=Resources.of("cpu").memory / max(facts.bytes_per_pixel, 1),
         preprocesses=prepare is not None,

@@ -132,6 +132,14 @@ class Reach:
         """Whether some halo makes tiles agree exactly."""
         return self.halo is not None
 
+    @property
+    def useful(self) -> tuple[Sides, ...] | None:
+        """Halo that removes what a halo can: the reach of all that does not couple the whole tile.
+
+        None where the whole tile is coupled, and nothing is known of the rest.
+        """
+        return self.halo or self.convolutional or self.rest
+
     def with_rest(self, measured: tuple[Sides, ...] | None) -> Reach:
         """Return this with a measured reach of all layers that couple nothing."""
         implied = self.rest

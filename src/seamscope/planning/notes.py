@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from seamscope.models.model import Model
+from seamscope.models.sentences import caution, why_unbounded
 from seamscope.settings import Settings
 from seamscope.text import bytes_text
 from seamscope.tiling import AxisTiling, Sides, per_axis
@@ -119,14 +120,8 @@ def _halo_notes(plan: Plan, asked: Settings) -> Iterator[str]:
     if len(plan.grid) == 1:
         return
     if plan.reach.halo is None:
-        if plan.facts.statistics:
-            found = f"{plan.facts.statistics_sentence}: expect seams that no halo removes."
-            larger = "larger tiles, which make seams fainter."
-            remedy = "Fix them (seamscope freeze), or use"
-            yield f"{found} {'Use' if plan.facts.forward_only else remedy} {larger}"
-        else:
-            yield "The network sees the whole tile: expect seams that no halo removes."
-    needed = plan.reach.halo or plan.reach.convolutional
+        yield _why_no_halo(plan)
+    needed = plan.reach.useful
     if needed is None:
         return
     short = [
@@ -148,6 +143,19 @@ def _halo_notes(plan: Plan, asked: Settings) -> Iterator[str]:
                 f"Margin (halo) {min(own)} along {_alike(short)} is less than the network's reach "
                 f"of {max(need)}: tile borders will be visible."
             )
+
+
+def _why_no_halo(plan: Plan) -> str:
+    facts, reach = plan.facts, plan.reach
+    why = why_unbounded(facts, reach)
+    if not why:
+        return f"The reach was not measured to the end ({reach.unmeasured}): expect seams."
+    if reach.alike:
+        return caution(facts, reach)
+    where = "In some images, expect" if reach.conditional else "Expect"
+    fixed = facts.statistics and not facts.forward_only and not reach.conditional
+    remedy = "Fix the statistics (seamscope freeze), or use" if fixed else "Use"
+    return f"{where} seams that no halo removes: {why}. {remedy} larger tiles, which make seams fainter."
 
 
 def _alike(short: Sequence[tuple[str, Any, Sides, Sides]]) -> str:

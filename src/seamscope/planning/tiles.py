@@ -145,7 +145,7 @@ def _halo(
         return halo_sides(settings.halo, len(lattices))
     declared = model.declared.halo if model.declared else None
     usual = tuple((n, n) for n in declared or (_USUAL_HALO,) * len(lattices))
-    needed = model.reach.halo or model.reach.convolutional or usual
+    needed = model.reach.useful or usual
     tiles: Sequence[int | None] = tile or [axis.fixed for axis in lattices]
     overlaps: Sequence[int | None] = overlap or [None] * len(lattices)
     axes = list(zip(needed, sizes, tiles, overlaps, lattices, strict=True))

@@ -265,7 +265,7 @@ class FixDock(Dock):
 
     def _set_halo(self, advice: Advice) -> None:
         plan = self.session.plan
-        reach = None if plan is None else plan.reach.halo or plan.reach.convolutional
+        reach = None if plan is None else plan.reach.useful
         halo: Any = "auto" if advice.halo == reach else [max(s) for s in advice.halo or ()]
         self._run(halo=halo, tile=advice.tile or "auto", overlap="auto")
 

@@ -45,7 +45,7 @@ def remedies(
         Sets controls, by name.
     """
     found = []
-    reach = model.reach.halo or model.reach.convolutional
+    reach = model.reach.useful
     tile = smallest_tile(asked, model.facts.lattice, reach)
     if tile is not None:
         act = partial(choose, {"tile": tile})
