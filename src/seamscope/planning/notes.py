@@ -155,7 +155,8 @@ def _why_no_halo(plan: Plan) -> str:
     where = "In some images, expect" if reach.conditional else "Expect"
     fixed = facts.statistics and not facts.forward_only and not reach.conditional
     remedy = "Fix the statistics (seamscope freeze), or use" if fixed else "Use"
-    return f"{where} seams that no halo removes: {why}. {remedy} larger tiles, which make seams fainter."
+    expected = f"{where} seams that no halo removes: {why}."
+    return f"{expected} {remedy} larger tiles, which make seams fainter."
 
 
 def _alike(short: Sequence[tuple[str, Any, Sides, Sides]]) -> str:
