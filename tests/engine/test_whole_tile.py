@@ -307,6 +307,21 @@ def test_rounded_coordinates_are_no_period_and_no_size(network, period) -> None:
             assert apart(model, bright * x, start, 64, model.reach.halo[-1]) < 1e-9
 
 
+def test_places_that_nothing_limits_need_no_certain_halo() -> None:
+    def picked(x, net):
+        places = torch.arange(x.shape[-1]) + net(x)[:, :1].round().long()
+        return torch.take_along_dim(x, places.clamp(0, x.shape[-1] - 1), -1)
+
+    model = as_model(made(lambda: Given(picked, small())))
+    assert model.reach.halo is None
+    assert model.reach.conditional
+    assert model.reach.couplings == ("reading at computed places",)
+    x, start = image(2, 192, 1)
+    for by in (1, 10, -10):
+        assert apart(model, by * x, start, 64, model.reach.rest[-1]) < 1e-9
+    assert apart(model, 1e3 * x, start, 64, model.reach.rest[-1]) > 1e-3
+
+
 def test_a_memory_that_fades_has_no_exact_limit() -> None:
     def decayed(x):
         rows = [x[:, :, 0]]

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seamscope.errors import SeamscopeError
+from seamscope.models.derived.facts import COMPUTED_PLACES
 from seamscope.models.implied import Implied, larger
 from seamscope.models.input_search import says
 from seamscope.models.slab import (
@@ -193,7 +194,7 @@ def _measured(forward: Forward, facts: Facts) -> Reach:
     try:
         halo = own = prober.reach()
         alone = facts.implied is not None and facts.implied.only_decides
-        conditional = prober.conditional or (halo is None and alone)
+        conditional = prober.conditional or prober.unlimited or (halo is None and alone)
         if halo is None and facts.statistics:
             prober = _Prober(forward, facts, fixed=True)
             own = prober.reach()
@@ -231,6 +232,8 @@ def _combined(reach: Reach, facts: Facts) -> Reach:
         reach = replace(reach, at_least=None)
     own = reach.convolutional
     if own is None:
+        if reach.rest is not None and COMPUTED_PLACES in reach.couplings:
+            return replace(_named(reach, facts, implied), rest=larger(reach.rest, implied.halo))
         measured = reach.rest == implied.halo  # else with what couples the tile
         return replace(_named(reach, facts, implied), rest=implied.halo, rest_measured=measured)
     if implied.couplings and not implied.bounded:  # fades, or its weights are 0
@@ -248,7 +251,8 @@ def _named(reach: Reach, facts: Facts, implied: Implied) -> Reach:
     if reach.convolutional is not None:
         return reach
     numbers = implied.numbers if facts.statistics else implied.statistics
-    return replace(reach, couplings=tuple(dict.fromkeys((*implied.couplings, *numbers))))
+    names = (*reach.couplings, *implied.couplings, *numbers)
+    return replace(reach, couplings=tuple(dict.fromkeys(names)))
 
 
 def measure_rest(held: Forward, facts: Facts) -> tuple[Sides, ...] | None:
@@ -328,6 +332,7 @@ class _Prober:
         self.spread = False
         self.fades = False
         self.conditional = False
+        self.unlimited = False  # whether where the network reads has no limit
         self.depends_on_size = False
         self.at_least: tuple[int, ...] = (0,) * facts.spatial_axes
 
@@ -336,6 +341,9 @@ class _Prober:
     ) -> Reach:
         """Say what was found."""
         joined = tuple(self._joined) if any(self._joined) and convolutional is not None else ()
+        rest = halo if self.unlimited else None  # which is enough for usual intensities alone
+        if rest is not None:
+            halo, convolutional = None, None
         return Reach(
             halo,
             convolutional,
@@ -345,6 +353,9 @@ class _Prober:
             fades=self.fades,
             conditional=self.conditional,
             joins_ends=joined,
+            couplings=() if rest is None else (COMPUTED_PLACES,),
+            rest=rest,
+            rest_measured=rest is not None,
         )
 
     @property
@@ -430,11 +441,14 @@ class _Prober:
                     self.conditional = True
                     return None
                 most = most if found is None else _deeper(most, found)
+        usual, unlimited = most, False
         for content in FAR if slab.warps else ():
             with Attempt():
                 found = self._apart(slab.varied(content), most)
-                if found is not None and math.inf not in found:  # else nothing limits them
-                    most = _deeper(most, found)
+                unlimited |= found is not None and math.inf in found
+                most = most if found is None or unlimited else _deeper(most, found)
+        self.unlimited |= unlimited
+        most = usual if unlimited else most
         # places that depend on the content may lie on either side, whatever was seen
         return (max(most), max(most)) if most != depth and slab.warps else most
 

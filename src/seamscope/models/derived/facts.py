@@ -122,7 +122,10 @@ class Coupling:
         )
 
 
+COMPUTED_PLACES = "reading at computed places"
+
 _WORDS = (
+    ("gather", COMPUTED_PLACES),
     ("median", "the median over space"),
     ("nanmedian", "the median over space"),
     ("kthvalue", "a rank over space"),
@@ -206,4 +209,4 @@ class Derived:
         return True if known and not self.unknown else None
 
 
-__all__ = ["MOMENTS", "Coupling", "Derived", "DerivedAxis"]
+__all__ = ["COMPUTED_PLACES", "MOMENTS", "Coupling", "Derived", "DerivedAxis"]
