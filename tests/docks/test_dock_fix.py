@@ -76,6 +76,10 @@ def test_one_click_sets_the_halo_runs_and_compares(qtbot, viewer, steps):
     assert fix.advice.step == "halo"
     need = max(max(sides) for sides in CLASSES.reach.halo)
     assert fix.fix.text().startswith(f"Set margin {need} and run\n(about ")
+    progress = []  # of the run in the other page
+    dock.panel.progressed.connect(
+        lambda *_: progress.append((fix.job.isVisible(), fix.job.bar.maximum()))
+    )
     press(qtbot, fix.fix)
     assert fix.busy
     qtbot.waitUntil(lambda: not fix.busy, timeout=PATIENCE)
@@ -83,7 +87,10 @@ def test_one_click_sets_the_halo_runs_and_compares(qtbot, viewer, steps):
     image = viewer.layers["cells"].data
     np.testing.assert_allclose(dock.results.array, whole(CLASSES, image), atol=1e-5)
     assert fix.advice.step == "nothing"
+    assert (True, dock.plan.tiles) in progress
+    assert not fix.job.isVisible()
     assert not fix.fix.isEnabled()
+    assert not fix.fix.isVisible()  # nothing is left to do
     fix.begin()  # as other docks do
     assert not fix.busy
     assert "before" in fix.comparison.text.text()

@@ -208,6 +208,7 @@ def test_suggest_and_apply_write_the_halo_into_the_other_dock(qtbot, viewer, doc
     assert mark == (needed, "reach")
     assert "Seams" in seams.verdict.text()
     press(qtbot, seams.suggest)
+    qtbot.waitUntil(lambda: not seams.suggestion.visibleRegion().isEmpty(), timeout=PATIENCE)
     found = seams.run.evidence.report.smallest_seamless
     assert seams.halo.value() == needed >= found
     assert f"Margin {needed} is exact on any image" in seams.suggestion.text()

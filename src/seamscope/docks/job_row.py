@@ -49,6 +49,8 @@ class JobRow(QWidget):
         self.bar = QProgressBar()
         self.bar.setTextVisible(False)
         self.text = text_label()
+        # two lines at least: a page does not jump where a text is now shorter, now longer
+        self.text.setMinimumHeight(2 * self.fontMetrics().lineSpacing())
         self.cancel = keyed(button("Cancel", _LOST), KEYS["cancel"])
         self.cancel.clicked.connect(self.stop)
         grid = QGridLayout(self)
@@ -99,6 +101,14 @@ class JobRow(QWidget):
         self.show()
         self.changed.emit()
         job.start()
+
+    def show_other(self, text: str, done: int, total: int) -> None:
+        """Show how far work of another row is, until `hide`; nothing where there is a job."""
+        if self.job is None:
+            self.bar.setRange(0, total)
+            self.bar.setValue(done)
+            self._say(text)
+            self.show()
 
     def stop(self, _: Any = None) -> None:
         """Stop what is being done; `done` is still called."""

@@ -73,6 +73,8 @@ class Session(QObject):
         Stop the prediction that is running.
     run_begins
         A prediction is about to begin: results that were shown make room for it.
+    run_progressed : (str, int, int)
+        How far the prediction is: a sentence, what is done, and how much there is.
     run_dropped
         A prediction that was wanted did not begin, or its result is gone.
     fixed_changed
@@ -108,6 +110,7 @@ class Session(QObject):
     set_wanted = Signal(object)
     stop_wanted = Signal()
     run_begins = Signal()
+    run_progressed = Signal(str, int, int)
     run_dropped = Signal()
     fixed_changed = Signal()
 

@@ -115,6 +115,7 @@ class FixDock(Dock):
         self.job.changed.connect(self._show_state)
         self.session.changed.connect(self._changed)
         self.session.run_ended.connect(self._run_ended)
+        self.session.run_progressed.connect(self._run_progressed)
         self.session.run_dropped.connect(self._run_dropped)
 
     @property
@@ -201,6 +202,8 @@ class FixDock(Dock):
         )
         self.fix.setHidden(busy or self.why.isHidden())
         self.stop.setVisible(self._chain)
+        if not busy:
+            self.job.hide()
         self.job.cancel.setVisible(not self._chain)  # one button, and one key, to stop a chain
 
     def _button(self, advice: Advice | None) -> str:
@@ -345,6 +348,11 @@ class FixDock(Dock):
         self.session.want_run(**controls)
         if not self.session.running:
             self._run_dropped()
+
+    def _run_progressed(self, text: str, done: int, total: int) -> None:
+        """The run of the chain goes on, in another page."""
+        if self._chain:
+            self.job.show_other(text, done, total)
 
     def _run_dropped(self) -> None:
         """There is no result to compare."""

@@ -237,7 +237,11 @@ class BatchPlot(NamedPlot):
         pen = pg.mkPen(self.room.text, width=1, style=Qt.PenStyle.DashLine)
         plot.addItem(pg.InfiniteLine(math.log10(REPRESENTATIVE), angle=0, pen=pen))
         plot.getAxis("bottom").setTicks([[(k, str(n)) for k, n in enumerate(shown.sizes)]])
-        plot.getAxis("left").setTicks([_LOG_TICKS])
+        drawn = np.log10(np.maximum([shown.typical, shown.worst], 1e-6))
+        low, high = min(drawn.min(), math.log10(REPRESENTATIVE)), drawn.max()
+        plot.setYRange(low, high, padding=0.08)
+        # above lies the padding: a number there would be cut off
+        plot.getAxis("left").setTicks([[tick for tick in _LOG_TICKS if tick[0] <= high]])
         plot.name_below("tiles in a batch", self.room.text)
         plot.setLabel("left", "deviation (std)", color=self.room.text)
 

@@ -219,6 +219,7 @@ class PredictionDock(Dock):
         self.preview.toggled.connect(self._preview_toggled)
         self.panel.asked.connect(self.run)
         self.panel.ended.connect(self._ended)
+        self.panel.progressed.connect(self.session.run_progressed)
         self.pace.changed.connect(self.refresh)
         self.destination.begun.connect(self._opened)
         self.destination.failed.connect(self._not_started)

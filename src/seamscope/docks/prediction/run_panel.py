@@ -62,11 +62,14 @@ class RunPanel(QWidget):
     -------
     asked
         Run was pressed.
+    progressed : (str, int, int)
+        How far the prediction is: a sentence, what is done, and how much there is.
     ended : (Run, Outcome)
         A prediction is over; its outcome's value is `Finished` unless it was stopped.
     """
 
     asked = Signal()
+    progressed = Signal(str, int, int)
     ended = Signal(object, object)
 
     def __init__(self, viewer: Any, error: QLabel) -> None:
@@ -75,7 +78,7 @@ class RunPanel(QWidget):
         self._running: _Running | None = None
         self._ready = False
         self.results: ResultLayers | None = None
-        self.problem = ""
+        self.problem = self._said = ""
         self._failure, self._warnings = "", list[str]()  # of the last run
         self.error = error
         self.bar = QProgressBar()
@@ -199,6 +202,7 @@ class RunPanel(QWidget):
             return
         for event in events:
             self._hear_of(running, event)
+        self.progressed.emit(self._said, self.bar.value(), self.bar.maximum())
         self._draw()
         # last, because napari's activity dock lets other events happen while it draws its bar
         if running.bar is not None:
@@ -301,6 +305,7 @@ class RunPanel(QWidget):
 
     def say(self, text: str) -> None:
         """Show a sentence."""
+        self._said = text
         self.text.setText(plain(text))
         self.text.show()
 

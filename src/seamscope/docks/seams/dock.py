@@ -55,6 +55,7 @@ from seamscope.seams.report import SeamReport
 from seamscope.text import halo_text
 from seamscope.tiling import Sides
 
+_LAID_OUT_MS = 50
 _ROOM = 2  # tiles that fit into the view of a seam
 
 _TIPS = {
@@ -505,8 +506,8 @@ class SeamsDock(Dock):
             boxed(in_dock(suggestion_of(advice, report)), "warning" if advice.needed else "good")
         )
         self.advised.offer([Action(advice.button, _TIPS["fix"], self._fix)] * advice.needed)
-        # below what a small window shows; it has a place once the window has laid it out
-        QTimer.singleShot(0, self._show_suggestion)
+        # below what a small window shows; it has its place once the page is laid out
+        QTimer.singleShot(_LAID_OUT_MS, self._show_suggestion)
 
     def _show_suggestion(self) -> None:
         for each in (self.suggestion, self.advised):

@@ -160,7 +160,7 @@ class HaloPlot(QWidget):
         """Find what is to be drawn, and say it; it is drawn when it is seen."""
         report = self.report
         known = report is not None and report.measured > 0
-        self.setEnabled(known)
+        self.setVisible(known)
         self._lines, self._tolerance = [], None
         self.names.setText("")
         self.numbers.setText("")
