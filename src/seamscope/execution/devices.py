@@ -81,6 +81,8 @@ def on_workers(case: Case, on: On, work: Work = QUIET, device: str | None = None
     SettingsError
         As for `resources_on`.
     """
+    if on is None:
+        return case
     wanted = case.asked or case.settings
     wanted = wanted if device is None else wanted.but(device=device)
     resources = resources_on(on, wanted.device, work)

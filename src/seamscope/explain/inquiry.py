@@ -472,7 +472,7 @@ class Inquiry:
                 f"by {figure_text(now.mean)} on average and {figure_text(now.largest)} at most "
                 f"({figure_text(now.largest / bench.spread)} standard deviations of the prediction)"
             )
-        return f"At {used} neighbouring tiles differ {size}, on {sample}."
+        return f"At {used} neighbouring tiles differ {size}, on the {sample} examined."
 
 
 def _worded(findings: Sequence[Finding]) -> Iterator[str]:

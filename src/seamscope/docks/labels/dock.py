@@ -60,6 +60,7 @@ _NO_PLACE = (
     "page Write, on a disk that all of them see."
 )
 _WAITING = "Choose a prediction, and press <i>Segment</i>."
+_READY = "Press <i>Segment</i>: objects are made of this prediction."
 
 
 class LabelsDock(Dock):
@@ -257,7 +258,7 @@ class LabelsDock(Dock):
             except Exception as error:
                 self.fail(error, "Opening the prediction")
         if self.live.image is None:
-            self.verdict.setText(_WAITING)
+            self.verdict.setText(_WAITING if self._image is None else _READY)
         self._show_state()
 
     def _guess(self, source: Source, image: Image) -> None:
