@@ -356,13 +356,17 @@ class Claim:
         self.place = place
         self._file = place.hidden("lock")
         self._lock = filelock.FileLock(self._file, blocking=False, thread_local=False)
-        try:
-            self._lock.acquire()
-        except filelock.Timeout:
-            raise OutputError(
-                f"{place} is being written by another process. Wait until that one ends, or choose "
-                "another name."
-            ) from None
+        with disk_errors(place.path, "Nothing was written."):
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                if not os.path.lexists(self._file):  # where none can be made, it says "busy" too
+                    self._file.touch()
+                    self._file.unlink(missing_ok=True)
+                raise OutputError(
+                    f"{place} is being written by another process. Wait until that one ends, or "
+                    "choose another name."
+                ) from None
         try:
             self._settle()
         except BaseException:

@@ -278,6 +278,9 @@ def test_statistics_of_another_image_are_taken_over(place) -> None:
             "made for the network",
         ),
         (["info", "batch.pt", "--statistics", "nowhere"], "There is no file"),
+        (["info", "batch.pt", "--statistics", "image.npy"], "is an image, and holds no statistics"),
+        (["freeze", "image.npy", "batch.pt", "x", "y"], "extra argument(s) (y). Correct that;"),
+        (["freeze", "image.npy", "batch.pt", "/proc/x"], "/proc/x cannot be written (No such file"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_sentence(place, monkeypatch, arguments, sentence) -> None:

@@ -21,6 +21,7 @@ import seamscope
 from seamscope import cli
 from seamscope.cli import options
 from seamscope.cli.command import app
+from seamscope.cli.wording import in_command
 from seamscope.images.records import read_record
 from seamscope.models.output_kind import KINDS
 from seamscope.prediction.measure_seams import measure_seams
@@ -181,7 +182,7 @@ def test_text_page_and_layers_tell_the_same(at_home, tmp_path):
     assert "stride 24 x 24 px" in said
     assert f"max difference {found['max_dist']:.3g}; 0 is seamless" in said
     assert found["certificate"]["passed"] is False
-    assert found["certificate"]["sentence"] in result.stdout
+    assert in_command(found["certificate"]["sentence"]) in result.stdout
     page = Text(out["o.html"].read_text(encoding="utf-8"))
     for words in (
         found["diagnosis"]["summary"],

@@ -52,6 +52,9 @@ def test_segment_writes_labels_table_and_json(folder) -> None:
     again = run("segment", "p.npy", "out.tif", *words)
     assert again.exit_code == 1
     assert "out.tif exists" in again.output
+    np.save("u.npy", (p * 255).astype(np.uint8))
+    whole = run("segment", "u.npy", "u.tif", "--axes", "yx")
+    assert "(uint8): they are divided by 255" in whole.output
 
 
 def test_a_table_that_was_written_before_a_run_stopped_is_written_again(
@@ -180,6 +183,7 @@ def test_corrections_are_applied(folder) -> None:
         (("segment", "p.npy", "o.tif", "--values", "x"), "logits"),
         (("segment", "p.npy", "o.tif", "--axes", "cyx", "--corrections", "x"), "corrections x"),
         (("splits", "p.npy", "--axes", "zyx"), "whole numbers"),
+        (("splits", "u.npy"), "holds numbers that change at"),
         (("splits", "l.npy", "--image", "p.npy"), "--image and --model"),
         (("splits", "l.npy", "--merge", "0.1"), "--out OUT"),
         (("splits", "l.npy", "--merge", "2", "--out", "m.npy"), "from 0 to 1"),
@@ -187,6 +191,7 @@ def test_corrections_are_applied(folder) -> None:
 )
 def test_mistakes_are_one_sentence(folder, words, said) -> None:
     np.save("l.npy", np.zeros((40, 40), np.uint8))
+    np.save("u.npy", np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8))
     done = run(*words)
     assert done.exit_code in (1, 2)
     assert said in done.output

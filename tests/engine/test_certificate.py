@@ -133,7 +133,10 @@ def test_valid_convolutions_scales_volumes_channels_and_frames() -> None:
     torch.manual_seed(0)
     halved = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 2, 3, 1, 1)).eval()
     assert certify(IMAGE, halved, tile=64).passed
-    assert not certify(IMAGE, halved, tile=64, halo=0).passed
+    failed = certify(IMAGE, halved, tile=64, halo=0)
+    assert not failed.passed
+    assert "Use `halo=4`." in str(failed)
+    assert "(seamscope seams)" in str(failed)
     volume = tissue(40, 44, 48)
     assert certify(volume, deep(networks.UNet(3, 1, features=2)), tile=32).passed
     blur = nn.Conv2d(2, 1, 5, padding=2).eval()

@@ -575,6 +575,23 @@ def test_damage_inside_a_file(tmp_path: Path) -> None:
         image.read((slice(24, 40), slice(3, 9)))
 
 
+def test_a_jpeg_that_is_cut_short_is_refused_not_painted_grey(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    encoded = imagecodecs.jpeg_encode(pixels((64, 64)).astype(np.uint8))
+    path.write_bytes(encoded)
+    assert open_image(path).shape == (64, 64)
+    path.write_bytes(encoded[:-200])
+    with pytest.raises(ImageError, match="cut short: its last pixels are missing"):
+        open_image(path)
+
+
+def test_a_reason_from_within_a_library_is_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "cut.tif"
+    path.write_bytes(b"II*\0\x08\0")
+    with pytest.raises(ImageError, match="its parts do not fit together"):
+        open_image(path)
+
+
 def test_damaged_chunk(tmp_path: Path) -> None:
     zarr_array(tmp_path / "a.zarr", pixels((40, 50)))
     (tmp_path / "a.zarr" / "c" / "1" / "1").write_bytes(b"not what it was")

@@ -601,10 +601,13 @@ def test_a_short_halo_is_told_where_there_are_borders() -> None:
     notes = " ".join(resolve(image, model, Settings(tile=96, halo=8)).notes)
     assert "Margin (halo) 8 along x is less than the network's reach of 22" in notes
     assert "along y" not in notes
+    assert "Use `halo=22`." in notes
+    assert "whole numbers (uint8) and are taken as they are" in notes
     both = " ".join(
         resolve(open_image(np.zeros((300, 300))), model, Settings(tile=96, halo=8)).notes
     )
     assert "8 along y and x is less" in both
+    assert "whole numbers" not in both
     assert "less than" not in " ".join(resolve(image, model, Settings(tile=96, halo=22)).notes)
 
 

@@ -66,6 +66,9 @@ def test_too_small_a_halo_is_told(batch_norm) -> None:
     assert told["halo_curve"]["halo"][:3] == [0, 1, 2]
     assert len(told["tile_mismatch"]) == len(told["channels"]) == 2
     json.dumps(told, allow_nan=False)
+    assert "beside" not in report.sentence()
+    beside = measure_seams(uneven(), batch_norm, tile=96, halo=8, overlap=16, accelerate=False)
+    assert f"{beside.measures.max_dist:.3g} in the pixels beside the seams" in beside.sentence()
 
 
 def test_tile_statistics_leave_no_seamless_halo(instance_norm) -> None:

@@ -126,8 +126,10 @@ def test_the_window_is_where_predictions_differ(monkeypatch):
 def test_a_network_that_ignores_its_tile():
     torch.manual_seed(0)  # of 150 seeds 11 give a network that hardly uses its last pixels
     network = networks.UNet(levels=1).eval()
-    found = sweep(PIXELS, network, [32, 64], **HALO)
+    found = sweep(PIXELS, network, [32, 64, 500, 600], **HALO)
     assert found.max_dist.max() <= found.tolerance
+    assert "Tile 600 is left out" in found.notes[0]
+    assert any("500 is larger than the image" in note for note in found.notes)
     assert "does not matter" in found.describe()
     # and one pixel short it is told that it does
     short = sweep(PIXELS, network, [32, 64], halo=6, accelerate=False)

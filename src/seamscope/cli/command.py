@@ -205,15 +205,17 @@ class _Command(TyperCommand):
         except _UsageError as error:
             if wants_json:
                 show_json(_failure(error, error.format_message(), ExitCode.USAGE))
-            raise
+            raise _refused_by_click(error) from error
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         alone = only_json() if ctx.params.get("json_file") == "-" else contextlib.nullcontext()
         with _terminated_as_interrupted(), alone:
             try:
                 return self._invoke(ctx)
-            except (typer.Abort, _UsageError):
+            except typer.Abort:
                 raise
+            except _UsageError as error:
+                raise _refused_by_click(error) from error
             except typer.Exit as end:
                 if end.exit_code and json_is_missing():
                     show_json(_failure(end, _said[-1] if _said else "", end.exit_code))
@@ -238,6 +240,14 @@ class _Command(TyperCommand):
         act = functools.partial(_with, ctx, self.callback)
         several.repeat(str(self.name), images, ctx.params, act, _explained, say)
         return None
+
+
+def _refused_by_click(error: Any) -> typer.Exit:
+    """Say in a sentence, as of all other errors, why the command line cannot be read."""
+    sentence = error.format_message().strip().rstrip(".")
+    where = f"{error.ctx.command_path} --help" if error.ctx else "seamscope --help"
+    say(f"Error: {sentence}. Correct that; {where} shows what can be given.")
+    return typer.Exit(ExitCode.USAGE)
 
 
 def _with(ctx: typer.Context, callback: Callable[..., Any], parameters: dict[str, Any]) -> Any:

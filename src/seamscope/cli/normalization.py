@@ -579,9 +579,7 @@ def _summary(
     from seamscope.reports.describe import describe
     from seamscope.reports.terminal import terminal
 
-    if job.plan is not None:
-        yield job.plan.cost
-    else:
+    if job.plan is None:
         yield f"Copied from {job.options.how}: {statistics.summary()}."
     yield from (terminal([part]) for part in describe(statistics))
     if not job.model.audit.repairable:

@@ -45,6 +45,7 @@ from seamscope.models.model import Model
 from seamscope.models.reach import MemoryMeter
 from seamscope.models.sentences import caution, why_unbounded
 from seamscope.planning.case import Case
+from seamscope.planning.notes import short_halo
 from seamscope.planning.plan import Plan
 from seamscope.prediction.output import open_output
 from seamscope.prediction.run import Finished, Reduced, TileDone, run
@@ -169,6 +170,7 @@ class Certificate(Recorded):
             f"where {self.tolerance:.2g} is noise.",
             self.note,
             *self._padding(),
+            "" if self.passed else "Find the causes with Seams (seamscope seams).",
         ]
         return " ".join(filter(None, parts))
 
@@ -538,6 +540,8 @@ def _outcome(plan: Plan, crops: Sequence[Crop], passed: bool) -> str:
                 f"between, so that each discards {far_text(discarded)}, more than the halo of "
                 f"{far_text(halo)}."
             )
+    if not passed and (short := short_halo(plan)):
+        return short
     if not passed and plan.exact:
         if plan.facts.noise:
             return (

@@ -284,7 +284,7 @@ def sweep(
         pictures=pictures,
         seconds=tuple(seconds),
         settings=tuple(plan.to_json() for plan in plans),
-        notes=(*sentences, *dict.fromkeys(note for plan in plans[:-1] for note in plan.notes)),
+        notes=(*sentences, *dict.fromkeys(note for plan in plans for note in plan.notes)),
         **comparison.measures(seed),
     )
 
@@ -294,13 +294,19 @@ def _cases(
 ) -> tuple[list[Case], bool, list[str]]:
     """A case for each size, from small to large; whether the last is untiled; and notes."""
     found: dict[tuple[int, ...], Case] = {}
+    notes: list[str] = []
     sizes: list[Any] = [size if isinstance(size, int) else tuple(size) for size in tiles]
     case = _with_one_halo(case, sizes)
     for tile in sizes:
         each = case.but(tile=tile)
-        found.setdefault(each.plan.grid.tile_shape, each)
+        shape = each.plan.grid.tile_shape
+        if shape in found:
+            own = axes_text(per_axis(tile, len(shape), "tile"))
+            notes.append(
+                f"Tile {own} is left out: on this image it is {axes_text(shape)}, as another size."
+            )
+        found.setdefault(shape, each)
     cases = sorted(found.values(), key=lambda each: math.prod(each.plan.grid.tile_shape))
-    notes = []
     if cases and untiled and len(cases[-1].plan.grid) > 1:
         whole = _untiled(case, cases[-1].plan)
         if isinstance(whole, str):

@@ -148,6 +148,9 @@ def _open_picture(path: Path, choice: Choice) -> Stored:
     if choice.indices and _has_palette(encoded):
         return Stored(_palette_indices(encoded), name=path.stem, source=path, axes="yx")
     decode = imagecodecs.jpeg_decode if encoded[:2] == b"\xff\xd8" else imagecodecs.png_decode
+    begin, end = (encoded.rfind(mark) for mark in (b"\xff\xda", b"\xff\xd9"))  # of pixels
+    if decode is imagecodecs.jpeg_decode and end < begin:  # the decoder paints the rest grey
+        raise ImageError(f"{path} is cut short: its last pixels are missing. Copy it again.")
     data = decode(encoded)
     notes = (unfinished(path.name),) if UNFINISHED.encode() in encoded[:200] else ()
     if _has_palette(encoded):

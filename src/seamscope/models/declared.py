@@ -162,7 +162,8 @@ def _halos(declared: Declared, facts: Facts, reach: Reach) -> Iterator[str]:
     elif needed and any(h < max(n) for h, n in zip(declared.halo, needed, strict=True)):
         yield (
             f"{declared.by} declares halo {halo}, less than the network's reach of "
-            f"{_reached(needed)}: tile borders will be visible at that halo."
+            f"{_reached(needed)}: neighbouring tiles may differ at that halo. Use the reach "
+            f"(`halo={_reached(needed)}`), or leave the halo at auto, which is the same."
         )
     elif needed and all(h > 2 * max(n) for h, n in zip(declared.halo, needed, strict=True)):
         yield f"{declared.by} declares halo {halo}, and {_reached(needed)} would do."

@@ -32,6 +32,7 @@ import torch
 
 from seamscope.errors import ModelError, OutputError, SettingsError
 from seamscope.files import write_file
+from seamscope.images.open import is_image_file
 from seamscope.normalization.calls import Call, Moments
 from seamscope.text import shape_text
 
@@ -379,6 +380,11 @@ class Statistics:
                 arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             return replace(cls._from(header, arrays), source=os.path.abspath(path))
         except Exception as error:
+            if is_image_file(Path(path)):
+                raise ModelError(
+                    f"{path} is an image, and holds no statistics: give the file that seamscope "
+                    "freeze has written."
+                ) from None
             raise ModelError(
                 f"{path} holds no statistics that can be used ({error}): make them again with "
                 "seamscope freeze."

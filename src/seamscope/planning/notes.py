@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from seamscope.models.model import Model
 from seamscope.models.sentences import caution, why_unbounded
 from seamscope.settings import Settings
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from seamscope.planning.plan import Plan
 
 
-def notes_on(plan: Plan, asked: Settings, model: Model, memory: int) -> Iterator[str]:
+def notes_on(
+    plan: Plan, asked: Settings, model: Model, memory: int, kind: np.dtype[Any]
+) -> Iterator[str]:
     """Yield what a user should know of a plan, one sentence or two each.
 
     Parameters
@@ -31,7 +35,10 @@ def notes_on(plan: Plan, asked: Settings, model: Model, memory: int) -> Iterator
         The network.
     memory
         Bytes that one forward pass may use.
+    kind
+        Type of the image's pixels.
     """
+    yield from _intensity_notes(plan, asked, kind)
     yield from _postprocessing_notes(plan, model)
     yield from _tile_notes(plan, asked)
     yield from _halo_notes(plan, asked)
@@ -97,6 +104,16 @@ def _why_added(axis: AxisTiling) -> str:
     )
 
 
+def _intensity_notes(plan: Plan, asked: Settings, kind: np.dtype[Any]) -> Iterator[str]:
+    """Say where intensities are not normalized though nothing says so."""
+    if kind.kind in "iu" and asked.normalize == "auto" and plan.settings.normalize == "none":
+        yield (
+            f"Intensities are whole numbers ({kind}) and are taken as they are, since the "
+            "network does not say how to normalize them. If it was trained on others, choose how "
+            "(`normalize='zscore'`)."
+        )
+
+
 def _kind_notes(plan: Plan, asked: Settings) -> Iterator[str]:
     """What follows from the kind of values that the network predicts."""
     facts = plan.facts
@@ -121,28 +138,47 @@ def _halo_notes(plan: Plan, asked: Settings) -> Iterator[str]:
         return
     if plan.reach.halo is None:
         yield _why_no_halo(plan)
+    if said := short_halo(plan, auto=asked.halo == "auto"):
+        yield said
+
+
+def short_halo(plan: Plan, *, auto: bool = False) -> str:
+    """Say that a halo is less than the network's reach, and what to use; empty where it is not.
+
+    Parameters
+    ----------
+    plan
+        What is done.
+    auto
+        Whether the halo was chosen by the room in tile and overlap.
+    """
     needed = plan.reach.useful
-    if needed is None:
-        return
     short = [
         (name, axis, own, need)
         for name, axis, own, need in zip(
-            plan.layout.spatial, plan.grid.axes, plan.grid.halo, needed, strict=True
+            plan.layout.spatial,
+            plan.grid.axes,
+            plan.grid.halo,
+            needed or (),
+            strict=needed is not None,
         )
         if not axis.single and (own[0] < need[0] or own[1] < need[1])
     ]
-    for name, axis, own, need in short[:1]:
-        if asked.halo == "auto":
-            yield (
-                f"The network reaches {max(need)} px. Tile and overlap leave room for a halo of "
-                f"{max(own)} px along {name}: tile borders will be visible. A tile of "
-                f"{axis.lattice.smallest_tile(need)} px or more has room for the reach."
-            )
-        else:
-            yield (
-                f"Margin (halo) {min(own)} along {_alike(short)} is less than the network's reach "
-                f"of {max(need)}: tile borders will be visible."
-            )
+    if not short:
+        return ""
+    _, axis, own, need = short[0]
+    tile = axis.lattice.smallest_tile(need)
+    if auto:
+        return (
+            f"The network reaches {max(need)} px. Tile and overlap leave room for a halo of "
+            f"{max(own)} px along {_alike(short)}, so that neighbouring tiles may differ. Use a "
+            f"tile of {tile} px or more, which has room for the reach (`tile={tile}`)."
+        )
+    wider = f" with `tile={tile}` or more" if axis.tile < tile else ""
+    return (
+        f"Margin (halo) {min(own)} along {_alike(short)} is less than the network's reach of "
+        f"{max(need)}, so that neighbouring tiles may differ. Use `halo={max(need)}`{wider}."
+    )
 
 
 def _why_no_halo(plan: Plan) -> str:
@@ -166,4 +202,4 @@ def _alike(short: Sequence[tuple[str, Any, Sides, Sides]]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-__all__ = ["notes_on"]
+__all__ = ["notes_on", "short_halo"]

@@ -389,7 +389,12 @@ def resolve(
     if _has_room_to_compare(plan, settings):
         return resolve(image, model, settings.but(seams="all"), resources)
     fixed = () if model.statistics is None else model.statistics.notes(image.name, plan.seen)
-    notes = (*model.notes, *facts.notes, *fixed, *notes_on(plan, settings, model, budget))
+    notes = (
+        *model.notes,
+        *facts.notes,
+        *fixed,
+        *notes_on(plan, settings, model, budget, image.dtype),
+    )
     return dataclasses.replace(plan, notes=notes)
 
 

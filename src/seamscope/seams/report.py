@@ -29,7 +29,7 @@ from seamscope.seams.measures import Array, Frame, Seam, SeamCurve, SeamMeasures
 from seamscope.seams.meter import SeamMeter
 from seamscope.seams.tolerance import TOLERANCE
 from seamscope.serialization import record
-from seamscope.text import at_halo_text, figure_text
+from seamscope.text import at_halo_text, figure_text, shape_text
 
 Index: TypeAlias = tuple[int, ...]
 
@@ -205,7 +205,7 @@ class SeamReport:
             most = self.measures.max_dist
             agree = f"agree to {figure_text(most)}" if most else "are identical"
             return f"Seamless: neighbouring tiles {agree} in {part} overlaps{those}."
-        sizes = f"up to {figure_text(self.measures.max_dist)}"
+        sizes = f"up to {figure_text(self.measures.max_dist)}{self._pixels}"
         if self.measures.soft:
             worst = int(np.argmax(self.measures.soft))
             mismatch = figure_text(self.measures.soft[worst])
@@ -217,6 +217,16 @@ class SeamReport:
                 sizes += f", with a mismatch of {mismatch} ({meaning})"
         where = "" if self.complete else f"; {self.measured} of {self.overlaps} overlaps measured"
         return f"Seams: neighbouring tiles differ by {sizes}{where}."
+
+    @property
+    def _pixels(self) -> str:
+        """Which pixels were compared, where they are not those of every prediction."""
+        if self.measures.beside:
+            return " in the pixels beside the seams"
+        if self.plan.stride_of_run:
+            apart = shape_text(self.plan.grid.stride)
+            return f" with tiles {apart} px apart, closer than in a prediction"
+        return ""
 
     def to_json(self) -> dict[str, Any]:
         """Return tiles, figures, curve and seams in one object, by the source's names."""

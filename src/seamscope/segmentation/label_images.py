@@ -20,6 +20,7 @@ from seamscope.progress import QUIET, Work, check
 from seamscope.segmentation.blocks import Blocks
 from seamscope.segmentation.label_files import label_output
 from seamscope.segmentation.objects import Space
+from seamscope.text import percent_text
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -55,7 +56,28 @@ def labels_of(labels: Any, axes: str | None = None, **choices: Any) -> Image:
             f"{image.name} holds {image.dtype}, but labels are whole numbers: give the label image "
             "and not a probability."
         )
+    changing = _share_changing(image)
+    if changing > _MOST_CHANGING:
+        raise ImageError(
+            f"{image.name} holds numbers that change at {percent_text(changing)} of its pixels, as "
+            "intensities do; labels are one number over each object. Give the label image "
+            "(seamscope segment makes one)."
+        )
     return image
+
+
+# Where more neighbouring pixels differ, runs of one number are shorter than two pixels.
+_MOST_CHANGING, _ENOUGH = 0.5, 1000
+
+
+def _share_changing(image: Image) -> float:
+    """Return how many neighbours along the last axis differ, of those that are not background."""
+    for region in image.blocks():
+        values = image.read(region)
+        inside = (values[..., 1:] != 0) & (values[..., :-1] != 0)
+        if np.count_nonzero(inside) >= _ENOUGH:
+            return float(np.mean((values[..., 1:] != values[..., :-1])[inside]))
+    return 0.0
 
 
 def merge_pairs(

@@ -57,7 +57,7 @@ from seamscope.segmentation.predicted import (
     predict_for,
     space_of,
 )
-from seamscope.segmentation.recipe import Heights, Recipe, channel_names
+from seamscope.segmentation.recipe import Heights, Recipe, channel_names, scaling_note
 from seamscope.segmentation.room import Folder, Room
 from seamscope.segmentation.segment import find_objects
 from seamscope.segmentation.segmentation import Segmentation
@@ -663,6 +663,8 @@ def begin_labels(
     output = kept = None
     if case is not None:
         check_recipe(recipe, case)
+    elif said := scaling_note(image, recipe):
+        work.note(said)
     if is_address(out):
         again = {"overwrite": overwrite, "resume": resume}
         check_label_target(out, source=source or image, **again)

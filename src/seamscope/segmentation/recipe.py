@@ -513,6 +513,17 @@ def _check_type(image: Image, recipe: Recipe) -> None:
         )
 
 
+def scaling_note(image: Image, recipe: Recipe) -> str:
+    """Say which number of a prediction of integers means 1; empty for other predictions."""
+    full = _FULL_SCALE.get(str(image.dtype), 1.0)
+    if full == 1 or recipe.values != "probabilities" or recipe.kind == "embeddings":
+        return ""
+    return (
+        f"{image.name} holds whole numbers ({image.dtype}): they are divided by {full:g}, so that "
+        f"{full:g} means a probability of 1. If another number does, say which (`values=100`)."
+    )
+
+
 def _not_probabilities(image: Image, low: float, high: float, values: Any) -> str:
     found = f"{image.name} holds values from {low:.3g} to {high:.3g}"
     if isinstance(values, int | float):
@@ -530,4 +541,4 @@ def _not_probabilities(image: Image, low: float, high: float, values: Any) -> st
     )
 
 
-__all__ = ["LEVELS", "Heights", "Kind", "Recipe", "channel_names"]
+__all__ = ["LEVELS", "Heights", "Kind", "Recipe", "channel_names", "scaling_note"]
