@@ -305,7 +305,10 @@ def test_seams_statistics_and_labels_go_on_with_a_cluster(
     )
     assert (tmp_path / "cells_labels.csv").read_text() == expected.table(image).to_csv()
     # predicted; seams and statistics, each stopped and gone on with; Fix; written, stopped
-    assert joined == [scheduler] * (1 + 2 + 2 + 1 + 2)  # and the objects of a small image, here
+    # twice for all but labels: workers are asked for their GPUs first
+    assert joined == [scheduler] * (
+        2 * (1 + 2 + 2 + 1) + 2
+    )  # and the objects of a small image, here
 
 
 def test_what_workers_need_is_said_before_they_start(dock, tmp_path, monkeypatch):
