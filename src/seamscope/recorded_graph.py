@@ -167,6 +167,7 @@ def record(
     held: Sequence[torch.Tensor] = (),
     module: nn.Module | None = None,
     decided: bool = False,
+    computed: bool = True,
 ) -> RecordedGraph:
     """Run a network once and write down its operations; parameters as for `Recorder`.
 
@@ -177,7 +178,7 @@ def record(
     ModelError
         Where the network writes into its own weights or buffers.
     """
-    return Recorder(held, module, decided).run(forward, x)
+    return Recorder(held, module, decided, computed).run(forward, x)
 
 
 _AT_PLACES = ("gather", "index", "take", "scatter")  # operations that read or write at places
@@ -250,6 +251,9 @@ class Recorder(Dispatch):
     decided
         Whether to go on where the code takes a number out of a tensor, to decide by it. The graph
         then holds for inputs that decide alike: enough to read, not to replay.
+    computed
+        Whether to compute what depends on the input. If not, its results hold no numbers, which is
+        enough to read what an input does of which a forward pass would take too long.
 
     Notes
     -----
@@ -265,9 +269,10 @@ class Recorder(Dispatch):
         held: Sequence[torch.Tensor] = (),
         module: nn.Module | None = None,
         decided: bool = False,
+        computed: bool = True,
     ) -> None:
         super().__init__()
-        self._decided = decided
+        self._decided, self._computed = decided and computed, computed
         self._refused: Exception | None = None
         self._names: list[str] = []  # of modules that run, from the outside in
         self._held, self._module = {_address(one) for one in held}, module
@@ -329,7 +334,8 @@ class Recorder(Dispatch):
                 self._of_input.add(_address(one))
         nodes = _changed((args, kwargs), torch.Tensor, self._node_of)
         node = self._graph.call_function(func, *nodes)
-        result = func(*args, **kwargs)
+        blank = varies and not self._computed
+        result = _blank(func, args, kwargs) if blank else func(*args, **kwargs)
         sources = [one.name in self._constants for one in node.all_input_nodes]
         if sources and all(sources) and _is_view(func):
             self._constants[node.name] = result
@@ -387,6 +393,25 @@ class Recorder(Dispatch):
         self._nodes[tensor] = node
         node.meta["val"] = torch.empty_strided(*where[:2], dtype=tensor.dtype, device="meta")
         return node
+
+
+def _blank(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what an operation returns, without numbers: memory that nothing is written into."""
+    if _is_view(func):
+        return func(*args, **kwargs)
+    if func._schema.is_mutable:
+        if len(func._schema.returns) == 1 and func._schema.arguments[0].is_write:
+            return args[0]
+        raise Unrecordable(f"what {func} returns is not known without computing it")
+    if torch.Tag.dynamic_output_shape in func.tags:
+        raise Unrecordable(f"the shape of what {func} returns is not known without computing it")
+    shapes = _changed((args, kwargs), torch.Tensor, _like("meta"))
+    kwargs = shapes[1] | ({"device": "meta"} if "device" in kwargs else {})
+    return _changed(func(*shapes[0], **kwargs), torch.Tensor, _like("cpu"))
+
+
+def _like(device: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda one: torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device=device)
 
 
 def _address(tensor: torch.Tensor) -> int:

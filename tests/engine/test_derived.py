@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from torch import nn
 
 from seamscope.models import derived as derived_package
-from seamscope.models.derived import DerivedAxis, derive, repeats
+from seamscope.models.derived import DerivedAxis, derive, positions, repeats
 from seamscope.models.derived.positions import Seen
 from seamscope.recorded_graph import record
 
@@ -648,3 +648,30 @@ def test_outputs_between_short_kernels_depend_on_nothing(kernel, stride, axes) -
         assert (axis.period, axis.scale, axis.crop) == (1, stride, (0, 0))
         assert axis.fields == ((1, 1),) * kernel + ((0, 0),) * (stride - kernel)
         assert axis.halo(32) == (1, 1)
+
+
+@pytest.mark.parametrize("masked", ["-100", "bool"])
+def test_too_many_pairs_are_read_by_rows(masked, monkeypatch) -> None:
+    """Windows of 7x7x7 have 117,649 pairs each: of the masked ones all that a row may meet."""
+    network = nn.Sequential(MaskedWindows(8, 4, masked), _conv(3, padding=1))
+    x = torch.randn(1, 2, 192)
+    exact = derive(record(network, x.clone(), module=network), x).axes[0]
+    monkeypatch.setattr(positions, "_MOST_PAIRS", 100)
+    rows = derive(record(network, x.clone(), module=network), x).axes[0]
+    assert (rows.period, rows.fields, rows.inside) == (exact.period, exact.fields, exact.inside)
+
+
+def test_a_record_without_numbers_implies_the_same() -> None:
+    """An input for whose forward pass there is no time is read all the same."""
+    network = nn.Sequential(MaskedWindows(8, 4), _conv(2, 2), nn.ReLU(inplace=True)).eval()
+    x, given = torch.randn(1, 2, 192), []
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        given.append(network(x))
+        return given[-1]
+
+    records = [record(forward, x, decided=True, computed=one) for one in (True, False)]
+    computed, blank = (derive(one, x) for one in records)
+    assert blank == computed
+    assert computed.axes[0].period == 8
+    assert not torch.equal(*given)  # nothing was computed

@@ -276,3 +276,20 @@ def test_measuring_stops_at_its_next_forward_pass(after) -> None:
     model = as_model(network)
     with pytest.raises(InterruptedError):
         model.measure(work=Stopped(after))
+
+
+def test_time_is_asked_for_within_a_forward_pass() -> None:
+    now, ran = [0.0], []
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        for number in range(4):
+            x = x + 1
+            ran.append(number)
+            now[0] += 2.0
+        return x
+
+    trials = Trials(forward, patience=3.0, clock=lambda: now[0])
+    with pytest.raises(ModelError, match="ran on no input within the time given"):
+        InputSearch(trials, Hints()).find()
+    assert ran == [0, 1]
+    assert not trials.finished

@@ -20,11 +20,14 @@ import torch
 from torch import nn
 
 from seamscope.models.derived import Coupling, Derived, DerivedAxis, derive, derive_along, readings
+from seamscope.models.derived.reader import Reader
 from seamscope.models.trials import OutOfPatience
 from seamscope.normalization.calls import Forward
 from seamscope.recorded_graph import record
 from seamscope.serialization import Recorded
 from seamscope.tiling import Lattice, Sides
+
+_LONG = 1344  # pixels: several periods of windows of 7 or 8 at strides up to 32
 
 
 @dataclass(frozen=True)
@@ -149,10 +152,16 @@ def derived_by(
 
 
 def derived_at(forward: Forward, x: torch.Tensor, module: nn.Module | None) -> Derived | None:
-    """Derive what operations imply from one forward pass; None where they cannot be read."""
-    return _unless_it_fails(
-        lambda: derive(record(forward, x.clone(), module=module, decided=True), x)
-    )
+    """Derive what operations imply from one forward pass; None where they cannot be read.
+
+    The pass is not computed, unless the network's code asks for numbers.
+    """
+
+    def derived(computed: bool) -> Derived:
+        graph = record(forward, x.clone(), module=module, decided=True, computed=computed)
+        return derive(graph, x)
+
+    return _unless_it_fails(partial(derived, False)) or _unless_it_fails(partial(derived, True))
 
 
 def derived_for_tiles(
@@ -191,6 +200,38 @@ def derived_for_tiles(
     return replace(derived, axes=tuple(axes))
 
 
+def _uncomputed_along(
+    forward: Forward, x: torch.Tensor, axis: int, module: nn.Module | None
+) -> Derived:
+    graph = record(forward, x, module=module, decided=True, computed=False)
+    return Reader(graph, tuple(x.shape), only=axis).derived()
+
+
+def derived_uncomputed(
+    forward: Forward, derived: Derived, example: torch.Tensor, module: nn.Module | None
+) -> Derived:
+    """Derive periods that are longer than an example, without a forward pass of a longer one.
+
+    One axis is read; others whose period is not known are taken to be like it.
+    """
+    last = len(derived.axes) - 1
+    if derived.unknown or derived.axes[last].period is not None:
+        return derived
+    for part in (4, 2, 1):  # as narrow as may be beside the axis that is long
+        shape = [*(n // part for n in example.shape[2:-1]), _LONG]
+        x = torch.zeros(*example.shape[:2], *shape)
+        found = _unless_it_fails(partial(_uncomputed_along, forward, x, last, module))
+        if found is not None:
+            axis, seen = found.axes[last], {one.name for one in found.couplings}
+            if not axis.inside or not axis.period:
+                return derived
+            axes = tuple(one if one.period else axis for one in derived.axes)
+            # windows as large as a short tile couple all of it
+            whole = tuple(c for c in derived.couplings if c.statistic or c.name in seen)
+            return replace(derived, axes=axes, couplings=whole)
+    return derived
+
+
 _Made = TypeVar("_Made")
 
 
@@ -213,4 +254,12 @@ def longer(one: int | None, other: int | None) -> int | None:
     return math.lcm(one, other) if one and other else one or other
 
 
-__all__ = ["Implied", "derived_at", "derived_by", "derived_for_tiles", "larger", "longer"]
+__all__ = [
+    "Implied",
+    "derived_at",
+    "derived_by",
+    "derived_for_tiles",
+    "derived_uncomputed",
+    "larger",
+    "longer",
+]

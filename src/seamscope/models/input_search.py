@@ -173,7 +173,10 @@ class InputSearch:
                 if self._no_image:
                     break
         except OutOfPatience:
-            pass
+            raise ModelError(
+                "The network ran on no input within the time given: raise `patience`, or state a "
+                "small size that it takes (`input_size`)."
+            ) from None
         raise ModelError(self._refusal())
 
     # -- candidates
@@ -348,8 +351,6 @@ class InputSearch:
                 f"The network gives no image: {self._no_image}. It must map (N, C, [Z,] Y, X) to "
                 "(N, C', [Z',] Y', X'); wrap it in a module that does."
             )
-        if not self._failures:
-            return "The network ran on no input within the time given: raise `patience`."
         furthest = max(self._failures, key=lambda failure: failure.operations)
         tried = " x ".join(map(str, furthest.shape))
         sizes = sorted({failure.shape[1] for failure in self._failures})

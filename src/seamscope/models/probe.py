@@ -18,10 +18,16 @@ from fractions import Fraction
 import torch
 
 from seamscope.errors import ModelError
-from seamscope.models.derived import Derived
+from seamscope.models.derived import Derived, DerivedAxis
 from seamscope.models.ends import sides_by_place, surplus_by_place, trimmed
 from seamscope.models.facts import Facts
-from seamscope.models.implied import Implied, derived_at, derived_by, derived_for_tiles
+from seamscope.models.implied import (
+    Implied,
+    derived_at,
+    derived_by,
+    derived_for_tiles,
+    derived_uncomputed,
+)
 from seamscope.models.input_search import (
     AcceptedInput,
     Hints,
@@ -202,11 +208,15 @@ class _Prober:
             if self._values == "classes":
                 self._forward = undecided(self._forward, x)
         derived = self._derived or derived_at(self._forward, x, self._trials.module)
+        if derived is not None:
+            derived = derived_uncomputed(self._forward, derived, x, self._trials.module)
         shape, run = self._of_whole_periods(run, shape, derived)
         lattice = tuple(
             one_size(n, out, derived.axes[axis] if derived else None)
             for axis, (n, out) in enumerate(zip(shape, run.y.shape[2:], strict=True))
         )
+        if derived and self._hints.shape is None:
+            lattice = tuple(map(_with_whole_period, lattice, derived.axes))
         implied = Implied.of(derived, lattice) if derived else None
         size = axes_text(shape)
         if self._hints.step is None and not (implied and implied.places_tiles):
@@ -215,9 +225,11 @@ class _Prober:
                 "operations do not show where tiles may start: raise `patience`, or state a "
                 "smaller size (`input_size`) or its `step`."
             )
+        tile = axes_text([axis.fixed for axis in lattice])
+        ran = "at which the network ran" if tile == size else f"though it ran at {size} px only"
         note = (
-            f"Measuring the accepted sizes ran out of time (`patience`): tiles have {size} px, at "
-            "which the network ran. What else is known of it follows from its operations and was "
+            f"Measuring the accepted sizes ran out of time (`patience`): tiles have {tile} px, "
+            f"{ran}. What else is known of it follows from its operations and was "
             "not measured."
         )
         return replace(self._facts(lattice, shape, run, implied), notes=(note,))
@@ -520,6 +532,14 @@ class _Prober:
             best = min(exact or sizes[:1], key=lambda pair: abs(pair[0] - pair[1] / scale))
             return lattice_of(*best, scale, step)
         return one_size(size, out)
+
+
+def _with_whole_period(lattice: Lattice, derived: DerivedAxis) -> Lattice:
+    """The same with a tile of whole periods, where one is too large to be tried."""
+    period = derived.period
+    if lattice.fixed is None or derived.fixed or not period or period <= lattice.fixed:
+        return lattice
+    return replace(lattice, fixed=period)
 
 
 def _of_sizes(forward: Forward, sizes: Mapping[int, int]) -> Forward:

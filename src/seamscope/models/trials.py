@@ -90,14 +90,19 @@ class Trials:
             self.work.step(int(100 * (1 - left / self._patience)), 100)
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd sizes are our doing, not the user's
-            if not self.random:
-                y = self.forward(x)
-            else:
-                with Expected():
+            try:
+                with Expected() if self.random else contextlib.nullcontext(), self._checked():
                     y = self.forward(x)
+            except Exception:  # TorchScript wraps what passes through it
+                self.check()
+                raise
         if not isinstance(y, torch.Tensor):
             raise ModelError(f"it returns {type(y).__name__} instead of one tensor")
         return y
+
+    def _checked(self) -> contextlib.AbstractContextManager[object]:
+        """Ask also between two operations: one forward pass may take longer than time is left."""
+        return contextlib.nullcontext() if self._end is None else _Checked(self.check)
 
     def check(self) -> None:
         """Raise where the user stopped or time is over; also asked between two forward passes."""
@@ -118,6 +123,20 @@ class Trials:
     def phase(self, what: str) -> None:
         """Begin a named part."""
         self.work.phase(what)
+
+
+class _Checked(Dispatch):
+    """Calls a function before each operation; what it raises ends the forward pass."""
+
+    def __init__(self, check: Callable[[], object]) -> None:
+        super().__init__()
+        self._check = check
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        self._check()
+        return func(*args, **(kwargs or {}))
 
 
 class Attempt:

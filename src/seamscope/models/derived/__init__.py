@@ -118,7 +118,7 @@ def readings(
                 scans = Coupling("scan", _grown(graph, last), (axis,), statistic=False)
                 derived = replace(derived, couplings=(*derived.couplings, scans))
                 break
-            again = Reader(last, tuple(x.shape), check).derived()
+            again = Reader(last, tuple(x.shape), check, axis).derived()
             axes = [*derived.axes]
             same = _same(axes[axis], again.axes[axis])
             confirmed = same or (alike is not None and _same(alike, again.axes[axis]))
@@ -150,7 +150,7 @@ def derive_along(
 ) -> DerivedAxis:
     """Derive what a network's operations imply along one axis, for an input of just this shape."""
     graph = record(network, example.clone(), decided=True)
-    return Reader(graph, tuple(example.shape), check).derived().axes[axis]
+    return Reader(graph, tuple(example.shape), check, axis).derived().axes[axis]
 
 
 class _Lengths:

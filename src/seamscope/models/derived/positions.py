@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +22,7 @@ _PADDED = np.uint64(1)  # bit of the kinds of all that depends on padding
 UNREAD = -2  # for a place, where nothing is read though nothing is outside
 DEAD = -50.0  # what is so much less than others is nothing after a softmax
 _MOST = 30_000_000  # elements of an array of positions
+_MOST_PAIRS = 3_000_000  # the same, of elements that meet each other
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,11 @@ def _is_along(seen: Seen, dim: int) -> bool:
     return bool((last > seen.lo.min(dim)).any())
 
 
+def are_few(pairs: Sequence[int]) -> bool:
+    """Whether pairs of elements are few enough to look at each: windows of 7x7x7 have 117,649."""
+    return math.prod(pairs) <= _MOST_PAIRS
+
+
 def check_room(shape: Sequence[int]) -> None:
     """Refuse arrays of positions that would fill the memory."""
     if math.prod(shape) > _MOST:
@@ -179,6 +185,12 @@ class Value:
         """The same elements at other places."""
         dead = None if self.dead is None else change(self.dead)
         return Value(tuple(shape), tuple(one.each(change) for one in self.axes), dead)
+
+    def by_rows(self) -> Value:
+        """Say only which rows have dead elements, where pairs of elements are too many to keep."""
+        if self.dead is None or are_few(self.shape) or any(s.shape[-1] > 1 for s in self.axes):
+            return self
+        return replace(self, dead=np.asarray(self.dead.any(-1, keepdims=True)))
 
     def remade(self, shape: Sequence[int], change: Callable[[Seen], Seen]) -> Value:
         """Return other elements, made of these."""

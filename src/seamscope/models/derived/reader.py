@@ -23,6 +23,7 @@ from seamscope.models.derived.positions import (
     NotUnderstood,
     Seen,
     Value,
+    are_few,
     channels_joined,
     check_room,
     gathered,
@@ -72,12 +73,18 @@ class Reader:
         The operations, and the shape of their input.
     check
         Called before each operation; raises where reading has to stop.
+    only
+        The one spatial axis that is read; None for all.
     """
 
     def __init__(
-        self, graph: RecordedGraph, shape: tuple[int, ...], check: Callable[[], object] = bool
+        self,
+        graph: RecordedGraph,
+        shape: tuple[int, ...],
+        check: Callable[[], object] = bool,
+        only: int | None = None,
     ) -> None:
-        self._graph, self._input, self._check = graph, shape, check
+        self._graph, self._input, self._check, self._only = graph, shape, check, only
         self._env: dict[str, Any] = {}
         self.couplings: dict[tuple[str, str, bool], set[int]] = {}
         self.random: list[str] = []
@@ -150,7 +157,11 @@ class Reader:
     def _read(self) -> Value | None:
         ndim = len(self._input)
         seen = []
+        nothing = without_positions(torch.empty((1,) * ndim), 1).axes[0]
         for axis in range(ndim - 2):
+            if self._only not in (None, axis):
+                seen.append(nothing)
+                continue
             place = np.arange(self._input[axis + 2], dtype=np.int64)
             place = place.reshape([-1 if d == axis + 2 else 1 for d in range(ndim)])
             seen.append(Seen(place, place, np.zeros(place.shape, np.uint64)))
@@ -300,7 +311,7 @@ class Reader:
             extra = [c for one in constants if (c := self._constant(one, full, axis)) is not None]
             axes.append(joined([*own, *extra]))
         masks = [*dead, *buried]
-        return Value(shape, tuple(axes), _any(masks) if masks else None)
+        return Value(shape, tuple(axes), _any(masks) if masks else None).by_rows()
 
     def constant(self, tensor: torch.Tensor, beside: Value, dim: int) -> Value:
         """A constant that is put beside a value along a dimension: what differs along positions."""
@@ -386,8 +397,11 @@ class Reader:
     @staticmethod
     def _paired(left: Seen, right: Seen, dead: Array | None) -> Seen:
         last = left.lo.ndim - 1
-        if dead is None or right.shape[last - 1] == 1:
-            return joined([reduced(left, last), reduced(right, last - 1)])
+        if dead is None or right.shape[last - 1] == 1 or dead.shape[-1] == 1:
+            one, two = reduced(left, last), reduced(right, last - 1)
+            if not are_few(np.broadcast_shapes(one.shape, two.shape)):
+                two = reduced(two, last)  # all that a row may meet, as if none of it were masked
+            return joined([one, two])
         turned = reduced(right, last).each(lambda x: np.swapaxes(x, -1, -2))
         both = joined([left, turned])
         shape = np.broadcast_shapes(both.shape, dead.shape)
@@ -401,7 +415,7 @@ class Reader:
         axes = []
         for axis, seen in enumerate(value.axes):
             alive = seen
-            if value.dead is not None:
+            if value.dead is not None and seen.shape[dim] > 1:
                 shape = np.broadcast_shapes(seen.shape, value.dead.shape)
                 alive = seen.wide(shape).where(~np.broadcast_to(value.dead, shape))
             made = joined([seen, reduced(alive, dim)])
@@ -490,6 +504,13 @@ def _hashed(tensor: torch.Tensor, dims: Sequence[int]) -> Array:
     """Hash of a constant at each place along some dimensions; it is summed over the others."""
     if tensor.is_complex():
         return _hashed(torch.view_as_real(tensor.resolve_conj()), dims)[..., 0]
+    first, count = dims[0], tensor.shape[dims[0]]
+    others = [d for d in range(tensor.ndim) if d != first]
+    turned = tensor.detach().permute(first, *others).reshape(count, -1)
+    new = np.append(True, (turned[1:] != turned[:-1]).any(1).numpy())
+    if not new.all():  # what repeats, such as the mask of most windows, is hashed once
+        few = tensor.index_select(first, torch.from_numpy(np.flatnonzero(new)))
+        return np.take(_hashed(few, dims), np.cumsum(new) - 1, first)
     values = tensor.detach().double().contiguous().numpy()
     kinds = mixed(values.view(np.uint64).reshape(values.shape))
     for d in range(values.ndim):
