@@ -424,7 +424,7 @@ def test_what_a_network_needs_is_told(qtbot, viewer, dock):
     load(qtbot, dock, INSTANCE)
     dock.tile.set_value(32)
     assert "Overlap cannot remove the seams" in dock.facts.text()
-    assert "expect seams" in dock.notes.text()
+    assert "Expect seams" in dock.notes.text()
 
 
 # -- stopping
