@@ -37,10 +37,11 @@ quick: lint  ## before each commit: style, types and a chosen set of tests, abou
 
 # One recipe, so that pytest's closing line is the last thing printed. The tests of a file share
 # measurements, so that a file stays in one process, and the longest files come first
-# (tests/conftest.py). The slowest tests are listed at the end.
+# (tests/conftest.py, which also says what follows when a process crashes). The slowest tests are
+# listed at the end.
 test: lint  ## style, types and all tests
 	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
-	    --no-loadscope-reorder --max-worker-restart 0 --durations 20 --durations-min 2
+	    --no-loadscope-reorder --max-worker-restart 3 --durations 20 --durations-min 2
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
