@@ -151,7 +151,9 @@ def test_background_and_percentiles_of_the_last_run_come_back(dock, viewer, qtbo
         found = next_session.plan.settings
         asked = next_session.settings()
         assert (asked.normalize, found.percentiles, found.background) == own
-    assert "last run: Percentiles 3, 90." in next_session.notes.text()
+    assert "Percentiles 3, 90. They are those of the protocol, or of the last run." in (
+        next_session.notes.text()
+    )
 
 
 def test_what_suits_one_network_is_not_kept_for_another(dock, viewer, qtbot) -> None:

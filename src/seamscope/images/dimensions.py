@@ -143,7 +143,7 @@ def region_text(index: Index) -> str:
 
 def why(error: BaseException) -> str:
     """Return one short line that says what went wrong."""
-    if isinstance(error, LookupError | TypeError | AttributeError | struct.error):
+    if isinstance(error, IndexError | TypeError | AttributeError | struct.error):
         return "its parts do not fit together"  # what a library says then is about its own code
     lines = without_secrets(str(error)).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

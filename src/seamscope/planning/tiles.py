@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from seamscope.errors import ImageError, SettingsError
 from seamscope.models.facts import Facts
+from seamscope.models.implied import larger
 from seamscope.models.model import Model
 from seamscope.models.runner import Speed
 from seamscope.settings import Blend, Settings
@@ -146,6 +147,8 @@ def _halo(
     declared = model.declared.halo if model.declared else None
     usual = tuple((n, n) for n in declared or (_USUAL_HALO,) * len(lattices))
     needed = model.reach.useful or usual
+    if declared and not (model.reach.halo or model.reach.convolutional):
+        needed = larger(needed, usual)  # who made it may know why tiles need more
     tiles: Sequence[int | None] = tile or [axis.fixed for axis in lattices]
     overlaps: Sequence[int | None] = overlap or [None] * len(lattices)
     axes = list(zip(needed, sizes, tiles, overlaps, lattices, strict=True))
