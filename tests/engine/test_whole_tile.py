@@ -308,6 +308,50 @@ def test_rounded_coordinates_are_no_period_and_no_size(network, period) -> None:
             assert apart(model, bright * x, start, 64, model.reach.halo[-1]) < 1e-9
 
 
+class Moving(nn.Module):
+    """Moves each pixel by what a network says, at most 3 px; float32 by its code."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = small()
+
+    def forward(self, x):
+        by = self.inner(x).clamp(-3, 3)
+        rows = torch.arange(x.shape[2], dtype=torch.float32)[:, None] + by[:, 0]
+        columns = torch.arange(x.shape[3], dtype=torch.float32) + by[:, 1]
+        places = [(2 * columns + 1) / x.shape[3] - 1, (2 * rows + 1) / x.shape[2] - 1]
+        return F.grid_sample(x, torch.stack(places, -1), align_corners=False)
+
+
+class Picking(Moving):
+    """Reads at whole places up to 6 px away."""
+
+    def forward(self, x):
+        by = 6 * torch.tanh(self.inner(x)[:, :1])
+        places = torch.arange(x.shape[3], dtype=torch.float32) + by
+        return x.gather(3, places.round().clamp(0, x.shape[3] - 1).long())
+
+
+def _exported(network):
+    size = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    example = torch.zeros(1, 1, 64, 64)
+    return torch.export.export(network, (example,), dynamic_shapes=(size,)).module()
+
+
+WRITTEN = {"script": torch.jit.script, "pt2": _exported}
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, on its own formats
+@pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
+@pytest.mark.parametrize("network", [Moving, Picking])
+def test_computed_places_are_judged_alike_in_every_format(network, written) -> None:
+    own, other = as_model(made(network)), as_model(written(made(network)))
+    assert other.facts.lattice == own.facts.lattice
+    assert other.reach.halo == own.reach.halo
+    assert set(own.facts.period) == {1}
+    assert own.reach.halo is not None
+
+
 def test_places_that_nothing_limits_need_no_certain_halo() -> None:
     def picked(x, net):
         places = torch.arange(x.shape[-1]) + net(x)[:, :1].round().long()

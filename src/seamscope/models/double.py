@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from seamscope.normalization.calls import Forward
-from seamscope.recorded_graph import Dispatch
+from seamscope.recorded_graph import Dispatch, Replay, record
 
 _WIDER = {torch.float32: torch.float64, torch.complex64: torch.complex128}
 
@@ -106,11 +106,20 @@ def _takes_type(func: Any) -> bool:
 
 
 def in_double(forward: Forward) -> Forward:
-    """Return the network in float64; it raises whatever the network does where that fails."""
+    """Return the network in float64; it raises whatever the network does where that fails.
+
+    Scripts call functions that compare types before anything can be widened: their operations are
+    recorded for each input, and replayed.
+    """
 
     def run(x: torch.Tensor) -> torch.Tensor:
-        with Double():
-            y: torch.Tensor = forward(x)
+        try:
+            with Double():
+                y: torch.Tensor = forward(x)
+        except RuntimeError:
+            graph = record(forward, x.clone(), decided=True)
+            with Double():
+                y = Replay(graph, {"x": x}).to_end()
         return y.double()
 
     return run
