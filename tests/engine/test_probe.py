@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 import networks
 from families import family
@@ -314,6 +315,25 @@ def test_channels_are_found() -> None:
     assert as_model(nn.Conv3d(2, 1, 1)).facts.spatial_axes == 3
     assert as_model(nn.Conv3d(1, 1, 1)).facts.spatial_axes == 3  # also runs on 4-D input
     assert as_model(nn.Identity()).facts.any_channels
+
+
+class Slices(nn.Module):
+    """Predicts a stack slice by slice, each from itself and its neighbours as channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = C2(3, 2, 5, padding=2)
+
+    def forward(self, x):
+        n, _, z, *rest = x.shape
+        slices = F.pad(x[:, 0], (0, 0, 0, 0, 1, 1)).unfold(1, 3, 1).movedim(-1, 2)
+        return self.mix(slices.reshape(n * z, 3, *rest)).reshape(n, z, 2, *rest).transpose(1, 2)
+
+
+def test_slices_of_a_stack_may_be_convolved_in_2d() -> None:
+    model = as_model(Slices())
+    assert (model.facts.spatial_axes, model.facts.in_channels) == (3, 1)
+    assert model.reach.halo == ((1, 1), (2, 2), (2, 2))
 
 
 def test_memory_of_a_forward_pass_is_counted() -> None:

@@ -200,11 +200,16 @@ class InputSearch:
         if self._hints.spatial_axes:
             axes = [self._hints.spatial_axes]
         first = [*([seen[0]] if seen else []), *([kernels[0][1]] if kernels else [])]
-        channels = [*dict.fromkeys([*first, 1, 3, 2, *range(4, _MOST_CHANNELS + 1)])]
+        counts = [1, 3, 2, *range(4, _MOST_CHANNELS + 1)]
+        channels = [*dict.fromkeys([*first, *counts])]
         if self._hints.in_channels:
-            channels = [self._hints.in_channels]
+            channels = counts = [self._hints.in_channels]
+        candidates = [*itertools.product(axes, channels)]
+        if not self._hints.spatial_axes:  # slices of a stack may be convolved in 2D
+            others = [*itertools.product({2, 3} - set(axes), counts)]
+            candidates = [*candidates[:1], *others[:1], *candidates[1:], *others[1:]]
         given = set()
-        for candidate in itertools.product(axes, channels):
+        for candidate in candidates:
             given.add(candidate)
             yield candidate
             for count in [] if self._hints.in_channels else self._channels_wanted():

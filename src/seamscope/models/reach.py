@@ -401,7 +401,10 @@ class _Prober:
             if depth is not None and (apart := self._apart(slab, depth)) is not None:
                 self.swallowed |= ends.swallowed
                 self._joined.append(ends.joined)
-                if apart in (depth, before):  # what two slabs show is not for lack of length
+                # what two slabs show is not for lack of length; where a network reads at computed
+                # places, each shows a little more or less
+                near = before is not None and slab.warps and max(apart) <= 1.5 * max(before)
+                if apart in (depth, before) or near:
                     return self._whatever_it_holds(slab, depth, apart)
                 before = apart
             if self._facts.statistics and not self._fixed and not by_change:
@@ -445,7 +448,8 @@ class _Prober:
         for content in FAR if slab.warps else ():
             with Attempt():
                 found = self._apart(slab.varied(content), most)
-                unlimited |= found is not None and math.inf in found
+                # a limit that is not small beside the slab is none: most places lie outside it
+                unlimited |= found is not None and max(found) > slab.length / 4
                 most = most if found is None or unlimited else _deeper(most, found)
         self.unlimited |= unlimited
         most = usual if unlimited else most

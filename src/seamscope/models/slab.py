@@ -64,7 +64,9 @@ def _far(by: float, shift: int, x: torch.Tensor) -> torch.Tensor:
 
 # The same for networks that read at computed places: where these are limited, to their limits.
 FAR: tuple[Content, ...] = tuple(
-    (partial(_far, by, shift), partial(_far, by, shift)) for shift in (0, 101) for by in (1e3, -1e3)
+    (partial(_far, by, shift), partial(_far, by, shift))
+    for shift, most in ((0, 1e2), (0, 1e3), (101, 1e3))
+    for by in (most, -most)
 )
 # Numbers that code may take to decide otherwise; none too large to count to.
 _OTHER_NUMBERS: tuple[Callable[[Any], Any], ...] = (
