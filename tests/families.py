@@ -264,6 +264,30 @@ def _circular() -> nn.Module:
     return seq(conv(1, 4, 5, padding_mode="circular"), nn.ReLU(), C2(4, 2, 1))
 
 
+class Moving(nn.Module):
+    """Moves each pixel by what a network says, at most 3 px; float32 by its code."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = _small()
+
+    def forward(self, x):
+        by = self.inner(x).clamp(-3, 3)
+        rows = torch.arange(x.shape[2], dtype=torch.float32)[:, None] + by[:, 0]
+        columns = torch.arange(x.shape[3], dtype=torch.float32) + by[:, 1]
+        places = [(2 * columns + 1) / x.shape[3] - 1, (2 * rows + 1) / x.shape[2] - 1]
+        return F.grid_sample(x, torch.stack(places, -1), align_corners=False)
+
+
+class Picking(Moving):
+    """Reads at whole places up to 6 px away."""
+
+    def forward(self, x):
+        by = 6 * torch.tanh(self.inner(x)[:, :1])
+        places = torch.arange(x.shape[3], dtype=torch.float32) + by
+        return x.gather(3, places.round().clamp(0, x.shape[3] - 1).long())
+
+
 FAMILIES: Mapping[str, Callable[[], nn.Module]] = {
     "stride 3": lambda: seq(C2(1, 4, 5, 3, 2), nn.ReLU(), conv(4, 2)),
     "overlapping patches 2, 2": lambda: Overlapping((2, 2)),

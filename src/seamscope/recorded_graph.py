@@ -222,20 +222,37 @@ class Glimpse:
     tensors: Mapping[str, tuple[torch.Tensor, int]]
 
 
-class _Reads(TorchFunctionMode):
-    """Refuses that the network's code, in this thread, reads tensors past torch's operations."""
+# Those that only read. A weight, or what is made of sizes, is the same for all inputs of a shape.
+_ONLY_READS = frozenset({"numpy", "__array__", "tolist", "__repr__", "__format__"})
 
-    def __init__(self, refuse: Callable[[Exception], NoReturn]) -> None:
+
+class _Reads(TorchFunctionMode):
+    """Refuses that the network's code, in this thread, reads tensors past torch's operations.
+
+    Parameters
+    ----------
+    refuse
+        Stops the recording.
+    varies
+        Whether a tensor depends on the input.
+    """
+
+    def __init__(
+        self, refuse: Callable[[Exception], NoReturn], varies: Callable[[Any], bool]
+    ) -> None:
         super().__init__()
-        self._refuse = refuse
+        self._refuse, self._varies = refuse, varies
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         name = getattr(func, "__name__", "")
-        if name in _READS:
+        if name in _READS and (name not in _ONLY_READS or self._varies(args[0])):
             self._refuse(Unrecordable(f"it reads a tensor by {name}"))
-        return func(*args, **(kwargs or {}))
+        made = func(*args, **(kwargs or {}))
+        if name in ("numpy", "__array__"):
+            made.flags.writeable = False  # which would be unseen
+        return made
 
 
 class Recorder(Dispatch):
@@ -292,7 +309,8 @@ class Recorder(Dispatch):
             x = x.clone() if x.is_inference() else x
             self._keep(x, self._graph.placeholder("x"), True)
             try:
-                with RunningModules(self._module, self._names), _Reads(self._refuse), self:
+                reads = _Reads(self._refuse, self._varies)
+                with RunningModules(self._module, self._names), reads, self:
                     result = forward(x)
             except Exception as error:  # TorchScript wraps what passes through it
                 raise self._refused or error from None
@@ -308,6 +326,9 @@ class Recorder(Dispatch):
         """Return what is alive now, while an operation runs."""
         node = next(iter(reversed(self._graph.nodes)))
         return Glimpse(node, {n.name: (t, t._version) for t, n in self._nodes.items()})
+
+    def _varies(self, tensor: torch.Tensor) -> bool:
+        return _address(tensor) in self._of_input
 
     def _refuse(self, why: Exception) -> NoReturn:
         """Stop recording; the first reason counts, whatever the code makes of it."""

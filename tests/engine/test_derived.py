@@ -20,7 +20,7 @@ from torch import nn
 from seamscope.models import derived as derived_package
 from seamscope.models.derived import DerivedAxis, derive, positions, repeats
 from seamscope.models.derived.positions import Seen
-from seamscope.recorded_graph import record
+from seamscope.recorded_graph import Replay, Unrecordable, record
 
 # -- parts, along one axis
 
@@ -659,6 +659,26 @@ def test_too_many_pairs_are_read_by_rows(masked, monkeypatch) -> None:
     monkeypatch.setattr(positions, "_MOST_PAIRS", 100)
     rows = derive(record(network, x.clone(), module=network), x).axes[0]
     assert (rows.period, rows.fields, rows.inside) == (exact.period, exact.fields, exact.inside)
+
+
+def test_numbers_of_weights_and_sizes_are_no_secret_of_the_network() -> None:
+    """As converters of ONNX read the scales and ends that a graph holds; never the input's."""
+
+    class Sliced(nn.Module):
+        def __init__(self, read) -> None:
+            super().__init__()
+            self.read, self.scales = read, nn.Parameter(torch.tensor([1.0, 1.0, 2.0]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = nn.functional.interpolate(x, scale_factor=self.scales.tolist()[-1])
+            return y[..., : int(self.read(torch.tensor(x.shape[-1]), x))]
+
+    x = torch.randn(1, 1, 32)
+    sizes = Sliced(lambda size, x: size.numpy())
+    graph = record(sizes, x.clone())
+    assert torch.equal(Replay(graph, {"x": x + 1}).to_end(), sizes(x + 1))
+    with pytest.raises(Unrecordable, match="numpy"):
+        record(Sliced(lambda size, x: 8 + (size + x.amax()).numpy()), x.clone())
 
 
 def test_a_record_without_numbers_implies_the_same() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 import networks
 from extras import extra
+from families import Moving, Picking
 from seamscope.errors import ModelError
 from seamscope.models.formats import format_of, load_model, onnx_nan, would_run
 from seamscope.models.formats import onnx as onnx_format
@@ -76,6 +77,21 @@ def test_a_converted_graph_is_the_network_it_was_made_of(files, kind) -> None:
     loaded.module(x)[..., 48, 40].sum().backward()
     assert x.grad is not None
     assert float(x.grad.abs().max()) > 0
+
+
+@pytest.mark.parametrize("kind", [Moving, Picking])
+def test_computed_places_are_read_as_in_the_network(tmp_path, kind, monkeypatch) -> None:
+    extra("onnx2torch")
+    torch.manual_seed(0)
+    net = kind().eval()
+    path = written(tmp_path / "net.onnx", net)
+    own, loaded = load_model(net), load_model(path)
+    assert loaded.notes == ()
+    assert np.abs(loaded.runner()(X) - expected(net)).max() < 1e-5
+    assert loaded.facts.lattice == own.facts.lattice
+    assert loaded.reach.halo == own.reach.halo
+    monkeypatch.setitem(sys.modules, "onnx2torch", None)  # as if it were not installed
+    assert "rounds these to float32" in load_model(path).notes[1]
 
 
 def test_without_the_converter_it_runs_forward_and_says_so(files, monkeypatch) -> None:

@@ -13,7 +13,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from families import C2, C3, Given, PyramidPooling, Tiling, bright, conv, seq, warped
+from families import (
+    C2,
+    C3,
+    Given,
+    Moving,
+    Picking,
+    PyramidPooling,
+    Tiling,
+    bright,
+    conv,
+    seq,
+    warped,
+)
 from seamscope.compare.certificate import certify
 from seamscope.explain.advice import advise
 from seamscope.explain.causes import diagnose
@@ -306,30 +318,6 @@ def test_rounded_coordinates_are_no_period_and_no_size(network, period) -> None:
         x, start = image(model.facts.spatial_axes, 192, period)
         for bright in (1, 10, -10, 1e4, -1e4):  # the halo holds where a flow is longer, too
             assert apart(model, bright * x, start, 64, model.reach.halo[-1]) < 1e-9
-
-
-class Moving(nn.Module):
-    """Moves each pixel by what a network says, at most 3 px; float32 by its code."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner = small()
-
-    def forward(self, x):
-        by = self.inner(x).clamp(-3, 3)
-        rows = torch.arange(x.shape[2], dtype=torch.float32)[:, None] + by[:, 0]
-        columns = torch.arange(x.shape[3], dtype=torch.float32) + by[:, 1]
-        places = [(2 * columns + 1) / x.shape[3] - 1, (2 * rows + 1) / x.shape[2] - 1]
-        return F.grid_sample(x, torch.stack(places, -1), align_corners=False)
-
-
-class Picking(Moving):
-    """Reads at whole places up to 6 px away."""
-
-    def forward(self, x):
-        by = 6 * torch.tanh(self.inner(x)[:, :1])
-        places = torch.arange(x.shape[3], dtype=torch.float32) + by
-        return x.gather(3, places.round().clamp(0, x.shape[3] - 1).long())
 
 
 def _exported(network):

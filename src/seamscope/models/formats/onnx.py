@@ -24,6 +24,7 @@ from torch import nn
 from seamscope.errors import ModelError
 from seamscope.models.formats.checkpoints import is_safetensors
 from seamscope.models.formats.format import Format, damaged, first_sentence, missing, no_code
+from seamscope.models.formats.onnx_operations import convertible
 from seamscope.models.formats.readable import one_line
 from seamscope.models.formats.rounding import agree, several
 from seamscope.models.formats.spec import Spec
@@ -96,7 +97,7 @@ def load_graph(
     except Exception as error:
         raise damaged(name, "ONNX", error) from error
     runs = FixedBatch(_one_tensor(forward_only, parts), _sizes(data, parts)[0])
-    return runs, (_forward_only(reason),)
+    return runs, (_forward_only(reason), *_rounded_places(data))
 
 
 def _one_tensor(module: nn.Module, channels: Sequence[int]) -> nn.Module:
@@ -249,6 +250,7 @@ def _converted(data: bytes) -> nn.Module:
     # of its own way to slice, at every run
     warnings.filterwarnings("ignore", "Using a non-tuple sequence", UserWarning)
     graph = onnx.load_from_string(data)
+    convertible(graph)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -288,6 +290,24 @@ def _forward_only(reason: str) -> str:
         "fixed statistics and features of its normalization and faster equivalents are not "
         "available."
     )
+
+
+_AT_PLACES = {"GridSample", "GatherElements", "GatherND"}
+
+
+def _rounded_places(data: bytes) -> Iterator[str]:
+    """Say that a network is judged in float32 that would have to be judged in float64."""
+    if importlib.util.find_spec("onnx") is None:
+        return
+    import onnx
+
+    found = _AT_PLACES.intersection(n.op_type for n in onnx.load_from_string(data).graph.node)
+    if found:
+        yield (
+            f"It reads at places that it computes ({', '.join(sorted(found))}), and onnxruntime "
+            "rounds these to float32: its period and halo may be measured too large or too small. "
+            "Load it in another format, or so that onnx2torch converts it."
+        )
 
 
 def read_instead(module: nn.Module, read: Callable[[], bytes]) -> dict[str, Any]:
