@@ -29,6 +29,7 @@ from families import (
 from seamscope.compare.certificate import certify
 from seamscope.explain.advice import advise
 from seamscope.explain.causes import diagnose
+from seamscope.explain.train_eval import advice
 from seamscope.models.model import as_model
 from seamscope.models.sentences import why_unbounded
 from seamscope.planning.case import Case
@@ -340,7 +341,7 @@ def test_computed_places_are_judged_alike_in_every_format(network, written) -> N
     assert own.reach.halo is not None
 
 
-def _picked(x, net):
+def _anywhere(x, net):
     places = torch.arange(x.shape[-1]) + net(x)[:, :1].round().long()
     return torch.take_along_dim(x, places.clamp(0, x.shape[-1] - 1), -1)
 
@@ -353,7 +354,7 @@ def _flowing(x, net):
     return F.grid_sample(x, torch.stack(grid, -1), align_corners=False)
 
 
-@pytest.mark.parametrize("function", [_picked, _flowing])
+@pytest.mark.parametrize("function", [_anywhere, _flowing])
 def test_places_that_nothing_limits_need_no_certain_halo(function) -> None:
     model = as_model(made(lambda: Given(function, small())))
     assert model.reach.halo is None
@@ -364,6 +365,62 @@ def test_places_that_nothing_limits_need_no_certain_halo(function) -> None:
     for by in (1, 5, -5):
         assert apart(model, by * x, start, 64, model.reach.rest[-1]) < 1e-9
     assert apart(model, 100 * x, start, 64, model.reach.rest[-1]) > 1e-3
+
+
+# -- what is taken of the tile, and cancels
+
+
+def _left(y):
+    return y - F.pad(y, (1, 0, 0, 0), mode="replicate")[..., :-1]
+
+
+def _log_of_shares(x, net):
+    y = net(x)
+    return _left(torch.log_softmax(y.flatten(2), -1).view_as(y))
+
+
+def _shares_of_shares(x, net):
+    y = net(x)
+    y = torch.softmax(y.flatten(1), -1).view_as(y)
+    return y / y.sum(1, keepdim=True)
+
+
+def _centred(x, net):
+    y = net(x)
+    return torch.softmax(y - y.mean((1, 2, 3), keepdim=True), 1)
+
+
+def _times_zero(x, net):
+    y = net(x)
+    return y + 0 * torch.softmax(y.flatten(2), -1).view_as(y) + 0 * F.instance_norm(y)
+
+
+CANCEL = {
+    "differences of a log softmax": (_log_of_shares, ((1, 1), (2, 1))),
+    "shares of a softmax": (_shares_of_shares, ((1, 1), (1, 1))),
+    "a mean below a softmax": (_centred, ((1, 1), (1, 1))),
+    "times zero": (_times_zero, ((1, 1), (1, 1))),
+}
+
+
+@pytest.mark.parametrize(("function", "halo"), CANCEL.values(), ids=CANCEL)
+def test_what_cancels_but_for_rounding_couples_nothing(function, halo) -> None:
+    model = as_model(made(lambda: Given(function, small())))
+    assert model.reach.halo == halo
+    assert not model.reach.fades
+    assert not model.reach.joins_ends
+    assert model.describe().startswith("Can be predicted without seams")
+    (said,) = advice(model.audit, bounded=model.reach.bounded)
+    assert said.endswith("a halo is enough.")
+    pixels = np.random.default_rng(0).normal(size=(72, 90)).astype(np.float32)
+    case = Case.open(pixels, model, Settings(tile=32, halo=4, normalize="none", device="cpu"))
+    assert case.plan.notes == ()
+    found = diagnose(case)
+    assert found.verdict == "seamless"
+    assert "other images" not in found.explanation
+    x, start = image(2, 192, 1)
+    assert apart(model, x, start, 64, halo[-1]) < 1e-9
+    assert apart(model, x, start, 64, (halo[-1][0] - 1, halo[-1][1])) > 1e-3
 
 
 def test_a_memory_that_fades_has_no_exact_limit() -> None:

@@ -142,7 +142,8 @@ class _Found:
         if self.model.statistics is not None:
             fixed = self.model.statistics.summary()
             return (f"Statistics are fixed ({fixed}); per-tile statistics are not used.",)
-        return advice(self.audit, self.disparity, self.features, self.batches)
+        bounded = self.model.reach.bounded
+        return advice(self.audit, self.disparity, self.features, self.batches, bounded)
 
     def to_json(self) -> dict[str, Any]:
 

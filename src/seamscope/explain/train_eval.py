@@ -267,9 +267,13 @@ def advice(
     disparity: Disparity | None = None,
     features: FeatureStatistics | None = None,
     batches: BatchExperiment | None = None,
+    bounded: bool = False,
 ) -> tuple[str, ...]:
-    """Say what follows from what was measured; one sentence for each thing to do."""
-    said = [*_on_layers(audit)]
+    """Say what follows from what was measured; one sentence for each thing to do.
+
+    `bounded` says that a halo was found to be enough, whatever the layers take.
+    """
+    said = [*_on_layers(audit, bounded)]
     if disparity is not None and disparity.worst < NOTICEABLE:
         said.append("Training and evaluation agree: the remembered statistics fit this image.")
     elif disparity is not None:
@@ -285,10 +289,15 @@ def advice(
     return tuple(said)
 
 
-def _on_layers(audit: Audit) -> list[str]:
+def _on_layers(audit: Audit, bounded: bool) -> list[str]:
     said = []
     own = len(audit.tile_layers)
-    if own:
+    if bounded and (own or audit.global_operations):
+        said.append(
+            "What the network takes of the whole tile makes no difference to what it predicts: a "
+            "halo is enough."
+        )
+    elif own:
         remedy = "fix them with seamscope freeze, without retraining"
         if not audit.watched:
             remedy = "use tiles as large as memory allows"
@@ -300,7 +309,7 @@ def _on_layers(audit: Audit) -> list[str]:
         said.append(FORWARD_ONLY)
     for repairable in (True, False):
         found = [one for one in audit.global_operations if one.repairable == repairable]
-        if found:
+        if found and not bounded:
             names = ", ".join(map(str, found))
             can = (
                 "can be fixed too"

@@ -38,6 +38,7 @@ from seamscope.models.derived.facts import COMPUTED_PLACES
 from seamscope.models.implied import Implied, larger
 from seamscope.models.input_search import says
 from seamscope.models.slab import (
+    CANCELS,
     CONTENTS,
     FAR,
     HIGH,
@@ -394,7 +395,8 @@ class _Prober:
                 if self._agree(slab, by_change):
                     depth = max(a for a, _ in by_change), max(b for _, b in by_change)
                     self.spread = True
-                    self.fades |= not slab.warps and self._fade(slab, by_change)
+                    fades = not slab.warps and not ends.cancels
+                    self.fades |= fades and self._fade(slab, by_change)
             elif depth is None and self._coupled(axis):
                 return None
             self._reached(axis, slab.length - 2 * slab.frame() if depth is None else max(depth))
@@ -549,6 +551,8 @@ class _Ends:
         The same by changes alone, where NaN goes further; else None.
     swallowed
         Whether NaN reaches less far than a change.
+    cancels
+        Whether what goes through the whole slab does so by rounding alone.
     joined
         How deep one end changes the other.
     """
@@ -556,11 +560,13 @@ class _Ends:
     def __init__(self, slab: Slab) -> None:
         self.depth: Sides | None = None
         self.by_change: Sides | None = None
-        self.swallowed = False
+        self.swallowed = self.cancels = False
         self.joined = 0
-        self._slab, self._frame = slab, slab.frame()
+        self._slab, self._frame, self._least = slab, slab.frame(), 0.0
         by_nan = self._both(NAN)
         change = self._both(NOISES[0])
+        if change is None and by_nan is None:
+            change = self._but_for_rounding()
         if change is None:
             return
         if by_nan is not None:
@@ -571,12 +577,24 @@ class _Ends:
             if small is not None:
                 self.by_change = max(small[0], change[0]), max(small[1], change[1])
         if self.depth is not None or self.by_change is not None:
-            self.joined = max(slab.joined(end, self._frame) for end in (LOW, HIGH))
+            joined = (self._slab.joined(end, self._frame, self._least) for end in (LOW, HIGH))
+            self.joined = max(joined)
+
+    def _but_for_rounding(self) -> Sides | None:
+        """The same in float64, where what is seen of the whole slab may cancel.
+
+        As the sum of a softmax does, if differences of its logarithm follow.
+        """
+        change = self._slab.least_change(LOW, self._frame, NOISES[0])
+        precise = self._slab.precise if change < _ROUNDING else None
+        if precise is not None:
+            self._slab, self._least, self.cancels = precise, CANCELS, True
+        return None if precise is None else self._both(NOISES[0])
 
     def _both(self, how: float) -> Sides | None:
         depths = []
         for end in (LOW, HIGH):
-            depth = self._slab.depth(end, self._frame, how)
+            depth = self._slab.depth(end, self._frame, how, self._least)
             if depth is None:
                 return None
             depths.append(max(0, math.ceil(depth)))

@@ -34,6 +34,8 @@ SAME = 1e-4
 LOW, HIGH = 0, 1  # ends of a slab
 NAN = math.nan
 NOISES = (100.0, 1.0)  # standard deviations of what replaces an end, besides NaN
+# In float64, what changes the prediction by less, in standard deviations, cancels but for rounding.
+CANCELS = 1e-9
 
 # Shortest and longest slab (pixels) for 1, 2 and 3 spatial axes.
 _SHORTEST = {1: 512, 2: 384, 3: 160}
@@ -157,7 +159,7 @@ class Slab:
         self._forward = FixedStatistics(forward) if fixed else forward
         self.unchanged = self.run(clean)
         self._spread = float(self.unchanged.std()) or 1.0
-        self._touched: dict[tuple[int, int, str], Line] = {}
+        self._changes: dict[tuple[int, int, str], npt.NDArray[np.float64]] = {}
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         """Run the network."""
@@ -218,15 +220,21 @@ class Slab:
 
     # -- what an end touches
 
-    def touched(self, end: int, frame: int, how: float) -> Line:
+    def touched(self, end: int, frame: int, how: float, least: float = 0.0) -> Line:
         """Outputs that change with an end of `frame` pixels.
 
-        The end becomes NaN, or noise of standard deviation `how`.
+        The end becomes NaN, or noise of standard deviation `how`. By default any change counts,
+        else one of more than `least` standard deviations.
         """
+        line: Line = self._change(end, frame, how) > least * self._spread
+        return line
+
+    def _change(self, end: int, frame: int, how: float) -> npt.NDArray[np.float64]:
         key = end, frame, str(how)
-        if key not in self._touched:
-            self._touched[key] = self._line(self._changed(self.with_end(end, frame, how), how))
-        return self._touched[key]
+        if key not in self._changes:
+            change = self._changed(self.with_end(end, frame, how), how)
+            self._changes[key] = change.amax(self._others).double().numpy()
+        return self._changes[key]
 
     def _changed(self, x: torch.Tensor, how: float) -> torch.Tensor:
         try:
@@ -236,8 +244,17 @@ class Slab:
         except Exception:
             if not math.isnan(how):
                 raise
-            return torch.ones_like(self.unchanged, dtype=torch.bool)  # it does not run on NaN
-        return torch.isnan(y) if math.isnan(how) else y != self.unchanged
+            return torch.ones_like(self.unchanged)  # it does not run on NaN
+        if math.isnan(how):
+            return torch.isnan(y).float()
+        by = (y - self.unchanged).abs().nan_to_num(math.inf, math.inf)
+        return by.masked_fill(y == self.unchanged, 0.0)
+
+    def least_change(self, end: int, frame: int, how: float) -> float:
+        """How much the prediction changes where it changes least, in standard deviations."""
+        change = self._change(end, frame, how)
+        kept = change[self.inside(np.ones_like(change, dtype=np.bool_), end, frame)]
+        return float(kept.min(initial=math.inf)) / self._spread
 
     def inside(self, line: Line, end: int, frame: int) -> Line:
         """The same without outputs in the other end, as far as that is replaced in its turn.
@@ -250,14 +267,15 @@ class Slab:
         kept: Line = line & within
         return kept
 
-    def depth(self, end: int, frame: int, how: float) -> float | None:
+    def depth(self, end: int, frame: int, how: float, least: float = 0.0) -> float | None:
         """How far beyond one end of `frame` pixels the prediction depends on it, in input pixels.
 
-        Gaps of dilated kernels count. None where the slab is too short to tell.
+        Gaps of dilated kernels count. None where the slab is too short to tell. Changes count as
+        for `touched`.
         """
         if frame > self.length // 3:
             return None
-        line = self.touched(end, frame, how)
+        line = self.touched(end, frame, how, least)
         places = np.flatnonzero(self.inside(line, end, frame))
         edges = self.edges(line.size)
         if places.size == 0:
@@ -272,9 +290,9 @@ class Slab:
             depth = self.length - self.lattice.crop[1] - frame - last
         return None if far else float(depth)
 
-    def joined(self, end: int, frame: int) -> int:
+    def joined(self, end: int, frame: int, least: float = 0.0) -> int:
         """How deep the other end of the slab changes with one end, in input pixels; usually 0."""
-        line = self.touched(end, frame, NOISES[0])
+        line = self.touched(end, frame, NOISES[0], least)
         edges = self.edges(line.size)
         other = line & ~self.inside(np.ones_like(line), end, frame)
         places = np.flatnonzero(other)
@@ -295,10 +313,10 @@ class Slab:
             part.copy_(how * torch.randn(part.shape, generator=random))
         return x
 
-    def _line(self, touched: torch.Tensor) -> Line:
-        others = tuple(d for d in range(touched.ndim) if d != self.axis + 2)
-        line: Line = touched.any(dim=others).numpy()
-        return line
+    @property
+    def _others(self) -> tuple[int, ...]:
+        """Dimensions of a prediction besides the long one."""
+        return tuple(d for d in range(self.unchanged.ndim) if d != self.axis + 2)
 
     def edges(self, count: int) -> npt.NDArray[np.float64]:
         """Borders of the output pixels, in input pixels; one more than there are pixels."""
@@ -377,7 +395,7 @@ class Slab:
             return None
         part = self.run(self.clean.narrow(axis, start, size))
         whole = self.unchanged.narrow(axis, int(start * lattice.scale), count)
-        differs = self._line((part - whole).abs() / self._spread >= tolerance)
+        differs = ((part - whole).abs() / self._spread >= tolerance).any(self._others).numpy()
         places = np.flatnonzero(differs[first : count - last]) + first
         if places.size == 0:
             return halo
