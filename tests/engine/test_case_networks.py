@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+import seamscope
 from families import Apply
 from seamscope.errors import ModelError
 from seamscope.models.model import Model, as_model
@@ -309,6 +311,24 @@ def test_a_network_of_classes_is_measured_by_what_it_decides_on(keep) -> None:
     assert model.facts.kind == "classes"
     assert model.facts.out_channels == 1
     assert model.reach.halo == ((1, 1), (1, 1))
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [lambda y: y > 0, lambda y: F.one_hot(y.argmax(1), 3).movedim(-1, 1)],
+    ids=["masks", "one-hot"],
+)
+def test_masks_of_several_classes_are_compared_each(decide) -> None:
+    network = Apply(C(1, 3, 5, padding=2), decide).eval()
+    x = np.random.default_rng(0).standard_normal((40, 90)).astype(np.float32)
+    with torch.no_grad():
+        whole = network(torch.from_numpy(x)[None, None])[0].float().numpy()
+    assert np.array_equal(seamscope.predict(x, network, tile=32), whole)
+    labels = seamscope.predict(x, network, tile=32, result="labels")
+    assert np.array_equal(labels, whole.argmax(0))
+    seams = seamscope.measure_seams(x, network, tile=32, halo=0).measures
+    assert len(seams.hard) == 3
+    assert min(seams.hard) > 0
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import networks
-from families import family
+from families import Apply, family
 from seamscope.errors import ModelError
 from seamscope.models.couplings import HeldAttention
 from seamscope.models.formats import load_model
@@ -233,6 +233,15 @@ def test_far_reach_and_long_periods(network, period, reach) -> None:
     assert set(model.facts.period) == {period}
     assert model.facts.period_found
     assert set(model.reach.halo) == {(reach, reach)}
+
+
+def test_a_share_of_the_whole_has_no_period_by_chance() -> None:
+    """A softmax over space changes a little with every shift, with some of them less."""
+    shares = Apply(
+        seq(C2(1, 4, 3, padding=1), C2(4, 2, 1)), lambda y: y.flatten(2).softmax(-1).view(y.shape)
+    )
+    deepen(shares)
+    assert as_model(shares).facts.period == (1, 1)
 
 
 def test_swallowed_nan_does_not_hide_reach() -> None:

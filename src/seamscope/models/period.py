@@ -20,7 +20,7 @@ smaller, is then preferred.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -251,7 +251,7 @@ class _Search:
         return found
 
     def _roughly(self, shifts: _Shifts) -> _Found:
-        """The same where everything is coupled: the least shift nearly as good as the best."""
+        """The same where everything is coupled: shifts by a period are followed clearly better."""
         if not shifts.rough:
             return _Found(None, 0.0, measured=False)
         tried = ((n, shifts.error(n)) for n in self._candidates([], min(shifts.longest, 64)))
@@ -259,7 +259,18 @@ class _Search:
         best = min(errors.values(), default=math.inf)
         if not best <= _ROUGHLY_SAME:  # true for NaN too
             return _Found(None, 0.0, measured=False)
-        return _Found(min(n for n, error in errors.items() if error <= 2 * best + SAME), SAME)
+        clear = [n for n in errors if _clearly(errors, n)]
+        if not clear and max(errors.values()) > _ROUGHLY_SAME:
+            return _Found(None, 0.0, measured=False)
+        return _Found(max(clear, default=self._unit), SAME)
+
+
+def _clearly(errors: Mapping[int, float], period: int) -> bool:
+    """Whether shifts by whole periods are followed clearly better than all others."""
+    whole = [error for n, error in errors.items() if n % period == 0]
+    others = [error for n, error in errors.items() if n % period]
+    times = 3 if len(whole) > 1 else 10
+    return bool(others) and min(others) > times * max(whole)
 
 
 class _Shifts:

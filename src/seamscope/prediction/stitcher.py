@@ -67,7 +67,7 @@ class Stitcher:
         bad = find_not_finite(block)
         if self._plan.settings.result == "labels":
             own = self._plan.settings
-            if self._plan.facts.kind != "classes":
+            if self._plan.facts.kind != "classes" or block.shape[0] > 1:
                 block = as_labels(block, own.threshold, own.background)[None]
             block = block.astype(self._plan.out_dtype, copy=False)
         frame = tuple(

@@ -23,7 +23,7 @@ def kind_for(facts: Facts) -> Kind | Literal["auto"]:
     Whether a network without a last activation gives logits shows in its values.
     """
     if facts.kind == "classes":
-        return "labels"
+        return "labels" if facts.out_channels == 1 else "values"  # a mask of each class
     return facts.kind if facts.kind_certain else "auto"
 
 
