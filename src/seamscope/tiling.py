@@ -89,6 +89,14 @@ class Lattice:
         """Tile sizes differ by multiples of this: whole periods, and accepted by the network."""
         return math.lcm(self.pitch, self.step)
 
+    @property
+    def sizes(self) -> str:
+        """Sizes that tiles may have, in words."""
+        if self.increment == 1:
+            return "any"
+        more = self.offset % self.increment
+        return f"multiples of {self.increment}" + (f" plus {more}" if more else "")
+
     def whole(self, halo: Sides) -> Sides:
         """Halo rounded up to whole output pixels, still in input pixels."""
         unit = self.scale.denominator

@@ -19,6 +19,8 @@ import seamscope
 from families import Apply
 from seamscope.errors import ModelError
 from seamscope.models.model import Model, as_model
+from seamscope.planning.case import Case
+from seamscope.settings import Settings
 
 C = nn.Conv2d
 
@@ -395,6 +397,35 @@ def test_the_one_size_of_a_network_is_found(says) -> None:
     facts = as_model(OneSize((24, 24), says).eval()).facts
     assert [axis.fixed for axis in facts.lattice] == [384, 384]
     assert facts.in_channels == 3
+
+
+def test_patches_are_not_put_together_the_wrong_way() -> None:
+    """Both 160 x 224 and 224 x 160 px make 140 patches; the network expects one of them."""
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.up = C(1, 4, 16, 16), nn.ConvTranspose2d(4, 2, 16, 16)
+            self.position = nn.Parameter(torch.randn(1, 140, 4))
+
+        def forward(self, x):
+            tokens = self.embed(x).flatten(2).transpose(1, 2) + self.position
+            return self.up(tokens.transpose(1, 2).reshape(len(x), 4, 14, 10))
+
+    facts = as_model(Tokens().eval()).facts
+    assert [axis.fixed for axis in facts.lattice] == [224, 160]
+    assert set(facts.scale) == {1}
+
+
+def test_a_size_may_be_a_multiple_plus_one() -> None:
+    def resized(y):
+        assert all(n % 4 == 1 for n in y.shape[2:]), "sizes are multiples of 4, and 1 more"
+        return F.interpolate(y[..., ::4, ::4], y.shape[2:], mode="bilinear", align_corners=True)
+
+    model = as_model(Apply(C(1, 2, 3, padding=1), resized).eval())
+    assert {(axis.increment, axis.offset % 4) for axis in model.facts.lattice} == {(4, 1)}
+    plan = Case.open(np.zeros((83, 85), "f4"), model, Settings(device="cpu")).plan
+    assert any("takes multiples of 4 plus 1" in note for note in plan.notes)
 
 
 def test_what_is_kept_of_one_network_is_not_taken_for_another() -> None:

@@ -372,6 +372,17 @@ class GivesTwo(nn.Module):
         return x, x
 
 
+class NoChannels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x):
+        if x.ndim != 3:
+            raise ValueError(f"{x.ndim} axes and not 3")
+        return self.a(x[:, None])
+
+
 class GivesVector(nn.Module):
     def __init__(self):
         super().__init__()
@@ -383,7 +394,13 @@ class GivesVector(nn.Module):
 
 @pytest.mark.parametrize(
     ("network", "words"),
-    [(Broken(), "shape mismatch inside"), (GivesTwo(), "2 outputs"), (GivesVector(), "gives")],
+    [
+        (Broken(), "shape mismatch inside"),
+        (GivesTwo(), "2 outputs"),
+        (GivesVector(), "gives"),
+        (Apply(C3(1, 2, 1), lambda y: y.amax(2)), "gives no image"),  # z is projected
+        (NoChannels(), "4 axes and not 3. No size changes that: wrap it"),
+    ],
 )
 def test_what_is_no_image_network_is_refused_in_a_sentence(network, words) -> None:
     with pytest.raises(ModelError, match=words):

@@ -104,7 +104,7 @@ class Facts:
     @property
     def sizes(self) -> str:
         """Sizes that tiles may have along each axis, in words."""
-        return axes_text([axis.fixed or _sizes(axis) for axis in self.lattice])
+        return axes_text([axis.fixed or axis.sizes for axis in self.lattice])
 
     @property
     def learned_positions(self) -> tuple[bool, ...]:
@@ -146,13 +146,6 @@ class Facts:
         if any(scale != 1 for scale in self.scale):
             parts.append(f"output scale {axes_text(self.scale)}")
         return ", ".join(parts)
-
-
-def _sizes(axis: Lattice) -> str:
-    offset = axis.offset % axis.increment
-    if axis.increment == 1:
-        return "any"
-    return f"multiples of {axis.increment}" + (f" plus {offset}" if offset else "")
 
 
 __all__ = ["Facts"]

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import torch
 
 from seamscope.errors import ModelError
@@ -26,7 +27,7 @@ from seamscope.models.trials import OutOfPatience, Trials, Watch
 from seamscope.normalization.calls import Forward
 
 _SIZES = {
-    1: (256, 512, 128),
+    1: (256, 512, 128, 257),
     2: (
         64,
         96,
@@ -49,8 +50,10 @@ _SIZES = {
         240,
         360,
         420,
+        65,
+        513,
     ),
-    3: (16, 32, 48, 64, 24, 40, 96, 128, 92, 116, 132),
+    3: (16, 32, 48, 64, 24, 40, 96, 128, 92, 116, 132, 33),
 }
 _SIZES_OF_POSITIONS = {1: 32, 2: 32, 3: 16}  # inputs with learned positions are no smaller
 _MOST_CHANNELS = 8
@@ -286,9 +289,14 @@ class InputSearch:
     ) -> AcceptedInput | None:
         own = "bc" + "zyx"[-len(shape) :]
         given = "b" + own[2:] + "c" if last else own
-        x = torch.zeros(batch, *shape, channels) if last else torch.zeros(batch, channels, *shape)
+        whole = (batch, *shape, channels) if last else (batch, channels, *shape)
+        x = torch.from_numpy(np.zeros(whole, np.float32))  # no memory until a network reads it
         y = self._run(x, (channels, *shape))
         if y is None:
+            return None
+        turned = tuple(y.shape[2:])
+        if turned != shape and sorted(turned) == sorted(shape):  # patches in another order
+            self._failures.append(_Failure(0, (channels, *shape), f"it gives {turned} px"))
             return None
         returned = self._axes_of(x, y, shape, -2 if last else -1)
         if returned is None:
@@ -324,11 +332,18 @@ class InputSearch:
         if not found or found[0] != x.shape[0]:
             return None
         if len(found) == len(shape) + 1 and _alike(found[1:], shape):
-            return "b" + space
+            return None if self._projected(x, y, shape) else "b" + space
         if len(found) != len(shape) + 2:
             return None
         last = self._channels_last(x, y, shape, wide)
         return "b" + space + "c" if last else "bc" + space
+
+    def _projected(self, x: torch.Tensor, y: torch.Tensor, shape: tuple[int, ...]) -> bool:
+        """Whether what looks like z are channels of a projection along z, which do not grow."""
+        if len(shape) < 3 or _unequal(y.shape[1:], shape) == 1:
+            return False
+        deeper = self._run(torch.cat([x, x], -3), None)
+        return deeper is not None and deeper.shape == y.shape
 
     def _channels_last(
         self, x: torch.Tensor, y: torch.Tensor, shape: tuple[int, ...], wide: int
@@ -376,6 +391,9 @@ class InputSearch:
             return "It takes several inputs: wrap it in a module that takes one image."
         if _CHANNELS.search(furthest.text) and not self._hints.in_channels:
             return "State its input `channels`."
+        answers = {re.sub(r"\d+", "", failure.text) for failure in self._failures}
+        if len(answers) == 1 and not re.search("size|shape", furthest.text, re.IGNORECASE):
+            return "No size changes that: wrap it in a module that takes (N, C, [Z,] Y, X) float32."
         if self._hints.shape is None:
             return "State a size it takes (`input_size`), as in 384 or 32,64,64."
         return "State another size (`input_size`), other `channels` or axes."

@@ -97,7 +97,7 @@ def _why_added(axis: AxisTiling) -> str:
     if lattice.fixed is not None:
         return f"because the network takes {lattice.fixed} px only"
     if (axis.size - lattice.offset) % lattice.step:
-        return f"because the network takes multiples of {lattice.increment}"
+        return f"because the network takes {lattice.sizes}"
     return (
         f"because the network's period is {lattice.increment}: seamless means equal to an untiled "
         f"prediction of {axis.padded} px, and the network may predict otherwise for {axis.size} px"
