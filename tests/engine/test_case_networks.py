@@ -19,6 +19,7 @@ import seamscope
 from families import Apply
 from seamscope.errors import ModelError
 from seamscope.models.model import Model, as_model
+from seamscope.models.sentences import caution
 from seamscope.planning.case import Case
 from seamscope.settings import Settings
 
@@ -287,11 +288,20 @@ class Dropped(nn.Module):
         return self.b(F.dropout(self.a(x), 0.3, training=True))
 
 
-def test_a_random_network_is_called_random_and_can_be_made_steady() -> None:
-    model = as_model(Dropped().eval())
+class Jittered(Dropped):
+    """Shifts what it reads by a few pixels, another number each time."""
+
+    def forward(self, x):
+        return self.b(self.a(x).roll(int(torch.randint(-2, 3, (1,))), -1))
+
+
+@pytest.mark.parametrize("network", [Dropped, Jittered])
+def test_a_random_network_is_called_random_and_can_be_made_steady(network) -> None:
+    model = as_model(network().eval())
     assert model.facts.noise > 0.1
     assert "random" in model.describe()
     assert model.reach.halo == ((2, 2), (2, 2))  # by the expected value of its draws
+    assert caution(model.facts, model.reach).startswith("The network is random")
     steady = model.stated(dropout=False)
     assert steady.facts.noise == 0
     x = torch.randn(1, 1, 32, 32)

@@ -613,6 +613,23 @@ def test_pyramid_pooling_is_said_once() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "positions",
+    [
+        lambda n: torch.arange(n) / 100,
+        lambda n: torch.linspace(-1, 1, n),
+        lambda n: torch.randn(160, generator=torch.Generator().manual_seed(1))[:n],  # a table
+    ],
+    ids=["pixels", "relative", "learned"],
+)
+def test_positions_are_said_to_be_positions(positions) -> None:
+    model = as_model(made(lambda: Given(lambda x, net: net(x + positions(x.shape[-1])), small())))
+    assert model.describe().startswith(
+        "Overlap cannot remove the seams: what the network predicts depends on the place in its "
+        "tile (coordinates or learned positions). Apart from that, the layers reach 1 px."
+    )
+
+
 def test_what_knows_its_place_is_not_alike_in_all_tiles() -> None:
     up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
     corners = seq(conv(1, 4), nn.MaxPool2d(2), up, conv(4, 2))
@@ -620,7 +637,8 @@ def test_what_knows_its_place_is_not_alike_in_all_tiles() -> None:
     magnified = Given(
         lambda x: F.grid_sample(x, F.affine_grid(wider, x.shape, False), align_corners=False)
     )
-    for network in (corners, magnified):
+    thumbnail = Given(lambda x: x + F.interpolate(F.adaptive_avg_pool2d(x, 16), x.shape[2:]))
+    for network in (corners, magnified, thumbnail):
         reach = as_model(made(lambda network=network: network)).reach
         assert reach.halo is None
         assert reach.depends_on_size

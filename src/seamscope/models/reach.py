@@ -26,6 +26,7 @@ sizes say so too; where they do not, their reach counts, checked by the shorter 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -214,7 +215,12 @@ def _measured(forward: Forward, facts: Facts) -> Reach:
 def _with_depth(reach: Reach, forward: Forward, facts: Facts) -> Reach:
     """Add how deep changes go, where a halo of that is not enough for another reason."""
     depth = measure_rest(forward, facts)
-    shifts = facts.period_found and not facts.statistics
+    # bins of a grid over the tile look like a period that nothing implies
+    own = facts.implied is None or facts.implied.period in (
+        facts.period,
+        (None,) * len(facts.period),
+    )
+    shifts = facts.period_found and own and not facts.statistics
     alike = reach.depends_on_size and shifts and depth is not None
     if depth is not None and alike:
         alike = _Prober(forward, facts, fixed=True).agree_when_moved(depth)
@@ -380,9 +386,12 @@ class _Prober:
         return next((depth for depth in found if depth is not None), None)
 
     def agree_when_moved(self, halo: Sequence[Sides]) -> bool:
-        """Whether tiles of one size agree, wherever they lie on the grid."""
-        each = ((next(self._slabs(axis)), sides) for axis, sides in enumerate(halo))
-        return all(slab.agrees_when_moved(sides) for slab, sides in each)
+        """Whether tiles of one size agree, wherever they lie on the grid; of any size."""
+        for axis, sides in enumerate(halo):
+            slab, longer = itertools.islice(itertools.cycle(self._slabs(axis)), 2)
+            if _Ends(longer).depth != sides or not slab.agrees_when_moved(sides):
+                return False
+        return True
 
     def _reach(self, axis: int) -> Sides | None:
         by_change: list[Sides] = []  # where NaN goes further, of one slab after another

@@ -117,6 +117,12 @@ def by_place_or_size(facts: Facts, reach: Reach) -> str:
             "what the network predicts depends on the place in its tile (positions were learned "
             "for this size)"
         )
+    own = facts.implied
+    if own is not None and any(own.coupled) and not (own.couplings or own.statistics):
+        return (
+            "what the network predicts depends on the place in its tile (coordinates or learned "
+            "positions)"
+        )
     if not reach.depends_on_size:
         return ""
     usual = "adaptive pooling, upsampling with aligned corners, coordinates or the like"
@@ -145,7 +151,7 @@ def caution(facts: Facts, reach: Reach) -> str:
     """Say in a sentence what agreement on one image does not show; empty where there is nothing."""
     why = why_unbounded(facts, reach)
     if not why:
-        return ""
+        return "The network is random: in another run tiles may differ." if facts.noise else ""
     return f"{_ALIKE}: {why}." if reach.alike else f"In other images tiles may differ: {why}."
 
 

@@ -207,6 +207,16 @@ def _made(value: float) -> Any:
     return lambda func, args, given, kwargs: func(*args, **kwargs).fill_(value)
 
 
+def _middle(func: Any, args: Any, given: dict[str, Any], kwargs: Any) -> Any:
+    """Replace a draw of whole numbers by the middle of their range."""
+    return func(*args, **kwargs).fill_((given.get("low", 0) + given["high"]) // 2)
+
+
+def _in_order(func: Any, args: Any, given: dict[str, Any], kwargs: Any) -> Any:
+    drawn = func(*args, **kwargs)
+    return drawn.copy_(torch.arange(len(drawn)))
+
+
 def _as_it_is(func: Any, args: Any, given: dict[str, Any], kwargs: Any) -> Any:
     x = given["input"]
     return x.clone(), torch.ones_like(x, dtype=torch.bool)
@@ -223,6 +233,11 @@ _DRAWS: dict[Any, Any] = {
     aten.rand_like.default: _made(0.5),
     aten.randn.default: _made(0.0),
     aten.randn_like.default: _made(0.0),
+    aten.randint.default: _middle,
+    aten.randint.low: _middle,
+    aten.randint_like.default: _middle,
+    aten.randint_like.low_dtype: _middle,
+    aten.randperm.default: _in_order,
     aten.normal.Tensor_Tensor: lambda func, args, given, kwargs: args[0].clone(),
     aten.normal.Tensor_float: lambda func, args, given, kwargs: args[0].clone(),
 }
