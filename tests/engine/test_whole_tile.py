@@ -367,6 +367,79 @@ def test_places_that_nothing_limits_need_no_certain_halo(function) -> None:
     assert apart(model, 100 * x, start, 64, model.reach.rest[-1]) > 1e-3
 
 
+class Normalized(nn.Module):
+    """Normalizes by the tile's statistics, between a function of the image and one of features."""
+
+    def __init__(self, before=None, within=None):
+        super().__init__()
+        self.before, self.within = before, within
+        self.first, self.norm, self.last = conv(1, 4), nn.InstanceNorm2d(4), C2(4, 2, 1)
+
+    def forward(self, x):
+        x = self.before(x) if self.before else x
+        y = self.norm(self.first(x))
+        return self.last(F.relu(self.within(y) if self.within else y))
+
+
+def _by_a_pixel(row, column):
+    return lambda x: -x if x[0, 0, row, column] > 0 else x
+
+
+PIXELS = {
+    "the first": (_by_a_pixel(0, 0), None),
+    "one near the border": (_by_a_pixel(5, 5), None),
+    "the middle": (lambda x: x / 2 + 1 if x[0, 0, x.shape[2] // 2, -9] > 0.3 else x, None),
+    "a feature": (None, _by_a_pixel(0, 0)),
+}
+
+
+@pytest.mark.parametrize(("before", "within"), PIXELS.values(), ids=PIXELS)
+def test_a_pixel_by_which_code_decides_is_named(before, within) -> None:
+    """Beside statistics of the tile, too: fixing these is not enough."""
+    name, why = "a decision by a number of the tile", "the network's code decides by a number"
+    model = as_model(made(lambda: Normalized(before, within)))
+    assert model.facts.period == (1, 1)
+    assert model.reach.couplings == (name,)
+    assert model.reach.rest == ((1, 1), (1, 1))
+    assert f"per-tile statistics (norm), and {why}" in model.describe()
+    pixels = np.random.default_rng(0).normal(size=(96, 128)).astype(np.float32)
+    case = Case.open(pixels, model, Settings(tile=32, halo=4, normalize="none", device="cpu"))
+    assert why in " ".join(case.plan.notes)
+    found = diagnose(case)
+    coupling = next(one for one in found.findings if one.cause == "global coupling")
+    assert coupling.share > 0.5
+    assert name in found.explanation
+    if before is not None:
+        plain = as_model(made(lambda: Given(lambda x, net: net(before(x)), small())))
+        assert plain.reach.couplings == (name,)
+        assert plain.describe().startswith(
+            f"In some images, overlap cannot remove the seams: {why}"
+        )
+
+
+def _flow(clamped):
+    def moved(x, net):
+        y = net(x)
+        return warped(x, lambda x: y) if clamped else _flowing(x, lambda x: y)
+
+    return moved
+
+
+def test_a_flow_behind_statistics_is_said_to_be_one() -> None:
+    """Held statistics fit no other intensities, so that nothing limits a flow made of features."""
+    free = as_model(made(lambda: Given(_flow(False), Normalized())))
+    limited = as_model(made(lambda: Given(_flow(True), Normalized())))
+    assert free.facts.period == limited.facts.period == (1, 1)
+    assert not free.reach.depends_on_size
+    assert free.reach.couplings == ("reading at computed places",)
+    assert free.reach.convolutional is None
+    assert "and reading at computed places sees the whole tile" in free.describe()
+    assert limited.reach.couplings == ()
+    (rows, columns) = limited.reach.convolutional
+    assert min(*rows, *columns) >= 3
+    assert max(*rows, *columns) <= 4
+
+
 # -- what is taken of the tile, and cancels
 
 

@@ -194,6 +194,8 @@ class _Search:
         for slab in self._slabs:
             if shifts is None and self._verified(slab):
                 return _Found(self._own, 0.0)
+            if shifts is None and self._own is not None and slab.decides:
+                return _Found(self._own, 0.0, measured=False)  # a shift may decide otherwise
             shifts = _Shifts(slab)
             if shifts.rough:
                 if self._own is not None and self._coupled:

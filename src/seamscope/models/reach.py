@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seamscope.errors import SeamscopeError
-from seamscope.models.derived.facts import COMPUTED_PLACES
+from seamscope.models.derived.facts import COMPUTED_PLACES, DECISION
 from seamscope.models.implied import Implied, larger
 from seamscope.models.input_search import says
 from seamscope.models.slab import (
@@ -258,8 +258,10 @@ def _named(reach: Reach, facts: Facts, implied: Implied) -> Reach:
     if reach.convolutional is not None:
         return reach
     numbers = implied.numbers if facts.statistics else implied.statistics
-    names = (*reach.couplings, *implied.couplings, *numbers)
-    return replace(reach, couplings=tuple(dict.fromkeys(names)))
+    names = dict.fromkeys((*reach.couplings, *implied.couplings, *numbers))
+    if numbers:  # by which it decides
+        names.pop(DECISION, None)
+    return replace(reach, couplings=tuple(names))
 
 
 def measure_rest(held: Forward, facts: Facts) -> tuple[Sides, ...] | None:
@@ -348,9 +350,11 @@ class _Prober:
     ) -> Reach:
         """Say what was found."""
         joined = tuple(self._joined) if any(self._joined) and convolutional is not None else ()
-        rest = halo if self.unlimited else None  # which is enough for usual intensities alone
-        if rest is not None:
-            halo, convolutional = None, None
+        names: tuple[str, ...] = (DECISION,) if self.conditional else ()
+        rest = None
+        if self.unlimited and convolutional is not None:  # enough for usual intensities alone
+            halo, convolutional, rest = None, None, convolutional
+            names = (COMPUTED_PLACES,)
         return Reach(
             halo,
             convolutional,
@@ -360,7 +364,7 @@ class _Prober:
             fades=self.fades,
             conditional=self.conditional,
             joins_ends=joined,
-            couplings=() if rest is None else (COMPUTED_PLACES,),
+            couplings=names,
             rest=rest,
             rest_measured=rest is not None,
         )
@@ -420,7 +424,10 @@ class _Prober:
                 before = apart
             if self._facts.statistics and not self._fixed and not by_change:
                 return None
-        self.depends_on_size |= before is not None
+        if slab.decides:
+            self.conditional = True
+        else:
+            self.depends_on_size |= before is not None
         return None
 
     def _apart(self, slab: Slab, depth: Sides) -> Apart | None:
@@ -439,23 +446,26 @@ class _Prober:
         Code that decides by a number of the tile is seen only where tile and image lie on
         different sides of the decision.
         """
+        if self._decides or slab.decides:
+            self.conditional = True
+            return None
         if math.inf in apart:
             self.depends_on_size = True
             return None
         most = _deeper(depth, apart)
-        if self._decides or slab.decides:
-            self.conditional = True
-            return None
         if self._cannot_decide(slab.axis, most):
             return most
+        unlimited = False
         for content in CONTENTS:
             with Attempt():  # a network may refuse such numbers
                 found = self._apart(slab.varied(content), most)
-                if found is not None and math.inf in found:
+                everywhere = found is not None and math.inf in found
+                unlimited |= everywhere and slab.warps
+                if everywhere and not slab.warps:
                     self.conditional = True
                     return None
-                most = most if found is None else _deeper(most, found)
-        usual, unlimited = most, False
+                most = most if found is None or everywhere else _deeper(most, found)
+        usual = most
         for content in FAR if slab.warps else ():
             with Attempt():
                 found = self._apart(slab.varied(content), most)

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from seamscope.models.derived.facts import DECISION
 from seamscope.models.facts import Facts
 from seamscope.models.reach import Reach
 from seamscope.text import axes_text, far_text, needs_text
@@ -93,16 +94,18 @@ def why_unbounded(facts: Facts, reach: Reach) -> str:
 
 
 def _reasons(facts: Facts, reach: Reach) -> Iterator[str]:
-    names = some_names(reach.couplings)
+    names = [name for name in reach.couplings if name != DECISION]
     if facts.statistics:
         yield f"{facts.statistics_sentence}{which_statistics(facts, reach)}"
     if place := by_place_or_size(facts, reach):
         yield place
     elif names:
-        yield f"{names} {'see' if len(reach.couplings) > 1 else 'sees'} the whole tile"
-    elif reach.conditional and (reach.convolutional is None or not facts.statistics):
+        yield f"{some_names(names)} {'see' if len(names) > 1 else 'sees'} the whole tile"
+    if DECISION in reach.couplings:
         yield "the network's code decides by a number of its tile"
-    elif facts.statistics:
+    if place or reach.couplings:
+        return
+    if facts.statistics:
         measured = reach.at_least is None and not facts.forward_only
         if reach.convolutional is None and measured:
             yield "some other layers see the whole tile too"

@@ -336,13 +336,16 @@ class Slab:
         return None
 
     def varied(self, content: Content) -> Slab:
-        """A slab whose ends, an eighth of it or more, hold other intensities than all between."""
+        """A slab whose ends, an eighth of it or more, hold other intensities than all between.
+
+        Statistics that are held are those of this slab: fixed ones fit no part of an image.
+        """
         inside, outside = content
         clean = outside(self.clean).clone()
         start, size = self._shorter
         part = self.clean.narrow(self.axis + 2, start, size)
         clean.narrow(self.axis + 2, start, size).copy_(inside(part))
-        made = Slab(self._plain, clean, self.axis, self.lattice, self._fixed)
+        made = Slab(self._forward, clean, self.axis, self.lattice, False)
         long = made.unchanged.shape[self.axis + 2]
         middle = made.unchanged.narrow(self.axis + 2, long // 4, long // 2)
         made._spread = max(self._spread, float(middle.std()))

@@ -303,7 +303,8 @@ def _normalized(
     weight, bias = (None if p is None else p.flatten()[: call.channels] for p in (weight, bias))
     mean, var = (_for_channels(m, share) for m in (moments.mean, moments.var))
     if moments.constant:
-        mean, var = mean.flatten().to(torch.float32), var.flatten().to(torch.float32)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        mean, var = mean.flatten().to(wide), var.flatten().to(wide)
         fixed = aten.native_batch_norm.default
         y: torch.Tensor = fixed(x, weight, bias, mean, var, False, 0.0, eps)[0]
         return y

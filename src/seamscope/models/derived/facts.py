@@ -83,8 +83,9 @@ class DerivedAxis:
         return sides[0], sides[1]
 
 
-MOMENTS = ("mean", "var", "std", "native_", "batch_norm")
-"""How names of operations begin that take means and variances alone."""
+MOMENTS = ("mean", "var", "std")
+"""How names of operations begin that give means and variances."""
+_TAKES_MOMENTS = (*MOMENTS, "native_", "batch_norm")  # to normalize by them, too
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Coupling:
     @property
     def moment(self) -> bool:
         """Whether it takes means and variances alone."""
-        return self.operation.strip("_").startswith(MOMENTS)
+        return self.operation.strip("_").startswith(_TAKES_MOMENTS)
 
     @property
     def name(self) -> str:
@@ -123,6 +124,7 @@ class Coupling:
 
 
 COMPUTED_PLACES = "reading at computed places"
+DECISION = "a decision by a number of the tile"
 
 _WORDS = (
     ("gather", COMPUTED_PLACES),
@@ -209,4 +211,4 @@ class Derived:
         return True if known and not self.unknown else None
 
 
-__all__ = ["COMPUTED_PLACES", "MOMENTS", "Coupling", "Derived", "DerivedAxis"]
+__all__ = ["COMPUTED_PLACES", "DECISION", "MOMENTS", "Coupling", "Derived", "DerivedAxis"]
