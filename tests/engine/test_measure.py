@@ -134,6 +134,22 @@ def test_a_sample_is_made_of_blocks_spread_over_the_image(shape, share) -> None:
         assert 0.3 < np.mean(halves) < 0.7
 
 
+@pytest.mark.parametrize("seams", ["sample", "all"])
+def test_nothing_is_kept_of_an_overlap_with_a_tile_that_is_not_measured(seams) -> None:
+    meters = []
+
+    def meter(plan):
+        meters.append(SeamMeter.of(plan))
+        return meters[-1]
+
+    case = Case.open(open_image(uneven((300, 200))), load_model(nn.Identity()), tile=24, halo=4)
+    case = case.but(seams=seams, area={"y": (0, 250)})
+    for _ in run(case, None, meter=meter):
+        assert not meters or len(meters[-1].halves(())) <= 3 * case.plan.grid.shape[1]
+    assert meters[-1].overlaps > 10
+    assert not meters[-1].halves(())
+
+
 @pytest.mark.parametrize("tiles", [2, 3, 5, 6])
 def test_any_tile_and_any_border_can_be_chosen(tiles) -> None:
     plan = plan_of((24 + 16 * (tiles - 1),) * 2)

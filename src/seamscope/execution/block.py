@@ -281,7 +281,7 @@ class _Seams:
         if tile.index not in self.needed:
             return
         self._meter.spread, self._meter.doubtful = Spread(), False
-        self._meter.see(tile, prediction, frame)
+        self._meter.see(tile, prediction, frame, self.needed)
         if tile.index in self._own:
             seen = self._meter.spread, self._meter.doubtful
             self.records.tiles.append((frame, tile.index, *seen))

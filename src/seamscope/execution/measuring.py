@@ -184,7 +184,7 @@ class StretchRun:
         for frame, tile, prediction in self._predicted(stretch, check):
             if tile.index in self._measured:
                 meter.spread, meter.doubtful = Spread(), False
-                meter.see(tile, prediction, frame)
+                meter.see(tile, prediction, frame, self._measured)
                 records.tiles.append((frame, tile.index, meter.spread, meter.doubtful))
             found = find_not_finite(prediction[(slice(None), *tile.within(tile.core))])
             bad += 0 if found is None else int(found.sum())

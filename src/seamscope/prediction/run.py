@@ -480,7 +480,7 @@ class Attempt:
                 for watch in watchers:
                     watch(plan, frame, tile, prediction)
                 if tile.index in measured:
-                    meter.see(tile, prediction, frame)
+                    meter.see(tile, prediction, frame, measured)
                 if stitcher:
                     region = stitcher.add(frame, tile, prediction)
                 else:

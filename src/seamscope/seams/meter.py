@@ -208,8 +208,18 @@ class SeamMeter:
         """Overlaps measured so far."""
         return self._sums.pairs
 
-    def see(self, tile: Tile, prediction: Array, frame: Frame = ()) -> None:
-        """Take the whole prediction ``(C, *spatial)`` of one tile; tiles may come in any order."""
+    def see(
+        self,
+        tile: Tile,
+        prediction: Array,
+        frame: Frame = (),
+        among: Container[tuple[int, ...]] | None = None,
+    ) -> None:
+        """Take the whole prediction ``(C, *spatial)`` of one tile; tiles may come in any order.
+
+        Where not all tiles are to be seen, `among` holds the indices of those that are: of an
+        overlap with another one, nothing is kept.
+        """
         some = prediction[:, *(slice(None, None, _EVERY),) * len(tile.index)]
         if self.kind == "auto":
             self.guess(kind_of(prediction))
@@ -217,7 +227,7 @@ class SeamMeter:
             known = np.nan_to_num(some, posinf=0, neginf=0)
             self.doubtful |= kind_of(known) != "probabilities"
         self.spread.see(some)
-        for axis, lower in self._neighbourhoods(tile):
+        for axis, lower in self._neighbourhoods(tile, among):
             key = (frame, lower, axis)
             waiting = self._open.pop(key, None)
             region = overlap_of(self.grid, lower, axis) if waiting is None else waiting[0]
@@ -259,13 +269,15 @@ class SeamMeter:
         """Watch a tile; `seamscope.prediction.run.run` calls this."""
         self.see(tile, prediction, frame)
 
-    def _neighbourhoods(self, tile: Tile) -> Iterator[tuple[int, tuple[int, ...]]]:
+    def _neighbourhoods(
+        self, tile: Tile, among: Container[tuple[int, ...]] | None
+    ) -> Iterator[tuple[int, tuple[int, ...]]]:
         """Seams of a tile: ``(axis, index of the lower of the two tiles that share it)``."""
         for axis, (i, n) in enumerate(zip(tile.index, self.grid.shape, strict=True)):
-            if i > 0:
-                yield axis, (*tile.index[:axis], i - 1, *tile.index[axis + 1 :])
-            if i < n - 1:
-                yield axis, tile.index
+            for other in (i - 1, i + 1):
+                index = (*tile.index[:axis], other, *tile.index[axis + 1 :])
+                if 0 <= other < n and (among is None or index in among):
+                    yield axis, min(index, tile.index)
 
     def _compare(self, key: Key, region: Slices, one: Array, two: Array) -> None:
         frame, lower, axis = key

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import random
 from dataclasses import dataclass, field
 from functools import partial
@@ -287,25 +288,32 @@ def sampled_tiles(plan: Plan, share: float, seed: int = 0) -> frozenset[Index]:
     seed
         The same seed, plan and share give the same tiles.
     """
-    predicted = frozenset(itertools.product(*_numbers_along(plan)))
+    predicted = _numbers_along(plan)
     if share >= 1:
-        return predicted
+        return frozenset(itertools.product(*predicted))
     numbers = [range(count) for count in plan.grid.shape]
-    corners = list(itertools.product(*(_block_starts(along) for along in numbers)))
+    starts = [_block_starts(along) for along in numbers]
+    corners = math.prod(map(len, starts))  # counted, not listed: there may be millions
     width = math.prod(min(2, len(along)) for along in numbers)
     wanted = int(share * math.prod(map(len, numbers)) / width)
-    wanted = min(max(wanted, 1), len(corners))
+    wanted = min(max(wanted, 1), corners)
     chance = random.Random(seed)
-    bounds = [round(i * len(corners) / wanted) for i in range(wanted + 1)]
-    chosen = [corners[chance.randrange(low, high)] for low, high in itertools.pairwise(bounds)]
-    chosen = [tuple(map(partial(_shifted, chance), c, numbers)) for c in chosen]
+    bounds = [round(i * corners / wanted) for i in range(wanted + 1)]
+    drawn = [chance.randrange(low, high) for low, high in itertools.pairwise(bounds)]
+    places = np.stack(np.unravel_index(drawn, [len(along) for along in starts]), 1).tolist()
+    corners_drawn = (map(operator.getitem, starts, place) for place in places)
+    chosen = [tuple(map(partial(_shifted, chance), c, numbers)) for c in corners_drawn]
     blocks = (
         itertools.product(
             *(range(i, min(i + 2, along.stop)) for i, along in zip(corner, numbers, strict=True))
         )
         for corner in chosen
     )
-    return predicted.intersection(itertools.chain.from_iterable(blocks))
+    return frozenset(
+        index
+        for index in itertools.chain.from_iterable(blocks)
+        if all(i in along for i, along in zip(index, predicted, strict=True))
+    )
 
 
 def _block_starts(along: range) -> range:
