@@ -256,6 +256,13 @@ def _to_range(x):
     return (x - low) / (high - low + 1e-6)
 
 
+def _normalized_windows(x, size=8):
+    n, c, h, w = x.shape
+    parts = x.reshape(n, c, h // size, size, w // size, size).permute(0, 2, 4, 1, 3, 5)
+    parts = F.instance_norm(parts.flatten(0, 2)).reshape(parts.shape)
+    return parts.permute(0, 3, 1, 4, 2, 5).reshape(x.shape)
+
+
 def _small(outputs: int = 2) -> nn.Module:
     return seq(conv(1, 4), nn.ReLU(), C2(4, outputs, 1))
 
@@ -304,6 +311,9 @@ FAMILIES: Mapping[str, Callable[[], nn.Module]] = {
         C2(1, 4, 2, 2), Responding(4), nn.Upsample(None, 2), conv(4, 2)
     ),
     "instance normalization": lambda: seq(conv(1, 4), nn.InstanceNorm2d(4), nn.ReLU(), conv(4, 2)),
+    "instance normalization of windows": lambda: seq(
+        conv(1, 4), Apply(nn.Identity(), _normalized_windows), conv(4, 2)
+    ),
     "scanning": Scanning,
     "coordinates": Coordinates,
     "circular padding": _circular,

@@ -257,6 +257,8 @@ class _Prober:
         self, run: _Run, lattice: tuple[Lattice, ...], implied: Implied | None
     ) -> _Run:
         """The same without statistics of windows, which are as large in a larger tile."""
+        if implied is not None and implied.bounded and not implied.unknown:
+            return replace(run, statistics=())
         read = implied is not None and not implied.unknown  # which shows that
         shape = tuple(run.x.shape[2:])
         larger = (*shape[:-1], lattice[-1].size_at_least(2 * shape[-1]))

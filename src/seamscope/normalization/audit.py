@@ -522,8 +522,8 @@ def _judged(small: _Auditor, large: _Auditor | None) -> Audit:
     operations = _Operations()
     previous: _Seen | None = None
     for number, (one, twin) in enumerate(zip(seen, twins, strict=True)):
-        if one.by_hand and twin is not None and twin.extent == one.extent:
-            continue  # over weights or a neighbourhood, not over space
+        if not one.running and twin is not None and twin.extent == one.extent:
+            continue  # over weights, a window or a neighbourhood, not over the tile
         if one.role:
             operations.add("mean", one.role, number)
         elif one.call == "layer" and one.affine:
