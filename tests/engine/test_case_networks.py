@@ -360,6 +360,9 @@ def test_masks_of_several_classes_are_compared_each(decide) -> None:
         (nn.Tanh(), "values", True),
         (nn.LeakyReLU(inplace=True), "values", True),
         (nn.ReLU(), "values", True),
+        (Apply(nn.Sigmoid(), lambda y: (255 * y).round().to(torch.uint8)), "values", True),
+        (Apply(nn.Identity(), lambda y: (100 * y).round()), "values", False),
+        (Apply(nn.Identity(), lambda y: (2 * y.argmax(1, True)).to(torch.uint8)), "classes", True),
     ],
 )
 def test_the_kind_of_values_is_seen_and_can_be_stated(end, kind, certain) -> None:

@@ -30,7 +30,7 @@ from seamscope.models.declared import Declared, TestVectors
 from seamscope.models.ends import trimmed
 from seamscope.models.facts import Facts
 from seamscope.models.input_search import Hints, Layout, arranged
-from seamscope.models.output_kind import OutputKind, undecided
+from seamscope.models.output_kind import WHOLE, OutputKind, undecided
 from seamscope.models.probe import probe
 from seamscope.models.reach import PhaseFields, Reach, measure_fields, measure_reach, measure_rest
 from seamscope.models.runnable import runnable
@@ -259,7 +259,7 @@ class Model:
             trials.forward = arranged(trials.forward, facts.layout)
         if facts.cut and not self._trimmed:
             trials.forward = trimmed(trials.forward, facts.cut)
-        if facts.kind == "classes":
+        if facts.kind in WHOLE:
             trials.forward = undecided(trials.forward, self._small(facts))
         return trials
 

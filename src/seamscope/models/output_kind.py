@@ -27,6 +27,9 @@ OutputKind: TypeAlias = Literal["probabilities", "logits", "classes", "embedding
 
 KINDS: tuple[OutputKind, ...] = ("probabilities", "logits", "classes", "embeddings", "values")
 
+WHOLE: tuple[OutputKind, ...] = ("classes", "values")
+"""Kinds whose numbers may be whole."""
+
 aten = torch.ops.aten
 
 # operations that may come after the one that decides; so may all whose names have these parts
@@ -46,6 +49,9 @@ _ACTIVATIONS = {
     "tanh", "hardtanh", "clamp", "sin", "cos", "atan2", "leaky_relu", "elu", "gelu", "silu",
     "hardswish", "mish", "_prelu_kernel",
 }  # fmt: skip
+# ends of networks that give whole numbers which count something, as intensities from 0 to 255
+_COUNTING = {"round", "floor", "ceil", "trunc", "mul", "div", "add", "sub", "clamp"}
+_FEW = 32  # classes that such an end may number
 
 
 def kind_of(watch: Watch, outputs: Sequence[torch.Tensor]) -> tuple[OutputKind, bool]:
@@ -81,15 +87,16 @@ def _moves(name: str) -> bool:
 
 def _kind(last: str, low: float, high: float, outputs: Sequence[torch.Tensor]) -> OutputKind:
     first = outputs[0]
+    counted = last in _COUNTING and len(torch.cat([y.flatten() for y in outputs]).unique()) > _FEW
     if not first.is_floating_point():
-        return "classes"
+        return "values" if counted or low < 0 else "classes"
     within = low >= 0 and high <= 1
     if within and ("softmax" in last or "sigmoid" in last):
         return "probabilities"
     if within and first.shape[1] > 1 and _sum_to_one(outputs):
         return "probabilities"
     if _whole(outputs) and high > low:
-        return "classes"
+        return "values" if counted or low < 0 else "classes"
     if first.shape[1] > 1 and _unit_length(outputs):
         return "embeddings"
     if last in _LINEAR and low < 0 < high:
@@ -147,7 +154,7 @@ _THRESHOLDS = {
 
 
 def undecided(forward: Forward, x: torch.Tensor) -> Forward:
-    """Run a network of classes up to the numbers that decide on them, where that is possible.
+    """Run a network of whole numbers up to what they were before, where that is possible.
 
     Parameters
     ----------
@@ -164,6 +171,9 @@ def undecided(forward: Forward, x: torch.Tensor) -> Forward:
     def as_float(x: torch.Tensor) -> torch.Tensor:
         return forward(x).float()
 
+    given = forward(x)
+    if given.is_floating_point() and not _whole([given]):
+        return forward
     try:
         y = numbers(x)
     except SeamscopeError:

@@ -36,7 +36,7 @@ from seamscope.models.input_search import (
     arranged,
     usual_sizes,
 )
-from seamscope.models.output_kind import OutputKind, kind_of, undecided
+from seamscope.models.output_kind import WHOLE, OutputKind, kind_of, undecided
 from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, measure_fields
 from seamscope.models.sizes import Sizes, always, lattice_of, lost_pixels, one_size
@@ -205,7 +205,7 @@ class _Prober:
             self._trials.random = True
         if self._values is None:
             self._values, self._sure = kind_of(watch, [run.y])
-            if self._values == "classes":
+            if self._values in WHOLE:
                 self._forward = undecided(self._forward, x)
         derived = self._derived or derived_at(self._forward, x, self._trials.module)
         if derived is not None:
@@ -458,13 +458,13 @@ class _Prober:
             self._differ = differ
 
     def _kind(self, channels: int, shape: tuple[int, ...]) -> None:
-        """See what kind of values the network gives; of classes, run what decides on them."""
+        """See what kind of values the network gives; of whole numbers, run what they were."""
         x = self._noise(channels, shape)
         with Watch() as watch:
             y = self._forward(x)
         more = [self._forward(factor * x + shift) for factor, shift in ((0.1, 0.5), (20.0, -3.0))]
         self._values, self._sure = kind_of(watch, [y, *more])
-        if self._values == "classes":
+        if self._values in WHOLE:
             self._forward = undecided(self._forward, x)
 
     # -- sizes
