@@ -291,7 +291,8 @@ def _differences(
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, old and new value of the entries of `new` that differ."""
     for key, value in new.items():
-        before, name = old.get(key), f"{above} {key}".strip()
+        before = old.get(key)
+        name = f"`{key}`" if above == "settings" else f"{above} {key}".strip()  # a driver names it
         if isinstance(value, Mapping) and isinstance(before, Mapping):
             yield from _differences(before, value, name)
         elif before != value:

@@ -629,9 +629,11 @@ def _check_axis(
 ) -> None:
     if size < 1:
         raise SettingsError(f"The image has {size} pixels along {name}: it is empty.")
-    if min(*halo, overlap) < 0:
+    negative = [each for each in (*halo, overlap) if each < 0]
+    if negative:
+        what = "overlap" if min(halo) >= 0 else "halo"
         raise SettingsError(
-            f"halo {halo} and overlap {overlap} along {name} must not be negative: use 0 or more."
+            f"{what} {negative[0]} along {name} must not be negative: use 0 or more."
         )
     if not lattice.accepts(tile):
         raise SettingsError(_unacceptable(name, tile, lattice))

@@ -124,7 +124,7 @@ def test_resume_leaves_what_is_done_and_refuses_what_is_another(folder) -> None:
     assert {p: p.stat().st_mtime_ns for p in Path("out").rglob("*")} == times
     changed = run(*words, "--resume", "--halo", 4, "--json", "-")
     told = json.loads(changed.stdout)["images"]
-    assert all("another settings halo (auto, now 4)" in each["sentence"] for each in told[:2])
+    assert all("another --halo (auto, now 4)" in each["sentence"] for each in told[:2])
     refused = run(*words, "-q")
     assert refused.exit_code == 1
     assert "a2_npy.ome.zarr exists" in " ".join(refused.output.split())

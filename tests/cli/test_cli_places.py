@@ -187,6 +187,8 @@ def test_what_is_wrong_with_the_place_is_said_before_the_network_is_loaded(
         (["seams", *GIVEN, "--layers", "out.png"], "PNG is for labels"),
         (["export", "net.py:Loud", "out.xyz", "--trust"], "names no format"),
         (["freeze", *GIVEN, "nowhere/out"], "no folder nowhere"),
+        (["freeze", *GIVEN, "s3://b/out"], "OUT s3://b/out is an address, and only images"),
+        (["export", "net.py:Loud", "s3://b/o.pt2", "--trust"], "only images are written"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

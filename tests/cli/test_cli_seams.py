@@ -206,6 +206,16 @@ def test_without_explaining_it_only_measures(at_home):
     assert found["explanation"] == found["sentence"]
 
 
+def test_tiles_that_only_touch_are_said_to_be_measured_otherwise(at_home):
+    words = ("image.tif", BATCH, "--trust", "--tile", 44, "--halo", 0, "--area", "y=0:88,x=0:88")
+    text = " ".join(ok("predict", *words[:2], at_home / "touching.zarr", *words[2:]).stdout.split())
+    assert "Seams were not measured: neighbouring tiles only touch" in text
+    assert "Measure them (step Seams, seamscope seams) without a set overlap" in text
+    found = told("seams", *words, "--no-explain")
+    assert found["overlaps_measured"] > 0
+    assert "px apart, closer than in a prediction" in found["explanation"]
+
+
 def test_one_tile_has_no_seams(at_home, tmp_path):
     page = tmp_path / "o.html"
     result = ok("seams", "image.tif", BATCH, "--trust", "--tile", 256, "--report", page)

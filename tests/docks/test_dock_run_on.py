@@ -136,7 +136,7 @@ def test_a_cancelled_run_goes_on_to_the_same_result(qtbot, dock, files, kind, re
     dock.halo.set_value(4)
     press(qtbot, go_on(dock))
     wait(qtbot, dock)
-    assert "begun with another settings margin" in dock.problem
+    assert "begun with another Margin (halo) (2, now 4)" in dock.problem
     dock.halo.set_value(2)
     assert dock.problem == ""
     press(qtbot, go_on(dock))

@@ -233,7 +233,7 @@ def test_unfinished_labels_say_so(stage: str, tmp_path: Path, done: Any) -> None
     [
         ({"threshold": 0.4}, r"another recipe threshold \(0.5, now 0.4\)"),
         ({"kind": "distance"}, "another recipe kind"),
-        ({"area": {"y": (0, 50)}}, "another settings area"),
+        ({"area": {"y": (0, 50)}}, "another `area`"),
         ({"channel_names": ["foreground"]}, r"another channel names \(none, now"),
         ("image", "another image content"),
         ("version", "another version of Seamscope"),

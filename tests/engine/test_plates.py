@@ -125,7 +125,7 @@ def test_a_stopped_plate_is_resumed(plate: Path, tmp_path: Path) -> None:
     assert not out.exists()
     with pytest.raises(OutputError, match="`resume=True`"):
         predict_plate(str(plate), Shift(), out, SETTINGS)
-    with pytest.raises(OutputError, match="another settings halo"):
+    with pytest.raises(OutputError, match="another `halo`"):
         predict_plate(str(plate), Shift(), out, SETTINGS.but(halo=4), resume=True)
     predict_plate(str(plate), Shift(), out, SETTINGS, resume=True)
     for name in NAMES:
@@ -179,6 +179,20 @@ def test_a_field_that_fails_does_not_stop_the_others(plate: Path, tmp_path: Path
     assert plate_at(out) is not None
 
 
+def test_a_whole_plate_is_left_as_it_is(plate: Path, tmp_path: Path) -> None:
+    plate, out = shutil.copytree(plate, tmp_path / "in.ome.zarr"), tmp_path / "out.ome.zarr"
+    assert not predict_plate(str(plate), Shift(), out, SETTINGS).before
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    again = predict_plate(str(plate), Shift(), out, SETTINGS, resume=True)
+    assert (again.before, again.sentence) == (True, f"{out} is done already.")
+    with pytest.raises(OutputError, match="another `halo`"):
+        predict_plate(str(plate), Shift(), out, SETTINGS.but(halo=4), resume=True)
+    zarr.open_group(str(plate))["B/2/0/0"][...] = 0  # changed since
+    with pytest.raises(OutputError, match="another image content"):
+        predict_plate(str(plate), Shift(), out, SETTINGS, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
+
+
 def test_the_command(plate: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.ome.zarr"
     words = ["predict", str(plate), "demo:batchnorm", str(out), "--channel", "1", "--tile", "64"]
@@ -193,6 +207,11 @@ def test_the_command(plate: Path, tmp_path: Path) -> None:
         open_image(one).read((slice(None),) * 3),
         open_image(out, series="B/2/0").read((slice(None),) * 3),
     )
+    for option in (["--save-protocol", "mine.toml"], ["--grid", "tiles.json"], ["--workers", "2"]):
+        words = ["predict", str(plate), "demo:batchnorm", str(out), "--overwrite", *option]
+        done = typer.testing.CliRunner().invoke(app, words)
+        assert done.exit_code == 1
+        assert f"leave {option[0]} out" in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ from seamscope.images.records import read_record
 from seamscope.images.results import object_store, pyramid
 from seamscope.images.results.create import create_output
 from seamscope.models.formats import load_model
+from seamscope.planning.protocol import Protocol
 from seamscope.segmentation.kept_here import folder_for
 from seamscope.segmentation.stages import Stages
 from seamscope.serialization import plain, restore
@@ -746,6 +747,7 @@ def test_a_certificate_is_stored_in_a_store(
     how = ["image.npy", "net.py:net", "--trust", "--axes", "yx", "--tile", "32", "--quiet"]
     assert runner.invoke(app, ["predict", *how[:2], result, *how[2:]]).exit_code == 0
     before = read_record(result)
+    assert Protocol.load(result).settings.tile == (32, 32)  # as `seamscope run` reads it
     monkeypatch.setattr(s3, "failing", every(3))
     answer = runner.invoke(app, ["certify", *how, "--store", result])
     assert answer.exit_code == 0, answer.output
@@ -776,6 +778,8 @@ def test_wrong_buckets_are_one_sentence(s3: type[Proxy]) -> None:
         seamscope.predict(DATA, network(), "s3://nowhere/a.ome.zarr", **HOW)
     with pytest.raises(ImageError, match="There is no zarr array or group at s3://bucket/none"):
         open_image("s3://bucket/none.ome.zarr")
+    with pytest.raises(SettingsError, match=r"s3://bucket/none\.ome\.zarr holds no protocol"):
+        Protocol.load("s3://bucket/none.ome.zarr")
 
 
 def test_no_permission_is_one_sentence() -> None:

@@ -161,8 +161,8 @@ def test_nothing_to_resume_begins(tmp_path: Path) -> None:
         ({"image": FLAT + 1}, "another image content"),
         ({"image": FLAT[:140]}, "another image shape"),
         ({"model": Net(seed=2)}, "another network"),
-        ({"tile": 64}, "another settings tile"),
-        ({"blend": "linear"}, "another settings blend"),
+        ({"tile": 64}, "another `tile`"),
+        ({"blend": "linear"}, "another `blend`"),
     ],
 )
 def test_other_work_is_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -339,6 +339,16 @@ def test_the_grid_of_our_own_predictions_is_noted(tmp_path, area) -> None:
     assert find_splits(tmp_path / "l.tif", 60).grid == "given"
 
 
+def test_labels_of_a_prediction_in_one_tile_are_said_to_be_whole(tmp_path) -> None:
+    image = np.random.default_rng(0).random((60, 70)).astype(np.float32)
+    area = {"y": (0, 40), "x": (0, 40)}
+    case = Case.open(image, TileMean(), tile=48, halo=2, normalize="none", area=area)
+    seamscope.predict(case, out=tmp_path / "p.npy")
+    seamscope.segment(tmp_path / "p.npy").write(tmp_path / "l.npy")
+    with pytest.raises(SettingsError, match=r"so that none is cut.*give their size \(`tile`\)"):
+        find_splits(tmp_path / "l.npy")
+
+
 @pytest.mark.parametrize(("tile", "halo"), [(96, 16), (128, 16)])
 def test_tiles_of_the_real_instancenorm_network_are_guilty(
     real_models, real_images, tmp_path, tile, halo

@@ -232,6 +232,7 @@ class _Command(TyperCommand):
                 raise typer.Exit(code) from error
 
     def _invoke(self, ctx: typer.Context) -> Any:
+        places.check_named(ctx.params)
         images = several.images_of(self.name, ctx.params)
         if images is None:
             places.check(ctx.params)
@@ -244,7 +245,7 @@ class _Command(TyperCommand):
 
 def _refused_by_click(error: Any) -> typer.Exit:
     """Say in a sentence, as of all other errors, why the command line cannot be read."""
-    sentence = error.format_message().strip().rstrip(".")
+    sentence = error.format_message().replace("Value error, ", "").strip().rstrip(".")
     where = f"{error.ctx.command_path} --help" if error.ctx else "seamscope --help"
     say(f"Error: {sentence}. Correct that; {where} shows what can be given.")
     return typer.Exit(ExitCode.USAGE)

@@ -6,7 +6,6 @@ Knows the options and the answer. Does not know formats.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ import typer
 from seamscope.cli.answer import Answer, columns
 from seamscope.cli.command import Overwrite, command
 from seamscope.cli.options import ModelName, ModelOptions, option
+from seamscope.cli.places import local
 from seamscope.text import shape_text
 
 
@@ -58,7 +58,7 @@ def export(
         from seamscope.models.formats.export import Credits, kind_of
         from seamscope.models.formats.export import export as write
 
-        kind_of(Path(out))  # what is wrong with it is said before anything is loaded
+        kind_of(local("OUT", out))  # what is wrong with it is said before anything is loaded
         network = loading.load(model, work)
         work.phase("Measuring, writing and reading back")
         given = {

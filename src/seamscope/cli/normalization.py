@@ -30,6 +30,7 @@ from seamscope.cli.options import (
     settings_of,
     sizes,
 )
+from seamscope.cli.places import local
 from seamscope.errors import OutputError, SettingsError
 from seamscope.files import Claim, Place
 from seamscope.ledger import discard
@@ -297,7 +298,7 @@ def freeze(
     With --statistics OUT, every other command uses them, and tiles agree without retraining.
     --compare, --labels and --report compare the prediction before and after.
     """
-    target = Path(out).expanduser()
+    target = local("OUT", out)
     partial = target.with_name(target.name + ".partial")
     if partial.exists() and not (freezing.resume or overwrite):
         raise SettingsError(

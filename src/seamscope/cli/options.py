@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from seamscope.errors import SettingsError
 from seamscope.settings import WORDS
 
 if TYPE_CHECKING:
@@ -593,8 +594,14 @@ class OmeZarrOptions:
         ),
     ] = True
 
-    def of(self) -> OmeZarr:
-        """Return the choice."""
+    def of(self, out: str) -> OmeZarr:
+        """Return the choice; refuse one that `out` has no place for."""
         from seamscope.images.ngff import OmeZarr
 
+        if changed(self) and ".ome.zarr" not in out.lower():
+            wanted = {"ome_version": "--ome-version", "pyramid": "--no-pyramid"}[changed(self)[0]]
+            raise SettingsError(
+                f"{wanted} is for OME-Zarr, and OUT {out} is none: name it .ome.zarr, or leave "
+                f"{wanted} out."
+            )
         return OmeZarr(self.ome_version.value, self.pyramid)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from seamscope.cli.answer import answer_in
-from seamscope.errors import SeamscopeError
+from seamscope.errors import OutputError, SeamscopeError, SettingsError
 from seamscope.files import Place, check_places, member_place
 from seamscope.images.addresses import is_address
 
@@ -47,6 +47,39 @@ WRITES = {
 """Parameters that name an output, and what a person calls them."""
 
 
+def check_named(given: Mapping[str, Any]) -> None:
+    """Refuse empty names, which would stand for the current folder.
+
+    Raises
+    ------
+    SettingsError
+        Naming the parameter.
+    """
+    for name in (*READS, *WRITES):
+        if given.get(name) == "":
+            what = WRITES.get(name) or f"the {name.replace('_', ' ')}"
+            raise SettingsError(
+                f"The name of {what} is empty: write one. If it comes from a variable of the "
+                "shell, that is not set."
+            )
+
+
+def local(option: str, name: str) -> Path:
+    """Return where a file is written that is no image, so that it cannot be in an object store.
+
+    Raises
+    ------
+    OutputError
+        When an address is given.
+    """
+    if is_address(name):
+        raise OutputError(
+            f"{option} {name} is an address, and only images are written to object stores: give "
+            "a file on this machine."
+        )
+    return Path(name).expanduser()
+
+
 def check(given: Mapping[str, Any]) -> None:
     """Check all files of a command.
 
@@ -62,7 +95,7 @@ def check(given: Mapping[str, Any]) -> None:
     """
     written = {name: given.get(name) for name in WRITES}
     places = [
-        _place(name, Path(value).expanduser())
+        _place(name, local(WRITES[name], value))
         for name, value in written.items()
         if value is not None and not _unwritten(name, value, given)
     ]
@@ -190,4 +223,6 @@ def files_of(name: str) -> Iterator[Path]:
             yield folder / stem / "__init__.py"
 
 
-__all__ = ["READS", "WRITES", "are_there", "check", "files_of", "measures_beside"]
+__all__ = [
+    "READS", "WRITES", "are_there", "check", "check_named", "files_of", "local", "measures_beside",
+]  # fmt: skip

@@ -113,16 +113,24 @@ def predict(
 
             plate = plate_at(image)
             if plate is not None and plate.fields:
-                if sharing.on is not None:
-                    raise SettingsError(
-                        "The fields of a plate are predicted in this process, one after another: "
-                        "leave workers out, or choose one field (--series A/1/0)."
-                    )
-                how = {"overwrite": overwrite, "resume": resume, "ome": written.of(), "work": work}
+                of_one = {
+                    "--workers": sharing.workers, "--scheduler": sharing.scheduler,
+                    "--grid": tiles_file, "--save-protocol": save_protocol,
+                }  # fmt: skip
+                for option, value in of_one.items():
+                    if value is not None:
+                        raise SettingsError(
+                            f"{option} is for one image, and the fields of a plate are predicted "
+                            f"one after another by this process: leave {option} out, or choose "
+                            "one field (--series A/1/0)."
+                        )
+                ome = written.of(out)
+                how = {"overwrite": overwrite, "resume": resume, "ome": ome, "work": work}
                 _whole_plate(
                     plate, loading.load(model, work, tile), out, settings, pixels, answer, how
                 )
                 return
+        ome = written.of(out)
         opened = pixels.open(image, work.note)
         there = resume and not dry_run and is_done(out)
         if not dry_run and (overwrite or not there):
@@ -160,7 +168,7 @@ def predict(
             work.phase("Timing one tile")
             figures = _expected(run)
         else:
-            run.carry_out(work, overwrite=overwrite, task=task, resume=resume, ome=written.of())
+            run.carry_out(work, overwrite=overwrite, task=task, resume=resume, ome=ome)
             figures = run.figures
             run.save_protocol(save_protocol)
     record = {**run.record(), "task": _made_by_predict(task)}

@@ -231,7 +231,7 @@ def segment(
         from seamscope.segmentation.label_files import check_label_target
         from seamscope.segmentation.labelling import begin_labels, task_of_labels
 
-        wanted = recipe.of()
+        wanted, ome = recipe.of(), written.of(out)
         source = pixels.open(prediction, work.note)
         there = resume and is_done(out)
         if overwrite or not there:
@@ -245,7 +245,7 @@ def segment(
             case = _prepared(source, model, loading, settings, sharing.on, work)
             protocol = Protocol.of(case, wanted)
         how = {
-            "case": case, "area": pixels.area, "ome": written.of(),
+            "case": case, "area": pixels.area, "ome": ome,
             "corrections": None if corrections is None else _hash(corrections),
         }  # fmt: skip
         task = task_of_labels(source, wanted, **how)

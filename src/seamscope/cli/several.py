@@ -18,6 +18,7 @@ import typer
 from seamscope.cli import places
 from seamscope.cli.answer import Answer, answer_in, columns, gathered
 from seamscope.cli.options import LOADED, group_of
+from seamscope.cli.wording import in_command
 from seamscope.errors import OutputError
 from seamscope.text import duration_text
 
@@ -53,14 +54,17 @@ class _Done:
 def _result(record: Mapping[str, Any]) -> str:
     """The one thing to know of a result."""
     if record.get("dry_run"):
-        return f"{record['plan']['tiles']} tiles, not predicted"
+        return f"{_tiles(record['plan']['tiles'])}, not predicted"
     if "objects" in record:
         return f"{record['objects']} objects"
     measured = record.get("figures", {}).get("seams") or record
     if "max_dist" in measured:
         return f"max difference at seams {measured['max_dist']:.3g}"
-    tiles = record.get("figures", {}).get("tiles", 1)
-    return f"{tiles} tile{'s' * (tiles != 1)}"
+    return _tiles(record.get("figures", {}).get("tiles", 1))
+
+
+def _tiles(count: int) -> str:
+    return f"{count} tile{'s' * (count != 1)}"
 
 
 def images_of(command: str | None, given: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -143,7 +147,8 @@ def _one(
         except typer.Exit as end:
             code = end.exit_code
         except BaseException as error:
-            done.sentence, code = explain(error)
+            sentence, code = explain(error)
+            done.sentence = in_command(sentence)
             if LOADED.failed is error and code != 130:  # no image would do better
                 raise
     done.seconds = time.perf_counter() - begin
@@ -187,7 +192,7 @@ def _each(command: str, images: Sequence[str], given: Mapping[str, Any]) -> list
     if not given.get("dry_run"):
         written = [own[name] for own in each for name in ("out", *outs) if name in own]
         check_apart(images, written)
-        make_folders([own["out"] for own in each if "out" in own])
+        make_folders(written)
     return each
 
 

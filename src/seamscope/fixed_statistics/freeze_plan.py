@@ -147,8 +147,8 @@ def _notes(plan: FreezePlan) -> Iterator[str]:
             halo, need = (max(map(max, sides)) for sides in (own.grid.halo, model_reach))
             yield (
                 f"The halo of {halo} px is less than the reach of the convolutions, {need} px. So "
-                "the statistics are close to those of the whole image, but not equal. Set the halo "
-                "to auto."
+                "the statistics are close to those of the whole image, but not equal. Set tile and "
+                "halo to auto."
             )
     if plan.how == "sampled" and plan.tiles <= TOO_FEW:
         yield (

@@ -87,7 +87,9 @@ class Address:
         user, _, host = parts.netloc.rpartition("@")
         path = parts.path.strip("/")
         if not host or not path:
-            raise ImageError(f"{shown} names no folder: write {parts.scheme}://HOST/PATH.")
+            raise ImageError(
+                f"{shown} names no folder: write {parts.scheme}://{host or 'HOST'}/PATH."
+            )
         if parts.query:
             raise ImageError(
                 f"{shown} was given with a query (?...), which signs one object, and zarr is made "

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from seamscope.errors import ImageError
+from seamscope.errors import ImageError, SettingsError
 from seamscope.images.addresses import Address, is_address
 from seamscope.images.channels import Channel
 from seamscope.images.dimensions import (
@@ -480,6 +480,10 @@ def _checked(found: Stored, choice: Choice) -> Image:
     """Check what every kind of image must fulfil, and fill in what is not known."""
     data, notes = found.data, found.notes
     _check_pixels(data, str(found.source or found.name))
+    if choice.level and not found.offer.levels:
+        raise SettingsError(
+            f"level {choice.level}: {found.name} has 1 resolution(s). Choose level 0."
+        )
     nodata = found.offer.nodata if choice.nodata is None else choice.nodata
     missing = nodata is not None and not choice.indices
     if nodata is not None and choice.indices:

@@ -20,7 +20,7 @@ from seamscope.images.addresses import Address
 from seamscope.images.dimensions import are_axes, why
 from seamscope.images.npy import UNFINISHED_NPY, map_unfinished
 from seamscope.images.records import UNFINISHED, read_record, unfinished
-from seamscope.images.stored import Choice, Stored, file_of
+from seamscope.images.stored import Choice, Stored, file_of, pick
 from seamscope.images.tiff import alpha_note, colours_note, open_tiff, palette_note
 from seamscope.images.views import FirstChannels
 from seamscope.images.zarr import is_zarr, open_folder, open_zarr
@@ -65,7 +65,7 @@ def open_path(path: Path, choice: Choice) -> Stored:
     try:
         if path.is_dir():
             return open_folder(path, choice)
-        return _opener(path)(path, choice)
+        return _opener(path, choice)(path, choice)
     except (ImageError, SettingsError, MemoryError):
         raise
     except Exception as error:
@@ -122,7 +122,7 @@ def is_image_file(path: Path) -> bool:
     return any(head.startswith(magic) for magic, kind in _MAGIC if kind in _IMAGES)
 
 
-def _opener(path: Path) -> Callable[[Path, Choice], Stored]:
+def _opener(path: Path, choice: Choice) -> Callable[[Path, Choice], Stored]:
     with path.open("rb") as file:
         head = file.read(8)
     if not head:
@@ -137,6 +137,8 @@ def _opener(path: Path) -> Callable[[Path, Choice], Stored]:
     }
     if kind not in openers:
         raise ImageError(f"{path} {_ADVICE[kind]}")
+    if kind != "tiff":
+        pick(choice, (path.stem,), path.name)  # it holds one image
     return openers[kind]
 
 

@@ -198,8 +198,8 @@ class Stream:
         axes = f" ({self._image.axes})" if self._image.axes else ""
         raise ImageError(
             f"{name} has {count} value(s) that are not finite (NaN or infinite), the first "
-            f"at {tuple(first.tolist())}{axes}. Every pixel in reach of one would be lost: replace "
-            "them, for example by numpy.nan_to_num, or choose an area without them."
+            f"at {tuple(first.tolist())}{axes}. Every pixel in reach of one would be lost: give "
+            "a value to use instead (`fill_nan=0`), or choose an area without them."
         )
 
 

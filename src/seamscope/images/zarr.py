@@ -47,6 +47,7 @@ def open_zarr(node: Any, source: Path | Address | None, choice: Choice) -> Store
     """
     name = source.name.split(".")[0] if source else node.basename or "array"
     if hasattr(node, "shape"):
+        pick(choice, (name,), name)  # it holds one image
         return _zarr_array(node, name, source)
     if isinstance(choice.series, str) and not choice.series.isdecimal():
         return _member(node, choice.series, source, choice)

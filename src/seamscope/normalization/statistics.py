@@ -371,7 +371,9 @@ class Statistics:
         from safetensors import safe_open
 
         if not Path(path).is_file():
-            raise ModelError(f"There is no file {path}: make one with seamscope freeze.")
+            raise ModelError(
+                f"There is no file {path} of statistics: make one with seamscope freeze."
+            )
         try:
             with safe_open(path, "np") as file:
                 header = json.loads((file.metadata() or {}).get("seamscope", "{}"))

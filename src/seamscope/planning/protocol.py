@@ -32,6 +32,7 @@ from typing import Any, TypeVar, cast
 
 from seamscope.errors import SeamscopeError, SettingsError
 from seamscope.files import disk_errors, write_file
+from seamscope.images.addresses import is_address
 from seamscope.images.image import Image, open_image
 from seamscope.images.records import read_record
 from seamscope.models.formats import Consent, format_of, load_model
@@ -285,11 +286,11 @@ class Protocol:
         SettingsError
             Where there is no protocol.
         """
-        place = Path(path).expanduser()
-        if not place.exists():
+        place = path if is_address(path) else Path(path).expanduser()
+        if isinstance(place, Path) and not place.exists():
             raise SettingsError(f"There is no file {path}. Give a protocol (.toml) or a result.")
         try:
-            if place.suffix.lower() == ".toml":
+            if isinstance(place, Path) and place.suffix.lower() == ".toml":
                 return cls.from_toml(place.read_text(encoding="utf8"))
             written = (read_record(place) or {}).get("protocol")
             if isinstance(written, Mapping):

@@ -21,13 +21,13 @@ from torch import nn
 from seamscope.errors import OutputError, SeamscopeError
 from seamscope.files import Claim, Place, check_places, disk_errors
 from seamscope.images.addresses import is_address
-from seamscope.images.image import open_image
+from seamscope.images.image import Image, open_image
 from seamscope.images.ngff import OmeZarr
 from seamscope.images.plates import Plate, lay_out, plate_at
 from seamscope.ledger import Ledger
 from seamscope.models.model import Model
 from seamscope.planning.case import Case
-from seamscope.prediction.folders import done_before
+from seamscope.prediction.folders import done_before, is_done
 from seamscope.prediction.output import open_output
 from seamscope.prediction.resuming import task_of
 from seamscope.prediction.run import begin, completed, run
@@ -49,15 +49,20 @@ class PlateDone:
         Paths of all fields.
     failed
         Why a field failed, by its path.
+    before
+        Whether an earlier run has predicted all of it.
     """
 
     path: str
     fields: tuple[str, ...]
     failed: Mapping[str, str] = field(default_factory=dict)
+    before: bool = False
 
     @property
     def sentence(self) -> str:
         """What to say of it."""
+        if self.before:
+            return f"{self.path} is done already."
         if not self.failed:
             return f"{self.path}: {len(self.fields)} fields."
         first, why = next(iter(self.failed.items()))
@@ -103,11 +108,14 @@ def predict_plate(
     given = plate if isinstance(plate, Plate) else plate_at(plate)
     if given is None or not given.fields:
         raise SeamscopeError(f"{plate} is no plate of OME-Zarr with fields: give one image of it.")
-    path = _checked(out, given, overwrite, resume)
+    there = resume and is_done(out)
+    path = _named(out) if there else _checked(out, given, overwrite, resume)
     place = Place(path, result=True)
     first = open_image(given.source, series=given.fields[0], **choices)
     network = Case.open(first, model, settings, trust=trust).model
     batch = _Batch(given, network, settings or Settings(), ome, work, choices)
+    if there and batch.is_done(path, overwrite=overwrite):
+        return PlateDone(str(path), given.fields, before=True)
     with disk_errors(path, "What was written so far is kept."), Claim(place) as claim:
         _checked(out, given, overwrite, resume)
         ledger = _ledger(claim, batch.task, str(path), resume)
@@ -120,13 +128,17 @@ def predict_plate(
     return PlateDone(str(path), given.fields)
 
 
-def _checked(out: Any, plate: Plate, overwrite: bool, resume: bool) -> Path:
+def _named(out: Any) -> Path:
     if is_address(out) or not str(out).lower().endswith(".ome.zarr"):
         raise OutputError(
             f"{out} cannot hold a plate: write it to a folder NAME.ome.zarr, or predict one field "
             "(`series='A/1/0'`)."
         )
-    path = Path(out).expanduser()
+    return Path(out).expanduser()
+
+
+def _checked(out: Any, plate: Plate, overwrite: bool, resume: bool) -> Path:
+    path = _named(out)
     read = [] if is_address(plate.source) else [Path(plate.source).expanduser()]
     check_places([Place(path, result=True)], read, overwrite, resume)
     return path
@@ -146,7 +158,7 @@ def _seal(path: Path, task: Mapping[str, Any]) -> None:
     import zarr
 
     group = zarr.open_group(str(path), mode="r+")
-    group.attrs["seamscope"] = {**plain(task), "finished": True}
+    group.attrs["seamscope"] = {"task": plain(task), "finished": True}
 
 
 @dataclass(frozen=True)
@@ -174,6 +186,25 @@ class _Batch:
             "choices": plain(self.choices),
         }
 
+    def is_done(self, path: Path, *, overwrite: bool) -> bool:
+        """Whether a whole plate is of this network, these settings and these images.
+
+        Raises
+        ------
+        OutputError
+            Where it is of others, and may not be replaced.
+        """
+        return done_before(path, self.task, overwrite=overwrite) and all(
+            done_before(path / name, self._task_of(self._image(name)), overwrite=overwrite)
+            for name in self.plate.fields
+        )
+
+    def _task_of(self, image: Image) -> dict[str, Any]:
+        return task_of(Case.open(image, self.model, self.settings))
+
+    def _image(self, name: str) -> Image:
+        return open_image(self.plate.source, series=name, **self.choices)
+
     def carry_out(self, path: Path, ledger: Ledger, claim: Claim) -> dict[str, str]:
         """Predict what is not done; return why fields failed."""
         failed: dict[str, str] = {}
@@ -193,9 +224,9 @@ class _Batch:
         return failed
 
     def _predict(self, name: str, place: Place) -> None:
-        image = open_image(self.plate.source, series=name, **self.choices)
+        image = self._image(name)
         # a mark alone does not say of which image: another plate may have fields of these names
-        if done_before(place.path, task_of(Case.open(image, self.model, self.settings))):
+        if done_before(place.path, self._task_of(image)):
             return
         case, task = begin(image, self.model, self.settings, place, resume=True)
         with open_output(case, place, task=task, resume=True, ome=self.ome) as output:

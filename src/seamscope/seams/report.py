@@ -173,7 +173,11 @@ class SeamReport:
         if not self.overlaps:
             return "One tile covers the image: there are no seams."
         if not self.measured:
-            return "No overlap was measured: neighbouring tiles only touch. Use a larger overlap."
+            return (
+                "Seams were not measured: neighbouring tiles only touch, so that no pixel is "
+                "predicted twice. Measure them (step Seams, seamscope seams) without a set "
+                "overlap: tiles are then placed closer together."
+            )
         return " ".join(filter(None, (self._agreement(), self._caution(), self._doubt())))
 
     def _caution(self) -> str:

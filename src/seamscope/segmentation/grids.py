@@ -120,7 +120,8 @@ def compare_lines(changes: Sequence[Array], lines: Lines, sizes: Sequence[int]) 
     if not any(counts):
         raise SettingsError(
             f"No seam of a grid of {' x '.join(map(str, lines.stride))} pixels lies inside labels "
-            f"of {' x '.join(map(str, sizes))}: check the tile size."
+            f"of {' x '.join(map(str, sizes))}, so that none is cut. If the tiles were smaller, "
+            "give their size (`tile`)."
         )
     # a sum that is equal except for rounding is as extreme
     p = (1 + int((null >= observed - 1e-9).sum())) / (1 + len(null))
