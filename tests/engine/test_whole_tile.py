@@ -512,6 +512,33 @@ def test_a_memory_that_fades_has_no_exact_limit() -> None:
     assert 0 < differ[before] < 1e-6 < differ[before - 20]
 
 
+class Remembering(nn.Module):
+    """Recurrent along z, with convolutions in between."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.head = conv(3, 2), C2(2, 1, 1)
+
+    def forward(self, x):
+        state, found = x.new_zeros(len(x), 2, *x.shape[3:]), []
+        for z in range(x.shape[2]):
+            state = torch.tanh(self.mix(torch.cat([x[:, :, z], state], 1)))
+            found.append(self.head(state))
+        return torch.stack(found, 2)
+
+
+def test_a_memory_along_z_reaches_further_along_x_with_each_step() -> None:
+    model = as_model(made(Remembering))
+    assert model.facts.spatial_axes == 3
+    assert model.reach.fades
+    (before, after), _, along_x = model.reach.halo
+    assert (before > 8, after) == (True, 0)
+    module, x = model.module.double(), torch.randn(1, 1, 48, 8, 300, dtype=torch.float64)
+    with torch.no_grad():
+        differ = (module(x)[..., 100:] - module(x[..., 100:])).abs().amax((0, 1, 2, 3))
+    assert differ[along_x[0]] < 1e-6 < differ[8]  # as many slices as a narrow input has
+
+
 def test_float64_leaves_a_weak_path_where_it_is() -> None:
     """A path 1e-5 as strong as the other follows only shifts by 4."""
     weak = lambda x, net: net(x) + 2e-5 * F.interpolate(F.max_pool2d(x, 4), scale_factor=4)  # noqa: E731

@@ -236,6 +236,9 @@ class InputSearch:
             yield self._hints.shape
             return
         usual = [(size,) * axes for size in _SIZES[axes]]
+        if self._seen and self._seen[1] != axes:  # not likely: no time for large ones
+            yield from usual[:3]
+            return
         waiting = [*self._by_positions(axes), *usual]
         given: set[tuple[int, ...]] = set()
         while waiting:

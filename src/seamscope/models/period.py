@@ -271,8 +271,7 @@ def _clearly(errors: Mapping[int, float], period: int) -> bool:
     """Whether shifts by whole periods are followed clearly better than all others."""
     whole = [error for n, error in errors.items() if n % period == 0]
     others = [error for n, error in errors.items() if n % period]
-    times = 3 if len(whole) > 1 else 10
-    return bool(others) and min(others) > times * max(whole)
+    return len(whole) > 1 and bool(others) and min(others) > 3 * max(whole)
 
 
 class _Shifts:

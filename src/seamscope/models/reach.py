@@ -336,7 +336,8 @@ class _Prober:
         self._forward = forward
         self._facts = facts
         self._fixed = fixed
-        self._joined: list[int] = []
+        self._joined = [0] * facts.spatial_axes
+        self._sides: dict[int, Sides] = {}  # of axes that are known
         self.swallowed = False
         self.spread = False
         self.fades = False
@@ -376,13 +377,13 @@ class _Prober:
 
     def reach(self) -> tuple[Sides, ...] | None:
         """Reach along all axes; None as soon as one is unbounded."""
-        sides: list[Sides] = []
-        for axis in range(self._facts.spatial_axes):
+        axes = range(self._facts.spatial_axes)
+        for axis in sorted(axes, key=lambda axis: not self._coupled(axis)):
             depth = self._reach(axis)
             if depth is None:
                 return None
-            sides.append(depth)
-        return tuple(sides)
+            self._sides[axis] = depth
+        return tuple(self._sides[axis] for axis in axes)
 
     def depth(self, axis: int) -> Sides | None:
         """How deep the ends of one slab change it along an axis; None where all of it changes."""
@@ -415,7 +416,7 @@ class _Prober:
             self._reached(axis, slab.length - 2 * slab.frame() if depth is None else max(depth))
             if depth is not None and (apart := self._apart(slab, depth)) is not None:
                 self.swallowed |= ends.swallowed
-                self._joined.append(ends.joined)
+                self._joined[axis] = ends.joined
                 # what two slabs show is not for lack of length; where a network reads at computed
                 # places, each shows a little more or less
                 near = before is not None and slab.warps and max(apart) <= 1.5 * max(before)
@@ -540,7 +541,18 @@ class _Prober:
         if implied is not None and implied.halo is not None and not self._coupled(axis):
             pitch = self._facts.lattice[axis].pitch
             least = 3 * (sum(implied.halo[axis]) + max(_FRAME, pitch)) + 2 * pitch
-        return slabs(self._forward, self._facts, axis, self._fixed, least)
+        # each step of a memory along one axis may reach further along another
+        wide = {
+            n: sum(s) + _FRAME for n, s in self._sides.items() if n != axis and self._coupled(n)
+        }
+        narrow = tuple(
+            lattice.size_at_least(max(size, wide.get(n, 0)))
+            for n, (size, lattice) in enumerate(
+                zip(self._facts.narrow, self._facts.lattice, strict=True)
+            )
+        )
+        facts = replace(self._facts, narrow=narrow) if wide else self._facts
+        return slabs(self._forward, facts, axis, self._fixed, least)
 
     def _tolerance(self, axis: int, depth: Sides) -> float:
         """How far predictions of two sizes may be apart.
@@ -607,8 +619,13 @@ class _Ends:
         change = self._slab.least_change(LOW, self._frame, NOISES[0])
         precise = self._slab.precise if change < _ROUNDING else None
         if precise is not None:
-            self._slab, self._least, self.cancels = precise, CANCELS, True
-        return None if precise is None else self._both(NOISES[0])
+            self._slab, self._least = precise, CANCELS
+            found = self._both(NOISES[0])
+            self._least = CANCELS / 1000  # a memory that fades reaches further then
+            self.cancels = found == self._both(NOISES[0])
+            self._least = CANCELS
+            return found
+        return None
 
     def _both(self, how: float) -> Sides | None:
         depths = []
