@@ -189,10 +189,16 @@ def play(then: Play, size: int, folder: str) -> None:
         slot = steps.slots[name]
         then(name, lambda n=name: steps.show_step(n), lambda s=slot: s.dock is not None)
     seams, labels = (steps.slots[name].dock for name in ("seams", "labels"))
+
+    def slots_filled() -> bool:
+        return all(slot.dock is not None for slot in steps.slots.values())
+
     then("back", lambda: steps.show_step("seams"))
     for kind, box in seams.heat.boxes.items():
         then(f"heat map of {kind}", box.click)
     then("margin", lambda: seams.halo.set_value(1))
+    then("close the dock", lambda: viewer.window.remove_dock_widget(places[-1]))
+    then("open it again", open_dock, lambda: places[-1].dock is steps and slots_filled())
     then("labels again", lambda: steps.show_step("labels"))
     then("segment", labels.segment.click, lambda: not labels.busy)
     then("delete", seams.delete.click)

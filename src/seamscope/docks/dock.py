@@ -8,6 +8,8 @@ has no parent, and may put the same widget back later. A dock follows the viewer
     Dock(viewer) -> build() -> follow()         made
     parent is None          -> leave()          closed: stop jobs, hide own layers, cut wires
     parent again            -> follow()         opened again, as it was left
+
+The main window itself is no place to be seen in: docks that are closed are kept there.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtWidgets import QLayout, QScrollArea, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLayout, QMainWindow, QScrollArea, QVBoxLayout, QWidget
 
 from seamscope.docks.controls import leave_wheel_to_page, stack
 from seamscope.docks.job_row import JobRow
@@ -214,7 +216,8 @@ class Dock(QWidget):
     def event(self, event: Any) -> bool:
         """Notice being docked and being closed."""
         if event.type() == QEvent.Type.ParentChange and self._made:
-            self.sleep() if self.parent() is None else self.wake()
+            closed = self.parent() is None or isinstance(self.parent(), QMainWindow)
+            self.sleep() if closed else self.wake()
         return bool(super().event(event))
 
     def _theme_changed(self, _: Any = None) -> None:

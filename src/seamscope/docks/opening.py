@@ -5,7 +5,9 @@ dock shows, and imports nothing heavy itself: torch takes seconds.
 
 A dock lives in a `Slot`. napari's docks are slots (`Place`), and so are the pages of the dock
 *Seamscope*. Each viewer has one dock of a kind: a slot that wants it takes it from the slot that
-has it. When napari closes a place, its dock stays hidden in the window, and comes back as it was::
+has it. When napari closes a place, its dock stays hidden in the window, and comes back as it was.
+Qt styles a widget and all in it anew each time that it is put elsewhere, which takes longest of all
+here. So a dock is put into a place when that is docked, and taken out before that is closed::
 
     Place "Seams"  ---- show "seams" ---->  imported?  -- thread -->  made once, or taken over
          |  closed                                                         |
@@ -23,7 +25,15 @@ from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from qtpy.QtCore import QEvent, QTimer, Signal
-from qtpy.QtWidgets import QDockWidget, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QDockWidget,
+    QLabel,
+    QMainWindow,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from seamscope.docks.window import come_forward, dock_around, main_window
 
@@ -106,6 +116,8 @@ class Slot(QWidget):
         Whose dock.
     name
         One of `KINDS`.
+    in_front
+        Returns whether the dock may draw over the image.
 
     Signals
     -------
@@ -120,10 +132,13 @@ class Slot(QWidget):
 
     filled = Signal(object)
 
-    def __init__(self, viewer: Any, name: str) -> None:
+    def __init__(
+        self, viewer: Any, name: str, in_front: Callable[[Slot], bool] = lambda _: True
+    ) -> None:
         super().__init__()
         self.dock: Any = None
         self.name = name
+        self._in_front = in_front
         self._viewer = viewer
         self._made: Any = None  # not shown yet
         self._waiting: list[Callable[[Any], None]] = []
@@ -170,6 +185,20 @@ class Slot(QWidget):
         self.dock = None
         self._say(f"{KINDS[self.name].title} is shown elsewhere in this window.", True)
 
+    def park(self, window: QWidget) -> None:
+        """Keep the dock in the main window, asleep and hidden, for when it is wanted again."""
+        dock, self.dock = self.dock, None
+        if dock is not None:
+            dock.sleep()
+            dock.hide()
+            dock.setParent(window)
+
+    def take_back(self) -> None:
+        """Show the dock that was parked, unless it is shown elsewhere meanwhile."""
+        dock = _docks_of(self._viewer).get(self.name)
+        if self.dock is None and dock is not None:
+            self.fill() if isinstance(dock.parent(), QMainWindow) else self.give()
+
     def _look(self) -> None:
         kind = KINDS[self.name]
         working = _imports.get(kind.module)
@@ -209,7 +238,7 @@ class Slot(QWidget):
         self.dock = dock
         self._column.addWidget(dock, 1)
         dock.show()
-        dock.bring(True)
+        dock.bring(self._in_front(self))
         dock.wake()
         self.filled.emit(dock)
         self._act(dock)
@@ -241,7 +270,6 @@ class Place(Slot):
         self._window: QWidget | None = None
         self._frame: QDockWidget | None = None
         self._behind = False
-        self._closed = False
         places = _docks_of(napari_viewer, _places)
         places[self.shows] = self
         self.destroyed.connect(partial(places.pop, self.shows, None))
@@ -249,17 +277,18 @@ class Place(Slot):
 
     def event(self, event: Any) -> bool:
         """Notice being docked and being closed."""
-        if event.type() == QEvent.Type.ParentChange:
-            self._closed = self.parent() is None
-            if self._closed:
-                self._park()
-            else:
-                QTimer.singleShot(0, self._docked)
+        kind = event.type()
+        if kind == QEvent.Type.ParentChange and self.parent() is not None:
+            QTimer.singleShot(0, self._docked)
+        elif kind in (QEvent.Type.ParentAboutToChange, QEvent.Type.ParentChange):
+            self._frame = None
+            if self._window is not None:
+                self.park(self._window)
         return bool(super().event(event))
 
     def _put(self) -> None:
-        """Show the dock; it sleeps where the place was closed meanwhile."""
-        if not self._closed:
+        """Show the dock once the place is docked; it sleeps where that was closed meanwhile."""
+        if self._frame is not None:
             super()._put()
         elif self._made is not None:
             self._made.sleep()
@@ -297,15 +326,6 @@ class Place(Slot):
         if self._frame is not None:
             self._frame.show()
             self._frame.raise_()
-
-    def _park(self) -> None:
-        """Keep the dock in the window, hidden, for when it is opened again."""
-        self._frame = None
-        dock, self.dock = self.dock, None
-        if dock is not None and self._window is not None:
-            dock.hide()
-            dock.setParent(self._window)
-            dock.sleep()
 
 
 def open_step(viewer: Any, name: str, act: Callable[[Any], None] = lambda _: None) -> None:

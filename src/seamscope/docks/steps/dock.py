@@ -21,7 +21,7 @@ from qtpy.QtWidgets import (
 
 from seamscope.docks.dock import Dock
 from seamscope.docks.opening import Slot
-from seamscope.docks.window import come_forward
+from seamscope.docks.window import come_forward, main_window
 
 _STEPS = {
     "prediction": ("1 Predict", "Choose an image and a network, and predict tile by tile."),
@@ -69,6 +69,7 @@ class StepsDock(Dock):
         """Make the row of steps and the pages."""
         self.steps: dict[str, QPushButton] = {}
         self.slots: dict[str, Slot] = {}
+        self._away: list[Slot] = []  # whose pages come back when this is opened again
         self._pages = QStackedWidget()
         self._group = QButtonGroup(self)
         row = QHBoxLayout()
@@ -79,7 +80,7 @@ class StepsDock(Dock):
         self.expert = self._expert_button()
         row.addWidget(self.expert)
         for name in (*_STEPS, *_EXPERT):
-            self.slots[name] = slot = Slot(self.viewer, name)
+            self.slots[name] = slot = Slot(self.viewer, name, self._in_front)
             slot.filled.connect(self._bring_forward)
             self._pages.addWidget(slot)
         self._whole.addLayout(row)
@@ -90,16 +91,32 @@ class StepsDock(Dock):
         QTimer.singleShot(0, self.slots["prediction"].fill)
 
     def follow(self) -> None:
-        """Wake the pages that are here."""
+        """Wake the pages that are here, and bring back those that were."""
         for slot in self.slots.values():
             if slot.dock is not None:
                 slot.dock.wake()
+        self._bring_back_soon()
 
     def leave(self) -> None:
         """Let the pages that are here sleep."""
+        window = main_window(self)
         for slot in self.slots.values():
-            if slot.dock is not None:
+            if slot.dock is not None and window is None:
                 slot.dock.sleep()
+            elif slot.dock is not None:
+                slot.park(window)
+                self._away.append(slot)
+
+    def _bring_back_soon(self) -> None:
+        """Bring a page back when the window has answered, the one that is shown first."""
+        if self._away:
+            self._away.sort(key=lambda slot: not self._in_front(slot))
+            QTimer.singleShot(0, self._bring_back)
+
+    def _bring_back(self) -> None:
+        if self.awake and self._away:
+            self._away.pop(0).take_back()
+            self._bring_back_soon()
 
     @property
     def step(self) -> str:
@@ -122,7 +139,10 @@ class StepsDock(Dock):
         """Let the page that is shown draw over the image, and no other one."""
         for slot in self.slots.values():
             if slot.dock is not None:
-                slot.dock.bring(slot is self._pages.currentWidget())
+                slot.dock.bring(self._in_front(slot))
+
+    def _in_front(self, slot: Slot) -> bool:
+        return slot is self._pages.currentWidget()
 
     def open_network(self, path: str) -> None:
         """Load a file that was dropped on the viewer, where the user sees it."""
