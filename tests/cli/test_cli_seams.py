@@ -164,7 +164,8 @@ def test_a_tile_too_small_for_its_halo_is_measured_not_refused(at_home):
     assert found["tile"] == [16, 16]
     assert found["verdict"] == "edge effects"
     assert (
-        "The network reaches 8 px. Tile and overlap leave room for a halo of 4 px" in result.stderr
+        "The network's reach is 8 px. Tile and overlap leave room for a halo of 4 px"
+        in result.stderr
     )
     assert "Edge effects." in result.stdout
     assert "halo of 8" in result.stdout

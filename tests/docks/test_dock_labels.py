@@ -19,6 +19,7 @@ pytest.importorskip("napari")
 
 from dock_networks import measured
 from hands import PATIENCE, predict, press, uneven
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
 import seamscope
@@ -144,6 +145,32 @@ def test_the_curve_counts_objects_and_a_recipe_is_changed_live(qtbot, segmented)
     rest(qtbot, dock)
     assert dock.plot.curve is None
     np.testing.assert_array_equal(np.asarray(dock.live.layer.data), p > 0.5)
+
+
+def test_keys_move_the_line_on_both_plots_and_to_its_ends(qtbot, segmented):
+    dock = segmented(smooth(64, 80))
+    plot, step = dock.plot, dock.plot.number.singleStep()
+    top = plot.number.maximum()
+    qtbot.waitUntil(lambda: plot.heights.plot is not None, timeout=PATIENCE)
+    for room in (plot.objects, plot.heights):
+        for key, value in (
+            (Qt.Key.Key_Home, 0),
+            (Qt.Key.Key_Right, step),
+            (Qt.Key.Key_PageUp, 11 * step),
+            (Qt.Key.Key_End, top),
+            (Qt.Key.Key_Left, top - step),
+            (Qt.Key.Key_PageDown, top - 11 * step),
+        ):
+            qtbot.keyClick(room.plot, key)
+            assert plot.value() == pytest.approx(value)
+            assert plot.lines[0].value() == plot.lines[1].value() == plot.value()
+    rest(qtbot, dock)
+    assert dock.live.recipe.threshold == pytest.approx(top - 11 * step)
+
+
+def test_the_thumbnail_shows_the_objects(qtbot, segmented):
+    thumbnail = segmented(smooth(64, 80)).live.layer.thumbnail
+    assert len(np.unique(thumbnail.reshape(-1, 4), axis=0)) > 3
 
 
 def test_a_step_of_the_slider_paints_the_view_once_and_nothing_else(qtbot, segmented, monkeypatch):

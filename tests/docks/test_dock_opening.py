@@ -115,7 +115,7 @@ class Styled(QObject):
         self.times = 0
         widget.installEventFilter(self)
 
-    def eventFilter(self, _, event):
+    def eventFilter(self, _, event):  # noqa: N802
         self.times += event.type() == QEvent.Type.StyleChange
         return False
 

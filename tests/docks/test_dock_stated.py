@@ -49,6 +49,10 @@ def test_an_error_leads_to_the_control_that_it_names(open_docks, qtbot, networks
     dock = open_docks("prediction")
     rows = dock.network.statements
     assert not rows.isExpanded()
+    folded = rows.toggleButton()
+    assert folded.text() == "▸ Network options"  # superqt's own arrow is black in all themes
+    assert folded.iconSize().isEmpty()
+    assert folded.accessibleName() == "Network options"
     dock.set_model(f"{networks}:Fixed", trust=True)
     _wait(qtbot, dock)
     assert dock.model is None
@@ -59,7 +63,7 @@ def test_an_error_leads_to_the_control_that_it_names(open_docks, qtbot, networks
     rows.input_size.editingFinished.emit()
     _wait(qtbot, dock)
     assert [axis.fixed for axis in dock.model.facts.lattice] == [52, 76]
-    assert "Network options (1 stated)" in rows.text()
+    assert rows.text() == "▾ Network options (1 stated)"
 
 
 def test_all_that_the_command_line_takes_is_stated_and_kept_for_one_network(

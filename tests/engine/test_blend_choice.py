@@ -177,6 +177,34 @@ def test_a_short_halo_is_told() -> None:
     assert not enough.remedy
 
 
+class Attending(nn.Module):
+    """Sees 4 pixels and the whole tile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(1, 1, 9, padding=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        flat = x.flatten(2)
+        weights = torch.softmax(flat.transpose(1, 2) @ flat, -1)
+        return x + (flat @ weights).view_as(x)
+
+
+def test_where_the_tile_is_coupled_the_halo_of_the_rest_is_told_where_it_is_short() -> None:
+    short, enough = (
+        compare_blends(PIXELS, Attending(), tile=32, halo=halo, overlap=16, accelerate=False)
+        for halo in (0, 4)
+    )
+    for found in (short, enough):
+        assert "couples the whole tile: no halo removes that" in found.remedy
+    rest = "A halo of 4, the reach of all else, removes edge effects."
+    assert short.remedy.endswith(rest)
+    assert rest not in enough.remedy
+    assert any("less than the reach of all else, 4 px" in note for note in short.notes)
+
+
 def test_for_instance_norm_the_best_by_its_own_numbers_is_recommended() -> None:
     image = sample_image("tissue2d")[0][:192, :192]
     found = compare_blends(image, "demo:instancenorm", tile=96)

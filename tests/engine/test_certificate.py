@@ -63,6 +63,15 @@ def test_it_equals_brute_force(network, how, passed) -> None:
     if not passed:
         assert apart.max(0)[found.crops[0].worst] == pytest.approx(apart.max(), rel=1e-5)
         assert "Tiled and untiled predictions differ: on" in str(found)
+    if isinstance(network, Attention):
+        return
+    short = "is less than the network's reach, 22 px"
+    assert (short in str(found)) == ("halo" in how)
+    if network is INSTANCE:
+        both = str(certify(image, network, tile=96, halo=6))
+        # else "Use `halo=22`. Overlap cannot remove that" would contradict itself
+        assert "Overlap cannot remove that: " in both.split("Margin (halo) 6")[0]
+        assert "is less than the reach of the convolutions, 22 px" in both
 
 
 def test_crops_lie_on_the_grid_where_it_is_worst_and_fit_the_memory() -> None:

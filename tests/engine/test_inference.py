@@ -599,7 +599,7 @@ def test_a_short_halo_is_told_where_there_are_borders() -> None:
     model = load_model(deep(networks.UNet(2, 2)))
     image = open_image(np.zeros((60, 300), np.uint8))  # one tile high
     notes = " ".join(resolve(image, model, Settings(tile=96, halo=8)).notes)
-    assert "Margin (halo) 8 along x is less than the network's reach of 22" in notes
+    assert "Margin (halo) 8 along x is less than the network's reach, 22 px" in notes
     assert "along y" not in notes
     assert "Use `halo=22`." in notes
     assert "whole numbers (uint8) and are taken as they are" in notes

@@ -99,6 +99,9 @@ def test_a_window_calls_the_halo_a_margin() -> None:
         "Overlap cannot remove these seams: this network adjusts contrast inside every tile "
         "(1 operation uses per-tile statistics)."
     )
+    assert in_dock("Find the causes with Seams (seamscope seams).") == (
+        "Find the causes with the page Causes."
+    )
     assert in_dock("The tile mismatch") == "The disagreement"
     assert in_dock(said) == (
         "Margins of 3: use a margin of 46, or Margin (halo): 4; the margin (halo) of halo.tif or "

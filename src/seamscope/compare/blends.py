@@ -49,6 +49,7 @@ import numpy.typing as npt
 from seamscope.errors import SettingsError
 from seamscope.images.scratch import scratch
 from seamscope.models.model import Model
+from seamscope.models.sentences import reach_name
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
@@ -491,20 +492,22 @@ def _slabs(values: Array, axis: int, shared: int = 1) -> Iterator[tuple[int, Arr
 def _remedy(plan: Plan, model: Model) -> str:
     """What would remove what blends only hide."""
     reach = model.reach
-    needed = reach.halo or reach.convolutional
-    if reach.halo is None:
-        if needed is None or reach.depends_on_size or not model.audit.repairable:
-            return (
-                "Tiles disagree because the network couples the whole tile: no halo removes that, "
-                "and larger tiles lessen it."
-            )
-        return (
-            "Tiles disagree because the network normalizes by the tile's own statistics: seamscope "
-            f"freeze with a halo of {_widest(needed)} makes them agree, which no blend does."
-        )
-    if _short(plan, needed):
+    needed = reach.useful
+    short = needed is not None and _short(plan, needed)
+    if reach.halo is not None or reach.alike:
+        if not short:
+            return ""
         return f"A halo of {_widest(needed)}, the network's reach, would leave no seams at all."
-    return ""
+    if reach.convolutional is None or reach.depends_on_size or not model.audit.repairable:
+        rest = f" A halo of {_widest(needed)}, the {reach_name(reach)}, removes edge effects."
+        return (
+            "Tiles disagree because the network couples the whole tile: no halo removes that, "
+            "and larger tiles lessen it." + rest * short
+        )
+    return (
+        "Tiles disagree because the network normalizes by the tile's own statistics: seamscope "
+        f"freeze with a halo of {_widest(needed)} makes them agree, which no blend does."
+    )
 
 
 def _short(plan: Plan, needed: Any) -> bool:

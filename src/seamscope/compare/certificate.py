@@ -512,7 +512,8 @@ def _note(plan: Plan, crops: Sequence[Crop], passed: bool) -> str:
     if len(plan.grid) == 1:
         return ""
     known = caution(plan.facts, plan.reach)
-    return " ".join(filter(None, (_outcome(plan, crops, passed), _of_reach(plan, known, passed))))
+    said = _outcome(plan, crops, passed), _of_reach(plan, known, passed)
+    return " ".join(filter(None, said if passed else reversed(said)))
 
 
 def _of_reach(plan: Plan, known: str, passed: bool) -> str:

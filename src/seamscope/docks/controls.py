@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QAbstractSlider,
@@ -27,6 +27,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from superqt import QCollapsible
 
 BUSY = "Not now: other work is going on. Wait, or cancel it."
 NO_CASE = "First choose an image and a network that fit, in the step Predict."
@@ -183,6 +184,33 @@ def stack(page: QWidget, *parts: QWidget | QLayout | tuple[QWidget, ...]) -> QVB
                 row.addWidget(widget)
             column.addLayout(row)
     return column
+
+
+class Section(QCollapsible):
+    """Rows that fold away below their title; the Tab key passes by what is folded away."""
+
+    def __init__(self, title: str, tip: str) -> None:
+        super().__init__(title)
+        self.toggleButton().setToolTip(tip)
+        self.toggleButton().setIconSize(QSize(0, 0))  # its arrows are black on dark themes too
+        self.layout().setContentsMargins(0, 0, 0, 0)
+        self.toggled.connect(self._show_title)
+        self.set_title(title)
+
+    def set_title(self, title: str) -> None:
+        """Show another title."""
+        self._title = title
+        self._show_title()
+
+    def fold(self, inside: QWidget) -> None:
+        """Put rows below the title."""
+        self.addWidget(inside)
+        inside.setEnabled(self.isExpanded())
+        self.toggled.connect(inside.setEnabled)
+
+    def _show_title(self, _: Any = None) -> None:
+        self.setText(f"{'▾' if self.isExpanded() else '▸'} {self._title}")
+        self.toggleButton().setAccessibleName(self._title)
 
 
 def fill(page: QWidget, *parts: QWidget | QLayout | tuple[QWidget, ...]) -> None:

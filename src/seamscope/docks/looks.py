@@ -79,6 +79,7 @@ def boxed(sentence: str, kind: Kind) -> str:
 def in_dock(said: Exception | str) -> str:
     """A sentence of the engine that names settings as the controls are named."""
     named = with_controls(str(said), _control).replace("seamscope freeze", _FREEZE)
+    named = named.replace("Seams (seamscope seams)", "the page Causes")
     named = _PER_TILE.sub(r"\1 seams: this network adjusts contrast inside every tile (\2)", named)
     named = _MISMATCH.sub(lambda found: f"{'dD'[found[1] == 'T']}isagreement", named)
     return _HALO.sub(lambda found: f"{'mM'[found[1] == 'H']}argin{found[2]}", named)

@@ -113,6 +113,13 @@ def _reasons(facts: Facts, reach: Reach) -> Iterator[str]:
         yield "the network sees the whole tile (attention, global pooling or the like)"
 
 
+def reach_name(reach: Reach) -> str:
+    """What `Reach.useful` is the reach of."""
+    if reach.halo is not None or reach.alike:
+        return "reach"
+    return "reach of the convolutions" if reach.convolutional is not None else "reach of all else"
+
+
 def by_place_or_size(facts: Facts, reach: Reach) -> str:
     """Say that the place in a tile or its size counts, as the end of a sentence; else empty."""
     if any(facts.learned_positions):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seamscope.models.model import Model
-from seamscope.models.sentences import caution, why_unbounded
+from seamscope.models.sentences import caution, reach_name, why_unbounded
 from seamscope.settings import Settings
 from seamscope.text import bytes_text
 from seamscope.tiling import AxisTiling, Sides, per_axis
@@ -168,16 +168,18 @@ def short_halo(plan: Plan, *, auto: bool = False) -> str:
         return ""
     _, axis, own, need = short[0]
     tile = axis.lattice.smallest_tile(need)
+    bounded = reach_name(plan.reach) == "reach"
+    reach = "network's reach" if bounded else reach_name(plan.reach)
     if auto:
         return (
-            f"The network reaches {max(need)} px. Tile and overlap leave room for a halo of "
+            f"The {reach} is {max(need)} px. Tile and overlap leave room for a halo of "
             f"{max(own)} px along {_alike(short)}, so that neighbouring tiles may differ. Use a "
             f"tile of {tile} px or more, which has room for the reach (`tile={tile}`)."
         )
     wider = f" with `tile={tile}` or more" if axis.tile < tile else ""
     return (
-        f"Margin (halo) {min(own)} along {_alike(short)} is less than the network's reach of "
-        f"{max(need)}, so that neighbouring tiles may differ. Use `halo={max(need)}`{wider}."
+        f"Margin (halo) {min(own)} along {_alike(short)} is less than the {reach}, "
+        f"{max(need)} px, so that neighbouring tiles may differ. Use `halo={max(need)}`{wider}."
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from seamscope.compare.certificate import Certificate
 from seamscope.errors import SeamscopeError
 from seamscope.explain.causes import Diagnosis
+from seamscope.models.sentences import reach_name
 from seamscope.planning.case import Case
 from seamscope.planning.thumbnails import thumbnail
 from seamscope.progress import QUIET, Work
@@ -82,9 +83,8 @@ def _reach(case: Case, work: Work) -> Mapping[str, float]:
     """Halos to be marked: how far the network can see, and how far it mostly does."""
     reach = case.model.reach
     marks: dict[str, float] = {}
-    for name, halo in (("reach", reach.halo), ("convolutions", reach.convolutional)):
-        if halo is not None and not marks:
-            marks[name] = float(max(max(sides) for sides in halo))
+    if reach.useful is not None:
+        marks[reach_name(reach)] = float(max(max(sides) for sides in reach.useful))
     with contextlib.suppress(SeamscopeError):  # a network without gradients, for one
         found = measure_receptive_field(
             case.but(tile="auto", halo="auto", overlap=None),

@@ -453,9 +453,9 @@ class Live(QObject):
         self.drawn.emit(picture)
         self._rest.start()
 
-    def _refresh(self) -> None:
+    def _refresh(self, thumbnail: bool = False) -> None:
         if self.layer is not None and self.layer in self._viewer.layers:
-            self.layer.refresh(extent=False, thumbnail=False)
+            self.layer.refresh(extent=False, thumbnail=thumbnail)
 
     def _count(self) -> None:
         """Count the objects, when the slider rests."""
@@ -468,6 +468,7 @@ class Live(QObject):
             if outcome.error is not None:
                 self.failed.emit(outcome.error, "Counting")
             elif self.picture is picture and outcome.value is not None:
+                self._refresh(thumbnail=True)
                 self.counted.emit(outcome.value)
             else:
                 self._rest.start()

@@ -15,9 +15,9 @@ from typing import Any
 from napari.layers import Image as ImageLayer
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QCheckBox, QFormLayout
-from superqt import QCollapsible
 
 from seamscope.docks.actions import Action
+from seamscope.docks.controls import Section
 from seamscope.docks.dock import Dock
 from seamscope.docks.evidence import Evidence
 from seamscope.docks.job import Outcome
@@ -183,12 +183,8 @@ class PredictionDock(Dock):
 
     def _lay_out(self) -> None:
         self._form = self._make_form()
-        self.more = QCollapsible("More options")
-        self.more.addWidget(self.options)
-        self.more.toggleButton().setToolTip("Options that are seldom changed.")
-        self.options.setEnabled(False)  # folded away: the Tab key passes by
-        self.more.toggled.connect(self.options.setEnabled)
-        self.more.layout().setContentsMargins(0, 0, 0, 0)
+        self.more = Section("More options", "Options that are seldom changed.")
+        self.more.fold(self.options)
         shown = legend(self.preview, [("kept", CORE), ("seen by the network", WINDOW)])
         parts = [self._form, self.more, shown, self.cost, self.notes]
         self.place(parts, below=self.panel)

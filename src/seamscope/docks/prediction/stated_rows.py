@@ -12,8 +12,8 @@ from typing import Any
 
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QFormLayout, QLabel, QSizePolicy, QSpinBox, QWidget
-from superqt import QCollapsible
 
+from seamscope.docks.controls import Section
 from seamscope.docks.editors import Choice, OptionalSizes
 from seamscope.models.output_kind import KINDS
 from seamscope.models.trials import PATIENCE
@@ -38,9 +38,10 @@ _TIPS = {
     ),
 }
 _MEASURED = "measured"
+_TITLE = "Network options"
 
 
-class StatedRows(QCollapsible):
+class StatedRows(Section):
     """Editor of what is stated of a network.
 
     Signals
@@ -52,10 +53,7 @@ class StatedRows(QCollapsible):
     value_changed = Signal()
 
     def __init__(self) -> None:
-        super().__init__("Network options")
-        self.toggleButton().setToolTip(
-            "What you know of the network: stated here, it is not measured."
-        )
+        super().__init__(_TITLE, "What you know of the network: stated here, it is not measured.")
         self.input_size, self.step = OptionalSizes(_MEASURED), OptionalSizes(_MEASURED)
         self.channels = QSpinBox()
         self.channels.setRange(0, 10_000)
@@ -118,14 +116,11 @@ class StatedRows(QCollapsible):
             label = QLabel(name.replace("_", " ").capitalize())
             label.setToolTip(tip)
             form.addRow(label, field)
-        self.addWidget(inside)
-        self.layout().setContentsMargins(0, 0, 0, 0)
-        inside.setEnabled(False)  # folded away: the Tab key passes by
-        self.toggled.connect(inside.setEnabled)
+        self.fold(inside)
 
     def _show_count(self) -> None:
         count = len(self.value())
-        self.setText(f"Network options ({count} stated)" if count else "Network options")
+        self.set_title(f"{_TITLE} ({count} stated)" if count else _TITLE)
 
     def _tell(self) -> None:
         self._show_count()

@@ -47,6 +47,7 @@ from seamscope.docks.seams.restitched import RestitchedLayers
 from seamscope.docks.seams.seam_table import SeamTable
 from seamscope.docks.window import canvas_side
 from seamscope.explain.advice import Advice, advise
+from seamscope.models.sentences import reach_name
 from seamscope.progress import Work
 from seamscope.reports.describe import describe
 from seamscope.seams.measures import HaloRay, Seam
@@ -406,9 +407,7 @@ class SeamsDock(Dock):
         if run is None or report is None:
             return []
         reach, ray = run.plan.reach, report.curve.ray
-        known = [(reach.halo, "reach")]
-        if reach.halo is None:
-            known = [(reach.convolutional, "reach of the convolutions")]
+        known = [(reach.useful, reach_name(reach))]
         if run.model is self.session.model:
             known.append((self.session.effective, "effective reach"))
         return [Mark(covering(ray, halo), name) for halo, name in known if halo is not None]

@@ -180,7 +180,8 @@ class HaloPlot(QWidget):
         keys += [("tolerance", _TOLERANCE)] * bool(self._tolerance)
         named = [f"{colored('━', color)}&nbsp;{_unbroken(name)}" for name, color in keys]
         # names of upright lines would run through the curves
-        for mark, (sign, _) in zip(self._marks, _STYLES, strict=False):
+        for mark, (drawn, _) in zip(self._marks, _STYLES, strict=False):
+            sign = drawn if mark.halo <= self._far else "→"  # further than is drawn
             named.append(f"{sign}&nbsp;{_unbroken(f'{mark.name} {mark.halo:g} px')}")
         self.names.setText(" &nbsp; ".join(named))
 
@@ -213,11 +214,15 @@ class HaloPlot(QWidget):
     def _heights(self, values: Values) -> Values:
         return np.log10(np.maximum(values, 10.0**self._floor))
 
+    @property
+    def _far(self) -> float:
+        """Largest halo that is drawn."""
+        return max([self.most, *(m.halo for m in self._marks if m.halo <= 3 * self.most + 8)])
+
     def _set_ranges(self, plot: Plot) -> None:
-        far = max([self.most, *(m.halo for m in self._marks if m.halo <= 3 * self.most + 8)])
         each = [line.values[np.isfinite(line.values)] for line in self._lines]
         top = max((float(self._heights(x).max()) for x in each if x.size), default=0.0)
-        plot.setXRange(0, max(far * 1.06, 1), padding=0.02)
+        plot.setXRange(0, max(self._far * 1.06, 1), padding=0.02)
         plot.setYRange(self._floor, max(top, self._floor + 1), padding=0.05)
 
     def _show_numbers(self) -> None:

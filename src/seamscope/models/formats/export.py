@@ -514,7 +514,7 @@ def _output(model: Model) -> dict[str, Any]:
 
 def _halo(model: Model) -> tuple[int, ...]:
     """The measured reach in output pixels; the format knows one number for both sides."""
-    sides = model.reach.halo or model.reach.convolutional
+    sides = model.reach.useful
     if sides is None:
         return (0,) * model.facts.spatial_axes
     return tuple(
