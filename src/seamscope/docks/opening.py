@@ -6,8 +6,8 @@ dock shows, and imports nothing heavy itself: torch takes seconds.
 A dock lives in a `Slot`. napari's docks are slots (`Place`), and so are the pages of the dock
 *Seamscope*. Each viewer has one dock of a kind: a slot that wants it takes it from the slot that
 has it. When napari closes a place, its dock stays hidden in the window, and comes back as it was.
-Qt styles a widget and all in it anew each time that it is put elsewhere, which takes longest of all
-here. So a dock is put into a place when that is docked, and taken out before that is closed::
+Qt styles a widget and all in it again each time that it is put elsewhere, which takes longest of
+all here. So a dock is put into a place when that is docked, and taken out before that is closed::
 
     Place "Seams"  ---- show "seams" ---->  imported?  -- thread -->  made once, or taken over
          |  closed                                                         |
