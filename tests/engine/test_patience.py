@@ -15,13 +15,15 @@ from seamscope.errors import ModelError
 from seamscope.models.implied import derived_by
 from seamscope.models.input_search import Hints, InputSearch
 from seamscope.models.model import Model, as_model
-from seamscope.models.trials import OutOfPatience, Trials
+from seamscope.models.trials import OVERTIME, OutOfPatience, Trials
+from seamscope.recorded_graph import Dispatch
 
 
 @pytest.fixture
 def allow(monkeypatch):
-    """Let a number of forward passes be made; then the time is over."""
-    run = Trials.__call__
+    """Let a number of forward passes be made; then the time is over, except for what it takes."""
+    run, overtime = Trials.__call__, Trials.overtime
+    monkeypatch.setattr(Trials, "overtime", lambda trials, seconds: overtime(trials, None))
 
     def allowed(count: int) -> None:
         made = [0]
@@ -224,6 +226,74 @@ def test_a_forward_pass_in_which_time_ends_is_not_waited_for() -> None:
     with pytest.raises(ModelError, match="`patience`"):
         InputSearch(trials, Hints()).find()
     assert len(ran) < 110
+
+
+class Ticks(Dispatch):
+    """Each operation takes a second of a clock that is played."""
+
+    def __init__(self, clock: list[float]) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.clock[0] += 1.0
+        return func(*args, **(kwargs or {}))
+
+
+class Slow(nn.Module):
+    """A network that runs by such a clock."""
+
+    def __init__(self, network: nn.Module, clock: list[float]) -> None:
+        super().__init__()
+        self.network, self.clock = network, clock
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with Ticks(self.clock):
+            return self.network(x)
+
+
+def _normalized() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 7, padding=3), nn.InstanceNorm2d(3), nn.MaxPool2d(2),
+        nn.Upsample(scale_factor=2), nn.Conv2d(3, 2, 5, padding=2),
+    )  # fmt: skip
+
+
+def _positive() -> nn.Module:
+    return nn.Sequential(_network(9), nn.ReLU())
+
+
+def _large_windows() -> nn.Module:
+    return Windows(9, 8)
+
+
+@pytest.mark.parametrize("make", [_plain, _positive, _normalized, _windows, _large_windows])
+def test_no_measurement_goes_on_when_time_is_over(make, monkeypatch) -> None:
+    """Besides one forward pass, and the seconds for each of two things that need not be known."""
+    clock = [0.0]
+
+    def look() -> float:
+        clock[0] += 0.01
+        return clock[0]
+
+    monkeypatch.setattr("seamscope.models.trials.time.monotonic", look)
+    whole = as_model(make().eval())
+    with torch.no_grad():
+        began = clock[0]
+        Slow(whole.module, clock)(torch.zeros(1, 1, 144, 144))
+        one_pass = clock[0] - began
+    ended = 0
+    for passes in (0, 1, 2, 4, 6, 8, 12, 16, 24, 40):
+        seconds = 5 + passes * one_pass
+        network = make()
+        with torch.no_grad():  # another network each time, of which nothing is kept
+            next(network.parameters()).mul_(1 + passes / 2048)
+        model, began = as_model(Slow(network, clock).eval()), clock[0]
+        with contextlib.suppress(ModelError):
+            model.measure(patience=seconds)
+            ended += not model.facts.period_found or not model.reach.finished
+        assert clock[0] - began <= seconds + one_pass + 2 * OVERTIME + 4
+    assert ended
 
 
 class Limited(nn.Conv2d):

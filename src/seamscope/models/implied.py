@@ -151,15 +151,21 @@ def derived_by(
     return _unless_it_fails(last)
 
 
-def derived_at(forward: Forward, x: torch.Tensor, module: nn.Module | None) -> Derived | None:
+def derived_at(
+    forward: Forward,
+    x: torch.Tensor,
+    module: nn.Module | None,
+    check: Callable[[], object] = bool,
+) -> Derived | None:
     """Derive what operations imply from one forward pass; None where they cannot be read.
 
-    The pass is not computed, unless the network's code asks for numbers.
+    The pass is not computed, unless the network's code asks for numbers. `check` is as for
+    `derived_by`.
     """
 
     def derived(computed: bool) -> Derived:
         graph = record(forward, x.clone(), module=module, decided=True, computed=computed)
-        return derive(graph, x)
+        return derive(graph, x, check=check)
 
     return _unless_it_fails(partial(derived, False)) or _unless_it_fails(partial(derived, True))
 
@@ -200,27 +206,30 @@ def derived_for_tiles(
     return replace(derived, axes=tuple(axes))
 
 
-def _uncomputed_along(
-    forward: Forward, x: torch.Tensor, axis: int, module: nn.Module | None
-) -> Derived:
-    graph = record(forward, x, module=module, decided=True, computed=False)
-    return Reader(graph, tuple(x.shape), only=axis).derived()
-
-
 def derived_uncomputed(
-    forward: Forward, derived: Derived, example: torch.Tensor, module: nn.Module | None
+    forward: Forward,
+    derived: Derived,
+    example: torch.Tensor,
+    module: nn.Module | None,
+    check: Callable[[], object] = bool,
 ) -> Derived:
     """Derive periods that are longer than an example, without a forward pass of a longer one.
 
-    One axis is read; others whose period is not known are taken to be like it.
+    One axis is read; others whose period is not known are taken to be like it. `check` is as for
+    `derived_by`.
     """
+
+    def along(axis: int) -> Derived:
+        graph = record(forward, x, module=module, decided=True, computed=False)
+        return Reader(graph, tuple(x.shape), check, axis).derived()
+
     last = len(derived.axes) - 1
     if derived.unknown or derived.axes[last].period is not None:
         return derived
     for part in (4, 2, 1):  # as narrow as may be beside the axis that is long
         shape = [*(n // part for n in example.shape[2:-1]), _LONG]
         x = torch.zeros(*example.shape[:2], *shape)
-        found = _unless_it_fails(partial(_uncomputed_along, forward, x, last, module))
+        found = _unless_it_fails(partial(along, last))
         if found is not None:
             axis, seen = found.axes[last], {one.name for one in found.couplings}
             if not axis.inside or not axis.period:

@@ -244,6 +244,7 @@ class Model:
         limits = self._limits
         trials = limits.trials(self.forward, self.module)
         facts = probe(trials, self._complete_hints())
+        vars(self).update(_sample=trials.sample, _may_decide=trials.decides)
         self._keep("facts", plain(facts), trials.finished, facts)
         return facts
 
@@ -259,7 +260,7 @@ class Model:
             trials.forward = arranged(trials.forward, facts.layout)
         if facts.cut and not self._trimmed:
             trials.forward = trimmed(trials.forward, facts.cut)
-        if facts.kind in WHOLE:
+        if facts.kind in WHOLE and self._may_decide:
             trials.forward = undecided(trials.forward, self._small(facts))
         return trials
 
@@ -344,6 +345,11 @@ class Model:
             return None
 
     @cached_property
+    def _may_decide(self) -> bool:
+        """Whether numbers that it gives may be decided; until it is measured, they may."""
+        return True
+
+    @cached_property
     def _sample(self) -> list[float]:
         """Some values of a small prediction, once it was made; before, none."""
         return []
@@ -381,16 +387,17 @@ class Model:
             trials.phase("Measuring the reach")
             reach = measure_reach(trials, facts)
             named = reach.convolutional is not None or reach.depends_on_size or reach.couplings
-            if not named and reach.finished and not facts.forward_only:
+            finished = reach.finished and trials.finished
+            if not named and finished and not facts.forward_only:
                 with Attempt():
                     slab = next(slabs(trials, facts, facts.spatial_axes - 1, fixed=True))
                     names = coupling_layers(self.module, slab)
                     reach = dataclasses.replace(reach, couplings=names)
-            if reach.halo is None and reach.finished and not (reach.couplings or facts.statistics):
+            if reach.halo is None and finished and not (reach.couplings or facts.statistics):
                 with Attempt():
                     names = tuple(op.name for op in self.audit.global_operations)
                     reach = dataclasses.replace(reach, couplings=names)
-            if reach.rest is not None and not reach.rest_measured and reach.finished:
+            if reach.rest is not None and not reach.rest_measured and finished:
                 held = HeldAttention(trials, self.module, reach.couplings)
                 with Attempt():
                     rest = measure_rest(held, facts)

@@ -153,15 +153,17 @@ _THRESHOLDS = {
 }  # fmt: skip
 
 
-def undecided(forward: Forward, x: torch.Tensor) -> Forward:
+def undecided(forward: Forward, x: torch.Tensor, y: torch.Tensor | None = None) -> Forward:
     """Run a network of whole numbers up to what they were before, where that is possible.
 
     Parameters
     ----------
     forward
-        The network.
+        The network, which is returned where it gives other numbers.
     x
         An input with which that is tried.
+    y
+        What it predicts, where that is known.
     """
 
     def numbers(x: torch.Tensor) -> torch.Tensor:
@@ -171,7 +173,7 @@ def undecided(forward: Forward, x: torch.Tensor) -> Forward:
     def as_float(x: torch.Tensor) -> torch.Tensor:
         return forward(x).float()
 
-    given = forward(x)
+    given = forward(x) if y is None else y
     if given.is_floating_point() and not _whole([given]):
         return forward
     try:

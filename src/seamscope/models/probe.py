@@ -10,6 +10,7 @@ crop of valid convolutions; normalizations that use the tile's own statistics; t
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,8 +40,9 @@ from seamscope.models.input_search import (
 from seamscope.models.output_kind import WHOLE, OutputKind, kind_of, undecided
 from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, measure_fields
+from seamscope.models.same_network import sample_of
 from seamscope.models.sizes import Sizes, always, lattice_of, lost_pixels, one_size
-from seamscope.models.trials import Attempt, Draws, OutOfPatience, Trials, Watch
+from seamscope.models.trials import OVERTIME, Attempt, Draws, OutOfPatience, Trials, Watch
 from seamscope.normalization.audit import FixedStatistics, Forward, StatisticsCall
 from seamscope.text import axes_text
 from seamscope.tiling import Lattice, axis_names
@@ -99,6 +101,7 @@ class _Prober:
         self._values: OutputKind | None = None
         self._sure = True  # of that
         self._derived: Derived | None = None
+        self._read_long = False  # whether that was begun for an input that is not computed
 
     def facts(self) -> Facts:
         self._trials.phase("Finding the network's input")
@@ -106,8 +109,7 @@ class _Prober:
         try:
             facts = self._first(entry)
         except OutOfPatience:
-            with self._trials.overtime():
-                facts = self._at_one_size(entry)
+            facts = self._at_one_size(entry)
         return self._placed(self._with_period(facts))
 
     def _first(self, entry: AcceptedInput) -> Facts:
@@ -120,14 +122,14 @@ class _Prober:
         if self._only:
             self._forward = _of_sizes(self._forward, self._only)
         self._check_single(entry)
-        self._check_out_channels(channels, shape)
         self._check_any_channels(channels, shape)
-        self._chance(channels, shape)
-        self._kind(channels, shape)
+        self._kind(channels, shape, self._chance(channels, shape))
         self._trials.phase("Reading its operations")
         narrow = self._beside(channels, shape, (None,) * len(shape))
         example = self._noise(channels, shape)
         derived = self._derived = self._derivation(example, narrow)
+        if derived is not None and self._trials.hurried:  # what is long is better not computed
+            derived = self._derived = self._uncomputed(derived, example)
         periods = tuple(axis.period for axis in derived.axes) if derived else (None,) * len(shape)
         self._trials.phase("Measuring accepted sizes")
         beside = self._beside(channels, shape, periods)
@@ -194,23 +196,20 @@ class _Prober:
     def _at_one_size(self, entry: AcceptedInput) -> Facts:
         """What a single size shows, and the operations imply for it, where time is over.
 
-        It takes a few more forward passes at the size with which the network ran.
+        It takes one more forward pass at the size with which the network ran; two of a network
+        that is random, or decides.
         """
         channels, shape = entry.channels, entry.shape
         x = self._noise(channels, shape)
-        with Watch() as watch, Draws() as draws:
-            run = self._watched(x)
-        if draws.seen and not self._trials.random:
-            self._differ = _apart(run.y, [self._forward(x)])
-            self._trials.random = True
-        if self._values is None:
-            self._values, self._sure = kind_of(watch, [run.y])
-            if self._values in WHOLE:
-                self._forward = undecided(self._forward, x)
-        derived = self._derived or derived_at(self._forward, x, self._trials.module)
-        if derived is not None:
-            derived = derived_uncomputed(self._forward, derived, x, self._trials.module)
-        shape, run = self._of_whole_periods(run, shape, derived)
+        with self._trials.overtime(None):
+            run = self._one_run(x)
+        derived = self._derived
+        with self._trials.overtime(OVERTIME), contextlib.suppress(OutOfPatience):
+            trials = self._trials
+            derived = derived or derived_at(self._forward, x, trials.module, trials.check)
+            derived = derived and (derived if self._read_long else self._uncomputed(derived, x))
+        with self._trials.overtime(OVERTIME), contextlib.suppress(OutOfPatience):
+            shape, run = self._of_whole_periods(run, shape, derived)
         lattice = tuple(
             one_size(n, out, derived.axes[axis] if derived else None)
             for axis, (n, out) in enumerate(zip(shape, run.y.shape[2:], strict=True))
@@ -232,7 +231,27 @@ class _Prober:
             f"{ran}. What else is known of it follows from its operations and was "
             "not measured."
         )
-        return replace(self._facts(lattice, shape, run, implied), notes=(note,))
+        notes = (note, *_taken_alike(derived))
+        facts = replace(self._facts(lattice, shape, run, implied), notes=notes)
+        if not self._trials.random and not self._trials.decides:
+            self._trials.sample = sample_of(lambda x: run.y, facts)
+        return facts
+
+    def _one_run(self, x: torch.Tensor) -> _Run:
+        """Run the network, and see whether it draws numbers and what kind of values it gives."""
+        with Watch() as watch, Draws() as draws:
+            run = self._watched(x)
+        if draws.seen and not self._trials.random:
+            self._differ = _apart(run.y, [self._forward(x)])
+            self._trials.random = True
+        if self._values is None:
+            self._values, self._sure = kind_of(watch, [run.y])
+            self._undecide(x, run.y)
+        return run
+
+    def _uncomputed(self, derived: Derived, example: torch.Tensor) -> Derived:
+        trials, self._read_long = self._trials, True
+        return derived_uncomputed(self._forward, derived, example, trials.module, trials.check)
 
     def _of_whole_periods(
         self, run: _Run, shape: tuple[int, ...], derived: Derived | None
@@ -318,16 +337,6 @@ class _Prober:
 
         tiles = derived_for_tiles(self._forward, derived, lattice, example, self._trials.check)
         return Implied.of(tiles, lattice)
-
-    def _check_out_channels(self, channels: int, shape: tuple[int, ...]) -> None:
-        """Refuse a network whose number of channels depends on the values of its input."""
-        inputs = [torch.zeros(1, channels, *shape), self._noise(channels, shape)]
-        given = {int(y.shape[1]) for y in map(self._forward, [*inputs, 10 * inputs[1]])}
-        if len(given) > 1:
-            raise ModelError(
-                f"The network returns {min(given)} channels for one input and {max(given)} for "
-                "another of the same size: wrap it in a module that always returns as many."
-            )
 
     # -- period and place
 
@@ -436,16 +445,17 @@ class _Prober:
         random = torch.Generator().manual_seed(0)
         return torch.randn(1, channels, *shape, generator=random)
 
-    def _chance(self, channels: int, shape: tuple[int, ...]) -> None:
+    def _chance(self, channels: int, shape: tuple[int, ...]) -> tuple[Watch, torch.Tensor]:
         """Measure how much two runs of one input differ, in standard deviations of the output.
 
         Where they differ, later runs replace random draws by their expected value. A network that
         drops whole blocks now and then may predict the same twice: where it draws numbers, it runs
-        until two predictions differ.
+        until two predictions differ. Returns a run of the network that remains.
         """
         x = self._noise(channels, shape)
-        with Draws() as draws:
-            runs = [self._forward(x).double() for _ in range(2)]
+        with Watch() as watch, Draws() as draws:
+            first = self._forward(x)
+        runs = [first.double(), self._forward(x).double()]
         differ = 0.0
         for _ in range(_RUNS):
             differ = _apart(runs[0], runs[1:])
@@ -456,16 +466,33 @@ class _Prober:
             self._trials.random = True
             self._shapes.clear()
             self._differ = differ
+            with Watch() as watch:
+                first = self._forward(x)
+        return watch, first
 
-    def _kind(self, channels: int, shape: tuple[int, ...]) -> None:
-        """See what kind of values the network gives; of whole numbers, run what they were."""
-        x = self._noise(channels, shape)
-        with Watch() as watch:
-            y = self._forward(x)
+    def _kind(
+        self, channels: int, shape: tuple[int, ...], seen: tuple[Watch, torch.Tensor]
+    ) -> None:
+        """See what kind of values the network gives; of whole numbers, run what they were.
+
+        A network whose number of channels depends on the values of its input is refused.
+        """
+        x, (watch, y) = self._noise(channels, shape), seen
         more = [self._forward(factor * x + shift) for factor, shift in ((0.1, 0.5), (20.0, -3.0))]
+        zeros = self._run_shape(channels, shape) or y.shape
+        given = {int(zeros[1]), *(int(one.shape[1]) for one in (y, *more))}
+        if len(given) > 1:
+            raise ModelError(
+                f"The network returns {min(given)} channels for one input and {max(given)} for "
+                "another of the same size: wrap it in a module that always returns as many."
+            )
         self._values, self._sure = kind_of(watch, [y, *more])
+        self._undecide(x, y)
+
+    def _undecide(self, x: torch.Tensor, y: torch.Tensor) -> None:
         if self._values in WHOLE:
-            self._forward = undecided(self._forward, x)
+            plain, self._forward = self._forward, undecided(self._forward, x, y)
+            self._trials.decides = self._forward is not plain
 
     # -- sizes
 
@@ -534,6 +561,19 @@ class _Prober:
             best = min(exact or sizes[:1], key=lambda pair: abs(pair[0] - pair[1] / scale))
             return lattice_of(*best, scale, step)
         return one_size(size, out)
+
+
+def _taken_alike(derived: Derived | None) -> Iterator[str]:
+    """Say along which axes nothing was read, since most networks are alike along all."""
+    if derived is None:
+        return
+    names, axes = axis_names(len(derived.axes)), derived.axes
+    alike = [name for name, one in zip(names[:-1], axes, strict=False) if one is axes[-1]]
+    if alike and axes[-1].period:
+        yield (
+            f"Along {' and '.join(alike)} it is taken to be like along {names[-1]}: there was no "
+            "time to read its operations along each axis."
+        )
 
 
 def _with_whole_period(lattice: Lattice, derived: DerivedAxis) -> Lattice:

@@ -34,7 +34,7 @@ SAME = 1e-4
 LOW, HIGH = 0, 1  # ends of a slab
 NAN = math.nan
 NOISES = (100.0, 1.0)  # standard deviations of what replaces an end, besides NaN
-# In float64, what changes the prediction by less, in standard deviations, cancels but for rounding.
+# In float64, what changes the prediction by less, in standard deviations, is rounding.
 CANCELS = 1e-9
 
 # Shortest and longest slab (pixels) for 1, 2 and 3 spatial axes.

@@ -31,6 +31,9 @@ aten = torch.ops.aten
 PATIENCE = 60.0
 """Seconds after which the measurements of one network end, by default."""
 
+OVERTIME = 2.0
+"""Seconds for each of a few things that need not be measured, when that time is over."""
+
 
 class OutOfPatience(Exception):  # noqa: N818  (no error: what was measured until then is kept)
     """The time for measuring is over."""
@@ -60,6 +63,11 @@ class Trials:
         Forward passes so far.
     finished
         Whether there was always time for one more.
+    sample
+        What `seamscope.models.same_network.sample_of` gives, where a forward pass showed it.
+    decides
+        Whether what the network gives was seen to be decided (see
+        `seamscope.models.output_kind.undecided`).
     """
 
     def __init__(
@@ -67,7 +75,7 @@ class Trials:
         forward: Forward,
         work: Work = QUIET,
         patience: float | None = PATIENCE,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
         module: nn.Module | None = None,
     ) -> None:
         self.forward = forward
@@ -76,9 +84,11 @@ class Trials:
         self.random = False
         self.count = 0
         self.finished = True
-        self._clock = clock
+        self.sample: list[float] = []
+        self.decides = False
+        self._clock = clock or time.monotonic
         self._patience = patience
-        self._end = None if patience is None else clock() + patience
+        self._end = None if patience is None else self._clock() + patience
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Run the network once."""
@@ -111,10 +121,17 @@ class Trials:
             self.finished = False
             raise OutOfPatience
 
+    @property
+    def hurried(self) -> bool:
+        """Whether a quarter of the time is over."""
+        if self._end is None or self._patience is None:
+            return False
+        return self._end - self._clock() < 0.75 * self._patience
+
     @contextlib.contextmanager
-    def overtime(self) -> Iterator[None]:
-        """Run a few times more though time is over; what is left then is none."""
-        end, self._end = self._end, None
+    def overtime(self, seconds: float | None) -> Iterator[None]:
+        """Go on for so long though time is over, or without a limit; what is left then is none."""
+        end, self._end = self._end, None if seconds is None else self._clock() + seconds
         try:
             yield
         finally:
