@@ -343,6 +343,11 @@ def test_masks_of_several_classes_are_compared_each(decide) -> None:
     assert min(seams.hard) > 0
 
 
+def _elsewhere(function):
+    """A function that another program runs, as that of an ONNX file."""
+    return lambda y: torch.from_numpy(function(y.detach().numpy()))
+
+
 @pytest.mark.parametrize(
     ("end", "kind", "certain"),
     [
@@ -362,6 +367,8 @@ def test_masks_of_several_classes_are_compared_each(decide) -> None:
         (nn.ReLU(), "values", True),
         (Apply(nn.Sigmoid(), lambda y: (255 * y).round().to(torch.uint8)), "values", True),
         (Apply(nn.Identity(), lambda y: (100 * y).round()), "values", False),
+        (Apply(nn.Identity(), _elsewhere(lambda y: 1 / (1 + np.exp(-y)))), "probabilities", False),
+        (Apply(nn.Identity(), _elsewhere(lambda y: np.maximum(y, 0))), "values", False),
         (Apply(nn.Identity(), lambda y: (2 * y.argmax(1, True)).to(torch.uint8)), "classes", True),
     ],
 )

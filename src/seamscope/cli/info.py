@@ -225,6 +225,7 @@ def _large_image(channels: int, spatial_axes: int) -> Image:
 _UNCERTAIN = {
     "logits": ", or other values without limits (--kind)",
     "values": ", or logits (--kind)",
+    "probabilities": ", or other values from 0 to 1 (--kind)",
 }
 
 

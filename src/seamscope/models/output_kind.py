@@ -72,7 +72,8 @@ def kind_of(watch: Watch, outputs: Sequence[torch.Tensor]) -> tuple[OutputKind, 
     kind = _kind(last, low, high, outputs)
     limits = last in _ACTIVATIONS or "softmax" in last or "sigmoid" in last
     open_ended = kind == "logits" or (kind == "values" and low < 0 < high and not limits)
-    return kind, not open_ended
+    unseen = not last and kind in ("probabilities", "values")  # another program runs the network
+    return kind, not open_ended and not unseen
 
 
 def _last(watch: Watch, output: torch.Tensor) -> str:
@@ -101,7 +102,8 @@ def _kind(last: str, low: float, high: float, outputs: Sequence[torch.Tensor]) -
         return "embeddings"
     if last in _LINEAR and low < 0 < high:
         return "logits"
-    return "probabilities" if within and high > low and last in ("clamp", "hardtanh") else "values"
+    limited = within and high > low and last in ("clamp", "hardtanh", "")
+    return "probabilities" if limited else "values"
 
 
 def _sum_to_one(outputs: Sequence[torch.Tensor]) -> bool:
