@@ -5,6 +5,7 @@
     SeamscopeError                 every message names the value, the rule and the remedy
     ├── SettingsError              a setting cannot be used (tile, halo, axes, area ...)
     ├── ImageError                 an image cannot be read, or does not fit the network
+    │   └── NotFiniteError         it holds NaN or infinity; the same run would meet them again
     ├── ModelError                 a model cannot be loaded or does not behave as a network must
     │   └── TrustError             loading would run code of the file; lists what would run
     └── OutputError                the result cannot be written (disk full, exists, wrong shape)
@@ -29,6 +30,10 @@ class SettingsError(SeamscopeError):
 
 class ImageError(SeamscopeError):
     """The image cannot be read, or is not what the network takes."""
+
+
+class NotFiniteError(ImageError):
+    """The image holds NaN or infinity: only another image or setting helps."""
 
 
 class ModelError(SeamscopeError):

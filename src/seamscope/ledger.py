@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from seamscope.errors import OutputError
+from seamscope.errors import NotFiniteError, OutputError
 from seamscope.files import Claim, Place, disk_errors, write_file
 from seamscope.serialization import plain
 
@@ -137,11 +137,15 @@ class Ledger:
 
     @contextlib.contextmanager
     def unless_refused(self) -> Iterator[None]:
-        """Leave nothing of work that is refused, or fails, before its first block is done."""
+        """Leave nothing of work that is refused, or fails, before its first block is done.
+
+        Nor of an image with NaN: another image or another setting is other work.
+        """
         try:
             yield
         except Exception as error:
-            if not isinstance(error, InterruptedError) and not count_marks(self.folder)[1]:
+            begun = isinstance(error, InterruptedError) or count_marks(self.folder)[1]
+            if not begun or isinstance(error, NotFiniteError):
                 with contextlib.suppress(OutputError):
                     discard(self.folder)
             raise

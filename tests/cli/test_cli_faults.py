@@ -16,9 +16,11 @@ from typer.testing import CliRunner, Result
 
 import seamscope.ledger
 from seamscope.cli import app
-from seamscope.cli.answer import Answer, task_in
+from seamscope.cli.answer import Answer, answer_in
+from seamscope.images.image import open_image
 from seamscope.images.results import pyramid
 from seamscope.normalization.statistics import Statistics
+from seamscope.prediction.resuming import content_of
 
 NETWORK = """
 import torch
@@ -183,11 +185,16 @@ def test_an_answer_in_two_files_is_resumed(tmp_path: Path, monkeypatch: pytest.M
     assert (Path("o--.html").exists(), Path("o.json").exists()) == (True, False)
     assert run("--resume")[0] == 0
     assert run("--resume") == (0, "o.json and o--.html are done already.")
+    told = measures(Path("o.json"))
     Path("o.json").unlink()  # and no measures are there that the report belongs to
     assert "o--.html exists" in run("--resume")[1]
     words.remove("--json")
     words.remove("o.json")
     assert run("--resume") == (0, "o--.html is done already.")
+    with monkeypatch.context() as patch:  # the page holds the whole answer
+        patch.setattr("seamscope.cli.seams._Bench", None)
+        result = CliRunner().invoke(app, [*words, "--resume", "--json", "-"])
+    assert json.loads(result.stdout) == told
     code, said = run("--resume", "--tolerance", "1")
     assert code == 1
     assert "o--.html was made with another options tolerance (0.0001, now 1.0)" in said
@@ -206,6 +213,38 @@ def test_nothing_is_left_of_what_is_refused(
     result = CliRunner().invoke(app, words)
     assert (result.exit_code, "not finite" in result.output) == (1, True)
     assert {file.name for file in Path().iterdir()} - {"__pycache__"} == {"image.npy", "net.py"}
+
+
+@pytest.mark.parametrize("name", ["freeze", "seams"])
+def test_nothing_is_left_of_an_image_with_nan(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found until then belongs to that image, which can never be finished."""
+    monkeypatch.chdir(tmp_path)
+    write_inputs()
+    image = np.load("image.npy")
+    image[140, 90] = np.nan
+    np.save("image.npy", image)
+    disk, words = Disk(monkeypatch), COMMANDS[name].split()
+    result = CliRunner().invoke(app, words)
+    assert (result.exit_code, "--fill-nan 0" in result.output, disk.marks > 0) == (1, True, True)
+    assert {file.name for file in Path().iterdir()} - {"__pycache__"} == {"image.npy", "net.py"}
+    assert CliRunner().invoke(app, [*words, "--fill-nan", "0"]).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["predict", "segment", "freeze", "seams"])
+def test_a_copy_in_other_chunks_is_the_same_image(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_inputs()
+    words = COMMANDS[name].replace("image.npy", "image.zarr").split()
+    for chunks in ((64, 64), (7, 100)):
+        data = np.load("image.npy")
+        zarr.create_array("image.zarr", data=data, chunks=chunks, overwrite=True)
+        result = CliRunner().invoke(app, [*words, "--resume"])
+        assert result.exit_code == 0, result.output
+    assert "done already" in result.output
 
 
 @pytest.mark.parametrize("name", ["predict", "freeze", "seams"])
@@ -257,8 +296,13 @@ def test_a_comparison_is_made_of_statistics_that_are_done(
         result = CliRunner().invoke(app, [*words, "--report", "o.html"])
         assert result.exit_code == 0
         assert said in " ".join(result.output.split())
-    made_of = task_in("o.html")
-    assert made_of is not None
+    told = answer_in("o.html")
+    shown = CliRunner().invoke(app, [*words, "--report", "o.html", "--json", "-"])
+    assert json.loads(shown.stdout) == told
+    Path("o.json").unlink()
+    assert CliRunner().invoke(app, [*words, "--report", "o.html"]).exit_code == 0
+    assert measures(Path("o.json")) == told
+    made_of = told["task"]
     assert (made_of["comparison"], made_of["explanation"], made_of["labels"]) == (True, False, None)
     assert Path("o.statistics").stat().st_mtime_ns == before
     copy = ["freeze", *words[1:3], "copy", *words[4:], "--how", "o.statistics"]
@@ -274,5 +318,12 @@ def test_a_comparison_is_made_of_statistics_that_are_done(
     labels[50, 50] = 1
     np.save("labels.npy", labels)
     assert "another labels" in " ".join(CliRunner().invoke(app, copy).output.split())
+    np.save("labels.npy", 0 * labels)
+    assert "done already" in CliRunner().invoke(app, copy).output
+    image, known = np.load("image.npy"), content_of(open_image("image.npy"))
+    image[50, 50] += 1
+    np.save("image.npy", image)
+    assert content_of(open_image("image.npy")) == known  # a few lines, and this is not of them
+    assert "another hash of all pixels" in " ".join(CliRunner().invoke(app, copy).output.split())
     write_inputs(value=1)
     assert "another image content" in " ".join(CliRunner().invoke(app, copy).output.split())

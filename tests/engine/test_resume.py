@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from seamscope.errors import OutputError
 from seamscope.images.image import Image, open_image
 from seamscope.images.results import pyramid
 from seamscope.ledger import Ledger
+from seamscope.prediction import resuming
+from seamscope.prediction.resuming import digest_of
 from seamscope.prediction.run import TileDone
 from watching import Seen, run_with_events, stopped_after
 
@@ -146,6 +148,30 @@ def test_a_stopped_prediction_says_so_and_is_resumed(tmp_path: Path) -> None:
     assert work.phases[-1] == "Predicting"
     assert work.steps[-1] == (16, 16)
     np.testing.assert_array_equal(found, predict(FLAT, Net(), **how))
+
+
+@pytest.mark.parametrize("kind", ["u1", "i2", "f4", "f8", "?"])
+def test_the_hash_of_all_pixels_does_not_depend_on_chunks(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the sum of SplitMix64 over pixels with their places, here in Python's integers."""
+    pixels = (np.random.default_rng(0).random((3, 30, 40)) * 200).astype(kind)
+    monkeypatch.setattr(Image, "blocks", partialmethod(Image.blocks, 3000))
+    monkeypatch.setattr(resuming, "_AT_ONCE", 17)
+    chunks = ((1, 8, 8), (3, 7, 40), (2, 30, 9))
+    copies = [zarr.create_array({}, data=pixels, chunks=each) for each in chunks]
+    found = {digest_of(open_image(each, axes="zyx")) for each in (pixels, *copies)}
+
+    def mixed(z: int) -> int:
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        return z ^ z >> 31
+
+    bits = pixels.view(f"u{pixels.itemsize}").ravel().tolist()
+    total = sum(mixed((i * 0x9E3779B97F4A7C15 + b) % 2**64) for i, b in enumerate(bits)) % 2**64
+    assert found == {resuming._hash((pixels.shape, str(pixels.dtype), total))}
+    pixels[1, 2, 3] = pixels[1, 2, 3] == 0
+    assert digest_of(open_image(pixels, axes="zyx")) not in found
 
 
 def test_nothing_to_resume_begins(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,27 @@ def test_what_the_disk_has_lost_is_measured_again(folder: Path, tmp_path: Path, 
         os.truncate(kept / "pass0.npz", 30)
         os.truncate(next(kept.glob("*.sums")), 0)
     assert shared(case, tmp_path / "ledger", Here()) == expected
+    worker.close()
+
+
+@pytest.mark.usefixtures("small_stretches")
+@pytest.mark.parametrize("chunks", [(2, 96, 80), (1, 96, 16)])
+def test_a_copy_in_other_chunks_is_measured_in_its_own_stretches(
+    folder: Path, tmp_path: Path, chunks: tuple[int, ...]
+) -> None:
+    """It is the same image, and a run may go on with it; the first may be gone."""
+    first, other = tmp_path / "first", tmp_path / "other"
+    for place, stored in ((first, (1, 32, 32)), (other, chunks)):
+        place.mkdir()
+        shutil.copy(folder / "nets.py", place)
+        zarr.create_array(place / "f4.zarr", data=IMAGES["f4"].astype("f4"), chunks=stored)
+    stop = Seen(until=lambda seen: len(seen.steps) > 2)
+    with pytest.raises(InterruptedError):
+        shared(case_of(first, "f4", "zscore"), tmp_path / "ledger", Here(), stop)
+    shutil.rmtree(first / "f4.zarr")
+    case = case_of(other, "f4", "zscore")
+    found = shared(case, tmp_path / "ledger", Here())
+    assert repr(found) == repr(case_of(other, "f4", "zscore").intensity())
     worker.close()
 
 

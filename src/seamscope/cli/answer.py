@@ -71,13 +71,7 @@ class Answer:
         OutputError
             When it is of other work, and may not be replaced.
         """
-        file = self.json_file
-        if file is None or file == "-" or not Path(file).expanduser().exists():
-            return False
-        from seamscope.prediction.folders import is_made_of
-
-        own = is_made_of(task_in(file), task, file, overwrite=overwrite)
-        return own and answer_in(file).get("finished", True) is True
+        return is_answer_of(self.json_file, task, overwrite=overwrite)
 
     def skip(self, content: Mapping[str, Any], text: str, *, there: bool) -> None:
         """Answer that nothing is to be done.
@@ -126,16 +120,17 @@ class PageAnswer(Answer):
 
             require()
 
-    def report(self, page: str, task: Mapping[str, Any] | None = None) -> None:
-        """Write the page; a comment at its end says what it was made of, where that is known."""
-        if task is not None:
-            made_of = json.dumps(plain(task)).replace("--", "-\\u002d")  # which ends a comment
-            page = f"{page}\n{_MADE_OF}{made_of} -->\n"
+    def report(self, page: str, content: Mapping[str, Any] | None = None) -> None:
+        """Write the page; a comment at its end holds the answer that it shows, if that is given."""
+        if content is not None:
+            told = _json({"seamscope": __version__, **content}, None)
+            page = f"{page}\n{_ANSWER}{told.replace('--', _HYPHENS)} -->\n"
         if self.report_file is not None:
             write_text("--report", self.report_file, page)
 
 
-_MADE_OF = "<!-- made of "
+_ANSWER = "<!-- answer of seamscope "
+_HYPHENS = "-\\u002d"  # two of them would end a comment
 _gathered: list[Mapping[str, Any]] | None = None
 
 
@@ -150,8 +145,8 @@ def gathered() -> Iterator[list[Mapping[str, Any]]]:
         _gathered = before
 
 
-def _json(content: Mapping[str, Any]) -> str:
-    return json.dumps(_plain(content), indent=1, ensure_ascii=False, default=str) + "\n"
+def _json(content: Mapping[str, Any], indent: int | None = 1) -> str:
+    return json.dumps(_plain(content), indent=indent, ensure_ascii=False, default=str) + "\n"
 
 
 def _plain(value: Any) -> Any:
@@ -182,23 +177,33 @@ def made_by(command: str, task: Mapping[str, Any]) -> dict[str, Any]:
     return {"command": command, **plain(task)}
 
 
-def task_in(file: str | Path) -> dict[str, Any] | None:
-    """Return what a file of --json or --report was made of; None where it does not say."""
-    try:
-        text = Path(file).expanduser().read_text(encoding="utf-8")
-        _, mark, comment = text.rpartition(_MADE_OF)
-        found = json.loads(comment.rpartition("-->")[0]) if mark else json.loads(text)["task"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return found if isinstance(found, dict) else None
+def is_answer_of(
+    file: str | Path | None, task: Mapping[str, Any], *, overwrite: bool = False
+) -> bool:
+    """Return whether a file of --json or --report holds the whole answer of this work.
+
+    Raises
+    ------
+    OutputError
+        When it is of other work, and may not be replaced; the message names what differs.
+    """
+    if file in (None, "-") or not Path(file).expanduser().exists():
+        return False
+    from seamscope.prediction.folders import is_made_of
+
+    found = answer_in(file)
+    own = is_made_of(found.get("task"), task, file, overwrite=overwrite)
+    return own and found.get("finished", True) is True
 
 
 def answer_in(file: str | Path | None) -> dict[str, Any]:
-    """Return what a command has written with --json; nothing where a file is not of Seamscope."""
+    """Return what a command has answered in a file of --json or --report; {} for other files."""
     if file in (None, "-"):
         return {}
     try:
-        found = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
+        text = Path(file).expanduser().read_text(encoding="utf-8")
+        _, mark, comment = text.rpartition(_ANSWER)
+        found = json.loads(comment.rpartition("-->")[0] if mark else text)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) and "seamscope" in found else {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import PageAnswer, answer_in, made_by, task_in
+from seamscope.cli.answer import PageAnswer, answer_in, is_answer_of, made_by
 from seamscope.cli.command import ExitCode, Overwrite, command, say
 from seamscope.cli.options import (
     ComputationOptions,
@@ -316,6 +316,8 @@ def freeze(
         known = freezing.resume and job.is_answered(answer, out, overwrite=overwrite)
         if there and not job.remains(answer, known=known, overwrite=overwrite):
             done = _record(job.found_before, job, None, out)
+            if job.compares:
+                done |= {**answer_in(answer.report_file), "out": out}
             answer.skip(done, f"{out} is done already.", there=known)
             return
         if there:
@@ -336,7 +338,8 @@ def freeze(
             from seamscope.reports.repair_page import repair_page
 
             work.phase("Drawing")
-            answer.report(repair_page(effect, statistics), job.task)
+            page = repair_page(effect, statistics)
+            answer.report(page, _record(statistics, job, effect, out))
     answer.write(
         _record(statistics, job, effect, out), "\n".join(_summary(statistics, job, effect, out))
     )
@@ -409,9 +412,9 @@ class _Freezing:
             When it is of other work, and may not be replaced.
         """
         of_replaced = self._partial.exists() and answer_in(answer.json_file).get("out") == out
-        bare = {**self.task, "comparison": False, "explanation": None, "labels": None}
-        before = task_in(answer.json_file) if answer.json_file else None
-        completed = self._compares and before == plain(bare)
+        of_comparison = dict.fromkeys(("explanation", "labels", "hash of all pixels"))
+        bare = {**self.task, "comparison": False, **of_comparison}
+        completed = self.compares and answer_in(answer.json_file).get("task") == plain(bare)
         if of_replaced or completed:
             return False
         return answer.check(self.task, overwrite=overwrite)
@@ -433,17 +436,13 @@ class _Freezing:
         SeamscopeError
             When the report that is there is of other work.
         """
-        from seamscope.prediction.folders import is_made_of
-
-        page = answer.report_file
-        drawn = page is not None and Path(page).expanduser().exists()
-        drawn = drawn and is_made_of(task_in(str(page)), self.task, str(page), overwrite=overwrite)
-        missing = (answer.json_file is not None and not known) or (page is not None and not drawn)
-        shown_only = answer.json_file is None and page is None
-        return self._compares and (missing or shown_only)
+        if answer.report_file is not None:  # whose page holds the comparison too
+            return not is_answer_of(answer.report_file, self.task, overwrite=overwrite)
+        return self.compares and not known
 
     @property
-    def _compares(self) -> bool:
+    def compares(self) -> bool:
+        """Whether predictions before and after are compared."""
         options = self.options
         return self._draws or options.compare or options.labels is not None
 
@@ -451,14 +450,13 @@ class _Freezing:
     def task(self) -> dict[str, Any]:
         """All that the answer depends on, so that another one is noticed."""
         from seamscope.images.ground_truth import open_labels
-        from seamscope.planning.case import Case
-        from seamscope.planning.resources import Resources
-        from seamscope.prediction.resuming import digest_of, task_of
+        from seamscope.prediction.resuming import described, digest_of, digest_of_frames, task_of
 
         options = self.options
         given = options.how not in _NAMES
-        here = Resources.of("cpu")  # nothing is computed
-        case = Case.open(self.image, self.model, self.settings, resources=here)
+        case = described(self.image, self.model, self.settings)
+        # statistics that are found here have all pixels in their own description
+        pixels = digest_of_frames(case, self.work) if given and self.compares else None
         labels = None if options.labels is None else open_labels(options.labels)
         task = {
             **task_of(case),
@@ -466,8 +464,9 @@ class _Freezing:
             "cell": options.cell,
             "number of tiles": options.tiles if options.how == "sampled" else None,
             "statistics": self._taken_over.digest if given else None,
-            "comparison": self._compares,
-            "explanation": options.explain if self._compares else None,
+            "hash of all pixels": pixels,
+            "comparison": self.compares,
+            "explanation": options.explain if self.compares else None,
             "labels": None if labels is None else digest_of(labels, self.work),
         }
         return made_by("freeze", task)
@@ -522,7 +521,7 @@ class _Freezing:
 
     def compared(self, statistics: Statistics) -> BeforeAfter | None:
         """Compare predictions before and after, where that is requested."""
-        if not self._compares:
+        if not self.compares:
             return None
         from seamscope.compare.before_after import compare_statistics
         from seamscope.models.runner import is_here

@@ -171,12 +171,13 @@ def predict(
             run.carry_out(work, overwrite=overwrite, task=task, resume=resume, ome=ome)
             figures = run.figures
             run.save_protocol(save_protocol)
+    if run.finished:
+        answer.write(_answer_of(out), run.outcome())
+        return
     record = {**run.record(), "task": _made_by_predict(task)}
     record |= {"dry_run": dry_run, "figures": figures}
     if dry_run:
         answer.write(record, _plan_text(run, figures))
-    elif run.finished:
-        answer.write(record, run.outcome())
     else:
         answer.write(record)
         say(run.outcome())
@@ -206,13 +207,10 @@ def _whole_plate(
 def _is_done_before(
     image: Image, network: Model, settings: Settings, out: str, grid: str | None, overwrite: bool
 ) -> bool:
-    from seamscope.planning.case import Case
-    from seamscope.planning.resources import Resources
     from seamscope.prediction.folders import done_before
-    from seamscope.prediction.resuming import task_of
+    from seamscope.prediction.resuming import described, task_of
 
-    here = Resources.of("cpu")  # nothing is computed, and the device may be that of workers
-    task = task_of(Case.open(image, network, settings, grid=grid, resources=here))
+    task = task_of(described(image, network, settings, grid))
     return done_before(out, task, overwrite=overwrite)
 
 
@@ -222,7 +220,7 @@ def _made_by_predict(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _answer_of(out: str) -> dict[str, Any]:
-    """Return what the run that made a whole result has answered."""
+    """Return the answer of a run that made a whole result, out of what is noted with that."""
     from seamscope.planning.plan import Plan
     from seamscope.prediction.folders import record_at
 

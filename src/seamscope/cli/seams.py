@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seamscope.cli.answer import PageAnswer, made_by, task_in
+from seamscope.cli.answer import PageAnswer, answer_in, is_answer_of, made_by
 from seamscope.cli.command import Overwrite, command
 from seamscope.cli.options import (
     ComputationOptions,
@@ -121,22 +121,23 @@ def seams(
         with answer.work() as work:
             from seamscope.execution.devices import resources_on
             from seamscope.planning.case import Case
-            from seamscope.planning.resources import Resources
+            from seamscope.prediction.resuming import described
 
             opened, network = pixels.open(image, work.note), loading.load(model, work, tile)
             settings = settings_of(
                 grid, pixels, computation, tile=tile, threshold=measures.threshold
             )
-            here = Resources.of("cpu")  # nothing is computed yet, and workers may be gone
-            case = Case.open(opened, network, settings, grid=tiles_file, resources=here)
-            task = _task(case, measures)
+            task = _task(described(opened, network, settings, tiles_file), measures)
             done = [
                 name for name in (answer.json_file, answer.report_file) if name not in (None, "-")
             ]
-            made = resume and kept.is_done(done) and _made(done, task, overwrite=overwrite)
-            if made and answer.json_file != "-":  # which nothing keeps
+            if (
+                resume
+                and kept.is_done(done)
+                and all(is_answer_of(file, task, overwrite=overwrite) for file in done)
+            ):
                 said = f"{' and '.join(done)} {'are' if done[1:] else 'is'} done already."
-                answer.skip({}, said, there=True)
+                answer.skip(answer_in(done[0]), said, there=answer.json_file != "-")
                 return
             resources = resources_on(sharing.on, settings.device, work)
             case = Case.open(opened, network, settings, grid=tiles_file, resources=resources)
@@ -145,7 +146,7 @@ def seams(
             if answer.report_file is not None:
                 page = bench.page()
                 kept.note("report_file", answer.report_file)
-                answer.report(page, bench.task)
+                answer.report(page, bench.to_json())
         answer.write(bench.to_json(), "\n\n".join(bench.text()))
 
 
@@ -232,19 +233,6 @@ def _task(case: Case, options: MeasureOptions) -> dict[str, Any]:
 
     task = task_of_measures(case.but(seams=options.seams), Measuring())
     return made_by("seams", task | {"options": plain(options)})
-
-
-def _made(files: Sequence[str], task: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Whether the files of a finished answer are those of this command.
-
-    Raises
-    ------
-    OutputError
-        When they are not, and may not be replaced; the message names what differs.
-    """
-    from seamscope.prediction.folders import is_made_of
-
-    return all(is_made_of(task_in(file), task, file, overwrite=overwrite) for file in files)
 
 
 class _Bench:

@@ -282,10 +282,7 @@ def segment(
                 raise
         if save_protocol is not None:
             protocol.save(save_protocol)
-    record = {"output": out, **found.record()["segmentation"]}
-    record |= {"shape": list(found.shape), "axes": found.space.axes, "dtype": str(found.dtype)}
-    record |= {"corrections_skipped": skipped, "task": own}
-    answer.write(record, columns(_rows(found, out)))
+    answer.write(_answer_of(out) | {"task": own}, columns(_rows(found, out)))
 
 
 def _without_network(pixels: ImageOptions, recipe: Recipe) -> Protocol:
@@ -334,7 +331,7 @@ def _prepared(
 
 
 def _answer_of(out: str) -> dict[str, Any]:
-    """Return what the run that made whole labels has answered."""
+    """Return the answer of a run that made whole labels, out of what is noted with them."""
     from seamscope.images.image import open_image
     from seamscope.prediction.folders import record_at
 

@@ -29,7 +29,7 @@ from seamscope.execution.worker import Order
 from seamscope.files import DAMAGED, disk_errors, write_file
 from seamscope.images.image import Image
 from seamscope.images.passes import HERE, STRETCHES, Pass, Sums, joined
-from seamscope.ledger import Ledger
+from seamscope.ledger import Ledger, differing
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import whole_image_intensity
@@ -113,17 +113,20 @@ class _Shared:
                     one.advance(outcome.block % STRETCHES)
 
     def _ledger(self) -> Ledger:
-        if self._folder.exists():
-            with suppress(OutputError):
-                return Ledger(self._folder)
-            with disk_errors(self._folder, _LEFT):  # a kill has left it without its description
-                shutil.rmtree(self._folder)
         task = {
             "version of Seamscope": __version__,
             "image": image_of(self._case.image),
             "file": ImageFile.of(self._case.image),
             "plan": self._case.plan,
         }
+        if self._folder.exists():
+            with suppress(OutputError):
+                ledger = Ledger(self._folder)
+                if not any(differing(ledger.task, task)):
+                    return ledger
+            # a kill has left it without its description; or a copy is read, in stretches of its own
+            with disk_errors(self._folder, _LEFT):
+                shutil.rmtree(self._folder)
         return Ledger.begin(self._folder, plain(task))
 
 

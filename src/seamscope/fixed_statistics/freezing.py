@@ -80,7 +80,7 @@ from seamscope.normalization.statistics import (
 from seamscope.planning.case import Case
 from seamscope.planning.reading import TileJob
 from seamscope.prediction.folders import is_made_of
-from seamscope.prediction.resuming import digest_of, same_threads, task_of, threads_of
+from seamscope.prediction.resuming import digest_of_frames, same_threads, task_of, threads_of
 from seamscope.progress import QUIET, Steps, Work, check
 from seamscope.serialization import plain, restore
 from seamscope.settings import Settings
@@ -310,17 +310,8 @@ class _Task:
             "number of tiles": plan.tiles if plan.how == "sampled" else None,
             "device": str(plan.plan.settings.device),
             "code of the network": hashlib.sha256(answer).hexdigest()[:16],
-            "hash of all pixels": self._pixels(),
+            "hash of all pixels": digest_of_frames(self.case.at(plan.plan), self.work),
         }
-
-    def _pixels(self) -> str:
-        """Return a hash of the frames that are read."""
-        layout, image = self.plan.plan.layout, self.image
-        frames = dict(zip(layout.frames, self.plan.plan.frame_ranges, strict=True))
-        region = (
-            slice(*frames.get(a, (0, n))) for a, n in zip(layout.axes, image.shape, strict=True)
-        )
-        return digest_of(image.part(tuple(region)), self.work)
 
     @property
     def _jobs(self) -> _Jobs:

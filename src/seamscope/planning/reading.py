@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from seamscope.errors import ImageError
+from seamscope.errors import NotFiniteError
 from seamscope.images.image import Image
 from seamscope.images.intensity import Intensity, measure_intensity
 from seamscope.images.passes import HERE, Passes
@@ -192,7 +192,7 @@ class TileReader:
         ]
         names = self._plan.layout.spatial
         place = ", ".join(f"{name} {i}" for name, i in zip(names, at, strict=True))
-        raise ImageError(
+        raise NotFiniteError(
             f"The image {self._image.name} has a value that is not finite (NaN or infinity) at "
             f"{place}; networks spread it over everything they predict. Repair the image, or give "
             "a value to use instead (`fill_nan=0`)."

@@ -13,6 +13,7 @@ would write a strip of float32 as wide as the image and as high as the overlap.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import math
@@ -30,11 +31,14 @@ from seamscope.images.passes import HERE, Passes
 from seamscope.images.preparation import Prepared
 from seamscope.images.results.output import Output
 from seamscope.ledger import Ledger
+from seamscope.models.model import Model
 from seamscope.planning.blocks import Blocks
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
+from seamscope.planning.resources import Resources
 from seamscope.progress import QUIET, Work, check
 from seamscope.serialization import plain, restore
+from seamscope.settings import Settings
 from seamscope.tiling import Slices, Tile
 from seamscope.version import __version__
 
@@ -45,6 +49,7 @@ _BEGUN = "begun"
 # Settings that do not change the result.
 _WITHOUT_EFFECT = ("memory", "seams")
 _SAMPLES, _SAMPLE_PIXELS = 16, 4096
+_AT_ONCE = 2**15  # pixels of a hash whose places fit into the processor's cache
 
 
 def task_of(case: Case) -> dict[str, Any]:
@@ -61,6 +66,14 @@ def task_of(case: Case) -> dict[str, Any]:
         "settings": {k: v for k, v in settings.items() if k not in _WITHOUT_EFFECT},
         "grid": None if case.tiles is None else _hash(case.tiles),
     }
+
+
+def described(image: Image, model: Model, settings: Settings, grid: Any = None) -> Case:
+    """Return the case that is described to compare work: nothing is computed with it.
+
+    It is planned for a CPU, since its device may be that of workers which are gone.
+    """
+    return Case.open(image, model, settings, grid=grid, resources=Resources.of("cpu"))
 
 
 def image_of(image: Image) -> dict[str, Any]:
@@ -106,12 +119,49 @@ def content_of(image: Image) -> str:
 
 
 def digest_of(image: Image, work: Work = QUIET) -> str:
-    """Return a hash of all pixels, where a few decide; it costs reading the image once."""
-    digest = hashlib.sha256(repr((image.shape, str(image.dtype))).encode())
+    """Return a hash of all pixels, where a few decide; it costs reading the image once.
+
+    The chunks that pixels are stored in do not matter: each pixel is mixed with its place, and
+    their sum does not depend on the order in which they are read.
+    """
+    total = 0
     for region in image.blocks():
         check(work)
-        digest.update(image.read(region).tobytes())
-    return digest.hexdigest()[:16]
+        total += _mixed(image, region)
+    return _hash((image.shape, str(image.dtype), total % 2**64))
+
+
+def digest_of_frames(case: Case, work: Work = QUIET) -> str:
+    """Return a hash of all pixels of the frames that are predicted."""
+    plan, image = case.plan, case.image
+    frames = dict(zip(plan.layout.frames, plan.frame_ranges, strict=True))
+    sizes = zip(plan.layout.axes, image.shape, strict=True)
+    return digest_of(image.part(tuple(slice(*frames.get(a, (0, n))) for a, n in sizes)), work)
+
+
+def _mixed(image: Image, region: Slices) -> int:
+    """Return the sum, modulo 2**64, of the pixels of a region, each mixed with its place."""
+    pixels = np.ascontiguousarray(image.read(region))
+    bits = pixels.view(f"u{pixels.itemsize}").reshape(-1, pixels.shape[-1])
+    strides = np.cumprod((1, *image.shape[:0:-1]), dtype=np.uint64)[::-1]
+    places = [np.arange(s.start, s.stop, dtype=np.uint64) for s in region]
+    *outer, last = (each * stride for each, stride in zip(places, strides, strict=True))
+    lines = functools.reduce(np.add.outer, outer, np.zeros((), np.uint64)).ravel()
+    total = 0
+    step = max(1, _AT_ONCE // last.size)
+    for first in range(0, len(lines), step):
+        for left in range(0, last.size, _AT_ONCE):
+            part = slice(left, left + _AT_ONCE)
+            z = lines[first : first + step, None] + last[part]
+            z *= np.uint64(0x9E3779B97F4A7C15)  # Steele, Lea & Flood, OOPSLA 2014: SplitMix64
+            z += bits[first : first + step, part]
+            z ^= z >> np.uint64(30)
+            z *= np.uint64(0xBF58476D1CE4E5B9)
+            z ^= z >> np.uint64(27)
+            z *= np.uint64(0x94D049BB133111EB)
+            z ^= z >> np.uint64(31)
+            total += int(z.sum(dtype=np.uint64))
+    return total
 
 
 def continued(case: Case, ledger: Ledger, name: str) -> Case:
@@ -441,7 +491,9 @@ __all__ = [
     "check_written",
     "content_of",
     "continued",
+    "described",
     "digest_of",
+    "digest_of_frames",
     "forget_changes",
     "image_of",
     "keep_intensity",
