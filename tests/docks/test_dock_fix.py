@@ -327,6 +327,21 @@ def test_what_is_not_predicted_yet_is_transparent():
     np.testing.assert_array_equal(shown[0, 1, :3], [128, 0, 128])
 
 
+def test_colours_are_those_of_the_formula_wherever_they_are_asked_for():
+    numbers = np.random.default_rng(0)
+    values = numbers.random((3, 2, 150, 190)) * 4 - 1  # more pixels than are coloured at once
+    colors, (low, high) = numbers.random((3, 3)), (-0.5, 2.5)
+    picture = Composite([*values.astype(np.float32)], colors)
+    picture.limits = low, high
+    weights = np.clip((values - low) / (high - low), 0, 1)
+    total = weights.sum(0)[..., None]
+    mean = np.moveaxis(weights, 0, -1) @ colors / np.maximum(total, 1e-6)
+    wanted = 255 * np.concatenate([mean, np.minimum(total, 1)], -1)
+    for key in (..., 1, (0, slice(5, 90, 3)), (..., slice(7, 8), 2), (slice(0, 0),)):
+        assert picture[key].shape == wanted[key].shape
+        np.testing.assert_allclose(picture[key], wanted[key], atol=0.501)
+
+
 @pytest.fixture
 def seamy(qtbot):
     """Both docks without a window, after a prediction that has seams."""

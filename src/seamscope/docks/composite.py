@@ -18,6 +18,7 @@ from seamscope.images.dimensions import full_index
 from seamscope.images.views import LazyArray
 
 _COLOR = 4  # red, green, blue, opacity
+_AT_ONCE = 1 << 14  # pixels, of which all intermediate numbers stay in the processor's cache
 
 
 class Composite(LazyArray):
@@ -45,21 +46,32 @@ class Composite(LazyArray):
     def __init__(self, channels: Sequence[Any], colors: Sequence[Sequence[float]]) -> None:
         self._channels = channels
         self.shape = (*channels[0].shape, _COLOR)
-        self._colors = np.asarray(colors, np.float32)[:, :3]
+        sums = np.asarray(colors, np.float32)[:, :3].T
+        self._mixing = np.concatenate([sums, np.ones((1, len(channels)), np.float32)])
         self.limits = (0.0, 1.0)
 
     def __getitem__(self, key: Any) -> npt.NDArray[np.uint8]:
         key = full_index(key, self.ndim)
-        values = np.stack([np.asarray(channel[key[:-1]]) for channel in self._channels], axis=-1)
-        return self._colored(values)[(..., key[-1])]
+        channels = [np.asarray(channel[key[:-1]]) for channel in self._channels]
+        flat = [channel.reshape(-1) for channel in channels]
+        colored = np.empty((flat[0].size, _COLOR), np.uint8)
+        for start in range(0, len(colored), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            colored[part] = self._colored(np.stack([one[part] for one in flat]))
+        return colored.reshape(*channels[0].shape, _COLOR)[(..., key[-1])]
 
     def _colored(self, values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+        """Colours ``(N, 4)`` of values ``(C, N)``."""
         low, high = self.limits
-        weights = (values.astype(np.float32) - low) / ((high - low) or 1.0)
-        weights = np.clip(np.nan_to_num(weights), 0, 1)
-        total = weights.sum(-1, keepdims=True)
-        mean = (weights @ self._colors) / np.maximum(total, 1e-6)
-        return np.rint(255 * np.concatenate([mean, np.minimum(total, 1)], -1)).astype(np.uint8)
+        weights = values.astype(np.float32)
+        weights -= low
+        weights /= (high - low) or 1.0
+        np.fmax(weights, 0, out=weights)  # 0 too where there is no number
+        np.minimum(weights, 1, out=weights)
+        mixed = self._mixing @ weights
+        mixed[:-1] *= 255 / np.maximum(mixed[-1], 1e-6)
+        mixed[-1] = 255 * np.minimum(mixed[-1], 1)
+        return np.rint(mixed, out=mixed).astype(np.uint8).T
 
 
 __all__ = ["Composite"]
