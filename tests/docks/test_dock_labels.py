@@ -168,6 +168,24 @@ def test_keys_move_the_line_on_both_plots_and_to_its_ends(qtbot, segmented):
     assert dock.live.recipe.threshold == pytest.approx(top - 11 * step)
 
 
+def test_labels_do_not_shine_through_a_prediction_that_begins(qtbot, segmented):
+    dock = segmented(smooth(64, 80))
+    layer, session = dock.live.layer, dock.session
+    session.begin_run()
+    assert not layer.visible
+    session.drop_run()
+    assert layer.visible
+    session.begin_run()
+    session.running = False
+    press(qtbot, dock.segment)
+    rest(qtbot, dock)
+    assert dock.live.layer.visible
+    dock.live.layer.visible = False
+    session.begin_run()
+    session.drop_run()
+    assert not dock.live.layer.visible  # the user's wish
+
+
 def test_the_thumbnail_shows_the_objects(qtbot, segmented):
     thumbnail = segmented(smooth(64, 80)).live.layer.thumbnail
     assert len(np.unique(thumbnail.reshape(-1, 4), axis=0)) > 3

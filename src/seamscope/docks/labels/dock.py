@@ -85,6 +85,7 @@ class LabelsDock(Dock):
         self._image: Image | None = None
         self._guessing: Job | None = None
         self._guessed: Any = None  # what the recipe was chosen for
+        self._made_room = False  # the labels were hidden for a prediction
         self.building = JobRow()
         self.live = Live(self.viewer, self.building, self)
         self.source = Choice((), _TIPS["source"])
@@ -145,6 +146,8 @@ class LabelsDock(Dock):
         self.correcting.message.connect(self.tell)
         self.writing.refused.connect(self.tell)
         self.writing.placed.connect(self._place_named)
+        self.session.run_begins.connect(self._make_room)
+        self.session.run_dropped.connect(self._come_back)
         self.session.run_ended.connect(self._run_ended)
         self._show_source()
 
@@ -309,6 +312,19 @@ class LabelsDock(Dock):
         except Exception as error:
             self.fail(error, "Segmenting")
         self._show_state()
+
+    def _make_room(self) -> None:
+        """A prediction begins: the labels of an earlier one would shine through it."""
+        layer = self.live.layer
+        self._made_room = layer is not None and layer.visible
+        if self._made_room:
+            layer.visible = False
+
+    def _come_back(self) -> None:
+        """It did not begin."""
+        if self._made_room and self.live.layer is not None:
+            self.live.layer.visible = True
+        self._made_room = False
 
     def _run_on_changed(self) -> None:
         self.live.on = self.run_on.value()

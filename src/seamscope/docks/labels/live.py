@@ -205,6 +205,7 @@ class Live(QObject):
             self._screen, self._place = Screen(shape), place
             self._add_layer(source)
         self._screen.picture = None
+        self.layer.visible = True
         self._refresh()
         self._first.start()  # once it was drawn, the layer knows which part is in view
 
@@ -453,9 +454,9 @@ class Live(QObject):
         self.drawn.emit(picture)
         self._rest.start()
 
-    def _refresh(self, thumbnail: bool = False) -> None:
+    def _refresh(self) -> None:
         if self.layer is not None and self.layer in self._viewer.layers:
-            self.layer.refresh(extent=False, thumbnail=thumbnail)
+            self.layer.refresh(extent=False)
 
     def _count(self) -> None:
         """Count the objects, when the slider rests."""
@@ -468,7 +469,6 @@ class Live(QObject):
             if outcome.error is not None:
                 self.failed.emit(outcome.error, "Counting")
             elif self.picture is picture and outcome.value is not None:
-                self._refresh(thumbnail=True)
                 self.counted.emit(outcome.value)
             else:
                 self._rest.start()
