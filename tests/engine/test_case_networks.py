@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 import seamscope
 from families import Apply
 from seamscope.errors import ModelError
+from seamscope.models.formats import load_model
 from seamscope.models.model import Model, as_model
 from seamscope.models.sentences import caution
 from seamscope.planning.case import Case
@@ -417,6 +418,27 @@ def test_the_one_size_of_a_network_is_found(says) -> None:
     facts = as_model(OneSize((24, 24), says).eval()).facts
     assert [axis.fixed for axis in facts.lattice] == [384, 384]
     assert facts.in_channels == 3
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.export
+@pytest.mark.parametrize(
+    ("end", "size", "period", "crop", "scale"),
+    [
+        (lambda y: y[:, :, 5:-2, 5:-2], 64, 1, (5, 2), 1),
+        (lambda y: F.interpolate(y, scale_factor=2 / 3), 66, 3, (0, 0), Fraction(2, 3)),
+        # poolings that leave 3 px of the one size, so that nothing repeats
+        (lambda y: F.interpolate(F.max_pool2d(y.relu(), 6), scale_factor=6), 18, 6, (0, 0), 1),
+    ],
+    ids=["cut", "scaled", "pooled"],
+)
+def test_a_program_of_one_size_is_read(end, size, period, crop, scale) -> None:
+    network = Apply(C(1, 4, 3, padding=1), end).eval()
+    program = torch.export.export(network, (torch.zeros(1, 1, size, size),))
+    facts = load_model(program.module(), input_size=size, spatial_axes=2).facts
+    assert {axis.fixed for axis in facts.lattice} == {size}
+    assert set(facts.period) == {period}
+    assert {axis.crop for axis in facts.lattice} == {crop}
+    assert set(facts.scale) == {scale}
 
 
 def test_patches_are_not_put_together_the_wrong_way() -> None:

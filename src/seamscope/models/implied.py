@@ -77,7 +77,7 @@ class Implied(Recorded):
         )
         halos = tuple(halo for halo in found if halo is not None)
         return cls(
-            period=tuple(axis.period for axis in derived.axes),
+            period=tuple(map(_period_of, derived.axes, lattices)),
             halo=halos if len(halos) == len(derived.axes) else None,
             coupled=tuple(
                 axis.absolute or any(number in one.axes for one in derived.couplings)
@@ -105,6 +105,11 @@ class Implied(Recorded):
             period is not None or coupled
             for period, coupled in zip(self.period, self.coupled, strict=True)
         )
+
+
+def _period_of(axis: DerivedAxis, lattice: Lattice) -> int | None:
+    """The derived period; in an input of the one size nothing may repeat, but strides are seen."""
+    return axis.period or (axis.strides if lattice.fixed is not None and axis.out else None)
 
 
 def _tile_of(axis: DerivedAxis, lattice: Lattice) -> int:

@@ -560,7 +560,7 @@ class _Prober:
             exact = [pair for pair in sizes if lost_pixels(*pair, scale) is not None]
             best = min(exact or sizes[:1], key=lambda pair: abs(pair[0] - pair[1] / scale))
             return lattice_of(*best, scale, step)
-        return one_size(size, out)
+        return one_size(size, out, self._derived.axes[axis] if self._derived else None)
 
 
 def _taken_alike(derived: Derived | None) -> Iterator[str]:

@@ -110,7 +110,9 @@ def _reasons(facts: Facts, reach: Reach) -> Iterator[str]:
         if reach.convolutional is None and measured:
             yield "some other layers see the whole tile too"
     elif reach.at_least is None:
-        yield "the network sees the whole tile (attention, global pooling or the like)"
+        one = any(axis.fixed is not None for axis in facts.lattice)
+        like = "layers that reach across its one size" if one else "the like"
+        yield f"the network sees the whole tile (attention, global pooling or {like})"
 
 
 def reach_name(reach: Reach) -> str:

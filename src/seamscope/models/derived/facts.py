@@ -35,6 +35,8 @@ class DerivedAxis:
         Sizes that were recorded.
     inside
         Whether some pixels depend on no padding. Where none do, period and fields are a guess.
+    strides
+        Least common multiple of the factors by which the sizes of maps within divide this one.
 
     `None` stands for what cannot be derived.
     """
@@ -48,6 +50,7 @@ class DerivedAxis:
     absolute: bool = False
     fixed: int | None = None
     inside: bool = True
+    strides: int = 1
 
     @property
     def reach(self) -> tuple[int, int] | None:

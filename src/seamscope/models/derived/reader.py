@@ -64,6 +64,9 @@ def _operation_of(node: fx.Node) -> str:
     return "" if schema is None else str(schema.name.removeprefix("aten::").rstrip("_"))
 
 
+_RESIZING = ("conv", "pool", "upsample", "shuffle")
+
+
 class Reader:
     """Carries positions through a graph.
 
@@ -149,10 +152,23 @@ class Reader:
                 seen = reduced(seen, dim)
         size, out = self._input[axis + 2], result.shape[axis + 2]
         fixed = size if axis in self.learned else None
-        known = DerivedAxis(size, out, fixed=fixed, absolute=axis in self.absolute)
+        known = DerivedAxis(
+            size, out, fixed=fixed, absolute=axis in self.absolute, strides=self._strides(axis)
+        )
         if seen.shape[axis + 2] == 1:
             return known
         return repeating(known, seen.each(np.ravel))
+
+    def _strides(self, axis: int) -> int:
+        """See `DerivedAxis.strides`."""
+        size, found = self._input[axis + 2], 1
+        for node, _ in self._graph.steps:
+            made, name = node.meta.get("val"), _operation_of(node)
+            resizes = not name or any(part in name for part in _RESIZING)  # a part of what pools
+            if resizes and isinstance(made, torch.Tensor) and made.ndim == len(self._input):
+                few = made.shape[axis + 2]
+                found = math.lcm(found, size // few) if few > 1 and size % few == 0 else found
+        return found if found < size else 1
 
     def _read(self) -> Value | None:
         ndim = len(self._input)
