@@ -30,6 +30,7 @@ from seamscope.compare.certificate import certify
 from seamscope.explain.advice import advise
 from seamscope.explain.causes import diagnose
 from seamscope.explain.train_eval import advice
+from seamscope.models import slab
 from seamscope.models.model import as_model
 from seamscope.models.sentences import why_unbounded
 from seamscope.planning.case import Case
@@ -494,6 +495,35 @@ def test_what_cancels_but_for_rounding_couples_nothing(function, halo) -> None:
     x, start = image(2, 192, 1)
     assert apart(model, x, start, 64, halo[-1]) < 1e-9
     assert apart(model, x, start, 64, (halo[-1][0] - 1, halo[-1][1])) > 1e-3
+
+
+def test_a_long_memory_is_recorded_once_for_each_axis(monkeypatch) -> None:
+    """Its operations are as many as a slab is long; what they are, the shortest one shows."""
+
+    class Remembering(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = conv(1, 8)
+            self.along = nn.GRU(8, 8, batch_first=True, bidirectional=True)
+            self.last = C2(16, 2, 1)
+
+        def forward(self, x):
+            y = self.first(x).permute(0, 2, 3, 1)
+            return self.last(self.along(y.flatten(0, 1))[0].unflatten(0, y.shape[:2]).movedim(3, 1))
+
+    lengths, run = [], slab.record
+
+    def record(forward, x, **given):
+        lengths.append(max(x.shape[2:]))
+        return run(forward, x, **given)
+
+    monkeypatch.setattr(slab, "record", record)
+    model = as_model(made(Remembering))
+    assert model.reach.fades
+    assert model.reach.halo[0] == (1, 1)
+    assert set(lengths) == {384}
+    x, start = image(2, 900, 1, 8)
+    assert apart(model, x, start, 500, model.reach.halo[1]) < 1e-6
 
 
 def test_a_memory_that_fades_has_no_exact_limit() -> None:

@@ -256,6 +256,8 @@ class _Search:
         """The same where everything is coupled: shifts by a period are followed clearly better."""
         if not shifts.rough:
             return _Found(None, 0.0, measured=False)
+        if shifts.error(self._unit) <= SAME:
+            return _Found(self._unit, SAME)
         tried = ((n, shifts.error(n)) for n in self._candidates([], min(shifts.longest, 64)))
         errors = {n: error for n, error in tried if math.isfinite(error)}  # networks may give NaN
         best = min(errors.values(), default=math.inf)

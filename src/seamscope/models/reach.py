@@ -342,6 +342,7 @@ class _Prober:
         self.spread = False
         self.fades = False
         self.conditional = False
+        self.decides = False  # whether the network's code does
         self.unlimited = False  # whether where the network reads has no limit
         self.depends_on_size = False
         self.at_least: tuple[int, ...] = (0,) * facts.spatial_axes
@@ -351,7 +352,7 @@ class _Prober:
     ) -> Reach:
         """Say what was found."""
         joined = tuple(self._joined) if any(self._joined) and convolutional is not None else ()
-        names: tuple[str, ...] = (DECISION,) if self.conditional else ()
+        names: tuple[str, ...] = (DECISION,) if self.decides else ()
         rest = None
         if self.unlimited and convolutional is not None:  # enough for usual intensities alone
             halo, convolutional, rest = None, None, convolutional
@@ -387,7 +388,7 @@ class _Prober:
 
     def depth(self, axis: int) -> Sides | None:
         """How deep the ends of one slab change it along an axis; None where all of it changes."""
-        found = (_Ends(slab).depth for slab in self._slabs(axis))
+        found = (_Ends(slab, only_depth=True).depth for slab in self._slabs(axis))
         return next((depth for depth in found if depth is not None), None)
 
     def agree_when_moved(self, halo: Sequence[Sides]) -> bool:
@@ -409,8 +410,8 @@ class _Prober:
                 if self._agree(slab, by_change):
                     depth = max(a for a, _ in by_change), max(b for _, b in by_change)
                     self.spread = True
-                    fades = not slab.warps and not ends.cancels
-                    self.fades |= fades and self._fade(slab, by_change)
+                    fades = ends.fades if ends.cancels else self._fade(slab, by_change)
+                    self.fades |= fades and not slab.warps
             elif depth is None and self._coupled(axis):
                 return None
             self._reached(axis, slab.length - 2 * slab.frame() if depth is None else max(depth))
@@ -426,7 +427,7 @@ class _Prober:
             if self._facts.statistics and not self._fixed and not by_change:
                 return None
         if slab.decides:
-            self.conditional = True
+            self.conditional = self.decides = True
         else:
             self.depends_on_size |= before is not None
         return None
@@ -448,7 +449,7 @@ class _Prober:
         different sides of the decision.
         """
         if self._decides or slab.decides:
-            self.conditional = True
+            self.conditional = self.decides = True
             return None
         if math.inf in apart:
             self.depends_on_size = True
@@ -582,19 +583,22 @@ class _Ends:
         The same by changes alone, where NaN goes further; else None.
     swallowed
         Whether NaN reaches less far than a change.
-    cancels
-        Whether what goes through the whole slab does so by rounding alone.
+    cancels, fades
+        Whether what goes through the whole slab does so by rounding alone; whether it does so as a
+        memory that fades.
     joined
         How deep one end changes the other.
     """
 
-    def __init__(self, slab: Slab) -> None:
+    def __init__(self, slab: Slab, only_depth: bool = False) -> None:
         self.depth: Sides | None = None
         self.by_change: Sides | None = None
-        self.swallowed = self.cancels = False
+        self.swallowed = self.cancels = self.fades = False
         self.joined = 0
         self._slab, self._frame, self._least = slab, slab.frame(), 0.0
         by_nan = self._both(NAN)
+        if by_nan is None and only_depth:
+            return
         change = self._both(NOISES[0])
         if change is None and by_nan is None:
             change = self._but_for_rounding()
@@ -616,8 +620,8 @@ class _Ends:
 
         As the sum of a softmax does, if differences of its logarithm follow.
         """
-        change = self._slab.least_change(LOW, self._frame, NOISES[0])
-        precise = self._slab.precise if change < _ROUNDING else None
+        may_cancel = self._slab.may_cancel(self._frame, _ROUNDING)
+        precise = self._slab.precise if may_cancel else None
         if precise is not None:
             self._slab, self._least = precise, CANCELS
             found = self._both(NOISES[0])

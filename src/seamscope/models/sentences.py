@@ -101,7 +101,7 @@ def _reasons(facts: Facts, reach: Reach) -> Iterator[str]:
         yield place
     elif names:
         yield f"{some_names(names)} {'see' if len(names) > 1 else 'sees'} the whole tile"
-    if DECISION in reach.couplings:
+    if DECISION in reach.couplings or not (place or names or not reach.conditional):
         yield "the network's code decides by a number of its tile"
     if place or reach.couplings:
         return

@@ -115,8 +115,8 @@ def slabs(
         random = torch.Generator().manual_seed(axis)
         clean = torch.randn(1, facts.in_channels, *shape, generator=random)
         slab = Slab(forward, clean, axis, lattice, fixed and bool(facts.statistics))
+        first = slab.shortest = first or slab
         yield slab
-        first = first or slab
         # Attention grows with the square of the pixels: do not let a probe fill the memory.
         most = first.peak * (slab.length / first.length) ** 2
         free = psutil.virtual_memory().available
@@ -145,6 +145,8 @@ class Slab:
         Its pixels along the long axis.
     unchanged
         Its prediction ``(1, C', *spatial')``.
+    shortest
+        The first of slabs of growing length, which does what longer ones do; itself by default.
     """
 
     def __init__(
@@ -154,6 +156,7 @@ class Slab:
         self.axis = axis
         self.lattice = lattice
         self.length = clean.shape[axis + 2]
+        self.shortest = self
         self._plain, self._fixed = forward, fixed
         # statistics are recorded in the first run, and held in all others
         self._forward = FixedStatistics(forward) if fixed else forward
@@ -182,7 +185,8 @@ class Slab:
     @property
     def warps(self) -> bool:
         """Whether the network reads at places that it computes."""
-        return self._graph is not None and self._graph.warps
+        graph = self.shortest._graph  # recurrent networks do much more in a longer one
+        return graph is not None and graph.warps
 
     @cached_property
     def decides(self) -> bool:
@@ -192,7 +196,9 @@ class Slab:
         a slab, of which a longer one has more, is none of the whole.
         """
         held = MOMENTS if self._fixed else ()
-        graph = self._graph
+        graph = self.shortest._graph
+        if graph is not None and graph.numbers_read(held):
+            graph = self._graph
         read = () if graph is None else graph.numbers_read(held)
         if graph is None or not 0 < len(read) <= _MOST_READ:
             return False
@@ -250,11 +256,16 @@ class Slab:
         by = (y - self.unchanged).abs().nan_to_num(math.inf, math.inf)
         return by.masked_fill(y == self.unchanged, 0.0)
 
-    def least_change(self, end: int, frame: int, how: float) -> float:
-        """How much the prediction changes where it changes least, in standard deviations."""
-        change = self._change(end, frame, how)
-        kept = change[self.inside(np.ones_like(change, dtype=np.bool_), end, frame)]
-        return float(kept.min(initial=math.inf)) / self._spread
+    def may_cancel(self, frame: int, most: float) -> bool:
+        """Whether the low end may change all the prediction by rounding alone: little, and evenly.
+
+        A memory that fades changes it less and less.
+        """
+        change = self._change(LOW, frame, NOISES[0])
+        kept = change[self.inside(np.ones_like(change, dtype=np.bool_), LOW, frame)]
+        near, far = np.array_split(kept, 2)[1], np.array_split(kept, 8)[-1]
+        little = bool(far.size) and float(far.min()) < most * self._spread
+        return little and float(np.median(near)) < 10 * float(np.median(far))
 
     def inside(self, line: Line, end: int, frame: int) -> Line:
         """The same without outputs in the other end, as far as that is replaced in its turn.
