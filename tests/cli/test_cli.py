@@ -101,6 +101,7 @@ def folder(tmp_path_factory) -> Path:
     bad[100, 50] = np.nan
     tifffile.imwrite(here / "nan.tif", bad)
     np.save(here / "rgb.npy", rng.random((3, 64, 48), np.float32))
+    np.save(here / "colours.npy", rng.random((64, 48, 3), np.float32))
     torch.manual_seed(0)
     network = networks.UNet(levels=1)
     save_file(network.state_dict(), here / "unet.safetensors")
@@ -518,6 +519,7 @@ BAD = {
     "no sample": (["demo:nix", UNET, OUT], "demo:tissue2d"),
     "too few axes": (["image.tif", f"{NETWORKS}:UNet(ndim=3)", OUT], "needs the axes zyx"),
     "unnamed axes": (["rgb.npy", UNET, OUT], "--axes"),
+    "unnamed colours": (["colours.npy", UNET, OUT], "Name them (--axes), for example yxc."),
     "wrong axes": (["rgb.npy", UNET, OUT, "--axes", "yx"], "name 2 dimensions"),
     "wrong letters": (["rgb.npy", UNET, OUT, "--axes", "qyx"], "'qyx' must be different letters"),
     "channels": (["rgb.npy", UNET, OUT, "--axes", "cyx"], "--channel 0 to 2"),

@@ -271,6 +271,8 @@ def test_a_stopped_command_counts_what_was_not_begun(folder, monkeypatch) -> Non
     assert done.exit_code == 130
     told = " ".join(done.output.split())
     assert "Stopped: 3 of 3 images are not done, 2 of them were not begun." in told
+    assert "a2.npy stopped" in told
+    assert "failed" not in told
 
 
 def test_results_in_object_stores_have_no_folders(folder) -> None:

@@ -16,6 +16,7 @@ import typer.testing
 import zarr
 from safetensors.numpy import load_file
 
+import seamscope.__main__
 from seamscope import cli
 from seamscope.cli.places import READS, WRITES
 from several_files import write_planes
@@ -296,6 +297,20 @@ def test_names_of_300_letters(given: list[str], home: Path) -> None:
     assert result.exit_code == 1, result.stderr
     assert result.stderr.strip().splitlines()[-1].startswith("Error: ")
     assert "bug" not in result.stderr
+
+
+def test_ctrl_c_is_a_sentence_from_the_first_moment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Loading:
+        @property
+        def main(self) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "seamscope.cli", Loading())
+    with pytest.raises(SystemExit) as end:
+        seamscope.__main__.main()
+    assert (end.value.code, *capsys.readouterr()) == (130, "", "Stopped.\n")
 
 
 def test_sigterm_is_ctrl_c(home: Path) -> None:

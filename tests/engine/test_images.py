@@ -629,7 +629,10 @@ def test_file_that_is_no_image(content: bytes, told: str, tmp_path: Path) -> Non
     assert "a.tif" in str(caught.value)
 
 
-def test_missing_file() -> None:
+def test_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "begun.zarr.partial").mkdir()
+    with pytest.raises(ImageError, match=r"begun.zarr is unfinished: .* is \S*begun.zarr.partial"):
+        open_image(tmp_path / "begun.zarr")
     with pytest.raises(ImageError, match="no file or folder nowhere"):
         open_image("nowhere/a.tif")
 

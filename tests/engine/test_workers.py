@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import dataclasses
 import json
@@ -9,12 +10,14 @@ import logging
 import os
 import random
 import signal
+import sys
 import threading
+import time
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import psutil
@@ -27,7 +30,7 @@ from distributed import Client, LocalCluster
 import seamscope
 from seamscope import freeze_statistics, load_model, measure_seams, predict
 from seamscope.errors import OutputError, SettingsError
-from seamscope.execution import devices, worker
+from seamscope.execution import devices, pool, worker
 from seamscope.execution.pool import Dask, Here, _quiet_logs, open_pool
 from seamscope.execution.run import BlockDone, events_of, is_shared, run_on
 from seamscope.execution.sharing import Sharing
@@ -918,3 +921,29 @@ def test_logs_of_dask_are_not_among_a_command_s_messages(caplog: pytest.LogCaptu
     assert not caplog.records
     logger.error("another")
     assert len(caplog.records) == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no masks of signals")
+def test_ctrl_c_ends_workers_that_are_starting() -> None:
+    """Dask cannot close them before, and a terminal sends Ctrl-C to them too."""
+    closed = []
+
+    class Cluster:
+        workers: ClassVar[dict[int, Any]] = {}
+
+        def close(self, timeout: float) -> None:
+            closed.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+    def start() -> Any:
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        time.sleep(0.2)  # until the main thread waits
+        _thread.interrupt_main()
+        time.sleep(0.2)
+        return Cluster()
+
+    masks: list[Any] = []
+    with pytest.raises(KeyboardInterrupt):
+        pool._all_or_none(start)
+    assert len(closed) == 1
+    assert signal.SIGINT in masks[0]
+    assert signal.SIGINT not in closed[0]

@@ -34,7 +34,7 @@ Explain = Callable[[BaseException], tuple[str, int]]
 class _Done:
     image: str
     out: str | None
-    state: Literal["done", "skipped", "failed"] = "failed"
+    state: Literal["done", "skipped", "stopped", "failed"] = "failed"
     sentence: str = ""
     seconds: float = 0.0
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -45,6 +45,8 @@ class _Done:
         name = Path(self.image).name
         if self.state == "failed":
             return name, f"failed: {self.sentence}"
+        if self.state == "stopped":
+            return name, "stopped"
         if self.state == "skipped":
             return name, f"{self.out}: done before" if self.out else "done before"
         where = f"{self.out}: " if self.out else ""
@@ -123,7 +125,7 @@ def repeat(
             code = _one(done, parameters, act, explain)
             if done.state == "failed":
                 say(f"{image}: {done.sentence}")
-            if code == 130:  # stopped by the user
+            if done.state == "stopped":
                 break
     _conclude(answer, found, images, code, _how_to_continue(given), say)
 
@@ -154,8 +156,10 @@ def _one(
     done.seconds = time.perf_counter() - begin
     done.record = answers[-1] if answers else {}
     done.sentence = done.sentence.removeprefix("Error: ")
-    if code:
-        done.sentence = done.sentence or "stopped"
+    if code == 130:  # by the user
+        done.state = "stopped"
+    elif code:
+        done.sentence = done.sentence or f"it ended with {code}"
     else:
         done.state = "skipped" if done.record.get("skipped") else "done"
     return code
@@ -201,7 +205,7 @@ def _conclude(
 ) -> None:
     """Answer with a table and a record; end with an exit code where images failed."""
     states = [done.state for done in found]
-    counts = {state: states.count(state) for state in ("done", "skipped", "failed")}
+    counts = {state: states.count(state) for state in ("done", "skipped", "stopped", "failed")}
     record = {
         "images": _with_earlier(found, answer_in(answer.json_file)),
         **counts,

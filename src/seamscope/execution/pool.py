@@ -17,10 +17,12 @@ import importlib.util
 import logging
 import os
 import queue
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -484,23 +486,47 @@ def _started(count: int, gpu: bool) -> Any:
     """Start processes; twice, since one that dies while it starts takes the others with it."""
     from distributed import LocalCluster
 
+    start = partial(
+        LocalCluster,
+        n_workers=count,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",  # any free port
+        memory_limit=0,  # a worker at its limit would wait for ever
+        silence_logs=logging.CRITICAL,
+        resources={"GPU": 1} if gpu else None,
+    )
     _start_tracker()
     for last in (False, True):
         try:
-            return LocalCluster(
-                n_workers=count,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",  # any free port
-                memory_limit=0,  # a worker at its limit would wait for ever
-                silence_logs=logging.CRITICAL,
-                resources={"GPU": 1} if gpu else None,
-            )
+            return _all_or_none(start)
         except (RuntimeError, TimeoutError) as error:
             if last:
                 raise _cannot_start(count, error) from error
     return None
+
+
+def _all_or_none(start: Callable[[], Any]) -> Any:
+    """Start processes; Ctrl-C waits in another thread for those that are starting, and ends them.
+
+    Dask cannot close workers that have not started.
+    """
+    with ThreadPoolExecutor(1, initializer=_deaf) as starting:
+        cluster = starting.submit(start)
+        try:
+            return cluster.result()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                _kill(cluster.result())
+                cluster.result().close(timeout=5)
+            raise
+
+
+def _deaf() -> None:
+    """Keep Ctrl-C from processes that this thread starts: a terminal sends it to all of them."""
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _cannot_start(count: int, error: Exception) -> SettingsError:

@@ -59,6 +59,9 @@ def _as_array(data: Any) -> Any:
 def open_path(path: Path, choice: Choice) -> Stored:
     """Open a file or folder by what it holds."""
     if not path.exists():
+        begun = path.with_name(f"{path.name}.partial")
+        if begun.exists():
+            raise ImageError(f"{path} is unfinished: what is done of it is {begun}.")
         raise ImageError(
             f"There is no file or folder {path} (looked for in {Path.cwd()}). Check the spelling."
         )

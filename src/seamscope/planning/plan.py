@@ -498,6 +498,8 @@ def _obvious_axes(image: Image, facts: Facts, spatial: str) -> str:
     examples = sorted(
         {_example_axes(image.ndim, spatial, extra) for extra in ("c", "t", "z")} - {""}
     )
+    if image.ndim == len(spatial) + 1 and image.shape[-1] <= 4:  # as pictures have their colours
+        examples = [f"{spatial}c"]
     raise SettingsError(
         f"The image {image.name} has {image.ndim} axes ({shape_text(image.shape)}) and nothing "
         f"says which is which; the network needs {spatial}. Name them (`axes`), for example "
