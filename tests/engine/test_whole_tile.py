@@ -31,6 +31,7 @@ from seamscope.explain.advice import advise
 from seamscope.explain.causes import diagnose
 from seamscope.explain.train_eval import advice
 from seamscope.models import slab
+from seamscope.models.formats import load_model
 from seamscope.models.model import as_model
 from seamscope.models.sentences import why_unbounded
 from seamscope.planning.case import Case
@@ -758,6 +759,30 @@ def test_positions_are_said_to_be_positions(positions) -> None:
         "Overlap cannot remove the seams: what the network predicts depends on the place in its "
         "tile (coordinates or learned positions). Apart from that, the layers reach 1 px."
     )
+
+
+def _larger(x):
+    return F.interpolate(F.max_pool2d(x, 2), x.shape[2:], mode="bilinear", align_corners=True)
+
+
+def _brighter_to_the_right(x):  # by another program
+    ramp = np.linspace(0, 1, x.shape[-1], dtype=np.float32)
+    return torch.from_numpy(x.detach().float().numpy() * ramp)
+
+
+@pytest.mark.parametrize(
+    ("function", "knows"),
+    [(_larger, True), (_brighter_to_the_right, True), (F.relu, False)],
+    ids=["aligned corners", "ramp", "nothing"],
+)
+def test_tiles_of_one_size_are_compared_with_moved_ones(function, knows) -> None:
+    def only(x, net):
+        assert x.shape[2:] == (64, 64), "64 x 64"
+        return function(net(x))
+
+    module = made(lambda: Given(only, small()))
+    reach = load_model(module, input_size=64, spatial_axes=2).reach
+    assert (reach.halo is None) == knows == reach.depends_on_size
 
 
 def test_what_knows_its_place_is_not_alike_in_all_tiles() -> None:

@@ -395,7 +395,7 @@ class _Prober:
         """Whether tiles of one size agree, wherever they lie on the grid; of any size."""
         for axis, sides in enumerate(halo):
             slab, longer = itertools.islice(itertools.cycle(self._slabs(axis)), 2)
-            if _Ends(longer).depth != sides or not slab.agrees_when_moved(sides):
+            if _Ends(longer).depth != sides or slab.agrees_when_moved(sides) is False:
                 return False
         return True
 
@@ -421,6 +421,9 @@ class _Prober:
                 # what two slabs show is not for lack of length; where a network reads at computed
                 # places, each shows a little more or less
                 near = before is not None and slab.warps and max(apart) <= 1.5 * max(before)
+                if slab.lattice.fixed is not None and not self._anywhere(slab, depth):
+                    self.depends_on_size = True
+                    return None
                 if apart in (depth, before) or near:
                     return self._whatever_it_holds(slab, depth, apart)
                 before = apart
@@ -431,6 +434,16 @@ class _Prober:
         else:
             self.depends_on_size |= before is not None
         return None
+
+    def _anywhere(self, slab: Slab, depth: Sides) -> bool:
+        """Whether tiles of the one size agree wherever they lie, as far as can be seen or derived.
+
+        There are no other sizes to compare.
+        """
+        agree = slab.agrees_when_moved(depth)
+        if agree is False and slab.precise is not None:
+            agree = slab.precise.agrees_when_moved(depth)
+        return not self._coupled(slab.axis) if agree is None else agree
 
     def _apart(self, slab: Slab, depth: Sides) -> Apart | None:
         """How deep a shorter slab predicts something else; in float64 where that is doubtful."""

@@ -139,7 +139,9 @@ def by_place_or_size(facts: Facts, reach: Reach) -> str:
         return ""
     usual = "adaptive pooling, upsampling with aligned corners, coordinates or the like"
     by = some_names(reach.couplings) or usual
-    return f"what the network predicts changes with the size of its tile ({by})"
+    one = all(axis.fixed is not None for axis in facts.lattice)
+    how = "depends on the place in" if one else "changes with the size of"
+    return f"what the network predicts {how} its tile ({by})"
 
 
 def which_statistics(facts: Facts, reach: Reach) -> str:

@@ -372,26 +372,30 @@ class Slab:
         start = -(-self.length // (8 * pitch)) * pitch
         return start, self.lattice.size_at_most(self.length - 2 * start - max(pitch, start // 2))
 
-    def agrees_when_moved(self, halo: Sides) -> bool:
-        """Whether tiles of one size at several places on the grid agree beyond a halo."""
+    def agrees_when_moved(self, halo: Sides) -> bool | None:
+        """Whether tiles of one size at several places on the grid agree beyond a halo.
+
+        None where that leaves nothing to compare.
+        """
         lattice, axis = self.lattice, self.axis + 2
-        size = lattice.size_at_most(self.length // 2)
+        size = lattice.fixed or lattice.size_at_most(self.length // 2)
         count = int((size - sum(lattice.crop)) * lattice.scale)
         first, last = (math.ceil(side * lattice.scale) for side in halo)
         if size == 0:
-            return True
-        one = self.run(self.clean.narrow(axis, 0, size))
+            return None
+        one, compared = self.run(self.clean.narrow(axis, 0, size)), None
         for step in range(1, _PLACES):
             start = step * lattice.pitch
             moved = int(start * lattice.scale)
             length = count - moved - first - last
-            if length <= 0 or start + size > self.length:
+            if length <= 0 or (lattice.fixed is None and start + size > self.length):
                 break
-            other = self.run(self.clean.narrow(axis, start, size))
+            other = self.run(self.clean.roll(-start, axis).narrow(axis, 0, size))
             here, there = one.narrow(axis, moved + first, length), other.narrow(axis, first, length)
             if self.difference(here, there) >= SAME:
                 return False
-        return True
+            compared = True
+        return compared
 
     def apart_when_shorter(self, halo: Sides, tolerance: float = SAME) -> Apart | None:
         """How deep, from either end, a shorter slab on the grid predicts something else.
