@@ -309,6 +309,21 @@ def test_a_random_network_is_called_random_and_can_be_made_steady(network) -> No
     assert torch.equal(steady.forward(x), steady.forward(x))
 
 
+def test_a_network_that_changes_its_input_is_not_random() -> None:
+    def shifted(x):
+        x -= 1
+        return x.clamp_(-2, 2)
+
+    network = seq(Apply(nn.Identity(), shifted), C(1, 4, 3, padding=1)).eval()
+    model = as_model(network)
+    assert model.facts.noise == 0
+    assert model.reach.halo == ((1, 1), (1, 1))
+    x = np.random.default_rng(0).standard_normal((40, 90)).astype(np.float32)
+    with torch.no_grad():
+        whole = network(torch.from_numpy(x.copy())[None, None])[0].numpy()
+    assert np.abs(seamscope.predict(x, network, tile=32) - whole).max() < 1e-5
+
+
 class Decides(nn.Module):
     def __init__(self, keep):
         super().__init__()

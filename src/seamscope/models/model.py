@@ -518,8 +518,11 @@ class Model:
         return y if keep is None else y[:, :, *keep]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the network itself: what probes and audits are put to."""
-        return single_tensor(self.module(x))
+        """Run the network itself: what probes and audits are put to.
+
+        On a copy, since code such as ``x -= mean`` changes its input.
+        """
+        return single_tensor(self.module(x.clone()))
 
     def _complete_hints(self) -> Hints:
         if self.hints.weights:
