@@ -654,10 +654,19 @@ def test_outputs_between_short_kernels_depend_on_nothing(kernel, stride, axes) -
 def test_too_many_pairs_are_read_by_rows(masked, monkeypatch) -> None:
     """Windows of 7x7x7 have 117,649 pairs each: of the masked ones all that a row may meet."""
     network = nn.Sequential(MaskedWindows(8, 4, masked), _conv(3, padding=1))
-    x = torch.randn(1, 2, 192)
+    x, largest, init = torch.randn(1, 2, 192), [0], positions.Seen.__init__
+
+    def seen(self, lo, hi, kind):
+        init(self, lo, hi, kind)
+        largest[0] = max(largest[0], lo.size)
+
+    monkeypatch.setattr(positions.Seen, "__init__", seen)
     exact = derive(record(network, x.clone(), module=network), x).axes[0]
+    assert largest == [24 * 8 * 8]
+    largest[0] = 0
     monkeypatch.setattr(positions, "_MOST_PAIRS", 100)
     rows = derive(record(network, x.clone(), module=network), x).axes[0]
+    assert largest == [192]
     assert (rows.period, rows.fields, rows.inside) == (exact.period, exact.fields, exact.inside)
 
 

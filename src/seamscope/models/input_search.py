@@ -309,7 +309,7 @@ class InputSearch:
         return AcceptedInput(channels, shape, batch, layout)
 
     def _run(self, x: torch.Tensor, shape: tuple[int, ...] | None) -> torch.Tensor | None:
-        with Watch(self._trials.check) as watch:
+        with Watch() as watch:
             try:
                 return self._trials(x)
             except (ModelError, OutOfPatience, InterruptedError):

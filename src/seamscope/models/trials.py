@@ -318,11 +318,6 @@ class Otherwise(Dispatch):
 class Watch(Dispatch):
     """Counts the operations of a forward pass, and remembers the first convolution and the ends.
 
-    Parameters
-    ----------
-    check
-        Called before each operation; what it raises ends the forward pass.
-
     Attributes
     ----------
     count
@@ -331,9 +326,8 @@ class Watch(Dispatch):
         ``(input channels, spatial axes)`` that the first convolution takes.
     """
 
-    def __init__(self, check: Callable[[], object] = bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._check = check
         self.count = 0
         self.first: tuple[int, int] | None = None
         self._last: tuple[str, ...] = ()
@@ -346,7 +340,6 @@ class Watch(Dispatch):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        self._check()
         self.count += 1
         name = func._schema.name.removeprefix("aten::")
         if self.first is None and name in ("convolution", "_convolution"):

@@ -47,7 +47,7 @@ def _attention(reader: Reader, given: dict[str, Any]) -> Any:
     if isinstance(mask, torch.Tensor):
         dead = ~mask if mask.dtype == torch.bool else mask <= DEAD
         array = np.broadcast_to(dead.numpy(), (1,) * (4 - dead.ndim) + tuple(dead.shape))
-        logits = replace(logits, dead=array)
+        logits = replace(logits, dead=array).by_rows()
     made = reader.contracted(reader.softmax(logits, -1), v, reader.result_shape())
     return (made, *[None] * 8)
 
