@@ -744,6 +744,13 @@ def test_pyramid_pooling_is_said_once() -> None:
     )
 
 
+def test_what_sees_the_whole_tile_along_one_axis_says_which() -> None:
+    model = as_model(made(lambda: Given(lambda x, net: net(x) - x.mean(3, keepdim=True), small())))
+    assert model.describe().endswith("sees the whole tile along x. All other layers reach 1 px.")
+    model = as_model(made(lambda: Given(lambda x, net: net(x - x.amax((2, 3), True)), small())))
+    assert "sees the whole tile. All" in model.describe()
+
+
 @pytest.mark.parametrize(
     "positions",
     [

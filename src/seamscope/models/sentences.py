@@ -13,6 +13,7 @@ from seamscope.models.derived.facts import DECISION
 from seamscope.models.facts import Facts
 from seamscope.models.reach import Reach
 from seamscope.text import axes_text, far_text, needs_text
+from seamscope.tiling import axis_names
 
 
 def describe(facts: Facts, reach: Reach) -> str:
@@ -100,7 +101,8 @@ def _reasons(facts: Facts, reach: Reach) -> Iterator[str]:
     if place := by_place_or_size(facts, reach):
         yield place
     elif names:
-        yield f"{some_names(names)} {'see' if len(names) > 1 else 'sees'} the whole tile"
+        see = "see" if len(names) > 1 else "sees"
+        yield f"{some_names(names)} {see} the whole tile{_along(facts)}"
     if DECISION in reach.couplings or not (place or names or not reach.conditional):
         yield "the network's code decides by a number of its tile"
     if place or reach.couplings:
@@ -113,6 +115,14 @@ def _reasons(facts: Facts, reach: Reach) -> Iterator[str]:
         one = any(axis.fixed is not None for axis in facts.lattice)
         like = "layers that reach across its one size" if one else "the like"
         yield f"the network sees the whole tile (attention, global pooling or {like})"
+
+
+def _along(facts: Facts) -> str:
+    """Along which axes something sees the whole tile, where that is not along all."""
+    coupled = facts.implied.coupled if facts.implied else ()
+    each = zip(axis_names(facts.spatial_axes), coupled, strict=False)
+    some = [name for name, one in each if one]
+    return f" along {' and '.join(some)}" if 0 < len(some) < facts.spatial_axes else ""
 
 
 def reach_name(reach: Reach) -> str:
