@@ -517,7 +517,10 @@ BAD = {
     "empty image": (["empty.tif", UNET, OUT], "empty"),
     "no image at all": (["text.tif", UNET, OUT], "of no kind that is known"),
     "no sample": (["demo:nix", UNET, OUT], "demo:tissue2d"),
-    "too few axes": (["image.tif", f"{NETWORKS}:UNet(ndim=3)", OUT], "needs the axes zyx"),
+    "too few axes": (
+        ["image.tif", f"{NETWORKS}:UNet(ndim=3)", OUT],
+        "give one with 3 axes or more",
+    ),
     "unnamed axes": (["rgb.npy", UNET, OUT], "--axes"),
     "unnamed colours": (["colours.npy", UNET, OUT], "Name them (--axes), for example yxc."),
     "wrong axes": (["rgb.npy", UNET, OUT, "--axes", "yx"], "name 2 dimensions"),

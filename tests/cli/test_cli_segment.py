@@ -182,6 +182,10 @@ def test_corrections_are_applied(folder) -> None:
         (("segment", "p.npy", "o.jpg", "--axes", "cyx"), "o.jpg"),
         (("segment", "p.npy", "o.tif", "--values", "x"), "logits"),
         (("segment", "p.npy", "o.tif", "--axes", "cyx", "--corrections", "x"), "corrections x"),
+        (
+            ("segment", "p.npy", "o.tif", "--axes", "cyx", "--channel", 0, "--threads", 0),
+            "threads is 0: give 1 thread or more",
+        ),
         (("splits", "p.npy", "--axes", "zyx"), "whole numbers"),
         (("splits", "u.npy"), "holds numbers that change at"),
         (("splits", "l.npy", "--image", "p.npy"), "--image and --model"),

@@ -135,6 +135,10 @@ def test_a_network_that_ignores_its_tile():
     short = sweep(PIXELS, network, [32, 64], halo=6, accelerate=False)
     assert short.max_dist.max() > short.tolerance
     assert "1 - Dice" in short.describe()
+    assert short.notes[0].startswith("Margin (halo) 6 along y and x")  # for both sizes alike
+    *_, note = sweep(PIXELS, network, [16, 64], halo=6, accelerate=False).notes[:1]
+    assert note.startswith("Tiles of 16 x 16: Margin (halo) 6")
+    assert "with `tiles=" in note
 
 
 def test_the_halo_is_the_same_for_all_sizes_and_fits_the_smallest():

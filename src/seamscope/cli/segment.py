@@ -371,6 +371,6 @@ def _rows(found: Segmentation, out: str) -> list[tuple[str, str]]:
     ]
     if found.recipe.kind != "classes" and found.count:
         low, high = found.stable_range()
-        said = f"{found.curve().name} {low:.3g} to {high:.3g}"
+        said = f"{found.curve().name.replace('_', ' ')} {low:.3g} to {high:.3g}"
         rows.append(("stable", f"{said} changes their number by at most 2 %"))
     return rows

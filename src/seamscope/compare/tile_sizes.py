@@ -30,7 +30,7 @@ blocks. They say how certain the measure is for images like this one, and nothin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -53,7 +53,7 @@ from seamscope.prediction.run import completed_as_planned
 from seamscope.progress import QUIET, Steps, Work
 from seamscope.serialization import record
 from seamscope.settings import Settings
-from seamscope.text import axes_text, bytes_text
+from seamscope.text import axes_text, bytes_text, shape_text
 from seamscope.tiling import per_axis
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -284,9 +284,18 @@ def sweep(
         pictures=pictures,
         seconds=tuple(seconds),
         settings=tuple(plan.to_json() for plan in plans),
-        notes=(*sentences, *dict.fromkeys(note for plan in plans for note in plan.notes)),
+        notes=(*sentences, *_notes_of(plans)),
         **comparison.measures(seed),
     )
+
+
+def _notes_of(plans: Sequence[Plan]) -> Iterator[str]:
+    """Yield what is to be said of the plans, with the tiles that it is said of."""
+    for note in dict.fromkeys(note for plan in plans for note in plan.notes):
+        sizes = [shape_text(plan.grid.tile_shape) for plan in plans if note in plan.notes]
+        alike = len(sizes) >= sum(len(plan.grid) > 1 for plan in plans)
+        which = "" if alike else f"Tiles of {', '.join(sizes)}: "
+        yield which + note.replace("`tile=", "`tiles=")
 
 
 def _cases(

@@ -474,10 +474,12 @@ def image_layout(settings: Settings, facts: Facts, image: Image) -> Layout:
     axes = image.axes or _obvious_axes(image, facts, spatial)
     missing = [letter for letter in spatial if letter not in axes]
     if missing:
+        remedy = f"name its `axes`, one letter of tczyx for each of {shape_text(image.shape)}"
+        if image.ndim < len(spatial):
+            remedy = f"give one with {len(spatial)} axes or more, or another network"
         raise SettingsError(
             f"The network is {facts.spatial_axes}D and needs the axes {spatial}, but the image "
-            f"{image.name} has {axes}: name its `axes`, one letter of tczyx for each of "
-            f"{shape_text(image.shape)}."
+            f"{image.name} has {axes}: {remedy}."
         )
     rest = [letter for letter in axes if letter not in spatial]
     channel = settings.channel_axis if settings.channel_axis in rest else None

@@ -59,7 +59,7 @@ from seamscope.segmentation.predicted import (
 )
 from seamscope.segmentation.recipe import Heights, Recipe, channel_names, scaling_note
 from seamscope.segmentation.room import Folder, Room
-from seamscope.segmentation.segment import find_objects
+from seamscope.segmentation.segment import check_threads, find_objects
 from seamscope.segmentation.segmentation import Segmentation
 from seamscope.segmentation.stages import Painting, Stages, Written, whole_chunks
 from seamscope.segmentation.subject import Subject
@@ -652,6 +652,7 @@ def begin_labels(
     check_on(on)
     image = prediction if isinstance(prediction, Image) else open_image(prediction)
     axes = how.get("axes")
+    check_threads(threads)
     if axes is not None and image.axes != axes:
         image = image.with_axes(axes)
     if on is not None:

@@ -129,8 +129,7 @@ def segment(
     3
     """
     wanted = dataclasses.replace(recipe or Recipe(), **changes)
-    if threads < 1:
-        raise SettingsError(f"threads is {threads}: give 1 thread or more (`threads=1`).")
+    check_threads(threads)
     how: dict[str, Any] = {
         "axes": axes, "area": area, "blocks": blocks, "names": channel_names, "seams": seams,
     }  # fmt: skip
@@ -146,6 +145,18 @@ def segment(
         if out is not None:
             labelling.write(found, keep=True)
     return found
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a number of threads that is none.
+
+    Raises
+    ------
+    SettingsError
+        When it is below 1.
+    """
+    if threads < 1:
+        raise SettingsError(f"threads is {threads}: give 1 thread or more (`threads=1`).")
 
 
 def find_objects(
