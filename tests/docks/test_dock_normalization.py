@@ -571,6 +571,39 @@ def test_features_of_tiles_are_drawn_and_mapped(qtbot, viewer, docks):
     assert not own.features.panels.isVisibleTo(own)
 
 
+def test_results_give_way_to_maps_and_come_back(qtbot, viewer, docks):
+    """Colours over colours cannot be read."""
+    dock, own = docks
+    viewer.add_image(uneven(96, 120), name="cells")
+    load(qtbot, docks, INSTANCE)
+    press(qtbot, dock.panel.run)
+    qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
+    results = list(dock.session.results())
+
+    def seen():
+        qtbot.wait(50)
+        return [layer for layer in results if layer.visible]
+
+    before = seen()
+    assert before
+    show(own, "Features")
+    own.features.tile.setValue(32)
+    press(qtbot, own.features.measure)
+    wait(qtbot, own)
+    assert seen() == []
+    own.features.show_map.click()
+    assert seen() == before
+    own.features.show_map.click()
+    assert seen() == []
+    show(own, "Effect")
+    assert seen() == before
+    show(own, "Features")
+    press(qtbot, dock.panel.run)  # now there are others
+    qtbot.waitUntil(lambda: not dock.busy, timeout=PATIENCE)
+    show(own, "Effect")
+    assert seen() == []
+
+
 def test_map_of_a_series_lies_on_its_frames():
     """Part of a series, tiles that fit badly; each tile's number where its core is."""
     image = uneven(4, 70, 90) * np.array([1, 3, 2, 5], np.float32)[:, None, None]

@@ -12,7 +12,7 @@ its layer; a new picture is seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -116,6 +116,40 @@ class KeptLayers:
         return layer
 
 
+class Ground:
+    """Results give way to maps over the image: colours over colours cannot be read.
+
+    Parameters
+    ----------
+    viewer
+        The layers of results are in it.
+    results
+        Returns these layers, as they are drawn now.
+    """
+
+    def __init__(self, viewer: Any, results: Callable[[], Sequence[Layer]]) -> None:
+        self._viewer, self._results = viewer, results
+        self._hidden: list[Layer] = []
+
+    def give_way(self, mapped: bool) -> None:
+        """Hide the results where there is a map, and show them again without one."""
+        if mapped:
+            seen = [layer for layer in self._results() if layer.visible]
+            self._hidden += seen
+            for layer in seen:
+                layer.visible = False
+            return
+        drawn = self._results()
+        for layer in self._hidden:
+            if layer in self._viewer.layers and layer in drawn:
+                layer.visible = True
+        self.forget()
+
+    def forget(self) -> None:
+        """Show none of them again: there are others."""
+        self._hidden = []
+
+
 def draw(layer: Any, data: Any, place: Mapping[str, Any], look: Mapping[str, Any]) -> None:
     """Replace what a layer shows.
 
@@ -152,4 +186,4 @@ def _same(own: Any, wanted: Any) -> bool:
     return np.shape(own) == np.shape(wanted) and bool(np.allclose(own, wanted))
 
 
-__all__ = ["KeptLayers", "draw"]
+__all__ = ["Ground", "KeptLayers", "draw"]

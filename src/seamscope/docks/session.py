@@ -222,6 +222,10 @@ class Session(QObject):
         """Return the layers that show a run."""
         return [layer for layer, own in self._runs.items() if own is run]
 
+    def results(self) -> list[Layer]:
+        """Return the layers that show any run."""
+        return list(self._runs)
+
     @property
     def runs(self) -> list[Run]:
         """All runs that some layer still shows, the first one first; also layers taken out."""

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from napari.layers import Image as ImageLayer
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from seamscope.docks.controls import BUSY, NO_CASE
 from seamscope.docks.dock import Dock
 from seamscope.docks.job import Job, Outcome
+from seamscope.docks.kept_layers import Ground
 from seamscope.docks.layers import image_of
+from seamscope.docks.normalization.layers import MapLayer
 from seamscope.images.image import Image
 from seamscope.models.model import Model
 from seamscope.normalization.audit import Audit
@@ -75,6 +77,12 @@ class Bench(QObject):
         self.tile, self.batch = PATCH[2], 1
         self._axes: int | None = None  # spatial ones, that the patch was last chosen for
         self._auditing: Job | None = None
+        self._maps: list[MapLayer] = []
+        self._ground = Ground(self.viewer, self.session.results)
+        self._soon = QTimer(self)  # a map is shown where another one was hidden before
+        self._soon.setSingleShot(True)
+        self._soon.timeout.connect(self._make_ground)
+        self.session.run_begins.connect(self._ground.forget)
         self.session.changed.connect(self._session_changed)
         self.job.changed.connect(self.changed)
 
@@ -82,6 +90,14 @@ class Bench(QObject):
     def awake(self) -> bool:
         """Whether the dock is in its window."""
         return self._dock.awake
+
+    def map_layer(self, title: str, colors: str) -> MapLayer:
+        """Make a layer of maps, under which results are hidden."""
+        self._maps.append(MapLayer(self.viewer, title, colors, self._soon.start))
+        return self._maps[-1]
+
+    def _make_ground(self) -> None:
+        self._ground.give_way(any(each.layer is not None for each in self._maps))
 
     @property
     def busy(self) -> bool:

@@ -18,7 +18,7 @@ from seamscope.docks.editors import Choice
 from seamscope.docks.layers import on_click
 from seamscope.docks.looks import text_label
 from seamscope.docks.normalization.bench import Bench
-from seamscope.docks.normalization.layers import MapLayer, image_pixel, tile_map
+from seamscope.docks.normalization.layers import image_pixel, tile_map
 from seamscope.docks.normalization.plots import FeaturePanels, PixelFeaturesPlot
 from seamscope.docks.normalization.texts import features_text, pixel_text, standardized
 from seamscope.explain.feature_statistics import (
@@ -77,7 +77,7 @@ class FeaturesPage(QWidget):
         self.features: FeatureStatistics | None = None
         self.batches: BatchExperiment | None = None
         self.pixel: tuple[PixelFeatures, ...] = ()
-        self.deviations = MapLayer(bench.viewer, "deviation", "inferno")
+        self.deviations = bench.map_layer("deviation", "inferno")
         self._clicked = on_click(self.ask_at)
         self.tile = number((8, 8192), bench.tile, _TIPS["tile"], " px")
         self.most = number((4, 65536), 256, _TIPS["most"])

@@ -6,7 +6,7 @@ Knows colours and where these layers lie. Does not know how they are measured, o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,10 +37,14 @@ class MapLayer:
         What its name begins with.
     colors
         Name of a colormap of napari's.
+    changed
+        Called when a map is shown or hidden.
     """
 
-    def __init__(self, viewer: Any, title: str, colors: str) -> None:
-        self._viewer, self._title, self._colors = viewer, title, colors
+    def __init__(
+        self, viewer: Any, title: str, colors: str, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._title, self._colors, self._changed = title, colors, changed
         self._kept = KeptLayers(viewer, title)
 
     @property
@@ -91,10 +95,12 @@ class MapLayer:
             interpolation2d="nearest",
             opacity=_OPACITY,
         )
+        self._changed()
 
     def hide(self) -> None:
         """Show nothing."""
         self._kept.hide()
+        self._changed()
 
 
 def tile_map(

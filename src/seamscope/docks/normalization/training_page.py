@@ -15,7 +15,7 @@ from seamscope.docks.controls import allow, button, fill, form, number, ticked
 from seamscope.docks.looks import plain, text_label
 from seamscope.docks.normalization.bench import Bench
 from seamscope.docks.normalization.difference_map import DifferenceMap
-from seamscope.docks.normalization.layers import MapLayer, pixel_map
+from seamscope.docks.normalization.layers import pixel_map
 from seamscope.docks.normalization.plots import BatchPlot
 from seamscope.docks.normalization.texts import training_advice
 from seamscope.docks.rich_text import rich_text
@@ -56,7 +56,7 @@ class TrainingPage(QWidget):
         self.difference: DifferenceMap | None = None
         self._features: FeatureStatistics | None = None
         self._batches: BatchExperiment | None = None
-        self.differences = MapLayer(bench.viewer, "training − evaluation", "plasma")
+        self.differences = bench.map_layer("training − evaluation", "plasma")
         self.batch = number((1, 256), bench.batch, _TIPS["batch"])
         self.train = button("Measure", _TIPS["train"])
         self.result = text_label()

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QWidget
 from seamscope.docks.color_bar import ColorBar
 from seamscope.docks.controls import allow
 from seamscope.docks.editors import Choice
+from seamscope.docks.kept_layers import Ground
 from seamscope.docks.results import Run
 from seamscope.docks.seams.heat_layers import TITLES, HeatLayers, Kind, Wanted, heat_colors
 from seamscope.text import figure_text
@@ -40,8 +41,7 @@ class HeatPanel(QWidget):
     viewer
         Its layers are added there.
     results
-        Returns the layers of the run that is shown. They are hidden under heat maps: colours over
-        colours cannot be read.
+        Returns the layers of the run that is shown. They are hidden under heat maps.
 
     Signals
     -------
@@ -53,8 +53,7 @@ class HeatPanel(QWidget):
 
     def __init__(self, viewer: Any, results: Callable[[], Sequence[Any]] = tuple) -> None:
         super().__init__()
-        self._viewer, self._results = viewer, results
-        self._hidden: list[Any] = []
+        self._ground = Ground(viewer, results)
         self.layers = HeatLayers(viewer, self._show_scale)
         self._run: Run | None = None
         self._channel: int | None = None
@@ -159,14 +158,4 @@ class HeatPanel(QWidget):
 
     def make_ground(self) -> None:
         """Hide the result under heat maps, and show it again without them."""
-        if any(self.layers.layer(kind) is not None for kind in self.boxes):
-            seen = [layer for layer in self._results() if layer.visible]
-            self._hidden += seen
-            for layer in seen:
-                layer.visible = False
-            return
-        drawn = self._results()
-        for layer in self._hidden:
-            if layer in self._viewer.layers and layer in drawn:
-                layer.visible = True
-        self._hidden = []
+        self._ground.give_way(any(self.layers.layer(kind) is not None for kind in self.boxes))
