@@ -273,7 +273,7 @@ def test_only_the_page_in_front_draws_over_the_image(qtbot, viewer, steps):
 def test_a_dock_opened_by_name_is_taken_from_the_step(qtbot, viewer, steps):
     seams = page(qtbot, steps, "seams")
     _, place = viewer.window.add_plugin_dock_widget("seamscope", "Seams")
-    assert place.dock is seams
+    qtbot.waitUntil(lambda: place.dock is seams, timeout=PATIENCE)  # once the place is docked
     assert steps.slots["seams"].dock is None
     page(qtbot, steps, "prediction")
     assert seams.front  # beside the steps, no page is in its place
