@@ -657,10 +657,12 @@ def _too_small(name: str, tile: int, halo: Sides, overlap: int, lattice: Lattice
         )
     else:
         remedy = ""
+    what, least = f"halos of {before} and {after}", f"a halo of at most {largest}"
+    if kept - sum(lattice.whole(halo)) >= pitch:
+        what, least = f"an overlap of {overlap}", f"an overlap of at most {kept - pitch}"
     return (
-        f"Tile {tile} along {name} is too small for halos of {before} and {after}"
-        f"{f' (overlap {overlap})' if overlap > before + after else ''}: it must keep at least one "
-        f"period ({pitch}). Use {remedy}a halo of at most {largest}."
+        f"Tile {tile} along {name} is too small for {what}: it must keep at least one period "
+        f"({pitch}). Use {remedy}{least}."
     )
 
 

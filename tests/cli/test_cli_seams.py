@@ -169,6 +169,9 @@ def test_a_tile_too_small_for_its_halo_is_measured_not_refused(at_home):
     )
     assert "Edge effects." in result.stdout
     assert "halo of 8" in result.stdout
+    words = ("image.tif", BATCH, "o.zarr", "--trust", "--tile", 44, "--dry-run")
+    assert "Use an overlap of 16 px" in ok("predict", *words, "--overlap", 4).stderr
+    assert "Use an overlap of" not in ok("predict", *words, "--overlap", 16).stderr
 
 
 def test_text_page_and_layers_tell_the_same(at_home, tmp_path):

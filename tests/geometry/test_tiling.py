@@ -221,6 +221,16 @@ def test_numbers_for_all_axes_or_for_each(value: int, ndim: int) -> None:
         per_axis([value], ndim, "tile")
 
 
+def test_an_overlap_that_leaves_nothing_is_named() -> None:
+    words = r"too small for an overlap of 121: .* Use a tile of 136 or more, or .* at most 120"
+    with pytest.raises(SettingsError, match=words):
+        TileGrid.regular((200, 300), 128, 46, overlap=121, lattice=Lattice(period=8))
+    assert TileGrid.regular((200, 300), 128, 46, overlap=120, lattice=Lattice(period=8)).stride == (
+        8,
+        8,
+    )
+
+
 @pytest.mark.parametrize(
     ("period", "halo", "words"),
     [

@@ -171,10 +171,14 @@ def short_halo(plan: Plan, *, auto: bool = False) -> str:
     bounded = reach_name(plan.reach) == "reach"
     reach = "network's reach" if bounded else reach_name(plan.reach)
     if auto:
+        overlap = sum(axis.lattice.whole(need))
+        remedy = f"a tile of {tile} px or more, which has room for the reach (`tile={tile}`)"
+        if axis.tile >= tile:  # so that the overlap is what leaves none
+            remedy = f"an overlap of {overlap} px or more (`overlap={overlap}`), or set none"
         return (
             f"The {reach} is {max(need)} px. Tile and overlap leave room for a halo of "
-            f"{max(own)} px along {_alike(short)}, so that neighbouring tiles may differ. Use a "
-            f"tile of {tile} px or more, which has room for the reach (`tile={tile}`)."
+            f"{max(own)} px along {_alike(short)}, so that neighbouring tiles may differ. Use "
+            f"{remedy}."
         )
     wider = f" with `tile={tile}` or more" if axis.tile < tile else ""
     return (
