@@ -577,3 +577,24 @@ def test_a_part_of_an_input_pixel_too_few_or_too_many(kernel, stride, padding, s
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ConvTranspose2d(2, 1, kernel, stride, padding))
     with pytest.raises(ModelError, match=said):
         _ = as_model(network.eval()).facts
+
+
+def test_axes_that_are_read_alike_are_measured_with_fewer_sizes(monkeypatch) -> None:
+    shapes, run = [], Trials.__call__
+
+    def call(self, x):
+        shapes.append(tuple(x.shape[2:]))
+        return run(self, x)
+
+    monkeypatch.setattr(Trials, "__call__", call)
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv3d(1, 2, 3, padding=1), nn.MaxPool3d(4), nn.Upsample(scale_factor=4)
+    )  # fmt: skip
+    facts = as_model(network.eval()).facts
+    one, *others = facts.lattice
+    assert others == [one, one]
+    assert (one.period, one.step) == (4, 4)
+    shapes = [shape for shape in shapes if len(shape) == 3]
+    long = [[s for s in shapes if 60 < s[axis] < 150] for axis in range(3)]
+    assert len(long[0]) > len(long[1]) == len(long[2])

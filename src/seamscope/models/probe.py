@@ -133,9 +133,10 @@ class _Prober:
         periods = tuple(axis.period for axis in derived.axes) if derived else (None,) * len(shape)
         self._trials.phase("Measuring accepted sizes")
         beside = self._beside(channels, shape, periods)
-        lattice = tuple(
-            self._axis(channels, shape, beside, axis, periods[axis]) for axis in range(len(shape))
-        )
+        found: list[Lattice] = []
+        while len(found) < len(shape):
+            found.append(self._axis(channels, shape, beside, found))
+        lattice = tuple(found)
         if self._constant.keys() - self._only.keys():
             return self._first(self._at_its_size(entry))
         narrow = self._narrow(channels, beside, lattice)
@@ -534,10 +535,14 @@ class _Prober:
         channels: int,
         shape: tuple[int, ...],
         beside: tuple[int, ...],
-        axis: int,
-        period: int | None,
+        before: Sequence[Lattice],
     ) -> Lattice:
-        size = shape[axis]
+        """Measure the axis that comes after some."""
+        axis, size = len(before), shape[len(before)]
+        known = () if self._derived is None else self._derived.axes
+        derived = known[axis] if known else None
+        is_alike = derived is not None and derived in known[:axis][-1:] and derived.period
+        alike = before[-1].scale if is_alike else None
 
         def output(extent: int) -> int | None:
             found = self._run_shape(channels, (*beside[:axis], extent, *beside[axis + 1 :]))
@@ -548,7 +553,8 @@ class _Prober:
             beside = shape
             out = output(size)
         assert out is not None
-        fine = None if self._hints.shape is not None else Sizes(output, size, out, period).find()
+        sizes = Sizes(output, size, out, derived.period if derived else None, alike)
+        fine = None if self._hints.shape is not None else sizes.find()
         if fine is None and always(output, size, out):
             self._constant[axis] = out
         if axis in self._constant:
@@ -556,11 +562,11 @@ class _Prober:
         if fine is not None:
             scale, step = fine
             # of the sizes a step apart, those that lose least: 63 and not 64 for poolings by 3
-            sizes = [(n, o) for n in range(size, max(size - step, 0), -1) if (o := output(n))]
-            exact = [pair for pair in sizes if lost_pixels(*pair, scale) is not None]
-            best = min(exact or sizes[:1], key=lambda pair: abs(pair[0] - pair[1] / scale))
+            pairs = [(n, o) for n in range(size, max(size - step, 0), -1) if (o := output(n))]
+            exact = [pair for pair in pairs if lost_pixels(*pair, scale) is not None]
+            best = min(exact or pairs[:1], key=lambda pair: abs(pair[0] - pair[1] / scale))
             return lattice_of(*best, scale, step)
-        return one_size(size, out, self._derived.axes[axis] if self._derived else None)
+        return one_size(size, out, derived)
 
 
 def _taken_alike(derived: Derived | None) -> Iterator[str]:

@@ -25,12 +25,19 @@ class Sizes:
 
     A network that gives one pixel for every four gives 16 for 64, 17 for 67 and 18 for 70: three
     sizes prove nothing. The scale is therefore read from increments of about three times the size,
-    which are multiples of most periods, and the step is sought among their divisors.
+    which are multiples of most periods, and the step is sought among their divisors. Where another
+    axis is alike, by what the operations imply, one increment by its scale is enough.
     """
 
     def __init__(
-        self, output: Callable[[int], int | None], size: int, out: int, period: int | None
+        self,
+        output: Callable[[int], int | None],
+        size: int,
+        out: int,
+        period: int | None,
+        alike: Fraction | None = None,
     ) -> None:
+        self._alike = alike
         self._output = output
         self._size, self._out = size, out
         near = -(-48 // period) if period else 0
@@ -57,7 +64,7 @@ class Sizes:
                 continue
             grown.setdefault(Fraction(one - self._out, far), []).append(far)
             best = max(grown, key=lambda scale: (len(grown[scale]), _plain(scale)))
-            if len(grown[best]) == 3 and _plain(best):
+            if (len(grown[best]) == 3 and _plain(best)) or best == self._alike:
                 break
         if not grown:
             return None, []
