@@ -209,8 +209,8 @@ class AxisTiling:
 
     @cached_property
     def padded(self) -> int:
-        """Extent the tiles cover from 0, in input pixels: the image, rounded up to the grid."""
-        return self.kept + max(0, _ceil(self.size - self.kept, self.lattice.pitch))
+        """Extent the tiles cover from 0, in input pixels: the image, up to a size that is taken."""
+        return self.kept + max(0, _ceil(self.size - self.kept, self.lattice.increment))
 
     @cached_property
     def _pattern(self) -> _Pattern:

@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 import seamscope
 from families import Apply
+from seamscope.compare.certificate import certify
 from seamscope.errors import ModelError
 from seamscope.models.formats import load_model
 from seamscope.models.model import Model, as_model
@@ -472,6 +473,27 @@ def test_patches_are_not_put_together_the_wrong_way() -> None:
     facts = as_model(Tokens().eval()).facts
     assert [axis.fixed for axis in facts.lattice] == [224, 160]
     assert set(facts.scale) == {1}
+
+
+def test_sizes_are_those_that_code_does_not_pad() -> None:
+    """Its ends are others where it pads to multiples of 8, though its period is 2."""
+
+    class Padding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down, self.up = C(1, 4, 3, 2, 1), C(4, 2, 3, padding=1)
+
+        def forward(self, x):
+            high, wide = x.shape[2:]
+            x = F.pad(x, (0, -wide % 8, 0, -high % 8), mode="reflect")
+            return self.up(F.interpolate(F.relu(self.down(x)), scale_factor=2))[..., :high, :wide]
+
+    model = as_model(strong(Padding()))
+    assert model.facts.period == (2, 2)
+    assert model.facts.sizes == "multiples of 8"
+    x = np.random.default_rng(0).standard_normal((40, 96)).astype(np.float32)
+    certificate = certify(Case.open(x, model, Settings(tile=(40, 32), device="cpu")))
+    assert certificate.passed
 
 
 def test_a_size_may_be_a_multiple_plus_one() -> None:

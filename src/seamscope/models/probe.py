@@ -42,6 +42,7 @@ from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, measure_fields
 from seamscope.models.same_network import sample_of
 from seamscope.models.sizes import Sizes, always, lattice_of, lost_pixels, one_size
+from seamscope.models.slab import SAME
 from seamscope.models.trials import OVERTIME, Attempt, Draws, OutOfPatience, Trials, Watch
 from seamscope.normalization.audit import FixedStatistics, Forward, StatisticsCall
 from seamscope.text import axes_text
@@ -50,6 +51,9 @@ from seamscope.tiling import Lattice, axis_names
 _NARROW = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384)
 _WIDER = (1, 2, 4, 8)  # times that size, where what it holds makes no difference
 _CHANCE = 1e-6  # two runs that differ by more, in standard deviations, are random
+_INCREMENTS = (2, 4, 8)  # multiples to which code may pad its input
+_SMALL_INCREMENT = 16  # pixels; code that pads to multiples of more is rare
+_END = 8  # pixels of an end that are compared
 _SMALLEST = 8  # pixels of a tile, where the network leaves its size open
 _MOST_PIXELS = 1 << 19  # of a size that is tried though time is over
 _RUNS = 64  # of a network that draws numbers, until two predictions differ
@@ -110,7 +114,7 @@ class _Prober:
             facts = self._first(entry)
         except OutOfPatience:
             facts = self._at_one_size(entry)
-        return self._placed(self._with_period(facts))
+        return self._placed(self._with_equal_ends(self._with_period(facts)))
 
     def _first(self, entry: AcceptedInput) -> Facts:
         """All but the period and where the output lies."""
@@ -372,6 +376,50 @@ class _Prober:
             period_found=found.certain,
             notes=(*facts.notes, *found.notes),
         )
+
+    def _with_equal_ends(self, facts: Facts) -> Facts:
+        """Facts with a step of sizes between which the network does not treat its ends otherwise.
+
+        Code that pads its input to multiples of 16, and cuts the output, takes any size.
+        """
+        own = facts.implied
+        if self._hints.step is not None or own is None or own.halo is None or not own.bounded:
+            return facts
+        lattice = [*facts.lattice]
+        for number, (axis, sides) in enumerate(zip(facts.lattice, own.halo, strict=True)):
+            if axis.fixed is None and axis.increment <= _SMALL_INCREMENT:
+                coarse = replace(axis, step=_INCREMENTS[-1] * axis.increment)
+                size = coarse.size_at_least(sum(sides) + sum(axis.crop) + 2 * axis.pitch + 32)
+                with Attempt():
+                    step = self._equal_ends(facts, number, size) * axis.increment
+                    if step > axis.increment:
+                        lattice[number] = replace(axis, step=step, offset=axis.offset % step)
+        return replace(facts, lattice=tuple(lattice))
+
+    def _equal_ends(self, facts: Facts, number: int, size: int) -> int:
+        """By how many increments sizes must differ, so that the same pixels end alike."""
+        axis, dim = facts.lattice[number], number + 2
+        shape = [*facts.narrow]
+        shape[number] = size + 3 * _INCREMENTS[-1] * axis.increment
+        x = self._noise(facts.in_channels, tuple(shape))
+        count = max(1, int(_END * axis.scale))
+
+        def ends(more: int) -> tuple[torch.Tensor, torch.Tensor]:
+            n = size + more * axis.increment
+            low, high = (x.narrow(dim, a, n) for a in (0, shape[number] - n))
+            y, z = self._forward(low), self._forward(high)
+            return y.narrow(dim, 0, count), z.narrow(dim, z.shape[dim] - count, count)
+
+        first = ends(0)
+        spread = float(first[0].std()) or 1.0
+
+        def alike(more: int) -> bool:
+            pairs = zip(first, ends(more), strict=True)
+            return all(float((a - b).abs().max()) < SAME * spread for a, b in pairs)
+
+        if all(map(alike, (1, 3))):
+            return 1
+        return next((n for n in _INCREMENTS if alike(n) and alike(3 * n)), 1)
 
     def _without_surplus(self, facts: Facts) -> Facts:
         """Facts of the network without output pixels that lie beyond its input's ends."""
