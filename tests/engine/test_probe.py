@@ -399,7 +399,7 @@ class GivesVector(nn.Module):
         (GivesTwo(), "2 outputs"),
         (GivesVector(), "gives"),
         (Apply(C3(1, 2, 1), lambda y: y.amax(2)), "gives no image"),  # z is projected
-        (NoChannels(), "4 axes and not 3. No size changes that: wrap it"),
+        (NoChannels(), "4 axes and not 3. State a size .* If no size .* wrap it"),
     ],
 )
 def test_what_is_no_image_network_is_refused_in_a_sentence(network, words) -> None:

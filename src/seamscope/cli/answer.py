@@ -123,8 +123,8 @@ class PageAnswer(Answer):
     def report(self, page: str, content: Mapping[str, Any] | None = None) -> None:
         """Write the page; a comment at its end holds the answer that it shows, if that is given."""
         if content is not None:
-            told = _json({"seamscope": __version__, **content}, None)
-            page = f"{page}\n{_ANSWER}{told.replace('--', _HYPHENS)} -->\n"
+            answer = _json({"seamscope": __version__, **content}, None)
+            page = f"{page}\n{_ANSWER}{answer.replace('--', _HYPHENS)} -->\n"
         if self.report_file is not None:
             write_text("--report", self.report_file, page)
 

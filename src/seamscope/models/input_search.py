@@ -395,10 +395,14 @@ class InputSearch:
         if _CHANNELS.search(furthest.text) and not self._hints.in_channels:
             return "State its input `channels`."
         answers = {re.sub(r"\d+", "", failure.text) for failure in self._failures}
-        if len(answers) == 1 and not re.search("size|shape", furthest.text, re.IGNORECASE):
-            return "No size changes that: wrap it in a module that takes (N, C, [Z,] Y, X) float32."
         if self._hints.shape is None:
-            return "State a size it takes (`input_size`), as in 384 or 32,64,64."
+            size = "State a size it takes (`input_size`), as in 384 or 32,64,64"
+            if len(answers) == 1 and not re.search("size|shape", furthest.text, re.IGNORECASE):
+                size += (
+                    ". If no size changes that answer, wrap it in a module that takes "
+                    "(N, C, [Z,] Y, X) float32"
+                )
+            return f"{size}."
         return "State another size (`input_size`), other `channels` or axes."
 
 
