@@ -450,3 +450,12 @@ def test_classes_are_named_in_ome_zarr(tmp_path: Path) -> None:
     label = zarr.open_group(out).attrs["ome"]["image-label"]
     assert [p["label-value"] for p in label["properties"]] == [1, 2, 0]
     assert [c["label-value"] for c in label["colors"]] == [1, 2, 0]
+
+
+def test_labels_of_a_time_series_may_be_numbered_anew_in_each_frame() -> None:
+    frame = np.kron(np.arange(1, 17).reshape(4, 4), np.ones((16, 16), np.int64))
+    film = np.stack([(frame + 5 * t) % 16 + 1 for t in range(6)], -1)
+    assert labels_of(film, "yxt").shape == film.shape
+    noise = np.random.default_rng(0).integers(1, 255, film.shape)
+    with pytest.raises(ImageError, match="as intensities do"):
+        labels_of(noise, "yxt")

@@ -71,9 +71,10 @@ _MOST_CHANGING, _ENOUGH = 0.5, 1000
 
 
 def _share_changing(image: Image) -> float:
-    """Return how many neighbours along the last axis differ, of those that are not background."""
+    """Return how many neighbours along x differ, of those that are not background."""
+    along = (image.axes or "").index("x")  # objects that are not tracked change along time
     for region in image.blocks():
-        values = image.read(region)
+        values = np.moveaxis(image.read(region), along, -1)
         inside = (values[..., 1:] != 0) & (values[..., :-1] != 0)
         if np.count_nonzero(inside) >= _ENOUGH:
             return float(np.mean((values[..., 1:] != values[..., :-1])[inside]))
