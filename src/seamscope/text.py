@@ -41,6 +41,17 @@ def axes_text(values: Sequence[Any]) -> str:
     return str(values[0]) if len(set(values)) == 1 else shape_text(values)
 
 
+def setting_text(values: Sequence[Any]) -> str:
+    """Write one value for each axis as a setting has them in Python (see `with_controls`).
+
+    Examples
+    --------
+    >>> setting_text((8, 8)), setting_text((4, 8))
+    ('8', '(4, 8)')
+    """
+    return str(values[0]) if len(set(values)) == 1 else f"({', '.join(map(str, values))})"
+
+
 def halo_text(sides: Sequence[Sequence[int]]) -> str:
     """Write a halo, ``(before, after)`` in pixels for each axis.
 
@@ -274,6 +285,7 @@ __all__ = [
     "needs_text",
     "percent_text",
     "pixels_text",
+    "setting_text",
     "shape_text",
     "steps_text",
     "typeset",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 import subprocess
 import sys
 import threading
+from ast import literal_eval
 from pathlib import Path
+from typing import Any
 
 import dask.array
 import numpy as np
@@ -610,6 +613,29 @@ def test_a_short_halo_is_told_where_there_are_borders() -> None:
     assert "8 along y and x is less" in both
     assert "whole numbers" not in both
     assert "less than" not in " ".join(resolve(image, model, Settings(tile=96, halo=22)).notes)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"tile": (32, 64, 64), "halo": 0},
+        {"tile": (32, 64, 64), "halo": (1, 8, 8)},
+        {"tile": (3, 12, 12), "halo": 0},
+        {"tile": (5, 12, 12)},
+        {"tile": (8, 64, 64), "overlap": 4},
+        {"tile": (5, 12, 12), "overlap": 4},
+    ],
+)
+def test_what_a_note_on_a_short_halo_offers_covers_the_reach_along_all_axes(
+    asked: dict[str, Any],
+) -> None:
+    model = load_model(nn.Conv3d(1, 1, (5, 17, 17), padding=(2, 8, 8)))
+    image = open_image(np.zeros((64, 128, 128), np.float32))
+    plan = resolve(image, model, Settings(**asked))
+    assert not plan.exact
+    (said,) = (note for note in plan.notes if "neighbouring tiles may differ" in note)
+    offered = {name: literal_eval(value) for name, value in re.findall(r"`(\w+)=([^`]+)`", said)}
+    assert resolve(image, model, Settings(**asked | offered)).exact
 
 
 def test_balanced_tiles_waste_less_than_round_ones() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seamscope.serialization import Recorded, record
-from seamscope.text import axes_text
+from seamscope.text import axes_text, setting_text
 from seamscope.tiling import axis_names
 
 if TYPE_CHECKING:
@@ -163,7 +163,8 @@ def _halos(declared: Declared, facts: Facts, reach: Reach) -> Iterator[str]:
         yield (
             f"{declared.by} declares halo {halo}, less than the network's reach of "
             f"{_reached(needed)}: neighbouring tiles may differ at that halo. Use the reach "
-            f"(`halo={_reached(needed)}`), or leave the halo at auto, which is the same."
+            f"(`halo={setting_text([max(side) for side in needed])}`), or leave the halo at auto, "
+            "which is the same."
         )
     elif needed and all(h > 2 * max(n) for h, n in zip(declared.halo, needed, strict=True)):
         yield f"{declared.by} declares halo {halo}, and {_reached(needed)} would do."

@@ -13,7 +13,7 @@ import numpy as np
 from seamscope.models.model import Model
 from seamscope.models.sentences import caution, reach_name, why_unbounded
 from seamscope.settings import Settings
-from seamscope.text import bytes_text
+from seamscope.text import axes_text, bytes_text, setting_text
 from seamscope.tiling import AxisTiling, Sides, per_axis
 
 if TYPE_CHECKING:
@@ -138,53 +138,75 @@ def _halo_notes(plan: Plan, asked: Settings) -> Iterator[str]:
         return
     if plan.reach.halo is None:
         yield _why_no_halo(plan)
-    if said := short_halo(plan, auto=asked.halo == "auto"):
+    if said := short_halo(plan, asked):
         yield said
 
 
-def short_halo(plan: Plan, *, auto: bool = False) -> str:
+def short_halo(plan: Plan, asked: Settings | None = None) -> str:
     """Say that a halo is less than the network's reach, and what to use; empty where it is not.
 
     Parameters
     ----------
     plan
         What is done.
-    auto
-        Whether the halo was chosen by the room in tile and overlap.
+    asked
+        The settings as they were given; where these leave the halo at auto, tile and overlap
+        limit it.
     """
     needed = plan.reach.useful
+    if needed is None:
+        return ""
+    axes = plan.grid.axes
     short = [
         (name, axis, own, need)
         for name, axis, own, need in zip(
-            plan.layout.spatial,
-            plan.grid.axes,
-            plan.grid.halo,
-            needed or (),
-            strict=needed is not None,
+            plan.layout.spatial, axes, plan.grid.halo, needed, strict=True
         )
         if not axis.single and (own[0] < need[0] or own[1] < need[1])
     ]
     if not short:
         return ""
-    _, axis, own, need = short[0]
-    tile = axis.lattice.smallest_tile(need)
+    _, _, own, need = short[0]
     bounded = reach_name(plan.reach) == "reach"
     reach = "network's reach" if bounded else reach_name(plan.reach)
-    if auto:
-        overlap = sum(axis.lattice.whole(need))
-        remedy = f"a tile of {tile} px or more, which has room for the reach (`tile={tile}`)"
-        if axis.tile >= tile:  # so that the overlap is what leaves none
-            remedy = f"an overlap of {overlap} px or more (`overlap={overlap}`), or set none"
-        return (
+    if asked is not None and asked.halo == "auto":
+        found = (
             f"The {reach} is {max(need)} px. Tile and overlap leave room for a halo of "
-            f"{max(own)} px along {_alike(short)}, so that neighbouring tiles may differ. Use "
-            f"{remedy}."
+            f"{max(own)} px along {_alike(short)}"
         )
-    wider = f" with `tile={tile}` or more" if axis.tile < tile else ""
-    return (
-        f"Margin (halo) {min(own)} along {_alike(short)} is less than the {reach}, "
-        f"{max(need)} px, so that neighbouring tiles may differ. Use `halo={max(need)}`{wider}."
-    )
+    else:
+        found = (
+            f"Margin (halo) {min(own)} along {_alike(short)} is less than the {reach}, "
+            f"{max(need)} px"
+        )
+    return f"{found}, so that neighbouring tiles may differ. {_room_for(needed, axes, asked)}"
+
+
+def _room_for(needed: Sequence[Sides], axes: Sequence[AxisTiling], asked: Settings | None) -> str:
+    """Say with which settings, along all axes, the halo covers a reach."""
+    given = asked is not None and asked.overlap is not None
+    tiles, overlaps = [], []
+    for axis, need in zip(axes, needed, strict=True):
+        lattice, both = axis.lattice, sum(axis.lattice.whole(need))
+        least = lattice.smallest_tile(need, axis.overlap if given else 0)
+        if not axis.single and least < sum(lattice.crop) + both + lattice.pitch:
+            return (
+                f"Tiles of {least} px, the only size that the network takes, have no room for it."
+            )
+        tiles.append(axis.tile if axis.single else max(axis.tile, least))
+        overlaps.append(axis.overlap if axis.single else max(axis.overlap, both))
+    larger = tuple(tiles) != tuple(axis.tile for axis in axes)
+    if asked is None or asked.halo != "auto":
+        wider = f" with `tile={setting_text(tiles)}` or more" if larger else ""
+        return f"Use `halo={setting_text([max(need) for need in needed])}`{wider}."
+    uses = []
+    if larger:
+        uses.append(f"a tile of {axes_text(tiles)} px or more (`tile={setting_text(tiles)}`)")
+    if given and tuple(overlaps) != tuple(axis.overlap for axis in axes):
+        wide = f"`overlap={setting_text(overlaps)}`"
+        uses.append(f"an overlap of {axes_text(overlaps)} px or more ({wide})")
+    have = "have" if len(uses) > 1 else "has"
+    return f"Use {' and '.join(uses)}, which {have} room for the reach."
 
 
 def _why_no_halo(plan: Plan) -> str:
