@@ -1253,7 +1253,10 @@ def test_windows_need_no_halo_and_are_not_told_to(small) -> None:
     image = np.random.default_rng(0).random((256, 256), np.float32)
     opened, settings = open_image(image), Settings(normalize="none", tile=96, halo=0)
     assert plan_freeze(Case.open(opened, small, settings), "local", cell=32).notes == ()
-    assert "Set the halo" in plan_freeze(Case.open(opened, small, settings), "exact").sentence
+    assert (
+        "Set tile and halo to auto"
+        in plan_freeze(Case.open(opened, small, settings), "exact").sentence
+    )
 
 
 def test_statistics_of_layers_belong_together(tissue, instancenorm) -> None:
