@@ -19,6 +19,7 @@ from seamscope.compare.blends import BlendComparison, BlendScore, compare_blends
 from seamscope.demo import sample_image
 from seamscope.errors import SettingsError
 from seamscope.images.image import open_image
+from seamscope.models.model import as_model
 from seamscope.planning.plan import resolve
 from seamscope.settings import Settings
 from seamscope.stitching import BLENDS
@@ -203,6 +204,21 @@ def test_where_the_tile_is_coupled_the_halo_of_the_rest_is_told_where_it_is_shor
     assert short.remedy.endswith(rest)
     assert rest not in enough.remedy
     assert any("less than the reach of all else, 4 px" in note for note in short.notes)
+
+
+class Filtering(nn.Module):
+    """Nothing in it sees less than the whole tile."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        waves = torch.fft.rfft2(x)
+        return torch.fft.irfft2(waves / (1 + waves.abs().mean()), s=x.shape[-2:])
+
+
+def test_no_halo_is_offered_where_nothing_is_known_of_the_rest() -> None:
+    model = as_model(Filtering())
+    assert model.reach.useful is None
+    found = compare_blends(PIXELS, model, tile=32, halo=0, overlap=16, accelerate=False)
+    assert found.remedy.endswith("larger tiles lessen it.")
 
 
 def test_for_instance_norm_the_best_by_its_own_numbers_is_recommended() -> None:

@@ -499,10 +499,12 @@ def _remedy(plan: Plan, model: Model) -> str:
             return ""
         return f"A halo of {_widest(needed)}, the network's reach, would leave no seams at all."
     if reach.convolutional is None or reach.depends_on_size or not model.audit.repairable:
-        rest = f" A halo of {_widest(needed)}, the {reach_name(reach)}, removes edge effects."
+        rest = ""
+        if short:
+            rest = f" A halo of {_widest(needed)}, the {reach_name(reach)}, removes edge effects."
         return (
             "Tiles disagree because the network couples the whole tile: no halo removes that, "
-            "and larger tiles lessen it." + rest * short
+            f"and larger tiles lessen it.{rest}"
         )
     return (
         "Tiles disagree because the network normalizes by the tile's own statistics: seamscope "
