@@ -139,6 +139,9 @@ def test_a_network_that_ignores_its_tile():
     *_, note = sweep(PIXELS, network, [16, 64], halo=6, accelerate=False).notes[:1]
     assert note.startswith("Tiles of 16 x 16: Margin (halo) 6")
     assert "with `tiles=" in note
+    flat = torch.nn.Conv2d(1, 1, (3, 17), padding=(1, 8))
+    *_, note = sweep(PIXELS, flat, [(8, 12), (32, 64)], halo=0, accelerate=False).notes[:1]
+    assert "Use `halo=(1, 8)` with `tiles=[(8, 17)]` or more." in note
 
 
 def test_the_halo_is_the_same_for_all_sizes_and_fits_the_smallest():

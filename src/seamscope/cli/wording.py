@@ -21,6 +21,8 @@ def in_command(sentences: str) -> str:
     'Allow it (--overwrite). Ask for the raw result (--raw).'
     >>> in_command("`percentiles=(1, 99.8)`, `dropout=False`")
     '--percentiles 1,99.8, --no-dropout'
+    >>> in_command("`tile=(5, 17, 17)`, `tiles=[(5, 17, 17)]`")
+    '--tile 5,17,17, --tiles 5x17x17'
     """
     return with_controls(sentences, _option)
 
@@ -29,6 +31,8 @@ def _option(name: str, value: str) -> str:
     words = name.replace("_", "-")
     if value == "False":
         return "--raw" if name == "postprocess" else f"--no-{words}"
+    if value.startswith("[("):  # a size of several axes in a list of sizes
+        value = value.strip("[]").replace(",", "x")
     stated = "" if value == "True" else value.translate(_QUOTES)
     return f"--{words} {stated}".rstrip()
 

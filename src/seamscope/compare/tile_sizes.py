@@ -30,6 +30,7 @@ blocks. They say how certain the measure is for images like this one, and nothin
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -289,13 +290,16 @@ def sweep(
     )
 
 
+_ONE_TILE = re.compile(r"`tile=(\([^`]+)`")  # of several axes, which is one size of several
+
+
 def _notes_of(plans: Sequence[Plan]) -> Iterator[str]:
     """Yield what is to be said of the plans, with the tiles that it is said of."""
     for note in dict.fromkeys(note for plan in plans for note in plan.notes):
         sizes = [shape_text(plan.grid.tile_shape) for plan in plans if note in plan.notes]
         alike = len(sizes) >= sum(len(plan.grid) > 1 for plan in plans)
         which = "" if alike else f"Tiles of {', '.join(sizes)}: "
-        yield which + note.replace("`tile=", "`tiles=")
+        yield which + _ONE_TILE.sub(r"`tiles=[\1]`", note).replace("`tile=", "`tiles=")
 
 
 def _cases(
