@@ -580,9 +580,15 @@ def test_a_jpeg_that_is_cut_short_is_refused_not_painted_grey(tmp_path: Path) ->
     encoded = imagecodecs.jpeg_encode(pixels((64, 64)).astype(np.uint8))
     path.write_bytes(encoded)
     assert open_image(path).shape == (64, 64)
-    path.write_bytes(encoded[:-200])
-    with pytest.raises(ImageError, match="cut short: its last pixels are missing"):
-        open_image(path)
+    path.write_bytes(encoded + b"a film as of a telephone \xff\xda")
+    np.testing.assert_array_equal(whole(open_image(path)), imagecodecs.jpeg_decode(encoded))
+    thumbnail = b"\xff\xe1" + (len(encoded) + 2).to_bytes(2, "big") + encoded
+    for header in (b"", thumbnail, b"\xff" + thumbnail):
+        path.write_bytes(encoded[:2] + header + encoded[2:])
+        assert open_image(path).shape == (64, 64)
+        path.write_bytes(encoded[:2] + header + encoded[2:-200])
+        with pytest.raises(ImageError, match="cut short: its last pixels are missing"):
+            open_image(path)
 
 
 def test_a_reason_from_within_a_library_is_not_shown(tmp_path: Path) -> None:

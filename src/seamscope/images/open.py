@@ -145,6 +145,18 @@ def _opener(path: Path, choice: Choice) -> Callable[[Path, Choice], Stored]:
     return openers[kind]
 
 
+def _lacks_end(jpeg: bytes) -> bool:
+    """Whether no end follows the pixels of a JPEG.
+
+    Other ends do not count: of a thumbnail in its header, or of what cameras put behind it.
+    """
+    at = 2
+    while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1 : at + 2] != b"\xda":
+        filler = jpeg[at + 1 : at + 2] == b"\xff"
+        at += 1 if filler else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return jpeg.find(b"\xff\xd9", at) < 0
+
+
 def _open_picture(path: Path, choice: Choice) -> Stored:
     """Decode a PNG or JPEG, at once: neither can be read in part."""
     import imagecodecs  # unlike Pillow it keeps 16 bits of colour, and has no limit of size
@@ -153,8 +165,7 @@ def _open_picture(path: Path, choice: Choice) -> Stored:
     if choice.indices and _has_palette(encoded):
         return Stored(_palette_indices(encoded), name=path.stem, source=path, axes="yx")
     decode = imagecodecs.jpeg_decode if encoded[:2] == b"\xff\xd8" else imagecodecs.png_decode
-    begin, end = (encoded.rfind(mark) for mark in (b"\xff\xda", b"\xff\xd9"))  # of pixels
-    if decode is imagecodecs.jpeg_decode and end < begin:  # the decoder paints the rest grey
+    if decode is imagecodecs.jpeg_decode and _lacks_end(encoded):  # it would paint the rest grey
         raise ImageError(f"{path} is cut short: its last pixels are missing. Copy it again.")
     data = decode(encoded)
     notes = (unfinished(path.name),) if UNFINISHED.encode() in encoded[:200] else ()
