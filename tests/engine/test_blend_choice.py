@@ -221,6 +221,28 @@ def test_no_halo_is_offered_where_nothing_is_known_of_the_rest() -> None:
     assert found.remedy.endswith("larger tiles lessen it.")
 
 
+class Deciding(nn.Module):
+    """Does in bright tiles what it does in no tile of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(1, 1, 5, padding=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x - 1 if x.mean() > 100 else x)
+
+
+def test_tiles_are_not_said_to_disagree_where_that_depends_on_the_image() -> None:
+    short, enough = (
+        compare_blends(PIXELS, Deciding(), tile=32, halo=halo, overlap=8, accelerate=False).remedy
+        for halo in (0, 2)
+    )
+    assert "decides by a number of its tile" in enough
+    assert enough.startswith("In other images tiles may differ: ")
+    assert short == f"{enough} A halo of 2, the reach of the convolutions, removes edge effects."
+
+
 def test_for_instance_norm_the_best_by_its_own_numbers_is_recommended() -> None:
     image = sample_image("tissue2d")[0][:192, :192]
     found = compare_blends(image, "demo:instancenorm", tile=96)

@@ -49,7 +49,7 @@ import numpy.typing as npt
 from seamscope.errors import SettingsError
 from seamscope.images.scratch import scratch
 from seamscope.models.model import Model
-from seamscope.models.sentences import reach_name
+from seamscope.models.sentences import caution, reach_name
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.tuning import prepare
@@ -498,17 +498,19 @@ def _remedy(plan: Plan, model: Model) -> str:
         if not short:
             return ""
         return f"A halo of {_widest(needed)}, the network's reach, would leave no seams at all."
+    rest = ""
+    if short:
+        rest = f" A halo of {_widest(needed)}, the {reach_name(reach)}, removes edge effects."
+    if reach.conditional:
+        return f"{caution(plan.facts, reach)}{rest}"
     if reach.convolutional is None or reach.depends_on_size or not model.audit.repairable:
-        rest = ""
-        if short:
-            rest = f" A halo of {_widest(needed)}, the {reach_name(reach)}, removes edge effects."
         return (
             "Tiles disagree because the network couples the whole tile: no halo removes that, "
             f"and larger tiles lessen it.{rest}"
         )
     return (
-        "Tiles disagree because the network normalizes by the tile's own statistics: seamscope "
-        f"freeze with a halo of {_widest(needed)} makes them agree, which no blend does."
+        "Tiles disagree because the network uses per-tile statistics: seamscope freeze with a halo "
+        f"of {_widest(needed)} makes them agree, which no blend does."
     )
 
 
