@@ -188,6 +188,37 @@ def test_what_couples_one_axis_is_found_along_each(dim) -> None:
         assert [str(one) for one in found] == [name]
 
 
+@pytest.mark.parametrize(
+    "middle",
+    [
+        nn.InstanceNorm2d(4),
+        nn.GroupNorm(2, 4),
+        lambda y: y - y.mean((2, 3), keepdim=True),
+        lambda y: y - y.amax((2, 3), keepdim=True),
+        lambda y: y - y.flatten(2).median(2).values[..., None, None],
+        lambda y: y.flatten(2).softmax(2).reshape(y.shape),
+    ],
+)
+def test_the_same_is_found_in_a_network_of_one_size(middle) -> None:
+    """Where no larger input shows what grows with it."""
+
+    class Network(nn.Module):
+        def __init__(self, size=None):
+            super().__init__()
+            self.first, self.middle = nn.Conv2d(1, 4, 3, padding=1), middle
+            self.size = size
+
+        def forward(self, x):
+            assert self.size in (None, tuple(x.shape[2:])), "of one size"
+            return self.middle(self.first(x))
+
+    free, one = Network(), Network((24, 24))
+    x = torch.randn(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    found = audit(free, x)
+    assert found.layers or found.global_operations
+    assert audit(one, x) == found
+
+
 def test_auditing_changes_nothing() -> None:
     network = Everything().eval()
     before = {k: v.clone() for k, v in network.state_dict().items()}

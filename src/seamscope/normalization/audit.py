@@ -460,7 +460,8 @@ class _Auditor(Normalizations):
             over = _dims(given.get("dim"), x.ndim)
             certain = image and bool(over & set(range(first, x.ndim)))
             if x.ndim > 2 and (certain or not image):
-                yield _Coupling(name, kind, math.prod(x.shape[d] for d in over), certain)
+                extent = math.prod(x.shape[d] for d in over)
+                yield _Coupling(name, kind, extent, certain or extent == math.prod(self.space))
 
 
 def _dims(dims: Any, ndim: int) -> set[int]:
@@ -512,9 +513,10 @@ def _judged(small: _Auditor, large: _Auditor | None) -> Audit:
     """Tell what couples the whole tile by what grew with it, where a larger input was seen."""
     seen = small.named()
     twins: Sequence[_Seen | None] = [None] * len(seen)
+    grew = large is not None and large.space != small.space  # a network may take one size only
     if large is not None and len(large.seen) == len(seen):
         twins = large.seen
-    elif large is not None:  # the same in each window of a tile, of which a larger one has more
+    elif large is not None and grew:  # the same in each window, of which a larger tile has more
         windows = {each.of for each in large.seen}
         seen = [one for one in seen if one.of not in windows]
         twins = [None] * len(seen)
@@ -522,7 +524,7 @@ def _judged(small: _Auditor, large: _Auditor | None) -> Audit:
     operations = _Operations()
     previous: _Seen | None = None
     for number, (one, twin) in enumerate(zip(seen, twins, strict=True)):
-        if not one.running and twin is not None and twin.extent == one.extent:
+        if grew and not one.running and twin is not None and twin.extent == one.extent:
             continue  # over weights, a window or a neighbourhood, not over the tile
         if one.role:
             operations.add("mean", one.role, number)
@@ -533,7 +535,7 @@ def _judged(small: _Auditor, large: _Auditor | None) -> Audit:
         else:
             layers.append(_layer(one, twin, number))
             previous = one
-    for coupling in _growing(small, large):
+    for coupling in _growing(small, large if grew else None):
         operations.add(coupling.op, coupling.kind)
     return Audit(tuple(layers), tuple(operations.found.values()))
 
