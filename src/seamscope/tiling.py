@@ -209,7 +209,7 @@ class AxisTiling:
 
     @cached_property
     def padded(self) -> int:
-        """Extent the tiles cover from 0, in input pixels: the image, up to a size that is taken."""
+        """Extent that tiles are parts of, in input pixels: the image, up to a size that fits."""
         return self.kept + max(0, _ceil(self.size - self.kept, self.lattice.increment))
 
     @cached_property
@@ -233,9 +233,13 @@ class AxisTiling:
         return _Pattern(stride, lead + max(0, _floor(centred - lead, self.lattice.pitch)), 0)
 
     def _count(self, pattern: _Pattern) -> int:
-        """Tiles this pattern takes, from the first that starts at 0 to the last, at the end."""
+        """Tiles this pattern takes, from the first that starts at 0 to the last, at the end.
+
+        Where the image is continued by far, the last may begin before that: none is all beyond it.
+        """
         ahead = pattern.lead - pattern.offset
         last = -(-(self.padded - self.kept + ahead) // pattern.stride)
+        last = min(last, (self.size - 1 - pattern.offset) // pattern.stride)
         return last - ahead // pattern.stride + 1
 
     def __len__(self) -> int:

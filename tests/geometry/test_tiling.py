@@ -221,6 +221,25 @@ def test_numbers_for_all_axes_or_for_each(value: int, ndim: int) -> None:
         per_axis([value], ndim, "tile")
 
 
+@pytest.mark.parametrize("crop", [(0, 0), (3, 5)])
+@pytest.mark.parametrize(("period", "step", "offset"), [(4, 32, 25), (2, 32, 2), (8, 3, 2)])
+def test_no_tile_lies_beyond_the_image_however_far_that_is_continued(
+    period: int, step: int, offset: int, crop: tuple[int, int]
+) -> None:
+    lattice = Lattice(period=period, step=step, offset=offset, crop=crop)
+    for size, least, halo in itertools.product(range(60, 220, 7), (25, 66, 89), ((3, 3), (5, 0))):
+        axis = AxisTiling(size, lattice.size_at_least(least), halo, lattice=lattice)
+        if axis.single or axis.kept - sum(lattice.whole(halo)) < lattice.pitch:
+            continue
+        cores = [tile.core for tile in axis]
+        assert [low for low, _ in cores] == [0, *(high for _, high in cores[:-1])]
+        assert all(low < high for low, high in cores)
+        assert cores[-1][1] == size
+        assert lattice.accepts(axis.padded + sum(crop))
+        end = axis[len(axis) - 1].stop - crop[1]  # where the network meets an end of its own
+        assert end == axis.padded or end - lattice.whole(halo)[1] >= size
+
+
 def test_an_overlap_that_leaves_nothing_is_named() -> None:
     words = r"too small for an overlap of 121: .* Use a tile of 136 or more, or .* at most 120"
     with pytest.raises(SettingsError, match=words):
