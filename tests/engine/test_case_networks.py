@@ -475,8 +475,9 @@ def test_patches_are_not_put_together_the_wrong_way() -> None:
     assert set(facts.scale) == {1}
 
 
-def test_sizes_are_those_that_code_does_not_pad() -> None:
-    """Its ends are others where it pads to multiples of 8, though its period is 2."""
+@pytest.mark.parametrize(("to", "how"), [(8, "reflect"), (64, "constant")])
+def test_sizes_are_those_that_code_does_not_pad(to: int, how: str) -> None:
+    """Its ends are others where it pads to multiples of more than its period, which is 2."""
 
     class Padding(nn.Module):
         def __init__(self):
@@ -485,14 +486,14 @@ def test_sizes_are_those_that_code_does_not_pad() -> None:
 
         def forward(self, x):
             high, wide = x.shape[2:]
-            x = F.pad(x, (0, -wide % 8, 0, -high % 8), mode="reflect")
+            x = F.pad(x, (0, -wide % to, 0, -high % to), mode=how)
             return self.up(F.interpolate(F.relu(self.down(x)), scale_factor=2))[..., :high, :wide]
 
     model = as_model(strong(Padding()))
     assert model.facts.period == (2, 2)
-    assert model.facts.sizes == "multiples of 8"
-    x = np.random.default_rng(0).standard_normal((40, 96)).astype(np.float32)
-    certificate = certify(Case.open(x, model, Settings(tile=(40, 32), device="cpu")))
+    assert model.facts.sizes == f"multiples of {to}"
+    x = np.random.default_rng(0).standard_normal((40, 3 * to + 72)).astype(np.float32)
+    certificate = certify(Case.open(x, model, Settings(tile=(64, max(to, 32)), device="cpu")))
     assert certificate.passed
 
 

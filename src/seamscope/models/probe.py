@@ -51,8 +51,8 @@ from seamscope.tiling import Lattice, axis_names
 _NARROW = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384)
 _WIDER = (1, 2, 4, 8)  # times that size, where what it holds makes no difference
 _CHANCE = 1e-6  # two runs that differ by more, in standard deviations, are random
-_INCREMENTS = (2, 4, 8)  # multiples to which code may pad its input
 _SMALL_INCREMENT = 16  # pixels; code that pads to multiples of more is rare
+_PADDED = 128  # pixels; to multiples of more no code is known to pad
 _END = 8  # pixels of an end that are compared
 _SMALLEST = 8  # pixels of a tile, where the network leaves its size open
 _MOST_PIXELS = 1 << 19  # of a size that is tried though time is over
@@ -388,7 +388,7 @@ class _Prober:
         lattice = [*facts.lattice]
         for number, (axis, sides) in enumerate(zip(facts.lattice, own.halo, strict=True)):
             if axis.fixed is None and axis.increment <= _SMALL_INCREMENT:
-                coarse = replace(axis, step=_INCREMENTS[-1] * axis.increment)
+                coarse = replace(axis, step=_multiples(axis)[-1] * axis.increment)
                 size = coarse.size_at_least(sum(sides) + sum(axis.crop) + 2 * axis.pitch + 32)
                 with Attempt():
                     step = self._equal_ends(facts, number, size) * axis.increment
@@ -399,8 +399,9 @@ class _Prober:
     def _equal_ends(self, facts: Facts, number: int, size: int) -> int:
         """By how many increments sizes must differ, so that the same pixels end alike."""
         axis, dim = facts.lattice[number], number + 2
+        multiples = _multiples(axis)
         shape = [*facts.narrow]
-        shape[number] = size + 3 * _INCREMENTS[-1] * axis.increment
+        shape[number] = size + 3 * multiples[-1] * axis.increment
         x = self._noise(facts.in_channels, tuple(shape))
         count = max(1, int(_END * axis.scale))
 
@@ -419,7 +420,7 @@ class _Prober:
 
         if all(map(alike, (1, 3))):
             return 1
-        return next((n for n in _INCREMENTS if alike(n) and alike(3 * n)), 1)
+        return next((n for n in multiples if alike(n) and alike(3 * n)), 1)
 
     def _without_surplus(self, facts: Facts) -> Facts:
         """Facts of the network without output pixels that lie beyond its input's ends."""
@@ -615,6 +616,11 @@ class _Prober:
             best = min(exact or pairs[:1], key=lambda pair: abs(pair[0] - pair[1] / scale))
             return lattice_of(*best, scale, step)
         return one_size(size, out, derived)
+
+
+def _multiples(axis: Lattice) -> tuple[int, ...]:
+    """By how many increments sizes may differ to which code pads its input: 2, 4, ..."""
+    return tuple(1 << n for n in range(1, (_PADDED // axis.increment).bit_length()))
 
 
 def _taken_alike(derived: Derived | None) -> Iterator[str]:
