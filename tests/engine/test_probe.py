@@ -258,6 +258,15 @@ def forms(network):
 
 
 @pytest.mark.filterwarnings("ignore")  # tracing and scripting warn of their own end
+def test_frozen_scripts_are_measured_and_optimized_ones_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU()).eval()
+    frozen = torch.jit.freeze(torch.jit.script(network))
+    assert as_model(frozen).reach.halo == ((1, 1), (1, 1))
+    with pytest.raises(ModelError, match="optimize_for_inference"):
+        as_model(torch.jit.optimize_for_inference(frozen))
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 def test_scripts_are_measured_like_the_module(norm) -> None:
     torch.manual_seed(1)
