@@ -87,6 +87,10 @@ def test_a_network_dropped_onto_the_viewer_opens_the_dock(
         warnings.simplefilter("ignore")  # of plugins' own
         viewer.window._qt_viewer._qt_open([str(script)], stack=False)
         assert places(viewer) == ["seamscope"]
+        (steps,) = found(viewer)
+        qtbot.waitUntil(lambda: steps.dock is not None, timeout=PATIENCE)
+        # else its step may be ready last, and take the dock
+        qtbot.waitUntil(lambda: steps.dock.slots["prediction"].dock is not None, timeout=PATIENCE)
         dock = opened(qtbot, viewer)
         assert len(viewer.layers) == 0
         qtbot.waitUntil(lambda: dock.model is not None, timeout=PATIENCE)

@@ -146,7 +146,7 @@ def _opener(path: Path, choice: Choice) -> Callable[[Path, Choice], Stored]:
 
 
 def _lacks_end(jpeg: bytes) -> bool:
-    """Whether no end follows the pixels of a JPEG.
+    """Whether no end follows the pixels of a JPEG, or it ends before these.
 
     Other ends do not count: of a thumbnail in its header, or of what cameras put behind it.
     """
@@ -154,6 +154,8 @@ def _lacks_end(jpeg: bytes) -> bool:
     while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1 : at + 2] != b"\xda":
         filler = jpeg[at + 1 : at + 2] == b"\xff"
         at += 1 if filler else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    if jpeg[at : at + 1] not in (b"", b"\xff"):
+        return False  # no JPEG, as the decoder says
     return jpeg.find(b"\xff\xd9", at) < 0
 
 
