@@ -715,6 +715,13 @@ def test_fixtures_conform(tmp_path: Path) -> None:
     assert Multiscale.model_validate(told[0]).ndim == 3  # reading whole 0.4 groups fails in 1.6
 
 
+@pytest.mark.parametrize("nodata", [300, -1, 2.5, float("nan")])
+def test_a_value_without_data_that_no_pixel_can_have_is_refused(nodata) -> None:
+    with pytest.raises(SettingsError, match="uint8 holds whole numbers from 0 to 255"):
+        open_image(np.zeros((8, 8), np.uint8), nodata=nodata)
+    assert open_image(np.zeros((8, 8), np.float32), nodata=nodata) is not None
+
+
 def test_an_image_with_nodata_opens_as_itself_elsewhere(tmp_path: Path) -> None:
     pixels = np.arange(64, dtype=np.float32).reshape(8, 8)
     np.save(tmp_path / "a.npy", pixels)

@@ -183,7 +183,13 @@ class Image:
         ----------
         nodata
             The intensity.
+
+        Raises
+        ------
+        SettingsError
+            When no pixel can have it.
         """
+        _check_nodata(nodata, np.dtype(self.data.dtype), self.name)
         note = f"Pixels of {self.name} with intensity {nodata:g} are without data."
         # a file is opened with one such intensity, and none for indices
         opens = not self.missing and not self.choice.indices
@@ -476,6 +482,18 @@ def _open_sample(name: str, choice: Choice) -> Image:
     return replace(_checked(stored, choice), opener=name)
 
 
+def _check_nodata(nodata: float, dtype: np.dtype[Any], name: str) -> None:
+    """Refuse a value that no pixel can have."""
+    if dtype.kind not in "iu":
+        return
+    held = np.iinfo(dtype)
+    if not (held.min <= nodata <= held.max and float(nodata).is_integer()):
+        raise SettingsError(
+            f"nodata {nodata:g}: no pixel of {name} is that, since {dtype} holds whole numbers "
+            f"from {held.min} to {held.max}. Choose one of these, or leave it out."
+        )
+
+
 def _checked(found: Stored, choice: Choice) -> Image:
     """Check what every kind of image must fulfil, and fill in what is not known."""
     data, notes = found.data, found.notes
@@ -485,6 +503,8 @@ def _checked(found: Stored, choice: Choice) -> Image:
             f"level {choice.level}: {found.name} has 1 resolution(s). Choose level 0."
         )
     nodata = found.offer.nodata if choice.nodata is None else choice.nodata
+    if choice.nodata is not None:
+        _check_nodata(choice.nodata, np.dtype(data.dtype), found.name)
     missing = nodata is not None and not choice.indices
     if nodata is not None and choice.indices:
         data = Replaced(data, nodata)
