@@ -580,15 +580,18 @@ def as_model(network: Any) -> Model:
             f"{type(network).__name__} is no network: give a torch.nn.Module, or load one with "
             "seamscope.load_model."
         )
-    if isinstance(network, torch.jit.ScriptModule) and "mkldnn" in str(network.inlined_graph):
-        raise ModelError(
-            "This script was made by torch.jit.optimize_for_inference, and its operations cannot "
-            "be watched: give the script it was made of, which Seamscope makes faster itself."
-        )
-    mode = getattr(network, "training", None)  # frozen scripts have none
+    mode = getattr(network, "training", None)
+    if mode is None:  # a frozen script
+        if "mkldnn" in str(network.graph):
+            raise ModelError(
+                "This script was made by torch.jit.optimize_for_inference, and its operations "
+                "cannot be watched: give the script it was made of, which Seamscope makes faster "
+                "itself."
+            )
+        return Model(network, type(network).__name__)
     if mode:
         network = copy.deepcopy(network)
-    return Model(network if mode is None else network.eval(), type(network).__name__)
+    return Model(network.eval(), type(network).__name__)
 
 
 __all__ = ["Model", "as_model", "of_network"]
