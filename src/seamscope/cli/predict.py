@@ -108,6 +108,7 @@ def predict(
             seams=seams,
             postprocess=postprocess,
         )
+        ome = written.of(out)
         if pixels.series is None and not dry_run:
             from seamscope.images.plates import plate_at
 
@@ -124,13 +125,11 @@ def predict(
                             f"one after another by this process: leave {option} out, or choose "
                             "one field (--series A/1/0)."
                         )
-                ome = written.of(out)
                 how = {"overwrite": overwrite, "resume": resume, "ome": ome, "work": work}
                 _whole_plate(
                     plate, loading.load(model, work, tile), out, settings, pixels, answer, how
                 )
                 return
-        ome = written.of(out)
         opened = pixels.open(image, work.note)
         there = resume and not dry_run and is_done(out)
         if not dry_run and (overwrite or not there):
