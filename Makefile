@@ -22,7 +22,7 @@ help:  ## list these targets
 
 demo: $(READY)  ## open the demo; without a display, run it off screen and save a screenshot
 	@if [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ]; \
-	then $(BIN)/seamscope demo --headless; \
+	then $(BIN)/seamscope demo --headless --overwrite; \
 	else $(BIN)/seamscope demo; fi
 
 # What most changes break first: numbers, words, architecture, and the engine on small images.

@@ -903,6 +903,21 @@ def test_headless_demo_tells_screenshot_and_figures(shown, tmp_path):
     assert shown[1]["screenshot"].exists()
 
 
+def test_a_second_demo_replaces_its_screenshot_only_where_allowed(shown):
+    ok("demo", "--headless")
+    second = run("demo", "--headless")
+    assert second.exit_code == 1
+    assert f"{PICTURE} exists" in second.stderr
+    assert "--overwrite" in second.stderr
+    ok("demo", "--headless", "--overwrite")
+    assert len(shown) == 2  # the refused one did not begin
+
+
+def test_make_demo_runs_as_often_as_it_is_called():
+    recipe = (Path(__file__).resolve().parents[2] / "Makefile").read_text()
+    assert "demo --headless --overwrite" in recipe
+
+
 def test_headless_demo_without_its_screenshot_failed(shown):
     result = run("demo", "--headless", "--screenshot", "forgotten.png")
     assert result.exit_code == 1
@@ -927,7 +942,9 @@ def test_demo_without_napari(shown, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems always have a display")
-@pytest.mark.parametrize("asked", [[], ["--headless"], ["--screenshot", "s.png"]])
+@pytest.mark.parametrize(
+    "asked", [[], ["--headless"], ["--screenshot", "s.png"], ["--headless", "--overwrite"]]
+)
 def test_demo_without_a_display_becomes_one_under_xvfb(asked, shown, monkeypatch):
     became: list[Any] = []
 
@@ -944,7 +961,8 @@ def test_demo_without_a_display_becomes_one_under_xvfb(asked, shown, monkeypatch
     assert path == "/bin/xvfb-run"
     assert command[:4] == ["/bin/xvfb-run", "-a", "-s", "-screen 0 1600x1000x24"]
     assert command[4:9] == [sys.executable, "-m", "seamscope", "demo", "--headless"]
-    assert command[9:] == ["--screenshot", asked[1] if len(asked) > 1 else PICTURE]
+    picture = "s.png" if "s.png" in asked else PICTURE
+    assert command[9:] == ["--screenshot", picture, *(["--overwrite"] * ("--overwrite" in asked))]
     assert not shown
 
 

@@ -16,8 +16,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from seamscope.cli import places
 from seamscope.cli.answer import Debug, columns
-from seamscope.cli.command import command
+from seamscope.cli.command import Overwrite, command
 from seamscope.errors import OutputError, SettingsError
 
 
@@ -30,16 +31,18 @@ def demo(
         Path | None,
         typer.Option("--screenshot", metavar="FILE", show_default=False, help="Save a PNG here."),
     ] = None,
+    overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
     """Open napari with a sample image, a demo model and the tile grid; press Run there."""
     _check_napari()
-    if headless and screenshot is None:
+    if screenshot is None and (headless or _lacks_display()):
         screenshot = Path("seamscope-demo.screenshot.png")
+        places.check({"screenshot": screenshot, "overwrite": overwrite})
     if screenshot is not None:
         _check_screenshot(screenshot)
-    if _lacks_display():
-        _under_xvfb(screenshot, debug)
+        if _lacks_display():
+            _under_xvfb(screenshot, overwrite, debug)
     from seamscope.docks.demo import show_demo
 
     figures = show_demo(headless=headless, screenshot=screenshot)
@@ -76,7 +79,7 @@ def _lacks_display() -> bool:
     )
 
 
-def _under_xvfb(screenshot: Path | None, debug: bool) -> NoReturn:
+def _under_xvfb(screenshot: Path, overwrite: bool, debug: bool) -> NoReturn:
     """Become the same command under a display in memory."""
     xvfb = shutil.which("xvfb-run")
     if xvfb is None or shutil.which("Xvfb") is None:
@@ -84,11 +87,10 @@ def _under_xvfb(screenshot: Path | None, debug: bool) -> NoReturn:
             "There is no display, and no xvfb-run to make one: install it (Debian and Ubuntu: apt "
             "install xvfb xauth), or run this where there is a display."
         )
-    if screenshot is None:
-        screenshot = Path("seamscope-demo.screenshot.png")
     command = [xvfb, "-a", "-s", "-screen 0 1600x1000x24"]
     command += [sys.executable, "-m", "seamscope", "demo", "--headless"]
-    command += ["--screenshot", str(screenshot), *(["--debug"] * debug)]
+    command += ["--screenshot", str(screenshot)]
+    command += [*(["--overwrite"] * overwrite), *(["--debug"] * debug)]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(xvfb, command)
