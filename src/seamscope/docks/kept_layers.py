@@ -116,7 +116,7 @@ class KeptLayers:
         return layer
 
 
-class Ground:
+class ResultsUnderMaps:
     """Results give way to maps over the image: colours over colours cannot be read.
 
     Parameters
@@ -186,4 +186,4 @@ def _same(own: Any, wanted: Any) -> bool:
     return np.shape(own) == np.shape(wanted) and bool(np.allclose(own, wanted))
 
 
-__all__ = ["Ground", "KeptLayers", "draw"]
+__all__ = ["KeptLayers", "ResultsUnderMaps", "draw"]

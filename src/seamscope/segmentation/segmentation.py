@@ -47,7 +47,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Ground:
+class Basis:
     """What all cuts of one prediction share."""
 
     basins: Basins
@@ -69,9 +69,9 @@ class Segmentation:
         The setting.
     """
 
-    def __init__(self, recipe: Recipe, ground: Ground, edits: Edits | None = None) -> None:
+    def __init__(self, recipe: Recipe, basis: Basis, edits: Edits | None = None) -> None:
         self.recipe = recipe
-        self._ground = ground
+        self._basis = basis
         self._edits = edits
 
     # -- what it is
@@ -79,27 +79,27 @@ class Segmentation:
     @property
     def shape(self) -> tuple[int, ...]:
         """Pixels of the labels along each axis."""
-        return self._ground.basins.blocks.shape
+        return self._basis.basins.blocks.shape
 
     @property
     def space(self) -> Space:
         """Axes of the labels, with the size of a pixel along each."""
-        return self._ground.space
+        return self._basis.space
 
     @property
     def basins(self) -> Basins:
         """The basins, which no setting changes."""
-        return self._ground.basins
+        return self._basis.basins
 
     @property
     def tree(self) -> Tree:
         """The spanning tree of the basins."""
-        return self._ground.tree
+        return self._basis.tree
 
     @property
     def corner(self) -> tuple[int, ...]:
         """Where the labels lie in the image, for parts of it; in pixels along each axis."""
-        return self._ground.corner
+        return self._basis.corner
 
     def at(self, recipe: Recipe | None = None, **changes: Any) -> Segmentation:
         """Return the segmentation at another setting, from the same basins.
@@ -114,7 +114,7 @@ class Segmentation:
             raise SettingsError(
                 "This setting changes the heights, and with them the basins: segment again."
             )
-        return Segmentation(wanted, self._ground)
+        return Segmentation(wanted, self._basis)
 
     # -- objects
 
@@ -141,7 +141,7 @@ class Segmentation:
 
     def with_edits(self, edits: Edits | None) -> Segmentation:
         """Return the segmentation with corrections (see `seamscope.segmentation.corrections`)."""
-        return Segmentation(self.recipe, self._ground, edits)
+        return Segmentation(self.recipe, self._basis, edits)
 
     @property
     def kept_edges(self) -> Array:
@@ -171,7 +171,7 @@ class Segmentation:
         Slices may have steps, for a look from far away.
         """
         numbers = np.asarray(self.basins.numbers[region])
-        heights, edits = self._ground.room.heights, self._edits
+        heights, edits = self._basis.room.heights, self._edits
         if heights is not None:
             below = self.recipe.cut if edits is None else edits.visible_below[numbers]
             numbers = np.where(heights[region] < below, numbers, 0)
@@ -184,14 +184,14 @@ class Segmentation:
     def basin_at(self, place: Sequence[int]) -> tuple[int, int]:
         """Return the basin of a pixel, 0 outside, and the height (of *components*, else 0)."""
         at = tuple(int(p) for p in place)
-        heights = self._ground.room.heights
+        heights = self._basis.room.heights
         return int(self.basins.numbers[at]), 0 if heights is None else int(heights[at])
 
     @cached_property
     def _sizes(self) -> Sizes:
         """Of basins, as far as they belong to objects."""
         painted = self._edits is not None and bool(self._edits.patches)
-        if painted or self._ground.room.heights is not None:
+        if painted or self._basis.room.heights is not None:
             return measure_sizes(self.nodes, self.basins.blocks, len(self.objects) - 1)
         b = self.basins
         return Sizes(b.area, b.start, b.at_border, b.cut_off)
@@ -200,13 +200,13 @@ class Segmentation:
     def _holes(self) -> Holes | None:
         if not self.recipe.fill_holes:
             return None
-        numbers = self._ground.room.array("holes", self.shape)
+        numbers = self._basis.room.array("holes", self.shape)
         named = self.enclosing
 
         def paint(region: Slices) -> Array:
             return np.asarray(named[self.nodes(region)])
 
-        with self._ground.room.disk_errors():
+        with self._basis.room.disk_errors():
             return find_holes(paint, numbers, self.basins.blocks, self.recipe.connectivity)
 
     @cached_property
@@ -461,7 +461,7 @@ class Segmentation:
         sizes = tuple(image.shape[image.axes.index(letter)] for letter in axes)
         if sizes == self.shape:
             return image
-        if sizes != self._ground.whole:
+        if sizes != self._basis.whole:
             raise ImageError(
                 f"The image has {shape_text(sizes)} pixels, the labels have "
                 f"{shape_text(self.shape)}: give the image that was predicted."
@@ -544,8 +544,8 @@ class Segmentation:
                 "recipe": dataclasses.asdict(self.recipe),
                 "objects": self.count,
                 "basins": self.basins.count,
-                "prediction": self._ground.name,
-                "seams": plain_seams(self._ground.seams),
+                "prediction": self._basis.name,
+                "seams": plain_seams(self._basis.seams),
             }
         }
 
@@ -597,4 +597,4 @@ class Labels(LazyArray):
         return self._segmentation.paint(tuple(region))[tuple(inner)]
 
 
-__all__ = ["Curve", "Ground", "Labels", "Segmentation"]
+__all__ = ["Basis", "Curve", "Labels", "Segmentation"]

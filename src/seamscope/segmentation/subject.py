@@ -20,7 +20,7 @@ from seamscope.segmentation.graph import tree_of
 from seamscope.segmentation.objects import Space
 from seamscope.segmentation.recipe import Heights, Recipe
 from seamscope.segmentation.room import Room
-from seamscope.segmentation.segmentation import Ground, Segmentation
+from seamscope.segmentation.segmentation import Basis, Segmentation
 from seamscope.segmentation.tile_seams import Seams, noted_seams, within
 from seamscope.tiling import Slices
 
@@ -107,11 +107,11 @@ class Subject:
     def segmentation(self, basins: Basins, room: Room) -> Segmentation:
         """Return the objects that these basins make."""
         corner = tuple(s.start for s in self.part)
-        ground = Ground(
+        basis = Basis(
             basins, tree_of(basins), room, self.space, corner, self.image.name,
             self.heights.shape, self.seams,
         )  # fmt: skip
-        return Segmentation(self.recipe, ground)
+        return Segmentation(self.recipe, basis)
 
 
 def _part(heights: Heights, area: Mapping[str, tuple[int, int]] | None) -> Slices:

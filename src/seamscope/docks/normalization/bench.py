@@ -15,7 +15,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from seamscope.docks.controls import BUSY, NO_CASE
 from seamscope.docks.dock import Dock
 from seamscope.docks.job import Job, Outcome
-from seamscope.docks.kept_layers import Ground
+from seamscope.docks.kept_layers import ResultsUnderMaps
 from seamscope.docks.layers import image_of
 from seamscope.docks.normalization.layers import MapLayer
 from seamscope.images.image import Image
@@ -78,11 +78,11 @@ class Bench(QObject):
         self._axes: int | None = None  # spatial ones, that the patch was last chosen for
         self._auditing: Job | None = None
         self._maps: list[MapLayer] = []
-        self._ground = Ground(self.viewer, self.session.results)
+        self._results_below = ResultsUnderMaps(self.viewer, self.session.results)
         self._soon = QTimer(self)  # a map is shown where another one was hidden before
         self._soon.setSingleShot(True)
         self._soon.timeout.connect(self._make_ground)
-        self.session.run_begins.connect(self._ground.forget)
+        self.session.run_begins.connect(self._results_below.forget)
         self.session.changed.connect(self._session_changed)
         self.job.changed.connect(self.changed)
 
@@ -97,7 +97,7 @@ class Bench(QObject):
         return self._maps[-1]
 
     def _make_ground(self) -> None:
-        self._ground.give_way(any(each.layer is not None for each in self._maps))
+        self._results_below.give_way(any(each.layer is not None for each in self._maps))
 
     @property
     def busy(self) -> bool:

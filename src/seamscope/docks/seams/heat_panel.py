@@ -15,7 +15,7 @@ from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QWidget
 from seamscope.docks.color_bar import ColorBar
 from seamscope.docks.controls import allow
 from seamscope.docks.editors import Choice
-from seamscope.docks.kept_layers import Ground
+from seamscope.docks.kept_layers import ResultsUnderMaps
 from seamscope.docks.results import Run
 from seamscope.docks.seams.heat_layers import TITLES, HeatLayers, Kind, Wanted, heat_colors
 from seamscope.text import figure_text
@@ -53,7 +53,7 @@ class HeatPanel(QWidget):
 
     def __init__(self, viewer: Any, results: Callable[[], Sequence[Any]] = tuple) -> None:
         super().__init__()
-        self._ground = Ground(viewer, results)
+        self._results_below = ResultsUnderMaps(viewer, results)
         self.layers = HeatLayers(viewer, self._show_scale)
         self._run: Run | None = None
         self._channel: int | None = None
@@ -158,4 +158,6 @@ class HeatPanel(QWidget):
 
     def make_ground(self) -> None:
         """Hide the result under heat maps, and show it again without them."""
-        self._ground.give_way(any(self.layers.layer(kind) is not None for kind in self.boxes))
+        self._results_below.give_way(
+            any(self.layers.layer(kind) is not None for kind in self.boxes)
+        )
