@@ -147,7 +147,7 @@ def test_objects_can_be_read_after_labels_are_written(tmp_path: Path, workers_he
         np.testing.assert_array_equal(found.nodes(at), alone.nodes(at))
         assert found.basin_at((12, 30)) == alone.basin_at((12, 30))
     assert written.table().to_csv() == alone.table().to_csv()
-    folder = Path(written._ground.room.folder.path)
+    folder = Path(written._basis.room.folder.path)
     assert folder.exists()
     assert folder.name.startswith(".seamscope-")
     del written, found, each
