@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from extras import extra
+from families import Windows
 from seamscope.models.model import Model, as_model
 from seamscope.normalization.audit import FixedStatistics
 
@@ -41,6 +42,13 @@ def segformer() -> nn.Module:
         num_attention_heads=[1, 2, 2, 4],
     )  # fmt: skip
     return Logits(library.SegformerForSemanticSegmentation(config), "logits")
+
+
+def windows_twice() -> nn.Module:
+    """As in a SwinUNETR: NaN goes round the ends of the tile and on through all of it."""
+    first, second = Windows(7, 32), Windows(7, 32)
+    last = nn.Conv2d(2, 2, 3, padding=64, dilation=64)
+    return nn.Sequential(first, nn.Conv2d(2, 1, 1), second, last)
 
 
 def monai(name: str, **settings) -> nn.Module:
@@ -84,6 +92,7 @@ def difference(model: Model, off: int = 0) -> float:
 
 
 BOUNDED = {
+    "windows twice": (windows_twice, 224),
     "Swin2SR": (swin2sr, 8),
     "SegResNetVAE": (
         lambda: monai(

@@ -389,10 +389,13 @@ class Model:
             named = reach.convolutional is not None or reach.depends_on_size or reach.couplings
             finished = reach.finished and trials.finished
             if not named and finished and not facts.forward_only:
+                # in a short slab a layer that only reaches far looks like one that couples it
                 with Attempt():
-                    slab = next(slabs(trials, facts, facts.spatial_axes - 1, fixed=True))
-                    names = coupling_layers(self.module, slab)
-                    reach = dataclasses.replace(reach, couplings=names)
+                    for slab in slabs(trials, facts, facts.spatial_axes - 1, fixed=True):
+                        names, before = coupling_layers(self.module, slab), reach.couplings
+                        reach = dataclasses.replace(reach, couplings=names)
+                        if names == before:
+                            break
             if reach.halo is None and finished and not (reach.couplings or facts.statistics):
                 with Attempt():
                     names = tuple(op.name for op in self.audit.global_operations)

@@ -407,10 +407,13 @@ class _Prober:
             depth = ends.depth
             if depth is None and ends.by_change is not None:
                 by_change.append(ends.by_change)
-                if self._agree(slab, by_change):
+                implied = self._is_implied(axis, ends.by_change)
+                if implied or self._agree(slab, by_change):
                     depth = max(a for a, _ in by_change), max(b for _, b in by_change)
                     self.spread = True
-                    fades = ends.fades if ends.cancels else self._fade(slab, by_change)
+                    fades = not implied and (
+                        ends.fades if ends.cancels else self._fade(slab, by_change)
+                    )
                     self.fades |= fades and not slab.warps
             elif depth is None and self._coupled(axis):
                 return None
@@ -506,6 +509,13 @@ class _Prober:
         if implied is None or implied.halo is None or implied.couplings:
             return False
         return implied.bounded or (self._fixed and implied.halo[axis] == halo)
+
+    def _is_implied(self, axis: int, sides: Sides) -> bool:
+        """Whether changes go as far as the operations imply, or less: no longer slab is needed."""
+        implied = self._facts.implied
+        if implied is None or implied.halo is None or not self._cannot_decide(axis, sides):
+            return False
+        return all(one <= own for one, own in zip(sides, implied.halo[axis], strict=True))
 
     def _reached(self, axis: int, pixels: int) -> None:
         """Remember what is certain, for when time runs out."""
