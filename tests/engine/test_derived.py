@@ -118,6 +118,36 @@ class Up(nn.Module):
         return F.interpolate(x, scale_factor=self.factor, mode=self.mode)
 
 
+class Smooth(nn.Module):
+    """Resized with antialiasing."""
+
+    def __init__(self, factor: float, mode: str) -> None:
+        super().__init__()
+        self.factor, self.mode = factor, mode
+
+    def forward(self, x):
+        size = [1, round(x.shape[2] * self.factor)]
+        return F.interpolate(x[:, :, None], size, mode=self.mode, antialias=True)[:, :, 0]
+
+
+class Columns(nn.Module):
+    """Sums over windows, as code with `unfold` and `fold` does."""
+
+    def __init__(self, kernel: int, step: int, fold: bool) -> None:
+        super().__init__()
+        self.kernel, self.fold = kernel, fold
+        self.more = {"padding": (0, kernel // 2), "stride": (1, step)}
+
+    def forward(self, x):
+        columns = F.unfold(x[:, :, None], (1, self.kernel), **self.more)
+        columns = columns.reshape(*x.shape[:2], self.kernel, -1).sum(2)
+        if not self.fold:
+            return columns
+        columns = columns.repeat_interleave(self.kernel, 1)
+        size = (1, x.shape[2])
+        return F.fold(columns, size, (1, self.kernel), **self.more)[:, :, 0]
+
+
 class UNet(nn.Module):
     """Poolings by any factor; upsampled to the size of each skip."""
 
@@ -230,6 +260,12 @@ _FAMILIES = {
     ),
     "bilinear": (nn.Sequential(_conv(4, 4), Up(4, "linear")), 64),
     "linear by 3": (nn.Sequential(_conv(3, 3), Up(3, "linear")), 60),
+    "smoothed, bilinear": (nn.Sequential(Smooth(1 / 3, "bilinear"), Smooth(3, "bilinear")), 60),
+    "smoothed, bicubic": (nn.Sequential(Smooth(1 / 4, "bicubic"), Smooth(4, "bicubic")), 128),
+    "bicubic by 3": (nn.Sequential(_conv(3, 3), Smooth(3, "bicubic")), 96),
+    "columns": (Columns(5, 1, fold=False), 32),
+    "columns by 2": (nn.Sequential(Columns(3, 2, fold=False), _conv(3, padding=1)), 32),
+    "columns and back": (Columns(4, 2, fold=True), 32),
     "shuffle": (nn.Sequential(_conv(3, padding=1), Shuffle(), _conv(3, padding=1)), 32),
     "unshuffle": (nn.Sequential(Unshuffle(3), _conv(3, padding=1)), 60),
     "poolings by 2": (UNet((2, 2, 2)), 256),

@@ -6,6 +6,7 @@ Knows where each element goes. Computes nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,18 @@ import numpy as np
 import torch
 
 from seamscope.models.derived.positions import (
+    UNREAD,
     Array,
     NotUnderstood,
     Seen,
     Value,
+    gathered,
     joined,
     reduced,
     reshaped,
     shortened,
     sliced,
+    window_places,
     with_leading,
 )
 from seamscope.models.derived.statistics import selected
@@ -215,6 +219,64 @@ def _unfold(reader: Reader, given: dict[str, Any]) -> Any:
     return x.moved(shape, change)
 
 
+def _im2col(reader: Reader, given: dict[str, Any]) -> Any:
+    """Windows, each a column."""
+    x = given["self"]
+    sizes = x.shape[2:]
+    windows = [one.T for one in _columns(given, sizes)]
+    shape = [*x.shape[:2], *(n for one in windows for n in one.shape)]
+
+    def change(seen: Seen) -> Seen:
+        for d in (1, 0):
+            parts = [gathered(seen, d + 2, one[:, None]) for one in windows[d]]
+            full = np.broadcast_shapes(*(one.shape for one in parts))
+            names = ("lo", "hi", "kind")
+            each = [[getattr(one.wide(full), n) for one in parts] for n in names]
+            seen = Seen(*(np.stack(arrays, d + 2) for arrays in each))
+            seen = shortened(seen)
+        return seen
+
+    y = x.remade(shape, change)
+    order = (0, 1, 2, 4, 3, 5)
+    y = y.moved([shape[d] for d in order], lambda a: a.transpose(order))
+    return _view(reader, {"self": y})
+
+
+def _col2im(reader: Reader, given: dict[str, Any]) -> Any:
+    """The sum of windows, each a column."""
+    x, shape = given["self"], reader.result_shape()
+    places = _columns(given, shape[2:])
+    (high, high_taps), (wide, wide_taps) = (one.shape for one in places)
+    inner = (*shape[:2], high_taps, wide_taps, high, wide)
+    y = x.moved(inner, lambda a: reshaped(a, x.shape, inner))
+
+    def change(seen: Seen) -> Seen:
+        for d in (0, 1):
+            index = np.full((shape[d + 2], places[d].shape[1]), UNREAD)
+            for tap, read in enumerate(places[d].T):
+                index[read[read >= 0], tap] = np.flatnonzero(read >= 0)
+            parts = []
+            for tap, one in enumerate(index.T):
+                chosen = seen.taken(np.array([min(tap, seen.shape[2] - 1)]), 2)
+                chosen = chosen.each(lambda a: a.squeeze(2))
+                parts.append(gathered(chosen, 3, one[:, None]))
+            seen = joined(parts)
+        return shortened(seen)
+
+    return y.remade(shape, change)
+
+
+def _columns(given: dict[str, Any], sizes: Sequence[int]) -> list[Array]:
+    """Places ``(windows, taps)`` along y and x; -1 beyond the ends."""
+    names = ("kernel_size", "dilation", "padding", "stride")
+    found = []
+    for size, kernel, dilation, padding, stride in zip(sizes, *map(given.get, names), strict=True):
+        count = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        starts = np.arange(count) * stride - padding
+        found.append(window_places(count, size, starts, np.arange(kernel) * dilation))
+    return found
+
+
 def _blank(reader: Reader, given: dict[str, Any]) -> Any:
     """A new tensor of the same shape: a constant."""
     meta = reader.meta
@@ -272,6 +334,8 @@ RULES: dict[str, Any] = {
     "pixel_shuffle": _shuffle,
     "pixel_unshuffle": _unshuffle,
     "unfold": _unfold,
+    "im2col": _im2col,
+    "col2im": _col2im,
     "zeros_like ones_like empty_like full_like new_zeros new_ones new_empty": _blank,
     "new_full rand_like randn_like new_empty_strided": _blank,
     "copy": _copy,

@@ -129,7 +129,7 @@ def gathered(seen: Seen, dim: int, index: Array) -> Seen:
         return seen
     outside = PADDING if _is_along(seen, dim) else NOTHING
     if seen.shape[dim] == 1:
-        seen = seen.each(lambda a: np.repeat(a, int(index.max()) + 1, dim))
+        seen = seen.each(lambda a: np.repeat(a, max(int(index.max()), 0) + 1, dim))
     parts = []
     for k in range(index.shape[1]):
         shape = [-1 if d == dim % seen.lo.ndim else 1 for d in range(seen.lo.ndim)]

@@ -5,6 +5,7 @@ Knows which places each output reads. Does not know statistics or attention.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,33 @@ def _upsampling(taps: Callable[[Array], tuple[Array, Array]]) -> Any:
     return rule
 
 
+def _smoothing(half: int) -> Any:
+    """Make the rule of an interpolation that smooths where it shrinks; `half` as wide to a side."""
+
+    def rule(reader: Reader, given: dict[str, Any]) -> Any:
+        x, shape = given["self"], reader.result_shape()
+        indices = []
+        for d in range(2, len(shape)):
+            out, size = shape[d], x.shape[d]
+            if given.get("align_corners") and out != size:
+                reader.couple(
+                    [a for a, seen in enumerate(x.axes) if seen.shape[d] > 1], statistic=False
+                )
+            scale = 1 / (_factor(given, d - 2) or out / size)
+            reach = half * max(scale, 1.0)
+            middle = (np.arange(out) + 0.5) * scale
+            first = np.floor(middle - reach + 0.5 + 1e-6).astype(np.int64)
+            taps = np.arange(math.ceil(2 * reach) + 1)
+            at = first[:, None] + taps
+            apart = np.abs(at + 0.5 - middle[:, None]) / max(scale, 1.0)
+            zero = (np.abs(apart - apart.round()) < 1e-6) & (apart > 0.5)
+            read = (apart < half) & ~zero & (at >= 0) & (at < size)
+            indices.append(np.where(read, at, UNREAD))
+        return reader.windowed(x, indices, groups=0)
+
+    return rule
+
+
 def _factor(given: dict[str, Any], d: int) -> float | None:
     """The scale that a network states, where it does; it counts instead of the sizes' ratio."""
     factors = given.get("scale_factors")
@@ -180,6 +208,8 @@ RULES: dict[str, Any] = {
     "_upsample_nearest_exact3d": _upsampling(_nearest_exact),
     "upsample_linear1d upsample_bilinear2d upsample_trilinear3d": _upsampling(_linear),
     "upsample_bicubic2d": _upsampling(_cubic),
+    "_upsample_bilinear2d_aa": _smoothing(1),
+    "_upsample_bicubic2d_aa": _smoothing(2),
     "constant_pad_nd": _padding(lambda at, size: np.full_like(at, -1)),
     "reflection_pad1d reflection_pad2d reflection_pad3d": _padding(
         lambda at, size: np.where(at < 0, -at, 2 * size - 2 - at)
