@@ -82,6 +82,24 @@ class CutEnd(nn.Module):
         return self.a(x)[:, :, cut, cut]
 
 
+class Beside(nn.Module):
+    """What is seen, and a path beside it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def forward(self, x):
+        return torch.cat([x, F.interpolate(self.path(x), x.shape[2:])], 1)
+
+
+class Shifted(nn.Module):
+    """Two pixels on, as networks with a blind spot do."""
+
+    def forward(self, x):
+        return F.pad(x, (2, 0, 2, 0))[:, :, :-2, :-2]
+
+
 def seq(*layers):
     return nn.Sequential(*layers)
 
@@ -173,6 +191,27 @@ KNOWN = [
     ("cut at the end alone", CutEnd(0, 8), 1, (1, 0), (0, 8), 1),
     ("cut unevenly", CutEnd(3, 8), 1, (0, 0), (3, 8), 1),
     ("circular", seq(C2(1, 4, 5, padding=2, padding_mode="circular")), 1, (2, 2), (0, 0), 1),
+    # paths that read padding alone in the smallest input
+    (
+        "even kernel, dilated",
+        seq(
+            C2(1, 4, 4, 4),
+            Beside(seq(nn.AvgPool2d(2), C2(4, 4, 4, dilation=2, padding=3))),
+            nn.Upsample(scale_factor=4),
+        ),
+        8,
+        (24, 24),
+        (0, 0),
+        1,
+    ),
+    (
+        "shifted at stride 8",
+        seq(C2(1, 4, 8, 8), Beside(Shifted()), nn.Upsample(scale_factor=8)),
+        8,
+        (16, 0),
+        (0, 0),
+        1,
+    ),
     ("LayerNorm over channels", ChannelLayerNorm(), 1, (1, 1), (0, 0), 1),
     ("identity", nn.Identity(), 1, (0, 0), (0, 0), 1),
 ]

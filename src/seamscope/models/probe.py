@@ -43,7 +43,7 @@ from seamscope.models.reach import MemoryMeter, measure_fields
 from seamscope.models.same_network import sample_of
 from seamscope.models.sizes import Sizes, always, lattice_of, lost_pixels, one_size
 from seamscope.models.slab import SAME
-from seamscope.models.trials import OVERTIME, Attempt, Draws, OutOfPatience, Trials, Watch
+from seamscope.models.trials import OVERTIME, Attempt, Draws, Lost, OutOfPatience, Trials, Watch
 from seamscope.normalization.audit import FixedStatistics, Forward, StatisticsCall
 from seamscope.text import axes_text
 from seamscope.tiling import Lattice, axis_names
@@ -558,9 +558,17 @@ class _Prober:
                 if math.prod(small) >= math.prod(shape):
                     continue
                 long = (*small[:-1], shape[-1])
-                if self._run_shape(channels, small) and self._run_shape(channels, long):
+                fits = self._run_shape(channels, small) and self._run_shape(channels, long)
+                if fits and not self._loses(channels, small):
                     return small
         return shape
+
+    def _loses(self, channels: int, shape: tuple[int, ...]) -> bool:
+        """Whether an input is so small that some of the network's paths read padding alone."""
+        with Attempt(), Lost() as lost:
+            self._forward(torch.full((1, channels, *shape), math.nan))
+            return bool(lost.seen)
+        return False
 
     def _narrow(
         self, channels: int, beside: tuple[int, ...], lattice: tuple[Lattice, ...]

@@ -285,6 +285,31 @@ class Draws(Dispatch):
         return func(*args, **kwargs)
 
 
+class Lost(Dispatch):
+    """Says whether some operation of a forward pass of NaN reads padding alone.
+
+    In too small an input, a dilated convolution of an even kernel, or a slice of what is shifted,
+    meets nothing of it: what such a path reaches is not seen.
+
+    Attributes
+    ----------
+    seen
+        Whether one does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in (aten.convolution.default, aten.slice.Tensor) and made.is_floating_point():
+            self.seen |= bool(args[0].isnan().any()) and not bool(made.isnan().any())
+        return made
+
+
 class Otherwise(Dispatch):
     """Gives another number for one that the network's code reads, so that it decides otherwise.
 

@@ -268,9 +268,11 @@ def _col2im(reader: Reader, given: dict[str, Any]) -> Any:
 
 def _columns(given: dict[str, Any], sizes: Sequence[int]) -> list[Array]:
     """Places ``(windows, taps)`` along y and x; -1 beyond the ends."""
-    names = ("kernel_size", "dilation", "padding", "stride")
     found = []
-    for size, kernel, dilation, padding, stride in zip(sizes, *map(given.get, names), strict=True):
+    for d, size in enumerate(sizes):
+        kernel, dilation, padding, stride = (
+            given[name][d] for name in ("kernel_size", "dilation", "padding", "stride")
+        )
         count = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
         starts = np.arange(count) * stride - padding
         found.append(window_places(count, size, starts, np.arange(kernel) * dilation))
