@@ -413,6 +413,18 @@ class ConvNeXt(nn.Module):
         return x + self.slim(y).permute(0, 3, 1, 2)
 
 
+class LastGated(nn.Module):
+    """Pooled to one pixel in the layout of channels last, as behind a ConvNeXt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = self.conv(x).contiguous(memory_format=torch.channels_last)
+        return x * F.adaptive_avg_pool2d(x, 1)
+
+
 @pytest.mark.parametrize(
     ("network", "operations", "reach"),
     [
@@ -425,6 +437,7 @@ class ConvNeXt(nn.Module):
         (nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)), [], (1, 1)),
         (SqueezeExcite(), [("mean", "")], (1, 1)),
         (ConvNeXt(), [("linalg_vector_norm", "")], (12, 12)),
+        (LastGated(), [("mean", "")], (1, 1)),
     ],
 )  # fmt: skip
 def test_statistics_are_named_and_the_rest_is_derived(network, operations, reach) -> None:

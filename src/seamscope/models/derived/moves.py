@@ -291,6 +291,22 @@ def _same(reader: Reader, given: dict[str, Any]) -> Any:
     return found
 
 
+def _as_strided(reader: Reader, given: dict[str, Any]) -> Any:
+    """The same numbers, with other strides of dimensions of length 1.
+
+    So `torch` keeps the layout of channels last after a pooling to one pixel.
+    """
+    x: Value = given["self"]
+    old = reader.stride_of_input()
+    long = [
+        (n, a, b) for n, a, b in zip(given["size"], old, given["stride"], strict=False) if n > 1
+    ]
+    alike = tuple(given["size"]) == x.shape and all(a == b for _, a, b in long)
+    if not alike or given.get("storage_offset"):
+        raise NotUnderstood("other places of its memory")
+    return x
+
+
 def _copy(reader: Reader, given: dict[str, Any]) -> Any:
     source, shape = given["src"], reader.result_shape()
     if not isinstance(source, Value):
@@ -338,6 +354,7 @@ RULES: dict[str, Any] = {
     "unfold": _unfold,
     "im2col": _im2col,
     "col2im": _col2im,
+    "as_strided": _as_strided,
     "zeros_like ones_like empty_like full_like new_zeros new_ones new_empty": _blank,
     "new_full rand_like randn_like new_empty_strided": _blank,
     "copy": _copy,

@@ -256,6 +256,11 @@ class Reader:
     def _module(self) -> str:
         return str(self._node.meta.get("module", ""))
 
+    def stride_of_input(self) -> tuple[int, ...]:
+        """Stride of the operation's first input."""
+        given: Any = self._node.args[0]
+        return tuple(given.meta["val"].stride())
+
     def result_shape(self) -> tuple[int, ...]:
         """Shape of the result, or of the first of several."""
         node = self._node
