@@ -627,6 +627,36 @@ def test_a_part_of_an_input_pixel_too_few_or_too_many(kernel, stride, padding, s
         _ = as_model(network.eval()).facts
 
 
+class PadsToFives(nn.Module):
+    """Windows of 5, and a reshape to the size before they were filled up, as in Swin2SR."""
+
+    def forward(self, x):
+        y = F.pad(x, (0, -x.shape[3] % 5, 0, -x.shape[2] % 5))
+        return y.reshape(-1).reshape(x.shape)
+
+
+class Of256(nn.Module):
+    """A network of one size, as a HoVerNet is."""
+
+    def forward(self, x):
+        if tuple(x.shape[2:]) != (256, 256):
+            raise ValueError("Input size should be 256 x 256")
+        return x
+
+
+@pytest.mark.parametrize(("network", "size"), [(PadsToFives(), 65), (Of256(), 256)])
+def test_an_input_is_found_in_few_pixels(network, size) -> None:
+    given = []
+
+    def run(x):
+        given.append(x.numel())
+        return network(x)
+
+    found = InputSearch(Trials(run), Hints(spatial_axes=2, in_channels=1)).find()
+    assert found.shape == (size, size)
+    assert sum(given) <= 4 * 64**2 + size**2
+
+
 def test_axes_that_are_read_alike_are_measured_with_fewer_sizes(monkeypatch) -> None:
     shapes, run = [], Trials.__call__
 

@@ -57,6 +57,8 @@ _SIZES = {
 }
 _SIZES_OF_POSITIONS = {1: 32, 2: 32, 3: 16}  # inputs with learned positions are no smaller
 _MOST_CHANNELS = 8
+_SMALL = 64**2  # pixels of which several at once take little time
+_LARGE = 512**2  # pixels of which a guess is tried after all usual sizes
 _MOST_PIXELS = {1: 1 << 20, 2: 1500**2, 3: 260**3}
 
 
@@ -251,8 +253,9 @@ class InputSearch:
             for failure in self._failures[before:]:
                 found = [s for s in _suggested(failure, axes) if s not in given]
                 # what a guess suggests in its turn must not come before the usual sizes
-                waiting[:0] = found if shape in usual else []
-                waiting += [] if shape in usual else found
+                likely = [s for s in found if shape in usual and math.prod(s) <= _LARGE]
+                waiting[:0] = likely
+                waiting += [s for s in found if s not in likely]
 
     def _by_positions(self, axes: int) -> Iterator[tuple[int, ...]]:
         """Shapes for which a parameter ``(1, patches, features)`` has an entry for each patch.
@@ -276,7 +279,8 @@ class InputSearch:
     def _tried(self, axes: int, channels: int, last: bool) -> AcceptedInput | None:
         """Try sizes for so many channels; None where none is taken."""
         for shape in self._shapes(axes):
-            for batch in (3, 1):  # 3 cannot be mistaken for channels; some take only one image
+            # 3 cannot be mistaken for channels; some take only one image
+            for batch in (3, 1) if math.prod(shape) <= _SMALL else (1,):
                 found = self._entry(channels, shape, batch, last)
                 if found is not None:
                     return found
@@ -439,6 +443,9 @@ def _suggested(failure: _Failure, axes: int) -> list[tuple[int, ...]]:
     singles = [int(n) for n in re.findall(r"(?<![\d.])\d+(?![\d.])", failure.text)]
     match = re.search(r"tensor a \((\d+)\).*tensor b \((\d+)\)", failure.text)
     pairs = [(int(match[1]), int(match[2]))] if match else list(itertools.pairwise(singles))[:8]
+    match = re.search(r"shape '\[([\d, ]+)\]' is invalid for input of size (\d+)", failure.text)
+    if match:
+        pairs = _reshaped([int(n) for n in match[1].split(",")], int(match[2]), axes)
     for few, many in pairs:
         for extra in (0, 1):
             found += _grown(few - extra, many - extra, shape)
@@ -451,6 +458,13 @@ def _suggested(failure: _Failure, axes: int) -> list[tuple[int, ...]]:
     ]
     found += [(n,) * axes for n in singles if 32 <= n <= 2048]
     return [s for s in dict.fromkeys(found) if s != shape][:24]
+
+
+def _reshaped(shape: Sequence[int], count: int, axes: int) -> list[tuple[int, int]]:
+    """Positions for which a reshape asks, and those that it is given, if all else is right."""
+    parts = [(n, math.prod(shape) // n) for n in shape if n]
+    parts.append((math.prod(shape[-axes:]), math.prod(shape[:-axes])))
+    return [(wanted, count // rest) for wanted, rest in parts if rest and count % rest == 0]
 
 
 def _grown(own: int, wanted: int, shape: Sequence[int]) -> list[tuple[int, ...]]:
