@@ -99,9 +99,9 @@ class Shuffle(nn.Module):
 class Unshuffle(nn.Module):
     """Pixels become channels, which a convolution then mixes."""
 
-    def __init__(self, factor: int) -> None:
+    def __init__(self, factor: int, mix: nn.Module | None = None) -> None:
         super().__init__()
-        self.factor, self.mix = factor, nn.Conv1d(2 * factor, 2, 1)
+        self.factor, self.mix = factor, mix or nn.Conv1d(2 * factor, 2, 1)
 
     def forward(self, x):
         n, c, length = x.shape
@@ -266,6 +266,10 @@ _FAMILIES = {
     "columns": (Columns(5, 1, fold=False), 32),
     "columns by 2": (nn.Sequential(Columns(3, 2, fold=False), _conv(3, padding=1)), 32),
     "columns and back": (Columns(4, 2, fold=True), 32),
+    "groups of unlike channels": (
+        nn.Sequential(Unshuffle(3, nn.Conv1d(6, 6, 3, padding=1, groups=3)),
+                      nn.Conv1d(6, 12, 2, groups=6), nn.Conv1d(12, 2, 1), Up(3, "nearest")), 72
+    ),
     "shuffle": (nn.Sequential(_conv(3, padding=1), Shuffle(), _conv(3, padding=1)), 32),
     "unshuffle": (nn.Sequential(Unshuffle(3), _conv(3, padding=1)), 60),
     "poolings by 2": (UNet((2, 2, 2)), 256),

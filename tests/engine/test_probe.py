@@ -191,6 +191,15 @@ KNOWN = [
     ("cut at the end alone", CutEnd(0, 8), 1, (1, 0), (0, 8), 1),
     ("cut unevenly", CutEnd(3, 8), 1, (0, 0), (3, 8), 1),
     ("circular", seq(C2(1, 4, 5, padding=2, padding_mode="circular")), 1, (2, 2), (0, 0), 1),
+    # cubic interpolation by 3 reads no neighbour where an output lies in the middle of a pixel
+    (
+        "bicubic by 3",
+        seq(nn.AvgPool2d(3), nn.Upsample(scale_factor=3, mode="bicubic")),
+        3,
+        (4, 4),
+        (0, 0),
+        1,
+    ),
     # paths that read padding alone in the smallest input
     (
         "even kernel, dilated",
@@ -215,6 +224,20 @@ KNOWN = [
     ("LayerNorm over channels", ChannelLayerNorm(), 1, (1, 1), (0, 0), 1),
     ("identity", nn.Identity(), 1, (0, 0), (0, 0), 1),
 ]
+
+
+@pytest.mark.parametrize(
+    ("network", "cut", "halo"),
+    [
+        (seq(nn.AvgPool2d(4), nn.ReplicationPad2d(3), nn.Upsample(scale_factor=4)), 12, (0, 0)),
+        (seq(C2(1, 2, 4, 4), C2(2, 2, 3, padding=3), nn.Upsample(scale_factor=4)), 8, (4, 4)),
+    ],
+)
+def test_what_lies_beyond_the_ends_is_cut_by_place(network, cut, halo) -> None:
+    model = as_model(network)
+    assert model.facts.cut == ((cut, cut),) * 2
+    assert model.reach.halo == (halo,) * 2
+    assert model.reach.agrees(model.facts)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ class _Prober:
         run = self._of_the_tile(self._watched(self._noise(channels, large)), lattice, implied)
         facts = self._facts(lattice, narrow, run, implied)
         notes = (*self._constant_notes(lattice), *self._others(channels, lattice))
-        return replace(self._without_surplus(facts), notes=notes)
+        return replace(self._without_surplus(facts, derived, example, beside), notes=notes)
 
     def _at_its_size(self, entry: AcceptedInput) -> AcceptedInput:
         """An input of the size that the network always gives, along axes where it gives one size.
@@ -422,7 +422,9 @@ class _Prober:
             return 1
         return next((n for n in multiples if alike(n) and alike(3 * n)), 1)
 
-    def _without_surplus(self, facts: Facts) -> Facts:
+    def _without_surplus(
+        self, facts: Facts, derived: Derived | None, example: torch.Tensor, beside: tuple[int, ...]
+    ) -> Facts:
         """Facts of the network without output pixels that lie beyond its input's ends."""
         surplus = [max(0, int(-sum(a.crop) * a.scale)) for a in facts.lattice]
         if not any(surplus):
@@ -433,16 +435,17 @@ class _Prober:
             replace(a, crop=(0, 0)) if n else a for a, n in zip(facts.lattice, surplus, strict=True)
         )
         facts = replace(facts, lattice=whole, implied=None)
-        fields = measure_fields(self._forward, facts)
+        # at which phases a pixel is seen at all depends on the period
+        periods = [axis.period for axis in derived.axes] if derived else [None] * len(whole)
+        fields = measure_fields(self._forward, replace(facts, lattice=with_periods(whole, periods)))
         cut = [
             surplus_by_place(n, axis.scale, fields[number] if fields else ())
             for number, (n, axis) in enumerate(zip(surplus, whole, strict=True))
         ]
         self._forward = trimmed(plain, cut)
         self._shapes.clear()
-        example = self._noise(facts.in_channels, facts.narrow)
-        derived = self._derivation(example)
-        implied = Implied.of(derived, whole) if derived else None
+        derived = self._derivation(example, beside)
+        implied = self._implied(derived, facts.in_channels, facts.narrow, whole)
         return replace(facts, cut=tuple(cut), implied=implied)
 
     def _placed(self, facts: Facts) -> Facts:
@@ -618,12 +621,21 @@ class _Prober:
             return Lattice(scale=Fraction(out, size), fixed=size)
         if fine is not None:
             scale, step = fine
-            # of the sizes a step apart, those that lose least: 63 and not 64 for poolings by 3
             pairs = [(n, o) for n in range(size, max(size - step, 0), -1) if (o := output(n))]
             exact = [pair for pair in pairs if lost_pixels(*pair, scale) is not None]
-            best = min(exact or pairs[:1], key=lambda pair: abs(pair[0] - pair[1] / scale))
-            return lattice_of(*best, scale, step)
+            return lattice_of(*_of_least_loss(exact or pairs[:1], scale, step), scale, step)
         return one_size(size, out, derived)
+
+
+def _of_least_loss(pairs: Sequence[tuple[int, int]], scale: Fraction, step: int) -> tuple[int, int]:
+    """Of sizes a step apart and their outputs, that of which all is used.
+
+    63 and not 64 for poolings by 3; where all give more output than input, what is not used cannot
+    be told from what is added.
+    """
+    lost = {pair: pair[0] - pair[1] / scale for pair in pairs}
+    more = all(each < 0 for each in lost.values())
+    return min(pairs, key=lambda pair: pair[0] % step if more else abs(lost[pair]))
 
 
 def _multiples(axis: Lattice) -> tuple[int, ...]:

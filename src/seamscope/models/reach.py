@@ -221,7 +221,8 @@ def _with_depth(reach: Reach, forward: Forward, facts: Facts) -> Reach:
         (None,) * len(facts.period),
     )
     shifts = facts.period_found and own and not facts.statistics
-    alike = reach.depends_on_size and shifts and depth is not None
+    moves = facts.implied is not None and bool(facts.implied.couplings)  # with the size
+    alike = reach.depends_on_size and shifts and depth is not None and not moves
     if depth is not None and alike:
         alike = _Prober(forward, facts, fixed=True).agree_when_moved(depth)
     return replace(reach, rest=depth, rest_measured=depth is not None, alike=alike)
@@ -404,7 +405,10 @@ class _Prober:
         before: Apart | None = None  # how deep the slab before differed from a shorter one
         for slab in self._slabs(axis):
             ends = _Ends(slab)
-            depth = ends.depth
+            depth, own = ends.depth, self._implied(axis)
+            # NaN goes further where it is weighed by 0, as do numbers where the weight is rounded
+            if None not in (depth, own) and depth != own == ends.precisely():
+                depth = own
             if depth is None and ends.by_change is not None:
                 by_change.append(ends.by_change)
                 implied = self._is_implied(axis, ends.by_change)
@@ -502,6 +506,11 @@ class _Prober:
         return (
             implied is not None and implied.decides and (not self._fixed or bool(implied.numbers))
         )
+
+    def _implied(self, axis: int) -> Sides | None:
+        """Halo that the operations imply, with what couples the tile held fixed."""
+        implied = self._facts.implied
+        return None if implied is None or implied.halo is None else implied.halo[axis]
 
     def _cannot_decide(self, axis: int, halo: Sides) -> bool:
         """Whether the operations imply that nothing but what is held fixed couples the tile."""
@@ -603,7 +612,7 @@ class _Ends:
     depth
         ``(before, after)``; None where NaN or a change goes through the whole slab.
     by_change
-        The same by changes alone, where NaN goes further; else None.
+        The same by changes alone, where NaN goes through the whole slab; else None.
     swallowed
         Whether NaN reaches less far than a change.
     cancels, fades
@@ -654,10 +663,18 @@ class _Ends:
             return found
         return None
 
-    def _both(self, how: float) -> Sides | None:
+    def precisely(self) -> Sides | None:
+        """The same by changes alone, in float64 but for rounding."""
+        slab = self._slab.precise
+        return None if slab is None else self._both(NOISES[0], slab, CANCELS)
+
+    def _both(
+        self, how: float, slab: Slab | None = None, least: float | None = None
+    ) -> Sides | None:
+        slab, least = slab or self._slab, self._least if least is None else least
         depths = []
         for end in (LOW, HIGH):
-            depth = self._slab.depth(end, self._frame, how, self._least)
+            depth = slab.depth(end, self._frame, how, least)
             if depth is None:
                 return None
             depths.append(max(0, math.ceil(depth)))

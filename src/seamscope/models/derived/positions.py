@@ -242,15 +242,15 @@ def window_places(out: int, size: int, starts: Array, steps: Array) -> Array:
     return np.where((index >= 0) & (index < size), index, -1)
 
 
-def channels_joined(seen: Seen, dim: int, count: int, groups: int) -> Seen:
-    """Join the channels of each group, where they differ."""
+def channels_joined(seen: Seen, dim: int, groups: int, count: int) -> Seen:
+    """Join the channels of each group, where they differ; each group gives as many of `count`."""
     if seen.shape[dim] == 1:
         return seen
     if groups == 1:
         return reduced(seen, dim)
-    if groups == count:
-        return seen
-    raise NotUnderstood("positions in grouped channels")
+    shape = (*seen.shape[:dim], groups, -1, *seen.shape[dim + 1 :])
+    made = reduced(seen.each(lambda a: a.reshape(shape)), dim + 1)
+    return made.each(lambda a: a.squeeze(dim + 1).repeat(count // groups, dim))
 
 
 def is_whole(made: Seen, *sources: Seen) -> bool:

@@ -450,16 +450,16 @@ class Reader:
 
     def windowed(self, value: Value, indices: Sequence[Array], groups: int = 1) -> Value:
         """Convolve or pool: along each of the last dimensions, read places by index."""
-        first = len(value.shape) - len(indices)
+        first, shape = len(value.shape) - len(indices), self.result_shape()
 
         def change(seen: Seen) -> Seen:
             if groups and first > 0:
-                seen = channels_joined(seen, first - 1, value.shape[first - 1], groups)
+                seen = channels_joined(seen, first - 1, groups, shape[first - 1])
             for d, index in enumerate(indices):
                 seen = gathered(seen, first + d, index)
             return shortened(seen) if groups == 0 else seen
 
-        return value.remade(self.result_shape(), change)
+        return value.remade(shape, change)
 
 
 def _is_view(node: Any) -> bool:
