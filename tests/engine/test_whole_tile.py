@@ -629,6 +629,36 @@ def test_tiles_of_one_size_agree_where_the_size_counts(network, ndim) -> None:
     assert apart(model, x, 32, 64, halo) > 1e-2
 
 
+class Resized(nn.Module):
+    """A weak path whose map of half the pixels, and maybe one more, is brought to all of them."""
+
+    def __init__(self, padding):
+        super().__init__()
+        self.first, self.head = C2(1, 4, 3, padding=1), C2(8, 2, 1)
+        self.down, self.inner = C2(4, 4, 2, 2, padding), C2(4, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = self.first(x)
+        y = 1e-3 * F.interpolate(self.inner(self.down(x)), x.shape[2:], mode="bilinear")
+        return self.head(torch.cat([x, y], 1))
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_ratio_that_depends_on_the_size_leaves_seams(padding) -> None:
+    """Of a thousandth of a standard deviation, which is less than rounding may be."""
+    model = as_model(made(lambda: Resized(padding)))
+    x, _ = image(2, 160, 2)
+    halo = (8, 8)
+    if padding:
+        assert model.reach.halo is None
+        assert model.reach.couplings == ("resizing by a ratio that depends on the size",)
+        assert not model.reach.alike
+        assert apart(model, x, 48, 64, halo) > 1e-6
+    else:
+        assert model.reach.halo is not None
+        assert apart(model, x, 48, 64, halo) < 1e-9
+
+
 def test_what_changes_with_the_size_is_reported_alike_everywhere() -> None:
     model = as_model(made(lambda: Given(lambda x, net: net(x) * x.shape[-1], small())))
     why = "what the network predicts changes with the size of its tile"

@@ -19,7 +19,15 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from seamscope.models.derived import Coupling, Derived, DerivedAxis, derive, derive_along, readings
+from seamscope.models.derived import (
+    Coupling,
+    Derived,
+    DerivedAxis,
+    derive,
+    derive_along,
+    readings,
+    unevenly_resized,
+)
 from seamscope.models.derived.reader import Reader
 from seamscope.models.trials import OutOfPatience
 from seamscope.normalization.calls import Forward
@@ -112,10 +120,10 @@ def _period_of(axis: DerivedAxis, lattice: Lattice) -> int | None:
     return axis.period or (axis.strides if lattice.fixed is not None and axis.out else None)
 
 
-def _tile_of(axis: DerivedAxis, lattice: Lattice) -> int:
+def _tile_of(axis: DerivedAxis, lattice: Lattice, least: int = 0) -> int:
     """A size that tiles have once the derived period is known to be the period."""
     wide = replace(lattice, period=math.lcm(lattice.period, axis.period or 1))
-    return wide.size_at_least(axis.size)
+    return wide.size_at_least(least or axis.size)
 
 
 def _names(couplings: Iterable[Coupling]) -> tuple[str, ...]:
@@ -199,16 +207,21 @@ def derived_for_tiles(
     check
         As for `derived_by`.
     """
-    axes = list(derived.axes)
+    axes, couplings = list(derived.axes), derived.couplings
     for number, (axis, lattice) in enumerate(zip(derived.axes, lattices, strict=True)):
+
+        def example(size: int, number: int = number) -> torch.Tensor:
+            return beside(tuple(size if n == number else 0 for n in range(len(axes))))
+
         size = _tile_of(axis, lattice)
-        if size == axis.size:
-            continue
-        shape = tuple(size if n == number else 0 for n in range(len(axes)))
-        again = _unless_it_fails(partial(derive_along, forward, beside(shape), number, check))
-        if again is not None and again.period == axis.period:
-            axes[number] = again
-    return replace(derived, axes=tuple(axes))
+        if size != axis.size:
+            again = _unless_it_fails(partial(derive_along, forward, example(size), number, check))
+            if again is not None and again.period == axis.period:
+                axes[number] = again
+        if derived.resizes and axis.period and lattice.fixed is None:
+            both = example(size), example(_tile_of(axis, lattice, size + 1))
+            couplings += _unless_it_fails(partial(unevenly_resized, forward, *both, number)) or ()
+    return replace(derived, axes=tuple(axes), couplings=couplings)
 
 
 def derived_uncomputed(

@@ -34,6 +34,7 @@ from torch import fx, nn
 
 from seamscope.errors import SeamscopeError
 from seamscope.models.derived.facts import (
+    RESIZING,
     Coupling,
     Derived,
     DerivedAxis,
@@ -153,6 +154,33 @@ def derive_along(
     return Reader(graph, tuple(example.shape), check, axis).derived().axes[axis]
 
 
+def unevenly_resized(
+    network: nn.Module | Forward, short: torch.Tensor, long: torch.Tensor, axis: int
+) -> tuple[Coupling, ...]:
+    """Resizing by other ratios in a longer input, for inputs of two sizes that tiles may have.
+
+    A map of ``n / 2 + 1`` pixels that becomes one of ``n`` is magnified a little less in larger
+    tiles, so that nothing lies where it lies in another.
+    """
+    one, two = (_ratios(record(network, x.clone(), decided=True), axis) for x in (short, long))
+    return tuple(
+        Coupling(RESIZING, name, (axis,), statistic=False)
+        for (name, size, out), (_, more, longer) in zip(one, two, strict=False)
+        if more > size and size * longer != more * out
+    )
+
+
+def _ratios(graph: RecordedGraph, axis: int) -> list[tuple[str, int, int]]:
+    """Sizes of maps that are resized, before and after, with the names of modules."""
+    found = []
+    for node, _ in graph.steps:
+        made, given = node.meta.get("val"), node.args[0] if node.args else None
+        if "upsample" in node.name and made is not None and isinstance(given, fx.Node):
+            sizes = given.meta["val"].shape[axis + 2], made.shape[axis + 2]
+            found.append((str(node.meta.get("module", "")), *sizes))
+    return found
+
+
 class _Lengths:
     """Records a network with inputs that are long in one axis, and as narrow as may be beside it.
 
@@ -261,4 +289,12 @@ def _numbers(node: fx.Node) -> int:
     return made.numel() if isinstance(made, torch.Tensor) else 0
 
 
-__all__ = ["Coupling", "Derived", "DerivedAxis", "derive", "derive_along", "readings"]
+__all__ = [
+    "Coupling",
+    "Derived",
+    "DerivedAxis",
+    "derive",
+    "derive_along",
+    "readings",
+    "unevenly_resized",
+]

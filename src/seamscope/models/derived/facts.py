@@ -126,6 +126,7 @@ class Coupling:
         )
 
 
+RESIZING = "resize"
 COMPUTED_PLACES = "reading at computed places"
 DECISION = "a decision by a number of the tile"
 
@@ -165,6 +166,7 @@ _WORDS = (
     ("_adaptive", "adaptive pooling"),
     ("adaptive", "adaptive pooling"),
     ("upsample", "upsampling with aligned corners"),
+    (RESIZING, "resizing by a ratio that depends on the size"),
     ("_scaled_dot_product", "attention"),
     ("_softmax", "attention"),
     ("_safe_softmax", "attention"),
@@ -196,6 +198,8 @@ class Derived:
         Whether a number of the whole tile is compared, so that what it decides may differ by tile.
     only_decides
         Whether such numbers do nothing else.
+    resizes
+        Whether maps are resized by ratios that are not whole: these may depend on the size.
     """
 
     axes: tuple[DerivedAxis, ...]
@@ -204,6 +208,7 @@ class Derived:
     unknown: tuple[str, ...] = ()
     decides: bool = False
     only_decides: bool = False
+    resizes: bool = False
 
     @property
     def bounded(self) -> bool | None:

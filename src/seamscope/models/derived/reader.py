@@ -92,6 +92,7 @@ class Reader:
         self.couplings: dict[tuple[str, str, bool], set[int]] = {}
         self.random: list[str] = []
         self.unknown: list[str] = []
+        self.resizes = False
         self.absolute: set[int] = set()  # axes along which a number differs for each position
         self.learned: set[int] = set()  # and those where it is a weight
         self._numbers: list[fx.Node] = []  # statistics of the whole tile
@@ -104,7 +105,6 @@ class Reader:
 
     def derived(self) -> Derived:
         """Read all operations."""
-        axes = range(len(self._input) - 2)
         none = tuple(DerivedAxis(size) for size in self._input[2:])
         try:
             result = self._read()
@@ -119,7 +119,8 @@ class Reader:
         about = couplings, tuple(self.random), unknown, *self._decides()
         if result is None or len(result.shape) != len(self._input):
             return Derived(none, *about)
-        return Derived(tuple(self._axis(result, axis) for axis in axes), *about)
+        axes = tuple(self._axis(result, axis) for axis in range(len(none)))
+        return Derived(axes, *about, self.resizes)
 
     def _decides(self) -> tuple[bool, bool]:
         """Whether numbers of the whole tile, or what is computed of them, are compared; only so.

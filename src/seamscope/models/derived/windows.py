@@ -103,6 +103,7 @@ def _upsampling(taps: Callable[[Array], tuple[Array, Array]]) -> Any:
                 reader.couple(
                     [a for a, seen in enumerate(x.axes) if seen.shape[d] > 1], statistic=False
                 )
+            reader.resizes |= bool(not _factor(given, d - 2) and out % size and size % out)
             # the rest is derived as if corners were not aligned
             indices.append(_interpolated(out, size, taps, _factor(given, d - 2)))
         return reader.windowed(x, indices, groups=0)
