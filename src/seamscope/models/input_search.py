@@ -25,6 +25,7 @@ import torch
 from seamscope.errors import ModelError
 from seamscope.models.trials import OutOfPatience, Trials, Watch
 from seamscope.normalization.calls import Forward
+from seamscope.text import shape_text
 
 _SIZES = {
     1: (256, 512, 128, 257),
@@ -141,6 +142,11 @@ class _Failure:
     shape: tuple[int, ...]  # (C, *spatial)
     text: str
 
+    def __str__(self) -> str:
+        """What the network answers to what."""
+        axes = " x ".join(("C", *"ZYX"[-(len(self.shape) - 1) :]))
+        return f"For {shape_text(self.shape)} ({axes}) it answers: {self.text.rstrip('.')}"
+
 
 class InputSearch:
     """Looks for an input with which a network runs.
@@ -158,6 +164,7 @@ class InputSearch:
         self._hints = hints
         self._failures: list[_Failure] = []
         self._no_image = ""
+        self._looked = False
         self._seen: tuple[int, int] | None = None  # channels and axes of the first convolution
 
     def find(self) -> AcceptedInput:
@@ -169,7 +176,8 @@ class InputSearch:
             Where none is found; says which statement of the user would help.
         """
         try:
-            self._look()
+            if not (self._hints.spatial_axes and self._hints.in_channels):
+                self._look()
             for last in (False, True):
                 for axes, channels in self._candidates():
                     found = self._tried(axes, channels, last)
@@ -178,18 +186,14 @@ class InputSearch:
                 if self._no_image:
                     break
         except OutOfPatience:
-            raise ModelError(
-                "The network ran on no input within the time given: raise `patience`, or state a "
-                "small size that it takes (`input_size`)."
-            ) from None
+            raise ModelError(self._out_of_time()) from None
         raise ModelError(self._refusal())
 
     # -- candidates
 
     def _look(self) -> None:
         """Run something, to see the first convolution that is reached."""
-        if self._hints.spatial_axes and self._hints.in_channels:
-            return
+        self._looked = True
         for axes in (2, 3, 1):
             side = {1: 64, 2: 64, 3: 16}[axes]
             with Watch() as watch:
@@ -199,8 +203,7 @@ class InputSearch:
                 return
 
     def _candidates(self) -> Iterator[tuple[int, int]]:
-        kernels = [shape for shape in self._hints.weights if len(shape) in (4, 5)]
-        seen = self._seen
+        kernels, seen = self._kernels, self._seen
         axes = [seen[1]] if seen else [len(kernels[0]) - 2] if kernels else [2, 3]
         if self._hints.spatial_axes:
             axes = [self._hints.spatial_axes]
@@ -222,6 +225,10 @@ class InputSearch:
                     given.add((candidate[0], count))
                     yield candidate[0], count
 
+    @property
+    def _kernels(self) -> list[tuple[int, ...]]:
+        return [shape for shape in self._hints.weights if len(shape) in (4, 5)]
+
     def _channels_wanted(self) -> Iterator[int]:
         """Numbers of channels that errors name, with those that are added on the way."""
         for failure in list(self._failures):
@@ -238,12 +245,13 @@ class InputSearch:
             yield self._hints.shape
             return
         usual = [(size,) * axes for size in _SIZES[axes]]
-        if self._seen and self._seen[1] != axes:  # not likely: no time for large ones
-            yield from usual[:3]
-            return
-        waiting = [*self._by_positions(axes), *usual]
+        waiting = [*([] if self._is_unlikely(axes) else self._by_positions(axes)), *usual]
         given: set[tuple[int, ...]] = set()
         while waiting:
+            if self._is_unlikely(axes):
+                waiting = usual[len(given) : 3]  # no time for large ones
+                if not waiting:
+                    return
             shape = waiting.pop(0)
             if shape in given or math.prod(shape) > _MOST_PIXELS[axes]:
                 continue
@@ -256,6 +264,9 @@ class InputSearch:
                 likely = [s for s in found if shape in usual and math.prod(s) <= _LARGE]
                 waiting[:0] = likely
                 waiting += [s for s in found if s not in likely]
+
+    def _is_unlikely(self, axes: int) -> bool:
+        return self._seen is not None and self._seen[1] != axes
 
     def _by_positions(self, axes: int) -> Iterator[tuple[int, ...]]:
         """Shapes for which a parameter ``(1, patches, features)`` has an entry for each patch.
@@ -286,8 +297,10 @@ class InputSearch:
                     return found
                 if self._no_image:
                     return None
+                if not self._looked:  # what was stated may be wrong
+                    self._look()
                 failure = self._failures[-1] if self._failures else None
-                if failure and not last and _CHANNELS.search(failure.text):
+                if failure and _CHANNELS.search(failure.text):
                     return None  # no size will change that
         return None
 
@@ -378,16 +391,26 @@ class InputSearch:
                 f"The network gives no image: {self._no_image}. It must map (N, C, [Z,] Y, X) to "
                 "(N, C', [Z',] Y', X'); wrap it in a module that does."
             )
-        furthest = max(self._failures, key=lambda failure: failure.operations)
-        tried = " x ".join(map(str, furthest.shape))
+        furthest = self._furthest()
         sizes = sorted({failure.shape[1] for failure in self._failures})
-        missing = self._missing(furthest)
         return (
             f"The network accepts none of the inputs tried (channels {self._counts()}, sizes "
-            f"{sizes[0]} to {sizes[-1]} px). For {tried} (C x "
-            f"{' x '.join('ZYX'[-(len(furthest.shape) - 1) :])}) it answers: "
-            f"{furthest.text.rstrip('.')}. {missing}"
+            f"{sizes[0]} to {sizes[-1]} px). {furthest}. {self._missing(furthest)}"
         )
+
+    def _furthest(self) -> _Failure:
+        """The failure of the most plausible trial."""
+        return max(
+            self._failures,
+            key=lambda each: (not self._is_unlikely(len(each.shape) - 1), each.operations),
+        )
+
+    def _out_of_time(self) -> str:
+        said = "The network ran on no input within the time given"
+        if not self._failures:
+            return f"{said}: raise `patience`, or state a small size that it takes (`input_size`)."
+        furthest = self._furthest()
+        return f"{said} (`patience`). {furthest}. {self._missing(furthest)}"
 
     def _counts(self) -> str:
         return ", ".join(map(str, dict.fromkeys(f.shape[0] for f in self._failures)))
@@ -396,8 +419,20 @@ class InputSearch:
         """Which statement of the user would help."""
         if re.search(r"missing \d+ required positional argument", furthest.text):
             return "It takes several inputs: wrap it in a module that takes one image."
-        if _CHANNELS.search(furthest.text) and not self._hints.in_channels:
+        axes = self._hints.spatial_axes
+        own = {self._seen[1]} if self._seen else {len(shape) - 2 for shape in self._kernels}
+        if axes and len(own) == 1 and axes not in own:
+            return (
+                f"{axes} spatial axes were stated (`spatial_axes`), and its convolutions have "
+                f"{max(own)}: state {max(own)}, or none."
+            )
+        found = _CHANNELS.search(furthest.text)
+        stated = self._hints.in_channels
+        if found and not stated:
             return "State its input `channels`."
+        if found and stated == int(found[2] or found[4]):
+            wanted = found[1] or found[3]
+            return f"{stated} input channels were stated (`channels`): state {wanted}, or none."
         answers = {re.sub(r"\d+", "", failure.text) for failure in self._failures}
         if self._hints.shape is None:
             size = "State a size it takes (`input_size`), as in 384 or 32,64,64"
