@@ -12,12 +12,14 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import networks
+from couplings import Corners
 from families import Apply, family
 from seamscope.errors import ModelError
 from seamscope.models.couplings import HeldAttention
 from seamscope.models.formats import load_model
 from seamscope.models.input_search import Hints, InputSearch
 from seamscope.models.model import as_model
+from seamscope.models.probe import probe
 from seamscope.models.reach import measure_rest
 from seamscope.models.trials import Trials
 
@@ -678,6 +680,16 @@ def test_an_input_is_found_in_few_pixels(network, size) -> None:
     found = InputSearch(Trials(run), Hints(spatial_axes=2, in_channels=1)).find()
     assert found.shape == (size, size)
     assert sum(given) <= 4 * 64**2 + size**2
+
+
+def test_no_other_period_is_sought_where_no_shift_can_be_followed() -> None:
+    """It took 236 forward passes, and seconds of most networks with aligned corners."""
+    network = Corners().eval()
+    trials = Trials(lambda x: network(x.clone()), patience=None, module=network)
+    facts = probe(trials)
+    assert facts.period == (2, 2)
+    assert not facts.period_found
+    assert trials.count < 100
 
 
 def test_axes_that_are_read_alike_are_measured_with_fewer_sizes(monkeypatch) -> None:

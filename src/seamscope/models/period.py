@@ -201,6 +201,8 @@ class _Search:
                 if self._own is not None and self._coupled:
                     return _Found(None, 0.0, measured=False)
                 continue
+            if self._own is not None and self._coupled and not self._may_follow(shifts):
+                return _Found(None, 0.0, measured=False)  # nor does it follow another shift
             for shift in self._candidates(likely, shifts.longest):
                 if shift in tried:
                     continue
@@ -228,6 +230,11 @@ class _Search:
         margin = self._own + sum(slab.lattice.crop)
         shifts = _Shifts(slab, tuple(side + margin for side in self._halo[self._axis]))
         return self._own <= shifts.longest and shifts.error(self._own) < CLEAN
+
+    def _may_follow(self, shifts: _Shifts) -> bool:
+        """Whether the prediction follows the period that the operations imply, or that is open."""
+        assert self._own is not None
+        return self._own > shifts.longest or shifts.error(self._own) < SAME
 
     def _candidates(self, likely: Sequence[int], longest: int) -> Iterator[int]:
         """Shifts to try: likely ones, the accepted step, powers of two, then all others."""
