@@ -112,7 +112,8 @@ WORDS: dict[str, Words] = {
         "Result",
         "Probabilities: the output of the network, float32. Labels: for each pixel the number of "
         "the channel with the largest value; with one channel, 1 above the threshold and 0 "
-        "elsewhere; uint8, or uint16 for more than 255 channels.",
+        "elsewhere; uint8, or uint16 for more than 255 channels and where the network gives the "
+        "numbers itself.",
         choices=get_args(Result),
     ),
     "threshold": Words(

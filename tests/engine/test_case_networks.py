@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import seamscope
-from families import Apply
+from families import Apply, Given
 from seamscope.compare.certificate import certify
 from seamscope.errors import ModelError
 from seamscope.models.formats import load_model
@@ -150,6 +150,7 @@ FAMILIES = [
     ("resizing, depth 7", Resizing(7), 128, (0, 0), 1),
     ("pooling by 3 and 2", seq(C(1, 4, 3, padding=1), nn.MaxPool2d(3), nn.MaxPool2d(2), C(4, 2, 3, padding=1), nn.Upsample(scale_factor=6)), 6, (0, 0), 1),  # noqa: E501
     ("windows of 7, patch 4", Windows(7, 4), 28, (0, 0), 1),
+    ("windows of 7, patch 16, before kernels of 241", seq(nn.Tanh(), Windows(7, 16), C(2, 2, (241, 1), padding=(120, 0)), C(2, 2, (1, 241), padding=(0, 120))), 112, (0, 0), 1),  # noqa: E501
     ("windows of 8", Windows(8, 1), 8, (0, 0), 1),
     ("windows of 5, patch 2, unshifted", Windows(5, 2, shifted=False), 10, (0, 0), 1),
     ("cut at the end", Cut(Resizing(2), 0, 8), 4, (0, 8), 1),
@@ -598,3 +599,103 @@ def test_output_on_half_an_input_pixel_is_refused_with_the_remedy(padding) -> No
         return
     with pytest.raises(ModelError, match=r"1/2 px of the input has no .* Pad its output by 1 pi"):
         _ = model.facts
+
+
+class Casts(nn.Module):
+    """Its code says its own type; `types` are those of its two layers."""
+
+    def __init__(self, *types):
+        super().__init__()
+        self.a, self.b = (C(n, m, 3, padding=1).to(t) for n, m, t in zip((1, 4), (4, 2), types))  # noqa: B905
+
+    def forward(self, x):
+        x = self.a(x.to(torch.float16)).relu()
+        return self.b(x.to(self.b.weight.dtype))
+
+
+def _halved() -> nn.Module:
+    return seq(C(1, 4, 3, padding=1), nn.ReLU(), C(4, 2, 3, padding=1)).half().eval()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: torch.jit.script(_halved()),
+        lambda: torch.jit.freeze(torch.jit.script(_halved())),
+        lambda: Casts(torch.float16, torch.float16),
+        lambda: Casts(torch.float16, torch.float32),
+    ],
+    ids=["a script that was trained", "a frozen script", "casts", "casts between two types"],
+)
+def test_networks_of_half_precision_run(network) -> None:
+    model = as_model(network().eval())
+    assert any("float16" in note for note in model.notes)
+    assert model.reach.halo == ((2, 2), (2, 2))
+    assert certify(np.random.default_rng(0).standard_normal((60, 90)), model, tile=32).passed
+
+
+def test_more_than_255_classes_keep_their_numbers() -> None:
+    classes = torch.arange(300.0)
+    layer = C(1, 300, 1)  # the class is the intensity, rounded
+    layer.weight.data[:, 0, 0, 0], layer.bias.data = 2 * classes, -(classes**2)
+    x = np.random.default_rng(0).integers(0, 300, (40, 90)).astype(np.float32)
+    network = Apply(layer, lambda y: y.argmax(1)).eval()
+    assert np.array_equal(seamscope.predict(x, network, tile=32), x)
+    assert seamscope.measure_seams(x, network, tile=32).seamless
+    other = as_model(Apply(layer, lambda y: y.argmax(1) + 2**17).eval()).stated(kind="classes")
+    with pytest.raises(ModelError, match=r"gives class 13\d+: labels hold 0 to 65535"):
+        seamscope.predict(x, other, tile=32)
+
+
+def test_what_a_certificate_says_of_a_random_network_is_a_sentence() -> None:
+    x = np.random.default_rng(0).standard_normal((60, 90)).astype(np.float32)
+    assert certify(x, Dropped().eval(), tile=32).note.startswith("The network is random")
+
+
+class Places(nn.Module):
+    """Positions learned for each row and each column, or a map that is joined to the image."""
+
+    def __init__(self, sizes, joined):
+        super().__init__()
+        patch = 1 if joined else 8
+        self.embed = C(1, 4, patch, patch)
+        rows, columns = (n // patch for n in sizes)
+        self.rows = nn.Parameter(torch.randn(1, 4, rows, columns if joined else 1))
+        self.columns = nn.Parameter(torch.randn(1, 4, 1, columns))
+        self.head = C(8, 2, 1) if joined else nn.ConvTranspose2d(4, 2, patch, patch)
+
+    def forward(self, x):
+        y = self.embed(x)
+        if self.head.in_channels == 8:
+            return self.head(torch.cat([y, self.rows.expand(len(y), -1, -1, -1)], 1))
+        return self.head((y + self.rows + self.columns).relu())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "joined"), [((96, 160), False), ((88, 88), True), ((88, 104), True)]
+)
+def test_the_size_of_each_axis_is_read_from_the_error(sizes, joined) -> None:
+    facts = as_model(Places(sizes, joined).eval()).facts
+    assert tuple(axis.fixed for axis in facts.lattice) == sizes
+
+
+def _spectra(x, layer, head):
+    return head(layer(x.movedim(1, -1)).movedim(-1, 1))
+
+
+def _slices(x, layer, head):
+    return head(layer(x[:, None]).flatten(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("function", "layer", "head", "channels"),
+    [
+        (_spectra, nn.Linear(17, 4), C(4, 2, 3, padding=1), 17),
+        (_slices, nn.Conv3d(1, 2, 3, padding=1), C(20, 2, 1), 10),
+    ],
+    ids=["a linear layer over channels", "3D convolutions over channels"],
+)
+def test_channels_are_read_from_the_error(function, layer, head, channels) -> None:
+    facts = as_model(Given(function, layer, head).eval()).facts
+    assert (facts.spatial_axes, facts.in_channels) == (2, channels)

@@ -216,9 +216,9 @@ def test_labels_agree_or_do_not() -> None:
     assert np.allclose(labels.curve().hard, hot.curve().hard, atol=1e-6)
     assert labels.curve().max_dist[0] == 1
     wrong = SeamMeter(grid, kind="labels")
-    wrong.see(grid[0], classes[grid[0].index] + 300)
+    wrong.see(grid[0], classes[grid[0].index] + 5000)
     with pytest.raises(SettingsError, match="Numbers of objects"):
-        wrong.see(grid[1], classes[grid[1].index] + 300)
+        wrong.see(grid[1], classes[grid[1].index] + 5000)
 
 
 def test_numbers_that_are_not_finite_are_infinitely_far_from_those_that_are() -> None:

@@ -521,7 +521,7 @@ def _of_reach(plan: Plan, known: str, passed: bool) -> str:
     why = why_unbounded(plan.facts, plan.reach)
     if passed and plan.reach.alike and why:
         return f"In other images or sizes tiles may differ: {why}."
-    if passed or plan.reach.alike or not known:
+    if passed or plan.reach.alike or not (known and why):
         return known
     if not plan.reach.conditional:
         return f"Overlap cannot remove that: {why}."

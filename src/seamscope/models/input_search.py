@@ -147,6 +147,23 @@ class _Failure:
         axes = " x ".join(("C", *"ZYX"[-(len(self.shape) - 1) :]))
         return f"For {shape_text(self.shape)} ({axes}) it answers: {self.text.rstrip('.')}"
 
+    @property
+    def of_channels(self) -> bool:
+        """Whether another number of channels was expected."""
+        return bool(_CHANNELS.search(self.text)) or self.features is not None
+
+    @property
+    def of_axes(self) -> bool:
+        """Whether a convolution expected another number of axes."""
+        return bool(re.match(r"Expected \dD \(unbatched\) or \dD \(batched\) input", self.text))
+
+    @property
+    def features(self) -> int | None:
+        """Channels that a linear layer over them expects."""
+        match = _FEATURES.search(self.text)
+        given, expected = (int(n) for n in match.groups() if n) if match else (0, 0)
+        return expected if given == self.shape[0] else None
+
 
 class InputSearch:
     """Looks for an input with which a network runs.
@@ -238,6 +255,10 @@ class InputSearch:
                 yield wanted
                 if failure.shape[0] + wanted - got > 0:
                     yield failure.shape[0] + wanted - got
+                if failure.shape[0] * wanted % got == 0:
+                    yield failure.shape[0] * wanted // got
+            if failure.features is not None:
+                yield failure.features
 
     def _shapes(self, axes: int) -> Iterator[tuple[int, ...]]:
         """Spatial shapes to try; what the last failure suggests comes next."""
@@ -259,6 +280,7 @@ class InputSearch:
             before = len(self._failures)
             yield shape
             for failure in self._failures[before:]:
+                waiting[:0] = [s for s in _along_one_axis(failure, axes) if s not in given]
                 found = [s for s in _suggested(failure, axes) if s not in given]
                 # what a guess suggests in its turn must not come before the usual sizes
                 likely = [s for s in found if shape in usual and math.prod(s) <= _LARGE]
@@ -300,7 +322,7 @@ class InputSearch:
                 if not self._looked:  # what was stated may be wrong
                     self._look()
                 failure = self._failures[-1] if self._failures else None
-                if failure and _CHANNELS.search(failure.text):
+                if failure and (failure.of_channels or failure.of_axes):
                     return None  # no size will change that
         return None
 
@@ -428,7 +450,7 @@ class InputSearch:
             )
         found = _CHANNELS.search(furthest.text)
         stated = self._hints.in_channels
-        if found and not stated:
+        if furthest.of_channels and not stated:
             return "State its input `channels`."
         if found and stated == int(found[2] or found[4]):
             wanted = found[1] or found[3]
@@ -450,6 +472,10 @@ _CHANNELS = re.compile(
     r"channels?,? (?:but )?got (\d+)",
     re.IGNORECASE,
 )
+_FEATURES = re.compile(
+    r"shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)|"
+    r"dimensions of batch2 tensor to be: \[\d+, (\d+)\] but got: \[\d+, (\d+)\]"
+)
 
 
 def _alike(found: Sequence[int], shape: Sequence[int]) -> bool:
@@ -461,6 +487,24 @@ def _unequal(found: Sequence[int], shape: Sequence[int]) -> float:
     """The largest scale of an axis, as a multiple of the smallest; 1 where all are equal."""
     scales = [Fraction(a, b) for a, b in zip(found, shape, strict=True)]
     return float(max(scales) / min(scales)) if min(scales) else math.inf
+
+
+def _along_one_axis(failure: _Failure, axes: int) -> Iterator[tuple[int, ...]]:
+    """The same shape with the size of one axis that the error asks for."""
+    shape = failure.shape[1:]
+    match = re.search(
+        r"tensor a \((\d+)\).*tensor b \((\d+)\) at non-singleton dimension (\d+)", failure.text
+    )
+    if match:
+        few, many, axis = int(match[1]), int(match[2]), int(match[3]) - 2
+        if 0 <= axis < axes and many > 1 and few and shape[axis] * many % few == 0:
+            yield (*shape[:axis], shape[axis] * many // few, *shape[axis + 1 :])
+    match = re.search(r"Expected size (\d+) but got size (\d+)", failure.text)
+    if match and int(match[1]) in shape and int(match[2]) > 1:
+        axis, size = shape.index(int(match[1])), int(match[2])
+        if len(set(shape)) == 1:  # which axis it means is not said
+            yield (size,) * axes
+        yield (*shape[:axis], size, *shape[axis + 1 :])
 
 
 def _suggested(failure: _Failure, axes: int) -> list[tuple[int, ...]]:

@@ -6,6 +6,7 @@ Knows number types, compiled modules and their like. Does not know formats of fi
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,19 +25,15 @@ def runnable(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     plain = getattr(module, "_orig_mod", None)
     if isinstance(plain, nn.Module):  # torch.compile keeps the module it was given
         module = plain
-    others = {
-        tensor.dtype
-        for tensor in module.parameters()
-        if not isinstance(tensor, UninitializedParameter) and tensor.dtype in _OTHERS
-    }
+    others = {tensor.dtype for tensor in _weights(module) if tensor.dtype in _OTHERS}
     if not others:
         return module, ()
     named = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in others))
     converted = _converted(module)
-    if converted is not None:
+    inside = None if converted is None else _only_as_it_is(converted, module, others)
+    if converted is not None and inside is None:
         return converted, (f"Its weights are {named}: Seamscope runs it as float32.",)
-    inside = next(iter(others))
-    return Inside(module, inside), (
+    return Inside(module, inside or next(iter(others))), (
         f"Its weights are {named}: Seamscope runs it in that type, and its input and output are "
         "float32.",
     )
@@ -45,14 +42,53 @@ def runnable(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
 _OTHERS = {torch.float16, torch.bfloat16, torch.float64}
 
 
+def _weights(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Weights, also those that a frozen script holds as constants of its code."""
+    for weight in module.parameters():
+        if not isinstance(weight, UninitializedParameter):
+            yield weight
+    if isinstance(module, torch.jit.ScriptModule):
+        graph: Any = module.graph
+        for node in graph.findAllNodes("prim::Constant"):
+            if "value" in node.attributeNames() and node.kindOf("value") == "t":
+                constant = node.t("value")
+                if constant.ndim > 1:
+                    yield constant
+
+
 def _converted(module: nn.Module) -> nn.Module | None:
     """A copy whose weights are float32; None where it holds its types elsewhere too."""
     try:
-        own = copy.deepcopy(module).float()
+        with torch.no_grad():  # else weights of a copied script are computed ones
+            own = copy.deepcopy(module).float()
     except Exception:  # a module that cannot be copied or cast runs as it is
         return None
     graph = str(getattr(own, "graph", ""))
     return None if any(word in graph for word in ("float16", "bfloat16", "float64")) else own
+
+
+def _only_as_it_is(
+    converted: nn.Module, module: nn.Module, others: set[torch.dtype]
+) -> torch.dtype | None:
+    """Type of the input with which a network runs whose code casts to its own type; else None."""
+    kernels = {(w.shape[1], w.ndim - 2): None for w in _weights(module) if w.ndim in (4, 5)}
+    for channels, axes in kernels:  # in the order of the layers, but for a frozen script
+        x = torch.zeros(1, channels, *[64 if axes == 2 else 32] * axes)
+        if _runs(converted, x):
+            return None
+        for dtype in (torch.float32, *others):
+            if _runs(module, x.to(dtype)):
+                return dtype
+    return None
+
+
+def _runs(module: nn.Module, x: torch.Tensor) -> bool:
+    try:
+        with torch.no_grad():
+            module(x)
+    except Exception:  # whatever a network raises
+        return False
+    return True
 
 
 class Inside(nn.Module):

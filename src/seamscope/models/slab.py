@@ -129,7 +129,8 @@ def _lengths(lattice: Lattice, axes: int, least: int) -> Iterator[int]:
         yield lattice.fixed
         return
     length = max(_SHORTEST[axes] + sum(lattice.crop), least)
-    while length <= max(_LONGEST[axes], _PERIODS * lattice.pitch, least):
+    longest = max(_LONGEST[axes], _PERIODS * lattice.pitch, 2 * length)  # one is no comparison
+    while length <= longest:
         yield lattice.size_at_least(length)
         length *= 2
 

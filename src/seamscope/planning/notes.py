@@ -122,7 +122,7 @@ def _kind_notes(plan: Plan, asked: Settings) -> Iterator[str]:
             f"The network is random: two predictions of one tile differ by {facts.noise:.2g} "
             "standard deviations. Switch that off with `dropout=False`."
         )
-    if facts.kind == "classes" and facts.out_channels == 1:
+    if plan.given_classes:
         mixed = ", and tiles are not blended" if asked.blend != "crop" else ""
         yield f"The network predicts classes: the result is labels{mixed}."
     thresholded = plan.settings.result == "labels" and facts.out_channels == 1

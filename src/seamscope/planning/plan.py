@@ -187,7 +187,14 @@ class Plan:
         """Type of the result."""
         if self.settings.result != "labels":
             return np.dtype(np.float32)
-        return np.dtype(np.uint8 if self.facts.out_channels <= 255 else np.uint16)
+        # how many classes a network numbers by itself is not known
+        few = not self.given_classes and self.facts.out_channels <= 255
+        return np.dtype(np.uint8 if few else np.uint16)
+
+    @property
+    def given_classes(self) -> bool:
+        """Whether labels are the numbers that the network gives."""
+        return self.facts.kind == "classes" and self.facts.out_channels == 1
 
     @property
     def out_chunks(self) -> tuple[int, ...]:

@@ -6,11 +6,12 @@ which blocks they make.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from seamscope.errors import ModelError
 from seamscope.images.results.output import Output
 from seamscope.planning.plan import Plan
 from seamscope.prediction.class_labels import as_labels
@@ -67,9 +68,10 @@ class Stitcher:
         bad = find_not_finite(block)
         if self._plan.settings.result == "labels":
             own = self._plan.settings
-            if self._plan.facts.kind != "classes" or block.shape[0] > 1:
+            if self._plan.given_classes:
+                block = _class_numbers(block, self._plan.out_dtype)
+            else:
                 block = as_labels(block, own.threshold, own.background)[None]
-            block = block.astype(self._plan.out_dtype, copy=False)
         frame = tuple(
             slice(i - start, i - start + 1)
             for i, (start, _) in zip(self._frame, self._plan.frame_ranges, strict=True)
@@ -92,6 +94,19 @@ class Stitcher:
             part.start - whole.start
             for part, whole in zip(self._area, self._plan.area, strict=True)
         )
+
+
+def _class_numbers(block: Array, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Classes that the network gives, in the type of the result."""
+    limits = np.iinfo(kind)
+    outside = block[(block < limits.min) | (block > limits.max)]
+    if outside.size:
+        raise ModelError(
+            f"The network gives class {outside[0]:.0f}: labels hold {limits.min} to {limits.max}. "
+            "State that its values are no classes (`kind='values'`), or wrap it in a module that "
+            "gives other numbers."
+        )
+    return block.astype(kind, copy=False)
 
 
 def find_not_finite(prediction: Array) -> npt.NDArray[np.bool_] | None:

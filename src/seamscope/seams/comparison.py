@@ -22,6 +22,7 @@ from seamscope.seams.measures import Array, Frame
 # Root mean square below which a class counts as absent from an overlap.
 ABSENT = 1e-2
 _FEW_CLASSES = 8
+_MOST_CLASSES = 4096  # more are numbers of objects
 
 
 class Terms(NamedTuple):
@@ -215,9 +216,10 @@ def _agreement(fold: Fold, first: Array, second: Array, classes: int) -> tuple[A
 def _numbered(one: Array, two: Array) -> tuple[Array, Array, int]:
     """Class numbers of both tiles, and how many there are."""
     lowest, highest = (int(f([f(one), f(two)])) for f in (np.min, np.max))
-    if lowest < 0 or highest > 255:
+    if lowest < 0 or highest >= _MOST_CLASSES:
         raise SettingsError(
-            f"Label {lowest if lowest < 0 else highest}: classes are numbered from 0 to 255. "
+            f"Label {lowest if lowest < 0 else highest}: classes are numbered from 0 to "
+            f"{_MOST_CLASSES - 1}. "
             "Numbers of objects mean nothing in another tile: compare the probabilities they "
             "were made from."
         )
