@@ -659,6 +659,24 @@ def test_a_ratio_that_depends_on_the_size_leaves_seams(padding) -> None:
         assert apart(model, x, 48, 64, halo) < 1e-9
 
 
+class Slices(nn.Module):
+    """A stack, of which each slice is resized by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Resized(1)
+
+    def forward(self, x):
+        slices = x.transpose(1, 2).flatten(0, 1)
+        return self.inner(slices).unflatten(0, (len(x), -1)).transpose(1, 2)
+
+
+def test_a_ratio_that_depends_on_the_size_is_named_for_the_axes_of_slices() -> None:
+    model = as_model(made(Slices))
+    assert model.facts.implied.coupled == (False, True, True)
+    assert model.reach.couplings == ("resizing by a ratio that depends on the size",)
+
+
 def test_what_changes_with_the_size_is_reported_alike_everywhere() -> None:
     model = as_model(made(lambda: Given(lambda x, net: net(x) * x.shape[-1], small())))
     why = "what the network predicts changes with the size of its tile"

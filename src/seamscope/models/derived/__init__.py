@@ -162,22 +162,24 @@ def unevenly_resized(
     A map of ``n / 2 + 1`` pixels that becomes one of ``n`` is magnified a little less in larger
     tiles, so that nothing lies where it lies in another.
     """
-    one, two = (_ratios(record(network, x.clone(), decided=True), axis) for x in (short, long))
+    one, two = (_resized(record(network, x.clone(), decided=True)) for x in (short, long))
     return tuple(
         Coupling(RESIZING, name, (axis,), statistic=False)
-        for (name, size, out), (_, more, longer) in zip(one, two, strict=False)
-        if more > size and size * longer != more * out
+        for (name, small, made), (_, large, larger) in zip(one, two, strict=False)
+        # along any dimension: maps of slices of a stack have fewer than the stack
+        if any(
+            n < m and n * b != m * a for n, a, m, b in zip(small, made, large, larger, strict=True)
+        )
     )
 
 
-def _ratios(graph: RecordedGraph, axis: int) -> list[tuple[str, int, int]]:
-    """Sizes of maps that are resized, before and after, with the names of modules."""
+def _resized(graph: RecordedGraph) -> list[tuple[str, torch.Size, torch.Size]]:
+    """Maps that are resized: names of modules, shapes before and after."""
     found = []
     for node, _ in graph.steps:
         made, given = node.meta.get("val"), node.args[0] if node.args else None
         if "upsample" in node.name and made is not None and isinstance(given, fx.Node):
-            sizes = given.meta["val"].shape[axis + 2], made.shape[axis + 2]
-            found.append((str(node.meta.get("module", "")), *sizes))
+            found.append((str(node.meta.get("module", "")), given.meta["val"].shape, made.shape))
     return found
 
 
