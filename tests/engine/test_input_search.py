@@ -27,6 +27,21 @@ class Patches(nn.Module):
         return self.grow(self.cut(x))
 
 
+class InSlices(nn.Module):
+    """3D layers, and learned positions for 32 px, behind a 2D convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.zeros(1, 8, 8))
+        self.first, self.cut = nn.Conv2d(1, 4, 3, padding=1), nn.Conv3d(4, 8, 16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim == 5:
+            self.first(x[:, :, 0])
+            raise ValueError("no stack")
+        return self.first(x)
+
+
 def refused(network: nn.Module, **stated) -> tuple[str, int]:
     """What is said, and after how many forward passes."""
     runs = []
@@ -62,6 +77,7 @@ def refused(network: nn.Module, **stated) -> tuple[str, int]:
             "2 spatial axes were stated (`spatial_axes`), and its convolutions have 3: state 3",
         ),
         (Patches(), {"in_channels": 3, "spatial_axes": 3}, "have 2: state 2, or none"),
+        (InSlices(), {"in_channels": 1, "spatial_axes": 3}, "have 2: state 2, or none"),
     ],
 )
 def test_a_wrong_statement_is_named_soon(network, stated, says) -> None:

@@ -269,11 +269,9 @@ class InputSearch:
         waiting = [*([] if self._is_unlikely(axes) else self._by_positions(axes)), *usual]
         given: set[tuple[int, ...]] = set()
         while waiting:
-            if self._is_unlikely(axes):
-                waiting = usual[len(given) : 3]  # no time for large ones
-                if not waiting:
-                    return
             shape = waiting.pop(0)
+            if self._is_unlikely(axes) and shape not in usual[:3]:  # no time for large ones
+                continue
             if shape in given or math.prod(shape) > _MOST_PIXELS[axes]:
                 continue
             given.add(shape)
