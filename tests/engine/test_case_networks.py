@@ -635,6 +635,25 @@ def test_networks_of_half_precision_run(network) -> None:
     assert certify(np.random.default_rng(0).standard_normal((60, 90)), model, tile=32).passed
 
 
+def test_a_network_of_half_precision_is_wrapped_once() -> None:
+    model = as_model(Casts(torch.float16, torch.float16).eval())
+    assert model.stated(channels=1).module is model.module
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_constants_beside_weights_are_none() -> None:
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.by = C(1, 2, 3, padding=1), torch.rand(1, 2, 1, 1, dtype=torch.float64)
+
+        def forward(self, x):
+            return self.conv(x) * self.by.to(x.dtype)
+
+    script = torch.jit.trace(Scaled().eval(), torch.zeros(1, 1, 32, 32))
+    assert as_model(script).notes == ()
+
+
 def test_more_than_255_classes_keep_their_numbers() -> None:
     classes = torch.arange(300.0)
     layer = C(1, 300, 1)  # the class is the intensity, rounded

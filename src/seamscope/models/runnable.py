@@ -25,6 +25,8 @@ def runnable(module: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     plain = getattr(module, "_orig_mod", None)
     if isinstance(plain, nn.Module):  # torch.compile keeps the module it was given
         module = plain
+    if isinstance(module, Inside):
+        return module, ()
     others = {tensor.dtype for tensor in _weights(module) if tensor.dtype in _OTHERS}
     if not others:
         return module, ()
@@ -44,10 +46,9 @@ _OTHERS = {torch.float16, torch.bfloat16, torch.float64}
 
 def _weights(module: nn.Module) -> Iterator[torch.Tensor]:
     """Weights, also those that a frozen script holds as constants of its code."""
-    for weight in module.parameters():
-        if not isinstance(weight, UninitializedParameter):
-            yield weight
-    if isinstance(module, torch.jit.ScriptModule):
+    parameters = [*module.parameters()]
+    yield from (each for each in parameters if not isinstance(each, UninitializedParameter))
+    if isinstance(module, torch.jit.ScriptModule) and not parameters:
         graph: Any = module.graph
         for node in graph.findAllNodes("prim::Constant"):
             if "value" in node.attributeNames() and node.kindOf("value") == "t":
