@@ -475,7 +475,8 @@ class RunningModules(ExitStack):
                 continue
 
             def enter(part: Any, given: Any, name: str = name) -> None:
-                names.append(name)
+                # a graph, as of an exported program, runs the operations of all layers itself
+                names.append("" if isinstance(part, fx.GraphModule) else name)
 
             def leave(part: Any, given: Any, result: Any) -> None:
                 names.pop()

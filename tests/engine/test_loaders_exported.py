@@ -14,6 +14,7 @@ import torch
 from torch.export import Dim
 
 import networks
+from couplings import Unetr
 from seamscope.errors import ModelError, TrustError
 from seamscope.models.formats import exported as exported_format
 from seamscope.models.formats import format_of, load_model, would_run
@@ -50,6 +51,11 @@ def test_a_dynamic_program_is_the_network_it_was_made_of(tmp_path, norm) -> None
     kinds = [[(c.statistics, c.channels) for c in m.audit.layers] for m in (own, loaded)]
     assert kinds[0] == kinds[1]
     assert loaded.fingerprint == own.fingerprint
+
+
+def test_what_couples_the_tile_is_said_in_words_where_no_layer_runs(tmp_path) -> None:
+    path = exported(tmp_path / "net.pt2", Unetr().eval(), (1, 1, 64, 64), ())
+    assert load_model(path).reach.couplings == ("attention",)
 
 
 def test_a_dynamic_program_can_be_made_faster(tmp_path) -> None:

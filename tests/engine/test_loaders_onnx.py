@@ -140,6 +140,15 @@ def test_a_converter_that_is_wrong_is_not_believed(files, monkeypatch) -> None:
     assert np.abs(model.runner()(X) - expected(files["batch"][0])).max() < 1e-5
 
 
+def test_a_converter_whose_graph_does_not_run_is_said_to(files, monkeypatch) -> None:
+    extra("onnx2torch")
+    extra("onnxruntime")
+    monkeypatch.setattr(onnx_format, "_converted", lambda data: nn.Conv2d(5, 1, 3))
+    model = load_model(files["batch"][1])
+    assert "does not run" in model.notes[0]
+    assert np.abs(model.runner()(X) - expected(files["batch"][0])).max() < 1e-5
+
+
 def test_without_any_library_one_sentence_says_what_to_install(files, monkeypatch) -> None:
     find = onnx_format.importlib.util.find_spec
     hidden = ("onnx", "onnx2torch", "onnxruntime")

@@ -303,7 +303,8 @@ class InputSearch:
                         yield shape
             if len(weight) == 3 and weight[0] == 1:
                 for patch, extra in itertools.product(sorted(patches, reverse=True), (0, 1)):
-                    yield from _shapes_of(weight[1] - extra, (patch,) * axes)
+                    if weight[1] - extra > 1:  # else it is the token of a class
+                        yield from _shapes_of(weight[1] - extra, (patch,) * axes)
 
     # -- one trial
 

@@ -562,7 +562,9 @@ class _Prober:
                     continue
                 long = (*small[:-1], shape[-1])
                 fits = self._run_shape(channels, small) and self._run_shape(channels, long)
-                if fits and not self._loses(channels, small):
+                # code that takes all patches for those of a square gives other sizes beside others
+                alike = fits and fits[-1] == (self._run_shape(channels, shape) or fits)[-1]
+                if alike and not self._loses(channels, small):
                     return small
         return shape
 

@@ -275,12 +275,14 @@ def _difference(module: nn.Module, data: bytes, parts: Sequence[int]) -> str | N
             expected = session(x)
         except Exception:  # a size that is not taken
             continue
-        if all(
-            agree(Chosen(module, str(place)), x, each)
-            for place, each in enumerate(several(expected))
-        ):
-            return None
-        return "what onnx2torch makes of it gives other predictions"
+        try:
+            same = all(
+                agree(Chosen(module, str(place)), x, each)
+                for place, each in enumerate(several(expected))
+            )
+        except Exception as error:  # whatever a converted graph raises
+            return f"what onnx2torch makes of it does not run ({first_sentence(error)})"
+        return None if same else "what onnx2torch makes of it gives other predictions"
     return None
 
 
