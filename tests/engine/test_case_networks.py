@@ -718,3 +718,15 @@ def _slices(x, layer, head):
 def test_channels_are_read_from_the_error(function, layer, head, channels) -> None:
     facts = as_model(Given(function, layer, head).eval()).facts
     assert (facts.spatial_axes, facts.in_channels) == (2, channels)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_lazy_layers_after_others_take_their_shapes() -> None:
+    model = as_model(
+        seq(C(3, 4, 3, padding=1), nn.LazyInstanceNorm2d(), nn.LazyConv2d(2, 1)).eval()
+    )
+    assert model.facts.in_channels == 3
+    assert any("for 3 channels" in note for note in model.notes)
+    model = as_model(seq(nn.LazyConv2d(4, 3), nn.Flatten(), nn.Linear(7, 2)).eval())
+    with pytest.raises(ModelError, match="lazy layers take .* fails on one of 64 x 64 px"):
+        _ = model.facts

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
 
 from seamscope.cache import Cache
 from seamscope.errors import ModelError, SeamscopeError
@@ -29,7 +30,7 @@ from seamscope.models.couplings import HeldAttention, coupling_layers
 from seamscope.models.declared import Declared, TestVectors
 from seamscope.models.ends import trimmed
 from seamscope.models.facts import Facts
-from seamscope.models.input_search import Hints, Layout, arranged
+from seamscope.models.input_search import Hints, Layout, arranged, says
 from seamscope.models.output_kind import WHOLE, OutputKind, undecided
 from seamscope.models.probe import probe
 from seamscope.models.reach import PhaseFields, Reach, measure_fields, measure_reach, measure_rest
@@ -50,7 +51,7 @@ from seamscope.normalization.audit import Audit, audit, statistics_calls
 from seamscope.progress import QUIET, Work
 from seamscope.serialization import plain, restore
 from seamscope.settings import Precision
-from seamscope.text import axes_text
+from seamscope.text import axes_text, shape_text
 from seamscope.tiling import Slices
 
 if TYPE_CHECKING:
@@ -302,17 +303,31 @@ class Model:
         if not any(m.has_uninitialized_params() for m in lazy):
             return
         axes = self.hints.spatial_axes or (3 if "3d" in type(lazy[0]).__name__ else 2)
-        channels = self.hints.in_channels or 1
         shape = self.hints.shape or (64,) * axes
-        with torch.no_grad():
-            self.module(torch.zeros(1, channels, *shape))
+        weights = [p for p in self.module.parameters() if not isinstance(p, UninitializedParameter)]
+        kernels = {weight.shape[1] for weight in weights if weight.ndim == axes + 2}
+        given = self.hints.in_channels
+        for channels in (given,) if given else dict.fromkeys((1, *sorted(kernels))):
+            try:
+                with torch.no_grad():
+                    self.module(torch.zeros(1, channels, *shape))
+                break
+            except Exception as error:  # whatever a network raises for another input
+                why = says(error)
+        else:
+            raise ModelError(
+                "Its lazy layers take their shapes from a first input, and the network fails on "
+                f"one of {shape_text(shape)} px ({why}): state its `channels` and a size "
+                "(`input_size`)."
+            )
         for parameter in self.module.parameters():
             parameter.requires_grad_(False)
-        if self.hints.in_channels is None:
+        if given is None:
             self.notes = (
                 *self.notes,
-                "Its lazy layers had no weights: they were initialized at random for 1 channel. "
-                "State another number of channels (`channels`).",
+                "Its lazy layers had no weights: they were initialized at random for "
+                f"{channels} channel{'s' * (channels != 1)}. State another number of channels "
+                "(`channels`).",
             )
 
     # -- what is kept for later
