@@ -728,5 +728,5 @@ def test_lazy_layers_after_others_take_their_shapes() -> None:
     assert model.facts.in_channels == 3
     assert any("for 3 channels" in note for note in model.notes)
     model = as_model(seq(nn.LazyConv2d(4, 3), nn.Flatten(), nn.Linear(7, 2)).eval())
-    with pytest.raises(ModelError, match="lazy layers take .* fails on one of 64 x 64 px"):
+    with pytest.raises(ModelError, match=r"lazy layers take .* fails on one of 64 x 64 px"):
         _ = model.facts
