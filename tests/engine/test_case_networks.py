@@ -311,6 +311,30 @@ def test_a_random_network_is_called_random_and_can_be_made_steady(network) -> No
     assert torch.equal(steady.forward(x), steady.forward(x))
 
 
+class Counting(Dropped):
+    """Predicts more each time."""
+
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.b(self.a(x)) + self.calls
+
+
+class Noised(Dropped):
+    """Another brightness each time, by numpy."""
+
+    def forward(self, x):
+        return self.b(self.a(x)) + float(np.random.rand())
+
+
+@pytest.mark.parametrize("network", [Counting, Noised])
+def test_another_brightness_each_time_is_random(network) -> None:
+    model = as_model(network().eval())
+    assert model.facts.noise > 0.1
+    assert model.describe().startswith("This network is random")
+
+
 def test_a_network_that_changes_its_input_is_not_random() -> None:
     def shifted(x):
         x -= 1

@@ -165,7 +165,7 @@ def test_transparency_is_said_and_can_be_left_out(form: str, tmp_path: Path) -> 
     assert left_out.shape[left_out.axes.index("c")] == 3
     order = [left_out.axes.index(a) for a in "yxc"]
     np.testing.assert_array_equal(whole(left_out).transpose(order), values[..., :3])
-    assert "alpha" in kept.notes[0]
+    assert "`alpha=False`" in kept.notes[0]
     assert "left out" in left_out.notes[0]
     assert seamscope.predict(left_out, torch.nn.Conv2d(3, 1, 1)).shape == (30, 40)
 

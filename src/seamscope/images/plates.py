@@ -81,7 +81,7 @@ def plate_at(source: Any) -> Plate | None:
     except Exception as error:  # whatever zarr raises for a well whose metadata cannot be read
         raise ImageError(
             f"{shown} has a well whose metadata cannot be read ({why(error)}). Copy the plate "
-            "again, or choose one field (series)."
+            "again, or choose one field (`series`)."
         ) from error
     for path, well in wells.items():
         _paths(well, "images", f"{shown}/{path}")
@@ -96,7 +96,7 @@ def _paths(part: Mapping[str, Any], name: str, shown: str) -> list[str]:
     ):
         raise ImageError(
             f"{shown} lists its {name} in a form that is not OME-Zarr's, such as "
-            f'"{name}": [{{"path": "A/1"}}]. Correct its metadata, or choose one field (series).'
+            f'"{name}": [{{"path": "A/1"}}]. Correct its metadata, or choose one field (`series`).'
         )
     return [each["path"] for each in listed]
 

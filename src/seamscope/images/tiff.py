@@ -162,7 +162,7 @@ def alpha_note(name: str, kept: bool) -> str:
     if kept:
         return (
             f"The last channel of {name} is transparency (alpha), not an intensity. Leave it out "
-            "(alpha) if the network takes only colours."
+            "(`alpha=False`) if the network takes only colours."
         )
     return f"The last channel of {name}, transparency (alpha), is left out."
 
@@ -272,7 +272,7 @@ def _tiff_notes(tif: Any, path: Path, number: int) -> Iterator[str]:
         yield (
             f"{path.name} holds {len(tif.series)} images; number {number}, "
             f"{shape_text(first.shape)} pixels, is opened. Choose another by its "
-            f"number (series): {listed(_names(tif))}."
+            f"number (`series`): {listed(_names(tif))}."
         )
     # looking at every page takes long, and pixels in one piece are all there
     missing = 0 if first.dataoffset is not None else sum(page is None for page in first.pages)

@@ -109,7 +109,7 @@ def _one_of(
     offer = replace(found.offer, series=tuple(paths), number=number)
     note = (
         f"{name} holds {len(paths)} images; {paths[number]} is opened. Choose another by its "
-        f"number or path (series): {listed(paths)}."
+        f"number or path (`series`): {listed(paths)}."
     )
     return replace(found, notes=(note, *found.notes), offer=offer)
 

@@ -681,7 +681,8 @@ def _of_sizes(forward: Forward, sizes: Mapping[int, int]) -> Forward:
 def _apart(one: torch.Tensor, others: Sequence[torch.Tensor]) -> float:
     """How much runs of one input differ, in standard deviations of the output."""
     spread = float(one.double().std()) or 1.0
-    most = max(float((one.double() - other.double()).std()) for other in others)
+    # not their deviation: another brightness each time differs too
+    most = max(float((one.double() - other.double()).square().mean().sqrt()) for other in others)
     return most / spread / math.sqrt(2)
 
 
