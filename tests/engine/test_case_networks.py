@@ -746,11 +746,11 @@ def test_channels_are_read_from_the_error(function, layer, head, channels) -> No
 
 @pytest.mark.filterwarnings("ignore:Lazy modules")
 def test_lazy_layers_after_others_take_their_shapes() -> None:
-    model = as_model(
-        seq(C(3, 4, 3, padding=1), nn.LazyInstanceNorm2d(), nn.LazyConv2d(2, 1)).eval()
-    )
+    model = as_model(seq(C(3, 4, 3, padding=1), nn.LazyBatchNorm2d(), nn.LazyConv2d(2, 1)))
     assert model.facts.in_channels == 3
     assert any("for 3 channels" in note for note in model.notes)
+    beside = Given(lambda x, a, b: a(x) + b(x), nn.LazyConv2d(4, 1), C(3, 4, 1))
+    assert as_model(beside.eval()).facts.in_channels == 3
     model = as_model(seq(nn.LazyConv2d(4, 3), nn.Flatten(), nn.Linear(7, 2)).eval())
     with pytest.raises(ModelError, match=r"lazy layers take .* fails on one of 64 x 64 px"):
         _ = model.facts

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from seamscope.cache import Cache
 from seamscope.errors import ModelError, SeamscopeError
@@ -308,9 +308,11 @@ class Model:
         kernels = {weight.shape[1] for weight in weights if weight.ndim == axes + 2}
         given = self.hints.in_channels
         for channels in (given,) if given else dict.fromkeys((1, *sorted(kernels))):
+            x = torch.zeros(1, channels, *shape)
             try:
                 with torch.no_grad():
-                    self.module(torch.zeros(1, channels, *shape))
+                    _copied(self.module)(x)  # what fails leaves shapes in some layers
+                    self.module(x)
                 break
             except Exception as error:  # whatever a network raises for another input
                 why = says(error)
@@ -608,8 +610,14 @@ def as_model(network: Any) -> Model:
             )
         return Model(network, type(network).__name__)
     if mode:
-        network = copy.deepcopy(network)
+        network = _copied(network)
     return Model(network.eval(), type(network).__name__)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy, also of lazy layers, whose buffers torch refuses to copy."""
+    lazy = [each for each in module.buffers() if isinstance(each, UninitializedBuffer)]
+    return copy.deepcopy(module, {id(each): UninitializedBuffer() for each in lazy})
 
 
 __all__ = ["Model", "as_model", "of_network"]
