@@ -22,7 +22,7 @@ from seamscope.seams.measures import Array, Frame
 # Root mean square below which a class counts as absent from an overlap.
 ABSENT = 1e-2
 _FEW_CLASSES = 8
-_MOST_CLASSES = 4096  # more are numbers of objects
+_MOST_CLASSES = 1024  # more are numbers of objects; each counts pixels of all overlaps
 
 
 class Terms(NamedTuple):
