@@ -302,7 +302,7 @@ class Jittered(Dropped):
 def test_a_random_network_is_called_random_and_can_be_made_steady(network) -> None:
     model = as_model(network().eval())
     assert model.facts.noise > 0.1
-    assert "random" in model.describe()
+    assert "`dropout=False` switches that off" in model.describe()
     assert model.reach.halo == ((2, 2), (2, 2))  # by the expected value of its draws
     assert caution(model.facts, model.reach).startswith("The network is random")
     steady = model.stated(dropout=False)
@@ -333,6 +333,7 @@ def test_another_brightness_each_time_is_random(network) -> None:
     model = as_model(network().eval())
     assert model.facts.noise > 0.1
     assert model.describe().startswith("This network is random")
+    assert "`dropout=False` does not switch all of that off" in model.describe()
 
 
 def test_a_network_that_changes_its_input_is_not_random() -> None:

@@ -547,7 +547,7 @@ def _outcome(plan: Plan, crops: Sequence[Crop], passed: bool) -> str:
         if plan.facts.noise:
             return (
                 "The network is random: two predictions of one tile differ by "
-                f"{plan.facts.noise:.2g} standard deviations (`dropout=False` switches that off)."
+                f"{plan.facts.noise:.2g} standard deviations ({plan.facts.quieted})."
             )
         worst = max(crops, key=lambda crop: crop.max_difference)
         edge = plan.reach.joins_ends

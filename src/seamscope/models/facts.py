@@ -51,6 +51,8 @@ class Facts:
     noise
         How much two runs of one input differ, in standard deviations of the output; 0 for a
         network that always predicts the same.
+    noise_stays
+        Whether some of that is left without its random layers: numpy or a counter made it.
     layout
         Axes of its tensors, where they are not ``(N, C, *spatial)``.
     implied
@@ -74,6 +76,7 @@ class Facts:
     kind: OutputKind = "values"
     kind_certain: bool = True
     noise: float = 0.0
+    noise_stays: bool = False
     layout: Layout | None = None
     implied: Implied | None = None
     cut: tuple[Sides, ...] = ()
@@ -119,6 +122,13 @@ class Facts:
     def valid(self) -> bool:
         """Whether the prediction is smaller than the input (valid convolutions)."""
         return any(any(axis.crop) for axis in self.lattice)
+
+    @property
+    def quieted(self) -> str:
+        """Say what becomes of its randomness without its random layers; no full stop."""
+        if self.noise_stays:
+            return "`dropout=False` does not switch all of that off"
+        return "`dropout=False` switches that off"
 
     @property
     def statistics_sentence(self) -> str:

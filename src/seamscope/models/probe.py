@@ -102,6 +102,7 @@ class _Prober:
         self._only: dict[int, int] = {}  # the size that is then measured
         # what is kept for when time runs out
         self._differ = 0.0
+        self._stays = False
         self._values: OutputKind | None = None
         self._sure = True  # of that
         self._derived: Derived | None = None
@@ -312,6 +313,7 @@ class _Prober:
             kind=self._values,
             kind_certain=self._sure,
             noise=self._differ,
+            noise_stays=self._stays,
             layout=self._layout,
             implied=implied,
         )
@@ -521,6 +523,7 @@ class _Prober:
             self._differ = differ
             with Watch() as watch:
                 first = self._forward(x)
+            self._stays = _apart(first, [self._forward(x)]) > _CHANCE
         return watch, first
 
     def _kind(

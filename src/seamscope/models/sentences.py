@@ -28,7 +28,7 @@ def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
     if facts.noise:
         yield (
             f"This network is random: two predictions of one tile differ by {facts.noise:.2g} "
-            "standard deviations, and seams cannot be smaller. `dropout=False` switches that off."
+            f"standard deviations, and seams cannot be smaller. {facts.quieted}."
         )
     grid = axes_text(facts.period)
     steps = f" (tiles start on multiples of {grid})" if set(facts.period) != {1} else ""

@@ -120,7 +120,7 @@ def _kind_notes(plan: Plan, asked: Settings) -> Iterator[str]:
     if facts.noise:
         yield (
             f"The network is random: two predictions of one tile differ by {facts.noise:.2g} "
-            "standard deviations. Switch that off with `dropout=False`."
+            f"standard deviations; {facts.quieted}."
         )
     if plan.given_classes:
         mixed = ", and tiles are not blended" if asked.blend != "crop" else ""
