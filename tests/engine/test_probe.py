@@ -228,6 +228,37 @@ KNOWN = [
 ]
 
 
+class Centred(nn.Module):
+    """Pads both sides alike to multiples, and cuts what it gives."""
+
+    def __init__(self, multiple, inner):
+        super().__init__()
+        self.multiple, self.inner = multiple, inner
+
+    def forward(self, x):
+        more = [-n % self.multiple for n in x.shape[2:]]
+        sides = [side for n in more[::-1] for side in (n // 2, n - n // 2)]
+        first, rows = more[0] // 2, more[1] // 2
+        y = self.inner(F.pad(x, sides))
+        return y[:, :, first : first + x.shape[2], rows : rows + x.shape[3]]
+
+
+@pytest.mark.parametrize(("multiple", "pool", "step"), [(4, 5, 20), (4, 9, 36), (14, 5, 70)])
+def test_code_that_pads_both_sides_to_multiples_is_found(multiple, pool, step) -> None:
+    """Tiles of other sizes have their inner poolings elsewhere: 0.3 standard deviations apart."""
+    halves = seq(nn.AvgPool2d(2), nn.Upsample(scale_factor=2))
+    last = seq(C2(2, 2, 3, padding=1), nn.AvgPool2d(pool), nn.Upsample(scale_factor=pool))
+    model = as_model(seq(C2(1, 2, 3, padding=1), Centred(multiple, halves), last))
+    assert [axis.increment for axis in model.facts.lattice] == [step] * 2
+    assert model.reach.bounded
+    x = torch.randn(1, 1, step, 12 * step, dtype=torch.float64)
+    with torch.no_grad():
+        whole, tile = (model.module.double()(y) for y in (x, x[..., 3 * step : 7 * step]))
+    low, high = model.reach.halo[1]
+    kept = slice(3 * step + low, 7 * step - high)
+    assert torch.allclose(tile[..., low : 4 * step - high], whole[..., kept], atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("network", "cut", "halo"),
     [

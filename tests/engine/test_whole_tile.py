@@ -364,10 +364,10 @@ def test_places_that_nothing_limits_need_no_certain_halo(function) -> None:
     assert model.reach.conditional
     assert not model.reach.depends_on_size
     assert model.reach.couplings == ("reading at computed places",)
-    x, start = image(2, 192, 1)
+    x, start = image(2, 384, 1)
     for by in (1, 5, -5):
-        assert apart(model, by * x, start, 64, model.reach.rest[-1]) < 1e-9
-    assert apart(model, 100 * x, start, 64, model.reach.rest[-1]) > 1e-3
+        assert apart(model, by * x, start, 128, model.reach.rest[-1]) < 1e-9
+    assert apart(model, 100 * x, start, 128, model.reach.rest[-1]) > 1e-3
 
 
 class Normalized(nn.Module):
@@ -627,6 +627,14 @@ def test_tiles_of_one_size_agree_where_the_size_counts(network, ndim) -> None:
     overlap = one[..., 32 : 64 - halo[1]] - two[..., : 32 - halo[1]]
     assert float(overlap[..., halo[0] :].abs().max()) < 1e-9
     assert apart(model, x, 32, 64, halo) > 1e-2
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_what_moves_along_both_axes_is_seen_beside_a_long_one(up) -> None:
+    """In an input of two patches, all was read beyond its ends."""
+    parts = (C2(1, 4, 6, 6), Given(warped, conv(4, 2)), nn.Upsample(scale_factor=6 if up else 1))
+    model = as_model(made(lambda: seq(*parts)))
+    assert model.reach.halo == ((18, 18), (18, 18))
 
 
 class Resized(nn.Module):

@@ -214,7 +214,7 @@ def derived_for_tiles(
             return beside(tuple(size if n == number else 0 for n in range(len(axes))))
 
         size = _tile_of(axis, lattice)
-        if size != axis.size:
+        if size != axis.size and axis.period is not None:
             again = _unless_it_fails(partial(derive_along, forward, example(size), number, check))
             if again is not None and again.period == axis.period:
                 axes[number] = again

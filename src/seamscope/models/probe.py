@@ -42,7 +42,7 @@ from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, measure_fields
 from seamscope.models.same_network import sample_of
 from seamscope.models.sizes import Sizes, always, lattice_of, lost_pixels, one_size
-from seamscope.models.slab import SAME
+from seamscope.models.slab import SAME, reads_at_computed_places
 from seamscope.models.trials import OVERTIME, Attempt, Draws, Lost, OutOfPatience, Trials, Watch
 from seamscope.normalization.audit import FixedStatistics, Forward, StatisticsCall
 from seamscope.text import axes_text
@@ -51,9 +51,11 @@ from seamscope.tiling import Lattice, axis_names
 _NARROW = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384)
 _WIDER = (1, 2, 4, 8)  # times that size, where what it holds makes no difference
 _CHANCE = 1e-6  # two runs that differ by more, in standard deviations, are random
-_SMALL_INCREMENT = 16  # pixels; code that pads to multiples of more is rare
 _PADDED = 128  # pixels; to multiples of more no code is known to pad
+_TIMES = (*range(2, 17), *range(20, 33, 4), *range(40, 65, 8), 96, 112, 128)
+_WIDE = {1: 0, 2: 64, 3: 24}  # pixels beside it of one that reads at computed places
 _END = 8  # pixels of an end that are compared
+_FAR_ENOUGH = 64  # pixels to the other end, where the reach is not known
 _SMALLEST = 8  # pixels of a tile, where the network leaves its size open
 _MOST_PIXELS = 1 << 19  # of a size that is tried though time is over
 _RUNS = 64  # of a network that draws numbers, until two predictions differ
@@ -385,18 +387,22 @@ class _Prober:
         Code that pads its input to multiples of 16, and cuts the output, takes any size.
         """
         own = facts.implied
-        if self._hints.step is not None or own is None or own.halo is None or not own.bounded:
+        if self._hints.step is not None or (own is not None and any(own.coupled)):
             return facts
-        lattice = [*facts.lattice]
-        for number, (axis, sides) in enumerate(zip(facts.lattice, own.halo, strict=True)):
-            if axis.fixed is None and axis.increment <= _SMALL_INCREMENT:
+        lattice, reach = [*facts.lattice], own.halo if own else None
+        reach = reach or ((_FAR_ENOUGH, _FAR_ENOUGH),) * len(lattice)
+        for number, (axis, sides) in enumerate(zip(facts.lattice, reach, strict=True)):
+            if axis.fixed is None and 2 * axis.increment <= _PADDED:
                 coarse = replace(axis, step=_multiples(axis)[-1] * axis.increment)
                 size = coarse.size_at_least(sum(sides) + sum(axis.crop) + 2 * axis.pitch + 32)
                 with Attempt():
                     step = self._equal_ends(facts, number, size) * axis.increment
                     if step > axis.increment:
                         lattice[number] = replace(axis, step=step, offset=axis.offset % step)
-        return replace(facts, lattice=tuple(lattice))
+        found = tuple(lattice)
+        if found != facts.lattice:  # what was read of other sizes does not hold for these
+            own = self._implied(self._derived, facts.in_channels, facts.narrow, found)
+        return replace(facts, lattice=found, implied=own)
 
     def _equal_ends(self, facts: Facts, number: int, size: int) -> int:
         """By how many increments sizes must differ, so that the same pixels end alike."""
@@ -446,6 +452,7 @@ class _Prober:
         ]
         self._forward = trimmed(plain, cut)
         self._shapes.clear()
+        facts = replace(facts, narrow=self._narrow(facts.in_channels, beside, whole))
         derived = self._derivation(example, beside)
         implied = self._implied(derived, facts.in_channels, facts.narrow, whole)
         return replace(facts, cut=tuple(cut), implied=implied)
@@ -583,17 +590,32 @@ class _Prober:
     ) -> tuple[int, ...]:
         """A small shape on the lattice, for slabs, in which the input makes a difference.
 
-        What is shifted by more pixels than an input has leaves it: nothing is seen to act.
+        What is shifted by more pixels than an input has leaves it: nothing is seen to act. So does
+        what is read at computed places.
         """
         for times in _WIDER:
             small = tuple(a.size_at_least(times * n) for a, n in zip(lattice, beside, strict=True))
             if not self._run_shape(channels, small):
                 break
             x = self._noise(channels, small)
+            if times == 1 and self._may_warp() and reads_at_computed_places(self._forward, x):
+                least = _WIDE[len(lattice)]
+                wide = tuple(
+                    a.size_at_least(max(least, 12 * a.pitch, a.increment)) for a in lattice
+                )
+                if math.prod(wide) <= _MOST_PIXELS and self._run_shape(channels, wide):
+                    return wide
             if not torch.equal(self._forward(x), self._forward(-10 * x)):
                 return small
         small = tuple(axis.size_at_least(size) for axis, size in zip(lattice, beside, strict=True))
         return small if self._run_shape(channels, small) else beside
+
+    def _may_warp(self) -> bool:
+        """Whether the operations leave open that the network reads at computed places."""
+        derived = self._derived
+        if derived is None or derived.unknown:
+            return True
+        return any(one.operation.startswith(("gather", "index")) for one in derived.couplings)
 
     def _axis(
         self,
@@ -644,8 +666,8 @@ def _of_least_loss(pairs: Sequence[tuple[int, int]], scale: Fraction, step: int)
 
 
 def _multiples(axis: Lattice) -> tuple[int, ...]:
-    """By how many increments sizes may differ to which code pads its input: 2, 4, ..."""
-    return tuple(1 << n for n in range(1, (_PADDED // axis.increment).bit_length()))
+    """By how many increments sizes may differ to which code pads its input: 2, 3, 4, ..."""
+    return tuple(n for n in _TIMES if n * axis.increment <= _PADDED)
 
 
 def _taken_alike(derived: Derived | None) -> Iterator[str]:

@@ -407,7 +407,7 @@ class _Prober:
             ends = _Ends(slab)
             depth, own = ends.depth, self._implied(axis)
             # NaN goes further where it is weighed by 0, as do numbers where the weight is rounded
-            if None not in (depth, own) and depth != own == ends.precisely():
+            if depth is not None and own is not None and ends.exceeds(own):
                 depth = own
             if depth is None and ends.by_change is not None:
                 by_change.append(ends.by_change)
@@ -663,10 +663,13 @@ class _Ends:
             return found
         return None
 
-    def precisely(self) -> Sides | None:
-        """The same by changes alone, in float64 but for rounding."""
-        slab = self._slab.precise
-        return None if slab is None else self._both(NOISES[0], slab, CANCELS)
+    def exceeds(self, own: Sides) -> bool:
+        """Whether it is more than another by NaN, or by rounding, alone."""
+        slab, depth = self._slab.precise, self.depth
+        if slab is None or depth is None or all(a <= b for a, b in zip(depth, own, strict=True)):
+            return False
+        change = self._both(NOISES[0], slab, CANCELS)
+        return change is not None and all(a <= b for a, b in zip(change, own, strict=True))
 
     def _both(
         self, how: float, slab: Slab | None = None, least: float | None = None

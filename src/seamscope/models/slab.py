@@ -431,6 +431,12 @@ def _recorded(forward: Forward, x: torch.Tensor) -> RecordedGraph | None:
     return None
 
 
+def reads_at_computed_places(forward: Forward, x: torch.Tensor) -> bool:
+    """Whether a network does; not where its operations cannot be recorded."""
+    graph = _recorded(forward, x)
+    return graph is not None and graph.warps
+
+
 class MemoryMeter(Dispatch):
     """Measures the largest number of bytes that tensors of a forward pass hold at one time.
 
