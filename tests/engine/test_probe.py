@@ -21,6 +21,7 @@ from seamscope.models.input_search import Hints, InputSearch
 from seamscope.models.model import as_model
 from seamscope.models.probe import probe
 from seamscope.models.reach import measure_rest
+from seamscope.models.sizes import Sizes
 from seamscope.models.trials import Trials
 
 
@@ -711,6 +712,12 @@ def test_an_input_is_found_in_few_pixels(network, size) -> None:
     found = InputSearch(Trials(run), Hints(spatial_axes=2, in_channels=1)).find()
     assert found.shape == (size, size)
     assert sum(given) <= 8 * 64**2 + size**2
+
+
+def test_sizes_that_follow_one_another_are_no_step_of_one() -> None:
+    """Patches of 16, of which three are joined: 96 to 111 px, and then 144."""
+    sizes = Sizes(lambda n: n if n // 16 % 3 == 0 else None, 96, 96, None)
+    assert sizes.find() == (1, 48)
 
 
 def test_no_other_period_is_sought_where_no_shift_can_be_followed() -> None:

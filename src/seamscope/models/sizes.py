@@ -20,6 +20,9 @@ _STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 25, 27, 28, 32,
 _FAR = (192, 240, 224, 256, 144, 360, 220, 208, 288, 250, 343, 384, 512)
 
 
+_MORE, _NEAR = (11, 13, 17, 23, 29, 37, 53), 64  # steps, and pixels of the last of them
+
+
 class Sizes:
     """Which sizes a network takes along one axis, and how its output grows with them.
 
@@ -73,10 +76,14 @@ class Sizes:
         return best, grown[best]
 
     def _even(self, step: int, scale: Fraction) -> bool:
-        """Whether sizes a step apart are taken, over as many steps as make several periods."""
+        """Whether sizes a step apart are taken, over as many steps as make several periods.
+
+        And some further away, where steps are small: code that cuts its input to whole patches
+        takes many sizes that follow one another, and then none.
+        """
         if (step * scale).denominator != 1:
             return False
-        for times in (1, 2, 3, 4, 5, 7, 8):
+        for times in (1, 2, 3, 4, 5, 7, 8, *(n for n in _MORE if n * step <= _NEAR)):
             if self._output(self._size + times * step) != self._out + times * step * scale:
                 return False
         return True
