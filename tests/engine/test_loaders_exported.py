@@ -15,6 +15,7 @@ from torch.export import Dim
 
 import networks
 from couplings import Unetr
+from families import Windows
 from seamscope.errors import ModelError, TrustError
 from seamscope.models.formats import exported as exported_format
 from seamscope.models.formats import format_of, load_model, would_run
@@ -56,6 +57,15 @@ def test_a_dynamic_program_is_the_network_it_was_made_of(tmp_path, norm) -> None
 def test_what_couples_the_tile_is_said_in_words_where_no_layer_runs(tmp_path) -> None:
     path = exported(tmp_path / "net.pt2", Unetr().eval(), (1, 1, 64, 64), ())
     assert load_model(path).reach.couplings == ("attention",)
+
+
+def test_windows_are_seen_in_a_program_of_one_size(tmp_path) -> None:
+    last = torch.nn.Conv2d(1, 1, 3, padding=14, dilation=14)  # all depends on padding
+    between = torch.nn.Conv2d(2, 1, 1), Windows(8, 1), torch.nn.Conv2d(2, 1, 1)
+    net = torch.nn.Sequential(Windows(8, 1), *between, last).eval()
+    own, loaded = load_model(net), load_model(exported(tmp_path / "n.pt2", net, (1, 1, 64, 64), ()))
+    assert loaded.facts.period == own.facts.period == (8, 8)
+    assert loaded.reach.halo == own.reach.halo
 
 
 def test_a_dynamic_program_can_be_made_faster(tmp_path) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 def _view(reader: Reader, given: dict[str, Any]) -> Any:
     x, shape = given["self"], reader.result_shape()
+    reader.part(x, shape)
     made = x.moved(shape, lambda a: reshaped(a, x.shape, shape))
     return replace(made, axes=tuple(shortened(one) for one in made.axes))
 

@@ -6,13 +6,15 @@ Knows intervals, kinds, and how they are moved, joined and gathered. Does not kn
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from seamscope.tiling import Sides
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -204,6 +206,16 @@ def reshaped(array: Array, old: Sequence[int], new: Sequence[int]) -> Array:
     """Reshape positions of a tensor ``old`` to ``new``; what is alike stays of length 1."""
     wide: list[int] = []
     short: list[int] = []
+    for (a, i), (b, j) in reshaping(old, new):
+        alike = all(n == 1 for n in array.shape[a:i])
+        wide += [1] * (i - a) if alike else list(old[a:i])
+        short += [1] * (j - b) if alike else list(new[b:j])
+    check_room(wide)
+    return np.broadcast_to(array, wide).reshape(short)
+
+
+def reshaping(old: Sequence[int], new: Sequence[int]) -> Iterator[tuple[Sides, Sides]]:
+    """Ranges of dimensions before and after a reshape that hold the same elements."""
     i = j = 0
     while i < len(old) or j < len(new):
         a, b = i, j
@@ -213,11 +225,7 @@ def reshaped(array: Array, old: Sequence[int], new: Sequence[int]) -> Array:
                 i += 1
             else:
                 j += 1
-        alike = all(n == 1 for n in array.shape[a:i])
-        wide += [1] * (i - a) if alike else list(old[a:i])
-        short += [1] * (j - b) if alike else list(new[b:j])
-    check_room(wide)
-    return np.broadcast_to(array, wide).reshape(short)
+        yield (a, i), (b, j)
 
 
 def shortened(seen: Seen) -> Seen:

@@ -33,6 +33,7 @@ from seamscope.models.derived.positions import (
     marked,
     mixed,
     reduced,
+    reshaping,
     shortened,
     with_leading,
     without_positions,
@@ -95,6 +96,7 @@ class Reader:
         self.resizes = False
         self.absolute: set[int] = set()  # axes along which a number differs for each position
         self.learned: set[int] = set()  # and those where it is a weight
+        self._windows: dict[int, int] = {}  # in input pixels, by axis
         self._numbers: list[fx.Node] = []  # statistics of the whole tile
         self._node: fx.Node
         self._weights = {
@@ -169,7 +171,25 @@ class Reader:
             if resizes and isinstance(made, torch.Tensor) and made.ndim == len(self._input):
                 few = made.shape[axis + 2]
                 found = math.lcm(found, size // few) if few > 1 and size % few == 0 else found
-        return found if found < size else 1
+        found = found if found < size else 1
+        parted = math.lcm(found, self._windows.get(axis, 1))
+        return parted if parted < size else found
+
+    def part(self, value: Value, shape: Sequence[int]) -> None:
+        """Note windows into which a reshape parts an axis: its period is a multiple of these."""
+        for (a, i), (b, j) in reshaping(value.shape, shape):
+            sides = [n for n in shape[b:j] if n > 1]
+            if i - a != 1 or len(sides) < 2:
+                continue
+            for axis, seen in enumerate(value.axes):
+                others = tuple(d for d in range(seen.lo.ndim) if d != a)
+                lo = seen.lo.min(others)
+                steps = np.diff(lo[lo != NONE])
+                ahead = steps[steps > 0]
+                # tokens of several rows go back at the end of each, and a roll once
+                if ahead.size > 0.3 * value.shape[a] and np.count_nonzero(steps < 0) < 2:
+                    window = int(np.median(ahead)) * sides[-1]
+                    self._windows[axis] = math.lcm(self._windows.get(axis, 1), window)
 
     def _read(self) -> Value | None:
         ndim = len(self._input)
