@@ -112,6 +112,23 @@ def test_without_the_converter_it_runs_forward_and_says_so(files, monkeypatch) -
     assert bounded.fingerprint == load_model(files["batch"][1]).fingerprint
 
 
+def test_a_graph_of_half_precision_takes_images_as_they_are(tmp_path) -> None:
+    onnx, helper = extra("onnx"), extra("onnx").helper
+    extra("onnxruntime")
+    half = onnx.TensorProto.FLOAT16
+    kernel = onnx.numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float16), "w")
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    sides = [helper.make_tensor_value_info(n, half, [None, 1, None, None]) for n in "xy"]
+    graph = helper.make_graph([node], "g", sides[:1], sides[1:], [kernel])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(made, tmp_path / "half.onnx")
+    model = load_model(tmp_path / "half.onnx")
+    assert model.reach.halo == ((1, 1), (1, 1))
+    x = torch.ones(1, 1, 20, 20)
+    assert model.forward(x).dtype == torch.float32
+    assert float(model.forward(x)[0, 0, 5, 5]) == 9
+
+
 def test_a_torchvision_of_another_build_is_named(files, monkeypatch) -> None:
     extra("onnxruntime")
 

@@ -370,6 +370,10 @@ def _shapes(data: bytes) -> list[list[int | None]]:
     return [[n if isinstance(n, int) and n > 0 else None for n in shape] for shape in shapes]
 
 
+_TYPES = {"tensor(float16)": torch.float16, "tensor(double)": torch.float64}
+"""Types of inputs that a float32 image is cast to."""
+
+
 class OnnxSession(nn.Module):
     """A graph run by onnxruntime, on the CPU.
 
@@ -425,11 +429,16 @@ class OnnxSession(nn.Module):
         """Run the graph."""
         session = self._for(inputs)
         given = {
-            each.name: x.detach().float().cpu().contiguous().numpy()
+            each.name: x.detach()
+            .to(_TYPES.get(each.type, torch.float32))
+            .cpu()
+            .contiguous()
+            .numpy()
             for each, x in zip(session.get_inputs(), inputs, strict=True)
         }
         found = session.run(None, given)
-        tensors = tuple(torch.from_numpy(each).to(inputs[0].device) for each in found)
+        made = (torch.from_numpy(each).to(inputs[0].device) for each in found)
+        tensors = tuple(y.float() if y.is_floating_point() else y for y in made)
         return tensors[0] if len(tensors) == 1 else tensors
 
 
