@@ -109,6 +109,18 @@ class Unshuffle(nn.Module):
         return self.mix(y.reshape(n, c * self.factor, -1))
 
 
+class Phases(nn.Module):
+    """Every other pixel is a channel, in a layer that treats each channel by itself."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        phases = x.unflatten(2, (-1, 2)).movedim(3, 2).flatten(1, 2)
+        return self.layer(phases).unflatten(1, (-1, 2)).movedim(2, 3).flatten(2)
+
+
 class Up(nn.Module):
     def __init__(self, factor: int, mode: str) -> None:
         super().__init__()
@@ -307,6 +319,9 @@ def test_derived_is_what_finite_differences_find(name) -> None:
         (Windows(7), 98, 7, Fraction(1), (0, 0), (6, 6)),
         (nn.Sequential(Windows(8), Windows(8, 4)), 96, 8, Fraction(1), (0, 0), (11, 11)),
         (Shuffle(), 32, 1, Fraction(2), (0, 0), (0, 0)),
+        (Phases(nn.Conv1d(4, 4, 3, padding=1, groups=4)), 32, 2, Fraction(1), (0, 0), (2, 2)),
+        (Phases(nn.BatchNorm1d(4)), 32, 2, Fraction(1), (0, 0), (0, 0)),
+        (Phases(nn.GroupNorm(4, 4)), 32, 2, Fraction(1), (0, 0), (0, 0)),
         # in an input this short, and in one twice as long, every pixel depends on padding
         (_conv(3, padding=100, dilation=100), 64, 1, Fraction(1), (0, 0), (100, 100)),
         (

@@ -121,11 +121,15 @@ def reduced(seen: Seen, dim: int) -> Seen:
     if seen.shape[dim] == 1:
         return seen
     lo, hi = seen.lo.min(dim, keepdims=True), seen.hi.max(dim, keepdims=True)
-    index = np.arange(seen.shape[dim], dtype=np.uint64)
-    tags = index.reshape([-1 if d == dim % seen.lo.ndim else 1 for d in range(seen.lo.ndim)])
-    kind = _kinds(seen, lo, tags).sum(dim, keepdims=True, dtype=np.uint64)
+    kind = _kinds(seen, lo, _numbers(seen, dim)).sum(dim, keepdims=True, dtype=np.uint64)
     padded = np.asarray(seen.padded.any(dim, keepdims=True))
     return Seen(lo, hi, marked(kind, padded))
+
+
+def _numbers(seen: Seen, dim: int) -> Array:
+    """Numbers of the elements along a dimension."""
+    index = np.arange(seen.shape[dim], dtype=np.uint64)
+    return index.reshape([-1 if d == dim % seen.lo.ndim else 1 for d in range(seen.lo.ndim)])
 
 
 def gathered(seen: Seen, dim: int, index: Array) -> Seen:
@@ -261,7 +265,14 @@ def channels_joined(seen: Seen, dim: int, groups: int, count: int) -> Seen:
         return reduced(seen, dim)
     shape = (*seen.shape[:dim], groups, -1, *seen.shape[dim + 1 :])
     made = reduced(seen.each(lambda a: a.reshape(shape)), dim + 1)
-    return made.each(lambda a: a.squeeze(dim + 1).repeat(count // groups, dim))
+    return weighed(made.each(lambda a: a.squeeze(dim + 1).repeat(count // groups, dim)), dim)
+
+
+def weighed(seen: Seen, dim: int) -> Seen:
+    """Elements of which each has a weight of its own along a dimension, where they differ."""
+    if seen.shape[dim] == 1:
+        return seen
+    return replace(seen, kind=marked(mixed(seen.kind + _numbers(seen, dim)), seen.padded))
 
 
 def is_whole(made: Seen, *sources: Seen) -> bool:

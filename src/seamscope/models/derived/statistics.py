@@ -17,6 +17,7 @@ from seamscope.models.derived.positions import (
     is_whole,
     joined,
     reduced,
+    weighed,
     without_positions,
 )
 
@@ -40,12 +41,14 @@ def _batch_norm(reader: Reader, given: dict[str, Any]) -> Any:
     x: Value = given["input"]
     own = given.get("training", given.get("running_mean") is None)
     made = reader.over(x, [d for d in range(len(x.shape)) if d != 1], keep=True) if own else x
+    made = made.remade(made.shape, lambda seen: weighed(seen, 1))
     return (made, None, None, None)[: reader.several] if reader.several else made
 
 
 def _group_norm(reader: Reader, given: dict[str, Any]) -> Any:
     x: Value = given["input"]
-    return reader.over(x, range(1, len(x.shape)), keep=True), None, None
+    made = reader.over(x, range(1, len(x.shape)), keep=True)
+    return made.remade(made.shape, lambda seen: weighed(seen, 1)), None, None
 
 
 def _layer_norm(reader: Reader, given: dict[str, Any]) -> Any:
