@@ -115,6 +115,22 @@ class RecordedGraph:
                     return True
         return False
 
+    @cached_property
+    def takes_parts(self) -> bool:
+        """Whether parts are taken of weights, or of what sizes alone determine.
+
+        As of a table of positions, which has an end.
+        """
+        varying = self._varying()
+        return any(
+            node.name not in varying and _name(node).startswith(_TAKES_PARTS)
+            for node in self.graph.nodes
+        ) or any(
+            _name(node).startswith(_TAKES_PARTS) and node.args[0].name not in varying
+            for node, _ in self.steps
+            if node.args and isinstance(node.args[0], fx.Node)
+        )
+
     def numbers_read(self, held: tuple[str, ...] = ()) -> tuple[int, ...]:
         """Which of all numbers that code reads depend on the input, so that it may decide by them.
 
@@ -168,6 +184,7 @@ def record(
     module: nn.Module | None = None,
     decided: bool = False,
     computed: bool = True,
+    most: int | None = None,
 ) -> RecordedGraph:
     """Run a network once and write down its operations; parameters as for `Recorder`.
 
@@ -178,9 +195,12 @@ def record(
     ModelError
         Where the network writes into its own weights or buffers.
     """
-    return Recorder(held, module, decided, computed).run(forward, x)
+    return Recorder(held, module, decided, computed, most).run(forward, x)
 
 
+_MOST_NUMBERS = 1 << 24  # that are computed where what the input determines is not
+# by which a part of a tensor is taken, or what stands at some places of it
+_TAKES_PARTS = ("slice", "select", "index", "embedding", "gather", "take", "narrow", "unfold")
 _AT_PLACES = ("gather", "index", "take", "scatter")  # operations that read or write at places
 
 
@@ -271,6 +291,9 @@ class Recorder(Dispatch):
     computed
         Whether to compute what depends on the input. If not, its results hold no numbers, which is
         enough to read what an input does of which a forward pass would take too long.
+    most
+        Operations after which such a recording is given up, as it is where tensors that do not
+        depend on the input become very large. Those that do then take no memory. None: no limit.
 
     Notes
     -----
@@ -287,9 +310,11 @@ class Recorder(Dispatch):
         module: nn.Module | None = None,
         decided: bool = False,
         computed: bool = True,
+        most: int | None = None,
     ) -> None:
         super().__init__()
         self._decided, self._computed = decided and computed, computed
+        self._most, self._count = most, 0
         self._refused: Exception | None = None
         self._names: list[str] = []  # of modules that run, from the outside in
         self._held, self._module = {_address(one) for one in held}, module
@@ -355,14 +380,31 @@ class Recorder(Dispatch):
                 self._of_input.add(_address(one))
         nodes = _changed((args, kwargs), torch.Tensor, self._node_of)
         node = self._graph.call_function(func, *nodes)
+        self._count += 1
+        if self._most is not None and self._count > self._most:
+            self._refuse(Unrecordable("it does too many operations"))
         blank = varies and not self._computed
-        result = _blank(func, args, kwargs) if blank else func(*args, **kwargs)
+        if self._most is not None and not blank:
+            self._check_room(func, args, kwargs)
+        light = self._most is not None
+        result = _blank(func, args, kwargs, light) if blank else func(*args, **kwargs)
         sources = [one.name in self._constants for one in node.all_input_nodes]
         if sources and all(sources) and _is_view(func):
             self._constants[node.name] = result
         self._name(node)
         self._keep(result, node, varies, given)
         return result
+
+    def _check_room(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Refuse to compute what is too large."""
+        if _is_view(func) or func._schema.is_mutable:
+            return
+        try:
+            made = list(_tensors(_shaped(func, args, kwargs)))
+        except Exception:  # its shape is not known without computing it
+            return
+        if sum(one.numel() for one in made) > _MOST_NUMBERS:
+            self._refuse(Unrecordable(f"what {func} returns is too large"))
 
     def _check_writing(self, func: Any, address: int) -> None:
         if address in self._held:
@@ -416,23 +458,47 @@ class Recorder(Dispatch):
         return node
 
 
-def _blank(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return what an operation returns, without numbers: memory that nothing is written into."""
+def _blank(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], light: bool) -> Any:
+    """Return what an operation returns, without numbers: memory that nothing is written into.
+
+    Of one number each where it is to be `light`, with strides of 0.
+    """
     if _is_view(func):
         return func(*args, **kwargs)
     if func._schema.is_mutable:
         if len(func._schema.returns) == 1 and func._schema.arguments[0].is_write:
+            _shaped(func, args, kwargs)  # which refuses shapes that do not fit
             return args[0]
         raise Unrecordable(f"what {func} returns is not known without computing it")
-    if torch.Tag.dynamic_output_shape in func.tags:
+    if torch.Tag.dynamic_output_shape in func.tags and not _reads_at_numbers(func, args):
         raise Unrecordable(f"the shape of what {func} returns is not known without computing it")
-    shapes = _changed((args, kwargs), torch.Tensor, _like("meta"))
+
+    def made(one: torch.Tensor) -> torch.Tensor:
+        if light:
+            return torch.empty((), dtype=one.dtype).expand(one.shape)
+        return torch.empty_strided(one.shape, one.stride(), dtype=one.dtype)
+
+    return _changed(_shaped(func, args, kwargs), torch.Tensor, made)
+
+
+def _shaped(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what an operation returns, on the device that holds nothing."""
+
+    def like(one: torch.Tensor) -> torch.Tensor:
+        if 0 in one.stride():  # into which nothing can be written
+            return torch.empty(one.shape, dtype=one.dtype, device="meta")
+        return torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device="meta")
+
+    shapes = _changed((args, kwargs), torch.Tensor, like)
     kwargs = shapes[1] | ({"device": "meta"} if "device" in kwargs else {})
-    return _changed(func(*shapes[0], **kwargs), torch.Tensor, _like("cpu"))
+    return func(*shapes[0], **kwargs)
 
 
-def _like(device: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda one: torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, device=device)
+def _reads_at_numbers(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operation reads at places given by numbers, as many as it then returns."""
+    places = list(_tensors(args[1:2]))
+    masks = (torch.bool, torch.uint8)
+    return func is aten.index.Tensor and not any(one.dtype in masks for one in places)
 
 
 def _address(tensor: torch.Tensor) -> int:

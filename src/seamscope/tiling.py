@@ -70,6 +70,8 @@ class Lattice:
         Output pixels per input pixel.
     fixed
         The only accepted size, for networks saved with a fixed shape.
+    smallest, largest
+        No smaller and no larger sizes are accepted; `largest` is None where there is no limit.
     """
 
     period: int = 1
@@ -78,6 +80,8 @@ class Lattice:
     crop: Sides = (0, 0)
     scale: Fraction = Fraction(1)
     fixed: int | None = None
+    smallest: int = 1
+    largest: int | None = None
 
     @property
     def pitch(self) -> int:
@@ -92,10 +96,26 @@ class Lattice:
     @property
     def sizes(self) -> str:
         """Sizes that tiles may have, in words."""
-        if self.increment == 1:
-            return "any"
+        if self.fixed is not None:
+            return str(self.fixed)
         more = self.offset % self.increment
-        return f"multiples of {self.increment}" + (f" plus {more}" if more else "")
+        rule = f"multiples of {self.increment}" + (f" plus {more}" if more else "")
+        parts = ["any" if self.increment == 1 else rule]
+        if self.size_at_least(1) > replace(self, smallest=1).size_at_least(1):
+            parts.append(f"from {self.size_at_least(1)}")
+        if self.limit is not None:
+            parts.append(f"up to {self.limit}")
+        return " ".join(parts)
+
+    @property
+    def limit(self) -> int | None:
+        """The largest tile; None where tiles may be as large as the image.
+
+        Where none is of whole periods, that is the largest size that the network takes.
+        """
+        if self.fixed is not None or self.largest is None:
+            return self.fixed
+        return self._at_most(self.largest) or self.largest
 
     def whole(self, halo: Sides) -> Sides:
         """Halo rounded up to whole output pixels, still in input pixels."""
@@ -103,29 +123,48 @@ class Lattice:
         return _ceil(halo[0], unit), _ceil(halo[1], unit)
 
     def size_at_least(self, size: int) -> int:
-        """Smallest tile size that is not below `size`."""
+        """Smallest tile size that is not below `size`; the largest of all where none is."""
         if self.fixed is not None:
             return self.fixed
         residue = self.offset % self.increment
-        wanted = max(size, sum(self.crop) + 1)
-        return residue + _ceil(wanted - residue, self.increment)
+        found = residue + _ceil(max(size, self._least) - residue, self.increment)
+        return found if self.limit is None else min(found, self.limit)
 
     def size_at_most(self, size: int) -> int:
         """Largest tile size that is not above `size`; 0 when there is none."""
-        if self.fixed is not None:
-            return self.fixed if self.fixed <= size else 0
+        if self.limit is not None and size >= self.limit:
+            return self.limit
+        return 0 if self.fixed is not None else self._at_most(size)
+
+    @property
+    def _least(self) -> int:
+        return max(self.smallest, sum(self.crop) + 1)
+
+    def _at_most(self, size: int) -> int:
         residue = self.offset % self.increment
         found = residue + _floor(size - residue, self.increment)
-        return found if found > sum(self.crop) else 0
+        return found if found >= self._least else 0
 
     def accepts(self, size: int) -> bool:
         """Whether a tile may have this size."""
         return size > 0 and self.size_at_most(size) == size
 
     def smallest_tile(self, halo: Sides, overlap: int = 0) -> int:
-        """Smallest tile that keeps at least one period besides its halo (or `overlap`)."""
+        """Smallest tile that keeps at least one period besides its halo (or `overlap`).
+
+        The largest tile where not even that does (see `has_room`).
+        """
         lost = max(overlap, sum(self.whole(halo)))
         return self.size_at_least(sum(self.crop) + lost + self.pitch)
+
+    def covers(self, size: int) -> bool:
+        """Whether a tile may be so large that its prediction covers an axis of the image."""
+        return self.limit is None or self.limit - sum(self.crop) >= size
+
+    def has_room(self, tile: int, halo: Sides, overlap: int = 0) -> bool:
+        """Whether a tile keeps at least one period besides its halo (or `overlap`)."""
+        lost = max(overlap, sum(self.whole(halo)))
+        return tile - sum(self.crop) - lost >= self.pitch
 
 
 @dataclass(frozen=True)
@@ -641,9 +680,7 @@ def _check_axis(
         )
     if not lattice.accepts(tile):
         raise SettingsError(_unacceptable(name, tile, lattice))
-    kept = tile - sum(lattice.crop)
-    shared = max(overlap, sum(lattice.whole(halo)))
-    if kept - shared < lattice.pitch and kept < size:
+    if not lattice.has_room(tile, halo, overlap) and tile - sum(lattice.crop) < size:
         raise SettingsError(_too_small(name, tile, halo, overlap, lattice))
 
 
@@ -651,16 +688,16 @@ def _too_small(name: str, tile: int, halo: Sides, overlap: int, lattice: Lattice
     (before, after), pitch = halo, lattice.pitch
     kept = tile - sum(lattice.crop)
     largest = _floor(max(0, (kept - pitch) // 2), pitch)
-    if lattice.fixed is None:
-        remedy = f"a tile of {lattice.smallest_tile(halo, overlap)} or more, or "
+    enough, remedy = lattice.smallest_tile(halo, overlap), ""
+    if lattice.has_room(enough, halo, overlap):
+        remedy = f"a tile of {enough} or more, or "
     elif kept < pitch:
+        which = "only" if lattice.fixed else "largest"
         return (
-            f"Tile {tile} along {name}, the only one this network takes, is shorter than the "
+            f"Tile {tile} along {name}, the {which} one this network takes, is shorter than the "
             f"period of {pitch} px, so that no two tiles lie on the network's grid. State a `step` "
             f"of {kept} px or less, or predict images of {kept} px."
         )
-    else:
-        remedy = ""
     what, least = f"halos of {before} and {after}", f"a halo of at most {largest}"
     if kept - sum(lattice.whole(halo)) >= pitch:
         what, least = f"an overlap of {overlap}", f"an overlap of at most {kept - pitch}"
@@ -674,8 +711,10 @@ def _unacceptable(name: str, tile: int, lattice: Lattice) -> str:
     if lattice.fixed is not None:
         return f"Tile {tile} along {name}: this network takes {lattice.fixed} only; use it."
     below, above = lattice.size_at_most(tile), lattice.size_at_least(tile)
-    rule = f"multiples of {lattice.increment}"
-    if residue := lattice.offset % lattice.increment:
-        rule += f" plus {residue}"
+    if above < tile:
+        return f"Tile {tile} along {name}: this network takes {above} px at most; use that or less."
     nearest = f"{below} or {above}" if below else f"{above}"
-    return f"Tile {tile} along {name} is not a size this network takes ({rule}): use {nearest}."
+    return (
+        f"Tile {tile} along {name} is not a size this network takes ({lattice.sizes}): use "
+        f"{nearest}."
+    )

@@ -112,6 +112,8 @@ def model_facts(model: Model) -> dict[str, Any]:
         "tile_step": [axis.increment for axis in facts.lattice],
         "tile_offset": [axis.offset % axis.increment for axis in facts.lattice],
         "tile_fixed": [axis.fixed for axis in facts.lattice],
+        "tile_smallest": [axis.size_at_least(1) for axis in facts.lattice],
+        "tile_largest": [axis.limit for axis in facts.lattice],
         "crop": [list(axis.crop) for axis in facts.lattice],
         "scale": [float(scale) for scale in facts.scale],
         "halo": _listed(reach.halo),
@@ -230,11 +232,9 @@ _UNCERTAIN = {
 
 
 def _facts_text(facts: Mapping[str, Any], model: Model) -> str:
-    fixed = [size for size in facts["tile_fixed"] if size]
-    sizes = f"only {model.facts.sizes}" if fixed else (
-        f"multiples of {axes_text(facts['tile_step'])}"
-        + (f" plus {axes_text(facts['tile_offset'])}" if any(facts["tile_offset"]) else "")
-    )  # fmt: skip
+    sizes = model.facts.sizes
+    if any(facts["tile_fixed"]):
+        sizes = f"only {sizes}"
     rows = [
         ("channels", ", ".join(facts["channels"])),
         ("predicts", facts["kind"] + ("" if facts["kind_certain"] else _UNCERTAIN[facts["kind"]])),

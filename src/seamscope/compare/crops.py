@@ -76,9 +76,11 @@ def crops_within(
     """The largest blocks of needed tiles that fit, around points, then spread."""
     region = region_of(plan, needed)
     sizes = tuple(b - a for a, b in region)
-    if math.prod(sizes) <= most:
+    lattice = plan.facts.lattice
+    covered = all(axis.covers(n) for axis, n in zip(lattice, sizes, strict=True))
+    if math.prod(sizes) <= most and covered:
         return [needed]
-    shape = _shape_within(sizes, most, plan.facts.lattice)
+    shape = _shape_within(sizes, most, lattice)
     numbers = [
         max((k for k in range(1, len(tiles) + 1) if _longest(axis, tiles, k) <= n), default=1)
         for axis, tiles, n in zip(plan.grid.axes, needed, shape, strict=True)
@@ -86,10 +88,12 @@ def crops_within(
     if any(k == 1 < len(tiles) for k, tiles in zip(numbers, needed, strict=True)):
         # seams along that axis would not be seen
         tile = tuple(axis.kept for axis in plan.grid.axes)
+        allows, remedy = "Memory", "allow more memory, or certify smaller tiles"
+        if not covered and math.prod(shape) < most / 2:
+            allows, remedy = "The largest size that the network takes", "certify smaller tiles"
         raise SettingsError(
-            f"Memory allows an untiled prediction of {shape_text(shape)} pixels, which is no more "
-            f"than one tile of {shape_text(tile)} and a part of its neighbours: allow more memory, "
-            "or certify smaller tiles."
+            f"{allows} allows an untiled prediction of {shape_text(shape)} pixels, which is no "
+            f"more than one tile of {shape_text(tile)} and a part of its neighbours: {remedy}."
         )
     room = [len(tiles) - k for tiles, k in zip(needed, numbers, strict=True)]
     corners = [

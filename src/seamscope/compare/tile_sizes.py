@@ -350,10 +350,13 @@ def _untiled(case: Case, other: Plan) -> Case | str:
     whole = tuple(
         axis.lattice.size_at_least(axis.size + sum(axis.lattice.crop)) for axis in other.grid.axes
     )
+    if not all(axis.lattice.covers(axis.size) for axis in other.grid.axes):
+        return (
+            f"The network takes no tile larger than {shape_text(whole)}: there is no untiled "
+            "prediction."
+        )
     untiled = case.but(tile=whole, overlap=None)
     plan = untiled.plan
-    if len(plan.grid) > 1:
-        return "The network takes tiles of one size alone: there is no untiled prediction."
     if plan.bytes_per_tile > (plan.settings.memory or 0):
         return (
             f"The untiled prediction needs about {bytes_text(plan.bytes_per_tile)} and "

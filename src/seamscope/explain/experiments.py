@@ -153,12 +153,23 @@ class Bench:
         margin = self.missing
         if self.subject.fixed or self.subject.alike:
             return ((0, 0),) * len(margin)
-        sizes = self.grid.tile_shape
-        while _volume(sizes, margin) > max(self.subject.most_pixels, _volume(sizes, ())):
+        while self._too_large(margin):
             margin = tuple((a // 2, b // 2) for a, b in margin)
             if not any(map(any, margin)):
                 break
         return margin
+
+    def _too_large(self, margin: Sequence[Sides]) -> bool:
+        """Whether tiles with so much around them are more than memory or the network takes."""
+        sizes = self.grid.tile_shape
+        if _volume(sizes, margin) > max(self.subject.most_pixels, _volume(sizes, ())):
+            return True
+        axes = zip(self.subject.lattice, sizes, margin, strict=True)
+        return any(
+            lattice.limit is not None and n + sum(wide) + 2 * lattice.pitch > lattice.limit
+            for lattice, n, wide in axes
+            if any(wide)
+        )
 
     # -- what comes out
 
@@ -574,7 +585,7 @@ def _widened(own: Sides, margin: Sides, lattice: Lattice, end: int, *, aligned: 
     size = lattice.size_at_least(wanted - start)
     if start + size > end:
         size = max(lattice.size_at_most(end - start), lattice.size_at_least(stop - start))
-    return start, start + size
+    return (start, start + size) if start + size >= stop else own
 
 
 def _volume(sizes: Sequence[int], margin: Sequence[Sides]) -> int:

@@ -287,7 +287,7 @@ def _tiles(case: Case, how: How, room: int) -> Plan:
     whole = tuple(
         axis.lattice.size_at_least(axis.size + sum(axis.lattice.crop)) for axis in plan.grid.axes
     )
-    if any(axis.lattice.fixed for axis in plan.grid.axes):
+    if not all(axis.lattice.covers(axis.size) for axis in plan.grid.axes):
         return plan
     at_once = case.but(tile=whole).plan
     return at_once if at_once.bytes_per_tile <= _room_on(case, room) else plan

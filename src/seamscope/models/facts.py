@@ -107,7 +107,7 @@ class Facts:
     @property
     def sizes(self) -> str:
         """Sizes that tiles may have along each axis, in words."""
-        return axes_text([axis.fixed or axis.sizes for axis in self.lattice])
+        return axes_text([axis.sizes for axis in self.lattice])
 
     @property
     def learned_positions(self) -> tuple[bool, ...]:
@@ -149,6 +149,8 @@ class Facts:
         ]
         if any(axis.fixed for axis in self.lattice):
             parts.append(f"fixed tile {self.sizes}")
+        elif any(axis.limit or axis.smallest > 1 for axis in self.lattice):
+            parts.append(f"tile sizes {self.sizes}")
         if self.valid:
             parts.append(
                 f"valid convolutions, crop {axes_text([axis.crop for axis in self.lattice])}"

@@ -454,8 +454,10 @@ class Model:
         """
         lattice = self.facts.lattice
         side = {1: 256, 2: 64, 3: 24}[len(lattice)]
-        small = tuple(axis.size_at_least(side + sum(axis.crop)) for axis in lattice)
-        large = tuple(axis.size_at_least(n + 1) for axis, n in zip(lattice, small, strict=True))
+        large = tuple(
+            axis.size_at_least(axis.size_at_least(side + sum(axis.crop)) + 1) for axis in lattice
+        )
+        small = tuple(axis.size_at_most(n - 1) or n for axis, n in zip(lattice, large, strict=True))
         random = torch.Generator().manual_seed(0)
         channels = self.facts.in_channels
         x, y = (torch.randn(1, channels, *shape, generator=random) for shape in (small, large))

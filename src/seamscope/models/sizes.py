@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 
 from seamscope.errors import ModelError
@@ -30,6 +30,17 @@ class Sizes:
     sizes prove nothing. The scale is therefore read from increments of about three times the size,
     which are multiples of most periods, and the step is sought among their divisors. Where another
     axis is alike, by what the operations imply, one increment by its scale is enough.
+
+    Parameters
+    ----------
+    output
+        Gives the output's size for an input's; None where that is not taken.
+    size, out
+        Of an input that is taken, and of its output.
+    period, scale
+        What the operations imply, where that is known.
+    alike
+        Scale of an axis that is alike.
     """
 
     def __init__(
@@ -39,8 +50,9 @@ class Sizes:
         out: int,
         period: int | None,
         alike: Fraction | None = None,
+        scale: Fraction | None = None,
     ) -> None:
-        self._alike = alike
+        self._alike, self._implied = alike, scale
         self._output = output
         self._size, self._out = size, out
         near = -(-48 // period) if period else 0
@@ -90,16 +102,28 @@ class Sizes:
 
     def _near(self) -> tuple[Fraction, int] | None:
         """The same with small increments, for networks whose largest size is near."""
-        for step in _STEPS:
-            for sign in (1, -1):
-                found = [self._output(self._size + sign * times * step) for times in (1, 2, 3)]
-                sizes = [out for out in found if out is not None]
-                grown = [b - a for a, b in itertools.pairwise([self._out, *sizes])]
-                if len(sizes) == 3 and len(set(grown)) == 1 and grown[0] * sign > 0:
-                    scale = Fraction(grown[0] * sign, step)
-                    if _plain(scale):
-                        return scale, step
+        for least in (2, 3):  # three sizes are enough where they show what the operations imply
+            for step in _STEPS:
+                scale = self._along(step, least)
+                if scale is not None and (least == 3 or scale == self._implied):
+                    return scale, step
         return None
+
+    def _along(self, step: int, least: int) -> Fraction | None:
+        """The scale by which outputs grow over all sizes a step apart, to the next not taken."""
+        down, up = (list(self._run(sign * step)) for sign in (-1, 1))
+        sizes = [*reversed(down), self._out, *up]
+        grown = {b - a for a, b in itertools.pairwise(sizes)}
+        scale = Fraction(max(grown, default=0), step)
+        even = len(grown) == 1 and len(sizes) > least and scale > 0
+        return scale if even and _plain(scale) else None
+
+    def _run(self, step: int) -> Iterator[int]:
+        for times in range(1, 9):
+            out = self._output(self._size + times * step) if self._size + times * step > 0 else None
+            if out is None:
+                return
+            yield out
 
 
 def always(output: Callable[[int], int | None], size: int, out: int) -> bool:
@@ -170,4 +194,81 @@ def lattice_of(size: int, out: int, scale: Fraction, step: int) -> Lattice:
     return Lattice(period=1, step=step, offset=size % step, crop=crop, scale=scale)
 
 
-__all__ = ["Sizes", "always", "lattice_of", "lost_pixels", "one_size"]
+class Bounds:
+    """Looks for the smallest and the largest sizes that a network takes, together on all axes.
+
+    Where no two axes are at their largest at once, as where so many patches are numbered, all are
+    made less: any combination of sizes between the bounds is taken.
+
+    Parameters
+    ----------
+    lattices
+        Of all axes.
+    known
+        A shape that is taken.
+    takes
+        Whether a shape is taken. Between a size that is and one that is not, there is one end.
+    """
+
+    def __init__(
+        self,
+        lattices: Sequence[Lattice],
+        known: Sequence[int],
+        takes: Callable[[tuple[int, ...]], bool],
+    ) -> None:
+        self._axes = list(zip(lattices, known, strict=True))
+        self._takes = takes
+
+    def smallest(self) -> tuple[int | None, ...]:
+        """Smallest size along each axis; None where all are taken."""
+        return self._ends(lambda a, n, by: min(n, a.size_at_least(n - by)), self._known - 1)
+
+    def largest(self, top: int) -> tuple[int | None, ...]:
+        """Largest size along each axis; None where those up to about `top` are taken."""
+        far = max(1, top - self._known)
+        return self._ends(lambda a, n, by: max(n, a.size_at_most(n + by)), far)
+
+    @property
+    def _known(self) -> int:
+        return max(n for _, n in self._axes)
+
+    def _ends(self, moved: Callable[[Lattice, int, int], int], far: int) -> tuple[int | None, ...]:
+        """Sizes after which none is taken; `moved` gives one so many pixels from a known one."""
+
+        def takes(distances: Sequence[int]) -> bool:
+            axes = zip(self._axes, distances, strict=True)
+            return self._takes(tuple(moved(*axis, by) for axis, by in axes))
+
+        count = len(self._axes)
+        ends = [far] * count
+        if takes(ends):
+            return (None,) * count
+        for number in range(count):
+            # most axes are alike
+            step = self._axes[number][0].increment
+            guess = (ends[number - 1], ends[number - 1] + step) if number else ()
+
+            def alone(by: int, number: int = number) -> bool:
+                return takes([by if n == number else 0 for n in range(count)])
+
+            ends[number] = _last(alone, far, guess)
+        together = _last(lambda by: takes([min(by, own) for own in ends]), far, (max(ends),))
+        return tuple(
+            None if (by := min(own, together)) == far else moved(*axis, by)
+            for axis, own in zip(self._axes, ends, strict=True)
+        )
+
+
+def _last(takes: Callable[[int], bool], far: int, first: Sequence[int]) -> int:
+    """The largest number up to `far` that is taken, as 0 is; `first` are tried before others."""
+    low, high = 0, far + 1
+    tried = list(first)
+    while high - low > 1:
+        middle = tried.pop(0) if tried else (low + high) // 2 if high <= far else far
+        if not low < middle < high:
+            continue
+        low, high = (middle, high) if takes(middle) else (low, middle)
+    return low
+
+
+__all__ = ["Bounds", "Sizes", "always", "lattice_of", "lost_pixels", "one_size"]

@@ -131,7 +131,10 @@ def _lengths(lattice: Lattice, axes: int, least: int) -> Iterator[int]:
     length = max(_SHORTEST[axes] + sum(lattice.crop), least)
     longest = max(_LONGEST[axes], _PERIODS * lattice.pitch, 2 * length)  # one is no comparison
     while length <= longest:
-        yield lattice.size_at_least(length)
+        size = lattice.size_at_least(length)
+        yield size
+        if size == lattice.limit:
+            return
         length *= 2
 
 

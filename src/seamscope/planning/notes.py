@@ -83,6 +83,14 @@ def _tile_notes(plan: Plan, asked: Settings) -> Iterator[str]:
             added = "1 pixel is" if lost == 1 else f"{lost} pixels are"
             how = "reflected" if plan.settings.padding == "reflect" else "zeros"
             yield f"{added} added at the image's end along {name} ({how}), {_why_added(axis)}."
+    limited = [
+        (name, axis.lattice.limit)
+        for name, axis in zip(names, plan.grid.axes, strict=True)
+        if axis.lattice.fixed is None and not axis.lattice.covers(axis.size)
+    ]
+    for most in dict.fromkeys(most for _, most in limited):
+        along = " and ".join(name for name, own in limited if own == most)
+        yield f"Along {along} the network takes tiles of {most} px at most."
     if plan.facts.valid:
         yield (
             "The network's convolutions are valid (its output is smaller than its input): the "
@@ -189,10 +197,9 @@ def _room_for(needed: Sequence[Sides], axes: Sequence[AxisTiling], asked: Settin
     for axis, need in zip(axes, needed, strict=True):
         lattice, both = axis.lattice, sum(axis.lattice.whole(need))
         least = lattice.smallest_tile(need, axis.overlap if given else 0)
-        if not axis.single and least < sum(lattice.crop) + both + lattice.pitch:
-            return (
-                f"Tiles of {least} px, the only size that the network takes, have no room for it."
-            )
+        if not axis.single and not lattice.has_room(least, need):
+            which = "the only" if lattice.fixed else "the largest"
+            return f"Tiles of {least} px, {which} size that the network takes, have no room for it."
         tiles.append(axis.tile if axis.single else max(axis.tile, least))
         overlaps.append(axis.overlap if axis.single else max(axis.overlap, both))
     larger = tuple(tiles) != tuple(axis.tile for axis in axes)

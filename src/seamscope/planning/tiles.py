@@ -149,7 +149,7 @@ def _halo(
     needed = model.reach.useful or usual
     if declared and not (model.reach.halo or model.reach.convolutional):
         needed = larger(needed, usual)  # who made it may know why tiles need more
-    tiles: Sequence[int | None] = tile or [axis.fixed for axis in lattices]
+    tiles: Sequence[int | None] = tile or [axis.limit for axis in lattices]
     overlaps: Sequence[int | None] = overlap or [None] * len(lattices)
     axes = list(zip(needed, sizes, tiles, overlaps, lattices, strict=True))
     if all(itertools.starmap(_fits, axes)):
@@ -160,12 +160,12 @@ def _halo(
 
 def _fits(halo: Sides, size: int, tile: int | None, overlap: int | None, lattice: Lattice) -> bool:
     """Whether a halo leaves a core of one period or more along an axis, or needs none."""
-    least = max(sum(lattice.whole(halo)), overlap or 0)
     room = overlap is None or sum(lattice.whole(halo)) <= overlap
     if tile is None:
         return room  # the tile will be as large as the halo needs
-    kept = tile - sum(lattice.crop)
-    return kept >= size or (room and kept - least >= lattice.pitch)
+    if tile - sum(lattice.crop) >= size:
+        return True
+    return room and lattice.has_room(tile, halo, overlap or 0)
 
 
 def _room(tile: int | None, overlap: int | None, lattice: Lattice) -> int:
@@ -281,8 +281,8 @@ def _balanced(
 ) -> Iterator[tuple[int, int]]:
     """Pairs ``(tile, tiles that are needed)`` along an axis: the smallest tile for each number."""
     whole = lattice.size_at_least(size + sum(lattice.crop))
-    if lattice.fixed is not None:
-        yield whole, 1 if part == (0, size) else _needed(size, whole, part, halo, overlap, lattice)
+    if not (lattice.covers(size) or lattice.has_room(whole, halo, overlap or 0)):
+        yield whole, 1  # which the grid refuses
         return
     smallest = lattice.smallest_tile(halo, overlap or 0)
     if blend != "crop":  # leave room to mix in, a quarter of the tile
@@ -296,15 +296,19 @@ def _balanced(
 def _for_whole(
     size: int, smallest: int, whole: int, halo: Sides, overlap: int, lattice: Lattice
 ) -> Iterator[tuple[int, int]]:
-    yield whole, 1
-    seen = {1}
+    seen: set[int] = set()
+    if lattice.covers(size):
+        yield whole, 1
+        seen.add(1)
     # sizes grow by a few percent; each is then tightened to the smallest with as many tiles
-    tile = smallest
-    while tile < whole:
+    tile = min(smallest, whole)
+    while True:
         count = len(AxisTiling(size, tile, halo, overlap, lattice))
         if count not in seen:
             seen.add(count)
             yield tile, count
+        if tile >= whole:
+            return
         tile = max(tile + lattice.increment, lattice.size_at_most(tile + tile // 64))
 
 

@@ -198,6 +198,8 @@ class Derived:
         Whether a number of the whole tile is compared, so that what it decides may differ by tile.
     only_decides
         Whether such numbers do nothing else.
+    parts
+        Whether parts of weights are taken, which have an end.
     resizes
         Whether maps are resized by ratios that are not whole: these may depend on the size.
     """
@@ -208,6 +210,7 @@ class Derived:
     unknown: tuple[str, ...] = ()
     decides: bool = False
     only_decides: bool = False
+    parts: bool = False
     resizes: bool = False
 
     @property

@@ -118,7 +118,7 @@ class Reader:
             for (name, module, statistic), found in self.couplings.items()
         )
         unknown = tuple(dict.fromkeys(self.unknown))
-        about = couplings, tuple(self.random), unknown, *self._decides()
+        about = couplings, tuple(self.random), unknown, *self._decides(), self._graph.takes_parts
         if result is None or len(result.shape) != len(self._input):
             return Derived(none, *about)
         axes = tuple(self._axis(result, axis) for axis in range(len(none)))

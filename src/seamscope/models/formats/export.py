@@ -238,9 +238,13 @@ def _sizes(model: Model, growth: int = 0, least: Sequence[int] = ()) -> tuple[in
     """
     lattices = model.facts.lattice
     return tuple(
-        lattice.fixed
-        or lattice.size_at_least(max(low, max(48, 4 * lattice.increment) + sum(lattice.crop)))
-        + (place + growth) * lattice.increment
+        lattice.size_at_least(
+            min(
+                max(low, max(48, 4 * lattice.increment) + sum(lattice.crop)),
+                (lattice.limit or 1 << 30) - (len(lattices) + growth) * lattice.increment,
+            )
+            + (place + growth) * lattice.increment
+        )
         for place, (lattice, low) in enumerate(
             zip(lattices, least or (0,) * len(lattices), strict=True)
         )
