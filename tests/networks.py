@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -107,3 +109,12 @@ class ValidUNet(nn.Module):
                 torch.cat([skip[..., top : top + x.shape[-2], left : left + x.shape[-1]], x], 1)
             )
         return self.last(x)
+
+
+def grids(model):
+    """Period, step, crop and scale, without the smallest and the largest size.
+
+    Code of torch refuses single pixels by a check that graphs do not have, and exported programs
+    keep to sizes like those of their example.
+    """
+    return [replace(axis, smallest=1, largest=None) for axis in model.facts.lattice]

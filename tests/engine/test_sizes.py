@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import seamscope
 from extras import extra
 from seamscope import cli
-from seamscope.errors import SettingsError
+from seamscope.errors import ModelError, SettingsError
 from seamscope.models.model import as_model
 from seamscope.tiling import AxisTiling, Lattice, TileGrid
 
@@ -284,3 +284,27 @@ def test_limits_of_a_lattice() -> None:
     assert math.prod(grid.shape) == len(AxisTiling(900, 96, (20, 20), 0, lattice)) > 1
     with pytest.raises(SettingsError, match="a halo of at most 47"):
         TileGrid.regular((900,), 96, 48, lattice=Lattice(largest=96))
+
+
+class Late(nn.Module):
+    """Refuses many pixels, which no narrow input shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x):
+        if x[0, 0].numel() > 400_000:
+            raise ValueError("too many pixels")
+        return self.conv(x)
+
+
+def test_a_tile_that_is_refused_late_is_made_smaller() -> None:
+    network = Late().eval()
+    image = np.random.default_rng(0).random((900, 700), np.float32)
+    expected = network.conv(torch.from_numpy(image)[None, None])[0, 0].detach().numpy()
+    found = seamscope.predict(image, network, **AS_IT_IS)
+    assert np.abs(found - expected).max() < 1e-6
+    assert seamscope.measure_seams(image, network, normalize="none") is not None
+    with pytest.raises(ModelError, match="too many pixels"):
+        seamscope.predict(image, network, tile=(900, 700), **AS_IT_IS)

@@ -42,7 +42,7 @@ from seamscope.ledger import Ledger, claimed
 from seamscope.planning.case import Case
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob
-from seamscope.planning.tuning import OutOfMemory, smaller
+from seamscope.planning.tuning import OutOfMemory, TileRefusedError, smaller
 from seamscope.prediction.resuming import (
     about_lost,
     same_threads,
@@ -274,16 +274,21 @@ def measure_on(
         if on is not None:
             pool = stack.enter_context(open_workers(case.plan.settings.device, on, work))
         keep_intensity_on(case, ledger, pool and pool[0], work)
+        refusable = (case.asked or case.settings).tile == "auto"
         while True:
             try:
                 return _measured(stack, case, measuring, ledger, pool, trust, work)
+            except TileRefusedError as trouble:
+                if on is not None or not refusable:
+                    raise
+                case, reason = smaller(case, trouble)
             except (OutOfMemory, MemoryError) as trouble:
                 if on is not None or not isinstance(trouble, OutOfMemory):
                     raise SettingsError(NO_MEMORY) from trouble
                 case, reason = smaller(case, trouble)
-                ledger.forget()
-                ledger.note("plan", plain(case.plan))
-                work.note(reason)
+            ledger.forget()
+            ledger.note("plan", plain(case.plan))
+            work.note(reason)
 
 
 _Workers: TypeAlias = tuple[Pool, int]

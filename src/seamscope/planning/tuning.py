@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from seamscope.cache import Cache
-from seamscope.errors import SettingsError
+from seamscope.errors import ModelError, SettingsError
 from seamscope.images.intensity import Intensity
 from seamscope.models.model import Model
 from seamscope.models.runner import Runner, Speed, is_here
@@ -89,13 +89,17 @@ def tune(case: Case) -> None:
     seconds: dict[int, float] = {}
     for shape in _trial_shapes(plan):
         tile = np.ascontiguousarray(whole[:, :, *(slice(0, n) for n in shape)])
-        taken = _seconds_of(runner, tile, _inner(plan, tuple(slice(0, n) for n in shape)))
+        try:
+            taken = _seconds_of(runner, tile, _inner(plan, tuple(slice(0, n) for n in shape)))
+        except Exception:  # whatever it raises: the run meets it again, and says so
+            break
         seconds[math.prod(shape)] = taken / math.prod(shape)
         spent += 2 * taken
         expected = min(expected, min(seconds.values()) * _pixels_to_compute(plan))
         if spent + 2 * taken * _GROWTH ** len(shape) > expected / 20:
             break
-    model.speeds[plan.speed_key] = Speed(tuple(sorted(seconds.items())))
+    if seconds:
+        model.speeds[plan.speed_key] = Speed(tuple(sorted(seconds.items())))
 
 
 def time_one_tile(case: Case) -> float:
@@ -280,6 +284,10 @@ class OutOfMemory(Exception):  # noqa: N818  (a turn of events, not an error)
         super().__init__(str(error))
 
 
+class TileRefusedError(ModelError):
+    """A network does not take tiles of this size, though nothing said so before."""
+
+
 def is_memory_error(error: Exception) -> bool:
     """Whether an exception says that memory ran out, on whatever device."""
     if isinstance(error, torch.OutOfMemoryError):
@@ -288,9 +296,17 @@ def is_memory_error(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
-def smaller(case: Case, trouble: OutOfMemory) -> tuple[Case, str]:
+def smaller(case: Case, trouble: OutOfMemory | TileRefusedError) -> tuple[Case, str]:
     """Half the batch, or tiles of about half the pixels that keep the same halo."""
     plan = case.plan
+    if isinstance(trouble, TileRefusedError):
+        tile = None if case.tiles is not None else _half(plan)
+        if tile is None:
+            raise trouble
+        return case.but(plan.settings, tile=tile, overlap=None), (
+            f"The network refuses tiles of {shape_text(plan.grid.tile_shape)}: they are reduced "
+            f"to {shape_text(tile)}, and the run starts again."
+        )
     settings = plan.settings
     if settings.batch > 1:
         batch = settings.batch // 2

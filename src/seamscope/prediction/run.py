@@ -43,6 +43,7 @@ from seamscope.planning.reading import TileJob, TileReader, jobs_of
 from seamscope.planning.resources import Resources
 from seamscope.planning.tuning import (
     OutOfMemory,
+    TileRefusedError,
     accelerate,
     known_way,
     prepare,
@@ -324,6 +325,7 @@ def run(
         return
     if output is not None:
         check_written(blocks_of(case.plan, output.ledger), output.ledger, output, work)
+    refusable = (case.asked or case.settings).tile == "auto"
     while True:
         try:
             attempt = prepared(case, None if output is None else output.ledger, work)
@@ -334,10 +336,13 @@ def run(
             same = same_threads(None if output is None else output.ledger)
             with same, contextlib.closing(events):
                 for event in events:
+                    refusable &= not isinstance(event, TileDone)  # others are of that size too
                     report(event, output, work)
                     yield event
             return
-        except OutOfMemory as trouble:
+        except (OutOfMemory, TileRefusedError) as trouble:
+            if isinstance(trouble, TileRefusedError) and not refusable:
+                raise
             case, reason = smaller(case, trouble)
             if output is not None and output.ledger is not None:
                 output.ledger.forget()

@@ -14,7 +14,7 @@ from seamscope.errors import ModelError, SeamscopeError
 from seamscope.models.runner import Runner
 from seamscope.planning.plan import Plan
 from seamscope.planning.reading import TileJob, TileReader, jobs_of
-from seamscope.planning.tuning import OutOfMemory, is_memory_error
+from seamscope.planning.tuning import OutOfMemory, TileRefusedError, is_memory_error
 from seamscope.progress import QUIET, Work
 from seamscope.stitching import Array
 from seamscope.tiling import Slices, Tile
@@ -104,7 +104,7 @@ def _forward(runner: Runner, batch: Array, plan: Plan, keep: Slices | None) -> A
     except Exception as error:  # whatever a network raises
         if is_memory_error(error):
             raise OutOfMemory(error) from error
-        raise ModelError(
+        raise TileRefusedError(
             f"The network failed on a tile of shape {batch.shape} "
             f"({type(error).__name__}: {_last_line(error)}). Try another tile size; if it fails "
             "on all, the fault is inside the network."
