@@ -22,6 +22,7 @@ from seamscope.models.model import as_model
 from seamscope.models.probe import probe
 from seamscope.models.reach import measure_rest
 from seamscope.models.sizes import Sizes
+from seamscope.models.slab import Slab
 from seamscope.models.trials import Trials
 
 
@@ -750,6 +751,13 @@ def test_sizes_of_a_network_of_squares_are_measured_in_squares() -> None:
     assert [axis.fixed for axis in facts.lattice] == [64, 64]
     assert facts.scale == (1, 1)
     assert not facts.valid
+
+
+def test_nothing_is_computed_again_in_float64_where_both_agree(monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(Slab, "precise", property(lambda slab: seen.append(slab)))
+    assert as_model(seq(C2(1, 2, 3, padding=1)).eval()).reach.halo == ((1, 1), (1, 1))
+    assert not seen
 
 
 def test_axes_that_are_read_alike_are_measured_with_fewer_sizes(monkeypatch) -> None:

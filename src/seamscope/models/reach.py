@@ -665,8 +665,11 @@ class _Ends:
 
     def exceeds(self, own: Sides) -> bool:
         """Whether it is more than another by NaN, or by rounding, alone."""
-        slab, depth = self._slab.precise, self.depth
-        if slab is None or depth is None or all(a <= b for a, b in zip(depth, own, strict=True)):
+        depth = self.depth
+        if depth is None or all(a <= b for a, b in zip(depth, own, strict=True)):
+            return False
+        slab = self._slab.precise  # which is computed
+        if slab is None:
             return False
         change = self._both(NOISES[0], slab, CANCELS)
         return change is not None and all(a <= b for a, b in zip(change, own, strict=True))
