@@ -651,7 +651,7 @@ class _Prober:
         implied = (derived.period, derived.scale) if derived else (None, None)
         sizes = Sizes(output, size, out, implied[0], alike, implied[1])
         fine = None if self._hints.shape is not None else sizes.find()
-        if fine is not None:  # of sizes that end, most end soon
+        if fine is not None and alike is None:  # of sizes that end, most end soon
             self._ends |= output(size + -(-_FURTHER // fine[1]) * fine[1]) is None
         if fine is None and always(output, size, out):
             self._constant[axis] = out
