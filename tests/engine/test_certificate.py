@@ -20,6 +20,7 @@ from seamscope.errors import OutputError, SettingsError
 from seamscope.fixed_statistics.freezing import freeze_statistics
 from seamscope.images.records import read_record
 from seamscope.models.formats import load_model
+from seamscope.models.model import as_model
 from seamscope.planning.case import Case
 from seamscope.prediction.run import predict
 from seamscope.seams.measures import Seam
@@ -100,6 +101,32 @@ def test_crops_lie_on_the_grid_where_it_is_worst_and_fit_the_memory() -> None:
         for a, x, b in zip(good.crops[0].start, (333, 111), good.crops[0].stop, strict=True)
     )
     assert 0 < good.covered < 1
+
+
+class Multiples(nn.Module):
+    """Takes multiples of 16, though its tiles may start anywhere: one pixel of reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if any(n % 16 for n in x.shape[2:]):
+            raise ValueError("multiples of 16")
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("blend", ["crop", "linear"])
+def test_a_crop_between_sizes_is_compared_where_tiles_are_kept(blend: str) -> None:
+    model = as_model(Multiples().eval())
+    image = np.random.default_rng(0).random((400, 301), np.float32)
+    how = {"normalize": "none", "tile": 96, "memory": 900_000, "blend": blend}
+    found = certify(image, model, **how)
+    assert found.padded  # else nothing is shown
+    assert len(found.crops) > 1
+    assert found.passed
+    assert not certify(image, model, halo=0, overlap=0, **how).passed
 
 
 def test_a_crop_equals_brute_force_with_the_whole_images_intensities() -> None:

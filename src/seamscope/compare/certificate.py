@@ -5,9 +5,10 @@ Knows crops, and what a comparison says. Does not know how tiles are predicted o
 A crop of the image is predicted twice by the same engine: with the tiles, halo and blend asked
 for, and as one tile. Both see the intensities as the whole image's statistics make them, and both
 see the crop's border as the image's border, so that every pixel of the crop is compared, and the
-only difference there may be is tiling. Where the whole image fits into memory, it is the crop. Of
-an area, what is predicted reaches as far beyond it as the network sees, and the area is compared:
-its tiles are those of the whole image, and the untiled prediction is that of the whole image.
+only difference there may be is tiling. Only a crop within the image that has to be padded ends with
+the core of its last tiles. Where the whole image fits into memory, it is the crop. Of an area, what
+is predicted reaches as far beyond it as the network sees, and the area is compared: its tiles are
+those of the whole image, and the untiled prediction is that of the whole image.
 
 A size that is no multiple of the network's period is padded to one in both predictions. Where the
 network runs on the size as it is, that prediction is another one, and is shown beside.
@@ -408,17 +409,34 @@ class _Comparison:
         tiled = Case(crop, self._case.model, settings, self._case.resources)
         untiled = tiled.but(one)
         tiled = tiled.at(dataclasses.replace(tiled.plan, grid=grid_of(self._plan, block)))
-        if block != self.needed:
-            return tiled, untiled
-        area = tuple(
-            slice(part.start - int(low * scale), part.stop - int(low * scale))
-            for part, (low, _), scale in zip(
-                self._plan.area, place, self._plan.facts.scale, strict=True
-            )
-        )
+        area = self._compared_part(place, block, tiled.plan.area)
         parts = (dataclasses.replace(each.plan, area=area) for each in (tiled, untiled))
         one_way, other_way = map(Case.at, (tiled, untiled), parts)
         return one_way, other_way
+
+    def _compared_part(self, place: Box, block: Tiles, whole: Slices) -> Slices:
+        """The part of a crop that is compared: the wanted area where all of it is predicted."""
+        plan = self._plan
+        begins = [int(low * s) for (low, _), s in zip(place, plan.facts.scale, strict=True)]
+        if block == self.needed:
+            return tuple(
+                slice(part.start - begin, part.stop - begin)
+                for part, begin in zip(plan.area, begins, strict=True)
+            )
+        # Where sizes are multiples of more than tiles start on, the untiled prediction is padded
+        # behind the last tile's end, within what the next tile gives in the image.
+        ends = [
+            axis[tiles[-1]].core[1] - begin if longer and tiles[-1] < len(axis) - 1 else part.stop
+            for axis, tiles, begin, longer, part in zip(
+                plan.grid.axes,
+                block,
+                begins,
+                _are_padded(place, plan.facts.lattice),
+                whole,
+                strict=True,
+            )
+        ]
+        return tuple(slice(0, end) for end in ends)
 
     def _compared(self, place: Box, tiled: Case, one: Case) -> Crop:
         whole = self._predict(one)
@@ -609,7 +627,13 @@ def _padded(place: Box, lattice: Sequence[Lattice]) -> tuple[int, ...]:
     """The same without the crop of valid convolutions; empty where it is the size of the crop."""
     tile = _whole_periods(place, lattice)
     sizes = tuple(n - sum(axis.crop) for n, axis in zip(tile, lattice, strict=True))
-    return () if sizes == tuple(b - a for a, b in place) else sizes
+    return sizes if any(_are_padded(place, lattice)) else ()
+
+
+def _are_padded(place: Box, lattice: Sequence[Lattice]) -> tuple[bool, ...]:
+    sizes = _whole_periods(place, lattice)
+    each = zip(place, sizes, lattice, strict=True)
+    return tuple(n - sum(axis.crop) != b - a for (a, b), n, axis in each)
 
 
 def _check_statistics(model: Model, place: Box, plan: Plan) -> None:
