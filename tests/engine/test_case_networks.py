@@ -41,8 +41,9 @@ def strong(network: nn.Module) -> nn.Module:
 class Resizing(nn.Module):
     """A U-Net that takes any size: odd ones are rounded down, and resized to the skip."""
 
-    def __init__(self, depth, width=4):
+    def __init__(self, *poolings, width=4, pool=F.max_pool2d):
         super().__init__()
+        depth, self.poolings, self.pool = len(poolings), poolings, pool
         self.down = nn.ModuleList(
             C(1 if i == 0 else width, width, 3, padding=1) for i in range(depth)
         )
@@ -51,10 +52,10 @@ class Resizing(nn.Module):
 
     def forward(self, x):
         skips = []
-        for conv in self.down:
+        for conv, pooling in zip(self.down, self.poolings, strict=True):
             x = F.relu(conv(x))
             skips.append(x)
-            x = F.max_pool2d(x, 2)
+            x = self.pool(x, pooling)
         x = F.relu(self.middle(x))
         for conv, skip in zip(self.up, reversed(skips), strict=True):
             x = F.interpolate(x, size=skip.shape[2:])
@@ -146,14 +147,15 @@ FAMILIES = [
     ("poolings by 5 and 2", seq(C(1, 4, 3, padding=1), nn.AvgPool2d(5), nn.AvgPool2d(2), C(4, 2, 3, padding=1), nn.Upsample(scale_factor=10)), 10, (0, 0), 1),  # noqa: E501
     ("patch 14", seq(C(1, 4, 14, 14), C(4, 2, 3, padding=1)), 14, (0, 0), Fraction(1, 14)),
     ("overlapping patches", Overlapping(), 16, (0, 0), Fraction(1, 4)),
-    ("resizing, depth 4", Resizing(4), 16, (0, 0), 1),
-    ("resizing, depth 7", Resizing(7), 128, (0, 0), 1),
+    ("resizing, depth 4", Resizing(*[2] * 4), 16, (0, 0), 1),
+    ("resizing, poolings by 7 and 11", Resizing(7, 11, pool=F.avg_pool2d), 77, (0, 0), 1),
+    ("resizing, depth 7", Resizing(*[2] * 7), 128, (0, 0), 1),
     ("pooling by 3 and 2", seq(C(1, 4, 3, padding=1), nn.MaxPool2d(3), nn.MaxPool2d(2), C(4, 2, 3, padding=1), nn.Upsample(scale_factor=6)), 6, (0, 0), 1),  # noqa: E501
     ("windows of 7, patch 4", Windows(7, 4), 28, (0, 0), 1),
     ("windows of 7, patch 16, before kernels of 241", seq(nn.Tanh(), Windows(7, 16), C(2, 2, (241, 1), padding=(120, 0)), C(2, 2, (1, 241), padding=(0, 120))), 112, (0, 0), 1),  # noqa: E501
     ("windows of 8", Windows(8, 1), 8, (0, 0), 1),
     ("windows of 5, patch 2, unshifted", Windows(5, 2, shifted=False), 10, (0, 0), 1),
-    ("cut at the end", Cut(Resizing(2), 0, 8), 4, (0, 8), 1),
+    ("cut at the end", Cut(Resizing(*[2] * 2), 0, 8), 4, (0, 8), 1),
     ("cut at the beginning", Cut(seq(C(1, 4, 3, padding=1), nn.ReLU(), C(4, 2, 1)), 1, 0), 1, (1, 0), 1),  # noqa: E501
     ("pixel shuffle", seq(C(1, 4, 3, padding=1), C(4, 4, 3, padding=1), nn.PixelShuffle(2)), 1, (0, 0), 2),  # noqa: E501
     ("replicated border", seq(C(1, 4, 5, padding=2, padding_mode="replicate"), nn.ReLU(), C(4, 2, 1)), 1, (0, 0), 1),  # noqa: E501
