@@ -366,3 +366,52 @@ def test_time_is_asked_for_within_a_forward_pass() -> None:
         InputSearch(trials, Hints()).find()
     assert ran == [0, 1]
     assert not trials.finished
+
+
+class Cut(nn.Module):
+    """A stem whose output is cut by 1 px before and 12 px after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 4, 7, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1),
+            nn.Upsample(scale_factor=4),
+        )  # fmt: skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.net(x)
+        return y[:, :, 3:-10, 3:-10]
+
+
+def _uneven() -> nn.Module:
+    return family("poolings by 3 and 2")
+
+
+@pytest.mark.parametrize("make", [Cut, _uneven])
+def test_what_is_said_without_a_measurement_is_right(allow, make) -> None:
+    """A crop is at its side, and the one size holds whole periods: there, maps end evenly."""
+
+    def measured(count: int) -> Model | None:
+        allow(count)
+        torch.manual_seed(5)
+        network = make().eval()
+        with torch.no_grad():  # another network each time, of which nothing is kept
+            next(network.parameters()).mul_(1 + count / 2048)
+        return _measured(network)
+
+    whole = measured(10_000)
+    assert whole is not None
+    ended = 0
+    for count in range(2, 80, 4):
+        model = measured(count)
+        if model is None:
+            continue
+        ended += not model.reach.finished or bool(model.reach.unmeasured)
+        assert model.facts.period == whole.facts.period
+        assert all(a.fixed is None or a.fixed % a.period == 0 for a in model.facts.lattice)
+        for axis, right in zip(model.facts.lattice, whole.facts.lattice, strict=True):
+            assert abs(axis.crop[0] - right.crop[0]) <= 1  # it lies between two pixels
+        for one, right in zip(model.reach.halo or (), whole.reach.halo, strict=True):
+            assert one[0] >= right[0]
+            assert one[1] >= right[1]
+    assert ended

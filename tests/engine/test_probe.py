@@ -721,6 +721,16 @@ def test_sizes_that_follow_one_another_are_no_step_of_one() -> None:
     assert sizes.find() == (1, 48)
 
 
+def test_pixels_that_patches_leave_out_are_no_part_of_the_scale() -> None:
+    """Patches by 7, of which five are joined, give 385 px more for 384 px more, and for 385."""
+
+    def output(n: int) -> int | None:
+        patches = (n + 2) // 7
+        return None if patches % 5 else 7 * patches
+
+    assert Sizes(output, 140, 140, None).find() == (1, 35)
+
+
 def test_no_other_period_is_sought_where_no_shift_can_be_followed() -> None:
     """It took 236 forward passes, and seconds of most networks with aligned corners."""
     network = Corners().eval()

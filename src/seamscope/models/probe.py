@@ -43,7 +43,15 @@ from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, measure_fields
 from seamscope.models.same_network import sample_of
 from seamscope.models.shapes import Shapes
-from seamscope.models.sizes import Bounds, Sizes, always, lattice_of, lost_pixels, one_size
+from seamscope.models.sizes import (
+    Bounds,
+    Sizes,
+    always,
+    lattice_of,
+    lost_pixels,
+    one_size,
+    sides_of,
+)
 from seamscope.models.slab import SAME, reads_at_computed_places
 from seamscope.models.trials import OVERTIME, Attempt, Draws, Lost, OutOfPatience, Trials, Watch
 from seamscope.normalization.audit import FixedStatistics, Forward, StatisticsCall
@@ -232,7 +240,12 @@ class _Prober:
         )
         if derived and self._hints.shape is None:
             lattice = tuple(map(_with_whole_period, lattice, derived.axes))
+        if derived and derived.resizes:
+            with self._trials.overtime(OVERTIME), contextlib.suppress(OutOfPatience):
+                derived = self._for_tiles(derived, channels, shape, lattice)
         implied = Implied.of(derived, lattice) if derived else None
+        if implied and derived and derived.resizes and any(map(_unevenly, lattice, derived.axes)):
+            implied = replace(implied, halo=None)
         size = axes_text(shape)
         if self._hints.step is None and not (implied and implied.places_tiles):
             raise ModelError(
@@ -272,13 +285,16 @@ class _Prober:
     def _of_whole_periods(
         self, run: _Run, shape: tuple[int, ...], derived: Derived | None
     ) -> tuple[tuple[int, ...], _Run]:
-        """A larger size and its run, where the one known is shorter than a period."""
+        """A size of whole periods and its run, where the one known is not."""
         periods = [axis.period or 1 for axis in derived.axes] if derived else [1] * len(shape)
-        if self._hints.shape is None and any(n < p for n, p in zip(shape, periods, strict=True)):
-            for times in (2, 1):
-                larger = tuple(max(n, times * p) for n, p in zip(shape, periods, strict=True))
-                if math.prod(larger) <= _MOST_PIXELS and self._run_shape(run.x.shape[1], larger):
-                    return larger, self._watched(self._noise(run.x.shape[1], larger))
+        pairs = list(zip(shape, periods, strict=True))
+        if self._hints.shape is not None or not any(n % p for n, p in pairs):
+            return shape, run
+        sizes = [tuple(max(-(-n // p), times) * p for n, p in pairs) for times in (2, 1)]
+        sizes.append(tuple(max(n // p, 1) * p for n, p in pairs))
+        for size in dict.fromkeys(sizes):
+            if math.prod(size) <= _MOST_PIXELS and self._run_shape(run.x.shape[1], size):
+                return size, self._watched(self._noise(run.x.shape[1], size))
         return shape, run
 
     def _watched(self, x: torch.Tensor) -> _Run:
@@ -347,13 +363,20 @@ class _Prober:
         """What the operations imply for tiles."""
         if derived is None:
             return None
+        return Implied.of(self._for_tiles(derived, channels, narrow, lattice), lattice)
 
+    def _for_tiles(
+        self,
+        derived: Derived,
+        channels: int,
+        narrow: tuple[int, ...],
+        lattice: tuple[Lattice, ...],
+    ) -> Derived:
         def example(long: tuple[int, ...]) -> torch.Tensor:
             sides = (one or few for one, few in zip(long, narrow, strict=True))
             return self._noise(channels, tuple(sides))
 
-        tiles = derived_for_tiles(self._forward, derived, lattice, example, self._trials.check)
-        return Implied.of(tiles, lattice)
+        return derived_for_tiles(self._forward, derived, lattice, example, self._trials.check)
 
     # -- period and place
 
@@ -473,13 +496,24 @@ class _Prober:
         fields = None
         with Attempt():
             fields = measure_fields(self._forward, replace(facts, lattice=uncut))
-        if fields is None:
-            return facts
+        axes = self._derived.axes if self._derived else (None,) * len(uncut)
         lattice = tuple(
-            replace(axis, crop=sides_by_place(sum(axis.crop), field))
-            for axis, field in zip(facts.lattice, fields, strict=True)
+            replace(axis, crop=sides_of(sum(axis.crop), own))
+            for axis, own in zip(facts.lattice, axes, strict=True)
         )
-        return replace(facts, lattice=lattice)
+        if fields is not None:
+            lattice = tuple(
+                replace(axis, crop=sides_by_place(sum(axis.crop), field))
+                for axis, field in zip(facts.lattice, fields, strict=True)
+            )
+        notes = facts.notes
+        if fields is None and any(own is None or own.crop is None for own in axes):
+            crop = axes_text([axis.crop for axis in lattice])
+            notes += (
+                f"Where the output lies over its input was not measured: crop {crop} is even as "
+                "far as it can be, and the prediction may be displaced by as much.",
+            )
+        return replace(facts, lattice=lattice, notes=notes)
 
     # -- what goes in and comes out
 
@@ -793,6 +827,11 @@ def _with_whole_period(lattice: Lattice, derived: DerivedAxis) -> Lattice:
     if lattice.fixed is None or derived.fixed or not period or period <= lattice.fixed:
         return lattice
     return replace(lattice, fixed=period)
+
+
+def _unevenly(lattice: Lattice, derived: DerivedAxis) -> bool:
+    """Whether a tile, or what was read, is no whole number of periods: maps end unevenly."""
+    return any((size or 0) % (derived.period or 1) for size in (lattice.fixed, derived.size))
 
 
 def _of_sizes(forward: Forward, sizes: Mapping[int, int]) -> Forward:

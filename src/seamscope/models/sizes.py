@@ -13,7 +13,7 @@ from fractions import Fraction
 from seamscope.errors import ModelError
 from seamscope.models.derived import DerivedAxis
 from seamscope.text import pixels_text
-from seamscope.tiling import Lattice
+from seamscope.tiling import Lattice, Sides
 
 _STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 25, 27, 28, 32, 36, 48, 64, 128)
 # Increments of sizes from which the scale is read: multiples of most periods, the usual ones first.
@@ -85,7 +85,20 @@ class Sizes:
             return None, []
         # increments that are no multiples of the period give odd fractions, each another one
         best = min(grown, key=lambda s: (not _plain(s), -len(grown[s]), s.denominator))
+        plain = _nearest_plain(best)
+        # patches that go by 7 leave up to 6 pixels out: the output grows by 385 for 384 pixels,
+        # and by as much for 385
+        growth = best * grown[best][0] / plain
+        if plain != best and growth.denominator == 1 and self._grows(int(growth), plain):
+            return plain, [int(growth)]
         return best, grown[best]
+
+    def _grows(self, by: int, scale: Fraction) -> bool:
+        """Whether two increments of the size make the output grow in proportion."""
+        return all(
+            self._output(self._size + times * by) == self._out + times * by * scale
+            for times in (1, 2)
+        )
 
     def _even(self, step: int, scale: Fraction) -> bool:
         """Whether sizes a step apart are taken, over as many steps as make several periods.
@@ -139,8 +152,7 @@ def one_size(size: int, out: int, derived: DerivedAxis | None = None) -> Lattice
     scale = None if derived is None else derived.scale
     lost = None if scale is None else lost_pixels(size, out, scale)
     if derived is not None and scale is not None and lost is not None and lost >= 0:
-        own = derived.crop if derived.size == size else None
-        return Lattice(crop=own or (lost // 2, lost - lost // 2), scale=scale, fixed=size)
+        return Lattice(crop=sides_of(lost, derived), scale=scale, fixed=size)
     if out > size:  # a whole scale is the simplest reading
         return Lattice(scale=Fraction(out, size), fixed=size)
     whole = Fraction(out, size)
@@ -155,6 +167,20 @@ def _divisors(number: int) -> list[int]:
 
 def _plain(scale: Fraction) -> bool:
     return 1 in (scale.numerator, scale.denominator)
+
+
+def _nearest_plain(scale: Fraction) -> Fraction:
+    return Fraction(round(scale)) if scale >= 1 else 1 / Fraction(round(1 / scale))
+
+
+def sides_of(lost: int, derived: DerivedAxis | None) -> Sides:
+    """Share lost pixels out to both sides, as the operations do in an input of any size.
+
+    In the middle where that is not known.
+    """
+    before = lost // 2 if derived is None or derived.crop is None else derived.crop[0]
+    before = min(max(before, 0), lost)
+    return before, lost - before
 
 
 def lost_pixels(size: int, out: int, scale: Fraction) -> int | None:
@@ -271,4 +297,4 @@ def _last(takes: Callable[[int], bool], far: int, first: Sequence[int]) -> int:
     return low
 
 
-__all__ = ["Bounds", "Sizes", "always", "lattice_of", "lost_pixels", "one_size"]
+__all__ = ["Bounds", "Sizes", "always", "lattice_of", "lost_pixels", "one_size", "sides_of"]
