@@ -97,7 +97,8 @@ def readings(
         return
     module = network if isinstance(network, nn.Module) else module
     graph = record(network, example.clone(), module=module, decided=True)
-    derived = Reader(graph, tuple(example.shape), check).derived()
+    reader = Reader(graph, tuple(example.shape), check)
+    derived = reader.derived()
     yield derived
     lengths = _Lengths(network, module, example, beside or example.shape[2:], check)
     alike: DerivedAxis | None = None  # an axis that is known; most axes are alike
@@ -107,6 +108,7 @@ def readings(
         # near the borders of a short input something else may repeat: two lengths must agree
         while not confirmed and _worthwhile(derived, axis, x, last):
             period = derived.axes[axis].period or (None if alike is None else alike.period)
+            period = period or reader.pooled.get(axis)  # resizing to a skip hides it
             found = lengths.longer(axis, length, period)
             if found is None and length > x.shape[axis + 2]:
                 length = x.shape[axis + 2]

@@ -97,6 +97,7 @@ class Reader:
         self.absolute: set[int] = set()  # axes along which a number differs for each position
         self.learned: set[int] = set()  # and those where it is a weight
         self._windows: dict[int, int] = {}  # in input pixels, by axis
+        self.pooled: dict[int, int] = {}  # by how many pixels maps are coarser, by axis
         self._numbers: list[fx.Node] = []  # statistics of the whole tile
         self._node: fx.Node
         self._weights = {
@@ -190,6 +191,17 @@ class Reader:
                 if ahead.size > 0.3 * value.shape[a] and np.count_nonzero(steps < 0) < 2:
                     window = int(np.median(ahead)) * sides[-1]
                     self._windows[axis] = math.lcm(self._windows.get(axis, 1), window)
+
+    def pool(self, value: Value, dim: int, stride: int) -> None:
+        """Note by how much a map is coarser; where sizes are no multiples, nothing else shows."""
+        if stride < 2:
+            return
+        for axis, seen in enumerate(value.axes):
+            if seen.shape[dim] > 1:
+                lo = seen.lo.min(tuple(d for d in range(seen.lo.ndim) if d != dim))
+                steps = np.diff(lo[lo != NONE])
+                coarse = int(np.median(steps[steps > 0])) if np.any(steps > 0) else 1
+                self.pooled[axis] = math.lcm(self.pooled.get(axis, 1), coarse * stride)
 
     def _read(self) -> Value | None:
         ndim = len(self._input)

@@ -49,6 +49,7 @@ def _convolution(reader: Reader, given: dict[str, Any]) -> Any:
             indices.append(np.where(index < size, index, UNREAD))
         else:
             indices.append(window_places(out, size, np.arange(out) * stride[d] - padding[d], taps))
+            reader.pool(x, d + 2, stride[d])
     return reader.windowed(x, indices, given.get("groups", 1))
 
 
@@ -69,6 +70,7 @@ def _pool(reader: Reader, given: dict[str, Any]) -> Any:
         out, size = shape[first + d], x.shape[first + d]
         starts = np.arange(out) * stride[d] - padding[d]
         indices.append(window_places(out, size, starts, np.arange(kernel[d]) * dilation[d]))
+        reader.pool(x, first + d, stride[d])
     made = reader.windowed(x, indices, groups=0)
     return (made, made) if reader.several else made
 
