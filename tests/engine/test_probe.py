@@ -261,6 +261,26 @@ def test_code_that_pads_both_sides_to_multiples_is_found(multiple, pool, step) -
     assert torch.allclose(tile[..., low : 4 * step - high], whole[..., kept], atol=1e-12)
 
 
+class Filled(nn.Module):
+    """Fills its input up to multiples at the end, and cuts what it gives."""
+
+    def __init__(self, multiple, inner):
+        super().__init__()
+        self.multiple, self.inner = multiple, inner
+
+    def forward(self, x):
+        rows, columns = (-n % self.multiple for n in x.shape[2:])
+        return self.inner(F.pad(x, (0, columns, 0, rows)))[:, :, : x.shape[2], : x.shape[3]]
+
+
+@pytest.mark.parametrize(("multiple", "pool"), [(24, 4), (40, 1), (48, 8)])
+def test_code_that_fills_up_to_multiples_of_other_numbers_is_found(multiple, pool) -> None:
+    """It was said to take multiples of 8 for 24: what it adds may be more than it reaches."""
+    inner = seq(C2(1, 2, 5, padding=2), nn.AvgPool2d(pool), C2(2, 2, 3, padding=1))
+    model = as_model(Filled(multiple, seq(inner, nn.Upsample(scale_factor=pool))))
+    assert [axis.increment for axis in model.facts.lattice] == [multiple] * 2
+
+
 @pytest.mark.parametrize(
     ("network", "cut", "halo"),
     [

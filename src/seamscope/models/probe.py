@@ -69,6 +69,8 @@ _TOPS = (1 << 14, 1 << 12, 1 << 10)  # pixels along each axis, of inputs that ar
 _PADDED = 128  # pixels; to multiples of more no code is known to pad
 _TIMES = (*range(2, 17), *range(20, 33, 4), *range(40, 65, 8), 96, 112, 128)
 _WIDE = {1: 0, 2: 64, 3: 24}  # pixels beside it of one that reads at computed places
+_COMMON = 240  # pixels: a multiple of most such multiples that are no powers of 2
+_IN_TURN = 7  # sizes in turn that are compared
 _END = 8  # pixels of an end that are compared
 _FAR_ENOUGH = 64  # pixels to the other end, where the reach is not known
 _SMALLEST = 8  # pixels of a tile, where the network leaves its size open
@@ -424,8 +426,7 @@ class _Prober:
         reach = reach or ((_FAR_ENOUGH, _FAR_ENOUGH),) * len(lattice)
         for number, (axis, sides) in enumerate(zip(facts.lattice, reach, strict=True)):
             if axis.fixed is None and 2 * axis.increment <= _PADDED:
-                coarse = replace(axis, step=_multiples(axis)[-1] * axis.increment)
-                size = coarse.size_at_least(sum(sides) + sum(axis.crop) + 2 * axis.pitch + 32)
+                size = sum(sides) + sum(axis.crop) + 2 * axis.pitch + 32
                 with Attempt():
                     step = self._equal_ends(facts, number, size) * axis.increment
                     if step > axis.increment:
@@ -435,31 +436,44 @@ class _Prober:
             own = self._implied(self._derived, facts.in_channels, facts.narrow, found)
         return replace(facts, lattice=found, implied=own)
 
-    def _equal_ends(self, facts: Facts, number: int, size: int) -> int:
+    def _equal_ends(self, facts: Facts, number: int, least: int) -> int:
         """By how many increments sizes must differ, so that the same pixels end alike."""
         axis, dim = facts.lattice[number], number + 2
-        multiples = _multiples(axis)
-        shape = [*facts.narrow]
-        shape[number] = size + 3 * multiples[-1] * axis.increment
-        x = self._noise(facts.in_channels, tuple(shape))
-        count = max(1, int(_END * axis.scale))
+        count, unit = max(1, int(_END * axis.scale)), axis.increment
 
-        def ends(more: int) -> tuple[torch.Tensor, torch.Tensor]:
-            n = size + more * axis.increment
-            low, high = (x.narrow(dim, a, n) for a in (0, shape[number] - n))
+        def ends(x: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+            low, high = (x.narrow(dim, a, n) for a in (0, x.shape[dim] - n))
             y, z = self._forward(low), self._forward(high)
             return y.narrow(dim, 0, count), z.narrow(dim, z.shape[dim] - count, count)
 
-        first = ends(0)
-        spread = float(first[0].std()) or 1.0
+        def alike(*wanted: int) -> bool:
+            sizes = [*filter(axis.accepts, wanted)]
+            shape = [*facts.narrow]
+            shape[number] = max(sizes)
+            x = self._noise(facts.in_channels, tuple(shape))
+            first = ends(x, sizes[0])
+            spread = float(first[0].std()) or 1.0
+            pairs = (zip(first, ends(x, n), strict=True) for n in sizes[1:])
+            differ = (float((a - b).abs().max()) for pair in pairs for a, b in pair)
+            return all(each < SAME * spread for each in differ)
 
-        def alike(more: int) -> bool:
-            pairs = zip(first, ends(more), strict=True)
-            return all(float((a - b).abs().max()) < SAME * spread for a, b in pairs)
+        def start(step: int) -> int:
+            return replace(axis, step=step).size_at_least(least)
 
-        if all(map(alike, (1, 3))):
+        # nothing is added to sizes that are multiples: of powers of 2, and of 3 and 5
+        power = 1 << (_PADDED // unit).bit_length() - 1
+        common = min(math.lcm(_COMMON, unit), max(_COMMON, 60 * unit))
+        even, odd = start(power * unit), start(common)
+        if alike(even, even + unit, odd, odd + unit):
             return 1
-        return next((n for n in multiples if alike(n) and alike(3 * n)), 1)
+        for n in _multiples(axis):
+            if not alike(even, even + n * unit, even + 3 * n * unit):
+                continue
+            first, last = start(math.lcm(n, power) * unit), start(math.lcm(n * unit, common))
+            in_turn = (first + k * n * unit for k in range(_IN_TURN))
+            if alike(last, last + n * unit, *in_turn):
+                return n
+        return 1
 
     def _without_surplus(
         self, facts: Facts, derived: Derived | None, example: torch.Tensor, beside: tuple[int, ...]
