@@ -749,8 +749,8 @@ class _Prober:
         """Largest size along each axis; None where there is none that matters.
 
         Where larger inputs are refused, or the operations take parts of weights or differ for each
-        position, the network is asked by shapes alone, without computing anything. Inputs are run
-        too that are not very large.
+        position, shapes alone are passed through the network, which computes nothing. Inputs that
+        are not very large are run too.
         """
         own = self._derived
         exact = own and (own.parts or any(axis.absolute for axis in own.axes))
@@ -809,8 +809,8 @@ def _is_of(given: Sequence[int] | None, shape: Sequence[int], lattices: Sequence
 def _of_least_loss(pairs: Sequence[tuple[int, int]], scale: Fraction, step: int) -> tuple[int, int]:
     """Of sizes a step apart and their outputs, that of which all is used.
 
-    63 and not 64 for poolings by 3; where all give more output than input, what is not used cannot
-    be told from what is added.
+    63 and not 64 for poolings by 3; where all give more output than input, what is not used looks
+    like what is added.
     """
     lost = {pair: pair[0] - pair[1] / scale for pair in pairs}
     more = all(each < 0 for each in lost.values())

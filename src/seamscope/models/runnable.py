@@ -73,7 +73,7 @@ def _only_as_it_is(
 ) -> torch.dtype | None:
     """Type of the input with which a network runs whose code casts to its own type; else None."""
     kernels = {(w.shape[1], w.ndim - 2): None for w in _weights(module) if w.ndim in (4, 5)}
-    for channels, axes in kernels:  # in the order of the layers, but for a frozen script
+    for channels, axes in kernels:  # in the order of the layers, except in a frozen script
         x = torch.zeros(1, channels, *[64 if axes == 2 else 32] * axes)
         if _runs(converted, x):
             return None
