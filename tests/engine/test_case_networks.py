@@ -696,7 +696,9 @@ def test_more_than_255_classes_keep_their_numbers() -> None:
 
 def test_what_a_certificate_says_of_a_random_network_is_a_sentence() -> None:
     x = np.random.default_rng(0).standard_normal((60, 90)).astype(np.float32)
-    assert certify(x, Dropped().eval(), tile=32).note.startswith("The network is random")
+    note = certify(x, Dropped().eval(), tile=32).note
+    assert note.startswith("The network is random: two predictions")
+    assert note.count("random") == 1
 
 
 class Places(nn.Module):

@@ -539,8 +539,10 @@ def _of_reach(plan: Plan, known: str, passed: bool) -> str:
     why = why_unbounded(plan.facts, plan.reach)
     if passed and plan.reach.alike and why:
         return f"In other images or sizes tiles may differ: {why}."
-    if passed or plan.reach.alike or not (known and why):
+    if passed or plan.reach.alike:
         return known
+    if not why:  # what else explains it has been said
+        return ""
     if not plan.reach.conditional:
         return f"Overlap cannot remove that: {why}."
     if not plan.covers(plan.reach.rest):  # which may be all that tiles lack here

@@ -45,7 +45,7 @@ class Shapes:
         Raises
         ------
         seamscope.recorded_graph.Unrecordable
-            Where that cannot be known: the code depends on what is computed, or very much has to be.
+            Where that is not known: the code depends on what is computed, or very much has to be.
         """
         key = tuple(shape)
         if key not in self._known:
