@@ -862,3 +862,32 @@ def test_what_knows_its_place_is_not_alike_in_all_tiles() -> None:
         assert reach.halo is None
         assert reach.depends_on_size
         assert not reach.alike
+
+
+class Untrained(nn.Module):
+    """Pools all of its tile; what its first layers give is too little to be seen in its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([C2(1, 4, 3, 2, 1), conv(4, 4), C2(4, 4, 1)])
+        self.head = C2(8, 3, 1)
+        with torch.no_grad():
+            for layer in self.layers:
+                layer.weight.mul_(0.001)
+                layer.bias.zero_()
+
+    def forward(self, x):
+        first, second, last = self.layers
+        y = F.relu(second(F.relu(first(x))))
+        pooled = F.interpolate(F.relu(last(F.adaptive_avg_pool2d(y, 1))), size=y.shape[2:])
+        return self.head(torch.cat([pooled, y], 1))
+
+
+def test_a_signal_that_vanishes_shows_no_reach() -> None:
+    torch.manual_seed(0)
+    model = as_model(Untrained().eval())
+    assert model.reach.halo is None
+    assert model.reach.useful == model.facts.implied.halo
+    said = model.describe()
+    assert "Overlap cannot remove the seams" in said
+    assert "was not measured: its prediction of noise is constant but for rounding" in said

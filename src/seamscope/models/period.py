@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from seamscope.models.implied import Implied, longer
-from seamscope.models.slab import HIGH, LOW, NAN, NOISES, SAME, Slab, slabs
+from seamscope.models.slab import HIGH, LOW, NAN, NOISES, SAME, Slab, slabs, vanishes
 from seamscope.models.trials import Attempt
 from seamscope.normalization.audit import Forward
 from seamscope.tiling import Lattice, axis_names
@@ -85,6 +85,8 @@ def measure_period(forward: Forward, facts: Facts, implied: Implied | None = Non
         with Attempt():
             one = _Search(forward, facts, axis, implied).find(likely)
         found.append(one)
+    if None in derived and vanishes(forward, facts):  # any shift is followed
+        found = [_Found(None, 0.0, measured=False) for _ in found]
     alike = _alike(found, derived)
     notes = tuple(_notes(facts, alike, derived))
     period = tuple(longer(one.period, own) for one, own in zip(alike, derived, strict=True))

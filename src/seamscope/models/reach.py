@@ -53,6 +53,7 @@ from seamscope.models.slab import (
     PhaseFields,
     Slab,
     slabs,
+    vanishes,
 )
 from seamscope.models.trials import Attempt, OutOfPatience
 from seamscope.normalization.audit import Forward
@@ -188,7 +189,12 @@ def measure_reach(forward: Forward, facts: Facts) -> Reach:
     Reach
         The larger one, where measurement and operations differ.
     """
-    return _combined(_measured(forward, facts), facts)
+    reach, own = _measured(forward, facts), facts.implied
+    if reach.halo is not None and own is not None and any(own.coupled) and vanishes(forward, facts):
+        why = "its prediction of noise is constant but for rounding, so that no change shows"
+        alone = facts.statistics and not (own.couplings or own.numbers)
+        reach = Reach(None, own.halo if alone else None, unmeasured=why)
+    return _combined(reach, facts)
 
 
 def _measured(forward: Forward, facts: Facts) -> Reach:

@@ -34,6 +34,8 @@ SAME = 1e-4
 LOW, HIGH = 0, 1  # ends of a slab
 NAN = math.nan
 NOISES = (100.0, 1.0)  # standard deviations of what replaces an end, besides NaN
+# Values that vary by less, of their magnitude, are constant but for rounding.
+_ROUNDING_AT = 1e-6
 # In float64, what changes the prediction by less, in standard deviations, is rounding.
 CANCELS = 1e-9
 
@@ -426,6 +428,24 @@ class Slab:
         if count - sum(sides) < count / 4:
             return math.inf, math.inf
         return math.ceil(sides[0] / lattice.scale), math.ceil(sides[1] / lattice.scale)
+
+
+def vanishes(forward: Forward, facts: Facts) -> bool:
+    """Whether a prediction of noise hardly varies within its channels.
+
+    The signal of untrained weights may vanish in depth: what then changes by less than rounding
+    shows nothing of a network with other weights, nor of other images.
+    """
+    with Attempt():
+        random = torch.Generator().manual_seed(0)
+        y = forward(torch.randn(1, facts.in_channels, *facts.narrow, generator=random))
+        if y[0, 0].numel() < 2:
+            return False
+        within = float(y.double().flatten(2).std(2).max())
+        # a hundredth of what varies so little, beside other channels, would be taken for none
+        beside = SAME / 1e-2 * float(y.double().std()) if y.shape[1] > 1 else 0.0
+        return within <= max(beside, _ROUNDING_AT * float(y.abs().max()))
+    return False
 
 
 def _recorded(forward: Forward, x: torch.Tensor) -> RecordedGraph | None:
