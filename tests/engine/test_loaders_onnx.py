@@ -129,6 +129,38 @@ def test_a_graph_of_half_precision_takes_images_as_they_are(tmp_path) -> None:
     assert float(model.forward(x)[0, 0, 5, 5]) == 9
 
 
+def test_tokens_are_normalized_whatever_their_number(tmp_path) -> None:
+    """The graph leaves their sizes open, as those of transformers do."""
+    onnx, helper = extra("onnx"), extra("onnx").helper
+    extra("onnx2torch")
+    numbers = {
+        "w": np.ones((4, 1, 3, 3), np.float32) / 9, "a": np.arange(4, dtype=np.float32),
+        "b": np.ones(4, np.float32), "first": np.array([0], np.int64),
+        "two": np.array([2], np.int64), "rest": np.array([-1], np.int64),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1]),
+        helper.make_node("Shape", ["y"], ["shape"]),
+        helper.make_node("Slice", ["shape", "first", "two"], ["some"]),
+        helper.make_node("Concat", ["some", "rest"], ["flat"], axis=0),
+        helper.make_node("Reshape", ["y", "flat"], ["rows"]),
+        helper.make_node("Transpose", ["rows"], ["tokens"], perm=[0, 2, 1]),
+        helper.make_node("LayerNormalization", ["tokens", "a", "b"], ["even"], axis=-1),
+        helper.make_node("Transpose", ["even"], ["columns"], perm=[0, 2, 1]),
+        helper.make_node("Reshape", ["columns", "shape"], ["z"]),
+    ]
+    kind, channels = onnx.TensorProto.FLOAT, (("x", 1), ("z", 4))
+    sides = [helper.make_tensor_value_info(n, kind, ["n", c, "h", "w"]) for n, c in channels]
+    weights = [onnx.numpy_helper.from_array(value, name) for name, value in numbers.items()]
+    graph = helper.make_graph(nodes, "g", sides[:1], sides[1:], weights)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(made, tmp_path / "tokens.onnx")
+    model = load_model(tmp_path / "tokens.onnx")
+    assert model.notes == ()
+    assert model.facts.period_found
+    assert model.reach.halo == ((1, 1), (1, 1))
+
+
 def test_a_torchvision_of_another_build_is_named(files, monkeypatch) -> None:
     extra("onnxruntime")
 

@@ -257,6 +257,9 @@ def _converted(data: bytes) -> nn.Module:
             module = onnx2torch.convert(graph)
         except NotImplementedError:
             module = onnx2torch.convert(version_converter.convert_version(graph, _KNOWN_VERSION))
+    for layer in module.modules():
+        if isinstance(layer, nn.LayerNorm):  # it is read from sizes that the graph leaves open
+            layer.normalized_shape = tuple(layer.weight.shape)
     return evaluate(module)
 
 
