@@ -890,4 +890,4 @@ def test_a_signal_that_vanishes_shows_no_reach() -> None:
     assert model.reach.useful == model.facts.implied.halo
     said = model.describe()
     assert "Overlap cannot remove the seams" in said
-    assert "was not measured: its prediction of noise is constant but for rounding" in said
+    assert "was not measured: its prediction of noise is constant up to rounding" in said

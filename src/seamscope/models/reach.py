@@ -191,7 +191,7 @@ def measure_reach(forward: Forward, facts: Facts) -> Reach:
     """
     reach, own = _measured(forward, facts), facts.implied
     if reach.halo is not None and own is not None and any(own.coupled) and vanishes(forward, facts):
-        why = "its prediction of noise is constant but for rounding, so that no change shows"
+        why = "its prediction of noise is constant up to rounding, so that no change shows"
         alone = facts.statistics and not (own.couplings or own.numbers)
         reach = Reach(None, own.halo if alone else None, unmeasured=why)
     return _combined(reach, facts)

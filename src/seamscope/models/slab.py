@@ -34,7 +34,7 @@ SAME = 1e-4
 LOW, HIGH = 0, 1  # ends of a slab
 NAN = math.nan
 NOISES = (100.0, 1.0)  # standard deviations of what replaces an end, besides NaN
-# Values that vary by less, of their magnitude, are constant but for rounding.
+# Values that vary by less, of their magnitude, are constant up to rounding.
 _ROUNDING_AT = 1e-6
 # In float64, what changes the prediction by less, in standard deviations, is rounding.
 CANCELS = 1e-9
