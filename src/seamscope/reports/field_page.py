@@ -74,7 +74,8 @@ def field_page(found: ReceptiveField, name: str, setting: Sequence[tuple[str, st
 def _facts(found: ReceptiveField) -> Iterator[tuple[str, str]]:
     facts = found.facts
     yield "network", str(facts)
-    yield "period", axes_text(facts.period) if facts.period_found else "none up to 64 pixels"
+    measured = "" if facts.period_found else " (not measured)"
+    yield "period", f"{axes_text(facts.period)}{measured}"
     yield "halo", _halo(found.halo)
     yield "halo of the convolutions", _halo(found.reach.convolutional)
     if (effective := found.effective) is not None:
