@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from seamscope.errors import ModelError
 from seamscope.models.implied import derived_by
 from seamscope.models.input_search import Hints, InputSearch
 from seamscope.models.model import Model, as_model
+from seamscope.models.sentences import describe
 from seamscope.models.trials import OVERTIME, OutOfPatience, Trials
 from seamscope.recorded_graph import Dispatch
 
@@ -415,3 +417,12 @@ def test_what_is_said_without_a_measurement_is_right(allow, make) -> None:
             assert one[0] >= right[0]
             assert one[1] >= right[1]
     assert ended
+
+
+def test_nothing_is_called_seamless_on_a_grid_that_was_not_found() -> None:
+    model = as_model(_network(7))
+    assert "without seams" in model.describe()
+    unread = replace(model.facts, period_found=False, implied=None)
+    said = describe(unread, model.reach)
+    assert "without seams" not in said
+    assert "Its period was not found" in said

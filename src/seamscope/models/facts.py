@@ -100,6 +100,11 @@ class Facts:
         return tuple(axis.period for axis in self.lattice)
 
     @property
+    def period_open(self) -> bool:
+        """Whether neither shifts nor operations show the period along some axis."""
+        return not self.period_found and (self.implied is None or None in self.implied.period)
+
+    @property
     def scale(self) -> tuple[Fraction, ...]:
         """Output pixels for each input pixel, along each axis."""
         return tuple(axis.scale for axis in self.lattice)

@@ -32,7 +32,10 @@ def _sentences(facts: Facts, reach: Reach) -> Iterator[str]:
         )
     grid = axes_text(facts.period)
     steps = f" (tiles start on multiples of {grid})" if set(facts.period) != {1} else ""
-    if reach.halo is not None:
+    if reach.halo is not None and facts.period_open:
+        far = needs_text(reach.halo)
+        yield f"Its period was not found: seams are removed if it is {grid} px. Then it {far}."
+    elif reach.halo is not None:
         can = "Apart from that, it can" if facts.noise else "Can"
         yield f"{can} be predicted without seams: it {needs_text(reach.halo)}{steps}."
     elif reach.at_least is not None and not reach.couplings and not facts.statistics:
