@@ -249,6 +249,14 @@ def test_the_largest_size_is_named_before_a_run(models) -> None:
     assert "Along x the network takes tiles of 96 px at most." in plan.notes
 
 
+@pytest.mark.parametrize(("tile", "advised"), [((160, 96), False), ((128, 96), True)])
+def test_larger_tiles_are_advised_where_there_are_any(tile, advised, models) -> None:
+    image = seamscope.open_image(np.zeros((900, 700), np.float32))
+    plan = seamscope.resolve(image, models["table"], seamscope.Settings(tile=tile))
+    (said,) = [note for note in plan.notes if "no halo removes" in note]
+    assert ("larger tiles" in said) == advised
+
+
 def test_all_commands_keep_to_it() -> None:
     """A measurement that goes beyond the largest size is no error, and no "no halo"."""
     model = as_model(Refusing(1).eval())

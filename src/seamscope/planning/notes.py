@@ -225,9 +225,14 @@ def _why_no_halo(plan: Plan) -> str:
         return caution(facts, reach)
     where = "In some images, expect" if reach.conditional else "Expect"
     fixed = facts.statistics and not facts.forward_only and not reach.conditional
-    remedy = "Fix the statistics (seamscope freeze), or use" if fixed else "Use"
-    expected = f"{where} seams that no halo removes: {why}."
-    return f"{expected} {remedy} larger tiles, which make seams fainter."
+    larger = any(
+        not a.single and a.lattice.size_at_least(a.tile + 1) > a.tile for a in plan.grid.axes
+    )
+    remedies = ["fix the statistics (seamscope freeze)"] if fixed else []
+    remedies += ["use larger tiles, which make seams fainter"] if larger else []
+    remedy = ", or ".join(remedies)
+    said = f" {remedy[0].upper()}{remedy[1:]}." if remedy else ""
+    return f"{where} seams that no halo removes: {why}.{said}"
 
 
 def _alike(short: Sequence[tuple[str, Any, Sides, Sides]]) -> str:
