@@ -503,7 +503,17 @@ def test_patches_are_not_put_together_the_wrong_way() -> None:
     assert set(facts.scale) == {1}
 
 
-@pytest.mark.parametrize(("to", "how"), [(8, "reflect"), (64, "constant")])
+@pytest.mark.parametrize(
+    ("to", "how"),
+    [
+        (8, "reflect"),
+        (64, "constant"),
+        (48, "constant"),
+        (100, "replicate"),
+        (192, "constant"),
+        (512, "replicate"),
+    ],
+)
 def test_sizes_are_those_that_code_does_not_pad(to: int, how: str) -> None:
     """Its ends are others where it pads to multiples of more than its period, which is 2."""
 
@@ -514,15 +524,35 @@ def test_sizes_are_those_that_code_does_not_pad(to: int, how: str) -> None:
 
         def forward(self, x):
             high, wide = x.shape[2:]
-            x = F.pad(x, (0, -wide % to, 0, -high % to), mode=how)
+            if how == "reflect" or high % to or wide % to:  # replicating nothing is refused
+                x = F.pad(x, (0, -wide % to, 0, -high % to), mode=how)
             return self.up(F.interpolate(F.relu(self.down(x)), scale_factor=2))[..., :high, :wide]
 
     model = as_model(strong(Padding()))
     assert model.facts.period == (2, 2)
     assert model.facts.sizes == f"multiples of {to}"
     x = np.random.default_rng(0).standard_normal((40, 3 * to + 72)).astype(np.float32)
-    certificate = certify(Case.open(x, model, Settings(tile=(64, max(to, 32)), device="cpu")))
+    certificate = certify(
+        Case.open(x, model, Settings(tile=(-(-64 // to) * to, max(to, 32)), device="cpu"))
+    )
     assert certificate.passed
+
+
+def test_sizes_are_those_that_code_does_not_resize() -> None:
+    """Code that resizes to multiples of 48, and back, was said to couple its tile."""
+
+    def resized(x):
+        high, wide = x.shape[2:]
+        y = F.interpolate(x, size=(high + -high % 48, wide + -wide % 48), mode="bilinear")
+        y = F.interpolate(F.avg_pool2d(y, 2), scale_factor=2)
+        return F.interpolate(y, size=(high, wide), mode="bilinear")
+
+    model = as_model(strong(seq(C(1, 2, 3, padding=1), Given(resized))))
+    assert {axis.increment for axis in model.facts.lattice} == {48}
+    x = torch.randn(1, 1, 48, 480, dtype=torch.float64)
+    whole, tile = (model.module.double()(each) for each in (x, x[..., 144:240]))
+    low, high = model.reach.halo[1]
+    assert torch.allclose(tile[..., low : 96 - high], whole[..., 144 + low : 240 - high], atol=1e-9)
 
 
 def test_a_size_may_be_a_multiple_plus_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -316,3 +317,15 @@ def test_a_tile_that_is_refused_late_is_made_smaller() -> None:
     assert seamscope.measure_seams(image, network, normalize="none") is not None
     with pytest.raises(ModelError, match="too many pixels"):
         seamscope.predict(image, network, tile=(900, 700), **AS_IT_IS)
+
+
+class Casting(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x.double()).float()
+
+
+def test_casts_in_code_are_named() -> None:
+    model = as_model(Casting(1, 1, 3, padding=1).eval())
+    model.hints = dataclasses.replace(model.hints, spatial_axes=2, in_channels=1)
+    with pytest.raises(ModelError, match="Its code casts numbers to another type"):
+        _ = model.facts

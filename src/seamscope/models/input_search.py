@@ -440,6 +440,11 @@ class InputSearch:
         """Which statement of the user would help."""
         if re.search(r"missing \d+ required positional argument", furthest.text):
             return "It takes several inputs: wrap it in a module that takes one image."
+        if _TYPES.search(furthest.text):
+            return (
+                "Its code casts numbers to another type than its weights have: take such casts "
+                "(`.double()`, `.half()`, `.to(...)`) out of it."
+            )
         axes = self._hints.spatial_axes
         own = {self._seen[1]} if self._seen else {len(shape) - 2 for shape in self._kernels}
         if axes and len(own) == 1 and axes not in own:
@@ -474,6 +479,12 @@ _CHANNELS = re.compile(
 _FEATURES = re.compile(
     r"shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)|"
     r"dimensions of batch2 tensor to be: \[\d+, (\d+)\] but got: \[\d+, (\d+)\]"
+)
+
+
+_TYPES = re.compile(
+    r"type \(\w+\) and (?:bias|weight) type \(\w+\) should be the same|same dtype|"
+    r"expected scalar type|mat1 and mat2 must have the same",
 )
 
 

@@ -39,6 +39,7 @@ from seamscope.models.input_search import (
     usual_sizes,
 )
 from seamscope.models.output_kind import WHOLE, OutputKind, kind_of, undecided
+from seamscope.models.padded import with_padded_sizes
 from seamscope.models.period import measure_period, with_periods
 from seamscope.models.reach import MemoryMeter, measure_fields
 from seamscope.models.same_network import sample_of
@@ -52,7 +53,7 @@ from seamscope.models.sizes import (
     one_size,
     sides_of,
 )
-from seamscope.models.slab import SAME, reads_at_computed_places
+from seamscope.models.slab import reads_at_computed_places
 from seamscope.models.trials import OVERTIME, Attempt, Draws, Lost, OutOfPatience, Trials, Watch
 from seamscope.normalization.audit import FixedStatistics, Forward, StatisticsCall
 from seamscope.recorded_graph import Unrecordable
@@ -66,13 +67,7 @@ _FURTHER = 448  # pixels by which a size is larger
 _LONG_PIXELS = 1 << 15  # of a narrow input that is as long as may be
 _WIDE_PIXELS = 1 << 19  # of one that is not narrow, where shapes alone tell nothing
 _TOPS = (1 << 14, 1 << 12, 1 << 10)  # pixels along each axis, of inputs that are not computed
-_PADDED = 128  # pixels; to multiples of more no code is known to pad
-_TIMES = (*range(2, 17), *range(20, 33, 4), *range(40, 65, 8), 96, 112, 128)
 _WIDE = {1: 0, 2: 64, 3: 24}  # pixels beside it of one that reads at computed places
-_COMMON = 240  # pixels: a multiple of most such multiples that are no powers of 2
-_IN_TURN = 7  # sizes in turn that are compared
-_END = 8  # pixels of an end that are compared
-_FAR_ENOUGH = 64  # pixels to the other end, where the reach is not known
 _SMALLEST = 8  # pixels of a tile, where the network leaves its size open
 _MOST_PIXELS = 1 << 19  # of a size that is tried though time is over
 _RUNS = 64  # of a network that draws numbers, until two predictions differ
@@ -415,65 +410,16 @@ class _Prober:
         )
 
     def _with_equal_ends(self, facts: Facts) -> Facts:
-        """Facts with a step of sizes between which the network does not treat its ends otherwise.
-
-        Code that pads its input to multiples of 16, and cuts the output, takes any size.
-        """
-        own = facts.implied
-        if self._hints.step is not None or (own is not None and any(own.coupled)):
+        """Facts with sizes between which the network does not treat its ends otherwise."""
+        own, read = facts.implied, self._derived
+        # what is resized by a ratio that depends on the size may be alike at some sizes
+        coupled = read and (read.couplings or any(axis.absolute for axis in read.axes))
+        if self._hints.step is not None or coupled:
             return facts
-        lattice, reach = [*facts.lattice], own.halo if own else None
-        reach = reach or ((_FAR_ENOUGH, _FAR_ENOUGH),) * len(lattice)
-        for number, (axis, sides) in enumerate(zip(facts.lattice, reach, strict=True)):
-            if axis.fixed is None and 2 * axis.increment <= _PADDED:
-                size = sum(sides) + sum(axis.crop) + 2 * axis.pitch + 32
-                with Attempt():
-                    step = self._equal_ends(facts, number, size) * axis.increment
-                    if step > axis.increment:
-                        lattice[number] = replace(axis, step=step, offset=axis.offset % step)
-        found = tuple(lattice)
+        found = with_padded_sizes(self._forward, facts)
         if found != facts.lattice:  # what was read of other sizes does not hold for these
             own = self._implied(self._derived, facts.in_channels, facts.narrow, found)
         return replace(facts, lattice=found, implied=own)
-
-    def _equal_ends(self, facts: Facts, number: int, least: int) -> int:
-        """By how many increments sizes must differ, so that the same pixels end alike."""
-        axis, dim = facts.lattice[number], number + 2
-        count, unit = max(1, int(_END * axis.scale)), axis.increment
-
-        def ends(x: torch.Tensor, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-            low, high = (x.narrow(dim, a, n) for a in (0, x.shape[dim] - n))
-            y, z = self._forward(low), self._forward(high)
-            return y.narrow(dim, 0, count), z.narrow(dim, z.shape[dim] - count, count)
-
-        def alike(*wanted: int) -> bool:
-            sizes = [*filter(axis.accepts, wanted)]
-            shape = [*facts.narrow]
-            shape[number] = max(sizes)
-            x = self._noise(facts.in_channels, tuple(shape))
-            first = ends(x, sizes[0])
-            spread = float(first[0].std()) or 1.0
-            pairs = (zip(first, ends(x, n), strict=True) for n in sizes[1:])
-            differ = (float((a - b).abs().max()) for pair in pairs for a, b in pair)
-            return all(each < SAME * spread for each in differ)
-
-        def start(step: int) -> int:
-            return replace(axis, step=step).size_at_least(least)
-
-        # nothing is added to sizes that are multiples: of powers of 2, and of 3 and 5
-        power = 1 << (_PADDED // unit).bit_length() - 1
-        common = min(math.lcm(_COMMON, unit), max(_COMMON, 60 * unit))
-        even, odd = start(power * unit), start(common)
-        if alike(even, even + unit, odd, odd + unit):
-            return 1
-        for n in _multiples(axis):
-            if not alike(even, even + n * unit, even + 3 * n * unit):
-                continue
-            first, last = start(math.lcm(n, power) * unit), start(math.lcm(n * unit, common))
-            in_turn = (first + k * n * unit for k in range(_IN_TURN))
-            if alike(last, last + n * unit, *in_turn):
-                return n
-        return 1
 
     def _without_surplus(
         self, facts: Facts, derived: Derived | None, example: torch.Tensor, beside: tuple[int, ...]
@@ -815,11 +761,6 @@ def _of_least_loss(pairs: Sequence[tuple[int, int]], scale: Fraction, step: int)
     lost = {pair: pair[0] - pair[1] / scale for pair in pairs}
     more = all(each < 0 for each in lost.values())
     return min(pairs, key=lambda pair: pair[0] % step if more else abs(lost[pair]))
-
-
-def _multiples(axis: Lattice) -> tuple[int, ...]:
-    """By how many increments sizes may differ to which code pads its input: 2, 3, 4, ..."""
-    return tuple(n for n in _TIMES if n * axis.increment <= _PADDED)
 
 
 def _taken_alike(derived: Derived | None) -> Iterator[str]:
