@@ -104,6 +104,17 @@ class Windows(nn.Module):
         return self.head(F.interpolate(y, scale_factor=self.patch))
 
 
+class Capped(Windows):
+    """Windows as large as the shorter side of the map where that is smaller, unshifted then."""
+
+    def attend(self, x, mix, shift):
+        full, short = self.window, min(x.shape[2:])
+        self.window = min(full, short)
+        y = super().attend(x, mix, shift if short > full else 0)
+        self.window = full
+        return y
+
+
 class Cut(nn.Module):
     def __init__(self, inner, before, after):
         super().__init__()
@@ -275,6 +286,23 @@ class Transformer(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         return self.up(tokens.transpose(1, 2).reshape(grid.shape))
+
+
+@pytest.mark.parametrize("window", [5, 7])
+def test_windows_that_shrink_in_narrow_inputs_have_their_size(window: int) -> None:
+    network = Capped(window, 4).eval()
+    model = as_model(network)
+    whole = as_model(Windows(window, 4).eval())
+    assert model.facts.period == whole.facts.period == (4 * window,) * 2
+    assert model.reach.halo == whole.reach.halo
+    (before, after), _ = model.reach.halo
+    x = torch.randn(1, 1, 60 * window, 60 * window, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        y, part = network(x), slice(8 * window, 40 * window)
+        tile = network(x[:, :, part, part])
+    inside = slice(before, -after)
+    wrong = tile[..., inside, inside] - y[:, :, part, part][..., inside, inside]
+    assert float(wrong.abs().max()) < 1e-5 * float(y.std())
 
 
 def test_layers_that_couple_the_whole_tile_are_named() -> None:

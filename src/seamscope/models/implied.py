@@ -259,6 +259,58 @@ def derived_uncomputed(
     return derived
 
 
+def derived_in_square(
+    forward: Forward,
+    derived: Derived,
+    narrow: tuple[int, ...],
+    square: tuple[int, ...],
+    channels: int,
+    check: Callable[[], object] = bool,
+) -> tuple[Derived, tuple[int, ...]]:
+    """Derive again what windows imply that are as large as the shorter side of an input (Swin's).
+
+    In inputs that are narrow beside one axis, these windows are small. None of the inputs that are
+    compared here is computed.
+
+    Parameters
+    ----------
+    forward, derived, check
+        As for `derived_uncomputed`.
+    narrow, square
+        Spatial shapes: one that is narrow, and one of about equal sides.
+    channels
+        Of the input.
+
+    Returns
+    -------
+    derived
+        The same where windows do not shrink.
+    narrow
+        The narrowest shape in which they do not.
+    """
+    last = len(derived.axes) - 1
+    if narrow[:-1] == square[:-1]:
+        return derived, narrow
+
+    def read(shape: tuple[int, ...]) -> tuple[Derived, int]:
+        x = torch.zeros(()).expand(1, channels, *shape[:-1], square[-1])
+        graph = record(forward, x, decided=True, computed=False)
+        reader = Reader(graph, tuple(x.shape), check, last)
+        return reader.derived(), reader.window(last)
+
+    small, large = (_unless_it_fails(partial(read, shape)) for shape in (narrow, square))
+    if small is None or large is None or small[1] == large[1]:
+        return derived, narrow
+    while small is not None and small[1] != large[1] and narrow != square:
+        narrow = tuple(min(2 * n, most) for n, most in zip(narrow, square, strict=True))
+        small = _unless_it_fails(partial(read, narrow))
+    axis = large[0].axes[last]
+    if not axis.inside or not axis.period:
+        axes = tuple(replace(one, period=None, fields=None) for one in derived.axes)
+        return replace(derived, axes=axes), narrow
+    return replace(derived, axes=(axis,) * len(derived.axes)), narrow
+
+
 _Made = TypeVar("_Made")
 
 
@@ -286,6 +338,7 @@ __all__ = [
     "derived_at",
     "derived_by",
     "derived_for_tiles",
+    "derived_in_square",
     "derived_uncomputed",
     "larger",
     "longer",

@@ -28,6 +28,7 @@ from seamscope.models.implied import (
     derived_at,
     derived_by,
     derived_for_tiles,
+    derived_in_square,
     derived_uncomputed,
 )
 from seamscope.models.input_search import (
@@ -68,6 +69,7 @@ _LONG_PIXELS = 1 << 15  # of a narrow input that is as long as may be
 _WIDE_PIXELS = 1 << 19  # of one that is not narrow, where shapes alone tell nothing
 _TOPS = (1 << 14, 1 << 12, 1 << 10)  # pixels along each axis, of inputs that are not computed
 _WIDE = {1: 0, 2: 64, 3: 24}  # pixels beside it of one that reads at computed places
+_WINDOWED = {1: 1344, 2: 448, 3: 112}  # pixels along each axis in which windows have their size
 _SMALLEST = 8  # pixels of a tile, where the network leaves its size open
 _MOST_PIXELS = 1 << 19  # of a size that is tried though time is over
 _RUNS = 64  # of a network that draws numbers, until two predictions differ
@@ -143,7 +145,8 @@ class _Prober:
             self._forward = _of_sizes(self._forward, self._only)
         self._check_single(entry)
         self._check_any_channels(channels, shape)
-        self._kind(channels, shape, self._chance(channels, shape))
+        seen = self._chance(channels, shape)
+        self._kind(channels, shape, seen)
         self._trials.phase("Reading its operations")
         narrow = self._beside(channels, shape, (None,) * len(shape))
         example = self._noise(channels, shape)
@@ -163,6 +166,14 @@ class _Prober:
         large = tuple(
             max(n, axis.size_at_least(32)) for n, axis in zip(shape, lattice, strict=True)
         )
+        if derived is not None and seen[0].attends:
+            sides = tuple(axis.size_at_least(_WINDOWED[len(lattice)]) for axis in lattice)
+            check = self._trials.check
+            derived, narrow = derived_in_square(
+                self._forward, derived, narrow, sides, channels, check
+            )
+            self._derived = derived
+            narrow = tuple(a.size_at_least(n) for a, n in zip(lattice, narrow, strict=True))
         implied = self._implied(derived, channels, narrow, lattice)
         run = self._of_the_tile(self._watched(self._noise(channels, large)), lattice, implied)
         facts = self._facts(lattice, narrow, run, implied)

@@ -352,12 +352,15 @@ class Watch(Dispatch):
         Operations that began, though the forward pass may have failed then.
     first
         ``(input channels, spatial axes)`` that the first convolution takes.
+    attends
+        Whether weights of attention were computed.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
         self.first: tuple[int, int] | None = None
+        self.attends = False
         self._last: tuple[str, ...] = ()
         self._made: MutableMapping[torch.Tensor, tuple[str, ...]] = WeakTensorKeyDictionary()
 
@@ -370,6 +373,7 @@ class Watch(Dispatch):
     ) -> Any:
         self.count += 1
         name = func._schema.name.removeprefix("aten::")
+        self.attends |= "softmax" in name or "scaled_dot_product" in name
         if self.first is None and name in ("convolution", "_convolution"):
             given = bound(func, args, kwargs or {})
             weight = given["weight"]

@@ -176,6 +176,10 @@ class Reader:
         parted = math.lcm(found, self._windows.get(axis, 1))
         return parted if parted < size else found
 
+    def window(self, axis: int) -> int:
+        """Pixels of the windows into which reshapes part an axis: a multiple of all."""
+        return self._windows.get(axis, 1)
+
     def part(self, value: Value, shape: Sequence[int]) -> None:
         """Note windows into which a reshape parts an axis: its period is a multiple of these."""
         for (a, i), (b, j) in reshaping(value.shape, shape):
