@@ -1355,7 +1355,11 @@ def test_a_fixed_network_is_measured_as_what_it_is(tissue, small) -> None:
     fixed = small.with_statistics(statistics)
     fresh = as_model(fixed.module)
     assert fixed.reach == fresh.reach
-    assert fixed.facts.lattice == fresh.facts.lattice
+    # statistics of a single pixel are refused where they are computed
+    one, other = (
+        [dataclasses.replace(a, smallest=1) for a in m.facts.lattice] for m in (fixed, fresh)
+    )
+    assert one == other
     assert not fixed.facts.statistics
     assert not fresh.facts.statistics
     assert "without seams: it looks 22 px far" in fixed.describe()

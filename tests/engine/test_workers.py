@@ -172,9 +172,9 @@ def test_gpus_of_workers_are_used_where_this_machine_has_none(
         monkeypatch.setattr(name, worker_device)
         predict(*given, out, on=client, work=work, **asked)
         monkeypatch.setattr("seamscope.fixed_statistics.blocks.device_of", worker_device)
-        statistics = freeze_statistics(*frozen, on=client, work=work, **asked | {"tile": 49})
+        statistics = freeze_statistics(*frozen, on=client, work=work, **asked | {"tile": 50})
         measured = measure_seams(*given, on=client, work=work, **asked | {"seams": "all"})
-    assert statistics.digest == freeze_statistics(*frozen, **asked | {"tile": 49}).digest
+    assert statistics.digest == freeze_statistics(*frozen, **asked | {"tile": 50}).digest
     alone = measure_seams(*given, **asked | {"seams": "all"})
     assert (measured.plan.settings.device, alone.plan.settings.device) == ("cuda", "cpu")
     assert measured.measures == alone.measures
@@ -222,9 +222,9 @@ def test_workers_leave_out_what_a_network_gives_beyond_its_input(
     images: dict[str, str], tmp_path: Path
 ) -> None:
     longer = f"{images['flat net'].removesuffix(':flat')}:longer"
-    expected = predict(images["flat"], longer, trust=True, axes="yx", **how("flat", tile=49))
+    expected = predict(images["flat"], longer, trust=True, axes="yx", **how("flat", tile=50))
     image, out = open_image(images["flat"], axes="yx"), tmp_path / "o.zarr"
-    case, task = begin(image, longer, Settings(**how("flat", tile=49)), str(out), trust=True)
+    case, task = begin(image, longer, Settings(**how("flat", tile=50)), str(out), trust=True)
     assert case.model.facts.cut
     with open_output(case, str(out), task=task) as output:
         list(run_on(case, output, trust=True))

@@ -301,13 +301,12 @@ def derived_in_square(
     small, large = (_unless_it_fails(partial(read, shape)) for shape in (narrow, square))
     if small is None or large is None or small[1] == large[1]:
         return derived, narrow
+    axis = large[0].axes[last]
+    if not axis.inside or not axis.period:  # too few windows to show one
+        return derived, narrow
     while small is not None and small[1] != large[1] and narrow != square:
         narrow = tuple(min(2 * n, most) for n, most in zip(narrow, square, strict=True))
         small = _unless_it_fails(partial(read, narrow))
-    axis = large[0].axes[last]
-    if not axis.inside or not axis.period:
-        axes = tuple(replace(one, period=None, fields=None) for one in derived.axes)
-        return replace(derived, axes=axes), narrow
     return replace(derived, axes=(axis,) * len(derived.axes)), narrow
 
 
