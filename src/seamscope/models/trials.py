@@ -353,7 +353,7 @@ class Watch(Dispatch):
     first
         ``(input channels, spatial axes)`` that the first convolution takes.
     attends
-        Whether weights of attention were computed.
+        Whether maps were multiplied with each other, as attention does.
     """
 
     def __init__(self) -> None:
@@ -373,7 +373,7 @@ class Watch(Dispatch):
     ) -> Any:
         self.count += 1
         name = func._schema.name.removeprefix("aten::")
-        self.attends |= "softmax" in name or "scaled_dot_product" in name
+        self.attends |= "bmm" in name or "scaled_dot_product" in name
         if self.first is None and name in ("convolution", "_convolution"):
             given = bound(func, args, kwargs or {})
             weight = given["weight"]
