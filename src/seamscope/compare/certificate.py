@@ -425,17 +425,12 @@ class _Comparison:
             )
         # Where sizes are multiples of more than tiles start on, the untiled prediction is padded
         # behind the last tile's end, within what the next tile gives in the image.
-        ends = [
-            axis[tiles[-1]].core[1] - begin if longer and tiles[-1] < len(axis) - 1 else part.stop
-            for axis, tiles, begin, longer, part in zip(
-                plan.grid.axes,
-                block,
-                begins,
-                _are_padded(place, plan.facts.lattice),
-                whole,
-                strict=True,
-            )
-        ]
+        ends = [part.stop for part in whole]
+        sizes = _covered_sizes(place, plan.facts.lattice)
+        for number, (axis, tiles) in enumerate(zip(plan.grid.axes, block, strict=True)):
+            low, high = place[number]
+            if sizes[number] != high - low and tiles[-1] < len(axis) - 1:
+                ends[number] = axis[tiles[-1]].core[1] - begins[number]
         return tuple(slice(0, end) for end in ends)
 
     def _compared(self, place: Box, tiled: Case, one: Case) -> Crop:
@@ -627,15 +622,14 @@ def _whole_periods(place: Box, lattice: Sequence[Lattice]) -> tuple[int, ...]:
 
 def _padded(place: Box, lattice: Sequence[Lattice]) -> tuple[int, ...]:
     """The same without the crop of valid convolutions; empty where it is the size of the crop."""
+    sizes = _covered_sizes(place, lattice)
+    return () if sizes == tuple(b - a for a, b in place) else sizes
+
+
+def _covered_sizes(place: Box, lattice: Sequence[Lattice]) -> tuple[int, ...]:
+    """Size that the one tile predicts, the padding of the crop included."""
     tile = _whole_periods(place, lattice)
-    sizes = tuple(n - sum(axis.crop) for n, axis in zip(tile, lattice, strict=True))
-    return sizes if any(_are_padded(place, lattice)) else ()
-
-
-def _are_padded(place: Box, lattice: Sequence[Lattice]) -> tuple[bool, ...]:
-    sizes = _whole_periods(place, lattice)
-    each = zip(place, sizes, lattice, strict=True)
-    return tuple(n - sum(axis.crop) != b - a for (a, b), n, axis in each)
+    return tuple(n - sum(axis.crop) for n, axis in zip(tile, lattice, strict=True))
 
 
 def _check_statistics(model: Model, place: Box, plan: Plan) -> None:

@@ -480,8 +480,6 @@ _FEATURES = re.compile(
     r"shapes cannot be multiplied \(\d+x(\d+) and (\d+)x\d+\)|"
     r"dimensions of batch2 tensor to be: \[\d+, (\d+)\] but got: \[\d+, (\d+)\]"
 )
-
-
 _TYPES = re.compile(
     r"type \(\w+\) and (?:bias|weight) type \(\w+\) should be the same|same dtype|"
     r"expected scalar type|mat1 and mat2 must have the same",

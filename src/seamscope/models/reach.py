@@ -527,10 +527,8 @@ class _Prober:
 
     def _is_implied(self, axis: int, sides: Sides) -> bool:
         """Whether changes go as far as the operations imply, or less: no longer slab is needed."""
-        implied = self._facts.implied
-        if implied is None or implied.halo is None or not self._cannot_decide(axis, sides):
-            return False
-        return all(one <= own for one, own in zip(sides, implied.halo[axis], strict=True))
+        own = self._implied(axis)
+        return own is not None and self._cannot_decide(axis, sides) and _within(sides, own)
 
     def _reached(self, axis: int, pixels: int) -> None:
         """Remember what is certain, for when time runs out."""
@@ -610,6 +608,11 @@ class _Prober:
         return implied is not None and implied.coupled[axis] and not self._fixed
 
 
+def _within(one: Sides, other: Sides) -> bool:
+    """Whether one is no more than another, on either side."""
+    return all(a <= b for a, b in zip(one, other, strict=True))
+
+
 class _Ends:
     """What changing the two ends of a slab says of the reach.
 
@@ -672,13 +675,13 @@ class _Ends:
     def exceeds(self, own: Sides) -> bool:
         """Whether it is more than another by NaN, or by rounding, alone."""
         depth = self.depth
-        if depth is None or all(a <= b for a, b in zip(depth, own, strict=True)):
+        if depth is None or _within(depth, own):
             return False
         slab = self._slab.precise  # which is computed
         if slab is None:
             return False
         change = self._both(NOISES[0], slab, CANCELS)
-        return change is not None and all(a <= b for a, b in zip(change, own, strict=True))
+        return change is not None and _within(change, own)
 
     def _both(
         self, how: float, slab: Slab | None = None, least: float | None = None

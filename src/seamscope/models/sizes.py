@@ -18,8 +18,6 @@ from seamscope.tiling import Lattice, Sides
 _STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 24, 25, 27, 28, 32, 36, 48, 64, 128)
 # Increments of sizes from which the scale is read: multiples of most periods, the usual ones first.
 _FAR = (192, 240, 224, 256, 144, 360, 220, 208, 288, 250, 343, 384, 512)
-
-
 _MORE, _NEAR = (11, 13, 17, 23, 29, 37, 53), 64  # steps, and pixels of the last of them
 
 

@@ -307,9 +307,8 @@ class Lost(Dispatch):
         made = func(*args, **(kwargs or {}))
         if func in (aten.convolution.default, aten.slice.Tensor) and made.is_floating_point():
             spread = func is aten.convolution.default and bool(args[6])  # over more pixels
-            least = 0.0 if spread else float(args[0].isnan().float().mean()) / 4
-            found = float(made.isnan().float().mean())
-            self.seen |= bool(args[0].isnan().any()) and (found < least or found == 0)
+            given, found = (float(one.isnan().float().mean()) for one in (args[0], made))
+            self.seen |= given > 0 and (found == 0 or (found < given / 4 and not spread))
         return made
 
 

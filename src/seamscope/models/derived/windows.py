@@ -92,6 +92,11 @@ def _adaptive(reader: Reader, given: dict[str, Any]) -> Any:
     return (made, made) if reader.several else made
 
 
+def _couple_along(reader: Reader, x: Value, dim: int) -> None:
+    """Aligned corners: what is read depends on the size."""
+    reader.couple([a for a, seen in enumerate(x.axes) if seen.shape[dim] > 1], statistic=False)
+
+
 def _upsampling(taps: Callable[[Array], tuple[Array, Array]]) -> Any:
     """Make the rule of an interpolation; `taps` gives offsets and weights at fractions."""
 
@@ -102,9 +107,7 @@ def _upsampling(taps: Callable[[Array], tuple[Array, Array]]) -> Any:
         for d in range(2, len(shape)):
             out, size = shape[d], x.shape[d]
             if corners and out != size:
-                reader.couple(
-                    [a for a, seen in enumerate(x.axes) if seen.shape[d] > 1], statistic=False
-                )
+                _couple_along(reader, x, d)
             reader.resizes |= bool(not _factor(given, d - 2) and out % size and size % out)
             # the rest is derived as if corners were not aligned
             indices.append(_interpolated(out, size, taps, _factor(given, d - 2)))
@@ -122,9 +125,7 @@ def _smoothing(half: int) -> Any:
         for d in range(2, len(shape)):
             out, size = shape[d], x.shape[d]
             if given.get("align_corners") and out != size:
-                reader.couple(
-                    [a for a, seen in enumerate(x.axes) if seen.shape[d] > 1], statistic=False
-                )
+                _couple_along(reader, x, d)
             scale = 1 / (_factor(given, d - 2) or out / size)
             reach = half * max(scale, 1.0)
             middle = (np.arange(out) + 0.5) * scale
