@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 
 import torch
 
@@ -39,6 +38,7 @@ from seamscope.models.input_search import (
     arranged,
     usual_sizes,
 )
+from seamscope.models.limits import Limits
 from seamscope.models.output_kind import WHOLE, OutputKind, kind_of, undecided
 from seamscope.models.padded import with_padded_sizes
 from seamscope.models.period import measure_period, with_periods
@@ -46,7 +46,6 @@ from seamscope.models.reach import MemoryMeter, measure_fields
 from seamscope.models.same_network import sample_of
 from seamscope.models.shapes import Shapes
 from seamscope.models.sizes import (
-    Bounds,
     Sizes,
     always,
     lattice_of,
@@ -57,7 +56,6 @@ from seamscope.models.sizes import (
 from seamscope.models.slab import reads_at_computed_places
 from seamscope.models.trials import OVERTIME, Attempt, Draws, Lost, OutOfPatience, Trials, Watch
 from seamscope.normalization.audit import FixedStatistics, Forward, StatisticsCall
-from seamscope.recorded_graph import Unrecordable
 from seamscope.text import axes_text
 from seamscope.tiling import Lattice, axis_names
 
@@ -65,9 +63,6 @@ _NARROW = (8, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384)
 _WIDER = (1, 2, 4, 8)  # times that size, where what it holds makes no difference
 _CHANCE = 1e-6  # two runs that differ by more, in standard deviations, are random
 _FURTHER = 448  # pixels by which a size is larger
-_LONG_PIXELS = 1 << 15  # of a narrow input that is as long as may be
-_WIDE_PIXELS = 1 << 19  # of one that is not narrow, where shapes alone tell nothing
-_TOPS = (1 << 14, 1 << 12, 1 << 10)  # pixels along each axis, of inputs that are not computed
 _WIDE = {1: 0, 2: 64, 3: 24}  # pixels beside it of one that reads at computed places
 _WINDOWED = {1: 1344, 2: 448, 3: 112}  # pixels along each axis in which windows have their size
 _SMALLEST = 8  # pixels of a tile, where the network leaves its size open
@@ -681,86 +676,18 @@ class _Prober:
         if all(axis.fixed is not None for axis in lattices):
             return lattices
         known = tuple(a.size_at_most(n) or n for a, n in zip(lattices, shape, strict=True))
-        bounds = Bounds(lattices, known, partial(self._takes, lattices, channels))
-        lattices = tuple(
-            axis if size is None else replace(axis, smallest=size)
-            for axis, size in zip(lattices, bounds.smallest(), strict=True)
+        shapes = Shapes(self._forward, self._trials.module)
+        limits = Limits(
+            known,
+            run=lambda own: self._run_shape(channels, own),
+            ask=lambda own: shapes((1, channels, *own)),
         )
-        largest = self._largest(lattices, channels, known, beside)
-        return tuple(
-            axis if size is None else replace(axis, largest=size)
-            for axis, size in zip(lattices, largest, strict=True)
-        )
-
-    def _takes(self, lattices: Sequence[Lattice], channels: int, shape: tuple[int, ...]) -> bool:
-        """Whether the network runs on a shape, and gives what its lattice says."""
-        return _is_of(self._run_shape(channels, shape), shape, lattices)
-
-    def _largest(
-        self,
-        lattices: tuple[Lattice, ...],
-        channels: int,
-        known: tuple[int, ...],
-        beside: tuple[int, ...],
-    ) -> tuple[int | None, ...]:
-        """Largest size along each axis; None where there is none that matters.
-
-        Where larger inputs are refused, or the operations take parts of weights or differ for each
-        position, shapes alone are passed through the network, which computes nothing. Inputs that
-        are not very large are run too.
-        """
+        lattices = limits.with_smallest(lattices)
         own = self._derived
         exact = own and (own.parts or any(axis.absolute for axis in own.axes))
         if own and not exact and not self._ends:
-            return (None,) * len(lattices)
-        run = partial(self._takes, lattices, channels)
-        narrow = tuple(a.size_at_least(n) for a, n in zip(lattices, beside, strict=True))
-        narrow = narrow if run(narrow) else known
-        seen: list[int | None] = []
-        for number, axis in enumerate(lattices):
-
-            def along(size: tuple[int, ...], number: int = number) -> bool:
-                return run((*narrow[:number], *size, *narrow[number + 1 :]))
-
-            bounds = Bounds([axis], narrow[number : number + 1], along)
-            top = _LONG_PIXELS * narrow[number] // math.prod(narrow)
-            seen += bounds.largest(top) if axis.fixed is None else (None,)
-        asked = self._by_shapes(lattices, channels, known)
-        if asked is None:
-            side = int(_WIDE_PIXELS ** (1 / len(lattices)))
-            limited = [
-                axis if size is None else replace(axis, largest=size)
-                for axis, size in zip(lattices, seen, strict=True)
-            ]
-            asked = (None,) * len(lattices)
-            if not self._trials.hurried:
-                asked = Bounds(limited, known, run).largest(side)
-        return tuple(
-            min(filter(None, both), default=None) for both in zip(seen, asked, strict=True)
-        )
-
-    def _by_shapes(
-        self, lattices: tuple[Lattice, ...], channels: int, known: tuple[int, ...]
-    ) -> tuple[int | None, ...] | None:
-        """The same by shapes alone, of very large inputs; None where these tell nothing."""
-        shapes = Shapes(self._forward, self._trials.module)
-
-        def takes(shape: tuple[int, ...]) -> bool:
-            return _is_of(shapes((1, channels, *shape)), shape, lattices)
-
-        with contextlib.suppress(Unrecordable):
-            for top in _TOPS if takes(known) else ():
-                with contextlib.suppress(Unrecordable):
-                    return Bounds(lattices, known, takes).largest(top)
-        return None
-
-
-def _is_of(given: Sequence[int] | None, shape: Sequence[int], lattices: Sequence[Lattice]) -> bool:
-    """Whether an output has the sizes that lattices say."""
-    return given is not None and tuple(given[2:]) == tuple(
-        (n - sum(axis.crop)) * axis.scale if axis.fixed is None else given[number + 2]
-        for number, (n, axis) in enumerate(zip(shape, lattices, strict=True))
-    )
+            return lattices  # there is no largest one that matters
+        return limits.with_largest(lattices, beside, lambda: self._trials.hurried)
 
 
 def _of_least_loss(pairs: Sequence[tuple[int, int]], scale: Fraction, step: int) -> tuple[int, int]:

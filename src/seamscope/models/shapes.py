@@ -1,7 +1,7 @@
 """Which shapes a network takes and gives, asked without computing anything.
 
 Knows inputs without content. Does not know what is concluded from it (see
-`seamscope.models.sizes`).
+`seamscope.models.limits`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 from seamscope.errors import ModelError
@@ -218,81 +218,4 @@ def lattice_of(size: int, out: int, scale: Fraction, step: int) -> Lattice:
     return Lattice(period=1, step=step, offset=size % step, crop=crop, scale=scale)
 
 
-class Bounds:
-    """Looks for the smallest and the largest sizes that a network takes, together on all axes.
-
-    Where no two axes are at their largest at once, as where so many patches are numbered, all are
-    made less: any combination of sizes between the bounds is taken.
-
-    Parameters
-    ----------
-    lattices
-        Of all axes.
-    known
-        A shape that is taken.
-    takes
-        Whether a shape is taken. Between a size that is and one that is not, there is one end.
-    """
-
-    def __init__(
-        self,
-        lattices: Sequence[Lattice],
-        known: Sequence[int],
-        takes: Callable[[tuple[int, ...]], bool],
-    ) -> None:
-        self._axes = list(zip(lattices, known, strict=True))
-        self._takes = takes
-
-    def smallest(self) -> tuple[int | None, ...]:
-        """Smallest size along each axis; None where all are taken."""
-        return self._ends(lambda a, n, by: min(n, a.size_at_least(n - by)), self._known - 1)
-
-    def largest(self, top: int) -> tuple[int | None, ...]:
-        """Largest size along each axis; None where those up to about `top` are taken."""
-        far = max(1, top - self._known)
-        return self._ends(lambda a, n, by: max(n, a.size_at_most(n + by)), far)
-
-    @property
-    def _known(self) -> int:
-        return max(n for _, n in self._axes)
-
-    def _ends(self, moved: Callable[[Lattice, int, int], int], far: int) -> tuple[int | None, ...]:
-        """Sizes after which none is taken; `moved` gives one so many pixels from a known one."""
-
-        def takes(distances: Sequence[int]) -> bool:
-            axes = zip(self._axes, distances, strict=True)
-            return self._takes(tuple(moved(*axis, by) for axis, by in axes))
-
-        count = len(self._axes)
-        ends = [far] * count
-        if takes(ends):
-            return (None,) * count
-        for number in range(count):
-            # most axes are alike
-            step = self._axes[number][0].increment
-            guess = (ends[number - 1], ends[number - 1] + step) if number else ()
-
-            def alone(by: int, number: int = number) -> bool:
-                return takes([by if n == number else 0 for n in range(count)])
-
-            ends[number] = _last(alone, far, guess)
-        together = _last(lambda by: takes([min(by, own) for own in ends]), far, (max(ends),))
-        return tuple(
-            None if (by := min(own, together)) == far else moved(*axis, by)
-            for axis, own in zip(self._axes, ends, strict=True)
-        )
-
-
-def _last(takes: Callable[[int], bool], far: int, first: Sequence[int]) -> int:
-    """The largest number up to `far` that is taken, as 0 is; `first` are tried before others."""
-    low, high = 0, far + 1
-    tried = list(first)
-    while high - low > 1:
-        middle = tried.pop(0) if tried else (low + high) // 2 if high <= far else far
-        if not low < middle < high:
-            continue
-        low, high = (middle, high) if takes(middle) else (low, middle)
-    return low
-
-
-__all__ = ["Bounds", "Sizes", "always", "lattice_of", "lost_pixels", "one_size", "sides_of"]
+__all__ = ["Sizes", "always", "lattice_of", "lost_pixels", "one_size", "sides_of"]
